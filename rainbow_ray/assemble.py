@@ -1,0 +1,247 @@
+"""From a config to what can be trained: problem, examples and split, with everything wrong said at once."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from rainbow_ray.config import DEFAULT_MANIFEST, Config, Resolved
+from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, one_row_an_example, profile
+from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
+from rainbow_ray.data.split import Split, make_split, read_split_file
+from rainbow_ray.data.stream import read_rows
+from rainbow_ray.errors import InputError, choose
+from rainbow_ray.phases import get_phase
+from rainbow_ray.problems import Problem, make_problem
+
+MIN_SONGS = 10
+FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
+DEFAULT_FOLDS = 5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before any row is read. `demo` when the built-in songs are trained on."""
+
+    config: Config
+    problem: Problem
+    target: str
+    manifest: Manifest
+    columns: Columns
+    encoder: str
+    max_tokens: int
+    demo: bool
+    known_split: dict[str, Any] | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a run: examples, where each of them lies, and what `data.json` says."""
+
+    examples: Examples
+    split: Split
+    profile: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+def choose_manifest(resolved: Resolved) -> tuple[str, bool]:
+    """Where the songs are, and whether they are the demo's, because nobody named any."""
+    named = resolved.config.data.manifest_path
+    if named == DEMO:
+        return DEMO, True
+    if named is not None:
+        return named, False
+    return (DEFAULT_MANIFEST, False) if Path(DEFAULT_MANIFEST).exists() else (DEMO, True)
+
+
+def make_plan(resolved: Resolved) -> Plan:
+    """Check everything that can be checked without reading rows. Raises `InputError` with all of it."""
+    config = resolved.config
+    phase = get_phase(config.phase)
+    problem = make_problem(phase.problem)
+    location, demo = choose_manifest(resolved)
+    if demo and "model.text_encoder.model_name" not in resolved.user_keys:
+        config.model.text_encoder.model_name = "embedded"
+    problems = [*_check_names(config, problem), *_check_phase(config), *_check_location(location)]
+    target = config.data.target_column or phase.target
+
+    def collect(step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except InputError as error:
+            problems.extend(error.problems)
+            return None
+
+    manifest = collect(lambda: open_manifest(_demo_songs() if location == DEMO else location))
+    columns = collect(lambda: find_columns(manifest, config.data, target)) if manifest is not None else None
+    encoder = collect(lambda: _check_encoder(config))
+    split_file = config.data.split_file
+    by = config.data.split_by
+    known = None
+    if split_file is not None:
+        known = collect(lambda: read_split_file(Path(split_file), folds=config.data.folds, by=by))
+    if problems or manifest is None or columns is None or encoder is None:
+        raise InputError(dict.fromkeys(problems))
+    source, max_tokens, warnings = encoder
+    warnings = [*warnings, *_without_effect(resolved)]
+    return Plan(config, problem, target, manifest, columns, source, max_tokens, demo, known, warnings)
+
+
+def read_data(plan: Plan) -> Data:
+    """Read, prepare and split the songs (Ray must run). Raises `InputError` when they cannot be trained on."""
+    from rainbow_ray.modalities import text
+
+    config = plan.config
+    rows = read_rows(
+        plan.manifest, plan.columns, functools.partial(text.prepare, encoder=plan.encoder, limit=plan.max_tokens)
+    )
+    by_row = config.data.split_by == "row"
+    table, dropped = one_row_an_example(rows, by_row=by_row)
+    songs = len(set(table["song"].to_pylist()))
+    if len(rows) and len(table) == 0 and set(dropped) == {"no label"}:
+        raise InputError(
+            f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
+        )
+    if songs < MIN_SONGS:
+        left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
+        raise InputError(
+            f"manifest {plan.manifest.location}: {songs} songs are left of {len(rows)} rows, and training needs"
+            f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
+        )
+    targets = plan.problem.parse(table["label"], plan.target)
+    examples = Examples(table.drop_columns(["label"]), targets, np.ones(len(targets), dtype=np.float32))
+    folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
+    split = make_split(
+        examples,
+        plan.problem.strata(targets),
+        folds=folds,
+        val_split=config.data.val_split,
+        by=config.data.split_by,
+        seed=config.split_seed,
+        known=plan.known_split,
+    )
+    described = profile(examples, len(rows), dropped)
+    cut = int(np.sum(table["tokens"].to_numpy() > plan.max_tokens))
+    described |= {"texts_cut": cut, "max_tokens": plan.max_tokens, "shared_texts_across_folds": split.shared_texts}
+    described["labels"] = {
+        str(plan.problem.decide(np.array([v]))[0]): int(np.sum(targets == v)) for v in np.unique(targets)
+    }
+    return Data(examples, split, described, _data_warnings(plan, split, folds, dropped, cut, len(examples)))
+
+
+def _data_warnings(plan: Plan, split: Split, folds: int, dropped: dict[str, int], cut: int, examples: int) -> list[str]:
+    warnings = []
+    data = plan.config.data
+    if split.folds != folds and plan.known_split is None:
+        warnings.append(f"--folds {folds}: there are only {split.folds} groups to hold out, so as many folds")
+    if split.by == "row":
+        warnings.append(f"LEAK: --split-by row puts {split.shared_texts} texts on both sides of a fold: these numbers"
+                        " say how well texts are remembered, not how well new songs are read")  # fmt: skip
+    if LABELS_DISAGREE in dropped:
+        warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries both labels")
+    if cut:
+        warnings.append(
+            f"{cut} of {examples} texts are cut at {plan.max_tokens} tokens (model.text_encoder.max_length)"
+        )
+    if split.folds > 1 and (data.model_fields_set & {"train_split", "val_split"}):
+        warnings.append(f"data.train_split and data.val_split have no effect with {split.folds} folds (--folds 1)")
+    return warnings
+
+
+def _demo_songs() -> str:
+    from rainbow_ray.data.demo import write_demo
+
+    folder = Path(tempfile.gettempdir()) / f"rainbow_ray-demo-{_user()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return str(write_demo(folder))
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _check_names(config: Config, problem: Problem) -> list[str]:
+    from rainbow_ray.model.rainbow import check_model
+    from rainbow_ray.training.device import check_device
+    from rainbow_ray.training.loop import check_training
+
+    printed = ("loss", *problem.metric_names)
+    return [
+        *check_model(config.model),
+        *problem.check(config.training),
+        *check_training(config),
+        *check_device(config.training),
+        *(wrong for name in config.logging.metrics for wrong in choose("logging.metrics", name, printed)),
+    ]
+
+
+def _check_phase(config: Config) -> list[str]:
+    phase = get_phase(config.phase)
+    problems = []
+    if config.data.target_type not in (None, phase.problem):
+        problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
+    for name in config.modalities or ():
+        problems += choose("--modalities", name, phase.modalities)
+    train, val = config.data.train_split, config.data.val_split
+    if train + val > 1 + 1e-9:
+        problems.append(f"data.train_split ({train:g}) and data.val_split ({val:g}) make more than 1")
+    return problems
+
+
+def _check_location(location: str) -> list[str]:
+    if "://" in location and "@" in urlsplit(location).netloc:
+        return ["data.manifest_path: an address must not hold a password; give it through the environment"]
+    return []
+
+
+def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
+    """Where the encoder is, how many tokens it reads, and warnings."""
+    from rainbow_ray.modalities import text
+
+    options = config.model.text_encoder
+    body_config = text.load_config(options.model_name)
+    problems = text.check_depths(options, body_config.num_hidden_layers)
+    if problems:
+        raise InputError(problems)
+    warnings = []
+    if options.hidden_size not in (None, body_config.hidden_size):
+        warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
+                        f" {body_config.hidden_size}")  # fmt: skip
+    return options.model_name, text.token_limit(options.model_name, options, body_config), warnings
+
+
+def _without_effect(resolved: Resolved) -> list[str]:
+    """Known keys that the user set and that change nothing here."""
+    config, user = resolved.config, resolved.user_keys
+    training, lexical = config.training, config.model.lexical
+    idle = {
+        "training.num_workers": training.num_workers is not None and "Ray Data decides how many",
+        "training.save_best_only": not training.save_best_only and "only the best and the last state are kept",
+        "training.batch_size": False,
+        "training.early_stopping.patience": not training.early_stopping.enabled and "early stopping is off",
+        "training.early_stopping.min_delta": not training.early_stopping.enabled and "early stopping is off",
+        "training.early_stopping.inner_split": not training.early_stopping.enabled and "early stopping is off",
+        "model.lexical.width": not lexical.enabled and "model.lexical.enabled is false",
+        "model.lexical.weighting": not lexical.enabled and "model.lexical.enabled is false",
+        "model.classifier.activation": not config.model.classifier.hidden_dims and "the head has no hidden layer",
+        "data.split_file": False,
+        "data.val_split": config.data.split_file is not None and "the split file decides",
+        "data.random_seed": config.data.split_file is not None and "the split file decides",
+    }
+    from rainbow_ray.problems.binary import LOSS_KEYS
+
+    for key, loss in LOSS_KEYS.items():
+        idle[f"training.{key}"] = training.loss != loss and f"the loss is {training.loss}, not {loss}"
+    return [f"{key} has no effect: {why}" for key, why in idle.items() if why and key in user]

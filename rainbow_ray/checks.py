@@ -1,0 +1,96 @@
+"""Short self-checks of single rooms: each shows shapes and a few values, and returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from rainbow_ray.config import DEFAULT_MANIFEST, Config, TextEncoderConfig
+from rainbow_ray.errors import InputError
+from rainbow_ray.phases import get_phase
+
+SAMPLE = ["a door that was a wall until someone knocked", "the same minute, told from its far end"]
+
+
+def show_manifest(arguments: Sequence[str]) -> int:
+    """Schema, and how many rows can be used: `python -m rainbow_ray.data.manifest P`."""
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.data.manifest", description=show_manifest.__doc__)
+    parser.add_argument("location", nargs="?", default=DEFAULT_MANIFEST, help="parquet file, folder or URL")
+    parser.add_argument("--target", default=get_phase(1).target, help="label column, or field of training_data")
+    options = parser.parse_args(arguments)
+
+    def show() -> None:
+        import pyarrow.dataset as ds
+
+        from rainbow_ray.data.examples import count
+        from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
+
+        manifest = open_manifest(options.location)
+        print(f"{manifest.location}: {manifest.rows} rows in {len(manifest.files)} file(s)")
+        columns = find_columns(manifest, Config().data, options.target)
+        print(f"song: {columns.song}; text: {', '.join(columns.text)}; label: {'.'.join(filter(None, columns.label))}")
+        table = ds.dataset(list(manifest.files), format="parquet", filesystem=manifest.filesystem)
+        rows = plain_rows(table.to_table(columns=columns.projection), columns)
+        print(f"songs: {len(set(rows['song'].to_pylist()))}; labels: {rows['label'].type}")
+        print(f"labels by row: {count(rows['label'].drop_null().to_pylist())}")
+        print(f"left out: {count(rows['dropped'].drop_null().to_pylist()) or 'nothing'}")
+
+    return _report(show)
+
+
+def show_text(arguments: Sequence[str]) -> int:
+    """Tokens and states of two sentences: `python -m rainbow_ray.modalities.text --encoder NAME`."""
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.modalities.text", description=show_text.__doc__)
+    parser.add_argument("--encoder", default="embedded", help="hub name, local folder, or `embedded`")
+    options = parser.parse_args(arguments)
+
+    def show() -> None:
+        import numpy as np
+        import pyarrow as pa
+        import torch
+
+        from rainbow_ray.data.examples import Examples
+        from rainbow_ray.modalities import text
+
+        rows = text.prepare(pa.table({"text": SAMPLE}), encoder=options.encoder, limit=512)
+        examples = Examples(rows, np.zeros(len(SAMPLE), np.float32), np.ones(len(SAMPLE), np.float32))
+        inputs = text.collate(examples, np.arange(len(SAMPLE)), pad_id=text.pad_id(options.encoder))
+        for name, tensor in inputs.items():
+            print(f"{name}: {tuple(tensor.shape)}")
+        encoder = text.TextEncoder(text.load_body(options.encoder), TextEncoderConfig(layer="last")).eval()
+        with torch.no_grad():
+            for depth, state in enumerate(encoder.all_layers(inputs[text.TOKENS], inputs["mask"])):
+                print(f"layer {depth}: {tuple(state.shape)}, mean norm {state.norm(dim=-1).mean():.3f}")
+
+    return _report(show)
+
+
+def show_binary() -> int:
+    """Labels, losses and metrics of four made-up songs: `python -m rainbow_ray.problems.binary`."""
+
+    def show() -> None:
+        import numpy as np
+        import pyarrow as pa
+        import torch
+
+        from rainbow_ray.problems.binary import LOSSES, Binary
+
+        targets = Binary().parse(pa.chunked_array([["True", "False", "1", "0"]]), "sample")
+        logits = torch.tensor([[2.0], [-1.0], [-0.5], [-3.0]])
+        print(f"targets: {targets.tolist()}; logits: {tuple(logits.shape)}")
+        for loss in LOSSES:
+            values = Binary(loss_name=loss).loss(logits, torch.from_numpy(targets))
+            print(f"{loss}: {np.round(values.numpy(), 4).tolist()}")
+        metrics, _ = Binary().metrics(targets, Binary().scores(logits).numpy())
+        print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None))
+
+    return _report(show)
+
+
+def _report(show: Callable[[], None]) -> int:
+    try:
+        show()
+    except InputError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems))
+        return 2
+    return 0

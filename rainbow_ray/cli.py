@@ -1,0 +1,114 @@
+"""What the doors share: flags that stand for config keys, `section.key=value`, and how errors end a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rainbow_ray.config import Resolved, environment_variables, parse_value, resolve
+from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.phases import get_phase
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# flags that are another way to write a key
+KEY_FLAGS: dict[str, tuple[str, str, str]] = {
+    "--manifest": ("data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs"),
+    "--encoder": ("model.text_encoder.model_name", "NAME", "hub name, local folder, or `embedded`"),
+    "--modalities": ("modalities", "A,B", "which modalities are read"),
+    "--folds": ("data.folds", "K", "folds of cross-validation; 1 is a single split"),
+    "--split-by": ("data.split_by", "id|COLUMN|row", "what a split must keep whole"),
+    "--split-file": ("data.split_file", "F", "reuse the split.json of a run"),
+    "--metric": ("training.metric", "M", "the headline metric"),
+    "--output-dir": ("logging.output_dir", "D", "where runs lie (default: runs)"),
+    "--usd-per-hour": ("logging.usd_per_hour", "X", "price of the machine: the cost is then told"),
+}
+
+
+def make_parser(program: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m rainbow_ray.{program}",
+        description=description,
+        epilog="Any key of the config can be set: training.epochs=5. --print-config shows them all. "
+        "Environment: RAINBOW_SECTION__KEY, RAINBOW_MANIFEST.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--phase", type=int, metavar="N", help="1: binary, from text")
+    parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
+    for flag, (_, placeholder, text) in KEY_FLAGS.items():
+        parser.add_argument(flag, metavar=placeholder, help=text)
+    parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
+    parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--address", metavar="A", help="a Ray cluster to join (default: one of this command's own)")
+    parser.add_argument("--dry-run", action="store_true", help="read and split the data, say what would be done")
+    parser.add_argument("--print-config", action="store_true", help="print the config as a file that can be run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="any key of the config")
+    return parser
+
+
+def read_config(arguments: argparse.Namespace) -> Resolved:
+    """File < environment < flags and `section.key=value`. Raises `InputError` with all that is wrong."""
+    problems: list[str] = []
+    overrides: list[tuple[str, Any]] = []
+    for flag, (key, _, _) in KEY_FLAGS.items():
+        value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
+        if value is not None:
+            # names and paths stay text, also those that YAML would read as a number or a date
+            plain = key in (
+                "data.manifest_path",
+                "model.text_encoder.model_name",
+                "data.split_file",
+                "logging.output_dir",
+            )
+            overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
+    if arguments.wandb:
+        overrides.append(("logging.wandb.enabled", True))
+    for item in arguments.overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            problems.append(f"command line: {item!r} is not of the form section.key=value")
+        else:
+            overrides.append((key, parse_value(value)))
+    resolved = None
+    try:
+        resolved = resolve(arguments.config, environment_variables(), overrides)
+    except InputError as error:
+        problems += error.problems
+    if resolved is not None:
+        problems += _set_phase(resolved, arguments.phase)
+    if problems or resolved is None:
+        raise InputError(problems)
+    return resolved
+
+
+def _set_phase(resolved: Resolved, flag: int | None) -> list[str]:
+    config = resolved.config
+    if flag is not None and "phase" in resolved.user_keys and flag != config.phase:
+        return [f"--phase {flag}: the config says phase {config.phase}; leave one of them out"]
+    if flag is not None:
+        config.phase = flag
+    try:
+        get_phase(config.phase)
+    except InputError as error:
+        return error.problems
+    return []
+
+
+def run(main: Callable[[Sequence[str]], int]) -> int:
+    """Run a door: exit codes, and no traceback for what is the user's to mend."""
+    try:
+        return main(sys.argv[1:])
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return WRONG_INPUT
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,310 @@
+"""The typed config: a YAML file < environment variables < the command line.
+
+Fields say what a key means (`--print-config` prints that as comments). Names of poolings, losses, encoders and
+metrics are checked where they are used, by `checks.py`, so that this file needs no heavy import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from rainbow_ray.errors import InputError, nearest
+
+DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
+ENVIRONMENT_PREFIX = "RAINBOW_"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+# `strict` keeps 2 an int and 0.33 a float: one counts layers, the other is a share of them
+Depth = Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(strict=True, ge=0.0, le=1.0)] | str
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class DataConfig(Section):
+    manifest_path: str | None = Field(
+        None,
+        description=f"parquet file, folder of them, or URL; `demo` for the built-in songs; null: {DEFAULT_MANIFEST}",
+    )
+    id_column: str = Field("id", description="column that names the song: a split keeps its rows together")
+    text_columns: list[str] = Field(["concept"], min_length=1, description="joined by a blank line to one text")
+    target_column: str | None = Field(None, description="column, or field of training_data; null: the phase's own")
+    target_type: Literal["binary"] | None = Field(None, description="null: the phase's own problem")
+    train_split: OpenFraction = Field(0.8, description="with folds 1: share of songs trained on")
+    val_split: OpenFraction = Field(0.2, description="with folds 1: share of songs scored")
+    folds: PositiveInt | None = Field(None, description="null: 5 below 500 songs, otherwise 1")
+    split_by: str = Field("id", description="id (song and equal text), a column to hold out whole, or row (leaks)")
+    split_file: str | None = Field(None, description="a split.json: songs that it knows keep their place")
+    random_seed: int | None = Field(None, description="of the split; null: reproducibility.seed")
+    require_concept: bool = Field(True, description="drop rows without text")
+    min_concept_length: Count = Field(50, description="characters")
+
+
+class TextEncoderConfig(Section):
+    model_name: str = Field("microsoft/deberta-v3-base", description="hub name, local folder, or `embedded`")
+    hidden_size: PositiveInt | None = Field(None, description="known from the encoder; kept for older files")
+    max_length: PositiveInt = Field(512, description="tokens; longer texts are cut")
+    layer: Depth = Field(0.34, description="which layer is read: last, a number, a fraction, or mix (learned)")
+    freeze_layers: Depth = Field("all", description="how many of the first layers are frozen: number, fraction, all")
+    freeze_embeddings: bool | None = Field(None, description="null: frozen whenever a layer is")
+    pooling: str = Field("mean", description="cls, mean, max, attention")
+
+
+class LexicalConfig(Section):
+    enabled: bool = Field(True, description="which words are present, read beside the encoder")
+    width: PositiveInt = Field(256, description="features that the words are projected to")
+    weighting: str = Field("ratio", description="ratio (log-count ratio of the classes) or presence")
+
+
+class ClassifierConfig(Section):
+    hidden_dims: list[PositiveInt] = Field([], description="hidden layers of the head; [] is a linear head")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    activation: str = Field("relu", description="relu, gelu, tanh")
+    standardise: bool = Field(True, description="centre and scale the head's inputs by the training side's statistics")
+
+
+class ModelConfig(Section):
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    lexical: LexicalConfig = LexicalConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+
+
+class EarlyStoppingConfig(Section):
+    enabled: bool = Field(False, description="on an inner split of the training side, never on the scored songs")
+    patience: PositiveInt = Field(10, description="epochs")
+    min_delta: NotNegative = 0.001
+    inner_split: OpenFraction = Field(0.15, description="share of the training songs kept for it")
+
+
+class TrainingConfig(Section):
+    epochs: PositiveInt = 20
+    min_steps: Count = Field(300, description="with fewer, batches shrink (not below 8), then epochs grow; 0: never")
+    batch_size: PositiveInt = Field(32, description="examples of a micro-batch")
+    batch_tokens: PositiveInt | None = Field(None, description="padded tokens of a micro-batch, in place of batch_size")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="micro-batches of a step")
+    learning_rate: Rate = Field(2e-5, description="of the encoder's last trained layer")
+    head_learning_rate: Rate = Field(1e-3, description="of everything that is not the encoder")
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="learning rate of each layer below")
+    weight_decay: NotNegative = 0.01
+    warmup_ratio: Fraction = 0.1
+    schedule: str = Field("linear", description="linear or cosine decay, or constant, after the warm-up")
+    max_grad_norm: NotNegative = Field(1.0, description="0: no clipping")
+    loss: str = Field("bce", description="bce, focal, asymmetric")
+    pos_weight: Literal["auto"] | Rate | None = Field(
+        "auto", description="auto: negatives / positives of the training side"
+    )
+    focal_gamma: NotNegative = Field(2.0, description="only with loss focal")
+    asymmetric_gamma_positive: NotNegative = Field(0.0, description="only with loss asymmetric")
+    asymmetric_gamma_negative: NotNegative = Field(4.0, description="only with loss asymmetric")
+    asymmetric_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="only with loss asymmetric")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    sampling: str = Field("none", description="none, oversample, undersample: by song")
+    metric: str = Field("macro_f1", description="the headline: verdict and early stopping look at it")
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    device: str = Field("auto", description="auto, cuda, mps, cpu")
+    mixed_precision: bool | Literal["auto", "bf16", "fp16", "off"] = Field(
+        "auto", description="auto: bf16 where the device is fast at it, else fp16 on a GPU, else off"
+    )
+    num_workers: Count | None = Field(None, description="kept for older files: Ray Data decides")
+    save_best_only: bool = Field(True, description="kept for older files: the best and the last are kept")
+    save_every_n_epochs: PositiveInt | None = Field(None, description="null: as checkpoint_seconds says")
+    checkpoint_seconds: NotNegative = Field(60.0, description="a checkpoint at the first epoch's end after so long")
+
+
+class WandbConfig(Section):
+    enabled: bool = False
+    project: str = "rainbow-ray"
+    entity: str | None = None
+    name: str | None = None
+
+
+class LoggingConfig(Section):
+    output_dir: str = Field("runs", description="a run is a folder in it")
+    log_every_n_steps: PositiveInt = Field(10, description="steps between training records in metrics.jsonl")
+    metrics: list[str] = Field(
+        ["loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"],
+        description="printed each epoch and at the end",
+    )
+    wandb: WandbConfig = WandbConfig()
+    tensorboard: bool = False
+    usd_per_hour: NotNegative | None = Field(None, description="of the machine: the cost is then told")
+
+
+class ReproducibilityConfig(Section):
+    seed: Count = 42
+    deterministic: bool = Field(True, description="deterministic algorithms only")
+
+
+class Config(Section):
+    phase: int = Field(1, description="1: binary, from text")
+    modalities: list[str] | None = Field(None, description="null: the phase's own")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    logging: LoggingConfig = LoggingConfig()
+    reproducibility: ReproducibilityConfig = ReproducibilityConfig()
+
+    def hash(self) -> str:
+        """Identifies what is trained: everything but where it is logged."""
+        document = self.model_dump(exclude={"logging": True})
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def split_seed(self) -> int:
+        return self.reproducibility.seed if self.data.random_seed is None else self.data.random_seed
+
+
+class Resolved(BaseModel):
+    """A config, and which of its dotted keys the user set (file, environment or command line)."""
+
+    config: Config
+    user_keys: frozenset[str]
+
+
+def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[tuple[str, Any]]) -> Resolved:
+    """Merge the sources and check every type. Raises `InputError` with all unknown keys and wrong values."""
+    problems: list[str] = []
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    sources = [*_from_file(file, problems), *_from_environment(environment)]
+    sources += [(key, value, f"command line: {key}") for key, value in overrides]
+    for key, value, where in sources:
+        if key not in known_keys():
+            problems.append(f"{where}: unknown key{nearest(key, known_keys())}")
+            continue
+        _set(merged, key, value)
+        origin[key] = where
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        problems += _explain(error, origin)
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    return Resolved(config=config, user_keys=frozenset(origin))
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML writes it, and numbers such as `2e-5`, which YAML 1.1 takes for a string."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return _number(value)
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that holds a value."""
+    return [key for key, _, _ in _leaves(Config())]
+
+
+def dump(config: Config) -> str:
+    """The config as a YAML file with each key's meaning: the file gives the same config when read."""
+    lines = ["# rainbow_ray: every key with its value; delete the lines that you do not change."]
+    previous: tuple[str, ...] = ()
+    for key, value, description in _leaves(config):
+        *sections, name = key.split(".")
+        for level, section in enumerate(sections):
+            if tuple(sections[: level + 1]) != previous[: level + 1]:
+                lines.append(f"{'  ' * level}{section}:")
+        previous = tuple(sections)
+        comment = f"  # {description}" if description else ""
+        written = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append(f"{'  ' * len(sections)}{name}: {written}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, str]]:
+    if file is None:
+        return []
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"--config {file}: cannot be read ({error.strerror or error})")
+        return []
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problems.append(f"--config {file}: not YAML: {' '.join(str(error).split())}")
+        return []
+    if document is None:
+        return []
+    if not isinstance(document, dict):
+        problems.append(f"--config {file}: holds a {type(document).__name__}, not sections with keys")
+        return []
+    return list(_flatten(document, file, ""))
+
+
+def _flatten(document: dict[Any, Any], file: Path, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    sections = {key.rsplit(".", depth)[0] for key in known_keys() for depth in range(1, key.count(".") + 1)}
+    for name, value in document.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flatten(value, file, f"{key}.") if value else [(key, value, f"{file}: {key}")]
+        elif value is None and key in sections:
+            continue  # a section whose keys are all commented out
+        else:
+            yield key, _number(value), f"{file}: {key}"
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    found = []
+    for name in sorted(environment):
+        if name == f"{ENVIRONMENT_PREFIX}MANIFEST":
+            found.append(("data.manifest_path", environment[name], name))
+        elif name.startswith(ENVIRONMENT_PREFIX):
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            found.append((key, parse_value(environment[name]), f"{name}: {key}"))
+    return found
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(document: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+    document[name] = value
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> list[str]:
+    problems: dict[str, list[str]] = {}
+    for item in error.errors():
+        # the location goes on into list items and union members: cut it back to the key
+        parts = [str(part) for part in item["loc"]]
+        while parts and ".".join(parts) not in origin:
+            parts.pop()
+        key = ".".join(parts) or ".".join(str(part) for part in item["loc"])
+        message = item["msg"][0].lower() + item["msg"][1:]
+        problems.setdefault(f"{origin.get(key, key)}: {item['input']!r}", []).append(message)
+    return [f"{where}: {', or '.join(dict.fromkeys(messages))}" for where, messages in problems.items()]
+
+
+def environment_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT_PREFIX)}

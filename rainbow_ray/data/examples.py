@@ -1,0 +1,114 @@
+"""From plain rows to examples: one a song (or a row), with everything that was left out counted by its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+LABELS_DISAGREE = "labels of one song disagree"
+SAME_SONG = "further rows of a song"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples that lie in memory, in manifest order.
+
+    `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
+    token ids, of word buckets). `targets` is float32, `(examples,)`. `weights` is float32 and multiplies the loss.
+    """
+
+    table: pa.Table
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: np.ndarray) -> Examples:
+        return Examples(self.table.take(pa.array(indices)), self.targets[indices], self.weights[indices])
+
+    def strings(self, column: str) -> np.ndarray:
+        """A text column as an object array, `(examples,)`."""
+        return self.table[column].to_numpy(zero_copy_only=False)
+
+    def ragged(self, column: str) -> list[np.ndarray]:
+        """A list column as one integer array an example (views, no copies)."""
+        lists = self.table[column].combine_chunks()
+        if isinstance(lists, pa.ChunkedArray):
+            lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
+        offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)
+        return [values[start:stop] for start, stop in itertools.pairwise(offsets)]
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.strings("example_id")
+
+    @property
+    def songs(self) -> np.ndarray:
+        return self.strings("song")
+
+    @property
+    def texts(self) -> np.ndarray:
+        return self.strings("text")
+
+    def hash(self) -> str:
+        """Identifies the data: ids, texts and targets, whatever the order of the rows."""
+        lines = sorted(
+            f"{example}\0{text}\0{target!r}"
+            for example, text, target in zip(self.ids, self.texts, self.targets.tolist(), strict=True)
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def one_row_an_example(rows: pa.Table, *, by_row: bool) -> tuple[pa.Table, dict[str, int]]:
+    """Keep the rows that become examples: the first good row of each song, or, `by_row`, each good row.
+
+    Returns the table with `example_id` added, and how many rows were left out for which reason. A song whose rows
+    carry different labels is left out whole: nothing says which one is right.
+    """
+    frame = pd.DataFrame({"song": rows["song"].to_pandas(), "dropped": rows["dropped"].to_pandas()})
+    frame["label"] = [repr(value) for value in rows["label"].to_pylist()]
+    dropped = count(frame["dropped"].dropna().tolist())
+    good = frame[frame["dropped"].isna()]
+    if not by_row:
+        disagree = good.groupby("song")["label"].transform("nunique") > 1
+        first = ~good.duplicated("song")
+        _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
+        _add(dropped, SAME_SONG, int((~disagree & ~first).sum()))
+        good = good[first & ~disagree]
+    chosen = rows.take(pa.array(good.index.to_numpy()))
+    ids = [f"{song}#{row}" for song, row in zip(good["song"], good.index, strict=True)] if by_row else good["song"]
+    return chosen.drop_columns(["dropped"]).append_column("example_id", pa.array(ids, pa.string())), dropped
+
+
+def count(reasons: list[str]) -> dict[str, int]:
+    """How often each reason occurs, most frequent first."""
+    return {str(reason): int(n) for reason, n in pd.Series(reasons, dtype=object).value_counts().items()}
+
+
+def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[str, object]:
+    """What `data.json` says of the data."""
+    characters = np.array([len(text) for text in examples.texts])
+    return {
+        "rows": rows,
+        "examples": len(examples),
+        "songs": len(set(examples.songs)),
+        "dropped": dict(dropped),
+        "characters": {
+            "min": int(characters.min()),
+            "median": float(np.median(characters)),
+            "max": int(characters.max()),
+        },
+        "data_hash": examples.hash(),
+    }
+
+
+def _add(counts: dict[str, int], reason: str, n: int) -> None:
+    if n:
+        counts[reason] = counts.get(reason, 0) + n

@@ -1,0 +1,241 @@
+"""The manifest: a parquet table of songs and stems, opened, checked and brought to one plain layout.
+
+`open_manifest` looks only at schemas; `plain_rows` is row-local, so that Ray Data can run it on any block. Labels stay
+raw here: a problem's `parse` owns them.
+
+Try it alone: `python -m rainbow_ray.data.manifest data/base_manifest_db.parquet`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from rainbow_ray.config import DataConfig
+from rainbow_ray.errors import InputError, nearest
+
+STRUCT_COLUMN = "training_data"
+DEMO = "demo"
+
+ID_MISSING = "no id"
+TEXT_MISSING = "no text"
+TEXT_SHORT = "text under {} characters"
+LABEL_MISSING = "no label"
+LABEL_BROKEN = "label not readable as JSON"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where the rows are. `files` are paths inside `filesystem`."""
+
+    location: str
+    files: tuple[str, ...]
+    filesystem: FileSystem
+    schema: pa.Schema
+    rows: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a manifest are read, and how. `label` is (column, field inside it or None)."""
+
+    song: str
+    text: tuple[str, ...]
+    label: tuple[str, str | None]
+    held_out: str | None
+    require_text: bool
+    min_length: int
+
+    @property
+    def projection(self) -> list[str]:
+        """Top-level columns to read from the files."""
+        names = [self.song, *self.text, self.label[0]] + ([self.held_out] if self.held_out else [])
+        return list(dict.fromkeys(names))
+
+
+def open_manifest(location: str) -> Manifest:
+    """Open a parquet file, a folder of them, or an fsspec URL. Raises `InputError` when it cannot be read."""
+    filesystem, path = _filesystem(location)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type.name == "NotFound":
+            raise InputError(f"manifest {location}: no such file or folder; name another with --manifest")
+        if info.is_file and info.size == 0:
+            raise InputError(f"manifest {location}: the file is empty (0 bytes)")
+        dataset = ds.dataset(path, format="parquet", filesystem=filesystem)
+        files = tuple(sorted(dataset.files))
+        if not files:
+            raise InputError(f"manifest {location}: the folder holds no parquet file")
+        rows = sum(fragment.metadata.num_rows for fragment in dataset.get_fragments())
+        schema = pa.unify_schemas([f.physical_schema for f in dataset.get_fragments()], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"manifest {location}: not a whole parquet table ({what}); export it again") from error
+    except OSError as error:
+        raise InputError(f"manifest {location}: cannot be read ({error.strerror or str(error)[:200]})") from error
+    if rows == 0:
+        raise InputError(f"manifest {location}: the table has no rows")
+    return Manifest(location, files, filesystem, schema, rows)
+
+
+def find_columns(manifest: Manifest, config: DataConfig, target: str) -> Columns:
+    """Match the config's column names with the table. Raises `InputError` with every one that is missing."""
+    names = manifest.schema.names
+    split_column = config.split_by if config.split_by not in ("id", "row") else None
+    problems = [
+        f"manifest {manifest.location}: no column {name!r} ({key}){nearest(name, names)}"
+        for key, name in [
+            ("data.id_column", config.id_column),
+            *(("data.text_columns", name) for name in config.text_columns),
+            *((("--split-by", split_column),) if split_column else ()),
+        ]
+        if name not in names
+    ]
+    label = _find_label(manifest.schema, target)
+    if label is None:
+        offered = nearest(target, [*names, *_fields(manifest.schema)])
+        problems.append(f"manifest {manifest.location}: no label {target!r} (data.target_column), neither a column"
+                        f" nor a field of {STRUCT_COLUMN}{offered}")  # fmt: skip
+    if problems or label is None:
+        raise InputError(problems)
+    return Columns(
+        song=config.id_column,
+        text=tuple(config.text_columns),
+        label=label,
+        held_out=split_column,
+        require_text=config.require_concept,
+        min_length=config.min_concept_length,
+    )
+
+
+def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
+    """One block as `song, text, label, held_out, dropped`: strings, the label as it came, the reason of a drop.
+
+    A dropped row keeps its place, so that drops can be counted; a null `dropped` means that the row is used.
+    """
+    song = _strings(block[columns.song])
+    texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
+    text = _join(texts)
+    label, broken = _label(block[columns.label[0]], columns.label[1])
+    held_out = _strings(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
+
+    no_id = pc.or_(pc.is_null(song), pc.equal(_trim(pc.fill_null(song, "")), ""))
+    no_text = pc.equal(text, "")
+    short = pc.less(pc.utf8_length(text), columns.min_length)
+    dropped = pa.nulls(len(block), pa.string())
+    # in rising order of precedence: the last reason written is the one that is counted
+    reasons = [
+        (pc.is_null(label, nan_is_null=True), LABEL_MISSING),
+        (broken, LABEL_BROKEN),
+        (pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)),
+        (no_text if columns.require_text else pa.array([False] * len(block)), TEXT_MISSING),
+        (no_id, ID_MISSING),
+    ]
+    for mask, reason in reasons:
+        dropped = pc.if_else(mask, reason, dropped)
+    return pa.table({"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped})
+
+
+def _filesystem(location: str) -> tuple[FileSystem, str]:
+    if "://" not in location:
+        return LocalFileSystem(), location
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(location)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"manifest {location}: this address cannot be opened ({error})") from error
+    return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None:
+    for name in (target, f"{STRUCT_COLUMN}.{target}", f"{STRUCT_COLUMN}_{target}"):
+        if name in schema.names:
+            return name, None
+    column, _, field = target.rpartition(".")
+    column = column or STRUCT_COLUMN
+    if column not in schema.names:
+        return None
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind):
+        return (column, field) if field in {f.name for f in kind} else None
+    # a JSON string says what it holds only row by row: rows without the field count as "no label"
+    return (column, field) if _is_string(kind) else None
+
+
+def _fields(schema: pa.Schema) -> list[str]:
+    if STRUCT_COLUMN in schema.names and pa.types.is_struct(schema.field(STRUCT_COLUMN).type):
+        return [field.name for field in schema.field(STRUCT_COLUMN).type]
+    return []
+
+
+def _label(column: pa.ChunkedArray, field: str | None) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
+    """The raw labels, and which rows hold JSON that cannot be read."""
+    none_broken = pa.array([False] * len(column))
+    if field is None:
+        return _plain(column), none_broken
+    if pa.types.is_struct(column.type):
+        return _plain(pc.struct_field(column, field)), none_broken
+    values: list[str | None] = []
+    broken: list[bool] = []
+    for document in _strings(column).to_pylist():
+        value, failed = _json_field(document, field)
+        values.append(value)
+        broken.append(failed)
+    return pa.array(values, pa.string()), pa.array(broken)
+
+
+def _json_field(document: str | None, field: str) -> tuple[str | None, bool]:
+    if document is None or not document.strip():
+        return None, False
+    try:
+        fields = json.loads(document)
+    except json.JSONDecodeError:
+        return None, True
+    if not isinstance(fields, dict):
+        return None, True
+    value: Any = fields.get(field)
+    return (None if value is None else str(value)), False
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without dictionaries, large or null types, so that blocks of one column always have one type."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.string()) if _is_string(column.type) or pa.types.is_null(column.type) else column
+
+
+def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _plain(column).cast(pa.string())
+
+
+def _trim(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.utf8_trim_whitespace(column)
+
+
+def _join(texts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Texts of a row, joined by a blank line; empty ones leave no gap."""
+    joined = texts[0]
+    for text in texts[1:]:
+        both = pc.and_(pc.not_equal(joined, ""), pc.not_equal(text, ""))
+        joined = pc.binary_join_element_wise(joined, text, pc.if_else(both, "\n\n", ""))
+    return joined
+
+
+if __name__ == "__main__":
+    import sys
+
+    from rainbow_ray.checks import show_manifest
+
+    sys.exit(show_manifest(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""Splits that keep songs whole: by song and equal text, by a column held out, or (with a warning) by row.
+
+A group is what a split must not cut: songs that share their normalised text are joined to one, and so are songs that
+share a value of the held-out column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.errors import InputError
+
+FORMAT = 1
+NEVER_SCORED = -1  # the fold of a song that only trains
+DRAWS = 100  # seeded draws of a single split, of which the best balanced is taken
+
+
+@dataclass(frozen=True)
+class Split:
+    """`fold[i]` is the fold that scores example i (and the others train on), or -1 where it always trains."""
+
+    fold: np.ndarray
+    folds: int
+    by: str
+    seed: int
+    shared_texts: int  # texts that stand on both sides of some fold
+
+    def sides(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices `(train, val)` of one fold."""
+        return np.flatnonzero(self.fold != fold), np.flatnonzero(self.fold == fold)
+
+
+def make_split(
+    examples: Examples,
+    strata: np.ndarray,
+    *,
+    folds: int,
+    val_split: float,
+    by: str,
+    seed: int,
+    known: dict[str, Any] | None = None,
+) -> Split:
+    """Assign each example a fold. `strata` are integers, `(examples,)`: shares of them are kept alike over folds.
+
+    `known` is a `split.json` read by `read_split_file`: songs that it names keep their fold, new ones are added.
+    """
+    groups = group_of(examples, by)
+    n_groups = int(groups.max()) + 1
+    if n_groups < 2:
+        raise InputError(f"--split-by {by}: all songs fall into one group, so nothing can be held out")
+    folds = min(folds, n_groups)
+    if known is not None:
+        fold = _extend(examples, groups, strata, known, by)
+        folds = int(known["folds"])
+    elif folds == 1:
+        fold = _single(groups, strata, val_split, seed)
+    else:
+        fold = _k_fold(groups, strata, folds, seed)
+    return Split(fold=fold, folds=folds, by=by, seed=seed, shared_texts=_shared_texts(examples, fold))
+
+
+def group_of(examples: Examples, by: str) -> np.ndarray:
+    """The group of each example, `(examples,)`, numbered by first appearance."""
+    n = len(examples)
+    if by == "row":
+        return np.arange(n)
+    keys = [examples.songs, np.array([text_key(text) for text in examples.texts], dtype=object)]
+    if by != "id":
+        keys.append(examples.strings("held_out"))
+    # examples and key values are the nodes of a graph: what hangs together is one group
+    edges, offset = [], n
+    for key in keys:
+        codes, values = pd.factorize(key, use_na_sentinel=True)
+        present = codes >= 0
+        edges.append(np.stack([np.flatnonzero(present), codes[present] + offset]))
+        offset += len(values)
+    pairs = np.concatenate(edges, axis=1)
+    graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(offset, offset))
+    component = connected_components(graph, directed=False)[1][:n]
+    return pd.factorize(component)[0]
+
+
+def text_key(text: str) -> str:
+    """Equal for texts that differ only in case, punctuation and white space."""
+    plain = " ".join(re.findall(r"\w+", text.lower()))
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def to_json(split: Split, examples: Examples) -> dict[str, Any]:
+    """`split.json`: the fold of each example, with the hashes that tell whether it still fits the data."""
+    return {
+        "format": FORMAT,
+        "by": split.by,
+        "folds": split.folds,
+        "seed": split.seed,
+        "data_hash": examples.hash(),
+        "shared_texts": split.shared_texts,
+        "fold": dict(zip(examples.ids.tolist(), split.fold.tolist(), strict=True)),
+        "text": dict(zip(examples.ids.tolist(), [text_key(t) for t in examples.texts], strict=True)),
+    }
+
+
+def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]:
+    """Read a `split.json`. Raises `InputError` when it is none, or contradicts what else was asked for."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--split-file {path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise InputError(f"--split-file {path}: not JSON ({error})") from error
+    shape = {"format": int, "by": str, "folds": int, "fold": dict, "text": dict}
+    if not isinstance(document, dict) or any(not isinstance(document.get(k), t) for k, t in shape.items()):
+        raise InputError(f"--split-file {path}: not a split.json of a run (it needs {', '.join(shape)})")
+    problems = []
+    if document["format"] > FORMAT:
+        problems.append(f"--split-file {path}: its format {document['format']} is newer than this version's {FORMAT}")
+    if folds is not None and folds != document["folds"]:
+        problems.append(f"--split-file {path}: it has {document['folds']} fold(s), but --folds asks for {folds}")
+    if by != document["by"]:
+        problems.append(f"--split-file {path}: it is split by {document['by']}, but --split-by asks for {by}")
+    valid = range(NEVER_SCORED, document["folds"])
+    if any(fold not in valid for fold in document["fold"].values()):
+        problems.append(f"--split-file {path}: it names folds outside 0 to {document['folds'] - 1}")
+    if problems:
+        raise InputError(problems)
+    return document
+
+
+def _k_fold(groups: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    fold = np.full(len(groups), NEVER_SCORED)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), _strata_for(strata, folds), groups)):
+        fold[val] = number
+    return fold
+
+
+def _strata_for(strata: np.ndarray, folds: int) -> np.ndarray:
+    """Classes with fewer members than folds cannot be spread: they join the largest one."""
+    sizes = np.bincount(strata)
+    return np.where(sizes[strata] < folds, sizes.argmax(), strata)
+
+
+def _single(groups: np.ndarray, strata: np.ndarray, val_split: float, seed: int) -> np.ndarray:
+    whole = np.bincount(strata) / len(strata)
+
+    def imbalance(val: np.ndarray) -> float:
+        shares = np.bincount(strata[val], minlength=len(whole)) / max(1, len(val))
+        return float(np.abs(shares - whole).sum() + abs(len(val) / len(groups) - val_split))
+
+    draws = GroupShuffleSplit(n_splits=DRAWS, test_size=val_split, random_state=seed)
+    val = min((val for _, val in draws.split(groups, groups=groups)), key=imbalance)
+    fold = np.full(len(groups), NEVER_SCORED)
+    fold[val] = 0
+    return fold
+
+
+def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: dict[str, Any], by: str) -> np.ndarray:
+    places: dict[str, int] = known["fold"]
+    fold = np.array([places.get(example, -2) for example in examples.ids])
+    by_text = {key: places[example] for example, key in known["text"].items() if example in places}
+    if by != "row":
+        # a new song goes where a song with its text, or of its group, already lies
+        for i in np.flatnonzero(fold == -2):
+            fold[i] = by_text.get(text_key(examples.texts[i]), -2)
+    candidates = [NEVER_SCORED, 0] if known["folds"] == 1 else list(range(known["folds"]))
+    wanted = {place: sum(value == place for value in places.values()) / max(1, len(places)) for place in candidates}
+    for group in pd.unique(groups[fold == -2]):
+        members = np.flatnonzero(groups == group)
+        placed = fold[members][fold[members] != -2]
+        if len(placed):
+            fold[members[fold[members] == -2]] = placed[0]
+            continue
+        stratum = strata[members[0]]
+        # the place that is furthest below its share of this stratum, counting what is placed so far
+        have = {place: np.sum((fold == place) & (strata == stratum)) for place in candidates}
+        total = sum(have.values()) + len(members)
+        fold[members] = max(candidates, key=lambda place: wanted[place] * total - have[place])
+    return fold
+
+
+def _shared_texts(examples: Examples, fold: np.ndarray) -> int:
+    """Texts that some fold has on both sides: those with members in more than one place."""
+    frame = pd.DataFrame({"text": [text_key(text) for text in examples.texts], "fold": fold})
+    return int((frame.groupby("text")["fold"].nunique() > 1).sum())

@@ -1,0 +1,88 @@
+"""Ray Data reads the manifest, brings it to plain rows and prepares it; batches are cut from what it gives.
+
+The table is small enough here to lie in memory (`read_examples` materialises it once, before any worker starts). What
+is too large will stream through the same `plain_rows` and `prepare`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+
+if TYPE_CHECKING:
+    import torch
+
+    from rainbow_ray.data.examples import Examples
+
+Prepare = Callable[[pa.Table], pa.Table]
+Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is given: flat units of each modality, and how they belong to examples.
+
+    `units[modality]` holds that modality's padded inputs, `(units, …)`; `unit_to_example` is `(units,)`: a text phase
+    has one unit an example, later phases several (a window, a segment). `targets` and `weights` are `(examples,)`.
+    """
+
+    example_ids: list[str]
+    songs: list[str]
+    units: dict[str, dict[str, torch.Tensor]]
+    unit_to_example: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            self.example_ids,
+            self.songs,
+            {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
+            move(self.unit_to_example),
+            move(self.targets),
+            move(self.weights),
+        )
+
+
+def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, Collate]) -> Batch:
+    """Gather examples to one batch, each modality padding its own inputs."""
+    import torch
+
+    ids, songs = examples.ids, examples.songs
+    return Batch(
+        example_ids=[ids[i] for i in indices],
+        songs=[songs[i] for i in indices],
+        units={name: collate(examples, indices) for name, collate in collates.items()},
+        unit_to_example=torch.arange(len(indices)),
+        targets=torch.from_numpy(examples.targets[indices]),
+        weights=torch.from_numpy(examples.weights[indices]),
+    )
+
+
+def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
+    """All rows of the manifest as plain rows with the prepared columns beside them, in the manifest's order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def step(block: pa.Table) -> pa.Table:
+        return prepare(plain_rows(block, columns))
+
+    dataset = ray.data.read_parquet(
+        list(manifest.files), filesystem=manifest.filesystem, columns=columns.projection
+    ).map_batches(step, batch_format="pyarrow", batch_size=4096)
+    blocks = ray.get(dataset.to_arrow_refs())
+    return pa.concat_tables([block for block in blocks if len(block)], promote_options="permissive").combine_chunks()

@@ -1,0 +1,39 @@
+"""The two errors that a person is meant to read; every other exception is a defect of ours and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The input or the config is wrong: exit code 2. Holds every problem that could be known at once."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__(self.problems)  # one argument, so that it travels between Ray processes
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class TrainingError(Exception):
+    """The work itself failed in a way that we understand: exit code 1."""
+
+
+def nearest(name: str, known: Iterable[str], how_many: int = 3) -> str:
+    """`" (did you mean X or Y?)"` for a name that is not known, or nothing when none is near."""
+    names = list(known)
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = [by_lower[m] for m in difflib.get_close_matches(name.lower(), list(by_lower), n=how_many, cutoff=0.5)]
+    inside = [candidate for candidate in names if name.lower() in candidate.lower() and candidate not in found]
+    offered = (found + inside)[:how_many]
+    return f" (did you mean {' or '.join(offered)}?)" if offered else ""
+
+
+def choose(key: str, value: str, known: Iterable[str]) -> list[str]:
+    """The problem, if any, of a config key whose value must be one of a few names."""
+    names = list(known)
+    if value in names:
+        return []
+    return [f"{key}: {value!r} is unknown{nearest(value, names)}; one of: {', '.join(names)}"]

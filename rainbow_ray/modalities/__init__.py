@@ -1,0 +1,1 @@
+"""One file a modality: its columns, `prepare` (rows), `collate` (batches) and encoder."""

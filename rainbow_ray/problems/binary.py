@@ -1,0 +1,266 @@
+"""Binary: yes or no, from one logit.
+
+Try it alone: `python -m rainbow_ray.problems.binary`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.config import TrainingConfig
+from rainbow_ray.errors import InputError, choose
+
+if TYPE_CHECKING:
+    import torch
+
+THRESHOLD = 0.5
+TRUE_WORDS, FALSE_WORDS = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+LOSSES = ("bce", "focal", "asymmetric")
+LOSS_KEYS = {
+    "focal_gamma": "focal",
+    "asymmetric_gamma_positive": "asymmetric",
+    "asymmetric_gamma_negative": "asymmetric",
+    "asymmetric_margin": "asymmetric",
+}
+ECE_BINS = 10
+NEEDS_BOTH = "only one class among these songs"
+
+
+@dataclass(frozen=True)
+class Binary:
+    """`pos_weight` is known once `fit` has seen the training side."""
+
+    loss_name: str = "bce"
+    pos_weight: float = 1.0
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+    gamma_positive: float = 0.0
+    gamma_negative: float = 4.0
+    margin: float = 0.05
+
+    name = "binary"
+    outputs = 1
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(METRICS)
+
+    def check(self, config: TrainingConfig) -> list[str]:
+        return [*choose("training.loss", config.loss, LOSSES), *choose("training.metric", config.metric, METRICS)]
+
+    def parse(self, labels: pa.ChunkedArray, column: str) -> np.ndarray:
+        values = labels.to_pylist()
+        targets = np.array([_as_bool(value) for value in values], dtype=np.float32)
+        wrong = sorted({repr(v) for v, t in zip(values, targets, strict=True) if np.isnan(t)})
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise InputError(f"target {column!r} is not boolean: {', '.join(wrong[:5])}{more} (expected true/false,"
+                             " 0/1 or \"True\"/\"False\"); name another with data.target_column")  # fmt: skip
+        classes = np.unique(targets)
+        if len(classes) < 2:
+            only = bool(classes[0]) if len(classes) else None
+            raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
+        return targets
+
+    def strata(self, targets: np.ndarray) -> np.ndarray:
+        return targets.astype(np.int64)
+
+    def fit(self, targets: np.ndarray, config: TrainingConfig) -> Binary:
+        weight = config.pos_weight
+        if weight == "auto":
+            positives = float(targets.sum())
+            # without one of the classes there is nothing to balance
+            weight = (len(targets) - positives) / positives if 0 < positives < len(targets) else 1.0
+        return dataclasses.replace(
+            self,
+            loss_name=config.loss,
+            pos_weight=1.0 if weight is None else float(weight),
+            label_smoothing=config.label_smoothing,
+            focal_gamma=config.focal_gamma,
+            gamma_positive=config.asymmetric_gamma_positive,
+            gamma_negative=config.asymmetric_gamma_negative,
+            margin=config.asymmetric_margin,
+        )
+
+    def initial_bias(self, targets: np.ndarray) -> np.ndarray:
+        # the minimum of the weighted loss without features: logit(p) + log(pos_weight)
+        share = np.clip(targets.mean(), 1e-3, 1 - 1e-3)
+        return np.array([np.log(share / (1 - share)) + np.log(self.pos_weight)], dtype=np.float32)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional
+
+        logit = logits.squeeze(-1)
+        smooth = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        if self.loss_name == "asymmetric":
+            return self._asymmetric(logit, smooth)
+        weight = logit.new_tensor(self.pos_weight)
+        loss = functional.binary_cross_entropy_with_logits(logit, smooth, pos_weight=weight, reduction="none")
+        if self.loss_name == "focal":
+            # Lin et al. 2017, eq. 4: what is right already weighs (1 - p_t)^gamma
+            p = logit.sigmoid()
+            loss = loss * (targets * (1 - p) + (1 - targets) * p) ** self.focal_gamma
+        return loss
+
+    def _asymmetric(self, logit: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Ridnik et al. 2021, eq. 7: own exponents for the two classes, easy negatives shifted to nothing."""
+        p = logit.sigmoid()
+        shifted = (p - self.margin).clamp(min=0)
+        positive = (1 - p) ** self.gamma_positive * _log(p)
+        negative = shifted**self.gamma_negative * _log(1 - shifted)
+        return -(targets * self.pos_weight * positive + (1 - targets) * negative)
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.float().sigmoid().squeeze(-1)
+
+    def decide(self, scores: np.ndarray) -> list[Any]:
+        return (scores > THRESHOLD).tolist()
+
+    def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
+        values = {name: self.metric(name, targets, scores) for name in METRICS}
+        return values, {name: NEEDS_BOTH for name, value in values.items() if value is None}
+
+    def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
+        truth = targets > 0.5
+        if len(truth) == 0 or (name in BOTH_CLASSES and truth.all() == truth.any()):
+            return None
+        return float(METRICS[name](truth, scores.astype(np.float64)))
+
+    def larger_is_better(self, metric: str) -> bool:
+        return metric not in SMALLER_IS_BETTER
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _as_bool(value: Any) -> float:
+    if isinstance(value, bool):
+        return float(value)
+    text = str(value).strip().lower()
+    return 1.0 if text in TRUE_WORDS else 0.0 if text in FALSE_WORDS else float("nan")
+
+
+def _log(p: torch.Tensor) -> torch.Tensor:
+    return p.clamp(min=1e-8).log()
+
+
+# Definitions as in scikit-learn, against which the tests hold them. Its own functions spend milliseconds on checking
+# their input, and an interval over songs calls each metric a thousand times.
+
+
+def _counts(truth: np.ndarray, scores: np.ndarray) -> tuple[int, int, int, int]:
+    """True positives, false positives, false negatives, true negatives."""
+    said = scores > THRESHOLD
+    hits = int(np.count_nonzero(said & truth))
+    positives, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
+    return hits, predicted - hits, positives - hits, len(truth) - predicted - positives + hits
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
+    return float(np.mean((scores > THRESHOLD) == truth))
+
+
+def _balanced_accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, fp, fn, tn = _counts(truth, scores)
+    return (tp / (tp + fn) + tn / (tn + fp)) / 2
+
+
+def _precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, fp, _, _ = _counts(truth, scores)
+    return _ratio(tp, tp + fp)
+
+
+def _recall(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, _, fn, _ = _counts(truth, scores)
+    return _ratio(tp, tp + fn)
+
+
+def _f1(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, fp, fn, _ = _counts(truth, scores)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def _macro_f1(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, fp, fn, tn = _counts(truth, scores)
+    return (_ratio(2 * tp, 2 * tp + fp + fn) + _ratio(2 * tn, 2 * tn + fp + fn)) / 2
+
+
+def _mcc(truth: np.ndarray, scores: np.ndarray) -> float:
+    tp, fp, fn, tn = _counts(truth, scores)
+    return _ratio(tp * tn - fp * fn, float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5)
+
+
+def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The Mann-Whitney U of the two classes, over its largest value; ties count a half."""
+    from scipy.stats import rankdata
+
+    positives = int(np.count_nonzero(truth))
+    rank_sum = float(rankdata(scores)[truth].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * (len(truth) - positives))
+
+
+def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Σ (recall gained at a threshold) × precision there, over distinct scores from the highest on."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    precision = hits[last_of_tie] / (last_of_tie + 1)
+    return float(np.sum(np.diff(hits[last_of_tie], prepend=0) * precision) / hits[-1])
+
+
+def _average_precision_rarer(truth: np.ndarray, scores: np.ndarray) -> float:
+    return _average_precision(truth, scores) if truth.mean() <= 0.5 else _average_precision(~truth, -scores)
+
+
+def _brier(truth: np.ndarray, scores: np.ndarray) -> float:
+    return float(np.mean((scores - truth) ** 2))
+
+
+def _log_loss(truth: np.ndarray, scores: np.ndarray) -> float:
+    p = np.clip(scores, 1e-7, 1 - 1e-7)
+    return float(-np.mean(np.where(truth, np.log(p), np.log(1 - p))))
+
+
+def _ece(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Expected calibration error of P(True), in ten equal bins (Naeini et al. 2015)."""
+    bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=truth - scores, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "mcc": _mcc,
+    "roc_auc": _roc_auc,
+    "average_precision": _average_precision,
+    "average_precision_rarer": _average_precision_rarer,
+    "brier": _brier,
+    "log_loss": _log_loss,
+    "ece": _ece,
+}
+BOTH_CLASSES = {"balanced_accuracy", "recall", "f1", "macro_f1", "mcc", "roc_auc", "average_precision",
+                "average_precision_rarer"}  # fmt: skip
+SMALLER_IS_BETTER = {"loss", "brier", "log_loss", "ece"}
+
+
+if __name__ == "__main__":
+    import sys
+
+    from rainbow_ray.checks import show_binary
+
+    sys.exit(show_binary())

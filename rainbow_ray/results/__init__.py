@@ -1,0 +1,1 @@
+"""What came out: metrics with intervals, baselines, the verdict, and the bundle that predicts."""

@@ -1,0 +1,91 @@
+"""The bundle: a folder from which a model predicts anywhere, without network and without unpickling anything.
+
+model.safetensors   all tensors, the encoder's among them
+bundle.json         what the model is: its config, problem, target, text columns
+encoder/            the encoder's transformers config
+tokenizer files     as transformers writes them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rainbow_ray.config import ModelConfig
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.text import load_tokenizer
+from rainbow_ray.model.rainbow import Rainbow
+from rainbow_ray.problems import Problem, make_problem
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model with all that it needs to score texts."""
+
+    model: Rainbow
+    problem: Problem
+    tokenizer: str  # where `load_tokenizer` finds it
+    info: dict[str, Any]
+
+
+def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig) -> None:
+    """Write to a temporary folder and move it into place; an earlier bundle of that name gives way."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
+    save_file(tensors, temporary / "model.safetensors")
+    load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
+    bundle.model.text.body.config.save_pretrained(temporary / "encoder")
+    document = {
+        "format": FORMAT,
+        "model": model_config.model_dump(),
+        "problem": {"name": bundle.problem.name, **bundle.problem.to_json()},
+        **bundle.info,
+    }
+    (temporary / "bundle.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.replace(folder)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Open a bundle, or the `model/` of a run. Raises `InputError` when it is not whole."""
+    folder = path / "model" if (path / "model" / "bundle.json").exists() else path
+    try:
+        document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
+                         " folder, or its model/ folder") from error  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
+    if document.get("format") != FORMAT:
+        raise InputError(f"{path}: bundle format {document.get('format')!r}, but this version reads {FORMAT}")
+    try:
+        state = dict(document["problem"])
+        problem = make_problem(state.pop("name"), **state)
+        model = Rainbow(_empty_body(folder / "encoder"), ModelConfig.model_validate(document["model"]), problem.outputs)
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: the model is damaged ({first}); copy it again") from error
+    return Bundle(model.eval(), problem, str(folder), document)
+
+
+def _empty_body(folder: Path) -> Any:
+    """The encoder's architecture; its weights come from the bundle."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoModel.from_config(config, dtype=torch.float32)

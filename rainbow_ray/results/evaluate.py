@@ -1,0 +1,109 @@
+"""Out-of-fold predictions to numbers with intervals over songs, and the comparison with the baselines.
+
+The song is what is drawn: a song's rows stand or fall together, in the interval as in the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rainbow_ray.problems import Metrics, Problem
+
+LEVEL = 0.95
+RESAMPLES = (200, 1000)  # fewer where there are many songs, whose intervals need less
+WORK = 2_000_000  # about this many rows are drawn for one interval
+MIN_DEFINED = 0.8  # of the resamples must define a metric, or it has no interval
+READS_WORDS = ("text length", "TF-IDF + linear", "words + stumps")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model less baseline on the same songs, `larger` meaning better for the model, with a 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def intervals(
+    problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray, *, seed: int
+) -> dict[str, list[float] | None]:
+    """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
+    draws = list(resample(songs, seed=seed))
+    found: dict[str, list[float] | None] = {}
+    for name in problem.metric_names:
+        values = [problem.metric(name, targets[rows], scores[rows]) for rows in draws]
+        found[name] = _interval(values)
+    return found
+
+
+def compare(
+    problem: Problem,
+    metric: str,
+    targets: np.ndarray,
+    model: np.ndarray,
+    baseline: np.ndarray,
+    songs: np.ndarray,
+    *,
+    seed: int,
+) -> Difference | None:
+    """Paired bootstrap: both are measured on the same drawn songs. None where the metric is not defined."""
+    sign = 1.0 if problem.larger_is_better(metric) else -1.0
+
+    def gain(rows: np.ndarray) -> float | None:
+        ours = problem.metric(metric, targets[rows], model[rows])
+        theirs = problem.metric(metric, targets[rows], baseline[rows])
+        return None if ours is None or theirs is None else sign * (ours - theirs)
+
+    value = gain(np.arange(len(targets)))
+    interval = _interval([gain(rows) for rows in resample(songs, seed=seed)])
+    if value is None or interval is None:
+        return None
+    return Difference(value, *interval)
+
+
+def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:
+    """Row indices of songs drawn with replacement, the same draws for the same seed."""
+    codes, names = pd.factorize(songs)
+    order = np.argsort(codes, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    rng = np.random.default_rng(seed)
+    for _ in range(int(np.clip(WORK // max(1, len(songs)), *RESAMPLES))):
+        drawn = rng.integers(0, len(names), len(names))
+        yield np.concatenate([rows_of[song] for song in drawn])
+
+
+def best_baseline(problem: Problem, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
+    """The name of the baseline that is best on the metric."""
+    sign = 1.0 if problem.larger_is_better(metric) else -1.0
+    defined = {name: value for name, values in baselines.items() if (value := values.get(metric)) is not None}
+    return max(defined, key=lambda name: sign * defined[name]) if defined else None
+
+
+def verdict(metric: str, best: str | None, baseline: float | None, model: float | None, gap: Difference | None,
+            songs: int) -> str:  # fmt: skip
+    """What the numbers honestly say, in a sentence."""
+    if best is None or gap is None or model is None or baseline is None:
+        return f"No verdict: {metric} cannot be compared with a baseline on these songs."
+    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] over {songs} songs"
+    numbers = f"{metric} {model:.3f} against {baseline:.3f}"
+    if gap.low > 0:
+        return f"The model beats the best baseline, {best}: {numbers}, {span}."
+    if gap.high < 0:
+        plainly = " Words alone do better: do not pay for a GPU on this." if best in READS_WORDS else ""
+        return f"The model loses to the best baseline, {best}: {numbers}, {span}.{plainly}"
+    lead = "ahead of" if gap.value > 0 else "behind" if gap.value < 0 else "level with"
+    return f"The model is {lead} the best baseline, {best} ({numbers}), but so many songs cannot tell: {span}."
+
+
+def _interval(values: list[float | None]) -> list[float] | None:
+    defined = [value for value in values if value is not None]
+    if len(defined) < MIN_DEFINED * len(values):
+        return None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return [float(low), float(high)]

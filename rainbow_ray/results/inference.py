@@ -1,0 +1,75 @@
+"""Scoring new texts with a bundle: the same `prepare`, `collate` and scoring that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.stream import make_batch
+from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.modalities import text
+from rainbow_ray.results.bundle import Bundle, load_bundle
+from rainbow_ray.training.device import pick_device
+from rainbow_ray.training.loop import make_collates, scoring_batches
+
+
+class Predictor:
+    """A trained model that scores texts."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.device = pick_device(device)[0]
+        bundle.model.to(self.device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Predictor:
+        """From a run's folder or a bundle. Raises `InputError` when it is not whole."""
+        return cls(load_bundle(Path(path)), device)
+
+    def predict(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
+        """A row a text, with `prediction` and `score` (binary: the probability of True).
+
+        A DataFrame gives its text columns (those of the training manifest), and its index is kept. A missing or
+        empty text has neither: both are null. Raises `InputError` when a text column is missing.
+        """
+        series = self._texts(texts)
+        known = series.fillna("").astype(str).str.strip()
+        scored = np.flatnonzero((known != "").to_numpy())
+        scores = np.full(len(known), np.nan, dtype=np.float32)
+        predictions = np.full(len(known), None, dtype=object)
+        if len(scored):
+            scores[scored] = self._score([known.iloc[i] for i in scored])
+            predictions[scored] = self.bundle.problem.decide(scores[scored])
+        return pd.DataFrame({"prediction": predictions, "score": scores}, index=series.index)
+
+    def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
+        if isinstance(texts, pd.DataFrame):
+            columns = self.bundle.info["text_columns"]
+            missing = [name for name in columns if name not in texts.columns]
+            if missing:
+                known = list(map(str, texts.columns))
+                raise InputError(f"the table has no column {name!r}{nearest(name, known)}" for name in missing)
+            parts = texts[columns].fillna("").astype(str).apply(lambda column: column.str.strip())
+            return parts.apply(lambda row: "\n\n".join(part for part in row if part), axis=1)
+        if isinstance(texts, str):
+            texts = [texts]
+        return texts if isinstance(texts, pd.Series) else pd.Series(list(texts), dtype=object)
+
+    def _score(self, texts: list[str]) -> np.ndarray:
+        rows = pa.table({"text": texts, "example_id": [str(i) for i in range(len(texts))], "song": texts})
+        rows = text.prepare(rows, encoder=self.bundle.tokenizer, limit=self.bundle.info["max_tokens"])
+        examples = Examples(rows, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
+        lengths = np.array([len(row) for row in examples.ragged(text.TOKENS)])
+        collates = make_collates(self.bundle.tokenizer)
+        scores = np.zeros(len(texts), dtype=np.float32)
+        with torch.inference_mode():
+            for indices in scoring_batches(np.arange(len(texts)), lengths):
+                logits = self.bundle.model(make_batch(examples, indices, collates).to(self.device))
+                scores[indices] = self.bundle.problem.scores(logits).cpu().numpy()
+        return scores

@@ -1,0 +1,189 @@
+"""What a finished run says: `predictions.parquet`, `summary.json` and the table that closes the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.problems import Metrics, Problem
+from rainbow_ray.results.collapse import signs
+from rainbow_ray.results.evaluate import Difference, best_baseline, compare, intervals, verdict
+from rainbow_ray.training.checkpoint import write_safely
+from rainbow_ray.training.folds import Outcome
+
+RECIPE_KEYS = ("layer", "freeze_layers", "pooling")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Out-of-fold results of a run, measured on the songs that some fold held out."""
+
+    metrics: Metrics
+    undefined: dict[str, str]
+    ci95: dict[str, list[float] | None]
+    baselines: dict[str, Metrics]
+    best_baseline: str | None
+    gap: Difference | None
+    verdict: str
+    signs: list[str]
+    scored: int
+    songs: int
+
+
+def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[str, np.ndarray]) -> Results:
+    """Put the folds' scores together and hold them against the baselines, on the same songs."""
+    problem, seed = plan.problem, plan.config.reproducibility.seed
+    metric = plan.config.training.metric
+    scores = np.full(len(data.examples), np.nan, dtype=np.float32)
+    for outcome in folds:
+        scores[outcome.job.val] = outcome.val_scores
+    held = data.split.fold >= 0
+    targets, songs = data.examples.targets[held], data.examples.songs[held]
+    metrics, undefined = problem.metrics(targets, scores[held])
+    measured = {name: problem.metrics(targets, values[held])[0] for name, values in baselines.items()}
+    best = best_baseline(problem, metric, measured)
+    gap = None
+    if best is not None:
+        gap = compare(problem, metric, targets, scores[held], baselines[best][held], songs, seed=seed)
+    n_songs = len(set(songs))
+    sentence = verdict(metric, best, measured[best][metric] if best else None, metrics[metric], gap, n_songs)
+    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]))
+    ci95 = intervals(problem, targets, scores[held], songs, seed=seed)
+    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, int(held.sum()), n_songs)
+
+
+def write_predictions(path: Path, problem: Problem, data: Data, outcomes: list[Outcome]) -> None:
+    """A row an example, fold and side: unique per (`example_id`, `fold`, `split`)."""
+    parts = []
+    for outcome in outcomes:
+        for split, rows, scores in (
+            ("train", outcome.job.train, outcome.train_scores),
+            ("val", outcome.job.val, outcome.val_scores),
+        ):
+            parts.append(_prediction_rows(problem, data, outcome.job.fold, split, rows, scores))
+    table = pa.concat_tables(parts)
+    write_safely(path, lambda file: pq.write_table(table, file))
+
+
+def _prediction_rows(
+    problem: Problem, data: Data, fold: int | None, split: str, rows: np.ndarray, scores: np.ndarray
+) -> pa.Table:
+    n = len(rows)
+    return pa.table(
+        {
+            "example_id": pa.array(data.examples.ids[rows], pa.string()),
+            "song": pa.array(data.examples.songs[rows], pa.string()),
+            "fold": pa.array([fold] * n, pa.int32()),
+            "split": pa.array([split] * n, pa.string()),
+            "target": pa.array(data.examples.targets[rows], pa.float32()),
+            "prediction": pa.array(problem.decide(scores) if n else [], pa.bool_()),
+            "score": pa.array(scores, pa.float32()),
+        }
+    )
+
+
+def summarise(
+    plan: Plan, data: Data, results: Results, folds: list[Outcome], refit: Outcome | None, seconds: dict[str, Any]
+) -> dict[str, Any]:
+    """`summary.json`."""
+    fits = [*folds, *([refit] if refit else [])]
+    spent = {part: round(sum(o.facts["seconds"][part] for o in fits), 2) for part in ("train", "eval")}
+    tokens = sum(o.facts["tokens"] for o in fits)
+    price = plan.config.logging.usd_per_hour
+    return {
+        "phase": plan.config.phase,
+        "problem": plan.problem.name,
+        "target": plan.target,
+        "metric": plan.config.training.metric,
+        "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
+        "best": {"epoch": best_length(folds), **results.metrics},
+        "undefined": results.undefined,
+        "ci95": results.ci95,
+        "baselines": results.baselines,
+        "best_baseline": results.best_baseline,
+        "difference": vars(results.gap) if results.gap else None,
+        "verdict": results.verdict,
+        "signs": results.signs,
+        "notes": notes(plan, data, fits),
+        "counts": {
+            "train_examples": int(np.median([len(o.job.train) for o in folds])),
+            "val_examples": results.scored,
+            "songs": len(set(data.examples.songs)),
+            "folds": data.split.folds,
+            "parameters": folds[0].facts["parameters"],
+            "dropped": data.profile["dropped"],
+        },
+        "seconds": {**seconds, **spent},
+        "tokens_per_second": round(tokens / spent["train"], 1) if spent["train"] else None,
+        "peak_memory_mb": max(o.facts["peak_memory_mb"] for o in fits),
+        "device": folds[0].facts["device"],
+        "precision": folds[0].facts["precision"],
+        "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
+        "config_hash": plan.config.hash(),
+        "data_hash": data.profile["data_hash"],
+        "demo": plan.demo,
+    }
+
+
+def best_length(folds: list[Outcome]) -> int:
+    """The median best number of epochs over the folds: how long the refit trains."""
+    return max(1, round(float(np.median([outcome.facts["best_epoch"] for outcome in folds]))))
+
+
+def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
+    """Everything that differs from what was asked for or deserves a word, once each."""
+    said = [*plan.warnings, *data.warnings, *(note for outcome in fits for note in outcome.facts["notes"])]
+    if plan.config.model.text_encoder.model_name != "embedded":
+        said.append(
+            "the default recipe (layer read, freezing, words) was measured with the embedded encoder only;"
+            f" on {plan.config.model.text_encoder.model_name} it is a guess"
+        )
+    return list(dict.fromkeys(said))
+
+
+def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], console: Console) -> None:
+    """The table that closes a run: result, interval, baselines, verdict, cost, where the files lie."""
+    names = [name for name in dict.fromkeys([summary["metric"], *shown]) if name != "loss"]
+    folds = summary["counts"]["folds"]
+    how = f"out of {folds} folds" if folds > 1 else "one split"
+    table = Table(
+        title=f"{summary['target']}: {summary['counts']['val_examples']} examples, {how}", title_justify="left"
+    )
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    rows = [("model", summary["best"]), *summary["baselines"].items()]
+    for label, values in rows:
+        table.add_row(label, *(_number(values.get(name)) for name in names), style="bold" if label == "model" else None)
+        if label == "model":
+            table.add_row("  95% interval", *(_interval(summary["ci95"].get(name)) for name in names))
+            table.add_section()
+    console.print(table)
+    console.print(summary["verdict"], style="bold", soft_wrap=True)
+    for line in [*summary["signs"], *(f"Note: {note}" for note in summary["notes"])]:
+        console.print(line, soft_wrap=True, highlight=False)
+    seconds = summary["seconds"]
+    cost = f", ${summary['cost_usd']:.4f}" if summary["cost_usd"] is not None else ""
+    console.print(
+        f"{seconds['total']:.0f} s in all (training {seconds['train']:.0f} s, scoring {seconds['eval']:.0f} s over all"
+        f" workers){cost}; {summary['device']}, {summary['precision']}; run in {folder}/",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(pair: list[float] | None) -> str:
+    return "–" if pair is None else f"{pair[0]:.2f}–{pair[1]:.2f}"

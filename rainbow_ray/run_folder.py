@@ -1,0 +1,129 @@
+"""The folder of a run: its name, what stands in it from the start, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rainbow_ray.assemble import Data
+from rainbow_ray.config import Config, dump
+from rainbow_ray.data.split import to_json
+from rainbow_ray.errors import InputError
+from rainbow_ray.training.checkpoint import write_json, write_safely
+
+PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        return self.file("summary.json").exists()
+
+
+def open_run(config: Config, name: str | None, *, resume: bool) -> RunFolder:
+    """A new run, or with `resume` the named one or the newest unfinished one of this config.
+
+    Raises `InputError` for a name that exists, a run of another config, and a folder that cannot be written.
+    """
+    output = Path(config.logging.output_dir).resolve()  # workers have working folders of their own
+    if resume:
+        return _resumed(config, output, name)
+    name = name or f"phase{config.phase}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"--name {name}: a run lies inside {output}; choose the folder with --output-dir")
+    path = output / name
+    if path.exists():
+        raise InputError(f"--name {name}: {path} exists; go on with it by --resume, or choose another name")
+    try:
+        path.mkdir(parents=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--output-dir {output}: cannot be written ({error.strerror}); choose another") from error
+    run = RunFolder(path)
+    write_safely(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
+    write_json(run.file("env.json"), environment())
+    return run
+
+
+def keep_data(run: RunFolder, data: Data) -> None:
+    """Write `data.json` and `split.json`. Raises `InputError` when a run that is gone on with had other data."""
+    split = run.file("split.json")
+    if split.exists():
+        before = json.loads(split.read_text(encoding="utf-8"))["data_hash"]
+        if before != data.profile["data_hash"]:
+            raise InputError(f"--resume: the songs have changed since {run.path} began (data hash {before}, now"
+                             f" {data.profile['data_hash']}); start a new run")  # fmt: skip
+        return
+    write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
+    write_json(split, to_json(data.split, data.examples))
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside config and data. No environment variables: they hold secrets."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _resumed(config: Config, output: Path, name: str | None) -> RunFolder:
+    if name is not None:
+        run = RunFolder(output / name)
+        if not run.file("config.yaml").exists():
+            raise InputError(f"--resume --name {name}: there is no run at {run.path}")
+        differs = _differences(run, config)
+        if differs:
+            raise InputError(f"--resume --name {name}: that run has another config: {'; '.join(differs)}")
+        return run
+    candidates = sorted(output.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in candidates:
+        run = RunFolder(file.parent)
+        if not run.finished and not _differences(run, config):
+            return run
+    raise InputError(f"--resume: no unfinished run of this config lies in {output}; name one with --name")
+
+
+def _differences(run: RunFolder, config: Config) -> list[str]:
+    try:
+        theirs = Config.model_validate(yaml.safe_load(run.file("config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:120]})"]
+    return _compare(theirs.model_dump(exclude={"logging"}), config.model_dump(exclude={"logging"}))
+
+
+def _compare(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += _compare(other, value, f"{prefix}{key}.")
+        elif value != other:
+            found.append(f"{prefix}{key} was {json.dumps(other)}, now {json.dumps(value)}")
+    return found

@@ -1,0 +1,196 @@
+"""Train one model: `python -m rainbow_ray.train --phase 1`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rainbow_ray.cli import DONE, make_parser, read_config, run
+from rainbow_ray.config import dump
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+
+    from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.run_folder import RunFolder
+    from rainbow_ray.runtime import Cluster
+    from rainbow_ray.training.folds import Outcome
+
+STARTED = time.perf_counter()
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = make_parser("train", __doc__ or "").parse_intermixed_args(arguments)
+    resolved = read_config(options)
+    if options.print_config:
+        print(dump(resolved.config), end="")
+        return DONE
+
+    from rich.console import Console
+
+    from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster
+
+    prepare_environment()
+    console = Console()
+    watch = Stopwatch(STARTED)
+
+    from rainbow_ray.assemble import choose_manifest, make_plan, read_data
+    from rainbow_ray.run_folder import open_run
+
+    if choose_manifest(resolved)[1]:
+        console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
+    plan = make_plan(resolved)
+    folder = None if options.dry_run else open_run(plan.config, options.name, resume=options.resume)
+    if folder is not None and folder.finished:
+        console.print(f"{folder.path} is finished: nothing is left to do.")
+        return DONE
+    watch.mark("imports and checks")
+    with ray_cluster(options.address) as cluster:
+        watch.mark("ray")
+        if cluster.dashboard:
+            console.print(f"Ray dashboard: http://{cluster.dashboard}", highlight=False)
+        data = read_data(plan)
+        watch.mark("data")
+        announce(plan, data, console)
+        if folder is None:
+            return DONE
+        train(plan, data, folder, cluster, console, watch)
+    return DONE
+
+
+def announce(plan: Plan, data: Data, console: Console) -> None:
+    """What will be trained on what, before any time is spent on it."""
+    from rainbow_ray.training.batches import decide_length
+
+    profile, split = data.profile, data.split
+    train, _ = split.sides(0)
+    length = decide_length(plan.config.training, len(train))
+    said = [
+        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location}; "
+        + ", ".join(f"{n} {label}" for label, n in profile["labels"].items()),
+        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+        f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.encoder}; "
+        f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
+        *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes]),
+    ]
+    for line in said:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
+    """Folds, baselines, refit; then what came out, written and shown."""
+    import ray
+
+    from rainbow_ray.results import summary
+    from rainbow_ray.run_folder import keep_data
+    from rainbow_ray.training.checkpoint import write_json
+    from rainbow_ray.training.folds import Shared
+
+    keep_data(folder, data)
+    shared = Shared(plan.config, data.examples, plan.problem, plan.encoder, data.split.by)
+    mirrors = open_mirrors(plan, folder)
+    folds = score_folds(shared, data, folder, cluster, console, mirrors)
+    watch.mark("folds")
+    task = ray.remote(num_cpus=0, num_gpus=0)(compute_baselines).remote(shared, data)
+    refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if data.split.folds > 1 else None
+    watch.mark("refit")
+    results = summary.evaluate(plan, data, folds, ray.get(task))
+    watch.mark("baselines and intervals")
+    save_model(plan, data, folder, refit or folds[0])
+    outcomes = [*folds, *([refit] if refit else [])]
+    summary.write_predictions(folder.file("predictions.parquet"), plan.problem, data, outcomes)
+    watch.mark("model and predictions")
+    document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
+    for mirror in mirrors:
+        if hasattr(mirror, "close"):
+            mirror.close({f"best/{k}": v for k, v in document["best"].items()})
+    write_json(folder.file("summary.json"), document)
+    summary.print_closing(document, folder.path, plan.config.logging.metrics, console)
+
+
+def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
+    """Where records go beside the fits' own files: the run's `metrics.jsonl`, W&B, TensorBoard."""
+    from rainbow_ray.training.reporters import JsonLines, TensorBoard, Wandb
+
+    file = folder.file("metrics.jsonl")
+    file.unlink(missing_ok=True)  # written anew from the fits' files, which are the truth
+    mirrors: list[Any] = [JsonLines(file).log]
+    if plan.config.logging.wandb.enabled:
+        mirrors.append(Wandb(plan.config, folder.path.name, folder.path))
+    if plan.config.logging.tensorboard:
+        mirrors.append(TensorBoard(folder.path))
+    return mirrors
+
+
+def score_folds(
+    shared: Any, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any]
+) -> list[Outcome]:
+    """Train on all folds but one and score that one, for each: side by side, or alone when there is one split."""
+    from rainbow_ray.progress import EpochLines
+    from rainbow_ray.training.batches import decide_length
+    from rainbow_ray.training.checkpoint import METRICS
+    from rainbow_ray.training.folds import Job, run_alone, run_folds
+    from rainbow_ray.training.reporters import Mirror
+
+    jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
+    epochs = decide_length(shared.config.training, len(jobs[0].train)).epochs
+    with EpochLines(console, shared.config.logging.metrics, epochs, scored=True) as lines:
+        mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
+        if len(jobs) == 1:
+            return [run_alone(shared, jobs[0], cluster, mirror)]
+        return run_folds(shared, jobs, cluster, mirror)
+
+
+def refit_all(
+    shared: Any, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any],
+    folds: list[Outcome],
+) -> Outcome:  # fmt: skip
+    """One more fit on all songs, for the folds' median best length: the model that is kept."""
+    import numpy as np
+
+    from rainbow_ray.progress import EpochLines
+    from rainbow_ray.results.summary import best_length
+    from rainbow_ray.training.checkpoint import METRICS
+    from rainbow_ray.training.folds import Job, run_alone
+    from rainbow_ray.training.reporters import Mirror
+
+    everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
+    epochs = best_length(folds)
+    job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", epochs)
+    with EpochLines(console, shared.config.logging.metrics, epochs, scored=False) as lines:
+        return run_alone(shared, job, cluster, Mirror([job.folder / METRICS], [*mirrors, lines]))
+
+
+def compute_baselines(shared: Any, data: Data) -> dict[str, np.ndarray]:
+    """In a worker: the baselines' out-of-fold scores."""
+    from rainbow_ray.results.baselines import mean_states, run_baselines
+
+    config = shared.config
+    states = mean_states(shared.examples, shared.encoder, config.model.text_encoder, config.training.device)
+    return run_baselines(shared.examples, data.split, states, seed=config.reproducibility.seed)
+
+
+def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:
+    """The bundle of one fit: its checkpoint put back onto the encoder."""
+    from rainbow_ray.results.bundle import Bundle, save_bundle
+    from rainbow_ray.training.loop import load_fitted
+
+    model, problem = load_fitted(plan.config, plan.encoder, plan.problem, outcome.job.folder)
+    info = {
+        "phase": plan.config.phase,
+        "target": plan.target,
+        "text_columns": list(plan.columns.text),
+        "max_tokens": plan.max_tokens,
+        "encoder": plan.encoder,
+        "trained_on_songs": len(set(data.examples.songs[outcome.job.train])),
+        "data_hash": data.profile["data_hash"],
+        "config_hash": plan.config.hash(),
+    }
+    save_bundle(folder.file("model"), Bundle(model, problem, plan.encoder, info), plan.config.model)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,96 @@
+"""Which examples make which step: a plan of global steps, then their division into micro-batches.
+
+A step's loss is Σ(weight × loss) / Σ weight over the whole step, so how a step is divided never changes its gradient:
+micro-batches are free to hold texts of like length, and steps are free to be random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rainbow_ray.config import TrainingConfig
+
+WINDOW = 16  # steps that are sorted by length together, where an epoch has many
+JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
+MIN_BATCH = 8
+PADDING = 0.75  # a micro-batch that is large enough ends before a text shorter than this share of its longest
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long training runs. `step_size` is examples of a global step."""
+
+    epochs: int
+    step_size: int
+    steps_per_epoch: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+def decide_length(config: TrainingConfig, examples: int) -> Length:
+    """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow."""
+    asked = config.batch_size * config.gradient_accumulation_steps
+    size, epochs = asked, config.epochs
+
+    def steps(size: int) -> int:
+        return -(-examples // size)
+
+    while steps(size) * epochs < config.min_steps and size > MIN_BATCH:
+        size = max(MIN_BATCH, size // 2)
+    if steps(size) * epochs < config.min_steps:
+        epochs = -(-config.min_steps // steps(size))
+    notes = []
+    if size != asked:
+        notes.append(f"batches shrink from {asked} to {size} examples")
+    if epochs != config.epochs:
+        notes.append(f"epochs grow from {config.epochs} to {epochs}")
+    if notes:
+        few = f"{steps(asked) * config.epochs} steps are fewer than training.min_steps ({config.min_steps})"
+        notes = [f"{few}: {', '.join(notes)}"]
+    return Length(epochs, size, steps(size), tuple(notes))
+
+
+def plan(lengths: np.ndarray, *, step_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Indices into `lengths` of each step of an epoch: every example once, the same for the same seed and epoch.
+
+    With many steps, those of a window hold texts of like length; their order is random again. With few, steps are
+    drawn at random: label and length often go together, and a step of one label teaches little.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    steps = -(-len(order) // step_size)
+    if steps >= 2 * WINDOW:
+        shaken = lengths * rng.uniform(1 - JITTER, 1 + JITTER, len(lengths))
+        span = WINDOW * step_size
+        windows = [order[start : start + span] for start in range(0, len(order), span)]
+        order = np.concatenate([window[np.argsort(shaken[window], kind="stable")] for window in windows])
+    planned = [order[start : start + step_size] for start in range(0, len(order), step_size)]
+    return [planned[i] for i in rng.permutation(steps)]
+
+
+def divide(
+    step: np.ndarray, lengths: np.ndarray, *, max_examples: int, max_tokens: int | None, enough_tokens: int
+) -> list[np.ndarray]:
+    """Cut a step to micro-batches of like lengths, longest first.
+
+    At most `max_examples` each, and `max_tokens` padded tokens (a single longer text is a micro-batch alone). From
+    `enough_tokens` on, a micro-batch ends where the next text would mostly be padding.
+    """
+    ordered = step[np.argsort(-lengths[step], kind="stable")]
+    batches: list[np.ndarray] = []
+    start = 0
+    for i in range(1, len(ordered) + 1):
+        if i < len(ordered):
+            size, longest = i - start, lengths[ordered[start]]
+            full = size >= max_examples or (max_tokens is not None and (size + 1) * longest > max_tokens)
+            padded = size * longest >= enough_tokens and lengths[ordered[i]] < PADDING * longest
+            if not (full or padded):
+                continue
+        batches.append(ordered[start:i])
+        start = i
+    return batches

@@ -1,0 +1,136 @@
+"""Where the records of a fit go. The file is the truth; the terminal, W&B and TensorBoard mirror it.
+
+A record is a flat object: `fold` (null for the refit), `epoch`, `step`, `split`, `seconds`, then metrics. The fit
+itself appends to its own file, wherever it runs; the driver's `Mirror` copies new lines on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from rainbow_ray.config import Config
+
+Record = dict[str, Any]
+
+
+class Reporter(Protocol):
+    def log(self, record: Record) -> None: ...
+
+
+class JsonLines:
+    """Append records to a file, one line each, handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def log(self, record: Record) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def cut_back(self, epoch: int) -> None:
+        """Forget what lies after `epoch`: it will be logged again."""
+        from rainbow_ray.training.checkpoint import write_safely
+
+        if self.path.exists():
+            kept = [record for record in read_lines(self.path) if record["epoch"] <= epoch]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_safely(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file; a line that a killed process left half is not one."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+class Mirror:
+    """Follows the files of several fits and hands new records on, in the driver."""
+
+    def __init__(self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]]) -> None:
+        self.read = dict.fromkeys(files, 0)
+        self.sinks = list(sinks)
+
+    def poll(self) -> None:
+        for path, position in self.read.items():
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(position)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self.read[path] = position + len(whole)
+            for line in whole.splitlines():
+                record = json.loads(line)
+                for sink in self.sinks:
+                    sink(record)
+
+
+class Wandb:
+    """Mirror to Weights & Biases: one W&B run a run of ours, under an id of our own, so that resuming continues it."""
+
+    def __init__(self, config: Config, name: str, folder: Path) -> None:
+        import wandb
+
+        keyless = not os.environ.get("WANDB_API_KEY") and not _netrc_knows_wandb()
+        options = config.logging.wandb
+        self.run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            name=options.name or name,
+            id=name.replace("/", "-"),
+            group=name,
+            dir=str(folder),
+            resume="allow",
+            mode="offline" if keyless and "WANDB_MODE" not in os.environ else None,
+            config=config.model_dump(),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def __call__(self, record: Record) -> None:
+        prefix = _prefix(record)
+        values = {f"{prefix}/{k}": v for k, v in _numbers(record).items()}
+        self.run.log({**values, f"{prefix}/epoch": record["epoch"], f"{prefix}/step": record["step"]})
+
+    def close(self, summary: dict[str, Any]) -> None:
+        self.run.summary.update(summary)
+        self.run.finish()
+
+
+class TensorBoard:
+    """Mirror to TensorBoard event files."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __call__(self, record: Record) -> None:
+        for name, value in _numbers(record).items():
+            self.writer.add_scalar(f"{_prefix(record)}/{name}", value, record["step"])
+
+    def close(self, summary: dict[str, Any]) -> None:  # noqa: ARG002
+        self.writer.close()
+
+
+def _prefix(record: Record) -> str:
+    fold = "refit" if record["fold"] is None else f"fold-{record['fold']}"
+    return f"{fold}/{record['split']}"
+
+
+def _numbers(record: Record) -> dict[str, float]:
+    places = ("fold", "epoch", "step", "split", "seconds")
+    return {k: v for k, v in record.items() if k not in places and isinstance(v, int | float)}
+
+
+def _netrc_knows_wandb() -> bool:
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.exists() and "wandb" in netrc.read_text(errors="ignore")

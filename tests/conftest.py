@@ -1,0 +1,145 @@
+"""Small things that tests share: tiny encoders on disk, tables of songs, examples without Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+WORDS = ["door", "wall", "river", "salt", "clock", "lamp", "winter", "song", "but", "rather", "names", "bell"]
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RAINBOW_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def real_manifest() -> Path:
+    path = REAL_DATA / "base_manifest_db.parquet"
+    if not path.exists():
+        pytest.skip("the real songs are not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordPiece tokenizer over a small alphabet: every text has tokens, no text is unknown."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+TINY = {"vocab_size": 128, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4, "intermediate_size": 48}
+
+
+def tiny_config(family: str) -> Any:
+    """A transformers config of a family that is small enough to build anywhere."""
+    import transformers
+
+    if family == "bert":
+        return transformers.BertConfig(**TINY, max_position_embeddings=96)
+    if family == "roberta":
+        return transformers.RobertaConfig(**TINY, max_position_embeddings=96, pad_token_id=1)
+    if family == "distilbert":
+        return transformers.DistilBertConfig(
+            vocab_size=128, dim=32, n_heads=4, n_layers=4, hidden_dim=48, max_position_embeddings=96
+        )
+    if family == "modernbert":
+        return transformers.ModernBertConfig(
+            **TINY, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3,
+            global_attn_every_n_layers=3, local_attention=8, max_position_embeddings=96, reference_compile=False,
+        )  # fmt: skip
+    assert family == "deberta-v2"
+    return transformers.DebertaV2Config(
+        **TINY, max_position_embeddings=96, relative_attention=True, position_buckets=16, norm_rel_ebd="layer_norm",
+        share_att_key=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0, position_biased_input=False,
+        conv_kernel_size=3, conv_act="gelu",
+    )  # fmt: skip
+
+
+def tiny_body(family: str, seed: int = 0) -> Any:
+    import torch
+    from transformers import AutoModel
+
+    torch.manual_seed(seed)
+    return AutoModel.from_config(tiny_config(family), dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: Path) -> Callable[[str], Path]:
+    """A folder with a tiny encoder of a family and its tokenizer, as from a hub."""
+    made: dict[str, Path] = {}
+
+    def make(family: str = "deberta-v2") -> Path:
+        if family not in made:
+            import shutil
+
+            made[family] = tmp_path_factory.mktemp(family)
+            shutil.copytree(tiny_tokenizer_folder, made[family], dirs_exist_ok=True)
+            tiny_body(family).save_pretrained(made[family])
+        return made[family]
+
+    return make
+
+
+def song_rows(songs: int = 24, stems: int = 2, seed: int = 0) -> dict[str, list[Any]]:
+    """Plain columns: songs whose label goes with the word `but`, long enough for the filters."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"id": [], "track_id": [], "concept": [], "has_rebracketing_markers": [], "album": []}
+    for song in range(songs):
+        marked = song % 2 == 0
+        words = [w for w in rng.choice(WORDS, 14) if w != "but"]
+        if marked:
+            words.insert(3, "but")
+        for stem in range(stems):
+            rows["id"].append(f"{song // 8:02d}_{song % 8:02d}")
+            rows["track_id"].append(stem)
+            rows["concept"].append(" ".join(words) + f" number {'abcdefghijklmnopqrstuvwxyz'[song % 26] * 3} of it")
+            rows["has_rebracketing_markers"].append(marked)
+            rows["album"].append(f"album {song // 8}")
+    return rows
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> Callable[..., Path]:
+    """Write columns as a parquet file and return its path."""
+
+    def write(columns: dict[str, Any] | pa.Table, name: str = "songs.parquet") -> Path:
+        path = tmp_path / name
+        pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def songs_file(write_table: Callable[..., Path]) -> Path:
+    return write_table(song_rows())
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """One private Ray for the tests that need one in their own process."""
+    from rainbow_ray.runtime import prepare_environment, ray_cluster
+
+    prepare_environment()
+    with ray_cluster(None) as cluster:
+        yield cluster
