@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from rainbow_ray.config import DEFAULT_MANIFEST, Config, Resolved
 from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, one_row_an_example, profile
-from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
+from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.split import Split, make_split, read_split_file
 from rainbow_ray.data.stream import read_rows
 from rainbow_ray.errors import InputError, choose
@@ -72,7 +71,7 @@ def make_plan(resolved: Resolved) -> Plan:
     location, demo = choose_manifest(resolved)
     if demo and "model.text_encoder.model_name" not in resolved.user_keys:
         config.model.text_encoder.model_name = "embedded"
-    problems = [*_check_names(config, problem), *_check_phase(config), *_check_location(location)]
+    problems = [*_check_names(config, problem), *_check_phase(config)]
     target = config.data.target_column or phase.target
 
     def collect(step: Callable[[], T]) -> T | None:
@@ -93,7 +92,7 @@ def make_plan(resolved: Resolved) -> Plan:
     if problems or manifest is None or columns is None or encoder is None:
         raise InputError(dict.fromkeys(problems))
     source, max_tokens, warnings = encoder
-    warnings = [*warnings, *_without_effect(resolved)]
+    warnings = [*warnings, *_without_effect(resolved, problem)]
     return Plan(config, problem, target, manifest, columns, source, max_tokens, demo, known, warnings)
 
 
@@ -108,7 +107,7 @@ def read_data(plan: Plan) -> Data:
     by_row = config.data.split_by == "row"
     table, dropped = one_row_an_example(rows, by_row=by_row)
     songs = len(set(table["song"].to_pylist()))
-    if len(rows) and len(table) == 0 and set(dropped) == {"no label"}:
+    if len(rows) and len(table) == 0 and set(dropped) == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
@@ -130,17 +129,22 @@ def read_data(plan: Plan) -> Data:
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = profile(examples, len(rows), dropped)
-    cut = int(np.sum(table["tokens"].to_numpy() > plan.max_tokens))
-    described |= {"texts_cut": cut, "max_tokens": plan.max_tokens, "shared_texts_across_folds": split.shared_texts}
-    described["labels"] = {
-        str(plan.problem.decide(np.array([v]))[0]): int(np.sum(targets == v)) for v in np.unique(targets)
-    }
-    return Data(examples, split, described, _data_warnings(plan, split, folds, dropped, cut, len(examples)))
+    described = _describe(plan, examples, split, profile(examples, len(rows), dropped))
+    return Data(examples, split, described, _data_warnings(plan, split, folds, described))
 
 
-def _data_warnings(plan: Plan, split: Split, folds: int, dropped: dict[str, int], cut: int, examples: int) -> list[str]:
+def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
+    labels = {}
+    for value in np.unique(examples.targets):
+        labels[str(plan.problem.decide(np.array([value]))[0])] = int(np.sum(examples.targets == value))
+    cut = int(np.sum(examples.table["tokens"].to_numpy() > plan.max_tokens))
+    tokens = {"texts_cut": cut, "max_tokens": plan.max_tokens}
+    return {**described, "labels": labels, **tokens, "shared_texts_across_folds": split.shared_texts}
+
+
+def _data_warnings(plan: Plan, split: Split, folds: int, described: dict[str, Any]) -> list[str]:
     warnings = []
+    dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
     data = plan.config.data
     if split.folds != folds and plan.known_split is None:
         warnings.append(f"--folds {folds}: there are only {split.folds} groups to hold out, so as many folds")
@@ -200,12 +204,6 @@ def _check_phase(config: Config) -> list[str]:
     return problems
 
 
-def _check_location(location: str) -> list[str]:
-    if "://" in location and "@" in urlsplit(location).netloc:
-        return ["data.manifest_path: an address must not hold a password; give it through the environment"]
-    return []
-
-
 def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
     """Where the encoder is, how many tokens it reads, and warnings."""
     from rainbow_ray.modalities import text
@@ -219,29 +217,30 @@ def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
     if options.hidden_size not in (None, body_config.hidden_size):
         warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
                         f" {body_config.hidden_size}")  # fmt: skip
-    return options.model_name, text.token_limit(options.model_name, options, body_config), warnings
+    limit = text.token_limit(options.model_name, options, body_config)
+    if limit < options.max_length and "max_length" in options.model_fields_set:
+        warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
+    return options.model_name, limit, warnings
 
 
-def _without_effect(resolved: Resolved) -> list[str]:
+def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
     """Known keys that the user set and that change nothing here."""
-    config, user = resolved.config, resolved.user_keys
-    training, lexical = config.training, config.model.lexical
-    idle = {
-        "training.num_workers": training.num_workers is not None and "Ray Data decides how many",
-        "training.save_best_only": not training.save_best_only and "only the best and the last state are kept",
-        "training.batch_size": False,
-        "training.early_stopping.patience": not training.early_stopping.enabled and "early stopping is off",
-        "training.early_stopping.min_delta": not training.early_stopping.enabled and "early stopping is off",
-        "training.early_stopping.inner_split": not training.early_stopping.enabled and "early stopping is off",
-        "model.lexical.width": not lexical.enabled and "model.lexical.enabled is false",
-        "model.lexical.weighting": not lexical.enabled and "model.lexical.enabled is false",
-        "model.classifier.activation": not config.model.classifier.hidden_dims and "the head has no hidden layer",
-        "data.split_file": False,
-        "data.val_split": config.data.split_file is not None and "the split file decides",
-        "data.random_seed": config.data.split_file is not None and "the split file decides",
-    }
-    from rainbow_ray.problems.binary import LOSS_KEYS
-
-    for key, loss in LOSS_KEYS.items():
-        idle[f"training.{key}"] = training.loss != loss and f"the loss is {training.loss}, not {loss}"
-    return [f"{key} has no effect: {why}" for key, why in idle.items() if why and key in user]
+    config = resolved.config
+    stopping, lexical = config.training.early_stopping, config.model.lexical
+    idle: dict[str, str] = dict(problem.without_effect(config.training))
+    if config.training.num_workers is not None:
+        idle["training.num_workers"] = "Ray Data decides how many"
+    if not config.training.save_best_only:
+        idle["training.save_best_only"] = "only the best and the last state are kept"
+    if not stopping.enabled:
+        for name in ("patience", "min_delta", "inner_split"):
+            idle[f"training.early_stopping.{name}"] = "early stopping is off"
+    if not lexical.enabled:
+        for name in ("width", "weighting"):
+            idle[f"model.lexical.{name}"] = "model.lexical.enabled is false"
+    if not config.model.classifier.hidden_dims:
+        idle["model.classifier.activation"] = "the head has no hidden layer"
+    if config.data.split_file is not None:
+        for name in ("train_split", "val_split", "random_seed"):
+            idle[f"data.{name}"] = "the split file decides"
+    return [f"{key} has no effect: {why}" for key, why in idle.items() if key in resolved.user_keys]

@@ -34,8 +34,8 @@ class EpochLines:
     def __call__(self, record: Record) -> None:
         if record["split"] == "train":
             self.losses[record["fold"]] = record["loss"]
-        # an epoch ends with its scores, or, where nothing is scored, with its training record
-        if record["split"] == "val" or (not self.scored and "macro" not in record and record["split"] == "train"):
+        # an epoch ends with its scores, or, where nothing is scored, with the record that counts its examples
+        if record["split"] == "val" or (not self.scored and "examples" in record):
             self._show(record)
 
     def _show(self, record: Record) -> None:
@@ -47,9 +47,7 @@ class EpochLines:
         }
         numbers = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
         if self.progress is None:
-            self.console.print(
-                f"{name}  epoch {record['epoch']}/{self.epochs}  {numbers}", soft_wrap=True, highlight=False
-            )
+            self.console.print(f"{name}  epoch {record['epoch']}/{self.epochs}  {numbers}")
             return
         if fold not in self.bars:
             self.bars[fold] = self.progress.add_task(name, total=self.epochs, numbers="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.data.split import Split
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster
-    from rainbow_ray.training.folds import Outcome
+    from rainbow_ray.training.folds import Outcome, Shared
 
 STARTED = time.perf_counter()
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster
 
     prepare_environment()
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     watch = Stopwatch(STARTED)
 
     from rainbow_ray.assemble import choose_manifest, make_plan, read_data
@@ -47,11 +49,13 @@ def main(arguments: Sequence[str]) -> int:
     if folder is not None and folder.finished:
         console.print(f"{folder.path} is finished: nothing is left to do.")
         return DONE
+    if options.resume and folder is not None:
+        console.print(f"Going on with {folder.path}")
     watch.mark("imports and checks")
     with ray_cluster(options.address) as cluster:
         watch.mark("ray")
         if cluster.dashboard:
-            console.print(f"Ray dashboard: http://{cluster.dashboard}", highlight=False)
+            console.print(f"Ray dashboard: http://{cluster.dashboard}")
         data = read_data(plan)
         watch.mark("data")
         announce(plan, data, console)
@@ -77,13 +81,11 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
         *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes]),
     ]
     for line in said:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line)
 
 
 def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
     """Folds, baselines, refit; then what came out, written and shown."""
-    import ray
-
     from rainbow_ray.results import summary
     from rainbow_ray.run_folder import keep_data
     from rainbow_ray.training.checkpoint import write_json
@@ -92,13 +94,12 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     keep_data(folder, data)
     shared = Shared(plan.config, data.examples, plan.problem, plan.encoder, data.split.by)
     mirrors = open_mirrors(plan, folder)
-    folds = score_folds(shared, data, folder, cluster, console, mirrors)
-    watch.mark("folds")
-    task = ray.remote(num_cpus=0, num_gpus=0)(compute_baselines).remote(shared, data)
+    folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
+    watch.mark("folds and baselines")
     refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if data.split.folds > 1 else None
     watch.mark("refit")
-    results = summary.evaluate(plan, data, folds, ray.get(task))
-    watch.mark("baselines and intervals")
+    results = summary.evaluate(plan, data, folds, baselines)
+    watch.mark("intervals")
     save_model(plan, data, folder, refit or folds[0])
     outcomes = [*folds, *([refit] if refit else [])]
     summary.write_predictions(folder.file("predictions.parquet"), plan.problem, data, outcomes)
@@ -113,22 +114,26 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
 
 def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
     """Where records go beside the fits' own files: the run's `metrics.jsonl`, W&B, TensorBoard."""
-    from rainbow_ray.training.reporters import JsonLines, TensorBoard, Wandb
+    from rainbow_ray.training.reporters import JsonLines, TensorBoard, Wandb, place, read_lines
 
     file = folder.file("metrics.jsonl")
+    sent = {place(record) for record in read_lines(file)} if file.exists() else set()
     file.unlink(missing_ok=True)  # written anew from the fits' files, which are the truth
     mirrors: list[Any] = [JsonLines(file).log]
     if plan.config.logging.wandb.enabled:
-        mirrors.append(Wandb(plan.config, folder.path.name, folder.path))
+        mirrors.append(Wandb(plan.config, folder.path.name, folder.path, sent))
     if plan.config.logging.tensorboard:
-        mirrors.append(TensorBoard(folder.path))
+        mirrors.append(TensorBoard(folder.path, sent))
     return mirrors
 
 
 def score_folds(
-    shared: Any, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any]
-) -> list[Outcome]:
-    """Train on all folds but one and score that one, for each: side by side, or alone when there is one split."""
+    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any]
+) -> tuple[list[Outcome], dict[str, np.ndarray]]:
+    """Train on all folds but one and score that one, for each; and the baselines, on the same folds.
+
+    Folds run side by side. One split alone is trained in a TorchTrainer.
+    """
     from rainbow_ray.progress import EpochLines
     from rainbow_ray.training.batches import decide_length
     from rainbow_ray.training.checkpoint import METRICS
@@ -139,13 +144,14 @@ def score_folds(
     epochs = decide_length(shared.config.training, len(jobs[0].train)).epochs
     with EpochLines(console, shared.config.logging.metrics, epochs, scored=True) as lines:
         mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
-        if len(jobs) == 1:
-            return [run_alone(shared, jobs[0], cluster, mirror)]
-        return run_folds(shared, jobs, cluster, mirror)
+        baselines = functools.partial(compute_baselines, split=data.split)
+        alone = [run_alone(shared, jobs[0], cluster, mirror)] if len(jobs) == 1 else []
+        folds, scores = run_folds(shared, [] if alone else jobs, cluster, mirror, baselines)
+        return alone or folds, scores
 
 
 def refit_all(
-    shared: Any, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any],
+    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any],
     folds: list[Outcome],
 ) -> Outcome:  # fmt: skip
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
@@ -164,13 +170,13 @@ def refit_all(
         return run_alone(shared, job, cluster, Mirror([job.folder / METRICS], [*mirrors, lines]))
 
 
-def compute_baselines(shared: Any, data: Data) -> dict[str, np.ndarray]:
+def compute_baselines(shared: Shared, split: Split) -> dict[str, np.ndarray]:
     """In a worker: the baselines' out-of-fold scores."""
     from rainbow_ray.results.baselines import mean_states, run_baselines
 
     config = shared.config
     states = mean_states(shared.examples, shared.encoder, config.model.text_encoder, config.training.device)
-    return run_baselines(shared.examples, data.split, states, seed=config.reproducibility.seed)
+    return run_baselines(shared.examples, split, states, seed=config.reproducibility.seed)
 
 
 def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:

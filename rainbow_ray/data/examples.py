@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ def count(reasons: list[str]) -> dict[str, int]:
     return {str(reason): int(n) for reason, n in pd.Series(reasons, dtype=object).value_counts().items()}
 
 
-def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[str, object]:
+def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[str, Any]:
     """What `data.json` says of the data."""
     characters = np.array([len(text) for text in examples.texts])
     return {

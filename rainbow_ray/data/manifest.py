@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -148,6 +149,9 @@ def _filesystem(location: str) -> tuple[FileSystem, str]:
         return LocalFileSystem(), location
     import fsspec
 
+    if "@" in urlsplit(location).netloc:
+        # the address is written into the run's files
+        raise InputError("--manifest: an address must not hold a password; give it through the environment")
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ImportError, ValueError) as error:

@@ -96,9 +96,10 @@ def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
     """Tokens of the longest text that this encoder can read."""
     limits = [config.max_length, min(load_tokenizer(name).model_max_length, TOKENIZER_LIMIT)]
     positions = getattr(body_config, "max_position_embeddings", None)
-    if positions and body_config.model_type in ("bert", "distilbert", "roberta", "xlm-roberta", "camembert"):
-        # learned absolute positions; the RoBERTa family counts them from its padding index on
-        limits.append(positions - (body_config.pad_token_id + 1 if "roberta" in body_config.model_type else 0))
+    if positions:
+        # the RoBERTa family counts positions from its padding index on
+        from_padding = body_config.model_type in ("roberta", "xlm-roberta", "camembert")
+        limits.append(positions - (body_config.pad_token_id + 1 if from_padding else 0))
     return min(limits)
 
 

@@ -30,6 +30,9 @@ class Problem(Protocol):
     def check(self, config: TrainingConfig) -> list[str]:
         """What is wrong with the loss, the metric and their keys."""
 
+    def without_effect(self, config: TrainingConfig) -> Mapping[str, str]:
+        """Dotted keys that this problem does not read as it is configured, and why."""
+
     def parse(self, labels: pa.ChunkedArray, column: str) -> np.ndarray:
         """Raw labels to targets. Raises `InputError` when they cannot be this problem's."""
 

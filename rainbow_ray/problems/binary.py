@@ -54,6 +54,13 @@ class Binary:
     def check(self, config: TrainingConfig) -> list[str]:
         return [*choose("training.loss", config.loss, LOSSES), *choose("training.metric", config.metric, METRICS)]
 
+    def without_effect(self, config: TrainingConfig) -> dict[str, str]:
+        return {
+            f"training.{key}": f"the loss is {config.loss}, not {loss}"
+            for key, loss in LOSS_KEYS.items()
+            if config.loss != loss
+        }
+
     def parse(self, labels: pa.ChunkedArray, column: str) -> np.ndarray:
         values = labels.to_pylist()
         targets = np.array([_as_bool(value) for value in values], dtype=np.float32)

@@ -113,7 +113,7 @@ def summarise(
         "difference": vars(results.gap) if results.gap else None,
         "verdict": results.verdict,
         "signs": results.signs,
-        "notes": notes(plan, data, fits),
+        "notes": notes(plan, data, folds),
         "counts": {
             "train_examples": int(np.median([len(o.job.train) for o in folds])),
             "val_examples": results.scored,
@@ -130,6 +130,7 @@ def summarise(
         "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
         "config_hash": plan.config.hash(),
         "data_hash": data.profile["data_hash"],
+        "manifest": plan.manifest.location,
         "demo": plan.demo,
     }
 
@@ -139,9 +140,9 @@ def best_length(folds: list[Outcome]) -> int:
     return max(1, round(float(np.median([outcome.facts["best_epoch"] for outcome in folds]))))
 
 
-def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
+def notes(plan: Plan, data: Data, folds: list[Outcome]) -> list[str]:
     """Everything that differs from what was asked for or deserves a word, once each."""
-    said = [*plan.warnings, *data.warnings, *(note for outcome in fits for note in outcome.facts["notes"])]
+    said = [*plan.warnings, *data.warnings, *(note for outcome in folds for note in outcome.facts["notes"])]
     if plan.config.model.text_encoder.model_name != "embedded":
         said.append(
             "the default recipe (layer read, freezing, words) was measured with the embedded encoder only;"
@@ -167,17 +168,15 @@ def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], co
         if label == "model":
             table.add_row("  95% interval", *(_interval(summary["ci95"].get(name)) for name in names))
             table.add_section()
-    console.print(table)
-    console.print(summary["verdict"], style="bold", soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    console.print(summary["verdict"], style="bold")
     for line in [*summary["signs"], *(f"Note: {note}" for note in summary["notes"])]:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line)
     seconds = summary["seconds"]
     cost = f", ${summary['cost_usd']:.4f}" if summary["cost_usd"] is not None else ""
     console.print(
         f"{seconds['total']:.0f} s in all (training {seconds['train']:.0f} s, scoring {seconds['eval']:.0f} s over all"
         f" workers){cost}; {summary['device']}, {summary['precision']}; run in {folder}/",
-        soft_wrap=True,
-        highlight=False,
     )
 
 

@@ -40,6 +40,11 @@ class Checkpoints:
 
     folder: Path
 
+    def clear_debris(self) -> None:
+        """Remove temporary files that a killed process left."""
+        for left in self.folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+
     @property
     def metrics(self) -> Path:
         return self.folder / METRICS

@@ -6,10 +6,10 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.reporters import JsonLines, Mirror
 
 POLL_SECONDS = 0.3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a job; `resumed` when it had been finished by an earlier start."""
+    """What came out of a job: scores of both its sides, and the facts that the summary tells."""
 
     job: Job
     train_scores: np.ndarray
@@ -56,24 +58,33 @@ class Shared:
     by: str
 
 
-def run_folds(shared: Shared, jobs: list[Job], cluster: Cluster, mirror: Mirror) -> list[Outcome]:
-    """Run jobs side by side, each in an actor that has read the encoder once; finished ones are not run again."""
+def run_folds(
+    shared: Shared, jobs: list[Job], cluster: Cluster, mirror: Mirror, beside: Callable[[Shared], T]
+) -> tuple[list[Outcome], T]:
+    """Run jobs side by side, each in an actor that has read data and encoder once; finished ones are not run again.
+
+    `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free.
+    """
     import ray
     from ray.util import ActorPool
 
     waiting = [job for job in jobs if Checkpoints(job.folder).load_result() is None]
-    if waiting:
-        side_by_side, resources = cluster.slots(len(waiting))
-        common = ray.put(shared)
-        worker = ray.remote(**resources)(_FoldWorker)
-        actors = [worker.remote(common) for _ in range(side_by_side)]
-        with _following(mirror):
-            for _ in ActorPool(actors).map_unordered(lambda actor, job: actor.run.remote(job), waiting):
-                pass
-        for actor in actors:
-            ray.kill(actor)
-    mirror.poll()
-    return [_finished(job) for job in jobs]
+    side_by_side, resources = cluster.slots(len(waiting) + 1)
+    common = ray.put(shared)
+    worker = ray.remote(**resources)(_FoldWorker)
+    actors = [worker.remote(common) for _ in range(side_by_side)]
+    pool = ActorPool(actors)
+    with _following(mirror):
+        for job in waiting:
+            pool.submit(lambda actor, job: actor.run.remote(job), job)
+        pool.submit(lambda actor, work: actor.call.remote(work), beside)
+        results = []
+        while pool.has_next():
+            results.append(pool.get_next_unordered())
+    for actor in actors:
+        ray.kill(actor)
+    (extra,) = [result for result in results if result is not None]
+    return [_finished(job) for job in jobs], extra
 
 
 def run_alone(shared: Shared, job: Job, cluster: Cluster, mirror: Mirror) -> Outcome:
@@ -98,7 +109,8 @@ def run_alone(shared: Shared, job: Job, cluster: Cluster, mirror: Mirror) -> Out
         with _following(mirror):
             _fit(trainer)
         shutil.rmtree(storage, ignore_errors=True)
-    mirror.poll()
+    else:
+        mirror.poll()
     return _finished(job)
 
 
@@ -110,6 +122,9 @@ class _FoldWorker:
 
     def run(self, job: Job) -> None:
         _run_job(self.shared, job)
+
+    def call(self, work: Callable[[Shared], Any]) -> Any:
+        return work(self.shared)
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:
@@ -125,6 +140,7 @@ def _run_job(shared: Shared, job: Job) -> None:
     from rainbow_ray.training.loop import FitData, fit
 
     state = Checkpoints(job.folder)
+    state.clear_debris()
     reporter = JsonLines(state.metrics)
     last = state.load("last")
     reporter.cut_back(last["progress"]["epoch"] if last else 0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from rainbow_ray.config import Config
@@ -40,7 +41,7 @@ ENOUGH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
 NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
 
 # the frozen encoder's output for a worker's last data, so that further folds and fits need not run it again
-_ENCODED: dict[tuple[str, ...], torch.Tensor] = {}
+_ENCODED: dict[tuple[str, ...], tuple[pa.Table, torch.Tensor]] = {}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class FitData:
 class Progress:
     """Where a fit stands: what a checkpoint needs beside tensors."""
 
-    epoch: int = 0  # finished epochs
+    epoch: int = 0  # the one that is running, or the last one that ran
     step: int = 0
     best_epoch: int = 0
     best_value: float | None = None
@@ -146,6 +147,7 @@ class _Run:
         steps = plan(self.data.lengths[chosen], step_size=self.length.step_size, seed=seed, epoch=epoch)
         self.model.train()
         losses, weights = [], []
+        progress.epoch += 1
         for number, step in enumerate(steps, start=1):
             loss, weight = self._train_step(chosen[step])
             losses.append(loss)
@@ -153,10 +155,9 @@ class _Run:
             progress.step += 1
             if progress.step % self.config.logging.log_every_n_steps == 0 and number < len(steps):
                 self._log("train", loss=loss, lr=self.schedule.get_last_lr()[-1])
-        progress.epoch += 1
         progress.losses.append(float(np.average(losses, weights=weights)))
         progress.seconds["train"] += time.perf_counter() - began
-        self._log("train", loss=progress.losses[-1], lr=self.schedule.get_last_lr()[-1])
+        self._log("train", loss=progress.losses[-1], lr=self.schedule.get_last_lr()[-1], examples=len(chosen))
 
     def _train_step(self, step: np.ndarray) -> tuple[float, float]:
         """One step over all its micro-batches: its loss (weighted mean) and the sum of its weights."""
@@ -322,13 +323,14 @@ class _Run:
         if not can_share(self.model, len(self.data.examples)):
             return None
         options = self.config.model.text_encoder.model_dump_json()
-        key = (self.data.encoder, options, self.precision.name, self.device.type, self.data.examples.hash())
-        if key not in _ENCODED:
+        key = (self.data.encoder, options, self.precision.name, self.device.type)
+        rows, encoded = _ENCODED.get(key, (None, None))
+        if encoded is None or rows is not self.data.examples.table:
             _ENCODED.clear()  # a warm worker keeps those of its last data
             with self.precision.autocast(self.device):
                 everything = self._parts(np.arange(len(self.data.examples)))
-                _ENCODED[key] = encode_all(self.model, everything, len(self.data.examples))
-        encoded = _ENCODED[key]
+                encoded = encode_all(self.model, everything, len(self.data.examples))
+            _ENCODED[key] = (self.data.examples.table, encoded)
         words = text.pad(self.data.examples.ragged(text.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from rainbow_ray.config import Config
 
 Record = dict[str, Any]
+Place = tuple[Any, ...]
 
 
 class Reporter(Protocol):
@@ -52,6 +53,11 @@ def read_lines(path: Path) -> list[Record]:
     return records
 
 
+def place(record: Record) -> Place:
+    """What is unique in a run's records."""
+    return record["fold"], record["epoch"], record["step"], record["split"]
+
+
 class Mirror:
     """Follows the files of several fits and hands new records on, in the driver."""
 
@@ -77,9 +83,10 @@ class Mirror:
 class Wandb:
     """Mirror to Weights & Biases: one W&B run a run of ours, under an id of our own, so that resuming continues it."""
 
-    def __init__(self, config: Config, name: str, folder: Path) -> None:
+    def __init__(self, config: Config, name: str, folder: Path, sent: Collection[Place]) -> None:
         import wandb
 
+        self.sent = sent  # by an earlier start of the same run
         keyless = not os.environ.get("WANDB_API_KEY") and not _netrc_knows_wandb()
         options = config.logging.wandb
         self.run = wandb.init(
@@ -96,6 +103,8 @@ class Wandb:
         )
 
     def __call__(self, record: Record) -> None:
+        if place(record) in self.sent:
+            return
         prefix = _prefix(record)
         values = {f"{prefix}/{k}": v for k, v in _numbers(record).items()}
         self.run.log({**values, f"{prefix}/epoch": record["epoch"], f"{prefix}/step": record["step"]})
@@ -108,12 +117,15 @@ class Wandb:
 class TensorBoard:
     """Mirror to TensorBoard event files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sent: Collection[Place]) -> None:
         from tensorboardX import SummaryWriter
 
+        self.sent = sent  # by an earlier start of the same run
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __call__(self, record: Record) -> None:
+        if place(record) in self.sent:
+            return
         for name, value in _numbers(record).items():
             self.writer.add_scalar(f"{_prefix(record)}/{name}", value, record["step"])
 

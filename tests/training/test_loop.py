@@ -238,3 +238,17 @@ def test_a_torn_or_foreign_checkpoint_is_not_taken(tmp_path):
     path.write_bytes(b"")
     assert state.load("last") is None
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    data = data_of(plan)
+    _, first = fit_fold(plan, data, tmp_path / "a")
+    order = np.arange(len(data.examples))[::-1].copy()
+    turned = data.examples.take(order)
+    train, val = data.split.sides(0)
+    back = np.argsort(order)
+    state = Checkpoints(tmp_path / "b")
+    parts = loop.FitData(turned, back[train], back[val], plan.problem, plan.encoder, 0)
+    second = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
+    np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)

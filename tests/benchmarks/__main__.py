@@ -1,0 +1,13 @@
+"""All benchmarks, one after the other, each printing JSON: `python -m tests.benchmarks`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NAMES = ("startup", "epoch_speed", "step_overhead", "coverage_of_intervals", "recipe")
+
+if __name__ == "__main__":
+    for name in NAMES:
+        print(f"# {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True)

@@ -1,0 +1,54 @@
+"""How often the 95% intervals hold the truth, for a fixed predictor of known quality.
+
+Songs are drawn from a population in which the truth of each metric is known (by a very large draw); the interval is
+computed from as many songs as a person has. `python -m tests.benchmarks.coverage_of_intervals` prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+
+from rainbow_ray.problems.binary import Binary
+from rainbow_ray.results.evaluate import intervals
+
+SHOWN = ("accuracy", "macro_f1", "average_precision_rarer", "roc_auc", "mcc", "log_loss")
+POPULATION = 400_000
+
+
+def draw(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, 45% positive, and scores whose log-odds are shifted by `signal` towards the truth."""
+    truth = (rng.random(n) < 0.45).astype(np.float32)
+    log_odds = rng.normal(size=n) * 1.2 + signal * (truth - 0.45)
+    return truth, (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--songs", type=int, nargs="+", default=[43, 84, 300])
+    parser.add_argument("--repeats", type=int, default=300)
+    options = parser.parse_args()
+    problem = Binary()
+    for signal in (0.0, 2.5):
+        population = draw(np.random.default_rng(1), POPULATION, signal)
+        truth = {name: problem.metric(name, *population) for name in SHOWN}
+        for songs in options.songs:
+            rng = np.random.default_rng(2)
+            held = dict.fromkeys(SHOWN, 0)
+            for repeat in range(options.repeats):
+                targets, scores = draw(rng, songs, signal)
+                found = intervals(problem, targets, scores, np.arange(songs), seed=repeat)
+                for name in SHOWN:
+                    pair = found[name]
+                    held[name] += pair is not None and pair[0] <= truth[name] <= pair[1]
+            shares = {name: round(count / options.repeats, 3) for name, count in held.items()}
+            print(
+                json.dumps({"signal": signal, "songs": songs, "repeats": options.repeats, "coverage": shares}),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One epoch with all layers of the embedded encoder trained, three ways on the same songs, in turns:
+
+- naive: a row a stem, padded to 512 tokens, batch 32, fp32 (a few of its steps, the epoch extrapolated);
+- Hugging Face Trainer: a row a song, grouped by length, at its better precision of fp32 and bf16 and its best batch;
+- this package's loop.
+
+`python -m tests.benchmarks.epoch_speed [--manifest P] [--rounds 3]` prints JSON with medians and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from rainbow_ray.modalities import text
+from rainbow_ray.training import loop
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.reporters import JsonLines
+from tests.in_process import data_of, plan_of
+
+NAIVE_STEPS = 2
+ALL_LAYERS = {
+    "model__text_encoder__layer": "last",
+    "model__text_encoder__freeze_layers": 0,
+    "training__min_steps": 0,
+    "training__epochs": 1,
+}
+BATCHES = (4, 8, 16, 32)
+
+
+def naive_epoch(rows: list[str]) -> float:
+    """Seconds an epoch over all stems would take, from a few of its steps."""
+    from transformers import AutoModelForSequenceClassification
+
+    source = text.source_of("embedded")
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    tokenizer = text.load_tokenizer("embedded")
+    began = 0.0
+    for step in range(NAIVE_STEPS + 1):
+        if step == 1:
+            began = time.perf_counter()  # the first one warms up
+        batch = tokenizer(rows[:32], padding="max_length", max_length=512, truncation=True, return_tensors="pt")
+        logits = model(**batch).logits.squeeze(-1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.ones(32))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return (time.perf_counter() - began) / NAIVE_STEPS * len(rows) / 32
+
+
+def trainer_epoch(texts: list[str], targets: np.ndarray, batch_size: int, bf16: bool) -> float:
+    """Seconds of one epoch of Hugging Face Trainer, without its start-up."""
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+
+    tokenizer = text.load_tokenizer("embedded")
+    rows = [
+        {**tokenizer(sentence, truncation=True, max_length=512), "label": float(target)}
+        for sentence, target in zip(texts, targets, strict=True)
+    ]
+    model = AutoModelForSequenceClassification.from_pretrained(
+        text.source_of("embedded"), num_labels=1, problem_type="regression", dtype=torch.float32
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, num_train_epochs=1, per_device_train_batch_size=batch_size, bf16=bf16,
+            train_sampling_strategy="group_by_length", report_to=[], save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, use_cpu=True, dataloader_num_workers=0,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer))
+        return float(trainer.train().metrics["train_runtime"])
+
+
+def our_epoch(plan: Any, data: Any) -> float:
+    """Seconds of one epoch of the loop, without its start-up."""
+    everything = np.arange(len(data.examples))
+    with tempfile.TemporaryDirectory() as folder:
+        state = Checkpoints(Path(folder))
+        nothing = np.array([], dtype=np.int64)
+        parts = loop.FitData(data.examples, everything, nothing, plan.problem, plan.encoder, None, epochs=1)
+        fitted = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
+    return float(fitted.facts["seconds"]["train"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    plan = plan_of(options.manifest, **ALL_LAYERS)
+    data = data_of(plan)
+    texts, targets = list(data.examples.texts), data.examples.targets
+    stems = [str(row) for row in pq.read_table(options.manifest, columns=["concept"])["concept"].to_pylist()]
+    trials = {(size, bf16): trainer_epoch(texts, targets, size, bf16) for size in BATCHES for bf16 in (False, True)}
+    best = min(trials, key=lambda key: trials[key])
+    rounds = []
+    for _ in range(options.rounds):
+        times = {"naive": naive_epoch(stems), "trainer": trainer_epoch(texts, targets, *best)}
+        rounds.append({**times, "ours": our_epoch(plan, data)})
+    medians = {name: round(statistics.median(r[name] for r in rounds), 3) for name in rounds[0]}
+    print(
+        json.dumps(
+            {
+                "songs": len(texts),
+                "stems": len(stems),
+                "threads": torch.get_num_threads(),
+                "cpus": os.cpu_count(),
+                "trainer_best": {"batch": best[0], "bf16": best[1]},
+                "trainer_trials": {
+                    f"{size}{' bf16' if bf16 else ''}": round(s, 3) for (size, bf16), s in trials.items()
+                },
+                "seconds": medians,
+                "naive_over_ours": round(statistics.median(r["naive"] / r["ours"] for r in rounds), 1),
+                "trainer_over_ours": round(statistics.median(r["trainer"] / r["ours"] for r in rounds), 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What the loop costs above a hand-written one: the same model and batches, in turns, at least a minute of each.
+
+The hand-written loop is given its batches already padded, and does nothing but forward, loss, backward, clip and step.
+`python -m tests.benchmarks.step_overhead [--manifest P] [--seconds 60]` prints JSON with the median ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rainbow_ray.data.stream import make_batch
+from rainbow_ray.training import loop
+from rainbow_ray.training.batches import divide, plan
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.reporters import JsonLines
+from tests.in_process import data_of, plan_of
+
+KEYS = {
+    "model__text_encoder__layer": "last",
+    "model__text_encoder__freeze_layers": 0,
+    "training__min_steps": 0,
+    "training__epochs": 10_000,
+    "training__batch_size": 8,
+    "training__schedule": "constant",
+    "training__learning_rate": 1e-6,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    made = plan_of(options.manifest, **KEYS)
+    data = data_of(made)
+    everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        state = Checkpoints(Path(folder))
+        parts = loop.FitData(data.examples, everything, nothing, made.problem, made.encoder, None)
+        run = loop._Run(made.config, parts, JsonLines(state.metrics), state)
+        ours, theirs, ratios = 0.0, 0.0, []
+        while min(ours, theirs) < options.seconds:
+            prepared = _prepared(run)
+            began = time.perf_counter()
+            _by_hand(run, prepared)
+            hand = time.perf_counter() - began
+            began = time.perf_counter()
+            run.train_epoch()
+            loops = time.perf_counter() - began
+            ratios.append(loops / hand)
+            ours, theirs = ours + loops, theirs + hand
+    result = {"seconds_of_ours": round(ours, 1), "seconds_by_hand": round(theirs, 1), "epochs_of_each": len(ratios)}
+    print(json.dumps({**result, "ours_over_hand_median": round(statistics.median(ratios), 4)}))
+
+
+def _prepared(run: loop._Run) -> list[list]:
+    """The next epoch's steps, each a list of padded micro-batches."""
+    lengths = run.data.lengths
+    steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
+    limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": loop.ENOUGH_TOKENS["cpu"]}
+    return [[make_batch(run.data.examples, p, run.collates) for p in divide(step, lengths, **limits)] for step in steps]
+
+
+def _by_hand(run: loop._Run, steps: list[list]) -> None:
+    model, optimizer = run.model, run.optimizer
+    weight = torch.tensor(run.problem.pos_weight)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    for step in steps:
+        examples = sum(len(batch.targets) for batch in step)
+        for batch in step:
+            logits = model(batch).squeeze(-1)
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, batch.targets, pos_weight=weight, reduction="sum"
+            )
+            (losses / examples).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    main()

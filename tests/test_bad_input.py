@@ -1,0 +1,183 @@
+"""Everything that a person can get wrong: exit code 2, all of it at once, in words, with nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rainbow_ray import train
+from rainbow_ray.cli import run
+from rainbow_ray.errors import InputError
+from tests.conftest import song_rows
+from tests.in_process import data_of, plan_of
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run the door in this process, in an empty folder; returns its exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        code = run(train.main)
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def refused(command, *arguments: str) -> str:
+    before = sorted(Path().rglob("*"))
+    code, said = command(*arguments)
+    assert code == 2, said
+    assert said
+    assert all(line.startswith("error: ") for line in said.splitlines())
+    assert sorted(Path().rglob("*")) == before
+    return said
+
+
+def test_a_manifest_that_was_named_must_be_there(command, monkeypatch):
+    assert "no such file" in refused(command, "--manifest", "none.parquet")
+    monkeypatch.setenv("RAINBOW_MANIFEST", "gone.parquet")
+    assert "gone.parquet" in refused(command)
+    monkeypatch.delenv("RAINBOW_MANIFEST")
+    Path("c.yml").write_text("data: {manifest_path: lost.parquet}\n")
+    assert "lost.parquet" in refused(command, "--config", "c.yml")
+
+
+def test_everything_wrong_is_said_at_once(command):
+    said = refused(
+        command, "--manifest", "none.parquet", "--encoder", "no/such", "--metric", "macro_f2",
+        "--modalities", "text,sound",
+        "training.loss=focl", "training.schedule=liner", "training.sampling=over", "training.device=gpu",
+        "model.text_encoder.pooling=men", "model.classifier.activation=rel", "logging.metrics=[f2]",
+        "--split-file", "none.json", "data.val_split=0.5",
+    )  # fmt: skip
+    for word in (
+        "none.parquet", "no/such", "did you mean macro_f1", "--modalities", "did you mean focal", "did you mean linear",
+        "oversample", "cuda", "did you mean mean", "did you mean relu", "logging.metrics", "none.json", "more than 1",
+    ):  # fmt: skip
+        assert word in said
+
+
+def test_depths_beyond_the_encoder(command, songs_file):
+    arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
+    said = refused(command, *arguments, "model.text_encoder.layer=7", "model.text_encoder.freeze_layers=9")
+    assert "model.text_encoder.layer: 7 is beyond the encoder, which has 6 layers" in said
+    assert "model.text_encoder.freeze_layers: 9" in said
+
+
+def test_unknown_phases_keys_and_types(command):
+    assert "--phase 7" in refused(command, "--phase", "7")
+    assert "did you mean training.epochs" in refused(command, "training.epoch=3")
+    assert "training.epochs" in refused(command, "training.epochs=many")
+
+
+def test_a_hub_out_of_reach_names_the_ways_out(command, songs_file):
+    said = refused(command, "--manifest", str(songs_file))
+    assert "microsoft/deberta-v3-base" in said
+    assert "--encoder embedded" in said
+    assert "local folder" in said
+
+
+def test_embedded_weights_that_were_changed(command, songs_file, monkeypatch):
+    from rainbow_ray.modalities import text
+
+    monkeypatch.setitem(text.EMBEDDED_FILES, "config.json", "0" * 64)
+    text.source_of.cache_clear()
+    said = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
+    text.source_of.cache_clear()
+    assert "config.json is not the file it should be" in said
+
+
+def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_file, tmp_path):
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
+    said = refused(command, *arguments, "--name", "taken")
+    assert "exists" in said
+    assert "--resume" in said
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(command, *arguments, "--output-dir", "file/runs")
+    assert "--name" in refused(command, *arguments, "--name", "../outside")
+
+
+def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_path):
+    from rainbow_ray.config import Config, dump
+
+    arguments = ("--manifest", str(songs_file), "--encoder", "embedded", "--resume")
+    assert "no unfinished run" in refused(command, *arguments)
+    assert "there is no run" in refused(command, *arguments, "--name", "none")
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "config.yaml").write_text(dump(Config()))
+    said = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    assert "training.epochs was 20, now 3" in said
+    (tmp_path / "runs" / "other" / "config.yaml").write_text("- 1\n")
+    assert "another config" in refused(command, *arguments, "--name", "other")
+
+
+def test_a_password_in_an_address_is_refused(command):
+    said = refused(command, "--manifest", "https://someone:secret@example.org/songs.parquet")
+    assert "secret" not in said
+
+
+BAD_DATA = {
+    "all null": ({"has_rebracketing_markers": pa.nulls(48)}, "is null in all 48 rows"),
+    "one class": ({"has_rebracketing_markers": [True] * 48}, "one class only"),
+    "not boolean": (
+        {"has_rebracketing_markers": ["spatial", "spatial", "causal", "causal"] * 12},
+        "not boolean: 'causal', 'spatial'",
+    ),
+    "nothing left": ({"concept": ["short"] * 48}, "48 rows: text under 50 characters"),
+    "few songs": (
+        {"id": ["a", "b"] * 24, "has_rebracketing_markers": [True, False] * 24},
+        "2 songs are left of 48",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_data_that_cannot_be_trained_on(write_table, kind):
+    replaced, word = BAD_DATA[kind]
+    plan = plan_of(write_table({**song_rows(), **replaced}))
+    with pytest.raises(InputError, match=word):
+        data_of(plan)
+
+
+def test_keys_without_effect_are_warned_of(songs_file):
+    plan = plan_of(
+        songs_file, training__num_workers=4, training__focal_gamma=1.0, model__text_encoder__hidden_size=768,
+        model__lexical__enabled=False, model__lexical__width=9, training__save_best_only=False,
+    )  # fmt: skip
+    said = "\n".join(plan.warnings)
+    for key in ("num_workers", "focal_gamma", "hidden_size", "lexical.width", "save_best_only"):
+        assert key in said
+    assert plan_of(songs_file).warnings == []
+    assert any("val_split" in warning for warning in data_of(plan_of(songs_file, data__val_split=0.1)).warnings)
+
+
+def test_a_row_split_warns_of_its_leak(songs_file):
+    (warning,) = [w for w in data_of(plan_of(songs_file, data__split_by="row")).warnings if "LEAK" in w]
+    assert "texts on both sides" in warning
+
+
+@pytest.mark.slow
+def test_help_is_fast_and_the_config_is_printed(tmp_path):
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": ""}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rainbow_ray.train", "--help"],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert "--phase" in done.stdout
+    for heavy in ("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn"):
+        assert f" {heavy}\n" not in done.stderr
+    printed = subprocess.run(
+        [sys.executable, "-m", "rainbow_ray.train", "--print-config", "training.epochs=3"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert "epochs: 3" in printed.stdout
+    assert json.dumps(True) in printed.stdout

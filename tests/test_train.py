@@ -1,0 +1,218 @@
+"""The real command on a real Ray: what it leaves behind, what it says, and how it is gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import rainbow_ray
+from tests.test_config import OLDER
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8"]
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "rainbow_ray.train", *arguments], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def call(folder: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
+    process = start(folder, *arguments, **environment)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == expect, f"{out}\n{err}"
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One quick run on the demo songs with all mirrors on."""
+    folder = tmp_path_factory.mktemp("demo")
+    mirrors = ["--wandb", "logging.tensorboard=true", "--usd-per-hour", "0.36"]
+    said = call(folder, "--phase", "1", "--name", "d", *QUICK, *mirrors)
+    return folder / "runs" / "d", said
+
+
+def test_a_run_holds_everything(demo):
+    run, _ = demo
+    for name in ("config.yaml", "env.json", "data.json", "split.json", "metrics.jsonl", "predictions.parquet"):
+        assert (run / name).stat().st_size > 0, name
+    summary = json.loads((run / "summary.json").read_text())
+    wanted = [
+        "phase", "problem", "target", "metric", "selected_on", "best", "ci95", "baselines", "verdict",
+        "counts", "seconds",
+        "tokens_per_second", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "demo",
+    ]  # fmt: skip
+    assert set(wanted) <= set(summary)
+    assert summary["demo"] is True
+    assert summary["counts"]["songs"] == 160
+    assert set(summary["counts"]["dropped"]) == {
+        "no text", "text under 50 characters", "no label", "further rows of a song",
+    }  # fmt: skip
+    assert len(summary["baselines"]) == 5
+    low, high = summary["ci95"]["macro_f1"]
+    assert low <= summary["best"]["macro_f1"] <= high
+    assert summary["cost_usd"] == pytest.approx(0.36 * summary["seconds"]["total"] / 3600, abs=1e-4)
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
+
+
+def test_predictions_are_unique_and_make_the_summary(demo):
+    run, _ = demo
+    frame = pd.read_parquet(run / "predictions.parquet")
+    assert not frame.duplicated(["example_id", "fold", "split"]).any()
+    held = frame[frame["split"] == "val"]
+    assert len(held) == 160
+    assert held["song"].is_unique
+    assert frame["score"].dtype == np.float32
+    split = json.loads((run / "split.json").read_text())["fold"]
+    assert all(split[row.example_id] == row.fold for row in held.itertuples())
+    summary = json.loads((run / "summary.json").read_text())
+    accuracy = ((held["score"] > 0.5) == (held["target"] > 0.5)).mean()
+    assert summary["best"]["accuracy"] == pytest.approx(accuracy)
+    refit = frame[frame["fold"].isna()]
+    assert len(refit) == 160
+    loaded = rainbow_ray.load(run)
+    demo_songs = pd.read_parquet(json.loads((run / "summary.json").read_text())["manifest"])
+    songs = demo_songs.drop_duplicates("id").set_index("id").loc[refit["example_id"]]
+    np.testing.assert_allclose(loaded.predict(songs)["score"], refit["score"], atol=1e-5)
+
+
+def test_it_says_what_it_did(demo):
+    run, said = demo
+    assert said.startswith("Training on the built-in demo songs")
+    for word in (
+        "left out: 2 rows: no text",
+        "fold 5  epoch 2/2",
+        "refit",
+        "95% interval",
+        "best baseline",
+        "$",
+        str(run),
+    ):
+        assert word in said, word
+    assert "Traceback" not in said
+
+
+def test_metrics_and_their_mirrors(demo):
+    run, _ = demo
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(places) == len(set(places))
+    assert {r["fold"] for r in records} == {0, 1, 2, 3, 4, None}
+    assert list((run / "tensorboard").glob("events.*"))
+    assert list((run / "wandb").glob("offline-run-*"))
+
+
+def test_a_finished_run_is_not_touched(demo):
+    run, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    folder = run.parents[1]
+    assert "exists" in call(folder, "--phase", "1", "--name", "d", *QUICK, expect=2)
+    mirrors = ["--wandb", "logging.tensorboard=true"]
+    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *QUICK, *mirrors, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_one_split_trains_in_a_torch_trainer_and_its_file_is_reused(tmp_path, songs_file, tiny_encoder):
+    arguments = ["--manifest", str(songs_file), "--encoder", str(tiny_encoder("deberta-v2")), *QUICK]
+    said = call(tmp_path, *arguments, "--folds", "1", "--name", "one")
+    assert "one split" in said
+    assert "measured with the embedded encoder only" in said
+    run = tmp_path / "runs" / "one"
+    frame = pd.read_parquet(run / "predictions.parquet")
+    assert set(frame["fold"]) == {0}
+    assert set(frame["split"]) == {"train", "val"}
+    split = json.loads((run / "split.json").read_text())
+    call(tmp_path, *arguments, "--split-file", str(run / "split.json"), "--name", "two", "reproducibility.seed=7")
+    assert json.loads((tmp_path / "runs" / "two" / "split.json").read_text())["fold"] == split["fold"]
+
+
+def test_albums_are_held_out_and_a_dry_run_writes_nothing(tmp_path, songs_file):
+    arguments = ["--manifest", str(songs_file), "--encoder", "embedded", "--split-by", "album", "--dry-run"]
+    said = call(tmp_path, *arguments)
+    assert "3 folds by album" in said
+    assert "only 3 groups" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_data_ends_with_2_after_ray_has_read_it(tmp_path, write_table):
+    from tests.conftest import song_rows
+
+    path = write_table({**song_rows(), "has_rebracketing_markers": [True] * 48})
+    said = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--dry-run", expect=2)
+    assert "one class only" in said
+    assert "Traceback" not in said
+
+
+def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_songs(tmp_path, songs_file):
+    arguments = [
+        "--manifest",
+        str(songs_file),
+        "--encoder",
+        "embedded",
+        "training.head_learning_rate=1e38",
+        "training.warmup_ratio=0",
+        *QUICK,
+    ]
+    for folds in ("1", "2"):  # from a TorchTrainer's worker, and from a fold's actor
+        said = call(tmp_path, *arguments, "--folds", folds, expect=1)
+        assert "in a batch of the songs 0" in said
+        assert "Traceback" not in said
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path, songs_file):
+    arguments = ["--manifest", str(songs_file), "--encoder", "embedded", *QUICK, "--folds", "3", "--name", "k"]
+    process = start(tmp_path, *arguments)
+    run = tmp_path / "runs" / "k"
+    deadline = time.monotonic() + 200
+    while not list(run.glob("checkpoints/fold-*/result.npz")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in run.glob("checkpoints/fold-*/result.npz")}
+    assert not (run / "summary.json").exists()
+    time.sleep(3)  # Ray's processes notice that their driver is gone
+    call(tmp_path, *arguments[:-2], "--resume")
+    assert (run / "summary.json").exists()
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(places) == len(set(places)) == 3 * 2 * 2 + 2
+
+
+def test_the_older_file_runs_and_beats_the_majority(tmp_path):
+    (tmp_path / "older.yml").write_text(OLDER)
+    said = call(tmp_path, "--config", "older.yml", expect=2)
+    assert "data/base_manifest_db.parquet" in said
+    said = call(
+        tmp_path, "--config", "older.yml", "--manifest", "demo", "--encoder", "embedded", "--name", "o", "--folds", "2"
+    )
+    for key in ("num_workers", "hidden_size", "cuda is not available"):
+        assert key in said
+    summary = json.loads((tmp_path / "output" / "o" / "summary.json").read_text())
+    assert summary["best"]["macro_f1"] > summary["baselines"]["majority"]["macro_f1"] + 0.1
+    assert summary["best"]["accuracy"] > summary["baselines"]["majority"]["accuracy"]
+    assert summary["selected_on"] == "inner split"
+
+
+def test_the_real_songs_with_folds(tmp_path, real_manifest):
+    call(tmp_path, "--manifest", str(real_manifest), "--encoder", "embedded", "--name", "r")
+    summary = json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())
+    assert summary["counts"]["songs"] == 43
+    assert summary["best"]["macro_f1"] > summary["baselines"]["frozen + linear"]["macro_f1"]
