@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rainbow_ray.config import DEFAULT_MANIFEST, Config, Resolved
-from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, one_row_an_example, profile
+from rainbow_ray.config import DEFAULT_ENCODER, DEFAULT_MANIFEST, Config, DataConfig, Resolved, TextEncoderConfig
+from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, count, good_labels, one_row_an_example, profile
 from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.split import Split, make_split, read_split_file
 from rainbow_ray.data.stream import read_rows
@@ -69,8 +70,8 @@ def make_plan(resolved: Resolved) -> Plan:
     phase = get_phase(config.phase)
     problem = make_problem(phase.problem)
     location, demo = choose_manifest(resolved)
-    if demo and "model.text_encoder.model_name" not in resolved.user_keys:
-        config.model.text_encoder.model_name = "embedded"
+    if config.model.text_encoder.model_name is None:
+        config.model.text_encoder.model_name = "embedded" if demo else DEFAULT_ENCODER
     problems = [*_check_names(config, problem), *_check_phase(config)]
     target = config.data.target_column or phase.target
 
@@ -104,21 +105,22 @@ def read_data(plan: Plan) -> Data:
     rows = read_rows(
         plan.manifest, plan.columns, functools.partial(text.prepare, encoder=plan.encoder, limit=plan.max_tokens)
     )
-    by_row = config.data.split_by == "row"
-    table, dropped = one_row_an_example(rows, by_row=by_row)
-    songs = len(set(table["song"].to_pylist()))
-    if len(rows) and len(table) == 0 and set(dropped) == {LABEL_MISSING}:
+    good = good_labels(rows)
+    if len(good) == 0 and count(rows["dropped"].to_pylist()).keys() == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
+    parsed = plan.problem.parse(good, plan.target)
+    table, targets, dropped = one_row_an_example(rows, parsed, by_row=config.data.split_by == "row")
+    songs = len(set(table["song"].to_pylist()))
     if songs < MIN_SONGS:
         left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
         raise InputError(
             f"manifest {plan.manifest.location}: {songs} songs are left of {len(rows)} rows, and training needs"
             f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
         )
-    targets = plan.problem.parse(table["label"], plan.target)
-    examples = Examples(table.drop_columns(["label"]), targets, np.ones(len(targets), dtype=np.float32))
+    plan.problem.check_targets(targets, plan.target)
+    examples = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
         examples,
@@ -130,7 +132,7 @@ def read_data(plan: Plan) -> Data:
         known=plan.known_split,
     )
     described = _describe(plan, examples, split, profile(examples, len(rows), dropped))
-    return Data(examples, split, described, _data_warnings(plan, split, folds, described))
+    return Data(examples, split, described, _data_warnings(plan, split, folds, described, examples))
 
 
 def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +144,9 @@ def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str,
     return {**described, "labels": labels, **tokens, "shared_texts_across_folds": split.shared_texts}
 
 
-def _data_warnings(plan: Plan, split: Split, folds: int, described: dict[str, Any]) -> list[str]:
+def _data_warnings(
+    plan: Plan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
+) -> list[str]:
     warnings = []
     dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
     data = plan.config.data
@@ -157,23 +161,29 @@ def _data_warnings(plan: Plan, split: Split, folds: int, described: dict[str, An
         warnings.append(
             f"{cut} of {examples} texts are cut at {plan.max_tokens} tokens (model.text_encoder.max_length)"
         )
-    if split.folds > 1 and (data.model_fields_set & {"train_split", "val_split"}):
+    if split.by != "row" and split.shared_texts:
+        warnings.append(f"LEAK: {split.shared_texts} texts stand on both sides of a fold of {data.split_file}")
+    if split.by != "row" and split.cut_groups:
+        warnings.append(f"{split.cut_groups} groups (songs that belong together) are cut by {data.split_file}")
+    if plan.known_split is not None and plan.known_split.get("data_hash") != described["data_hash"]:
+        known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
+        warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"
+                        f" {examples - known} are new")  # fmt: skip
+    if split.folds > 1 and (data.train_split, data.val_split) != (DataConfig().train_split, DataConfig().val_split):
         warnings.append(f"data.train_split and data.val_split have no effect with {split.folds} folds (--folds 1)")
+    elif data.train_split + data.val_split < 1 - 1e-9:
+        warnings.append("data.train_split has no effect: all songs that are not scored are trained on")
     return warnings
 
 
 def _demo_songs() -> str:
     from rainbow_ray.data.demo import write_demo
 
-    folder = Path(tempfile.gettempdir()) / f"rainbow_ray-demo-{_user()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return str(write_demo(folder))
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray"
+    try:
+        return str(write_demo(cache))
+    except OSError:  # a home that cannot be written
+        return str(write_demo(Path(tempfile.mkdtemp(prefix="rainbow_ray-"))))
 
 
 def _check_names(config: Config, problem: Problem) -> list[str]:
@@ -209,18 +219,19 @@ def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
     from rainbow_ray.modalities import text
 
     options = config.model.text_encoder
-    body_config = text.load_config(options.model_name)
-    problems = text.check_depths(options, body_config.num_hidden_layers)
+    name = str(options.model_name)
+    body_config = text.load_config(name)
+    problems = text.check_encoder(name, options, body_config)
     if problems:
         raise InputError(problems)
     warnings = []
     if options.hidden_size not in (None, body_config.hidden_size):
         warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
                         f" {body_config.hidden_size}")  # fmt: skip
-    limit = text.token_limit(options.model_name, options, body_config)
-    if limit < options.max_length and "max_length" in options.model_fields_set:
+    limit = text.token_limit(name, options, body_config)
+    if limit < options.max_length != TextEncoderConfig().max_length:
         warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
-    return options.model_name, limit, warnings
+    return name, limit, warnings
 
 
 def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
@@ -243,4 +254,6 @@ def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
     if config.data.split_file is not None:
         for name in ("train_split", "val_split", "random_seed"):
             idle[f"data.{name}"] = "the split file decides"
-    return [f"{key} has no effect: {why}" for key, why in idle.items() if key in resolved.user_keys]
+    default = Config()
+    changed = [key for key in idle if key in resolved.user_keys and config.at(key) != default.at(key)]
+    return [f"{key} has no effect: {idle[key]}" for key in changed]

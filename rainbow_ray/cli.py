@@ -27,6 +27,11 @@ KEY_FLAGS: dict[str, tuple[str, str, str]] = {
     "--usd-per-hour": ("logging.usd_per_hour", "X", "price of the machine: the cost is then told"),
 }
 
+PLAIN_TEXT = {
+    "data.manifest_path", "data.split_by", "data.split_file", "model.text_encoder.model_name", "training.metric",
+    "logging.output_dir",
+}  # fmt: skip
+
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -58,12 +63,7 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
         value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
         if value is not None:
             # names and paths stay text, also those that YAML would read as a number or a date
-            plain = key in (
-                "data.manifest_path",
-                "model.text_encoder.model_name",
-                "data.split_file",
-                "logging.output_dir",
-            )
+            plain = key in PLAIN_TEXT
             overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
     if arguments.wandb:
         overrides.append(("logging.wandb.enabled", True))
@@ -73,6 +73,9 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
             problems.append(f"command line: {item!r} is not of the form section.key=value")
         else:
             overrides.append((key, parse_value(value)))
+    keys = [key for key, _ in overrides]
+    twice = [key for key, value in overrides if keys.count(key) > 1 and dict(overrides)[key] != value]
+    problems += [f"command line: {key} is given twice, with different values" for key in dict.fromkeys(twice)]
     resolved = None
     try:
         resolved = resolve(arguments.config, environment_variables(), overrides)

@@ -1,7 +1,7 @@
 """The typed config: a YAML file < environment variables < the command line.
 
 Fields say what a key means (`--print-config` prints that as comments). Names of poolings, losses, encoders and
-metrics are checked where they are used, by `checks.py`, so that this file needs no heavy import.
+metrics are checked by their owners, so that this file needs no heavy import.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rainbow_ray.errors import InputError, nearest
 
+DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
 
@@ -25,7 +26,10 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+# strict: YAML's `true` is not the number 1
+Count = Annotated[int, Field(strict=True, ge=0)]
+Whole = Annotated[int, Field(strict=True, gt=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 # `strict` keeps 2 an int and 0.33 a float: one counts layers, the other is a share of them
 Depth = Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(strict=True, ge=0.0, le=1.0)] | str
 
@@ -45,18 +49,20 @@ class DataConfig(Section):
     target_type: Literal["binary"] | None = Field(None, description="null: the phase's own problem")
     train_split: OpenFraction = Field(0.8, description="with folds 1: share of songs trained on")
     val_split: OpenFraction = Field(0.2, description="with folds 1: share of songs scored")
-    folds: PositiveInt | None = Field(None, description="null: 5 below 500 songs, otherwise 1")
+    folds: Whole | None = Field(None, description="null: 5 below 500 songs, otherwise 1")
     split_by: str = Field("id", description="id (song and equal text), a column to hold out whole, or row (leaks)")
     split_file: str | None = Field(None, description="a split.json: songs that it knows keep their place")
-    random_seed: int | None = Field(None, description="of the split; null: reproducibility.seed")
+    random_seed: Seed | None = Field(None, description="of the split; null: reproducibility.seed")
     require_concept: bool = Field(True, description="drop rows without text")
     min_concept_length: Count = Field(50, description="characters")
 
 
 class TextEncoderConfig(Section):
-    model_name: str = Field("microsoft/deberta-v3-base", description="hub name, local folder, or `embedded`")
-    hidden_size: PositiveInt | None = Field(None, description="known from the encoder; kept for older files")
-    max_length: PositiveInt = Field(512, description="tokens; longer texts are cut")
+    model_name: str | None = Field(
+        None, description=f"hub name, local folder, or `embedded`; null: {DEFAULT_ENCODER}, on the demo songs embedded"
+    )
+    hidden_size: Whole | None = Field(None, description="known from the encoder; kept for older files")
+    max_length: Whole = Field(512, description="tokens; longer texts are cut")
     layer: Depth = Field(0.34, description="which layer is read: last, a number, a fraction, or mix (learned)")
     freeze_layers: Depth = Field("all", description="how many of the first layers are frozen: number, fraction, all")
     freeze_embeddings: bool | None = Field(None, description="null: frozen whenever a layer is")
@@ -65,12 +71,12 @@ class TextEncoderConfig(Section):
 
 class LexicalConfig(Section):
     enabled: bool = Field(True, description="which words are present, read beside the encoder")
-    width: PositiveInt = Field(256, description="features that the words are projected to")
+    width: Whole = Field(256, description="features that the words are projected to")
     weighting: str = Field("ratio", description="ratio (log-count ratio of the classes) or presence")
 
 
 class ClassifierConfig(Section):
-    hidden_dims: list[PositiveInt] = Field([], description="hidden layers of the head; [] is a linear head")
+    hidden_dims: list[Whole] = Field([], description="hidden layers of the head; [] is a linear head")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     activation: str = Field("relu", description="relu, gelu, tanh")
     standardise: bool = Field(True, description="centre and scale the head's inputs by the training side's statistics")
@@ -84,17 +90,17 @@ class ModelConfig(Section):
 
 class EarlyStoppingConfig(Section):
     enabled: bool = Field(False, description="on an inner split of the training side, never on the scored songs")
-    patience: PositiveInt = Field(10, description="epochs")
+    patience: Whole = Field(10, description="epochs")
     min_delta: NotNegative = 0.001
     inner_split: OpenFraction = Field(0.15, description="share of the training songs kept for it")
 
 
 class TrainingConfig(Section):
-    epochs: PositiveInt = 20
+    epochs: Whole = 20
     min_steps: Count = Field(300, description="with fewer, batches shrink (not below 8), then epochs grow; 0: never")
-    batch_size: PositiveInt = Field(32, description="examples of a micro-batch")
-    batch_tokens: PositiveInt | None = Field(None, description="padded tokens of a micro-batch, in place of batch_size")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="micro-batches of a step")
+    batch_size: Whole = Field(32, description="examples of a micro-batch")
+    batch_tokens: Whole | None = Field(None, description="padded tokens of a micro-batch, in place of batch_size")
+    gradient_accumulation_steps: Whole = Field(1, description="micro-batches of a step")
     learning_rate: Rate = Field(2e-5, description="of the encoder's last trained layer")
     head_learning_rate: Rate = Field(1e-3, description="of everything that is not the encoder")
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="learning rate of each layer below")
@@ -120,7 +126,7 @@ class TrainingConfig(Section):
     )
     num_workers: Count | None = Field(None, description="kept for older files: Ray Data decides")
     save_best_only: bool = Field(True, description="kept for older files: the best and the last are kept")
-    save_every_n_epochs: PositiveInt | None = Field(None, description="null: as checkpoint_seconds says")
+    save_every_n_epochs: Whole | None = Field(None, description="null: as checkpoint_seconds says")
     checkpoint_seconds: NotNegative = Field(60.0, description="a checkpoint at the first epoch's end after so long")
 
 
@@ -133,7 +139,7 @@ class WandbConfig(Section):
 
 class LoggingConfig(Section):
     output_dir: str = Field("runs", description="a run is a folder in it")
-    log_every_n_steps: PositiveInt = Field(10, description="steps between training records in metrics.jsonl")
+    log_every_n_steps: Whole = Field(10, description="steps between training records in metrics.jsonl")
     metrics: list[str] = Field(
         ["loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"],
         description="printed each epoch and at the end",
@@ -144,7 +150,7 @@ class LoggingConfig(Section):
 
 
 class ReproducibilityConfig(Section):
-    seed: Count = 42
+    seed: Seed = 42
     deterministic: bool = Field(True, description="deterministic algorithms only")
 
 
@@ -161,6 +167,13 @@ class Config(Section):
         """Identifies what is trained: everything but where it is logged."""
         document = self.model_dump(exclude={"logging": True})
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+    def at(self, key: str) -> Any:
+        """The value of a dotted key."""
+        value: Any = self
+        for name in key.split("."):
+            value = getattr(value, name)
+        return value
 
     @property
     def split_seed(self) -> int:

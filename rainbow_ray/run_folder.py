@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,9 @@ def open_run(config: Config, name: str | None, *, resume: bool) -> RunFolder:
     output = Path(config.logging.output_dir).resolve()  # workers have working folders of their own
     if resume:
         return _resumed(config, output, name)
-    name = name or f"phase{config.phase}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"--name {name}: a run lies inside {output}; choose the folder with --output-dir")
+    name = name if name is not None else f"phase{config.phase}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise InputError(f"--name {name!r}: a run is one folder inside {output}; choose that with --output-dir")
     path = output / name
     if path.exists():
         raise InputError(f"--name {name}: {path} exists; go on with it by --resume, or choose another name")
@@ -66,13 +67,20 @@ def keep_data(run: RunFolder, data: Data) -> None:
     """Write `data.json` and `split.json`. Raises `InputError` when a run that is gone on with had other data."""
     split = run.file("split.json")
     if split.exists():
-        before = json.loads(split.read_text(encoding="utf-8"))["data_hash"]
-        if before != data.profile["data_hash"]:
-            raise InputError(f"--resume: the songs have changed since {run.path} began (data hash {before}, now"
-                             f" {data.profile['data_hash']}); start a new run")  # fmt: skip
+        before, now = json.loads(split.read_text(encoding="utf-8")), to_json(data.split, data.examples)
+        changed = [key for key in ("data_hash", "fold") if before.get(key) != now[key]]
+        if changed:
+            what = " and ".join({"data_hash": "the songs", "fold": "their folds"}[key] for key in changed)
+            raise InputError(f"--resume: {what} have changed since {run.path} began; start a new run")
         return
     write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
     write_json(split, to_json(data.split, data.examples))
+
+
+def abandon(run: RunFolder) -> None:
+    """Remove a run that never began: its data could not be trained on."""
+    if not run.file("split.json").exists():
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def environment() -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Cluster:
     cpus: int
     gpus: int
     dashboard: str | None
+    node_cpus: int = 1  # of the largest node: one worker cannot span two
 
     def slots(self, fits: int) -> tuple[int, dict[str, float]]:
         """How many fits run side by side, and what each is given."""
@@ -79,6 +80,7 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
             cpus=max(1, int(resources.get("CPU", 1))),
             gpus=int(resources.get("GPU", 0)),
             dashboard=context.dashboard_url or None,
+            node_cpus=max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])]),
         )
     finally:
         ray.shutdown()

@@ -40,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     watch = Stopwatch(STARTED)
 
     from rainbow_ray.assemble import choose_manifest, make_plan, read_data
-    from rainbow_ray.run_folder import open_run
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.run_folder import abandon, open_run
 
     if choose_manifest(resolved)[1]:
         console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
@@ -56,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         watch.mark("ray")
         if cluster.dashboard:
             console.print(f"Ray dashboard: http://{cluster.dashboard}")
-        data = read_data(plan)
+        try:
+            data = read_data(plan)
+        except InputError:
+            if folder is not None:
+                abandon(folder)
+            raise
         watch.mark("data")
         announce(plan, data, console)
         if folder is None:
@@ -159,14 +165,15 @@ def refit_all(
 
     from rainbow_ray.progress import EpochLines
     from rainbow_ray.results.summary import best_length
+    from rainbow_ray.training.batches import same_steps
     from rainbow_ray.training.checkpoint import METRICS
     from rainbow_ray.training.folds import Job, run_alone
     from rainbow_ray.training.reporters import Mirror
 
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
-    epochs = best_length(folds)
-    job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", epochs)
-    with EpochLines(console, shared.config.logging.metrics, epochs, scored=False) as lines:
+    length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything))
+    job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
+    with EpochLines(console, shared.config.logging.metrics, length.epochs, scored=False) as lines:
         return run_alone(shared, job, cluster, Mirror([job.folder / METRICS], [*mirrors, lines]))
 
 

@@ -103,7 +103,8 @@ def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_f
     assert "--resume" in said
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(command, *arguments, "--output-dir", "file/runs")
-    assert "--name" in refused(command, *arguments, "--name", "../outside")
+    for name in ("../outside", "a/b", "", "."):
+        assert "--name" in refused(command, *arguments, "--name", name)
 
 
 def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_path):
@@ -163,6 +164,44 @@ def test_keys_without_effect_are_warned_of(songs_file):
 def test_a_row_split_warns_of_its_leak(songs_file):
     (warning,) = [w for w in data_of(plan_of(songs_file, data__split_by="row")).warnings if "LEAK" in w]
     assert "texts on both sides" in warning
+
+
+def test_what_is_no_text_encoder_is_refused_before_ray_starts(command, songs_file, tmp_path):
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+    folder = tmp_path.parent / f"{tmp_path.name}-encoders"
+    transformers.T5Config(d_model=32, num_layers=2, num_heads=4).save_pretrained(folder / "t5")
+    transformers.CLIPConfig().save_pretrained(folder / "clip")
+    transformers.AlbertConfig(**sizes, embedding_size=32).save_pretrained(folder / "albert")
+    transformers.ElectraConfig(**sizes, embedding_size=32).save_pretrained(folder / "electra")
+    words = {"t5": "not a text encoder", "clip": "not a text encoder", "albert": "told apart", "electra": "mix"}
+    for name, word in words.items():
+        arguments = ("--manifest", str(songs_file), "--encoder", str(folder / name), "model.text_encoder.layer=mix")
+        assert word in refused(command, *arguments)
+
+
+def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):
+    from rainbow_ray.assemble import make_plan
+    from rainbow_ray.config import Config, dump, resolve
+
+    (tmp_path / "printed.yml").write_text(dump(Config()))
+    printed = make_plan(resolve(tmp_path / "printed.yml", {}, []))
+    assert printed.encoder == "embedded"
+    assert printed.demo
+    assert printed.warnings == []
+
+
+def test_texts_without_words_do_not_stop_the_baselines(write_table):
+    from rainbow_ray.results.baselines import run_baselines
+
+    columns = song_rows()
+    columns["key"] = [f"{'ABCDEFG'[i % 7]}" for i in range(48)]
+    plan = plan_of(write_table(columns), data__text_columns=["key"], data__min_concept_length=0)
+    data = data_of(plan)
+    states = data.examples.targets[:, None, None] + [[[0.0, 1.0]]]
+    scores = run_baselines(data.examples, data.split, states, seed=0)
+    assert (scores["words + stumps"] == scores["majority"]).all()
 
 
 @pytest.mark.slow

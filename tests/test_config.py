@@ -130,6 +130,8 @@ def test_all_mistakes_are_said_at_once_with_the_nearest_key(tmp_path, monkeypatc
         ("model.text_encoder.layer=-1", "greater than or equal to 0"),
         ("data=3", "unknown key"),
         ("training.mixed_precision=fp8", "bf16"),
+        ("training.epochs=true", "integer"),
+        ("reproducibility.seed=5000000000", "less than"),
     ],
 )
 def test_wrong_types_and_ranges_name_the_key(argument, word):
@@ -157,3 +159,12 @@ def test_the_hash_follows_what_is_trained_and_not_where_it_is_logged():
     base = Config().hash()
     assert resolve(None, {}, [("logging.output_dir", "elsewhere")]).config.hash() == base
     assert resolve(None, {}, [("training.epochs", 3)]).config.hash() != base
+
+
+def test_a_key_given_twice_with_different_values_is_refused():
+    assert "data.folds is given twice" in problems_of("--folds", "2", "data.folds=3")[0]
+    assert read_config(options("--folds", "2", "data.folds=2")).config.data.folds == 2
+
+
+def test_names_that_look_like_numbers_stay_names():
+    assert read_config(options("--split-by", "2024")).config.data.split_by == "2024"

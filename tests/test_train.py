@@ -153,9 +153,10 @@ def test_bad_data_ends_with_2_after_ray_has_read_it(tmp_path, write_table):
     from tests.conftest import song_rows
 
     path = write_table({**song_rows(), "has_rebracketing_markers": [True] * 48})
-    said = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--dry-run", expect=2)
+    said = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--name", "free", expect=2)
     assert "one class only" in said
     assert "Traceback" not in said
+    assert not (tmp_path / "runs" / "free").exists()  # the name is not used up
 
 
 def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_songs(tmp_path, songs_file):
@@ -185,6 +186,11 @@ def test_a_killed_run_is_gone_on_with(tmp_path, songs_file):
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    for file in run.glob("checkpoints/fold-*/metrics.jsonl"):  # as a longer life would have left it
+        if not (file.parent / "result.npz").exists():
+            line = {"fold": 1, "epoch": 0, "step": 0, "split": "train", "seconds": 0.0, "loss": 1.0}
+            with file.open("a") as stale:
+                stale.writelines(json.dumps({**line, "epoch": 3 + i}) + "\n" for i in range(200))
     finished = {path: path.stat().st_mtime_ns for path in run.glob("checkpoints/fold-*/result.npz")}
     assert not (run / "summary.json").exists()
     time.sleep(3)  # Ray's processes notice that their driver is gone

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
@@ -18,7 +19,7 @@ SAME_SONG = "further rows of a song"
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples that lie in memory, in manifest order.
+    """Examples that lie in memory, sorted by their id.
 
     `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
     token ids, of word buckets). `targets` is float32, `(examples,)`. `weights` is float32 and multiplies the loss.
@@ -67,25 +68,34 @@ class Examples:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def one_row_an_example(rows: pa.Table, *, by_row: bool) -> tuple[pa.Table, dict[str, int]]:
+def one_row_an_example(
+    rows: pa.Table, targets: np.ndarray, *, by_row: bool
+) -> tuple[pa.Table, np.ndarray, dict[str, int]]:
     """Keep the rows that become examples: the first good row of each song, or, `by_row`, each good row.
 
-    Returns the table with `example_id` added, and how many rows were left out for which reason. A song whose rows
-    carry different labels is left out whole: nothing says which one is right.
+    `targets` are the parsed labels of the good rows (those without a reason in `dropped`), in their order. Returns
+    the table with `example_id` added, sorted by it, its targets, and how many rows were left out for which reason. A
+    song whose rows carry different labels is left out whole: nothing says which one is right.
     """
     frame = pd.DataFrame({"song": rows["song"].to_pandas(), "dropped": rows["dropped"].to_pandas()})
-    frame["label"] = [repr(value) for value in rows["label"].to_pylist()]
     dropped = count(frame["dropped"].dropna().tolist())
-    good = frame[frame["dropped"].isna()]
+    good = frame[frame["dropped"].isna()].assign(target=targets)
     if not by_row:
-        disagree = good.groupby("song")["label"].transform("nunique") > 1
+        disagree = good.groupby("song")["target"].transform("nunique") > 1
         first = ~good.duplicated("song")
         _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
         _add(dropped, SAME_SONG, int((~disagree & ~first).sum()))
         good = good[first & ~disagree]
-    chosen = rows.take(pa.array(good.index.to_numpy()))
     ids = [f"{song}#{row}" for song, row in zip(good["song"], good.index, strict=True)] if by_row else good["song"]
-    return chosen.drop_columns(["dropped"]).append_column("example_id", pa.array(ids, pa.string())), dropped
+    good = good.assign(example_id=list(ids)).sort_values("example_id", kind="stable")  # whatever order they came in
+    table = rows.take(pa.array(good.index.to_numpy())).drop_columns(["dropped", "label"])
+    table = table.append_column("example_id", pa.array(good["example_id"].tolist(), pa.string()))
+    return table, good["target"].to_numpy(np.float32, copy=True), dropped
+
+
+def good_labels(rows: pa.Table) -> pa.ChunkedArray:
+    """Labels of the rows that nothing speaks against."""
+    return rows.filter(pc.is_null(rows["dropped"]))["label"]
 
 
 def count(reasons: list[str]) -> dict[str, int]:

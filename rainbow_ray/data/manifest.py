@@ -9,6 +9,7 @@ Try it alone: `python -m rainbow_ray.data.manifest data/base_manifest_db.parquet
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,13 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from rainbow_ray.config import DataConfig
 from rainbow_ray.errors import InputError, nearest
 
 STRUCT_COLUMN = "training_data"
+SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 DEMO = "demo"
 
 ID_MISSING = "no id"
@@ -70,10 +72,10 @@ def open_manifest(location: str) -> Manifest:
             raise InputError(f"manifest {location}: no such file or folder; name another with --manifest")
         if info.is_file and info.size == 0:
             raise InputError(f"manifest {location}: the file is empty (0 bytes)")
-        dataset = ds.dataset(path, format="parquet", filesystem=filesystem)
-        files = tuple(sorted(dataset.files))
+        files = (path,) if info.is_file else _parquet_files(filesystem, path)
         if not files:
-            raise InputError(f"manifest {location}: the folder holds no parquet file")
+            raise InputError(f"manifest {location}: the folder holds no parquet file (*.parquet)")
+        dataset = ds.dataset(list(files), format="parquet", filesystem=filesystem)
         rows = sum(fragment.metadata.num_rows for fragment in dataset.get_fragments())
         schema = pa.unify_schemas([f.physical_schema for f in dataset.get_fragments()], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -104,6 +106,15 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str) -> Columns
         offered = nearest(target, [*names, *_fields(manifest.schema)])
         problems.append(f"manifest {manifest.location}: no label {target!r} (data.target_column), neither a column"
                         f" nor a field of {STRUCT_COLUMN}{offered}")  # fmt: skip
+    readable = {config.id_column: "data.id_column", **dict.fromkeys(config.text_columns, "data.text_columns")}
+    readable |= {split_column: "--split-by"} if split_column else {}
+    for name, key in readable.items():
+        kind = manifest.schema.field(name).type if name in names else pa.string()
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            problems.append(f"manifest {manifest.location}: column {name!r} ({key}) holds {kind}, not text")
+    for name in config.text_columns:
+        if name == target or name.partition(".")[0] == STRUCT_COLUMN or (label is not None and name == label[0]):
+            problems.append(f"data.text_columns: {name!r} is a label or computed from one, and cannot be an input")
     if problems or label is None:
         raise InputError(problems)
     return Columns(
@@ -121,19 +132,19 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
 
     A dropped row keeps its place, so that drops can be counted; a null `dropped` means that the row is used.
     """
-    song = _strings(block[columns.song])
+    song = _known(block[columns.song])
     texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
     text = _join(texts)
     label, broken = _label(block[columns.label[0]], columns.label[1])
-    held_out = _strings(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
+    held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
-    no_id = pc.or_(pc.is_null(song), pc.equal(_trim(pc.fill_null(song, "")), ""))
+    no_id = pc.is_null(song)
     no_text = pc.equal(text, "")
     short = pc.less(pc.utf8_length(text), columns.min_length)
     dropped = pa.nulls(len(block), pa.string())
     # in rising order of precedence: the last reason written is the one that is counted
     reasons = [
-        (pc.is_null(label, nan_is_null=True), LABEL_MISSING),
+        (_is_missing(label), LABEL_MISSING),
         (broken, LABEL_BROKEN),
         (pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)),
         (no_text if columns.require_text else pa.array([False] * len(block)), TEXT_MISSING),
@@ -149,14 +160,26 @@ def _filesystem(location: str) -> tuple[FileSystem, str]:
         return LocalFileSystem(), location
     import fsspec
 
-    if "@" in urlsplit(location).netloc:
+    if _holds_secret(location):
         # the address is written into the run's files
-        raise InputError("--manifest: an address must not hold a password; give it through the environment")
+        raise InputError("--manifest: an address must not hold a password or a signature; give the credentials to the"
+                         " file system's own environment variables")  # fmt: skip
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ImportError, ValueError) as error:
         raise InputError(f"manifest {location}: this address cannot be opened ({error})") from error
     return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _holds_secret(location: str) -> bool:
+    """Whether any part of a (chained) address has a password or a signed query."""
+    parts = [urlsplit(part) for part in location.split("::")]
+    return any("@" in part.netloc or SECRET_QUERY.search(part.query) for part in parts)
+
+
+def _parquet_files(filesystem: FileSystem, folder: str) -> tuple[str, ...]:
+    found = filesystem.get_file_info(FileSelector(folder, recursive=True))
+    return tuple(sorted(file.path for file in found if file.is_file and file.path.endswith((".parquet", ".pq"))))
 
 
 def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None:
@@ -201,7 +224,7 @@ def _json_field(document: str | None, field: str) -> tuple[str | None, bool]:
         return None, False
     try:
         fields = json.loads(document)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None, True
     if not isinstance(fields, dict):
         return None, True
@@ -217,7 +240,22 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Without dictionaries, large or null types, so that blocks of one column always have one type."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
     return column.cast(pa.string()) if _is_string(column.type) or pa.types.is_null(column.type) else column
+
+
+def _known(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names as strings, null where there is none: null, NaN or blank."""
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    names = _strings(column)
+    return pc.if_else(pc.equal(_trim(names), ""), None, names)
+
+
+def _is_missing(label: pa.ChunkedArray) -> pa.ChunkedArray:
+    missing = pc.is_null(label, nan_is_null=True)
+    return pc.or_(missing, pc.equal(_trim(pc.fill_null(label, "")), "")) if _is_string(label.type) else missing
 
 
 def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Split:
     by: str
     seed: int
     shared_texts: int  # texts that stand on both sides of some fold
+    cut_groups: int  # groups that do: only a split file can cut one
 
     def sides(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(train, val)` of one fold."""
@@ -68,7 +69,16 @@ def make_split(
         fold = _single(groups, strata, val_split, seed)
     else:
         fold = _k_fold(groups, strata, folds, seed)
-    return Split(fold=fold, folds=folds, by=by, seed=seed, shared_texts=_shared_texts(examples, fold))
+    problems = [
+        f"fold {k} has no song to {what}: choose other --folds, --split-file or data.val_split"
+        for k in range(folds)
+        for what, empty in (("score", not (fold == k).any()), ("train on", (fold == k).all()))
+        if empty
+    ]
+    if problems:
+        raise InputError(problems)
+    shared = _on_both_sides([text_key(text) for text in examples.texts], fold)
+    return Split(fold, folds, by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
 
 
 def group_of(examples: Examples, by: str) -> np.ndarray:
@@ -94,7 +104,10 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
 
 def text_key(text: str) -> str:
     """Equal for texts that differ only in case, punctuation and white space."""
-    plain = " ".join(re.findall(r"\w+", text.lower()))
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # marks and symbols stay: they tell words apart in many scripts, and emoji from each other
+    kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
+    plain = " ".join(kept.split())
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
@@ -133,6 +146,8 @@ def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]
     valid = range(NEVER_SCORED, document["folds"])
     if any(fold not in valid for fold in document["fold"].values()):
         problems.append(f"--split-file {path}: it names folds outside 0 to {document['folds'] - 1}")
+    if document["folds"] < 1 or not document["fold"]:
+        problems.append(f"--split-file {path}: it places no songs")
     if problems:
         raise InputError(problems)
     return document
@@ -155,12 +170,17 @@ def _strata_for(strata: np.ndarray, folds: int) -> np.ndarray:
 def _single(groups: np.ndarray, strata: np.ndarray, val_split: float, seed: int) -> np.ndarray:
     whole = np.bincount(strata) / len(strata)
 
-    def imbalance(val: np.ndarray) -> float:
-        shares = np.bincount(strata[val], minlength=len(whole)) / max(1, len(val))
-        return float(np.abs(shares - whole).sum() + abs(len(val) / len(groups) - val_split))
+    def imbalance(val: np.ndarray) -> tuple[int, float]:
+        inside = np.bincount(strata[val], minlength=len(whole))
+        one_sided = int(np.sum((inside == 0) | (inside == np.bincount(strata)))) - int(np.sum(whole == 0))
+        shares = inside / max(1, len(val))
+        return one_sided, float(np.abs(shares - whole).sum() + abs(len(val) / len(groups) - val_split))
 
     draws = GroupShuffleSplit(n_splits=DRAWS, test_size=val_split, random_state=seed)
-    val = min((val for _, val in draws.split(groups, groups=groups)), key=imbalance)
+    try:
+        val = min((val for _, val in draws.split(groups, groups=groups)), key=imbalance)
+    except ValueError as error:
+        raise InputError(f"data.val_split: {val_split:g} of {groups.max() + 1} groups leaves one side empty") from error
     fold = np.full(len(groups), NEVER_SCORED)
     fold[val] = 0
     return fold
@@ -190,7 +210,7 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
     return fold
 
 
-def _shared_texts(examples: Examples, fold: np.ndarray) -> int:
-    """Texts that some fold has on both sides: those with members in more than one place."""
-    frame = pd.DataFrame({"text": [text_key(text) for text in examples.texts], "fold": fold})
-    return int((frame.groupby("text")["fold"].nunique() > 1).sum())
+def _on_both_sides(keys: Any, fold: np.ndarray) -> int:
+    """How many keys lie in more than one place, and so on both sides of some fold."""
+    frame = pd.DataFrame({"key": keys, "fold": fold})
+    return int((frame.groupby("key")["fold"].nunique() > 1).sum())

@@ -1,6 +1,6 @@
 """Ray Data reads the manifest, brings it to plain rows and prepares it; batches are cut from what it gives.
 
-The table is small enough here to lie in memory (`read_examples` materialises it once, before any worker starts). What
+The table is small enough here to lie in memory (`read_rows` materialises it once, before any worker starts). What
 is too large will stream through the same `plain_rows` and `prepare`.
 """
 

@@ -33,7 +33,7 @@ class Layout(Protocol):
 
 
 class BertLayout:
-    """BERT and RoBERTa (and what copies them: ELECTRA, CamemBERT, XLM-R)."""
+    """BERT and RoBERTa (and what copies them: CamemBERT, XLM-R)."""
 
     def layers(self, body: Body) -> nn.ModuleList:
         return body.encoder.layer

@@ -258,6 +258,26 @@ def layer_number(value: int | float | str, total: int) -> int:
     return value if isinstance(value, int) else round(value * total)
 
 
+def check_encoder(name: str, options: TextEncoderConfig, body_config: Any) -> list[str]:
+    """What is wrong with an encoder that can be known from its config alone."""
+    total = getattr(body_config, "num_hidden_layers", None)
+    if total is None or getattr(body_config, "is_encoder_decoder", False):
+        return [f"model.text_encoder.model_name: {name!r} is a {body_config.model_type!r} model, not a text encoder"]
+    if body_config.model_type in LAYOUTS:
+        return check_depths(options, total)
+    from transformers import AutoModel
+
+    problems = check_depths(options, total)
+    if options.layer == "mix":
+        problems.append(f"model.text_encoder.layer: mix is not built for {body_config.model_type!r} encoders")
+    try:
+        with torch.device("meta"):  # the architecture without its weights
+            find_layers(AutoModel.from_config(body_config))
+    except ValueError as error:
+        problems.append(f"model.text_encoder.model_name: {name!r} cannot be used: {error}")
+    return problems
+
+
 def check_depths(config: TextEncoderConfig, total: int) -> list[str]:
     """What is wrong with `layer` and `freeze_layers` for an encoder of `total` layers."""
     problems = []

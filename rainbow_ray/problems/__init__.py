@@ -36,6 +36,9 @@ class Problem(Protocol):
     def parse(self, labels: pa.ChunkedArray, column: str) -> np.ndarray:
         """Raw labels to targets. Raises `InputError` when they cannot be this problem's."""
 
+    def check_targets(self, targets: np.ndarray, column: str) -> None:
+        """Raise `InputError` when these targets leave nothing to learn."""
+
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """Integers that a split keeps in proportion."""
 

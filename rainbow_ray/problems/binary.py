@@ -69,11 +69,12 @@ class Binary:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise InputError(f"target {column!r} is not boolean: {', '.join(wrong[:5])}{more} (expected true/false,"
                              " 0/1 or \"True\"/\"False\"); name another with data.target_column")  # fmt: skip
-        classes = np.unique(targets)
-        if len(classes) < 2:
-            only = bool(classes[0]) if len(classes) else None
-            raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
         return targets
+
+    def check_targets(self, targets: np.ndarray, column: str) -> None:
+        if len(np.unique(targets)) < 2:
+            only = bool(targets[0])
+            raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
@@ -112,7 +113,8 @@ class Binary:
         if self.loss_name == "focal":
             # Lin et al. 2017, eq. 4: what is right already weighs (1 - p_t)^gamma
             p = logit.sigmoid()
-            loss = loss * (targets * (1 - p) + (1 - targets) * p) ** self.focal_gamma
+            # clamped: the gradient of x^gamma at 0 is infinite for gamma below 1
+            loss = loss * (targets * (1 - p) + (1 - targets) * p).clamp(min=1e-6) ** self.focal_gamma
         return loss
 
     def _asymmetric(self, logit: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

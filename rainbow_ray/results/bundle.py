@@ -8,6 +8,7 @@ tokenizer files     as transformers writes them
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -52,6 +53,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig) -> None
         "model": model_config.model_dump(),
         "problem": {"name": bundle.problem.name, **bundle.problem.to_json()},
         **bundle.info,
+        "files": {name: _sha256(temporary / name) for name in _files(temporary)},
     }
     (temporary / "bundle.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if folder.exists():
@@ -61,17 +63,17 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig) -> None
 
 def load_bundle(path: Path) -> Bundle:
     """Open a bundle, or the `model/` of a run. Raises `InputError` when it is not whole."""
+    path = path.resolve()
     folder = path / "model" if (path / "model" / "bundle.json").exists() else path
     try:
         document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        _check_files(folder, document)
         tensors = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
-    if document.get("format") != FORMAT:
-        raise InputError(f"{path}: bundle format {document.get('format')!r}, but this version reads {FORMAT}")
     try:
         state = dict(document["problem"])
         problem = make_problem(state.pop("name"), **state)
@@ -81,6 +83,28 @@ def load_bundle(path: Path) -> Bundle:
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: the model is damaged ({first}); copy it again") from error
     return Bundle(model.eval(), problem, str(folder), document)
+
+
+def _check_files(folder: Path, document: Any) -> None:
+    """Raise `ValueError` unless the bundle is of this format and each of its files is the one that was saved."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else None
+        raise ValueError(f"bundle format {found!r}, but this version reads {FORMAT}")
+    missing = {"model", "problem", "files", "text_columns", "max_tokens"} - set(document)
+    if missing:
+        raise ValueError(f"bundle.json lacks {', '.join(sorted(missing))}")
+    changed = [name for name, digest in document["files"].items() if _sha256(folder / name) != digest]
+    if changed or set(_files(folder)) - {"bundle.json"} - set(document["files"]):
+        raise ValueError(f"files that are not as they were saved: {', '.join(changed) or 'there are others'}")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _empty_body(folder: Path) -> Any:

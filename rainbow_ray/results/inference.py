@@ -55,8 +55,9 @@ class Predictor:
             if missing:
                 known = list(map(str, texts.columns))
                 raise InputError(f"the table has no column {name!r}{nearest(name, known)}" for name in missing)
-            parts = texts[columns].fillna("").astype(str).apply(lambda column: column.str.strip())
-            return parts.apply(lambda row: "\n\n".join(part for part in row if part), axis=1)
+            rows = texts[columns].fillna("").astype(str).itertuples(index=False)
+            joined = ["\n\n".join(part.strip() for part in row if part.strip()) for row in rows]
+            return pd.Series(joined, index=texts.index, dtype=object)
         if isinstance(texts, str):
             texts = [texts]
         return texts if isinstance(texts, pd.Series) else pd.Series(list(texts), dtype=object)

@@ -123,7 +123,7 @@ def summarise(
             "dropped": data.profile["dropped"],
         },
         "seconds": {**seconds, **spent},
-        "tokens_per_second": round(tokens / spent["train"], 1) if spent["train"] else None,
+        "tokens_per_second": round(tokens / spent["train"], 1) if tokens and spent["train"] else None,
         "peak_memory_mb": max(o.facts["peak_memory_mb"] for o in fits),
         "device": folds[0].facts["device"],
         "precision": folds[0].facts["precision"],

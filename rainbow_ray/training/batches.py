@@ -32,6 +32,11 @@ class Length:
         return self.epochs * self.steps_per_epoch
 
 
+def same_steps(step_size: int, epochs: int, examples: int) -> Length:
+    """Another number of examples, trained as before: the same steps' size and the same epochs."""
+    return Length(epochs, step_size, -(-examples // step_size))
+
+
 def decide_length(config: TrainingConfig, examples: int) -> Length:
     """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow."""
     asked = config.batch_size * config.gradient_accumulation_steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,17 @@ import numpy as np
 import torch
 
 FORMAT = 1
+# what torch and numpy raise for torn and foreign files
+UNREADABLE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    ImportError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 METRICS = "metrics.jsonl"
 
 
@@ -59,7 +72,7 @@ class Checkpoints:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, ImportError):
+        except UNREADABLE:
             return None
         return state if isinstance(state, dict) and state.get("format") == FORMAT else None
 
@@ -76,7 +89,10 @@ class Checkpoints:
         path = self.folder / "result.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        facts = json.loads(str(arrays.pop("facts")))
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(str(arrays.pop("facts")))
+        except UNREADABLE:
+            return None
         return arrays, facts

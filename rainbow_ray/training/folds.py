@@ -15,9 +15,10 @@ import numpy as np
 
 from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.errors import TrainingError
+from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import Cluster
+from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.reporters import JsonLines, Mirror
 
@@ -34,7 +35,7 @@ class Job:
     train: np.ndarray
     val: np.ndarray
     folder: Path
-    epochs: int | None = None
+    length: Length | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run_folds(
     import ray
     from ray.util import ActorPool
 
-    waiting = [job for job in jobs if Checkpoints(job.folder).load_result() is None]
+    waiting = [job for job in jobs if _is_waiting(job)]
     side_by_side, resources = cluster.slots(len(waiting) + 1)
     common = ray.put(shared)
     worker = ray.remote(**resources)(_FoldWorker)
@@ -80,7 +81,12 @@ def run_folds(
         pool.submit(lambda actor, work: actor.call.remote(work), beside)
         results = []
         while pool.has_next():
-            results.append(pool.get_next_unordered())
+            try:
+                results.append(pool.get_next_unordered())
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, TrainingError | InputError):
+                    raise error.cause from error
+                raise
     for actor in actors:
         ray.kill(actor)
     (extra,) = [result for result in results if result is not None]
@@ -93,7 +99,7 @@ def run_alone(shared: Shared, job: Job, cluster: Cluster, mirror: Mirror) -> Out
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    if Checkpoints(job.folder).load_result() is None:
+    if _is_waiting(job):
         storage = job.folder.resolve() / "ray"
         trainer = TorchTrainer(
             _train_worker,
@@ -101,7 +107,7 @@ def run_alone(shared: Shared, job: Job, cluster: Cluster, mirror: Mirror) -> Out
             scaling_config=ScalingConfig(
                 num_workers=1,
                 use_gpu=cluster.gpus > 0,
-                resources_per_worker={"CPU": max(1, cluster.cpus), **({"GPU": 1} if cluster.gpus else {})},
+                resources_per_worker={"CPU": cluster.node_cpus, **({"GPU": 1} if cluster.gpus else {})},
             ),
             # a name of its own for each start: Train would otherwise silently take up an earlier one's state
             run_config=RunConfig(name=f"{job.folder.name}-{time.time_ns()}", storage_path=str(storage)),
@@ -136,14 +142,28 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     ray.train.report({"finished": 1})
 
 
+def _is_waiting(job: Job) -> bool:
+    """Whether a job has to run; what it logged after its last checkpoint is forgotten before anyone reads it."""
+    state = Checkpoints(job.folder)
+    if state.load_result() is not None:
+        return False
+    _cut_back(state)
+    return True
+
+
+def _cut_back(state: Checkpoints) -> JsonLines:
+    reporter = JsonLines(state.metrics)
+    last = state.load("last")
+    reporter.cut_back(last["progress"]["epoch"] if last else 0)
+    return reporter
+
+
 def _run_job(shared: Shared, job: Job) -> None:
     from rainbow_ray.training.loop import FitData, fit
 
     state = Checkpoints(job.folder)
     state.clear_debris()
-    reporter = JsonLines(state.metrics)
-    last = state.load("last")
-    reporter.cut_back(last["progress"]["epoch"] if last else 0)
+    reporter = _cut_back(state)
     data = FitData(
         examples=shared.examples,
         train=job.train,
@@ -152,7 +172,7 @@ def _run_job(shared: Shared, job: Job) -> None:
         encoder=shared.encoder,
         fold=job.fold,
         by=shared.by,
-        epochs=job.epochs,
+        length=job.length,
     )
     fitted = fit(shared.config, data, reporter, state)
     state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
@@ -175,7 +195,7 @@ def _fit(trainer: Any) -> None:
     except TrainingFailedError as error:
         for inner in getattr(error, "worker_failures", {}).values():
             cause = getattr(inner, "cause", inner)
-            if isinstance(cause, TrainingError):
+            if isinstance(cause, TrainingError | InputError):
                 raise cause from error
         raise
 

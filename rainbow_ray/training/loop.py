@@ -48,7 +48,7 @@ _ENCODED: dict[tuple[str, ...], tuple[pa.Table, torch.Tensor]] = {}
 class FitData:
     """What one fit works on. `train` and `val` are indices into `examples`; `val` is empty in the refit.
 
-    `fold` is null for the refit; `epochs` overrides the config's, when folds have found how long is best.
+    `fold` is null for the refit; `length` is given when folds have found how long is best.
     """
 
     examples: Examples
@@ -58,7 +58,7 @@ class FitData:
     encoder: str
     fold: int | None
     by: str = "id"
-    epochs: int | None = None
+    length: Length | None = None
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -124,10 +124,14 @@ class _Run:
         self.device, notes = pick_device(config.training.device)
         self.precision, more = pick_precision(config.training.mixed_precision, self.device)
         self.train, self.inner = self._inner_split()
-        self.problem = data.problem.fit(data.examples.targets[self.train], config.training)
+        # the balance that training sees: after sampling
+        sampled = self._sampled(epoch=0)
+        self.problem = data.problem.fit(data.examples.targets[sampled], config.training)
+        self.bias = self.problem.initial_bias(data.examples.targets[sampled])
         self.collates = make_collates(data.encoder)
-        self.length = self._length()
-        self.notes = [*notes, *more, *self.length.notes]
+        self.length = data.length or decide_length(config.training, len(sampled))
+        self.stop_on, stop_notes = self._stopping_metric()
+        self.notes = [*notes, *more, *stop_notes, *self.length.notes]
         self.model = self._build()
         self.features = self._share_prefix()
         self._fit_statistics()
@@ -140,10 +144,9 @@ class _Run:
     def train_epoch(self) -> None:
         """One epoch: each training example once (or as sampled), in planned steps."""
         began = time.perf_counter()
-        config, progress = self.config.training, self.progress
+        progress = self.progress
         seed, epoch = self.config.reproducibility.seed, progress.epoch
-        strata = self.problem.strata(self.data.examples.targets[self.train])
-        chosen = self.train[sample(strata, config.sampling, seed=seed, epoch=epoch)]
+        chosen = self._sampled(epoch)
         steps = plan(self.data.lengths[chosen], step_size=self.length.step_size, seed=seed, epoch=epoch)
         self.model.train()
         losses, weights = [], []
@@ -180,7 +183,8 @@ class _Run:
             self.scaler.scale(loss).backward()
             total += value
         self._update()
-        self.progress.tokens += int(lengths[step].sum())
+        if self.features is None:
+            self.progress.tokens += int(lengths[step].sum())
         return total, total_weight
 
     def _update(self) -> None:
@@ -265,6 +269,7 @@ class _Run:
             "best_epoch": progress.best_epoch,
             "epochs": progress.epoch,
             "steps": progress.step,
+            "step_size": self.length.step_size,
             "best_step": progress.best_epoch * self.length.steps_per_epoch,
             "warmup_steps": self.warmup_steps,
             "losses": progress.losses,
@@ -284,7 +289,7 @@ class _Run:
     def _inner_split(self) -> tuple[np.ndarray, np.ndarray]:
         """The training side, less what early stopping looks at (nothing in the refit, whose length is known)."""
         stopping = self.config.training.early_stopping
-        if not stopping.enabled or self.data.epochs is not None:
+        if not stopping.enabled or self.data.length is not None:
             return self.data.train, np.array([], dtype=np.int64)
         side = self.data.examples.take(self.data.train)
         inner = make_split(
@@ -298,13 +303,20 @@ class _Run:
         train, held = inner.sides(0)
         return self.data.train[train], self.data.train[held]
 
-    def _length(self) -> Length:
-        strata = self.problem.strata(self.data.examples.targets[self.train])
-        examples = len(sample(strata, self.config.training.sampling, seed=0, epoch=0))
-        length = decide_length(self.config.training, examples)
-        if self.data.epochs is None:
-            return length
-        return Length(self.data.epochs, length.step_size, length.steps_per_epoch, length.notes)
+    def _sampled(self, epoch: int) -> np.ndarray:
+        """What an epoch trains on: indices into the examples."""
+        strata = self.data.problem.strata(self.data.examples.targets[self.train])
+        seed, how = self.config.reproducibility.seed, self.config.training.sampling
+        return self.train[sample(strata, how, seed=seed, epoch=epoch)]
+
+    def _stopping_metric(self) -> tuple[str, list[str]]:
+        """The headline metric, or the loss where the inner split is too small to define it."""
+        metric = self.config.training.metric
+        targets = self.data.examples.targets[self.inner]
+        if len(targets) == 0 or self.problem.metric(metric, targets, targets) is not None:
+            return metric, []
+        why = f"{metric} is not defined on the {len(targets)} songs of the inner split"
+        return "loss", [f"{why}: early stopping looks at the loss"]
 
     def _build(self) -> Rainbow:
         model = build_model(self.config, base_body(self.data.encoder), self.problem)
@@ -315,7 +327,7 @@ class _Run:
             ratios = log_count_ratios(lists, self.problem.strata(targets)) if weigh else None
             model.words.fit(lists, ratios, self.config.reproducibility.seed)
         model.to(self.device)
-        model.set_bias(self.problem.initial_bias(targets))
+        model.set_bias(self.bias)
         return model
 
     def _share_prefix(self) -> torch.Tensor | None:
@@ -378,17 +390,18 @@ class _Run:
             losses, logits = self._forward(part)
             total += float(losses.sum())
             scores[place[part]] = self.problem.scores(logits).cpu().numpy()
+        if not np.isfinite(scores).all():
+            songs = ", ".join(dict.fromkeys(self.data.examples.songs[indices[~np.isfinite(scores)]][:10]))
+            raise TrainingError(f"scores are not finite, of the songs {songs}: {self._advice()}")
         weight = float(self.data.examples.weights[indices].sum())
         return scores, (total / weight if weight else None)
 
     def _log_scores(self, split: str, indices: np.ndarray) -> float | None:
-        """Log all metrics of a side; the headline metric is returned."""
+        """Log all metrics of a side; what early stopping looks at is returned."""
         scores, loss = self._score(indices)
-        if not np.isfinite(scores).all():
-            raise TrainingError(f"scores of the {split} songs are not finite: {self._advice()}")
         metrics, undefined = self.problem.metrics(self.data.examples.targets[indices], scores)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
-        return loss if self.config.training.metric == "loss" else metrics[self.config.training.metric]
+        return loss if self.stop_on == "loss" else metrics[self.stop_on]
 
     def _is_better(self, value: float | None) -> bool:
         best = self.progress.best_value
@@ -396,7 +409,7 @@ class _Run:
             return self.progress.best_epoch == 0
         if best is None:
             return True
-        gain = value - best if self.problem.larger_is_better(self.config.training.metric) else best - value
+        gain = value - best if self.problem.larger_is_better(self.stop_on) else best - value
         return gain > self.config.training.early_stopping.min_delta
 
     def _log(self, split: str, **values: Any) -> None:

@@ -62,22 +62,30 @@ class Mirror:
     """Follows the files of several fits and hands new records on, in the driver."""
 
     def __init__(self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]]) -> None:
-        self.read = dict.fromkeys(files, 0)
+        self.read = dict.fromkeys(files, (0, 0))  # inode and position of each
+        self.seen: set[Place] = set()
         self.sinks = list(sinks)
 
     def poll(self) -> None:
-        for path, position in self.read.items():
+        for path, (inode, position) in self.read.items():
             if not path.exists():
                 continue
             with path.open("rb") as file:
+                found = os.fstat(file.fileno()).st_ino
+                # a fit that went on from a checkpoint has cut its file back: a new file under the same name
+                position = position if found == inode else 0
                 file.seek(position)
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
-            self.read[path] = position + len(whole)
+            self.read[path] = (found, position + len(whole))
             for line in whole.splitlines():
-                record = json.loads(line)
-                for sink in self.sinks:
-                    sink(record)
+                self._hand_on(json.loads(line))
+
+    def _hand_on(self, record: Record) -> None:
+        if place(record) not in self.seen:
+            self.seen.add(place(record))
+            for sink in self.sinks:
+                sink(record)
 
 
 class Wandb:
@@ -93,7 +101,7 @@ class Wandb:
             project=options.project,
             entity=options.entity,
             name=options.name or name,
-            id=name.replace("/", "-"),
+            id=name,
             group=name,
             dir=str(folder),
             resume="allow",

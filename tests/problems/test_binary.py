@@ -90,7 +90,6 @@ def test_labels_are_parsed(labels, expected):
 @pytest.mark.parametrize(
     ("labels", "word"),
     [
-        ([True, True], "one class only"),
         (["spatial", "True"], "'spatial'"),
         ([2, 0, 1], "not boolean: 2"),
         ([0.5, 1.0], "0.5"),
@@ -99,6 +98,19 @@ def test_labels_are_parsed(labels, expected):
 def test_other_labels_are_refused(labels, word):
     with pytest.raises(InputError, match=word):
         PROBLEM.parse(pa.chunked_array([labels]), "t")
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(InputError, match="one class only: each of 3 songs is True"):
+        PROBLEM.check_targets(np.ones(3), "t")
+
+
+def test_focal_loss_has_a_gradient_where_it_is_sure():
+    for gamma in (0.5, 2.0):
+        logits = torch.tensor([[-120.0], [120.0], [0.3]], requires_grad=True)
+        loss = fitted(loss="focal", focal_gamma=gamma).loss(logits, torch.tensor([0.0, 1.0, 1.0]))
+        loss.sum().backward()
+        assert torch.isfinite(logits.grad).all()
 
 
 def test_names_are_checked():

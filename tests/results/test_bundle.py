@@ -63,6 +63,7 @@ def test_tables_keep_their_index_and_gaps_stay_gaps(trained):
     with pytest.raises(InputError, match="did you mean concepts"):
         rainbow_ray.load(folder).predict(pd.DataFrame({"concepts": ["x"]}))
     assert len(rainbow_ray.load(folder).predict([])) == 0
+    assert len(rainbow_ray.load(folder).predict(frame.iloc[:0])) == 0
 
 
 @pytest.mark.slow
@@ -95,6 +96,10 @@ DAMAGE = {
     "newer": lambda p: (p / "bundle.json").write_text('{"format": 9}'),
     "other shapes": lambda p: (p / "bundle.json").write_text((p / "bundle.json").read_text().replace("256", "128")),
     "no encoder": lambda p: shutil.rmtree(p / "encoder"),
+    "no tokenizer": lambda p: (p / "tokenizer.json").unlink(),
+    "other tokenizer": lambda p: (p / "tokenizer.json").write_text("{}"),
+    "a list": lambda p: (p / "bundle.json").write_text("[]"),
+    "more files": lambda p: (p / "modeling.py").write_text("x"),
 }
 
 

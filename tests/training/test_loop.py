@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.training import loop
+from rainbow_ray.training.batches import decide_length, same_steps
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.reporters import JsonLines, read_lines
 from tests.in_process import data_of, fit_fold, plan_of
@@ -235,8 +237,12 @@ def test_a_torn_or_foreign_checkpoint_is_not_taken(tmp_path):
     assert state.load("last") is None
     torch.save({"format": 99}, path)
     assert state.load("last") is None
-    path.write_bytes(b"")
-    assert state.load("last") is None
+    for garbage in (b"", b"garbage", b"\x80\x04garbage"):
+        path.write_bytes(garbage)
+        assert state.load("last") is None
+        (tmp_path / "result.npz").write_bytes(garbage)
+        assert state.load_result() is None
+    (tmp_path / "result.npz").unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -252,3 +258,30 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     parts = loop.FitData(turned, back[train], back[val], plan.problem, plan.encoder, 0)
     second = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
+
+
+def test_sampling_and_pos_weight_do_not_add_up(songs_file, encoder, tmp_path):
+    for how, balanced in (("oversample", True), ("none", False)):
+        plan = plan_of(songs_file, encoder, training__sampling=how, **QUICK)
+        data = data_of(plan)
+        data.examples.targets[:] = 0
+        data.examples.targets[::6] = 1
+        run = run_of(plan, data, tmp_path / how)
+        assert (run.problem.pos_weight == 1.0) == balanced
+
+
+def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, training__early_stopping__enabled=True, **QUICK)
+    data = data_of(plan)
+    train, _ = data.split.sides(0)
+    data.examples.targets[:] = 0
+    data.examples.targets[train[0]] = 1  # one positive cannot lie on both sides
+    _, fitted = fit_fold(plan, data, tmp_path)
+    assert any("early stopping looks at the loss" in note for note in fitted.facts["notes"])
+    assert fitted.facts["epochs"] == 3
+
+
+def test_the_refit_takes_the_steps_of_the_folds():
+    fold = decide_length(TrainingConfig(), 192)
+    refit = same_steps(fold.step_size, 12, 240)
+    assert (refit.step_size, refit.epochs, refit.steps_per_epoch) == (fold.step_size, 12, 30)

@@ -53,3 +53,19 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
     assert b"fold-0/val/loss" in content
     assert b"mcc" not in content
     assert b"earlier" not in content  # an earlier start sent it
+
+
+def test_a_mirror_reads_a_file_that_was_cut_back_from_its_start(tmp_path):
+    lines = JsonLines(tmp_path / "m.jsonl")
+    for epoch in range(1, 101):
+        lines.log(record(epoch, text="x" * (epoch % 7)))
+    seen: list[int] = []
+    mirror = Mirror([lines.path], [lambda r: seen.append(r["epoch"])])
+    mirror.poll()
+    lines.cut_back(40)
+    for epoch in range(41, 131):
+        lines.log(record(epoch))
+        if epoch % 13 == 0:
+            mirror.poll()
+    mirror.poll()
+    assert seen == list(range(1, 131))
