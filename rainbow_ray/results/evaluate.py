@@ -89,15 +89,15 @@ def verdict(metric: str, best: str | None, baseline: float | None, model: float 
     """What the numbers honestly say, in a sentence."""
     if best is None or gap is None or model is None or baseline is None:
         return f"No verdict: {metric} cannot be compared with a baseline on these songs."
-    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] over {songs} songs"
+    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
     numbers = f"{metric} {model:.3f} against {baseline:.3f}"
     if gap.low > 0:
-        return f"The model beats the best baseline, {best}: {numbers}, {span}."
+        return f"The model beats the best baseline, {best}: {numbers} over {songs} songs, {span}."
     if gap.high < 0:
         plainly = " Words alone do better: do not pay for a GPU on this." if best in READS_WORDS else ""
-        return f"The model loses to the best baseline, {best}: {numbers}, {span}.{plainly}"
+        return f"The model loses to the best baseline, {best}: {numbers} over {songs} songs, {span}.{plainly}"
     lead = "ahead of" if gap.value > 0 else "behind" if gap.value < 0 else "level with"
-    return f"The model is {lead} the best baseline, {best} ({numbers}), but so many songs cannot tell: {span}."
+    return f"The model is {lead} the best baseline, {best} ({numbers}), but {songs} songs are too few to tell: {span}."
 
 
 def _interval(values: list[float | None]) -> list[float] | None:

@@ -161,7 +161,7 @@ def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], co
     )
     table.add_column("")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", " "), justify="right")  # so that a long one can wrap
     rows = [("model", summary["best"]), *summary["baselines"].items()]
     for label, values in rows:
         table.add_row(label, *(_number(values.get(name)) for name in names), style="bold" if label == "model" else None)

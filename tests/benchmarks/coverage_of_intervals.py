@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=300)
     options = parser.parse_args()
     problem = Binary()
-    for signal in (0.0, 2.5):
+    for signal in (0.0, 2.5, 6.0):
         population = draw(np.random.default_rng(1), POPULATION, signal)
         truth = {name: problem.metric(name, *population) for name in SHOWN}
         for songs in options.songs:
