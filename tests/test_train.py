@@ -33,7 +33,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 def call(folder: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
     process = start(folder, *arguments, **environment)
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == expect, f"{out}\n{err}"
     return out + err
 
@@ -207,7 +207,19 @@ def test_the_older_file_runs_and_beats_the_majority(tmp_path):
     said = call(tmp_path, "--config", "older.yml", expect=2)
     assert "data/base_manifest_db.parquet" in said
     said = call(
-        tmp_path, "--config", "older.yml", "--manifest", "demo", "--encoder", "embedded", "--name", "o", "--folds", "2"
+        tmp_path,
+        "--config",
+        "older.yml",
+        "--manifest",
+        "demo",
+        "--encoder",
+        "embedded",
+        "--name",
+        "o",
+        "--folds",
+        "2",
+        "training.min_steps=100",
+        "training.epochs=12",
     )
     for key in ("num_workers", "hidden_size", "cuda is not available"):
         assert key in said
