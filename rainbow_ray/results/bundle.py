@@ -93,9 +93,11 @@ def _check_files(folder: Path, document: Any) -> None:
     missing = {"model", "problem", "files", "text_columns", "max_tokens"} - set(document)
     if missing:
         raise ValueError(f"bundle.json lacks {', '.join(sorted(missing))}")
-    changed = [name for name, digest in document["files"].items() if _sha256(folder / name) != digest]
-    if changed or set(_files(folder)) - {"bundle.json"} - set(document["files"]):
-        raise ValueError(f"files that are not as they were saved: {', '.join(changed) or 'there are others'}")
+    # names first: only files that lie in the folder are ever opened
+    changed = set(document["files"]) ^ (set(_files(folder)) - {"bundle.json"})
+    changed = changed or {name for name, digest in document["files"].items() if _sha256(folder / name) != digest}
+    if changed:
+        raise ValueError(f"files that are missing, added or not as they were saved: {', '.join(sorted(changed))}")
 
 
 def _files(folder: Path) -> list[str]:

@@ -20,8 +20,6 @@ from rainbow_ray.results.evaluate import Difference, best_baseline, compare, int
 from rainbow_ray.training.checkpoint import write_safely
 from rainbow_ray.training.folds import Outcome
 
-RECIPE_KEYS = ("layer", "freeze_layers", "pooling")
-
 
 @dataclass(frozen=True)
 class Results:

@@ -40,7 +40,7 @@ def encoder_of(family: str, **keys) -> text.TextEncoder:
     return text.TextEncoder(tiny_body(family), TextEncoderConfig(**keys)).eval()
 
 
-def close(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, tolerance: float = 1e-5) -> None:
+def assert_alike(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, tolerance: float = 1e-5) -> None:
     inside = mask.bool()
     torch.testing.assert_close(a[inside], b[inside], atol=tolerance, rtol=0)
 
@@ -52,9 +52,9 @@ def test_every_layer_is_what_transformers_computes(family):
         whole = tiny_body(family)(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         for layer in range(4):
             read = encoder_of(family, layer=layer)
-            close(read(ids, mask), whole.hidden_states[layer], mask)
+            assert_alike(read(ids, mask), whole.hidden_states[layer], mask)
             assert len(read.layers[0]) == layer
-        close(encoder_of(family, layer="last")(ids, mask), whole.last_hidden_state, mask)
+        assert_alike(encoder_of(family, layer="last")(ids, mask), whole.last_hidden_state, mask)
         assert encoder_of(family, layer=0.5).depth == 2
 
 
@@ -68,7 +68,7 @@ def test_prefix_and_suffix_make_the_forward(family, layer):
     with torch.no_grad():
         whole = encoder(ids, mask)
         for depth in range(encoder.depth + 1):
-            close(encoder.suffix(encoder.prefix(ids, mask, depth), mask, depth), whole, mask)
+            assert_alike(encoder.suffix(encoder.prefix(ids, mask, depth), mask, depth), whole, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,7 +79,7 @@ def test_a_mix_is_the_weighted_sum_of_all_layers(family):
         encoder.mix_weights.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0]))
         states = torch.stack(encoder.all_layers(ids, mask))
         expected = torch.einsum("k,kulw->ulw", torch.softmax(encoder.mix_weights, 0), states)
-        close(encoder(ids, mask), expected, mask)
+        assert_alike(encoder(ids, mask), expected, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,7 +104,7 @@ def test_frozen_layers_have_no_dropout(family):
     body = tiny_body(family)
     encoder = text.TextEncoder(body, TextEncoderConfig(layer=2, freeze_layers="all")).train()
     ids, mask = ids_for(family)
-    close(encoder(ids, mask), encoder(ids, mask), mask, tolerance=0)
+    assert_alike(encoder(ids, mask), encoder(ids, mask), mask, tolerance=0)
     assert not any(module.training for layer in encoder.layers[0] for module in layer.modules())
 
 
@@ -137,7 +137,7 @@ def test_a_family_without_a_layout_runs_as_a_whole():
     with torch.no_grad():
         expected = body(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         encoder = text.TextEncoder(copy.deepcopy(body), TextEncoderConfig(layer=2, freeze_layers=1)).eval()
-        close(encoder(ids, mask), expected[2], mask)
+        assert_alike(encoder(ids, mask), expected[2], mask)
     assert not any(p.requires_grad for p in encoder.layers[0][0].parameters())
     assert all(p.requires_grad for p in encoder.layers[0][1].parameters())
     with pytest.raises(InputError, match="mix"):

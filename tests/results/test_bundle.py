@@ -98,6 +98,9 @@ DAMAGE = {
     "no encoder": lambda p: shutil.rmtree(p / "encoder"),
     "no tokenizer": lambda p: (p / "tokenizer.json").unlink(),
     "other tokenizer": lambda p: (p / "tokenizer.json").write_text("{}"),
+    "a path outside": lambda p: (p / "bundle.json").write_text(
+        (p / "bundle.json").read_text().replace('"tokenizer.json"', '"../../secret"')
+    ),
     "a list": lambda p: (p / "bundle.json").write_text("[]"),
     "more files": lambda p: (p / "modeling.py").write_text("x"),
 }
