@@ -5,6 +5,7 @@ Try it alone: `python -m rainbow_ray.modalities.text --encoder embedded`
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -90,6 +91,16 @@ def load_body(name: str) -> Any:
     from transformers import AutoModel
 
     return _load(name, AutoModel.from_pretrained, dtype=torch.float32)
+
+
+def fresh_body(name: str) -> Any:
+    """A copy of the encoder of one's own; a warm worker reads the files once."""
+    return copy.deepcopy(_loaded_body(name))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_body(name: str) -> Any:
+    return load_body(name)
 
 
 def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:

@@ -14,10 +14,11 @@ from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.split import Split
 from rainbow_ray.data.stream import make_batch
+from rainbow_ray.modalities import make_collates
 from rainbow_ray.modalities.text import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.words import WORD
+from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device
-from rainbow_ray.training.loop import make_collates, scoring_batches
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
 INNER_FOLDS = 5

@@ -13,10 +13,10 @@ import torch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
-from rainbow_ray.modalities import text
+from rainbow_ray.modalities import make_collates, text
 from rainbow_ray.results.bundle import Bundle, load_bundle
+from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device
-from rainbow_ray.training.loop import make_collates, scoring_batches
 
 
 class Predictor:

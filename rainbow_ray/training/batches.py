@@ -15,6 +15,9 @@ from rainbow_ray.config import TrainingConfig
 WINDOW = 16  # steps that are sorted by length together, where an epoch has many
 JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
 MIN_BATCH = 8
+EVAL_TOKENS = 16384  # padded tokens of a batch that is only scored
+# from how many padded tokens on a micro-batch is worth its overhead
+ENOUGH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
 PADDING = 0.75  # a micro-batch that is large enough ends before a text shorter than this share of its longest
 
 
@@ -99,3 +102,12 @@ def divide(
         batches.append(ordered[start:i])
         start = i
     return batches
+
+
+def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Batches for scoring alone: of like lengths, as large as is safe."""
+    if len(indices) == 0:
+        return []
+    return divide(
+        indices, lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS, enough_tokens=ENOUGH_TOKENS["cpu"]
+    )

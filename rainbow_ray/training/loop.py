@@ -5,7 +5,6 @@ Train's worker, a fold's actor and a plain test call the same function.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import time
@@ -22,23 +21,18 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.split import make_split
 from rainbow_ray.data.stream import make_batch
-from rainbow_ray.errors import InputError, TrainingError, choose
-from rainbow_ray.modalities import text
+from rainbow_ray.errors import TrainingError, choose
+from rainbow_ray.modalities import make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
 from rainbow_ray.model.prefix import Part, can_share, encode_all
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.problems import Problem, make_problem
-from rainbow_ray.training.batches import Length, decide_length, divide, plan
+from rainbow_ray.training.batches import ENOUGH_TOKENS, Length, decide_length, divide, plan, scoring_batches
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import be_deterministic, peak_memory_mb, pick_device, pick_precision
 from rainbow_ray.training.imbalance import SAMPLINGS, sample
+from rainbow_ray.training.optimizer import SCHEDULES, make_optimizer, make_schedule
 from rainbow_ray.training.reporters import Reporter
-
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-EVAL_TOKENS = 16384  # padded tokens of a batch that is only scored
-# from how many padded tokens on a micro-batch is worth its overhead
-ENOUGH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
-NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
 
 # the frozen encoder's output for a worker's last data, so that further folds and fits need not run it again
 _ENCODED: dict[tuple[str, ...], tuple[pa.Table, torch.Tensor]] = {}
@@ -137,7 +131,7 @@ class _Run:
         self._fit_statistics()
         self.optimizer = make_optimizer(self.model, config, self.device)
         self.warmup_steps = round(config.training.warmup_ratio * self.length.steps)
-        self.schedule = self._schedule()
+        self.schedule = make_schedule(self.optimizer, config, self.warmup_steps, self.length.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaled)
         self.progress.seconds["startup"] = time.perf_counter() - began
 
@@ -319,7 +313,7 @@ class _Run:
         return "loss", [f"{why}: early stopping looks at the loss"]
 
     def _build(self) -> Rainbow:
-        model = build_model(self.config, base_body(self.data.encoder), self.problem)
+        model = build_model(self.config, text.fresh_body(self.data.encoder), self.problem)
         examples, targets = self.data.examples, self.data.examples.targets[self.train]
         if model.words is not None:
             lists = examples.take(self.train).ragged(text.WORDS)
@@ -367,12 +361,6 @@ class _Run:
         targets = torch.from_numpy(examples.targets[indices]).to(self.device)
         weights = torch.from_numpy(examples.weights[indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
-
-    def _schedule(self) -> Any:
-        from transformers import get_scheduler
-
-        name = SCHEDULES[self.config.training.schedule]
-        return get_scheduler(name, self.optimizer, self.warmup_steps, self.length.steps)
 
     def _parts(self, indices: np.ndarray) -> Iterator[Part]:
         for part in scoring_batches(indices, self.data.lengths):
@@ -441,48 +429,6 @@ def load_fitted(config: Config, encoder: str, problem: Problem, folder: Path) ->
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
     fitted = make_problem(problem.name, **saved["problem"])
-    model = build_model(config, base_body(encoder), fitted)
+    model = build_model(config, text.fresh_body(encoder), fitted)
     model.load_trained_state(saved["model"])
     return model, fitted
-
-
-def base_body(encoder: str) -> Any:
-    """A fresh copy of the encoder; a warm worker reads its files once."""
-    return copy.deepcopy(_loaded_body(encoder))
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_body(encoder: str) -> Any:
-    return text.load_body(encoder)
-
-
-def make_collates(encoder: str) -> dict[str, Any]:
-    return {"text": functools.partial(text.collate, pad_id=text.pad_id(encoder))}
-
-
-def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with the encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms."""
-    training = config.training
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-
-    def add(parameter: torch.nn.Parameter, rate: float) -> None:
-        decay = training.weight_decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-
-    for depth, parameter in model.text.parameters_by_depth():
-        add(parameter, training.learning_rate * training.layer_decay ** (model.text.depth - depth))
-    for parameter in model.head_parameters():
-        add(parameter, training.head_learning_rate)
-    described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-    if not described:
-        raise InputError("nothing is left to train: every part of the model is frozen")
-    return torch.optim.AdamW(described, fused=device.type in ("cuda", "cpu", "mps"))
-
-
-def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Batches for scoring alone: of like lengths, as large as is safe."""
-    if len(indices) == 0:
-        return []
-    return divide(
-        indices, lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS, enough_tokens=ENOUGH_TOKENS["cpu"]
-    )

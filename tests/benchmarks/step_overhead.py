@@ -18,7 +18,7 @@ import torch
 
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.training import loop
-from rainbow_ray.training.batches import divide, plan
+from rainbow_ray.training.batches import ENOUGH_TOKENS, divide, plan
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.reporters import JsonLines
 from tests.in_process import data_of, plan_of
@@ -65,7 +65,7 @@ def _prepared(run: loop._Run) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
     lengths = run.data.lengths
     steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
-    limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": loop.ENOUGH_TOKENS["cpu"]}
+    limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": ENOUGH_TOKENS["cpu"]}
     return [[make_batch(run.data.examples, p, run.collates) for p in divide(step, lengths, **limits)] for step in steps]
 
 

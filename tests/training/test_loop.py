@@ -14,9 +14,11 @@ import torch
 from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import TrainingError
+from rainbow_ray.modalities import text
 from rainbow_ray.training import loop
 from rainbow_ray.training.batches import decide_length, same_steps
 from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.optimizer import make_optimizer
 from rainbow_ray.training.reporters import JsonLines, read_lines
 from tests.in_process import data_of, fit_fold, plan_of
 
@@ -168,8 +170,8 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = loop.build_model(config, loop.base_body(str(encoder)), loop.make_problem("binary"))
-    optimizer = loop.make_optimizer(model, config, torch.device("cpu"))
+    model = loop.build_model(config, text.fresh_body(str(encoder)), loop.make_problem("binary"))
+    optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     layers = model.text.layers[0]

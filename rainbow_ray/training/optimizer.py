@@ -1,0 +1,40 @@
+"""AdamW with a learning rate for each depth, and how the rates rise and fall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rainbow_ray.config import Config
+from rainbow_ray.errors import InputError
+from rainbow_ray.model.rainbow import Rainbow
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # ours to transformers'
+NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
+
+
+def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with the encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms."""
+    training = config.training
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+
+    def add(parameter: torch.nn.Parameter, rate: float) -> None:
+        decay = training.weight_decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+
+    for depth, parameter in model.text.parameters_by_depth():
+        add(parameter, training.learning_rate * training.layer_decay ** (model.text.depth - depth))
+    for parameter in model.head_parameters():
+        add(parameter, training.head_learning_rate)
+    described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    if not described:
+        raise InputError("nothing is left to train: every part of the model is frozen")
+    return torch.optim.AdamW(described, fused=device.type in ("cuda", "cpu", "mps"))
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: Config, warmup_steps: int, steps: int) -> Any:
+    """A linear warm-up, then what `training.schedule` says, over `steps` in all."""
+    from transformers import get_scheduler
+
+    return get_scheduler(SCHEDULES[config.training.schedule], optimizer, warmup_steps, steps)
