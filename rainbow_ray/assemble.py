@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
 
 from rainbow_ray.config import DEFAULT_ENCODER, DEFAULT_MANIFEST, Config, DataConfig, Resolved, TextEncoderConfig
 from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, count, good_labels, one_row_an_example, profile
 from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
-from rainbow_ray.data.split import Split, make_split, read_split_file
+from rainbow_ray.data.source import Resident, Source
+from rainbow_ray.data.split import Split, group_of, identity, make_split, read_split_file
 from rainbow_ray.data.stream import read_rows
+from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import Problem, make_problem
@@ -46,8 +49,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a run: examples, where each of them lies, and what `data.json` says."""
+    """The data of a run: its source, where each example lies, and what `data.json` says.
 
+    `index` has every example, without text where the source streams; `examples` are those that lie in memory whole: all
+    of them, or a sample.
+    """
+
+    source: Source
+    index: Examples
     examples: Examples
     split: Split
     profile: dict[str, Any]
@@ -102,17 +111,20 @@ def read_data(plan: Plan) -> Data:
     from rainbow_ray.modalities import text
 
     config = plan.config
-    rows = read_rows(
-        plan.manifest, plan.columns, functools.partial(text.prepare, encoder=plan.encoder, limit=plan.max_tokens)
-    )
+    prepare = functools.partial(text.prepare, encoder=plan.encoder, limit=plan.max_tokens)
+    size = size_in_memory(plan.manifest, plan.columns)
+    streams = size > config.data.resident_limit * 2**20
+    rows = (read_index if streams else read_rows)(plan.manifest, plan.columns, prepare)
     good = good_labels(rows)
     if len(good) == 0 and count(rows["dropped"].to_pylist()).keys() == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
     parsed = plan.problem.parse(good, plan.target)
-    table, targets, dropped = one_row_an_example(rows, parsed, by_row=config.data.split_by == "row")
-    songs = len(set(table["song"].to_pylist()))
+    table, targets, dropped = one_row_an_example(
+        rows, parsed, by_row=config.data.split_by == "row", sort_by="row" if streams else "example_id"
+    )
+    songs = pc.count_distinct(table["song"]).as_py()
     if songs < MIN_SONGS:
         left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
         raise InputError(
@@ -120,10 +132,10 @@ def read_data(plan: Plan) -> Data:
             f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
         )
     plan.problem.check_targets(targets, plan.target)
-    examples = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
+    index = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
-        examples,
+        index,
         plan.problem.strata(targets),
         folds=folds,
         val_split=config.data.val_split,
@@ -131,8 +143,15 @@ def read_data(plan: Plan) -> Data:
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = _describe(plan, examples, split, profile(examples, len(rows), dropped))
-    return Data(examples, split, described, _data_warnings(plan, split, folds, described, examples))
+    described = _describe(plan, index, split, profile(index, len(rows), dropped)) | {"streamed": streams}
+    warnings = _data_warnings(plan, split, folds, described, index)
+    if streams:
+        limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
+        warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
+        groups = group_of(index, config.data.split_by)
+        streamed = make_streamed(plan.manifest, plan.columns, prepare, index, groups, seed=config.split_seed)
+        return Data(streamed, index, streamed.sample, split, described, warnings)
+    return Data(Resident(index, text.lengths(index)), index, index, split, described, warnings)
 
 
 def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +160,13 @@ def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str,
         labels[str(plan.problem.decide(np.array([value]))[0])] = int(np.sum(examples.targets == value))
     cut = int(np.sum(examples.table["tokens"].to_numpy() > plan.max_tokens))
     tokens = {"texts_cut": cut, "max_tokens": plan.max_tokens}
-    return {**described, "labels": labels, **tokens, "shared_texts_across_folds": split.shared_texts}
+    return {
+        **described,
+        "labels": labels,
+        **tokens,
+        "shared_texts_across_folds": split.shared_texts,
+        "split_hash": identity(split),
+    }
 
 
 def _data_warnings(

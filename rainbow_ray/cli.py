@@ -45,6 +45,8 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in KEY_FLAGS.items():
         parser.add_argument(flag, metavar=placeholder, help=text)
+    if program == "train":
+        parser.add_argument("--workers", metavar="N", help="workers that share one fit; 1..4 is elastic")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
     parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
@@ -65,6 +67,8 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
             # names and paths stay text, also those that YAML would read as a number or a date
             plain = key in PLAIN_TEXT
             overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
+    if getattr(arguments, "workers", None) is not None:
+        overrides.append(("training.workers", parse_value(arguments.workers)))
     if arguments.wandb:
         overrides.append(("logging.wandb.enabled", True))
     for item in arguments.overrides:

@@ -21,6 +21,8 @@ from rainbow_ray.errors import InputError, nearest
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
+# what a result does not depend on, and what a run may be gone on with otherwise
+UNTRAINED: dict[str, Any] = {"logging": True, "training": {"workers", "checkpoint_seconds"}}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -53,6 +55,9 @@ class DataConfig(Section):
     split_by: str = Field("id", description="id (song and equal text), a column to hold out whole, or row (leaks)")
     split_file: str | None = Field(None, description="a split.json: songs that it knows keep their place")
     random_seed: Seed | None = Field(None, description="of the split; null: reproducibility.seed")
+    resident_limit: Count = Field(
+        1024, description="MB of songs, uncompressed, that are kept in memory; more is read anew each epoch"
+    )
     require_concept: bool = Field(True, description="drop rows without text")
     min_concept_length: Count = Field(50, description="characters")
 
@@ -120,6 +125,9 @@ class TrainingConfig(Section):
     sampling: str = Field("none", description="none, oversample, undersample: by song")
     metric: str = Field("macro_f1", description="the headline: verdict and early stopping look at it")
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    workers: Whole | str | None = Field(
+        None, description="that share one fit: a number, or 1..4 (elastic); null: all GPUs, on the CPU one"
+    )
     device: str = Field("auto", description="auto, cuda, mps, cpu")
     mixed_precision: bool | Literal["auto", "bf16", "fp16", "off"] = Field(
         "auto", description="auto: bf16 where the device is fast at it, else fp16 on a GPU, else off"
@@ -165,7 +173,7 @@ class Config(Section):
 
     def hash(self) -> str:
         """Identifies what is trained: everything but where it is logged."""
-        document = self.model_dump(exclude={"logging": True})
+        document = self.model_dump(exclude=UNTRAINED)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
     def at(self, key: str) -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from rainbow_ray.assemble import Data
-from rainbow_ray.config import Config, dump
-from rainbow_ray.data.split import to_json
+from rainbow_ray.config import UNTRAINED, Config, dump
+from rainbow_ray.data.split import write_json as write_split
 from rainbow_ray.errors import InputError
 from rainbow_ray.training.checkpoint import write_json, write_safely
 
@@ -67,14 +67,14 @@ def keep_data(run: RunFolder, data: Data) -> None:
     """Write `data.json` and `split.json`. Raises `InputError` when a run that is gone on with had other data."""
     split = run.file("split.json")
     if split.exists():
-        before, now = json.loads(split.read_text(encoding="utf-8")), to_json(data.split, data.examples)
-        changed = [key for key in ("data_hash", "fold") if before.get(key) != now[key]]
+        before = json.loads(run.file("data.json").read_text(encoding="utf-8"))
+        changed = [key for key in ("data_hash", "split_hash") if before.get(key) != data.profile[key]]
         if changed:
-            what = " and ".join({"data_hash": "the songs", "fold": "their folds"}[key] for key in changed)
+            what = " and ".join({"data_hash": "the songs", "split_hash": "their folds"}[key] for key in changed)
             raise InputError(f"--resume: {what} have changed since {run.path} began; start a new run")
         return
     write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
-    write_json(split, to_json(data.split, data.examples))
+    write_safely(split, lambda path: write_split(data.split, data.index, path))
 
 
 def abandon(run: RunFolder) -> None:
@@ -123,7 +123,7 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
         theirs = Config.model_validate(yaml.safe_load(run.file("config.yaml").read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:120]})"]
-    return _compare(theirs.model_dump(exclude={"logging"}), config.model_dump(exclude={"logging"}))
+    return _compare(theirs.model_dump(exclude=UNTRAINED), config.model_dump(exclude=UNTRAINED))
 
 
 def _compare(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:

@@ -17,7 +17,8 @@ from rainbow_ray.errors import InputError
 SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report then takes 0.1 s, not 1.65 s
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # for the places of a group of workers; when a node was lost, Train first waits in vain for all of them
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: rented pods get no notice to watch for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -26,6 +27,7 @@ SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+GPU_WORKER_CPUS = 4
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -42,9 +44,54 @@ class Cluster:
         """How many fits run side by side, and what each is given."""
         if self.gpus:
             side_by_side = max(1, min(fits, self.gpus))
-            return side_by_side, {"num_gpus": 1, "num_cpus": max(1, min(4, self.cpus // side_by_side))}
+            return side_by_side, {"num_gpus": 1, "num_cpus": max(1, min(GPU_WORKER_CPUS, self.cpus // side_by_side))}
         side_by_side = max(1, min(fits, self.cpus))
         return side_by_side, {"num_cpus": max(1, self.cpus // side_by_side)}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who shares one fit: from `fewest` to `most` workers (elastic where they differ), and what each is given."""
+
+    fewest: int
+    most: int
+    gpu: bool
+    cpus: float
+    threads: int
+
+
+def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: str, streams: bool) -> Workers:
+    """The workers of one fit: those asked for, or all GPUs, or one on the CPU. Raises `InputError` for too many.
+
+    Where songs are read while training goes on, the readers are left a CPU.
+    """
+    gpu = cluster.gpus > 0 and device in ("auto", "cuda")
+    have, kind = (cluster.gpus, "GPU") if gpu else (cluster.cpus, "CPU")
+    fewest, most = asked or ((cluster.gpus, cluster.gpus) if gpu else (1, 1))
+    if fewest > have:
+        written = fewest if fewest == most else f"{fewest}..{most}"
+        raise InputError(f"--workers {written}: {fewest} workers need {fewest} {kind}s, one each, and there are {have}:"
+                         f" at most --workers {have}")  # fmt: skip
+    at_once = min(most, have)
+    left_to_readers = 0.0 if not streams else 1.0 if cluster.cpus > 1 else 0.5
+    own = min((cluster.cpus - left_to_readers) / at_once, cluster.node_cpus)
+    cpus = float(int(own)) if own >= 1 else own
+    threads = max(1, min(cluster.cpus // at_once, cluster.node_cpus))
+    return Workers(fewest, most, gpu, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, threads)
+
+
+def parse_workers(value: int | str | None) -> tuple[int, int] | None:
+    """`4` is four workers, `1..4` from one to four. Raises `InputError` for anything else."""
+    if value is None:
+        return None
+    fewest, dots, most = str(value).partition("..")
+    try:
+        pair = int(fewest), int(most if dots else fewest)
+    except ValueError:
+        pair = 0, 0
+    if not 1 <= pair[0] <= pair[1]:
+        raise InputError(f"training.workers: {value!r} is neither a number of workers nor a span such as 1..4")
+    return pair
 
 
 def prepare_environment() -> None:

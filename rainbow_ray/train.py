@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rainbow_ray.assemble import Data, Plan
     from rainbow_ray.data.split import Split
     from rainbow_ray.run_folder import RunFolder
-    from rainbow_ray.runtime import Cluster
+    from rainbow_ray.runtime import Cluster, Workers
     from rainbow_ray.training.folds import Outcome, Shared
 
 STARTED = time.perf_counter()
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster
+    from rainbow_ray.runtime import Stopwatch, parse_workers, prepare_environment, ray_cluster, share_cluster
 
     prepare_environment()
     console = Console(soft_wrap=True, highlight=False)
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if choose_manifest(resolved)[1]:
         console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
     plan = make_plan(resolved)
+    device = plan.config.training.device
     folder = None if options.dry_run else open_run(plan.config, options.name, resume=options.resume)
     if folder is not None and folder.finished:
         console.print(f"{folder.path} is finished: nothing is left to do.")
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         if cluster.dashboard:
             console.print(f"Ray dashboard: http://{cluster.dashboard}")
         try:
+            # before data are read: what is wrong with workers can be known now
+            share_cluster(cluster, parse_workers(plan.config.training.workers), device=device, streams=False)
             data = read_data(plan)
         except InputError:
             if folder is not None:
@@ -98,7 +101,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     from rainbow_ray.training.folds import Shared
 
     keep_data(folder, data)
-    shared = Shared(plan.config, data.examples, plan.problem, plan.encoder, data.split.by)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -138,12 +141,12 @@ def score_folds(
 ) -> tuple[list[Outcome], dict[str, np.ndarray]]:
     """Train on all folds but one and score that one, for each; and the baselines, on the same folds.
 
-    Folds run side by side. One split alone is trained in a TorchTrainer.
+    Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
     from rainbow_ray.progress import EpochLines
     from rainbow_ray.training.batches import decide_length
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.folds import Job, run_alone, run_folds
+    from rainbow_ray.training.folds import Job, run_folds, run_team
     from rainbow_ray.training.reporters import Mirror
 
     jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
@@ -151,9 +154,10 @@ def score_folds(
     with EpochLines(console, shared.config.logging.metrics, epochs, scored=True) as lines:
         mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
         baselines = functools.partial(compute_baselines, split=data.split)
-        alone = [run_alone(shared, jobs[0], cluster, mirror)] if len(jobs) == 1 else []
-        folds, scores = run_folds(shared, [] if alone else jobs, cluster, mirror, baselines)
-        return alone or folds, scores
+        shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
+        together = run_team(shared, jobs, team_of(shared, cluster), mirror) if shares else []
+        folds, scores = run_folds(shared, [] if shares else jobs, cluster, mirror, baselines)
+        return together or folds, scores
 
 
 def refit_all(
@@ -167,29 +171,50 @@ def refit_all(
     from rainbow_ray.results.summary import best_length
     from rainbow_ray.training.batches import same_steps
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.folds import Job, run_alone
+    from rainbow_ray.training.folds import Job, run_team
     from rainbow_ray.training.reporters import Mirror
 
-    everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
+    everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything))
     job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
     with EpochLines(console, shared.config.logging.metrics, length.epochs, scored=False) as lines:
-        return run_alone(shared, job, cluster, Mirror([job.folder / METRICS], [*mirrors, lines]))
+        mirror = Mirror([job.folder / METRICS], [*mirrors, lines])
+        return run_team(shared, [job], team_of(shared, cluster), mirror)[0]
+
+
+def team_of(shared: Shared, cluster: Cluster) -> Workers:
+    """The workers that share a fit of this run."""
+    from rainbow_ray.runtime import parse_workers, share_cluster
+
+    training = shared.config.training
+    asked = parse_workers(training.workers)
+    return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)
 
 
 def compute_baselines(shared: Shared, split: Split) -> dict[str, np.ndarray]:
-    """In a worker: the baselines' out-of-fold scores."""
-    from rainbow_ray.results.baselines import mean_states, run_baselines
+    """In a worker: the baselines' out-of-fold scores, `(examples,)`; NaN beyond a sample, where examples are many."""
+    import numpy as np
 
-    config = shared.config
-    states = mean_states(shared.examples, shared.encoder, config.model.text_encoder, config.training.device)
-    return run_baselines(shared.examples, split, states, seed=config.reproducibility.seed)
+    from rainbow_ray.results.baselines import MOST_EXAMPLES, mean_states, run_baselines
+
+    config, source = shared.config, shared.source
+    known = source.known(np.arange(len(source)))
+    if len(known) > MOST_EXAMPLES:
+        rng = np.random.default_rng(config.reproducibility.seed)
+        known = known.take(np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False)))
+    examples = known.examples.take(known.at)
+    states = mean_states(examples, shared.encoder, config.model.text_encoder, config.training.device)
+    scores = run_baselines(examples, split.take(known.indices), states, seed=config.reproducibility.seed)
+    whole = {name: np.full(len(source), np.nan, dtype=np.float32) for name in scores}
+    for name, values in scores.items():
+        whole[name][known.indices] = values
+    return whole
 
 
 def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:
     """The bundle of one fit: its checkpoint put back onto the encoder."""
     from rainbow_ray.results.bundle import Bundle, save_bundle
-    from rainbow_ray.training.loop import load_fitted
+    from rainbow_ray.training.learner import load_fitted
 
     model, problem = load_fitted(plan.config, plan.encoder, plan.problem, outcome.job.folder)
     info = {
@@ -198,7 +223,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> N
         "text_columns": list(plan.columns.text),
         "max_tokens": plan.max_tokens,
         "encoder": plan.encoder,
-        "trained_on_songs": len(set(data.examples.songs[outcome.job.train])),
+        "trained_on_songs": len(set(data.source.songs[outcome.job.train])),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
     }

@@ -12,10 +12,14 @@ import pytest
 
 from rainbow_ray.assemble import Data, Plan, make_plan, read_data
 from rainbow_ray.config import resolve
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
+from rainbow_ray.modalities import text
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.loop import FitData, Fitted, fit
-from rainbow_ray.training.reporters import JsonLines
+from rainbow_ray.training.reporters import JsonLines, Silent
+from rainbow_ray.training.team import Team
 
 
 def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> Plan:
@@ -40,12 +44,19 @@ def data_of(plan: Plan) -> Data:
         return read_data(plan)
 
 
-def fit_fold(plan: Plan, data: Data, folder: Path, fold: int = 0) -> tuple[np.ndarray, Fitted]:
+def source_of(examples: Examples) -> Resident:
+    return Resident(examples, text.lengths(examples))
+
+
+def fit_fold(
+    plan: Plan, data: Data, folder: Path, fold: int = 0, team: Team | None = None
+) -> tuple[np.ndarray, Fitted]:
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = FitData(data.examples, train, val, plan.problem, plan.encoder, fold)
-    return val, fit(plan.config, fit_data, JsonLines(state.metrics), state)
+    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, fold)
+    reporter = JsonLines(state.metrics) if team is None or team.leads else Silent()
+    return val, fit(plan.config, fit_data, reporter, state, team)
 
 
 split_songs = functools.partial(make_split, val_split=0.2, by="id", seed=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,23 +61,41 @@ class Examples:
     def texts(self) -> np.ndarray:
         return self.strings("text")
 
+    @functools.cached_property
+    def text_keys(self) -> np.ndarray:
+        """What equal texts have in common, `(examples,)`: hashes."""
+        if "text_key" in self.table.column_names:
+            return self.strings("text_key")
+        return np.array([text_key(text) for text in self.texts], dtype=object)
+
+    @property
+    def text_hashes(self) -> np.ndarray:
+        """uint64 hashes of the texts as they are."""
+        if "text_hash" in self.table.column_names:
+            return self.table["text_hash"].to_numpy()
+        return pd.util.hash_array(self.texts)
+
+    @property
+    def characters(self) -> np.ndarray:
+        if "characters" in self.table.column_names:
+            return self.table["characters"].to_numpy()
+        return np.array([len(text) for text in self.texts])
+
     def hash(self) -> str:
         """Identifies the data: ids, texts and targets, whatever the order of the rows."""
-        lines = sorted(
-            f"{example}\0{text}\0{target!r}"
-            for example, text, target in zip(self.ids, self.texts, self.targets.tolist(), strict=True)
-        )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        frame = pd.DataFrame({"id": self.ids, "text": self.text_hashes, "target": self.targets})
+        rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+        return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
 
 
 def one_row_an_example(
-    rows: pa.Table, targets: np.ndarray, *, by_row: bool
+    rows: pa.Table, targets: np.ndarray, *, by_row: bool, sort_by: str = "example_id"
 ) -> tuple[pa.Table, np.ndarray, dict[str, int]]:
     """Keep the rows that become examples: the first good row of each song, or, `by_row`, each good row.
 
     `targets` are the parsed labels of the good rows (those without a reason in `dropped`), in their order. Returns
-    the table with `example_id` added, sorted by it, its targets, and how many rows were left out for which reason. A
-    song whose rows carry different labels is left out whole: nothing says which one is right.
+    the table with `example_id` added, sorted by it or by `sort_by`, its targets, and how many rows were left out for
+    which reason. A song whose rows carry different labels is left out whole: nothing says which one is right.
     """
     frame = pd.DataFrame({"song": rows["song"].to_pandas(), "dropped": rows["dropped"].to_pandas()})
     dropped = count(frame["dropped"].dropna().tolist())
@@ -87,10 +107,20 @@ def one_row_an_example(
         _add(dropped, SAME_SONG, int((~disagree & ~first).sum()))
         good = good[first & ~disagree]
     ids = [f"{song}#{row}" for song, row in zip(good["song"], good.index, strict=True)] if by_row else good["song"]
-    good = good.assign(example_id=list(ids)).sort_values("example_id", kind="stable")  # whatever order they came in
+    good = good.assign(example_id=list(ids))
     table = rows.take(pa.array(good.index.to_numpy())).drop_columns(["dropped", "label"])
     table = table.append_column("example_id", pa.array(good["example_id"].tolist(), pa.string()))
-    return table, good["target"].to_numpy(np.float32, copy=True), dropped
+    order = pc.sort_indices(table[sort_by])  # whatever order they came in
+    return table.take(order), good["target"].to_numpy(np.float32, copy=True)[order.to_numpy()], dropped
+
+
+def text_key(text: str) -> str:
+    """Equal for texts that differ only in case, punctuation and white space."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # marks and symbols stay: they tell words apart in many scripts, and emoji from each other
+    kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
+    plain = " ".join(kept.split())
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def good_labels(rows: pa.Table) -> pa.ChunkedArray:
@@ -105,11 +135,11 @@ def count(reasons: list[str]) -> dict[str, int]:
 
 def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[str, Any]:
     """What `data.json` says of the data."""
-    characters = np.array([len(text) for text in examples.texts])
+    characters = examples.characters
     return {
         "rows": rows,
         "examples": len(examples),
-        "songs": len(set(examples.songs)),
+        "songs": pc.count_distinct(examples.table["song"]).as_py(),
         "dropped": dict(dropped),
         "characters": {
             "min": int(characters.min()),

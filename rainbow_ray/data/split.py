@@ -6,9 +6,9 @@ share a value of the held-out column.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from rainbow_ray.errors import InputError
 
 FORMAT = 1
 NEVER_SCORED = -1  # the fold of a song that only trains
+CHUNK = 10_000  # songs that are written at a time
+MANY = 20_000  # groups from which on they are dealt out at once
 DRAWS = 100  # seeded draws of a single split, of which the best balanced is taken
 
 
@@ -41,6 +43,10 @@ class Split:
     def sides(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(train, val)` of one fold."""
         return np.flatnonzero(self.fold != fold), np.flatnonzero(self.fold == fold)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The same folds for some of the examples."""
+        return dataclasses.replace(self, fold=self.fold[indices])
 
 
 def make_split(
@@ -65,6 +71,9 @@ def make_split(
     if known is not None:
         fold = _extend(examples, groups, strata, known, by)
         folds = int(known["folds"])
+    elif n_groups > MANY:
+        parts = deal(groups, strata, [val_split] if folds == 1 else [1 / folds] * folds, seed)
+        fold = np.where(parts < folds, parts, NEVER_SCORED)
     elif folds == 1:
         fold = _single(groups, strata, val_split, seed)
     else:
@@ -77,7 +86,7 @@ def make_split(
     ]
     if problems:
         raise InputError(problems)
-    shared = _on_both_sides([text_key(text) for text in examples.texts], fold)
+    shared = _on_both_sides(examples.text_keys, fold)
     return Split(fold, folds, by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
 
 
@@ -86,7 +95,7 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     n = len(examples)
     if by == "row":
         return np.arange(n)
-    keys = [examples.songs, np.array([text_key(text) for text in examples.texts], dtype=object)]
+    keys = [examples.songs, examples.text_keys]
     if by != "id":
         keys.append(examples.strings("held_out"))
     # examples and key values are the nodes of a graph: what hangs together is one group
@@ -102,27 +111,53 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     return pd.factorize(component)[0]
 
 
-def text_key(text: str) -> str:
-    """Equal for texts that differ only in case, punctuation and white space."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    # marks and symbols stay: they tell words apart in many scripts, and emoji from each other
-    kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
-    plain = " ".join(kept.split())
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+def deal(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
+    """Deal many groups to parts by their shares: the part of each example, `len(shares)` where no share is left.
+
+    Groups stay whole; each stratum (of a group's first example) is dealt by itself, in a seeded order.
+    """
+    codes, names = pd.factorize(groups)
+    size = np.bincount(codes)
+    stratum = strata[np.unique(codes, return_index=True)[1]]
+    order = np.lexsort((np.random.default_rng(seed).random(len(names)), stratum))
+    frame = pd.DataFrame({"stratum": stratum[order], "size": size[order]})
+    inside = frame.groupby("stratum")["size"]
+    middle = (inside.cumsum() - frame["size"] / 2) / inside.transform("sum")
+    part = np.empty(len(names), dtype=np.int64)
+    part[order] = np.searchsorted(np.cumsum(shares), middle.to_numpy(), side="right")
+    return part[codes]
 
 
-def to_json(split: Split, examples: Examples) -> dict[str, Any]:
-    """`split.json`: the fold of each example, with the hashes that tell whether it still fits the data."""
-    return {
+def identity(split: Split) -> str:
+    """Tells whether two splits of the same data are one."""
+    return hashlib.sha256(split.fold.astype(np.int8).tobytes()).hexdigest()[:16]
+
+
+def write_json(split: Split, examples: Examples, path: Path) -> None:
+    """Write `split.json`: the fold of each example, with the hashes that tell whether it still fits the data.
+
+    Written some songs at a time: there may be millions.
+    """
+    facts = {
         "format": FORMAT,
         "by": split.by,
         "folds": split.folds,
         "seed": split.seed,
         "data_hash": examples.hash(),
         "shared_texts": split.shared_texts,
-        "fold": dict(zip(examples.ids.tolist(), split.fold.tolist(), strict=True)),
-        "text": dict(zip(examples.ids.tolist(), [text_key(t) for t in examples.texts], strict=True)),
     }
+    columns = {"fold": split.fold, "text": examples.text_keys}
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(facts)[:-1])
+        for name, values in columns.items():
+            file.write(f', "{name}": {{')
+            for start in range(0, len(examples), CHUNK):
+                stop = start + CHUNK
+                ids = examples.table["example_id"].slice(start, CHUNK).to_pylist()
+                part = json.dumps(dict(zip(ids, values[start:stop].tolist(), strict=True)))
+                file.write((", " if start else "") + part[1:-1])
+            file.write("}")
+        file.write("}\n")
 
 
 def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]:
@@ -192,8 +227,9 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
     by_text = {key: places[example] for example, key in known["text"].items() if example in places}
     if by != "row":
         # a new song goes where a song with its text, or of its group, already lies
+        keys = examples.text_keys
         for i in np.flatnonzero(fold == -2):
-            fold[i] = by_text.get(text_key(examples.texts[i]), -2)
+            fold[i] = by_text.get(keys[i], -2)
     candidates = [NEVER_SCORED, 0] if known["folds"] == 1 else list(range(known["folds"]))
     wanted = {place: sum(value == place for value in places.values()) / max(1, len(places)) for place in candidates}
     for group in pd.unique(groups[fold == -2]):

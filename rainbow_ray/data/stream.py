@@ -1,7 +1,7 @@
 """Ray Data reads the manifest, brings it to plain rows and prepares it; batches are cut from what it gives.
 
-The table is small enough here to lie in memory (`read_rows` materialises it once, before any worker starts). What
-is too large will stream through the same `plain_rows` and `prepare`.
+What fits into memory is read once, before any worker starts (`read_rows`). What does not is read anew each epoch
+(`data/streamed.py`), through the same `plain_rows` and `prepare`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, C
     """Gather examples to one batch, each modality padding its own inputs."""
     import torch
 
-    ids, songs = examples.ids, examples.songs
+    rows = pa.array(indices)
     return Batch(
-        example_ids=[ids[i] for i in indices],
-        songs=[songs[i] for i in indices],
+        example_ids=examples.table["example_id"].take(rows).to_pylist(),
+        songs=examples.table["song"].take(rows).to_pylist(),
         units={name: collate(examples, indices) for name, collate in collates.items()},
         unit_to_example=torch.arange(len(indices)),
         targets=torch.from_numpy(examples.targets[indices]),

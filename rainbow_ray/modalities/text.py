@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -136,6 +137,11 @@ def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
     for name, values in columns.items():
         rows = rows.append_column(name, values.take(texts.indices))
     return rows
+
+
+def lengths(examples: Examples) -> np.ndarray:
+    """Tokens of each example that the encoder reads, `(examples,)`."""
+    return pc.list_value_length(examples.table[TOKENS]).to_numpy().astype(np.int32)
 
 
 def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str, torch.Tensor]:

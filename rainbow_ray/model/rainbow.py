@@ -37,12 +37,13 @@ class Rainbow(nn.Module):
         self.text = TextEncoder(body, config.text_encoder)
         self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
         self.words = WordPresence(config.lexical.width) if config.lexical.enabled else None
-        width = self.text.width + (self.words.width if self.words is not None else 0)
-        self.standardise = Standardise(width) if config.classifier.standardise else nn.Identity()
-        self.head = make_head(width, outputs, config.classifier)
+        self.width = self.text.width + (self.words.width if self.words is not None else 0)
+        self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
+        self.head = make_head(self.width, outputs, config.classifier)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.classify(self.features(batch))
+    def forward(self, inputs: Batch | torch.Tensor) -> torch.Tensor:
+        """From a batch, or from its features `(examples, width)`."""
+        return self.classify(inputs if isinstance(inputs, torch.Tensor) else self.features(inputs))
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head reads, before standardising: `(examples, width)`, fp32."""

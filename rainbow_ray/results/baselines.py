@@ -22,6 +22,7 @@ from rainbow_ray.training.device import pick_device
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
 INNER_FOLDS = 5
+MOST_EXAMPLES = 5_000  # baselines learn from so many at most: they are a measure, not the work
 STUMPS = 100
 FROZEN_PENALTIES = (1.0, 0.01)  # inverse strengths of L2 that the training side chooses from, with the layer
 

@@ -70,11 +70,15 @@ def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:
     """Row indices of songs drawn with replacement, the same draws for the same seed."""
     codes, names = pd.factorize(songs)
     order = np.argsort(codes, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    counts = np.bincount(codes)
+    first = np.cumsum(counts) - counts
     rng = np.random.default_rng(seed)
     for _ in range(int(np.clip(WORK // max(1, len(songs)), *RESAMPLES))):
         drawn = rng.integers(0, len(names), len(names))
-        yield np.concatenate([rows_of[song] for song in drawn])
+        sizes = counts[drawn]
+        # 0, 1, … inside each drawn song, counted on from its first row
+        inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        yield order[np.repeat(first[drawn], sizes) + inside]
 
 
 def best_baseline(problem: Problem, metric: str, baselines: Mapping[str, Metrics]) -> str | None:

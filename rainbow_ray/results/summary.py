@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -41,22 +42,27 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     """Put the folds' scores together and hold them against the baselines, on the same songs."""
     problem, seed = plan.problem, plan.config.reproducibility.seed
     metric = plan.config.training.metric
-    scores = np.full(len(data.examples), np.nan, dtype=np.float32)
+    scores = np.full(len(data.source), np.nan, dtype=np.float32)
     for outcome in folds:
         scores[outcome.job.val] = outcome.val_scores
-    held = data.split.fold >= 0
-    targets, songs = data.examples.targets[held], data.examples.songs[held]
-    metrics, undefined = problem.metrics(targets, scores[held])
-    measured = {name: problem.metrics(targets, values[held])[0] for name, values in baselines.items()}
+    held = np.flatnonzero(data.split.fold >= 0)
+    # where examples are many, baselines speak for some of them, and are compared on those
+    both = held[~np.isnan(next(iter(baselines.values()))[held])]
+    all_targets, all_songs = data.source.targets, data.source.songs
+    metrics, undefined = problem.metrics(all_targets[held], scores[held])
+    measured = {name: problem.metrics(all_targets[both], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
     gap = None
     if best is not None:
-        gap = compare(problem, metric, targets, scores[held], baselines[best][held], songs, seed=seed)
-    n_songs = len(set(songs))
-    sentence = verdict(metric, best, measured[best][metric] if best else None, metrics[metric], gap, n_songs)
+        gap = compare(
+            problem, metric, all_targets[both], scores[both], baselines[best][both], all_songs[both], seed=seed
+        )
+    ours = problem.metric(metric, all_targets[both], scores[both])
+    n_songs = pd.Series(all_songs[both]).nunique()
+    sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
     found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]))
-    ci95 = intervals(problem, targets, scores[held], songs, seed=seed)
-    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, int(held.sum()), n_songs)
+    ci95 = intervals(problem, all_targets[held], scores[held], all_songs[held], seed=seed)
+    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, len(held), n_songs)
 
 
 def write_predictions(path: Path, problem: Problem, data: Data, outcomes: list[Outcome]) -> None:
@@ -64,7 +70,8 @@ def write_predictions(path: Path, problem: Problem, data: Data, outcomes: list[O
     parts = []
     for outcome in outcomes:
         for split, rows, scores in (
-            ("train", outcome.job.train, outcome.train_scores),
+            # songs that are read anew each epoch have no scores of the training side
+            ("train", outcome.job.train[: len(outcome.train_scores)], outcome.train_scores),
             ("val", outcome.job.val, outcome.val_scores),
         ):
             parts.append(_prediction_rows(problem, data, outcome.job.fold, split, rows, scores))
@@ -78,11 +85,11 @@ def _prediction_rows(
     n = len(rows)
     return pa.table(
         {
-            "example_id": pa.array(data.examples.ids[rows], pa.string()),
-            "song": pa.array(data.examples.songs[rows], pa.string()),
+            "example_id": data.index.table["example_id"].take(pa.array(rows)),
+            "song": data.index.table["song"].take(pa.array(rows)).cast(pa.string()),
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
-            "target": pa.array(data.examples.targets[rows], pa.float32()),
+            "target": pa.array(data.source.targets[rows], pa.float32()),
             "prediction": pa.array(problem.decide(scores) if n else [], pa.bool_()),
             "score": pa.array(scores, pa.float32()),
         }
@@ -94,7 +101,8 @@ def summarise(
 ) -> dict[str, Any]:
     """`summary.json`."""
     fits = [*folds, *([refit] if refit else [])]
-    spent = {part: round(sum(o.facts["seconds"][part] for o in fits), 2) for part in ("train", "eval")}
+    spent = {part: round(sum(o.facts["seconds"][part] for o in fits), 2) for part in ("train", "data", "eval")}
+    uses = [o.facts["gpu_use"] for o in fits if o.facts["gpu_use"] is not None]
     tokens = sum(o.facts["tokens"] for o in fits)
     price = plan.config.logging.usd_per_hour
     return {
@@ -111,17 +119,21 @@ def summarise(
         "difference": vars(results.gap) if results.gap else None,
         "verdict": results.verdict,
         "signs": results.signs,
-        "notes": notes(plan, data, folds),
+        "notes": notes(plan, data, fits),
         "counts": {
             "train_examples": int(np.median([len(o.job.train) for o in folds])),
             "val_examples": results.scored,
-            "songs": len(set(data.examples.songs)),
+            "songs": data.profile["songs"],
             "folds": data.split.folds,
             "parameters": folds[0].facts["parameters"],
             "dropped": data.profile["dropped"],
         },
         "seconds": {**seconds, **spent},
         "tokens_per_second": round(tokens / spent["train"], 1) if tokens and spent["train"] else None,
+        "data_wait": round(spent["data"] / spent["train"], 4) if spent["train"] else None,
+        "gpu_use": round(float(np.mean(uses)), 3) if uses else None,
+        "workers": max(o.facts["workers"] for o in fits),
+        "checkpoint_seconds": round(sum(o.facts["checkpoints"]["seconds"] for o in fits), 3),
         "peak_memory_mb": max(o.facts["peak_memory_mb"] for o in fits),
         "device": folds[0].facts["device"],
         "precision": folds[0].facts["precision"],
@@ -138,9 +150,9 @@ def best_length(folds: list[Outcome]) -> int:
     return max(1, round(float(np.median([outcome.facts["best_epoch"] for outcome in folds]))))
 
 
-def notes(plan: Plan, data: Data, folds: list[Outcome]) -> list[str]:
+def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
     """Everything that differs from what was asked for or deserves a word, once each."""
-    said = [*plan.warnings, *data.warnings, *(note for outcome in folds for note in outcome.facts["notes"])]
+    said = [*plan.warnings, *data.warnings, *(note for outcome in fits for note in outcome.facts["notes"])]
     if plan.config.model.text_encoder.model_name != "embedded":
         said.append(
             "the default recipe (layer read, freezing, words) was measured with the embedded encoder only;"

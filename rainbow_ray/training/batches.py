@@ -12,7 +12,7 @@ import numpy as np
 
 from rainbow_ray.config import TrainingConfig
 
-WINDOW = 16  # steps that are sorted by length together, where an epoch has many
+SPAN = 16  # steps that are sorted by length together, where an epoch has many
 JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
 MIN_BATCH = 8
 EVAL_TOKENS = 16384  # padded tokens of a batch that is only scored
@@ -63,22 +63,37 @@ def decide_length(config: TrainingConfig, examples: int) -> Length:
     return Length(epochs, size, steps(size), tuple(notes))
 
 
-def plan(lengths: np.ndarray, *, step_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def plan(
+    lengths: np.ndarray, *, step_size: int, seed: int, epoch: int, windows: list[np.ndarray] | None = None
+) -> list[np.ndarray]:
     """Indices into `lengths` of each step of an epoch: every example once, the same for the same seed and epoch.
 
-    With many steps, those of a window hold texts of like length; their order is random again. With few, steps are
-    drawn at random: label and length often go together, and a step of one label teaches little.
+    With many steps, those of a span hold texts of like length; their order is random again. With few, steps are
+    drawn at random: label and length often go together, and a step of one label teaches little. `windows` are pieces
+    that are visited one after the other (by default one, of all): steps then keep to their place in that way.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
+    windows = [np.arange(len(lengths))] if windows is None else windows
+    order = np.concatenate([rng.permutation(window) for window in windows])
     steps = -(-len(order) // step_size)
-    if steps >= 2 * WINDOW:
-        shaken = lengths * rng.uniform(1 - JITTER, 1 + JITTER, len(lengths))
-        span = WINDOW * step_size
-        windows = [order[start : start + span] for start in range(0, len(order), span)]
-        order = np.concatenate([window[np.argsort(shaken[window], kind="stable")] for window in windows])
+    if steps >= 2 * SPAN:
+        shaken = lengths[order] * rng.uniform(1 - JITTER, 1 + JITTER, len(order))
+        size = SPAN * step_size
+        spans = [slice(start, start + size) for start in range(0, len(order), size)]
+        order = np.concatenate([order[span][np.argsort(shaken[span], kind="stable")] for span in spans])
     planned = [order[start : start + step_size] for start in range(0, len(order), step_size)]
-    return [planned[i] for i in rng.permutation(steps)]
+    reach = steps if len(windows) == 1 else SPAN
+    turns = [start + rng.permutation(min(reach, steps - start)) for start in range(0, steps, reach)]
+    return [planned[i] for i in np.concatenate(turns)]
+
+
+def share_of(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """A worker's share of a step: dealt by length, there and back, so that each has as much to do."""
+    if size == 1:
+        return step
+    turn = np.arange(len(step)) % (2 * size)
+    owner = np.where(turn < size, turn, 2 * size - 1 - turn)
+    return step[np.argsort(-lengths[step], kind="stable")][owner == rank]
 
 
 def divide(

@@ -1,12 +1,16 @@
-"""Checkpoints of one fit: written to a temporary name and moved into place, read without unpickling code."""
+"""Checkpoints of one fit: written to a temporary name and moved into place, read without unpickling code.
+
+The two newest ones are kept. One that is torn, or not ours, is passed over with a word, and the one before is taken.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-FORMAT = 1
-# what torch and numpy raise for torn and foreign files
+from rainbow_ray.errors import InputError
+
+FORMAT = 2
+KEPT = 2
+# what torch, numpy and zipfile raise for torn and foreign files
 UNREADABLE = (
     RuntimeError,
     OSError,
@@ -27,6 +34,8 @@ UNREADABLE = (
     zipfile.BadZipFile,
 )
 METRICS = "metrics.jsonl"
+STEP_FILE = re.compile(r"step-(\d{10})\.pt")
+BEST_FILE = re.compile(r"best-(\d{6})\.pt")
 
 
 def write_safely(path: Path, write: Callable[[Path], object]) -> None:
@@ -49,7 +58,11 @@ def write_json(path: Path, document: Any) -> None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The files of one fit: `last.pt`, `best.pt`, `metrics.jsonl`, and `result.npz` once it is finished."""
+    """The files of one fit.
+
+    `step-<n>.pt` to go on from; `best-<epoch>.pt` where an inner split says which; `model.pt` and `result.npz` once it
+    is finished; `metrics.jsonl`.
+    """
 
     folder: Path
 
@@ -62,19 +75,42 @@ class Checkpoints:
     def metrics(self) -> Path:
         return self.folder / METRICS
 
-    def save(self, name: str, state: dict[str, Any]) -> None:
-        write_safely(self.folder / f"{name}.pt", lambda path: torch.save({"format": FORMAT, **state}, path))
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep `state`, from which step `step + 1` follows, and forget all but the newest ones."""
+        self._write(f"step-{step:010d}.pt", state)
+        found = self._numbered(STEP_FILE)
+        for number in found[KEPT:]:
+            (self.folder / f"step-{number:010d}.pt").unlink(missing_ok=True)
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """The checkpoint of that name, or None where there is none that can be read."""
-        path = self.folder / f"{name}.pt"
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except UNREADABLE:
-            return None
-        return state if isinstance(state, dict) and state.get("format") == FORMAT else None
+    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest checkpoint that can be read (None without one), and a word on each that was passed over.
+
+        Raises `InputError` for one that a newer version wrote.
+        """
+        words: list[str] = []
+        for step in self._numbered(STEP_FILE):
+            path = self.folder / f"step-{step:010d}.pt"
+            state, why = _read(path)
+            if state is not None:
+                return state, words
+            words.append(f"{path} is passed over: {why}")
+        return None, words
+
+    def save_best(self, epoch: int, state: dict[str, Any], *, keep: set[int]) -> None:
+        """Keep the model of the best epoch so far; `keep` names further epochs that a checkpoint still speaks of."""
+        self._write(f"best-{epoch:06d}.pt", state)
+        for number in self._numbered(BEST_FILE):
+            if number != epoch and number not in keep:
+                (self.folder / f"best-{number:06d}.pt").unlink(missing_ok=True)
+
+    def load_best(self, epoch: int) -> dict[str, Any] | None:
+        return _read(self.folder / f"best-{epoch:06d}.pt")[0]
+
+    def save_model(self, state: dict[str, Any]) -> None:
+        self._write("model.pt", state)
+
+    def load_model(self) -> dict[str, Any] | None:
+        return _read(self.folder / "model.pt")[0]
 
     def save_result(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Mark the fit as finished, with what came out of it."""
@@ -96,3 +132,40 @@ class Checkpoints:
         except UNREADABLE:
             return None
         return arrays, facts
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        write_safely(self.folder / name, lambda path: torch.save({"format": FORMAT, **state}, path))
+
+    def _numbered(self, pattern: re.Pattern[str]) -> list[int]:
+        """Numbers of the files of that pattern, largest first."""
+
+        def numbers() -> Iterator[int]:
+            for path in self.folder.glob("*.pt"):
+                if match := pattern.fullmatch(path.name):
+                    yield int(match[1])
+
+        return sorted(numbers(), reverse=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint, or None and why there is none. torch.load itself would not see a flipped bit: the zip's sums do."""
+    if not path.exists():
+        return None, "it is not there"
+    if path.stat().st_size == 0:
+        return None, "it is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            return None, f"it is damaged ({broken})"
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        return None, f"it is torn, or not a checkpoint ({type(error).__name__})"
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        return None, "it is not a checkpoint of rainbow_ray"
+    if state["format"] > FORMAT:
+        raise InputError(f"{path}: its format {state['format']} is newer than this version's {FORMAT}; update"
+                         " rainbow_ray, or start a new run with another --name")  # fmt: skip
+    if state["format"] < FORMAT:
+        return None, f"its format {state['format']} is of an older version"
+    return state, ""

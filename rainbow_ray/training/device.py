@@ -71,12 +71,32 @@ def be_deterministic(on: bool) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch would have gone through. The CPU's allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MB: of the GPU on CUDA, otherwise of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, kB on Linux
+
+
+def gpu_use(device: torch.device) -> float | None:
+    """Share of the last moments in which the GPU had work, 0 to 1; None where nobody tells."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (ImportError, RuntimeError):  # without nvidia-ml-py, or without the right to ask
+        return None
 
 
 def _has_amx() -> bool:

@@ -1,8 +1,9 @@
-"""Where fits run: folds side by side in warm actors, and single fits (the refit, `--folds 1`) in a TorchTrainer."""
+"""Where fits run: folds side by side in warm actors; what several workers share, or streams, in a TorchTrainer."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import threading
 import time
@@ -14,15 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.problems import Problem
-from rainbow_ray.runtime import Cluster
+from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.reporters import JsonLines, Mirror
+from rainbow_ray.training.reporters import JsonLines, Mirror, Reporter, Silent
+from rainbow_ray.training.team import Team
 
 POLL_SECONDS = 0.3
+RESTARTS = 3  # of a worker that dies; what kills it more often kills it always
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ class Shared:
     """What all fits of a run have in common: put once into Ray's object store."""
 
     config: Config
-    examples: Examples
+    source: Source
     problem: Problem
     encoder: str
     by: str
@@ -64,7 +67,8 @@ def run_folds(
 ) -> tuple[list[Outcome], T]:
     """Run jobs side by side, each in an actor that has read data and encoder once; finished ones are not run again.
 
-    `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free.
+    `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free. An
+    actor that dies is started again, and its job goes on from its checkpoint.
     """
     import ray
     from ray.util import ActorPool
@@ -72,8 +76,10 @@ def run_folds(
     waiting = [job for job in jobs if _is_waiting(job)]
     side_by_side, resources = cluster.slots(len(waiting) + 1)
     common = ray.put(shared)
-    worker = ray.remote(**resources)(_FoldWorker)
-    actors = [worker.remote(common) for _ in range(side_by_side)]
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    worker = ray.remote(**resources, **restarts)(_FoldWorker)
+    # in a list: Ray would warn that an argument by itself may be lost before an actor starts again
+    actors = [worker.remote([common]) for _ in range(side_by_side)]
     pool = ActorPool(actors)
     with _following(mirror):
         for job in waiting:
@@ -87,59 +93,91 @@ def run_folds(
                 if isinstance(error.cause, TrainingError | InputError):
                     raise error.cause from error
                 raise
+            except ray.exceptions.RayActorError as error:
+                raise TrainingError(f"a worker died {RESTARTS + 1} times ({_first_line(error)}); go on with"
+                                    " --resume") from error  # fmt: skip
     for actor in actors:
         ray.kill(actor)
     (extra,) = [result for result in results if result is not None]
     return [_finished(job) for job in jobs], extra
 
 
-def run_alone(shared: Shared, job: Job, cluster: Cluster, mirror: Mirror) -> Outcome:
-    """Run one job in a TorchTrainer's worker."""
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) -> list[Outcome]:
+    """Run jobs one after the other, each shared by all workers of one TorchTrainer; finished ones are not run again.
 
-    if _is_waiting(job):
-        storage = job.folder.resolve() / "ray"
+    When a worker dies, all start again from the checkpoint; elastic ones go on with those that are left.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    waiting = [job for job in jobs if _is_waiting(job)]
+    if waiting:
+        storage = waiting[0].folder.resolve().parent / "ray"
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"shared": ray.put(shared), "job": job},
+            train_loop_config={"shared": ray.put(shared), "jobs": waiting, "threads": workers.threads},
+            torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=1,
-                use_gpu=cluster.gpus > 0,
-                resources_per_worker={"CPU": cluster.node_cpus, **({"GPU": 1} if cluster.gpus else {})},
+                num_workers=workers.fewest if workers.fewest == workers.most else (workers.fewest, workers.most),
+                use_gpu=workers.gpu,
+                resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
             ),
             # a name of its own for each start: Train would otherwise silently take up an earlier one's state
-            run_config=RunConfig(name=f"{job.folder.name}-{time.time_ns()}", storage_path=str(storage)),
+            run_config=RunConfig(
+                name=f"{waiting[0].folder.name}-{time.time_ns()}",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+            ),
         )
         with _following(mirror):
             _fit(trainer)
         shutil.rmtree(storage, ignore_errors=True)
     else:
         mirror.poll()
-    return _finished(job)
+    return [_finished(job) for job in jobs]
 
 
 class _FoldWorker:
     """An actor: it reads the shared data once and keeps the encoder warm between folds."""
 
-    def __init__(self, shared: Shared) -> None:
-        self.shared = shared
+    def __init__(self, common: list[Any]) -> None:
+        import ray
+
+        self.shared: Shared = ray.get(common[0])
 
     def run(self, job: Job) -> None:
-        _run_job(self.shared, job)
+        _run_job(self.shared, job, Team())
 
     def call(self, work: Callable[[Shared], Any]) -> Any:
         return work(self.shared)
 
 
-def _train_worker(arguments: dict[str, Any]) -> None:
-    """What a TorchTrainer's worker runs."""
+def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
+    """What each of a TorchTrainer's workers runs.
+
+    An error that we understand is given back rather than raised: all workers meet it in the same step, and Train would
+    start them again to meet it once more.
+    """
     import ray
     import ray.train
+    import ray.train.torch
+    import torch
 
-    _run_job(ray.get(arguments["shared"]), arguments["job"])
-    ray.train.report({"finished": 1})
+    context = ray.train.get_context()
+    torch.set_num_threads(arguments["threads"])
+    # parameters that a cut encoder leaves unused get no gradient; buffers are the same on all workers from the start
+    options = {"find_unused_parameters": True, "broadcast_buffers": False}
+    prepare = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
+    team = Team(context.get_world_rank(), context.get_world_size(), prepare)
+    shared = ray.get(arguments["shared"])
+    try:
+        for job in arguments["jobs"]:
+            if Checkpoints(job.folder).load_result() is None:
+                _run_job(shared, job, team)
+    except (TrainingError, InputError) as error:
+        return error
+    return None
 
 
 def _is_waiting(job: Job) -> bool:
@@ -153,19 +191,21 @@ def _is_waiting(job: Job) -> bool:
 
 def _cut_back(state: Checkpoints) -> JsonLines:
     reporter = JsonLines(state.metrics)
-    last = state.load("last")
-    reporter.cut_back(last["progress"]["epoch"] if last else 0)
+    last, _ = state.newest()
+    reporter.cut_back(last["progress"]["step"] if last else -1)
     return reporter
 
 
-def _run_job(shared: Shared, job: Job) -> None:
+def _run_job(shared: Shared, job: Job, team: Team) -> None:
     from rainbow_ray.training.loop import FitData, fit
 
     state = Checkpoints(job.folder)
-    state.clear_debris()
-    reporter = _cut_back(state)
+    reporter: Reporter = Silent()
+    if team.leads:
+        state.clear_debris()
+        reporter = _cut_back(state)
     data = FitData(
-        examples=shared.examples,
+        source=shared.source,
         train=job.train,
         val=job.val,
         problem=shared.problem,
@@ -174,8 +214,9 @@ def _run_job(shared: Shared, job: Job) -> None:
         by=shared.by,
         length=job.length,
     )
-    fitted = fit(shared.config, data, reporter, state)
-    state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
+    fitted = fit(shared.config, data, reporter, state, team)
+    if team.leads:
+        state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
 
 
 def _finished(job: Job) -> Outcome:
@@ -191,13 +232,19 @@ def _fit(trainer: Any) -> None:
     from ray.train import TrainingFailedError
 
     try:
-        trainer.fit()
+        understood = trainer.fit().return_value
     except TrainingFailedError as error:
         for inner in getattr(error, "worker_failures", {}).values():
             cause = getattr(inner, "cause", inner)
             if isinstance(cause, TrainingError | InputError):
                 raise cause from error
         raise
+    if understood is not None:
+        raise understood
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,13 @@ class Reporter(Protocol):
     def log(self, record: Record) -> None: ...
 
 
+class Silent:
+    """For workers that do not lead."""
+
+    def log(self, record: Record) -> None:
+        pass
+
+
 class JsonLines:
     """Append records to a file, one line each, handed to the system at once."""
 
@@ -34,12 +41,12 @@ class JsonLines:
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
-    def cut_back(self, epoch: int) -> None:
-        """Forget what lies after `epoch`: it will be logged again."""
+    def cut_back(self, step: int) -> None:
+        """Forget what lies after `step`: it will be logged again."""
         from rainbow_ray.training.checkpoint import write_safely
 
         if self.path.exists():
-            kept = [record for record in read_lines(self.path) if record["epoch"] <= epoch]
+            kept = [record for record in read_lines(self.path) if record["step"] <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_safely(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -21,6 +21,7 @@ from rainbow_ray.training import loop
 from rainbow_ray.training.batches import ENOUGH_TOKENS, divide, plan
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.reporters import JsonLines
+from rainbow_ray.training.team import Team
 from tests.in_process import data_of, plan_of
 
 KEYS = {
@@ -44,8 +45,8 @@ def main() -> None:
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = Checkpoints(Path(folder))
-        parts = loop.FitData(data.examples, everything, nothing, made.problem, made.encoder, None)
-        run = loop._Run(made.config, parts, JsonLines(state.metrics), state)
+        parts = loop.FitData(data.source, everything, nothing, made.problem, made.encoder, None)
+        run = loop._Run(made.config, parts, JsonLines(state.metrics), state, Team())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:
             prepared = _prepared(run)
@@ -63,14 +64,17 @@ def main() -> None:
 
 def _prepared(run: loop._Run) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
-    lengths = run.data.lengths
+    lengths = run.source.lengths
     steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
     limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": ENOUGH_TOKENS["cpu"]}
-    return [[make_batch(run.data.examples, p, run.collates) for p in divide(step, lengths, **limits)] for step in steps]
+    return [
+        [make_batch(run.data.source.examples, p, run.learner.collates) for p in divide(step, lengths, **limits)]
+        for step in steps
+    ]
 
 
 def _by_hand(run: loop._Run, steps: list[list]) -> None:
-    model, optimizer = run.model, run.optimizer
+    model, optimizer = run.model, run.stepper.optimizer
     weight = torch.tensor(run.problem.pos_weight)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()

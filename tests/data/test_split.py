@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.split import group_of, make_split, read_split_file, text_key, to_json
+from rainbow_ray.data.examples import Examples, text_key
+from rainbow_ray.data.split import group_of, make_split, read_split_file, write_json
 from rainbow_ray.errors import InputError
 
 
@@ -114,7 +112,7 @@ def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
     old = examples_of(songs[:40], texts[:40])
     first = split(old, folds)
     file = tmp_path / "split.json"
-    file.write_text(json.dumps(to_json(first, old)))
+    write_json(first, old, file)
     known = read_split_file(file, folds=None, by="id")
     # the known songs come last this time, one new song repeats a known text
     table = examples_of(songs[:40], texts[:40]).table

@@ -15,7 +15,7 @@ import pytest
 import rainbow_ray
 from rainbow_ray.errors import InputError
 from rainbow_ray.results.bundle import Bundle, save_bundle
-from rainbow_ray.training.loop import load_fitted
+from rainbow_ray.training.learner import load_fitted
 from tests.in_process import data_of, fit_fold, plan_of
 
 

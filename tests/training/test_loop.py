@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -15,12 +16,14 @@ from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.modalities import text
-from rainbow_ray.training import loop
+from rainbow_ray.problems import make_problem
+from rainbow_ray.training import learner, loop
 from rainbow_ray.training.batches import decide_length, same_steps
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.optimizer import make_optimizer
 from rainbow_ray.training.reporters import JsonLines, read_lines
-from tests.in_process import data_of, fit_fold, plan_of
+from rainbow_ray.training.team import Team
+from tests.in_process import data_of, fit_fold, plan_of, source_of
 
 QUICK = {"training__min_steps": 0, "training__epochs": 3, "training__batch_size": 8}
 UNFROZEN = {"model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": 2}
@@ -34,8 +37,8 @@ def encoder(tiny_encoder):
 def run_of(plan, data, folder: Path, fold: int = 0):
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = loop.FitData(data.examples, train, val, plan.problem, plan.encoder, fold)
-    return loop._Run(plan.config, fit_data, JsonLines(state.metrics), state)
+    fit_data = loop.FitData(source_of(data.examples), train, val, plan.problem, plan.encoder, fold)
+    return loop._Run(plan.config, fit_data, JsonLines(state.metrics), state, Team())
 
 
 @pytest.mark.parametrize("keys", [{}, UNFROZEN, {"model__text_encoder__layer": "mix"}])
@@ -88,7 +91,7 @@ def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypat
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
     _, shared = fit_fold(plan, data, tmp_path / "a")
-    monkeypatch.setattr(loop, "can_share", lambda *_: False)
+    monkeypatch.setattr(learner, "can_share", lambda *_: False)
     _, computed = fit_fold(plan, data, tmp_path / "b")
     np.testing.assert_allclose(shared.val_scores, computed.val_scores, atol=1e-5)
 
@@ -104,14 +107,14 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_p
         data = data_of(plan)
         weights = np.linspace(0.5, 2.0, len(data.examples)).astype(np.float32)
         weighted = Examples(data.examples.table, data.examples.targets, weights)
-        run = run_of(plan, type(data)(weighted, data.split, data.profile), tmp_path / str(number))
+        run = run_of(plan, dataclasses.replace(data, examples=weighted), tmp_path / str(number))
         run.model.eval()  # no dropout: only the cut differs
-        monkeypatch.setattr(run, "_update", lambda: None)
+        monkeypatch.setattr(run.stepper, "_update", lambda: None)
         step = run.train[:8]
-        total, weight = run._train_step(step)
-        assert weight == pytest.approx(weights[step].sum())
+        weight = weights[step].sum()
+        total = run.stepper.take(run.source.known(step), weight, number=1).loss
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
-        losses, _ = run._forward(step)
+        losses, _ = run.learner.losses(run.source.known(step))
         assert total == pytest.approx(losses.sum().item() / weight, rel=1e-5)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -145,8 +148,8 @@ def test_early_stopping_looks_at_an_inner_split_only(songs_file, encoder, tmp_pa
     assert fitted.facts["epochs"] == fitted.facts["best_epoch"] + 2
     assert inner[fitted.facts["best_epoch"]] == max(inner.values())
     # the model that is kept is the best one, not the last
-    kept = Checkpoints(tmp_path / "fit").load("model")["model"]
-    best = Checkpoints(tmp_path / "fit").load("best")["model"]
+    kept = Checkpoints(tmp_path / "fit").load_model()["model"]
+    best = Checkpoints(tmp_path / "fit").load_best(fitted.facts["best_epoch"])["model"]
     assert all(torch.equal(kept[name], best[name]) for name in best)
 
 
@@ -170,7 +173,7 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = loop.build_model(config, text.fresh_body(str(encoder)), loop.make_problem("binary"))
+    model = learner.build_model(config, text.fresh_body(str(encoder)), make_problem("binary"))
     optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -221,31 +224,12 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
-    model, problem = loop.load_fitted(plan.config, plan.encoder, plan.problem, tmp_path)
+    model, problem = learner.load_fitted(plan.config, plan.encoder, plan.problem, tmp_path)
     run = run_of(plan, data, tmp_path / "other")
-    run.model = copy.deepcopy(model)
-    scores, _ = run._score(val)
+    run.learner.model = copy.deepcopy(model)
+    scores, _ = run.learner.score(val)
     np.testing.assert_allclose(scores, fitted.val_scores, atol=1e-6)
     assert problem.pos_weight > 0
-
-
-def test_a_torn_or_foreign_checkpoint_is_not_taken(tmp_path):
-    state = Checkpoints(tmp_path)
-    assert state.load("last") is None
-    state.save("last", {"model": {"a": torch.ones(2)}})
-    assert torch.equal(state.load("last")["model"]["a"], torch.ones(2))
-    path = tmp_path / "last.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-    assert state.load("last") is None
-    torch.save({"format": 99}, path)
-    assert state.load("last") is None
-    for garbage in (b"", b"garbage", b"\x80\x04garbage"):
-        path.write_bytes(garbage)
-        assert state.load("last") is None
-        (tmp_path / "result.npz").write_bytes(garbage)
-        assert state.load_result() is None
-    (tmp_path / "result.npz").unlink()
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):
@@ -257,7 +241,7 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     train, val = data.split.sides(0)
     back = np.argsort(order)
     state = Checkpoints(tmp_path / "b")
-    parts = loop.FitData(turned, back[train], back[val], plan.problem, plan.encoder, 0)
+    parts = loop.FitData(source_of(turned), back[train], back[val], plan.problem, plan.encoder, 0)
     second = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 

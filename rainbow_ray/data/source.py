@@ -1,0 +1,117 @@
+"""Where a fit's examples come from: all of them in memory, or read anew each epoch. The loop sees no difference.
+
+A source knows the small facts of every example (targets, weights, lengths, song) and hands out the large ones (token
+ids, words) in the order of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.split import make_split
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some examples that lie in memory now: `indices` in their source, which are rows `at` of `examples`."""
+
+    examples: Examples
+    at: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, which: np.ndarray) -> Rows:
+        return Rows(self.examples, self.at[which], self.indices[which])
+
+
+class Source(Protocol):
+    """What training asks of data. Arrays are `(examples,)`; indices count all examples of the source."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+    @property
+    def songs(self) -> np.ndarray: ...
+
+    @property
+    def targets(self) -> np.ndarray: ...
+
+    @property
+    def weights(self) -> np.ndarray:
+        """They multiply the loss."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether examples can be had in any order at no cost."""
+
+    def __len__(self) -> int: ...
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """The songs of some examples, each once."""
+
+    def known(self, indices: np.ndarray) -> Rows:
+        """Those of `indices` that always lie in memory: all of them, or a sample."""
+
+    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
+        """`indices` (repeats allowed) in the pieces that an epoch visits one after the other."""
+
+    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
+        """The rows of each part, in turn. Where examples are read, parts must follow `windows`."""
+
+    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
+        """Which of `indices` an inner split holds out: bool, as long as `indices`. Songs stay whole."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """All examples lie in memory."""
+
+    examples: Examples
+    lengths: np.ndarray
+    in_memory: bool = True
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.examples.ids
+
+    @property
+    def songs(self) -> np.ndarray:
+        return self.examples.songs
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.examples.targets
+
+    @property
+    def weights(self) -> np.ndarray:
+        return self.examples.weights
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        return list(dict.fromkeys(self.examples.songs[indices]))
+
+    def known(self, indices: np.ndarray) -> Rows:
+        return Rows(self.examples, indices, indices)
+
+    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:  # noqa: ARG002
+        return [indices]
+
+    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
+        return (self.known(part) for part in parts)
+
+    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
+        side = self.examples.take(indices)
+        return make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0

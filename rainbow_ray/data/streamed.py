@@ -1,0 +1,298 @@
+"""Songs that are too many to lie in memory: an index of small facts does, and rows are read when their turn comes.
+
+The index is made by one pass over the manifest. An epoch then visits pieces of the files (row groups) in a seeded
+order, in windows of some thousand rows; Ray Data reads and prepares them ahead of the training, in bounded memory.
+Which rows make which step is planned from the index alone, so it is the same whatever the number of workers: each of
+them reads the windows and prepares only the rows that are its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from rainbow_ray.data.examples import Examples, text_key
+from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.source import Rows
+from rainbow_ray.data.split import deal
+from rainbow_ray.data.stream import Prepare
+
+WINDOW = 8192  # rows that are shuffled together
+READ = 2048  # rows that are prepared at a time
+TASK = 4096  # rows of one reading task, at least: smaller row groups are read together
+BUFFERED = 256 * 2**20  # bytes that Ray Data may hold ready for one reader
+READER_CPUS = 0.5  # training leaves at least so much free; with none, both would wait for ever
+SAMPLE = 5_000  # examples that stay in memory: statistics and baselines are taken from them
+HEAVY = ("text", "words", "input_ids")  # what the index leaves out
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The row groups of a manifest, in its order: `first[i]` is the row that piece i begins with."""
+
+    file: np.ndarray
+    group: np.ndarray
+    first: np.ndarray
+    rows: int
+
+    def of(self, row: np.ndarray) -> np.ndarray:
+        """The piece that each row lies in."""
+        return np.searchsorted(self.first, row, side="right") - 1
+
+
+def size_in_memory(manifest: Manifest, columns: Columns) -> int:
+    """Bytes of the columns that are read, uncompressed, as the files' own metadata tell."""
+    wanted = set(columns.projection)
+    total = 0
+    for fragment in _dataset(manifest).get_fragments():
+        metadata = fragment.metadata
+        for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+            parts = (group.column(i) for i in range(group.num_columns))
+            total += sum(c.total_uncompressed_size for c in parts if c.path_in_schema.split(".")[0] in wanted)
+    return total
+
+
+def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
+    """All rows as plain rows, what is known of their text in its place.
+
+    That is `row`, `text_key`, `text_hash`, `characters`, `tokens` and, after the cut, `length`.
+    """
+    pieces = find_pieces(manifest)
+
+    def slim(block: pa.Table) -> pa.Table:
+        texts = block["text"].combine_chunks().dictionary_encode()
+        keys = pa.array([text_key(text or "") for text in texts.dictionary.to_pylist()], pa.string())
+        hashes = pa.array(pd.util.hash_array(texts.dictionary.to_numpy(zero_copy_only=False)), pa.uint64())
+        lengths = pc.list_value_length(block["input_ids"])
+        return (
+            block.append_column("text_key", keys.take(texts.indices))
+            .append_column("text_hash", hashes.take(texts.indices))
+            .append_column("characters", pc.utf8_length(pc.fill_null(block["text"], "")))
+            .append_column("length", lengths)
+            .drop_columns([name for name in HEAVY if name in block.column_names])
+        )
+
+    items = _items(pieces, np.arange(pieces.rows), np.arange(pieces.rows))
+    blocks = list(_read(manifest, columns, prepare, items, then=slim))
+    table = pa.concat_tables(blocks, promote_options="permissive").combine_chunks()
+    return table.rename_columns(["row" if name == "example" else name for name in table.column_names])
+
+
+def find_pieces(manifest: Manifest) -> Pieces:
+    file, group, rows = [], [], []
+    for number, fragment in enumerate(_dataset(manifest).get_fragments()):
+        for i in range(fragment.metadata.num_row_groups):
+            file.append(number)
+            group.append(i)
+            rows.append(fragment.metadata.row_group(i).num_rows)
+    ends = np.cumsum(rows, dtype=np.int64)
+    return Pieces(np.array(file), np.array(group), ends - np.array(rows), int(ends[-1]))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A source whose examples are read anew each epoch. `index` has a slim row an example, in the manifest's order.
+
+    `sample` are some of them that stay in memory, the ones with the numbers `sampled` (sorted).
+    """
+
+    manifest: Manifest
+    columns: Columns
+    prepare: Prepare
+    index: Examples
+    groups: np.ndarray
+    pieces: Pieces
+    sample: Examples
+    sampled: np.ndarray
+    in_memory: bool = False
+    lengths: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", self.index.table["length"].to_numpy())
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.index.ids
+
+    @property
+    def songs(self) -> np.ndarray:
+        return self.index.songs
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.index.targets
+
+    @property
+    def weights(self) -> np.ndarray:
+        return self.index.weights
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        return list(dict.fromkeys(self.index.table["song"].take(pa.array(indices)).to_pylist()))
+
+    def known(self, indices: np.ndarray) -> Rows:
+        inside = np.flatnonzero(np.isin(self.sampled, indices))
+        return Rows(self.sample, inside, self.sampled[inside])
+
+    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
+        turn = np.argsort(np.random.default_rng([seed, epoch, 2]).permutation(len(self.pieces.first)))
+        piece = self.pieces.of(self.index.table["row"].to_numpy()[indices])
+        ordered = indices[np.lexsort((indices, turn[piece]))]
+        return [ordered[start : start + WINDOW] for start in range(0, len(ordered), WINDOW)]
+
+    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
+        parts = list(parts)
+        everything = np.concatenate([np.array([], dtype=np.int64), *parts])
+        wanted, first = np.unique(everything, return_index=True)
+        blocks = self._blocks(wanted, first)
+        uses = np.bincount(everything, minlength=len(self)).astype(np.int32)
+        place = np.full(len(self), -1, dtype=np.int32)  # where in `table` an example lies
+        table: pa.Table | None = None
+        numbers = np.array([], dtype=np.int64)
+        for part in parts:
+            while (place[part] < 0).any():
+                block = next(blocks)
+                place[numbers] = -1
+                if table is not None:
+                    table = pa.concat_tables([table.take(pa.array(np.flatnonzero(uses[numbers] > 0))), block])
+                    table = table.combine_chunks()
+                else:
+                    table = block
+                numbers = table["example"].to_numpy()
+                place[numbers] = np.arange(len(numbers))
+            assert table is not None
+            targets, weights = self.targets[numbers], self.weights[numbers]
+            yield Rows(Examples(table, targets, weights), place[part], part)
+            np.subtract.at(uses, part, 1)
+
+    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:  # noqa: ARG002
+        return deal(self.groups[indices], strata, [share, 1 - share], seed) == 0
+
+    def read(self, indices: np.ndarray, *, whole: bool = False) -> Examples:
+        """Some examples at once, with their text if `whole`."""
+        order = np.arange(len(indices))
+        blocks = list(self._blocks(indices, order, whole=whole))
+        table = pa.concat_tables(blocks).combine_chunks()
+        table = table.take(pc.sort_indices(table["example"]))
+        numbers = table["example"].to_numpy()
+        return Examples(table, self.targets[numbers], self.weights[numbers])
+
+    def _blocks(self, wanted: np.ndarray, first_needed: np.ndarray, *, whole: bool = False) -> Iterator[pa.Table]:
+        """The rows of some examples as blocks with their number as `example`, pieces in the order of need."""
+        rows = self.index.table["row"].to_numpy()[wanted]
+        piece = self.pieces.of(rows)
+        need = pd.Series(first_needed).groupby(piece).min()
+        items = _items(self.pieces, rows, wanted, order=need.sort_values().index.to_numpy())
+        kept = self.index.table.select(["example_id"])
+
+        def then(block: pa.Table) -> pa.Table:
+            dropped = ["label", "dropped", *([] if whole else ["text"])]
+            return block.drop_columns([name for name in dropped if name in block.column_names])
+
+        for block in _read(self.manifest, self.columns, self.prepare, items, then=then):
+            yield block.append_column("example_id", kept["example_id"].take(block["example"]))
+
+
+def make_streamed(
+    manifest: Manifest, columns: Columns, prepare: Prepare, index: Examples, groups: np.ndarray, *, seed: int
+) -> Streamed:
+    """The source of an index, its sample read."""
+    n = len(index)
+    sampled = np.sort(np.random.default_rng(seed).choice(n, min(SAMPLE, n), replace=False))
+    nothing = Examples(index.table.slice(0, 0), index.targets[:0], index.weights[:0])
+    pieces = find_pieces(manifest)
+    bare = Streamed(manifest, columns, prepare, index, groups, pieces, nothing, sampled[:0])
+    sample = bare.read(sampled, whole=True)
+    return Streamed(manifest, columns, prepare, index, groups, pieces, sample, sampled)
+
+
+def _items(pieces: Pieces, rows: np.ndarray, examples: np.ndarray, order: np.ndarray | None = None) -> list[pa.Table]:
+    """What reading tasks are told: piece by piece, which of its rows are wanted and as which example.
+
+    Pieces follow each other in `order`; small ones share a task.
+    """
+    piece = pieces.of(rows)
+    by_piece = np.argsort(piece, kind="stable")
+    present, starts = np.unique(piece[by_piece], return_index=True)
+    members = dict(zip(present.tolist(), np.split(by_piece, starts[1:]), strict=True))
+    tasks: list[list[dict[str, Any]]] = [[]]
+    size = 0
+    for number in present.tolist() if order is None else order.tolist():
+        inside = members[number]
+        if size >= TASK:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(
+            {
+                "file": int(pieces.file[number]),
+                "group": int(pieces.group[number]),
+                "rows": rows[inside] - pieces.first[number],
+                "examples": examples[inside],
+            }
+        )
+        size += len(inside)
+    return [pa.Table.from_pylist(task, schema=_ITEM) for task in tasks if task]
+
+
+_ITEM = pa.schema(
+    [("file", pa.int32()), ("group", pa.int32()), ("rows", pa.list_(pa.int64())), ("examples", pa.list_(pa.int64()))]
+)
+
+
+def _read(
+    manifest: Manifest, columns: Columns, prepare: Prepare, items: list[pa.Table], *, then: Prepare
+) -> Iterator[pa.Table]:
+    """Run the reading tasks through Ray Data, in their order and in bounded memory."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        object_store_memory=BUFFERED
+    )
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 16 * 2**20
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def read(task: pa.Table) -> Iterator[pa.Table]:
+        fragments = list(_dataset(manifest).get_fragments())
+        for i in range(len(task)):
+            fragment = fragments[task["file"][i].as_py()].subset(row_group_ids=[task["group"][i].as_py()])
+            rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
+            for block, numbers in _slices(fragment, manifest.schema, columns.projection, rows, examples):
+                yield then(prepare(plain_rows(block, columns)).append_column("example", pa.array(numbers)))
+
+    with ray.data.DataContext.current(context):  # a dataset keeps the context that it was made in
+        dataset = ray.data.from_arrow(items).map_batches(
+            read, batch_format="pyarrow", batch_size=None, num_cpus=READER_CPUS
+        )
+    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1)
+
+
+def _slices(
+    fragment: Any, schema: pa.Schema, names: list[str], rows: np.ndarray, examples: np.ndarray
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The wanted rows of a row group, some at a time, with their examples' numbers. `rows` is sorted."""
+    start = 0
+    for batch in fragment.to_batches(schema=schema, columns=names, batch_size=READ, use_threads=False):
+        stop = start + len(batch)
+        low, high = np.searchsorted(rows, [start, stop])
+        if high > low:
+            chosen = pa.Table.from_batches([batch]).take(pa.array(rows[low:high] - start))
+            yield chosen, examples[low:high]
+        start = stop
+
+
+def _dataset(manifest: Manifest) -> Any:
+    return ds.dataset(list(manifest.files), format="parquet", filesystem=manifest.filesystem)

@@ -1,0 +1,230 @@
+"""What is trained: a model and its problem on a device, fitted to the training side before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from rainbow_ray.config import Config
+from rainbow_ray.data.source import Resident, Rows, Source
+from rainbow_ray.data.stream import Batch, make_batch
+from rainbow_ray.errors import TrainingError
+from rainbow_ray.modalities import make_collates, text
+from rainbow_ray.modalities.words import log_count_ratios
+from rainbow_ray.model.prefix import can_share
+from rainbow_ray.model.rainbow import Rainbow
+from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.training.batches import scoring_batches
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.device import Precision, is_out_of_memory
+from rainbow_ray.training.team import Team
+
+STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
+
+# the frozen encoder's output for a worker's last data, so that further folds and fits need not run it again
+_ENCODED: dict[tuple[str, ...], tuple[pa.Table, torch.Tensor]] = {}
+
+
+class Learner:
+    """A model that reads rows of a source. `training` is the side that words and statistics are taken from.
+
+    `features`, `(examples, width)`, stand in for the encoder where training does not change it.
+    """
+
+    def __init__(
+        self, config: Config, source: Source, encoder: str, problem: Problem, training: np.ndarray, *,
+        device: torch.device, precision: Precision, team: Team,
+    ) -> None:  # fmt: skip
+        self.config, self.source, self.encoder, self.problem = config, source, encoder, problem
+        self.device, self.precision, self.team = device, precision, team
+        self.collates = make_collates(encoder)
+        self.model = self._build(training)
+        self.features = self._share_features()
+        self._fit_statistics(training)
+        self.spare = self._shortest(training)
+        self.wrapped: nn.Module = team.wrap(self.model)
+
+    def losses(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted losses `(examples,)` and logits, fp32, of some rows."""
+        module = self.wrapped if torch.is_grad_enabled() else self.model
+        with self.precision.autocast(self.device):
+            logits = module(self.inputs(rows)).float()
+        targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
+        weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
+        return self.problem.loss(logits, targets) * weights, logits
+
+    def inputs(self, rows: Rows) -> Batch | torch.Tensor:
+        """What the model is given for some rows: a padded batch, or features that were computed before."""
+        if self.features is not None:
+            return self.features[torch.from_numpy(rows.indices).to(self.device)]
+        return self._batch(rows)
+
+    def rows(self, parts: list[np.ndarray]) -> Iterator[Rows]:
+        """The rows of each part, in turn; with features at hand nothing has to be read."""
+        if self.features is None:
+            return self.source.visit(parts)
+        examples = self.source.known(np.array([], dtype=np.int64)).examples
+        return (Rows(examples, part, part) for part in parts)
+
+    def nothing(self) -> torch.Tensor:
+        """A loss of zero that reaches every trained parameter: it joins in what the others have."""
+        with self.precision.autocast(self.device):
+            return self.wrapped(self.spare).float().sum() * 0.0
+
+    @torch.no_grad()
+    def score(self, indices: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """Scores of the examples in the order of `indices`, and their weighted mean loss (None without examples).
+
+        Each worker of the team scores its share, and all get the whole.
+        """
+        self.model.eval()
+        place = np.zeros(len(self.source), dtype=np.int64)
+        place[indices] = np.arange(len(indices))
+        scores = torch.zeros(len(indices), dtype=torch.float32)
+        total = 0.0
+
+        def one(rows: Rows) -> None:
+            nonlocal total
+            losses, logits = self.losses(rows)
+            scores[torch.from_numpy(place[rows.indices])] = self.problem.scores(logits).cpu()
+            total += float(losses.sum())
+
+        for rows in self._shares(indices):
+            self._in_parts(one, rows)
+        scores, (total,) = self.team.add(scores), self.team.sums(total)
+        bad = ~np.isfinite(scores.numpy())
+        if bad.any():
+            songs = ", ".join(self.source.names(indices[bad][:10]))
+            raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")
+        weight = float(self.source.weights[indices].sum(dtype=np.float64))
+        return scores.numpy(), (total / weight if weight else None)
+
+    def base_hash(self) -> str:
+        """Identifies what is frozen: a checkpoint holds only what is trained."""
+        digest = hashlib.sha256()
+        trained = self.model.trained_state().keys()
+        for name, tensor in self.model.state_dict().items():
+            if name not in trained:
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def _build(self, training: np.ndarray) -> Rainbow:
+        model = build_model(self.config, text.fresh_body(self.encoder), self.problem)
+        if model.words is not None:
+            known = self.source.known(training)
+            lists = known.examples.take(known.at).ragged(text.WORDS)
+            strata = self.problem.strata(self.source.targets[known.indices])
+            weigh = self.config.model.lexical.weighting == "ratio"
+            ratios = log_count_ratios(lists, strata) if weigh else None
+            model.words.fit(lists, ratios, self.config.reproducibility.seed)
+        model.to(self.device)
+        return model
+
+    def _share_features(self) -> torch.Tensor | None:
+        """Features of all examples, where training does not change them."""
+        limit = self.config.data.resident_limit * 2**20
+        if not can_share(self.model, len(self.source), limit):
+            return None
+        everything = np.arange(len(self.source))
+        if not isinstance(self.source, Resident):
+            return self._encode(self._shares(everything), everything, self.model.features, self.model.width)
+        options = self.config.model.text_encoder.model_dump_json()
+        key = (self.encoder, options, self.precision.name, self.device.type)
+        rows, encoded = _ENCODED.get(key, (None, None))
+        if encoded is None or rows is not self.source.examples.table:
+            _ENCODED.clear()  # a warm worker keeps those of its last data
+            encoded = self._encode(self._shares(everything), everything, self.model.encode, self.model.text.width)
+            _ENCODED[key] = (self.source.examples.table, encoded)
+        words = text.pad(self.source.examples.ragged(text.WORDS), 0).to(self.device)
+        with torch.no_grad():
+            return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
+
+    def _fit_statistics(self, training: np.ndarray) -> None:
+        known = self.source.known(training)
+        if len(known) > STATISTICS:
+            rng = np.random.default_rng(self.config.reproducibility.seed)
+            known = known.take(np.sort(rng.choice(len(known), STATISTICS, replace=False)))
+        if self.features is not None:
+            features = self.features[torch.from_numpy(known.indices).to(self.device)]
+        else:
+            batches = scoring_batches(np.arange(len(known)), self.source.lengths[known.indices])
+            parts = (known.take(batch) for batch in self.team.share(batches))
+            features = self._encode(parts, known.indices, self.model.features, self.model.width)
+        self.model.fit_statistics(features)
+
+    @torch.no_grad()
+    def _encode(self, parts: Iterable[Rows], indices: np.ndarray, encode: Any, width: int) -> torch.Tensor:
+        """What a part of the model gives for `indices`: `(indices, width)`, each worker computing its `parts`."""
+        self.model.eval()
+        place = np.zeros(len(self.source), dtype=np.int64)
+        place[indices] = np.arange(len(indices))
+        out = torch.zeros(len(indices), width, device=self.device)
+
+        def one(part: Rows) -> None:
+            with self.precision.autocast(self.device):
+                encoded = encode(self._batch(part)).float()
+            out[torch.from_numpy(place[part.indices]).to(self.device)] = encoded
+
+        for part in parts:
+            self._in_parts(one, part)
+        return self.team.add(out)
+
+    def _shares(self, indices: np.ndarray) -> Iterable[Rows]:
+        """This worker's share of some examples, in batches for scoring."""
+        batches: list[np.ndarray] = []
+        for window in self.source.windows(indices, seed=0, epoch=0):
+            batches += scoring_batches(window, self.source.lengths)
+        return self.source.visit(self.team.share(batches))
+
+    def _in_parts(self, work: Any, rows: Rows) -> None:
+        """Do the work on rows, in halves where memory does not suffice."""
+        try:
+            work(rows)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for half in np.array_split(np.arange(len(rows)), 2):
+            self._in_parts(work, rows.take(half))
+
+    def _batch(self, rows: Rows) -> Batch:
+        return make_batch(rows.examples, rows.at, self.collates).to(self.device)
+
+    def _shortest(self, training: np.ndarray) -> Batch | torch.Tensor:
+        known = self.source.known(training)
+        shortest = int(np.argmin(self.source.lengths[known.indices]))
+        return self.inputs(known.take(np.array([shortest])))
+
+
+def advice(config: Config) -> str:
+    """What helps when numbers are not finite."""
+    return (
+        f"try a smaller training.learning_rate ({config.training.learning_rate:g}) or head_learning_rate"
+        f" ({config.training.head_learning_rate:g}), or training.mixed_precision=off"
+    )
+
+
+def build_model(config: Config, body: Any, problem: Problem) -> Rainbow:
+    """The model as the config describes it, around an encoder of its own (it is cut to the layer read)."""
+    return Rainbow(body, config.model, problem.outputs)
+
+
+def load_fitted(config: Config, encoder: str, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:
+    """A finished fit's model, its checkpoint put back onto the encoder, and its problem as fitted."""
+    saved = Checkpoints(folder).load_model()
+    if saved is None:
+        raise TrainingError(f"{folder}: the fit left no model that can be read")
+    fitted = make_problem(problem.name, **saved["problem"])
+    model = build_model(config, text.fresh_body(encoder), fitted)
+    model.load_trained_state(saved["model"])
+    return model, fitted

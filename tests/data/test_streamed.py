@@ -1,0 +1,114 @@
+"""Songs that are read anew each epoch: the same examples as from memory, each once, in planned windows."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.assemble import read_data
+from rainbow_ray.data import streamed
+from rainbow_ray.data.split import deal
+from rainbow_ray.data.stream import make_batch
+from rainbow_ray.modalities import make_collates
+from tests.conftest import song_rows
+from tests.in_process import plan_of
+
+pytestmark = pytest.mark.slow
+
+SONGS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two files of row groups of unlike sizes, with texts of several songs repeated, and rows to leave out."""
+    rows = song_rows(songs=SONGS, stems=2)
+    rows["id"] = [f"song {i // 2:03d}" for i in range(2 * SONGS)]
+    rows["concept"] = [f"{text} {i // 2 % 290}" for i, text in enumerate(rows["concept"])]
+    rows["concept"][7] = None
+    rows["concept"][40] = "short"
+    table = pa.table(rows)
+    path = tmp_path_factory.mktemp("songs")
+    pq.write_table(table.slice(0, 350), path / "a.parquet", row_group_size=33)
+    pq.write_table(table.slice(350), path / "b.parquet", row_group_size=90)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(folder, ray_session, tiny_encoder):
+    """The same songs from memory and streamed, with few of them known beforehand."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(streamed, "SAMPLE", 40)
+    patch.setattr(streamed, "WINDOW", 64)
+    patch.setattr(streamed, "TASK", 50)
+    patch.setattr(streamed, "READ", 16)
+    make = functools.partial(plan_of, folder, tiny_encoder("bert"))
+    yield read_data(make()), read_data(make(data__resident_limit=0))
+    patch.undo()
+
+
+def test_the_index_knows_what_memory_knows(both):
+    memory, stream = both
+    assert not stream.source.in_memory
+    order = np.argsort(stream.source.ids)
+    assert (stream.source.ids[order] == memory.source.ids).all()
+    for name in ("songs", "targets", "weights", "lengths"):
+        assert (getattr(stream.source, name)[order] == getattr(memory.source, name)).all(), name
+    assert (stream.index.text_keys[order] == memory.index.text_keys).all()
+    same = ("rows", "examples", "songs", "dropped", "characters", "data_hash", "labels", "texts_cut")
+    assert {key: stream.profile[key] for key in same} == {key: memory.profile[key] for key in same}
+    assert any("read anew each epoch" in warning for warning in stream.warnings)
+
+
+def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
+    memory, stream = both
+    collates = make_collates(str(tiny_encoder("bert")))
+    place = {name: i for i, name in enumerate(memory.source.ids)}
+    indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
+    doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
+    windows = stream.source.windows(doubled, seed=1, epoch=4)
+    assert sorted(np.concatenate(windows)) == sorted(doubled)
+    parts = [part for window in windows for part in np.array_split(window, 9)]
+    for rows, part in zip(stream.source.visit(parts), parts, strict=True):
+        assert (rows.indices == part).all()
+        batch = make_batch(rows.examples, rows.at, collates)
+        assert batch.example_ids == list(stream.source.ids[part])
+        ours = make_batch(memory.examples, np.array([place[name] for name in batch.example_ids]), collates)
+        for name, tensor in ours.units["text"].items():
+            assert (batch.units["text"][name] == tensor).all()
+        assert (batch.targets == ours.targets).all()
+        # only what is still needed stays
+        assert len(rows.examples) <= streamed.WINDOW + 2 * streamed.READ + 90
+
+
+def test_epochs_differ_and_repeat(both):
+    source = both[1].source
+    everything = np.arange(len(source))
+    first, again, other = (np.concatenate(source.windows(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_the_sample_is_known_with_its_text(both):
+    memory, stream = both
+    known = stream.source.known(np.arange(len(stream.source)))
+    assert len(known) == 40
+    texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
+    for i, at in zip(known.indices, known.at, strict=True):
+        assert known.examples.texts[at] == texts[stream.source.ids[i]]
+
+
+def test_many_groups_are_dealt_whole_and_in_proportion():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 30_000, 50_000)
+    strata = (rng.random(30_000) < 0.2).astype(int)[groups]
+    part = deal(groups, strata, [0.1, 0.3], seed=3)
+    assert max(len(set(part[groups == g])) for g in range(200)) == 1
+    for k, share in enumerate([0.1, 0.3, 0.6]):
+        assert np.mean(part == k) == pytest.approx(share, abs=0.01)
+        assert strata[part == k].mean() == pytest.approx(strata.mean(), abs=0.01)
+    assert (deal(groups, strata, [0.1, 0.3], seed=3) == part).all()
+    assert (deal(groups, strata, [0.1, 0.3], seed=4) != part).any()
