@@ -19,6 +19,15 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 WORDS = ["door", "wall", "river", "salt", "clock", "lamp", "winter", "song", "but", "rather", "names", "bell"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=1, help="seeds of each point of the kill campaign")
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--kills")
+
+
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -78,13 +78,12 @@ def run_folds(
     common = ray.put(shared)
     restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     worker = ray.remote(**resources, **restarts)(_FoldWorker)
-    # in a list: Ray would warn that an argument by itself may be lost before an actor starts again
-    actors = [worker.remote([common]) for _ in range(side_by_side)]
+    actors = [worker.remote() for _ in range(side_by_side)]
     pool = ActorPool(actors)
     with _following(mirror):
         for job in waiting:
-            pool.submit(lambda actor, job: actor.run.remote(job), job)
-        pool.submit(lambda actor, work: actor.call.remote(work), beside)
+            pool.submit(lambda actor, job: actor.run.remote([common], job), job)
+        pool.submit(lambda actor, work: actor.call.remote([common], work), beside)
         results = []
         while pool.has_next():
             try:
@@ -139,18 +138,26 @@ def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) 
 
 
 class _FoldWorker:
-    """An actor: it reads the shared data once and keeps the encoder warm between folds."""
+    """An actor: it reads the shared data once and keeps the encoder warm between folds.
 
-    def __init__(self, common: list[Any]) -> None:
+    `common` comes with each call rather than once: Ray starts an actor anew without what its constructor was given.
+    """
+
+    def __init__(self) -> None:
+        self.shared: Shared | None = None
+
+    def run(self, common: list[Any], job: Job) -> None:
+        _run_job(self._take(common), job, Team())
+
+    def call(self, common: list[Any], work: Callable[[Shared], Any]) -> Any:
+        return work(self._take(common))
+
+    def _take(self, common: list[Any]) -> Shared:
         import ray
 
-        self.shared: Shared = ray.get(common[0])
-
-    def run(self, job: Job) -> None:
-        _run_job(self.shared, job, Team())
-
-    def call(self, work: Callable[[Shared], Any]) -> Any:
-        return work(self.shared)
+        if self.shared is None:
+            self.shared = ray.get(common[0])  # in a list, where Ray leaves the fetching to us
+        return self.shared
 
 
 def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:

@@ -212,6 +212,7 @@ class _Run:
         self.model.load_trained_state(last["model"])
         self.stepper.load_state(last["stepper"])
         self.progress = Progress(**last["progress"])
+        self.notes.append(f"{self.state.folder.name} went on from step {self.progress.step} after a stop")
         self._spoken_of = {self.progress.best_epoch}
         if self.team.rank < len(last["rng"]):
             set_rng_state(last["rng"][self.team.rank], self.learner.device)
