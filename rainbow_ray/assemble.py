@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config import DEFAULT_ENCODER, DEFAULT_MANIFEST, Config, DataConfig, Resolved, TextEncoderConfig
@@ -18,7 +19,7 @@ from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, count, good_lab
 from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.source import Resident, Source
 from rainbow_ray.data.split import Split, group_of, identity, make_split, read_split_file
-from rainbow_ray.data.stream import read_rows
+from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.phases import get_phase
@@ -29,6 +30,7 @@ FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
 DEFAULT_FOLDS = 5
 
 T = TypeVar("T")
+Read = Callable[[Manifest, Columns, Prepare], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,18 @@ def make_plan(resolved: Resolved) -> Plan:
     return Plan(config, problem, target, manifest, columns, source, max_tokens, demo, known, warnings)
 
 
-def read_data(plan: Plan) -> Data:
-    """Read, prepare and split the songs (Ray must run). Raises `InputError` when they cannot be trained on."""
+def read_data(plan: Plan, read: Read | None = None) -> Data:
+    """Read, prepare and split the songs. Raises `InputError` when they cannot be trained on.
+
+    Ray must run, unless `read` is given: it reads in Ray's place, into memory.
+    """
     from rainbow_ray.modalities import text
 
     config = plan.config
     prepare = functools.partial(text.prepare, encoder=plan.encoder, limit=plan.max_tokens)
     size = size_in_memory(plan.manifest, plan.columns)
-    streams = size > config.data.resident_limit * 2**20
-    rows = (read_index if streams else read_rows)(plan.manifest, plan.columns, prepare)
+    streams = read is None and size > config.data.resident_limit * 2**20
+    rows = (read or (read_index if streams else read_rows))(plan.manifest, plan.columns, prepare)
     good = good_labels(rows)
     if len(good) == 0 and count(rows["dropped"].to_pylist()).keys() == {LABEL_MISSING}:
         raise InputError(

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pytest
 
 from rainbow_ray.assemble import Data, Plan, make_plan, read_data
 from rainbow_ray.config import resolve
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
+from rainbow_ray.data.stream import read_here
 from rainbow_ray.modalities import text
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.loop import FitData, Fitted, fit
@@ -30,18 +29,8 @@ def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> Pl
 
 
 def data_of(plan: Plan) -> Data:
-    """`read_data`, reading with pyarrow in place of Ray Data."""
-    import pyarrow.dataset as ds
-
-    from rainbow_ray.data.manifest import plain_rows
-
-    def read(manifest: Any, columns: Any, prepare: Any) -> pa.Table:
-        table = ds.dataset(list(manifest.files), format="parquet", filesystem=manifest.filesystem)
-        return prepare(plain_rows(table.to_table(columns=columns.projection), columns)).combine_chunks()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rainbow_ray.assemble.read_rows", read)
-        return read_data(plan)
+    """`read_data` without Ray."""
+    return read_data(plan, read_here)
 
 
 def source_of(examples: Examples) -> Resident:

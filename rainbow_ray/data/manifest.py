@@ -278,6 +278,6 @@ def _join(texts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
 if __name__ == "__main__":
     import sys
 
-    from rainbow_ray.checks import show_manifest
+    from rainbow_ray.checks.modules import show_manifest
 
     sys.exit(show_manifest(sys.argv[1:]))

@@ -342,6 +342,6 @@ def _load(name: str, loader: Any, **arguments: Any) -> Any:
 if __name__ == "__main__":
     import sys
 
-    from rainbow_ray.checks import show_text
+    from rainbow_ray.checks.modules import show_text
 
     sys.exit(show_text(sys.argv[1:]))

@@ -270,6 +270,6 @@ SMALLER_IS_BETTER = {"loss", "brier", "log_loss", "ece"}
 if __name__ == "__main__":
     import sys
 
-    from rainbow_ray.checks import show_binary
+    from rainbow_ray.checks.modules import show_binary
 
     sys.exit(show_binary())

@@ -102,7 +102,6 @@ class Wandb:
         import wandb
 
         self.sent = sent  # by an earlier start of the same run
-        keyless = not os.environ.get("WANDB_API_KEY") and not _netrc_knows_wandb()
         options = config.logging.wandb
         self.run = wandb.init(
             project=options.project,
@@ -112,7 +111,7 @@ class Wandb:
             group=name,
             dir=str(folder),
             resume="allow",
-            mode="offline" if keyless and "WANDB_MODE" not in os.environ else None,
+            mode="offline" if not knows_wandb() and "WANDB_MODE" not in os.environ else None,
             config=config.model_dump(),
             settings=wandb.Settings(silent=True),
         )
@@ -158,6 +157,9 @@ def _numbers(record: Record) -> dict[str, float]:
     return {k: v for k, v in record.items() if k not in places and isinstance(v, int | float)}
 
 
-def _netrc_knows_wandb() -> bool:
+def knows_wandb() -> bool:
+    """Whether this machine has a key of Weights & Biases."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     return netrc.exists() and "wandb" in netrc.read_text(errors="ignore")

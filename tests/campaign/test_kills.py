@@ -181,4 +181,3 @@ def assert_same(campaign: Campaign, folder: Path, what: str) -> None:
 
 def _untimed(record: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")})
-

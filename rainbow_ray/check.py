@@ -1,0 +1,96 @@
+"""Look before you pay: data, labels, model, memory, time, machine: `python -m rainbow_ray.check --phase 1`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rainbow_ray.cli import DONE, FAILED, WRONG_INPUT, make_parser, read_config, run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rainbow_ray.checks import Found
+
+SIGNS = {"good": "[green]✓[/]", "word": "[yellow]![/]", "input": "[red]✗[/]", "environment": "[red]✗[/]"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = make_parser("check", __doc__ or "").parse_intermixed_args(arguments)
+    resolved = read_config(options)
+
+    from rich.console import Console
+
+    from rainbow_ray.runtime import prepare_environment
+
+    prepare_environment()
+
+    from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services, start_ray
+
+    console = Console(soft_wrap=True, highlight=False)
+    starting = start_ray(options.address)  # beside everything else
+
+    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.checks import Found
+    from rainbow_ray.checks.model import check_memory, check_model, disk_needed_mb, foresee
+    from rainbow_ray.checks.songs import MOST_ROWS, check_lengths, check_songs, probe_songs
+    from rainbow_ray.data.stream import read_here
+    from rainbow_ray.errors import InputError
+
+    seen: list[Found] = []
+    show = functools.partial(_show, console=console, seen=seen)
+    try:
+        show(check_devices(resolved.config))
+        plan = make_plan(resolved)
+        data = read_data(plan, functools.partial(read_here, most=MOST_ROWS))
+        show(check_songs(plan, data))
+        show([check_lengths(plan, data)])
+        show(probe_songs(plan, data))
+        found, measured = check_model(plan, data)
+        show([*found, check_memory(plan, data, measured)])
+        show([check_disk(Path(plan.config.logging.output_dir), disk_needed_mb(data, measured))])
+        show(check_services(plan.config))
+        found_ray, seconds = check_ray(starting)
+        show([found_ray])
+        show(foresee(plan, data, measured, seconds, slots=_cpus()))
+    except InputError as error:
+        show(Found("input", "input", problem) for problem in error.problems)
+    finally:
+        if starting.poll() is None:
+            starting.terminate()
+            starting.communicate()
+    return _close(console, seen)
+
+
+def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> None:
+    from rich.markup import escape
+
+    for one in found:
+        seen.append(one)
+        console.print(f"{SIGNS[one.mark]} {one.part}: {escape(one.text)}")
+
+
+def _close(console: Console, seen: list[Found]) -> int:
+    marks = [one.mark for one in seen]
+    wrong, failed, words = (marks.count(mark) for mark in ("input", "environment", "word"))
+    if wrong:
+        console.print(f"{wrong} to mend in the input or the config.", style="bold")
+        return WRONG_INPUT
+    if failed:
+        console.print(f"{failed} to mend on this machine.", style="bold")
+        return FAILED
+    console.print(f"Ready to train{f', with {words} things to know' if words else ''}.", style="bold")
+    return DONE
+
+
+def _cpus() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

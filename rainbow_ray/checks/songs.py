@@ -1,0 +1,94 @@
+"""The songs: what would be trained on, how long the texts are, and what the labels really are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.checks import Found
+from rainbow_ray.data.manifest import STRUCT_COLUMN
+
+MOST_ROWS = 20_000  # of a manifest are looked at
+PROBED = 2_000  # songs
+
+
+def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
+    """Songs, labels, what was left out, leaks."""
+    profile = data.profile
+    part = f"the first {profile['rows']} of {plan.manifest.rows} rows" if profile["rows"] < plan.manifest.rows else (
+        f"{profile['rows']} rows")  # fmt: skip
+    labels = ", ".join(f"{n} {label}" for label, n in profile["labels"].items())
+    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.location}; {labels}")
+    for reason, n in profile["dropped"].items():
+        yield Found("good", "songs", f"left out: {n} rows: {reason}")
+    rarest = min(profile["labels"].values())
+    if rarest < 10:
+        yield Found("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
+    train, val = data.split.sides(0)
+    how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
+    yield Found("good", "split", f"{how} by {data.split.by}: {len(train)} songs to train on, {len(val)} to score, at a"
+                " time; songs with equal texts stay together")  # fmt: skip
+    for warning in [*plan.warnings, *data.warnings]:
+        yield Found("word", "leaks" if warning.startswith("LEAK") else "settings", warning)
+
+
+def check_lengths(plan: Plan, data: Data) -> Found:
+    """How long texts are in the encoder's tokens, and how many are cut."""
+    tokens = data.examples.table["tokens"].to_numpy()
+    middle, high, most = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
+    cut = float(np.mean(tokens > plan.max_tokens))
+    text = f"{middle} tokens at the median, {high} at 95%, {most} at most; {cut:.0%} are cut at {plan.max_tokens}"
+    if cut > 0.05:
+        return Found("word", "tokens", f"{text}: model.text_encoder.max_length, or an encoder that reads more")
+    return Found("good", "tokens", text)
+
+
+def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
+    """The label probe: what words, length and other columns tell of the label."""
+    from rainbow_ray.results.probe import probe_labels
+
+    chosen = np.arange(len(data.examples))
+    if len(chosen) > PROBED:
+        chosen = np.sort(np.random.default_rng(plan.config.split_seed).choice(len(chosen), PROBED, replace=False))
+    examples = data.examples.take(chosen)
+    rows = _columns(plan).take(examples.table["row"])
+    for finding in probe_labels(
+        examples, rows, plan.target, folds=data.split.fold[chosen], seed=plan.config.split_seed
+    ):
+        yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)
+
+
+def _columns(plan: Plan) -> pa.Table:
+    """All columns of the manifest that can hold a label in disguise, `training_data` as a struct."""
+    manifest = plan.manifest
+    names = [field.name for field in manifest.schema if not _is_media(field.type)]
+    dataset = ds.dataset(list(manifest.files), schema=manifest.schema, format="parquet", filesystem=manifest.filesystem)
+    table = dataset.head(min(manifest.rows, MOST_ROWS), columns=names).combine_chunks()
+    if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
+        place = names.index(STRUCT_COLUMN)
+        table = table.set_column(place, STRUCT_COLUMN, _unpacked(table[STRUCT_COLUMN].to_pylist()))
+    return table
+
+
+def _is_media(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_list(kind) or (
+        pa.types.is_large_list(kind))  # fmt: skip
+
+
+def _unpacked(texts: list[str | None]) -> pa.Array:
+    """JSON objects as a struct of their plain fields, as strings where they are no numbers."""
+    found = []
+    for text in texts:
+        try:
+            value = json.loads(text) if text else {}
+        except ValueError:
+            value = {}
+        found.append(value if isinstance(value, dict) else {})
+    names = dict.fromkeys(name for row in found for name, value in row.items() if not isinstance(value, list | dict))
+    columns = [pa.array([None if row.get(name) is None else str(row[name]) for row in found]) for name in names]
+    return pa.StructArray.from_arrays(columns, names=list(names)) if columns else pa.nulls(len(texts), pa.string())
