@@ -2,9 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+ifdef COVERAGE
+PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
+endif
 STAMP := $(VENV)/.installed
 
-.PHONY: env train test slow lint format bench lock clean
+.PHONY: env train check test slow campaign coverage lint format bench lock clean
 
 env: $(STAMP)
 
@@ -17,11 +21,25 @@ $(STAMP): pyproject.toml requirements.lock
 train: env
 	$(BIN)/python -m rainbow_ray.train --phase 1
 
+check: env
+	$(BIN)/python -m rainbow_ray.check --phase 1
+
 test: env
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: env
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# Kills and faults in full; `slow` runs a few seeds of them.
+campaign: env
+	$(BIN)/python -m pytest -m slow tests/campaign --kills 10
+
+# All tests, with what Ray's workers run; at least 90% of the package.
+coverage: env
+	$(BIN)/coverage erase
+	$(MAKE) COVERAGE=1 test slow
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: env
 	$(BIN)/ruff format --check .

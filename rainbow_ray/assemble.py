@@ -121,7 +121,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     streams = read is None and size > config.data.resident_limit * 2**20
     rows = (read or (read_index if streams else read_rows))(plan.manifest, plan.columns, prepare)
     good = good_labels(rows)
-    if len(good) == 0 and count(rows["dropped"].to_pylist()).keys() == {LABEL_MISSING}:
+    if len(good) == 0 and count(rows["dropped"]).keys() == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )

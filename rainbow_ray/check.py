@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
 
     from rainbow_ray.assemble import make_plan, read_data
     from rainbow_ray.checks import Found
-    from rainbow_ray.checks.model import check_memory, check_model, disk_needed_mb, foresee
+    from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
+    from rainbow_ray.checks.model import check_model
     from rainbow_ray.checks.songs import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.data.stream import read_here
     from rainbow_ray.errors import InputError

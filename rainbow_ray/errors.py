@@ -21,6 +21,11 @@ class TrainingError(Exception):
     """The work itself failed in a way that we understand: exit code 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The gist of another library's error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def nearest(name: str, known: Iterable[str], how_many: int = 3) -> str:
     """`" (did you mean X or Y?)"` for a name that is not known, or nothing when none is near."""
     names = list(known)

@@ -104,8 +104,11 @@ def environment() -> dict[str, Any]:
 def _resumed(config: Config, output: Path, name: str | None) -> RunFolder:
     if name is not None:
         run = RunFolder(output / name)
-        if not run.file("config.yaml").exists():
+        if not run.path.exists():
             raise InputError(f"--resume --name {name}: there is no run at {run.path}")
+        if missing := _missing(run):
+            gone = f"of {run.path}, these files are missing: {', '.join(missing)}"
+            raise InputError(f"--resume --name {name}: {gone}; put them back, or start a new run with another --name")
         differs = _differences(run, config)
         if differs:
             raise InputError(f"--resume --name {name}: that run has another config: {'; '.join(differs)}")
@@ -113,9 +116,20 @@ def _resumed(config: Config, output: Path, name: str | None) -> RunFolder:
     candidates = sorted(output.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in candidates:
         run = RunFolder(file.parent)
-        if not run.finished and not _differences(run, config):
+        if not run.finished and not _missing(run) and not _differences(run, config):
             return run
     raise InputError(f"--resume: no unfinished run of this config lies in {output}; name one with --name")
+
+
+def _missing(run: RunFolder) -> list[str]:
+    """Files that a run of this age must have, and has not."""
+    expected = ["config.yaml", "env.json"]
+    # data.json is written first: alone, it is of a run that was stopped between the two
+    if run.finished or any(run.file(name).exists() for name in ("split.json", "checkpoints")):
+        expected += ["data.json", "split.json"]
+    if run.finished:
+        expected += ["predictions.parquet", "metrics.jsonl", "model"]
+    return [name for name in expected if not run.file(name).exists()]
 
 
 def _differences(run: RunFolder, config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.errors import InputError
+from rainbow_ray.errors import InputError, TrainingError, first_line
 
 # read by Ray when it is imported, here and in every process that it starts
 SETTINGS = {
@@ -28,6 +28,7 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 GPU_WORKER_CPUS = 4
+DASHBOARD_PORT = 8265  # Ray's own choice; it takes the next one that is free
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -42,11 +43,21 @@ class Cluster:
 
     def slots(self, fits: int) -> tuple[int, dict[str, float]]:
         """How many fits run side by side, and what each is given."""
+        side_by_side = max(1, min(fits, self.gpus or self.cpus))
+        cpus = max(1, min(self.cpus // side_by_side, self.node_cpus))
         if self.gpus:
-            side_by_side = max(1, min(fits, self.gpus))
-            return side_by_side, {"num_gpus": 1, "num_cpus": max(1, min(GPU_WORKER_CPUS, self.cpus // side_by_side))}
-        side_by_side = max(1, min(fits, self.cpus))
-        return side_by_side, {"num_cpus": max(1, self.cpus // side_by_side)}
+            return side_by_side, {"num_gpus": 1, "num_cpus": min(GPU_WORKER_CPUS, cpus)}
+        return side_by_side, {"num_cpus": cpus}
+
+
+def say_dashboard(cluster: Cluster) -> list[str]:
+    """Where the dashboard is and how one gets in."""
+    if cluster.dashboard is None:
+        return []
+    port = int(cluster.dashboard.rpartition(":")[2])
+    taken = f" (port {DASHBOARD_PORT} is in use)" if port != DASHBOARD_PORT else ""
+    tunnel = f"from another machine: ssh -L {port}:127.0.0.1:{port} …"
+    return [f"Ray dashboard: http://{cluster.dashboard}{taken}; it asks for the token in {token_path()}; {tunnel}"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,8 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
 
     Never the cluster that happens to run on this machine: only a named one is joined.
     """
+    if token_path().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that is joined asks for it too
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -121,6 +134,8 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error
     _close_token_file()
+    # what is raised when Ray's own processes are gone, rather than when work on them fails
+    lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
     try:
         resources = ray.cluster_resources()
         yield Cluster(
@@ -129,13 +144,20 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
             dashboard=context.dashboard_url or None,
             node_cpus=max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])]),
         )
+    except lost as error:
+        raise TrainingError(f"Ray was lost ({first_line(error)}); go on with --resume") from error
     finally:
         ray.shutdown()
 
 
+def token_path() -> Path:
+    """Where Ray keeps its token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
 def _close_token_file() -> None:
     """Ray writes its token readable by everybody (0644)."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    path = token_path()
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_mode & 0o077:
             path.chmod(0o600)

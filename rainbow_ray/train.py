@@ -33,7 +33,14 @@ def main(arguments: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from rainbow_ray.runtime import Stopwatch, parse_workers, prepare_environment, ray_cluster, share_cluster
+    from rainbow_ray.runtime import (
+        Stopwatch,
+        parse_workers,
+        prepare_environment,
+        ray_cluster,
+        say_dashboard,
+        share_cluster,
+    )
 
     prepare_environment()
     console = Console(soft_wrap=True, highlight=False)
@@ -56,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     watch.mark("imports and checks")
     with ray_cluster(options.address) as cluster:
         watch.mark("ray")
-        if cluster.dashboard:
-            console.print(f"Ray dashboard: http://{cluster.dashboard}")
+        for line in say_dashboard(cluster):
+            console.print(line)
         try:
             # before data are read: what is wrong with workers can be known now
             share_cluster(cluster, parse_workers(plan.config.training.workers), device=device, streams=False)
@@ -223,7 +230,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> N
         "text_columns": list(plan.columns.text),
         "max_tokens": plan.max_tokens,
         "encoder": plan.encoder,
-        "trained_on_songs": len(set(data.source.songs[outcome.job.train])),
+        "trained_on_songs": len(set(data.index.codes("song")[outcome.job.train].tolist())),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
     }

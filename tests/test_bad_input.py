@@ -116,6 +116,9 @@ def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_pa
     (tmp_path / "runs" / "other").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "config.yaml").write_text(dump(Config()))
     said = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    assert "these files are missing: env.json" in said
+    (tmp_path / "runs" / "other" / "env.json").write_text("{}")
+    said = refused(command, *arguments, "--name", "other", "training.epochs=3")
     assert "training.epochs was 20, now 3" in said
     (tmp_path / "runs" / "other" / "config.yaml").write_text("- 1\n")
     assert "another config" in refused(command, *arguments, "--name", "other")

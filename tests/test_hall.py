@@ -50,7 +50,8 @@ def test_the_demo_has_what_phase_1_needs(tmp_path):
     ],
 )
 def test_fits_side_by_side_never_ask_for_more_than_there_is(cpus, gpus, fits, expected):
-    assert Cluster(cpus, gpus, None).slots(fits) == expected
+    assert Cluster(cpus, gpus, None, node_cpus=cpus).slots(fits) == expected
+    assert Cluster(cpus, gpus, None, node_cpus=1).slots(fits)[1]["num_cpus"] == 1
 
 
 def raising(error: BaseException):

@@ -66,8 +66,8 @@ def check_devices(config: Config) -> Iterator[Found]:
     else:
         described = f"{device.type}, {os.cpu_count()} cores"
         if shutil.which("nvidia-smi") and config.training.device == "auto":
-            yield Found("environment", "device", f"nvidia-smi is here, but torch {torch.__version__} sees no GPU: install"
-                        " the CUDA build of the same version")  # fmt: skip
+            unseen = f"nvidia-smi is here, but torch {torch.__version__} sees no GPU"
+            yield Found("environment", "device", f"{unseen}: install the CUDA build of the same version")
     yield Found("good", "device", f"{described}; training in {precision.name}")
     for note in [*notes, *more]:
         yield Found("word", "device", note)
@@ -90,9 +90,11 @@ def check_services(config: Config) -> Iterator[Found]:
     from rainbow_ray.training.reporters import knows_wandb
 
     if config.logging.wandb.enabled:
-        online = knows_wandb()
-        yield Found("good" if online else "word", "W&B", "a key is here" if online else
-                    "no key (WANDB_API_KEY or ~/.netrc): the run is logged offline, to be sent by `wandb sync`")  # fmt: skip
+        if knows_wandb():
+            yield Found("good", "W&B", "a key is here")
+        else:
+            offline = "the run is logged offline, to be sent by `wandb sync`"
+            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc): {offline}")
     name = str(config.model.text_encoder.model_name)
     if name == "embedded" or Path(name).exists():
         return

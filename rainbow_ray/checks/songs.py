@@ -76,8 +76,8 @@ def _columns(plan: Plan) -> pa.Table:
 
 
 def _is_media(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_list(kind) or (
-        pa.types.is_large_list(kind))  # fmt: skip
+    is_one_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_list, pa.types.is_large_list)
+    return any(is_one(kind) for is_one in is_one_of)
 
 
 def _unpacked(texts: list[str | None]) -> pa.Array:

@@ -39,7 +39,7 @@ class Examples:
 
     def strings(self, column: str) -> np.ndarray:
         """A text column as an object array, `(examples,)`."""
-        return self.table[column].to_numpy(zero_copy_only=False)
+        return np.asarray(self.table[column].to_numpy(zero_copy_only=False))
 
     def ragged(self, column: str) -> list[np.ndarray]:
         """A list column as one integer array an example (views, no copies)."""
@@ -63,27 +63,34 @@ class Examples:
 
     @functools.cached_property
     def text_keys(self) -> np.ndarray:
-        """What equal texts have in common, `(examples,)`: hashes."""
+        """What equal texts have in common, `(examples,)`: uint64 hashes."""
         if "text_key" in self.table.column_names:
-            return self.strings("text_key")
-        return np.array([text_key(text) for text in self.texts], dtype=object)
+            return np.asarray(self.table["text_key"].to_numpy())
+        return np.array([text_key(text) for text in self.texts], dtype=np.uint64)
+
+    def codes(self, column: str) -> np.ndarray:
+        """A text column as numbers, the same for the same text; -1 where there is none. No strings are made."""
+        return _codes(self.table[column])
 
     @property
     def text_hashes(self) -> np.ndarray:
         """uint64 hashes of the texts as they are."""
         if "text_hash" in self.table.column_names:
-            return self.table["text_hash"].to_numpy()
+            return np.asarray(self.table["text_hash"].to_numpy())
         return pd.util.hash_array(self.texts)
 
     @property
     def characters(self) -> np.ndarray:
         if "characters" in self.table.column_names:
-            return self.table["characters"].to_numpy()
+            return np.asarray(self.table["characters"].to_numpy())
         return np.array([len(text) for text in self.texts])
 
     def hash(self) -> str:
         """Identifies the data: ids, texts and targets, whatever the order of the rows."""
-        frame = pd.DataFrame({"id": self.ids, "text": self.text_hashes, "target": self.targets})
+        column, step = self.table["example_id"], 65_536  # strings are dear in Python: some at a time
+        parts = [column.slice(start, step).to_numpy() for start in range(0, len(column), step)]
+        ids = np.concatenate([pd.util.hash_array(part) for part in parts])
+        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, "target": self.targets})
         rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
 
@@ -97,30 +104,32 @@ def one_row_an_example(
     the table with `example_id` added, sorted by it or by `sort_by`, its targets, and how many rows were left out for
     which reason. A song whose rows carry different labels is left out whole: nothing says which one is right.
     """
-    frame = pd.DataFrame({"song": rows["song"].to_pandas(), "dropped": rows["dropped"].to_pandas()})
-    dropped = count(frame["dropped"].dropna().tolist())
-    good = frame[frame["dropped"].isna()].assign(target=targets)
+    song, column = _codes(rows["song"]), rows["dropped"]
+    dropped = count(column)
+    good = pd.DataFrame({"song": song, "row": np.arange(len(song))})[column.is_null().to_numpy()].assign(target=targets)
     if not by_row:
         disagree = good.groupby("song")["target"].transform("nunique") > 1
         first = ~good.duplicated("song")
         _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
         _add(dropped, SAME_SONG, int((~disagree & ~first).sum()))
         good = good[first & ~disagree]
-    ids = [f"{song}#{row}" for song, row in zip(good["song"], good.index, strict=True)] if by_row else good["song"]
-    good = good.assign(example_id=list(ids))
-    table = rows.take(pa.array(good.index.to_numpy())).drop_columns(["dropped", "label"])
-    table = table.append_column("example_id", pa.array(good["example_id"].tolist(), pa.string()))
+    kept = pa.array(good["row"].to_numpy())
+    table = rows.take(kept).drop_columns(["dropped", "label"])
+    ids = table["song"].cast(pa.string())
+    if by_row:
+        ids = pc.binary_join_element_wise(ids, kept.cast(pa.string()), "#")
+    table = table.append_column("example_id", ids)
     order = pc.sort_indices(table[sort_by])  # whatever order they came in
     return table.take(order), good["target"].to_numpy(np.float32, copy=True)[order.to_numpy()], dropped
 
 
-def text_key(text: str) -> str:
-    """Equal for texts that differ only in case, punctuation and white space."""
+def text_key(text: str) -> int:
+    """Equal for texts that differ only in case, punctuation and white space: 64 bits."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     # marks and symbols stay: they tell words apart in many scripts, and emoji from each other
     kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
     plain = " ".join(kept.split())
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+    return int.from_bytes(hashlib.sha256(plain.encode()).digest()[:8], "big")
 
 
 def good_labels(rows: pa.Table) -> pa.ChunkedArray:
@@ -128,9 +137,10 @@ def good_labels(rows: pa.Table) -> pa.ChunkedArray:
     return rows.filter(pc.is_null(rows["dropped"]))["label"]
 
 
-def count(reasons: list[str]) -> dict[str, int]:
-    """How often each reason occurs, most frequent first."""
-    return {str(reason): int(n) for reason, n in pd.Series(reasons, dtype=object).value_counts().items()}
+def count(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """How often each reason occurs, most frequent first; nulls are none."""
+    counts = {str(entry["values"]): entry["counts"] for entry in reasons.drop_null().value_counts().to_pylist()}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[str, Any]:
@@ -148,6 +158,13 @@ def profile(examples: Examples, rows: int, dropped: Mapping[str, int]) -> dict[s
         },
         "data_hash": examples.hash(),
     }
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return np.asarray(encoded.indices.fill_null(-1))
 
 
 def _add(counts: dict[str, int], reason: str, n: int) -> None:

@@ -233,7 +233,7 @@ def _json_field(document: str | None, field: str) -> tuple[str | None, bool]:
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

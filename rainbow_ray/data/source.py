@@ -114,4 +114,4 @@ class Resident:
 
     def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
         side = self.examples.take(indices)
-        return make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0
+        return np.asarray(make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,20 +96,20 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     n = len(examples)
     if by == "row":
         return np.arange(n)
-    keys = [examples.songs, examples.text_keys]
-    if by != "id":
-        keys.append(examples.strings("held_out"))
+    songs, texts = examples.codes("song"), pd.factorize(examples.text_keys)[0]
+    if by == "id" and len(np.unique(songs)) == n:
+        return texts  # a song an example: nothing but its text can join it to another
+    keys = [songs, texts] + ([examples.codes("held_out")] if by != "id" else [])
     # examples and key values are the nodes of a graph: what hangs together is one group
     edges, offset = [], n
-    for key in keys:
-        codes, values = pd.factorize(key, use_na_sentinel=True)
+    for codes in keys:
         present = codes >= 0
-        edges.append(np.stack([np.flatnonzero(present), codes[present] + offset]))
-        offset += len(values)
+        edges.append(np.stack([np.flatnonzero(present), codes[present].astype(np.int64) + offset]))
+        offset += int(codes.max()) + 1
     pairs = np.concatenate(edges, axis=1)
     graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(offset, offset))
     component = connected_components(graph, directed=False)[1][:n]
-    return pd.factorize(component)[0]
+    return np.asarray(pd.factorize(component)[0])
 
 
 def deal(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
@@ -146,18 +147,26 @@ def write_json(split: Split, examples: Examples, path: Path) -> None:
         "data_hash": examples.hash(),
         "shared_texts": split.shared_texts,
     }
-    columns = {"fold": split.fold, "text": examples.text_keys}
+    columns: dict[str, tuple[np.ndarray, Callable[[Any], Any]]] = {
+        "fold": (split.fold, int),
+        "text": (examples.text_keys, _written),
+    }
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(facts)[:-1])
-        for name, values in columns.items():
+        for name, (values, plain) in columns.items():
             file.write(f', "{name}": {{')
             for start in range(0, len(examples), CHUNK):
                 stop = start + CHUNK
                 ids = examples.table["example_id"].slice(start, CHUNK).to_pylist()
-                part = json.dumps(dict(zip(ids, values[start:stop].tolist(), strict=True)))
+                part = json.dumps(dict(zip(ids, map(plain, values[start:stop]), strict=True)))
                 file.write((", " if start else "") + part[1:-1])
             file.write("}")
         file.write("}\n")
+
+
+def _written(text_key: int) -> str:
+    """A text's key as files have it: JSON's numbers are not exact so far up."""
+    return f"{text_key:016x}"
 
 
 def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
         # a new song goes where a song with its text, or of its group, already lies
         keys = examples.text_keys
         for i in np.flatnonzero(fold == -2):
-            fold[i] = by_text.get(keys[i], -2)
+            fold[i] = by_text.get(_written(keys[i]), -2)
     candidates = [NEVER_SCORED, 0] if known["folds"] == 1 else list(range(known["folds"]))
     wanted = {place: sum(value == place for value in places.values()) / max(1, len(places)) for place in candidates}
     for group in pd.unique(groups[fold == -2]):

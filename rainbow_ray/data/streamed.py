@@ -69,7 +69,7 @@ def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tab
 
     def slim(block: pa.Table) -> pa.Table:
         texts = block["text"].combine_chunks().dictionary_encode()
-        keys = pa.array([text_key(text or "") for text in texts.dictionary.to_pylist()], pa.string())
+        keys = pa.array([text_key(text or "") for text in texts.dictionary.to_pylist()], pa.uint64())
         hashes = pa.array(pd.util.hash_array(texts.dictionary.to_numpy(zero_copy_only=False)), pa.uint64())
         lengths = pc.list_value_length(block["input_ids"])
         return (
@@ -82,7 +82,7 @@ def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tab
 
     items = _items(pieces, np.arange(pieces.rows), np.arange(pieces.rows))
     blocks = list(_read(manifest, columns, prepare, items, then=slim))
-    table = pa.concat_tables(blocks, promote_options="permissive").combine_chunks()
+    table = pa.concat_tables(blocks, promote_options="permissive")
     return table.rename_columns(["row" if name == "example" else name for name in table.column_names])
 
 
@@ -176,7 +176,7 @@ class Streamed:
             np.subtract.at(uses, part, 1)
 
     def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:  # noqa: ARG002
-        return deal(self.groups[indices], strata, [share, 1 - share], seed) == 0
+        return np.asarray(deal(self.groups[indices], strata, [share, 1 - share], seed) == 0)
 
     def read(self, indices: np.ndarray, *, whole: bool = False) -> Examples:
         """Some examples at once, with their text if `whole`."""

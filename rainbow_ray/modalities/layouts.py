@@ -36,10 +36,12 @@ class BertLayout:
     """BERT and RoBERTa (and what copies them: CamemBERT, XLM-R)."""
 
     def layers(self, body: Body) -> nn.ModuleList:
-        return body.encoder.layer
+        layers: nn.ModuleList = body.encoder.layer
+        return layers
 
     def embed(self, body: Body, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return body.embeddings(input_ids=input_ids)
+        out: torch.Tensor = body.embeddings(input_ids=input_ids)
+        return out
 
     def context(self, body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Any:
         from transformers.masking_utils import create_bidirectional_mask  # imports torch._dynamo: 3 s
@@ -55,17 +57,20 @@ class BertLayout:
 
 class DistilBertLayout(BertLayout):
     def layers(self, body: Body) -> nn.ModuleList:
-        return body.transformer.layer
+        layers: nn.ModuleList = body.transformer.layer
+        return layers
 
     def embed(self, body: Body, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return body.embeddings(input_ids)
+        out: torch.Tensor = body.embeddings(input_ids)
+        return out
 
 
 class DebertaLayout(BertLayout):
     """DeBERTa-v2 and v3: relative positions, and a convolution beside the first layer."""
 
     def embed(self, body: Body, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return body.embeddings(input_ids=input_ids, token_type_ids=torch.zeros_like(input_ids), mask=mask)
+        out: torch.Tensor = body.embeddings(input_ids=input_ids, token_type_ids=torch.zeros_like(input_ids), mask=mask)
+        return out
 
     def context(self, body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Any:
         encoder = body.encoder
@@ -94,10 +99,12 @@ class ModernBertLayout:
     """ModernBERT: rotary positions, local and global attention in turns, a norm after the last layer."""
 
     def layers(self, body: Body) -> nn.ModuleList:
-        return body.layers
+        layers: nn.ModuleList = body.layers
+        return layers
 
     def embed(self, body: Body, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return body.embeddings(input_ids=input_ids)
+        out: torch.Tensor = body.embeddings(input_ids=input_ids)
+        return out
 
     def context(self, body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Any:
         from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
@@ -118,7 +125,8 @@ class ModernBertLayout:
         return _first(layer(hidden, attention_mask=masks[kind], position_embeddings=rotary[kind]))
 
     def finish(self, body: Body, hidden: torch.Tensor) -> torch.Tensor:
-        return body.final_norm(hidden)
+        out: torch.Tensor = body.final_norm(hidden)
+        return out
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -148,4 +156,5 @@ def find_layers(body: Body) -> nn.ModuleList:
 
 
 def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    out: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return out

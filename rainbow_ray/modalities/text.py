@@ -112,7 +112,7 @@ def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
         # the RoBERTa family counts positions from its padding index on
         from_padding = body_config.model_type in ("roberta", "xlm-roberta", "camembert")
         limits.append(positions - (body_config.pad_token_id + 1 if from_padding else 0))
-    return min(limits)
+    return int(min(limits))
 
 
 def pad_id(name: str) -> int:
@@ -141,7 +141,7 @@ def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
 
 def lengths(examples: Examples) -> np.ndarray:
     """Tokens of each example that the encoder reads, `(examples,)`."""
-    return pc.list_value_length(examples.table[TOKENS]).to_numpy().astype(np.int32)
+    return np.asarray(pc.list_value_length(examples.table[TOKENS]).to_numpy().astype(np.int32))
 
 
 def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str, torch.Tensor]:
@@ -191,7 +191,8 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of the layer that is read, `(units, length, width)`."""
         if self.layout is None:
-            return self.body(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            out: torch.Tensor = self.body(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            return out
         # without trained parameters below, the frozen prefix needs no graph
         shared = self.frozen if self.embeddings_frozen else 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.embeddings_frozen):

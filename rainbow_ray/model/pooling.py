@@ -25,6 +25,7 @@ class Pooling(nn.Module):
             return hidden.masked_fill(~inside, torch.finfo(hidden.dtype).min).amax(dim=1)
         if self.kind == "attention":
             weights = self.query(hidden).float().masked_fill(~inside, float("-inf")).softmax(dim=1)
-            return (weights.to(hidden.dtype) * hidden).sum(dim=1)
+            out: torch.Tensor = (weights.to(hidden.dtype) * hidden).sum(dim=1)
+            return out
         summed = (hidden * inside).sum(dim=1)
         return summed / inside.sum(dim=1).clamp(min=1)

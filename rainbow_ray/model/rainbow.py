@@ -65,7 +65,8 @@ class Rainbow(nn.Module):
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Logits `(examples, outputs)` from features `(examples, width)`."""
-        return self.head(self.standardise(features))
+        out: torch.Tensor = self.head(self.standardise(features))
+        return out
 
     @property
     def text_is_frozen(self) -> bool:

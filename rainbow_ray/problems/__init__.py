@@ -74,4 +74,5 @@ def make_problem(name: str, **state: Any) -> Problem:
     if name not in PROBLEMS:
         raise InputError(f"problem {name!r} is unknown; one of: {', '.join(PROBLEMS)}")
     module, _, attribute = PROBLEMS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(**state)
+    made: Problem = getattr(importlib.import_module(module), attribute)(**state)
+    return made

@@ -129,7 +129,8 @@ class Binary:
         return logits.float().sigmoid().squeeze(-1)
 
     def decide(self, scores: np.ndarray) -> list[Any]:
-        return (scores > THRESHOLD).tolist()
+        decided: list[Any] = (scores > THRESHOLD).tolist()
+        return decided
 
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
         values = {name: self.metric(name, targets, scores) for name in METRICS}

@@ -83,7 +83,7 @@ def _linear(x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, st
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=2000))
-    return model.fit(x[train], y[train]).predict_proba(x[val])[:, 1]
+    return np.asarray(model.fit(x[train], y[train]).predict_proba(x[val])[:, 1])
 
 
 def _tf_idf(texts: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> Scores:
@@ -92,7 +92,7 @@ def _tf_idf(texts: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(class_weight="balanced", max_iter=2000))
-    return model.fit(texts[train], y[train]).predict_proba(texts[val])[:, 1]
+    return np.asarray(model.fit(texts[train], y[train]).predict_proba(texts[val])[:, 1])
 
 
 def _stumps(texts: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, seed: int) -> Scores:
@@ -103,7 +103,7 @@ def _stumps(texts: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray
     model = make_pipeline(
         CountVectorizer(binary=True), GradientBoostingClassifier(n_estimators=STUMPS, max_depth=1, random_state=seed)
     )
-    return model.fit(texts[train], y[train]).predict_proba(texts[val])[:, 1]
+    return np.asarray(model.fit(texts[train], y[train]).predict_proba(texts[val])[:, 1])
 
 
 def _frozen(states: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, seed: int) -> Scores:
@@ -122,7 +122,7 @@ def _frozen(states: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarra
             guesses = np.zeros(len(train))
             for a, b in inner:
                 guesses[b] = _linear(states[:, layer], y, train[a], train[b], strength)
-            return log_loss(y[train], np.clip(guesses, 1e-6, 1 - 1e-6))
+            return float(log_loss(y[train], np.clip(guesses, 1e-6, 1 - 1e-6)))
 
         best = min(choices, key=cost)
     return _linear(states[:, best[0]], y, train, val, best[1])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -48,7 +47,7 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     held = np.flatnonzero(data.split.fold >= 0)
     # where examples are many, baselines speak for some of them, and are compared on those
     both = held[~np.isnan(next(iter(baselines.values()))[held])]
-    all_targets, all_songs = data.source.targets, data.source.songs
+    all_targets, all_songs = data.source.targets, data.index.codes("song")
     metrics, undefined = problem.metrics(all_targets[held], scores[held])
     measured = {name: problem.metrics(all_targets[both], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
@@ -58,7 +57,7 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
             problem, metric, all_targets[both], scores[both], baselines[best][both], all_songs[both], seed=seed
         )
     ours = problem.metric(metric, all_targets[both], scores[both])
-    n_songs = pd.Series(all_songs[both]).nunique()
+    n_songs = len(np.unique(all_songs[both]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
     found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]))
     ci95 = intervals(problem, all_targets[held], scores[held], all_songs[held], seed=seed)

@@ -93,7 +93,7 @@ def share_of(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.
         return step
     turn = np.arange(len(step)) % (2 * size)
     owner = np.where(turn < size, turn, 2 * size - 1 - turn)
-    return step[np.argsort(-lengths[step], kind="stable")][owner == rank]
+    return np.asarray(step[np.argsort(-lengths[step], kind="stable")][owner == rank])
 
 
 def divide(

@@ -16,7 +16,7 @@ import numpy as np
 
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
-from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
@@ -93,7 +93,7 @@ def run_folds(
                     raise error.cause from error
                 raise
             except ray.exceptions.RayActorError as error:
-                raise TrainingError(f"a worker died {RESTARTS + 1} times ({_first_line(error)}); go on with"
+                raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
                                     " --resume") from error  # fmt: skip
     for actor in actors:
         ray.kill(actor)
@@ -236,22 +236,19 @@ def _finished(job: Job) -> Outcome:
 
 def _fit(trainer: Any) -> None:
     """Run a trainer; an error of ours inside a worker comes out as itself."""
+    from ray.exceptions import RayActorError
     from ray.train import TrainingFailedError
 
     try:
         understood = trainer.fit().return_value
     except TrainingFailedError as error:
-        for inner in getattr(error, "worker_failures", {}).values():
-            cause = getattr(inner, "cause", inner)
-            if isinstance(cause, TrainingError | InputError):
-                raise cause from error
+        failures = getattr(error, "worker_failures", {}).values()
+        if failures and all(isinstance(failure, RayActorError) for failure in failures):
+            why = first_line(next(iter(failures)))
+            raise TrainingError(f"workers died {RESTARTS + 1} times ({why}); go on with --resume") from error
         raise
     if understood is not None:
         raise understood
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager

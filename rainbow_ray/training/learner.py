@@ -76,7 +76,8 @@ class Learner:
     def nothing(self) -> torch.Tensor:
         """A loss of zero that reaches every trained parameter: it joins in what the others have."""
         with self.precision.autocast(self.device):
-            return self.wrapped(self.spare).float().sum() * 0.0
+            out: torch.Tensor = self.wrapped(self.spare).float().sum() * 0.0
+            return out
 
     @torch.no_grad()
     def score(self, indices: np.ndarray) -> tuple[np.ndarray, float | None]:

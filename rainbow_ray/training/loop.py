@@ -212,7 +212,9 @@ class _Run:
         self.model.load_trained_state(last["model"])
         self.stepper.load_state(last["stepper"])
         self.progress = Progress(**last["progress"])
-        self.notes.append(f"{self.state.folder.name} went on from step {self.progress.step} after a stop")
+        before, now = len(last["rng"]), self.team.size
+        fewer = f", with {now} workers in place of {before}" if now != before else ""
+        self.notes.append(f"{self.state.folder.name} went on from step {self.progress.step} after a stop{fewer}")
         self._spoken_of = {self.progress.best_epoch}
         if self.team.rank < len(last["rng"]):
             set_rng_state(last["rng"][self.team.rank], self.learner.device)
@@ -317,7 +319,7 @@ class _Run:
         """What an epoch trains on: indices into the source."""
         strata = self.data.problem.strata(self.source.targets[self.train])
         seed, how = self.config.reproducibility.seed, self.config.training.sampling
-        return self.train[sample(strata, how, seed=seed, epoch=epoch)]
+        return np.asarray(self.train[sample(strata, how, seed=seed, epoch=epoch)])
 
     def _stopping_metric(self) -> tuple[str, list[str]]:
         """The headline metric, or the loss where the inner split is too small to define it."""
@@ -345,7 +347,7 @@ class _Run:
         return gain > self.config.training.early_stopping.min_delta
 
     def _rate(self) -> float:
-        return self.stepper.schedule.get_last_lr()[-1]
+        return float(self.stepper.schedule.get_last_lr()[-1])
 
     def _log(self, split: str, **values: Any) -> None:
         progress = self.progress

@@ -108,7 +108,7 @@ class Stepper:
                 for cut in cuts:
                     # averaged over the workers afterwards, hence times their number
                     loss = self.learner.losses(cut)[0].sum() / weight
-                    self.scaler.scale(loss * self.team.size).backward()
+                    torch.autograd.backward(self.scaler.scale(loss * self.team.size))
                     losses.append(loss.detach())
             return (torch.stack(losses).tolist() if losses else []), cuts
         except Exception as error:
@@ -137,7 +137,7 @@ class Stepper:
         if self.team.size > 1:
             # one more backward pass, of nothing, in which the workers' gradients are averaged: all take part in it,
             # however many micro-batches each had
-            self.scaler.scale(self.learner.nothing()).backward()
+            torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
         if self.config.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]

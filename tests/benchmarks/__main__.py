@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("startup", "epoch_speed", "step_overhead", "coverage_of_intervals", "recipe")
+NAMES = (
+    "startup",
+    "epoch_speed",
+    "step_overhead",
+    "workers",
+    "checkpoints",
+    "streaming",
+    "coverage_of_intervals",
+    "recipe",
+)
 
 if __name__ == "__main__":
     for name in NAMES:

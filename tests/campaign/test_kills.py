@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 FOLDS = 5
 KEYS: dict[str, Any] = {
-    "data__folds": FOLDS, "training__min_steps": 0, "training__epochs": 4, "training__batch_size": 4,
+    "data__folds": FOLDS, "training__min_steps": 0, "training__epochs": 3, "training__batch_size": 6,
     "training__learning_rate": 1e-3, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2,
     "model__classifier__dropout": 0.2, "logging__log_every_n_steps": 2, "training__device": "cpu",
 }  # fmt: skip
@@ -74,7 +74,7 @@ def campaign(request, tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("campaign")
     pq.write_table(pa.table(song_rows(songs=40, stems=1)), folder / "songs.parquet")
     torch.set_num_threads(1)  # before the first fork: threads do not survive one
-    keys = {**KEYS, "training__early_stopping__enabled": request.param, "training__checkpoint_seconds": 0.02}
+    keys = {**KEYS, "training__early_stopping__enabled": request.param, "training__checkpoint_seconds": 0.0}
     plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys)
     data = data_of(plan)
     made = Campaign(folds.Shared(plan.config, data.source, plan.problem, plan.encoder, "id"), data.split, folder / "w")
@@ -125,18 +125,18 @@ def _around(owner: Any, name: str, call: int, act: Callable[..., Any]) -> Callab
     return sabotage
 
 
-# how often each is met in a whole life: five folds of four epochs, each of eight steps and two scorings
+# how often each is met in a whole life: five folds of three epochs, each of five or six steps and some scorings
 POINTS: dict[str, Callable[[random.Random], Callable[[], None]]] = {
     "in the first batch": lambda r: before(Learner, "losses", 1),
-    "in the middle of an epoch": lambda r: before(Learner, "losses", r.randint(2, 150)),
-    "after a step": lambda r: after(torch.optim.AdamW, "step", r.randint(1, 100)),
-    "between epochs": lambda r: before(_Run, "train_epoch", r.randint(2, 15)),
-    "before an evaluation": lambda r: before(_Run, "evaluate_epoch", r.randint(1, 15)),
+    "in the middle of an epoch": lambda r: before(Learner, "losses", r.randint(2, 80)),
+    "after a step": lambda r: after(torch.optim.AdamW, "step", r.randint(1, 60)),
+    "between epochs": lambda r: before(_Run, "train_epoch", r.randint(2, 12)),
+    "before an evaluation": lambda r: before(_Run, "evaluate_epoch", r.randint(1, 12)),
     "in an evaluation": lambda r: after(Learner, "score", r.randint(1, 20)),
-    "while a checkpoint is written": lambda r: in_the_middle_of_a_file(r.randint(1, 100)),
-    "before a checkpoint is in place": lambda r: before(Path, "replace", r.randint(1, 100)),
-    "after a checkpoint is in place": lambda r: after(Path, "replace", r.randint(1, 100)),
-    "while old ones are removed": lambda r: before(Path, "unlink", r.randint(2, 100)),
+    "while a checkpoint is written": lambda r: in_the_middle_of_a_file(r.randint(1, 60)),
+    "before a checkpoint is in place": lambda r: before(Path, "replace", r.randint(1, 60)),
+    "after a checkpoint is in place": lambda r: after(Path, "replace", r.randint(1, 60)),
+    "while old ones are removed": lambda r: before(Path, "unlink", r.randint(2, 60)),
     "before a fold's result": lambda r: before(Checkpoints, "save_result", r.randint(1, 4)),
     "after a fold's result": lambda r: after(Checkpoints, "save_result", r.randint(1, 4)),
 }

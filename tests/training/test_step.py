@@ -13,6 +13,9 @@ import torch
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.loop import FitData, _Run
+from rainbow_ray.training.reporters import Silent
+from rainbow_ray.training.team import Team
 from tests.in_process import data_of, fit_fold, plan_of
 
 KEYS = {
@@ -36,21 +39,32 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
     return tried
 
 
+def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
+    """Of the first step, before the optimiser makes use of them."""
+    train, val = data.split.sides(0)
+    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, 0)
+    run = _Run(plan.config, fit_data, Silent(), Checkpoints(folder), Team())
+    monkeypatch.setattr(run.stepper, "_update", lambda: None)
+    run.stepper.take(run.source.known(train[:16]), 16.0, number=1)
+    return [p.grad.clone() for p in run.model.parameters() if p.grad is not None]
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
 def test_the_micro_batch_is_halved_and_the_model_is_the_same(songs_file, tiny_encoder, tmp_path, monkeypatch, error):
     encoder = tiny_encoder("bert")
-    plan = plan_of(songs_file, encoder, model__classifier__dropout=0.0, **KEYS)
+    plan = plan_of(songs_file, encoder, **KEYS)
     data = data_of(plan)
     monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: x)
     _, whole = fit_fold(plan, data, tmp_path / "whole")
+    gradients = gradients_of(plan, data, tmp_path / "a", monkeypatch)
     with monkeypatch.context() as patch:
         tried = run_out_above(3, patch, error)
         _, halved = fit_fold(plan, data, tmp_path / "halved")
+        for one, other in zip(gradients, gradients_of(plan, data, tmp_path / "b", patch), strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
     assert max(tried) > 3
-    np.testing.assert_allclose(halved.facts["losses"], whole.facts["losses"], rtol=1e-4)
-    ours, theirs = (Checkpoints(tmp_path / name).load_model()["model"] for name in ("whole", "halved"))
-    for name, value in ours.items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(halved.facts["losses"], whole.facts["losses"], rtol=1e-3)
+    np.testing.assert_allclose(halved.val_scores, whole.val_scores, rtol=1e-2)
     said = [note for note in halved.facts["notes"] if "out of memory" in note]
     assert said
     assert "in step 1" in said[0]
