@@ -154,6 +154,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
         limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
         groups = group_of(index, config.data.split_by)
+        pa.default_memory_pool().release_unused()  # of the pass over all rows
         streamed = make_streamed(plan.manifest, plan.columns, prepare, index, groups, seed=config.split_seed)
         return Data(streamed, index, streamed.sample, split, described, warnings)
     return Data(Resident(index, text.lengths(index)), index, index, split, described, warnings)

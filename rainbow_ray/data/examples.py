@@ -104,23 +104,27 @@ def one_row_an_example(
     the table with `example_id` added, sorted by it or by `sort_by`, its targets, and how many rows were left out for
     which reason. A song whose rows carry different labels is left out whole: nothing says which one is right.
     """
-    song, column = _codes(rows["song"]), rows["dropped"]
-    dropped = count(column)
-    good = pd.DataFrame({"song": song, "row": np.arange(len(song))})[column.is_null().to_numpy()].assign(target=targets)
+    dropped = count(rows["dropped"])
+    good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
     if not by_row:
-        disagree = good.groupby("song")["target"].transform("nunique") > 1
-        first = ~good.duplicated("song")
+        _, first, song = np.unique(_codes(rows["song"])[good], return_index=True, return_inverse=True)
+        disagree = np.bincount(song, weights=targets != targets[first][song])[song] > 0
+        further = np.ones(len(good), dtype=bool)
+        further[first] = False
         _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
-        _add(dropped, SAME_SONG, int((~disagree & ~first).sum()))
-        good = good[first & ~disagree]
-    kept = pa.array(good["row"].to_numpy())
-    table = rows.take(kept).drop_columns(["dropped", "label"])
+        _add(dropped, SAME_SONG, int((~disagree & further).sum()))
+        kept_rows = ~disagree & ~further
+        good, targets = good[kept_rows], targets[kept_rows]
+    kept = pa.array(good)
+    table = rows.drop_columns(["dropped", "label"]).take(kept)
     ids = table["song"].cast(pa.string())
     if by_row:
         ids = pc.binary_join_element_wise(ids, kept.cast(pa.string()), "#")
     table = table.append_column("example_id", ids)
-    order = pc.sort_indices(table[sort_by])  # whatever order they came in
-    return table.take(order), good["target"].to_numpy(np.float32, copy=True)[order.to_numpy()], dropped
+    order = pc.sort_indices(table[sort_by]).to_numpy()  # whatever order they came in
+    if (order[1:] > order[:-1]).all():
+        return table, targets.astype(np.float32), dropped
+    return table.take(pa.array(order)), targets[order].astype(np.float32), dropped
 
 
 def text_key(text: str) -> int:

@@ -255,7 +255,9 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
     return fold
 
 
-def _on_both_sides(keys: Any, fold: np.ndarray) -> int:
+def _on_both_sides(keys: np.ndarray, fold: np.ndarray) -> int:
     """How many keys lie in more than one place, and so on both sides of some fold."""
-    frame = pd.DataFrame({"key": keys, "fold": fold})
-    return int((frame.groupby("key")["fold"].nunique() > 1).sum())
+    order = np.lexsort((fold, keys))
+    keys, fold = keys[order], fold[order]
+    apart = (keys[1:] == keys[:-1]) & (fold[1:] != fold[:-1])
+    return len(np.unique(keys[1:][apart]))
