@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
@@ -96,10 +97,12 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     n = len(examples)
     if by == "row":
         return np.arange(n)
-    songs, texts = examples.codes("song"), pd.factorize(examples.text_keys)[0]
-    if by == "id" and len(np.unique(songs)) == n:
-        return texts  # a song an example: nothing but its text can join it to another
-    keys = [songs, texts] + ([examples.codes("held_out")] if by != "id" else [])
+    _, first, texts = np.unique(examples.text_keys, return_index=True, return_inverse=True)
+    texts = np.argsort(np.argsort(first))[texts]
+    a_song_an_example = examples.table["example_id"].equals(examples.table["song"].cast(pa.string()))
+    if by == "id" and a_song_an_example:
+        return texts  # nothing but its text can join a song to another
+    keys = [examples.codes("song"), texts] + ([examples.codes("held_out")] if by != "id" else [])
     # examples and key values are the nodes of a graph: what hangs together is one group
     edges, offset = [], n
     for codes in keys:
@@ -113,18 +116,17 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
 
 
 def deal(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
-    """Deal many groups to parts by their shares: the part of each example, `len(shares)` where no share is left.
+    """Deal many groups (integers) to parts by their shares: each example's part, `len(shares)` where none is left.
 
     Groups stay whole; each stratum (of a group's first example) is dealt by itself, in a seeded order.
     """
-    codes, names = pd.factorize(groups)
-    size = np.bincount(codes)
-    stratum = strata[np.unique(codes, return_index=True)[1]]
-    order = np.lexsort((np.random.default_rng(seed).random(len(names)), stratum))
+    _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+    size, stratum = np.bincount(codes), strata[first]
+    order = np.lexsort((np.random.default_rng(seed).random(len(first)), stratum))
     frame = pd.DataFrame({"stratum": stratum[order], "size": size[order]})
     inside = frame.groupby("stratum")["size"]
     middle = (inside.cumsum() - frame["size"] / 2) / inside.transform("sum")
-    part = np.empty(len(names), dtype=np.int64)
+    part = np.empty(len(first), dtype=np.int64)
     part[order] = np.searchsorted(np.cumsum(shares), middle.to_numpy(), side="right")
     return part[codes]
 
