@@ -45,14 +45,14 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in KEY_FLAGS.items():
         parser.add_argument(flag, metavar=placeholder, help=text)
-    if program == "train":
-        parser.add_argument("--workers", metavar="N", help="workers that share one fit; 1..4 is elastic")
+    parser.add_argument("--workers", metavar="N", help="workers that share one fit; 1..4 is elastic")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
-    parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--address", metavar="A", help="a Ray cluster to join (default: one of this command's own)")
-    parser.add_argument("--dry-run", action="store_true", help="read and split the data, say what would be done")
-    parser.add_argument("--print-config", action="store_true", help="print the config as a file that can be run")
+    if program == "train":
+        parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
+        parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+        parser.add_argument("--dry-run", action="store_true", help="read and split the data, say what would be done")
+        parser.add_argument("--print-config", action="store_true", help="print the config as a file that can be run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="any key of the config")
     return parser
 
@@ -67,7 +67,7 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
             # names and paths stay text, also those that YAML would read as a number or a date
             plain = key in PLAIN_TEXT
             overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
-    if getattr(arguments, "workers", None) is not None:
+    if arguments.workers is not None:
         overrides.append(("training.workers", parse_value(arguments.workers)))
     if arguments.wandb:
         overrides.append(("logging.wandb.enabled", True))

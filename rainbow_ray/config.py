@@ -135,7 +135,7 @@ class TrainingConfig(Section):
     num_workers: Count | None = Field(None, description="kept for older files: Ray Data decides")
     save_best_only: bool = Field(True, description="kept for older files: the best and the last are kept")
     save_every_n_epochs: Whole | None = Field(None, description="null: as checkpoint_seconds says")
-    checkpoint_seconds: NotNegative = Field(60.0, description="a checkpoint at the first epoch's end after so long")
+    checkpoint_seconds: NotNegative = Field(60.0, description="between checkpoints, inside epochs too")
 
 
 class WandbConfig(Section):

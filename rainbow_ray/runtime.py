@@ -28,6 +28,7 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 GPU_WORKER_CPUS = 4
+READER_CPUS = 0.5  # of one that reads songs for a worker; with none left, both would wait for ever
 DASHBOARD_PORT = 8265  # Ray's own choice; it takes the next one that is free
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
@@ -55,9 +56,10 @@ def say_dashboard(cluster: Cluster) -> list[str]:
     if cluster.dashboard is None:
         return []
     port = int(cluster.dashboard.rpartition(":")[2])
-    taken = f" (port {DASHBOARD_PORT} is in use)" if port != DASHBOARD_PORT else ""
-    tunnel = f"from another machine: ssh -L {port}:127.0.0.1:{port} …"
-    return [f"Ray dashboard: http://{cluster.dashboard}{taken}; it asks for the token in {token_path()}; {tunnel}"]
+    ours = cluster.dashboard.startswith("127.0.0.1:")
+    taken = f" (port {DASHBOARD_PORT} is in use)" if ours and port != DASHBOARD_PORT else ""
+    tunnel = f"; from another machine: ssh -L {port}:127.0.0.1:{port} …" if ours else ""
+    return [f"Ray dashboard: http://{cluster.dashboard}{taken}; it asks for the token in {token_path()}{tunnel}"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: st
         raise InputError(f"--workers {written}: {fewest} workers need {fewest} {kind}s, one each, and there are {have}:"
                          f" at most --workers {have}")  # fmt: skip
     at_once = min(most, have)
-    left_to_readers = 0.0 if not streams else 1.0 if cluster.cpus > 1 else 0.5
+    left_to_readers = max(READER_CPUS * at_once, min(1.0, cluster.cpus / 2)) if streams else 0.0
     own = min((cluster.cpus - left_to_readers) / at_once, cluster.node_cpus)
     cpus = float(int(own)) if own >= 1 else own
     threads = max(1, min(cluster.cpus // at_once, cluster.node_cpus))

@@ -61,23 +61,22 @@ def main(arguments: Sequence[str]) -> int:
     if options.resume and folder is not None:
         console.print(f"Going on with {folder.path}")
     watch.mark("imports and checks")
-    with ray_cluster(options.address) as cluster:
-        watch.mark("ray")
-        for line in say_dashboard(cluster):
-            console.print(line)
-        try:
+    try:
+        with ray_cluster(options.address) as cluster:
+            watch.mark("ray")
+            for line in say_dashboard(cluster):
+                console.print(line)
             # before data are read: what is wrong with workers can be known now
             share_cluster(cluster, parse_workers(plan.config.training.workers), device=device, streams=False)
             data = read_data(plan)
-        except InputError:
+            watch.mark("data")
+            announce(plan, data, console)
             if folder is not None:
-                abandon(folder)
-            raise
-        watch.mark("data")
-        announce(plan, data, console)
-        if folder is None:
-            return DONE
-        train(plan, data, folder, cluster, console, watch)
+                train(plan, data, folder, cluster, console, watch)
+    except InputError:
+        if folder is not None:
+            abandon(folder)  # unless it has begun
+        raise
     return DONE
 
 
@@ -121,11 +120,20 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     summary.write_predictions(folder.file("predictions.parquet"), plan.problem, data, outcomes)
     watch.mark("model and predictions")
     document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
+    keep_records(folder, outcomes)
     for mirror in mirrors:
         if hasattr(mirror, "close"):
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
     write_json(folder.file("summary.json"), document)
     summary.print_closing(document, folder.path, plan.config.logging.metrics, console)
+
+
+def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
+    """Write the run's `metrics.jsonl` once more from the fits' files: these forget what a killed worker had logged."""
+    from rainbow_ray.training.checkpoint import Checkpoints, write_safely
+
+    texts = [Checkpoints(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
+    write_safely(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
 
 
 def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:

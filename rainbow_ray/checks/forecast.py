@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import torch
 
-from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.assemble import FOLDS_BELOW, Data, Plan
 from rainbow_ray.checks import Found
 from rainbow_ray.checks.model import Measured
 from rainbow_ray.results.baselines import MOST_EXAMPLES
@@ -46,9 +46,10 @@ def check_memory(plan: Plan, data: Data, measured: Measured) -> Found:
 
 def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slots: int) -> Iterator[Found]:
     """Time and cost of the run to come, from the step that was measured."""
-    training, folds = plan.config.training, data.split.folds
     # a manifest may be so large that only some of its rows were looked at
     share = plan.manifest.rows / max(1, data.profile["rows"])
+    many = plan.config.data.folds is None and data.profile["songs"] * share >= FOLDS_BELOW
+    training, folds = plan.config.training, 1 if many else data.split.folds
     train, val = (len(side) * share for side in data.split.sides(0))
     length = decide_length(training, round(train))
     if measured.learner.model.text_is_frozen:

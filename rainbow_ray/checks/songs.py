@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from rainbow_ray.assemble import Data, Plan
 from rainbow_ray.checks import Found
 from rainbow_ray.data.manifest import STRUCT_COLUMN
+from rainbow_ray.data.stream import head
+from rainbow_ray.data.streamed import size_in_memory
 
 MOST_ROWS = 20_000  # of a manifest are looked at
 PROBED = 2_000  # songs
@@ -20,8 +22,9 @@ PROBED = 2_000  # songs
 def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
     """Songs, labels, what was left out, leaks."""
     profile = data.profile
-    part = f"the first {profile['rows']} of {plan.manifest.rows} rows" if profile["rows"] < plan.manifest.rows else (
-        f"{profile['rows']} rows")  # fmt: skip
+    part = f"{profile['rows']} rows"
+    if profile["rows"] < plan.manifest.rows:
+        part = f"{profile['rows']} of {plan.manifest.rows} rows, looked at here and there,"
     labels = ", ".join(f"{n} {label}" for label, n in profile["labels"].items())
     yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.location}; {labels}")
     for reason, n in profile["dropped"].items():
@@ -33,6 +36,10 @@ def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
     how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
     yield Found("good", "split", f"{how} by {data.split.by}: {len(train)} songs to train on, {len(val)} to score, at a"
                 " time; songs with equal texts stay together")  # fmt: skip
+    size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.resident_limit
+    if size > limit:
+        above = f"about {size:.0f} MB, above data.resident_limit ({limit} MB)"
+        yield Found("word", "memory", f"the songs take {above}: they are read anew each epoch")
     for warning in [*plan.warnings, *data.warnings]:
         yield Found("word", "leaks" if warning.startswith("LEAK") else "settings", warning)
 
@@ -67,8 +74,7 @@ def _columns(plan: Plan) -> pa.Table:
     """All columns of the manifest that can hold a label in disguise, `training_data` as a struct."""
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]
-    dataset = ds.dataset(list(manifest.files), schema=manifest.schema, format="parquet", filesystem=manifest.filesystem)
-    table = dataset.head(min(manifest.rows, MOST_ROWS), columns=names).combine_chunks()
+    table = head(manifest, names, MOST_ROWS)
     if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
         place = names.index(STRUCT_COLUMN)
         table = table.set_column(place, STRUCT_COLUMN, _unpacked(table[STRUCT_COLUMN].to_pylist()))
@@ -78,6 +84,13 @@ def _columns(plan: Plan) -> pa.Table:
 def _is_media(kind: pa.DataType) -> bool:
     is_one_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_list, pa.types.is_large_list)
     return any(is_one(kind) for is_one in is_one_of)
+
+
+def _plain(values: list[Any]) -> pa.Array:
+    """Numbers where all are, strings otherwise."""
+    if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def _unpacked(texts: list[str | None]) -> pa.Array:
@@ -90,5 +103,5 @@ def _unpacked(texts: list[str | None]) -> pa.Array:
             value = {}
         found.append(value if isinstance(value, dict) else {})
     names = dict.fromkeys(name for row in found for name, value in row.items() if not isinstance(value, list | dict))
-    columns = [pa.array([None if row.get(name) is None else str(row[name]) for row in found]) for name in names]
+    columns = [_plain([row.get(name) for row in found]) for name in names]
     return pa.StructArray.from_arrays(columns, names=list(names)) if columns else pa.nulls(len(texts), pa.string())

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from rainbow_ray.data.examples import Examples
 
+PLACES = 20  # of a large manifest are looked at
+
 Prepare = Callable[[pa.Table], pa.Table]
 Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
 
@@ -70,11 +72,21 @@ def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, C
     )
 
 
-def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: int | None = None) -> pa.Table:
-    """The first rows (all, without `most`) as `read_rows` gives them, with their number as `row`; without Ray."""
+def head(manifest: Manifest, names: list[str], most: int | None = None) -> pa.Table:
+    """Columns of the first rows of row groups spread over the whole manifest: about `most` rows, without it all."""
     dataset = ds.dataset(list(manifest.files), schema=manifest.schema, format="parquet", filesystem=manifest.filesystem)
-    table = dataset.head(most or manifest.rows, columns=columns.projection)
-    rows = prepare(plain_rows(table.combine_chunks(), columns))
+    if most is None or manifest.rows <= most:
+        return dataset.to_table(columns=names).combine_chunks()
+    groups = [group for fragment in dataset.get_fragments() for group in fragment.split_by_row_group()]
+    chosen = np.unique(np.linspace(0, len(groups) - 1, PLACES).round().astype(int))
+    each = -(-most // len(chosen))
+    tables = [groups[i].scanner(schema=manifest.schema, columns=names).head(each) for i in chosen]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: int | None = None) -> pa.Table:
+    """Rows as `read_rows` gives them, of `head`, and with their number there as `row`; without Ray."""
+    rows = prepare(plain_rows(head(manifest, columns.projection, most), columns))
     return rows.append_column("row", pa.array(np.arange(len(rows)))).combine_chunks()
 
 

@@ -24,12 +24,13 @@ from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
 from rainbow_ray.data.source import Rows
 from rainbow_ray.data.split import deal
 from rainbow_ray.data.stream import Prepare
+from rainbow_ray.runtime import READER_CPUS
 
 WINDOW = 8192  # rows that are shuffled together
 READ = 2048  # rows that are prepared at a time
 TASK = 4096  # rows of one reading task, at least: smaller row groups are read together
 BUFFERED = 256 * 2**20  # bytes that Ray Data may hold ready for one reader
-READER_CPUS = 0.5  # training leaves at least so much free; with none, both would wait for ever
+ESTIMATED = 2000  # rows that the size in memory is estimated from
 SAMPLE = 5_000  # examples that stay in memory: statistics and baselines are taken from them
 HEAVY = ("text", "words", "input_ids")  # what the index leaves out
 
@@ -49,7 +50,11 @@ class Pieces:
 
 
 def size_in_memory(manifest: Manifest, columns: Columns) -> int:
-    """Bytes of the columns that are read, uncompressed, as the files' own metadata tell."""
+    """Bytes of the columns that are read, as Arrow would hold them: the larger of two estimates.
+
+    The files' own metadata count a text once where it repeats; the first rows say nothing of later ones.
+    """
+    first = _dataset(manifest).head(ESTIMATED, columns=columns.projection)
     wanted = set(columns.projection)
     total = 0
     for fragment in _dataset(manifest).get_fragments():
@@ -57,7 +62,7 @@ def size_in_memory(manifest: Manifest, columns: Columns) -> int:
         for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
             parts = (group.column(i) for i in range(group.num_columns))
             total += sum(c.total_uncompressed_size for c in parts if c.path_in_schema.split(".")[0] in wanted)
-    return total
+    return int(max(total, first.nbytes / len(first) * manifest.rows))
 
 
 def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
@@ -160,6 +165,9 @@ class Streamed:
         table: pa.Table | None = None
         numbers = np.array([], dtype=np.int64)
         for part in parts:
+            if len(part) == 0:  # a step of fewer examples than there are workers
+                yield Rows(self.sample, part, part)
+                continue
             while (place[part] < 0).any():
                 block = next(blocks)
                 place[numbers] = -1

@@ -108,7 +108,8 @@ def _songs(examples: Examples, raw: list[Any] | None, folds: np.ndarray, seed: i
 def _columns(rows: pa.Table) -> dict[str, list[Any]]:
     """The values of each column, those of a struct as `column.field`; what is empty is None, as what is missing."""
     flat = rows.flatten()
-    columns = flat.select([f.name for f in flat.schema if "binary" not in str(f.type)]).to_pydict()  # no sound, no MIDI
+    kept = [i for i, field in enumerate(flat.schema) if "binary" not in str(field.type)]  # no sound, no MIDI
+    columns = {flat.schema.names[i]: flat.column(i).to_pylist() for i in kept}  # a name may stand twice
     return {n: [None if v != v or v in ("", [], {}) else v for v in values] for n, values in columns.items()}
 
 

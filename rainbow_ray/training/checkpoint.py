@@ -82,19 +82,33 @@ class Checkpoints:
         for number in found[KEPT:]:
             (self.folder / f"step-{number:010d}.pt").unlink(missing_ok=True)
 
-    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def newest(
+        self, objection: Callable[[dict[str, Any]], str] | None = None
+    ) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that can be read (None without one), and a word on each that was passed over.
 
-        Raises `InputError` for one that a newer version wrote.
+        `objection` says what else speaks against one, or nothing. Raises `InputError` for one of a newer version.
         """
         words: list[str] = []
         for step in self._numbered(STEP_FILE):
             path = self.folder / f"step-{step:010d}.pt"
             state, why = _read(path)
-            if state is not None:
+            why = why if state is None or objection is None else objection(state)
+            if state is not None and not why:
                 return state, words
             words.append(f"{path} is passed over: {why}")
         return None, words
+
+    def set_aside(self, after: int) -> None:
+        """Move checkpoints of later steps than `after` out of the way of those to come."""
+        for step in self._numbered(STEP_FILE):
+            if step > after:
+                path = self.folder / f"step-{step:010d}.pt"
+                path.replace(path.with_suffix(".refused"))
+
+    def best_epochs(self) -> set[int]:
+        """Epochs whose model was kept as the best."""
+        return set(self._numbered(BEST_FILE))
 
     def save_best(self, epoch: int, state: dict[str, Any], *, keep: set[int]) -> None:
         """Keep the model of the best epoch so far; `keep` names further epochs that a checkpoint still speaks of."""

@@ -71,6 +71,7 @@ def be_deterministic(on: bool) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+SMALLER = "try a smaller model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 

@@ -21,6 +21,7 @@ from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.device import SMALLER, is_out_of_memory
 from rainbow_ray.training.reporters import JsonLines, Mirror, Reporter, Silent
 from rainbow_ray.training.team import Team
 
@@ -89,9 +90,10 @@ def run_folds(
             try:
                 results.append(pool.get_next_unordered())
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, TrainingError | InputError):
-                    raise error.cause from error
-                raise
+                understood = _understood(error.cause)
+                if understood is None:
+                    raise
+                raise understood from error
             except ray.exceptions.RayActorError as error:
                 raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
                                     " --resume") from error  # fmt: skip
@@ -192,25 +194,18 @@ def _is_waiting(job: Job) -> bool:
     state = Checkpoints(job.folder)
     if state.load_result() is not None:
         return False
-    _cut_back(state)
-    return True
-
-
-def _cut_back(state: Checkpoints) -> JsonLines:
-    reporter = JsonLines(state.metrics)
     last, _ = state.newest()
-    reporter.cut_back(last["progress"]["step"] if last else -1)
-    return reporter
+    JsonLines(state.metrics).cut_back(last["progress"]["step"] if last else -1)
+    return True
 
 
 def _run_job(shared: Shared, job: Job, team: Team) -> None:
     from rainbow_ray.training.loop import FitData, fit
 
     state = Checkpoints(job.folder)
-    reporter: Reporter = Silent()
+    reporter: Reporter = JsonLines(state.metrics) if team.leads else Silent()
     if team.leads:
         state.clear_debris()
-        reporter = _cut_back(state)
     data = FitData(
         source=shared.source,
         train=job.train,
@@ -242,13 +237,25 @@ def _fit(trainer: Any) -> None:
     try:
         understood = trainer.fit().return_value
     except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {}).values()
+        failures = list(getattr(error, "worker_failures", {}).values())
         if failures and all(isinstance(failure, RayActorError) for failure in failures):
-            why = first_line(next(iter(failures)))
+            why = first_line(failures[0])
             raise TrainingError(f"workers died {RESTARTS + 1} times ({why}); go on with --resume") from error
+        known = next((known for failure in failures if (known := _understood(failure)) is not None), None)
+        if known is not None:
+            raise known from error
         raise
     if understood is not None:
         raise understood
+
+
+def _understood(error: BaseException) -> TrainingError | InputError | None:
+    """An error of a worker's as one for people, where it is one."""
+    if isinstance(error, TrainingError | InputError):
+        return error
+    if is_out_of_memory(error):
+        return TrainingError(f"memory does not suffice for one song alone ({first_line(error)}); {SMALLER}")
+    return None
 
 
 @contextlib.contextmanager

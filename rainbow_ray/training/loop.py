@@ -14,7 +14,7 @@ import torch
 
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
-from rainbow_ray.errors import InputError, choose
+from rainbow_ray.errors import InputError, TrainingError, choose
 from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import Length, decide_length, plan, share_of
@@ -201,12 +201,16 @@ class _Run:
             self._save()
 
     def restore(self) -> None:
-        """Go on from the newest checkpoint that can be read and fits."""
-        last, words = self.state.newest()
+        """Go on from the newest checkpoint that can be read and fits; records after it are forgotten."""
+        last, words = self.state.newest(self._objection)
+        step = last["progress"]["step"] if last is not None else -1
+        if len(set(self.team.collect((step, len(words))))) > 1:
+            shared = "--output-dir must be a folder that all machines share"
+            raise TrainingError(f"workers see different checkpoints in {self.state.folder}: {shared}")
         self.notes += words
-        if last is not None and last["base"] != self.base:
-            self.notes.append(f"{self.state.folder}: its checkpoints are of another encoder: training starts anew")
-            last = None
+        if self.team.leads:
+            self.state.set_aside(step)
+            self.reporter.cut_back(step)
         if last is None:
             return
         self.model.load_trained_state(last["model"])
@@ -214,17 +218,31 @@ class _Run:
         self.progress = Progress(**last["progress"])
         before, now = len(last["rng"]), self.team.size
         fewer = f", with {now} workers in place of {before}" if now != before else ""
-        self.notes.append(f"{self.state.folder.name} went on from step {self.progress.step} after a stop{fewer}")
-        self._spoken_of = {self.progress.best_epoch}
-        if self.team.rank < len(last["rng"]):
+        self.notes.append(f"{self.state.folder.name} went on from step {step} after a stop{fewer}")
+        self._spoken_of = self.state.best_epochs()
+        if self.team.rank < before:
             set_rng_state(last["rng"][self.team.rank], self.learner.device)
 
     def load_best(self) -> None:
         """The best epoch's model, where an inner split says which that was."""
+        if not len(self.inner):
+            return
         self.team.wait()  # for the leading worker's file
-        best = self.state.load_best(self.progress.best_epoch) if len(self.inner) else None
-        if best is not None:
-            self.model.load_trained_state(best["model"])
+        best = self.state.load_best(self.progress.best_epoch)
+        if not all(self.team.collect(best is not None)):
+            lost = f"the model of the best epoch ({self.progress.best_epoch}) is gone or damaged"
+            raise TrainingError(f"{self.state.folder}: {lost}; --resume goes on from before it")
+        assert best is not None
+        self.model.load_trained_state(best["model"])
+
+    def _objection(self, state: dict[str, Any]) -> str:
+        """What speaks against going on from a checkpoint."""
+        if state["base"] != self.base:
+            return "it is of another encoder"
+        epoch = state["progress"]["best_epoch"]
+        if len(self.inner) and epoch and self.state.load_best(epoch) is None:
+            return f"the model of its best epoch ({epoch}) is gone or damaged"
+        return ""
 
     def result(self) -> Fitted:
         """Final scores of the chosen model, and the facts that the summary tells."""

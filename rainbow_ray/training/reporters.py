@@ -21,11 +21,17 @@ Place = tuple[Any, ...]
 class Reporter(Protocol):
     def log(self, record: Record) -> None: ...
 
+    def cut_back(self, step: int) -> None:
+        """Forget what was logged after `step`: it will be logged again."""
+
 
 class Silent:
     """For workers that do not lead."""
 
     def log(self, record: Record) -> None:
+        pass
+
+    def cut_back(self, step: int) -> None:
         pass
 
 
@@ -52,11 +58,16 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The records of a file; a line that a killed process left half is not one."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
+    """The records of a file, up to a line that is none: a killed process leaves half a line, a power cut worse."""
+    records: list[Record] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            break
+        records.append(record)
     return records
 
 

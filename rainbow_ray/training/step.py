@@ -14,7 +14,7 @@ from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.source import Rows
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.training.batches import ENOUGH_TOKENS, divide
-from rainbow_ray.training.device import is_out_of_memory
+from rainbow_ray.training.device import SMALLER, is_out_of_memory
 from rainbow_ray.training.learner import Learner, advice
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 
@@ -82,7 +82,8 @@ class Stepper:
     def load_state(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # another machine may train in another precision
+            self.scaler.load_state_dict(state["scaler"])
         self.limits = Limits(**state["limits"])
 
     def micro_batches(self, rows: Rows) -> Iterator[Rows]:
@@ -120,9 +121,8 @@ class Stepper:
         device, before = self.learner.device, (self.limits.examples, self.limits.tokens)
         largest = int(max(part.item() for part in self.team.gather(torch.tensor(largest))))
         if largest == 1:
-            raise TrainingError(f"step {number}: memory on {device.type} does not suffice for one example alone; try a"
-                                " smaller model.text_encoder.max_length, or freeze more layers"
-                                " (model.text_encoder.freeze_layers)")  # fmt: skip
+            lacks = f"step {number}: memory on {device.type} does not suffice for one example alone"
+            raise TrainingError(f"{lacks}; {SMALLER}")
         self.limits.halve(largest)
         self.optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":

@@ -159,5 +159,5 @@ def test_rows_are_looked_at_up_to_a_limit(write_table, tiny_encoder):
     data = read_data(plan, lambda *parts: read_here(*parts, most=50))
     assert data.profile["rows"] == 50
     found = list(check_songs(plan, data))
-    assert "the first 50 of 120 rows" in texts(found, "songs")
+    assert "50 of 120 rows, looked at here and there" in texts(found, "songs")
     assert len(np.unique(data.examples.table["row"].to_numpy())) == 25

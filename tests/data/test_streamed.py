@@ -84,6 +84,20 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
         assert len(rows.examples) <= streamed.WINDOW + 2 * streamed.READ + 90
 
 
+def test_a_worker_without_a_share_of_the_first_step_waits_for_its_own(both):
+    source, nothing = both[1].source, np.array([], dtype=np.int64)
+    sizes = [len(rows) for rows in source.visit([nothing, np.array([3, 1]), nothing])]
+    assert sizes == [0, 2, 0]
+
+
+def test_repeated_texts_count_each_time(tmp_path):
+    rows = song_rows(songs=2000, stems=1)
+    rows["concept"] = ["the same long text of all songs " * 20] * 2000
+    pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
+    plan = plan_of(tmp_path / "songs.parquet")
+    assert streamed.size_in_memory(plan.manifest, plan.columns) > 2000 * 600
+
+
 def test_epochs_differ_and_repeat(both):
     source = both[1].source
     everything = np.arange(len(source))

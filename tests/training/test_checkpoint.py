@@ -90,3 +90,20 @@ def test_a_damaged_result_is_none(tmp_path, garbage):
     assert state.load_result() is None
     (tmp_path / "result.npz").write_bytes(garbage)
     assert state.load_result() is None
+
+
+def test_what_was_passed_over_does_not_crowd_out_what_comes(state):
+    for step in (7, 12):
+        (state.folder / f"step-{step:010d}.pt").write_bytes(b"torn")
+    assert state.newest()[0] is None
+    state.set_aside(-1)
+    state.save(2, {"step": 2})
+    state.save(4, {"step": 4})
+    assert state.newest()[0]["step"] == 4
+    assert len(list(state.folder.glob("*.refused"))) == 2
+
+
+def test_an_objection_leads_to_the_one_before(state):
+    found, words = state.newest(lambda one: "it is too good" if one["step"] == 12 else "")
+    assert found["step"] == 7
+    assert "too good" in words[0]

@@ -87,6 +87,30 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_end(songs_file, encoder, tmp_p
     assert resumed.facts["losses"] == whole.facts["losses"]
 
 
+def test_a_lost_best_model_is_not_replaced_by_the_last_one(songs_file, encoder, tmp_path):
+    keys = {"training__early_stopping__enabled": True, "training__checkpoint_seconds": 0.0}
+    plan = plan_of(songs_file, encoder, **QUICK, **keys)
+    data = data_of(plan)
+    _, whole = fit_fold(plan, data, tmp_path)
+    for path in tmp_path.glob("best-*.pt"):
+        path.write_bytes(b"torn")
+    _, again = fit_fold(plan, data, tmp_path)
+    assert (again.val_scores == whole.val_scores).all()
+    assert any("best epoch" in note for note in again.facts["notes"])
+
+
+def test_checkpoints_of_another_encoder_are_not_taken(songs_file, tiny_encoder, tmp_path):
+    folders = [tiny_encoder("bert"), tiny_encoder("roberta")]
+    for number, encoder in enumerate(folders):
+        keys = {"training__checkpoint_seconds": 0.0, "training__epochs": 3 - number}
+        plan = plan_of(songs_file, encoder, **{**QUICK, **keys})
+        _, fitted = fit_fold(plan, data_of(plan), tmp_path)
+    assert any("another encoder" in note for note in fitted.facts["notes"])
+    records = read_lines(tmp_path / "metrics.jsonl")
+    assert [r["epoch"] for r in records if r["split"] == "val"] == [1, 2]
+    assert Checkpoints(tmp_path).newest()[0]["progress"]["epoch"] == 2
+
+
 def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
