@@ -20,7 +20,6 @@ def show_manifest(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def show() -> None:
-        import pyarrow.dataset as ds
 
         from rainbow_ray.data.examples import count
         from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
@@ -29,7 +28,7 @@ def show_manifest(arguments: Sequence[str]) -> int:
         print(f"{manifest.location}: {manifest.rows} rows in {len(manifest.files)} file(s)")
         columns = find_columns(manifest, Config().data, options.target)
         print(f"song: {columns.song}; text: {', '.join(columns.text)}; label: {'.'.join(filter(None, columns.label))}")
-        table = ds.dataset(list(manifest.files), format="parquet", filesystem=manifest.filesystem)
+        table = manifest.dataset()
         rows = plain_rows(table.to_table(columns=columns.projection), columns)
         print(f"songs: {len(set(rows['song'].to_pylist()))}; labels: {rows['label'].type}")
         print(f"labels by row: {count(rows['label'])}")

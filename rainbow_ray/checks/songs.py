@@ -16,7 +16,6 @@ from rainbow_ray.data.stream import head
 from rainbow_ray.data.streamed import size_in_memory
 
 MOST_ROWS = 20_000  # of a manifest are looked at
-PROBED = 2_000  # songs
 
 
 def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
@@ -59,14 +58,8 @@ def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
     """The label probe: what words, length and other columns tell of the label."""
     from rainbow_ray.results.probe import probe_labels
 
-    chosen = np.arange(len(data.examples))
-    if len(chosen) > PROBED:
-        chosen = np.sort(np.random.default_rng(plan.config.split_seed).choice(len(chosen), PROBED, replace=False))
-    examples = data.examples.take(chosen)
-    rows = _columns(plan).take(examples.table["row"])
-    for finding in probe_labels(
-        examples, rows, plan.target, folds=data.split.fold[chosen], seed=plan.config.split_seed
-    ):
+    rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
+    for finding in probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed):
         yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)
 
 

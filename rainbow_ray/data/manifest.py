@@ -44,6 +44,10 @@ class Manifest:
     schema: pa.Schema
     rows: int
 
+    def dataset(self) -> Any:
+        """The table as a pyarrow dataset, with the schema of all its files."""
+        return ds.dataset(list(self.files), schema=self.schema, format="parquet", filesystem=self.filesystem)
+
 
 @dataclass(frozen=True)
 class Columns:

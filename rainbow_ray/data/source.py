@@ -35,12 +35,6 @@ class Source(Protocol):
     """What training asks of data. Arrays are `(examples,)`; indices count all examples of the source."""
 
     @property
-    def ids(self) -> np.ndarray: ...
-
-    @property
-    def songs(self) -> np.ndarray: ...
-
-    @property
     def targets(self) -> np.ndarray: ...
 
     @property
@@ -83,14 +77,6 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self.examples)
-
-    @property
-    def ids(self) -> np.ndarray:
-        return self.examples.ids
-
-    @property
-    def songs(self) -> np.ndarray:
-        return self.examples.songs
 
     @property
     def targets(self) -> np.ndarray:

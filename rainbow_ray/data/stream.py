@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
 
@@ -74,7 +73,7 @@ def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, C
 
 def head(manifest: Manifest, names: list[str], most: int | None = None) -> pa.Table:
     """Columns of the first rows of row groups spread over the whole manifest: about `most` rows, without it all."""
-    dataset = ds.dataset(list(manifest.files), schema=manifest.schema, format="parquet", filesystem=manifest.filesystem)
+    dataset = manifest.dataset()
     if most is None or manifest.rows <= most:
         return dataset.to_table(columns=names).combine_chunks()
     groups = [group for fragment in dataset.get_fragments() for group in fragment.split_by_row_group()]

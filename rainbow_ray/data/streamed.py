@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from rainbow_ray.data.examples import Examples, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
@@ -54,10 +53,10 @@ def size_in_memory(manifest: Manifest, columns: Columns) -> int:
 
     The files' own metadata count a text once where it repeats; the first rows say nothing of later ones.
     """
-    first = _dataset(manifest).head(ESTIMATED, columns=columns.projection)
+    first = manifest.dataset().head(ESTIMATED, columns=columns.projection)
     wanted = set(columns.projection)
     total = 0
-    for fragment in _dataset(manifest).get_fragments():
+    for fragment in manifest.dataset().get_fragments():
         metadata = fragment.metadata
         for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
             parts = (group.column(i) for i in range(group.num_columns))
@@ -93,7 +92,7 @@ def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tab
 
 def find_pieces(manifest: Manifest) -> Pieces:
     file, group, rows = [], [], []
-    for number, fragment in enumerate(_dataset(manifest).get_fragments()):
+    for number, fragment in enumerate(manifest.dataset().get_fragments()):
         for i in range(fragment.metadata.num_row_groups):
             file.append(number)
             group.append(i)
@@ -125,14 +124,6 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.index)
-
-    @property
-    def ids(self) -> np.ndarray:
-        return self.index.ids
-
-    @property
-    def songs(self) -> np.ndarray:
-        return self.index.songs
 
     @property
     def targets(self) -> np.ndarray:
@@ -274,7 +265,7 @@ def _read(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def read(task: pa.Table) -> Iterator[pa.Table]:
-        fragments = list(_dataset(manifest).get_fragments())
+        fragments = list(manifest.dataset().get_fragments())
         for i in range(len(task)):
             fragment = fragments[task["file"][i].as_py()].subset(row_group_ids=[task["group"][i].as_py()])
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
@@ -300,7 +291,3 @@ def _slices(
             chosen = pa.Table.from_batches([batch]).take(pa.array(rows[low:high] - start))
             yield chosen, examples[low:high]
         start = stop
-
-
-def _dataset(manifest: Manifest) -> Any:
-    return ds.dataset(list(manifest.files), format="parquet", filesystem=manifest.filesystem)

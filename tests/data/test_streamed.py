@@ -53,9 +53,10 @@ def both(folder, ray_session, tiny_encoder):
 def test_the_index_knows_what_memory_knows(both):
     memory, stream = both
     assert not stream.source.in_memory
-    order = np.argsort(stream.source.ids)
-    assert (stream.source.ids[order] == memory.source.ids).all()
-    for name in ("songs", "targets", "weights", "lengths"):
+    order = np.argsort(stream.index.ids)
+    assert (stream.index.ids[order] == memory.index.ids).all()
+    assert (stream.index.songs[order] == memory.index.songs).all()
+    for name in ("targets", "weights", "lengths"):
         assert (getattr(stream.source, name)[order] == getattr(memory.source, name)).all(), name
     assert (stream.index.text_keys[order] == memory.index.text_keys).all()
     same = ("rows", "examples", "songs", "dropped", "characters", "data_hash", "labels", "texts_cut")
@@ -66,7 +67,7 @@ def test_the_index_knows_what_memory_knows(both):
 def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
     memory, stream = both
     collates = make_collates(str(tiny_encoder("bert")))
-    place = {name: i for i, name in enumerate(memory.source.ids)}
+    place = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
     doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
     windows = stream.source.windows(doubled, seed=1, epoch=4)
@@ -75,7 +76,7 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
     for rows, part in zip(stream.source.visit(parts), parts, strict=True):
         assert (rows.indices == part).all()
         batch = make_batch(rows.examples, rows.at, collates)
-        assert batch.example_ids == list(stream.source.ids[part])
+        assert batch.example_ids == list(stream.index.ids[part])
         ours = make_batch(memory.examples, np.array([place[name] for name in batch.example_ids]), collates)
         for name, tensor in ours.units["text"].items():
             assert (batch.units["text"][name] == tensor).all()
@@ -112,7 +113,7 @@ def test_the_sample_is_known_with_its_text(both):
     assert len(known) == 40
     texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
     for i, at in zip(known.indices, known.at, strict=True):
-        assert known.examples.texts[at] == texts[stream.source.ids[i]]
+        assert known.examples.texts[at] == texts[stream.index.ids[i]]
 
 
 def test_many_groups_are_dealt_whole_and_in_proportion():
