@@ -119,8 +119,9 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
 
     Never the cluster that happens to run on this machine: only a named one is joined.
     """
-    if token_path().exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that is joined asks for it too
+    if address and token_path().exists():
+        # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

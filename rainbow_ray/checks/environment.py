@@ -20,8 +20,8 @@ import sys, time
 began = time.perf_counter()
 from rainbow_ray.runtime import prepare_environment, ray_cluster
 prepare_environment()
-import ray
 with ray_cluster(sys.argv[1] or None) as cluster:
+    import ray
     assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
     print("RAY", cluster.cpus, cluster.gpus, round(time.perf_counter() - began, 2))
 """

@@ -38,7 +38,8 @@ def cluster(tmp_path_factory):
         port = probe.getsockname()[1]
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("1234567890abcdef" * 4)
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    known = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    environment = {**os.environ, **known, "RAY_AUTH_MODE": "token"}
     folder = Path("/tmp") / f"rb{port}"  # paths of sockets must be short
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--disable-usage-stats", "--num-cpus=1"]
 
@@ -54,7 +55,7 @@ def cluster(tmp_path_factory):
         node("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}",
              f"--system-config={json.dumps(HEALTH)}")  # fmt: skip
         second = node(f"--address=127.0.0.1:{port}")
-        yield f"127.0.0.1:{port}", second, environment
+        yield f"127.0.0.1:{port}", second, known
     finally:
         for process in here():
             with contextlib.suppress(psutil.Error):
