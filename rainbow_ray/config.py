@@ -128,6 +128,9 @@ class TrainingConfig(Section):
     workers: Whole | str | None = Field(
         None, description="that share one fit: a number, or 1..4 (elastic); null: all GPUs, on the CPU one"
     )
+    prefix_limit: Count = Field(
+        8192, description="MB on disk for what frozen layers say, computed once; 0: computed in each step"
+    )
     device: str = Field("auto", description="auto, cuda, mps, cpu")
     mixed_precision: bool | Literal["auto", "bf16", "fp16", "off"] = Field(
         "auto", description="auto: bf16 where the device is fast at it, else fp16 on a GPU, else off"

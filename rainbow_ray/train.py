@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     from rainbow_ray.training.folds import Shared
 
     keep_data(folder, data)
-    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by)
+    prefix = folder.file("prefix")
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -124,6 +126,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     for mirror in mirrors:
         if hasattr(mirror, "close"):
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
+    shutil.rmtree(prefix, ignore_errors=True)
     write_json(folder.file("summary.json"), document)
     summary.print_closing(document, folder.path, plan.config.logging.metrics, console)
 

@@ -15,6 +15,7 @@ from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
 from rainbow_ray.data.stream import read_here
 from rainbow_ray.modalities import text
+from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.loop import FitData, Fitted, fit
 from rainbow_ray.training.reporters import JsonLines, Silent
@@ -38,12 +39,12 @@ def source_of(examples: Examples) -> Resident:
 
 
 def fit_fold(
-    plan: Plan, data: Data, folder: Path, fold: int = 0, team: Team | None = None
+    plan: Plan, data: Data, folder: Path, fold: int = 0, team: Team | None = None, prefix: PrefixStore | None = None
 ) -> tuple[np.ndarray, Fitted]:
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, fold)
+    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, fold, prefix=prefix)
     reporter = JsonLines(state.metrics) if team is None or team.leads else Silent()
     return val, fit(plan.config, fit_data, reporter, state, team)
 

@@ -6,6 +6,8 @@ ids, words) in the order of a plan.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,6 +87,15 @@ class Resident:
     @property
     def weights(self) -> np.ndarray:
         return self.examples.weights
+
+    @functools.cached_property
+    def token_hash(self) -> str:
+        """Identifies what encoders read of all examples, in their order."""
+        ids = self.examples.ragged("input_ids")
+        digest = hashlib.sha256(self.lengths.tobytes())
+        for row in ids:
+            digest.update(np.ascontiguousarray(row).data)
+        return digest.hexdigest()
 
     def names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.examples.songs[indices]))

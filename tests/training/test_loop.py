@@ -15,7 +15,7 @@ import torch
 from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import TrainingError
-from rainbow_ray.modalities import text
+from rainbow_ray.modalities import bodies
 from rainbow_ray.problems import make_problem
 from rainbow_ray.training import learner, loop
 from rainbow_ray.training.batches import decide_length, same_steps
@@ -115,7 +115,7 @@ def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypat
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
     _, shared = fit_fold(plan, data, tmp_path / "a")
-    monkeypatch.setattr(learner, "can_share", lambda *_: False)
+    monkeypatch.setattr(learner.Learner, "_find_features", lambda _: None)
     _, computed = fit_fold(plan, data, tmp_path / "b")
     np.testing.assert_allclose(shared.val_scores, computed.val_scores, atol=1e-5)
 
@@ -197,7 +197,7 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = learner.build_model(config, text.fresh_body(str(encoder)), make_problem("binary"))
+    model = learner.build_model(config, bodies.fresh_body(str(encoder)), make_problem("binary"))
     optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
