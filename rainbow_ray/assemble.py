@@ -245,6 +245,18 @@ def _check_phase(config: Config) -> list[str]:
     return problems
 
 
+def check_values(config: Config, problem: Problem) -> list[str]:
+    """What is wrong with the values of a trial's config, where that can be known without running it."""
+    from rainbow_ray.modalities import text
+
+    options = config.model.text_encoder
+    try:
+        name = str(options.model_name)
+        return [*_check_names(config, problem), *text.check_encoder(name, options, text.load_config(name))]
+    except InputError as error:
+        return error.problems
+
+
 def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
     """Where the encoder is, how many tokens it reads, and warnings."""
     from rainbow_ray.modalities import text

@@ -27,9 +27,28 @@ KEY_FLAGS: dict[str, tuple[str, str, str]] = {
     "--usd-per-hour": ("logging.usd_per_hour", "X", "price of the machine: the cost is then told"),
 }
 
+# flags of one door only
+TRAIN_FLAGS: dict[str, tuple[str, str, str]] = {
+    "--workers": ("training.workers", "N", "workers that share one fit; 1..4 is elastic"),
+}
+TUNE_FLAGS: dict[str, tuple[str, str, str]] = {
+    "--trials": ("tune.trials", "N", "of the whole sweep, failed and pruned ones included (default: 30)"),
+    "--space": ("tune.space", "FILE:FUNCTION", "what is searched (default: tune_spaces/phaseN.py)"),
+    "--concurrent": ("tune.concurrent", "N", "trials side by side"),
+    "--gpus-per-trial": ("tune.gpus_per_trial", "F", "0.25: four trials share a GPU"),
+    "--workers-per-trial": ("tune.workers_per_trial", "N", "workers that share each fit of a trial"),
+    "--budget-minutes": ("tune.budget_minutes", "X", "stop in time"),
+    "--budget-usd": ("tune.budget_usd", "X", "stop before more is spent; needs --usd-per-hour"),
+}
+DOORS = {
+    "train": {**KEY_FLAGS, **TRAIN_FLAGS},
+    "check": {**KEY_FLAGS, **TRAIN_FLAGS},
+    "tune": {**KEY_FLAGS, **TUNE_FLAGS},
+}
+
 PLAIN_TEXT = {
     "data.manifest_path", "data.split_by", "data.split_file", "model.text_encoder.model_name", "training.metric",
-    "logging.output_dir",
+    "logging.output_dir", "tune.space",
 }  # fmt: skip
 
 
@@ -43,12 +62,11 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--phase", type=int, metavar="N", help="1: binary, from text")
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
-    for flag, (_, placeholder, text) in KEY_FLAGS.items():
+    for flag, (_, placeholder, text) in DOORS[program].items():
         parser.add_argument(flag, metavar=placeholder, help=text)
-    parser.add_argument("--workers", metavar="N", help="workers that share one fit; 1..4 is elastic")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
     parser.add_argument("--address", metavar="A", help="a Ray cluster to join (default: one of this command's own)")
-    if program == "train":
+    if program in ("train", "tune"):
         parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
         parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
         parser.add_argument("--dry-run", action="store_true", help="read and split the data, say what would be done")
@@ -61,14 +79,12 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
     """File < environment < flags and `section.key=value`. Raises `InputError` with all that is wrong."""
     problems: list[str] = []
     overrides: list[tuple[str, Any]] = []
-    for flag, (key, _, _) in KEY_FLAGS.items():
-        value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
+    for flag, (key, _, _) in {**KEY_FLAGS, **TRAIN_FLAGS, **TUNE_FLAGS}.items():
+        value = getattr(arguments, flag.removeprefix("--").replace("-", "_"), None)
         if value is not None:
             # names and paths stay text, also those that YAML would read as a number or a date
             plain = key in PLAIN_TEXT
             overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
-    if arguments.workers is not None:
-        overrides.append(("training.workers", parse_value(arguments.workers)))
     if arguments.wandb:
         overrides.append(("logging.wandb.enabled", True))
     for item in arguments.overrides:

@@ -22,7 +22,7 @@ DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
 # what a result does not depend on, and what a run may be gone on with otherwise
-UNTRAINED: dict[str, Any] = {"logging": True, "training": {"workers", "checkpoint_seconds"}}
+UNTRAINED: dict[str, Any] = {"logging": True, "tune": True, "training": {"workers", "checkpoint_seconds"}}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -141,6 +141,22 @@ class TrainingConfig(Section):
     checkpoint_seconds: NotNegative = Field(60.0, description="between checkpoints, inside epochs too")
 
 
+class TuneConfig(Section):
+    trials: Whole = Field(30, description="of the whole sweep, failed and pruned ones included")
+    space: str | None = Field(None, description="FILE:FUNCTION or module:function; null: tune_spaces.phaseN:space")
+    concurrent: Whole | None = Field(None, description="trials side by side; null: as many as there are GPUs or CPUs")
+    gpus_per_trial: Rate | None = Field(
+        None, description="0.25: four trials share a GPU; null: one GPU, where there is"
+    )
+    workers_per_trial: Whole = Field(1, description="workers that share each fit of a trial")
+    prune: bool = Field(True, description="stop trials that are behind (ASHA)")
+    reduction: Annotated[float, Field(gt=1.0)] = Field(3.0, description="one of so many goes on at each rung")
+    confirm_seeds: Whole = Field(3, description="fresh splits that the winner is fitted on, beside the default config")
+    keep: Count = Field(3, description="trials whose models stay on disk")
+    budget_minutes: Rate | None = Field(None, description="of this start; running trials then wait for --resume")
+    budget_usd: Rate | None = Field(None, description="of this start, at logging.usd_per_hour")
+
+
 class WandbConfig(Section):
     enabled: bool = False
     project: str = "rainbow-ray"
@@ -171,6 +187,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    tune: TuneConfig = TuneConfig()
     logging: LoggingConfig = LoggingConfig()
     reproducibility: ReproducibilityConfig = ReproducibilityConfig()
 
@@ -218,6 +235,20 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
     if problems:
         raise InputError(dict.fromkeys(problems))
     return Resolved(config=config, user_keys=frozenset(origin))
+
+
+def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
+    """The config with some dotted keys set. Raises `InputError` with all unknown keys and wrong values."""
+    document = config.model_dump()
+    problems = [f"{where}: unknown key{nearest(key, known_keys())}" for key in values if key not in known_keys()]
+    if problems:
+        raise InputError(problems)
+    for key, value in values.items():
+        _set(document, key, value)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_explain(error, {key: f"{where}: {key}" for key in values})) from error
 
 
 def parse_value(text: str) -> Any:

@@ -24,6 +24,10 @@ from rainbow_ray.training.checkpoint import write_json, write_safely
 PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
 
 
+RUN, SWEEP = "run", "sweep"
+SPACE = "space.json"  # only sweeps have one
+
+
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
@@ -36,15 +40,17 @@ class RunFolder:
         return self.file("summary.json").exists()
 
 
-def open_run(config: Config, name: str | None, *, resume: bool) -> RunFolder:
-    """A new run, or with `resume` the named one or the newest unfinished one of this config.
+def open_run(config: Config, name: str | None, *, resume: bool, kind: str = RUN) -> RunFolder:
+    """A new run or sweep, or with `resume` the named one or the newest unfinished one of this config.
 
     Raises `InputError` for a name that exists, a run of another config, and a folder that cannot be written.
     """
     output = Path(config.logging.output_dir).resolve()  # workers have working folders of their own
     if resume:
-        return _resumed(config, output, name)
-    name = name if name is not None else f"phase{config.phase}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
+        return _resumed(config, output, name, kind)
+    if name is None:
+        what = f"phase{config.phase}{'-sweep' if kind == SWEEP else ''}"
+        name = f"{what}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
     if name in ("", ".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r}: a run is one folder inside {output}; choose that with --output-dir")
     path = output / name
@@ -57,9 +63,15 @@ def open_run(config: Config, name: str | None, *, resume: bool) -> RunFolder:
         probe.unlink()
     except OSError as error:
         raise InputError(f"--output-dir {output}: cannot be written ({error.strerror}); choose another") from error
+    return begin_run(config, path)
+
+
+def begin_run(config: Config, path: Path) -> RunFolder:
+    """The folder of a run with what stands in it from the start; one that has begun is left as it is."""
     run = RunFolder(path)
-    write_safely(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
-    write_json(run.file("env.json"), environment())
+    if not run.file("env.json").exists():
+        write_safely(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
+        write_json(run.file("env.json"), environment())
     return run
 
 
@@ -101,11 +113,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _resumed(config: Config, output: Path, name: str | None) -> RunFolder:
+def _resumed(config: Config, output: Path, name: str | None, kind: str) -> RunFolder:
     if name is not None:
         run = RunFolder(output / name)
         if not run.path.exists():
             raise InputError(f"--resume --name {name}: there is no run at {run.path}")
+        if _kind(run) != kind:
+            raise InputError(f"--resume --name {name}: {run.path} is a {_kind(run)}, not a {kind}")
         if missing := _missing(run):
             gone = f"of {run.path}, these files are missing: {', '.join(missing)}"
             raise InputError(f"--resume --name {name}: {gone}; put them back, or start a new run with another --name")
@@ -116,9 +130,15 @@ def _resumed(config: Config, output: Path, name: str | None) -> RunFolder:
     candidates = sorted(output.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in candidates:
         run = RunFolder(file.parent)
-        if not run.finished and not _missing(run) and not _differences(run, config):
+        open_ = kind == SWEEP or not run.finished  # to a sweep trials can be added
+        if _kind(run) == kind and open_ and not _missing(run) and not _differences(run, config):
             return run
-    raise InputError(f"--resume: no unfinished run of this config lies in {output}; name one with --name")
+    what = f"unfinished {kind}" if kind == RUN else kind
+    raise InputError(f"--resume: no {what} of this config lies in {output}; name one with --name")
+
+
+def _kind(run: RunFolder) -> str:
+    return SWEEP if run.file(SPACE).exists() else RUN
 
 
 def _missing(run: RunFolder) -> list[str]:
@@ -127,7 +147,9 @@ def _missing(run: RunFolder) -> list[str]:
     # data.json is written first: alone, it is of a run that was stopped between the two
     if run.finished or any(run.file(name).exists() for name in ("split.json", "checkpoints")):
         expected += ["data.json", "split.json"]
-    if run.finished:
+    if run.finished and _kind(run) == SWEEP:
+        expected += ["trials.jsonl", "trials"]
+    elif run.finished:
         expected += ["predictions.parquet", "metrics.jsonl", "model"]
     return [name for name in expected if not run.file(name).exists()]
 

@@ -29,6 +29,7 @@ SETTINGS = {
 }
 GPU_WORKER_CPUS = 4
 READER_CPUS = 0.5  # of one that reads songs for a worker; with none left, both would wait for ever
+WAITING_CPU = 0.01  # of a trial whose fits run in workers of their own
 DASHBOARD_PORT = 8265  # Ray's own choice; it takes the next one that is free
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
@@ -91,6 +92,46 @@ def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: st
     cpus = float(int(own)) if own >= 1 else own
     threads = max(1, min(cluster.cpus // at_once, cluster.node_cpus))
     return Workers(fewest, most, gpu, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, threads)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run side by side, what each is given, and who shares its fits where these are several."""
+
+    concurrent: int
+    cpu: float
+    gpu: float
+    workers: Workers | None
+
+
+def share_sweep(
+    cluster: Cluster, *, trials: int, concurrent: int | None, gpus_per_trial: float | None, workers: int, device: str
+) -> Slots:
+    """The arithmetic of a sweep. Raises `InputError` for more than there is: Tune would wait for ever."""
+    gpu = cluster.gpus > 0 and device in ("auto", "cuda")
+    if gpus_per_trial is not None and not gpu:
+        raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: there is no GPU here")
+    if gpus_per_trial is not None and gpus_per_trial > 1 and not gpus_per_trial.is_integer():
+        raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: a part of one GPU, or whole ones")
+    if gpus_per_trial is not None and workers > 1:
+        raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: with --workers-per-trial each worker has a GPU")
+    each = (1.0 if gpus_per_trial is None else gpus_per_trial) if gpu else 1.0
+    have, kind = (cluster.gpus, "GPU") if gpu else (cluster.cpus, "CPU")
+    most = int(have / (each * workers) + 1e-9)
+    asked = concurrent or max(1, min(most, trials))
+    if asked > most:
+        sum_ = f"{asked} trials × {workers} workers × {each:g} {kind} make {asked * workers * each:g} {kind}s"
+        advice = f"at most --concurrent {most}" if most else f"at most {int(have / each)} workers a trial"
+        raise InputError(f"--concurrent {asked}: {sum_}, and there are {have}: {advice}")
+    cpus = min(cluster.cpus / (asked * workers), cluster.node_cpus)
+    cpus = float(int(cpus)) if cpus >= 1 else cpus
+    if workers == 1:
+        return Slots(asked, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, each if gpu else 0.0, None)
+    # Train's workers lie outside of what Tune counts for a trial, which itself only waits for them
+    own = min(cpus, GPU_WORKER_CPUS) if gpu else cpus
+    if asked * (WAITING_CPU + workers * own) > cluster.cpus:
+        own = (cluster.cpus / asked - WAITING_CPU) / workers
+    return Slots(asked, WAITING_CPU, 0.0, Workers(workers, workers, gpu, own, max(1, int(cpus))))
 
 
 def parse_workers(value: int | str | None) -> tuple[int, int] | None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.assemble import Data, Plan
-    from rainbow_ray.data.split import Split
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster, Workers
     from rainbow_ray.training.folds import Outcome, Shared
@@ -162,6 +161,7 @@ def score_folds(
     Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
     from rainbow_ray.progress import EpochLines
+    from rainbow_ray.results.baselines import compute_baselines
     from rainbow_ray.training.batches import decide_length
     from rainbow_ray.training.checkpoint import METRICS
     from rainbow_ray.training.folds import Job, run_folds, run_team
@@ -207,26 +207,6 @@ def team_of(shared: Shared, cluster: Cluster) -> Workers:
     training = shared.config.training
     asked = parse_workers(training.workers)
     return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)
-
-
-def compute_baselines(shared: Shared, split: Split) -> dict[str, np.ndarray]:
-    """In a worker: the baselines' out-of-fold scores, `(examples,)`; NaN beyond a sample, where examples are many."""
-    import numpy as np
-
-    from rainbow_ray.results.baselines import MOST_EXAMPLES, mean_states, run_baselines
-
-    config, source = shared.config, shared.source
-    known = source.known(np.arange(len(source)))
-    if len(known) > MOST_EXAMPLES:
-        rng = np.random.default_rng(config.reproducibility.seed)
-        known = known.take(np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False)))
-    examples = known.examples.take(known.at)
-    states = mean_states(examples, shared.encoder, config.model.text_encoder, config.training.device)
-    scores = run_baselines(examples, split.take(known.indices), states, seed=config.reproducibility.seed)
-    whole = {name: np.full(len(source), np.nan, dtype=np.float32) for name in scores}
-    for name, values in scores.items():
-        whole[name][known.indices] = values
-    return whole
 
 
 def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:

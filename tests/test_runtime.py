@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from rainbow_ray.errors import InputError
-from rainbow_ray.runtime import Cluster, Workers, parse_workers, say_dashboard, share_cluster, token_path
+from rainbow_ray.runtime import (
+    Cluster,
+    Slots,
+    Workers,
+    parse_workers,
+    say_dashboard,
+    share_cluster,
+    share_sweep,
+    token_path,
+)
 from rainbow_ray.training.folds import Job, Shared, run_team
 from rainbow_ray.training.reporters import Mirror
 from tests.in_process import data_of, plan_of
@@ -52,6 +61,39 @@ def test_too_many_workers_are_refused_with_the_arithmetic():
         share_cluster(GPU, (5, 5), device="auto", streams=False)
     with pytest.raises(InputError, match=r"9\.\.12"):
         share_cluster(CPU, (9, 12), device="auto", streams=False)
+
+
+def sweep_of(cluster, **asked):
+    known = {"trials": 30, "concurrent": None, "gpus_per_trial": None, "workers": 1, "device": "auto"}
+    return share_sweep(cluster, **{**known, **asked})
+
+
+def test_trials_share_what_there_is():
+    assert sweep_of(CPU) == Slots(8, 1.0, 0.0, None)
+    assert sweep_of(CPU, trials=2) == Slots(2, 4.0, 0.0, None)
+    assert sweep_of(CPU, concurrent=3).cpu == 2.0
+    assert sweep_of(GPU) == Slots(4, 4.0, 1.0, None)
+    assert sweep_of(GPU, gpus_per_trial=0.25) == Slots(16, 1.0, 0.25, None)
+    assert sweep_of(GPU, gpus_per_trial=2.0).concurrent == 2
+    nested = sweep_of(GPU, workers=2)
+    assert (nested.concurrent, nested.gpu) == (2, 0.0)
+    assert nested.workers.most == 2
+    assert nested.concurrent * (nested.cpu + 2 * nested.workers.cpus) <= GPU.cpus
+    few = sweep_of(CPU, workers=4)
+    assert few.concurrent * (few.cpu + 4 * few.workers.cpus) <= CPU.cpus
+
+
+def test_too_many_trials_are_refused_with_the_arithmetic():
+    with pytest.raises(InputError, match=r"9 trials × 1 workers × 1 CPU make 9 CPUs, and there are 8: at most --conc"):
+        sweep_of(CPU, concurrent=9)
+    with pytest.raises(InputError, match=r"5 trials × 1 workers × 1 GPU make 5 GPUs, and there are 4"):
+        sweep_of(GPU, concurrent=5)
+    with pytest.raises(InputError, match=r"1 trials × 9 workers × 1 CPU .* at most 8 workers a trial"):
+        sweep_of(CPU, workers=9)
+    with pytest.raises(InputError, match="there is no GPU here"):
+        sweep_of(CPU, gpus_per_trial=0.5)
+    with pytest.raises(InputError, match=r"1\.5: a part of one GPU, or whole ones"):
+        sweep_of(GPU, gpus_per_trial=1.5)
 
 
 def test_another_port_is_said():

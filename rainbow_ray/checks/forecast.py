@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -10,7 +11,7 @@ import torch
 
 from rainbow_ray.assemble import FOLDS_BELOW, Data, Plan
 from rainbow_ray.checks import Found
-from rainbow_ray.checks.model import Measured
+from rainbow_ray.checks.model import Measured, check_model
 from rainbow_ray.results.baselines import MOST_EXAMPLES
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import decide_length
@@ -68,6 +69,40 @@ def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slot
     cost = f", ${total / 3600 * price:.3f}" if price is not None else "; --usd-per-hour tells the cost"
     parts = f"{_time(fits)} of training ({steps}), the rest to start and to compare"
     yield Found("good", "the run", f"about {_time(total)}{cost}: {parts}")
+
+
+@dataclass(frozen=True)
+class SweepCost:
+    """What is said of a sweep's price, and the seconds that its end takes: fresh splits and the winner's run."""
+
+    text: str
+    closing: float
+
+
+def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
+    """Time and cost of a sweep: between trials as cheap as the default config, and trials that train all layers.
+
+    The first as measured here; the second by arithmetic, from one pass of the layers that the default reads.
+    """
+    _, measured = check_model(plan, data)
+    tuning, folds = plan.config.tune, data.split.folds
+    train, val = (len(side) for side in data.split.sides(0))
+    length = decide_length(plan.config.training, train)
+    encoder = measured.learner.model.text
+    total = encoder.body.config.num_hidden_layers
+    whole = measured.encode_seconds * total / max(1, encoder.depth)  # of one example through all layers
+    cheap = folds * (length.steps * HEAD_SECONDS if measured.learner.model.text_is_frozen else
+                     length.steps * measured.step_seconds + length.epochs * val * measured.encode_seconds)  # fmt: skip
+    dear = folds * length.epochs * (3 * train + val) * whole
+    low, high = (seconds * tuning.trials / concurrent for seconds in (cheap, max(cheap, dear)))
+    closing = 2 * tuning.confirm_seeds * cheap / concurrent + 60
+    price = plan.config.logging.usd_per_hour
+    cost = f" (${low / 3600 * price:.3f} to ${high / 3600 * price:.3f})" if price is not None else ""
+    text = (
+        f"Expected: {_time(low)} if all trials cost what the default config costs, {_time(high)} if all trained every"
+        f" layer and none were stopped{cost}; then about {_time(closing)} for fresh splits and the winner's run"
+    )
+    return SweepCost(text, closing)
 
 
 def disk_needed_mb(data: Data, measured: Measured) -> float:

@@ -19,6 +19,7 @@ from rainbow_ray.modalities.text import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.words import WORD
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device
+from rainbow_ray.training.folds import Shared
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
 INNER_FOLDS = 5
@@ -28,6 +29,22 @@ FROZEN_PENALTIES = (1.0, 0.01)  # inverse strengths of L2 that the training side
 
 Scores = np.ndarray
 Fit = Callable[[np.ndarray, np.ndarray], Scores]  # (train, val) indices to scores of val
+
+
+def compute_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
+    """In a worker: the baselines' out-of-fold scores, `(examples,)`; NaN beyond a sample, where examples are many."""
+    config, source = shared.config, shared.source
+    known = source.known(np.arange(len(source)))
+    if len(known) > MOST_EXAMPLES:
+        rng = np.random.default_rng(config.reproducibility.seed)
+        known = known.take(np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False)))
+    examples = known.examples.take(known.at)
+    states = mean_states(examples, shared.encoder, config.model.text_encoder, config.training.device)
+    scores = run_baselines(examples, split.take(known.indices), states, seed=config.reproducibility.seed)
+    whole = {name: np.full(len(source), np.nan, dtype=np.float32) for name in scores}
+    for name, values in scores.items():
+        whole[name][known.indices] = values
+    return whole
 
 
 def run_baselines(examples: Examples, split: Split, states: np.ndarray, *, seed: int) -> dict[str, Scores]:

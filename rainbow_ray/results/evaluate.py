@@ -37,7 +37,7 @@ def intervals(
     for rows in resample(songs, seed=seed):  # one draw at a time: of many songs, all draws are much memory
         for name, found in values.items():
             found.append(problem.metric(name, targets[rows], scores[rows]))
-    return {name: _interval(found) for name, found in values.items()}
+    return {name: percentiles(found) for name, found in values.items()}
 
 
 def compare(
@@ -59,7 +59,7 @@ def compare(
         return None if ours is None or theirs is None else sign * (ours - theirs)
 
     value = gain(np.arange(len(targets)))
-    interval = _interval([gain(rows) for rows in resample(songs, seed=seed)])
+    interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
     if value is None or interval is None:
         return None
     return Difference(value, *interval)
@@ -103,7 +103,8 @@ def verdict(metric: str, best: str | None, baseline: float | None, model: float 
     return f"The model is {lead} the best baseline, {best} ({numbers}), but {songs} songs are too few to tell: {span}."
 
 
-def _interval(values: list[float | None]) -> list[float] | None:
+def percentiles(values: list[float | None]) -> list[float] | None:
+    """The middle 95% of some values; None where too many of them are not defined."""
     defined = [value for value in values if value is not None]
     if len(defined) < MIN_DEFINED * len(values):
         return None

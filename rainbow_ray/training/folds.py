@@ -40,6 +40,7 @@ class Job:
     val: np.ndarray
     folder: Path
     length: Length | None = None
+    config: Config | None = None  # in place of the one that all share
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def run_folds(
             try:
                 results.append(pool.get_next_unordered())
             except ray.exceptions.RayTaskError as error:
-                understood = _understood(error.cause)
-                if understood is None:
+                known = understood(error.cause)
+                if known is None:
                     raise
-                raise understood from error
+                raise known from error
             except ray.exceptions.RayActorError as error:
                 raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
                                     " --resume") from error  # fmt: skip
@@ -150,7 +151,7 @@ class _FoldWorker:
         self.shared: Shared | None = None
 
     def run(self, common: list[Any], job: Job) -> None:
-        _run_job(self._take(common), job, Team())
+        run_job(self._take(common), job, Team())
 
     def call(self, common: list[Any], work: Callable[[Shared], Any]) -> Any:
         return work(self._take(common))
@@ -184,7 +185,7 @@ def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | Non
     try:
         for job in arguments["jobs"]:
             if Checkpoints(job.folder).load_result() is None:
-                _run_job(shared, job, team)
+                run_job(shared, job, team)
     except (TrainingError, InputError) as error:
         return error
     return None
@@ -200,7 +201,8 @@ def _is_waiting(job: Job) -> bool:
     return True
 
 
-def _run_job(shared: Shared, job: Job, team: Team) -> None:
+def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.ndarray], None] | None = None) -> None:
+    """Run one job in this process, from its checkpoint if it has one, and keep its result."""
     from rainbow_ray.model.prefix import MB, PrefixStore
     from rainbow_ray.training.loop import FitData, fit
 
@@ -208,7 +210,8 @@ def _run_job(shared: Shared, job: Job, team: Team) -> None:
     reporter: Reporter = JsonLines(state.metrics) if team.leads else Silent()
     if team.leads:
         state.clear_debris()
-    limit = shared.config.training.prefix_limit * MB
+    config = job.config or shared.config
+    limit = config.training.prefix_limit * MB
     data = FitData(
         source=shared.source,
         train=job.train,
@@ -219,8 +222,9 @@ def _run_job(shared: Shared, job: Job, team: Team) -> None:
         by=shared.by,
         length=job.length,
         prefix=PrefixStore(shared.prefix, limit) if shared.prefix is not None and limit else None,
+        watch=watch,
     )
-    fitted = fit(shared.config, data, reporter, state, team)
+    fitted = fit(config, data, reporter, state, team)
     if team.leads:
         state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
 
@@ -239,21 +243,21 @@ def _fit(trainer: Any) -> None:
     from ray.train import TrainingFailedError
 
     try:
-        understood = trainer.fit().return_value
+        told = trainer.fit().return_value
     except TrainingFailedError as error:
         failures = list(getattr(error, "worker_failures", {}).values())
         if failures and all(isinstance(failure, RayActorError) for failure in failures):
             why = first_line(failures[0])
             raise TrainingError(f"workers died {RESTARTS + 1} times ({why}); go on with --resume") from error
-        known = next((known for failure in failures if (known := _understood(failure)) is not None), None)
+        known = next((known for failure in failures if (known := understood(failure)) is not None), None)
         if known is not None:
             raise known from error
         raise
-    if understood is not None:
-        raise understood
+    if told is not None:
+        raise told
 
 
-def _understood(error: BaseException) -> TrainingError | InputError | None:
+def understood(error: BaseException) -> TrainingError | InputError | None:
     """An error of a worker's as one for people, where it is one."""
     if isinstance(error, TrainingError | InputError):
         return error

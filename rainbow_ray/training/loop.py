@@ -6,6 +6,7 @@ Train's worker, a fold's actor and a plain test call the same function; a `Team`
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class FitData:
     by: str = "id"
     length: Length | None = None
     prefix: PrefixStore | None = None  # where fits share what frozen layers say
+    watch: Callable[[float, np.ndarray], None] | None = None  # told the share done and scores of `val`, each epoch
 
 
 @dataclass
@@ -179,7 +181,7 @@ class _Run:
         """Score the inner split, which early stopping looks at, and the songs held out, which nothing looks at."""
         began = time.perf_counter()
         if len(self.inner):
-            value = self._log_scores("inner", self.inner)
+            value, _ = self._log_scores("inner", self.inner)
             better = self._is_better(value)
             if better:
                 self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
@@ -187,7 +189,9 @@ class _Run:
         else:
             self.progress.best_epoch = self.progress.epoch
         if len(self.data.val):
-            self._log_scores("val", self.data.val)
+            scores = self._log_scores("val", self.data.val)[1]
+            if self.data.watch is not None:
+                self.data.watch(self.progress.epoch / self.length.epochs, scores)
         self.progress.seconds["eval"] += time.perf_counter() - began
 
     def should_stop(self) -> bool:
@@ -351,12 +355,12 @@ class _Run:
         why = f"{metric} is not defined on the {len(targets)} songs of the inner split"
         return "loss", [f"{why}: early stopping looks at the loss"]
 
-    def _log_scores(self, split: str, indices: np.ndarray) -> float | None:
-        """Log all metrics of a side; what early stopping looks at is returned."""
+    def _log_scores(self, split: str, indices: np.ndarray) -> tuple[float | None, np.ndarray]:
+        """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
         metrics, undefined = self.problem.metrics(self.source.targets[indices], scores)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
-        return loss if self.stop_on == "loss" else metrics[self.stop_on]
+        return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores
 
     def _is_better(self, value: float | None) -> bool:
         best = self.progress.best_value

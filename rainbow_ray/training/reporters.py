@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rainbow_ray.config import Config
+from rainbow_ray.training.ledger import Trial
 
 Record = dict[str, Any]
 Place = tuple[Any, ...]
@@ -137,6 +138,38 @@ class Wandb:
     def close(self, summary: dict[str, Any]) -> None:
         self.run.summary.update(summary)
         self.run.finish()
+
+
+class WandbTrials:
+    """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    def __call__(self, trial: Trial, event: str) -> None:
+        import wandb
+
+        if event != "end":
+            return
+        options, name = self.config.logging.wandb, f"trial-{trial.number:04d}"
+        run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            name=name,
+            id=f"{self.folder.name}-{name}",
+            group=self.folder.name,
+            dir=str(self.folder),
+            resume="allow",
+            reinit="finish_previous",
+            mode="offline" if not knows_wandb() and "WANDB_MODE" not in os.environ else None,
+            config=trial.values,
+            settings=wandb.Settings(silent=True),
+        )
+        metric = self.config.training.metric
+        for done, score in trial.reports:
+            run.log({metric: score, "done": done})
+        run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
+        run.finish()
 
 
 class TensorBoard:

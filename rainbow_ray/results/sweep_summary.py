@@ -1,0 +1,177 @@
+"""What a sweep leaves behind: `summary.json`, `trials.csv`, `study.db`, `best.yaml`, and the table that closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rainbow_ray.config import Config, dump
+from rainbow_ray.progress import describe
+from rainbow_ray.results.evaluate import Difference
+from rainbow_ray.results.selection import Corrected
+from rainbow_ray.training.checkpoint import write_safely
+from rainbow_ray.training.ledger import Trial
+
+SHOWN = 10  # trials in the closing table
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Means over fresh splits and seeds, and what the winner gains on the default config and on the best baseline."""
+
+    seeds: list[int]
+    winner: float | None
+    default: float | None
+    best_baseline: str | None
+    baseline: float | None
+    over_default: Difference | None
+    over_baseline: Difference | None
+
+
+def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Confirmed, songs: int) -> str:
+    """What a sweep honestly found, in a sentence or two."""
+    worth = f"Corrected for choosing it among the trials: {corrected.value:.3f}." if corrected is not None else ""
+    if winner.number == 0:
+        return f"The sweep found nothing: the default config is the best of all trials. {worth}".strip()
+    gap, name = confirmed.over_default, f"trial {winner.number}"
+    if gap is None or confirmed.winner is None or confirmed.default is None:
+        return f"No verdict: {metric} is not defined on these songs. {worth}".strip()
+    numbers = f"{metric} {confirmed.winner:.3f} against {confirmed.default:.3f} on {len(confirmed.seeds)} fresh splits"
+    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    if gap.low > 0:
+        said = f"The sweep found something: {name} beats the default config, {numbers}, {span}."
+    elif gap.high < 0 or gap.value <= 0:
+        said = (
+            f"The sweep found nothing: on fresh splits {name} is no better than the default config ({numbers}, {span})."
+        )
+    else:
+        said = f"The sweep found nothing that {songs} songs can show: {name} and the default config, {numbers}, {span}."
+    behind = confirmed.over_baseline
+    if behind is not None and behind.high < 0:
+        said += f" Both lose to {confirmed.best_baseline} ({confirmed.baseline:.3f})."
+    return f"{said} {worth}".strip()
+
+
+def write_trials(path: Path, trials: list[Trial]) -> None:
+    """`trials.csv`: a row a trial, a column a key."""
+    import pandas as pd
+
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "score": trial.score,
+            "done": trial.reports[-1][0] if trial.reports else 0.0,
+            "seconds": trial.seconds,
+            "reason": trial.reason,
+            **(trial.values or trial.params),
+        }
+        for trial in sorted(trials, key=lambda trial: trial.number)
+    ]
+    write_safely(path, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
+
+
+def write_study(path: Path, name: str, trials: list[Trial], *, larger_is_better: bool) -> None:
+    """`study.db`, for optuna-dashboard and Optuna's own plots."""
+    import optuna
+
+    from rainbow_ray.training.sweep import as_optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def write(file: Path) -> None:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+        direction: Literal["maximize", "minimize"] = "maximize" if larger_is_better else "minimize"
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+        study.add_trials([as_optuna(trial) for trial in sorted(trials, key=lambda trial: trial.number)])
+        storage.remove_session()
+        storage.engine.dispose()
+
+    write_safely(path, write)
+
+
+def write_best(path: Path, config: Config) -> None:
+    """`best.yaml`: runs as `train --config best.yaml`."""
+    write_safely(path, lambda file: file.write_text(dump(config), encoding="utf-8"))
+
+
+def summarise(
+    *, plan: Any, data: Any, trials: list[Trial], winner: Trial, corrected: Corrected | None, confirmed: Confirmed,
+    seconds: Mapping[str, Any], space: str, said: str,
+) -> dict[str, Any]:  # fmt: skip
+    """`summary.json` of a sweep."""
+    config = plan.config
+    price = config.logging.usd_per_hour
+    counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
+    return {
+        "sweep": True,
+        "phase": config.phase,
+        "problem": plan.problem.name,
+        "target": plan.target,
+        "metric": config.training.metric,
+        "space": space,
+        "trials": {"total": len(trials), **counts},
+        "winner": {"trial": winner.number, "values": winner.values, "score": winner.score},
+        "corrected": vars(corrected) if corrected is not None else None,
+        "confirmed": {
+            **vars(confirmed),
+            "over_default": vars(confirmed.over_default) if confirmed.over_default else None,
+            "over_baseline": vars(confirmed.over_baseline) if confirmed.over_baseline else None,
+        },
+        "verdict": said,
+        "counts": {"songs": data.profile["songs"], "folds": data.split.folds},
+        "seconds": dict(seconds),
+        "trial_seconds": round(sum(trial.seconds for trial in trials), 2),
+        "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
+        "config_hash": config.hash(),
+        "data_hash": data.profile["data_hash"],
+        "manifest": plan.manifest.location,
+        "demo": plan.demo,
+    }
+
+
+def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path, console: Console) -> None:
+    """The best trials, the winner's honest numbers, the verdict, and where the files lie."""
+    metric = summary["metric"].replace("_", " ")
+    counts = summary["trials"]
+    states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
+    table = Table(title=f"{summary['target']}: {counts['total']} trials ({states})", title_justify="left")
+    for name in ("trial", metric, "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("values")
+    done = [trial for trial in trials if trial.state == "complete"]
+    best = sorted(done, key=lambda trial: abs((trial.score or 0.0) - (summary["winner"]["score"] or 0.0)))[:SHOWN]
+    for trial in best:
+        style = "bold" if trial.number == summary["winner"]["trial"] else None
+        values = describe(trial) if trial.values else "the default config"
+        table.add_row(str(trial.number), f"{trial.score:.3f}", f"{trial.seconds:.0f}", values, style=style)
+    console.print(table, soft_wrap=False)
+    confirmed, corrected = summary["confirmed"], summary["corrected"]
+    worth = Table(title="What the winner is worth", title_justify="left")
+    worth.add_column("")
+    worth.add_column(metric, justify="right")
+    worth.add_row("in the sweep (too high: it was chosen for it)", _number(summary["winner"]["score"]))
+    if corrected is not None:
+        span = f"{corrected['low']:.2f}–{corrected['high']:.2f}"
+        worth.add_row("corrected for the choice (BBC-CV)", f"{corrected['value']:.3f} ({span})")
+    fresh = f"on {len(confirmed['seeds'])} fresh splits"
+    worth.add_row(f"winner {fresh}", _number(confirmed["winner"]), style="bold")
+    worth.add_row(f"default config {fresh}", _number(confirmed["default"]))
+    worth.add_row(f"best baseline ({confirmed['best_baseline']}) {fresh}", _number(confirmed["baseline"]))
+    console.print(worth, soft_wrap=False)
+    console.print(summary["verdict"], style="bold")
+    cost = f", ${summary['cost_usd']:.4f}" if summary["cost_usd"] is not None else ""
+    console.print(
+        f"{summary['seconds']['total']:.0f} s in all (trials {summary['trial_seconds']:.0f} s over all actors){cost}; "
+        f"sweep in {folder}/, the winner's model in {folder / 'best' / 'model'}, its config in {folder / 'best.yaml'}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,228 @@
+"""What a sweep searches: a function that asks an Optuna trial for values of config keys, one after the other.
+
+A name that it asks for is a dotted config key; what it returns, a dict of keys, is set for all trials alike. Lists
+travel as strings (`"256,128"`), since Optuna's choices must be plain.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import linecache
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
+
+from rainbow_ray.config import Config, known_keys, override, parse_value
+from rainbow_ray.errors import InputError, nearest
+
+Suggest = Callable[[Any], "dict[str, Any] | None"]
+DRAWS = 64  # random points that a space is tried on before the sweep
+# what a score is measured with: two trials that differ in it cannot be compared
+YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.")
+# text is read anew for these, over the same songs
+PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length")
+NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds", "training.save_best_only",
+               "training.save_every_n_epochs", "training.num_workers")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Space:
+    """A define-by-run function, and where it stands."""
+
+    suggest: Suggest
+    name: str
+    file: str
+
+    def draw(self, trial: Any) -> dict[str, Any]:
+        """Config values of one trial: those asked for and the constants. Raises `InputError` with the space's line."""
+        captor = _Captor(trial)
+        try:
+            constants = self.suggest(captor)
+        except Exception as error:
+            raise InputError(self._explain(error)) from error
+        if constants is not None and not isinstance(constants, dict):
+            raise InputError(f"{self.name}: returned a {type(constants).__name__}, not a dict of constants or nothing")
+        return {**captor.values, **(constants or {})}
+
+    def _explain(self, error: Exception) -> str:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = str(Path(__file__))
+        near = Path(self.file).parent
+        own = [f for f in frames if f.filename != ours and Path(f.filename).parent == near] or list(frames)
+        last = own[-1]
+        line = linecache.getline(last.filename, last.lineno or 0).strip()
+        where = f"{last.filename}, line {last.lineno}"
+        return f"space {self.name}: {type(error).__name__}: {error} ({where}: `{line}`)"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a space asks for: the distributions of each key (several where they depend on others), and constants."""
+
+    distributions: dict[str, list[str]]
+    constants: dict[str, list[str]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"distributions": self.distributions, "constants": self.constants}
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """How a space that was kept (`to_json`) differs from this one."""
+        found = []
+        for kind, ours in self.to_json().items():
+            theirs = other.get(kind, {})
+            found += [f"{key} is new" for key in ours.keys() - theirs.keys()]
+            found += [f"{key} is gone" for key in theirs.keys() - ours.keys()]
+            common = ours.keys() & theirs.keys()
+            found += [f"{key} was {theirs[key]}, now {ours[key]}" for key in common if ours[key] != theirs[key]]
+        return sorted(found)
+
+
+class _Captor:
+    """Passes questions on to an Optuna trial and keeps the answers."""
+
+    def __init__(self, trial: Any) -> None:
+        self.trial = trial
+        self.values: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.trial, name)
+        if not name.startswith("suggest_"):
+            return attribute
+
+        def ask(key: str, *arguments: Any, **options: Any) -> Any:
+            value = self.values[key] = attribute(key, *arguments, **options)
+            return value
+
+        return ask
+
+
+def load_space(name: str | None, phase: int) -> Space:
+    """`FILE:FUNCTION` or `module:function`. Raises `InputError` when it is not to be had."""
+    name = name or f"tune_spaces.phase{phase}:space"
+    place, colon, function = name.rpartition(":")
+    if not colon or not place or not function:
+        raise InputError(f"--space {name!r}: write it as FILE:FUNCTION, for example my_space.py:space")
+    module = _from_file(Path(place), name) if place.endswith(".py") else _from_name(place, name)
+    suggest = getattr(module, function, None)
+    if not callable(suggest):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"--space {name}: there is no function {function!r}{nearest(function, known)}")
+    return Space(suggest, name, str(module.__file__))
+
+
+def explore(space: Space, config: Config, check: Callable[[Config], list[str]], seed: int) -> Axes:
+    """Try a space on random draws. Raises `InputError` with everything that is wrong with what it asks for.
+
+    `check` says what is wrong with a whole config.
+    """
+    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=seed))
+    distributions: dict[str, set[str]] = {}
+    constants: dict[str, set[str]] = {}
+    problems: dict[str, None] = {}
+    for _ in range(DRAWS):
+        trial = study.ask()
+        values = space.draw(trial)  # one that raises says nothing about the rest
+        for key, distribution in trial.distributions.items():
+            distributions.setdefault(key, set()).add(distribution_to_json(distribution))
+        for key in values.keys() - trial.distributions.keys():
+            constants.setdefault(key, set()).add(json.dumps(values[key], default=str))
+        wrong = [problem for key in values for problem in _check_key(space, key)]
+        if not wrong:
+            try:
+                wrong = check(apply(config, values, f"space {space.name}"))
+            except InputError as error:
+                wrong = error.problems
+        problems |= dict.fromkeys(wrong)
+    if not distributions:
+        problems[f"space {space.name}: it asks for nothing, so there is nothing to search"] = None
+    if problems:
+        raise InputError(list(problems)[:20])
+    return Axes(_sorted(distributions), _sorted(constants))
+
+
+def apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
+    """The config of a trial. Raises `InputError` for values that its keys cannot hold."""
+    return override(config, {key: _to_config(key, value) for key, value in values.items()}, where)
+
+
+def default_point(space: Space, config: Config) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
+    """The config itself as a point of the space: what it says for each key asked for. None if it lies outside."""
+    asked = {key: _to_suggested(config.at(key)) for key in known_keys()}
+    trial = optuna.trial.FixedTrial(asked)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a value out of range is only warned of
+            space.draw(trial)
+    except InputError:
+        return None
+    return {key: trial.params[key] for key in trial.distributions}, dict(trial.distributions)
+
+
+def quiet_study(direction: Literal["maximize", "minimize"], sampler: Any) -> optuna.Study:
+    """A study in memory."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.create_study(direction=direction, sampler=sampler, pruner=optuna.pruners.NopPruner())
+
+
+def _check_key(space: Space, key: str) -> list[str]:
+    if key not in known_keys():
+        return [f"space {space.name}: unknown axis {key!r}{nearest(key, known_keys())}"]
+    if key in PREPARED:
+        return []
+    if any(key == name or (name.endswith(".") and key.startswith(name)) for name in YARDSTICK):
+        return [f"space {space.name}: {key} changes what a score means, so trials could not be compared; set it for the"
+                " whole sweep"]  # fmt: skip
+    if key in NOT_TRAINED:
+        return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
+    return []
+
+
+def _to_config(key: str, value: Any) -> Any:
+    """A suggested value as the config holds it."""
+    if isinstance(value, str) and isinstance(Config().at(key) if key in known_keys() else None, list):
+        return [parse_value(part.strip()) for part in value.split(",") if part.strip()]
+    return value
+
+
+def _to_suggested(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _sorted(found: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    return {key: sorted(found[key]) for key in sorted(found)}
+
+
+def _from_file(path: Path, name: str) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"--space {name}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"_space_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # what stands beside it can be imported
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(Space(lambda _: None, name, str(path))._explain(error)) from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _from_name(place: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise InputError(f"--space {name}: there is no module {place!r} ({error})") from error

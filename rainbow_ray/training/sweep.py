@@ -1,0 +1,304 @@
+"""The sweep: Ray Tune runs trials in warm actors, Optuna proposes them, ASHA stops those that are behind.
+
+Nothing of Tune's own state is kept: each start builds searcher, scheduler and tuner anew from the ledger.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from rainbow_ray.config import Config
+from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.modalities import bodies
+from rainbow_ray.runtime import Slots
+from rainbow_ray.training.folds import RESTARTS, Shared, understood
+from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
+from rainbow_ray.training.space import Space, apply, default_point
+from rainbow_ray.training.trial import Task, run_trial
+
+DONE, SCORE = "work_done", "score"  # Tune takes a result that has `done` for the last
+# read by Tune, in this process
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is not used
+    "TUNE_WARN_THRESHOLD_S": "1000",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+STATES = {
+    "complete": optuna.trial.TrialState.COMPLETE,
+    "pruned": optuna.trial.TrialState.PRUNED,
+    "failed": optuna.trial.TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a start of a sweep works with. `prepare` gives the data of a config that reads its text in another way."""
+
+    config: Config
+    space: Space
+    task: Task
+    ledger: Ledger
+    slots: Slots
+    larger_is_better: bool
+    prepare: Callable[[Config], Shared | None]
+    weights: dict[str, Any] | None = None  # of the encoder, for all actors together
+
+    @property
+    def total(self) -> int:
+        return self.config.tune.trials
+
+
+def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> None:
+    """Run the trials that are missing; returns when all have ended, when `seconds` are over, or after Ctrl-C.
+
+    Whoever called looks into the ledger for what came of it.
+    """
+    import ray
+
+    left = sweep.total - len(sweep.ledger.ended)
+    if left <= 0:
+        return
+    os.environ.update(QUIET)
+    search = Search(sweep)
+    common = [ray.put(sweep.task), ray.put(sweep.weights) if sweep.weights is not None else None]
+
+    def trial(config: dict[str, Any]) -> None:
+        _run_in_actor(common, config)
+
+    # paths of Ray's sockets apart, Tune wants a folder of its own: it holds nothing that is needed again
+    storage = sweep.task.folder.resolve().parent / "ray"
+    resources = {"cpu": sweep.slots.cpu, **({"gpu": sweep.slots.gpu} if sweep.slots.gpu else {})}
+    tuner = tune.Tuner(
+        tune.with_resources(trial, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=search.scheduler,
+            num_samples=left,
+            max_concurrent_trials=sweep.slots.concurrent,
+            reuse_actors=True,
+            time_budget_s=seconds,
+        ),
+        run_config=tune.RunConfig(
+            name=f"sweep-{time.time_ns()}",
+            storage_path=str(storage),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+class Search(OptunaSearch):  # type: ignore[misc]
+    """Optuna's TPE over a define-by-run space, which begins where the ledger ends and writes into it.
+
+    Trials that were interrupted come first, then trial 0, the config as it is. Where Ray's `OptunaSearch` takes a trial
+    that the scheduler stopped for complete, this one tells it as pruned.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.ledger = sweep, sweep.ledger
+        mode = "max" if sweep.larger_is_better else "min"
+        known = len(self.ledger.trials)
+        # a sampler that started anew with the same seed would propose the same points again
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                multivariate=True, group=True, constant_liar=True, seed=sweep.config.reproducibility.seed + known
+            )
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        super().__init__(space=sweep.space.draw, metric=SCORE, mode=mode, sampler=sampler)
+        self.scheduler = Scheduler(sweep, mode)
+        self.again = sorted(self.ledger.interrupted, key=lambda trial: trial.number)
+        self.numbers: dict[str, int] = {}
+        self.began: dict[str, float] = {}
+        self.shared: dict[str, list[Any]] = {}
+        for trial in self.ledger.ended:
+            self._tell_anew(trial)
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        trial = self.again.pop(0) if self.again else None
+        if trial is None and not self.ledger.trials:
+            point = default_point(self.sweep.space, self.sweep.config)
+            params, asked_for = point or ({}, {})
+            trial = Trial(0, {}, params, {key: distribution_to_json(d) for key, d in asked_for.items()})
+        elif trial is None:
+            values = super().suggest(trial_id)
+            asked = self._ot_trials[trial_id]
+            distributions = {key: distribution_to_json(d) for key, d in asked.distributions.items()}
+            trial = Trial(max(self.ledger.trials) + 1, values, dict(asked.params), distributions)
+        self.ledger.start(trial)
+        self.numbers[trial_id] = trial.number
+        self.began[trial_id] = time.monotonic()
+        return {"number": trial.number, "values": trial.values, **self._data_of(trial)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if SCORE in result and "failed" not in result:
+            self.ledger.report(self.numbers[trial_id], result[DONE], result[SCORE])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number, result = self.numbers[trial_id], result or {}
+        trial = self.ledger.trials[number]
+        if trial.ended:
+            return
+        if not trial.reports or trial.reports[-1][0] < result.get(DONE, 0.0):
+            self.on_trial_result(trial_id, result)  # Tune hands the last one only to this method
+        seconds = time.monotonic() - self.began[trial_id]
+        if error:
+            reason = f"its worker died {RESTARTS + 1} times"
+            self.ledger.end(number, "failed", score=None, seconds=seconds, reason=reason)
+        elif "failed" in result:
+            self.ledger.end(number, "failed", score=None, seconds=seconds, reason=result["failed"])
+        elif trial.reports and trial.reports[-1][0] >= WHOLE:
+            self.ledger.end(number, "complete", score=trial.reports[-1][1], seconds=seconds)
+        elif trial_id in self.scheduler.stopped:
+            self.ledger.end(number, "pruned", score=trial.reports[-1][1], seconds=seconds)
+        else:
+            return  # interrupted: it is run again when the sweep goes on
+        self._tell(trial_id, self.ledger.trials[number])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is what is kept."""
+        Path(checkpoint_path).touch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a restore that we do not use
+
+    def _tell(self, trial_id: str, trial: Trial) -> None:
+        asked = self._ot_trials.get(trial_id)
+        if asked is None:
+            self._tell_anew(trial)
+            return
+        for done, score in trial.reports:
+            asked.report(score, step=round(done))
+        value = trial.score if trial.state == "complete" else None
+        self._ot_study.tell(asked, value, state=STATES[trial.state])
+
+    def _tell_anew(self, trial: Trial) -> None:
+        """Add a trial that this study did not propose."""
+        if trial.params:
+            self._ot_study.add_trial(as_optuna(trial))
+
+    def _data_of(self, trial: Trial) -> dict[str, Any]:
+        """The data of a trial whose text is read in another way, or what is wrong with its config."""
+        import ray
+
+        try:
+            config = apply(self.sweep.config, trial.values, f"trial {trial.number}")
+            key = text_key(config)
+            if key != text_key(self.sweep.config) and key not in self.shared:
+                prepared = self.sweep.prepare(config)
+                self.shared[key] = [ray.put(prepared)]
+        except InputError as error:
+            return {"wrong": str(error)}
+        return {"shared": self.shared[key]} if key in self.shared else {}
+
+
+class Scheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """ASHA (Li et al. 2020, algorithm 2) over the work done, with the rungs as the ledger's trials left them."""
+
+    def __init__(self, sweep: Sweep, mode: str) -> None:
+        self.stopped: set[str] = set()
+        self.on = sweep.config.tune.prune
+        super().__init__(
+            time_attr=DONE, metric=SCORE, mode=mode, max_t=WHOLE, grace_period=sweep.task.rungs[0],
+            reduction_factor=sweep.config.tune.reduction,
+        )  # fmt: skip
+        for trial in sweep.ledger.ended:
+            known = SimpleNamespace(trial_id=f"known-{trial.number}")
+            self.on_trial_add(None, known)
+            for done, score in trial.reports:
+                super().on_trial_result(None, known, {DONE: done, SCORE: score})
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision != TrialScheduler.STOP or result.get(DONE, WHOLE) >= WHOLE:
+            return decision
+        if not self.on:
+            return str(TrialScheduler.CONTINUE)
+        self.stopped.add(trial.trial_id)
+        return decision
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+
+def as_optuna(trial: Trial) -> optuna.trial.FrozenTrial:
+    """A trial that has ended as Optuna keeps it."""
+    return optuna.trial.create_trial(
+        state=STATES[trial.state],
+        value=trial.score if trial.state == "complete" else None,
+        params=trial.params,
+        distributions={key: json_to_distribution(text) for key, text in trial.distributions.items()},
+        intermediate_values={round(done): score for done, score in trial.reports},
+        user_attrs={"number": trial.number, "seconds": trial.seconds, "reason": trial.reason},
+    )
+
+
+def text_key(config: Config) -> str:
+    """Configs with the same key read the same token ids."""
+    encoder = config.model.text_encoder
+    return repr((config.data.text_columns, encoder.model_name, encoder.max_length))
+
+
+def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
+    """What a warm actor runs for each trial. Whatever goes wrong is told as a result, and the actor lives on."""
+    began, number = time.perf_counter(), config["number"]
+
+    def report(done: float, score: float) -> None:
+        tune.report({DONE: done, SCORE: score, "seconds": time.perf_counter() - began})
+
+    task = _take(common)
+    try:
+        if "wrong" in config:
+            raise InputError(config["wrong"])
+        run_trial(
+            task, _take(config["shared"]) if "shared" in config else task.shared, number, config["values"], report
+        )
+        return
+    except Exception as error:
+        known = understood(error)
+        reason = str(known) if known is not None else _keep_traceback(task.folder_of(number), error)
+    gc.collect()  # what a failed fit held
+    tune.report({DONE: 0.0, "failed": reason})
+
+
+_TAKEN: dict[Any, Any] = {}  # a process's own view of what all trials share, by its place in Ray's object store
+
+
+def _take(common: list[Any]) -> Any:
+    import ray
+
+    ref, *more = common
+    if ref not in _TAKEN:
+        _TAKEN[ref] = ray.get(ref)
+        if more and more[0] is not None:
+            bodies.adopt(_TAKEN[ref].shared.encoder, ray.get(more[0]))
+    return _TAKEN[ref]
+
+
+def _keep_traceback(folder: Path, error: BaseException) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "error.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"{type(error).__name__}: {first_line(error)} (traceback in {path})"

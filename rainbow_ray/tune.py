@@ -1,0 +1,353 @@
+"""Search for a better config: `python -m rainbow_ray.tune --trials 30`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rainbow_ray.cli import DONE, INTERRUPTED, make_parser, read_config, run
+from rainbow_ray.config import Config, dump
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.run_folder import RunFolder
+    from rainbow_ray.runtime import Cluster
+    from rainbow_ray.training.folds import Shared
+    from rainbow_ray.training.ledger import Ledger
+    from rainbow_ray.training.space import Axes, Space
+    from rainbow_ray.training.sweep import Sweep
+
+STARTED = time.perf_counter()
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = make_parser("tune", __doc__ or "").parse_intermixed_args(arguments)
+    resolved = read_config(options)
+    if options.print_config:
+        print(dump(resolved.config), end="")
+        return DONE
+
+    from rich.console import Console
+
+    from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster, say_dashboard, share_sweep
+
+    prepare_environment()
+    console = Console(soft_wrap=True, highlight=False)
+    watch = Stopwatch(STARTED)
+
+    from rainbow_ray.assemble import choose_manifest
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.run_folder import SWEEP, abandon, open_run
+
+    if choose_manifest(resolved)[1]:
+        console.print("Tuning on the built-in demo songs: name your own with --manifest.", style="bold")
+    plan, space, axes = plan_sweep(resolved)
+    tuning = plan.config.tune
+    folder = None
+    if not options.dry_run:
+        folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP)
+        keep_space(folder, axes, space)
+        if options.resume:
+            console.print(f"Going on with {folder.path}")
+    watch.mark("imports and checks")
+    try:
+        with ray_cluster(options.address) as cluster:
+            watch.mark("ray")
+            for line in say_dashboard(cluster):
+                console.print(line)
+            slots = share_sweep(
+                cluster, trials=tuning.trials, concurrent=tuning.concurrent, gpus_per_trial=tuning.gpus_per_trial,
+                workers=tuning.workers_per_trial, device=plan.config.training.device,
+            )  # fmt: skip
+            data = read_sweep_data(plan)
+            watch.mark("data")
+            reserve = announce(plan, data, axes, slots.concurrent, console)
+            if folder is None:
+                return DONE
+            return tune(plan, data, folder, space, slots, cluster, console, watch, reserve)
+    except InputError:
+        if folder is not None:
+            abandon(folder)  # unless it has begun
+        raise
+
+
+def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
+    """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
+    from rainbow_ray.assemble import check_values, make_plan
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.training.space import explore, load_space
+
+    tuning, problems = resolved.config.tune, []
+    if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
+        problems.append(f"--budget-usd {tuning.budget_usd:g}: what an hour costs is not known; add --usd-per-hour")
+    plan = space = axes = None
+    try:
+        plan = make_plan(resolved)
+    except InputError as error:
+        problems += error.problems
+    try:
+        space = load_space(tuning.space, resolved.config.phase)
+        if plan is not None:
+            check = functools.partial(check_values, problem=plan.problem)
+            axes = explore(space, plan.config, check, resolved.config.reproducibility.seed)
+    except InputError as error:
+        problems += error.problems
+    if problems or plan is None or space is None or axes is None:
+        raise InputError(problems)
+    return plan, space, axes
+
+
+def keep_space(folder: RunFolder, axes: Axes, space: Space) -> None:
+    """Write `space.json`. Raises `InputError` when a sweep that is gone on with searched another space."""
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.training.checkpoint import write_json
+
+    path = folder.file("space.json")
+    if not path.exists():
+        write_json(path, {"name": space.name, **axes.to_json()})
+        return
+    differs = axes.differences(json.loads(path.read_text(encoding="utf-8")))
+    if differs:
+        raise InputError(f"--resume: {folder.path} searched another space: {'; '.join(differs)}; start a new sweep")
+
+
+def read_sweep_data(plan: Plan) -> Data:
+    """The songs of a sweep, in memory. Raises `InputError` for more than that."""
+    from rainbow_ray.assemble import read_data
+    from rainbow_ray.data.source import Resident
+    from rainbow_ray.errors import InputError
+
+    data = read_data(plan)
+    if not isinstance(data.source, Resident):
+        limit = plan.config.data.resident_limit
+        raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.location} takes"
+                         f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
+    return data
+
+
+def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Console) -> float:
+    """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
+    from rainbow_ray.checks.forecast import foresee_trials
+    from rainbow_ray.results.selection import smallest_difference
+
+    profile, split, tuning = data.profile, data.split, plan.config.tune
+    songs = profile["songs"]
+    said = [
+        f"{songs} songs from {profile['rows']} rows of {plan.manifest.location}; "
+        + ", ".join(f"{n} {label}" for label, n in profile["labels"].items()),
+        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+        f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
+        f" {plan.encoder}; {len(axes.distributions)} axes: "
+        + ", ".join(key.rpartition(".")[2] for key in axes.distributions),
+        f"{songs} songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two configs;"
+        " what is smaller is luck",
+    ]
+    cost = foresee_trials(plan, data, concurrent)
+    said += [cost.text, *(f"Note: {note}" for note in [*plan.warnings, *data.warnings])]
+    for line in said:
+        console.print(line)
+    return cost.closing
+
+
+def tune(
+    plan: Plan, data: Data, folder: RunFolder, space: Space, slots: Any, cluster: Cluster, console: Console,
+    watch: Any, reserve: float,
+) -> int:  # fmt: skip
+    """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
+    from rainbow_ray.errors import TrainingError
+    from rainbow_ray.progress import TrialLines
+    from rainbow_ray.run_folder import keep_data
+    from rainbow_ray.training.folds import Shared
+    from rainbow_ray.training.ledger import Ledger
+    from rainbow_ray.training.sweep import run_sweep
+
+    keep_data(folder, data)
+    prefix = folder.file("prefix")
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
+    ledger = Ledger(folder.file("trials.jsonl"))
+    sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
+    seconds = budget_seconds(plan.config, STARTED, reserve)
+    before = len(ledger.ended)
+    if before:
+        console.print(f"{before} trials have ended before, {len(ledger.interrupted)} were interrupted")
+    began = time.monotonic()
+    larger = sweep.larger_is_better
+    with TrialLines(console, plan.config.training.metric, sweep.total, larger_is_better=larger) as lines:
+        lines.know(ledger.ended)
+        ledger.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
+        run_sweep(sweep, seconds=seconds)
+    watch.mark("trials")
+    missing = sweep.total - len(ledger.ended)
+    over = seconds is not None and time.monotonic() - began >= seconds
+    if missing > 0 and not over:
+        console.print(f"Stopped with {missing} trials to go; go on with: --resume --name {folder.path.name}")
+        return INTERRUPTED
+    if missing > 0:
+        console.print(f"The budget is spent with {missing} trials to go; --resume goes on with them")
+    complete = ledger.complete(larger_is_better=sweep.larger_is_better)
+    if not complete:
+        reasons = "; ".join(dict.fromkeys(trial.reason for trial in ledger.ended if trial.reason)) or "out of time"
+        raise TrainingError(f"no trial of {folder.path} ran to its end: {reasons}")
+    conclude(plan, data, sweep, folder, cluster, console, watch)
+    shutil.rmtree(prefix, ignore_errors=True)
+    return DONE
+
+
+def make_sweep(
+    plan: Plan, data: Data, shared: Shared, folder: RunFolder, space: Space, slots: Any, ledger: Ledger
+) -> Sweep:
+    """What the engine works with."""
+    from rainbow_ray.modalities import bodies
+    from rainbow_ray.training.sweep import Sweep
+    from rainbow_ray.training.trial import Task, make_rungs
+
+    split = data.split
+    sides = [split.sides(fold) for fold in range(split.folds)]
+    task = Task(
+        shared, sides, make_rungs(split.folds, plan.config.tune.reduction), folder.file("trials"), slots.workers
+    )
+    task.folder.mkdir(exist_ok=True)
+    return Sweep(
+        plan.config,
+        space,
+        task,
+        ledger,
+        slots,
+        plan.problem.larger_is_better(plan.config.training.metric),
+        functools.partial(prepare_variant, data=data, shared=shared),
+        bodies.share(plan.encoder) if slots.gpu == 0 and slots.workers is None else None,
+    )
+
+
+def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
+    """The same songs with their text read as another config says. Raises `InputError` where they are not the same."""
+    import dataclasses
+
+    import numpy as np
+
+    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.config import Resolved
+    from rainbow_ray.data.stream import read_here
+    from rainbow_ray.errors import InputError
+
+    other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
+    read = read_data(other, read_here)
+    same = np.array_equal(read.index.ids, data.index.ids) and np.array_equal(read.source.targets, data.source.targets)
+    if not same:
+        raise InputError("with this text not the same songs are left, and scores could not be compared; see"
+                         " data.min_concept_length, data.require_concept")  # fmt: skip
+    return dataclasses.replace(shared, source=read.source, encoder=other.encoder)
+
+
+def budget_seconds(config: Config, started: float, reserve: float) -> float | None:
+    """How long trials may run, with `reserve` seconds kept for the end; None without a budget."""
+    tuning, price = config.tune, config.logging.usd_per_hour
+    limits = [tuning.budget_minutes * 60] if tuning.budget_minutes is not None else []
+    if tuning.budget_usd is not None and price:
+        limits.append(tuning.budget_usd / price * 3600)
+    if not limits:
+        return None
+    return max(1.0, min(limits) - (time.perf_counter() - started) - reserve)
+
+
+class KeepBest:
+    """Told of each trial: only the best few of those that have ended keep their models."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.kept: set[int] = set()
+
+    def __call__(self, trial: Any, event: str) -> None:
+        from rainbow_ray.training.trial import forget_models
+
+        if event != "end":
+            return
+        sweep = self.sweep
+        complete = sweep.ledger.complete(larger_is_better=sweep.larger_is_better)
+        keep = {best.number for best in complete[: sweep.config.tune.keep]}
+        for number in (self.kept | {trial.number}) - keep:
+            forget_models(sweep.task, number)
+        self.kept = keep
+
+
+def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
+    """W&B, where it was asked for: a run a trial, grouped by the sweep."""
+    from rainbow_ray.training.reporters import WandbTrials
+
+    return [WandbTrials(plan.config, folder.path)] if plan.config.logging.wandb.enabled else []
+
+
+def conclude(
+    plan: Plan, data: Data, sweep: Sweep, folder: RunFolder, cluster: Cluster, console: Console, watch: Any
+) -> None:
+    """The winner's honest numbers, its model, and everything that is kept."""
+    from rainbow_ray.results import sweep_summary
+    from rainbow_ray.results.confirm import confirm, correct
+    from rainbow_ray.training.checkpoint import write_json
+    from rainbow_ray.training.space import apply
+
+    ledger = sweep.ledger
+    trials = sorted(ledger.ended, key=lambda trial: trial.number)
+    winner = ledger.complete(larger_is_better=sweep.larger_is_better)[0]
+    config = apply(plan.config, winner.values, f"trial {winner.number}")
+    set_aside(folder, len(trials))
+    sweep_summary.write_trials(folder.file("trials.csv"), trials)
+    sweep_summary.write_study(
+        folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better
+    )
+    sweep_summary.write_best(folder.file("best.yaml"), config)
+    corrected = correct(sweep, data)
+    watch.mark("correction")
+    confirmed = confirm(sweep, data, config, winner, folder.file("confirm"), cluster, console)
+    watch.mark("fresh splits")
+    train_best(config, folder, cluster, console)
+    watch.mark("best")
+    said = sweep_summary.verdict(config.training.metric, winner, corrected, confirmed, data.profile["songs"])
+    summary = sweep_summary.summarise(
+        plan=plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=confirmed,
+        seconds=watch.seconds(), space=sweep.space.name, said=said,
+    )  # fmt: skip
+    write_json(folder.file("summary.json"), summary)
+    sweep_summary.print_closing(summary, trials, folder.path, console)
+
+
+def set_aside(folder: RunFolder, trials: int) -> None:
+    """A result of fewer trials is kept under another name: what is finished is never overwritten."""
+    path = folder.file("summary.json")
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["trials"]["total"]
+    if before == trials:
+        return
+    for name in ("best", "best.yaml", "confirm", "summary.json"):  # the summary last: it says that all else is there
+        source = folder.file(name)
+        if source.exists():
+            source.replace(source.with_name(f"{source.stem}-of-{before}{source.suffix}"))
+
+
+def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Console) -> None:
+    """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
+    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.config import Resolved
+    from rainbow_ray.run_folder import begin_run
+    from rainbow_ray.runtime import Stopwatch
+    from rainbow_ray.train import train
+
+    best = begin_run(config, folder.file("best"))
+    if best.finished:
+        return
+    console.print(f"The winner's run, in {best.path} …")
+    plan = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
+    # its own table says nothing that the sweep's does not say better
+    train(plan, read_data(plan), best, cluster, type(console)(quiet=True), Stopwatch(time.perf_counter()))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

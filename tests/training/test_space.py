@@ -1,0 +1,175 @@
+"""Search spaces: what they ask for is checked before the sweep, with the line that is wrong."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+
+import optuna
+import pytest
+
+from rainbow_ray.assemble import check_values
+from rainbow_ray.config import Config, known_keys
+from rainbow_ray.errors import InputError
+from rainbow_ray.problems import make_problem
+from rainbow_ray.training.space import Space, apply, default_point, explore, load_space, quiet_study
+
+
+@pytest.fixture
+def config(tiny_encoder) -> Config:
+    config = Config()
+    config.model.text_encoder.model_name = str(tiny_encoder("bert"))
+    return config
+
+
+@pytest.fixture
+def check():
+    return functools.partial(check_values, problem=make_problem("binary"))
+
+
+def of(suggest) -> Space:
+    return Space(suggest, "test:space", __file__)
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(text)
+    return f"{path}:space"
+
+
+def test_phase_1_can_be_searched_and_holds_the_default(config, check):
+    space = load_space(None, 1)
+    axes = explore(space, config, check, seed=0)
+    asked = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
+             "hidden_dims", "batch_size", "warmup_ratio", "layer_decay", "head_learning_rate"}  # fmt: skip
+    assert asked <= {key.rpartition(".")[2] for key in axes.distributions}
+    params, distributions = default_point(space, config)
+    assert params.keys() == distributions.keys()
+    assert params["model.text_encoder.layer"] == 0.34
+    assert apply(config, params, "trial").hash() == config.hash()
+    assert "training.focal_gamma" not in params, "it belongs to focal alone"
+
+
+def test_focal_has_its_gamma_and_nothing_else_has(config):
+    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=1))
+    losses = set()
+    for _ in range(60):
+        values = load_space(None, 1).draw(study.ask())
+        losses.add(values["training.loss"])
+        assert ("training.focal_gamma" in values) == (values["training.loss"] == "focal")
+        assert ("training.learning_rate" in values) == (values["model.text_encoder.freeze_layers"] != "all")
+        assert set(values) <= set(known_keys())
+    assert losses == {"bce", "focal", "asymmetric"}
+
+
+def test_lists_travel_as_strings_and_depths_as_they_are(config):
+    values = {"model.classifier.hidden_dims": "256,128", "model.text_encoder.freeze_layers": 0.5}
+    changed = apply(config, values, "trial 3")
+    assert changed.model.classifier.hidden_dims == [256, 128]
+    assert changed.model.text_encoder.freeze_layers == 0.5
+    assert apply(config, {"model.classifier.hidden_dims": ""}, "trial 4").model.classifier.hidden_dims == []
+    assert apply(config, {"data.text_columns": "concept,lyrics"}, "trial 5").data.text_columns == ["concept", "lyrics"]
+    assert config.model.classifier.hidden_dims == []
+    with pytest.raises(InputError, match=r"trial 6: training\.batch_size: 'many'"):
+        apply(config, {"training.batch_size": "many"}, "trial 6")
+
+
+def test_constants_are_set_for_all_trials_alike(config, check):
+    def space(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.1)
+        return {"training.epochs": 3}
+
+    axes = explore(of(space), config, check, seed=0)
+    assert axes.constants == {"training.epochs": ["3"]}
+    values = of(space).draw(optuna.trial.FixedTrial({"training.weight_decay": 0.05}))
+    assert values == {"training.weight_decay": 0.05, "training.epochs": 3}
+
+
+WRONG = {
+    "an unknown axis": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "unknown axis 'training.lerning_r"),
+    "nothing": ("pass", "asks for nothing"),
+    "the metric": ("trial.suggest_categorical('training.metric', ['f1', 'mcc'])", "training.metric changes what a sco"),
+    "the target": ("trial.suggest_categorical('data.target_column', ['a', 'b'])", "data.target_column changes what"),
+    "a filter": ("trial.suggest_int('data.min_concept_length', 10, 50)", "data.min_concept_length changes what a"),
+    "the split": ("trial.suggest_int('data.folds', 2, 5)", "data.folds changes what a score means"),
+    "the seed": ("trial.suggest_int('reproducibility.seed', 0, 5)", "reproducibility.seed changes what a score means"),
+    "workers": ("trial.suggest_int('training.workers', 1, 2)", "training.workers does not change the model"),
+    "a wrong value": ("trial.suggest_int('training.batch_size', -4, -1)", "training.batch_size"),
+    "an unknown name": ("trial.suggest_categorical('model.text_encoder.pooling', ['meen'])", "'meen' is unknown"),
+    "a layer too many": ("trial.suggest_int('model.text_encoder.layer', 1, 99)", "is beyond the encoder"),
+    "an error": ("trial.suggest_float('training.weight_decay', 1.0, 0.0)", "line 2: `trial.suggest_float('training.we"),
+    "no dict": ("return trial.suggest_float('training.weight_decay', 0.0, 1.0)", "returned a float, not a dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_before_the_sweep(config, check, tmp_path, name):
+    line, said = WRONG[name]
+    space = load_space(write(tmp_path, f"def space(trial):\n    {line}\n"), 1)
+    with pytest.raises(InputError) as caught:
+        explore(space, config, check, seed=0)
+    assert said in str(caught.value)
+
+
+def test_everything_wrong_is_said_at_once(config, check, tmp_path):
+    text = """def space(trial):
+    trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)
+    trial.suggest_categorical('training.metric', ['f1', 'mcc'])
+"""
+    with pytest.raises(InputError) as caught:
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.py:space", "no file nowhere.py"),
+        ("space", "FILE:FUNCTION"),
+        ("tune_spaces.phase9:space", "no module"),
+        ("tune_spaces.phase1:spice", r"no function 'spice' \(did you mean space\?\)"),
+    ],
+)
+def test_a_space_that_is_not_there(name, said):
+    with pytest.raises(InputError, match=said):
+        load_space(name, 1)
+
+
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path):
+    name = write(tmp_path, "import os\nraise RuntimeError('half written')\n")
+    with pytest.raises(InputError, match=r"half written .*mine\.py, line 2"):
+        load_space(name, 1)
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path, config, check):
+    (tmp_path / "beside_it.py").write_text("def axis(t):\n    t.suggest_float('training.weight_decay', 0.0, 1.0)\n")
+    name = write(tmp_path, "import beside_it\ndef space(trial):\n    beside_it.axis(trial)\n")
+    assert set(explore(load_space(name, 1), config, check, seed=0).distributions) == {"training.weight_decay"}
+
+
+def test_another_space_is_told_apart(config, check):
+    def one(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.1)
+        trial.suggest_int("training.batch_size", 4, 8)
+
+    def other(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.2)
+        trial.suggest_float("training.warmup_ratio", 0.0, 0.2)
+
+    kept = explore(of(one), config, check, seed=0).to_json()
+    assert explore(of(one), config, check, seed=5).differences(kept) == []
+    said = " ".join(explore(of(other), config, check, seed=0).differences(kept))
+    for part in ("training.batch_size is gone", "training.warmup_ratio is new", "training.weight_decay was"):
+        assert part in said
+
+
+def test_a_default_outside_of_the_space_is_no_point_of_it(config):
+    assert default_point(of(lambda trial: trial.suggest_int("training.batch_size", 1, 8)), config) is None
+    assert default_point(of(lambda trial: trial.suggest_categorical("training.loss", ["focal"])), config) is None
+    params, _ = default_point(of(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
+    assert params == {"training.batch_size": 32}
+
+
+def test_each_phase_that_trains_has_a_space():
+    assert callable(importlib.import_module("tune_spaces.phase1").space)

@@ -1,0 +1,100 @@
+"""One trial: all folds in order, a pooled score at each rung, and nothing run twice."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.training import trial as trials
+from rainbow_ray.training.folds import Shared
+from rainbow_ray.training.ledger import WHOLE
+from rainbow_ray.training.trial import Task, forget_models, make_rungs, out_of_fold, run_trial, trial_seconds
+from tests.in_process import data_of, plan_of
+
+QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
+
+
+@pytest.fixture
+def task(songs_file, tiny_encoder, tmp_path) -> Task:
+    plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id", tmp_path / "prefix")
+    return Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+
+
+def run(task: Task, number: int, values: dict) -> list[tuple[float, float]]:
+    reports: list[tuple[float, float]] = []
+    run_trial(task, task.shared, number, values, lambda done, score: reports.append((done, score)))
+    return reports
+
+
+def test_the_first_rung_is_a_fold_or_a_part_of_one():
+    assert make_rungs(5, 3.0) == pytest.approx((20.0, 60.0))
+    assert make_rungs(3, 3.0) == pytest.approx((100 / 3,))
+    assert make_rungs(1, 3.0) == pytest.approx((100 / 9, 100 / 3))
+    assert make_rungs(10, 2.0) == pytest.approx((10.0, 20.0, 40.0, 80.0))
+
+
+def test_scores_are_pooled_and_told_at_rungs(task):
+    reports = run(task, 0, {})
+    assert [done for done, _ in reports] == pytest.approx([100 / 3, WHOLE])
+    scores = out_of_fold(task, 0)
+    problem, targets = task.shared.problem, task.shared.source.targets
+    assert not np.isnan(scores).any()
+    assert reports[-1][1] == problem.metric("macro_f1", targets, scores)
+    first = task.sides[0][1]
+    assert reports[0][1] == problem.metric("macro_f1", targets[first], scores[first])
+    assert set(trial_seconds(task, 0)) >= {"train", "eval", "startup"}
+
+
+def test_one_split_is_told_in_parts(task):
+    one = Task(task.shared, task.sides[:1], make_rungs(1, 3.0), task.folder)
+    assert [done for done, _ in run(one, 0, {})] == pytest.approx([100 / 3, WHOLE])
+
+
+def test_the_same_config_first_and_fifth_gives_the_same_numbers(task):
+    values = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 1, "model.text_encoder.layer": "last"}
+    others = [
+        {"model.text_encoder.pooling": "attention"},
+        {"training.loss": "focal", "model.classifier.hidden_dims": "16"},
+        {"model.text_encoder.freeze_layers": 0, "training.learning_rate": 1e-2},
+    ]
+    first = run(task, 0, values)
+    for number, other in enumerate(others, start=1):
+        run(task, number, other)
+    assert run(task, 4, values) == first
+    np.testing.assert_array_equal(out_of_fold(task, 0), out_of_fold(task, 4))
+    assert not np.array_equal(out_of_fold(task, 0), out_of_fold(task, 1))
+
+
+def test_what_is_finished_is_not_run_again(task, monkeypatch):
+    expected = run(task, 0, {})
+    shutil.rmtree(task.folder_of(0) / "fold-2")
+    ran = []
+    run_job = trials.run_job
+    monkeypatch.setattr(
+        trials, "run_job", lambda shared, job, *more: ran.append(job.fold) or run_job(shared, job, *more)
+    )
+    assert run(task, 0, {}) == expected
+    assert ran == [2]
+
+
+def test_models_are_forgotten_and_scores_stay(task):
+    run(task, 0, {})
+    assert list(task.folder_of(0).glob("fold-*/model.pt"))
+    forget_models(task, 0)
+    assert not list(task.folder_of(0).glob("**/*.pt"))
+    assert out_of_fold(task, 0) is not None
+    assert out_of_fold(task, 1) is None
+
+
+def test_what_fails_a_trial(task):
+    with pytest.raises(InputError, match=r"trial 1: training\.epochs"):
+        run(task, 1, {"training.epochs": 0})
+    with pytest.raises(InputError, match="beyond the encoder"):
+        run(task, 2, {"model.text_encoder.layer": 9})
+    with pytest.raises(TrainingError, match="not finite"):
+        run(task, 3, {"training.head_learning_rate": 1e30, "training.max_grad_norm": 0.0})

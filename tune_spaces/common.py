@@ -1,0 +1,33 @@
+"""Axes that several phases share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+POOLINGS = ["mean", "cls", "max", "attention"]
+FROZEN_DEPTHS = ["all", 0.75, 0.5, 0.25, 0]
+
+
+def encoder(trial: Any) -> None:
+    """Which layer is read, how deep is frozen, how tokens become one vector; and, if layers learn, how fast."""
+    trial.suggest_categorical("model.text_encoder.layer", [0.17, 0.34, 0.5, 0.67, "last", "mix"])
+    trial.suggest_categorical("model.text_encoder.pooling", POOLINGS)
+    frozen = trial.suggest_categorical("model.text_encoder.freeze_layers", FROZEN_DEPTHS)
+    if frozen != "all":
+        trial.suggest_float("training.learning_rate", 5e-6, 2e-4, log=True)
+        trial.suggest_float("training.layer_decay", 0.7, 1.0)
+
+
+def head(trial: Any) -> None:
+    """The classifier on top."""
+    trial.suggest_categorical("model.classifier.hidden_dims", ["", "64", "256", "256,128"])
+    trial.suggest_float("model.classifier.dropout", 0.0, 0.5)
+    trial.suggest_categorical("model.lexical.weighting", ["ratio", "presence"])
+
+
+def optimiser(trial: Any) -> None:
+    """How fast and how long the head learns."""
+    trial.suggest_float("training.head_learning_rate", 1e-4, 1e-2, log=True)
+    trial.suggest_float("training.weight_decay", 1e-4, 0.3, log=True)
+    trial.suggest_float("training.warmup_ratio", 0.0, 0.2)
+    trial.suggest_categorical("training.batch_size", [8, 16, 32])
