@@ -8,7 +8,7 @@ PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
 endif
 STAMP := $(VENV)/.installed
 
-.PHONY: env train check test slow campaign coverage lint format bench lock clean
+.PHONY: env train tune check test slow campaign coverage lint format bench lock clean
 
 env: $(STAMP)
 
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml requirements.lock
 
 train: env
 	$(BIN)/python -m rainbow_ray.train --phase 1
+
+tune: env
+	$(BIN)/python -m rainbow_ray.tune --phase 1 --trials 30
 
 check: env
 	$(BIN)/python -m rainbow_ray.check --phase 1

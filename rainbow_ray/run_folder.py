@@ -154,6 +154,11 @@ def _missing(run: RunFolder) -> list[str]:
     return [name for name in expected if not run.file(name).exists()]
 
 
+def same_config(path: Path, config: Config) -> bool:
+    """Whether the run in a folder is of this config."""
+    return not _differences(RunFolder(path), config)
+
+
 def _differences(run: RunFolder, config: Config) -> list[str]:
     try:
         theirs = Config.model_validate(yaml.safe_load(run.file("config.yaml").read_text(encoding="utf-8")))

@@ -211,6 +211,8 @@ def team_of(shared: Shared, cluster: Cluster) -> Workers:
 
 def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:
     """The bundle of one fit: its checkpoint put back onto the encoder."""
+    import numpy as np
+
     from rainbow_ray.results.bundle import Bundle, save_bundle
     from rainbow_ray.training.learner import load_fitted
 
@@ -221,7 +223,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> N
         "text_columns": list(plan.columns.text),
         "max_tokens": plan.max_tokens,
         "encoder": plan.encoder,
-        "trained_on_songs": len(set(data.index.codes("song")[outcome.job.train].tolist())),
+        "trained_on_songs": len(np.unique(data.index.codes("song", outcome.job.train))),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
     }

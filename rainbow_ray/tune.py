@@ -90,6 +90,8 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     plan = space = axes = None
     try:
         plan = make_plan(resolved)
+        if resolved.config.training.workers is not None:
+            plan.warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     except InputError as error:
         problems += error.problems
     try:
@@ -129,12 +131,17 @@ def read_sweep_data(plan: Plan) -> Data:
         limit = plan.config.data.resident_limit
         raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.location} takes"
                          f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
+    asked = plan.config.data.folds
+    if asked is not None and data.split.folds < asked and plan.known_split is None:
+        raise InputError(f"--folds {asked}: only {data.split.folds} groups of songs can be held out, so at most as many"
+                         " folds")  # fmt: skip
     return data
 
 
 def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Console) -> float:
     """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
     from rainbow_ray.checks.forecast import foresee_trials
+    from rainbow_ray.errors import InputError
     from rainbow_ray.results.selection import smallest_difference
 
     profile, split, tuning = data.profile, data.split, plan.config.tune
@@ -150,6 +157,8 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
         " what is smaller is luck",
     ]
     cost = foresee_trials(plan, data, concurrent)
+    if cost.disk.mark != "good":
+        raise InputError(f"--output-dir: {cost.disk.text}; free some, or choose another folder")
     said += [cost.text, *(f"Note: {note}" for note in [*plan.warnings, *data.warnings])]
     for line in said:
         console.print(line)
@@ -336,11 +345,14 @@ def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Con
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
     from rainbow_ray.assemble import make_plan, read_data
     from rainbow_ray.config import Resolved
-    from rainbow_ray.run_folder import begin_run
+    from rainbow_ray.run_folder import begin_run, same_config
     from rainbow_ray.runtime import Stopwatch
     from rainbow_ray.train import train
 
-    best = begin_run(config, folder.file("best"))
+    path = folder.file("best")
+    if path.exists() and not same_config(path, config):  # of a start that was stopped before more trials ran
+        path.replace(folder.file(f"best-of-{time.time_ns()}"))
+    best = begin_run(config, path)
     if best.finished:
         return
     console.print(f"The winner's run, in {best.path} …")

@@ -188,7 +188,8 @@ def test_another_space_or_config_is_refused(sweep, command, tmp_path):
 
     folder, _ = sweep
     shutil.copytree(folder, tmp_path / "runs" / "s")
-    said = call(tmp_path, *command, "--name", "s", "--resume", "training.epochs=5", expect=2)
+    longer = ["training.epochs=5" if part == "training.epochs=4" else part for part in command]
+    said = call(tmp_path, *longer, "--name", "s", "--resume", expect=2)
     assert "training.epochs was 4, now 5" in said
     (tmp_path / "other.py").write_text(SPACE.replace("[1, 2]", "[1, 2, 3]"))
     other = [*command]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,6 +12,7 @@ import torch
 
 from rainbow_ray.assemble import FOLDS_BELOW, Data, Plan
 from rainbow_ray.checks import Found
+from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import Measured, check_model
 from rainbow_ray.results.baselines import MOST_EXAMPLES
 from rainbow_ray.runtime import parse_workers
@@ -73,10 +75,11 @@ def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slot
 
 @dataclass(frozen=True)
 class SweepCost:
-    """What is said of a sweep's price, and the seconds that its end takes: fresh splits and the winner's run."""
+    """What is said of a sweep's price; the seconds that its end takes: fresh splits and the winner's run; the disk."""
 
     text: str
     closing: float
+    disk: Found
 
 
 def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
@@ -102,7 +105,8 @@ def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
         f"Expected: {_time(low)} if all trials cost what the default config costs, {_time(high)} if all trained every"
         f" layer and none were stopped{cost}; then about {_time(closing)} for fresh splits and the winner's run"
     )
-    return SweepCost(text, closing)
+    models = disk_needed_mb(data, measured) * (tuning.keep + concurrent + 2)
+    return SweepCost(text, closing, check_disk(Path(plan.config.logging.output_dir), models))
 
 
 def disk_needed_mb(data: Data, measured: Measured) -> float:

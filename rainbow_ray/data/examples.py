@@ -68,9 +68,12 @@ class Examples:
             return np.asarray(self.table["text_key"].to_numpy())
         return np.array([text_key(text) for text in self.texts], dtype=np.uint64)
 
-    def codes(self, column: str) -> np.ndarray:
-        """A text column as numbers, the same for the same text; -1 where there is none. No strings are made."""
-        return _codes(self.table[column])
+    def codes(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """A text column (or some rows of it) as numbers, the same for the same text; -1 where there is none.
+
+        No strings are made.
+        """
+        return _codes(self.table[column] if rows is None else self.table[column].take(pa.array(rows)))
 
     @property
     def text_hashes(self) -> np.ndarray:

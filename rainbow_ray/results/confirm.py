@@ -39,7 +39,7 @@ def correct(sweep: Sweep, data: Data) -> Corrected | None:
     config, source = sweep.config, data.source
     return corrected(
         sweep.task.shared.problem, config.training.metric, source.targets[held], np.stack(kept)[:, held],
-        data.index.codes("song")[held], seed=config.reproducibility.seed,
+        data.index.codes("song", held), seed=config.reproducibility.seed,
     )  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def confirm(
     if winner.number != 0:
         shared = base if text_key(config) == text_key(sweep.config) else sweep.prepare(config)
         assert shared is not None
-        ours, _ = _fit(shared, config, seeds, splits, folder / "winner", cluster, _nothing)
+        ours, _ = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, _nothing)
     metric, held = sweep.config.training.metric, np.flatnonzero(np.all([split.fold >= 0 for split in splits], axis=0))
-    targets, songs = data.source.targets[held], data.index.codes("song")[held]
+    targets, songs = data.source.targets[held], data.index.codes("song", held)
 
     def mean(scores: np.ndarray) -> float | None:
         values = [problem.metric(metric, targets, one[held]) for one in scores]

@@ -47,20 +47,21 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     held = np.flatnonzero(data.split.fold >= 0)
     # where examples are many, baselines speak for some of them, and are compared on those
     both = held[~np.isnan(next(iter(baselines.values()))[held])]
-    all_targets, all_songs = data.source.targets, data.index.codes("song")
-    metrics, undefined = problem.metrics(all_targets[held], scores[held])
-    measured = {name: problem.metrics(all_targets[both], values[both])[0] for name, values in baselines.items()}
+    targets, songs = data.source.targets[held], data.index.codes("song", held)
+    compared = np.isin(held, both)
+    metrics, undefined = problem.metrics(targets, scores[held])
+    measured = {name: problem.metrics(targets[compared], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
     gap = None
     if best is not None:
         gap = compare(
-            problem, metric, all_targets[both], scores[both], baselines[best][both], all_songs[both], seed=seed
+            problem, metric, targets[compared], scores[both], baselines[best][both], songs[compared], seed=seed
         )
-    ours = problem.metric(metric, all_targets[both], scores[both])
-    n_songs = len(np.unique(all_songs[both]))
+    ours = problem.metric(metric, targets[compared], scores[both])
+    n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
     found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]))
-    ci95 = intervals(problem, all_targets[held], scores[held], all_songs[held], seed=seed)
+    ci95 = intervals(problem, targets, scores[held], songs, seed=seed)
     return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, len(held), n_songs)
 
 

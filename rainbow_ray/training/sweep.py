@@ -153,16 +153,19 @@ class Search(OptunaSearch):  # type: ignore[misc]
         return {"number": trial.number, "values": trial.values, **self._data_of(trial)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if SCORE in result and "failed" not in result:
-            self.ledger.report(self.numbers[trial_id], result[DONE], result[SCORE])
+        if SCORE not in result or "failed" in result:
+            return
+        number = self.numbers[trial_id]
+        known = self.ledger.trials[number].reports
+        if not known or known[-1][0] < result[DONE]:  # one whose actor died tells its rungs again
+            self.ledger.report(number, result[DONE], result[SCORE])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number, result = self.numbers[trial_id], result or {}
         trial = self.ledger.trials[number]
         if trial.ended:
             return
-        if not trial.reports or trial.reports[-1][0] < result.get(DONE, 0.0):
-            self.on_trial_result(trial_id, result)  # Tune hands the last one only to this method
+        self.on_trial_result(trial_id, result)  # Tune hands the last one only to this method
         seconds = time.monotonic() - self.began[trial_id]
         if error:
             reason = f"its worker died {RESTARTS + 1} times"

@@ -1,0 +1,123 @@
+"""A sweep under fire: driver, actors and the whole Ray session are killed at random instants, and nothing is lost.
+
+What was finished before a kill, trials and folds, is there afterwards, untouched; the rest is run when the sweep goes
+on; and each trial's score is the one that the same config gets undisturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rainbow_ray.training.ledger import WHOLE, Ledger
+from tests.campaign.test_ray_kills import processes
+from tests.test_tune import KEYS, call, command, start  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+TRIALS = 8
+VICTIMS = ("driver", "actor", "session")
+# long enough that a kill meets trials in each state; pruning off, so that scores do not depend on who came first
+LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.confirm_seeds=1"]
+
+
+@pytest.fixture(scope="module")
+def sweep_command(command) -> list[str]:  # noqa: F811
+    mine = [part for part in command if part not in ("training.epochs=4", "tune.confirm_seeds=1")]
+    return [*mine, *LONGER, "--trials", str(TRIALS), "--name", "s"]
+
+
+def finished(folder: Path) -> dict[str, bytes]:
+    """Results of folds, by their place."""
+    files = folder.glob("trials/*/fold-*/result.npz")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def ended(folder: Path) -> dict[int, object]:
+    path = folder / "trials.jsonl"
+    return {trial.number: trial for trial in Ledger(path).ended} if path.exists() else {}
+
+
+def strike(process: subprocess.Popen, victim: str) -> None:
+    """SIGKILL to the driver, to one actor, or to all of Ray's processes."""
+    if victim == "driver":
+        process.send_signal(signal.SIGKILL)
+        return
+    title = "ImplicitFunc" if victim == "actor" else ""
+    for found in processes(process, title)[: 1 if victim == "actor" else None]:
+        with contextlib.suppress(psutil.Error):
+            found.kill()
+
+
+def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path, kills):
+    """With `--kills 10`, as `make campaign` has it, 20 kills; as a slow test 6."""
+    rng = random.Random(kills)
+    folder = tmp_path / "runs" / "s"
+    wanted = 2 * kills
+    done = 0
+    process = start(tmp_path, *sweep_command)
+    for number in range(wanted):
+        victim = VICTIMS[number % len(VICTIMS)]
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not list(folder.glob("trials/*/fold-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 6.0))
+        if process.poll() is not None:
+            break
+        strike(process, victim)
+        done += 1
+        if victim == "actor":
+            continue  # the sweep goes on by itself
+        process.communicate(timeout=200)
+        folds, trials = finished(folder), ended(folder)
+        process = start(tmp_path, *sweep_command, "--resume")
+        time.sleep(rng.uniform(8.0, 14.0))  # into the start, or beyond
+        still = finished(folder)
+        assert {name: still.get(name) for name in folds} == folds, "a finished fold was lost or written anew"
+        now = ended(folder)
+        assert {n: now.get(n) for n in trials} == trials, "a finished trial was lost or told anew"
+    out, err = process.communicate(timeout=600)
+    if process.returncode != 0:  # the last blow was the session's
+        assert "Traceback" not in err, err
+        call(tmp_path, *sweep_command, "--resume")
+    ledger = Ledger(folder / "trials.jsonl")
+    assert sorted(ledger.trials) == list(range(TRIALS))
+    assert {trial.state for trial in ledger.ended} <= {"complete", "failed"}
+    assert len(ledger.ended) == TRIALS
+    for trial in ledger.ended:
+        if trial.state == "complete":
+            assert trial.reports[-1] == (WHOLE, trial.score)
+            assert len(list((folder / "trials" / f"{trial.number:04d}").glob("fold-*/result.npz"))) == 3
+    print(f"{done} kills, {len(out)} characters said at the end")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["trials"]["total"] == TRIALS
+    assert_undisturbed(ledger, folder)
+
+
+def assert_undisturbed(ledger: Ledger, folder: Path) -> None:
+    """Trials that were killed have the numbers that the same config gets when nobody kills it."""
+    import yaml
+
+    from rainbow_ray.assemble import make_plan
+    from rainbow_ray.config import Config, Resolved
+    from rainbow_ray.training.folds import Shared
+    from rainbow_ray.training.trial import Task, run_trial
+    from tests.in_process import data_of
+
+    config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
+    plan = make_plan(Resolved(config=config, user_keys=frozenset()))
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id")
+    task = Task(shared, [data.split.sides(k) for k in range(3)], (), folder.parent / "again")
+    for trial in [trial for trial in ledger.ended if trial.state == "complete"][:3]:
+        scores: list[float] = []
+        run_trial(task, shared, trial.number, trial.values, lambda done, score, kept=scores: kept.append(score))
+        assert scores[-1] == pytest.approx(trial.score, abs=1e-6)
