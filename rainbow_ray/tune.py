@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rainbow_ray.training.sweep import Sweep
 
 STARTED = time.perf_counter()
+LEAST_SECONDS = 5.0  # for trials, or a budget is refused
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,9 +70,10 @@ def main(arguments: Sequence[str]) -> int:
             data = read_sweep_data(plan)
             watch.mark("data")
             reserve = announce(plan, data, axes, slots.concurrent, console)
+            seconds = budget_seconds(plan.config, STARTED, reserve)
             if folder is None:
                 return DONE
-            return tune(plan, data, folder, space, slots, cluster, console, watch, reserve)
+            return tune(plan, data, folder, space, slots, cluster, console, watch, seconds)
     except InputError:
         if folder is not None:
             abandon(folder)  # unless it has begun
@@ -167,7 +169,7 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
 
 def tune(
     plan: Plan, data: Data, folder: RunFolder, space: Space, slots: Any, cluster: Cluster, console: Console,
-    watch: Any, reserve: float,
+    watch: Any, seconds: float | None,
 ) -> int:  # fmt: skip
     """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
     from rainbow_ray.errors import TrainingError
@@ -182,7 +184,6 @@ def tune(
     shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
     ledger = Ledger(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
-    seconds = budget_seconds(plan.config, STARTED, reserve)
     before = len(ledger.ended)
     if before:
         console.print(f"{before} trials have ended before, {len(ledger.interrupted)} were interrupted")
@@ -256,14 +257,25 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
 
 
 def budget_seconds(config: Config, started: float, reserve: float) -> float | None:
-    """How long trials may run, with `reserve` seconds kept for the end; None without a budget."""
+    """How long trials may run, with `reserve` seconds kept for the end; None without a budget.
+
+    Raises `InputError` for a budget that leaves them no time.
+    """
+    from rainbow_ray.errors import InputError
+
     tuning, price = config.tune, config.logging.usd_per_hour
     limits = [tuning.budget_minutes * 60] if tuning.budget_minutes is not None else []
     if tuning.budget_usd is not None and price:
         limits.append(tuning.budget_usd / price * 3600)
     if not limits:
         return None
-    return max(1.0, min(limits) - (time.perf_counter() - started) - reserve)
+    spent = time.perf_counter() - started
+    left = min(limits) - spent - reserve
+    if left < LEAST_SECONDS:
+        raise InputError(f"--budget-minutes, --budget-usd: {min(limits) / 60:.1f} minutes are too few: starting took"
+                         f" {spent / 60:.1f}, and the end (fresh splits, the winner's run) takes about"
+                         f" {reserve / 60:.1f}; allow at least {(spent + reserve) / 60 + 1:.0f}")  # fmt: skip
+    return left
 
 
 class KeepBest:

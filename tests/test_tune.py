@@ -225,7 +225,10 @@ def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_stops_in_time_and_the_rest_can_be_gone_on_with(command, tmp_path):
-    said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "0.1")
+    said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "0.1", expect=2)
+    assert "0.1 minutes are too few" in said
+    assert not (tmp_path / "runs" / "s").exists()
+    said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "2.5")
     assert "The budget is spent with" in said
     ledger = Ledger(tmp_path / "runs" / "s" / "trials.jsonl")
     assert 1 <= len(ledger.ended) < 500

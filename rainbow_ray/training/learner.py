@@ -97,7 +97,7 @@ class Learner:
             scores[torch.from_numpy(place[rows.indices])] = self.problem.scores(logits).cpu()
             total += float(losses.sum())
 
-        for rows in self._shares(indices):
+        for rows in self._shares(indices, self.team):
             self._in_parts(one, rows)
         scores, (total,) = self.team.add(scores), self.team.sums(total)
         bad = ~np.isfinite(scores.numpy())
@@ -130,17 +130,21 @@ class Learner:
             return None
         everything = np.arange(len(self.source))
         if not isinstance(self.source, Resident):
-            return self._encode(self._shares(everything), everything, self.model.features, self.model.width)
+            parts = self._shares(everything, self.team)
+            return self._encode(parts, everything, self.model.features, self.model.width, self.team)
         shape = (len(self.source), self.model.text.width)
 
-        def encode() -> torch.Tensor:
-            return self._encode(self._shares(everything), everything, self.model.encode, self.model.text.width)
+        def encode(team: Team) -> torch.Tensor:
+            parts = self._shares(everything, team)
+            return self._encode(parts, everything, self.model.encode, self.model.text.width, team)
 
-        encoded = None
+        stored = None
         if self.prefix is not None:
             key = self._prefix_key(self.model.text.depth, self.model.pooling.kind)
-            encoded = self.prefix.get(key, shape, torch.float32, lambda out: out.copy_(encode()))
-        encoded = encode() if encoded is None else encoded.to(self.device)
+            # alone: of the team's workers one computes, while the others wait for its file
+            stored = self.prefix.get(key, shape, torch.float32, lambda out: out.copy_(encode(Team())))
+        everybody = all(self.team.collect(stored is not None))
+        encoded = stored.to(self.device) if stored is not None and everybody else encode(self.team)
         words = text.pad(self.source.examples.ragged(text.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
@@ -216,12 +220,12 @@ class Learner:
         else:
             batches = scoring_batches(np.arange(len(known)), self.source.lengths[known.indices])
             parts = (known.take(batch) for batch in self.team.share(batches))
-            features = self._encode(parts, known.indices, self.model.features, self.model.width)
+            features = self._encode(parts, known.indices, self.model.features, self.model.width, self.team)
         self.model.fit_statistics(features)
 
     @torch.no_grad()
-    def _encode(self, parts: Iterable[Rows], indices: np.ndarray, encode: Any, width: int) -> torch.Tensor:
-        """What a part of the model gives for `indices`: `(indices, width)`, each worker computing its `parts`."""
+    def _encode(self, parts: Iterable[Rows], indices: np.ndarray, encode: Any, width: int, team: Team) -> torch.Tensor:
+        """What a part of the model gives for `indices`: `(indices, width)`, each of a team computing its `parts`."""
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
@@ -234,14 +238,14 @@ class Learner:
 
         for part in parts:
             self._in_parts(one, part)
-        return self.team.add(out)
+        return team.add(out)
 
-    def _shares(self, indices: np.ndarray) -> Iterable[Rows]:
+    def _shares(self, indices: np.ndarray, team: Team) -> Iterable[Rows]:
         """This worker's share of some examples, in batches for scoring."""
         batches: list[np.ndarray] = []
         for window in self.source.windows(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
-        return self.source.visit(self.team.share(batches))
+        return self.source.visit(team.share(batches))
 
     def _in_parts(self, work: Any, rows: Rows) -> None:
         """Do the work on rows, in halves where memory does not suffice."""

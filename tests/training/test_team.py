@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.training.team import Team
 from tests.in_process import data_of, fit_fold, plan_of
 
@@ -35,7 +36,7 @@ def wrap(model):
     return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
 team = Team(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), encoder, **json.loads(keys))
-fit_fold(plan, data_of(plan), Path(folder), team=team)
+fit_fold(plan, data_of(plan), Path(folder), team=team, prefix=PrefixStore(Path(folder).parent / "prefix", 2**24))
 """
 
 
@@ -56,10 +57,11 @@ KEYS = {
     "training__learning_rate": 1e-3,
 }  # fmt: skip
 UNFROZEN = {"model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": 2}
+PARTLY = {"model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [{}, UNFROZEN, {**UNFROZEN, "training__early_stopping__enabled": True}])
+@pytest.mark.parametrize("keys", [{}, UNFROZEN, PARTLY, {**UNFROZEN, "training__early_stopping__enabled": True}])
 @pytest.mark.parametrize("family", ["bert", "deberta-v2"])
 def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, family):
     # 19 or 20 songs in steps of 7: the last step is shared unevenly
