@@ -75,7 +75,7 @@ def _compute(folder: Path, log: Path, die: bool) -> None:
         with log.open("a") as file:
             file.write("computed\n")
         out[0] = 9.0
-        time.sleep(0.5)
+        time.sleep(2.0)
         if die:
             os._exit(9)
         out.fill_(1.0)
@@ -86,20 +86,20 @@ def _compute(folder: Path, log: Path, die: bool) -> None:
 
 @pytest.mark.parametrize("die", [False, True])
 def test_of_several_processes_one_computes(tmp_path, die):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # torch has threads: a fork of it may hang
     log = tmp_path / "log"
     if die:
         first = context.Process(target=_compute, args=(tmp_path / "store", log, True))
         first.start()
-        first.join(20)
+        first.join(90)
         assert first.exitcode == 9
         log.unlink()
-    others = [context.Process(target=_compute, args=(tmp_path / "store", log, False)) for _ in range(3)]
+    others = [context.Process(target=_compute, args=(tmp_path / "store", log, False)) for _ in range(2)]
     for process in others:
         process.start()
     for process in others:
-        process.join(20)
-    assert [process.exitcode for process in others] == [0, 0, 0]
+        process.join(90)
+    assert [process.exitcode for process in others] == [0, 0]
     assert log.read_text() == "computed\n"
 
 
