@@ -211,7 +211,7 @@ def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
     path = tmp_path / "runs" / "s" / "trials.jsonl"
     wait_for(lambda: path.exists() and len(Ledger(path).ended) >= 1, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 130, out + err
     assert "--resume --name s" in out + err
     assert "Traceback" not in out + err

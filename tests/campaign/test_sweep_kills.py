@@ -53,7 +53,7 @@ def size(folder: Path) -> int:
 
 def in_a_trial(process: subprocess.Popen, folder: Path, seen: int) -> None:
     """Wait until this start of a sweep has told something of a trial, or is at its end."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and size(folder) <= seen and not (folder / "trials.csv").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path,
         strike(process, victim)
         done += 1
         if victim != "actor":  # without an actor the sweep goes on by itself
-            process.communicate(timeout=200)
+            process.communicate(timeout=500)
             process = start(tmp_path, *sweep_command, "--resume")
         folds, trials, seen = finished(folder), ended(folder), size(folder)
     _, err = process.communicate(timeout=600)
