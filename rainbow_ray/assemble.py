@@ -160,6 +160,16 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     return Data(Resident(index, text.lengths(index)), index, index, split, described, warnings)
 
 
+def say_data(plan: Plan, data: Data) -> list[str]:
+    """What was read and what was left out, a line each."""
+    profile = data.profile
+    labels = ", ".join(f"{n} {label}" for label, n in profile["labels"].items())
+    return [
+        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location}; {labels}",
+        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+    ]
+
+
 def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
     labels = {}
     for value in np.unique(examples.targets):

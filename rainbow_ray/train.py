@@ -82,15 +82,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def announce(plan: Plan, data: Data, console: Console) -> None:
     """What will be trained on what, before any time is spent on it."""
+    from rainbow_ray.assemble import say_data
     from rainbow_ray.training.batches import decide_length
 
-    profile, split = data.profile, data.split
+    split = data.split
     train, _ = split.sides(0)
     length = decide_length(plan.config.training, len(train))
     said = [
-        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location}; "
-        + ", ".join(f"{n} {label}" for label, n in profile["labels"].items()),
-        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+        *say_data(plan, data),
         f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.encoder}; "
         f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
         *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes]),

@@ -55,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     if not options.dry_run:
         folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP)
         keep_space(folder, axes, space)
+        if is_finished(folder, tuning.trials):
+            console.print(f"{folder.path} is finished: nothing is left to do; more trials with --trials.")
+            return DONE
         if options.resume:
             console.print(f"Going on with {folder.path}")
     watch.mark("imports and checks")
@@ -142,16 +145,14 @@ def read_sweep_data(plan: Plan) -> Data:
 
 def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Console) -> float:
     """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
+    from rainbow_ray.assemble import say_data
     from rainbow_ray.checks.forecast import foresee_trials
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.selection import smallest_difference
 
-    profile, split, tuning = data.profile, data.split, plan.config.tune
-    songs = profile["songs"]
+    songs, split, tuning = data.profile["songs"], data.split, plan.config.tune
     said = [
-        f"{songs} songs from {profile['rows']} rows of {plan.manifest.location}; "
-        + ", ".join(f"{n} {label}" for label, n in profile["labels"].items()),
-        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+        *say_data(plan, data),
         f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
         f" {plan.encoder}; {len(axes.distributions)} axes: "
         + ", ".join(key.rpartition(".")[2] for key in axes.distributions),
@@ -177,7 +178,7 @@ def tune(
     from rainbow_ray.run_folder import keep_data
     from rainbow_ray.training.folds import Shared
     from rainbow_ray.training.ledger import Ledger
-    from rainbow_ray.training.sweep import run_sweep
+    from rainbow_ray.training.sweep import KeepBest, run_sweep
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
@@ -278,26 +279,6 @@ def budget_seconds(config: Config, started: float, reserve: float) -> float | No
     return left
 
 
-class KeepBest:
-    """Told of each trial: only the best few of those that have ended keep their models."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self.kept: set[int] = set()
-
-    def __call__(self, trial: Any, event: str) -> None:
-        from rainbow_ray.training.trial import forget_models
-
-        if event != "end":
-            return
-        sweep = self.sweep
-        complete = sweep.ledger.complete(larger_is_better=sweep.larger_is_better)
-        keep = {best.number for best in complete[: sweep.config.tune.keep]}
-        for number in (self.kept | {trial.number}) - keep:
-            forget_models(sweep.task, number)
-        self.kept = keep
-
-
 def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
     """W&B, where it was asked for: a run a trial, grouped by the sweep."""
     from rainbow_ray.training.reporters import WandbTrials
@@ -339,13 +320,19 @@ def conclude(
     sweep_summary.print_closing(summary, trials, folder.path, console)
 
 
+def is_finished(folder: RunFolder, trials: int) -> bool:
+    """Whether a sweep has told the result of so many trials."""
+    return folder.finished and trials_told(folder) >= trials
+
+
+def trials_told(folder: RunFolder) -> int:
+    """Of how many trials a sweep's summary speaks."""
+    return int(json.loads(folder.file("summary.json").read_text(encoding="utf-8"))["trials"]["total"])
+
+
 def set_aside(folder: RunFolder, trials: int) -> None:
     """A result of fewer trials is kept under another name: what is finished is never overwritten."""
-    path = folder.file("summary.json")
-    if not path.exists():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))["trials"]["total"]
-    if before == trials:
+    if not folder.finished or (before := trials_told(folder)) == trials:
         return
     for name in ("best", "best.yaml", "confirm", "summary.json"):  # the summary last: it says that all else is there
         source = folder.file(name)

@@ -20,7 +20,6 @@ def show_manifest(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def show() -> None:
-
         from rainbow_ray.data.examples import count
         from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
 

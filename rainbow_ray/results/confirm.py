@@ -15,8 +15,8 @@ from rainbow_ray.data.split import Split, make_split
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import make_problem
 from rainbow_ray.results.baselines import compute_baselines
-from rainbow_ray.results.evaluate import Difference, best_baseline
-from rainbow_ray.results.selection import Corrected, compare_seeds, corrected
+from rainbow_ray.results.evaluate import Difference, best_baseline, compare_seeds
+from rainbow_ray.results.selection import Corrected, corrected
 from rainbow_ray.results.sweep_summary import Confirmed
 from rainbow_ray.runtime import Cluster
 from rainbow_ray.training.folds import Job, Shared, run_folds
@@ -59,7 +59,6 @@ def confirm(
     ours = default
     if winner.number != 0:
         shared = base if text_key(config) == text_key(sweep.config) else sweep.prepare(config)
-        assert shared is not None
         ours, _ = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, _nothing)
     metric, held = sweep.config.training.metric, np.flatnonzero(np.all([split.fold >= 0 for split in splits], axis=0))
     targets, songs = data.source.targets[held], data.index.codes("song", held)

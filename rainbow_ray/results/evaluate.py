@@ -50,19 +50,35 @@ def compare(
     *,
     seed: int,
 ) -> Difference | None:
-    """Paired bootstrap: both are measured on the same drawn songs. None where the metric is not defined."""
+    """`compare_seeds` of one seed: scores `(examples, …)`."""
+    return compare_seeds(problem, metric, targets, model[None], baseline[None], songs, seed=seed)
+
+
+def compare_seeds(
+    problem: Problem,
+    metric: str,
+    targets: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    songs: np.ndarray,
+    *,
+    seed: int,
+) -> Difference | None:
+    """Paired bootstrap of the mean over seeds, scores `(seeds, examples, …)`: both sides on the same drawn songs.
+
+    None where the metric is not defined.
+    """
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
 
     def gain(rows: np.ndarray) -> float | None:
-        ours = problem.metric(metric, targets[rows], model[rows])
-        theirs = problem.metric(metric, targets[rows], baseline[rows])
-        return None if ours is None or theirs is None else sign * (ours - theirs)
+        values = [[problem.metric(metric, targets[rows], scores[rows]) for scores in side] for side in (ours, theirs)]
+        if any(value is None for side in values for value in side):
+            return None
+        return float(sign * (np.mean(np.array(values[0], float)) - np.mean(np.array(values[1], float))))
 
     value = gain(np.arange(len(targets)))
     interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
-    if value is None or interval is None:
-        return None
-    return Difference(value, *interval)
+    return None if value is None or interval is None else Difference(value, *interval)
 
 
 def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:

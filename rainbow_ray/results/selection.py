@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from rainbow_ray.problems import Problem
-from rainbow_ray.results.evaluate import Difference, percentiles, resample
+from rainbow_ray.results.evaluate import percentiles, resample
 
 POWER = 0.8
 DISAGREE = 0.2  # share of songs on which two configs of a sweep typically differ
@@ -64,30 +64,6 @@ def corrected(
     # never better than what it won with: there, the mean over smaller samples says nothing about selection
     value = min(value, won) if problem.larger_is_better(metric) else max(value, won)
     return Corrected(won, value, value + interval[0] - won, value + interval[1] - won)
-
-
-def compare_seeds(
-    problem: Problem,
-    metric: str,
-    targets: np.ndarray,
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    songs: np.ndarray,
-    *,
-    seed: int,
-) -> Difference | None:
-    """Paired bootstrap over songs of the mean over seeds, scores `(seeds, examples, …)`; larger is better for ours."""
-    sign = 1.0 if problem.larger_is_better(metric) else -1.0
-
-    def gain(rows: np.ndarray) -> float | None:
-        values = [[problem.metric(metric, targets[rows], scores[rows]) for scores in side] for side in (ours, theirs)]
-        if any(value is None for side in values for value in side):
-            return None
-        return float(sign * (np.mean(np.array(values[0], float)) - np.mean(np.array(values[1], float))))
-
-    value = gain(np.arange(len(targets)))
-    interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
-    return None if value is None or interval is None else Difference(value, *interval)
 
 
 def smallest_difference(songs: int) -> float:

@@ -159,9 +159,10 @@ class Learner:
         shortest = source.known(np.array([int(np.argmin(source.lengths))]))
         like = self._states_of(shortest, depth, None)
         shape = (int(starts[-1]), *like.shape[2:])
-        below = self._states_below(depth, starts, shape, like.dtype)
 
         def fill(out: torch.Tensor) -> None:
+            below = self._states_below(depth, starts, shape, like.dtype)
+
             def one(rows: Rows) -> None:
                 states = self._states_of(rows, depth, below).cpu()
                 for row, index in enumerate(rows.indices.tolist()):

@@ -30,7 +30,7 @@ from rainbow_ray.runtime import Slots
 from rainbow_ray.training.folds import RESTARTS, Shared, understood
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
 from rainbow_ray.training.space import Space, apply, default_point
-from rainbow_ray.training.trial import Task, run_trial
+from rainbow_ray.training.trial import Task, forget_models, run_trial
 
 DONE, SCORE = "work_done", "score"  # Tune takes a result that has `done` for the last
 # read by Tune, in this process
@@ -58,7 +58,7 @@ class Sweep:
     ledger: Ledger
     slots: Slots
     larger_is_better: bool
-    prepare: Callable[[Config], Shared | None]
+    prepare: Callable[[Config], Shared]
     weights: dict[str, Any] | None = None  # of the encoder, for all actors together
 
     @property
@@ -107,6 +107,23 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+class KeepBest:
+    """A watcher of the ledger: only the best few of the trials that have ended keep their models."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.kept = {trial.number for trial in sweep.ledger.ended}
+
+    def __call__(self, trial: Trial, event: str) -> None:
+        if event != "end":
+            return
+        complete = self.sweep.ledger.complete(larger_is_better=self.sweep.larger_is_better)
+        keep = {best.number for best in complete[: self.sweep.config.tune.keep]}
+        for number in (self.kept | {trial.number}) - keep:
+            forget_models(self.sweep.task, number)
+        self.kept = keep
 
 
 class Search(OptunaSearch):  # type: ignore[misc]

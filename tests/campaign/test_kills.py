@@ -58,7 +58,7 @@ class Campaign:
                     sabotage()
                 for job in self.jobs(folder):
                     if folds._is_waiting(job):
-                        folds._run_job(self.shared, job, Team())
+                        folds.run_job(self.shared, job, Team())
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()

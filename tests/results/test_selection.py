@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rainbow_ray.problems import make_problem
-from rainbow_ray.results.selection import best_of, compare_seeds, corrected, smallest_difference
+from rainbow_ray.results.evaluate import compare_seeds
+from rainbow_ray.results.selection import best_of, corrected, smallest_difference
 
 SONGS = 84
 PROBLEM = make_problem("binary")
