@@ -38,8 +38,8 @@ def main() -> None:
 def begin(folder: Path, *keys: str) -> tuple[subprocess.Popen, Path]:
     folder.mkdir()
     command = [sys.executable, "-m", "rainbow_ray.train", *KEYS, "--output-dir", str(folder), *keys]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=os.environ, **quiet), folder / "r" / "checkpoints" / "fold-0"
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return process, folder / "r" / "checkpoints" / "fold-0"
 
 
 def price(folder: Path, seconds: float) -> dict[str, float]:

@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(manifest: Path, encoder: str, keys: dict[str, Any], seeds: int) -> list[dict[str, float]]:
+def measure(manifest: Path, encoder: str, keys: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
     """Pooled out-of-fold metrics of a variant, one entry a seed."""
     found = []
     for seed in range(seeds):
@@ -64,8 +64,8 @@ def measure(manifest: Path, encoder: str, keys: dict[str, Any], seeds: int) -> l
     return found
 
 
-def measure_baselines(manifest: Path, encoder: str, seeds: int) -> dict[str, list[dict[str, float]]]:
-    found: dict[str, list[dict[str, float]]] = {}
+def measure_baselines(manifest: Path, encoder: str, seeds: int) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
         plan = plan_of(manifest, encoder, reproducibility__seed=seed)
         data = data_of(plan)
@@ -76,7 +76,7 @@ def measure_baselines(manifest: Path, encoder: str, seeds: int) -> dict[str, lis
     return found
 
 
-def summarise(rows: list[dict[str, float]], baselines: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summarise(rows: list[dict[str, Any]], baselines: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in SHOWN}
     ours = [row["macro_f1"] for row in rows]
     not_behind = {

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.data.stream import make_batch
+from rainbow_ray.problems.binary import Binary
 from rainbow_ray.training import loop
 from rainbow_ray.training.batches import ENOUGH_TOKENS, divide, plan
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -67,14 +68,13 @@ def _prepared(run: loop._Run) -> list[list]:
     lengths = run.source.lengths
     steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
     limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": ENOUGH_TOKENS["cpu"]}
-    return [
-        [make_batch(run.data.source.examples, p, run.learner.collates) for p in divide(step, lengths, **limits)]
-        for step in steps
-    ]
+    parts = [[run.source.known(part) for part in divide(step, lengths, **limits)] for step in steps]
+    return [[make_batch(rows.examples, rows.at, run.learner.collates) for rows in step] for step in parts]
 
 
 def _by_hand(run: loop._Run, steps: list[list]) -> None:
     model, optimizer = run.model, run.stepper.optimizer
+    assert isinstance(run.problem, Binary)
     weight = torch.tensor(run.problem.pos_weight)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()

@@ -46,7 +46,11 @@ class Campaign:
     whole: Path
 
     def jobs(self, folder: Path) -> list[folds.Job]:
-        return [folds.Job(k, *self.split.sides(k), folder / f"fold-{k}") for k in range(FOLDS)]
+        return [self.job(k, folder / f"fold-{k}") for k in range(FOLDS)]
+
+    def job(self, fold: int, folder: Path) -> folds.Job:
+        train, val = self.split.sides(fold)
+        return folds.Job(fold, train, val, folder)
 
     def live(self, folder: Path, sabotage: Callable[[], None] | None = None) -> int:
         """One life of a worker, in a process of its own: how it ended, as `os.waitpid` says."""

@@ -159,7 +159,7 @@ def test_the_real_songs(real_manifest):
     kept, dropped = kept_of(rows)
     assert (len(rows), len(kept), dropped) == (684, 43, {"further rows of a song": 641})
     frame = pd.read_parquet(real_manifest)
-    truth = {row.id: row.training_data[TARGET] for row in frame.itertuples()}
+    truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
     _, targets, _ = one_row_an_example(rows, Binary().parse(good_labels(rows), TARGET), by_row=False)
     assert dict(zip(kept["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
 

@@ -33,7 +33,7 @@ def test_states_are_computed_once(tmp_path):
     again = PrefixStore(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
     assert torch.equal(first, torch.full(SHAPE, 2.0))
     assert torch.equal(first, again)
-    again += 1  # whoever writes, writes for himself
+    again.add_(1)  # whoever writes, writes for himself
     assert torch.equal(store.find("a", SHAPE, torch.float32), first)
     assert store.find("b", SHAPE, torch.float32) is None
     assert store.find("a", (7, 3), torch.float32) is None, "a file of another size is not these states"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_hint_is_no_alarm(rng):
     assert text_of(found, "words").startswith("Single words hint at the label")
 
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[Callable[..., list[Any]], str]] = {
     "truth": (lambda y, rng: [str(v) for v in y], "False → False, True → True"),
     "zero_one": (lambda y, rng: [int(v) for v in y], "0 → False, 1 → True"),
     "turned": (lambda y, rng: [not v for v in y], "False → True, True → False"),

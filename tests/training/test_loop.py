@@ -253,7 +253,7 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     run.learner.model = copy.deepcopy(model)
     scores, _ = run.learner.score(val)
     np.testing.assert_allclose(scores, fitted.val_scores, atol=1e-6)
-    assert problem.pos_weight > 0
+    assert vars(problem)["pos_weight"] > 0
 
 
 def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):

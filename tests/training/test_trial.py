@@ -9,7 +9,7 @@ import pytest
 
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.training import trial as trials
-from rainbow_ray.training.folds import Shared
+from rainbow_ray.training.folds import Shared, run_job
 from rainbow_ray.training.ledger import WHOLE
 from rainbow_ray.training.trial import Task, forget_models, make_rungs, out_of_fold, run_trial, trial_seconds
 from tests.in_process import data_of, plan_of
@@ -74,10 +74,12 @@ def test_what_is_finished_is_not_run_again(task, monkeypatch):
     expected = run(task, 0, {})
     shutil.rmtree(task.folder_of(0) / "fold-2")
     ran = []
-    run_job = trials.run_job
-    monkeypatch.setattr(
-        trials, "run_job", lambda shared, job, *more: ran.append(job.fold) or run_job(shared, job, *more)
-    )
+
+    def counted(shared, job, *more):
+        ran.append(job.fold)
+        run_job(shared, job, *more)
+
+    monkeypatch.setattr(trials, "run_job", counted)
     assert run(task, 0, {}) == expected
     assert ran == [2]
 
