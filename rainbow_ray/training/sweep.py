@@ -159,11 +159,15 @@ class Search(OptunaSearch):  # type: ignore[misc]
             point = default_point(self.sweep.space, self.sweep.config)
             params, asked_for = point or ({}, {})
             trial = Trial(0, {}, params, {key: distribution_to_json(d) for key, d in asked_for.items()})
-        elif trial is None:
+        if trial is None:
             values = super().suggest(trial_id)
             asked = self._ot_trials[trial_id]
             distributions = {key: distribution_to_json(d) for key, d in asked.distributions.items()}
             trial = Trial(max(self.ledger.trials) + 1, values, dict(asked.params), distributions)
+        elif trial.params:
+            # it runs in the study as well, so that the constant liar keeps those beside it away from its point
+            self._ot_study.enqueue_trial(trial.params)
+            super().suggest(trial_id)
         self.ledger.start(trial)
         self.numbers[trial_id] = trial.number
         self.began[trial_id] = time.monotonic()
