@@ -129,11 +129,14 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     table, targets, dropped = one_row_an_example(
         rows, parsed, by_row=config.data.split_by == "row", sort_by="row" if streams else "example_id"
     )
+    n_rows = len(rows)
+    del rows, good  # of millions of rows, what is left behind is much memory
+    pa.default_memory_pool().release_unused()
     songs = pc.count_distinct(table["song"]).as_py()
     if songs < MIN_SONGS:
         left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
         raise InputError(
-            f"manifest {plan.manifest.location}: {songs} songs are left of {len(rows)} rows, and training needs"
+            f"manifest {plan.manifest.location}: {songs} songs are left of {n_rows} rows, and training needs"
             f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
         )
     plan.problem.check_targets(targets, plan.target)
@@ -148,7 +151,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = _describe(plan, index, split, profile(index, len(rows), dropped)) | {"streamed": streams}
+    described = _describe(plan, index, split, profile(index, songs, n_rows, dropped)) | {"streamed": streams}
     warnings = _data_warnings(plan, split, folds, described, index)
     if streams:
         limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"

@@ -146,7 +146,7 @@ def write_json(split: Split, examples: Examples, path: Path) -> None:
         "by": split.by,
         "folds": split.folds,
         "seed": split.seed,
-        "data_hash": examples.hash(),
+        "data_hash": examples.hash,
         "shared_texts": split.shared_texts,
     }
     columns: dict[str, tuple[np.ndarray, Callable[[Any], Any]]] = {

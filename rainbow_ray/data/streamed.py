@@ -22,7 +22,7 @@ from rainbow_ray.data.examples import Examples, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
 from rainbow_ray.data.source import Rows
 from rainbow_ray.data.split import deal
-from rainbow_ray.data.stream import Prepare
+from rainbow_ray.data.stream import Prepare, head
 from rainbow_ray.runtime import READER_CPUS
 
 WINDOW = 8192  # rows that are shuffled together
@@ -51,9 +51,10 @@ class Pieces:
 def size_in_memory(manifest: Manifest, columns: Columns) -> int:
     """Bytes of the columns that are read, as Arrow would hold them: the larger of two estimates.
 
-    The files' own metadata count a text once where it repeats; the first rows say nothing of later ones.
+    The files' own metadata count a text once where it repeats; some rows say little of the others.
     """
-    first = manifest.dataset().head(ESTIMATED, columns=columns.projection)
+    # `Dataset.head` would read far ahead, into this process's memory
+    some = head(manifest, columns.projection, ESTIMATED)
     wanted = set(columns.projection)
     total = 0
     for fragment in manifest.dataset().get_fragments():
@@ -61,7 +62,7 @@ def size_in_memory(manifest: Manifest, columns: Columns) -> int:
         for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
             parts = (group.column(i) for i in range(group.num_columns))
             total += sum(c.total_uncompressed_size for c in parts if c.path_in_schema.split(".")[0] in wanted)
-    return int(max(total, first.nbytes / len(first) * manifest.rows))
+    return int(max(total, some.nbytes / len(some) * manifest.rows))
 
 
 def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:

@@ -13,6 +13,7 @@ NAMES = (
     "checkpoints",
     "prefix",
     "trial_cost",
+    "sweep",
     "selection_coverage",
     "streaming",
     "coverage_of_intervals",

@@ -1,0 +1,74 @@
+"""Before a sweep's first trial: data it refuses, the same songs read in another way, a disk that is too small."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rainbow_ray import assemble, tune
+from rainbow_ray.data.stream import read_here
+from rainbow_ray.errors import InputError
+from rainbow_ray.training.folds import Shared
+from rainbow_ray.training.space import Axes, apply
+from rainbow_ray.training.sweep import text_key
+from tests.conftest import song_rows
+from tests.in_process import data_of, plan_of
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    read_data = assemble.read_data
+    monkeypatch.setattr(assemble, "read_data", lambda plan, read=read_here: read_data(plan, read))
+
+
+def with_lyrics(write_table):
+    rows = song_rows(stems=1)
+    rows["lyrics"] = [f"{text} sung twice" for text in rows["concept"]]
+    return write_table(rows)
+
+
+def test_more_folds_than_songs(songs_file, tiny_encoder):
+    plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=30)
+    with pytest.raises(InputError, match="--folds 30: only 24 groups of songs"):
+        tune.read_sweep_data(plan)
+
+
+def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
+    plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
+    data, axes = tune.read_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
+    shown = Console(file=io.StringIO())
+    assert tune.announce(plan, data, axes, 2, shown) > 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
+    with pytest.raises(InputError, match=r"--output-dir: .*free some"):
+        tune.announce(plan, data, axes, 2, shown)
+
+
+def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
+    plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id")
+    both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
+    assert text_key(both) != text_key(plan.config)
+    variant = tune.prepare_variant(both, data=data, shared=shared)
+    np.testing.assert_array_equal(variant.source.targets, data.source.targets)
+    assert (variant.source.lengths > data.source.lengths).all()
+    other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
+    assert tune.prepare_variant(other, data=data, shared=shared).encoder != plan.encoder
+    head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
+    assert text_key(head) == text_key(plan.config), "what reads the same text is read once"
+
+
+def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder):
+    rows = song_rows(stems=1)
+    rows["lyrics"] = ["" if i % 3 == 0 else text for i, text in enumerate(rows["concept"])]
+    plan = plan_of(write_table(rows), tiny_encoder("bert"))
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id")
+    other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    with pytest.raises(InputError, match="not the same songs"):
+        tune.prepare_variant(other, data=data, shared=shared)
