@@ -22,7 +22,13 @@ DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
 # what a result does not depend on, and what a run may be gone on with otherwise
-UNTRAINED: dict[str, Any] = {"logging": True, "tune": True, "training": {"workers", "checkpoint_seconds"}}
+UNTRAINED: dict[str, Any] = {
+    "logging": True,
+    # but for `reduction`: it says when trials are compared, and earlier ones were at other times
+    "tune": {"trials", "space", "concurrent", "gpus_per_trial", "workers_per_trial", "prune", "confirm_seeds", "keep",
+             "budget_minutes", "budget_usd"},
+    "training": {"workers", "checkpoint_seconds"},
+}  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -31,7 +37,8 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 # strict: YAML's `true` is not the number 1
 Count = Annotated[int, Field(strict=True, ge=0)]
 Whole = Annotated[int, Field(strict=True, gt=0)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+SEEDS = 2**32  # what numpy takes
+Seed = Annotated[int, Field(strict=True, ge=0, lt=SEEDS)]
 # `strict` keeps 2 an int and 0.33 a float: one counts layers, the other is a share of them
 Depth = Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(strict=True, ge=0.0, le=1.0)] | str
 
@@ -150,7 +157,9 @@ class TuneConfig(Section):
     )
     workers_per_trial: Whole = Field(1, description="workers that share each fit of a trial")
     prune: bool = Field(True, description="stop trials that are behind (ASHA)")
-    reduction: Annotated[float, Field(gt=1.0)] = Field(3.0, description="one of so many goes on at each rung")
+    reduction: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = Field(
+        3.0, description="one of so many goes on at each rung"
+    )
     confirm_seeds: Whole = Field(3, description="fresh splits that the winner is fitted on, beside the default config")
     keep: Count = Field(3, description="trials whose models stay on disk")
     budget_minutes: Rate | None = Field(None, description="of this start; running trials then wait for --resume")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.config import UNTRAINED, Config, dump
@@ -25,12 +26,16 @@ PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "nump
 
 
 RUN, SWEEP = "run", "sweep"
+LOCK = ".lock"  # held by the command that is at work here
 SPACE = "space.json"  # only sweeps have one
+FIRST = (LOCK, SPACE, "config.yaml")  # what may stand in a folder that no run has begun in: env.json comes last
+BEGUN = ("split.json", "checkpoints", "trials.jsonl", "trials")  # what stands in one that holds work
 
 
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
+    lock: FileLock | None = None  # the system takes it from whoever dies
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -40,30 +45,37 @@ class RunFolder:
         return self.file("summary.json").exists()
 
 
-def open_run(config: Config, name: str | None, *, resume: bool, kind: str = RUN) -> RunFolder:
-    """A new run or sweep, or with `resume` the named one or the newest unfinished one of this config.
+def open_run(
+    config: Config, name: str | None, *, resume: bool, kind: str = RUN, space: dict[str, Any] | None = None
+) -> RunFolder:
+    """A new run or sweep (of a `space`), or with `resume` the named one or the newest unfinished one of this config.
 
-    Raises `InputError` for a name that exists, a run of another config, and a folder that cannot be written.
+    Raises `InputError` for a name that exists, a run of another config, a folder that cannot be written, and one in
+    which another command is at work.
     """
     output = Path(config.logging.output_dir).resolve()  # workers have working folders of their own
-    if resume:
-        return _resumed(config, output, name, kind)
+    if resume and not (name is not None and _is_empty(output / name)):
+        return _claim(_resumed(config, output, name, kind))
     if name is None:
         what = f"phase{config.phase}{'-sweep' if kind == SWEEP else ''}"
         name = f"{what}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
     if name in ("", ".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r}: a run is one folder inside {output}; choose that with --output-dir")
     path = output / name
-    if path.exists():
+    if path.exists() and not _is_empty(path):
         raise InputError(f"--name {name}: {path} exists; go on with it by --resume, or choose another name")
     try:
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(f"--output-dir {output}: cannot be written ({error.strerror}); choose another") from error
-    return begin_run(config, path)
+    run = _claim(RunFolder(path))
+    if space is not None:
+        write_json(run.file(SPACE), space)
+    begin_run(config, path)
+    return run
 
 
 def begin_run(config: Config, path: Path) -> RunFolder:
@@ -91,7 +103,7 @@ def keep_data(run: RunFolder, data: Data) -> None:
 
 def abandon(run: RunFolder) -> None:
     """Remove a run that never began: its data could not be trained on."""
-    if not run.file("split.json").exists():
+    if not any(run.file(name).exists() for name in BEGUN):
         shutil.rmtree(run.path, ignore_errors=True)
 
 
@@ -137,6 +149,22 @@ def _resumed(config: Config, output: Path, name: str | None, kind: str) -> RunFo
     raise InputError(f"--resume: no {what} of this config lies in {output}; name one with --name")
 
 
+def _is_empty(path: Path) -> bool:
+    """Whether no run has begun in this folder: there is nothing, or what a command left that was killed at once."""
+    return path.is_dir() and all(
+        file.name in FIRST or file.name.endswith((".tmp", ".writable")) for file in path.iterdir()
+    )
+
+
+def _claim(run: RunFolder) -> RunFolder:
+    lock = FileLock(run.file(LOCK), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{run.path}: another command is at work in it") from error
+    return RunFolder(run.path, lock)
+
+
 def _kind(run: RunFolder) -> str:
     return SWEEP if run.file(SPACE).exists() else RUN
 
@@ -145,7 +173,7 @@ def _missing(run: RunFolder) -> list[str]:
     """Files that a run of this age must have, and has not."""
     expected = ["config.yaml", "env.json"]
     # data.json is written first: alone, it is of a run that was stopped between the two
-    if run.finished or any(run.file(name).exists() for name in ("split.json", "checkpoints")):
+    if run.finished or any(run.file(name).exists() for name in BEGUN):
         expected += ["data.json", "split.json"]
     if run.finished and _kind(run) == SWEEP:
         expected += ["trials.jsonl", "trials"]

@@ -22,6 +22,8 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: rented pods get no notice to watch for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    # how long an actor may take from one trial to the next; when it was late, Tune would drop the next one unheard
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -111,13 +113,14 @@ def share_sweep(
     gpu = cluster.gpus > 0 and device in ("auto", "cuda")
     if gpus_per_trial is not None and not gpu:
         raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: there is no GPU here")
-    if gpus_per_trial is not None and gpus_per_trial > 1 and not gpus_per_trial.is_integer():
-        raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: a part of one GPU, or whole ones")
+    if gpus_per_trial is not None and gpus_per_trial > 1:
+        raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: a trial is one process, which uses one GPU or a part of"
+                         " it; for several, --workers-per-trial")  # fmt: skip
     if gpus_per_trial is not None and workers > 1:
         raise InputError(f"--gpus-per-trial {gpus_per_trial:g}: with --workers-per-trial each worker has a GPU")
     each = (1.0 if gpus_per_trial is None else gpus_per_trial) if gpu else 1.0
     have, kind = (cluster.gpus, "GPU") if gpu else (cluster.cpus, "CPU")
-    most = int(have / (each * workers) + 1e-9)
+    most = int(1 / each + 1e-9) * int(have) // workers  # a part of a GPU never reaches over two
     asked = concurrent or max(1, min(most, trials))
     if asked > most:
         sum_ = f"{asked} trials × {workers} workers × {each:g} {kind} make {asked * workers * each:g} {kind}s"

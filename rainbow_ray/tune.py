@@ -53,8 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     tuning = plan.config.tune
     folder = None
     if not options.dry_run:
-        folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP)
-        keep_space(folder, axes, space)
+        document = {"name": space.name, **axes.to_json()}
+        folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP, space=document)
+        check_space(folder, axes)
         if is_finished(folder, tuning.trials):
             console.print(f"{folder.path} is finished: nothing is left to do; more trials with --trials.")
             return DONE
@@ -111,16 +112,12 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     return plan, space, axes
 
 
-def keep_space(folder: RunFolder, axes: Axes, space: Space) -> None:
-    """Write `space.json`. Raises `InputError` when a sweep that is gone on with searched another space."""
+def check_space(folder: RunFolder, axes: Axes) -> None:
+    """Raises `InputError` when a sweep that is gone on with searched another space."""
     from rainbow_ray.errors import InputError
-    from rainbow_ray.training.checkpoint import write_json
+    from rainbow_ray.run_folder import SPACE
 
-    path = folder.file("space.json")
-    if not path.exists():
-        write_json(path, {"name": space.name, **axes.to_json()})
-        return
-    differs = axes.differences(json.loads(path.read_text(encoding="utf-8")))
+    differs = axes.differences(json.loads(folder.file(SPACE).read_text(encoding="utf-8")))
     if differs:
         raise InputError(f"--resume: {folder.path} searched another space: {'; '.join(differs)}; start a new sweep")
 
@@ -145,19 +142,22 @@ def read_sweep_data(plan: Plan) -> Data:
 
 def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Console) -> float:
     """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
+    import numpy as np
+
     from rainbow_ray.assemble import say_data
     from rainbow_ray.checks.forecast import foresee_trials
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.selection import smallest_difference
 
-    songs, split, tuning = data.profile["songs"], data.split, plan.config.tune
+    split, tuning = data.split, plan.config.tune
+    songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
     said = [
         *say_data(plan, data),
         f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
         f" {plan.encoder}; {len(axes.distributions)} axes: "
         + ", ".join(key.rpartition(".")[2] for key in axes.distributions),
-        f"{songs} songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two configs;"
-        " what is smaller is luck",
+        f"{songs} scored songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two"
+        " configs; what is smaller is luck",
     ]
     cost = foresee_trials(plan, data, concurrent)
     if cost.disk.mark != "good":
@@ -182,21 +182,20 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
+    shutil.rmtree(prefix, ignore_errors=True)  # of an earlier start: a power cut leaves files with holes
     shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
     ledger = Ledger(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
     before = len(ledger.ended)
     if before:
         console.print(f"{before} trials have ended before, {len(ledger.interrupted)} were interrupted")
-    began = time.monotonic()
     larger = sweep.larger_is_better
     with TrialLines(console, plan.config.training.metric, sweep.total, larger_is_better=larger) as lines:
         lines.know(ledger.ended)
         ledger.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
-        run_sweep(sweep, seconds=seconds)
+        over = run_sweep(sweep, seconds=seconds)
     watch.mark("trials")
     missing = sweep.total - len(ledger.ended)
-    over = seconds is not None and time.monotonic() - began >= seconds
     if missing > 0 and not over:
         console.print(f"Stopped with {missing} trials to go; go on with: --resume --name {folder.path.name}")
         return INTERRUPTED
@@ -245,6 +244,7 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
 
     from rainbow_ray.assemble import make_plan, read_data
     from rainbow_ray.config import Resolved
+    from rainbow_ray.data.split import group_of
     from rainbow_ray.data.stream import read_here
     from rainbow_ray.errors import InputError
 
@@ -254,6 +254,11 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
     if not same:
         raise InputError("with this text not the same songs are left, and scores could not be compared; see"
                          " data.min_concept_length, data.require_concept")  # fmt: skip
+    by = config.data.split_by
+    ours, theirs = group_of(read.index, by), group_of(data.index, by)
+    if len(np.unique(np.stack([ours, theirs]), axis=1)[0]) > len(np.unique(ours)):
+        raise InputError("songs that a split may part have the same text, read like this; add the column to the sweep's"
+                         " own data.text_columns, or leave it out")  # fmt: skip
     return dataclasses.replace(shared, source=read.source, encoder=other.encoder)
 
 
@@ -308,6 +313,8 @@ def conclude(
     corrected = correct(sweep, data)
     watch.mark("correction")
     confirmed = confirm(sweep, data, config, winner, folder.file("confirm"), cluster, console)
+    for weights in folder.file("confirm").glob("**/*.pt"):
+        weights.unlink(missing_ok=True)  # its scores are what is kept
     watch.mark("fresh splits")
     train_best(config, folder, cluster, console)
     watch.mark("best")

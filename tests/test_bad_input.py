@@ -97,6 +97,7 @@ def test_embedded_weights_that_were_changed(command, songs_file, monkeypatch):
 
 def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_file, tmp_path):
     (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "notes.txt").touch()
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
     said = refused(command, *arguments, "--name", "taken")
     assert "exists" in said
@@ -115,6 +116,7 @@ def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_pa
     assert "there is no run" in refused(command, *arguments, "--name", "none")
     (tmp_path / "runs" / "other").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "config.yaml").write_text(dump(Config()))
+    (tmp_path / "runs" / "other" / "data.json").write_text("{}")
     said = refused(command, *arguments, "--name", "other", "training.epochs=3")
     assert "these files are missing: env.json" in said
     (tmp_path / "runs" / "other" / "env.json").write_text("{}")

@@ -74,7 +74,7 @@ def test_trials_share_what_there_is():
     assert sweep_of(CPU, concurrent=3).cpu == 2.0
     assert sweep_of(GPU) == Slots(4, 4.0, 1.0, None)
     assert sweep_of(GPU, gpus_per_trial=0.25) == Slots(16, 1.0, 0.25, None)
-    assert sweep_of(GPU, gpus_per_trial=2.0).concurrent == 2
+    assert sweep_of(GPU, gpus_per_trial=0.4).concurrent == 8, "two on each of four: a part never reaches over two"
     nested = sweep_of(GPU, workers=2)
     assert (nested.concurrent, nested.gpu) == (2, 0.0)
     assert nested.workers.most == 2
@@ -92,7 +92,7 @@ def test_too_many_trials_are_refused_with_the_arithmetic():
         sweep_of(CPU, workers=9)
     with pytest.raises(InputError, match="there is no GPU here"):
         sweep_of(CPU, gpus_per_trial=0.5)
-    with pytest.raises(InputError, match=r"1\.5: a part of one GPU, or whole ones"):
+    with pytest.raises(InputError, match=r"1\.5: a trial is one process, which uses one GPU"):
         sweep_of(GPU, gpus_per_trial=1.5)
 
 

@@ -72,3 +72,14 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="not the same songs"):
         tune.prepare_variant(other, data=data, shared=shared)
+
+
+def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table, tiny_encoder):
+    rows = song_rows(stems=1)
+    rows["lyrics"] = [f"the same words that two songs sing in turn, number {i // 2} of them all" for i in range(24)]
+    plan = plan_of(write_table(rows), tiny_encoder("bert"))
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id")
+    other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    with pytest.raises(InputError, match="have the same text"):
+        tune.prepare_variant(other, data=data, shared=shared)

@@ -10,10 +10,10 @@ FROZEN_DEPTHS = ["all", 0.75, 0.5, 0.25, 0]
 
 def encoder(trial: Any) -> None:
     """Which layer is read, how deep is frozen, how tokens become one vector; and, if layers learn, how fast."""
-    trial.suggest_categorical("model.text_encoder.layer", [0.17, 0.34, 0.5, 0.67, "last", "mix"])
+    layer = trial.suggest_categorical("model.text_encoder.layer", [0.17, 0.34, 0.5, 0.67, "last", "mix"])
     trial.suggest_categorical("model.text_encoder.pooling", POOLINGS)
     frozen = trial.suggest_categorical("model.text_encoder.freeze_layers", FROZEN_DEPTHS)
-    if frozen != "all":
+    if frozen != "all" and (isinstance(layer, str) or frozen < layer):
         trial.suggest_float("training.learning_rate", 5e-6, 2e-4, log=True)
         trial.suggest_float("training.layer_decay", 0.7, 1.0)
 

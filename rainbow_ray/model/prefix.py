@@ -69,11 +69,13 @@ class PrefixStore:
             found = self.find(key, shape, dtype)
             if found is not None:
                 return found
-            self._make_room(_bytes(shape, dtype))
             path = self._path(key)
             temporary = path.with_name(f".{key}.{os.getpid()}.tmp")
             try:
-                compute(_map(temporary, shape, dtype, shared=True))
+                with FileLock(self.folder / "room.lock"):  # so that no two writers take the same room
+                    self._make_room(_bytes(shape, dtype))
+                    states = _map(temporary, shape, dtype, shared=True)
+                compute(states)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -92,7 +94,7 @@ class PrefixStore:
 
     def _make_room(self, size: int) -> None:
         files = [(path.stat(), path) for path in self.folder.glob("*.states")]
-        used = sum(stat.st_size for stat, _ in files)
+        used = sum(stat.st_size for stat, _ in files) + sum(map(_size_of, self.folder.glob(".*.tmp")))
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
             if used + size <= self.limit:
                 return
@@ -111,6 +113,13 @@ def make_key(*parts: object) -> str:
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # its writer has just moved it into place
+        return 0
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: torch.dtype, *, shared: bool) -> torch.Tensor:

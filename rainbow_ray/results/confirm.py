@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rainbow_ray.assemble import Data
-from rainbow_ray.config import Config
+from rainbow_ray.config import SEEDS, Config
 from rainbow_ray.data.split import Split, make_split
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import make_problem
 from rainbow_ray.results.baselines import compute_baselines
-from rainbow_ray.results.evaluate import Difference, best_baseline, compare_seeds
+from rainbow_ray.results.evaluate import are_known, best_baseline, compare_seeds
 from rainbow_ray.results.selection import Corrected, corrected
 from rainbow_ray.results.sweep_summary import Confirmed
 from rainbow_ray.runtime import Cluster
 from rainbow_ray.training.folds import Job, Shared, run_folds
 from rainbow_ray.training.ledger import Trial
 from rainbow_ray.training.reporters import Mirror
+from rainbow_ray.training.space import apply
 from rainbow_ray.training.sweep import Sweep, text_key
 from rainbow_ray.training.trial import out_of_fold
 
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
 def correct(sweep: Sweep, data: Data) -> Corrected | None:
     """The winner's score, corrected for its choice among the trials that ran to their end."""
     complete = sweep.ledger.complete(larger_is_better=sweep.larger_is_better)
-    kept = [scores for trial in complete if (scores := out_of_fold(sweep.task, trial.number)) is not None]
+    kept = {trial.number: scores for trial in complete if (scores := out_of_fold(sweep.task, trial.number)) is not None}
     held = np.flatnonzero(data.split.fold >= 0)
     if not kept:
         return None
     config, source = sweep.config, data.source
     return corrected(
-        sweep.task.shared.problem, config.training.metric, source.targets[held], np.stack(kept)[:, held],
+        sweep.task.shared.problem, config.training.metric, source.targets[held], np.stack(list(kept.values()))[:, held],
         data.index.codes("song", held), seed=config.reproducibility.seed,
+        default=list(kept).index(0) if 0 in kept else None,
     )  # fmt: skip
 
 
@@ -48,42 +51,71 @@ def confirm(
 ) -> Confirmed:
     """Fit the winner and the default config on fresh splits, with fresh seeds, and the baselines beside them.
 
-    What an interrupted start finished is not run again.
+    What an interrupted start finished is not run again. A default config that failed as a trial is not tried again.
     """
-    base, problem = sweep.task.shared, sweep.task.shared.problem
-    seeds = [sweep.config.reproducibility.seed + 1 + i for i in range(sweep.config.tune.confirm_seeds)]
+    base = sweep.task.shared
+    seeds = fresh_seeds(sweep.config)
     splits = [fresh_split(sweep.config, data, seed) for seed in seeds]
-    console.print(f"Trial {winner.number} and the default config on {len(seeds)} fresh splits …")
+    first = sweep.ledger.trials.get(0)
+    has_default = first is None or first.state != "failed"
+    who = f"Trial {winner.number}" + (" and the default config" if winner.number and has_default else "")
+    console.print(f"{who} on {len(seeds)} fresh {'seeds' if sweep.config.data.split_file else 'splits'} …")
     compared = functools.partial(_baselines, splits=splits)
-    default, baselines = _fit(base, sweep.config, seeds, splits, folder / "default", cluster, compared)
-    ours = default
-    if winner.number != 0:
-        shared = base if text_key(config) == text_key(sweep.config) else sweep.prepare(config)
-        ours, _ = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, _nothing)
-    metric, held = sweep.config.training.metric, np.flatnonzero(np.all([split.fold >= 0 for split in splits], axis=0))
+    shared = base if text_key(config) == text_key(sweep.config) else sweep.prepare(config)
+    ours, baselines = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, compared)
+    default = None
+    if winner.number != 0 and has_default:
+        as_it_is = apply(sweep.config, first.values if first is not None else {}, "trial 0")
+        default, _ = _fit(base, as_it_is, seeds, splits, folder / "default", cluster, _nothing)
+    if winner.number == 0:
+        default = ours
+    return measure(sweep, data, seeds, ours, default, baselines, fresh=not sweep.config.data.split_file)
+
+
+def measure(
+    sweep: Sweep, data: Data, seeds: list[int], ours: np.ndarray, default: np.ndarray | None,
+    baselines: Mapping[str, np.ndarray], *, fresh: bool,
+) -> Confirmed:  # fmt: skip
+    """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
+    problem, metric = sweep.task.shared.problem, sweep.config.training.metric
+    sides = [ours, *([default] if default is not None else []), *baselines.values()]
+    known = np.logical_and.reduce([are_known(scores) for scores in sides])
+    held = np.flatnonzero(known.any(axis=0))
     targets, songs = data.source.targets[held], data.index.codes("song", held)
+    unknown = ~known[:, held]
+
+    def on_known(scores: np.ndarray) -> np.ndarray:
+        taken = scores[:, held].copy()
+        taken[unknown] = np.nan
+        return taken
 
     def mean(scores: np.ndarray) -> float | None:
-        values = [problem.metric(metric, targets, one[held]) for one in scores]
+        values = [problem.metric(metric, targets[~out], one[~out]) for one, out in zip(scores, unknown, strict=True)]
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if len(defined) == len(values) else None
 
-    measured = {name: mean(scores) for name, scores in baselines.items()}
+    ours, theirs = on_known(ours), {name: on_known(scores) for name, scores in baselines.items()}
+    measured = {name: mean(scores) for name, scores in theirs.items()}
     best = best_baseline(problem, metric, {name: {metric: value} for name, value in measured.items()})
-
-    def gap(theirs: np.ndarray) -> Difference | None:
-        seed = sweep.config.reproducibility.seed
-        return compare_seeds(problem, metric, targets, ours[:, held], theirs[:, held], songs, seed=seed)
-
+    gap = functools.partial(compare_seeds, problem, metric, targets, ours)
+    seed = sweep.config.reproducibility.seed
     return Confirmed(
         seeds,
+        fresh,
         mean(ours),
-        mean(default),
+        mean(on_known(default)) if default is not None else None,
         best,
         measured[best] if best is not None else None,
-        gap(default) if winner.number != 0 else None,
-        gap(baselines[best]) if best is not None else None,
+        gap(on_known(default), songs, seed=seed) if default is not None else None,
+        gap(theirs[best], songs, seed=seed) if best is not None else None,
     )
+
+
+def fresh_seeds(config: Config) -> list[int]:
+    """Seeds that neither the sweep's fits nor its split were made with."""
+    used = {config.reproducibility.seed, config.split_seed}
+    after = ((max(used) + i) % SEEDS for i in itertools.count(1))
+    return list(itertools.islice((seed for seed in after if seed not in used), config.tune.confirm_seeds))
 
 
 def fresh_split(config: Config, data: Data, seed: int) -> Split:

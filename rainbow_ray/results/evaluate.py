@@ -28,6 +28,10 @@ class Difference:
     low: float
     high: float
 
+    def moved_to(self, value: float) -> Difference:
+        """The same width around another value."""
+        return Difference(value, value + self.low - self.value, value + self.high - self.value)
+
 
 def intervals(
     problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray, *, seed: int
@@ -66,19 +70,30 @@ def compare_seeds(
 ) -> Difference | None:
     """Paired bootstrap of the mean over seeds, scores `(seeds, examples, …)`: both sides on the same drawn songs.
 
-    None where the metric is not defined.
+    Each seed is measured on the examples that both sides scored (the others are NaN). None where the metric is not
+    defined.
     """
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
+    known = are_known(ours) & are_known(theirs)
 
     def gain(rows: np.ndarray) -> float | None:
-        values = [[problem.metric(metric, targets[rows], scores[rows]) for scores in side] for side in (ours, theirs)]
-        if any(value is None for side in values for value in side):
-            return None
-        return float(sign * (np.mean(np.array(values[0], float)) - np.mean(np.array(values[1], float))))
+        gains = []
+        for one, other, scored in zip(ours, theirs, known, strict=True):
+            some = rows[scored[rows]]
+            values = [problem.metric(metric, targets[some], scores[some]) for scores in (one, other)]
+            if len(some) == 0 or values[0] is None or values[1] is None:
+                return None
+            gains.append(values[0] - values[1])
+        return sign * float(np.mean(gains))
 
     value = gain(np.arange(len(targets)))
     interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
     return None if value is None or interval is None else Difference(value, *interval)
+
+
+def are_known(scores: np.ndarray) -> np.ndarray:
+    """Which examples were scored, `(seeds, examples)`, of scores `(seeds, examples, …)`."""
+    return np.asarray(~np.isnan(scores.reshape(*scores.shape[:2], -1)).any(axis=2))
 
 
 def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,13 @@ SHOWN = 10  # trials in the closing table
 
 @dataclass(frozen=True)
 class Confirmed:
-    """Means over fresh splits and seeds, and what the winner gains on the default config and on the best baseline."""
+    """Means over fresh seeds, and what the winner gains on the default config and on the best baseline.
+
+    `fresh_splits` is false where a file decides the split. Nothing is known of a default config that fails.
+    """
 
     seeds: list[int]
+    fresh_splits: bool
     winner: float | None
     default: float | None
     best_baseline: str | None
@@ -33,29 +38,49 @@ class Confirmed:
     over_default: Difference | None
     over_baseline: Difference | None
 
+    @property
+    def where(self) -> str:
+        return f"{len(self.seeds)} fresh {'splits' if self.fresh_splits else 'seeds'}"
+
 
 def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Confirmed, songs: int) -> str:
-    """What a sweep honestly found, in a sentence or two."""
-    worth = f"Corrected for choosing it among the trials: {corrected.value:.3f}." if corrected is not None else ""
-    if winner.number == 0:
-        return f"The sweep found nothing: the default config is the best of all trials. {worth}".strip()
-    gap, name = confirmed.over_default, f"trial {winner.number}"
-    if gap is None or confirmed.winner is None or confirmed.default is None:
-        return f"No verdict: {metric} is not defined on these songs. {worth}".strip()
-    numbers = f"{metric} {confirmed.winner:.3f} against {confirmed.default:.3f} on {len(confirmed.seeds)} fresh splits"
-    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
-    if gap.low > 0:
-        said = f"The sweep found something: {name} beats the default config, {numbers}, {span}."
-    elif gap.high < 0 or gap.value <= 0:
-        said = (
-            f"The sweep found nothing: on fresh splits {name} is no better than the default config ({numbers}, {span})."
-        )
-    else:
-        said = f"The sweep found nothing that {songs} songs can show: {name} and the default config, {numbers}, {span}."
+    """What a sweep honestly found, in some sentences.
+
+    It found something where fresh splits say so and also the gain that is corrected for the choice: fresh splits alone
+    deal the same songs that the winner was chosen on.
+    """
+    said = [_found(metric, winner, corrected, confirmed, songs)]
     behind = confirmed.over_baseline
     if behind is not None and behind.high < 0:
-        said += f" Both lose to {confirmed.best_baseline} ({confirmed.baseline:.3f})."
-    return f"{said} {worth}".strip()
+        said.append(f"It loses to {confirmed.best_baseline} ({confirmed.baseline:.3f}).")
+    if corrected is not None:
+        said.append(f"Corrected for choosing it among the trials: {corrected.value:.3f}.")
+    return " ".join(said)
+
+
+def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Confirmed, songs: int) -> str:
+    if winner.number == 0:
+        return "The sweep found nothing: the default config is the best of all trials."
+    gap, name = confirmed.over_default, f"trial {winner.number}"
+    if confirmed.default is None:
+        return f"No verdict on {name}: the default config failed, so there is nothing to compare it with."
+    if gap is None or confirmed.winner is None:
+        return f"No verdict on {name}: {metric} is not defined on these songs."
+    numbers = f"{metric} {confirmed.winner:.3f} against {confirmed.default:.3f} on {confirmed.where}, {_span(gap)}"
+    if gap.value <= 0:
+        return f"The sweep found nothing: {name} is no better than the default config, {numbers}."
+    if gap.low <= 0:
+        return f"The sweep found nothing that {songs} songs can show: {name} and the default config, {numbers}."
+    if corrected is None or corrected.gain is None or corrected.gain.low > 0:
+        return f"The sweep found something: {name} beats the default config, {numbers}."
+    return (
+        f"The sweep found nothing that {songs} songs can show: {name} is ahead of the default config, {numbers}, but on"
+        f" the songs that it was chosen on; corrected for the choice it gains {_span(corrected.gain)}."
+    )
+
+
+def _span(gap: Difference) -> str:
+    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
@@ -118,12 +143,8 @@ def summarise(
         "space": space,
         "trials": {"total": len(trials), **counts},
         "winner": {"trial": winner.number, "values": winner.values, "score": winner.score},
-        "corrected": vars(corrected) if corrected is not None else None,
-        "confirmed": {
-            **vars(confirmed),
-            "over_default": vars(confirmed.over_default) if confirmed.over_default else None,
-            "over_baseline": vars(confirmed.over_baseline) if confirmed.over_baseline else None,
-        },
+        "corrected": dataclasses.asdict(corrected) if corrected is not None else None,
+        "confirmed": dataclasses.asdict(confirmed),
         "verdict": said,
         "counts": {"songs": data.profile["songs"], "folds": data.split.folds},
         "seconds": dict(seconds),
@@ -160,7 +181,7 @@ def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
     if corrected is not None:
         span = f"{corrected['low']:.2f}–{corrected['high']:.2f}"
         worth.add_row("corrected for the choice (BBC-CV)", f"{corrected['value']:.3f} ({span})")
-    fresh = f"on {len(confirmed['seeds'])} fresh splits"
+    fresh = f"on {len(confirmed['seeds'])} fresh {'splits' if confirmed['fresh_splits'] else 'seeds'}"
     worth.add_row(f"winner {fresh}", _number(confirmed["winner"]), style="bold")
     worth.add_row(f"default config {fresh}", _number(confirmed["default"]))
     worth.add_row(f"best baseline ({confirmed['best_baseline']}) {fresh}", _number(confirmed["baseline"]))

@@ -82,6 +82,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def is_broken(error: BaseException) -> bool:
+    """Whether this process can use its GPU no more: after an error of CUDA's, all that follows fails too."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MB: of the GPU on CUDA, otherwise of this process."""
     if device.type == "cuda":

@@ -42,6 +42,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trials: dict[int, Trial] = {}
+        self.highest = -1  # number that any line names, also of a trial whose start was lost
         self.watchers: list[Callable[[Trial, str], None]] = []
         self._read()
 
@@ -77,8 +78,9 @@ class Ledger:
 
     def _write(self, event: dict[str, Any]) -> None:
         line = json.dumps(event, allow_nan=False) + "\n"
-        with self.path.open("ab", buffering=0) as file:
+        with self.path.open("ab") as file:
             file.write(line.encode())
+            file.flush()
             os.fsync(file.fileno())
         self._take(event)
         for watcher in self.watchers:
@@ -100,6 +102,7 @@ class Ledger:
 
     def _take(self, event: dict[str, Any]) -> None:
         number = event["trial"]
+        self.highest = max(self.highest, number)
         if event["event"] == "start":
             self.trials[number] = Trial(number, event["values"], event["params"], event["distributions"])
         elif event["event"] == "report" and number in self.trials:

@@ -20,10 +20,12 @@ from types import ModuleType
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import distribution_to_json
+from optuna.trial import BaseTrial
 
 from rainbow_ray.config import Config, known_keys, override, parse_value
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.training.ledger import Trial
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
 DRAWS = 64  # random points that a space is tried on before the sweep
@@ -48,13 +50,29 @@ class Space:
         captor = _Captor(trial)
         try:
             constants = self.suggest(captor)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(self._explain(error)) from error
-        if constants is not None and not isinstance(constants, dict):
-            raise InputError(f"{self.name}: returned a {type(constants).__name__}, not a dict of constants or nothing")
-        return {**captor.values, **(constants or {})}
+        if constants is None:
+            return captor.values
+        if not isinstance(constants, dict) or not all(isinstance(key, str) for key in constants):
+            what = (
+                f"returned a {type(constants).__name__}" if not isinstance(constants, dict) else "returned other keys"
+            )
+            raise InputError(f"space {self.name}: {what}, not a dict of config keys to constants, or nothing")
+        if twice := sorted(captor.values.keys() & constants.keys()):
+            raise InputError(f"space {self.name}: it asks for {', '.join(twice)} and returns a constant for it too")
+        return {**captor.values, **constants}
 
-    def _explain(self, error: Exception) -> str:
+    def objections(self, values: Mapping[str, Any]) -> list[str]:
+        """What speaks against the keys and the kinds of drawn values."""
+        return [
+            problem for key, value in values.items() for problem in (*_check_key(self, key), *_check_kind(key, value))
+        ]
+
+    def _explain(self, error: BaseException) -> str:
+        if isinstance(error, SyntaxError):
+            line = (error.text or "").strip()
+            return f"space {self.name}: {error.msg} ({error.filename}, line {error.lineno}: `{line}`)"
         frames = traceback.extract_tb(error.__traceback__)
         ours = str(Path(__file__))
         near = Path(self.file).parent
@@ -117,7 +135,7 @@ def load_space(name: str | None, phase: int) -> Space:
     if not callable(suggest):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"--space {name}: there is no function {function!r}{nearest(function, known)}")
-    return Space(suggest, name, str(module.__file__))
+    return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 
 def explore(space: Space, config: Config, check: Callable[[Config], list[str]], seed: int) -> Axes:
@@ -136,7 +154,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
             distributions.setdefault(key, set()).add(distribution_to_json(distribution))
         for key in values.keys() - trial.distributions.keys():
             constants.setdefault(key, set()).add(json.dumps(values[key], default=str))
-        wrong = [problem for key in values for problem in _check_key(space, key)]
+        wrong = space.objections(values)
         if not wrong:
             try:
                 wrong = check(apply(config, values, f"space {space.name}"))
@@ -155,17 +173,23 @@ def apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
     return override(config, {key: _to_config(key, value) for key, value in values.items()}, where)
 
 
-def default_point(space: Space, config: Config) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
-    """The config itself as a point of the space: what it says for each key asked for. None if it lies outside."""
+def default_trial(space: Space, config: Config) -> Trial:
+    """The config itself as a trial: the space's constants, and a point of the space if it lies inside."""
     asked = {key: _to_suggested(config.at(key)) for key in known_keys()}
-    trial = optuna.trial.FixedTrial(asked)
+    point = optuna.trial.FixedTrial(asked)
+    inside: BaseTrial = point
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a value out of range is only warned of
-            space.draw(trial)
+            values = space.draw(point)
     except InputError:
-        return None
-    return {key: trial.params[key] for key in trial.distributions}, dict(trial.distributions)
+        inside = quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
+        values = space.draw(inside)
+    constants = {key: value for key, value in values.items() if key not in inside.distributions}
+    if inside is not point:
+        return Trial(0, constants)
+    distributions = {key: distribution_to_json(one) for key, one in point.distributions.items()}
+    return Trial(0, constants, {key: point.params[key] for key in distributions}, distributions)
 
 
 def quiet_study(direction: Literal["maximize", "minimize"], sampler: Any) -> optuna.Study:
@@ -186,6 +210,14 @@ def _check_key(space: Space, key: str) -> list[str]:
                 " whole sweep"]  # fmt: skip
     if key in NOT_TRAINED:
         return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
+    return []
+
+
+def _check_kind(key: str, value: Any) -> list[str]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return [f"{key}: {value!r} is a {type(value).__name__}, not a plain number, text, boolean or list of these"]
     return []
 
 
@@ -214,7 +246,7 @@ def _from_file(path: Path, name: str) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # what stands beside it can be imported
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(Space(lambda _: None, name, str(path))._explain(error)) from error
     finally:
         sys.path.remove(str(path.resolve().parent))
@@ -226,3 +258,5 @@ def _from_name(place: str, name: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         raise InputError(f"--space {name}: there is no module {place!r} ({error})") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"--space {name}: importing {place!r} failed: {type(error).__name__}: {error}") from error

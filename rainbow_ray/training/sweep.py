@@ -5,9 +5,11 @@ Nothing of Tune's own state is kept: each start builds searcher, scheduler and t
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
+import signal
 import time
 import traceback
 import warnings
@@ -23,13 +25,14 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from rainbow_ray.config import Config
-from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.config import SEEDS, Config
+from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.modalities import bodies
 from rainbow_ray.runtime import Slots
+from rainbow_ray.training.device import is_broken
 from rainbow_ray.training.folds import RESTARTS, Shared, understood
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
-from rainbow_ray.training.space import Space, apply, default_point
+from rainbow_ray.training.space import Space, apply, default_trial
 from rainbow_ray.training.trial import Task, forget_models, run_trial
 
 DONE, SCORE = "work_done", "score"  # Tune takes a result that has `done` for the last
@@ -66,18 +69,20 @@ class Sweep:
         return self.config.tune.trials
 
 
-def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> None:
+def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
     """Run the trials that are missing; returns when all have ended, when `seconds` are over, or after Ctrl-C.
 
-    Whoever called looks into the ledger for what came of it.
+    True if time was what ended it; whoever called looks into the ledger for what came of it. Raises `TrainingError`
+    when the disk is full.
     """
     import ray
 
     left = sweep.total - len(sweep.ledger.ended)
     if left <= 0:
-        return
+        return False
     os.environ.update(QUIET)
-    search = Search(sweep)
+    halt = Halt(sweep, seconds)
+    search = Search(sweep, halt)
     common = [ray.put(sweep.task), ray.put(sweep.weights) if sweep.weights is not None else None]
 
     def trial(config: dict[str, Any]) -> None:
@@ -94,19 +99,58 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> None:
             num_samples=left,
             max_concurrent_trials=sweep.slots.concurrent,
             reuse_actors=True,
-            time_budget_s=seconds,
         ),
         run_config=tune.RunConfig(
             name=f"sweep-{time.time_ns()}",
             storage_path=str(storage),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            stop=halt,
         ),
     )
+    interrupts = signal.getsignal(signal.SIGINT)
     try:
         tuner.fit()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        halt.reason = str(error)
     finally:
+        signal.signal(signal.SIGINT, interrupts)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(storage, ignore_errors=True)
+    if halt.reason:
+        raise TrainingError(f"no space is left on the disk ({halt.reason}); free some, then go on with --resume")
+    return halt.is_over
+
+
+class Halt(tune.Stopper):  # type: ignore[misc]
+    """Ends all trials when the budget is spent, or when a worker says that the disk is full.
+
+    The budget keeps what the end of the sweep will take, and that depends on the trial that leads.
+    """
+
+    def __init__(self, sweep: Sweep, seconds: float | None) -> None:
+        self.sweep, self.reason, self.is_over = sweep, "", False
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        if self.deadline is not None:
+            self.is_over = time.monotonic() + self._more_than_the_default() > self.deadline
+        return self.is_over or bool(self.reason)
+
+    def _more_than_the_default(self) -> float:
+        """Seconds that the leading trial's fresh splits and its own run take longer than the default config's."""
+        ledger = self.sweep.ledger
+        best, default = ledger.complete(larger_is_better=self.sweep.larger_is_better)[:1], ledger.trials.get(0)
+        if not best or default is None or not default.ended:
+            return 0.0
+        return (self.sweep.config.tune.confirm_seeds + 1.5) * max(0.0, best[0].seconds - default.seconds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a restore that we do not use
 
 
 class KeepBest:
@@ -133,7 +177,7 @@ class Search(OptunaSearch):  # type: ignore[misc]
     that the scheduler stopped for complete, this one tells it as pruned.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, halt: Halt) -> None:
         self.sweep, self.ledger = sweep, sweep.ledger
         mode = "max" if sweep.larger_is_better else "min"
         known = len(self.ledger.trials)
@@ -141,11 +185,15 @@ class Search(OptunaSearch):  # type: ignore[misc]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
-                multivariate=True, group=True, constant_liar=True, seed=sweep.config.reproducibility.seed + known
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=(sweep.config.reproducibility.seed + known) % SEEDS,
             )
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         super().__init__(space=sweep.space.draw, metric=SCORE, mode=mode, sampler=sampler)
         self.scheduler = Scheduler(sweep, mode)
+        self.halt = halt
         self.again = sorted(self.ledger.interrupted, key=lambda trial: trial.number)
         self.numbers: dict[str, int] = {}
         self.began: dict[str, float] = {}
@@ -156,14 +204,12 @@ class Search(OptunaSearch):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any]:
         trial = self.again.pop(0) if self.again else None
         if trial is None and not self.ledger.trials:
-            point = default_point(self.sweep.space, self.sweep.config)
-            params, asked_for = point or ({}, {})
-            trial = Trial(0, {}, params, {key: distribution_to_json(d) for key, d in asked_for.items()})
+            trial = default_trial(self.sweep.space, self.sweep.config)
         if trial is None:
             values = super().suggest(trial_id)
             asked = self._ot_trials[trial_id]
             distributions = {key: distribution_to_json(d) for key, d in asked.distributions.items()}
-            trial = Trial(max(self.ledger.trials) + 1, values, dict(asked.params), distributions)
+            trial = Trial(self._next_number(), values, dict(asked.params), distributions)
         elif trial.params:
             # it runs in the study as well, so that the constant liar keeps those beside it away from its point
             self._ot_study.enqueue_trial(trial.params)
@@ -174,6 +220,8 @@ class Search(OptunaSearch):  # type: ignore[misc]
         return {"number": trial.number, "values": trial.values, **self._data_of(trial)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if "no_space" in result:
+            self.halt.reason = result["no_space"]
         if SCORE not in result or "failed" in result:
             return
         number = self.numbers[trial_id]
@@ -223,11 +271,19 @@ class Search(OptunaSearch):  # type: ignore[misc]
         if trial.params:
             self._ot_study.add_trial(as_optuna(trial))
 
+    def _next_number(self) -> int:
+        """One that no line and no folder knows: what lies there is of another config."""
+        folders = [int(path.name) for path in self.sweep.task.folder.glob("[0-9]*") if path.name.isdigit()]
+        return max([self.ledger.highest, *folders]) + 1
+
     def _data_of(self, trial: Trial) -> dict[str, Any]:
         """The data of a trial whose text is read in another way, or what is wrong with its config."""
         import ray
 
+        wrong = self.sweep.space.objections(trial.values)
         try:
+            if wrong:
+                raise InputError(wrong)
             config = apply(self.sweep.config, trial.values, f"trial {trial.number}")
             key = text_key(config)
             if key != text_key(self.sweep.config) and key not in self.shared:
@@ -301,6 +357,11 @@ def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
         )
         return
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            tune.report({DONE: 0.0, "no_space": str(error)})
+            return
+        if is_broken(error):
+            os._exit(1)  # this process cannot use its GPU again; the trial is started in another
         known = understood(error)
         reason = str(known) if known is not None else _keep_traceback(task.folder_of(number), error)
     gc.collect()  # what a failed fit held

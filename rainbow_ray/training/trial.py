@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,10 @@ class Task:
 
 def make_rungs(folds: int, reduction: float) -> tuple[float, ...]:
     """The first rung is a fold, or with one or two of them a part of it; then each `reduction` times the last."""
-    rungs = [WHOLE / folds if folds > 2 else WHOLE / reduction**2]
-    while rungs[-1] * reduction < WHOLE - TOLERANCE:
-        rungs.append(rungs[-1] * reduction)
-    return tuple(rungs)
+    first = WHOLE / folds if folds > 2 else WHOLE / reduction**2
+    # as ASHA computes them, which compares without a tolerance
+    rungs = (first * reduction**k for k in itertools.count())
+    return tuple(itertools.takewhile(lambda rung: rung < WHOLE - TOLERANCE, rungs))
 
 
 def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], report: Report) -> None:
@@ -57,7 +58,7 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
     """
     config = apply(shared.config, values, f"trial {number}")
     shared = dataclasses.replace(shared, config=config)
-    source, problem, metric = shared.source, shared.problem, config.training.metric
+    source, problem, metric = shared.source, shared.problem, task.shared.config.training.metric
     scores = np.full(len(source), np.nan, dtype=np.float32)
     waiting = [*task.rungs, WHOLE]
 
@@ -70,7 +71,7 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
         if value is None and whole:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
         while waiting and done >= waiting[0] - TOLERANCE:
-            waiting.pop(0)
+            done = max(done, waiting.pop(0))
         if value is not None:
             report(WHOLE if whole else done, value)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
 from rainbow_ray.assemble import check_values
 from rainbow_ray.config import Config, known_keys
 from rainbow_ray.errors import InputError
+from rainbow_ray.phases import PHASES
 from rainbow_ray.problems import make_problem
-from rainbow_ray.training.space import Space, apply, default_point, explore, load_space, quiet_study
+from rainbow_ray.training.space import Space, apply, default_trial, explore, load_space, quiet_study
 
 
 @pytest.fixture
@@ -44,8 +47,10 @@ def test_phase_1_can_be_searched_and_holds_the_default(config, check):
     asked = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
              "hidden_dims", "batch_size", "warmup_ratio", "layer_decay", "head_learning_rate"}  # fmt: skip
     assert asked <= {key.rpartition(".")[2] for key in axes.distributions}
-    params, distributions = default_point(space, config)
-    assert params.keys() == distributions.keys()
+    default = default_trial(space, config)
+    params = default.params
+    assert params.keys() == default.distributions.keys()
+    assert default.values == {}
     assert params["model.text_encoder.layer"] == 0.34
     assert apply(config, params, "trial").hash() == config.hash()
     assert "training.focal_gamma" not in params, "it belongs to focal alone"
@@ -58,7 +63,9 @@ def test_focal_has_its_gamma_and_nothing_else_has(config):
         values = load_space(None, 1).draw(study.ask())
         losses.add(values["training.loss"])
         assert ("training.focal_gamma" in values) == (values["training.loss"] == "focal")
-        assert ("training.learning_rate" in values) == (values["model.text_encoder.freeze_layers"] != "all")
+        layer, frozen = values["model.text_encoder.layer"], values["model.text_encoder.freeze_layers"]
+        learns = frozen != "all" and (isinstance(layer, str) or frozen < layer)
+        assert ("training.learning_rate" in values) == learns, "no layer learns that is read"
         assert set(values) <= set(known_keys())
     assert losses == {"bce", "focal", "asymmetric"}
 
@@ -165,11 +172,58 @@ def test_another_space_is_told_apart(config, check):
 
 
 def test_a_default_outside_of_the_space_is_no_point_of_it(config):
-    assert default_point(of(lambda trial: trial.suggest_int("training.batch_size", 1, 8)), config) is None
-    assert default_point(of(lambda trial: trial.suggest_categorical("training.loss", ["focal"])), config) is None
-    params, _ = default_point(of(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
-    assert params == {"training.batch_size": 32}
+    for outside in (
+        lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,
+        lambda trial: trial.suggest_categorical("training.loss", ["focal"]) and None,
+    ):
+        assert default_trial(of(outside), config).params == {}
+    inside = default_trial(of(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
+    assert inside.params == {"training.batch_size": 32}
+
+
+def test_constants_are_set_for_the_default_config_too(config):
+    def space(trial):
+        trial.suggest_int("training.batch_size", 1, 8)
+        return {"training.epochs": 7}
+
+    assert default_trial(of(space), config).values == {"training.epochs": 7}, "although it lies outside"
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        (lambda trial: {1: 2}, "config keys to constants"),
+        (lambda trial: [1], "returned a list"),
+        (lambda trial: sys.exit(3), "SystemExit: 3"),
+        (lambda trial: trial.suggest_int("training.epochs", 1, 3) and {"training.epochs": 2}, "returns a constant"),
+        (lambda trial: {"training.weight_decay": np.float32(0.1)}, "is a float32, not a plain number"),
+        (lambda trial: {"data.text_columns": {"concept"}}, "is a set, not a plain"),
+    ],
+)  # fmt: skip
+def test_what_is_no_space(config, check, space, says):
+    with pytest.raises(InputError, match=says):
+        explore(of(space), config, check, seed=0)
+
+
+@pytest.mark.parametrize("name", ["itertools:chain", "sys:exit", ".foo:space", "nowhere.at.all:space"])
+def test_what_names_no_space(config, check, name):
+    with pytest.raises(InputError):
+        explore(load_space(name, 1), config, check, seed=0)
+
+
+def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path):
+    with pytest.raises(InputError, match=r"mine.py, line 2: `def space\(trial\)`"):
+        load_space(write(tmp_path, "\ndef space(trial)\n    pass\n"), 1)
+    with pytest.raises(InputError, match="SystemExit"):
+        load_space(write(tmp_path, "raise SystemExit(0)\n"), 1)
+
+
+def test_a_rare_draw_is_objected_to_when_it_comes(config):
+    values = {"training.metric": "accuracy"}
+    (problem,) = of(lambda trial: values).objections(values)
+    assert "changes what a score means" in problem
 
 
 def test_each_phase_that_trains_has_a_space():
-    assert callable(importlib.import_module("tune_spaces.phase1").space)
+    for number in PHASES:
+        assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
