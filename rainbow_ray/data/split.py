@@ -97,8 +97,7 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     n = len(examples)
     if by == "row":
         return np.arange(n)
-    _, first, texts = np.unique(examples.text_keys, return_index=True, return_inverse=True)
-    texts = np.argsort(np.argsort(first))[texts]
+    texts = np.asarray(pd.factorize(examples.text_keys)[0])
     a_song_an_example = examples.table["example_id"].equals(examples.table["song"].cast(pa.string()))
     if by == "id" and a_song_an_example:
         return texts  # nothing but its text can join a song to another
@@ -259,7 +258,8 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
 
 def _on_both_sides(keys: np.ndarray, fold: np.ndarray) -> int:
     """How many keys lie in more than one place, and so on both sides of some fold."""
-    order = np.lexsort((fold, keys))
-    keys, fold = keys[order], fold[order]
-    apart = (keys[1:] == keys[:-1]) & (fold[1:] != fold[:-1])
-    return len(np.unique(keys[1:][apart]))
+    codes, names = pd.factorize(keys)
+    low, high = np.full(len(names), fold.max()), np.full(len(names), fold.min())
+    np.minimum.at(low, codes, fold)
+    np.maximum.at(high, codes, fold)
+    return int((low != high).sum())

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -76,10 +74,10 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
 
 
 def speed(metrics: Path) -> float:
-    """Rows a second between two records of training, as a median: what else the machine did counts little."""
+    """Rows a second from the first to the last record of training, with the waits for data."""
     records = [r for r in read_lines(metrics) if r["split"] == "train" and "examples" not in r]
-    pairs = [(b["step"] - a["step"], b["seconds"] - a["seconds"]) for a, b in itertools.pairwise(records)]
-    return statistics.median(BATCH * steps / seconds for steps, seconds in pairs if seconds > 0)
+    first, last = records[0], records[-1]
+    return float(BATCH * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]))
 
 
 def own_mb(process: psutil.Process) -> float:
