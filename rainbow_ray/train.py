@@ -107,7 +107,6 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shutil.rmtree(prefix, ignore_errors=True)  # of an earlier start: a power cut leaves files with holes
     shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)

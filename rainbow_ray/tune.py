@@ -182,7 +182,6 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shutil.rmtree(prefix, ignore_errors=True)  # of an earlier start: a power cut leaves files with holes
     shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
     ledger = Ledger(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)

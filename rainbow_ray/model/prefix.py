@@ -76,6 +76,8 @@ class PrefixStore:
                     self._make_room(_bytes(shape, dtype))
                     states = _map(temporary, shape, dtype, shared=True)
                 compute(states)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # or a power cut leaves a file with holes
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
