@@ -29,6 +29,8 @@ SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# of a Ray of this command's own, whose head never comes back: why wait a minute for it, as is Ray's default
+OWN_RAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 GPU_WORKER_CPUS = 4
 READER_CPUS = 0.5  # of one that reads songs for a worker; with none left, both would wait for ever
 WAITING_CPU = 0.01  # of a trial whose fits run in workers of their own
@@ -163,7 +165,10 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
 
     Never the cluster that happens to run on this machine: only a named one is joined.
     """
-    if address and token_path().exists():
+    if not address:
+        for name, value in OWN_RAY.items():
+            os.environ.setdefault(name, value)
+    elif token_path().exists():
         # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray

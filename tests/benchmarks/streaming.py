@@ -67,17 +67,16 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
     return {
         "rows": rows,
         **{key: round(value) for key, value in peaks.items()},
-        "rows_per_second": round(speed(folder / "r" / "checkpoints" / "fold-0" / "metrics.jsonl")),
+        "rows_per_second": round(speed(folder / "r" / "checkpoints" / "fold-0" / "metrics.jsonl", seconds["train"])),
         "data_wait": summary["data_wait"],
         **{f"seconds_{key}": value for key, value in {**seconds["parts"], "total": seconds["total"]}.items()},
     }
 
 
-def speed(metrics: Path) -> float:
-    """Rows a second from the first to the last record of training, with the waits for data."""
-    records = [r for r in read_lines(metrics) if r["split"] == "train" and "examples" not in r]
-    first, last = records[0], records[-1]
-    return float(BATCH * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]))
+def speed(metrics: Path, seconds: float) -> float:
+    """Rows a second of the one epoch, its first wait for data included: a small run would hide it behind its start."""
+    (epoch,) = [record for record in read_lines(metrics) if record["split"] == "train" and "examples" in record]
+    return float(epoch["examples"] / seconds)
 
 
 def own_mb(process: psutil.Process) -> float:

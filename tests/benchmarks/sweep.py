@@ -1,14 +1,15 @@
 """A whole sweep against the two usual ways, on one recorded list of configurations a seed.
 
-`python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30]` prints JSON, for each seed:
+`python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30] [--full]` prints JSON, for each seed:
 
 - `ours`: `rainbow_ray.tune` with pruning and shared prefixes, from its start to the end of the last trial;
 - `plain_loop`: one process, all CPUs, one config after the other, every epoch of every fold, nothing shared between
   fits. Its time is scaled: of each config an epoch and an evaluation of one fold are timed, after a first one;
 - `nested_trainers`: the same, but each config in a TorchTrainer of its own inside a Tune trial, as Ray's documentation
   has it; three are started, and the median of what they cost beside their fits is added for each config;
-- `best_ours` and `best_full`: the best score on all folds, of ours and with pruning off. The engine with pruning off
-  scores what the plain loop would: states from the store are the encoder's own (`tests/model/test_prefix.py`).
+- `best_ours` and, asked for by `--full`, `best_full`: the best score on all folds, of ours and with pruning off. The
+  engine with pruning off scores what the plain loop would: states from the store are the encoder's own
+  (`tests/model/test_prefix.py`).
 """
 
 from __future__ import annotations
@@ -55,15 +56,21 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--full", action="store_true", help="score every config on all folds as well: hours on 2 CPUs")
     options = parser.parse_args()
+    manifest = options.manifest.resolve()  # trials have working folders of their own
     found = []
     with tempfile.TemporaryDirectory() as name:
-        overhead = price_of_a_trainer(options.manifest, Path(name))
+        overhead = price_of_a_trainer(manifest, Path(name))
         for seed in options.seeds:
             folder = Path(name) / str(seed)
             folder.mkdir()
-            found.append({"seed": seed, **compare(options.manifest, record(options.trials, seed), folder, overhead)})
+            configs = record(options.trials, seed)
+            found.append({"seed": seed, **compare(manifest, configs, folder, overhead)})
             print(json.dumps(found[-1]), flush=True)
+            if options.full:
+                found[-1] |= without_pruning(manifest, configs, folder)
+                print(json.dumps(found[-1]), flush=True)
     medians = {key: statistics.median(run[key] for run in found) for key in ("times_plain_loop", "times_nested")}
     print(json.dumps({"runs": found, "beside_a_trainers_fits": overhead, "medians": medians}, indent=2))
 
@@ -78,22 +85,25 @@ def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhea
     (folder / "configs.json").write_text(json.dumps(configs))
     (folder / "listed.py").write_text(SPACE)
     ours, kept = sweep(manifest, folder, "ours", len(configs))
-    whole, full = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
     plain = [plain_seconds(manifest, values, folder / "plain") for values in configs]
     loop, nested = sum(plain), sum(plain) + overhead * len(configs)
     states = [trial.state for trial in kept.ended]
     return {
         "ours": round(ours, 1),
-        "ours_without_pruning": round(whole, 1),
         "plain_loop": round(loop, 1),
         "nested_trainers": round(nested, 1),
         "times_plain_loop": round(loop / ours, 2),
         "times_nested": round(nested / ours, 2),
         "trials": {state: states.count(state) for state in sorted(set(states))},
         "best_ours": best(kept),
-        "best_full": best(full),
         "plain_seconds_of_a_config": [round(seconds, 1) for seconds in sorted(plain)],
     }
+
+
+def without_pruning(manifest: Path, configs: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Every config on all folds: its scores are those of the plain loop, since states from the store are exact."""
+    seconds, ledger = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
+    return {"ours_without_pruning": round(seconds, 1), "best_full": best(ledger)}
 
 
 def best(ledger: Ledger) -> float:
@@ -151,7 +161,7 @@ def price_of_a_trainer(manifest: Path, folder: Path, starts: int = 3) -> float:
         began = time.perf_counter()
         out = folder / f"fit-{config['number']}"
         TorchTrainer(
-            _one_fit, train_loop_config={"manifest": str(manifest.resolve()), "out": str(out)},
+            _one_fit, train_loop_config={"manifest": str(manifest), "out": str(out)},
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(storage_path=str(folder / "ray")),
         ).fit()  # fmt: skip

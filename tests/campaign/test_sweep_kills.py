@@ -82,10 +82,11 @@ def strike(process: subprocess.Popen, victim: str) -> bool:
 
 
 def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path, kills):
-    """With `--kills 10`, as `make campaign` has it, 24 kills; as a slow test 6."""
+    """With `--kills 10`, as `make campaign` has it, 24 kills; as a slow test 3, one of each victim."""
     rng = random.Random(kills)
     folder = tmp_path / "runs" / "s"
-    wanted, trials_wanted = 4 + 2 * kills, 8 + 6 * kills
+    wanted = 3 + 7 * (kills - 1) // 3
+    trials_wanted = 5 + 3 * wanted
     sweep_command = [*sweep_command, "--trials", str(trials_wanted)]
     done, folds, trials = 0, finished(folder), ended(folder)
     process, seen = start(tmp_path, *sweep_command), 0
