@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.cli import FAILED
 from rainbow_ray.errors import InputError, TrainingError, first_line
 
 # read by Ray when it is imported, here and in every process that it starts
@@ -29,8 +32,8 @@ SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-# of a Ray of this command's own, whose head never comes back: why wait a minute for it, as is Ray's default
-OWN_RAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+HEAD = "gcs_server"  # the process of a Ray without which nothing goes on
+HEAD_SECONDS = 2.0  # between two looks at it
 GPU_WORKER_CPUS = 4
 READER_CPUS = 0.5  # of one that reads songs for a worker; with none left, both would wait for ever
 WAITING_CPU = 0.01  # of a trial whose fits run in workers of their own
@@ -165,10 +168,7 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
 
     Never the cluster that happens to run on this machine: only a named one is joined.
     """
-    if not address:
-        for name, value in OWN_RAY.items():
-            os.environ.setdefault(name, value)
-    elif token_path().exists():
+    if address and token_path().exists():
         # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
@@ -190,16 +190,54 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
     try:
         resources = ray.cluster_resources()
-        yield Cluster(
-            cpus=max(1, int(resources.get("CPU", 1))),
-            gpus=int(resources.get("GPU", 0)),
-            dashboard=context.dashboard_url or None,
-            node_cpus=max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])]),
-        )
+        with _told_of_its_end() if not address else contextlib.nullcontext():
+            yield Cluster(
+                cpus=max(1, int(resources.get("CPU", 1))),
+                gpus=int(resources.get("GPU", 0)),
+                dashboard=context.dashboard_url or None,
+                node_cpus=max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])]),
+            )
     except lost as error:
         raise TrainingError(f"Ray was lost ({first_line(error)}); go on with --resume") from error
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _told_of_its_end() -> Iterator[None]:
+    """End this command with a word when the head of its own Ray dies, whatever it waits for at that moment.
+
+    Ray would look for it for a minute, and then end the process from within, without one. What is on disk is whole at
+    any instant, so nothing is lost by an end as sudden as this.
+    """
+    import psutil
+
+    heads = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # others come and go
+            heads += [process] if process.name() == HEAD else []
+    done = threading.Event()
+
+    def is_gone(head: psutil.Process) -> bool:
+        try:
+            # a child that died stays as a zombie until somebody asks for it
+            return not head.is_running() or head.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def watch() -> None:
+        while not done.wait(HEAD_SECONDS):
+            if any(map(is_gone, heads)):
+                print("error: Ray was lost (its head process died); go on with --resume", file=sys.stderr, flush=True)
+                os._exit(FAILED)
+
+    thread = threading.Thread(target=watch, daemon=True, name="head of Ray")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def token_path() -> Path:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from contextlib import closing
 
 import numpy as np
+import psutil
 import pytest
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.runtime import (
+    HEAD,
     Cluster,
     Slots,
     Workers,
@@ -144,3 +148,29 @@ def test_only_loopback_is_listened_on_by_the_dashboard(ray_session):
         if not address[0].startswith("127."):
             with closing(socket.socket()) as probe:
                 assert probe.connect_ex(address) != 0
+
+
+WAITING = """
+import time
+from rainbow_ray.runtime import prepare_environment, ray_cluster
+
+prepare_environment()
+with ray_cluster(None):
+    print("ready", flush=True)
+    time.sleep(600)  # asks nothing of Ray, and so hears nothing of its end
+"""
+
+
+@pytest.mark.slow
+def test_a_command_whose_ray_is_lost_ends_with_a_word(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if child.name() == HEAD:
+            child.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume"

@@ -70,7 +70,8 @@ class PrefixStore:
             if found is not None:
                 return found
             path = self._path(key)
-            temporary = path.with_name(f".{key}.{os.getpid()}.tmp")
+            temporary = path.with_name(f".{key}.tmp")  # the key is ours: what lies there is of one who died
+            temporary.unlink(missing_ok=True)
             try:
                 with FileLock(self.folder / "room.lock"):  # so that no two writers take the same room
                     self._make_room(_bytes(shape, dtype))

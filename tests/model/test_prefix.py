@@ -101,6 +101,7 @@ def test_of_several_processes_one_computes(tmp_path, die):
         process.join(90)
     assert [process.exitcode for process in others] == [0, 0]
     assert log.read_text() == "computed\n"
+    assert not list((tmp_path / "store").glob(".*.tmp")), "what a dead process began would take room for ever"
 
 
 def test_states_are_padded_with_zeros():
