@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config import DEFAULT_ENCODER, DEFAULT_MANIFEST, Config, DataConfig, Resolved, TextEncoderConfig
-from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, count, good_labels, one_row_an_example, profile
+from rainbow_ray.data.examples import (
+    LABELS_DISAGREE,
+    Examples,
+    count,
+    good_labels,
+    leave_out,
+    one_row_an_example,
+    profile,
+)
 from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.source import Resident, Source
-from rainbow_ray.data.split import Split, group_of, identity, make_split, read_split_file
+from rainbow_ray.data.split import Split, group_of, identity, joined_strata, make_split, read_split_file
 from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError, choose
@@ -28,6 +36,7 @@ from rainbow_ray.problems import Problem, make_problem
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
 DEFAULT_FOLDS = 5
+SHOWN_CLASSES = 8  # in the first lines of a run
 
 T = TypeVar("T")
 Read = Callable[[Manifest, Columns, Prepare], pa.Table]
@@ -57,6 +66,7 @@ class Data:
     of them, or a sample.
     """
 
+    problem: Problem  # as the labels have it: it knows its classes
     source: Source
     index: Examples
     examples: Examples
@@ -79,7 +89,8 @@ def make_plan(resolved: Resolved) -> Plan:
     """Check everything that can be checked without reading rows. Raises `InputError` with all of it."""
     config = resolved.config
     phase = get_phase(config.phase)
-    problem = make_problem(phase.problem)
+    problem = make_problem(_problem_name(config))
+    settle_defaults(config, problem)
     location, demo = choose_manifest(resolved)
     if config.model.text_encoder.model_name is None:
         config.model.text_encoder.model_name = "embedded" if demo else DEFAULT_ENCODER
@@ -108,6 +119,20 @@ def make_plan(resolved: Resolved) -> Plan:
     return Plan(config, problem, target, manifest, columns, source, max_tokens, demo, known, warnings)
 
 
+def settle_defaults(config: Config, problem: Problem) -> None:
+    """Put the problem's own loss and metrics where the config names none."""
+    default = problem.defaults
+    config.training.loss = config.training.loss or default.loss
+    config.training.metric = config.training.metric or default.metric
+    if config.logging.metrics is None:
+        config.logging.metrics = list(default.shown)
+
+
+def _problem_name(config: Config) -> str:
+    name = get_phase(config.phase).problem
+    return "multilabel" if name == "multiclass" and config.data.multi_label else name
+
+
 def read_data(plan: Plan, read: Read | None = None) -> Data:
     """Read, prepare and split the songs. Raises `InputError` when they cannot be trained on.
 
@@ -125,63 +150,84 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
-    parsed = plan.problem.parse(good, plan.target)
+    parsed = plan.problem.parse(good, plan.target, config.data)
+    usable = parsed.usable
+    if not usable.all():
+        rows = leave_out(rows, parsed.left_out)
     table, targets, dropped = one_row_an_example(
-        rows, parsed, by_row=config.data.split_by == "row", sort_by="row" if streams else "example_id"
+        rows, parsed.targets[usable], by_row=config.data.split_by == "row", sort_by="row" if streams else "example_id"
     )
     n_rows = len(rows)
-    del rows, good  # of millions of rows, what is left behind is much memory
+    del rows, good, usable  # of millions of rows, what is left behind is much memory
     pa.default_memory_pool().release_unused()
     songs = pc.count_distinct(table["song"]).as_py()
-    if songs < MIN_SONGS:
+    settled = None
+    if len(targets):
+        settled = parsed.problem.settle(targets, plan.target, config)
+        kept = settled.usable
+        targets = settled.targets[kept]
+        if not kept.all():
+            for reason in settled.left_out[~kept]:
+                dropped[reason] = dropped.get(reason, 0) + 1
+            table = table.filter(pa.array(kept))
+            songs = pc.count_distinct(table["song"]).as_py()
+    if settled is None or songs < MIN_SONGS:
         left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
         raise InputError(
             f"manifest {plan.manifest.location}: {songs} songs are left of {n_rows} rows, and training needs"
             f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
         )
-    plan.problem.check_targets(targets, plan.target)
+    problem = settled.problem
     index = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
         index,
-        plan.problem.strata(targets),
+        joined_strata(problem.strata(targets), folds),
         folds=folds,
         val_split=config.data.val_split,
         by=config.data.split_by,
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = _describe(plan, index, split, profile(index, songs, n_rows, dropped)) | {"streamed": streams}
-    warnings = _data_warnings(plan, split, folds, described, index)
+    described = _describe(plan, problem, index, split, profile(index, songs, n_rows, dropped))
+    described["streamed"] = streams
+    warnings = [*settled.notes, *_data_warnings(plan, split, folds, described, index)]
     if streams:
         limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
         groups = group_of(index, config.data.split_by)
         pa.default_memory_pool().release_unused()  # of the pass over all rows
         streamed = make_streamed(plan.manifest, plan.columns, prepare, index, groups, seed=config.split_seed)
-        return Data(streamed, index, streamed.sample, split, described, warnings)
-    return Data(Resident(index, text.lengths(index)), index, index, split, described, warnings)
+        return Data(problem, streamed, index, streamed.sample, split, described, warnings)
+    return Data(problem, Resident(index, text.lengths(index)), index, index, split, described, warnings)
 
 
 def say_data(plan: Plan, data: Data) -> list[str]:
     """What was read and what was left out, a line each."""
     profile = data.profile
-    labels = ", ".join(f"{n} {label}" for label, n in profile["labels"].items())
     return [
-        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location}; {labels}",
+        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location};"
+        f" {say_labels(profile['labels'])}",
         *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
     ]
 
 
-def _describe(plan: Plan, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
-    labels = {}
-    for value in np.unique(examples.targets):
-        labels[str(plan.problem.decide(np.array([value]))[0])] = int(np.sum(examples.targets == value))
+def say_labels(labels: Mapping[str, float]) -> str:
+    """How the labels are spread, in a line: the largest classes, or a number's quantiles."""
+    if any(isinstance(n, float) for n in labels.values()):
+        return ", ".join(f"{name} {value:g}" for name, value in labels.items())
+    said = [f"{n} {label}" for label, n in list(labels.items())[:SHOWN_CLASSES]]
+    return ", ".join(said) + (f" and {len(labels) - len(said)} more classes" if len(labels) > len(said) else "")
+
+
+def _describe(
+    plan: Plan, problem: Problem, examples: Examples, split: Split, described: dict[str, Any]
+) -> dict[str, Any]:
     cut = int(np.sum(examples.table["tokens"].to_numpy() > plan.max_tokens))
     tokens = {"texts_cut": cut, "max_tokens": plan.max_tokens}
     return {
         **described,
-        "labels": labels,
+        "labels": problem.describe(examples.targets),
         **tokens,
         "shared_texts_across_folds": split.shared_texts,
         "split_hash": identity(split),
@@ -200,7 +246,7 @@ def _data_warnings(
         warnings.append(f"LEAK: --split-by row puts {split.shared_texts} texts on both sides of a fold: these numbers"
                         " say how well texts are remembered, not how well new songs are read")  # fmt: skip
     if LABELS_DISAGREE in dropped:
-        warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries both labels")
+        warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries different labels")
     if cut:
         warnings.append(
             f"{cut} of {examples} texts are cut at {plan.max_tokens} tokens (model.text_encoder.max_length)"
@@ -236,18 +282,21 @@ def _check_names(config: Config, problem: Problem) -> list[str]:
     from rainbow_ray.training.loop import check_training
 
     printed = ("loss", *problem.metric_names)
+    shown = config.logging.metrics or []
     return [
         *check_model(config.model),
-        *problem.check(config.training),
+        *problem.check(config),
         *check_training(config),
         *check_device(config.training),
-        *(wrong for name in config.logging.metrics for wrong in choose("logging.metrics", name, printed)),
+        *(wrong for name in shown for wrong in choose("logging.metrics", name, printed)),
     ]
 
 
 def _check_phase(config: Config) -> list[str]:
     phase = get_phase(config.phase)
     problems = []
+    if config.data.multi_label and phase.problem != "multiclass":
+        problems.append(f"data.multi_label: phase {phase.number} is {phase.problem}, not of classes")
     if config.data.target_type not in (None, phase.problem):
         problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
     for name in config.modalities or ():
@@ -294,7 +343,7 @@ def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
     """Known keys that the user set and that change nothing here."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical
-    idle: dict[str, str] = dict(problem.without_effect(config.training))
+    idle: dict[str, str] = dict(problem.without_effect(config))
     if config.training.num_workers is not None:
         idle["training.num_workers"] = "Ray Data decides how many"
     if not config.training.save_best_only:

@@ -55,7 +55,21 @@ class DataConfig(Section):
     id_column: str = Field("id", description="column that names the song: a split keeps its rows together")
     text_columns: list[str] = Field(["concept"], min_length=1, description="joined by a blank line to one text")
     target_column: str | None = Field(None, description="column, or field of training_data; null: the phase's own")
-    target_type: Literal["binary"] | None = Field(None, description="null: the phase's own problem")
+    target_type: Literal["binary", "multiclass", "regression"] | None = Field(
+        None, description="null: the phase's own problem"
+    )
+    multi_label: bool = Field(False, description="a song may have several classes: lists, or names with a delimiter")
+    label_delimiter: str | None = Field(None, description="between the classes of a song; null: any of , ; |")
+    class_mapping: dict[str, str | int | None] | None = Field(
+        None, description="{label: class} renames, joins or (null) leaves out; {label: number} orders the classes"
+    )
+    unknown_classes: str = Field("error", description="labels that class_mapping lacks: drop, other, error")
+    null_class: str | None = Field(None, description="class of songs without label; null: they are left out")
+    rare_classes: str = Field("drop", description="classes of too few songs: drop, other, error")
+    min_songs_per_class: Whole = Field(2, description="fewer are too few")
+    target_bounds: tuple[float | None, float | None] | None = Field(
+        None, description="[least, most] of a number; predictions stay inside"
+    )
     train_split: OpenFraction = Field(0.8, description="with folds 1: share of songs trained on")
     val_split: OpenFraction = Field(0.2, description="with folds 1: share of songs scored")
     folds: Whole | None = Field(None, description="null: 5 below 500 songs, otherwise 1")
@@ -120,17 +134,30 @@ class TrainingConfig(Section):
     warmup_ratio: Fraction = 0.1
     schedule: str = Field("linear", description="linear or cosine decay, or constant, after the warm-up")
     max_grad_norm: NotNegative = Field(1.0, description="0: no clipping")
-    loss: str = Field("bce", description="bce, focal, asymmetric")
+    loss: str | None = Field(
+        None,
+        description="binary: bce, focal, asymmetric, logit_adjusted; classes: cross_entropy, focal, class_balanced,"
+        " logit_adjusted; numbers: mse, mae, huber, zero_inflated; null: the first of them, for numbers huber",
+    )
     pos_weight: Literal["auto"] | Rate | None = Field(
-        "auto", description="auto: negatives / positives of the training side"
+        "auto", description="of yes; auto: negatives / positives of the training side; null: 1"
+    )
+    class_weights: Literal["balanced", "none"] | list[Rate] | dict[str, Rate] = Field(
+        "balanced", description="balanced, none, a list in the order of the classes, or {class: weight}"
     )
     focal_gamma: NotNegative = Field(2.0, description="only with loss focal")
+    class_balanced_beta: OpenFraction = Field(0.999, description="only with loss class_balanced")
+    logit_adjustment: NotNegative = Field(1.0, description="tau; only with loss logit_adjusted")
+    huber_delta: Rate = Field(1.0, description="in units of the transformed target; with huber and zero_inflated")
+    target_transform: str = Field("standardise", description="of numbers: none, standardise, log1p")
     asymmetric_gamma_positive: NotNegative = Field(0.0, description="only with loss asymmetric")
     asymmetric_gamma_negative: NotNegative = Field(4.0, description="only with loss asymmetric")
     asymmetric_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="only with loss asymmetric")
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     sampling: str = Field("none", description="none, oversample, undersample: by song")
-    metric: str = Field("macro_f1", description="the headline: verdict and early stopping look at it")
+    metric: str | None = Field(
+        None, description="the headline, for verdict and early stopping; null: macro_f1, for numbers mae"
+    )
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     workers: Whole | str | None = Field(
         None, description="that share one fit: a number, or 1..4 (elastic); null: all GPUs, on the CPU one"
@@ -146,6 +173,12 @@ class TrainingConfig(Section):
     save_best_only: bool = Field(True, description="kept for older files: the best and the last are kept")
     save_every_n_epochs: Whole | None = Field(None, description="null: as checkpoint_seconds says")
     checkpoint_seconds: NotNegative = Field(60.0, description="between checkpoints, inside epochs too")
+
+    @property
+    def headline(self) -> str:
+        """The metric, once the problem's own has taken the place of null."""
+        assert self.metric is not None, "make_plan settles it"
+        return self.metric
 
 
 class TuneConfig(Section):
@@ -176,13 +209,17 @@ class WandbConfig(Section):
 class LoggingConfig(Section):
     output_dir: str = Field("runs", description="a run is a folder in it")
     log_every_n_steps: Whole = Field(10, description="steps between training records in metrics.jsonl")
-    metrics: list[str] = Field(
-        ["loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"],
-        description="printed each epoch and at the end",
+    metrics: list[str] | None = Field(
+        None, description="printed each epoch and at the end; null: as the problem has it"
     )
     wandb: WandbConfig = WandbConfig()
     tensorboard: bool = False
     usd_per_hour: NotNegative | None = Field(None, description="of the machine: the cost is then told")
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that are printed."""
+        return self.metrics or []
 
 
 class ReproducibilityConfig(Section):
@@ -191,7 +228,7 @@ class ReproducibilityConfig(Section):
 
 
 class Config(Section):
-    phase: int = Field(1, description="1: binary, from text")
+    phase: int = Field(1, description="1: binary, 2: classes, 4: a number; from text")
     modalities: list[str] | None = Field(None, description="null: the phase's own")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

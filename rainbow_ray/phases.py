@@ -18,7 +18,11 @@ class Phase:
 
 PHASES = {
     phase.number: phase
-    for phase in (Phase(1, problem="binary", target="has_rebracketing_markers", modalities=("text",), unit="song"),)
+    for phase in (
+        Phase(1, problem="binary", target="has_rebracketing_markers", modalities=("text",), unit="song"),
+        Phase(2, problem="multiclass", target="rebracketing_type", modalities=("text",), unit="song"),
+        Phase(4, problem="regression", target="rebracketing_intensity", modalities=("text",), unit="song"),
+    )
 }
 
 

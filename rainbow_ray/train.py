@@ -107,7 +107,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
+    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -117,7 +117,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     watch.mark("intervals")
     save_model(plan, data, folder, refit or folds[0])
     outcomes = [*folds, *([refit] if refit else [])]
-    summary.write_predictions(folder.file("predictions.parquet"), plan.problem, data, outcomes)
+    summary.write_predictions(folder.file("predictions.parquet"), data, outcomes)
     watch.mark("model and predictions")
     document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
     keep_records(folder, outcomes)
@@ -126,7 +126,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
     shutil.rmtree(prefix, ignore_errors=True)
     write_json(folder.file("summary.json"), document)
-    summary.print_closing(document, folder.path, plan.config.logging.metrics, console)
+    summary.print_closing(document, folder.path, plan.config.logging.shown, console)
 
 
 def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
@@ -168,7 +168,7 @@ def score_folds(
 
     jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
     epochs = decide_length(shared.config.training, len(jobs[0].train)).epochs
-    with EpochLines(console, shared.config.logging.metrics, epochs, scored=True) as lines:
+    with EpochLines(console, shared.config.logging.shown, epochs, scored=True) as lines:
         mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
         baselines = functools.partial(compute_baselines, split=data.split)
         shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
@@ -194,7 +194,7 @@ def refit_all(
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything))
     job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
-    with EpochLines(console, shared.config.logging.metrics, length.epochs, scored=False) as lines:
+    with EpochLines(console, shared.config.logging.shown, length.epochs, scored=False) as lines:
         mirror = Mirror([job.folder / METRICS], [*mirrors, lines])
         return run_team(shared, [job], team_of(shared, cluster), mirror)[0]
 
@@ -215,7 +215,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> N
     from rainbow_ray.results.bundle import Bundle, save_bundle
     from rainbow_ray.training.learner import load_fitted
 
-    model, problem = load_fitted(plan.config, plan.encoder, plan.problem, outcome.job.folder)
+    model, problem = load_fitted(plan.config, plan.encoder, data.problem, outcome.job.folder)
     info = {
         "phase": plan.config.phase,
         "target": plan.target,

@@ -182,14 +182,14 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, data.split.by, prefix)
+    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by, prefix)
     ledger = Ledger(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
     before = len(ledger.ended)
     if before:
         console.print(f"{before} trials have ended before, {len(ledger.interrupted)} were interrupted")
     larger = sweep.larger_is_better
-    with TrialLines(console, plan.config.training.metric, sweep.total, larger_is_better=larger) as lines:
+    with TrialLines(console, plan.config.training.headline, sweep.total, larger_is_better=larger) as lines:
         lines.know(ledger.ended)
         ledger.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
         over = run_sweep(sweep, seconds=seconds)
@@ -229,7 +229,7 @@ def make_sweep(
         task,
         ledger,
         slots,
-        plan.problem.larger_is_better(plan.config.training.metric),
+        plan.problem.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
         bodies.share(plan.encoder) if slots.gpu == 0 and slots.workers is None else None,
     )
@@ -250,7 +250,7 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     read = read_data(other, read_here)
     same = np.array_equal(read.index.ids, data.index.ids) and np.array_equal(read.source.targets, data.source.targets)
-    if not same:
+    if not same or read.problem != data.problem:
         raise InputError("with this text not the same songs are left, and scores could not be compared; see"
                          " data.min_concept_length, data.require_concept")  # fmt: skip
     by = config.data.split_by
@@ -317,7 +317,7 @@ def conclude(
     watch.mark("fresh splits")
     train_best(config, folder, cluster, console)
     watch.mark("best")
-    said = sweep_summary.verdict(config.training.metric, winner, corrected, confirmed, data.profile["songs"])
+    said = sweep_summary.verdict(config.training.headline, winner, corrected, confirmed, data.profile["songs"])
     summary = sweep_summary.summarise(
         plan=plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=confirmed,
         seconds=watch.seconds(), space=sweep.space.name, said=said,

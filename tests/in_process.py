@@ -44,7 +44,7 @@ def fit_fold(
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, fold, prefix=prefix)
+    fit_data = FitData(data.source, train, val, data.problem, plan.encoder, fold, prefix=prefix)
     reporter = JsonLines(state.metrics) if team is None or team.leads else Silent()
     return val, fit(plan.config, fit_data, reporter, state, team)
 

@@ -39,7 +39,7 @@ def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
     train, _ = data.split.sides(0)
-    problem = plan.problem.fit(data.source.targets[train], config.training)
+    problem = data.problem.fit(data.source.targets[train], config.training)
     longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:FEW]
     few = np.sort(np.random.default_rng(0).choice(train, min(FEW, len(train)), replace=False))
     began = time.perf_counter()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Sequence
 
 from rainbow_ray.config import DEFAULT_MANIFEST, Config, TextEncoderConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.phases import get_phase
 
+LABELS: dict[str, list[str] | list[float]] = {
+    "binary": ["True", "False", "1", "0", "yes", "no"],
+    "multiclass": ["spatial", "temporal", "causal", "spatial", "temporal", "causal"],
+    "multilabel": ["spatial, temporal", "temporal", "causal", "spatial", "temporal; causal", "spatial"],
+    "regression": [0.0, 0.0, 0.5, 1.5, 2.0, 4.0],
+}
 SAMPLE = ["a door that was a wall until someone knocked", "the same minute, told from its far end"]
 
 
@@ -63,23 +70,31 @@ def show_text(arguments: Sequence[str]) -> int:
     return _report(show)
 
 
-def show_binary() -> int:
-    """Labels, losses and metrics of four made-up songs: `python -m rainbow_ray.problems.binary`."""
+def show_problem(name: str) -> int:
+    """Labels, losses and metrics of six made-up songs: `python -m rainbow_ray.problems.binary`."""
 
     def show() -> None:
         import numpy as np
         import pyarrow as pa
         import torch
 
-        from rainbow_ray.problems.binary import LOSSES, Binary
+        from rainbow_ray.problems import make_problem
 
-        targets = Binary().parse(pa.chunked_array([["True", "False", "1", "0"]]), "sample")
-        logits = torch.tensor([[2.0], [-1.0], [-0.5], [-3.0]])
-        print(f"targets: {targets.tolist()}; logits: {tuple(logits.shape)}")
-        for loss in LOSSES:
-            values = Binary(loss_name=loss).loss(logits, torch.from_numpy(targets))
-            print(f"{loss}: {np.round(values.numpy(), 4).tolist()}")
-        metrics, _ = Binary().metrics(targets, Binary().scores(logits).numpy())
+        config = Config()
+        parsed = make_problem(name).parse(pa.chunked_array([LABELS[name]]), "sample", config.data)
+        problem = parsed.problem.settle(parsed.targets, "sample", config).problem
+        targets = parsed.targets
+        print(f"targets: {targets.tolist()}")
+        losses = importlib.import_module(type(problem).__module__).LOSSES
+        for loss in losses:
+            training = config.training.model_copy(update={"loss": loss})
+            fitted = problem.fit(targets, training)
+            logits = torch.linspace(-2, 2, len(targets) * fitted.outputs).reshape(len(targets), fitted.outputs)
+            values = fitted.loss(logits, torch.from_numpy(targets))
+            print(f"{loss}: logits {tuple(logits.shape)}, losses {np.round(values.numpy(), 4).tolist()}")
+        scores = fitted.scores(logits).numpy()
+        print(f"scores: {scores.shape}; predictions: {fitted.decide(scores)}")
+        metrics, _ = fitted.metrics(targets, scores)
         print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None))
 
     return _report(show)

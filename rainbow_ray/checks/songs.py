@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.assemble import Data, Plan, say_labels
 from rainbow_ray.checks import Found
 from rainbow_ray.data.manifest import STRUCT_COLUMN
 from rainbow_ray.data.stream import head
 from rainbow_ray.data.streamed import size_in_memory
 
+if TYPE_CHECKING:
+    from rainbow_ray.results.probe import Kind
+
+PROBED: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
 MOST_ROWS = 20_000  # of a manifest are looked at
 
 
@@ -24,11 +28,11 @@ def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
     part = f"{profile['rows']} rows"
     if profile["rows"] < plan.manifest.rows:
         part = f"{profile['rows']} of {plan.manifest.rows} rows, looked at here and there,"
-    labels = ", ".join(f"{n} {label}" for label, n in profile["labels"].items())
-    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.location}; {labels}")
+    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.location};"
+                f" {say_labels(profile['labels'])}")  # fmt: skip
     for reason, n in profile["dropped"].items():
         yield Found("good", "songs", f"left out: {n} rows: {reason}")
-    rarest = min(profile["labels"].values())
+    rarest = min(np.unique(data.problem.strata(data.source.targets), return_counts=True)[1])
     if rarest < 10:
         yield Found("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
     train, val = data.split.sides(0)
@@ -59,7 +63,11 @@ def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
     from rainbow_ray.results.probe import probe_labels
 
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
-    for finding in probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed):
+    kind = PROBED.get(data.problem.name)
+    if kind is None:
+        yield Found("word", "probe", "labels of several classes are not probed")
+        return
+    for finding in probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind):
         yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)
 
 

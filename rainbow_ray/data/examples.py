@@ -24,7 +24,7 @@ class Examples:
     """Examples that lie in memory, sorted by their id.
 
     `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
-    token ids, of word buckets). `targets` is float32, `(examples,)`. `weights` is float32 and multiplies the loss.
+    token ids, of word buckets). `targets` is float32, `(examples, …)`. `weights` is float32 and multiplies the loss.
     """
 
     table: pa.Table
@@ -95,7 +95,8 @@ class Examples:
         ids = np.concatenate(
             [pd.util.hash_array(column.slice(start, step).to_numpy()) for start in range(0, len(column), step)]
         )
-        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, "target": self.targets})
+        columns = {f"target {i}": part for i, part in enumerate(self.targets.T)} if self.targets.ndim > 1 else {}
+        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": self.targets})})
         rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
 
@@ -113,7 +114,8 @@ def one_row_an_example(
     good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
     if not by_row:
         _, first, song = np.unique(_codes(rows["song"])[good], return_index=True, return_inverse=True)
-        disagree = np.bincount(song, weights=targets != targets[first][song])[song] > 0
+        other = targets != targets[first][song]
+        disagree = np.bincount(song, weights=other if other.ndim == 1 else other.any(axis=1))[song] > 0
         further = np.ones(len(good), dtype=bool)
         further[first] = False
         _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
@@ -130,6 +132,13 @@ def one_row_an_example(
     if (order[1:] > order[:-1]).all():
         return table, targets.astype(np.float32), dropped
     return table.take(pa.array(order)), targets[order].astype(np.float32), dropped
+
+
+def leave_out(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
+    """The rows with further ones dropped: `reasons` has a string or None for each row that was good so far."""
+    dropped = rows["dropped"].to_numpy(zero_copy_only=False)
+    dropped[rows["dropped"].is_null().to_numpy()] = reasons
+    return rows.set_column(rows.column_names.index("dropped"), "dropped", pa.array(dropped, pa.string()))
 
 
 def text_key(text: str) -> int:

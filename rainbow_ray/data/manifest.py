@@ -59,6 +59,7 @@ class Columns:
     held_out: str | None
     require_text: bool
     min_length: int
+    null_class: str | None = None  # what a missing label stands for
 
     @property
     def projection(self) -> list[str]:
@@ -128,6 +129,7 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str) -> Columns
         held_out=split_column,
         require_text=config.require_concept,
         min_length=config.min_concept_length,
+        null_class=config.null_class,
     )
 
 
@@ -140,6 +142,9 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
     text = _join(texts)
     label, broken = _label(block[columns.label[0]], columns.label[1])
+    if columns.null_class is not None:
+        named = label if pa.types.is_nested(label.type) else _strings(pa.chunked_array(label))
+        label = pc.if_else(_is_missing(label), columns.null_class, named)
     held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
     no_id = pc.is_null(song)

@@ -92,6 +92,12 @@ def make_split(
     return Split(fold, folds, by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
 
 
+def joined_strata(strata: np.ndarray, folds: int) -> np.ndarray:
+    """Strata of fewer examples than folds as one: none of them can be kept in proportion."""
+    values, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    return np.where(counts[place] < folds, values.min() - 1, strata)
+
+
 def group_of(examples: Examples, by: str) -> np.ndarray:
     """The group of each example, `(examples,)`, numbered by first appearance."""
     n = len(examples)

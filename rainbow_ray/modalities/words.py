@@ -26,16 +26,16 @@ def word_buckets(text: str) -> list[int]:
     return sorted({1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in WORD.findall(text.lower())})
 
 
-def log_count_ratios(lists: list[np.ndarray], strata: np.ndarray) -> np.ndarray:
-    """How strongly each word speaks for each class, against all others: `(BUCKETS, classes)`, one column for two.
+def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray:
+    """How strongly each word speaks for each group of texts, against all others: `(BUCKETS, groups)`.
 
-    One is added to each count; a class that does not occur says nothing.
+    `belongs` is `(texts, groups)`, bool. One is added to each count; a group without a text says nothing.
     """
-    classes = np.unique(strata)
-    counts = np.stack([_count([row for row, s in zip(lists, strata, strict=True) if s == c]) for c in classes])
+    everything = _count(lists)
     columns = []
-    for i in range(len(classes)) if len(classes) > 2 else [len(classes) - 1]:
-        own, others = 1 + counts[i], 1 + counts.sum(0) - counts[i]
+    for inside in belongs.T:
+        counts = _count([row for row, there in zip(lists, inside, strict=True) if there])
+        own, others = 1 + counts, 1 + everything - counts
         columns.append(np.log((own / own.sum()) / (others / others.sum())))
     return np.stack(columns, axis=1).astype(np.float32)
 

@@ -13,20 +13,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.config import TrainingConfig
+from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
+from rainbow_ray.problems import Defaults, Labels, nothing_left_out
 
 if TYPE_CHECKING:
     import torch
 
 THRESHOLD = 0.5
+LEAST_SHARE = 1e-3
 TRUE_WORDS, FALSE_WORDS = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
-LOSSES = ("bce", "focal", "asymmetric")
+LOSSES = ("bce", "focal", "asymmetric", "logit_adjusted")
 LOSS_KEYS = {
     "focal_gamma": "focal",
     "asymmetric_gamma_positive": "asymmetric",
     "asymmetric_gamma_negative": "asymmetric",
     "asymmetric_margin": "asymmetric",
+    "logit_adjustment": "logit_adjusted",
+}
+FOREIGN = {
+    "training.class_weights": "two classes have training.pos_weight",
+    "training.class_balanced_beta": "only for several classes",
+    "training.target_transform": "only for numbers",
+    "training.huber_delta": "only for numbers",
+    "data.target_bounds": "only for numbers",
+    **{
+        f"data.{key}": "only for several classes"
+        for key in (
+            "label_delimiter",
+            "class_mapping",
+            "unknown_classes",
+            "null_class",
+            "rare_classes",
+            "min_songs_per_class",
+        )
+    },
 }
 ECE_BINS = 10
 NEEDS_BOTH = "only one class among these songs"
@@ -43,25 +64,33 @@ class Binary:
     gamma_positive: float = 0.0
     gamma_negative: float = 4.0
     margin: float = 0.05
+    prior: float = 0.5
+    tau: float = 1.0
 
     name = "binary"
     outputs = 1
+    score_names = ("score",)
+    defaults = Defaults("bce", "macro_f1", ("loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"))
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         return tuple(METRICS)
 
-    def check(self, config: TrainingConfig) -> list[str]:
-        return [*choose("training.loss", config.loss, LOSSES), *choose("training.metric", config.metric, METRICS)]
+    def check(self, config: Config) -> list[str]:
+        training = config.training
+        return [
+            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+        ]
 
-    def without_effect(self, config: TrainingConfig) -> dict[str, str]:
-        return {
-            f"training.{key}": f"the loss is {config.loss}, not {loss}"
-            for key, loss in LOSS_KEYS.items()
-            if config.loss != loss
-        }
+    def without_effect(self, config: Config) -> dict[str, str]:
+        loss = config.training.loss
+        idle = {f"training.{k}": f"the loss is {loss}, not {own}" for k, own in LOSS_KEYS.items() if loss != own}
+        if loss == "logit_adjusted":
+            idle["training.pos_weight"] = "the loss logit_adjusted brings its own"
+        return {**idle, **FOREIGN}
 
-    def parse(self, labels: pa.ChunkedArray, column: str) -> np.ndarray:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
         values = labels.to_pylist()
         targets = np.array([_as_bool(value) for value in values], dtype=np.float32)
         wrong = sorted({repr(v) for v, t in zip(values, targets, strict=True) if np.isnan(t)})
@@ -69,42 +98,53 @@ class Binary:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise InputError(f"target {column!r} is not boolean: {', '.join(wrong[:5])}{more} (expected true/false,"
                              " 0/1 or \"True\"/\"False\"); name another with data.target_column")  # fmt: skip
-        return targets
+        return Labels(self, targets, nothing_left_out(len(targets)))
 
-    def check_targets(self, targets: np.ndarray, column: str) -> None:
+    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
         if len(np.unique(targets)) < 2:
             only = bool(targets[0])
             raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
+        return Labels(self, targets, nothing_left_out(len(targets)))
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
 
+    def indicators(self, targets: np.ndarray) -> np.ndarray:
+        return np.asarray(targets[:, None] > 0.5)
+
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Binary:
-        weight = config.pos_weight
+        weight = None if config.loss == "logit_adjusted" else config.pos_weight
+        positives = float(targets.sum())
         if weight == "auto":
-            positives = float(targets.sum())
             # without one of the classes there is nothing to balance
             weight = (len(targets) - positives) / positives if 0 < positives < len(targets) else 1.0
         return dataclasses.replace(
             self,
-            loss_name=config.loss,
+            loss_name=config.loss or self.defaults.loss,
             pos_weight=1.0 if weight is None else float(weight),
             label_smoothing=config.label_smoothing,
             focal_gamma=config.focal_gamma,
             gamma_positive=config.asymmetric_gamma_positive,
             gamma_negative=config.asymmetric_gamma_negative,
             margin=config.asymmetric_margin,
+            prior=float(np.clip(positives / max(1, len(targets)), LEAST_SHARE, 1 - LEAST_SHARE)),
+            tau=config.logit_adjustment,
         )
 
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
         # the minimum of the weighted loss without features: logit(p) + log(pos_weight)
-        share = np.clip(targets.mean(), 1e-3, 1 - 1e-3)
-        return np.array([np.log(share / (1 - share)) + np.log(self.pos_weight)], dtype=np.float32)
+        share = np.clip(targets.mean(), LEAST_SHARE, 1 - LEAST_SHARE)
+        adjusted = self.tau if self.loss_name == "logit_adjusted" else 0.0
+        bias = (1 - adjusted) * np.log(share / (1 - share)) + np.log(self.pos_weight)
+        return np.array([bias], dtype=np.float32)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
 
         logit = logits.squeeze(-1)
+        if self.loss_name == "logit_adjusted":
+            # Menon et al. 2021, eq. 10, of two classes: the logit grows while training, and only then
+            logit = logit + self.tau * float(np.log(self.prior / (1 - self.prior)))
         smooth = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         if self.loss_name == "asymmetric":
             return self._asymmetric(logit, smooth)
@@ -132,6 +172,13 @@ class Binary:
         decided: list[Any] = (scores > THRESHOLD).tolist()
         return decided
 
+    def tell(self, targets: np.ndarray) -> list[Any]:
+        return self.decide(targets)
+
+    def describe(self, targets: np.ndarray) -> dict[str, float]:
+        values, counts = np.unique(targets, return_counts=True)
+        return {str(told): int(n) for told, n in zip(self.tell(values), counts, strict=True)}
+
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
         values = {name: self.metric(name, targets, scores) for name in METRICS}
         return values, {name: NEEDS_BOTH for name, value in values.items() if value is None}
@@ -141,6 +188,12 @@ class Binary:
         if len(truth) == 0 or (name in BOTH_CLASSES and truth.all() == truth.any()):
             return None
         return float(METRICS[name](truth, scores.astype(np.float64)))
+
+    def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        if len(targets) == 0:
+            return {}
+        tp, fp, fn, tn = _counts(targets > 0.5, scores.astype(np.float64))
+        return {"confusion": [[tn, fp], [fn, tp]]}
 
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
@@ -271,6 +324,6 @@ SMALLER_IS_BETTER = {"loss", "brier", "log_loss", "ece"}
 if __name__ == "__main__":
     import sys
 
-    from rainbow_ray.checks.modules import show_binary
+    from rainbow_ray.checks.modules import show_problem
 
-    sys.exit(show_binary())
+    sys.exit(show_problem("binary"))

@@ -8,16 +8,23 @@ import numpy as np
 
 from rainbow_ray.config import TrainingConfig
 
+WEIGHTS = {
+    "binary": "training.pos_weight=auto",
+    "multiclass": "training.class_weights=balanced",
+    "multilabel": "training.class_weights=balanced",
+}
 FLAT = 0.98  # a training loss that stays above this share of its first value has not moved
 
 
-def signs(config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any]) -> list[str]:
-    """`facts` of each fit, `decisions` over all scored songs."""
+def signs(config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any], kind: str) -> list[str]:
+    """`facts` of each fit, `decisions` over all scored songs, the `kind` of problem by its name."""
     found = []
     if len(decisions) > 1 and len(set(decisions)) == 1:
+        weights = WEIGHTS.get(kind)
+        tries = f" {weights}, training.sampling=oversample or" if weights else ""
         found.append(
-            f"Collapse: every song is predicted {decisions[0]}. Try training.pos_weight=auto,"
-            f" training.sampling=oversample or training.head_learning_rate={3 * config.head_learning_rate:g}."
+            f"Collapse: every song is predicted {decisions[0]}. Try{tries}"
+            f" training.head_learning_rate={3 * config.head_learning_rate:g}."
         )
     first = float(np.mean([fact["losses"][0] for fact in facts]))
     last = float(np.mean([fact["losses"][-1] for fact in facts]))

@@ -12,11 +12,10 @@ import numpy as np
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.config import SEEDS, Config
-from rainbow_ray.data.split import Split, make_split
-from rainbow_ray.phases import get_phase
-from rainbow_ray.problems import make_problem
+from rainbow_ray.data.split import Split, joined_strata, make_split
+from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.results.baselines import compute_baselines
-from rainbow_ray.results.evaluate import are_known, best_baseline, compare_seeds
+from rainbow_ray.results.evaluate import best_baseline, compare_seeds
 from rainbow_ray.results.selection import Corrected, corrected
 from rainbow_ray.results.sweep_summary import Confirmed
 from rainbow_ray.runtime import Cluster
@@ -40,7 +39,7 @@ def correct(sweep: Sweep, data: Data) -> Corrected | None:
         return None
     config, source = sweep.config, data.source
     return corrected(
-        sweep.task.shared.problem, config.training.metric, source.targets[held], np.stack(list(kept.values()))[:, held],
+        data.problem, config.training.headline, source.targets[held], np.stack(list(kept.values()))[:, held],
         data.index.codes("song", held), seed=config.reproducibility.seed,
         default=list(kept).index(0) if 0 in kept else None,
     )  # fmt: skip
@@ -77,9 +76,9 @@ def measure(
     baselines: Mapping[str, np.ndarray], *, fresh: bool,
 ) -> Confirmed:  # fmt: skip
     """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
-    problem, metric = sweep.task.shared.problem, sweep.config.training.metric
+    problem, metric = sweep.task.shared.problem, sweep.config.training.headline
     sides = [ours, *([default] if default is not None else []), *baselines.values()]
-    known = np.logical_and.reduce([are_known(scores) for scores in sides])
+    known = np.logical_and.reduce([are_known(scores, problem) for scores in sides])
     held = np.flatnonzero(known.any(axis=0))
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     unknown = ~known[:, held]
@@ -122,7 +121,7 @@ def fresh_split(config: Config, data: Data, seed: int) -> Split:
     """The same number of folds, dealt anew; a split that a file decides stays, and only the seeds of fits are fresh."""
     if config.data.split_file is not None:
         return data.split
-    strata = make_problem(get_phase(config.phase).problem).strata(data.source.targets)
+    strata = joined_strata(data.problem.strata(data.source.targets), data.split.folds)
     return make_split(
         data.index, strata, folds=data.split.folds, val_split=config.data.val_split, by=config.data.split_by, seed=seed
     )
@@ -132,7 +131,7 @@ def _fit(
     shared: Shared, config: Config, seeds: list[int], splits: list[Split], folder: Path, cluster: Cluster,
     beside: Callable[[Shared], dict[str, np.ndarray]],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
-    """Out-of-fold scores `(seeds, examples)`, and what was computed beside."""
+    """Out-of-fold scores `(seeds, examples, …)`, and what was computed beside."""
     jobs = []
     for seed, split in zip(seeds, splits, strict=True):
         reproducible = config.reproducibility.model_copy(update={"seed": seed})
@@ -140,7 +139,7 @@ def _fit(
         for fold in range(split.folds):
             jobs.append(Job(fold, *split.sides(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded))
     outcomes, extra = run_folds(shared, jobs, cluster, Mirror([], []), beside)
-    scores = np.full((len(seeds), len(shared.source)), np.nan, dtype=np.float32)
+    scores = no_scores(shared.problem, len(seeds), len(shared.source))
     for outcome in outcomes:
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.problems import Metrics, Problem
+from rainbow_ray.problems import Metrics, Problem, are_known
 
 LEVEL = 0.95
 RESAMPLES = (200, 1000)  # fewer where there are many songs, whose intervals need less
@@ -74,7 +74,7 @@ def compare_seeds(
     defined.
     """
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
-    known = are_known(ours) & are_known(theirs)
+    known = are_known(ours, problem) & are_known(theirs, problem)
 
     def gain(rows: np.ndarray) -> float | None:
         gains = []
@@ -89,11 +89,6 @@ def compare_seeds(
     value = gain(np.arange(len(targets)))
     interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
     return None if value is None or interval is None else Difference(value, *interval)
-
-
-def are_known(scores: np.ndarray) -> np.ndarray:
-    """Which examples were scored, `(seeds, examples)`, of scores `(seeds, examples, …)`."""
-    return np.asarray(~np.isnan(scores.reshape(*scores.shape[:2], -1)).any(axis=2))
 
 
 def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:

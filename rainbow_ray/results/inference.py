@@ -14,6 +14,7 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import make_collates, text
+from rainbow_ray.problems import no_scores
 from rainbow_ray.results.bundle import Bundle, load_bundle
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device
@@ -33,7 +34,7 @@ class Predictor:
         return cls(load_bundle(Path(path)), device)
 
     def predict(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
-        """A row a text, with `prediction` and `score` (binary: the probability of True).
+        """A row a text, with `prediction` and `score` (binary: the probability of True), or `score_<class>` of each.
 
         A DataFrame gives its text columns (those of the training manifest), and its index is kept. A missing or
         empty text has neither: both are null. Raises `InputError` when a text column is missing.
@@ -41,12 +42,16 @@ class Predictor:
         series = self._texts(texts)
         known = series.fillna("").astype(str).str.strip()
         scored = np.flatnonzero((known != "").to_numpy())
-        scores = np.full(len(known), np.nan, dtype=np.float32)
+        problem = self.bundle.problem
+        scores = no_scores(problem, len(known))
         predictions = np.full(len(known), None, dtype=object)
         if len(scored):
             scores[scored] = self._score([known.iloc[i] for i in scored])
-            predictions[scored] = self.bundle.problem.decide(scores[scored])
-        return pd.DataFrame({"prediction": predictions, "score": scores}, index=series.index)
+            for at, decided in zip(scored, problem.decide(scores[scored]), strict=True):
+                predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
+        columns = scores.reshape(len(known), len(problem.score_names)).T
+        named = dict(zip(problem.score_names, columns, strict=True))
+        return pd.DataFrame({"prediction": predictions, **named}, index=series.index)
 
     def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
         if isinstance(texts, pd.DataFrame):
@@ -68,7 +73,7 @@ class Predictor:
         examples = Examples(rows, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
         lengths = np.array([len(row) for row in examples.ragged(text.TOKENS)])
         collates = make_collates(self.bundle.tokenizer)
-        scores = np.zeros(len(texts), dtype=np.float32)
+        scores = no_scores(self.bundle.problem, len(texts))
         with torch.inference_mode():
             for indices in scoring_batches(np.arange(len(texts)), lengths):
                 logits = self.bundle.model(make_batch(examples, indices, collates).to(self.device))

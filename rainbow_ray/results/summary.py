@@ -14,11 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from rainbow_ray.assemble import Data, Plan
-from rainbow_ray.problems import Metrics, Problem
+from rainbow_ray.problems import Metrics, are_known, no_scores
 from rainbow_ray.results.collapse import signs
 from rainbow_ray.results.evaluate import Difference, best_baseline, compare, intervals, verdict
 from rainbow_ray.training.checkpoint import write_safely
 from rainbow_ray.training.folds import Outcome
+
+PREDICTION_TYPES = {
+    "binary": pa.bool_(),
+    "multiclass": pa.string(),
+    "multilabel": pa.list_(pa.string()),
+    "regression": pa.float32(),
+}
 
 
 @dataclass(frozen=True)
@@ -33,20 +40,21 @@ class Results:
     gap: Difference | None
     verdict: str
     signs: list[str]
+    details: dict[str, Any]
     scored: int
     songs: int
 
 
 def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[str, np.ndarray]) -> Results:
     """Put the folds' scores together and hold them against the baselines, on the same songs."""
-    problem, seed = plan.problem, plan.config.reproducibility.seed
-    metric = plan.config.training.metric
-    scores = np.full(len(data.source), np.nan, dtype=np.float32)
+    problem, seed = data.problem, plan.config.reproducibility.seed
+    metric = plan.config.training.headline
+    scores = no_scores(problem, len(data.source))
     for outcome in folds:
         scores[outcome.job.val] = outcome.val_scores
     held = np.flatnonzero(data.split.fold >= 0)
     # where examples are many, baselines speak for some of them, and are compared on those
-    both = held[~np.isnan(next(iter(baselines.values()))[held])]
+    both = held[are_known(next(iter(baselines.values()))[held], problem)]
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     compared = np.isin(held, both)
     metrics, undefined = problem.metrics(targets, scores[held])
@@ -60,12 +68,13 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     ours = problem.metric(metric, targets[compared], scores[both])
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
-    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]))
+    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]), problem.name)
     ci95 = intervals(problem, targets, scores[held], songs, seed=seed)
-    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, len(held), n_songs)
+    details = problem.details(targets, scores[held])
+    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, details, len(held), n_songs)
 
 
-def write_predictions(path: Path, problem: Problem, data: Data, outcomes: list[Outcome]) -> None:
+def write_predictions(path: Path, data: Data, outcomes: list[Outcome]) -> None:
     """A row an example, fold and side: unique per (`example_id`, `fold`, `split`)."""
     parts = []
     for outcome in outcomes:
@@ -74,24 +83,27 @@ def write_predictions(path: Path, problem: Problem, data: Data, outcomes: list[O
             ("train", outcome.job.train[: len(outcome.train_scores)], outcome.train_scores),
             ("val", outcome.job.val, outcome.val_scores),
         ):
-            parts.append(_prediction_rows(problem, data, outcome.job.fold, split, rows, scores))
+            parts.append(_prediction_rows(data, outcome.job.fold, split, rows, scores))
     table = pa.concat_tables(parts)
     write_safely(path, lambda file: pq.write_table(table, file))
 
 
-def _prediction_rows(
-    problem: Problem, data: Data, fold: int | None, split: str, rows: np.ndarray, scores: np.ndarray
-) -> pa.Table:
-    n = len(rows)
+def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray, scores: np.ndarray) -> pa.Table:
+    n, problem = len(rows), data.problem
+    columns = scores.reshape(n, len(problem.score_names)).astype(np.float32)
+    told, decided = problem.tell(data.source.targets[rows]), problem.decide(scores) if n else []
+    kind = PREDICTION_TYPES[problem.name]
+    # a yes is 1, as files of the first version have it
+    target = data.source.targets[rows] if problem.name == "binary" else told
     return pa.table(
         {
             "example_id": data.index.table["example_id"].take(pa.array(rows)),
             "song": data.index.table["song"].take(pa.array(rows)).cast(pa.string()),
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
-            "target": pa.array(data.source.targets[rows], pa.float32()),
-            "prediction": pa.array(problem.decide(scores) if n else [], pa.bool_()),
-            "score": pa.array(scores, pa.float32()),
+            "target": pa.array(target, pa.float32() if problem.name == "binary" else kind),
+            "prediction": pa.array(decided, kind),
+            **{name: pa.array(columns[:, i]) for i, name in enumerate(problem.score_names)},
         }
     )
 
@@ -109,11 +121,12 @@ def summarise(
         "phase": plan.config.phase,
         "problem": plan.problem.name,
         "target": plan.target,
-        "metric": plan.config.training.metric,
+        "metric": plan.config.training.headline,
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
         "best": {"epoch": best_length(folds), **results.metrics},
         "undefined": results.undefined,
         "ci95": results.ci95,
+        **results.details,
         "baselines": results.baselines,
         "best_baseline": results.best_baseline,
         "difference": vars(results.gap) if results.gap else None,

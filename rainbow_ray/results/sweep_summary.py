@@ -139,7 +139,7 @@ def summarise(
         "phase": config.phase,
         "problem": plan.problem.name,
         "target": plan.target,
-        "metric": config.training.metric,
+        "metric": config.training.headline,
         "space": space,
         "trials": {"total": len(trials), **counts},
         "winner": {"trial": winner.number, "values": winner.values, "score": winner.score},

@@ -18,7 +18,7 @@ from rainbow_ray.modalities import bodies, make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
 from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
 from rainbow_ray.model.rainbow import Rainbow
-from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.problems import Problem, make_problem, no_scores
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import Precision, is_out_of_memory
@@ -88,7 +88,7 @@ class Learner:
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
-        scores = torch.zeros(len(indices), dtype=torch.float32)
+        scores = torch.from_numpy(np.zeros_like(no_scores(self.problem, len(indices))))
         total = 0.0
 
         def one(rows: Rows) -> None:
@@ -100,7 +100,7 @@ class Learner:
         for rows in self._shares(indices, self.team):
             self._in_parts(one, rows)
         scores, (total,) = self.team.add(scores), self.team.sums(total)
-        bad = ~np.isfinite(scores.numpy())
+        bad = ~np.isfinite(scores.numpy().reshape(len(indices), -1)).all(axis=1)
         if bad.any():
             songs = ", ".join(self.source.names(indices[bad][:10]))
             raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")
@@ -116,9 +116,9 @@ class Learner:
         if model.words is not None:
             known = self.source.known(training)
             lists = known.examples.take(known.at).ragged(text.WORDS)
-            strata = self.problem.strata(self.source.targets[known.indices])
+            belongs = self.problem.indicators(self.source.targets[known.indices])
             weigh = self.config.model.lexical.weighting == "ratio"
-            ratios = log_count_ratios(lists, strata) if weigh else None
+            ratios = log_count_ratios(lists, belongs) if weigh else None
             model.words.fit(lists, ratios, self.config.reproducibility.seed)
         model.to(self.device)
         return model

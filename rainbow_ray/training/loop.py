@@ -17,7 +17,7 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError, choose
 from rainbow_ray.model.prefix import PrefixStore
-from rainbow_ray.problems import Problem
+from rainbow_ray.problems import Problem, best_possible
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import Length, decide_length, plan, share_of
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -348,9 +348,9 @@ class _Run:
 
     def _stopping_metric(self) -> tuple[str, list[str]]:
         """The headline metric, or the loss where the inner split is too small to define it."""
-        metric = self.config.training.metric
+        metric = self.config.training.headline
         targets = self.source.targets[self.inner]
-        if len(targets) == 0 or self.problem.metric(metric, targets, targets) is not None:
+        if len(targets) == 0 or self.problem.metric(metric, targets, best_possible(self.problem, targets)) is not None:
             return metric, []
         why = f"{metric} is not defined on the {len(targets)} songs of the inner split"
         return "loss", [f"{why}: early stopping looks at the loss"]

@@ -165,7 +165,7 @@ class WandbTrials:
             config=trial.values,
             settings=wandb.Settings(silent=True),
         )
-        metric = self.config.training.metric
+        metric = self.config.training.headline
         for done, score in trial.reports:
             run.log({metric: score, "done": done})
         run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.errors import TrainingError
+from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.runtime import Workers
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.folds import Job, Shared, run_job, run_team
@@ -58,14 +59,14 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
     """
     config = apply(shared.config, values, f"trial {number}")
     shared = dataclasses.replace(shared, config=config)
-    source, problem, metric = shared.source, shared.problem, task.shared.config.training.metric
-    scores = np.full(len(source), np.nan, dtype=np.float32)
+    source, problem, metric = shared.source, shared.problem, task.shared.config.training.headline
+    scores = no_scores(problem, len(source))
     waiting = [*task.rungs, WHOLE]
 
     def tell(done: float) -> None:
         if done < waiting[0] - TOLERANCE:
             return
-        known = np.flatnonzero(~np.isnan(scores))
+        known = np.flatnonzero(are_known(scores, problem))
         value = problem.metric(metric, source.targets[known], scores[known])
         whole = done > WHOLE - TOLERANCE
         if value is None and whole:
@@ -89,7 +90,7 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
 
 def out_of_fold(task: Task, number: int) -> np.ndarray | None:
     """The scores of a trial that ran all folds, `(examples,)`; None where one of them is not there."""
-    scores = np.full(len(task.shared.source), np.nan, dtype=np.float32)
+    scores = no_scores(task.shared.problem, len(task.shared.source))
     for fold, (_, val) in enumerate(task.sides):
         result = Checkpoints(task.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or len(result[0]["val"]) != len(val):

@@ -59,7 +59,7 @@ def measure(manifest: Path, encoder: str, keys: dict[str, Any], seeds: int) -> l
             with tempfile.TemporaryDirectory() as folder:
                 val, fitted = fit_fold(plan, data, Path(folder), fold)
             scores[val] = fitted.val_scores
-        metrics, _ = plan.problem.metrics(data.examples.targets, scores)
+        metrics, _ = data.problem.metrics(data.examples.targets, scores)
         found.append({name: metrics[name] for name in SHOWN})
     return found
 
@@ -70,8 +70,8 @@ def measure_baselines(manifest: Path, encoder: str, seeds: int) -> dict[str, lis
         plan = plan_of(manifest, encoder, reproducibility__seed=seed)
         data = data_of(plan)
         states = mean_states(data.examples, plan.encoder, plan.config.model.text_encoder, "auto")
-        for name, scores in run_baselines(data.examples, data.split, states, seed=seed).items():
-            metrics, _ = plan.problem.metrics(data.examples.targets, scores)
+        for name, scores in run_baselines(data.problem, data.examples, data.split, states, seed=seed).items():
+            metrics, _ = data.problem.metrics(data.examples.targets, scores)
             found.setdefault(name, []).append({metric: metrics[metric] for metric in SHOWN})
     return found
 

@@ -27,7 +27,9 @@ def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.
 
 
 def kept_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
-    table, targets, dropped = one_row_an_example(rows, Binary().parse(good_labels(rows), TARGET), by_row=by_row)
+    table, targets, dropped = one_row_an_example(
+        rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
+    )
     assert len(targets) == len(table)
     return table, dropped
 
@@ -62,7 +64,7 @@ def labels_in(form: str) -> pa.Table:
 def test_labels_arrive_in_every_form(write_table, form):
     rows = rows_of(write_table(labels_in(form)))
     assert rows["dropped"].null_count == 12
-    assert Binary().parse(rows["label"], TARGET).tolist() == [1.0, 0.0] * 6
+    assert Binary().parse(rows["label"], TARGET, DataConfig()).targets.tolist() == [1.0, 0.0] * 6
 
 
 def test_a_folder_a_file_url_and_text_of_several_columns(tmp_path, write_table):
@@ -160,7 +162,9 @@ def test_the_real_songs(real_manifest):
     assert (len(rows), len(kept), dropped) == (684, 43, {"further rows of a song": 641})
     frame = pd.read_parquet(real_manifest)
     truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
-    _, targets, _ = one_row_an_example(rows, Binary().parse(good_labels(rows), TARGET), by_row=False)
+    _, targets, _ = one_row_an_example(
+        rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=False
+    )
     assert dict(zip(kept["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
 
 

@@ -208,12 +208,12 @@ def test_words_are_the_same_everywhere():
 
 def test_ratios_follow_the_counts_and_unseen_words_say_nothing():
     lists = [np.array([1, 2]), np.array([1, 3]), np.array([2]), np.array([4])]
-    ratios = log_count_ratios(lists, np.array([1, 1, 0, 0]))
+    ratios = log_count_ratios(lists, np.array([[True], [True], [False], [False]]))
     assert ratios.shape == (BUCKETS, 1)
     expected = np.log((3 / (4 + BUCKETS)) / (1 / (2 + BUCKETS)))
     np.testing.assert_allclose(ratios[1, 0], expected, rtol=1e-6)
     assert ratios[1, 0] > ratios[2, 0] > ratios[4, 0]
-    assert log_count_ratios(lists, np.array([0, 1, 2, 2])).shape == (BUCKETS, 3)
+    assert log_count_ratios(lists, np.array([0, 1, 2, 2])[:, None] == np.arange(3)).shape == (BUCKETS, 3)
     module = WordPresence(16)
     module.fit(lists, ratios, seed=0)
     out = module(torch.tensor([[1, 2], [5, 0], [0, 0]]))

@@ -10,7 +10,7 @@ import pytest
 import sklearn.metrics as reference
 import torch
 
-from rainbow_ray.config import TrainingConfig
+from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems import make_problem
 from rainbow_ray.problems.binary import METRICS, Binary
@@ -84,7 +84,7 @@ def test_what_one_class_cannot_define_is_null_with_a_reason():
     ],
 )
 def test_labels_are_parsed(labels, expected):
-    assert PROBLEM.parse(pa.chunked_array([labels]), "t").tolist() == expected
+    assert PROBLEM.parse(pa.chunked_array([labels]), "t", DataConfig()).targets.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_labels_are_parsed(labels, expected):
 )
 def test_other_labels_are_refused(labels, word):
     with pytest.raises(InputError, match=word):
-        PROBLEM.parse(pa.chunked_array([labels]), "t")
+        PROBLEM.parse(pa.chunked_array([labels]), "t", DataConfig())
 
 
 def test_one_class_alone_is_refused():
     with pytest.raises(InputError, match="one class only: each of 3 songs is True"):
-        PROBLEM.check_targets(np.ones(3), "t")
+        PROBLEM.settle(np.ones(3), "t", Config())
 
 
 def test_focal_loss_has_a_gradient_where_it_is_sure():
@@ -114,10 +114,10 @@ def test_focal_loss_has_a_gradient_where_it_is_sure():
 
 
 def test_names_are_checked():
-    problems = PROBLEM.check(TrainingConfig(loss="focl", metric="macrof1"))
+    problems = PROBLEM.check(Config(training=TrainingConfig(loss="focl", metric="macrof1")))
     assert "did you mean focal" in problems[0]
     assert "did you mean macro_f1" in problems[1]
-    assert PROBLEM.check(TrainingConfig()) == []
+    assert PROBLEM.check(Config()) == []
     with pytest.raises(InputError, match="unknown"):
         make_problem("bnary")
 

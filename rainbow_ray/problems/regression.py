@@ -1,0 +1,262 @@
+"""Regression: a number, from one logit on a transformed scale, or from two where many songs have none of it.
+
+Try it alone: `python -m rainbow_ray.problems.regression`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.config import Config, DataConfig, TrainingConfig
+from rainbow_ray.errors import InputError, choose
+from rainbow_ray.problems import Defaults, Labels, nothing_left_out
+
+if TYPE_CHECKING:
+    import torch
+
+LOSSES = ("huber", "mse", "mae", "zero_inflated")
+TRANSFORMS = ("none", "standardise", "log1p")
+STRATA = 4  # quarters of the songs that are not at the most frequent value
+FOREIGN = ("pos_weight", "class_weights", "label_smoothing", "focal_gamma", "class_balanced_beta", "logit_adjustment",
+           "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")  # fmt: skip
+CLASS_KEYS = ("multi_label", "label_delimiter", "class_mapping", "unknown_classes", "null_class", "rare_classes",
+              "min_songs_per_class")  # fmt: skip
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Regression:
+    """`shift`, `scale`, `low` and `high` are known once `fit` has seen the training side.
+
+    A target y is learned as `(t(y) - shift) / scale`, t being log(1 + y) or nothing. With two outputs (zero_inflated)
+    the first is the logit of "not zero", the second what the number is then.
+    """
+
+    loss_name: str = "huber"
+    transform: str = "standardise"
+    shift: float = 0.0
+    scale: float = 1.0
+    low: float | None = None
+    high: float | None = None
+    delta: float = 1.0
+
+    name = "regression"
+    defaults = Defaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
+    score_names = ("score",)
+
+    @property
+    def outputs(self) -> int:
+        return 2 if self.loss_name == "zero_inflated" else 1
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(METRICS)
+
+    def check(self, config: Config) -> list[str]:
+        training = config.training
+        problems = [
+            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+            *choose("training.target_transform", training.target_transform, TRANSFORMS),
+        ]
+        low, high = config.data.target_bounds or (None, None)
+        if low is not None and high is not None and low >= high:
+            problems.append(f"data.target_bounds: [{low:g}, {high:g}] leaves no room")
+        if training.sampling != "none":
+            problems.append(
+                f"training.sampling: {training.sampling} balances classes, and phase {config.phase} has none"
+            )
+        return problems
+
+    def without_effect(self, config: Config) -> dict[str, str]:
+        idle = {f"training.{key}": f"phase {config.phase} predicts a number" for key in FOREIGN}
+        idle |= {f"data.{key}": f"phase {config.phase} predicts a number" for key in CLASS_KEYS}
+        if config.training.loss not in ("huber", "zero_inflated"):
+            idle["training.huber_delta"] = f"the loss is {config.training.loss}"
+        return idle
+
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+        plain = labels.combine_chunks()
+        if pa.types.is_boolean(plain.type) or pa.types.is_nested(plain.type):
+            raise InputError(f"target {column!r} holds {plain.type}, not numbers; name another with data.target_column")
+        if pa.types.is_string(plain.type):
+            values = plain.to_pylist()
+            numbers = [_number(value) for value in values]
+            wrong = sorted({str(v) for v, n in zip(values, numbers, strict=True) if n is None})
+            if wrong:
+                more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+                raise InputError(f"target {column!r} is not a number: {', '.join(map(repr, wrong[:SHOWN]))}{more}; name"
+                                 " another with data.target_column")  # fmt: skip
+            targets = np.array(numbers, dtype=np.float64)
+        else:
+            targets = plain.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        endless = int((~np.isfinite(targets.astype(np.float32))).sum())
+        if endless:
+            raise InputError(f"target {column!r} is infinite, or too large for float32, in {endless} rows")
+        low, high = data.target_bounds or (None, None)
+        problem = dataclasses.replace(self, low=low, high=high)
+        return Labels(problem, targets.astype(np.float32), nothing_left_out(len(targets)))
+
+    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+        problems = []
+        low, high = self.low, self.high
+        if len(np.unique(targets)) < 2:
+            problems.append(f"target {column!r} is {targets[0]:g} on each of {len(targets)} songs: nothing to learn")
+        for bound, outside in ((low, low is not None and targets < low), (high, high is not None and targets > high)):
+            if np.any(outside):
+                problems.append(f"target {column!r} is outside data.target_bounds ({bound:g}) on {int(np.sum(outside))}"
+                                f" songs, such as {targets[np.flatnonzero(outside)[0]]:g}")  # fmt: skip
+        if config.training.target_transform == "log1p" and (targets <= -1).any():
+            problems.append(f"training.target_transform: log1p needs numbers above -1, and target {column!r} goes down"
+                            f" to {targets.min():g}")  # fmt: skip
+        if problems:
+            raise InputError(problems)
+        return Labels(self, targets, nothing_left_out(len(targets)))
+
+    def strata(self, targets: np.ndarray) -> np.ndarray:
+        """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
+        values, counts = np.unique(targets, return_counts=True)
+        common = values[counts.argmax()] if counts.max() >= 0.1 * len(targets) and len(values) > STRATA else np.nan
+        rest = targets != common
+        if not rest.any():
+            return np.zeros(len(targets), dtype=np.int64)
+        cuts = np.unique(np.quantile(targets[rest], np.arange(1, STRATA) / STRATA))
+        return np.where(rest, 1 + np.searchsorted(cuts, targets, side="right"), 0)
+
+    def indicators(self, targets: np.ndarray) -> np.ndarray:
+        strata = self.strata(targets)
+        return np.asarray(strata[:, None] == np.unique(strata))
+
+    def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
+        loss, kind = config.loss or self.defaults.loss, config.target_transform
+        learned = targets[targets != 0] if loss == "zero_inflated" else targets
+        if kind == "log1p":
+            learned = np.log1p(learned)
+        shift, scale = 0.0, 1.0
+        if kind != "none" and len(learned):
+            spread = float(learned.std())
+            shift, scale = float(learned.mean()), spread if spread > 0 else 1.0
+        return dataclasses.replace(self, loss_name=loss, transform=kind, shift=shift, scale=scale,
+                                   delta=config.huber_delta)  # fmt: skip
+
+    def initial_bias(self, targets: np.ndarray) -> np.ndarray:
+        if self.loss_name != "zero_inflated":
+            learned = self._forward(targets.astype(np.float64))
+            centre = np.mean(learned) if self.loss_name == "mse" else np.median(learned)
+            return np.array([centre], dtype=np.float32)
+        there = targets[targets != 0].astype(np.float64)
+        share = np.clip(len(there) / max(1, len(targets)), 1e-3, 1 - 1e-3)
+        value = float(np.median(self._forward(there))) if len(there) else 0.0
+        return np.array([np.log(share / (1 - share)), value], dtype=np.float32)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional
+
+        wanted = targets.log1p() if self.transform == "log1p" else targets
+        wanted = (wanted - self.shift) / self.scale
+        if self.loss_name == "mse":
+            return (logits[:, 0] - wanted) ** 2
+        if self.loss_name == "mae":
+            return (logits[:, 0] - wanted).abs()
+        if self.loss_name == "huber":
+            return functional.huber_loss(logits[:, 0], wanted, delta=self.delta, reduction="none")
+        # a hurdle (Cragg 1971): whether there is anything, and how much where there is
+        there = (targets != 0).float()
+        hurdle = functional.binary_cross_entropy_with_logits(logits[:, 0], there, reduction="none")
+        amount = functional.huber_loss(logits[:, 1], wanted, delta=self.delta, reduction="none")
+        return hurdle + there * amount
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        logits = logits.float()
+        value = logits[:, -1] * self.scale + self.shift
+        if self.transform == "log1p":
+            # exp overflows at 88; a number that large was never learned
+            value = value.clamp(max=80.0).expm1()
+        if self.loss_name == "zero_inflated":
+            # the median of the mixture, as the other losses aim at: nothing where nothing is the likelier
+            value = torch.where(logits[:, 0] > 0, value, torch.zeros_like(value))
+        return value.clamp(self.low, self.high) if self.low is not None or self.high is not None else value
+
+    def decide(self, scores: np.ndarray) -> list[Any]:
+        return [float(score) for score in scores]
+
+    def tell(self, targets: np.ndarray) -> list[Any]:
+        return [float(target) for target in targets]
+
+    def describe(self, targets: np.ndarray) -> dict[str, float]:
+        cuts = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "most": 1.0}
+        spread = {name: round(float(np.quantile(targets, at)), 4) for name, at in cuts.items()}
+        return {**spread, "share of 0": round(float(np.mean(targets == 0)), 4)}
+
+    def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
+        values = {name: self.metric(name, targets, scores) for name in METRICS}
+        return values, {name: "the numbers, or the predictions, do not vary" for name, v in values.items() if v is None}
+
+    def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
+        truth, said = targets.astype(np.float64), scores.astype(np.float64)
+        if len(truth) == 0 or (name in NEEDS_SPREAD and (truth == truth[0]).all()):
+            return None
+        if name in CORRELATIONS and (said == said[0]).all():
+            return None
+        return float(METRICS[name](truth, said))
+
+    def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        return {}
+
+    def larger_is_better(self, metric: str) -> bool:
+        return metric not in SMALLER_IS_BETTER
+
+    def to_json(self) -> Mapping[str, Any]:
+        return dataclasses.asdict(self)
+
+    def _forward(self, targets: np.ndarray) -> np.ndarray:
+        return ((np.log1p(targets) if self.transform == "log1p" else targets) - self.shift) / self.scale
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _r2(truth: np.ndarray, said: np.ndarray) -> float:
+    return float(1 - np.sum((truth - said) ** 2) / np.sum((truth - truth.mean()) ** 2))
+
+
+def _pearson(truth: np.ndarray, said: np.ndarray) -> float:
+    return float(np.corrcoef(truth, said)[0, 1])
+
+
+def _spearman(truth: np.ndarray, said: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(truth), rankdata(said))
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "mae": lambda truth, said: float(np.mean(np.abs(truth - said))),
+    "rmse": lambda truth, said: float(np.sqrt(np.mean((truth - said) ** 2))),
+    "r2": _r2,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}
+NEEDS_SPREAD = {"r2", "pearson", "spearman"}
+CORRELATIONS = {"pearson", "spearman"}
+SMALLER_IS_BETTER = {"loss", "mae", "rmse"}
+
+
+if __name__ == "__main__":
+    import sys
+
+    from rainbow_ray.checks.modules import show_problem
+
+    sys.exit(show_problem("regression"))
