@@ -26,7 +26,7 @@ from rainbow_ray.data.examples import (
 )
 from rainbow_ray.data.manifest import DEMO, LABEL_MISSING, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.source import Resident, Source
-from rainbow_ray.data.split import Split, group_of, identity, joined_strata, make_split, read_split_file
+from rainbow_ray.data.split import Split, group_of, identity, make_split, read_split_file
 from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError, choose
@@ -182,7 +182,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
         index,
-        joined_strata(problem.strata(targets), folds),
+        problem.strata(targets),
         folds=folds,
         val_split=config.data.val_split,
         by=config.data.split_by,

@@ -92,12 +92,6 @@ def make_split(
     return Split(fold, folds, by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
 
 
-def joined_strata(strata: np.ndarray, folds: int) -> np.ndarray:
-    """Strata of fewer examples than folds as one: none of them can be kept in proportion."""
-    values, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    return np.where(counts[place] < folds, values.min() - 1, strata)
-
-
 def group_of(examples: Examples, by: str) -> np.ndarray:
     """The group of each example, `(examples,)`, numbered by first appearance."""
     n = len(examples)
@@ -207,12 +201,12 @@ def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]
 def _k_fold(groups: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
     fold = np.full(len(groups), NEVER_SCORED)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), _strata_for(strata, folds), groups)):
+    for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), joined_strata(strata, folds), groups)):
         fold[val] = number
     return fold
 
 
-def _strata_for(strata: np.ndarray, folds: int) -> np.ndarray:
+def joined_strata(strata: np.ndarray, folds: int) -> np.ndarray:
     """Classes with fewer members than folds cannot be spread: they join the largest one."""
     sizes = np.bincount(strata)
     return np.where(sizes[strata] < folds, sizes.argmax(), strata)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.config import SEEDS, Config
-from rainbow_ray.data.split import Split, joined_strata, make_split
+from rainbow_ray.data.split import Split, make_split
 from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.results.baselines import compute_baselines
 from rainbow_ray.results.evaluate import best_baseline, compare_seeds
@@ -121,7 +121,7 @@ def fresh_split(config: Config, data: Data, seed: int) -> Split:
     """The same number of folds, dealt anew; a split that a file decides stays, and only the seeds of fits are fresh."""
     if config.data.split_file is not None:
         return data.split
-    strata = joined_strata(data.problem.strata(data.source.targets), data.split.folds)
+    strata = data.problem.strata(data.source.targets)
     return make_split(
         data.index, strata, folds=data.split.folds, val_split=config.data.val_split, by=config.data.split_by, seed=seed
     )

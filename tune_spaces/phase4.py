@@ -1,0 +1,17 @@
+"""Phase 4: a number, from text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_spaces import common
+
+
+def space(trial: Any) -> None:
+    """The encoder, the head, the optimiser, and the loss with what belongs to it."""
+    common.encoder(trial)
+    common.head(trial)
+    common.optimiser(trial)
+    loss = trial.suggest_categorical("training.loss", ["huber", "mse", "mae", "zero_inflated"])
+    if loss in ("huber", "zero_inflated"):
+        trial.suggest_float("training.huber_delta", 0.3, 3.0, log=True)
