@@ -278,6 +278,7 @@ def _demo_songs() -> str:
 
 def _check_names(config: Config, problem: Problem) -> list[str]:
     from rainbow_ray.model.rainbow import check_model
+    from rainbow_ray.results.calibrate import check_calibration
     from rainbow_ray.training.device import check_device
     from rainbow_ray.training.loop import check_training
 
@@ -287,6 +288,7 @@ def _check_names(config: Config, problem: Problem) -> list[str]:
         *check_model(config.model),
         *problem.check(config),
         *check_training(config),
+        *check_calibration(config.calibration),
         *check_device(config.training),
         *(wrong for name in shown for wrong in choose("logging.metrics", name, printed)),
     ]
@@ -343,7 +345,9 @@ def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
     """Known keys that the user set and that change nothing here."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical
-    idle: dict[str, str] = dict(problem.without_effect(config))
+    from rainbow_ray.results.calibrate import idle_calibration
+
+    idle = {**problem.without_effect(config), **idle_calibration(config.calibration, problem)}
     if config.training.num_workers is not None:
         idle["training.num_workers"] = "Ray Data decides how many"
     if not config.training.save_best_only:

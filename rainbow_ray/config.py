@@ -181,6 +181,14 @@ class TrainingConfig(Section):
         return self.metric
 
 
+class CalibrationConfig(Section):
+    method: str = Field("none", description="none, temperature, isotonic: learned from out-of-fold scores")
+    threshold: str = Field("fixed", description="of yes: fixed (0.5), f1, recall_at_precision, cost")
+    precision: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.9, description="only with recall_at_precision")
+    cost_false_positive: Rate = Field(1.0, description="only with cost: of a wrong yes")
+    cost_false_negative: Rate = Field(1.0, description="only with cost: of a wrong no")
+
+
 class TuneConfig(Section):
     trials: Whole = Field(30, description="of the whole sweep, failed and pruned ones included")
     space: str | None = Field(None, description="FILE:FUNCTION or module:function; null: tune_spaces.phaseN:space")
@@ -233,6 +241,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     tune: TuneConfig = TuneConfig()
     logging: LoggingConfig = LoggingConfig()
     reproducibility: ReproducibilityConfig = ReproducibilityConfig()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.results.calibrate import Calibration
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster, Workers
     from rainbow_ray.training.folds import Outcome, Shared
@@ -115,9 +116,9 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     watch.mark("refit")
     results = summary.evaluate(plan, data, folds, baselines)
     watch.mark("intervals")
-    save_model(plan, data, folder, refit or folds[0])
+    save_model(plan, data, folder, refit or folds[0], results.calibration)
     outcomes = [*folds, *([refit] if refit else [])]
-    summary.write_predictions(folder.file("predictions.parquet"), data, outcomes)
+    summary.write_predictions(folder.file("predictions.parquet"), data, results, outcomes)
     watch.mark("model and predictions")
     document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
     keep_records(folder, outcomes)
@@ -208,7 +209,7 @@ def team_of(shared: Shared, cluster: Cluster) -> Workers:
     return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)
 
 
-def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> None:
+def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, calibration: Calibration) -> None:
     """The bundle of one fit: its checkpoint put back onto the encoder."""
     import numpy as np
 
@@ -225,6 +226,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome) -> N
         "trained_on_songs": len(np.unique(data.index.codes("song", outcome.job.train))),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
+        "calibration": calibration.to_json(),
     }
     save_bundle(folder.file("model"), Bundle(model, problem, plan.encoder, info), plan.config.model)
 

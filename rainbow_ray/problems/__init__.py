@@ -24,6 +24,7 @@ PROBLEMS = {
 }
 
 Metrics = dict[str, "float | None"]
+NO_METRICS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Problem(Protocol):
 
     name: str
     defaults: Defaults
+    decided_metrics: frozenset[str]  # those that look at what is decided, not at how surely
 
     @property
     def outputs(self) -> int:

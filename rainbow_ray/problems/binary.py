@@ -70,6 +70,7 @@ class Binary:
     name = "binary"
     outputs = 1
     score_names = ("score",)
+    decided_metrics = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_f1", "mcc"})
     defaults = Defaults("bce", "macro_f1", ("loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"))
 
     @property

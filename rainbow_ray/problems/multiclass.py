@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
-from rainbow_ray.problems import Defaults, Labels
+from rainbow_ray.problems import NO_METRICS, Defaults, Labels
 from rainbow_ray.problems.classes import (
     RARE,
     check_policies,
@@ -56,6 +56,7 @@ class Multiclass:
     tau: float = 1.0
 
     name = "multiclass"
+    decided_metrics = NO_METRICS  # the likeliest class is taken, whatever its score
     defaults = Defaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))
 
     def __post_init__(self) -> None:

@@ -52,15 +52,15 @@ class Multilabel:
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
     tau: float = 1.0
-    thresholds: tuple[float, ...] = ()
 
     name = "multilabel"
+    decided_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
     defaults = Defaults(
         "bce", "macro_f1", ("loss", "subset_accuracy", "macro_f1", "micro_f1", "macro_average_precision")
     )
 
     def __post_init__(self) -> None:
-        for name in ("classes", "weights", "prior", "thresholds"):  # lists, where they come from a file
+        for name in ("classes", "weights", "prior"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -182,7 +182,7 @@ class Multilabel:
         return logits.float().sigmoid()
 
     def decide(self, scores: np.ndarray) -> list[Any]:
-        return self.tell(scores > (np.array(self.thresholds) if self.thresholds else binary.THRESHOLD))
+        return self.tell(scores > binary.THRESHOLD)
 
     def tell(self, targets: np.ndarray) -> list[Any]:
         return [tuple(self.classes[i] for i in np.flatnonzero(row > 0.5)) for row in np.asarray(targets)]
@@ -204,13 +204,10 @@ class Multilabel:
         told = np.logical_and(truth.any(axis=0), ~truth.all(axis=0))
         if name.startswith("macro") and not told.any():
             return None
-        return float(METRICS[name](truth, scores.astype(np.float64), self._said(scores), told))
-
-    def _said(self, scores: np.ndarray) -> np.ndarray:
-        return np.asarray(scores > (np.array(self.thresholds) if self.thresholds else binary.THRESHOLD))
+        return float(METRICS[name](truth, scores.astype(np.float64), scores > binary.THRESHOLD, told))
 
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-        truth, said = targets > 0.5, self._said(scores)
+        truth, said = targets > 0.5, scores > binary.THRESHOLD
         hits, predicted, there = (truth & said).sum(0), said.sum(0), truth.sum(0)
         return {"classes": {
             name: {"precision": ratio(hits[i], predicted[i]), "recall": ratio(hits[i], there[i]),

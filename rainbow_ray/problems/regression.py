@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
-from rainbow_ray.problems import Defaults, Labels, nothing_left_out
+from rainbow_ray.problems import NO_METRICS, Defaults, Labels, nothing_left_out
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ class Regression:
     name = "regression"
     defaults = Defaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
     score_names = ("score",)
+    decided_metrics = NO_METRICS
 
     @property
     def outputs(self) -> int:

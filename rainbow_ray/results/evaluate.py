@@ -33,14 +33,35 @@ class Difference:
         return Difference(value, value + self.low - self.value, value + self.high - self.value)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores `(examples, …)`, and the same with yes from a half on, whatever threshold was chosen for them."""
+
+    scores: np.ndarray
+    decided: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Scored:
+        return Scored(self.scores[rows], self.decided[rows])
+
+    def read_by(self, problem: Problem, metric: str) -> np.ndarray:
+        """Which of the two a metric looks at."""
+        return self.decided if metric in problem.decided_metrics else self.scores
+
+
+def measure(problem: Problem, targets: np.ndarray, scored: Scored) -> tuple[Metrics, dict[str, str]]:
+    """All metrics, and why each null is."""
+    values, undefined = problem.metrics(targets, scored.scores)
+    return values | {name: problem.metric(name, targets, scored.decided) for name in problem.decided_metrics}, undefined
+
+
 def intervals(
-    problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray, *, seed: int
+    problem: Problem, targets: np.ndarray, scored: Scored, songs: np.ndarray, *, seed: int
 ) -> dict[str, list[float] | None]:
     """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
     values: dict[str, list[float | None]] = {name: [] for name in problem.metric_names}
     for rows in resample(songs, seed=seed):  # one draw at a time: of many songs, all draws are much memory
         for name, found in values.items():
-            found.append(problem.metric(name, targets[rows], scores[rows]))
+            found.append(problem.metric(name, targets[rows], scored.read_by(problem, name)[rows]))
     return {name: percentiles(found) for name, found in values.items()}
 
 

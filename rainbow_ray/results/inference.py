@@ -16,6 +16,7 @@ from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import make_collates, text
 from rainbow_ray.problems import no_scores
 from rainbow_ray.results.bundle import Bundle, load_bundle
+from rainbow_ray.results.calibrate import Calibration
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device
 
@@ -26,6 +27,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = pick_device(device)[0]
+        self.calibration = Calibration.from_json(bundle.info.get("calibration", {}))
         bundle.model.to(self.device)
 
     @classmethod
@@ -46,8 +48,9 @@ class Predictor:
         scores = no_scores(problem, len(known))
         predictions = np.full(len(known), None, dtype=object)
         if len(scored):
-            scores[scored] = self._score([known.iloc[i] for i in scored])
-            for at, decided in zip(scored, problem.decide(scores[scored]), strict=True):
+            scores[scored] = self.calibration.probabilities(self._score([known.iloc[i] for i in scored]))
+            said = problem.decide(self.calibration.decided(scores[scored]))
+            for at, decided in zip(scored, said, strict=True):
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
         columns = scores.reshape(len(known), len(problem.score_names)).T
         named = dict(zip(problem.score_names, columns, strict=True))

@@ -15,8 +15,17 @@ from rich.table import Table
 
 from rainbow_ray.assemble import Data, Plan
 from rainbow_ray.problems import Metrics, are_known, no_scores
+from rainbow_ray.results.calibrate import Calibration, cross_fit, fit_calibration
 from rainbow_ray.results.collapse import signs
-from rainbow_ray.results.evaluate import Difference, best_baseline, compare, intervals, verdict
+from rainbow_ray.results.evaluate import (
+    Difference,
+    Scored,
+    best_baseline,
+    compare,
+    intervals,
+    measure,
+    verdict,
+)
 from rainbow_ray.training.checkpoint import write_safely
 from rainbow_ray.training.folds import Outcome
 
@@ -41,7 +50,10 @@ class Results:
     verdict: str
     signs: list[str]
     details: dict[str, Any]
-    scored: int
+    scored: Scored  # of all examples, NaN for those that no fold held out
+    calibration: Calibration  # what all of them teach
+    notes: list[str]
+    examples: int
     songs: int
 
 
@@ -57,25 +69,38 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     both = held[are_known(next(iter(baselines.values()))[held], problem)]
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     compared = np.isin(held, both)
-    metrics, undefined = problem.metrics(targets, scores[held])
+    asked = plan.config.calibration
+    calibration, said = fit_calibration(asked, problem, targets, scores[held], songs)
+    scored = Scored(scores, scores.copy())
+    scored.scores[held], scored.decided[held] = cross_fit(
+        asked, problem, targets, scores[held], songs, data.split.fold[held]
+    )
+    metrics, undefined = measure(problem, targets, scored.take(held))
     measured = {name: problem.metrics(targets[compared], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
     gap = None
     if best is not None:
         gap = compare(
-            problem, metric, targets[compared], scores[both], baselines[best][both], songs[compared], seed=seed
-        )
-    ours = problem.metric(metric, targets[compared], scores[both])
+            problem, metric, targets[compared], scored.read_by(problem, metric)[both], baselines[best][both],
+            songs[compared], seed=seed,
+        )  # fmt: skip
+    ours = problem.metric(metric, targets[compared], scored.read_by(problem, metric)[both])
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
-    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scores[held]), problem.name)
-    ci95 = intervals(problem, targets, scores[held], songs, seed=seed)
-    details = problem.details(targets, scores[held])
-    return Results(metrics, undefined, ci95, measured, best, gap, sentence, found, details, len(held), n_songs)
+    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scored.decided[held]), problem.name)
+    ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
+    details = problem.details(targets, scored.decided[held])
+    return Results(
+        metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, calibration, said, len(held),
+        n_songs,
+    )  # fmt: skip
 
 
-def write_predictions(path: Path, data: Data, outcomes: list[Outcome]) -> None:
-    """A row an example, fold and side: unique per (`example_id`, `fold`, `split`)."""
+def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:
+    """A row an example, fold and side: unique per (`example_id`, `fold`, `split`).
+
+    Scores that were held out are calibrated by what the other folds teach, all others by what all of them do.
+    """
     parts = []
     for outcome in outcomes:
         for split, rows, scores in (
@@ -83,15 +108,20 @@ def write_predictions(path: Path, data: Data, outcomes: list[Outcome]) -> None:
             ("train", outcome.job.train[: len(outcome.train_scores)], outcome.train_scores),
             ("val", outcome.job.val, outcome.val_scores),
         ):
-            parts.append(_prediction_rows(data, outcome.job.fold, split, rows, scores))
+            if split == "val" and outcome.job.fold is not None:
+                scored = results.scored.take(rows)
+            else:
+                made = results.calibration.probabilities(scores)
+                scored = Scored(made, results.calibration.decided(made))
+            parts.append(_prediction_rows(data, outcome.job.fold, split, rows, scored))
     table = pa.concat_tables(parts)
     write_safely(path, lambda file: pq.write_table(table, file))
 
 
-def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray, scores: np.ndarray) -> pa.Table:
+def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray, scored: Scored) -> pa.Table:
     n, problem = len(rows), data.problem
-    columns = scores.reshape(n, len(problem.score_names)).astype(np.float32)
-    told, decided = problem.tell(data.source.targets[rows]), problem.decide(scores) if n else []
+    columns = scored.scores.reshape(n, len(problem.score_names)).astype(np.float32)
+    told, decided = problem.tell(data.source.targets[rows]), problem.decide(scored.decided) if n else []
     kind = PREDICTION_TYPES[problem.name]
     # a yes is 1, as files of the first version have it
     target = data.source.targets[rows] if problem.name == "binary" else told
@@ -132,10 +162,11 @@ def summarise(
         "difference": vars(results.gap) if results.gap else None,
         "verdict": results.verdict,
         "signs": results.signs,
-        "notes": notes(plan, data, fits),
+        "notes": [*notes(plan, data, fits), *results.notes],
+        "calibration": results.calibration.to_json(),
         "counts": {
             "train_examples": int(np.median([len(o.job.train) for o in folds])),
-            "val_examples": results.scored,
+            "val_examples": results.examples,
             "songs": data.profile["songs"],
             "folds": data.split.folds,
             "parameters": folds[0].facts["parameters"],

@@ -30,7 +30,8 @@ from rainbow_ray.training.ledger import Trial
 Suggest = Callable[[Any], "dict[str, Any] | None"]
 DRAWS = 64  # random points that a space is tried on before the sweep
 # what a score is measured with: two trials that differ in it cannot be compared
-YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.")
+YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.",
+             "calibration.")  # fmt: skip
 # text is read anew for these, over the same songs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length")
 NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds", "training.save_best_only",

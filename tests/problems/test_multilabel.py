@@ -102,12 +102,11 @@ def test_metrics_are_those_of_scikit_learn():
     assert ours["macro_average_precision"] == pytest.approx(reference.average_precision_score(truth, scores))
 
 
-def test_predictions_are_names_by_thresholds_of_their_own():
+def test_predictions_are_names():
     scores = np.array([[0.6, 0.6, 0.2], [0.1, 0.2, 0.3]])
     assert PROBLEM.decide(scores) == [("a", "b"), ()]
-    own = Multilabel(classes=("a", "b", "c"), thresholds=(0.7, 0.15, 0.25))
-    assert own.decide(scores) == [("b",), ("b", "c")]
-    assert Multilabel(**own.to_json()) == own
+    fitted = PROBLEM.fit(TARGETS, TrainingConfig(loss="focal"))
+    assert Multilabel(**fitted.to_json()) == fitted
 
 
 def test_strata_keep_the_rarest_class_of_each_song():

@@ -8,7 +8,7 @@ import pytest
 from rainbow_ray.config import TrainingConfig
 from rainbow_ray.problems.binary import Binary
 from rainbow_ray.results.collapse import signs
-from rainbow_ray.results.evaluate import Difference, best_baseline, compare, intervals, resample, verdict
+from rainbow_ray.results.evaluate import Difference, Scored, best_baseline, compare, intervals, resample, verdict
 
 PROBLEM = Binary()
 
@@ -27,14 +27,15 @@ def test_repeating_each_song_does_not_narrow_its_interval():
     rng = np.random.default_rng(0)
     targets, scores = (rng.random(40) < 0.5).astype(float), rng.random(40)
     songs = np.array([f"s{i}" for i in range(40)])
-    once = intervals(PROBLEM, targets, scores, songs, seed=0)["accuracy"]
-    often = intervals(PROBLEM, np.repeat(targets, 9), np.repeat(scores, 9), np.repeat(songs, 9), seed=0)["accuracy"]
+    once = intervals(PROBLEM, targets, Scored(scores, scores), songs, seed=0)["accuracy"]
+    nine = np.repeat(scores, 9)
+    often = intervals(PROBLEM, np.repeat(targets, 9), Scored(nine, nine), np.repeat(songs, 9), seed=0)["accuracy"]
     np.testing.assert_allclose(once, often)
 
 
 def test_what_most_resamples_cannot_define_has_no_interval():
     targets = np.array([1.0] + [0.0] * 2)
-    found = intervals(PROBLEM, targets, np.array([0.9, 0.1, 0.2]), np.array(["a", "b", "c"]), seed=0)
+    found = intervals(PROBLEM, targets, Scored(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0)
     assert found["roc_auc"] is None
     assert found["accuracy"] == [1.0, 1.0]
 
@@ -49,7 +50,7 @@ def test_a_paired_comparison_is_narrower_than_its_parts():
     baseline[:10] = 1 - model[:10]
     songs = np.arange(n).astype(str)
     gap = compare(PROBLEM, "accuracy", targets, model, baseline, songs, seed=0)
-    low, high = intervals(PROBLEM, targets, model, songs, seed=0)["accuracy"]
+    low, high = intervals(PROBLEM, targets, Scored(model, model), songs, seed=0)["accuracy"]
     assert gap.high - gap.low < 0.8 * (high - low)
     assert compare(PROBLEM, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
     worse = compare(PROBLEM, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)

@@ -1,0 +1,193 @@
+"""Calibration and thresholds, learned from out-of-fold scores: what a score of 0.8 really means, and when to say yes.
+
+Numbers that are reported are cross-fitted: what is applied to a fold's songs was fitted on the songs of the others. The
+bundle keeps what was fitted on all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.config import CalibrationConfig
+from rainbow_ray.errors import choose
+from rainbow_ray.problems import Problem
+
+METHODS = ("none", "temperature", "isotonic")
+THRESHOLDS = ("fixed", "f1", "recall_at_precision", "cost")
+LEAST_SONGS = 50
+HALF = 0.5
+TINY = 1e-6
+TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What scores become, and from which on an answer is yes. The default changes nothing.
+
+    `knots` has the steps of an isotonic function for each column of the scores: (scores, probabilities).
+    """
+
+    temperature: float = 1.0
+    exclusive: bool = False  # scores of classes that sum to 1
+    knots: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Scores `(examples,)` or `(examples, classes)` as calibrated ones of the same shape."""
+        if self.knots:
+            columns = scores[:, None] if scores.ndim == 1 else scores
+            made = np.stack([np.interp(columns[:, i], x, y) for i, (x, y) in enumerate(self.knots)], axis=1)
+            made = made / made.sum(axis=1, keepdims=True) if self.exclusive else made
+            return made.reshape(scores.shape).astype(np.float32)
+        return scores if self.temperature == 1.0 else _tempered(scores, self.temperature, exclusive=self.exclusive)
+
+    def decided(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores with the threshold moved to a half: 1 for yes and 0 for no."""
+        if not self.thresholds:
+            return scores
+        limits = np.array(self.thresholds if scores.ndim > 1 else self.thresholds[0])
+        return (scores > limits).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Calibration:
+        knots = tuple((tuple(map(float, x)), tuple(map(float, y))) for x, y in document.get("knots", ()))
+        thresholds = tuple(map(float, document.get("thresholds", ())))
+        return cls(float(document.get("temperature", 1.0)), bool(document.get("exclusive")), knots, thresholds)
+
+
+def check_calibration(config: CalibrationConfig) -> list[str]:
+    """What is wrong with the keys of the section."""
+    return [
+        *choose("calibration.method", config.method, METHODS),
+        *choose("calibration.threshold", config.threshold, THRESHOLDS),
+    ]
+
+
+def idle_calibration(config: CalibrationConfig, problem: Problem) -> dict[str, str]:
+    """Keys of the section that say nothing here, and why."""
+    idle = {}
+    if problem.name == "regression":
+        return dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields), "numbers have none")
+    if problem.name == "multiclass":
+        idle = dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields if name != "method"),
+                             "the likeliest class is taken")  # fmt: skip
+    if config.threshold != "recall_at_precision":
+        idle["calibration.precision"] = f"the threshold is {config.threshold}"
+    if config.threshold != "cost":
+        for name in ("cost_false_positive", "cost_false_negative"):
+            idle[f"calibration.{name}"] = f"the threshold is {config.threshold}"
+    return idle
+
+
+def fit_calibration(
+    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
+) -> tuple[Calibration, list[str]]:
+    """What these songs teach, and a note where they are too few to teach anything."""
+    asked = config.method != "none" or config.threshold != "fixed"
+    if not asked or problem.name == "regression":
+        return Calibration(), []
+    n = len(np.unique(songs))
+    if n < LEAST_SONGS:
+        few = f"{n} songs are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
+        return Calibration(), [f"{few}: scores stay as they are, and yes is from 0.5 on"]
+    truth = problem.indicators(targets).astype(np.float64)
+    truth = truth[:, 0] if scores.ndim == 1 else truth
+    made = _fit_scores(config.method, truth, scores, exclusive=problem.name == "multiclass")
+    if problem.name == "multiclass" or config.threshold == "fixed":
+        return made, []
+    columns = made.probabilities(scores).reshape(len(scores), -1)
+    choose_one = _chooser(config)
+    thresholds = tuple(choose_one(truth.reshape(len(scores), -1)[:, i] > HALF, columns[:, i])
+                       for i in range(columns.shape[1]))  # fmt: skip
+    return dataclasses.replace(made, thresholds=thresholds), []
+
+
+def cross_fit(
+    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    folds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Calibrated scores, and the same with their thresholds at a half: each fold's by what the others teach.
+
+    With one fold there are no others: nothing is changed.
+    """
+    probabilities, decided = scores.copy(), scores.copy()
+    for fold in np.unique(folds):
+        inside, others = folds == fold, folds != fold
+        if not others.any():
+            continue
+        made, _ = fit_calibration(config, problem, targets[others], scores[others], songs[others])
+        probabilities[inside] = made.probabilities(scores[inside])
+        decided[inside] = made.decided(probabilities[inside])
+    return probabilities, decided
+
+
+def _fit_scores(method: str, truth: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
+    if method == "temperature":
+        from scipy.optimize import minimize_scalar
+
+        def cost(log_temperature: float) -> float:
+            p = np.clip(_tempered(scores, float(np.exp(log_temperature)), exclusive=exclusive), TINY, 1 - TINY)
+            if exclusive:
+                return float(-np.mean(np.sum(truth * np.log(p), axis=1)))
+            return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p)))
+
+        found = minimize_scalar(cost, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+        return Calibration(temperature=float(np.exp(found.x)), exclusive=exclusive)
+    if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression
+
+        knots = []
+        for column, told in zip(scores.reshape(len(scores), -1).T, truth.reshape(len(scores), -1).T, strict=True):
+            model = IsotonicRegression(y_min=TINY, y_max=1 - TINY, out_of_bounds="clip").fit(column, told)
+            knots.append((tuple(map(float, model.X_thresholds_)), tuple(map(float, model.y_thresholds_))))
+        return Calibration(knots=tuple(knots), exclusive=exclusive)
+    return Calibration()
+
+
+def _tempered(scores: np.ndarray, temperature: float, *, exclusive: bool) -> np.ndarray:
+    """Guo et al. 2017, eq. 9: logits divided by a temperature; of classes they are known up to a constant, the log."""
+    p = np.clip(scores.astype(np.float64), TINY, 1 - TINY)
+    if exclusive:
+        logits = np.log(p) / temperature
+        made = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(made / made.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / temperature)), dtype=np.float32)
+
+
+def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], float]:
+    """How a threshold is chosen from truth and scores `(examples,)`; a half where the songs do not tell."""
+
+    def choose_one(truth: np.ndarray, scores: np.ndarray) -> float:
+        if truth.all() or not truth.any():
+            return HALF
+        order = np.argsort(-scores, kind="stable")
+        last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores stand together
+        hits, said = np.cumsum(truth[order])[last], last + 1
+        value = _values(config, hits, said, int(truth.sum()))
+        if value is None:
+            return HALF
+        best = int(np.argmax(value))
+        above = scores[order][last[best]]
+        below = scores[order][last[best] + 1] if last[best] + 1 < len(scores) else 0.0
+        return float((above + below) / 2)
+
+    return choose_one
+
+
+def _values(config: CalibrationConfig, hits: np.ndarray, said: np.ndarray, positives: int) -> np.ndarray | None:
+    """What each threshold is worth; None where none reaches the precision that is asked for."""
+    if config.threshold == "f1":
+        return np.asarray(2 * hits / (said + positives))
+    if config.threshold == "cost":
+        wrong_yes, wrong_no = said - hits, positives - hits
+        return np.asarray(-(config.cost_false_positive * wrong_yes + config.cost_false_negative * wrong_no))
+    precise = hits / said >= config.precision
+    return np.where(precise, hits / positives, -1.0) if precise.any() else None

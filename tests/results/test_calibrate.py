@@ -1,0 +1,117 @@
+"""Calibration: what it mends, what it learns from, and what it leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rainbow_ray.config import CalibrationConfig
+from rainbow_ray.problems.binary import Binary
+from rainbow_ray.problems.multiclass import Multiclass
+from rainbow_ray.problems.multilabel import Multilabel
+from rainbow_ray.results.calibrate import Calibration, cross_fit, fit_calibration
+
+RNG = np.random.default_rng(0)
+N = 400
+SURE = RNG.normal(size=N) * 2
+TRUTH = (RNG.random(N) < 1 / (1 + np.exp(-SURE))).astype(np.float32)
+OVERSURE = (1 / (1 + np.exp(-3 * SURE))).astype(np.float32)  # logits three times too large
+SONGS = np.arange(N)
+
+
+def config(**keys) -> CalibrationConfig:
+    return CalibrationConfig(**keys)
+
+
+def ece(scores: np.ndarray) -> float:
+    return Binary().metric("ece", TRUTH, scores) or 0.0
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_what_is_too_sure_is_mended(method):
+    made, notes = fit_calibration(config(method=method), Binary(), TRUTH, OVERSURE, SONGS)
+    assert not notes
+    assert ece(made.probabilities(OVERSURE)) < ece(OVERSURE) / 2
+    if method == "temperature":
+        assert made.temperature == pytest.approx(3.0, rel=0.25)
+    assert Calibration.from_json(made.to_json()) == made
+
+
+def test_classes_are_mended_and_still_make_one():
+    logits = RNG.normal(size=(N, 3))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = np.array([RNG.choice(3, p=row) for row in p], dtype=np.float32)
+    sure = (np.exp(4 * logits) / np.exp(4 * logits).sum(1, keepdims=True)).astype(np.float32)
+    problem = Multiclass(classes=("a", "b", "c"))
+    for method in ("temperature", "isotonic"):
+        made, _ = fit_calibration(config(method=method), problem, truth, sure, SONGS)
+        calibrated = made.probabilities(sure)
+        np.testing.assert_allclose(calibrated.sum(1), 1.0, atol=1e-5)
+        assert problem.metric("log_loss", truth, calibrated) < problem.metric("log_loss", truth, sure)
+        assert not made.thresholds  # the likeliest class is taken
+
+
+@pytest.mark.parametrize(
+    ("keys", "worth"),
+    [
+        ({"threshold": "f1"}, lambda said: 2 * (said & (TRUTH > 0)).sum() / (said.sum() + TRUTH.sum())),
+        (
+            {"threshold": "cost", "cost_false_negative": 9.0},
+            lambda said: -((said & (TRUTH == 0)).sum() + 9 * (~said & (TRUTH > 0)).sum()),
+        ),
+    ],
+)
+def test_no_other_threshold_is_worth_more(keys, worth):
+    made, _ = fit_calibration(config(**keys), Binary(), TRUTH, OVERSURE, SONGS)
+    (threshold,) = made.thresholds
+    assert worth(threshold < OVERSURE) == max(worth(t < OVERSURE) for t in np.unique(OVERSURE) - 1e-9)
+    assert ((made.decided(OVERSURE) > 0.5) == (threshold < OVERSURE)).all()
+
+
+def test_recall_is_bought_only_at_the_precision_asked_for():
+    made, _ = fit_calibration(config(threshold="recall_at_precision", precision=0.9), Binary(), TRUTH, OVERSURE, SONGS)
+    said = made.thresholds[0] < OVERSURE
+    assert TRUTH[said].mean() >= 0.9
+    lower = made.thresholds[0] - 0.05 < OVERSURE
+    assert TRUTH[lower].mean() < 0.9 or (lower == said).all()
+    noise = RNG.random(N).astype(np.float32)
+    made, _ = fit_calibration(
+        config(threshold="recall_at_precision", precision=1.0),
+        Binary(),
+        1.0 - (noise > noise.max() - 1e-6),
+        noise,
+        SONGS,
+    )
+    assert made.thresholds == (0.5,)  # nothing reaches it
+
+
+def test_each_label_has_a_threshold_of_its_own():
+    targets = np.stack([TRUTH, TRUTH], axis=1)
+    scores = np.stack([OVERSURE, OVERSURE / 10], axis=1)
+    made, _ = fit_calibration(config(threshold="f1"), Multilabel(classes=("a", "b")), targets, scores, SONGS)
+    assert made.thresholds[0] == pytest.approx(10 * made.thresholds[1], rel=1e-3)
+
+
+def test_few_songs_teach_nothing():
+    made, notes = fit_calibration(config(threshold="f1"), Binary(), TRUTH[:49], OVERSURE[:49], SONGS[:49])
+    assert made == Calibration()
+    assert "49 songs are too few" in notes[0]
+    stems = np.repeat(np.arange(20), 20)
+    assert fit_calibration(config(method="isotonic"), Binary(), TRUTH, OVERSURE, stems)[0] == Calibration()
+
+
+def test_a_folds_own_labels_do_not_reach_it():
+    folds = SONGS % 5
+    asked = config(method="isotonic", threshold="f1")
+    before = cross_fit(asked, Binary(), TRUTH, OVERSURE, SONGS, folds)
+    turned = np.where(folds == 2, 1 - TRUTH, TRUTH)
+    after = cross_fit(asked, Binary(), turned, OVERSURE, SONGS, folds)
+    for ours, theirs in zip(before, after, strict=True):
+        assert (ours[folds == 2] == theirs[folds == 2]).all()
+        assert (ours[folds != 2] != theirs[folds != 2]).any()
+
+
+def test_nothing_is_changed_where_nothing_was_asked_for():
+    scores, decided = cross_fit(config(), Binary(), TRUTH, OVERSURE, SONGS, SONGS % 5)
+    assert (scores == OVERSURE).all()
+    assert (decided == OVERSURE).all()
