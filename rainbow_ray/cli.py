@@ -60,7 +60,9 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         "Environment: RAINBOW_SECTION__KEY, RAINBOW_MANIFEST.",
         allow_abbrev=False,
     )
-    parser.add_argument("--phase", type=int, metavar="N", help="1: binary, from text")
+    parser.add_argument(
+        "--phase", type=int, metavar="N", help="1: yes or no, 2: one of several classes, 4: a number; from text"
+    )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in DOORS[program].items():
         parser.add_argument(flag, metavar=placeholder, help=text)

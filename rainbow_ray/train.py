@@ -220,6 +220,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, cali
     info = {
         "phase": plan.config.phase,
         "target": plan.target,
+        "id_column": plan.columns.song,
         "text_columns": list(plan.columns.text),
         "max_tokens": plan.max_tokens,
         "encoder": plan.encoder,

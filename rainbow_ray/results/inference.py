@@ -35,6 +35,11 @@ class Predictor:
         """From a run's folder or a bundle. Raises `InputError` when it is not whole."""
         return cls(load_bundle(Path(path)), device)
 
+    @property
+    def score_names(self) -> list[str]:
+        """Columns of `predict` that hold scores."""
+        return list(self.bundle.problem.score_names)
+
     def predict(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
         """A row a text, with `prediction` and `score` (binary: the probability of True), or `score_<class>` of each.
 

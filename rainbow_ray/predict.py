@@ -1,0 +1,172 @@
+"""Score songs or ideas with a trained model: `python -m rainbow_ray.predict --model runs/NAME --text "…"`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rainbow_ray.cli import DONE, run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from rainbow_ray.results.inference import Predictor
+
+WRITERS = (".parquet", ".csv", ".jsonl")
+SHOWN_CHARACTERS = 60
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    _check(options)
+
+    from rich.console import Console
+
+    from rainbow_ray.runtime import prepare_environment
+
+    prepare_environment()
+
+    from rainbow_ray.results.inference import Predictor
+
+    predictor = Predictor.load(options.model, options.device)
+    console = Console(soft_wrap=True, highlight=False)
+    if options.manifest is not None:
+        _score_manifest(predictor, options, console)
+    else:
+        _score_texts(predictor, options, console)
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.predict", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN|FOLDER", help="a run, or its model/ folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--manifest", metavar="P", help="parquet file, folder or URL of songs")
+    what.add_argument("--text", metavar="T", help="one text")
+    what.add_argument("--text-file", type=Path, metavar="F", help="a text a line; blank lines are left out")
+    parser.add_argument("--out", type=Path, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
+    parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
+    parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
+    parser.add_argument("--class", dest="by", metavar="NAME", help="rank by this class (default: by the likeliest)")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cuda, mps, cpu")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises `InputError` with all that is wrong before anything is loaded."""
+    from rainbow_ray.errors import InputError
+
+    problems = []
+    if options.manifest is not None and options.out is None:
+        problems.append("--manifest: name a file for the predictions with --out")
+    if options.out is not None and options.out.suffix not in WRITERS:
+        problems.append(f"--out {options.out}: its name must end in one of {', '.join(WRITERS)}")
+    if options.out is not None and options.out.exists() and not options.overwrite:
+        problems.append(f"--out {options.out}: the file exists; another name, or --overwrite")
+    if options.out is not None and not options.out.parent.is_dir():
+        problems.append(f"--out {options.out}: there is no folder {options.out.parent}")
+    if options.text_file is not None and not options.text_file.is_file():
+        problems.append(f"--text-file {options.text_file}: no such file")
+    if options.top is not None and (options.text_file is None or options.top < 1):
+        problems.append(f"--top {options.top}: a number from 1 on, with --text-file")
+    if problems:
+        raise InputError(problems)
+
+
+def _score_texts(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.results.explain import words_that_moved
+
+    if options.text is not None:
+        texts = [options.text]
+    else:
+        texts = [line.strip() for line in options.text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not any(text.strip() for text in texts):
+        raise InputError(f"{'--text' if options.text is not None else options.text_file}: there is no text in it")
+    found = predictor.predict(texts)
+    column = _ranked_by(predictor, options.by)
+    rank = found[column] if column is not None else found[predictor.score_names].max(axis=1)
+    order = np.argsort(-rank.to_numpy(), kind="stable")
+    table = pd.concat([pd.Series(texts, name="text"), found], axis=1).iloc[order]
+    if options.out is not None:
+        _write(table, options.out)
+        console.print(f"{len(table)} predictions in {options.out}")
+    for _, row in table.head(options.top or len(table)).iterrows():
+        asked = column or max(predictor.score_names, key=lambda name: row[name])
+        shown = row["text"] if len(texts) == 1 else _short(row["text"])
+        console.print(f"{row[asked]:.3f}  {_said(row['prediction'])}  {shown}", markup=False)
+        moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
+        if moved:
+            console.print("       " + ", ".join(f"{one.word} {one.by:+.3f}" for one in moved), markup=False)
+
+
+def _ranked_by(predictor: Predictor, name: str | None) -> str | None:
+    """The column of a class that was asked for; of a single score, that. Raises `InputError` for an unknown class."""
+    from rainbow_ray.errors import InputError, nearest
+
+    columns = predictor.score_names
+    if name is None:
+        return columns[0] if len(columns) == 1 else None
+    classes = [column.removeprefix("score_") for column in columns] if len(columns) > 1 else []
+    if name not in classes:
+        known = f"; there are: {', '.join(classes)}" if classes else ": this model has none"
+        raise InputError(f"--class {name!r}: no such class{nearest(name, classes)}{known}")
+    return f"score_{name}"
+
+
+def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
+    import pandas as pd
+
+    from rainbow_ray.data.manifest import open_manifest
+    from rainbow_ray.errors import InputError, nearest
+
+    manifest = open_manifest(options.manifest)
+    wanted, names = predictor.bundle.info["text_columns"], manifest.schema.names
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise InputError(f"manifest {options.manifest}: no column {name!r}, which this model reads"
+                         f"{nearest(name, names)}" for name in missing)  # fmt: skip
+    song = predictor.bundle.info.get("id_column", "id")
+    kept = [song] if song in names else []
+    parts = []
+    for batch in manifest.dataset().to_batches(columns=[*kept, *wanted], batch_size=4096):
+        rows = batch.to_pandas()
+        parts.append(pd.concat([rows[kept], predictor.predict(rows[wanted])], axis=1))
+    table = pd.concat(parts, ignore_index=True)
+    _write(table, options.out)
+    unread = int(table["prediction"].isna().sum())
+    console.print(f"{len(table)} predictions in {options.out}" + (f"; {unread} rows have no text" if unread else ""))
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    """To a temporary name, then into place."""
+    from rainbow_ray.training.checkpoint import write_safely
+
+    if path.suffix == ".parquet":
+        write_safely(path, lambda file: table.to_parquet(file, index=False))
+    elif path.suffix == ".csv":
+        write_safely(path, lambda file: table.to_csv(file, index=False))
+    else:
+        write_safely(path, lambda file: table.to_json(file, orient="records", lines=True, force_ascii=False))
+
+
+def _said(prediction: object) -> str:
+    if isinstance(prediction, tuple):
+        return ", ".join(prediction) or "none"
+    return f"{prediction:.3g}" if isinstance(prediction, float) else str(prediction)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= SHOWN_CHARACTERS else f"{flat[: SHOWN_CHARACTERS - 1]}…"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,108 @@
+"""The door that scores songs and ideas: what it shows, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from rainbow_ray import predict
+from rainbow_ray.cli import run
+from rainbow_ray.results.bundle import Bundle, save_bundle
+from rainbow_ray.results.explain import words_that_moved
+from rainbow_ray.results.inference import Predictor
+from rainbow_ray.training.learner import load_fitted
+from tests.conftest import song_rows
+from tests.in_process import data_of, fit_fold, plan_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_encoder):
+    """A bundle whose label is the word `but`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("model")
+    pq.write_table(pa.table(song_rows(songs=40)), folder / "songs.parquet")
+    plan = plan_of(
+        folder / "songs.parquet", tiny_encoder("bert"), training__epochs=60, training__head_learning_rate=0.01
+    )
+    data = data_of(plan)
+    fit_fold(plan, data, folder / "fit")
+    rainbow, problem = load_fitted(plan.config, plan.encoder, data.problem, folder / "fit")
+    info = {"text_columns": ["concept"], "id_column": "id", "max_tokens": 64}
+    save_bundle(folder / "bundle", Bundle(rainbow, problem, plan.encoder, info), plan.config.model)
+    return folder
+
+
+WITH, WITHOUT = "a door and a wall but a river", "a door and a wall and a river"
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+        code = run(predict.main)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def test_one_text_is_told_with_the_words_that_moved_it(model, door):
+    code, said = door("--model", model / "bundle", "--text", WITH)
+    assert code == 0
+    assert "True" in said
+    moved = words_that_moved(Predictor.load(model / "bundle"), WITH, "score")
+    assert moved[0].word == "but"
+    assert moved[0].by > 0.2
+    assert "but +" in said
+
+
+def test_ideas_are_ranked_and_the_best_are_shown(model, door, tmp_path):
+    ideas = tmp_path / "ideas.txt"
+    ideas.write_text(f"{WITHOUT}\n\n{WITH}\n{WITHOUT} again\n")
+    code, said = door("--model", model / "bundle", "--text-file", ideas, "--top", 1, "--out", tmp_path / "all.csv")
+    assert code == 0
+    assert said.count("True") == 1
+    assert "False" not in said  # below the top
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert table["text"].tolist()[0] == WITH
+    assert table["score"].is_monotonic_decreasing
+    assert len(table) == 3
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_a_manifest_is_scored_row_by_row(model, door, tmp_path, name):
+    out = tmp_path / name
+    code, said = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    assert code == 0, said
+    read = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}
+    table = read[name.split(".")[1]](out)
+    assert list(table.columns) == ["id", "prediction", "score"]
+    assert len(table) == 80
+    before = out.read_bytes()
+    code, said = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    assert code == 2
+    assert "--overwrite" in said
+    assert out.read_bytes() == before
+    code, _ = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out, "--overwrite")
+    assert code == 0
+
+
+def test_bad_input_is_told_all_at_once(model, door, tmp_path):
+    code, said = door("--model", model / "bundle", "--manifest", "x", "--out", tmp_path / "no" / "out.txt", "--top", 0)
+    assert code == 2
+    assert "Traceback" not in said
+    for word in (".parquet", "there is no folder", "--top 0"):
+        assert word in said
+    for arguments, word in (
+        (["--model", tmp_path, "--text", "a"], "no model here"),
+        (["--model", model / "bundle", "--text", "  "], "no text"),
+        (["--model", model / "bundle", "--text-file", tmp_path / "none"], "no such file"),
+        (["--model", model / "bundle", "--text", "a", "--class", "spatial"], "this model has none"),
+        (["--model", model / "bundle", "--manifest", model / "songs.parquet"], "--out"),
+    ):
+        code, said = door(*arguments)
+        assert code == 2, said
+        assert word in said
+        assert "Traceback" not in said
