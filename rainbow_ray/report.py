@@ -1,0 +1,79 @@
+"""Write the page of a run or a sweep, or compare several: `python -m rainbow_ray.report runs/NAME [runs/OTHER …]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rainbow_ray.cli import DONE, run
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run or sweep")
+    parser.add_argument("--out", type=Path, metavar="F", help="of several runs: the page (default: comparison.html)")
+    parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
+    options = parser.parse_args(arguments)
+
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.runtime import prepare_environment
+
+    prepare_environment()
+    if len(options.runs) == 1:
+        if options.out is not None:
+            raise InputError("--out is for several runs: the page of one lies in its folder")
+        print(report(options.runs[0]))
+        return DONE
+
+    from rainbow_ray.results.pages.comparison import comparison_page
+    from rainbow_ray.results.pages.layout import write_page
+
+    out = options.out or Path("comparison.html")
+    if out.exists() and not options.overwrite:
+        raise InputError(f"--out {out}: the file exists; another name, or --overwrite")
+    write_page(comparison_page(_read_all(options.runs)), out)
+    print(out)
+    return DONE
+
+
+def report(folder: Path) -> Path:
+    """Write `report.html` and `plots/` of a finished run or sweep; where the page lies.
+
+    Raises `InputError` for what is not finished, or lacks files (which).
+    """
+    from rainbow_ray.results.pages.layout import write_page
+
+    out = folder / "report.html"
+    if (folder / "trials.jsonl").exists():
+        from rainbow_ray.results.pages.sweep_page import read_sweep, sweep_page
+
+        write_page(sweep_page(read_sweep(folder)), out, folder / "plots")
+        return out
+
+    from rainbow_ray.results.pages.run_page import read_run, run_page
+    from rainbow_ray.results.pages.texts import model_of, texts_of
+
+    finished = read_run(folder)
+    write_page(run_page(finished, texts_of(finished), model_of(finished)), out, folder / "plots")
+    return out
+
+
+def _read_all(paths: Sequence[Path]) -> list:  # type: ignore[type-arg]
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.results.pages.run_page import read_run
+
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append(read_run(path))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

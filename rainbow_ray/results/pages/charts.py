@@ -1,0 +1,163 @@
+"""The charts of a run: how it learned, how sure and how right it is, and where it goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rainbow_ray.results.evaluate import resample
+from rainbow_ray.results.pages.theme import Chart, Palette
+
+GRID = np.linspace(0, 1, 101)
+BANDS = 200  # resamples of songs
+BINS = 10
+MOST_CLASSES = 20  # of a confusion matrix that can be read
+
+
+def learning_curves(records: pd.DataFrame, metric: str) -> Chart:
+    """Training loss and the metric on held-out songs by epoch: a line a fold."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        left, right = figure.subplots(1, 2)
+        whole = records[records["fold"].notna()]
+        for axes, column, split, colour in (
+            (left, "loss", "train", palette.first),
+            (right, metric, "val", palette.second),
+        ):
+            part = whole[(whole["split"] == split) & whole[column].notna()] if column in whole else whole[:0]
+            for _, fold in part.groupby("fold"):
+                by_epoch = fold.groupby("epoch")[column].last()
+                axes.plot(by_epoch.index, by_epoch, color=colour, alpha=0.75, linewidth=1.2, marker="o", markersize=2)
+            axes.set_xlabel("epoch")
+        left.set_title("training loss")
+        right.set_title(f"{metric.replace('_', ' ')} on held-out songs")
+
+    return Chart("learning", "How it learned", "Training loss and the headline metric by epoch, a line a fold.", draw)
+
+
+def rank_curves(truth: np.ndarray, scores: np.ndarray, songs: np.ndarray, seed: int, positive: str) -> Chart:
+    """Precision by recall and the ROC curve, with 95% bands over songs, point by point."""
+    curves = [_pr_and_roc(truth[rows], scores[rows]) for rows in _draws(truth, songs, seed)]
+    own = _pr_and_roc(truth, scores)
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        names = (("recall", "precision"), ("false positive rate", "true positive rate"))
+        floors = (truth.mean(), None)
+        for i, (axes, (x, y), floor) in enumerate(zip(figure.subplots(1, 2), names, floors, strict=True)):
+            low, high = np.quantile([curve[i] for curve in curves], [0.025, 0.975], axis=0)
+            axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
+            axes.plot(GRID, own[i], color=palette.first)
+            axes.plot([0, 1], [floor, floor] if floor is not None else [0, 1], color=palette.faint, linestyle="--")
+            axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
+
+    says = f"Precision by recall, and true by false positives, of {positive}; the bands hold 95% over songs."
+    return Chart("curves", f"How well songs are ranked ({positive})", says, draw)
+
+
+def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
+    """How many songs of each class (row) were called what (column)."""
+    shown = table[:MOST_CLASSES, :MOST_CLASSES]
+    shares = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+    kept = [str(name) for name in names[:MOST_CLASSES]]
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        from matplotlib.colors import to_rgba
+
+        axes = figure.subplots()
+        axes.grid(False)
+        for (row, column), count in np.ndenumerate(shown):
+            share = shares[row, column]
+            box = {"facecolor": to_rgba(palette.first, 0.08 + 0.55 * share), "edgecolor": palette.faint}
+            axes.add_patch(_square(column, row, **box))
+            axes.text(column, row, str(int(count)), ha="center", va="center", color=palette.ink)
+        axes.set(xlim=(-0.5, len(kept) - 0.5), ylim=(len(kept) - 0.5, -0.5), xlabel="called", ylabel="is")
+        axes.set_xticks(range(len(kept)), kept, rotation=30, ha="right")
+        axes.set_yticks(range(len(kept)), kept)
+
+    side = min(9.0, 2.6 + 0.55 * len(kept))
+    return Chart("confusion", "What is taken for what", "Songs by their class and by what they were called.", draw,
+                 (side + 1.2, side))  # fmt: skip
+
+
+def reliability(right: np.ndarray, sure: np.ndarray, of: str) -> Chart:
+    """How often the model is right where it is so sure, in ten bins."""
+    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    used = np.flatnonzero(counts)
+    x = np.bincount(bins, weights=sure, minlength=BINS)[used] / counts[used]
+    y = np.bincount(bins, weights=right, minlength=BINS)[used] / counts[used]
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper.plot([0, 1], [0, 1], color=palette.faint, linestyle="--")
+        upper.plot(x, y, color=palette.first, marker="o")
+        upper.set(ylabel="is so", xlim=(0, 1), ylim=(0, 1.02))
+        lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=palette.first)
+        lower.set(xlabel=f"score of {of}", ylabel="songs")
+
+    says = (
+        f"How often songs are what a score says, by the score of {of}; on the dashed line a score means what it says."
+    )
+    return Chart("reliability", "Does a score mean what it says?", says, draw, (6.4, 4.2))
+
+
+def scatter(truth: np.ndarray, said: np.ndarray) -> Chart:
+    """Predicted by true values, and what is missed."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        left, right = figure.subplots(1, 2)
+        ends = [float(min(truth.min(), said.min())), float(max(truth.max(), said.max()))]
+        left.plot(ends, ends, color=palette.faint, linestyle="--")
+        left.scatter(truth, said, s=14, color=palette.first, alpha=0.7, linewidths=0)
+        left.set(xlabel="is", ylabel="predicted")
+        right.axhline(0, color=palette.faint, linestyle="--")
+        right.scatter(said, truth - said, s=14, color=palette.second, alpha=0.7, linewidths=0)
+        right.set(xlabel="predicted", ylabel="is, less predicted")
+
+    return Chart("scatter", "How far off it is", "Predicted by true values, and residuals by predictions.", draw)
+
+
+def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] | None) -> Chart:
+    """The model's headline score with its interval beside the baselines'."""
+    values = {name: value for name, value in named.items() if value is not None}
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        for place, (name, value) in enumerate(values.items()):
+            mine = name == "model"
+            axes.plot(value, place, marker="o", markersize=9 if mine else 6, linestyle="none",
+                      color=palette.first if mine else palette.ink)  # fmt: skip
+            if mine and interval is not None:
+                axes.plot(interval, [place, place], color=palette.first, linewidth=3, alpha=0.5)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.invert_yaxis()
+        axes.set_xlabel(metric.replace("_", " "))
+
+    says = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
+    return Chart("scores", "Beside the baselines", says, draw, (6.4, 0.9 + 0.38 * len(values)))
+
+
+def _square(x: float, y: float, **look: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, **look)
+
+
+def _draws(truth: np.ndarray, songs: np.ndarray, seed: int) -> list[np.ndarray]:
+    drawn = (rows for _, rows in zip(range(BANDS), resample(songs, seed=seed), strict=False))
+    return [rows for rows in drawn if truth[rows].any() and not truth[rows].all()]
+
+
+def _pr_and_roc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision on a grid of recalls, and true positive rates on a grid of false ones."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    false_rate, true_rate, _ = roc_curve(truth, scores)
+    # the best precision at this recall or a higher one
+    envelope = np.maximum.accumulate(precision)[::-1]
+    return np.interp(GRID, recall[::-1], envelope), np.interp(GRID, false_rate, true_rate)

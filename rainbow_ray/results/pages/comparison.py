@@ -1,0 +1,82 @@
+"""Several runs beside each other, over the songs that all of them held out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rainbow_ray.errors import InputError
+from rainbow_ray.results.evaluate import Difference, compare
+from rainbow_ray.results.pages.layout import Page, Section, Table, number
+from rainbow_ray.results.pages.run_page import Finished
+
+SEED = 0
+
+
+def comparison_page(runs: Sequence[Finished]) -> Page:
+    """Each run against the first, song by song. Raises `InputError` where they cannot be compared."""
+    first = runs[0]
+    _check(runs)
+    shared = functools.reduce(np.intersect1d, [run.held["example_id"].to_numpy() for run in runs])
+    metric, problem = first.summary["metric"], first.problem
+    rows = [pd.Index(run.held["example_id"]).get_indexer(pd.Index(shared)) for run in runs]
+    scores = [run.scores[taken] for run, taken in zip(runs, rows, strict=True)]
+    targets = first.targets[rows[0]]
+    songs = first.held["song"].to_numpy()[rows[0]]
+    table, sentences = [], []
+    for run, ours in zip(runs, scores, strict=True):
+        value = problem.metric(metric, targets, ours)
+        gap = None if run is first else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
+        table.append([run.path.name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
+        if gap is not None:
+            sentences.append(_sentence(run.path.name, first.path.name, gap))
+    about = (
+        f"{len(np.unique(songs))} songs that every run held out; differences draw songs with replacement, the same for"
+        " both. A positive difference is better."
+    )
+    return Page(
+        kind=f"{len(runs)} runs, phase {first.summary['phase']}",
+        title=f"{first.summary['target'].replace('_', ' ')}: {', '.join(run.path.name for run in runs)}",
+        verdict=" ".join(sentences),
+        warnings=_warnings(runs),
+        sections=[Section("runs", "Beside each other", [about], [
+            Table(["run", metric.replace("_", " "), f"against {first.path.name} [95%]", "config"], table)])],
+        footer="",
+    )  # fmt: skip
+
+
+def _check(runs: Sequence[Finished]) -> None:
+    first, problems = runs[0], []
+    for run in runs[1:]:
+        for key in ("problem", "target"):
+            if run.summary[key] != first.summary[key]:
+                problems.append(f"{run.path}: its {key} is {run.summary[key]}, of {first.path} {first.summary[key]}")
+        if not problems and run.problem.score_names != first.problem.score_names:
+            problems.append(f"{run.path}: its classes are others than those of {first.path}")
+        if not np.isin(run.held["example_id"], first.held["example_id"]).any():
+            problems.append(f"{run.path}: no song in common with {first.path}")
+    if problems:
+        raise InputError(problems)
+
+
+def _warnings(runs: Sequence[Finished]) -> list[str]:
+    if len({run.summary["data_hash"] for run in runs}) > 1:
+        return ["These runs were made with different songs, texts or labels; labels are those of the first."]
+    if len({run.profile.get("split_hash") for run in runs}) > 1:
+        return ["These runs were split differently: what differs may be the luck of the folds (--split-file)."]
+    return []
+
+
+def _sentence(name: str, other: str, gap: Difference) -> str:
+    if gap.low > 0:
+        return f"{name} is better than {other} ({_span(gap)})."
+    if gap.high < 0:
+        return f"{name} is worse than {other} ({_span(gap)})."
+    return f"Between {name} and {other} these songs cannot tell ({_span(gap)})."
+
+
+def _span(gap: Difference) -> str:
+    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"

@@ -1,0 +1,44 @@
+"""What a run's page shows of its songs beside predictions: their texts, and the words that moved the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from rainbow_ray.config import Config
+from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
+from rainbow_ray.data.stream import head
+from rainbow_ray.errors import InputError
+from rainbow_ray.results.explain import Moved, words_that_moved
+from rainbow_ray.results.inference import Predictor
+from rainbow_ray.results.pages.run_page import MOVING_WORDS, Finished
+
+MOST_ROWS = 200_000  # a page of more songs goes without their texts
+
+
+def texts_of(run: Finished) -> dict[str, str]:
+    """The text of each example; nothing where the manifest cannot be read any more."""
+    config = Config.model_validate(yaml.safe_load(run.config))
+    try:
+        manifest = open_manifest(run.summary["manifest"])
+        if manifest.rows > MOST_ROWS:
+            return {}
+        columns = find_columns(manifest, config.data, run.summary["target"])
+    except InputError:
+        return {}
+    rows = plain_rows(head(manifest, columns.projection), columns)
+    songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
+    if config.data.split_by == "row":
+        return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}
+    return dict(zip(reversed(songs), reversed(texts), strict=True))  # the first row of a song stands for it
+
+
+def model_of(run: Finished) -> Callable[[str, str], list[Moved]] | None:
+    """The words that moved the run's model, of a text and a score; None where there is no model."""
+    folder: Path = run.path / "model"
+    if not folder.exists():
+        return None
+    predictor = Predictor.load(folder, "cpu")
+    return lambda text, column: words_that_moved(predictor, text, column, MOVING_WORDS)
