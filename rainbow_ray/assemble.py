@@ -32,6 +32,7 @@ from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.training.imbalance import stacked
 
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
@@ -115,7 +116,9 @@ def make_plan(resolved: Resolved) -> Plan:
     if problems or manifest is None or columns is None or encoder is None:
         raise InputError(dict.fromkeys(problems))
     source, max_tokens, warnings = encoder
-    warnings = [*warnings, *_without_effect(resolved, problem)]
+    idle = _without_effect(resolved, problem)
+    warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
+    warnings += stacked(config.training, resolved.user_keys - idle.keys())
     return Plan(config, problem, target, manifest, columns, source, max_tokens, demo, known, warnings)
 
 
@@ -341,8 +344,8 @@ def _check_encoder(config: Config) -> tuple[str, int, list[str]]:
     return name, limit, warnings
 
 
-def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
-    """Known keys that the user set and that change nothing here."""
+def _without_effect(resolved: Resolved, problem: Problem) -> dict[str, str]:
+    """Known keys that the user set and that change nothing here, and why."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical
     from rainbow_ray.results.calibrate import idle_calibration
@@ -364,5 +367,4 @@ def _without_effect(resolved: Resolved, problem: Problem) -> list[str]:
         for name in ("train_split", "val_split", "random_seed"):
             idle[f"data.{name}"] = "the split file decides"
     default = Config()
-    changed = [key for key in idle if key in resolved.user_keys and config.at(key) != default.at(key)]
-    return [f"{key} has no effect: {idle[key]}" for key in changed]
+    return {key: why for key, why in idle.items() if key in resolved.user_keys and config.at(key) != default.at(key)}

@@ -1,10 +1,19 @@
-"""Over- and undersampling, by example (in phase 1 a song): which examples an epoch trains on."""
+"""Over- and undersampling, by song: which examples an epoch trains on; and what must not be stacked on it.
+
+Weights and losses that balance classes are the problems' own, computed from what is left after sampling.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
+from rainbow_ray.config import TrainingConfig
+
 SAMPLINGS = ("none", "oversample", "undersample")
+WEIGHTS = {"pos_weight": ("auto", None, 1.0), "class_weights": ("balanced", "none")}  # values that follow the sampler
+EVENING_LOSSES = ("class_balanced", "logit_adjusted")
 
 
 def sample(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray:
@@ -25,3 +34,23 @@ def sample(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray
     whole = [np.repeat(m, size // len(m)) for m in members]
     rest = [rng.choice(m, size % len(m), replace=False) for m in members]
     return np.sort(np.concatenate([*whole, *rest]))
+
+
+def stacked(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
+    """What the user set that evens classes out once more after a sampler, or has nothing left to even out."""
+    if training.sampling == "none":
+        return []
+    sampler, found = f"training.sampling={training.sampling}", []
+    for name, harmless in WEIGHTS.items():
+        key, value = f"training.{name}", getattr(training, name)
+        if key not in user_keys:
+            continue
+        if value not in harmless:
+            found.append(f"{key} acts on top of {sampler}, which makes classes alike already: rare songs count twice"
+                         " over; set only one of them")  # fmt: skip
+        elif value == harmless[0]:
+            found.append(f"{key}={value}: nothing is left to balance after {sampler}")
+    if training.loss in EVENING_LOSSES:
+        found.append(f"training.loss={training.loss} sees classes as {sampler} makes them, alike, and adjusts next to"
+                     " nothing; set only one of them")  # fmt: skip
+    return found

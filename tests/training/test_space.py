@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
-from rainbow_ray.assemble import check_values
+from rainbow_ray.assemble import check_values, settle_defaults
 from rainbow_ray.config import Config, known_keys
 from rainbow_ray.errors import InputError
 from rainbow_ray.phases import PHASES
@@ -22,6 +22,7 @@ from rainbow_ray.training.space import Space, apply, default_trial, explore, loa
 @pytest.fixture
 def config(tiny_encoder) -> Config:
     config = Config()
+    settle_defaults(config, make_problem("binary"))
     config.model.text_encoder.model_name = str(tiny_encoder("bert"))
     return config
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rainbow_ray.config import Config
+from rainbow_ray.config import Config, TrainingConfig
 from rainbow_ray.training import trial as trials
 from rainbow_ray.training.folds import Shared
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
@@ -91,7 +91,7 @@ class Songs:
 def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
     sweep.task.rungs = make_rungs(folds, 3.0)
     problem = SimpleNamespace(metric=lambda *_: 0.5)
-    shared: Any = Shared(Config(), Songs(folds), problem, "", "id")
+    shared: Any = Shared(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), problem, "", "id")
     sides = [(np.array([], int), np.array([k])) for k in range(folds)]
     task = trials.Task(shared, sides, sweep.task.rungs, sweep.task.folder)
     monkeypatch.setattr(trials, "_fit", lambda *_: np.zeros(1, np.float32))
