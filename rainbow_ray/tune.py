@@ -298,6 +298,7 @@ def conclude(
     from rainbow_ray.results.confirm import confirm, correct
     from rainbow_ray.training.checkpoint import write_json
     from rainbow_ray.training.space import apply
+    from rainbow_ray.training.trial import prefix_savings
 
     ledger = sweep.ledger
     trials = sorted(ledger.ended, key=lambda trial: trial.number)
@@ -321,6 +322,7 @@ def conclude(
     summary = sweep_summary.summarise(
         plan=plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=confirmed,
         seconds=watch.seconds(), space=sweep.space.name, said=said,
+        prefix=prefix_savings(sweep.task, [trial.number for trial in trials]),
     )  # fmt: skip
     write_json(folder.file("summary.json"), summary)
     sweep_summary.print_closing(summary, trials, folder.path, console)

@@ -128,7 +128,7 @@ def write_best(path: Path, config: Config) -> None:
 
 def summarise(
     *, plan: Any, data: Any, trials: list[Trial], winner: Trial, corrected: Corrected | None, confirmed: Confirmed,
-    seconds: Mapping[str, Any], space: str, said: str,
+    seconds: Mapping[str, Any], space: str, said: str, prefix: Mapping[str, float],
 ) -> dict[str, Any]:  # fmt: skip
     """`summary.json` of a sweep."""
     config = plan.config
@@ -149,6 +149,7 @@ def summarise(
         "counts": {"songs": data.profile["songs"], "folds": data.split.folds},
         "seconds": dict(seconds),
         "trial_seconds": round(sum(trial.seconds for trial in trials), 2),
+        "prefix_seconds": dict(prefix),
         "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
         "config_hash": config.hash(),
         "data_hash": data.profile["data_hash"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,14 @@ from rainbow_ray.training.team import Team
 STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a fit read from the store: under which key, and how long it computed before (0: another fit had)."""
+
+    key: str
+    seconds: float
+
+
 class Learner:
     """A model that reads rows of a source. `training` is the side that words and statistics are taken from.
 
@@ -41,6 +51,7 @@ class Learner:
         self.config, self.source, self.encoder, self.problem = config, source, encoder, problem
         self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
         self.notes: list[str] = []
+        self.stored: Stored | None = None
         self.collates = make_collates(encoder)
         self.model = self._build(training)
         self.states: States | None = None
@@ -142,7 +153,7 @@ class Learner:
         if self.prefix is not None:
             key = self._prefix_key(self.model.text.depth, self.model.pooling.kind)
             # alone: of the team's workers one computes, while the others wait for its file
-            stored = self.prefix.get(key, shape, torch.float32, lambda out: out.copy_(encode(Team())))
+            stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(Team())))
         everybody = all(self.team.collect(stored is not None))
         encoded = stored.to(self.device) if stored is not None and everybody else encode(self.team)
         words = text.pad(self.source.examples.ragged(text.WORDS), 0).to(self.device)
@@ -172,13 +183,31 @@ class Learner:
             for batch in scoring_batches(np.arange(len(source)), source.lengths):
                 self._in_parts(one, source.known(batch))
 
-        values = self.prefix.get(self._prefix_key(depth), shape, like.dtype, fill)
+        values = self._stored(self._prefix_key(depth), shape, like.dtype, fill)
         if values is None:
             size = shape[0] * int(np.prod(shape[1:])) * like.dtype.itemsize
             self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than training.prefix_limit or"
                               " the disk allows: it is computed in each step")  # fmt: skip
             return None
         return States(values, starts)
+
+    def _stored(
+        self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
+    ) -> torch.Tensor | None:
+        """What the store has, or lets this fit compute; how it went is remembered."""
+        assert self.prefix is not None
+        seconds = 0.0
+
+        def timed(out: torch.Tensor) -> None:
+            nonlocal seconds
+            began = time.perf_counter()
+            compute(out)
+            seconds = time.perf_counter() - began
+
+        found = self.prefix.get(key, shape, dtype, timed)
+        if found is not None:
+            self.stored = Stored(key, round(seconds, 4))
+        return found
 
     def _states_below(
         self, depth: int, starts: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype

@@ -274,6 +274,9 @@ class _Run:
             "seconds": progress.seconds,
             "checkpoints": progress.checkpoints,
             "tokens": progress.tokens,
+            "stored": vars(self.learner.stored) if self.learner.stored is not None else None,
+            # over the songs: training, and the scores after each epoch and at the end
+            "passes": 1 if self.learner.features is not None else progress.epoch + 1,
             "gpu_use": round(float(np.mean(self.gpu_use)), 3) if self.gpu_use else None,
             "workers": self.team.size,
             "peak_memory_mb": round(max(part.item() for part in self.team.gather(torch.tensor(peak))), 1),

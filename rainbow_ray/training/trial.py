@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,23 @@ def forget_models(task: Task, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def trial_seconds(task: Task, number: int) -> dict[str, float]:
-    """Where a trial's folds spent their time, by part, as their fits measured it."""
-    parts: dict[str, float] = {}
-    for fold in range(len(task.sides)):
+def prefix_savings(task: Task, trials: Iterable[int]) -> dict[str, float]:
+    """Seconds that trials spent on states of frozen layers, and at least would have spent without the store.
+
+    Each pass over the songs would have taken what the fit took that computed them; where it began from a shallower
+    layer's states that is less than the whole, so the second figure is a lower bound. Folds without a result are left
+    out.
+    """
+    spent: dict[str, float] = {}
+    passes: dict[str, int] = {}
+    for number, fold in itertools.product(trials, range(len(task.sides))):
         result = Checkpoints(task.folder_of(number) / f"fold-{fold}").load_result()
-        if result is not None:
-            for part, seconds in result[1]["seconds"].items():
-                parts[part] = parts.get(part, 0.0) + seconds
-    return parts
+        if result is None or (stored := result[1].get("stored")) is None:
+            continue
+        spent[stored["key"]] = spent.get(stored["key"], 0.0) + stored["seconds"]
+        passes[stored["key"]] = passes.get(stored["key"], 0) + result[1]["passes"]
+    without = sum(seconds * passes[key] for key, seconds in spent.items())
+    return {"spent": round(sum(spent.values()), 2), "without": round(without, 2)}
 
 
 def _fit(shared: Shared, job: Job, workers: Workers | None, watch: Callable[[float, np.ndarray], None]) -> np.ndarray:

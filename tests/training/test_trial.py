@@ -9,9 +9,10 @@ import pytest
 
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.training import trial as trials
+from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.folds import Shared, run_job
 from rainbow_ray.training.ledger import WHOLE
-from rainbow_ray.training.trial import Task, forget_models, make_rungs, out_of_fold, run_trial, trial_seconds
+from rainbow_ray.training.trial import Task, forget_models, make_rungs, out_of_fold, prefix_savings, run_trial
 from tests.in_process import data_of, plan_of
 
 QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
@@ -47,7 +48,6 @@ def test_scores_are_pooled_and_told_at_rungs(task):
     assert reports[-1][1] == problem.metric("macro_f1", targets, scores)
     first = task.sides[0][1]
     assert reports[0][1] == problem.metric("macro_f1", targets[first], scores[first])
-    assert set(trial_seconds(task, 0)) >= {"train", "eval", "startup"}
 
 
 def test_one_split_is_told_in_parts(task):
@@ -68,6 +68,19 @@ def test_the_same_config_first_and_fifth_gives_the_same_numbers(task):
     assert run(task, 4, values) == first
     np.testing.assert_array_equal(out_of_fold(task, 0), out_of_fold(task, 4))
     assert not np.array_equal(out_of_fold(task, 0), out_of_fold(task, 1))
+
+
+def test_what_the_store_of_frozen_layers_saved_is_counted(task):
+    half = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 2, "model.text_encoder.layer": "last"}
+    run(task, 0, half)
+    run(task, 1, {**half, "training.weight_decay": 0.1})
+    facts = [Checkpoints(task.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
+    assert len({fact["stored"]["key"] for fact in facts}) == 1
+    assert [fact["stored"]["seconds"] > 0 for fact in facts] == [True, *[False] * 5]
+    assert [fact["passes"] for fact in facts] == [3 + 1] * 6
+    saved = prefix_savings(task, [0, 1, 7])
+    assert saved["spent"] == pytest.approx(facts[0]["stored"]["seconds"], abs=0.01)
+    assert saved["without"] == pytest.approx(24 * facts[0]["stored"]["seconds"], abs=0.01)
 
 
 def test_what_is_finished_is_not_run_again(task, monkeypatch):
