@@ -111,7 +111,8 @@ class Learner:
         for rows in self._shares(indices, self.team):
             self._in_parts(one, rows)
         scores, (total,) = self.team.add(scores), self.team.sums(total)
-        bad = ~np.isfinite(scores.numpy().reshape(len(indices), -1)).all(axis=1)
+        finite = np.isfinite(scores.numpy())
+        bad = ~finite.all(axis=tuple(range(1, finite.ndim)))
         if bad.any():
             songs = ", ".join(self.source.names(indices[bad][:10]))
             raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")

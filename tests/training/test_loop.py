@@ -291,6 +291,13 @@ def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, 
     assert fitted.facts["epochs"] == 3
 
 
+def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    run = run_of(plan, data_of(plan), tmp_path)
+    scores, loss = run.learner.score(np.array([], dtype=np.int64))
+    assert (scores.shape, loss) == ((0,), None)
+
+
 def test_the_refit_takes_the_steps_of_the_folds():
     fold = decide_length(TrainingConfig(), 192)
     refit = same_steps(fold.step_size, 12, 240)

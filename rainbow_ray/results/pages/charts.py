@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,52 +11,85 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rainbow_ray.results.evaluate import resample
-from rainbow_ray.results.pages.theme import Chart, Palette
+from rainbow_ray.results.pages.theme import Chart, Draw, Palette
 
 GRID = np.linspace(0, 1, 101)
 BANDS = 200  # resamples of songs
 BINS = 10
+MOST_LINES = 6  # classes that get a curve of their own
 MOST_CLASSES = 20  # of a confusion matrix that can be read
 
 
-def learning_curves(records: pd.DataFrame, metric: str) -> Chart:
+def learning_curves(records: pd.DataFrame, metric: str) -> list[Chart]:
     """Training loss and the metric on held-out songs by epoch: a line a fold."""
+    whole = records[records["fold"].notna()]
 
-    def draw(figure: Figure, palette: Palette) -> None:
-        left, right = figure.subplots(1, 2)
-        whole = records[records["fold"].notna()]
-        for axes, column, split, colour in (
-            (left, "loss", "train", palette.first),
-            (right, metric, "val", palette.second),
-        ):
-            part = whole[(whole["split"] == split) & whole[column].notna()] if column in whole else whole[:0]
+    def lines(column: str, split: str, colour: str) -> Draw:
+        part = whole[(whole["split"] == split) & whole[column].notna()] if column in whole else whole[:0]
+
+        def draw(figure: Figure, palette: Palette) -> None:
+            axes = figure.subplots()
             for _, fold in part.groupby("fold"):
                 by_epoch = fold.groupby("epoch")[column].last()
-                axes.plot(by_epoch.index, by_epoch, color=colour, alpha=0.75, linewidth=1.2, marker="o", markersize=2)
+                look = {"color": getattr(palette, colour), "alpha": 0.75, "linewidth": 1.2}
+                axes.plot(by_epoch.index, by_epoch, marker="o", markersize=2, **look)
             axes.set_xlabel("epoch")
-        left.set_title("training loss")
-        right.set_title(f"{metric.replace('_', ' ')} on held-out songs")
 
-    return Chart("learning", "How it learned", "Training loss and the headline metric by epoch, a line a fold.", draw)
+        return draw
+
+    name = metric.replace("_", " ")
+    held = f"{name} on held-out songs"
+    return [
+        Chart("learning-loss", "Training loss", "By epoch, a line a fold.", lines("loss", "train", "first")),
+        Chart(
+            "learning-metric", held, "By epoch, a line a fold; nothing is chosen by it.", lines(metric, "val", "second")
+        ),
+    ]
 
 
-def rank_curves(truth: np.ndarray, scores: np.ndarray, songs: np.ndarray, seed: int, positive: str) -> Chart:
-    """Precision by recall and the ROC curve, with 95% bands over songs, point by point."""
+def rank_curves(
+    truth: np.ndarray, scores: np.ndarray, names: Sequence[str], songs: np.ndarray, seed: int
+) -> list[Chart]:
+    """Precision by recall and the ROC curve, of all columns together and of each; `(songs, columns)`, truth bool.
+
+    The bands hold 95% over songs, point by point.
+    """
     curves = [_pr_and_roc(truth[rows], scores[rows]) for rows in _draws(truth, songs, seed)]
-    own = _pr_and_roc(truth, scores)
+    all_of_them = names[0] if len(names) == 1 else "all classes"
+    lines = {all_of_them: _pr_and_roc(truth, scores)}
+    if len(names) > 1:
+        columns = truth.sum(axis=0)
+        shown = [i for i in np.argsort(-columns, kind="stable")[:MOST_LINES] if 0 < columns[i] < len(truth)]
+        lines |= {str(names[i]): _pr_and_roc(truth[:, i], scores[:, i]) for i in shown}
 
-    def draw(figure: Figure, palette: Palette) -> None:
-        names = (("recall", "precision"), ("false positive rate", "true positive rate"))
-        floors = (truth.mean(), None)
-        for i, (axes, (x, y), floor) in enumerate(zip(figure.subplots(1, 2), names, floors, strict=True)):
-            low, high = np.quantile([curve[i] for curve in curves], [0.025, 0.975], axis=0)
-            axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
-            axes.plot(GRID, own[i], color=palette.first)
-            axes.plot([0, 1], [floor, floor] if floor is not None else [0, 1], color=palette.faint, linestyle="--")
-            axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
+    def curve(which: int, floor: float | None) -> Draw:
+        def draw(figure: Figure, palette: Palette) -> None:
+            axes = figure.subplots()
+            if curves:
+                low, high = np.quantile([curve[which] for curve in curves], [0.025, 0.975], axis=0)
+                axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
+            looks = itertools.product((":", "--", "-."), (palette.second, palette.third))
+            for place, (name, line) in enumerate(lines.items()):
+                style, colour = ("-", palette.first) if place == 0 else next(looks)
+                axes.plot(
+                    GRID, line[which], color=colour, linestyle=style, label=name, linewidth=1.8 - 0.5 * (place > 0)
+                )
+            axes.plot([0, 1], [floor, floor] if floor is not None else [0, 1], color=palette.faint)
+            labels = (("recall", "precision"), ("false positive rate", "true positive rate"))[which]
+            axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
+            if len(lines) > 1:
+                figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
-    says = f"Precision by recall, and true by false positives, of {positive}; the bands hold 95% over songs."
-    return Chart("curves", f"How well songs are ranked ({positive})", says, draw)
+        return draw
+
+    size = (4.6, 3.4 + 0.12 * len(lines) * (len(lines) > 1))
+    of = all_of_them if len(names) > 1 else f"class {all_of_them}"
+    about = f"of {of}; the band holds 95% over songs, the straight line is guessing."
+    precision, ranks = f"Precision by recall {about}", f"True by false positives (ROC) {about}"
+    return [
+        Chart("precision-recall", "How clean are the songs found?", precision, curve(0, float(truth.mean())), size),
+        Chart("roc", "How well are songs ranked?", ranks, curve(1, None), size),
+    ]
 
 
 def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
@@ -102,23 +136,30 @@ def reliability(right: np.ndarray, sure: np.ndarray, of: str) -> Chart:
     says = (
         f"How often songs are what a score says, by the score of {of}; on the dashed line a score means what it says."
     )
-    return Chart("reliability", "Does a score mean what it says?", says, draw, (6.4, 4.2))
+    return Chart("reliability", "Does a score mean what it says?", says, draw, (4.6, 3.8))
 
 
-def scatter(truth: np.ndarray, said: np.ndarray) -> Chart:
-    """Predicted by true values, and what is missed."""
+def scatter(truth: np.ndarray, said: np.ndarray) -> list[Chart]:
+    """Predicted by true values, and what is missed by what is predicted."""
 
-    def draw(figure: Figure, palette: Palette) -> None:
-        left, right = figure.subplots(1, 2)
+    def values(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
         ends = [float(min(truth.min(), said.min())), float(max(truth.max(), said.max()))]
-        left.plot(ends, ends, color=palette.faint, linestyle="--")
-        left.scatter(truth, said, s=14, color=palette.first, alpha=0.7, linewidths=0)
-        left.set(xlabel="is", ylabel="predicted")
-        right.axhline(0, color=palette.faint, linestyle="--")
-        right.scatter(said, truth - said, s=14, color=palette.second, alpha=0.7, linewidths=0)
-        right.set(xlabel="predicted", ylabel="is, less predicted")
+        axes.plot(ends, ends, color=palette.faint, linestyle="--")
+        axes.scatter(truth, said, s=16, color=palette.first, alpha=0.7, linewidths=0)
+        axes.set(xlabel="is", ylabel="predicted")
 
-    return Chart("scatter", "How far off it is", "Predicted by true values, and residuals by predictions.", draw)
+    def residuals(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color=palette.faint, linestyle="--")
+        axes.scatter(said, truth - said, s=16, color=palette.second, alpha=0.7, linewidths=0)
+        axes.set(xlabel="predicted", ylabel="is, less predicted")
+
+    return [
+        Chart("scatter", "Predicted and true", "Predicted by true values; on the dashed line they agree.", values),
+        Chart("residuals", "What is missed", "What is missed by what is predicted; below the dashed line the model says"
+              " too much.", residuals),
+    ]  # fmt: skip
 
 
 def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] | None) -> Chart:
@@ -138,7 +179,7 @@ def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] |
         axes.set_xlabel(metric.replace("_", " "))
 
     says = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
-    return Chart("scores", "Beside the baselines", says, draw, (6.4, 0.9 + 0.38 * len(values)))
+    return Chart("scores", "Beside the baselines", says, draw, (5.6, 0.9 + 0.38 * len(values)))
 
 
 def _square(x: float, y: float, **look: Any) -> Any:
@@ -148,14 +189,15 @@ def _square(x: float, y: float, **look: Any) -> Any:
 
 
 def _draws(truth: np.ndarray, songs: np.ndarray, seed: int) -> list[np.ndarray]:
-    drawn = (rows for _, rows in zip(range(BANDS), resample(songs, seed=seed), strict=False))
+    drawn = itertools.islice(resample(songs, seed=seed), BANDS)
     return [rows for rows in drawn if truth[rows].any() and not truth[rows].all()]
 
 
 def _pr_and_roc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision on a grid of recalls, and true positive rates on a grid of false ones."""
+    """Precision on a grid of recalls, and true positive rates on a grid of false ones; columns are pooled."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
+    truth, scores = truth.ravel(), scores.ravel()
     precision, recall, _ = precision_recall_curve(truth, scores)
     false_rate, true_rate, _ = roc_curve(truth, scores)
     # the best precision at this recall or a higher one

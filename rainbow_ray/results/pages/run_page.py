@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rainbow_ray.results.pages.layout import Page, Part, Section, Song, Table, i
 from rainbow_ray.training.reporters import read_lines
 
 NEEDED = ("summary.json", "predictions.parquet", "metrics.jsonl", "data.json", "config.yaml")
+SEED = 0  # of the songs that bands are drawn from
 SHOWN_SONGS = 6
 MOVING_WORDS = 6
 TOP_CLASSES = 12
@@ -123,26 +125,23 @@ def _numbers(run: Finished) -> Section:
 
 
 def _how_it_learned(run: Finished) -> Section:
-    return Section("learning", "How it learned", charts=[charts.learning_curves(run.records, run.summary["metric"])])
+    return Section("learning", "How it learned", charts=charts.learning_curves(run.records, run.summary["metric"]))
 
 
 def _how_right(run: Finished) -> list[Section]:
     summary, scores, targets = run.summary, run.scores, run.targets
     songs = pd.factorize(run.held["song"])[0]
     if summary["problem"] == "regression":
-        return [Section("errors", "How far off it is", charts=[charts.scatter(targets, scores)])]
-    drawn, tables = [], []
-    if summary["problem"] == "binary":
-        truth = targets > 0.5
-        drawn += [charts.rank_curves(truth, scores, songs, 0, "True"), charts.reliability(truth, scores, "True")]
-        names = ["False", "True"]
+        return [Section("errors", "How far off it is", charts=charts.scatter(targets, scores))]
+    names = list(class_names(run))
+    truth, columns = run.problem.indicators(targets), scores.reshape(len(scores), -1)
+    drawn, tables = charts.rank_curves(truth, columns, names[-columns.shape[1] :], songs, SEED), []
+    if summary["problem"] == "multiclass":
+        right = scores.argmax(1) == targets.astype(int)
+        drawn.append(charts.reliability(right, scores.max(1), "the class that is called"))
     else:
-        names = [name.removeprefix("score_") for name in run.problem.score_names]
-        if summary["problem"] == "multiclass":
-            right = scores.argmax(1) == targets.astype(int)
-            drawn.append(charts.reliability(right, scores.max(1), "the class that is called"))
-        else:
-            drawn.append(charts.reliability((targets > 0.5).ravel(), scores.ravel(), "each class"))
+        of = names[-1] if summary["problem"] == "binary" else "each class"
+        drawn.append(charts.reliability(truth.ravel(), columns.ravel(), of))
     if "confusion" in summary:
         drawn.insert(0, charts.confusion(np.array(summary["confusion"]), names))
     if "classes" in summary:
@@ -151,6 +150,12 @@ def _how_right(run: Finished) -> list[Section]:
                 for name, values in by_size]  # fmt: skip
         tables.append(Table(["class", "precision", "recall", "F1", "songs"], rows))
     return [Section("errors", "Where it is right, and how sure", tables=tables, charts=drawn)]
+
+
+def class_names(run: Finished) -> Sequence[str]:
+    """The classes in the order of the confusion matrix; of yes and no the last one has the score."""
+    columns = run.problem.score_names
+    return ("False", "True") if columns == ("score",) else [name.removeprefix("score_") for name in columns]
 
 
 def contradictions(run: Finished) -> pd.DataFrame:

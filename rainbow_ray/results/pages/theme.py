@@ -50,7 +50,7 @@ class Chart:
     title: str
     says: str
     draw: Draw
-    size: tuple[float, float] = (6.4, 3.6)  # inches
+    size: tuple[float, float] = (4.6, 3.2)  # inches; two fit beside each other, and one on a phone
 
     def svg(self) -> str:
         """Inline SVG that scales with its place."""
