@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
+
+if TYPE_CHECKING:
+    from rainbow_ray.results.pages.finished import Finished
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     if len(options.runs) == 1:
         if options.out is not None:
             raise InputError("--out is for several runs: the page of one lies in its folder")
-        print(report(options.runs[0]))
+        from rainbow_ray.results.pages import write_report
+
+        print(write_report(options.runs[0]))
         return DONE
 
     from rainbow_ray.results.pages.comparison import comparison_page
@@ -38,31 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def report(folder: Path) -> Path:
-    """Write `report.html` and `plots/` of a finished run or sweep; where the page lies.
-
-    Raises `InputError` for what is not finished, or lacks files (which).
-    """
-    from rainbow_ray.results.pages.layout import write_page
-
-    out = folder / "report.html"
-    if (folder / "trials.jsonl").exists():
-        from rainbow_ray.results.pages.sweep_page import read_sweep, sweep_page
-
-        write_page(sweep_page(read_sweep(folder)), out, folder / "plots")
-        return out
-
-    from rainbow_ray.results.pages.run_page import read_run, run_page
-    from rainbow_ray.results.pages.texts import model_of, texts_of
-
-    finished = read_run(folder)
-    write_page(run_page(finished, texts_of(finished), model_of(finished)), out, folder / "plots")
-    return out
-
-
-def _read_all(paths: Sequence[Path]) -> list:  # type: ignore[type-arg]
+def _read_all(paths: Sequence[Path]) -> list[Finished]:
     from rainbow_ray.errors import InputError
-    from rainbow_ray.results.pages.run_page import read_run
+    from rainbow_ray.results.pages.finished import read_run
 
     found, problems = [], []
     for path in paths:

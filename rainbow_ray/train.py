@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     device = plan.config.training.device
     folder = None if options.dry_run else open_run(plan.config, options.name, resume=options.resume)
     if folder is not None and folder.finished:
+        complete_report(folder)
         console.print(f"{folder.path} is finished: nothing is left to do.")
         return DONE
     if options.resume and folder is not None:
@@ -100,10 +101,8 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
 
 
 def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
-    """Folds, baselines, refit; then what came out, written and shown."""
-    from rainbow_ray.results import summary
+    """Folds, baselines, refit; then what came out."""
     from rainbow_ray.run_folder import keep_data
-    from rainbow_ray.training.checkpoint import write_json
     from rainbow_ray.training.folds import Shared
 
     keep_data(folder, data)
@@ -114,6 +113,19 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     watch.mark("folds and baselines")
     refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if data.split.folds > 1 else None
     watch.mark("refit")
+    shutil.rmtree(prefix, ignore_errors=True)
+    conclude(plan, data, folder, folds, refit, baselines, console, watch, mirrors)
+
+
+def conclude(
+    plan: Plan, data: Data, folder: RunFolder, folds: list[Outcome], refit: Outcome | None,
+    baselines: dict[str, np.ndarray], console: Console, watch: Any, mirrors: list[Any],
+) -> None:  # fmt: skip
+    """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
+    from rainbow_ray.results import summary
+    from rainbow_ray.results.pages import write_report
+    from rainbow_ray.training.checkpoint import write_json
+
     results = summary.evaluate(plan, data, folds, baselines)
     watch.mark("intervals")
     save_model(plan, data, folder, refit or folds[0], results.calibration)
@@ -125,9 +137,17 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     for mirror in mirrors:
         if hasattr(mirror, "close"):
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
-    shutil.rmtree(prefix, ignore_errors=True)
     write_json(folder.file("summary.json"), document)
     summary.print_closing(document, folder.path, plan.config.logging.shown, console)
+    console.print(f"What it learned, and which songs to look at: {write_report(folder.path)}")
+
+
+def complete_report(folder: RunFolder) -> None:
+    """The page of what is finished, where a command was stopped before it was written."""
+    from rainbow_ray.results.pages import FILE, write_report
+
+    if not folder.file(FILE).exists():
+        write_report(folder.path)
 
 
 def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:

@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from rainbow_ray.assemble import choose_manifest
     from rainbow_ray.errors import InputError
     from rainbow_ray.run_folder import SWEEP, abandon, open_run
+    from rainbow_ray.train import complete_report
 
     if choose_manifest(resolved)[1]:
         console.print("Tuning on the built-in demo songs: name your own with --manifest.", style="bold")
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP, space=document)
         check_space(folder, axes)
         if is_finished(folder, tuning.trials):
+            complete_report(folder)
             console.print(f"{folder.path} is finished: nothing is left to do; more trials with --trials.")
             return DONE
         if options.resume:
@@ -296,6 +298,7 @@ def conclude(
     """The winner's honest numbers, its model, and everything that is kept."""
     from rainbow_ray.results import sweep_summary
     from rainbow_ray.results.confirm import confirm, correct
+    from rainbow_ray.results.pages import write_report
     from rainbow_ray.training.checkpoint import write_json
     from rainbow_ray.training.space import apply
     from rainbow_ray.training.trial import prefix_savings
@@ -326,6 +329,7 @@ def conclude(
     )  # fmt: skip
     write_json(folder.file("summary.json"), summary)
     sweep_summary.print_closing(summary, trials, folder.path, console)
+    console.print(f"What mattered, and what the winner is worth: {write_report(folder.path)}")
 
 
 def is_finished(folder: RunFolder, trials: int) -> bool:
@@ -342,7 +346,14 @@ def set_aside(folder: RunFolder, trials: int) -> None:
     """A result of fewer trials is kept under another name: what is finished is never overwritten."""
     if not folder.finished or (before := trials_told(folder)) == trials:
         return
-    for name in ("best", "best.yaml", "confirm", "summary.json"):  # the summary last: it says that all else is there
+    for name in (
+        "best",
+        "best.yaml",
+        "confirm",
+        "report.html",
+        "plots",
+        "summary.json",
+    ):  # the summary last: it says that all else is there
         source = folder.file(name)
         if source.exists():
             source.replace(source.with_name(f"{source.stem}-of-{before}{source.suffix}"))

@@ -58,6 +58,23 @@ def test_one_text_is_told_with_the_words_that_moved_it(model, door):
     assert "but +" in said
 
 
+def test_in_a_long_text_the_word_is_found_with_few_tries(model, monkeypatch):
+    predictor = Predictor.load(model / "bundle")
+    letters = "abcdefghijklm"
+    filler = [a + b + c for a in letters for b in letters for c in "no"]  # 338 words, each of its own
+    text = " ".join([*filler[:40], "but", *filler[40:]])
+    tried = []
+    predict = Predictor.predict
+
+    def counted(self, texts):
+        tried.append(len(texts))
+        return predict(self, texts)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    assert words_that_moved(predictor, text, "score")[0].word == "but"
+    assert sum(tried) < 90
+
+
 def test_ideas_are_ranked_and_the_best_are_shown(model, door, tmp_path):
     ideas = tmp_path / "ideas.txt"
     ideas.write_text(f"{WITHOUT}\n\n{WITH}\n{WITHOUT} again\n")

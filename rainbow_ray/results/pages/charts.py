@@ -68,7 +68,7 @@ def rank_curves(
             if curves:
                 low, high = np.quantile([curve[which] for curve in curves], [0.025, 0.975], axis=0)
                 axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
-            looks = itertools.product((":", "--", "-."), (palette.second, palette.third))
+            looks = itertools.product(("--", ":", "-."), (palette.second, palette.third))
             for place, (name, line) in enumerate(lines.items()):
                 style, colour = ("-", palette.first) if place == 0 else next(looks)
                 axes.plot(
@@ -179,7 +179,7 @@ def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] |
         axes.set_xlabel(metric.replace("_", " "))
 
     says = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
-    return Chart("scores", "Beside the baselines", says, draw, (5.6, 0.9 + 0.38 * len(values)))
+    return Chart("scores", "Beside the baselines", says, draw, (4.6, 0.9 + 0.32 * len(values)))
 
 
 def _square(x: float, y: float, **look: Any) -> Any:

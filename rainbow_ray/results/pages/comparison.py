@@ -10,8 +10,8 @@ import pandas as pd
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.results.evaluate import Difference, compare
+from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Page, Section, Table, number
-from rainbow_ray.results.pages.run_page import Finished
 
 SEED = 0
 

@@ -77,7 +77,8 @@ def _worth(sweep: Swept) -> Section:
         [f"the default config {fresh}", number(confirmed["default"]), ""],
         [f"the best baseline ({confirmed['best_baseline']}) {fresh}", number(confirmed["baseline"]), ""],
     ]
-    values = [[key, str(value)] for key, value in summary["winner"]["values"].items()]
+    values = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)]
+              for key, value in summary["winner"]["values"].items()]  # fmt: skip
     name = f"trial {summary['winner']['trial']}"
     tables = [Table(["", summary["metric"].replace("_", " "), "95%"], rows, strong=len(rows) - 3)]
     if values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -13,8 +12,11 @@ from rainbow_ray.data.stream import head
 from rainbow_ray.errors import InputError
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import Predictor
-from rainbow_ray.results.pages.run_page import MOVING_WORDS, Finished
+from rainbow_ray.results.pages.finished import Finished
+from rainbow_ray.results.pages.songs import Words
+from rainbow_ray.training.checkpoint import Checkpoints
 
+MOVING_WORDS = 6
 MOST_ROWS = 200_000  # a page of more songs goes without their texts
 
 
@@ -35,10 +37,22 @@ def texts_of(run: Finished) -> dict[str, str]:
     return dict(zip(reversed(songs), reversed(texts), strict=True))  # the first row of a song stands for it
 
 
-def model_of(run: Finished) -> Callable[[str, str], list[Moved]] | None:
-    """The words that moved the run's model, of a text and a score; None where there is no model."""
+def words_of(run: Finished) -> Words | None:
+    """The words that moved a score of a fold's own model, which never saw that fold's songs; None without a model."""
     folder: Path = run.path / "model"
     if not folder.exists():
         return None
     predictor = Predictor.load(folder, "cpu")
-    return lambda text, column: words_that_moved(predictor, text, column, MOVING_WORDS)
+    in_place: int | None = None
+
+    def moved(text: str, column: str, fold: int) -> list[Moved]:
+        nonlocal in_place
+        if fold != in_place:
+            saved = Checkpoints(run.path / "checkpoints" / f"fold-{fold}").load_model()
+            if saved is None:
+                return []
+            predictor.bundle.model.load_trained_state(saved["model"])
+            in_place = fold
+        return words_that_moved(predictor, text, column, MOVING_WORDS)
+
+    return moved
