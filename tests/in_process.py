@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from rainbow_ray.assemble import Data, Plan, make_plan, read_data
 from rainbow_ray.config import resolve
@@ -16,7 +18,12 @@ from rainbow_ray.data.split import make_split
 from rainbow_ray.data.stream import read_here
 from rainbow_ray.modalities import text
 from rainbow_ray.model.prefix import PrefixStore
+from rainbow_ray.results.baselines import compute_baselines
+from rainbow_ray.run_folder import begin_run, keep_data
+from rainbow_ray.runtime import Stopwatch
+from rainbow_ray.train import conclude
 from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.folds import Job, Shared, read_outcome, run_job
 from rainbow_ray.training.loop import FitData, Fitted, fit
 from rainbow_ray.training.reporters import JsonLines, Silent
 from rainbow_ray.training.team import Team
@@ -47,6 +54,26 @@ def fit_fold(
     fit_data = FitData(data.source, train, val, data.problem, plan.encoder, fold, prefix=prefix)
     reporter = JsonLines(state.metrics) if team is None or team.leads else Silent()
     return val, fit(plan.config, fit_data, reporter, state, team)
+
+
+def finish_run(plan: Plan, path: Path) -> Path:
+    """What `train` does with a plan, in this process: all folds, baselines, refit, and everything that a run leaves."""
+    data = data_of(plan)
+    folder = begin_run(plan.config, path)
+    keep_data(folder, data)
+    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by)
+    everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
+    sides = [*(data.split.sides(k) for k in range(data.split.folds)), (everything, nothing)]
+    outcomes = []
+    for fold, (train, val) in enumerate(sides):
+        refits = fold == data.split.folds
+        job = Job(None if refits else fold, train, val, path / "checkpoints" / ("refit" if refits else f"fold-{fold}"))
+        run_job(shared, job, Team())
+        outcomes.append(read_outcome(job))
+    baselines = compute_baselines(shared, data.split)
+    quiet = Console(quiet=True)
+    conclude(plan, data, folder, outcomes[:-1], outcomes[-1], baselines, quiet, Stopwatch(time.perf_counter()), [])
+    return path
 
 
 split_songs = functools.partial(make_split, val_split=0.2, by="id", seed=1)

@@ -102,7 +102,7 @@ def run_folds(
     for actor in actors:
         ray.kill(actor)
     (extra,) = [result for result in results if result is not None]
-    return [_finished(job) for job in jobs], extra
+    return [read_outcome(job) for job in jobs], extra
 
 
 def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) -> list[Outcome]:
@@ -138,7 +138,7 @@ def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) 
         shutil.rmtree(storage, ignore_errors=True)
     else:
         mirror.poll()
-    return [_finished(job) for job in jobs]
+    return [read_outcome(job) for job in jobs]
 
 
 class _FoldWorker:
@@ -229,7 +229,8 @@ def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.nda
         state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
 
 
-def _finished(job: Job) -> Outcome:
+def read_outcome(job: Job) -> Outcome:
+    """What a finished job left. Raises `TrainingError` where it left nothing."""
     result = Checkpoints(job.folder).load_result()
     if result is None:
         raise TrainingError(f"{job.folder}: the fit ended without a result")
