@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rainbow_ray.results.evaluate import resample
+from rainbow_ray.results.evaluate import Difference, resample
 from rainbow_ray.results.pages.theme import Chart, Draw, Palette
 
 GRID = np.linspace(0, 1, 101)
@@ -180,6 +180,23 @@ def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] |
 
     says = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
     return Chart("scores", "Beside the baselines", says, draw, (4.6, 0.9 + 0.32 * len(values)))
+
+
+def gains(named: Mapping[str, Difference], against: str) -> Chart:
+    """What each run gains on one of them, with its interval."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=palette.ink, linewidth=0.8)
+        for place, gap in enumerate(named.values()):
+            axes.plot([gap.low, gap.high], [place, place], color=palette.first, linewidth=3, alpha=0.5)
+            axes.plot(gap.value, place, marker="o", markersize=8, color=palette.first)
+        axes.set_yticks(range(len(named)), list(named))
+        axes.set_ylim(len(named) - 0.4, -0.6)
+        axes.set_xlabel(f"gain on {against}")
+
+    says = f"What each run gains on {against}, with its 95% interval; right of the line is better."
+    return Chart("gains", "Who is ahead?", says, draw, (4.6, 1.2 + 0.32 * len(named)))
 
 
 def _square(x: float, y: float, **look: Any) -> Any:

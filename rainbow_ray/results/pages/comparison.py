@@ -10,6 +10,7 @@ import pandas as pd
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.results.evaluate import Difference, compare
+from rainbow_ray.results.pages.charts import gains
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Page, Section, Table, number
 
@@ -26,26 +27,35 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     scores = [run.scores[taken] for run, taken in zip(runs, rows, strict=True)]
     targets = first.targets[rows[0]]
     songs = first.held["song"].to_numpy()[rows[0]]
-    table, sentences = [], []
+    table, sentences, gaps = [], [], {}
     for run, ours in zip(runs, scores, strict=True):
         value = problem.metric(metric, targets, ours)
         gap = None if run is first else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
         table.append([run.path.name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
         if gap is not None:
+            gaps[run.path.name] = gap
             sentences.append(_sentence(run.path.name, first.path.name, gap))
     about = (
         f"{len(np.unique(songs))} songs that every run held out; differences draw songs with replacement, the same for"
         " both. A positive difference is better."
     )
+    right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
+    tables = [Table(["run", metric.replace("_", " "), f"against {first.path.name} [95%]", "config"], table)]
+    if problem.name != "regression":
+        head = ["right in", "both", f"only {first.path.name}", "only itself", "neither"]
+        counts = [
+            [run.path.name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
+            for run, a, b in zip(runs[1:], right[:1] * len(runs[1:]), right[1:], strict=True)
+        ]
+        tables.append(Table(head, counts, caption=f"Songs, by whether {first.path.name} and each other run are right"))
     return Page(
         kind=f"{len(runs)} runs, phase {first.summary['phase']}",
         title=f"{first.summary['target'].replace('_', ' ')}: {', '.join(run.path.name for run in runs)}",
         verdict=" ".join(sentences),
         warnings=_warnings(runs),
-        sections=[Section("runs", "Beside each other", [about], [
-            Table(["run", metric.replace("_", " "), f"against {first.path.name} [95%]", "config"], table)])],
+        sections=[Section("runs", "Beside each other", [about], tables, [gains(gaps, first.path.name)])],
         footer="",
-    )  # fmt: skip
+    )
 
 
 def _check(runs: Sequence[Finished]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.errors import InputError
+from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.training.reporters import read_lines
 
-NEEDED = ("summary.json", "predictions.parquet", "metrics.jsonl", "data.json", "config.yaml")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,62 @@ class Finished:
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
         return np.asarray(told.to_numpy(dtype=np.float32))
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each example is called what its label says, `(examples,)`, bool."""
+        told, said = _plain(self.held["target"]), _plain(self.held["prediction"])
+        return np.array([a == b for a, b in zip(told, said, strict=True)], dtype=bool)
+
 
 def read_run(path: Path) -> Finished:
     """Raises `InputError` for a run that is not finished, or lacks files."""
-    missing = [name for name in NEEDED if not (path / name).exists()]
+    missing = [name for name in FILES if not (path / name).exists()]
     if "summary.json" in missing and (path / "config.yaml").exists():
         raise InputError(f"{path}: this run has not finished; go on with --resume")
     if missing:
         raise InputError(f"{path}: no run, or files of it are missing: {', '.join(missing)}")
-    predictions = pd.read_parquet(path / "predictions.parquet")
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, read in FILES.items():
+        try:
+            found[name] = read_file(path / name, read)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    predictions = found["predictions.parquet"]
     # the refit has no songs held out
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
-    return Finished(
-        path,
-        json.loads((path / "summary.json").read_text(encoding="utf-8")),
-        json.loads((path / "data.json").read_text(encoding="utf-8")),
-        pd.DataFrame(read_lines(path / "metrics.jsonl")),
-        held,
-        (path / "config.yaml").read_text(encoding="utf-8"),
-    )
+    records = pd.DataFrame(found["metrics.jsonl"])
+    return Finished(path, found["summary.json"], found["data.json"], records, held, found["config.yaml"])
+
+
+def read_file(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file. Raises `InputError` for one that is damaged."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: the file is damaged ({first_line(error)})") from error
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "summary.json": read_json,
+    "predictions.parquet": pd.read_parquet,
+    "metrics.jsonl": read_lines,
+    "data.json": read_json,
+    "config.yaml": read_text,
+}
+
+
+def _plain(values: pd.Series) -> list[Any]:
+    """Targets and predictions in one form: a yes is 1, a list of classes a sorted tuple."""
+    return [tuple(sorted(v)) if isinstance(v, list | np.ndarray) else float(v) if isinstance(v, bool) else v
+            for v in values]  # fmt: skip

@@ -35,8 +35,7 @@ def contradictions(run: Finished) -> pd.DataFrame:
         ways = [np.where(truth, gap, 0).max(axis=1), np.where(truth, 0, gap).max(axis=1)]
         wrong = gap[:, 0] if columns.shape[1] == 1 else np.mean(ways, axis=0)
         column = (gap if run.summary["problem"] == "multilabel" else columns).argmax(axis=1)
-        labels, said = _plain(run.held["target"]), _plain(run.held["prediction"])
-        wrong = np.where([a != b for a, b in zip(labels, said, strict=True)], wrong, 0.0)
+        wrong = np.where(run.right, 0.0, wrong)
     found = run.held.assign(wrong=wrong, column=np.array(run.problem.score_names)[column])
     return found[found["wrong"] > 0].sort_values("wrong", ascending=False, kind="stable")
 
@@ -74,12 +73,6 @@ def _marked(text: str, words: list[Moved]) -> list[Part]:
         return [Part(text)] if text else []
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, by))})\b", re.IGNORECASE)
     return [Part(piece, by.get(piece.lower(), 0.0)) for piece in pattern.split(text) if piece]
-
-
-def _plain(values: pd.Series) -> list[Any]:
-    """Targets and predictions in one form: a yes is 1, a list of classes a sorted tuple."""
-    return [tuple(sorted(v)) if isinstance(v, list | np.ndarray) else float(v) if isinstance(v, bool) else v
-            for v in values]  # fmt: skip
 
 
 def _say(value: Any) -> str:

@@ -86,7 +86,7 @@ def axes_by_importance(search: Search) -> list[Chart]:
         Chart("importance", "Which axes mattered", "How much of the spread of scores each axis explains (fANOVA).",
               bars, (4.6, 1.0 + 0.3 * len(first))),
         Chart("parallel", "All trials at once", "A line a trial through its values, the stronger the better its score.",
-              lines, (7.6, 3.8)),
+              lines, (max(4.6, 1.6 + 0.7 * len(first)), 3.8)),
         *(Chart(f"slice-{short(name).replace(' ', '-')}", short(name), f"{search.metric} of each complete trial by"
                 f" {short(name)}.", _slice(search, name), (3.2, 2.5)) for name in first),
     ]  # fmt: skip
@@ -129,6 +129,7 @@ def _slice(search: Search, name: str) -> Draw:
         axes.tick_params(axis="x", rotation=30)
         if plain and _is_logarithmic(values):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
 
     return draw
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems import make_problem
+from rainbow_ray.results.pages.finished import read_file, read_json
 from rainbow_ray.results.pages.layout import Page, Section, Table, interval, number
 from rainbow_ray.results.pages.sweep_charts import Search, axes_by_importance, history
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
@@ -43,8 +43,9 @@ def read_sweep(path: Path) -> Swept:
     if missing:
         raise InputError(f"{path}: no sweep, or files of it are missing: {', '.join(missing)}")
     trials = sorted(Ledger(path / "trials.jsonl").ended, key=lambda trial: trial.number)
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    return Swept(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
+    return Swept(
+        path, read_file(path / "summary.json", read_json), trials, (path / "config.yaml").read_text(encoding="utf-8")
+    )
 
 
 def sweep_page(sweep: Swept) -> Page:

@@ -1,0 +1,98 @@
+"""Finished runs and sweeps of tiny models, for what reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
+from tests.conftest import song_rows
+from tests.in_process import finish_run, plan_of
+
+SONGS = 36
+HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
+
+
+def labelled_songs() -> pa.Table:
+    """Songs whose type and intensity go with their words; one concept is hostile, and one label of each kind wrong."""
+    rows = song_rows(songs=SONGS, stems=1)
+    marked = np.array(rows["has_rebracketing_markers"])
+    rows["concept"][5] += " " + HOSTILE
+    kinds = np.where(marked, "spatial", np.where(np.arange(SONGS) % 3 == 0, "causal", "temporal"))
+    kinds[5], marked[5] = "spatial", True
+    rows["has_rebracketing_markers"] = marked.tolist()
+    rows["rebracketing_type"] = kinds.tolist()
+    rows["both"] = [[kind, "loud"] if i % 4 == 0 else [kind] for i, kind in enumerate(kinds)]
+    rows["rebracketing_intensity"] = np.where(marked, 2.0 + np.arange(SONGS) / SONGS, 0.0).tolist()
+    return pa.table(rows)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable[[str], Path]:
+    """A finished run of a problem, made once."""
+    made: dict[str, Path] = {}
+    keys = {
+        "binary": {"phase": 1},
+        "multiclass": {"phase": 2},
+        "multilabel": {"phase": 2, "data__multi_label": True, "data__target_column": "both"},
+        "regression": {"phase": 4},
+    }
+
+    def make(problem: str) -> Path:
+        if problem not in made:
+            folder = tmp_path_factory.mktemp(problem)
+            pq.write_table(labelled_songs(), folder / "songs.parquet")
+            short = {"training__epochs": 3, "training__min_steps": 0, "data__folds": 3}
+            plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys[problem], **short)
+            made[problem] = finish_run(plan, folder / "run")
+        return made[problem]
+
+    return make
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    """What a sweep of 30 trials leaves, in which the learning rate decides and the pooling does nothing."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    ledger, rng = Ledger(folder / "trials.jsonl"), np.random.default_rng(0)
+    rate = json.dumps(
+        {"name": "FloatDistribution", "attributes": {"low": 1e-5, "high": 1e-1, "log": True, "step": None}}
+    )
+    pooling = json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": ["mean", "cls", "max"]}})
+    for number in range(30):
+        rate_now = float(10 ** rng.uniform(-5, -1))
+        params = {
+            "training.learning_rate": rate_now,
+            "model.text_encoder.pooling": str(rng.choice(["mean", "cls", "max"])),
+        }
+        distributions = {"training.learning_rate": rate, "model.text_encoder.pooling": pooling}
+        ledger.start(Trial(number, params, params, distributions))
+        if number % 10 == 9:
+            ledger.end(number, "failed", score=None, seconds=1.0, reason="training.loss <is> not finite")
+            continue
+        score = 0.9 - 0.05 * (np.log10(rate_now) + 3) ** 2 + rng.normal(0, 0.01)
+        done = WHOLE if number % 3 else 20.0
+        ledger.report(number, done, float(score))
+        ledger.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
+    summary = {
+        "phase": 1, "problem": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
+        "trials": {"total": 30, "complete": 18, "pruned": 9, "failed": 3},
+        "winner": {"trial": 4, "values": {"training.learning_rate": 0.00123456}, "score": 0.91},
+        "corrected": {"value": 0.87, "low": 0.8, "high": 0.93, "gain": None},
+        "confirmed": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,
+                      "best_baseline": "words + stumps", "baseline": 0.7},
+        "verdict": "The sweep found something: trial 4 beats the default config.",
+        "seconds": {"total": 100.0, "parts": {"trials": 90.0, "best": 10.0}}, "trial_seconds": 180.0, "cost_usd": 0.02,
+        "prefix_seconds": {"spent": 2.0, "without": 320.0},
+        "config_hash": "c0ffee", "data_hash": "decade",
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("phase: 1\n")
+    return folder
