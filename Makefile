@@ -8,7 +8,9 @@ PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
 endif
 STAMP := $(VENV)/.installed
 
-.PHONY: env train tune check test slow campaign coverage lint format bench lock clean
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+
+.PHONY: browser env train tune check test slow campaign coverage lint format bench lock clean
 
 env: $(STAMP)
 
@@ -32,6 +34,12 @@ test: env
 
 slow: env
 	$(PYTEST) -m slow
+
+# What the tests of pages look through; without one they are skipped.
+browser:
+	@for name in $(BROWSERS); do command -v $$name && exit 0; done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
+	else echo "install Chromium or Chrome (Debian, Ubuntu: sudo apt-get install chromium)"; exit 1; fi
 
 # Kills and faults in full; `slow` runs a few seeds of them.
 campaign: env
