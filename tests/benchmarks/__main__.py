@@ -18,6 +18,7 @@ NAMES = (
     "streaming",
     "coverage_of_intervals",
     "recipe",
+    "imbalance",
 )
 
 if __name__ == "__main__":
