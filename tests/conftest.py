@@ -127,6 +127,24 @@ def song_rows(songs: int = 24, stems: int = 2, seed: int = 0) -> dict[str, list[
     return rows
 
 
+LABELLED = 36
+HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
+
+
+def labelled_songs() -> pa.Table:
+    """Songs whose type and intensity go with their words; one concept is hostile, and one label of each kind wrong."""
+    rows = song_rows(songs=LABELLED, stems=1)
+    marked = np.array(rows["has_rebracketing_markers"])
+    rows["concept"][5] += " " + HOSTILE
+    kinds = np.where(marked, "spatial", np.where(np.arange(LABELLED) % 3 == 0, "causal", "temporal"))
+    kinds[5], marked[5] = "spatial", True
+    rows["has_rebracketing_markers"] = marked.tolist()
+    rows["rebracketing_type"] = kinds.tolist()
+    rows["both"] = [[kind, "loud"] if i % 4 == 0 else [kind] for i, kind in enumerate(kinds)]
+    rows["rebracketing_intensity"] = np.where(marked, 2.0 + np.arange(LABELLED) / LABELLED, 0.0).tolist()
+    return pa.table(rows)
+
+
 @pytest.fixture
 def write_table(tmp_path: Path) -> Callable[..., Path]:
     """Write columns as a parquet file and return its path."""

@@ -7,30 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
-from tests.conftest import song_rows
+from tests.conftest import labelled_songs
 from tests.in_process import finish_run, plan_of
-
-SONGS = 36
-HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
-
-
-def labelled_songs() -> pa.Table:
-    """Songs whose type and intensity go with their words; one concept is hostile, and one label of each kind wrong."""
-    rows = song_rows(songs=SONGS, stems=1)
-    marked = np.array(rows["has_rebracketing_markers"])
-    rows["concept"][5] += " " + HOSTILE
-    kinds = np.where(marked, "spatial", np.where(np.arange(SONGS) % 3 == 0, "causal", "temporal"))
-    kinds[5], marked[5] = "spatial", True
-    rows["has_rebracketing_markers"] = marked.tolist()
-    rows["rebracketing_type"] = kinds.tolist()
-    rows["both"] = [[kind, "loud"] if i % 4 == 0 else [kind] for i, kind in enumerate(kinds)]
-    rows["rebracketing_intensity"] = np.where(marked, 2.0 + np.arange(SONGS) / SONGS, 0.0).tolist()
-    return pa.table(rows)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from rainbow_ray.config import TrainingConfig
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.folds import Shared
 from rainbow_ray.training.imbalance import stacked
+from rainbow_ray.training.trial import Task, make_rungs, out_of_fold, run_trial
+from tests.conftest import labelled_songs
+from tests.in_process import data_of, fit_fold, plan_of
+from tests.training.test_team import KEYS, run_team, without_dropout
 
 
 @pytest.mark.parametrize("how", ["oversample", "undersample"])
@@ -38,3 +45,56 @@ def test_one_means_alone_is_silent():
     assert stacked(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
     assert stacked(TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything) == []
     assert stacked(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
+
+
+CLASSES = {"phase": 2}
+LABELS = {"phase": 2, "data__multi_label": True, "data__target_column": "both"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"training__sampling": "oversample", "training__pos_weight": None},
+        {**CLASSES, "training__sampling": "undersample"},
+        {**CLASSES, "training__class_weights": {"causal": 4.0}},
+        {**CLASSES, "training__loss": "logit_adjusted"},
+        {**LABELS, "training__loss": "class_balanced"},
+        {**LABELS, "training__sampling": "oversample"},
+        {"phase": 4, "training__loss": "zero_inflated"},
+    ],
+    ids=lambda keys: "-".join(map(str, keys.values())),
+)
+def test_two_workers_do_what_one_does(write_table, tiny_encoder, tmp_path, keys):
+    manifest, encoder = write_table(labelled_songs()), without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
+    keys = {**KEYS, **keys, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
+    made = plan_of(manifest, encoder, **keys)
+    _, alone = fit_fold(made, data_of(made), tmp_path / "one")
+    run_team(tmp_path / "two", manifest, encoder, keys)
+    one, two = (Checkpoints(tmp_path / name).load_model() for name in ("one", "two"))
+    assert one["problem"] == two["problem"], "both saw the same balance"
+    for name, value in one["model"].items():
+        np.testing.assert_allclose(two["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    assert alone.facts["workers"] == 1
+
+
+def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, tiny_encoder, tmp_path):
+    short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
+    plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, data.problem, plan.encoder, "id", tmp_path / "prefix")
+    task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    asked = [
+        {},
+        {"training.sampling": "oversample"},
+        {"training.sampling": "undersample"},
+        {"training.class_weights": "none"},
+        {"training.class_weights": {"causal": 9.0}},
+        {"training.loss": "logit_adjusted"},
+    ]
+    found = []
+    for number, values in enumerate(asked):
+        run_trial(task, shared, number, values, lambda *_: None)
+        found.append(out_of_fold(task, number))
+    assert all(np.isfinite(scores).all() for scores in found)
+    assert len({scores.tobytes() for scores in found}) == len(asked)
