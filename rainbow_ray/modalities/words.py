@@ -19,6 +19,7 @@ from torch import nn
 BUCKETS = 8192  # 0 is padding
 WORD = re.compile(r"\w\w+")
 WEIGHTINGS = ("ratio", "presence")
+SMOOTHING = 2  # texts; between two groups of one size that is one each
 
 
 def word_buckets(text: str) -> list[int]:
@@ -29,14 +30,20 @@ def word_buckets(text: str) -> list[int]:
 def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray:
     """How strongly each word speaks for each group of texts, against all others: `(BUCKETS, groups)`.
 
-    `belongs` is `(texts, groups)`, bool. One is added to each count; a group without a text says nothing.
+    `belongs` is `(texts, groups)`, bool. As if `SMOOTHING` more texts had held each word, dealt to the two sides in
+    proportion to their texts: a word that nobody has says nothing, however few texts a group has (with one more on each
+    side, as in the paper, all rare words would speak for a small group). Nor does a group that all or no texts are in.
     """
     everything = _count(lists)
     columns = []
     for inside in belongs.T:
+        share = float(inside.mean()) if len(inside) else 0.0
+        if share in (0.0, 1.0):
+            columns.append(np.zeros(BUCKETS))
+            continue
         counts = _count([row for row, there in zip(lists, inside, strict=True) if there])
-        own, others = 1 + counts, 1 + everything - counts
-        columns.append(np.log((own / own.sum()) / (others / others.sum())))
+        own, others = counts / share, (everything - counts) / (1 - share)
+        columns.append(np.log((own + SMOOTHING) / (others + SMOOTHING)))
     return np.stack(columns, axis=1).astype(np.float32)
 
 

@@ -210,8 +210,7 @@ def test_ratios_follow_the_counts_and_unseen_words_say_nothing():
     lists = [np.array([1, 2]), np.array([1, 3]), np.array([2]), np.array([4])]
     ratios = log_count_ratios(lists, np.array([[True], [True], [False], [False]]))
     assert ratios.shape == (BUCKETS, 1)
-    expected = np.log((3 / (4 + BUCKETS)) / (1 / (2 + BUCKETS)))
-    np.testing.assert_allclose(ratios[1, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(ratios[1, 0], np.log((2 + 1) / (0 + 1)), rtol=1e-6)  # groups of one size: one more each
     assert ratios[1, 0] > ratios[2, 0] > ratios[4, 0]
     assert log_count_ratios(lists, np.array([0, 1, 2, 2])[:, None] == np.arange(3)).shape == (BUCKETS, 3)
     module = WordPresence(16)
@@ -219,6 +218,18 @@ def test_ratios_follow_the_counts_and_unseen_words_say_nothing():
     out = module(torch.tensor([[1, 2], [5, 0], [0, 0]]))
     assert out[0].abs().sum() > 0
     assert out[1:].abs().sum() == 0
+
+
+def test_a_small_group_is_not_spoken_for_by_words_that_are_only_rare():
+    lists = [np.array([1, 9]), *(np.array([1, 10 + i]) for i in range(38))]
+    small = np.arange(39) == 0
+    ratios = log_count_ratios(lists, np.stack([small, ~small], axis=1))
+    np.testing.assert_allclose(ratios[1], 0, atol=1e-6, err_msg="all texts have it")
+    np.testing.assert_allclose(ratios[500], 0, atol=1e-6, err_msg="no text has it")
+    np.testing.assert_allclose(ratios[:, 0], -ratios[:, 1], atol=1e-6)
+    assert ratios[9, 0] > 2.5
+    assert -0.5 < ratios[12, 0] < 0
+    assert (log_count_ratios(lists, np.ones((39, 1), dtype=bool)) == 0).all()
 
 
 def test_projected_words_keep_their_similarity():
