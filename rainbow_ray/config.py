@@ -130,7 +130,8 @@ class TrainingConfig(Section):
     learning_rate: Rate = Field(2e-5, description="of the encoder's last trained layer")
     head_learning_rate: Rate = Field(1e-3, description="of everything that is not the encoder")
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="learning rate of each layer below")
-    weight_decay: NotNegative = 0.01
+    weight_decay: NotNegative = Field(0.01, description="of the encoder, where it is trained")
+    head_weight_decay: NotNegative = Field(3.0, description="of everything that is not the encoder")
     warmup_ratio: Fraction = 0.1
     schedule: str = Field("linear", description="linear or cosine decay, or constant, after the warm-up")
     max_grad_norm: NotNegative = Field(1.0, description="0: no clipping")
@@ -142,8 +143,10 @@ class TrainingConfig(Section):
     pos_weight: Literal["auto"] | Rate | None = Field(
         "auto", description="of yes; auto: negatives / positives of the training side; null: 1"
     )
-    class_weights: Literal["balanced", "none"] | list[Rate] | dict[str, Rate] = Field(
-        "balanced", description="balanced, none, a list in the order of the classes, or {class: weight}"
+    class_weights: Literal["auto", "balanced", "none"] | list[Rate] | dict[str, Rate] = Field(
+        "auto",
+        description="balanced, none, a list in the order of the classes, or {class: weight}; auto: balanced, but"
+        " classes of fewer than 5 training songs count no more than others",
     )
     focal_gamma: NotNegative = Field(2.0, description="only with loss focal")
     class_balanced_beta: OpenFraction = Field(0.999, description="only with loss class_balanced")
@@ -308,6 +311,8 @@ def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
 
 def parse_value(text: str) -> Any:
     """A value as YAML writes it, and numbers such as `2e-5`, which YAML 1.1 takes for a string."""
+    if text.startswith("{") and ": " not in text:
+        text = text.replace(":", ": ")  # to YAML, {a:b} would be one key without a value
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

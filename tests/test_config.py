@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rainbow_ray.cli import make_parser, read_config
-from rainbow_ray.config import Config, dump, known_keys, resolve
+from rainbow_ray.config import Config, dump, known_keys, parse_value, resolve
 from rainbow_ray.errors import InputError
 
 OLDER = """
@@ -168,3 +168,8 @@ def test_a_key_given_twice_with_different_values_is_refused():
 
 def test_names_that_look_like_numbers_stay_names():
     assert read_config(options("--split-by", "2024")).config.data.split_by == "2024"
+
+
+def test_a_mapping_on_the_command_line_needs_no_space():
+    assert parse_value("{a:x,b:null}") == parse_value("{a: x, b: null}") == {"a": "x", "b": None}
+    assert parse_value("{'a:b': x}") == {"a:b": "x"}

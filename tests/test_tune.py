@@ -29,7 +29,7 @@ def space(trial):
     trial.suggest_categorical("model.classifier.hidden_dims", ["", "8"])
     trial.suggest_float("training.head_learning_rate", 1e-4, 1e-2, log=True)
     if trial.number == 1:
-        return {"training.weight_decay": 1e30, "training.max_grad_norm": 0.0}
+        return {"training.head_weight_decay": 1e30, "training.max_grad_norm": 0.0}
     if trial.number == 4:
         return {"model.lexical.enabled": False, "model.text_encoder.pooling": "max", "training.epochs": 1}
 """

@@ -16,6 +16,7 @@ def encoder(trial: Any) -> None:
     if frozen != "all" and (isinstance(layer, str) or frozen < layer):
         trial.suggest_float("training.learning_rate", 5e-6, 2e-4, log=True)
         trial.suggest_float("training.layer_decay", 0.7, 1.0)
+        trial.suggest_float("training.weight_decay", 1e-3, 0.3, log=True)
 
 
 def head(trial: Any) -> None:
@@ -28,6 +29,6 @@ def head(trial: Any) -> None:
 def optimiser(trial: Any) -> None:
     """How fast and how long the head learns."""
     trial.suggest_float("training.head_learning_rate", 1e-4, 1e-2, log=True)
-    trial.suggest_float("training.weight_decay", 1e-4, 0.3, log=True)
+    trial.suggest_float("training.head_weight_decay", 1e-2, 10.0, log=True)
     trial.suggest_float("training.warmup_ratio", 0.0, 0.2)
     trial.suggest_categorical("training.batch_size", [8, 16, 32])

@@ -20,7 +20,7 @@ def space(trial: Any) -> None:
     if loss == "logit_adjusted":
         trial.suggest_float("training.logit_adjustment", 0.25, 2.0)
     if loss in ("cross_entropy", "focal"):
-        trial.suggest_categorical("training.class_weights", ["balanced", "none"])
+        trial.suggest_categorical("training.class_weights", ["auto", "none"])
     trial.suggest_float("training.label_smoothing", 0.0, 0.2)
 
 
@@ -33,5 +33,5 @@ def multi_label(trial: Any) -> None:
     if loss == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)
     if loss in ("bce", "focal"):
-        trial.suggest_categorical("training.class_weights", ["balanced", "none"])
+        trial.suggest_categorical("training.class_weights", ["auto", "none"])
     trial.suggest_float("training.label_smoothing", 0.0, 0.2)

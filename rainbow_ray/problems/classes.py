@@ -20,6 +20,8 @@ UNKNOWN = "label that data.class_mapping lacks"
 MAPPED_AWAY = "label that data.class_mapping leaves out"
 RARE = "class of too few songs"
 MOST_CLASSES = 1000  # more distinct labels are no classes: numbers, or names of songs
+LEAST_WEIGHED = 5  # training songs that a class needs to be weighed up by `auto`
+OWN_WEIGHTS = ("class_balanced", "logit_adjusted")  # losses that bring their own
 SHOWN = 5
 
 
@@ -108,21 +110,33 @@ def settle_rare(
     return {name: None if name in rare else name for name in songs}, (note,)
 
 
+def say_unweighed(songs: Mapping[str, int], config: TrainingConfig) -> tuple[str, ...]:
+    """A sentence on classes that are too small to be weighed up."""
+    tiny = [f"{name} ({n})" for name, n in sorted(songs.items()) if 0 < n < LEAST_WEIGHED]
+    if config.class_weights != "auto" or config.loss in OWN_WEIGHTS or config.sampling != "none" or not tiny:
+        return ()
+    return (f"classes of so few songs count no more than others: {_some(tiny)}; training.class_weights=balanced weighs"
+            " them up",)  # fmt: skip
+
+
 def weights_of(classes: Sequence[str], counts: np.ndarray, config: TrainingConfig) -> np.ndarray:
     """The weight of each class, `(classes,)`: 1 on average over the training side where they are `balanced`.
 
-    A class without a song weighs nothing. Raises `InputError` for weights that do not fit the classes.
+    A class without a song weighs nothing. With `auto` one of very few songs weighs no more than the largest: ten times
+    the weight on three songs teaches these three, and not their class.
     """
     asked = config.class_weights
-    if asked == "none":
-        return np.ones(len(classes), dtype=np.float32)
-    if asked == "balanced":
-        present = counts > 0
-        weights = np.where(present, counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1)), 0.0)
-        return weights.astype(np.float32)
     if isinstance(asked, list):
         return np.array(asked, dtype=np.float32)
-    return np.array([asked.get(name, 1.0) for name in classes], dtype=np.float32)
+    if isinstance(asked, dict):
+        return np.array([asked.get(name, 1.0) for name in classes], dtype=np.float32)
+    if asked == "none":
+        return np.ones(len(classes), dtype=np.float32)
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1)), 0.0)
+    if asked == "auto":
+        weights[present & (counts < LEAST_WEIGHED)] = weights[present].min(initial=1.0)
+    return weights.astype(np.float32)
 
 
 def check_weights(classes: Sequence[str], asked: Any) -> list[str]:

@@ -18,6 +18,7 @@ from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import NO_METRICS, Defaults, Labels
 from rainbow_ray.problems.classes import (
+    OWN_WEIGHTS,
     RARE,
     check_policies,
     check_weights,
@@ -26,6 +27,7 @@ from rainbow_ray.problems.classes import (
     idle_keys,
     in_order,
     rename,
+    say_unweighed,
     settle_rare,
     weights_of,
 )
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 LOSSES = ("cross_entropy", "focal", "class_balanced", "logit_adjusted")
 LOSS_KEYS = {"focal_gamma": "focal", "class_balanced_beta": "class_balanced", "logit_adjustment": "logit_adjusted"}
-OWN_WEIGHTS = ("class_balanced", "logit_adjusted")  # losses that bring their own
 FOREIGN = ("pos_weight", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin", "huber_delta",
            "target_transform")  # fmt: skip
 TOP = 3
@@ -123,6 +124,11 @@ class Multiclass:
         old = [becomes.get(name) for name in self.classes]
         code = np.array([0 if name is None else number[name] for name in old], dtype=np.float32)
         why = np.array([RARE if name is None else None for name in old], dtype=object)
+        sizes = dict.fromkeys(classes, 0)
+        for name, n in songs.items():
+            if (new := becomes[name]) is not None:
+                sizes[new] += n
+        notes = (*notes, *say_unweighed(sizes, config.training))
         return Labels(dataclasses.replace(self, classes=classes), code[codes], why[codes], notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, binary, nothing_left_out
 from rainbow_ray.problems.classes import (
+    LEAST_WEIGHED,
     RARE,
     check_policies,
     check_weights,
@@ -28,6 +29,7 @@ from rainbow_ray.problems.classes import (
     idle_keys,
     in_order,
     rename,
+    say_unweighed,
     settle_rare,
     weights_of,
 )
@@ -126,6 +128,8 @@ class Multilabel:
         lost = (targets.sum(axis=1) > 0) & (settled.sum(axis=1) == 0)
         left_out = nothing_left_out(len(targets))
         left_out[lost] = RARE
+        sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
+        notes = (*notes, *say_unweighed(sizes, config.training))
         return Labels(dataclasses.replace(self, classes=classes), settled, left_out, notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
@@ -141,8 +145,9 @@ class Multilabel:
         share = np.clip(counts / max(1, len(targets)), LEAST_SHARE, 1 - LEAST_SHARE)
         if config.loss == "class_balanced":
             weights = effective_weights(counts, config.class_balanced_beta)
-        elif config.class_weights == "balanced" and config.loss != "logit_adjusted":
-            weights = np.where(counts > 0, (1 - share) / share, 1.0)
+        elif config.class_weights in ("auto", "balanced") and config.loss != "logit_adjusted":
+            least = LEAST_WEIGHED if config.class_weights == "auto" else 1
+            weights = np.where(counts >= least, (1 - share) / share, 1.0)
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(counts))
         else:

@@ -12,7 +12,8 @@ import numpy as np
 from rainbow_ray.config import TrainingConfig
 
 SAMPLINGS = ("none", "oversample", "undersample")
-WEIGHTS = {"pos_weight": ("auto", None, 1.0), "class_weights": ("balanced", "none")}  # values that follow the sampler
+NO_WEIGHTS = {"pos_weight": (None, 1.0), "class_weights": ("none",)}
+EVEN_WEIGHTS = ("auto", "balanced")  # computed from what is left after sampling, which is even
 EVENING_LOSSES = ("class_balanced", "logit_adjusted")
 
 
@@ -41,15 +42,15 @@ def stacked(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
     if training.sampling == "none":
         return []
     sampler, found = f"training.sampling={training.sampling}", []
-    for name, harmless in WEIGHTS.items():
+    for name, nothing in NO_WEIGHTS.items():
         key, value = f"training.{name}", getattr(training, name)
-        if key not in user_keys:
+        if key not in user_keys or value in nothing:
             continue
-        if value not in harmless:
+        if value in EVEN_WEIGHTS:
+            found.append(f"{key}={value}: nothing is left to balance after {sampler}")
+        else:
             found.append(f"{key} acts on top of {sampler}, which makes classes alike already: rare songs count twice"
                          " over; set only one of them")  # fmt: skip
-        elif value == harmless[0]:
-            found.append(f"{key}={value}: nothing is left to balance after {sampler}")
     if training.loss in EVENING_LOSSES:
         found.append(f"training.loss={training.loss} sees classes as {sampler} makes them, alike, and adjusts next to"
                      " nothing; set only one of them")  # fmt: skip

@@ -19,14 +19,15 @@ def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torc
     training = config.training
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
 
-    def add(parameter: torch.nn.Parameter, rate: float) -> None:
-        decay = training.weight_decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
+    def add(parameter: torch.nn.Parameter, rate: float, decay: float) -> None:
+        decay = decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
 
     for depth, parameter in model.text.parameters_by_depth():
-        add(parameter, training.learning_rate * training.layer_decay ** (model.text.depth - depth))
+        rate = training.learning_rate * training.layer_decay ** (model.text.depth - depth)
+        add(parameter, rate, training.weight_decay)
     for parameter in model.head_parameters():
-        add(parameter, training.head_learning_rate)
+        add(parameter, training.head_learning_rate, training.head_weight_decay)
     described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
     if not described:
         raise InputError("nothing is left to train: every part of the model is frozen")

@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score
 from rainbow_ray.data.demo import demo_table
 from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import no_scores
+from rainbow_ray.results.calibrate import cross_fit
 from tests.in_process import data_of, fit_fold, plan_of
 
 SONGS, RARE = 400, 20
@@ -39,9 +40,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "binary: focal": {**PLAIN_BINARY, "training__loss": "focal"},
     "binary: focal, pos_weight auto": {"phase": 1, "training__loss": "focal"},
     "binary: asymmetric": {**PLAIN_BINARY, "training__loss": "asymmetric"},
+    "binary: pos_weight auto, calibration.threshold=f1": {"phase": 1, "calibration__threshold": "f1"},
     "binary: logit_adjusted": {"phase": 1, "training__loss": "logit_adjusted"},
     "classes: nothing": PLAIN_CLASSES,
-    "classes: class_weights balanced (the default)": {**PLAIN_CLASSES, "training__class_weights": "balanced"},
+    "classes: class_weights auto (the default)": {**PLAIN_CLASSES, "training__class_weights": "auto"},
     "classes: class_weights rare=5": {**PLAIN_CLASSES, "training__class_weights": {"rare": 5.0, "plain": 1.0}},
     "classes: oversample": {**PLAIN_CLASSES, "training__sampling": "oversample"},
     "classes: undersample": {**PLAIN_CLASSES, "training__sampling": "undersample"},
@@ -85,7 +87,11 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: PrefixStore
         with tempfile.TemporaryDirectory() as folder:
             val, fitted = fit_fold(plan, data, Path(folder), fold, prefix=prefix)
         scores[val] = fitted.val_scores
-    targets, decided = data.examples.targets, data.problem.decide(scores)
+    targets, songs = data.examples.targets, np.arange(len(scores))
+    # as a run does it: with calibration, what the other folds teach
+    asked, folds = plan.config.calibration, data.split.fold
+    scores, to_decide = cross_fit(asked, data.problem, targets, scores, songs, folds)
+    decided = data.problem.decide(to_decide)
     if plan.problem.name == "binary":
         rare, called, score = targets > 0.5, np.array(decided), scores
     else:
@@ -93,7 +99,7 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: PrefixStore
         rare, called, score = targets == place, np.array(decided) == "rare", scores[:, place]
     return {
         "average_precision_rare": float(average_precision_score(rare, score)),
-        "macro_f1": float(data.problem.metric("macro_f1", targets, scores) or 0.0),
+        "macro_f1": float(data.problem.metric("macro_f1", targets, to_decide) or 0.0),
         "recall_rare": float(called[rare].mean()),
     }
 

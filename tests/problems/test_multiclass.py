@@ -106,7 +106,11 @@ def fitted(**keys) -> Multiclass:
 
 
 def test_weights_come_from_the_training_side():
-    np.testing.assert_allclose(fitted().weights, [2, 1, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(fitted(class_weights="balanced").weights, [2, 1, 2 / 3], rtol=1e-6)
+    # of these classes none has enough songs to be weighed up
+    np.testing.assert_allclose(fitted().weights, [2 / 3] * 3, rtol=1e-6)
+    many = np.repeat([0.0, 1.0, 2.0], [4, 5, 21]).astype(np.float32)
+    np.testing.assert_allclose(PROBLEM.fit(many, TrainingConfig()).weights, [30 / 63, 2, 30 / 63], rtol=1e-6)
     assert fitted(class_weights="none").weights == (1.0, 1.0, 1.0)
     assert fitted(class_weights=[1.0, 2.0, 3.0]).weights == (1.0, 2.0, 3.0)
     assert fitted(class_weights={"spatial": 5.0}).weights == (1.0, 5.0, 1.0)
@@ -119,10 +123,12 @@ def test_losses_follow_their_formulas():
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     codes = torch.from_numpy(SIX).long()
     plain = functional.cross_entropy(logits, codes, reduction="none")
-    weights = torch.tensor(fitted().weights)[codes]
-    torch.testing.assert_close(fitted().loss(logits, torch.from_numpy(SIX)), weights * plain)
+    weighed = fitted(class_weights="balanced")
+    weights = torch.tensor(weighed.weights)[codes]
+    torch.testing.assert_close(weighed.loss(logits, torch.from_numpy(SIX)), weights * plain)
     p = logits.softmax(-1)[torch.arange(6), codes]
-    torch.testing.assert_close(fitted(loss="focal").loss(logits, torch.from_numpy(SIX)), weights * plain * (1 - p) ** 2)
+    focal = fitted(class_weights="balanced", loss="focal").loss(logits, torch.from_numpy(SIX))
+    torch.testing.assert_close(focal, weights * plain * (1 - p) ** 2)
     prior = torch.tensor([1 / 6, 2 / 6, 3 / 6])
     adjusted = functional.cross_entropy(logits + 0.5 * prior.log(), codes, reduction="none")
     ours = fitted(loss="logit_adjusted", logit_adjustment=0.5)
@@ -135,6 +141,7 @@ def test_losses_follow_their_formulas():
     [
         {},
         {"class_weights": "none"},
+        {"class_weights": "balanced"},
         {"loss": "class_balanced"},
         {"loss": "logit_adjusted"},
         {"loss": "logit_adjusted", "logit_adjustment": 0.3},

@@ -209,6 +209,8 @@ def test_layers_below_learn_more_slowly(encoder):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert (decays[id(parameter)] == 0) == (parameter.ndim < 2), name
+    assert {decays[id(p)] for p in layers[2].parameters() if p.ndim > 1} == {config.training.weight_decay}
+    assert {decays[id(p)] for p in model.head.parameters() if p.ndim > 1} == {config.training.head_weight_decay}
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
