@@ -225,6 +225,7 @@ class LoggingConfig(Section):
     )
     wandb: WandbConfig = WandbConfig()
     tensorboard: bool = False
+    report: bool = Field(True, description="report.html at the end; later: python -m rainbow_ray.report RUN")
     usd_per_hour: NotNegative | None = Field(None, description="of the machine: the cost is then told")
 
     @property

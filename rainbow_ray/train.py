@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, make_parser, read_config, run
-from rainbow_ray.config import dump
+from rainbow_ray.config import Config, dump
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     device = plan.config.training.device
     folder = None if options.dry_run else open_run(plan.config, options.name, resume=options.resume)
     if folder is not None and folder.finished:
-        complete_report(folder)
+        complete_report(folder, plan.config)
         console.print(f"{folder.path} is finished: nothing is left to do.")
         return DONE
     if options.resume and folder is not None:
@@ -139,14 +139,15 @@ def conclude(
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
     write_json(folder.file("summary.json"), document)
     summary.print_closing(document, folder.path, plan.config.logging.shown, console)
-    console.print(f"What it learned, and which songs to look at: {write_report(folder.path)}")
+    if plan.config.logging.report:
+        console.print(f"What it learned, and which songs to look at: {write_report(folder.path)}")
 
 
-def complete_report(folder: RunFolder) -> None:
+def complete_report(folder: RunFolder, config: Config) -> None:
     """The page of what is finished, where a command was stopped before it was written."""
     from rainbow_ray.results.pages import FILE, write_report
 
-    if not folder.file(FILE).exists():
+    if config.logging.report and not folder.file(FILE).exists():
         write_report(folder.path)
 
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = open_run(plan.config, options.name, resume=options.resume, kind=SWEEP, space=document)
         check_space(folder, axes)
         if is_finished(folder, tuning.trials):
-            complete_report(folder)
+            complete_report(folder, plan.config)
             console.print(f"{folder.path} is finished: nothing is left to do; more trials with --trials.")
             return DONE
         if options.resume:
@@ -329,7 +329,8 @@ def conclude(
     )  # fmt: skip
     write_json(folder.file("summary.json"), summary)
     sweep_summary.print_closing(summary, trials, folder.path, console)
-    console.print(f"What mattered, and what the winner is worth: {write_report(folder.path)}")
+    if plan.config.logging.report:
+        console.print(f"What mattered, and what the winner is worth: {write_report(folder.path)}")
 
 
 def is_finished(folder: RunFolder, trials: int) -> bool:

@@ -20,7 +20,8 @@ from tests.test_config import OLDER
 
 pytestmark = pytest.mark.slow
 
-QUICK = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8"]
+WITH_REPORT = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8"]
+QUICK = [*WITH_REPORT, "logging.report=false"]
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -43,13 +44,21 @@ def demo(tmp_path_factory):
     """One quick run on the demo songs with all mirrors on."""
     folder = tmp_path_factory.mktemp("demo")
     mirrors = ["--wandb", "logging.tensorboard=true", "--usd-per-hour", "0.36"]
-    said = call(folder, "--phase", "1", "--name", "d", *QUICK, *mirrors)
+    said = call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors)
     return folder / "runs" / "d", said
 
 
 def test_a_run_holds_everything(demo):
     run, _ = demo
-    for name in ("config.yaml", "env.json", "data.json", "split.json", "metrics.jsonl", "predictions.parquet"):
+    for name in (
+        "config.yaml",
+        "env.json",
+        "data.json",
+        "split.json",
+        "metrics.jsonl",
+        "predictions.parquet",
+        "report.html",
+    ):
         assert (run / name).stat().st_size > 0, name
     summary = json.loads((run / "summary.json").read_text())
     wanted = [
@@ -123,8 +132,11 @@ def test_a_finished_run_is_not_touched(demo):
     folder = run.parents[1]
     assert "exists" in call(folder, "--phase", "1", "--name", "d", *QUICK, expect=2)
     mirrors = ["--wandb", "logging.tensorboard=true"]
-    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *QUICK, *mirrors, "--resume")
+    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors, "--resume")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    (run / "report.html").unlink()  # as if it had been killed just before
+    call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors, "--resume")
+    assert (run / "report.html").exists()
 
 
 def test_one_split_trains_in_a_torch_trainer_and_its_file_is_reused(tmp_path, songs_file, tiny_encoder):

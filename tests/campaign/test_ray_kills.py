@@ -23,7 +23,7 @@ FITS = ("fold-0", "fold-1", "refit")
 KEYS = [
     "--folds", "2", "training.min_steps=0", "training.epochs=120", "training.batch_size=4", "training.device=cpu",
     "training.checkpoint_seconds=0.5", "training.learning_rate=1e-3", "model.text_encoder.freeze_layers=1",
-    "model.text_encoder.layer=2", "model.classifier.dropout=0.2",
+    "model.text_encoder.layer=2", "model.classifier.dropout=0.2", "logging.report=false",
 ]  # fmt: skip
 FOLD_WORKER, TRAIN_WORKER = "ray::_FoldWorker.run", "ray::RayTrainWorker"
 

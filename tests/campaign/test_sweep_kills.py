@@ -26,7 +26,8 @@ pytestmark = pytest.mark.slow
 STARTS = 6.0  # seconds at most between a start's first trial and the blow
 VICTIMS = ("driver", "actor", "session")
 # long enough that a kill meets trials in each state; pruning off, so that scores do not depend on who came first
-LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.confirm_seeds=1"]
+LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.confirm_seeds=1",
+          "logging.report=false"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
