@@ -19,6 +19,7 @@ NAMES = (
     "coverage_of_intervals",
     "recipe",
     "imbalance",
+    "pages",
 )
 
 if __name__ == "__main__":

@@ -40,8 +40,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable
 
 @pytest.fixture
 def swept(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "sweep")
+
+
+def write_sweep(folder: Path) -> Path:
     """What a sweep of 30 trials leaves, in which the learning rate decides and the pooling does nothing."""
-    folder = tmp_path / "sweep"
     folder.mkdir()
     ledger, rng = Ledger(folder / "trials.jsonl"), np.random.default_rng(0)
     rate = json.dumps(
