@@ -145,8 +145,8 @@ class TrainingConfig(Section):
     )
     class_weights: Literal["auto", "balanced", "none"] | list[Rate] | dict[str, Rate] = Field(
         "auto",
-        description="balanced, none, a list in the order of the classes, or {class: weight}; auto: balanced, but"
-        " classes of fewer than 5 training songs count no more than others",
+        description="balanced, none, a list in the order of the classes, or {class: weight}; auto: balanced,"
+        " unless there are classes of fewer than 6 songs",
     )
     focal_gamma: NotNegative = Field(2.0, description="only with loss focal")
     class_balanced_beta: OpenFraction = Field(0.999, description="only with loss class_balanced")

@@ -20,7 +20,7 @@ UNKNOWN = "label that data.class_mapping lacks"
 MAPPED_AWAY = "label that data.class_mapping leaves out"
 RARE = "class of too few songs"
 MOST_CLASSES = 1000  # more distinct labels are no classes: numbers, or names of songs
-LEAST_WEIGHED = 5  # training songs that a class needs to be weighed up by `auto`
+LEAST_WEIGHED = 6  # songs that a class needs to be weighed up by `auto`
 OWN_WEIGHTS = ("class_balanced", "logit_adjusted")  # losses that bring their own
 SHOWN = 5
 
@@ -110,32 +110,35 @@ def settle_rare(
     return {name: None if name in rare else name for name in songs}, (note,)
 
 
-def say_unweighed(songs: Mapping[str, int], config: TrainingConfig) -> tuple[str, ...]:
-    """A sentence on classes that are too small to be weighed up."""
-    tiny = [f"{name} ({n})" for name, n in sorted(songs.items()) if 0 < n < LEAST_WEIGHED]
+def find_tiny(songs: Mapping[str, int]) -> tuple[str, ...]:
+    """Classes of too few songs to be weighed up: ten times the weight on three songs teaches these, not their class."""
+    return tuple(sorted(name for name, n in songs.items() if 0 < n < LEAST_WEIGHED))
+
+
+def say_tiny(songs: Mapping[str, int], config: TrainingConfig, what: str) -> tuple[str, ...]:
+    """A sentence on classes that `auto` does not weigh up, and on what follows."""
+    tiny = [f"{name} ({songs[name]})" for name in find_tiny(songs)]
     if config.class_weights != "auto" or config.loss in OWN_WEIGHTS or config.sampling != "none" or not tiny:
         return ()
-    return (f"classes of so few songs count no more than others: {_some(tiny)}; training.class_weights=balanced weighs"
-            " them up",)  # fmt: skip
+    return (f"classes of too few songs to be weighed up: {_some(tiny)}; {what} (training.class_weights=balanced)",)
 
 
-def weights_of(classes: Sequence[str], counts: np.ndarray, config: TrainingConfig) -> np.ndarray:
+def weights_of(
+    classes: Sequence[str], counts: np.ndarray, config: TrainingConfig, tiny: Sequence[str] = ()
+) -> np.ndarray:
     """The weight of each class, `(classes,)`: 1 on average over the training side where they are `balanced`.
 
-    A class without a song weighs nothing. With `auto` one of very few songs weighs no more than the largest: ten times
-    the weight on three songs teaches these three, and not their class.
+    A class without a song weighs nothing. `auto` is `balanced` without `tiny` classes, and with them `none`.
     """
     asked = config.class_weights
     if isinstance(asked, list):
         return np.array(asked, dtype=np.float32)
     if isinstance(asked, dict):
         return np.array([asked.get(name, 1.0) for name in classes], dtype=np.float32)
-    if asked == "none":
+    if asked == "none" or (asked == "auto" and tiny):
         return np.ones(len(classes), dtype=np.float32)
     present = counts > 0
     weights = np.where(present, counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1)), 0.0)
-    if asked == "auto":
-        weights[present & (counts < LEAST_WEIGHED)] = weights[present].min(initial=1.0)
     return weights.astype(np.float32)
 
 

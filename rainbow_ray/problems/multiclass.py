@@ -24,10 +24,11 @@ from rainbow_ray.problems.classes import (
     check_weights,
     counted,
     effective_weights,
+    find_tiny,
     idle_keys,
     in_order,
     rename,
-    say_unweighed,
+    say_tiny,
     settle_rare,
     weights_of,
 )
@@ -55,13 +56,14 @@ class Multiclass:
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
     tau: float = 1.0
+    tiny: tuple[str, ...] = ()  # classes of too few songs to be weighed up
 
     name = "multiclass"
     decided_metrics = NO_METRICS  # the likeliest class is taken, whatever its score
     defaults = Defaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))
 
     def __post_init__(self) -> None:
-        for name in ("classes", "weights", "prior"):  # lists, where they come from a file
+        for name in ("classes", "weights", "prior", "tiny"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -128,8 +130,9 @@ class Multiclass:
         for name, n in songs.items():
             if (new := becomes[name]) is not None:
                 sizes[new] += n
-        notes = (*notes, *say_unweighed(sizes, config.training))
-        return Labels(dataclasses.replace(self, classes=classes), code[codes], why[codes], notes)
+        notes = (*notes, *say_tiny(sizes, config.training, "all classes count by their songs"))
+        settled = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
+        return Labels(settled, code[codes], why[codes], notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
@@ -144,7 +147,7 @@ class Multiclass:
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(self.classes), dtype=np.float32)
         else:
-            weights = weights_of(self.classes, counts, config)
+            weights = weights_of(self.classes, counts, config, self.tiny)
         share = np.maximum(counts / max(1, counts.sum()), LEAST_SHARE)
         return dataclasses.replace(
             self,

@@ -20,16 +20,16 @@ from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, binary, nothing_left_out
 from rainbow_ray.problems.classes import (
-    LEAST_WEIGHED,
     RARE,
     check_policies,
     check_weights,
     counted,
     effective_weights,
+    find_tiny,
     idle_keys,
     in_order,
     rename,
-    say_unweighed,
+    say_tiny,
     settle_rare,
     weights_of,
 )
@@ -54,6 +54,7 @@ class Multilabel:
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
     tau: float = 1.0
+    tiny: tuple[str, ...] = ()  # classes of too few songs to be weighed up
 
     name = "multilabel"
     decided_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
@@ -62,7 +63,7 @@ class Multilabel:
     )
 
     def __post_init__(self) -> None:
-        for name in ("classes", "weights", "prior"):  # lists, where they come from a file
+        for name in ("classes", "weights", "prior", "tiny"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -129,8 +130,9 @@ class Multilabel:
         left_out = nothing_left_out(len(targets))
         left_out[lost] = RARE
         sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
-        notes = (*notes, *say_unweighed(sizes, config.training))
-        return Labels(dataclasses.replace(self, classes=classes), settled, left_out, notes)
+        notes = (*notes, *say_tiny(sizes, config.training, "they weigh no more than others"))
+        problem = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
+        return Labels(problem, settled, left_out, notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The rarest class that a song has (0: none), so that no fold is without it."""
@@ -146,8 +148,8 @@ class Multilabel:
         if config.loss == "class_balanced":
             weights = effective_weights(counts, config.class_balanced_beta)
         elif config.class_weights in ("auto", "balanced") and config.loss != "logit_adjusted":
-            least = LEAST_WEIGHED if config.class_weights == "auto" else 1
-            weights = np.where(counts >= least, (1 - share) / share, 1.0)
+            weighed = [config.class_weights == "balanced" or name not in self.tiny for name in self.classes]
+            weights = np.where((counts > 0) & weighed, (1 - share) / share, 1.0)
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(counts))
         else:

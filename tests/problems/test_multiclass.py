@@ -106,17 +106,33 @@ def fitted(**keys) -> Multiclass:
 
 
 def test_weights_come_from_the_training_side():
-    np.testing.assert_allclose(fitted(class_weights="balanced").weights, [2, 1, 2 / 3], rtol=1e-6)
-    # of these classes none has enough songs to be weighed up
-    np.testing.assert_allclose(fitted().weights, [2 / 3] * 3, rtol=1e-6)
-    many = np.repeat([0.0, 1.0, 2.0], [4, 5, 21]).astype(np.float32)
-    np.testing.assert_allclose(PROBLEM.fit(many, TrainingConfig()).weights, [30 / 63, 2, 30 / 63], rtol=1e-6)
+    for asked in ("auto", "balanced"):
+        np.testing.assert_allclose(fitted(class_weights=asked).weights, [2, 1, 2 / 3], rtol=1e-6)
     assert fitted(class_weights="none").weights == (1.0, 1.0, 1.0)
     assert fitted(class_weights=[1.0, 2.0, 3.0]).weights == (1.0, 2.0, 3.0)
     assert fitted(class_weights={"spatial": 5.0}).weights == (1.0, 5.0, 1.0)
     balanced = np.array(fitted(loss="class_balanced", class_balanced_beta=0.9).weights)
     raw = np.array([0.1 / (1 - 0.9**n) for n in (1, 2, 3)])
     np.testing.assert_allclose(balanced, raw * 6 / (raw @ [1, 2, 3]), rtol=1e-6)
+
+
+def test_with_a_tiny_class_auto_does_not_balance_and_says_so():
+    def settled(least: int, **keys):
+        kinds = ["a"] * least + ["b"] * 20
+        parsed = parse(kinds)
+        labels = parsed.problem.settle(parsed.targets, "kind", config(keys))
+        return labels.problem.fit(labels.targets, TrainingConfig(**keys)).weights, labels.notes
+
+    weights, (note,) = settled(5)
+    assert weights == (1.0, 1.0)
+    assert "a (5)" in note
+    assert "training.class_weights=balanced" in note
+    weights, notes = settled(6)
+    np.testing.assert_allclose(weights, [26 / 12, 26 / 40], rtol=1e-6)
+    assert notes == ()
+    weights, notes = settled(5, class_weights="balanced")
+    np.testing.assert_allclose(weights, [25 / 10, 25 / 40], rtol=1e-6)
+    assert notes == ()
 
 
 def test_losses_follow_their_formulas():

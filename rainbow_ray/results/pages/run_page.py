@@ -14,6 +14,19 @@ from rainbow_ray.results.pages.songs import Words, songs_to_look_at
 
 SEED = 0  # of the songs that bands are drawn from
 TOP_CLASSES = 12
+# of metrics that are a headline, for people who do not read F1 every day
+MEANINGS = {
+    "macro_f1": "how well each class is found, and only it, averaged over classes; 1 is perfect",
+    "f1": "how well the songs that are meant are found, and only they; 1 is perfect",
+    "accuracy": "the share of songs that are called right",
+    "balanced_accuracy": "the share of each class that is called right, averaged over classes",
+    "average_precision": "how far up the songs that are meant stand when all are ranked; 1 is perfect",
+    "average_precision_rarer": "how far up songs of the rarer label stand when all are ranked; 1 is perfect",
+    "mcc": "how far labels and predictions go together: 0 is guessing, 1 is perfect",
+    "mae": "how far off a prediction is on average, in the label's own unit; less is better",
+    "rmse": "how far off predictions are, large misses counting more; less is better",
+    "r2": "the share of what differs between songs that is explained: 0 is saying the mean, 1 is perfect",
+}
 
 
 def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None) -> Page:
@@ -46,11 +59,13 @@ def _numbers(run: Finished) -> Section:
     rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in shown)])
     for name, values in summary["baselines"].items():
         rows.append([name, *(number(values.get(metric)) for metric in shown)])
+    meaning = MEANINGS.get(headline)
     compared = {"model": summary["best"].get(headline)}
     compared |= {name: values.get(headline) for name, values in summary["baselines"].items()}
     counts = summary["counts"]
     text = [f"{counts['val_examples']} songs, each scored by a model that never saw it"
             f" ({counts['folds']} folds). Intervals draw songs with replacement."]  # fmt: skip
+    text += [f"{headline.replace('_', ' ')}: {meaning}."] if meaning else []
     chart = charts.scores_of(compared, headline, summary["ci95"].get(headline))
     return Section(
         "numbers", "The numbers", text,
