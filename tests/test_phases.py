@@ -28,7 +28,7 @@ def songs(tmp_path_factory) -> Path:
 
 def call(door: str, *arguments: object, expect: int = 0) -> str:
     command = [sys.executable, "-m", f"rainbow_ray.{door}", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -58,7 +58,7 @@ def test_classes_are_trained_by_two_workers_and_used(songs, tiny_encoder, tmp_pa
 
 def test_numbers_are_swept(songs, tiny_encoder, tmp_path):
     where = ["--manifest", songs, "--encoder", tiny_encoder("bert"), "--output-dir", tmp_path, "--name", "s"]
-    said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "3", "tune.confirm_seeds=1")
+    said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "2", "tune.confirm_seeds=1")
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert (summary["metric"], summary["problem"]) == ("mae", "regression")
     assert summary["verdict"] in said
@@ -69,8 +69,7 @@ def test_numbers_are_swept(songs, tiny_encoder, tmp_path):
         assert page.exists()
 
 
-@pytest.mark.parametrize(("phase", "word"), [(2, "spatial"), (4, "median")])
-def test_a_check_looks_at_the_labels_of_each_phase(songs, tiny_encoder, phase, word):
-    said = call("check", "--phase", phase, "--manifest", songs, "--encoder", tiny_encoder("bert"))
-    assert word in said
+def test_a_check_looks_at_numbers(songs, tiny_encoder):
+    said = call("check", "--phase", "4", "--manifest", songs, "--encoder", tiny_encoder("bert"))
+    assert "median" in said
     assert "label" in said.lower()
