@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -40,6 +41,7 @@ DEFAULT_FOLDS = 5
 SHOWN_CLASSES = 8  # in the first lines of a run
 
 T = TypeVar("T")
+WITHOUT_CLASSES = ("binary", "regression")
 Read = Callable[[Manifest, Columns, Prepare], pa.Table]
 
 
@@ -116,6 +118,8 @@ def make_plan(resolved: Resolved) -> Plan:
     if problems or manifest is None or columns is None or encoder is None:
         raise InputError(dict.fromkeys(problems))
     source, max_tokens, warnings = encoder
+    if problem.name in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
+        columns = dataclasses.replace(columns, null_class=None)
     idle = _without_effect(resolved, problem)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += stacked(config.training, resolved.user_keys - idle.keys())
@@ -194,7 +198,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     )
     described = _describe(plan, problem, index, split, profile(index, songs, n_rows, dropped))
     described["streamed"] = streams
-    warnings = [*settled.notes, *_data_warnings(plan, split, folds, described, index)]
+    warnings = [*parsed.notes, *settled.notes, *_data_warnings(plan, split, folds, described, index)]
     if streams:
         limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rainbow_ray.errors import InputError, nearest
 
@@ -81,6 +81,18 @@ class DataConfig(Section):
     )
     require_concept: bool = Field(True, description="drop rows without text")
     min_concept_length: Count = Field(50, description="characters")
+
+    @field_validator("class_mapping", mode="before")
+    @classmethod
+    def _labels_are_names(cls, value: Any) -> Any:
+        """Numbers may be labels; what YAML reads as true or false was meant as a name, and which is not known."""
+        if not isinstance(value, dict):
+            return value
+        if any(isinstance(part, bool) for pair in value.items() for part in pair):
+            raise ValueError("write labels such as yes, no, true and false in quotes")
+        if any(isinstance(part, str) and not part.strip() for part in value.values()):
+            raise ValueError("a class needs a name")
+        return {str(label): name.strip() if isinstance(name, str) else name for label, name in value.items()}
 
 
 class TextEncoderConfig(Section):
@@ -371,10 +383,11 @@ def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, s
 
 
 def _flatten(document: dict[Any, Any], file: Path, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    sections = {key.rsplit(".", depth)[0] for key in known_keys() for depth in range(1, key.count(".") + 1)}
+    known = set(known_keys())
+    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     for name, value in document.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in known:
             yield from _flatten(value, file, f"{key}.") if value else [(key, value, f"{file}: {key}")]
         elif value is None and key in sections:
             continue  # a section whose keys are all commented out

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
     parser.add_argument("--class", dest="by", metavar="NAME", help="rank by this class (default: by the likeliest)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cuda, mps, cpu")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     return parser
 
 
@@ -65,7 +65,9 @@ def _check(options: argparse.Namespace) -> None:
         problems.append("--manifest: name a file for the predictions with --out")
     if options.out is not None and options.out.suffix not in WRITERS:
         problems.append(f"--out {options.out}: its name must end in one of {', '.join(WRITERS)}")
-    if options.out is not None and options.out.exists() and not options.overwrite:
+    if options.out is not None and options.out.is_dir():
+        problems.append(f"--out {options.out}: this is a folder")
+    elif options.out is not None and options.out.exists() and not options.overwrite:
         problems.append(f"--out {options.out}: the file exists; another name, or --overwrite")
     if options.out is not None and not options.out.parent.is_dir():
         problems.append(f"--out {options.out}: there is no folder {options.out.parent}")
@@ -73,8 +75,21 @@ def _check(options: argparse.Namespace) -> None:
         problems.append(f"--text-file {options.text_file}: no such file")
     if options.top is not None and (options.text_file is None or options.top < 1):
         problems.append(f"--top {options.top}: a number from 1 on, with --text-file")
+    if options.by is not None and options.manifest is not None:
+        problems.append("--class: with --manifest there is nothing to rank; --out has the scores of all classes")
     if problems:
         raise InputError(problems)
+
+
+def _read_texts(path: Path) -> list[str]:
+    """The lines of a file that say something. Raises `InputError` for what is no UTF-8."""
+    from rainbow_ray.errors import InputError
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark in front
+    except UnicodeDecodeError as error:
+        raise InputError(f"--text-file {path}: this is not UTF-8 text; save it as UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _score_texts(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
@@ -84,10 +99,7 @@ def _score_texts(predictor: Predictor, options: argparse.Namespace, console: Con
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.explain import words_that_moved
 
-    if options.text is not None:
-        texts = [options.text]
-    else:
-        texts = [line.strip() for line in options.text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = [options.text] if options.text is not None else _read_texts(options.text_file)
     if not any(text.strip() for text in texts):
         raise InputError(f"{'--text' if options.text is not None else options.text_file}: there is no text in it")
     found = predictor.predict(texts)
@@ -123,6 +135,7 @@ def _ranked_by(predictor: Predictor, name: str | None) -> str | None:
 
 def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
+    import pyarrow as pa
 
     from rainbow_ray.data.manifest import open_manifest
     from rainbow_ray.errors import InputError, nearest
@@ -133,6 +146,12 @@ def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: 
     if missing:
         raise InputError(f"manifest {options.manifest}: no column {name!r}, which this model reads"
                          f"{nearest(name, names)}" for name in missing)  # fmt: skip
+    kinds = {name: manifest.schema.field(name).type for name in wanted}
+    wrong = [name for name, kind in kinds.items() if pa.types.is_nested(kind) or pa.types.is_binary(kind)]
+    if wrong:
+        raise InputError(
+            f"manifest {options.manifest}: column {name!r} holds {kinds[name]}, not text" for name in wrong
+        )
     song = predictor.bundle.info.get("id_column", "id")
     kept = [song] if song in names else []
     parts = []
@@ -152,7 +171,8 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     if path.suffix == ".parquet":
         write_safely(path, lambda file: table.to_parquet(file, index=False))
     elif path.suffix == ".csv":
-        write_safely(path, lambda file: table.to_csv(file, index=False))
+        told = table["prediction"].map(lambda said: ", ".join(said) if isinstance(said, tuple) else said)
+        write_safely(path, lambda file: table.assign(prediction=told).to_csv(file, index=False))
     else:
         write_safely(path, lambda file: table.to_json(file, orient="records", lines=True, force_ascii=False))
 

@@ -30,13 +30,15 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError("--out is for several runs: the page of one lies in its folder")
         from rainbow_ray.results.pages import write_report
 
-        print(write_report(options.runs[0]))
+        print(write_report(options.runs[0].resolve()))
         return DONE
 
     from rainbow_ray.results.pages.comparison import comparison_page
     from rainbow_ray.results.pages.layout import write_page
 
     out = options.out or Path("comparison.html")
+    if out.is_dir():
+        raise InputError(f"--out {out}: this is a folder")
     if out.exists() and not options.overwrite:
         raise InputError(f"--out {out}: the file exists; another name, or --overwrite")
     write_page(comparison_page(_read_all(options.runs)), out)

@@ -90,7 +90,7 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
     from rainbow_ray.assemble import check_values, make_plan
     from rainbow_ray.errors import InputError
-    from rainbow_ray.training.space import explore, load_space
+    from rainbow_ray.training.space import explore, load_space, stacked_in
 
     tuning, problems = resolved.config.tune, []
     if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
@@ -103,10 +103,11 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     except InputError as error:
         problems += error.problems
     try:
-        space = load_space(tuning.space, resolved.config.phase)
+        space = load_space(tuning.space, resolved.config.phase, plan.problem.name if plan is not None else "")
         if plan is not None:
             check = functools.partial(check_values, problem=plan.problem)
             axes = explore(space, plan.config, check, resolved.config.reproducibility.seed)
+            plan.warnings.extend(stacked_in(space, plan.config, resolved.config.reproducibility.seed))
     except InputError as error:
         problems += error.problems
     if problems or plan is None or space is None or axes is None:

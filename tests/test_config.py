@@ -170,6 +170,20 @@ def test_names_that_look_like_numbers_stay_names():
     assert read_config(options("--split-by", "2024")).config.data.split_by == "2024"
 
 
+def test_mappings_survive_the_printed_file(tmp_path):
+    asked = [("data.class_mapping", {"a": "x", 1: "y", "b": None}), ("training.class_weights", {"x": 2.0})]
+    config = resolve(None, {}, asked).config
+    assert config.data.class_mapping == {"a": "x", "1": "y", "b": None}
+    (tmp_path / "again.yaml").write_text(dump(config))
+    assert resolve(tmp_path / "again.yaml", {}, []).config == config
+
+
+@pytest.mark.parametrize("mapping", [{True: "a"}, {"a": True}, {"a": " "}])
+def test_labels_that_yaml_reads_as_something_else_are_refused(mapping):
+    with pytest.raises(InputError, match="class_mapping"):
+        resolve(None, {}, [("data.class_mapping", mapping)])
+
+
 def test_a_mapping_on_the_command_line_needs_no_space():
     assert parse_value("{a:x,b:null}") == parse_value("{a: x, b: null}") == {"a": "x", "b": None}
     assert parse_value("{'a:b': x}") == {"a:b": "x"}

@@ -106,6 +106,25 @@ def test_a_manifest_is_scored_row_by_row(model, door, tmp_path, name):
     assert code == 0
 
 
+def test_files_that_are_no_texts_are_refused(model, door, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "latin.txt").write_bytes("d\xe9j\xe0 vu".encode("latin-1"))
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + WITH.encode())
+    pq.write_table(pa.table({"id": ["a"], "concept": [["a", "b"]]}), tmp_path / "lists.parquet")
+    bundle = model / "bundle"
+    for arguments, word in (
+        (["--text-file", tmp_path / "latin.txt"], "not UTF-8"),
+        (["--manifest", tmp_path / "lists.parquet", "--out", tmp_path / "o.csv"], "not text"),
+        (["--manifest", model / "songs.parquet", "--out", tmp_path / "o.csv", "--class", "x"], "nothing to rank"),
+        (["--text", WITH, "--out", tmp_path, "--overwrite"], "folder"),
+    ):
+        code, said = door("--model", bundle, *arguments)
+        assert (code, word in said) == (2, True), said
+    assert "\ufeff" not in door("--model", bundle, "--text-file", tmp_path / "marked.txt")[1]
+
+
 def test_bad_input_is_told_all_at_once(model, door, tmp_path):
     code, said = door("--model", model / "bundle", "--manifest", "x", "--out", tmp_path / "no" / "out.txt", "--top", 0)
     assert code == 2

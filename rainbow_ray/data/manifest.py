@@ -133,6 +133,15 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str) -> Columns
     )
 
 
+def _fill(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
+    """Labels with a class for those that are missing: names, or lists of them."""
+    missing = _is_missing(label)
+    if not pa.types.is_nested(label.type):
+        return pc.if_else(missing, name, _strings(pa.chunked_array(label)))
+    filled = [[name] if gone else told for told, gone in zip(label.to_pylist(), missing.to_pylist(), strict=True)]
+    return pa.array(filled, pa.list_(pa.string()))
+
+
 def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     """One block as `song, text, label, held_out, dropped`: strings, the label as it came, the reason of a drop.
 
@@ -143,8 +152,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     text = _join(texts)
     label, broken = _label(block[columns.label[0]], columns.label[1])
     if columns.null_class is not None:
-        named = label if pa.types.is_nested(label.type) else _strings(pa.chunked_array(label))
-        label = pc.if_else(_is_missing(label), columns.null_class, named)
+        label = _fill(label, columns.null_class)
     held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
     no_id = pc.is_null(song)

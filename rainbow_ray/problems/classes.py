@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,17 @@ def idle_keys(data: DataConfig) -> dict[str, str]:
     return idle
 
 
-def rename(labels: Iterable[str], column: str, data: DataConfig) -> tuple[dict[str, str | None], dict[str, str]]:
-    """The class of each label, None where it is left out, and why: `(classes, reasons)`.
+@dataclass(frozen=True)
+class Renamed:
+    """The class of each label, None where it is left out; why it is; and sentences that name them, with their rows."""
+
+    classes: dict[str, str | None]
+    reasons: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
+    """What becomes of labels, of which the rows are counted.
 
     Raises `InputError` for labels that the mapping lacks, where the policy is `error`.
     """
@@ -58,7 +68,8 @@ def rename(labels: Iterable[str], column: str, data: DataConfig) -> tuple[dict[s
     classes: dict[str, str | None] = {}
     reasons: dict[str, str] = {}
     unknown = []
-    for label in sorted(set(labels)):
+    to_other = []
+    for label in sorted(labels):
         if mapping is None:
             classes[label] = label
         elif label in mapping:
@@ -69,13 +80,22 @@ def rename(labels: Iterable[str], column: str, data: DataConfig) -> tuple[dict[s
             classes[label], reasons[label] = None, UNKNOWN
         elif data.unknown_classes == "other" or label == OTHER:
             classes[label] = OTHER
+            to_other += [label] if label != OTHER else []
         else:
             unknown.append(label)
     if unknown:
         assert mapping is not None
         raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_some(unknown)}"
                          f"{nearest(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
-    return classes, reasons
+    told = (
+        (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
+        ("labels that data.class_mapping lacks are left out", [k for k, why in reasons.items() if why == UNKNOWN]),
+        ("labels that data.class_mapping leaves out", [k for k, why in reasons.items() if why == MAPPED_AWAY]),
+    )
+    said = [f"{what}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for what, named in told if named]
+    if data.null_class is not None:
+        said.append(f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)")
+    return Renamed(classes, reasons, tuple(said))
 
 
 def in_order(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:

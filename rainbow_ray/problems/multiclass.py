@@ -98,23 +98,33 @@ class Multiclass:
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
         if pa.types.is_nested(labels.type):
             raise InputError(f"target {column!r} holds {labels.type}: for lists of classes, data.multi_label=true")
-        encoded = pc.utf8_trim_whitespace(labels.cast(pa.string())).combine_chunks().dictionary_encode()
+        try:
+            encoded = pc.utf8_trim_whitespace(labels.cast(pa.string())).combine_chunks().dictionary_encode()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"target {column!r} holds {labels.type}, which are no names of classes; name another with"
+                             " data.target_column") from error  # fmt: skip
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.combine_chunks()
         names = encoded.dictionary.to_pylist()
-        renamed, reasons = rename(names, column, data)
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        counts = np.bincount(codes, minlength=len(names))
+        told = rename({name: int(n) for name, n in zip(names, counts, strict=True)}, column, data)
+        renamed, reasons = told.classes, told.reasons
         classes = in_order((name for name in renamed.values() if name is not None), data)
         number = {name: i for i, name in enumerate(classes)}
         code = np.array([number.get(str(renamed[name]), 0) for name in names], dtype=np.float32)
         why = np.array([reasons.get(name) for name in names], dtype=object)
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        return Labels(dataclasses.replace(self, classes=classes), code[codes], why[codes])
+        return Labels(dataclasses.replace(self, classes=classes), code[codes], why[codes], told.notes)
 
     def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
         codes = targets.astype(np.int64)
         songs = {name: int(n) for name, n in zip(self.classes, np.bincount(codes, minlength=len(self.classes)),
                                                  strict=True) if n}  # fmt: skip
-        becomes, notes = settle_rare(songs, column, config.data)
+        try:
+            becomes, notes = settle_rare(songs, column, config.data)
+        except InputError as error:  # what else is wrong is said with it
+            known = in_order(songs, config.data)
+            raise InputError([*error.problems, *check_weights(known, config.training.class_weights)]) from None
         classes = in_order((name for name in becomes.values() if name is not None), config.data)
         if len(classes) < 2:
             only = f"each of {sum(songs.values())} songs is {next(iter(songs))!r}" if len(songs) == 1 else notes[0]

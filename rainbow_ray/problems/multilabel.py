@@ -5,10 +5,12 @@ Try it alone: `python -m rainbow_ray.problems.multilabel`
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,20 +96,26 @@ class Multilabel:
         return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
-        lists = [_labels(value, data.label_delimiter) for value in labels.to_pylist()]
-        renamed, reasons = rename((label for labels in lists for label in labels), column, data)
+        values = labels.to_pylist()
+        lists = [_labels(value, data.label_delimiter) for value in values]
+        nested = [repr(value) for value, names in zip(values, lists, strict=True) if names is None]
+        if nested:
+            raise InputError(f"target {column!r} holds lists inside of lists, or mappings, in {len(nested)} rows:"
+                             f" {', '.join(nested[:3])}; a song's labels are a list of names")  # fmt: skip
+        told = rename(Counter(label for names in lists for label in names or ()), column, data)
+        renamed, reasons = told.classes, told.reasons
         classes = in_order((name for name in renamed.values() if name is not None), data)
         number = {name: i for i, name in enumerate(classes)}
         targets = np.zeros((len(lists), len(classes)), dtype=np.float32)
         left_out = nothing_left_out(len(lists))
         for row, names in enumerate(lists):
-            for label in names:
+            for label in names or ():
                 name = renamed[label]
                 if name is not None:
                     targets[row, number[name]] = 1.0
             if names and not targets[row].any():
                 left_out[row] = reasons.get(names[0], LEFT_OUT)
-        return Labels(dataclasses.replace(self, classes=classes), targets, left_out)
+        return Labels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
 
     def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
         songs = {name: int(n) for name, n in zip(self.classes, targets.sum(0), strict=True) if n}
@@ -229,15 +237,19 @@ class Multilabel:
         return dataclasses.asdict(self)
 
 
-def _labels(value: Any, delimiter: str | None) -> list[str]:
-    """The names in a list, in a JSON list, or between delimiters."""
+def _labels(value: Any, delimiter: str | None) -> list[str] | None:
+    """The names in a list, in a list as JSON or Python write it, or between delimiters; None for what is nested."""
     if isinstance(value, str):
         if value.lstrip().startswith("["):
-            with contextlib.suppress(json.JSONDecodeError):
-                value = json.loads(value)
+            for read in (json.loads, ast.literal_eval):
+                with contextlib.suppress(ValueError, SyntaxError):
+                    value = read(value.strip())
+                    break
         if isinstance(value, str):
             value = re.split(DELIMITERS if delimiter is None else re.escape(delimiter), value)
     parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, list | dict) for part in parts):
+        return None
     return [name for part in parts if part is not None and (name := str(part).strip())]
 
 

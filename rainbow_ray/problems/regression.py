@@ -96,7 +96,11 @@ class Regression:
                                  " another with data.target_column")  # fmt: skip
             targets = np.array(numbers, dtype=np.float64)
         else:
-            targets = plain.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            try:
+                targets = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise InputError(f"target {column!r} holds {plain.type}, not numbers; name another with"
+                                 " data.target_column") from error  # fmt: skip
         endless = int((~(np.abs(targets) <= np.finfo(np.float32).max)).sum())
         if endless:
             raise InputError(f"target {column!r} is infinite, or too large for float32, in {endless} rows")
@@ -113,8 +117,8 @@ class Regression:
             if np.any(outside):
                 problems.append(f"target {column!r} is outside data.target_bounds ({bound:g}) on {int(np.sum(outside))}"
                                 f" songs, such as {targets[np.flatnonzero(outside)[0]]:g}")  # fmt: skip
-        if config.training.target_transform == "log1p" and (targets <= -1).any():
-            problems.append(f"training.target_transform: log1p needs numbers above -1, and target {column!r} goes down"
+        if config.training.target_transform == "log1p" and (targets < 0).any():
+            problems.append(f"training.target_transform: log1p needs numbers from 0 on, and target {column!r} goes down"
                             f" to {targets.min():g}")  # fmt: skip
         if problems:
             raise InputError(problems)
@@ -136,6 +140,7 @@ class Regression:
 
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
         loss, kind = config.loss or self.defaults.loss, config.target_transform
+        targets = targets.astype(np.float64)
         learned = targets[targets != 0] if loss == "zero_inflated" else targets
         if kind == "log1p":
             learned = np.log1p(learned)

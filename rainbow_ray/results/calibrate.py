@@ -87,6 +87,38 @@ def idle_calibration(config: CalibrationConfig, problem: Problem) -> dict[str, s
     return idle
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What all songs teach, and held-out scores as what the other folds teach makes them (and where yes begins)."""
+
+    calibration: Calibration
+    scores: np.ndarray
+    decided: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def calibrate(
+    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    folds: np.ndarray,
+) -> Calibrated:  # fmt: skip
+    """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
+    if (config.method == "none" and config.threshold == "fixed") or problem.name == "regression":
+        return Calibrated(Calibration(), scores, scores)
+    others = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
+    one_split = len(others) == 1
+    n = len(np.unique(songs)) if one_split else min(others)
+    if n < LEAST_SONGS:
+        beside = "" if one_split else " beside a fold"
+        few = f"{n} songs{beside} are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
+        said = f"{few}: scores stay as they are, and yes is from 0.5 on"
+        return Calibrated(Calibration(), scores, scores, (said,))
+    made, notes = fit_calibration(config, problem, targets, scores, songs)
+    if one_split:
+        alone = "one split has no other folds to learn from: the model is calibrated, its reported numbers are not"
+        return Calibrated(made, scores, scores, (*notes, alone))
+    return Calibrated(made, *cross_fit(config, problem, targets, scores, songs, folds), tuple(notes))
+
+
 def fit_calibration(
     config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
 ) -> tuple[Calibration, list[str]]:
@@ -105,9 +137,13 @@ def fit_calibration(
         return made, []
     columns = made.probabilities(scores).reshape(len(scores), -1)
     choose_one = _chooser(config)
-    thresholds = tuple(choose_one(truth.reshape(len(scores), -1)[:, i] > HALF, columns[:, i])
-                       for i in range(columns.shape[1]))  # fmt: skip
-    return dataclasses.replace(made, thresholds=thresholds), []
+    chosen = [choose_one(truth.reshape(len(scores), -1)[:, i] > HALF, columns[:, i]) for i in range(columns.shape[1])]
+    missed = [name.removeprefix("score_") for name, one in zip(problem.score_names, chosen, strict=True) if one is None]
+    of = "" if missed == ["score"] else f" of {', '.join(missed)}"
+    notes = (
+        [f"calibration.precision: no threshold{of} reaches {config.precision:g}: yes is from 0.5 on"] if missed else []
+    )
+    return dataclasses.replace(made, thresholds=tuple(HALF if one is None else one for one in chosen)), notes
 
 
 def cross_fit(
@@ -162,10 +198,10 @@ def _tempered(scores: np.ndarray, temperature: float, *, exclusive: bool) -> np.
     return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / temperature)), dtype=np.float32)
 
 
-def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], float]:
-    """How a threshold is chosen from truth and scores `(examples,)`; a half where the songs do not tell."""
+def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], float | None]:
+    """How a threshold is chosen from truth and scores `(examples,)`; None where none does what is asked for."""
 
-    def choose_one(truth: np.ndarray, scores: np.ndarray) -> float:
+    def choose_one(truth: np.ndarray, scores: np.ndarray) -> float | None:
         if truth.all() or not truth.any():
             return HALF
         order = np.argsort(-scores, kind="stable")
@@ -173,10 +209,13 @@ def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], fl
         hits, said = np.cumsum(truth[order])[last], last + 1
         value = _values(config, hits, said, int(truth.sum()))
         if value is None:
-            return HALF
+            return None
         best = int(np.argmax(value))
+        if config.threshold == "cost" and -config.cost_false_negative * truth.sum() > value[best]:
+            return 1.0  # never yes is cheaper than any
         above = scores[order][last[best]]
-        below = scores[order][last[best] + 1] if last[best] + 1 < len(scores) else 0.0
+        lowest = 0.0 if above > 0 else -1.0  # a score of 0 may be a yes as well
+        below = scores[order][last[best] + 1] if last[best] + 1 < len(scores) else lowest
         return float((above + below) / 2)
 
     return choose_one

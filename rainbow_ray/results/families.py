@@ -92,8 +92,11 @@ def _multiclass(problem: Problem) -> Family:
 def _multilabel(problem: Problem) -> Family:
     from sklearn.multiclass import OneVsRestClassifier
 
+    classes = len(problem.score_names)
+
     def guess(model: Any, inputs: Any) -> np.ndarray:
-        return np.asarray(model.predict_proba(inputs))
+        # of one class alone there is a column for no, too
+        return np.asarray(model.predict_proba(inputs))[:, -classes:]
 
     return Family(
         "majority",

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from rainbow_ray.assemble import Data, Plan
 from rainbow_ray.problems import Metrics, are_known, no_scores
-from rainbow_ray.results.calibrate import Calibration, cross_fit, fit_calibration
+from rainbow_ray.results.calibrate import Calibration, calibrate
 from rainbow_ray.results.collapse import signs
 from rainbow_ray.results.evaluate import (
     Difference,
@@ -70,11 +70,9 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     compared = np.isin(held, both)
     asked = plan.config.calibration
-    calibration, said = fit_calibration(asked, problem, targets, scores[held], songs)
+    made = calibrate(asked, problem, targets, scores[held], songs, data.split.fold[held])
     scored = Scored(scores, scores.copy())
-    scored.scores[held], scored.decided[held] = cross_fit(
-        asked, problem, targets, scores[held], songs, data.split.fold[held]
-    )
+    scored.scores[held], scored.decided[held] = made.scores, made.decided
     metrics, undefined = measure(problem, targets, scored.take(held))
     measured = {name: problem.metrics(targets[compared], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
@@ -91,7 +89,8 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
     details = problem.details(targets, scored.decided[held])
     return Results(
-        metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, calibration, said, len(held),
+        metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration,
+        list(made.notes), len(held),
         n_songs,
     )  # fmt: skip
 

@@ -47,9 +47,9 @@ def stacked(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
         if key not in user_keys or value in nothing:
             continue
         if value in EVEN_WEIGHTS:
-            found.append(f"{key}={value}: nothing is left to balance after {sampler}")
+            found.append(f"{key}={value}: little or nothing is left to balance after {sampler}")
         else:
-            found.append(f"{key} acts on top of {sampler}, which makes classes alike already: rare songs count twice"
+            found.append(f"{key} acts on top of {sampler}, which evens classes out already: rare songs count twice"
                          " over; set only one of them")  # fmt: skip
     if training.loss in EVENING_LOSSES:
         found.append(f"training.loss={training.loss} sees classes as {sampler} makes them, alike, and adjusts next to"

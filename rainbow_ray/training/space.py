@@ -25,9 +25,11 @@ from optuna.trial import BaseTrial
 
 from rainbow_ray.config import Config, known_keys, override, parse_value
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.training.imbalance import stacked
 from rainbow_ray.training.ledger import Trial
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
+OWN_SPACES = {"multilabel": "multi_label"}  # functions of a phase's module for problems that its main one is not for
 DRAWS = 64  # random points that a space is tried on before the sweep
 # what a score is measured with: two trials that differ in it cannot be compared
 YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.",
@@ -106,6 +108,16 @@ class Axes:
         return sorted(found)
 
 
+def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
+    """What a space stacks on a sampler in some of its trials."""
+    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=seed))
+    found: dict[str, None] = {}
+    for _ in range(DRAWS):
+        values = space.draw(study.ask())
+        found |= dict.fromkeys(stacked(apply(config, values, "a trial").training, values.keys()))
+    return [f"in some trials {line}" for line in found]
+
+
 class _Captor:
     """Passes questions on to an Optuna trial and keeps the answers."""
 
@@ -125,9 +137,9 @@ class _Captor:
         return ask
 
 
-def load_space(name: str | None, phase: int) -> Space:
+def load_space(name: str | None, phase: int, problem: str = "") -> Space:
     """`FILE:FUNCTION` or `module:function`. Raises `InputError` when it is not to be had."""
-    name = name or f"tune_spaces.phase{phase}:space"
+    name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(problem, 'space')}"
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise InputError(f"--space {name!r}: write it as FILE:FUNCTION, for example my_space.py:space")

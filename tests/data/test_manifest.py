@@ -15,6 +15,7 @@ from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems.binary import Binary
 from tests.conftest import song_rows
+from tests.in_process import data_of, plan_of
 
 TARGET = "has_rebracketing_markers"
 LONG = "a text that is surely longer than fifty characters, as the filter asks"
@@ -227,3 +228,23 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
     with pytest.raises(InputError) as caught:
         open_manifest(address)
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("phase", "songs"), [(1, 20), (4, 20)])
+def test_without_classes_a_missing_label_stays_missing(write_table, tiny_encoder, phase, songs):
+    target = {1: "has_rebracketing_markers", 4: "rebracketing_intensity"}[phase]
+    rows = song_rows(songs=24, stems=1)
+    values = rows.pop("has_rebracketing_markers")
+    rows[target] = [None if i < 4 else (bool(v) if phase == 1 else i / 7) for i, v in enumerate(values)]
+    plan = plan_of(write_table(rows), tiny_encoder("bert"), phase=phase, data__null_class="0")
+    assert any("data.null_class has no effect" in warning for warning in plan.warnings)
+    assert data_of(plan).profile["songs"] == songs
+
+
+def test_a_missing_list_of_labels_becomes_the_null_class(write_table, tiny_encoder):
+    rows = song_rows(songs=24, stems=1)
+    rows["kinds"] = [None if i < 4 else ["a"] if i % 2 else ["a", "b"] for i in range(24)]
+    keys = {"phase": 2, "data__multi_label": True, "data__target_column": "kinds", "data__null_class": "none"}
+    data = data_of(plan_of(write_table(rows), tiny_encoder("bert"), **keys))
+    assert data.profile["labels"]["none"] == 4
+    assert any("rows without a label count as 'none'" in warning for warning in data.warnings)

@@ -116,6 +116,18 @@ def test_weights_come_from_the_training_side():
     np.testing.assert_allclose(balanced, raw * 6 / (raw @ [1, 2, 3]), rtol=1e-6)
 
 
+def test_all_that_is_wrong_with_classes_is_said_at_once():
+    parsed = parse(["a"] * 5 + ["b"] * 4 + ["c"])
+    with pytest.raises(InputError) as error:
+        parsed.problem.settle(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
+    assert len(error.value.problems) == 2
+
+
+def test_what_is_no_name_is_refused():
+    with pytest.raises(InputError, match="no names of classes"):
+        Multiclass().parse(pa.chunked_array([pa.array([b"\xff\xfe", b"a"])]), "kind", DataConfig())
+
+
 def test_with_a_tiny_class_auto_does_not_balance_and_says_so():
     def settled(least: int, **keys):
         kinds = ["a"] * least + ["b"] * 20

@@ -15,6 +15,7 @@ from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems.classes import RARE
 from rainbow_ray.problems.multilabel import LEFT_OUT, Multilabel
+from rainbow_ray.results.families import family_of
 
 PROBLEM = Multilabel(classes=("a", "b", "c"))
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]], dtype=np.float32)
@@ -68,6 +69,33 @@ def test_a_class_that_all_songs_have_is_refused():
     parsed = parse([["a"], ["a", "b"], ["a", "b"]])
     with pytest.raises(InputError, match="every song has 'a'"):
         parsed.problem.settle(parsed.targets, "kinds", Config())
+
+
+def test_one_class_alone_is_a_problem_too():
+    problem = parse([["a"], [], ["a"], []]).problem
+    family = family_of(problem)
+    inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
+    targets = inputs.astype(np.float32)
+    for make in (lambda: family.linear(1.0), lambda: family.stumps(0)):
+        scores = family.score(make(), inputs, targets, np.arange(4), np.array([4, 5]))
+        assert scores.shape == (2, 1)
+        assert scores[0, 0] > 0.5 > scores[1, 0]
+
+
+def test_lists_inside_of_lists_are_refused_and_python_lists_are_read():
+    assert parse(["['a', 'b']", "['c']"]).problem.classes == ("a", "b", "c")
+    for wrong in ([[["a"]], [["b"]]], ["[['a']]"], ['[{"k": "a"}]']):
+        with pytest.raises(InputError, match="lists inside of lists"):
+            parse(wrong)
+
+
+def test_labels_that_vanish_are_named_and_counted():
+    labels = [["a", "w"], ["b", "w"], ["a", "q"]]
+    dropped = parse(labels, class_mapping={"a": "a", "b": "b", "q": None}, unknown_classes="drop")
+    assert "w (2 rows)" in dropped.notes[0]
+    assert "q (1 rows)" in dropped.notes[1]
+    other = parse(labels, class_mapping={"a": "a", "b": "b"}, unknown_classes="other")
+    assert "become 'other': q (1 rows), w (2 rows)" in other.notes[0]
 
 
 def test_losses_follow_their_formulas():

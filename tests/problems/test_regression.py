@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -39,11 +41,21 @@ def test_numbers_arrive_in_every_form(labels):
         ([1.0, 1e300], "too large"),
         ([True, False], "bool"),
         ([[1.0], [2.0]], "list"),
+        ([datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)], "date32"),
+        ([datetime.datetime(2024, 1, 1)], "timestamp"),
     ],
 )
 def test_other_labels_are_refused(labels, word):
     with pytest.raises(InputError, match=word):
         parse(labels)
+
+
+def test_huge_numbers_are_numbers():
+    assert parse([2**60, 3]).targets[0] == np.float32(2**60)
+    fitted = PROBLEM.fit(
+        np.array([1e38, -1e38, 3e38], dtype=np.float32), TrainingConfig(target_transform="standardise")
+    )
+    assert np.isfinite([fitted.shift, fitted.scale]).all()
 
 
 def test_what_cannot_be_learned_is_refused_all_at_once():
@@ -54,7 +66,7 @@ def test_what_cannot_be_learned_is_refused_all_at_once():
     with pytest.raises(InputError) as error:
         bounded.problem.settle(bounded.targets, "intensity", config)
     assert len(error.value.problems) == 3
-    assert "above -1" in error.value.problems[-1]
+    assert "from 0 on" in error.value.problems[-1]
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

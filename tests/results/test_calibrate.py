@@ -9,7 +9,7 @@ from rainbow_ray.config import CalibrationConfig
 from rainbow_ray.problems.binary import Binary
 from rainbow_ray.problems.multiclass import Multiclass
 from rainbow_ray.problems.multilabel import Multilabel
-from rainbow_ray.results.calibrate import Calibration, cross_fit, fit_calibration
+from rainbow_ray.results.calibrate import Calibration, calibrate, cross_fit, fit_calibration
 
 RNG = np.random.default_rng(0)
 N = 400
@@ -98,6 +98,47 @@ def test_few_songs_teach_nothing():
     assert "49 songs are too few" in notes[0]
     stems = np.repeat(np.arange(20), 20)
     assert fit_calibration(config(method="isotonic"), Binary(), TRUTH, OVERSURE, stems)[0] == Calibration()
+
+
+def test_what_cannot_be_cross_fitted_is_not_calibrated_either():
+    asked, few = config(method="isotonic", threshold="f1"), slice(0, 56)
+    folds = np.arange(56) % 5
+    made = calibrate(asked, Binary(), TRUTH[few], OVERSURE[few], SONGS[few], folds)
+    assert made.calibration == Calibration()
+    assert (made.scores == OVERSURE[few]).all()
+    assert "beside a fold are too few" in made.notes[0]
+    enough = calibrate(asked, Binary(), TRUTH, OVERSURE, SONGS, SONGS % 5)
+    assert enough.calibration != Calibration()
+    assert enough.notes == ()
+
+
+def test_one_split_says_that_its_numbers_are_not_calibrated():
+    made = calibrate(config(method="temperature"), Binary(), TRUTH, OVERSURE, SONGS, np.zeros(len(TRUTH), int))
+    assert made.calibration != Calibration()
+    assert (made.scores == OVERSURE).all()
+    assert "one split" in made.notes[0]
+
+
+def test_never_yes_and_always_yes_are_thresholds_too():
+    truth, scores = np.array([0.0] * 60 + [1.0] * 3), np.linspace(0.0, 1.0, 63).astype(np.float32)
+    scores[-3:] = [0.1, 0.2, 0.3]
+    songs = np.arange(63)
+    dear = config(threshold="cost", cost_false_positive=20.0)
+    made, _ = fit_calibration(dear, Binary(), truth, scores, songs)
+    assert made.decided(scores).sum() == 0
+    cheap = config(threshold="cost", cost_false_negative=1000.0)
+    scores[-1] = 0.0
+    made, _ = fit_calibration(cheap, Binary(), truth, scores, songs)
+    assert made.decided(scores).sum() == 63
+
+
+def test_a_precision_that_cannot_be_had_is_said():
+    scores = np.linspace(0.0, 1.0, 60).astype(np.float32)
+    truth = np.array([0.0, 1.0] * 29 + [0.0, 0.0])
+    asked = config(threshold="recall_at_precision", precision=0.99)
+    made, notes = fit_calibration(asked, Binary(), truth, scores, np.arange(60))
+    assert made.thresholds == (0.5,)
+    assert "no threshold reaches 0.99" in notes[0]
 
 
 def test_a_folds_own_labels_do_not_reach_it():

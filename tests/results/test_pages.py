@@ -14,6 +14,7 @@ from rainbow_ray import report
 from rainbow_ray.cli import run as run_door
 from rainbow_ray.results.explain import Moved
 from rainbow_ray.results.pages import write_report
+from rainbow_ray.results.pages.charts import confusion
 from rainbow_ray.results.pages.finished import Finished, read_run
 from rainbow_ray.results.pages.layout import render
 from rainbow_ray.results.pages.run_page import run_page
@@ -160,7 +161,8 @@ def test_a_sweeps_page_says_what_mattered_and_what_the_store_saved(swept):
     assert "training.loss &lt;is&gt; not finite" in page
     assert "0.001235" in text
     charts = {path.stem for path in (swept / "plots").iterdir()}
-    assert charts == {"history", "importance", "parallel", "slice-learning-rate", "slice-pooling"}
+    assert charts == {"history", "importance", "parallel", "slice-training-learning-rate",
+                      "slice-model-text-encoder-pooling"}  # fmt: skip
 
 
 def test_importance_finds_the_axis_that_decides(swept):
@@ -234,6 +236,78 @@ def test_damaged_files_are_named(copy, door):
     (folder / "summary.json").write_text("{")
     code, said = door(folder)
     assert (code, "summary.json" in said) == (2, True)
+
+
+@pytest.mark.parametrize("key", ["best", "counts", "verdict", "seconds", "problem"])
+def test_a_summary_that_lacks_a_key_is_named(copy, swept, door, key):
+    for folder in (copy(), swept):
+        summary = json.loads((folder / "summary.json").read_text())
+        summary.pop(key, summary.pop("winner", None))
+        (folder / "summary.json").write_text(json.dumps(summary))
+        code, said = door(folder)
+        assert (code, "summary.json" in said, "missing" in said) == (2, True, True)
+
+
+def test_files_of_another_kind_are_named(copy, door):
+    folder = copy()
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "data.json").write_text("{}")
+    (folder / "summary.json").write_text("[]")
+    pd.read_parquet(folder / "predictions.parquet").drop(columns="split").to_parquet(folder / "predictions.parquet")
+    code, said = door(folder)
+    assert code == 2
+    for name in ("metrics.jsonl", "data.json", "summary.json", "predictions.parquet"):
+        assert name in said
+
+
+def test_a_page_does_without_what_it_can_do_without(copy, door):
+    folder = copy()
+    (folder / "config.yaml").write_text("what: [is this")
+    (folder / "model" / "bundle.json").write_text("{}")
+    assert door(folder)[0] == 0
+    assert "Their texts are not shown" in (folder / "report.html").read_text()
+
+
+def test_names_that_look_like_formulas_are_names(tmp_path):
+    chart = confusion(np.array([[3, 1], [0, 2]]), ["$x_$", r"$\frac{$"])
+    assert "$x_$" in chart.svg()
+    assert chart.save(tmp_path).exists()
+
+
+def test_of_many_classes_the_largest_are_shown_and_counted():
+    table = np.diag(np.arange(1, 31))
+    chart = confusion(table, [f"c{i}" for i in range(30)])
+    assert "20 largest of 30" in chart.says
+    assert ">c29<" in chart.svg().replace("\n", "")
+    assert ">c3<" not in chart.svg().replace("\n", "")
+
+
+def test_chosen_thresholds_count_in_a_comparison(copy, door, tmp_path):
+    folder = copy(name="chosen")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    predictions["score"] = np.where(predictions["target"] > 0.5, 0.3, 0.1)
+    predictions["prediction"] = predictions["score"] > 0.2  # as a threshold of its own would have it
+    predictions.to_parquet(folder / "predictions.parquet")
+    code, _ = door(folder, copy(name="plain"), "--out", tmp_path / "c.html")
+    assert code == 0
+    assert re.search(r"chosen\s+1\.000", re.sub(r"<[^>]+>", " ", (tmp_path / "c.html").read_text()))
+
+
+def test_runs_of_one_name_are_told_apart(copy, door, tmp_path):
+    (tmp_path / "x").mkdir()
+    first, second = copy(name="same"), copy(name="x/same")
+    assert door(first, second, "--out", tmp_path / "c.html")[0] == 0
+    assert "x/same" in (tmp_path / "c.html").read_text()
+
+
+def test_three_runs_need_songs_that_all_of_them_have(copy, door, tmp_path):
+    folders = [copy(name=name) for name in ("a", "b", "c")]
+    for folder, half in ((folders[1], 0), (folders[2], 1)):
+        predictions = pd.read_parquet(folder / "predictions.parquet")
+        number = pd.factorize(predictions["example_id"])[0]
+        predictions[number % 2 == half].to_parquet(folder / "predictions.parquet")
+    code, said = door(*folders, "--out", tmp_path / "c.html")
+    assert (code, "no song in common" in said) == (2, True)
 
 
 def test_a_manifest_that_is_gone_leaves_the_page_without_texts(copy, door, finished):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.config import TrainingConfig
+from rainbow_ray.config import Config, TrainingConfig
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.folds import Shared
 from rainbow_ray.training.imbalance import stacked
+from rainbow_ray.training.space import Space, stacked_in
 from rainbow_ray.training.trial import Task, make_rungs, out_of_fold, run_trial
 from tests.conftest import labelled_songs
 from tests.in_process import data_of, fit_fold, plan_of
@@ -45,6 +46,16 @@ def test_one_means_alone_is_silent():
     assert stacked(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
     assert stacked(TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything) == []
     assert stacked(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
+
+
+def test_a_space_that_stacks_says_so():
+    def suggest(trial):
+        trial.suggest_categorical("training.sampling", ["none", "oversample"])
+        trial.suggest_categorical("training.pos_weight", ["auto", 4.0])
+
+    found = stacked_in(Space(suggest, "mine:space", __file__), Config(), seed=0)
+    assert any("training.pos_weight acts on top of training.sampling=oversample" in line for line in found)
+    assert all(line.startswith("in some trials") for line in found)
 
 
 CLASSES = {"phase": 2}

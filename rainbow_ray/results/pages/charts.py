@@ -94,9 +94,11 @@ def rank_curves(
 
 def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
     """How many songs of each class (row) were called what (column)."""
-    shown = table[:MOST_CLASSES, :MOST_CLASSES]
+    largest = np.sort(np.argsort(-table.sum(axis=1), kind="stable")[:MOST_CLASSES])
+    shown = table[np.ix_(largest, largest)]
     shares = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
-    kept = [str(name) for name in names[:MOST_CLASSES]]
+    kept = [str(names[i]) for i in largest]
+    part = f" The {len(kept)} largest of {len(table)} classes." if len(kept) < len(table) else ""
 
     def draw(figure: Figure, palette: Palette) -> None:
         from matplotlib.colors import to_rgba
@@ -113,8 +115,8 @@ def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
         axes.set_yticks(range(len(kept)), kept)
 
     side = min(9.0, 2.6 + 0.55 * len(kept))
-    return Chart("confusion", "What is taken for what", "Songs by their class and by what they were called.", draw,
-                 (side + 1.2, side))  # fmt: skip
+    says = f"Songs by their class and by what they were called.{part}"
+    return Chart("confusion", "What is taken for what", says, draw, (side + 1.2, side))
 
 
 def reliability(right: np.ndarray, sure: np.ndarray, of: str) -> Chart:

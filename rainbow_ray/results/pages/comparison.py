@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,40 +23,55 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     first = runs[0]
     _check(runs)
     shared = functools.reduce(np.intersect1d, [run.held["example_id"].to_numpy() for run in runs])
+    if len(shared) == 0:
+        raise InputError("these runs have no song in common that all of them held out")
     metric, problem = first.summary["metric"], first.problem
+    names = _names(runs)
     rows = [pd.Index(run.held["example_id"]).get_indexer(pd.Index(shared)) for run in runs]
-    scores = [run.scores[taken] for run, taken in zip(runs, rows, strict=True)]
+    decides = metric in problem.decided_metrics
+    scores = [(run.decided if decides else run.scores)[taken] for run, taken in zip(runs, rows, strict=True)]
     targets = first.targets[rows[0]]
     songs = first.held["song"].to_numpy()[rows[0]]
     table, sentences, gaps = [], [], {}
-    for run, ours in zip(runs, scores, strict=True):
+    for run, name, ours in zip(runs, names, scores, strict=True):
         value = problem.metric(metric, targets, ours)
         gap = None if run is first else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
-        table.append([run.path.name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
+        table.append([name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
         if gap is not None:
-            gaps[run.path.name] = gap
-            sentences.append(_sentence(run.path.name, first.path.name, gap))
+            gaps[name] = gap
+            sentences.append(_sentence(name, names[0], gap))
+        elif run is not first:
+            sentences.append(f"Between {name} and {names[0]} nothing can be said: {metric} is not defined on enough"
+                             f" draws of {len(np.unique(songs))} songs.")  # fmt: skip
     about = (
         f"{len(np.unique(songs))} songs that every run held out; differences draw songs with replacement, the same for"
         " both. A positive difference is better."
     )
     right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
-    tables = [Table(["run", metric.replace("_", " "), f"against {first.path.name} [95%]", "config"], table)]
+    tables = [Table(["run", metric.replace("_", " "), f"against {names[0]} [95%]", "config"], table)]
     if problem.name != "regression":
-        head = ["right in", "both", f"only {first.path.name}", "only itself", "neither"]
+        head = ["right in", "both", f"only {names[0]}", "only itself", "neither"]
         counts = [
-            [run.path.name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
-            for run, a, b in zip(runs[1:], right[:1] * len(runs[1:]), right[1:], strict=True)
+            [name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
+            for name, a, b in zip(names[1:], right[:1] * len(runs[1:]), right[1:], strict=True)
         ]
-        tables.append(Table(head, counts, caption=f"Songs, by whether {first.path.name} and each other run are right"))
+        tables.append(Table(head, counts, caption=f"Songs, by whether {names[0]} and each other run are right"))
     return Page(
         kind=f"{len(runs)} runs, phase {first.summary['phase']}",
-        title=f"{first.summary['target'].replace('_', ' ')}: {', '.join(run.path.name for run in runs)}",
+        title=f"{first.summary['target'].replace('_', ' ')}: {', '.join(names)}",
         verdict=" ".join(sentences),
         warnings=_warnings(runs),
-        sections=[Section("runs", "Beside each other", [about], tables, [gains(gaps, first.path.name)])],
+        sections=[Section("runs", "Beside each other", [about], tables, [gains(gaps, names[0])] if gaps else [])],
         footer="",
     )
+
+
+def _names(runs: Sequence[Finished]) -> list[str]:
+    """What each run is called: its folder, with the one above it where several have the same name."""
+    paths = [run.path.resolve() for run in runs]
+    alike = Counter(path.name for path in paths)
+    names = [path.name if alike[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
 def _check(runs: Sequence[Finished]) -> None:

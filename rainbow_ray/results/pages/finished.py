@@ -44,6 +44,17 @@ class Finished:
         return values[:, 0] if columns == ["score"] else values
 
     @property
+    def decided(self) -> np.ndarray:
+        """Scores that say yes where the run said yes, whatever threshold it had."""
+        said = self.held["prediction"]
+        if self.summary["problem"] == "binary":
+            return np.asarray(said.to_numpy(dtype=np.float32))
+        if self.summary["problem"] == "multilabel":
+            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            return np.array([[name in row for name in names] for row in said], dtype=np.float32)
+        return self.scores
+
+    @property
     def targets(self) -> np.ndarray:
         """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
         names = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
@@ -75,13 +86,22 @@ def read_run(path: Path) -> Finished:
             found[name] = read_file(path / name, read)
         except InputError as error:
             problems += error.problems
+    problems += (
+        []
+        if problems
+        else [
+            f"{path / name}: {', '.join(lacks)} missing; it is damaged, or of another version"
+            for name, needed in NEEDED.items()
+            if (lacks := lacking(found[name], needed))
+        ]
+    )
     if problems:
         raise InputError(problems)
     predictions = found["predictions.parquet"]
     # the refit has no songs held out
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
-    records = pd.DataFrame(found["metrics.jsonl"])
-    return Finished(path, found["summary.json"], found["data.json"], records, held, found["config.yaml"])
+    summary, records = found["summary.json"], found["metrics.jsonl"]
+    return Finished(path, summary, found["data.json"], records, held, found["config.yaml"])
 
 
 def read_file(path: Path, read: Callable[[Path], T]) -> T:
@@ -103,10 +123,26 @@ def read_text(path: Path) -> str:
 FILES: dict[str, Callable[[Path], Any]] = {
     "summary.json": read_json,
     "predictions.parquet": pd.read_parquet,
-    "metrics.jsonl": read_lines,
+    "metrics.jsonl": lambda path: pd.DataFrame(read_lines(path)),
     "data.json": read_json,
     "config.yaml": read_text,
 }
+
+# what a page needs of each file
+NEEDED: dict[str, tuple[str, ...]] = {
+    "summary.json": (
+        "phase", "problem", "target", "metric", "best", "ci95", "baselines", "verdict", "signs", "notes", "counts",
+        "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "manifest", "demo",
+    ),
+    "predictions.parquet": ("example_id", "song", "fold", "split", "target", "prediction"),
+    "metrics.jsonl": ("fold", "epoch", "split"),
+    "data.json": ("rows", "songs", "dropped", "labels"),
+}  # fmt: skip
+
+
+def lacking(found: Any, needed: tuple[str, ...]) -> list[str]:
+    """Keys, or columns, that are not there; all of them, where something else is."""
+    return [name for name in needed if not isinstance(found, dict | pd.DataFrame) or name not in found]
 
 
 def _plain(values: pd.Series) -> list[Any]:

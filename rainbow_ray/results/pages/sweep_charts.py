@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rainbow_ray.results.pages.theme import Chart, Draw, Palette
+from rainbow_ray.results.pages.theme import Chart, Palette
 from rainbow_ray.training.ledger import Trial
 
 SHOWN_AXES = 8
@@ -87,8 +87,7 @@ def axes_by_importance(search: Search) -> list[Chart]:
               bars, (4.6, 1.0 + 0.3 * len(first))),
         Chart("parallel", "All trials at once", "A line a trial through its values, the stronger the better its score.",
               lines, (max(4.6, 1.6 + 0.7 * len(first)), 3.8)),
-        *(Chart(f"slice-{short(name).replace(' ', '-')}", short(name), f"{search.metric} of each complete trial by"
-                f" {short(name)}.", _slice(search, name), (3.2, 2.5)) for name in first),
+        *(_slice(search, name) for name in first),
     ]  # fmt: skip
 
 
@@ -117,7 +116,7 @@ def short(name: str) -> str:
     return name.rpartition(".")[2].replace("_", " ")
 
 
-def _slice(search: Search, name: str) -> Draw:
+def _slice(search: Search, name: str) -> Chart:
     some = [trial for trial in search.complete if name in trial.params]
     values = [trial.params[name] for trial in some]
     plain = _are_numbers(values)
@@ -131,7 +130,8 @@ def _slice(search: Search, name: str) -> Draw:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
 
-    return draw
+    says = f"{search.metric} of each complete trial by {short(name)}."
+    return Chart(f"slice-{name}".replace(".", "-").replace("_", "-"), short(name), says, draw, (3.2, 2.5))
 
 
 def _place(trials: Sequence[Trial], name: str, trial: Trial) -> float:

@@ -8,12 +8,16 @@ from typing import Any
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems import make_problem
-from rainbow_ray.results.pages.finished import read_file, read_json
+from rainbow_ray.results.pages.finished import lacking, read_file, read_json
 from rainbow_ray.results.pages.layout import Page, Section, Table, interval, number
 from rainbow_ray.results.pages.sweep_charts import Search, axes_by_importance, history
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
 
 NEEDED = ("summary.json", "trials.jsonl", "config.yaml")
+SUMMARY = (
+    "phase", "problem", "target", "metric", "trials", "winner", "corrected", "confirmed", "verdict", "seconds",
+    "trial_seconds", "cost_usd", "config_hash", "data_hash",
+)  # fmt: skip
 LEAST_TRIALS = 4  # complete ones, for the importance of an axis to mean anything
 ENOUGH_TRIALS = 20
 
@@ -42,10 +46,11 @@ def read_sweep(path: Path) -> Swept:
         raise InputError(f"{path}: this sweep has not finished; go on with --resume")
     if missing:
         raise InputError(f"{path}: no sweep, or files of it are missing: {', '.join(missing)}")
+    summary = read_file(path / "summary.json", read_json)
+    if lacks := lacking(summary, SUMMARY):
+        raise InputError(f"{path / 'summary.json'}: {', '.join(lacks)} missing; it is damaged, or of another version")
     trials = sorted(Ledger(path / "trials.jsonl").ended, key=lambda trial: trial.number)
-    return Swept(
-        path, read_file(path / "summary.json", read_json), trials, (path / "config.yaml").read_text(encoding="utf-8")
-    )
+    return Swept(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
 
 
 def sweep_page(sweep: Swept) -> Page:

@@ -22,13 +22,13 @@ MOST_ROWS = 200_000  # a page of more songs goes without their texts
 
 def texts_of(run: Finished) -> dict[str, str]:
     """The text of each example; nothing where the manifest cannot be read any more."""
-    config = Config.model_validate(yaml.safe_load(run.config))
     try:
+        config = Config.model_validate(yaml.safe_load(run.config))
         manifest = open_manifest(run.summary["manifest"])
         if manifest.rows > MOST_ROWS:
             return {}
         columns = find_columns(manifest, config.data, run.summary["target"])
-    except InputError:
+    except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
     rows = plain_rows(head(manifest, columns.projection), columns)
     songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
@@ -42,7 +42,10 @@ def words_of(run: Finished) -> Words | None:
     folder: Path = run.path / "model"
     if not folder.exists():
         return None
-    predictor = Predictor.load(folder, "cpu")
+    try:
+        predictor = Predictor.load(folder, "cpu")
+    except InputError:  # damaged, or of another version
+        return None
     in_place: int | None = None
 
     def moved(text: str, column: str, fold: int) -> list[Moved]:

@@ -102,5 +102,6 @@ def _style(palette: Palette) -> Any:
         "xtick.color": palette.ink,
         "ytick.color": palette.ink,
         "legend.frameon": False,
+        "text.parse_math": False,  # classes may be called anything
         "svg.fonttype": "none",
     }
