@@ -1,8 +1,8 @@
 """How long the pages of a 5-fold run and of a 30-trial sweep take.
 
-`python -m tests.benchmarks.pages [--manifest P] [--phase 1] [--turns 3]` prints JSON: median seconds of the page as it is
-written at the end of a run, where torch and transformers are loaded already, and of `python -m rainbow_ray.report`, half
-of which is their import.
+`python -m tests.benchmarks.pages [--manifest P] [--phase 1] [--turns 3]` prints JSON: median seconds of the page as it
+is written at the end of a run, where torch and transformers are loaded already, and of `python -m rainbow_ray.report`,
+half of which is their import.
 """
 
 from __future__ import annotations
