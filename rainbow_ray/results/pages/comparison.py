@@ -33,14 +33,14 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     targets = first.targets[rows[0]]
     songs = first.held["song"].to_numpy()[rows[0]]
     table, sentences, gaps = [], [], {}
-    for run, name, ours in zip(runs, names, scores, strict=True):
+    for place, (run, name, ours) in enumerate(zip(runs, names, scores, strict=True)):
         value = problem.metric(metric, targets, ours)
-        gap = None if run is first else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
+        gap = None if place == 0 else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
         table.append([name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
         if gap is not None:
             gaps[name] = gap
             sentences.append(_sentence(name, names[0], gap))
-        elif run is not first:
+        elif place:
             sentences.append(f"Between {name} and {names[0]} nothing can be said: {metric} is not defined on enough"
                              f" draws of {len(np.unique(songs))} songs.")  # fmt: skip
     about = (
