@@ -17,8 +17,14 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # flags that are another way to write a key
 KEY_FLAGS: dict[str, tuple[str, str, str]] = {
     "--manifest": ("data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs"),
+    "--media-root": ("data.media_root", "D", "folder that audio and MIDI paths start from (default: the manifest's)"),
     "--encoder": ("model.text_encoder.model_name", "NAME", "hub name, local folder, or `embedded`"),
-    "--modalities": ("modalities", "A,B", "which modalities are read"),
+    "--audio-encoder": (
+        "model.audio_encoder.model_name",
+        "NAME",
+        "of waveforms: hub name, local folder, or `embedded`",
+    ),
+    "--modalities": ("modalities", "A,B", "what is read, of text, audio, midi"),
     "--folds": ("data.folds", "K", "folds of cross-validation; 1 is a single split"),
     "--split-by": ("data.split_by", "id|COLUMN|row", "what a split must keep whole"),
     "--split-file": ("data.split_file", "F", "reuse the split.json of a run"),
@@ -48,6 +54,7 @@ DOORS = {
 
 PLAIN_TEXT = {
     "data.manifest_path", "data.split_by", "data.split_file", "model.text_encoder.model_name", "training.metric",
+    "model.audio_encoder.model_name", "data.media_root",
     "logging.output_dir", "tune.space",
 }  # fmt: skip
 
@@ -61,7 +68,10 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--phase", type=int, metavar="N", help="1: yes or no, 2: one of several classes, 4: a number; from text"
+        "--phase",
+        type=int,
+        metavar="N",
+        help="1: yes or no, 2: classes, 4: a number, from text; 3: classes, from text, audio and MIDI",
     )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in DOORS[program].items():

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rainbow_ray.errors import InputError, nearest
 
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
+DEFAULT_AUDIO_ENCODER = "facebook/wav2vec2-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
 # what a result does not depend on, and what a run may be gone on with otherwise
@@ -76,11 +77,26 @@ class DataConfig(Section):
     split_by: str = Field("id", description="id (song and equal text), a column to hold out whole, or row (leaks)")
     split_file: str | None = Field(None, description="a split.json: songs that it knows keep their place")
     random_seed: Seed | None = Field(None, description="of the split; null: reproducibility.seed")
+    unit: str | None = Field(None, description="an example: song (all its stems) or stem; null: the phase's own")
+    media_root: str | None = Field(
+        None, description="folder that audio and MIDI paths start from; null: the manifest's"
+    )
+    audio_column: str = Field("audio_file", description="paths, or encoded files as binary; audio_waveform before it")
+    midi_column: str = Field("midi_file", description="paths, or files as binary; midi_binary comes before it")
+    window_seconds: Annotated[float, Field(gt=0.0, le=600.0)] = Field(
+        10.0, description="of audio and MIDI that are read of a stem"
+    )
+    window_position: str = Field("middle", description="where the window lies: start, middle")
+    views: Whole = Field(1, description="windows of a stem: the first at its position, others anywhere, seeded")
+    max_bad_media: Fraction = Field(0.2, description="of the files named that may be missing or damaged")
+    media_cache: str | None = Field(None, description="folder of what was read of media; null: ~/.cache/rainbow_ray")
     resident_limit: Count = Field(
         1024, description="MB of songs, uncompressed, that are kept in memory; more is read anew each epoch"
     )
-    require_concept: bool = Field(True, description="drop rows without text")
-    min_concept_length: Count = Field(50, description="characters")
+    require_concept: bool | None = Field(
+        None, description="drop rows without text; null: unless audio or MIDI are read too"
+    )
+    min_concept_length: Count = Field(50, description="characters, where text is required")
 
     @field_validator("class_mapping", mode="before")
     @classmethod
@@ -107,6 +123,53 @@ class TextEncoderConfig(Section):
     pooling: str = Field("mean", description="cls, mean, max, attention")
 
 
+class AudioEncoderConfig(Section):
+    model_name: str | None = Field(
+        None,
+        description=f"hub name or local folder of a waveform model, or `embedded` (log-mel and a small net);"
+        f" null: {DEFAULT_AUDIO_ENCODER}, on the demo songs embedded",
+    )
+    layer: Depth = Field(0.5, description="which layer is read: last, a number, a fraction, or mix (learned)")
+    freeze_front: bool = Field(True, description="the convolutions before the layers never learn")
+    freeze_layers: Depth = Field("all", description="how many of the first layers are frozen: number, fraction, all")
+    tokens: Whole = Field(16, description="that a window is averaged to over time")
+    width: Whole = Field(64, description="of the embedded net")
+    mask_time: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="share of a window hidden in training")
+    mask_features: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="share of features hidden")
+    gain_db: NotNegative = Field(
+        6.0, description="louder or softer in training by so much; waveforms that are trained on"
+    )
+    noise_db: Annotated[float, Field(le=0.0)] | None = Field(
+        -40.0, description="white noise below the sound, in training; waveforms that are trained on; null: none"
+    )
+    learning_rate: Rate | None = Field(
+        None, description="null: training.learning_rate for layers that came trained, otherwise head_learning_rate"
+    )
+
+
+class MidiEncoderConfig(Section):
+    width: Whole = 64
+    layers: Whole = 2
+    heads: Whole = 4
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    max_notes: Whole = Field(256, description="of a window; later ones are left out")
+    tokens: Whole = Field(16, description="stretches of time that a window's notes are averaged over")
+    learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
+
+
+class FusionConfig(Section):
+    kind: str = Field("cross_attention", description="concat, gated, cross_attention")
+    width: Whole = 64
+    layers: Whole = Field(1, description="of cross-attention")
+    heads: Whole = 4
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.2, description="how often a modality of an example is hidden in training (never all)"
+    )
+    summaries: bool = Field(True, description="means and spreads of each modality go to the head beside the fusion")
+    learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
+
+
 class LexicalConfig(Section):
     enabled: bool = Field(True, description="which words are present, read beside the encoder")
     width: Whole = Field(256, description="features that the words are projected to")
@@ -122,6 +185,9 @@ class ClassifierConfig(Section):
 
 class ModelConfig(Section):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
+    audio_encoder: AudioEncoderConfig = AudioEncoderConfig()
+    midi_encoder: MidiEncoderConfig = MidiEncoderConfig()
+    fusion: FusionConfig = FusionConfig()
     lexical: LexicalConfig = LexicalConfig()
     classifier: ClassifierConfig = ClassifierConfig()
 
@@ -252,8 +318,8 @@ class ReproducibilityConfig(Section):
 
 
 class Config(Section):
-    phase: int = Field(1, description="1: binary, 2: classes, 4: a number; from text")
-    modalities: list[str] | None = Field(None, description="null: the phase's own")
+    phase: int = Field(1, description="1: binary, 2: classes, 3: classes from text, audio and MIDI, 4: a number")
+    modalities: list[str] | None = Field(None, description="of text, audio, midi; null: the phase's own")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

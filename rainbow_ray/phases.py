@@ -21,6 +21,7 @@ PHASES = {
     for phase in (
         Phase(1, problem="binary", target="has_rebracketing_markers", modalities=("text",), unit="song"),
         Phase(2, problem="multiclass", target="rebracketing_type", modalities=("text",), unit="song"),
+        Phase(3, problem="multiclass", target="rebracketing_type", modalities=("text", "audio", "midi"), unit="stem"),
         Phase(4, problem="regression", target="rebracketing_intensity", modalities=("text",), unit="song"),
     )
 }

@@ -92,7 +92,7 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
     length = decide_length(plan.config.training, len(train))
     said = [
         *say_data(plan, data),
-        f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.encoder}; "
+        f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
         f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
         *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes]),
     ]
@@ -107,7 +107,7 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by, prefix)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -237,20 +237,23 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, cali
     from rainbow_ray.results.bundle import Bundle, save_bundle
     from rainbow_ray.training.learner import load_fitted
 
-    model, problem = load_fitted(plan.config, plan.encoder, data.problem, outcome.job.folder)
+    model, problem = load_fitted(plan.config, plan.reading, data.problem, outcome.job.folder)
     info = {
         "phase": plan.config.phase,
         "target": plan.target,
         "id_column": plan.columns.song,
-        "text_columns": list(plan.columns.text),
-        "max_tokens": plan.max_tokens,
-        "encoder": plan.encoder,
+        "text_columns": list(plan.columns.text) if plan.reading.text else [],
+        "media_columns": {column.modality: [column.name, column.rate] for column in plan.columns.media},
+        "max_tokens": plan.reading.max_tokens,
+        "encoder": plan.reading.text,
+        "unit": plan.unit,
+        **({"windows": vars(plan.reading.media_reader.windows)} if plan.reading.media_reader is not None else {}),
         "trained_on_songs": len(np.unique(data.index.codes("song", outcome.job.train))),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
         "calibration": calibration.to_json(),
     }
-    save_bundle(folder.file("model"), Bundle(model, problem, plan.encoder, info), plan.config.model)
+    save_bundle(folder.file("model"), Bundle(model, problem, plan.reading.text, info), plan.config.model)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     said = [
         *say_data(plan, data),
         f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
-        f" {plan.encoder}; {len(axes.distributions)} axes: "
+        f" {plan.reading.said}; {len(axes.distributions)} axes: "
         + ", ".join(key.rpartition(".")[2] for key in axes.distributions),
         f"{songs} scored songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two"
         " configs; what is smaller is luck",
@@ -185,7 +185,7 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by, prefix)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
     ledger = Ledger(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
     before = len(ledger.ended)
@@ -234,7 +234,7 @@ def make_sweep(
         slots,
         plan.problem.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
-        bodies.share(plan.encoder) if slots.gpu == 0 and slots.workers is None else None,
+        bodies.share(plan.reading.text) if plan.reading.text and slots.gpu == 0 and slots.workers is None else None,
     )
 
 
@@ -261,7 +261,7 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
     if len(np.unique(np.stack([ours, theirs]), axis=1)[0]) > len(np.unique(ours)):
         raise InputError("songs that a split may part have the same text, read like this; add the column to the sweep's"
                          " own data.text_columns, or leave it out")  # fmt: skip
-    return dataclasses.replace(shared, source=read.source, encoder=other.encoder)
+    return dataclasses.replace(shared, source=read.source, reading=other.reading)
 
 
 def budget_seconds(config: Config, started: float, reserve: float) -> float | None:

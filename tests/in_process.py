@@ -51,7 +51,7 @@ def fit_fold(
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = FitData(data.source, train, val, data.problem, plan.encoder, fold, prefix=prefix)
+    fit_data = FitData(data.source, train, val, data.problem, plan.reading, fold, prefix=prefix)
     reporter = JsonLines(state.metrics) if team is None or team.leads else Silent()
     return val, fit(plan.config, fit_data, reporter, state, team)
 
@@ -61,7 +61,7 @@ def finish_run(plan: Plan, path: Path) -> Path:
     data = data_of(plan)
     folder = begin_run(plan.config, path)
     keep_data(folder, data)
-    shared = Shared(plan.config, data.source, data.problem, plan.encoder, data.split.by)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     sides = [*(data.split.sides(k) for k in range(data.split.folds)), (everything, nothing)]
     outcomes = []

@@ -192,7 +192,7 @@ def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_p
 
     (tmp_path / "printed.yml").write_text(dump(Config()))
     printed = make_plan(resolve(tmp_path / "printed.yml", {}, []))
-    assert printed.encoder == "embedded"
+    assert printed.reading.text == "embedded"
     assert printed.demo
     assert printed.warnings == []
 

@@ -55,7 +55,7 @@ def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slot
     training, folds = plan.config.training, 1 if many else data.split.folds
     train, val = (len(side) * share for side in data.split.sides(0))
     length = decide_length(training, round(train))
-    if measured.learner.model.text_is_frozen:
+    if measured.learner.model.features_are_constant:
         fit = (train + val) * measured.encode_seconds + length.steps * HEAD_SECONDS
     else:
         fit = length.steps * measured.step_seconds + (length.epochs * val + train) * measured.encode_seconds
@@ -92,9 +92,9 @@ def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
     train, val = (len(side) for side in data.split.sides(0))
     length = decide_length(plan.config.training, train)
     encoder = measured.learner.model.text
-    total = encoder.body.config.num_hidden_layers
-    whole = measured.encode_seconds * total / max(1, encoder.depth)  # of one example through all layers
-    cheap = folds * (length.steps * HEAD_SECONDS if measured.learner.model.text_is_frozen else
+    times = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
+    whole = measured.encode_seconds * times  # of one example through all layers
+    cheap = folds * (length.steps * HEAD_SECONDS if measured.learner.model.features_are_constant else
                      length.steps * measured.step_seconds + length.epochs * val * measured.encode_seconds)  # fmt: skip
     dear = folds * length.epochs * (3 * train + val) * whole
     low, high = (seconds * tuning.trials / concurrent for seconds in (cheap, max(cheap, dear)))

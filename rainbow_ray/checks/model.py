@@ -45,14 +45,14 @@ def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
     began = time.perf_counter()
     small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
     learner = Learner(
-        small, data.source, plan.encoder, problem, few, device=device, precision=precision, team=Team()
+        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=Team()
     )  # fmt: skip
     loaded = time.perf_counter() - began
     model = learner.model
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
     sizes = f"{everything / 1e6:.1f} million parameters, {trained / 1e6:.3g} million of them trained"
-    found = [Found("good", "encoder", f"{plan.encoder} loads in {loaded:.1f} s; {sizes}")]
+    found = [Found("good", "encoder", f"{plan.reading.said} loads in {loaded:.1f} s; {sizes}")]
     stepper = Stepper(learner, config.training, warmup_steps=0, steps=10)
     two = [_held_by(learner, learner.source.known(longest[:size])) for size in (1, min(4, len(longest)))]
     per_example = (two[1] - two[0]) / max(1, min(4, len(longest)) - 1)
@@ -89,7 +89,7 @@ def _held_by(learner: Learner, rows: Rows) -> int:
     torch.autograd.backward(loss)
     model.zero_grad(set_to_none=True)
     # what a frozen encoder makes is not kept, but for a layer at a time
-    width = learner.model.text.width
+    width = learner.model.text.width if learner.model.text is not None else 0
     return int(sum(held.values()) + int(len(rows) * learner.source.lengths[rows.indices].max()) * width * 4 * 8)
 
 

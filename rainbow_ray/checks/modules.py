@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rainbow_ray.config import DEFAULT_MANIFEST, Config, TextEncoderConfig
 from rainbow_ray.errors import InputError
@@ -107,3 +108,52 @@ def _report(show: Callable[[], None]) -> int:
         print("\n".join(f"error: {problem}" for problem in error.problems))
         return 2
     return 0
+
+
+def show_media(arguments: Sequence[str], modality: str) -> int:
+    """The window that would be read of files, and what is wrong with them."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m rainbow_ray.modalities.{modality}", description=show_media.__doc__
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args(arguments)
+
+    def show() -> None:
+        from rainbow_ray.modalities.media import MEDIA, Trouble, Windows
+
+        open_recording = importlib.import_module(MEDIA[modality]).open_recording
+        for path in options.files:
+            try:
+                recording = open_recording(path)
+                start = Windows(options.seconds).starts(recording.duration, path.name)[0]
+                window = recording.read(start, options.seconds)
+            except Trouble as trouble:
+                print(f"{path}: {trouble.reason} ({trouble.detail})")
+                continue
+            print(f"{path}: {recording.duration:.2f} s; window from {start:.2f} s: {window.shape} {window.dtype}")
+
+    return _report(show)
+
+
+def show_fusion(arguments: Sequence[str]) -> int:
+    """Each kind of fusion over tokens of three modalities, one of them missing in the second example."""
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.model.fusion", description=show_fusion.__doc__)
+    parser.parse_args(arguments)
+
+    def show() -> None:
+        import torch
+
+        from rainbow_ray.config import FusionConfig
+        from rainbow_ray.model.fusion import KINDS, Fusion, Tokens
+
+        mask = torch.ones(2, 5, dtype=torch.bool)
+        missing = torch.tensor([[True], [False]]) & mask
+        tokens = {"text": Tokens(torch.randn(2, 5, 8), mask), "audio": Tokens(torch.randn(2, 5, 6), missing)}
+        for kind in KINDS:
+            fusion = Fusion({"text": 8, "audio": 6}, FusionConfig(kind=kind)).eval()
+            shares = fusion.attention(tokens)
+            told = "" if shares is None else f"; text looks at audio {shares[:, 0, 1].tolist()}"
+            print(f"{kind}: {tuple(fusion(tokens).shape)}{told}")
+
+    return _report(show)

@@ -51,8 +51,10 @@ def check_lengths(plan: Plan, data: Data) -> Found:
     """How long texts are in the encoder's tokens, and how many are cut."""
     tokens = data.examples.table["tokens"].to_numpy()
     middle, high, most = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
-    cut = float(np.mean(tokens > plan.max_tokens))
-    text = f"{middle} tokens at the median, {high} at 95%, {most} at most; {cut:.0%} are cut at {plan.max_tokens}"
+    cut = float(np.mean(tokens > plan.reading.max_tokens))
+    text = (
+        f"{middle} tokens at the median, {high} at 95%, {most} at most; {cut:.0%} are cut at {plan.reading.max_tokens}"
+    )
     if cut > 0.05:
         return Found("word", "tokens", f"{text}: model.text_encoder.max_length, or an encoder that reads more")
     return Found("good", "tokens", text)

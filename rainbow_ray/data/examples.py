@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,8 @@ class Examples:
         """What equal texts have in common, `(examples,)`: uint64 hashes."""
         if "text_key" in self.table.column_names:
             return np.asarray(self.table["text_key"].to_numpy())
-        return np.array([text_key(text) for text in self.texts], dtype=np.uint64)
+        pairs = zip(self.texts, self.songs, strict=True)
+        return np.array([text_key(text or song_without_text(song)) for text, song in pairs], dtype=np.uint64)
 
     def codes(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A text column (or some rows of it) as numbers, the same for the same text; -1 where there is none.
@@ -97,14 +98,21 @@ class Examples:
         )
         columns = {f"target {i}": part for i, part in enumerate(self.targets.T)} if self.targets.ndim > 1 else {}
         frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": self.targets})})
+        for slots in (name for name in self.table.column_names if name.endswith("_slot")):
+            windows = self.table[slots.removesuffix("_slot")].to_pylist()
+            frame[slots] = pd.util.hash_array(np.array([" ".join(row) for row in windows], dtype=object))
         rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
 
 
 def one_row_an_example(
-    rows: pa.Table, targets: np.ndarray, *, by_row: bool, sort_by: str = "example_id"
-) -> tuple[pa.Table, np.ndarray, dict[str, int]]:
+    rows: pa.Table, targets: np.ndarray, *, by_row: bool, sort_by: str = "example_id", join: Sequence[str] = (),
+    agree: bool = False,
+) -> tuple[pa.Table, np.ndarray, dict[str, int]]:  # fmt: skip
     """Keep the rows that become examples: the first good row of each song, or, `by_row`, each good row.
+
+    Of the columns `join`, lists of windows, an example has those of all its rows, and `<column>_slot` says of which
+    each is. With `agree`, rows of a song whose labels differ are left out also `by_row`.
 
     `targets` are the parsed labels of the good rows (those without a reason in `dropped`), in their order. Returns
     the table with `example_id` added, sorted by it or by `sort_by`, its targets, and how many rows were left out for
@@ -112,18 +120,25 @@ def one_row_an_example(
     """
     dropped = count(rows["dropped"])
     good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
-    if not by_row:
+    joined: dict[str, tuple[pa.Array, pa.Array]] = {}
+    if not by_row or agree:
         _, first, song = np.unique(_codes(rows["song"])[good], return_index=True, return_inverse=True)
         other = targets != targets[first][song]
         disagree = np.bincount(song, weights=other if other.ndim == 1 else other.any(axis=1))[song] > 0
         further = np.ones(len(good), dtype=bool)
         further[first] = False
+        further &= not by_row
         _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
         _add(dropped, SAME_SONG, int((~disagree & further).sum()))
         kept_rows = ~disagree & ~further
+        if not by_row:
+            joined = {name: _join_rows(rows[name], good, song, song[kept_rows]) for name in join}
         good, targets = good[kept_rows], targets[kept_rows]
     kept = pa.array(good)
     table = rows.drop_columns(["dropped", "label"]).take(kept)
+    for name in join:
+        lists, slots = joined.get(name) or _alone(table[name])
+        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}_slot", slots)
     ids = table["song"].cast(pa.string())
     if by_row:
         ids = pc.binary_join_element_wise(ids, kept.cast(pa.string()), "#")
@@ -134,11 +149,48 @@ def one_row_an_example(
     return table.take(pa.array(order)), targets[order].astype(np.float32), dropped
 
 
+def _join_rows(
+    lists: pa.ChunkedArray, rows: np.ndarray, song: np.ndarray, kept_song: np.ndarray
+) -> tuple[pa.Array, pa.Array]:
+    """The lists of all `rows` of each song one after the other, for some songs; and which row each is of."""
+    values = lists.take(pa.array(rows)).to_pylist()
+    by_song: dict[int, list[list[Any]]] = {}
+    for code, found in zip(song.tolist(), values, strict=True):
+        by_song.setdefault(code, []).append(found)
+    whole = [by_song[code] for code in kept_song.tolist()]
+    slots = [[i for i, row in enumerate(found) for _ in row] for found in whole]
+    return (
+        pa.array([[item for row in found for item in row] for found in whole], lists.type),
+        pa.array(slots, pa.list_(pa.int16())),
+    )
+
+
+def _alone(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
+    """An example of one row: all that it has is of its first."""
+    return lists, pa.array([[0] * len(row) for row in lists.to_pylist()], pa.list_(pa.int16()))
+
+
+def one_a_song(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each song, and which song each row is of, as a number."""
+    _, first, of = np.unique(_codes(table["song"]), return_index=True, return_inverse=True)
+    return first, of
+
+
+def song_weights(songs: np.ndarray) -> np.ndarray:
+    """1 / (examples of the song), float32: each song counts once. `songs` are numbers, `(examples,)`."""
+    return np.asarray(1.0 / np.bincount(songs)[songs], dtype=np.float32)
+
+
 def leave_out(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
     """The rows with further ones dropped: `reasons` has a string or None for each row that was good so far."""
     dropped = rows["dropped"].to_numpy(zero_copy_only=False)
     dropped[rows["dropped"].is_null().to_numpy()] = reasons
     return rows.set_column(rows.column_names.index("dropped"), "dropped", pa.array(dropped, pa.string()))
+
+
+def song_without_text(song: str) -> str:
+    """What stands for a text that is missing: songs without one have nothing in common."""
+    return f"no text of song {song}"
 
 
 def text_key(text: str) -> int:

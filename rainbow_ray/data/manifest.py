@@ -50,6 +50,15 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class MediaColumn:
+    """Where a manifest has a modality: a column of paths or of files, or of samples with their rate beside them."""
+
+    modality: str
+    name: str
+    rate: str | None = None
+
+
+@dataclass(frozen=True)
 class Columns:
     """Which columns of a manifest are read, and how. `label` is (column, field inside it or None)."""
 
@@ -60,11 +69,13 @@ class Columns:
     require_text: bool
     min_length: int
     null_class: str | None = None  # what a missing label stands for
+    media: tuple[MediaColumn, ...] = ()
 
     @property
     def projection(self) -> list[str]:
         """Top-level columns to read from the files."""
         names = [self.song, *self.text, self.label[0]] + ([self.held_out] if self.held_out else [])
+        names += [name for column in self.media for name in (column.name, column.rate) if name is not None]
         return list(dict.fromkeys(names))
 
 
@@ -93,44 +104,78 @@ def open_manifest(location: str) -> Manifest:
     return Manifest(location, files, filesystem, schema, rows)
 
 
-def find_columns(manifest: Manifest, config: DataConfig, target: str) -> Columns:
-    """Match the config's column names with the table. Raises `InputError` with every one that is missing."""
+def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities: Sequence[str] = ("text",)) -> Columns:
+    """Match the config's column names with the table. Raises `InputError` with every one that is missing.
+
+    Text is looked for where it is not read too, since baselines read it; then it may be missing.
+    """
     names = manifest.schema.names
+    wanted = [name for name in config.text_columns if "text" in modalities or name in names]
+    media, wrong = _find_media(manifest, config, modalities)
     split_column = config.split_by if config.split_by not in ("id", "row") else None
     problems = [
         f"manifest {manifest.location}: no column {name!r} ({key}){nearest(name, names)}"
         for key, name in [
             ("data.id_column", config.id_column),
-            *(("data.text_columns", name) for name in config.text_columns),
+            *(("data.text_columns", name) for name in wanted),
             *((("--split-by", split_column),) if split_column else ()),
         ]
         if name not in names
     ]
+    problems += wrong
     label = _find_label(manifest.schema, target)
     if label is None:
         offered = nearest(target, [*names, *_fields(manifest.schema)])
         problems.append(f"manifest {manifest.location}: no label {target!r} (data.target_column), neither a column"
                         f" nor a field of {STRUCT_COLUMN}{offered}")  # fmt: skip
-    readable = {config.id_column: "data.id_column", **dict.fromkeys(config.text_columns, "data.text_columns")}
+    readable = {config.id_column: "data.id_column", **dict.fromkeys(wanted, "data.text_columns")}
     readable |= {split_column: "--split-by"} if split_column else {}
     for name, key in readable.items():
         kind = manifest.schema.field(name).type if name in names else pa.string()
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             problems.append(f"manifest {manifest.location}: column {name!r} ({key}) holds {kind}, not text")
-    for name in config.text_columns:
+    for name in wanted:
         if name == target or name.partition(".")[0] == STRUCT_COLUMN or (label is not None and name == label[0]):
             problems.append(f"data.text_columns: {name!r} is a label or computed from one, and cannot be an input")
     if problems or label is None:
         raise InputError(problems)
     return Columns(
         song=config.id_column,
-        text=tuple(config.text_columns),
+        text=tuple(wanted),
         label=label,
         held_out=split_column,
-        require_text=config.require_concept,
+        # null: whoever reads audio or MIDI does without
+        require_text=not media if config.require_concept is None else config.require_concept,
         min_length=config.min_concept_length,
         null_class=config.null_class,
+        media=media,
     )
+
+
+SAMPLES, RATE, MIDI_FILE = "audio_waveform", "audio_sample_rate", "midi_binary"
+
+
+def _find_media(
+    manifest: Manifest, config: DataConfig, modalities: Sequence[str]
+) -> tuple[tuple[MediaColumn, ...], list[str]]:
+    """The columns of audio and MIDI, binary ones first; and what is wrong with them."""
+    names, found, problems = manifest.schema.names, [], []
+    for modality, named, binary in (("audio", config.audio_column, SAMPLES), ("midi", config.midi_column, MIDI_FILE)):
+        if modality not in modalities:
+            continue
+        if binary in names and (modality == "midi" or RATE in names):
+            found.append(MediaColumn(modality, binary, RATE if modality == "audio" else None))
+        elif named not in names:
+            problems.append(f"manifest {manifest.location}: no column {named!r} (data.{modality}_column)"
+                            f"{nearest(named, names)}; or leave {modality} out of --modalities")  # fmt: skip
+        else:
+            found.append(MediaColumn(modality, named))
+    for column in found:
+        kind = manifest.schema.field(column.name).type
+        if not (_is_string(kind) or _is_bytes(kind) or pa.types.is_null(kind)):
+            problems.append(f"manifest {manifest.location}: column {column.name!r} holds {kind}, neither paths nor"
+                            " files")  # fmt: skip
+    return tuple(found), problems
 
 
 def _fill(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
@@ -149,7 +194,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     """
     song = _known(block[columns.song])
     texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
-    text = _join(texts)
+    text = _join(texts) if texts else pa.chunked_array([pa.array([""] * len(block), pa.string())])
     label, broken = _label(block[columns.label[0]], columns.label[1])
     if columns.null_class is not None:
         label = _fill(label, columns.null_class)
@@ -160,16 +205,25 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     short = pc.less(pc.utf8_length(text), columns.min_length)
     dropped = pa.nulls(len(block), pa.string())
     # in rising order of precedence: the last reason written is the one that is counted
-    reasons = [
-        (_is_missing(label), LABEL_MISSING),
-        (broken, LABEL_BROKEN),
-        (pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)),
-        (no_text if columns.require_text else pa.array([False] * len(block)), TEXT_MISSING),
-        (no_id, ID_MISSING),
-    ]
+    reasons = [(_is_missing(label), LABEL_MISSING), (broken, LABEL_BROKEN)]
+    if columns.require_text or not columns.media:
+        reasons.append((pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)))
+    if columns.require_text:
+        reasons.append((no_text, TEXT_MISSING))
+    reasons.append((no_id, ID_MISSING))
     for mask, reason in reasons:
         dropped = pc.if_else(mask, reason, dropped)
-    return pa.table({"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped})
+    plain = {"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped}
+    for column in columns.media:
+        plain[f"raw_{column.modality}"] = _media(block[column.name])
+        if column.rate is not None:
+            plain[f"raw_{column.modality}_rate"] = block[column.rate].cast(pa.int64())
+    return pa.table(plain)
+
+
+def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Paths or bytes of one plain type."""
+    return column.cast(pa.large_binary()) if _is_bytes(column.type) else _strings(column)
 
 
 def _filesystem(location: str) -> tuple[FileSystem, str]:
@@ -251,6 +305,10 @@ def _json_field(document: str | None, field: str) -> tuple[str | None, bool]:
 
 def _is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

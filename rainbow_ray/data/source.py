@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.split import make_split
@@ -51,7 +54,14 @@ class Source(Protocol):
     def in_memory(self) -> bool:
         """Whether examples can be had in any order at no cost."""
 
+    @property
+    def songs(self) -> np.ndarray | None:
+        """The song of each example as a number, where a song's examples are scored as one; None: each for itself."""
+
     def __len__(self) -> int: ...
+
+    def windows_of(self, modality: str) -> list[str]:
+        """The names of all windows of a modality, each once."""
 
     def names(self, indices: np.ndarray) -> list[str]:
         """The songs of some examples, each once."""
@@ -75,6 +85,7 @@ class Resident:
 
     examples: Examples
     lengths: np.ndarray
+    songs: np.ndarray | None = None
     in_memory: bool = True
 
     def __len__(self) -> int:
@@ -97,6 +108,16 @@ class Resident:
             digest.update(np.ascontiguousarray(row).data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first example of each distinct row of token ids, and which of these each example is."""
+        ids = [row.tobytes() for row in self.examples.ragged("input_ids")]
+        codes, seen = pd.factorize(np.array(ids, dtype=object))
+        return np.unique(codes, return_index=True)[1] if len(seen) else np.array([], dtype=np.int64), codes
+
+    def windows_of(self, modality: str) -> list[str]:
+        return distinct_windows(self.examples.table, modality)
+
     def names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.examples.songs[indices]))
 
@@ -112,3 +133,34 @@ class Resident:
     def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
         side = self.examples.take(indices)
         return np.asarray(make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0)
+
+
+def distinct_windows(table: pa.Table, modality: str) -> list[str]:
+    """All names in a modality's column, each once, in their order; none where there is no such column."""
+    if modality not in table.column_names:
+        return []
+    return [str(name) for name in pc.unique(pc.list_flatten(table[modality])).to_pylist()]
+
+
+def average_songs(source: Source, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One example of each song among `indices`, and the mean score of all of them: `(songs,)`, `(songs, …)`.
+
+    Where each example stands for itself, what was given.
+    """
+    if source.songs is None or len(indices) == 0:
+        return indices, scores
+    _, first, song = np.unique(source.songs[indices], return_index=True, return_inverse=True)
+    sums = np.zeros((len(first), *scores.shape[1:]))
+    np.add.at(sums, song, scores)
+    counts = np.bincount(song).reshape(-1, *[1] * (scores.ndim - 1))
+    return indices[first], (sums / counts).astype(scores.dtype)
+
+
+def at_songs(source: Source, scores: np.ndarray) -> np.ndarray:
+    """Scores `(examples, …)` with the mean of a song's examples at one of them, and NaN at the others."""
+    if source.songs is None:
+        return scores
+    made = np.full_like(scores, np.nan)
+    first, means = average_songs(source, np.arange(len(scores)), scores)
+    made[first] = means
+    return made

@@ -6,8 +6,9 @@ What fits into memory is read once, before any worker starts (`read_rows`). What
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rainbow_ray.data.examples import Examples
 
+MEDIA_ROWS = 32  # that a task reads the audio and MIDI of
 PLACES = 20  # of a large manifest are looked at
 
 Prepare = Callable[[pa.Table], pa.Table]
@@ -31,14 +33,16 @@ Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
 class Batch:
     """What a model is given: flat units of each modality, and how they belong to examples.
 
-    `units[modality]` holds that modality's padded inputs, `(units, …)`; `unit_to_example` is `(units,)`: a text phase
-    has one unit an example, later phases several (a window, a segment). `targets` and `weights` are `(examples,)`.
+    `units[modality]` holds that modality's padded inputs, `(units, …)`; `unit_to_example[modality]` is `(units,)`:
+    text has one unit an example, media have one a window, or none. `present[modality]`, `(examples,)`, says which
+    examples have it. `targets` and `weights` are `(examples, …)`.
     """
 
     example_ids: list[str]
     songs: list[str]
     units: dict[str, dict[str, torch.Tensor]]
-    unit_to_example: torch.Tensor
+    unit_to_example: dict[str, torch.Tensor]
+    present: dict[str, torch.Tensor]
     targets: torch.Tensor
     weights: torch.Tensor
 
@@ -50,22 +54,38 @@ class Batch:
             self.example_ids,
             self.songs,
             {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
-            move(self.unit_to_example),
+            {name: move(owner) for name, owner in self.unit_to_example.items()},
+            {name: move(there) for name, there in self.present.items()},
             move(self.targets),
             move(self.weights),
         )
 
+    def only(self, modalities: Collection[str]) -> Batch:
+        """The same batch as if examples had nothing else."""
+        present = {name: there & (name in modalities) for name, there in self.present.items()}
+        return dataclasses.replace(self, present=present)
+
 
 def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, Collate]) -> Batch:
-    """Gather examples to one batch, each modality padding its own inputs."""
+    """Gather examples to one batch, each modality padding its own inputs.
+
+    A modality's `to_example` says whose its units are (one each, without it), and its `present` who has it.
+    """
     import torch
 
     rows = pa.array(indices)
+    units = {name: collate(examples, indices) for name, collate in collates.items()}
+    each, owners, present = torch.arange(len(indices)), {}, {}
+    for name, inputs in units.items():
+        owners[name] = inputs.pop("to_example", each)
+        counts = torch.bincount(owners[name], minlength=len(indices))
+        present[name] = inputs.pop("present") if "present" in inputs else counts > 0
     return Batch(
         example_ids=examples.table["example_id"].take(rows).to_pylist(),
         songs=examples.table["song"].take(rows).to_pylist(),
-        units={name: collate(examples, indices) for name, collate in collates.items()},
-        unit_to_example=torch.arange(len(indices)),
+        units=units,
+        unit_to_example=owners,
+        present=present,
         targets=torch.from_numpy(examples.targets[indices]),
         weights=torch.from_numpy(examples.weights[indices]),
     )
@@ -101,8 +121,9 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
     def step(block: pa.Table) -> pa.Table:
         return prepare(plain_rows(block, columns))
 
-    dataset = ray.data.read_parquet(
-        list(manifest.files), filesystem=manifest.filesystem, columns=columns.projection
-    ).map_batches(step, batch_format="pyarrow", batch_size=4096)
+    dataset = ray.data.read_parquet(list(manifest.files), filesystem=manifest.filesystem, columns=columns.projection)
+    if columns.media:  # which take time to read: few rows a task, so that all CPUs have some
+        dataset = dataset.repartition(target_num_rows_per_block=MEDIA_ROWS)
+    dataset = dataset.map_batches(step, batch_format="pyarrow", batch_size=MEDIA_ROWS if columns.media else 4096)
     blocks = ray.get(dataset.to_arrow_refs())
     return pa.concat_tables([block for block in blocks if len(block)], promote_options="permissive").combine_chunks()

@@ -9,7 +9,7 @@ them reads the windows and prepares only the rows that are its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.examples import Examples, text_key
+from rainbow_ray.data.examples import Examples, song_without_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
-from rainbow_ray.data.source import Rows
+from rainbow_ray.data.source import Rows, distinct_windows
 from rainbow_ray.data.split import deal
 from rainbow_ray.data.stream import Prepare, head
 from rainbow_ray.runtime import READER_CPUS
@@ -65,23 +65,26 @@ def size_in_memory(manifest: Manifest, columns: Columns) -> int:
     return int(max(total, some.nbytes / len(some) * manifest.rows))
 
 
-def read_index(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
+def read_index(
+    manifest: Manifest, columns: Columns, prepare: Prepare, length_of: Callable[[pa.Table], np.ndarray]
+) -> pa.Table:
     """All rows as plain rows, what is known of their text in its place.
 
-    That is `row`, `text_key`, `text_hash`, `characters`, `tokens` and, after the cut, `length`.
+    That is `row`, `text_key`, `text_hash`, `characters`, `tokens` and, by `length_of`, `length`.
     """
     pieces = find_pieces(manifest)
 
     def slim(block: pa.Table) -> pa.Table:
         texts = block["text"].combine_chunks().dictionary_encode()
-        keys = pa.array([text_key(text or "") for text in texts.dictionary.to_pylist()], pa.uint64())
+        keyed = [text_key(text or "") for text in texts.dictionary.to_pylist()]
+        pairs = zip(texts.indices.to_pylist(), block["text"].to_pylist(), block["song"].to_pylist(), strict=True)
+        keys = [keyed[code] if text else text_key(song_without_text(song)) for code, text, song in pairs]
         hashes = pa.array(pd.util.hash_array(texts.dictionary.to_numpy(zero_copy_only=False)), pa.uint64())
-        lengths = pc.list_value_length(block["input_ids"])
         return (
-            block.append_column("text_key", keys.take(texts.indices))
+            block.append_column("text_key", pa.array(keys, pa.uint64()))
             .append_column("text_hash", hashes.take(texts.indices))
             .append_column("characters", pc.utf8_length(pc.fill_null(block["text"], "")))
-            .append_column("length", lengths)
+            .append_column("length", pa.array(length_of(block), pa.int32()))
             .drop_columns([name for name in HEAVY if name in block.column_names])
         )
 
@@ -117,6 +120,7 @@ class Streamed:
     pieces: Pieces
     sample: Examples
     sampled: np.ndarray
+    songs: np.ndarray | None = None
     in_memory: bool = False
     lengths: np.ndarray = field(init=False)
 
@@ -133,6 +137,9 @@ class Streamed:
     @property
     def weights(self) -> np.ndarray:
         return self.index.weights
+
+    def windows_of(self, modality: str) -> list[str]:
+        return distinct_windows(self.index.table, modality)
 
     def names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.index.table["song"].take(pa.array(indices)).to_pylist()))

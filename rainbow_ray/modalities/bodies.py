@@ -11,15 +11,28 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from rainbow_ray.modalities import text
+from rainbow_ray.modalities import Reading, audio_encoders, text
 
+AUDIO = "audio:"  # before the name of an encoder that reads sound
+WARM = 2  # encoders that a process keeps: one of text, one of sound
 _ADOPTED: dict[str, Mapping[str, np.ndarray]] = {}
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Encoders that came trained, by modality; audio has none where its net is our own."""
+
+    text: Any = None
+    audio: Any = None
+    audio_weights: str = ""  # identifies the audio body's tensors
+    audio_normalised: bool = True
 
 
 def fresh_body(name: str) -> Any:
@@ -28,6 +41,17 @@ def fresh_body(name: str) -> Any:
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=True) for p in body.parameters()}
     memo |= {id(b): b for b in body.buffers()}
     return copy.deepcopy(body, memo)
+
+
+def bodies_of(reading: Reading) -> Bodies:
+    """Fresh bodies of what is read."""
+    text_body = fresh_body(reading.text) if "text" in reading.modalities else None
+    if reading.audio is None or reading.audio == audio_encoders.EMBEDDED:
+        return Bodies(text_body)
+    name = f"{AUDIO}{reading.audio}"
+    body = fresh_body(name)
+    weights = digest(name, [key for key, _ in body.named_parameters()])
+    return Bodies(text_body, body, weights, audio_encoders.wants_normalised(reading.audio))
 
 
 def share(name: str) -> dict[str, np.ndarray]:
@@ -52,8 +76,10 @@ def digest(name: str, tensors: Iterable[str]) -> str:
     return whole.hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=WARM)
 def _warm(name: str) -> Any:
+    if name.startswith(AUDIO):
+        return audio_encoders.load_body(name.removeprefix(AUDIO)).eval()
     if name not in _ADOPTED:
         return text.load_body(name)
     from transformers import AutoModel

@@ -25,6 +25,7 @@ from rainbow_ray.modalities.words import word_buckets
 
 EMBEDDED = "embedded"
 TOKENS, WORDS = "input_ids", "words"
+PRESENT = "has_text"
 STATES = "states"  # what the frozen layers gave, where that is known
 TOKENIZER_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
@@ -111,7 +112,7 @@ def pad_id(name: str) -> int:
 
 
 def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
-    """Add `input_ids` (cut at `limit`), `tokens` (before the cut) and `words` to plain rows.
+    """Add `input_ids` (cut at `limit`), `tokens` (before the cut), `words` and `has_text` to plain rows.
 
     Stems repeat their song's text, so each distinct text is tokenised once a block.
     """
@@ -123,6 +124,7 @@ def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
         TOKENS: pa.array(cut, pa.list_(pa.int32())),
         "tokens": pa.array([len(row) for row in ids], pa.int32()),
         WORDS: pa.array([word_buckets(text) for text in distinct], pa.list_(pa.int32())),
+        PRESENT: pa.array([bool(text) for text in distinct], pa.bool_()),
     }
     for name, values in columns.items():
         rows = rows.append_column(name, values.take(texts.indices))
@@ -135,13 +137,17 @@ def lengths(examples: Examples) -> np.ndarray:
 
 
 def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad the texts of a batch to its longest: `input_ids`, `mask` `(units, length)`, `words` `(units, words)`."""
+    """Pad the texts of a batch to its longest: `input_ids`, `mask` `(units, length)`, `words` `(units, words)`.
+
+    `present`, `(units,)`, says which texts are not empty.
+    """
     chosen = examples.take(indices)
     tokens = chosen.ragged(TOKENS)
     ids = pad(tokens, pad_id)
     lengths = torch.tensor([len(row) for row in tokens])
     mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-    return {TOKENS: ids, "mask": mask, WORDS: pad(chosen.ragged(WORDS), 0)}
+    there = np.asarray(chosen.table[PRESENT].to_numpy(zero_copy_only=False), dtype=bool)
+    return {TOKENS: ids, "mask": mask, WORDS: pad(chosen.ragged(WORDS), 0), "present": torch.from_numpy(there)}
 
 
 class TextEncoder(nn.Module):

@@ -24,14 +24,19 @@ ROOM_LEFT = 1.2  # times its size must be free on the disk before a file is writ
 
 @dataclass(frozen=True)
 class States:
-    """States of examples, `(tokens of all examples, …, width)`; those of example i begin at `starts[i]`."""
+    """States of distinct texts, `(tokens of all texts, …, width)`.
+
+    Example i has text `same_as[i]`, and those of text j begin at `starts[j]`.
+    """
 
     values: torch.Tensor
     starts: np.ndarray
+    same_as: np.ndarray
 
     def pad(self, indices: np.ndarray) -> torch.Tensor:
         """Those of some examples, padded with zeros to the longest: `(examples, length, …, width)`."""
-        begins, ends = self.starts[indices], self.starts[indices + 1]
+        texts = self.same_as[indices]
+        begins, ends = self.starts[texts], self.starts[texts + 1]
         longest = int((ends - begins).max(initial=1))
         out = self.values.new_zeros(len(indices), longest, *self.values.shape[1:])
         for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):

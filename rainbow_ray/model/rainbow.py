@@ -1,9 +1,9 @@
-"""The model: each unit is encoded and pooled, units are averaged to examples, a head gives logits."""
+"""The model: each modality is encoded by itself, several are fused, a head gives logits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,11 +12,16 @@ from torch import nn
 from rainbow_ray.config import ClassifierConfig, ModelConfig
 from rainbow_ray.data.stream import Batch
 from rainbow_ray.errors import choose
+from rainbow_ray.modalities.audio_encoders import make_audio_encoder
+from rainbow_ray.modalities.bodies import Bodies
+from rainbow_ray.modalities.midi import MidiEncoder
 from rainbow_ray.modalities.text import STATES, TOKENS, WORDS, TextEncoder
 from rainbow_ray.modalities.words import WEIGHTINGS, WordPresence
+from rainbow_ray.model.fusion import Fusion, Tokens, check_fusion, gather_units, hide_at_random
 from rainbow_ray.model.pooling import POOLINGS, Pooling
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+STEMS = 32  # of a song that are told apart
 MIN_SCALE = 1e-4  # a feature that hardly varies on the training side is not blown up
 
 
@@ -26,35 +31,123 @@ def check_model(config: ModelConfig) -> list[str]:
         *choose("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
         *choose("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
         *choose("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
+        *check_fusion(config.fusion),
     ]
 
 
-class Rainbow(nn.Module):
-    """Text in, logits `(examples, outputs)` out."""
+@dataclass(frozen=True)
+class Read:
+    """What was read of one modality: tokens, and a summary `(examples, width)`, of no meaning where it lacks."""
 
-    def __init__(self, body: Any, config: ModelConfig, outputs: int) -> None:
+    tokens: Tokens
+    summary: torch.Tensor
+
+
+class Rainbow(nn.Module):
+    """Text, audio and MIDI in, whichever are among `modalities`; logits `(examples, outputs)` out.
+
+    Text alone goes to the head as one vector. With others, tokens are fused, and the head reads what comes out beside
+    each modality's summary.
+    """
+
+    def __init__(
+        self, bodies: Bodies, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
+        seconds: float = 10.0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.text = TextEncoder(body, config.text_encoder)
-        self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
-        self.words = WordPresence(config.lexical.width) if config.lexical.enabled else None
-        self.width = self.text.width + (self.words.width if self.words is not None else 0)
+        self.modalities, self.config = tuple(modalities), config
+        self.text = self.pooling = self.words = self.audio = self.midi = self.fusion = None
+        widths: dict[str, int] = {}  # of the summaries
+        tokens: dict[str, int] = {}
+        if "text" in modalities:
+            self.text = TextEncoder(bodies.text, config.text_encoder)
+            self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
+            self.words = WordPresence(config.lexical.width) if config.lexical.enabled else None
+            tokens["text"] = widths["text"] = self.text.width
+        if "audio" in modalities:
+            self.audio = make_audio_encoder(
+                bodies.audio, config.audio_encoder, normalise=bodies.audio_normalised, weights=bodies.audio_weights
+            )
+            tokens["audio"], widths["audio"] = self.audio.width, self.audio.summary_width
+        if "midi" in modalities:
+            self.midi = MidiEncoder(config.midi_encoder, seconds)
+            tokens["midi"], widths["midi"] = self.midi.width, self.midi.summary_width
+        self.is_fused = self.modalities != ("text",)
+        summed = {**({"words": self.words.width} if self.words is not None else {})}
+        if config.fusion.summaries or not self.is_fused:
+            summed = {**widths, **summed}
+        # text and its words first, as where they are alone
+        self.parts = {name: summed[name] for name in ("text", "words", "audio", "midi") if name in summed}
+        self.width = sum(self.parts.values())
+        if self.is_fused:
+            self.fusion = Fusion({name: tokens[name] for name in self.modalities}, config.fusion)
+            self.stems = nn.ModuleDict(
+                {name: nn.Embedding(STEMS, tokens[name]) for name in self.modalities if name != "text"}
+            )
+            for embedding in self.stems.values():
+                assert isinstance(embedding, nn.Embedding)
+                nn.init.zeros_(embedding.weight)
         self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
-        self.head = make_head(self.width, outputs, config.classifier)
+        fused = self.fusion.out_width if self.fusion is not None else 0
+        self.head = make_head(self.width + fused, outputs, config.classifier)
 
     def forward(self, inputs: Batch | torch.Tensor) -> torch.Tensor:
-        """From a batch, or from its features `(examples, width)`."""
-        return self.classify(inputs if isinstance(inputs, torch.Tensor) else self.features(inputs))
+        """From a batch, or (without a fusion) from its features `(examples, width)`."""
+        if isinstance(inputs, torch.Tensor):
+            return self.classify(inputs)
+        if self.fusion is None:
+            return self.classify(self.features(inputs))
+        present = self.present(inputs)
+        if self.training and self.config.fusion.modality_dropout:
+            present = hide_at_random(present, self.config.fusion.modality_dropout)
+        read = self.read(inputs)
+        return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)))
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """What the head reads, before standardising: `(examples, width)`, fp32."""
-        return self.join(self.encode(batch), batch.units["text"][WORDS], batch.unit_to_example)
+        """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
+        if self.fusion is None:
+            return self.join(self.encode(batch), batch.units["text"][WORDS], batch.unit_to_example["text"])
+        return self.summaries(batch, self.read(batch), self.present(batch))
+
+    def present(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Which examples have which of this model's modalities, `(examples,)` each."""
+        return {name: batch.present[name] for name in self.modalities}
+
+    def read(self, batch: Batch) -> dict[str, Read]:
+        """Each modality by itself."""
+        found = {}
+        for name in self.modalities:
+            found[name] = self._read_text(batch) if name == "text" else self._read_media(name, batch)
+        return found
+
+    @torch.no_grad()
+    def attention(self, batch: Batch) -> torch.Tensor | None:
+        """Which modality looks how much at which, `(examples, modalities, modalities)`; None where nothing attends."""
+        if self.fusion is None:
+            return None
+        return self.fusion.attention(_where(self.read(batch), self.present(batch)))
+
+    def summaries(
+        self, batch: Batch, read: Mapping[str, Read], present: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:  # fmt: skip
+        """Beside each other, NaN where an example lacks the modality: `(examples, width)`, fp32."""
+        parts = []
+        for name in self.parts:
+            modality = "text" if name == "words" else name
+            if name == "words":
+                assert self.words is not None
+                values = self.words(batch.units["text"][WORDS])
+            else:
+                values = read[name].summary.float()
+            parts.append(torch.where(present[modality][:, None], values, torch.nan))
+        return torch.cat(parts, dim=1) if parts else torch.zeros(len(batch.targets), 0, device=batch.targets.device)
 
     def encode(self, batch: Batch) -> torch.Tensor:
-        """The encoder's part of the features: `(examples, text width)`, fp32."""
+        """The text encoder's part of the features: `(examples, text width)`, fp32."""
+        assert self.pooling is not None
         inputs = batch.units["text"]
-        hidden = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
-        units = self.pooling(hidden, inputs["mask"]).float()
-        return _average(units, batch.unit_to_example, len(batch.targets))
+        units = self.pooling(self._text_hidden(batch), inputs["mask"]).float()
+        return _average(units, batch.unit_to_example["text"], len(batch.targets))
 
     def join(self, encoded: torch.Tensor, words: torch.Tensor, unit_to_example: torch.Tensor) -> torch.Tensor:
         """Put the words, buckets `(units, words)`, beside what the encoder gave, `(examples, text width)`."""
@@ -63,14 +156,20 @@ class Rainbow(nn.Module):
         present = _average(self.words(words), unit_to_example, len(encoded))
         return torch.cat([encoded, present], dim=1)
 
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits `(examples, outputs)` from features `(examples, width)`."""
-        out: torch.Tensor = self.head(self.standardise(features))
+    def classify(self, features: torch.Tensor, fused: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits `(examples, outputs)` from features `(examples, width)` and what the fusion gave."""
+        known = self.standardise(features)
+        if fused is not None:
+            # what is missing is as the average of the training side
+            known = torch.cat([torch.nan_to_num(known), fused.to(known.dtype)], dim=1)
+        out: torch.Tensor = self.head(known)
         return out
 
     @property
-    def text_is_frozen(self) -> bool:
-        """Whether `encode` gives the same for the same text, however long the model trains."""
+    def features_are_constant(self) -> bool:
+        """Whether `features` are all that the head reads and training does not change them."""
+        if self.fusion is not None or self.text is None or self.pooling is None:
+            return False
         return not any(p.requires_grad for part in (self.text, self.pooling) for p in part.parameters())
 
     @torch.no_grad()
@@ -86,15 +185,23 @@ class Rainbow(nn.Module):
         assert isinstance(last, nn.Linear)
         last.bias.copy_(torch.from_numpy(bias))
 
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Trained parameters that are not the encoder's."""
-        in_encoder = {id(p) for p in self.text.parameters()}
-        return (p for p in self.parameters() if p.requires_grad and id(p) not in in_encoder)
+    def towers(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by what they belong to: each modality's encoder, the fusion, the head."""
+        owned: dict[str, list[nn.Parameter]] = {}
+        known: set[int] = set()
+        for name in (*self.modalities, "fusion"):
+            part = getattr(self, name)
+            found = [p for p in part.parameters() if p.requires_grad] if part is not None else []
+            owned[name] = found
+            known |= {id(p) for p in found}
+        owned["head"] = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return {name: found for name, found in owned.items() if found}
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """Everything that differs from the base encoder: trained tensors and fitted buffers."""
+        """Everything that differs from the base encoders: trained tensors and fitted buffers."""
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        base_buffers = {f"text.{name}" for name, _ in self.text.named_buffers()}
+        encoders = {name: getattr(self, name) for name in ("text", "audio") if getattr(self, name) is not None}
+        base_buffers = {f"{part}.{name}" for part, module in encoders.items() for name, _ in module.named_buffers()}
         return {k: v for k, v in self.state_dict().items() if k not in frozen and k not in base_buffers}
 
     def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -102,6 +209,42 @@ class Rainbow(nn.Module):
         if expected != set(state):
             raise ValueError(f"these tensors do not fit the model: {sorted(expected ^ set(state))[:5]}")
         self.load_state_dict(state, strict=False)
+
+    def _text_hidden(self, batch: Batch) -> torch.Tensor:
+        assert self.text is not None
+        inputs = batch.units["text"]
+        hidden: torch.Tensor = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
+        return hidden
+
+    def _read_text(self, batch: Batch) -> Read:
+        assert self.pooling is not None
+        mask = batch.units["text"]["mask"]
+        hidden = self._text_hidden(batch)
+        return Read(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
+
+    def _read_media(self, name: str, batch: Batch) -> Read:
+        inputs, owner, examples = batch.units[name], batch.unit_to_example[name], len(batch.targets)
+        encoder = self.audio if name == "audio" else self.midi
+        assert encoder is not None
+        values = inputs["values"]
+        if len(owner) == 0:  # nobody in this batch has it
+            empty = values.new_zeros(examples, 1, encoder.width)
+            return Read(Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width))
+        if self.audio is not None and name == "audio":
+            tokens = self.audio(values)
+            there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            summary = self.audio.summary(values, tokens)
+        else:
+            assert self.midi is not None
+            tokens, there = self.midi(values, inputs["mask"])
+            summary = self.midi.summary(values, inputs["mask"])
+        tokens = tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
+        return Read(gather_units(tokens, there, owner, examples), _average(summary.float(), owner, examples))
+
+
+def _where(read: Mapping[str, Read], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
+    """Tokens of what is present."""
+    return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
 
 
 class Standardise(nn.Module):
@@ -116,9 +259,11 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def fit(self, features: torch.Tensor) -> None:
-        """From `(examples, width)`."""
-        self.mean.copy_(features.mean(dim=0))
-        spread = features.std(dim=0, correction=0)
+        """From `(examples, width)`; NaN is what is not known."""
+        known = ~features.isnan()
+        counts, values = known.sum(dim=0).clamp(min=1), features.nan_to_num()
+        self.mean.copy_(values.sum(dim=0) / counts)
+        spread = (((values - self.mean) ** 2 * known).sum(dim=0) / counts).sqrt()
         self.scale.copy_(torch.where(spread > MIN_SCALE, spread, torch.ones_like(spread)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

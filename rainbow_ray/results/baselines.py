@@ -5,7 +5,8 @@ Every choice inside a baseline (the layer that is read) is made on the training 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,24 @@ import torch
 
 from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.source import Rows, Source, distinct_windows
 from rainbow_ray.data.split import Split, joined_strata
 from rainbow_ray.data.stream import make_batch
-from rainbow_ray.modalities import make_collates
+from rainbow_ray.modalities import Reading, make_collates
 from rainbow_ray.modalities.text import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.words import WORD
 from rainbow_ray.problems import Problem, no_scores
 from rainbow_ray.results.families import Family, family_of
 from rainbow_ray.training.batches import scoring_batches
-from rainbow_ray.training.device import pick_device
+from rainbow_ray.training.device import pick_device, pick_precision
 from rainbow_ray.training.folds import Shared
+from rainbow_ray.training.heard import Heard
+from rainbow_ray.training.learner import build_model
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
 INNER_FOLDS = 5
+SUMMARISED = 256  # examples at a time
+MEDIA_PENALTY = 0.01  # inverse strength of L2: more features than songs
 MOST_EXAMPLES = 5_000  # baselines learn from so many at most: they are a measure, not the work
 FROZEN_PENALTIES = (1.0, 0.01)  # inverse strengths of L2 that the training side chooses from, with the layer
 
@@ -37,25 +43,83 @@ def compute_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
     config, source = shared.config, shared.source
     known = source.known(np.arange(len(source)))
+    alone = known.take(_one_a_song(source, known.indices))
+    summaries = media_summaries(shared, known)
+    if source.songs is not None:
+        # the mean over a song's stems, as text is one a song
+        rows = source.songs[known.indices]
+        summaries = {name: _mean_by(rows, values)[source.songs[alone.indices]] for name, values in summaries.items()}
+        known = alone
     if len(known) > MOST_EXAMPLES:
         rng = np.random.default_rng(config.reproducibility.seed)
-        known = known.take(np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False)))
+        chosen = np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False))
+        known = known.take(chosen)
+        summaries = {name: values[chosen] for name, values in summaries.items()}
     examples = known.examples.take(known.at)
-    states = mean_states(examples, shared.encoder, config.model.text_encoder, config.training.device)
+    states = None
+    if shared.reading.text:
+        states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
     part = split.take(known.indices)
-    scores = run_baselines(shared.problem, examples, part, states, seed=config.reproducibility.seed)
+    scores = run_baselines(shared.problem, examples, part, states, summaries, seed=config.reproducibility.seed)
     whole = {name: no_scores(shared.problem, len(source)) for name in scores}
     for name, values in scores.items():
         whole[name][known.indices] = values
+        if source.songs is not None:  # a song's stems all say what the song says
+            by_song = np.zeros((int(source.songs.max()) + 1, *values.shape[1:]), dtype=values.dtype)
+            by_song[source.songs[known.indices]] = values
+            whole[name][:] = by_song[source.songs]
     return whole
 
 
+def media_summaries(shared: Shared, known: Rows) -> dict[str, np.ndarray]:
+    """What can be said of each example's audio and MIDI without learning, `(examples, width)`; 0 where missing."""
+    reading = shared.reading
+    if not reading.media:
+        return {}
+    device, _ = pick_device(shared.config.training.device)
+    precision, _ = pick_precision(shared.config.training.mixed_precision, device)
+    config = shared.config.model_copy(deep=True)
+    config.model.audio_encoder.freeze_front, config.model.audio_encoder.freeze_layers = True, "all"
+    model = (
+        build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.problem).eval().to(device)
+    )
+    heard = Heard(model, reading, device, precision)
+    heard.prepare(distinct_windows(known.examples.table, "audio"))
+    collates = make_collates(dataclasses.replace(reading, modalities=reading.media), heard.find)
+    found: dict[str, np.ndarray] = {
+        name: np.zeros((len(known), width), dtype=np.float32) for name, width in model.parts.items()
+    }
+    with torch.no_grad():
+        for start in range(0, len(known), SUMMARISED):
+            at = np.arange(start, min(start + SUMMARISED, len(known)))
+            batch = make_batch(known.examples, known.at[at], collates).to(device)
+            for name, read in model.read(batch).items():
+                found[name][at] = torch.where(batch.present[name][:, None], read.summary, 0.0).cpu().numpy()
+    return found
+
+
+def _one_a_song(source: Source, indices: np.ndarray) -> np.ndarray:
+    """Places in `indices` that hold one example of each song (all, where each example stands for itself)."""
+    if source.songs is None:
+        return np.arange(len(indices))
+    return np.sort(np.unique(source.songs[indices], return_index=True)[1])
+
+
+def _mean_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`(groups, width)`: means of the rows of each group."""
+    sums = np.zeros((int(groups.max()) + 1, values.shape[1]), dtype=np.float64)
+    np.add.at(sums, groups, values)
+    return (sums / np.maximum(np.bincount(groups), 1)[:, None]).astype(np.float32)
+
+
 def run_baselines(
-    problem: Problem, examples: Examples, split: Split, states: np.ndarray, *, seed: int
-) -> dict[str, Scores]:
+    problem: Problem, examples: Examples, split: Split, states: np.ndarray | None,
+    summaries: Mapping[str, np.ndarray] | None = None, *, seed: int,
+) -> dict[str, Scores]:  # fmt: skip
     """Out-of-fold scores `(examples, …)` of each baseline; NaN for examples that no fold scores.
 
-    `states` are the frozen encoder's mean states, `(examples, layers, width)`, from `mean_states`.
+    `states` are the frozen encoder's mean states, `(examples, layers, width)`, from `mean_states`; `summaries` those of
+    other modalities, `(examples, width)`. Without text there is nothing that reads it.
     """
     family, targets, texts = family_of(problem), examples.targets, examples.texts
     words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
@@ -65,11 +129,17 @@ def run_baselines(
 
     baselines: dict[str, Fit] = {
         family.floor: lambda train, val: family.constant(targets[train], len(val)),
-        "text length": fitted(lambda: _scaled(family.linear(1.0)), words),
-        "TF-IDF + linear": fitted(lambda: _tf_idf(family.linear(1.0)), texts),
-        "words + stumps": fitted(lambda: _present(family.stumps(seed)), texts),
-        "frozen + linear": lambda train, val: _frozen(family, states, targets, train, val, seed),
     }
+    if any(texts):
+        baselines |= {
+            "text length": fitted(lambda: _scaled(family.linear(1.0)), words),
+            "TF-IDF + linear": fitted(lambda: _tf_idf(family.linear(1.0)), texts),
+            "words + stumps": fitted(lambda: _present(family.stumps(seed)), texts),
+        }
+    if states is not None:
+        baselines["frozen + linear"] = lambda train, val: _frozen(family, states, targets, train, val, seed)
+    for name, values in (summaries or {}).items():
+        baselines[f"{name} + linear"] = fitted(lambda: _scaled(family.linear(MEDIA_PENALTY)), values)
     scores = {name: no_scores(problem, len(examples)) for name in baselines}
     for fold in range(split.folds):
         train, val = split.sides(fold)
@@ -86,7 +156,7 @@ def mean_states(examples: Examples, encoder: str, config: TextEncoderConfig, dev
     model = TextEncoder(load_body(encoder), whole).eval().to(target)
     lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
     states: np.ndarray | None = None
-    collates = make_collates(encoder)
+    collates = make_collates(Reading(text=encoder))
     with torch.no_grad():
         for indices in scoring_batches(np.arange(len(examples)), lengths):
             batch = make_batch(examples, indices, collates).to(target)

@@ -2,7 +2,8 @@
 
 model.safetensors   all tensors, the encoder's among them
 bundle.json         what the model is: its config, problem, target, text columns
-encoder/            the encoder's transformers config
+encoder/            the text encoder's transformers config
+audio_encoder/      the audio encoder's, where it is not our own
 tokenizer files     as transformers writes them
 """
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from rainbow_ray.config import ModelConfig
 from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.modalities.text import load_tokenizer
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.problems import Problem, make_problem
@@ -46,11 +48,17 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig) -> None
     temporary.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
     save_file(tensors, temporary / "model.safetensors")
-    load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
-    bundle.model.text.body.config.save_pretrained(temporary / "encoder")
+    model = bundle.model
+    if model.text is not None:
+        load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
+        model.text.body.config.save_pretrained(temporary / "encoder")
+    if model.audio is not None and hasattr(model.audio, "body"):
+        model.audio.body.config.save_pretrained(temporary / "audio_encoder")
     document = {
         "format": FORMAT,
         "model": model_config.model_dump(),
+        "modalities": list(model.modalities),
+        "audio_normalised": getattr(model.audio, "normalise", True),
         "problem": {"name": bundle.problem.name, **bundle.problem.to_json()},
         **bundle.info,
         "files": {name: _sha256(temporary / name) for name in _files(temporary)},
@@ -77,7 +85,14 @@ def load_bundle(path: Path) -> Bundle:
     try:
         state = dict(document["problem"])
         problem = make_problem(state.pop("name"), **state)
-        model = Rainbow(_empty_body(folder / "encoder"), ModelConfig.model_validate(document["model"]), problem.outputs)
+        modalities = document.get("modalities", ["text"])
+        bodies = Bodies(
+            _empty_body(folder / "encoder") if "text" in modalities else None,
+            _empty_body(folder / "audio_encoder") if (folder / "audio_encoder").exists() else None,
+            audio_normalised=document.get("audio_normalised", True),
+        )
+        seconds = document.get("windows", {}).get("seconds", 10.0)
+        model = Rainbow(bodies, ModelConfig.model_validate(document["model"]), problem.outputs, modalities, seconds)
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

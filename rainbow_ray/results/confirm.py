@@ -12,6 +12,7 @@ import numpy as np
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.config import SEEDS, Config
+from rainbow_ray.data.source import at_songs, average_songs
 from rainbow_ray.data.split import Split, make_split
 from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.results.baselines import compute_baselines
@@ -34,12 +35,14 @@ def correct(sweep: Sweep, data: Data) -> Corrected | None:
     """The winner's score, corrected for its choice among the trials that ran to their end."""
     complete = sweep.ledger.complete(larger_is_better=sweep.larger_is_better)
     kept = {trial.number: scores for trial in complete if (scores := out_of_fold(sweep.task, trial.number)) is not None}
-    held = np.flatnonzero(data.split.fold >= 0)
     if not kept:
         return None
     config, source = sweep.config, data.source
+    every = np.flatnonzero(data.split.fold >= 0)
+    averaged = [average_songs(source, every, scores[every]) for scores in kept.values()]
+    held = averaged[0][0]
     return corrected(
-        data.problem, config.training.headline, source.targets[held], np.stack(list(kept.values()))[:, held],
+        data.problem, config.training.headline, source.targets[held], np.stack([scores for _, scores in averaged]),
         data.index.codes("song", held), seed=config.reproducibility.seed,
         default=list(kept).index(0) if 0 in kept else None,
     )  # fmt: skip
@@ -77,6 +80,12 @@ def measure(
 ) -> Confirmed:  # fmt: skip
     """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
     problem, metric = sweep.task.shared.problem, sweep.config.training.headline
+
+    def by_song(scores: np.ndarray) -> np.ndarray:
+        return np.stack([at_songs(data.source, one) for one in scores])
+
+    ours, baselines = by_song(ours), {name: by_song(scores) for name, scores in baselines.items()}
+    default = by_song(default) if default is not None else None
     sides = [ours, *([default] if default is not None else []), *baselines.values()]
     known = np.logical_and.reduce([are_known(scores, problem) for scores in sides])
     held = np.flatnonzero(known.any(axis=0))

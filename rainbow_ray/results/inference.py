@@ -1,4 +1,4 @@
-"""Scoring new texts with a bundle: the same `prepare`, `collate` and scoring that training uses."""
+"""Scoring new songs with a bundle: the same `prepare`, `collate` and scoring that training uses."""
 
 from __future__ import annotations
 
@@ -13,47 +13,64 @@ import torch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
-from rainbow_ray.modalities import make_collates, text
+from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
+from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.problems import no_scores
 from rainbow_ray.results.bundle import Bundle, load_bundle
 from rainbow_ray.results.calibrate import Calibration
 from rainbow_ray.training.batches import scoring_batches
-from rainbow_ray.training.device import pick_device
+from rainbow_ray.training.device import pick_device, pick_precision
+from rainbow_ray.training.heard import Heard
+
+AT_ONCE = 256  # rows whose media are in memory
 
 
 class Predictor:
-    """A trained model that scores texts."""
+    """A trained model that scores texts, and rows with audio and MIDI where it reads them."""
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, device: str = "auto", media_root: str | Path = ".") -> None:
+        self.bundle, self.media_root = bundle, Path(media_root)
         self.device = pick_device(device)[0]
         self.calibration = Calibration.from_json(bundle.info.get("calibration", {}))
         bundle.model.to(self.device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Predictor:
-        """From a run's folder or a bundle. Raises `InputError` when it is not whole."""
-        return cls(load_bundle(Path(path)), device)
+    def load(cls, path: str | Path, device: str = "auto", media_root: str | Path = ".") -> Predictor:
+        """From a run's folder or a bundle. Raises `InputError` when it is not whole.
+
+        Paths of audio and MIDI start from `media_root`.
+        """
+        return cls(load_bundle(Path(path)), device, media_root)
 
     @property
     def score_names(self) -> list[str]:
         """Columns of `predict` that hold scores."""
         return list(self.bundle.problem.score_names)
 
-    def predict(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
+    @property
+    def reads_text(self) -> bool:
+        return "text" in self.bundle.model.modalities
+
+    def predict(self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
         """A row a text, with `prediction` and `score` (binary: the probability of True), or `score_<class>` of each.
 
-        A DataFrame gives its text columns (those of the training manifest), and its index is kept. A missing or
-        empty text has neither: both are null. Raises `InputError` when a text column is missing.
+        A DataFrame gives its text columns (those of the training manifest) and, where the model reads them, its columns
+        of audio and MIDI; its index is kept. A row that has nothing of what the model reads has neither: both are null.
+        Raises `InputError` when a text column is missing.
         """
-        series = self._texts(texts)
+        frame = songs if isinstance(songs, pd.DataFrame) else None
+        series = self._texts(songs)
         known = series.fillna("").astype(str).str.strip()
-        scored = np.flatnonzero((known != "").to_numpy())
         problem = self.bundle.problem
         scores = no_scores(problem, len(known))
         predictions = np.full(len(known), None, dtype=object)
+        for start in range(0, len(known), AT_ONCE if self.bundle.model.is_fused else max(1, len(known))):
+            part = slice(start, start + AT_ONCE if self.bundle.model.is_fused else len(known))
+            scored, found = self._score(known.iloc[part].tolist(), None if frame is None else frame.iloc[part])
+            scores[start + scored] = found
+        scored = np.flatnonzero(~np.isnan(scores.reshape(len(scores), -1)).any(axis=1))
         if len(scored):
-            scores[scored] = self.calibration.probabilities(self._score([known.iloc[i] for i in scored]))
+            scores[scored] = self.calibration.probabilities(scores[scored])
             said = problem.decide(self.calibration.decided(scores[scored]))
             for at, decided in zip(scored, said, strict=True):
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
@@ -71,19 +88,61 @@ class Predictor:
             rows = texts[columns].fillna("").astype(str).itertuples(index=False)
             joined = ["\n\n".join(part.strip() for part in row if part.strip()) for row in rows]
             return pd.Series(joined, index=texts.index, dtype=object)
+        if not self.reads_text:
+            raise InputError("this model does not read text: give it a table with its columns of audio or MIDI")
         if isinstance(texts, str):
             texts = [texts]
         return texts if isinstance(texts, pd.Series) else pd.Series(list(texts), dtype=object)
 
-    def _score(self, texts: list[str]) -> np.ndarray:
-        rows = pa.table({"text": texts, "example_id": [str(i) for i in range(len(texts))], "song": texts})
-        rows = text.prepare(rows, encoder=self.bundle.tokenizer, limit=self.bundle.info["max_tokens"])
-        examples = Examples(rows, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
-        lengths = np.array([len(row) for row in examples.ragged(text.TOKENS)])
-        collates = make_collates(self.bundle.tokenizer)
-        scores = no_scores(self.bundle.problem, len(texts))
+    def _reading(self) -> Reading:
+        """What the model reads, with a store of its own in memory."""
+        info, model = self.bundle.info, self.bundle.model
+        if not model.is_fused:
+            return Reading(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
+        media = tuple(name for name in model.modalities if name != "text")
+        windows = Windows(**info["windows"])
+        return Reading(
+            model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
+            seconds=windows.seconds, media_reader=MediaReader(media, self.media_root, windows, None),
+        )  # fmt: skip
+
+    def _score(self, texts: list[str], frame: pd.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some rows have anything to read, and their scores."""
+        reading, problem, model = self._reading(), self.bundle.problem, self.bundle.model
+        rows = pa.table({"text": pa.array(texts, pa.string())})
+        for name in reading.media:
+            rows = self._with_media(rows, name, frame)
+        rows = prepare(rows, reading=reading)
+        present = np.array([bool(text) for text in texts]) & self.reads_text
+        for name in reading.media:
+            windows = rows[name].to_pylist()
+            rows = rows.append_column(
+                f"{name}_slot", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
+            )
+            present |= np.array([len(row) > 0 for row in windows], dtype=bool)
+        chosen = np.flatnonzero(present)
+        names = [str(i) for i in range(len(texts))]
+        rows = rows.append_column("example_id", [names]).append_column("song", [names]).take(pa.array(chosen))
+        examples = Examples(rows, np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32))
+        heard = Heard(model, reading, self.device, pick_precision("off", self.device)[0])
+        heard.prepare(
+            [window for row in rows["audio"].to_pylist() for window in row] if "audio" in reading.media else []
+        )
+        collates = make_collates(reading, heard.find)
+        scores = no_scores(problem, len(chosen))
         with torch.inference_mode():
-            for indices in scoring_batches(np.arange(len(texts)), lengths):
-                logits = self.bundle.model(make_batch(examples, indices, collates).to(self.device))
-                scores[indices] = self.bundle.problem.scores(logits).cpu().numpy()
-        return scores
+            for indices in scoring_batches(np.arange(len(chosen)), lengths(rows, reading)):
+                logits = model(make_batch(examples, indices, collates).to(self.device))
+                scores[indices] = problem.scores(logits).cpu().numpy()
+        return chosen, scores
+
+    def _with_media(self, rows: pa.Table, modality: str, frame: pd.DataFrame | None) -> pa.Table:
+        name, rate = self.bundle.info["media_columns"][modality]
+        if frame is None or name not in frame.columns:
+            return rows.append_column(f"raw_{modality}", pa.nulls(len(rows), pa.string()))
+        values = [value if isinstance(value, str | bytes) else None for value in frame[name]]
+        rows = rows.append_column(f"raw_{modality}", pa.array(values))
+        if rate is not None and rate in frame.columns:
+            rates = [None if pd.isna(value) else int(value) for value in frame[rate]]
+            rows = rows.append_column(f"raw_{modality}_rate", pa.array(rates, pa.int64()))
+        return rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.data.source import at_songs
 from rainbow_ray.problems import Metrics, are_known, no_scores
 from rainbow_ray.results.calibrate import Calibration, calibrate
 from rainbow_ray.results.collapse import signs
@@ -55,16 +57,17 @@ class Results:
     notes: list[str]
     examples: int
     songs: int
+    modalities: dict[str, Metrics]  # by what alone was read, where there are several
 
 
 def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[str, np.ndarray]) -> Results:
     """Put the folds' scores together and hold them against the baselines, on the same songs."""
     problem, seed = data.problem, plan.config.reproducibility.seed
     metric = plan.config.training.headline
-    scores = no_scores(problem, len(data.source))
-    for outcome in folds:
-        scores[outcome.job.val] = outcome.val_scores
-    held = np.flatnonzero(data.split.fold >= 0)
+    every = np.flatnonzero(data.split.fold >= 0)
+    scores = at_songs(data.source, _out_of_fold(data, folds, lambda outcome: outcome.val_scores))
+    held = every[are_known(scores[every], problem)]
+    baselines = {name: at_songs(data.source, values) for name, values in baselines.items()}
     # where examples are many, baselines speak for some of them, and are compared on those
     both = held[are_known(next(iter(baselines.values()))[held], problem)]
     targets, songs = data.source.targets[held], data.index.codes("song", held)
@@ -88,11 +91,53 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scored.decided[held]), problem.name)
     ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
     details = problem.details(targets, scored.decided[held])
+    modalities, behind = compare_modalities(plan, data, folds, scores, held)
+    found += behind
     return Results(
         metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration,
         list(made.notes), len(held),
-        n_songs,
+        n_songs, modalities,
     )  # fmt: skip
+
+
+def compare_modalities(
+    plan: Plan, data: Data, folds: list[Outcome], scores: np.ndarray, held: np.ndarray
+) -> tuple[dict[str, Metrics], list[str]]:
+    """Metrics of each subset of the modalities at prediction time; a word where all do not beat the best single one."""
+    problem, metric, names = data.problem, plan.config.training.headline, plan.reading.modalities
+    if len(names) == 1:
+        return {}, []
+    targets, songs = data.source.targets[held], data.index.codes("song", held)
+    parts = {
+        name: at_songs(data.source, _out_of_fold(data, folds, functools.partial(_scores_of, name=name)))
+        for name in folds[0].parts
+    }
+    parts["+".join(names)] = scores
+    found = {name: problem.metrics(targets, values[held])[0] for name, values in parts.items()}
+    best = best_baseline(problem, metric, {name: found[name] for name in names})
+    whole = found["+".join(names)].get(metric)
+    if best is None or whole is None:
+        return found, []
+    gap = compare(problem, metric, targets, scores[held], parts[best][held], songs,
+                  seed=plan.config.reproducibility.seed)  # fmt: skip
+    if gap is None or gap.value > 0:
+        return found, []
+    said = (
+        f"The model does not beat its best part, {best} alone: {metric} {whole:.3f} against {found[best][metric]:.3f}"
+    )
+    return found, [f"{said}, {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]; see --modalities"]
+
+
+def _scores_of(outcome: Outcome, name: str) -> np.ndarray:
+    return outcome.parts[name]
+
+
+def _out_of_fold(data: Data, folds: list[Outcome], scores_of: Callable[[Outcome], np.ndarray]) -> np.ndarray:
+    """Some scores of all examples, each from the fold that held it out; NaN where none did."""
+    scores = no_scores(data.problem, len(data.source))
+    for outcome in folds:
+        scores[outcome.job.val] = scores_of(outcome)
+    return scores
 
 
 def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:
@@ -107,7 +152,7 @@ def write_predictions(path: Path, data: Data, results: Results, outcomes: list[O
             ("train", outcome.job.train[: len(outcome.train_scores)], outcome.train_scores),
             ("val", outcome.job.val, outcome.val_scores),
         ):
-            if split == "val" and outcome.job.fold is not None:
+            if split == "val" and outcome.job.fold is not None and data.source.songs is None:
                 scored = results.scored.take(rows)
             else:
                 made = results.calibration.probabilities(scores)
@@ -156,6 +201,8 @@ def summarise(
         "undefined": results.undefined,
         "ci95": results.ci95,
         **results.details,
+        **({"modalities": results.modalities, "attention": _attention(plan, folds)} if results.modalities else {}),
+        "unit": plan.unit,
         "baselines": results.baselines,
         "best_baseline": results.best_baseline,
         "difference": vars(results.gap) if results.gap else None,
@@ -188,6 +235,15 @@ def summarise(
     }
 
 
+def _attention(plan: Plan, folds: list[Outcome]) -> dict[str, dict[str, float]] | None:
+    """Which modality looks how much at which, on average over the folds."""
+    tables = [outcome.facts["attention"] for outcome in folds]
+    if any(table is None for table in tables):
+        return None
+    names, mean = plan.reading.modalities, np.mean(tables, axis=0).round(4).tolist()
+    return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, mean, strict=True)}
+
+
 def best_length(folds: list[Outcome]) -> int:
     """The median best number of epochs over the folds: how long the refit trains."""
     return max(1, round(float(np.median([outcome.facts["best_epoch"] for outcome in folds]))))
@@ -196,10 +252,13 @@ def best_length(folds: list[Outcome]) -> int:
 def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
     """Everything that differs from what was asked for or deserves a word, once each."""
     said = [*plan.warnings, *data.warnings, *(note for outcome in fits for note in outcome.facts["notes"])]
-    if plan.config.model.text_encoder.model_name != "embedded":
+    if plan.reading.audio not in (None, "embedded"):
+        said.append(f"the defaults for audio were measured with the embedded net only; on {plan.reading.audio} they are"
+                    " a guess")  # fmt: skip
+    if plan.reading.text not in ("", "embedded"):
         said.append(
             "the default recipe (layer read, freezing, words) was measured with the embedded encoder only;"
-            f" on {plan.config.model.text_encoder.model_name} it is a guess"
+            f" on {plan.reading.text} it is a guess"
         )
     return list(dict.fromkeys(said))
 

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError, first_line
+from rainbow_ray.modalities import Reading
 from rainbow_ray.problems import Problem
 from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
@@ -51,6 +52,7 @@ class Outcome:
     train_scores: np.ndarray
     val_scores: np.ndarray
     facts: dict[str, Any]
+    parts: dict[str, np.ndarray] = field(default_factory=dict)  # of the scored side, with some modalities alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Shared:
     config: Config
     source: Source
     problem: Problem
-    encoder: str
+    reading: Reading
     by: str
     prefix: Path | None = None  # folder for what frozen layers say
 
@@ -217,7 +219,7 @@ def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.nda
         train=job.train,
         val=job.val,
         problem=shared.problem,
-        encoder=shared.encoder,
+        reading=shared.reading,
         fold=job.fold,
         by=shared.by,
         length=job.length,
@@ -226,7 +228,8 @@ def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.nda
     )
     fitted = fit(config, data, reporter, state, team)
     if team.leads:
-        state.save_result({"train": fitted.train_scores, "val": fitted.val_scores}, fitted.facts)
+        parts = {f"only {name}": scores for name, scores in fitted.parts.items()}
+        state.save_result({"train": fitted.train_scores, "val": fitted.val_scores, **parts}, fitted.facts)
 
 
 def read_outcome(job: Job) -> Outcome:
@@ -235,7 +238,8 @@ def read_outcome(job: Job) -> Outcome:
     if result is None:
         raise TrainingError(f"{job.folder}: the fit ended without a result")
     arrays, facts = result
-    return Outcome(job, arrays["train"], arrays["val"], facts)
+    parts = {name.removeprefix("only "): scores for name, scores in arrays.items() if name.startswith("only ")}
+    return Outcome(job, arrays["train"], arrays["val"], facts, parts)
 
 
 def _fit(trainer: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.source import Resident, Rows, Source
 from rainbow_ray.data.stream import Batch, make_batch
 from rainbow_ray.errors import TrainingError
-from rainbow_ray.modalities import bodies, make_collates, text
+from rainbow_ray.modalities import Reading, bodies, make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
 from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
 from rainbow_ray.model.rainbow import Rainbow
@@ -24,6 +24,7 @@ from rainbow_ray.problems import Problem, make_problem, no_scores
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import Precision, is_out_of_memory
+from rainbow_ray.training.heard import Heard
 from rainbow_ray.training.team import Team
 
 STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
@@ -45,15 +46,18 @@ class Learner:
     """
 
     def __init__(
-        self, config: Config, source: Source, encoder: str, problem: Problem, training: np.ndarray, *,
+        self, config: Config, source: Source, reading: Reading, problem: Problem, training: np.ndarray, *,
         device: torch.device, precision: Precision, team: Team, prefix: PrefixStore | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.source, self.encoder, self.problem = config, source, encoder, problem
+        self.config, self.source, self.reading, self.problem = config, source, reading, problem
         self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
         self.notes: list[str] = []
         self.stored: Stored | None = None
-        self.collates = make_collates(encoder)
+        self.draw: int | None = None  # which view of a stem training takes, by epoch
         self.model = self._build(training)
+        self.heard = Heard(self.model, reading, device, precision)
+        self.collates = make_collates(reading, self.heard.find, lambda: self.draw if self.model.training else None)
+        self.heard.prepare(source.windows_of("audio"))
         self.states: States | None = None
         self.features = self._find_features()
         if self.features is None:
@@ -62,11 +66,14 @@ class Learner:
         self.spare = self._shortest(training)
         self.wrapped: nn.Module = team.wrap(self.model)
 
-    def losses(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted losses `(examples,)` and logits, fp32, of some rows."""
+    def losses(self, rows: Rows, only: Collection[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted losses `(examples,)` and logits, fp32, of some rows (as if they had nothing but `only`)."""
         module = self.wrapped if torch.is_grad_enabled() else self.model
+        inputs = self.inputs(rows)
+        if only is not None and isinstance(inputs, Batch):
+            inputs = inputs.only(only)
         with self.precision.autocast(self.device):
-            logits = module(self.inputs(rows)).float()
+            logits = module(inputs).float()
         targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
@@ -91,8 +98,12 @@ class Learner:
             return out
 
     @torch.no_grad()
-    def score(self, indices: np.ndarray) -> tuple[np.ndarray, float | None]:
+    def score(
+        self, indices: np.ndarray, only: Collection[str] | None = None
+    ) -> tuple[np.ndarray, float | None]:  # fmt: skip
         """Scores of the examples in the order of `indices`, and their weighted mean loss (None without examples).
+
+        `only` names modalities: scores are then as if examples had nothing else.
 
         Each worker of the team scores its share, and all get the whole.
         """
@@ -104,7 +115,7 @@ class Learner:
 
         def one(rows: Rows) -> None:
             nonlocal total
-            losses, logits = self.losses(rows)
+            losses, logits = self.losses(rows, only)
             scores[torch.from_numpy(place[rows.indices])] = self.problem.scores(logits).cpu()
             total += float(losses.sum())
 
@@ -119,12 +130,30 @@ class Learner:
         weight = float(self.source.weights[indices].sum(dtype=np.float64))
         return scores.numpy(), (total / weight if weight else None)
 
+    @torch.no_grad()
+    def attention(self, indices: np.ndarray) -> list[list[float]] | None:
+        """Which modality looks how much at which, on average over some examples; None where nothing attends."""
+        if self.model.fusion is None or len(indices) == 0 or self.model.fusion.attends is False:
+            return None
+        self.model.eval()
+        total = torch.zeros(len(self.model.modalities), len(self.model.modalities))
+
+        def one(rows: Rows) -> None:
+            shares = self.model.attention(self._batch(rows))
+            assert shares is not None
+            total.add_(shares.float().sum(0).cpu())
+
+        for rows in self._shares(indices, self.team):
+            self._in_parts(one, rows)
+        return [[round(v, 4) for v in row] for row in (self.team.add(total) / len(indices)).tolist()]
+
     def base_hash(self) -> str:
         """Identifies what is frozen: a checkpoint holds only what is trained."""
-        return bodies.digest(self.encoder, self.model.text.constant_tensors())
+        text_part = bodies.digest(self.reading.text, self.model.text.constant_tensors()) if self.model.text else ""
+        return text_part + (self.model.audio.identity() if self.model.audio is not None else "")
 
     def _build(self, training: np.ndarray) -> Rainbow:
-        model = build_model(self.config, bodies.fresh_body(self.encoder), self.problem)
+        model = build_model(self.config, self.reading, self.problem)
         if model.words is not None:
             known = self.source.known(training)
             lists = known.examples.take(known.at).ragged(text.WORDS)
@@ -138,17 +167,20 @@ class Learner:
     def _find_features(self) -> torch.Tensor | None:
         """Features of all examples, `(examples, width)`, where training does not change them."""
         limit = self.config.data.resident_limit * MB
-        if not self.model.text_is_frozen or len(self.source) * self.model.width * 4 > limit:
+        if not self.model.features_are_constant or len(self.source) * self.model.width * 4 > limit:
             return None
         everything = np.arange(len(self.source))
         if not isinstance(self.source, Resident):
             parts = self._shares(everything, self.team)
             return self._encode(parts, everything, self.model.features, self.model.width, self.team)
-        shape = (len(self.source), self.model.text.width)
+        assert self.model.text is not None
+        assert self.model.pooling is not None
+        width = self.model.text.width
+        shape = (len(self.source), width)
 
         def encode(team: Team) -> torch.Tensor:
             parts = self._shares(everything, team)
-            return self._encode(parts, everything, self.model.encode, self.model.text.width, team)
+            return self._encode(parts, everything, self.model.encode, width, team)
 
         stored = None
         if self.prefix is not None:
@@ -164,24 +196,25 @@ class Learner:
     def _find_states(self) -> States | None:
         """What the frozen layers give for all examples, where some are and there is room for it."""
         encoder, source = self.model.text, self.source
-        depth = encoder.constant_depth
-        if self.prefix is None or depth == 0 or not isinstance(source, Resident):
+        if self.prefix is None or encoder is None or encoder.constant_depth == 0 or not isinstance(source, Resident):
             return None
-        starts = np.concatenate([[0], np.cumsum(source.lengths, dtype=np.int64)])
+        depth = encoder.constant_depth
+        first, same_as = source.distinct  # stems of a song have the same text
+        starts = np.concatenate([[0], np.cumsum(text.lengths(source.examples)[first], dtype=np.int64)])
         shortest = source.known(np.array([int(np.argmin(source.lengths))]))
         like = self._states_of(shortest, depth, None)
         shape = (int(starts[-1]), *like.shape[2:])
 
         def fill(out: torch.Tensor) -> None:
-            below = self._states_below(depth, starts, shape, like.dtype)
+            below = self._states_below(depth, starts, same_as, shape, like.dtype)
 
             def one(rows: Rows) -> None:
                 states = self._states_of(rows, depth, below).cpu()
-                for row, index in enumerate(rows.indices.tolist()):
+                for row, index in enumerate(same_as[rows.indices].tolist()):
                     begin, end = starts[index], starts[index + 1]
                     out[begin:end] = states[row, : end - begin]
 
-            for batch in scoring_batches(np.arange(len(source)), source.lengths):
+            for batch in scoring_batches(first, source.lengths):
                 self._in_parts(one, source.known(batch))
 
         values = self._stored(self._prefix_key(depth), shape, like.dtype, fill)
@@ -190,7 +223,7 @@ class Learner:
             self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than training.prefix_limit or"
                               " the disk allows: it is computed in each step")  # fmt: skip
             return None
-        return States(values, starts)
+        return States(values, starts, same_as)
 
     def _stored(
         self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
@@ -211,21 +244,24 @@ class Learner:
         return found
 
     def _states_below(
-        self, depth: int, starts: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+        self, depth: int, starts: np.ndarray, same_as: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
     ) -> tuple[int, States] | None:
         """The deepest states above which nothing but frozen layers has to run, where a shallower fit left some."""
         assert self.prefix is not None
+        assert self.model.text is not None
         for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
             found = self.prefix.find(self._prefix_key(lesser), shape, dtype)
             if found is not None:
-                return lesser, States(found, starts)
+                return lesser, States(found, starts, same_as)
         return None
 
     @torch.no_grad()
     def _states_of(self, rows: Rows, depth: int, below: tuple[int, States] | None) -> torch.Tensor:
         """Of some rows: `(examples, length, …, width)`."""
         self.model.eval()
-        inputs = make_batch(rows.examples, rows.at, self.collates).to(self.device).units["text"]
+        assert self.model.text is not None
+        alone = {"text": self.collates["text"]}
+        inputs = make_batch(rows.examples, rows.at, alone).to(self.device).units["text"]
         known = (below[0], below[1].pad(rows.indices).to(self.device)) if below is not None else None
         with self.precision.autocast(self.device):
             return self.model.text.states(inputs[text.TOKENS], inputs["mask"], depth, known)
@@ -234,9 +270,10 @@ class Learner:
         """Everything that what frozen layers say depends on."""
         assert isinstance(self.source, Resident)
         encoder = self.model.text
+        assert encoder is not None
         body = encoder.body.config
         return make_key(
-            bodies.digest(self.encoder, encoder.constant_tensors(depth)), body.to_json_string(),
+            bodies.digest(self.reading.text, encoder.constant_tensors(depth)), body.to_json_string(),
             body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
             self.precision.name, self.device.type, torch.__version__, self.source.token_hash,
         )  # fmt: skip
@@ -298,9 +335,13 @@ class Learner:
         return batch.to(self.device)
 
     def _shortest(self, training: np.ndarray) -> Batch | torch.Tensor:
+        """A few examples that together have all modalities, so that they reach every parameter."""
         known = self.source.known(training)
-        shortest = int(np.argmin(self.source.lengths[known.indices]))
-        return self.inputs(known.take(np.array([shortest])))
+        chosen = [int(np.argmin(self.source.lengths[known.indices]))]
+        for name in self.reading.media:
+            having = np.array([len(row) > 0 for row in known.examples.table[name].take(known.at).to_pylist()])
+            chosen += np.flatnonzero(having)[:1].tolist()
+        return self.inputs(known.take(np.unique(chosen)))
 
 
 def advice(config: Config) -> str:
@@ -311,17 +352,17 @@ def advice(config: Config) -> str:
     )
 
 
-def build_model(config: Config, body: Any, problem: Problem) -> Rainbow:
-    """The model as the config describes it, around an encoder of its own (it is cut to the layer read)."""
-    return Rainbow(body, config.model, problem.outputs)
+def build_model(config: Config, reading: Reading, problem: Problem) -> Rainbow:
+    """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
+    return Rainbow(bodies.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds)
 
 
-def load_fitted(config: Config, encoder: str, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:
-    """A finished fit's model, its checkpoint put back onto the encoder, and its problem as fitted."""
+def load_fitted(config: Config, reading: Reading, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:
+    """A finished fit's model, its checkpoint put back onto the encoders, and its problem as fitted."""
     saved = Checkpoints(folder).load_model()
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
     fitted = make_problem(problem.name, **saved["problem"])
-    model = build_model(config, bodies.fresh_body(encoder), fitted)
+    model = build_model(config, reading, fitted)
     model.load_trained_state(saved["model"])
     return model, fitted

@@ -5,7 +5,9 @@ Train's worker, a fold's actor and a plain test call the same function; a `Team`
 
 from __future__ import annotations
 
+import itertools
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +16,9 @@ import numpy as np
 import torch
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.source import Source
+from rainbow_ray.data.source import Source, average_songs
 from rainbow_ray.errors import InputError, TrainingError, choose
+from rainbow_ray.modalities import Reading
 from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import Problem, best_possible
 from rainbow_ray.runtime import parse_workers
@@ -41,7 +44,7 @@ class FitData:
     train: np.ndarray
     val: np.ndarray
     problem: Problem
-    encoder: str
+    reading: Reading
     fold: int | None
     by: str = "id"
     length: Length | None = None
@@ -74,6 +77,7 @@ class Fitted:
     train_scores: np.ndarray
     val_scores: np.ndarray
     facts: dict[str, Any]
+    parts: dict[str, np.ndarray] = field(default_factory=dict)  # of `val`, by modalities that alone were read
 
 
 def check_training(config: Config) -> list[str]:
@@ -121,16 +125,17 @@ class _Run:
         self.train, self.inner = self._inner_split()
         # the balance that training sees: after sampling
         sampled = self._sampled(epoch=0)
-        self.problem = data.problem.fit(self.source.targets[sampled], config.training)
+        one_each, _ = average_songs(self.source, sampled, np.zeros(len(sampled)))
+        self.problem = data.problem.fit(self.source.targets[one_each], config.training)
         self.length = data.length or decide_length(config.training, len(sampled))
         self.stop_on, stop_notes = self._stopping_metric()
         self.learner = Learner(
-            config, self.source, data.encoder, self.problem, self.train,
+            config, self.source, data.reading, self.problem, self.train,
             device=device, precision=precision, team=team, prefix=data.prefix,
         )  # fmt: skip
         self.notes = [*notes, *more, *stop_notes, *self.length.notes, *self.learner.notes]
         self.model = self.learner.model
-        self.model.set_bias(self.problem.initial_bias(self.source.targets[sampled]))
+        self.model.set_bias(self.problem.initial_bias(self.source.targets[one_each]))
         self.base = self.learner.base_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.length.steps)
         self.stepper = Stepper(self.learner, config.training, warmup_steps=self.warmup_steps, steps=self.length.steps)
@@ -151,6 +156,7 @@ class _Run:
         if not self.in_an_epoch:
             progress.epoch += 1
         steps = self._steps(progress.epoch - 1)
+        self.learner.draw = zlib.crc32(f"{self.config.reproducibility.seed} {progress.epoch}".encode())
         self.model.train()
         shares = (share_of(step, self.source.lengths, self.team.rank, self.team.size) for step in steps)
         visits = self.learner.rows(list(shares)[progress.epoch_step :])
@@ -257,6 +263,8 @@ class _Run:
         # what is read anew each epoch is too much to be scored again for the record
         train_scores, _ = self.learner.score(self.data.train if self.source.in_memory else self.data.train[:0])
         val_scores, _ = self.learner.score(self.data.val)
+        parts = {"+".join(names): self.learner.score(self.data.val, names)[0] for names in self._subsets()}
+        attention = self.learner.attention(self.data.val)
         progress = self.progress
         progress.seconds["eval"] += time.perf_counter() - began
         if self.team.leads:
@@ -274,6 +282,8 @@ class _Run:
             "seconds": progress.seconds,
             "checkpoints": progress.checkpoints,
             "tokens": progress.tokens,
+            "attention": attention,
+            "media_seconds": round(self.learner.heard.seconds, 3),
             "stored": vars(self.learner.stored) if self.learner.stored is not None else None,
             # over the songs: training, and the scores after each epoch and at the end
             "passes": 1 if self.learner.features is not None else progress.epoch + 1,
@@ -288,7 +298,14 @@ class _Run:
             },
             "notes": [*self.notes, *self.stepper.notes],
         }
-        return Fitted(train_scores, val_scores, facts)
+        return Fitted(train_scores, val_scores, facts, parts)
+
+    def _subsets(self) -> list[tuple[str, ...]]:
+        """Some, not all, of the modalities: what each brings is told by scores without the others."""
+        names = self.data.reading.modalities
+        if len(self.data.val) == 0:
+            return []
+        return [some for size in range(1, len(names)) for some in itertools.combinations(names, size)]
 
     def _steps(self, epoch: int) -> list[np.ndarray]:
         """The global steps of an epoch, the same whatever the number of workers: indices into the source."""
@@ -303,7 +320,8 @@ class _Run:
         if progress.step % self.config.logging.log_every_n_steps == 0:
             use = gpu_use(self.learner.device)
             self.gpu_use += [use] if use is not None else []
-            self._log("train", loss=loss, lr=self._rate(), **({"gpu_use": use} if use is not None else {}))
+            norms = {f"grad_norm_{name}": round(norm, 6) for name, norm in self.stepper.norms.items()}
+            self._log("train", loss=loss, lr=self._rate(), **norms, **({"gpu_use": use} if use is not None else {}))
         if wants_checkpoint:
             self._save()
 
@@ -361,7 +379,8 @@ class _Run:
     def _log_scores(self, split: str, indices: np.ndarray) -> tuple[float | None, np.ndarray]:
         """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
-        metrics, undefined = self.problem.metrics(self.source.targets[indices], scores)
+        songs, averaged = average_songs(self.source, indices, scores)
+        metrics, undefined = self.problem.metrics(self.source.targets[songs], averaged)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
         return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores
 

@@ -15,7 +15,10 @@ NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
 
 
 def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with the encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms."""
+    """AdamW with an encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms.
+
+    What came trained learns at `learning_rate`, what is new at `head_learning_rate`, unless its section says otherwise.
+    """
     training = config.training
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
 
@@ -23,11 +26,24 @@ def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torc
         decay = decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
 
-    for depth, parameter in model.text.parameters_by_depth():
-        rate = training.learning_rate * training.layer_decay ** (model.text.depth - depth)
-        add(parameter, rate, training.weight_decay)
-    for parameter in model.head_parameters():
-        add(parameter, training.head_learning_rate, training.head_weight_decay)
+    seen: set[int] = set()
+    for encoder, own in ((model.text, None), (model.audio, config.model.audio_encoder.learning_rate)):
+        for depth, parameter in encoder.parameters_by_depth() if encoder is not None else ():
+            fall = training.layer_decay ** (getattr(encoder, "depth", 0) - depth)
+            add(parameter, (own or training.learning_rate) * fall, training.weight_decay)
+            seen.add(id(parameter))
+    from_scratch = {
+        "audio": config.model.audio_encoder.learning_rate,
+        "midi": config.model.midi_encoder.learning_rate,
+        "fusion": config.model.fusion.learning_rate,
+    }
+    for tower, parameters in model.towers().items():
+        for parameter in parameters:
+            if id(parameter) in seen:
+                continue
+            own = from_scratch.get(tower)
+            decay = training.weight_decay if tower in from_scratch else training.head_weight_decay
+            add(parameter, own or training.head_learning_rate, decay)
     described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
     if not described:
         raise InputError("nothing is left to train: every part of the model is frozen")

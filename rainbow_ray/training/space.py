@@ -35,7 +35,8 @@ DRAWS = 64  # random points that a space is tried on before the sweep
 YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.",
              "calibration.")  # fmt: skip
 # text is read anew for these, over the same songs
-PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length")
+PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
+            "data.window_seconds", "data.window_position", "data.views", "model.audio_encoder.model_name")  # fmt: skip
 NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds", "training.save_best_only",
                "training.save_every_n_epochs", "training.num_workers")  # fmt: skip
 

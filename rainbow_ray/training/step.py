@@ -49,6 +49,7 @@ class Stepper:
         self.schedule = make_schedule(self.optimizer, learner.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.precision.scaled)
         self.limits = Limits(config.batch_size, config.batch_tokens)
+        self.norms: dict[str, float] = {}  # of the last step's gradients, before clipping, by what they belong to
         self.notes: list[str] = []
 
     def take(self, rows: Rows, weight: float, *, number: int, wants_checkpoint: bool = False) -> Done:
@@ -138,8 +139,13 @@ class Stepper:
             # one more backward pass, of nothing, in which the workers' gradients are averaged: all take part in it,
             # however many micro-batches each had
             torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
-        if self.config.max_grad_norm:
+        towers = self.learner.model.towers() if self.learner.model.is_fused else {}
+        if self.config.max_grad_norm or towers:
             self.scaler.unscale_(self.optimizer)
+        if towers:
+            gradients = {name: [p.grad for p in tower if p.grad is not None] for name, tower in towers.items()}
+            self.norms = {name: float(torch.nn.utils.get_total_norm(found)) for name, found in gradients.items()}
+        if self.config.max_grad_norm:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
         self.scaler.step(self.optimizer)

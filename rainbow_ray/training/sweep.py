@@ -336,9 +336,10 @@ def as_optuna(trial: Trial) -> optuna.trial.FrozenTrial:
 
 
 def text_key(config: Config) -> str:
-    """Configs with the same key read the same token ids."""
-    encoder = config.model.text_encoder
-    return repr((config.data.text_columns, encoder.model_name, encoder.max_length))
+    """Configs with the same key read the same token ids and windows."""
+    encoder, data = config.model.text_encoder, config.data
+    windows = (data.window_seconds, data.window_position, data.views, config.model.audio_encoder.model_name)
+    return repr((data.text_columns, encoder.model_name, encoder.max_length, *windows))
 
 
 def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
@@ -378,7 +379,7 @@ def _take(common: list[Any]) -> Any:
     if ref not in _TAKEN:
         _TAKEN[ref] = ray.get(ref)
         if more and more[0] is not None:
-            bodies.adopt(_TAKEN[ref].shared.encoder, ray.get(more[0]))
+            bodies.adopt(_TAKEN[ref].shared.reading.text, ray.get(more[0]))
     return _TAKEN[ref]
 
 

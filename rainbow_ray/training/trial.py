@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rainbow_ray.data.source import average_songs
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.runtime import Workers
@@ -67,7 +68,8 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
         if done < waiting[0] - TOLERANCE:
             return
         known = np.flatnonzero(are_known(scores, problem))
-        value = problem.metric(metric, source.targets[known], scores[known])
+        songs, averaged = average_songs(source, known, scores[known])
+        value = problem.metric(metric, source.targets[songs], averaged)
         whole = done > WHOLE - TOLERANCE
         if value is None and whole:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")

@@ -87,7 +87,7 @@ def our_epoch(plan: Any, data: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         state = Checkpoints(Path(folder))
         nothing = np.array([], dtype=np.int64)
-        parts = loop.FitData(data.source, everything, nothing, plan.problem, plan.encoder, None)
+        parts = loop.FitData(data.source, everything, nothing, plan.problem, plan.reading, None)
         fitted = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 

@@ -33,7 +33,7 @@ def epochs(manifest: Path, depth: float | str, store: PrefixStore | None, folder
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    parts = FitData(data.source, everything, nothing, plan.problem, plan.encoder, None, prefix=store)
+    parts = FitData(data.source, everything, nothing, plan.problem, plan.reading, None, prefix=store)
     run = _Run(plan.config, parts, Silent(), Checkpoints(folder), Team())
     if store is None:
         run.learner.features = None  # what `train` without a store would share inside one fit

@@ -46,7 +46,7 @@ def main() -> None:
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = Checkpoints(Path(folder))
-        parts = loop.FitData(data.source, everything, nothing, made.problem, made.encoder, None)
+        parts = loop.FitData(data.source, everything, nothing, made.problem, made.reading, None)
         run = loop._Run(made.config, parts, JsonLines(state.metrics), state, Team())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:

@@ -146,7 +146,7 @@ def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> _Run:
     config: Config = apply(plan.config, values, "listed")
     data = data_of(plan)
     train, val = data.split.sides(0)
-    run = _Run(config, FitData(data.source, train, val, plan.problem, plan.encoder, 0), Silent(), Checkpoints(folder),
+    run = _Run(config, FitData(data.source, train, val, plan.problem, plan.reading, 0), Silent(), Checkpoints(folder),
                Team())  # fmt: skip
     run.learner.features = None  # what a fit shares with itself
     return run

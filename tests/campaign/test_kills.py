@@ -81,7 +81,7 @@ def campaign(request, tmp_path_factory, tiny_encoder):
     keys = {**KEYS, "training__early_stopping__enabled": request.param, "training__checkpoint_seconds": 0.0}
     plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys)
     data = data_of(plan)
-    made = Campaign(folds.Shared(plan.config, data.source, plan.problem, plan.encoder, "id"), data.split, folder / "w")
+    made = Campaign(folds.Shared(plan.config, data.source, plan.problem, plan.reading, "id"), data.split, folder / "w")
     assert made.live(made.whole) == 0
     return made
 

@@ -136,7 +136,7 @@ def assert_undisturbed(ledger: Ledger, folder: Path) -> None:
     config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     plan = make_plan(Resolved(config=config, user_keys=frozenset()))
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id")
+    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
     task = Task(shared, [data.split.sides(k) for k in range(3)], (), folder.parent / "again")
     for trial in [trial for trial in ledger.ended if trial.state == "complete"][:3]:
         scores: list[float] = []

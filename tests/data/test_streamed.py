@@ -13,7 +13,7 @@ from rainbow_ray.assemble import read_data
 from rainbow_ray.data import streamed
 from rainbow_ray.data.split import deal
 from rainbow_ray.data.stream import make_batch
-from rainbow_ray.modalities import make_collates
+from rainbow_ray.modalities import Reading, make_collates
 from tests.conftest import song_rows
 from tests.in_process import plan_of
 
@@ -66,7 +66,7 @@ def test_the_index_knows_what_memory_knows(both):
 
 def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
     memory, stream = both
-    collates = make_collates(str(tiny_encoder("bert")))
+    collates = make_collates(Reading(text=str(tiny_encoder("bert"))))
     place = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
     doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them

@@ -105,7 +105,7 @@ def test_of_several_processes_one_computes(tmp_path, die):
 
 
 def test_states_are_padded_with_zeros():
-    states = States(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]))
+    states = States(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]), np.arange(3))
     padded = states.pad(np.array([2, 0]))
     assert padded.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
 

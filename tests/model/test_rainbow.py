@@ -8,6 +8,7 @@ import torch
 
 from rainbow_ray.config import ClassifierConfig, ModelConfig
 from rainbow_ray.data.stream import Batch
+from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.model.pooling import POOLINGS, Pooling
 from rainbow_ray.model.rainbow import Rainbow, Standardise, check_model, make_head
 from tests.conftest import tiny_body
@@ -24,7 +25,15 @@ def batch_of(units: int = 3, examples: int = 3, length: int = 7) -> Batch:
     }
     belongs = torch.arange(units) * examples // units
     names = [f"e{i}" for i in range(examples)]
-    return Batch(names, names, {"text": inputs}, belongs, torch.zeros(examples), torch.ones(examples))
+    return Batch(
+        names,
+        names,
+        {"text": inputs},
+        {"text": belongs},
+        {"text": torch.ones(examples).bool()},
+        torch.zeros(examples),
+        torch.ones(examples),
+    )
 
 
 def model_of(**keys) -> Rainbow:
@@ -33,7 +42,7 @@ def model_of(**keys) -> Rainbow:
         section, name = key.split("__")
         setattr(getattr(config, section), name, value)
     torch.manual_seed(0)
-    return Rainbow(tiny_body("bert"), config, outputs=1).eval()
+    return Rainbow(Bodies(tiny_body("bert")), config, outputs=1).eval()
 
 
 HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [9.0, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]]])
@@ -69,7 +78,15 @@ def test_logits_do_not_change_with_padding_or_company(kind):
         together = model(batch)
         inputs = {k: v[:1] for k, v in batch.units["text"].items()}
         inputs = {"input_ids": inputs["input_ids"][:, :4], "mask": inputs["mask"][:, :4], "words": inputs["words"]}
-        one = Batch(["e0"], ["e0"], {"text": inputs}, torch.zeros(1).long(), torch.zeros(1), torch.ones(1))
+        one = Batch(
+            ["e0"],
+            ["e0"],
+            {"text": inputs},
+            {"text": torch.zeros(1).long()},
+            {"text": torch.ones(1).bool()},
+            torch.zeros(1),
+            torch.ones(1),
+        )
         torch.testing.assert_close(model(one), together[:1], atol=1e-5, rtol=0)
 
 

@@ -93,7 +93,7 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
     short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
     plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, data.problem, plan.encoder, "id", tmp_path / "prefix")
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
     task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
     asked = [
         {},

@@ -15,7 +15,7 @@ import torch
 from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import TrainingError
-from rainbow_ray.modalities import bodies
+from rainbow_ray.modalities import Reading
 from rainbow_ray.problems import make_problem
 from rainbow_ray.training import learner, loop
 from rainbow_ray.training.batches import decide_length, same_steps
@@ -37,7 +37,7 @@ def encoder(tiny_encoder):
 def run_of(plan, data, folder: Path, fold: int = 0):
     train, val = data.split.sides(fold)
     state = Checkpoints(folder)
-    fit_data = loop.FitData(source_of(data.examples), train, val, plan.problem, plan.encoder, fold)
+    fit_data = loop.FitData(source_of(data.examples), train, val, plan.problem, plan.reading, fold)
     return loop._Run(plan.config, fit_data, JsonLines(state.metrics), state, Team())
 
 
@@ -197,7 +197,7 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = learner.build_model(config, bodies.fresh_body(str(encoder)), make_problem("binary"))
+    model = learner.build_model(config, Reading(text=str(encoder)), make_problem("binary"))
     optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -250,7 +250,7 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
-    model, problem = learner.load_fitted(plan.config, plan.encoder, plan.problem, tmp_path)
+    model, problem = learner.load_fitted(plan.config, plan.reading, plan.problem, tmp_path)
     run = run_of(plan, data, tmp_path / "other")
     run.learner.model = copy.deepcopy(model)
     scores, _ = run.learner.score(val)
@@ -267,7 +267,7 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     train, val = data.split.sides(0)
     back = np.argsort(order)
     state = Checkpoints(tmp_path / "b")
-    parts = loop.FitData(source_of(turned), back[train], back[val], plan.problem, plan.encoder, 0)
+    parts = loop.FitData(source_of(turned), back[train], back[val], plan.problem, plan.reading, 0)
     second = loop.fit(plan.config, parts, JsonLines(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 

@@ -42,7 +42,7 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     """Of the first step, before the optimiser makes use of them."""
     train, val = data.split.sides(0)
-    fit_data = FitData(data.source, train, val, plan.problem, plan.encoder, 0)
+    fit_data = FitData(data.source, train, val, plan.problem, plan.reading, 0)
     run = _Run(plan.config, fit_data, Silent(), Checkpoints(folder), Team())
     monkeypatch.setattr(run.stepper, "_update", lambda: None)
     run.stepper.take(run.source.known(train[:16]), 16.0, number=1)

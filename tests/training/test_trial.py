@@ -22,7 +22,7 @@ QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 def task(songs_file, tiny_encoder, tmp_path) -> Task:
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.encoder, "id", tmp_path / "prefix")
+    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id", tmp_path / "prefix")
     return Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +102,24 @@ def read_run(path: Path) -> Finished:
     # the refit has no songs held out
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
     summary, records = found["summary.json"], found["metrics.jsonl"]
-    return Finished(path, summary, found["data.json"], records, held, found["config.yaml"])
+    run = Finished(path, summary, found["data.json"], records, held, found["config.yaml"])
+    return dataclasses.replace(run, held=_by_song(run)) if held["song"].duplicated().any() else run
+
+
+def _by_song(run: Finished) -> pd.DataFrame:
+    """One row a song, where scores of its stems are averaged before anything is measured."""
+    if run.summary.get("unit") != "stem":
+        return run.held
+    from rainbow_ray.results.calibrate import Calibration
+
+    names = list(run.problem.score_names)
+    first = run.held.groupby("song", sort=False).first().reset_index()
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=np.float32)
+    first[names] = means
+    scores = means[:, 0] if names == ["score"] else means
+    decided = Calibration.from_json(run.summary.get("calibration", {})).decided(scores)
+    first["prediction"] = pd.Series(run.problem.decide(decided), dtype=run.held["prediction"].dtype)
+    return first
 
 
 def read_file(path: Path, read: Callable[[Path], T]) -> T:

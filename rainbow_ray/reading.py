@@ -1,0 +1,142 @@
+"""What is read, with which encoders and from which folder: settled and checked before any row is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rainbow_ray.config import (
+    DEFAULT_AUDIO_ENCODER,
+    DEFAULT_ENCODER,
+    Config,
+    DataConfig,
+    TextEncoderConfig,
+    known_keys,
+)
+from rainbow_ray.data.manifest import Manifest
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import MODALITIES, Reading
+from rainbow_ray.modalities.audio_encoders import EMBEDDED, check_audio_encoder
+from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.store import default_folder
+from rainbow_ray.phases import get_phase
+
+
+def modalities_of(config: Config) -> tuple[str, ...]:
+    """What is read, in the order of `MODALITIES`; names that are not known are left to `_check_phase`."""
+    asked = config.modalities if config.modalities is not None else get_phase(config.phase).modalities
+    return tuple(name for name in MODALITIES if name in asked)
+
+
+def settle_encoders(config: Config, *, demo: bool) -> None:
+    """Put default encoders where the config names none."""
+    text_encoder, audio_encoder = config.model.text_encoder, config.model.audio_encoder
+    text_encoder.model_name = text_encoder.model_name or ("embedded" if demo else DEFAULT_ENCODER)
+    audio_encoder.model_name = audio_encoder.model_name or ("embedded" if demo else DEFAULT_AUDIO_ENCODER)
+
+
+def check_reading(
+    config: Config, modalities: Sequence[str], manifest: Manifest | None, location: str
+) -> tuple[Reading, list[str]]:
+    """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong."""
+    problems = []
+    found = None
+    try:
+        found = check_encoders(config, modalities)
+    except InputError as error:
+        problems += error.problems
+    media = tuple(name for name in modalities if name != "text")
+    root = _media_root(config.data, manifest, location)
+    if media and not root.is_dir():
+        problems.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there")
+    if problems or found is None:
+        raise InputError(problems)
+    name, limit, audio, warnings = found
+    if not media:
+        return Reading(("text",), name, limit), warnings
+    data = config.data
+    windows = Windows(data.window_seconds, data.window_position, data.views, config.split_seed)
+    folder = Path(data.media_cache).expanduser() if data.media_cache is not None else default_folder()
+    reader = MediaReader(media, root.resolve(), windows, folder.resolve())
+    return Reading(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
+
+
+def _media_root(config: DataConfig, manifest: Manifest | None, location: str) -> Path:
+    if config.media_root is not None:
+        return Path(config.media_root).expanduser()
+    if manifest is None or "://" in location:
+        return Path.cwd()
+    there = Path(manifest.location)
+    return there if there.is_dir() else there.parent
+
+
+def check_encoders(config: Config, modalities: Sequence[str]) -> tuple[str, int, str | None, list[str]]:
+    """The text encoder's name and how many tokens it reads, the audio encoder's name, and warnings.
+
+    Raises `InputError` with all that is wrong with them.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    name, limit, audio = "", 0, None
+    if "text" in modalities:
+        try:
+            name, limit, warnings = _check_text_encoder(config)
+        except InputError as error:
+            problems += error.problems
+    if "audio" in modalities:
+        audio = str(config.model.audio_encoder.model_name)
+        try:
+            problems += check_audio_encoder(audio, config.model.audio_encoder, config.data.window_seconds)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return name, limit, audio, warnings
+
+
+def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
+    """Where the encoder is, how many tokens it reads, and warnings."""
+    from rainbow_ray.modalities import text
+
+    options = config.model.text_encoder
+    name = str(options.model_name)
+    body_config = text.load_config(name)
+    problems = text.check_encoder(name, options, body_config)
+    if problems:
+        raise InputError(problems)
+    warnings = []
+    if options.hidden_size not in (None, body_config.hidden_size):
+        warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
+                        f" {body_config.hidden_size}")  # fmt: skip
+    limit = text.token_limit(name, options, body_config)
+    if limit < options.max_length != TextEncoderConfig().max_length:
+        warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
+    return name, limit, warnings
+
+
+def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]:
+    """Keys of what is not read."""
+    media = [name for name in modalities if name != "text"]
+    sections = {"text": "model.text_encoder.", "audio": "model.audio_encoder.", "midi": "model.midi_encoder."}
+    keys = known_keys()
+    idle = {
+        key: f"{name} is not among the modalities"
+        for name, section in sections.items()
+        if name not in modalities
+        for key in keys
+        if key.startswith(section)
+    }
+    if not media:
+        shared = ("data.unit", "data.media_", "data.window_", "data.views", "data.max_bad_media", "data.audio_column",
+                  "data.midi_column", "model.fusion.")  # fmt: skip
+        idle |= {key: "only text is read" for key in keys if key.startswith(shared)}
+    if "text" not in modalities:
+        idle |= {key: "text is not among the modalities" for key in keys if key.startswith("model.lexical.")}
+    if "audio" in modalities and config.model.audio_encoder.model_name == EMBEDDED:
+        own = ("layer", "freeze_front", "freeze_layers", "gain_db", "noise_db")
+        idle |= {f"model.audio_encoder.{key}": "the embedded net has no such part" for key in own}
+    elif "audio" in modalities and config.model.audio_encoder.freeze_front:
+        idle |= {f"model.audio_encoder.{key}": "waveforms are not trained on" for key in ("gain_db", "noise_db")}
+    if config.model.fusion.kind != "cross_attention":
+        idle |= {f"model.fusion.{key}": "only with cross_attention" for key in ("layers", "heads", "dropout")}
+    return idle
