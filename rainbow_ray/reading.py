@@ -30,9 +30,15 @@ def modalities_of(config: Config) -> tuple[str, ...]:
 
 def settle_encoders(config: Config, *, demo: bool) -> None:
     """Put default encoders where the config names none."""
-    text_encoder, audio_encoder = config.model.text_encoder, config.model.audio_encoder
-    text_encoder.model_name = text_encoder.model_name or ("embedded" if demo else DEFAULT_ENCODER)
-    audio_encoder.model_name = audio_encoder.model_name or ("embedded" if demo else DEFAULT_AUDIO_ENCODER)
+    text_encoder, audio_encoder, modalities = (
+        config.model.text_encoder,
+        config.model.audio_encoder,
+        modalities_of(config),
+    )
+    if "text" in modalities:
+        text_encoder.model_name = text_encoder.model_name or (EMBEDDED if demo else DEFAULT_ENCODER)
+    if "audio" in modalities:
+        audio_encoder.model_name = audio_encoder.model_name or (EMBEDDED if demo else DEFAULT_AUDIO_ENCODER)
 
 
 def check_reading(

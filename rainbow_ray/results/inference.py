@@ -15,7 +15,7 @@ from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
 from rainbow_ray.modalities.media import MediaReader, Windows
-from rainbow_ray.problems import no_scores
+from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.results.bundle import Bundle, load_bundle
 from rainbow_ray.results.calibrate import Calibration
 from rainbow_ray.training.batches import scoring_batches
@@ -68,7 +68,7 @@ class Predictor:
             part = slice(start, start + AT_ONCE if self.bundle.model.is_fused else len(known))
             scored, found = self._score(known.iloc[part].tolist(), None if frame is None else frame.iloc[part])
             scores[start + scored] = found
-        scored = np.flatnonzero(~np.isnan(scores.reshape(len(scores), -1)).any(axis=1))
+        scored = np.flatnonzero(are_known(scores, problem))
         if len(scored):
             scores[scored] = self.calibration.probabilities(scores[scored])
             said = problem.decide(self.calibration.decided(scores[scored]))

@@ -133,7 +133,7 @@ def test_what_is_trained_is_all_that_needs_keeping(frozen):
     assert all(not name.startswith("text.") for name in state) == (frozen == "all")
     other.load_trained_state(state)
     torch.testing.assert_close(other(batch_of()), model(batch_of()))
-    assert model.text_is_frozen == (frozen == "all")
+    assert model.features_are_constant == (frozen == "all")
     with pytest.raises(ValueError, match="do not fit"):
         other.load_trained_state({"head.1.weight": torch.zeros(1)})
 

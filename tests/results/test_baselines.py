@@ -22,7 +22,7 @@ def parts(tmp_path_factory):
     pq.write_table(pa.table(song_rows(songs=40, stems=1)), path)
     plan = plan_of(path)
     data = data_of(plan)
-    return data, mean_states(data.examples, plan.reading, plan.config.model.text_encoder, "cpu")
+    return data, mean_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
 
 
 def test_all_five_are_scored_once(parts):

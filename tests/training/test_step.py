@@ -29,11 +29,11 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
     tried: list[int] = []
     losses = Learner.losses
 
-    def limited(self, rows):
+    def limited(self, rows, only=None):
         tried.append(len(rows))
         if len(rows) > examples:
             raise error("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return losses(self, rows)
+        return losses(self, rows, only)
 
     monkeypatch.setattr(Learner, "losses", limited)
     return tried
@@ -110,7 +110,7 @@ def limit_first(self, rows):
         Learner.limited = True
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20, resource.RLIM_INFINITY))
-    return losses(self, rows)
+    return losses(self, rows, only)
 Learner.losses = limit_first
 _, fitted = fit_fold(plan, data, folder)
 print("\\n".join(fitted.facts["notes"]))

@@ -80,6 +80,8 @@ def test_without_pruning_all_run_to_their_end(sweep):
 class Songs:
     """One song a fold."""
 
+    songs = None
+
     def __init__(self, folds: int) -> None:
         self.targets = np.zeros(folds)
 

@@ -1,0 +1,107 @@
+"""MIDI: notes in seconds, bad files, and an encoder that padding does not touch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from symusic import Note, Score, Tempo, Track
+
+from rainbow_ray.config import MidiEncoderConfig
+from rainbow_ray.modalities.media import Trouble, pad
+from rainbow_ray.modalities.midi import DRUMS, DURATION, GAP, INSTRUMENT, ONSET, PITCH, MidiEncoder, open_recording
+
+
+def song(notes=((0, 480, 60), (480, 480, 64), (480, 240, 67), (1920, 480, 72)), *, tempo=120, drum=False) -> bytes:
+    score = Score(480)
+    score.tempos.append(Tempo(0, tempo))
+    track = Track("stem", 5, drum)
+    for onset, length, pitch in notes:
+        track.notes.append(Note(onset, length, pitch, 80))
+    score.tracks.append(track)
+    return bytes(score.dumps_midi())
+
+
+def test_notes_are_told_in_seconds_by_onset():
+    found = open_recording(song())
+    assert found.duration == pytest.approx(2.5)
+    notes = found.read(0.0, 10.0)
+    assert notes[:, PITCH].tolist() == [60, 64, 67, 72]
+    assert notes[:, ONSET].tolist() == [0.0, 0.5, 0.5, 2.0]
+    assert notes[:, DURATION].tolist() == [0.5, 0.5, 0.25, 0.5]
+    assert notes[:, GAP].tolist() == [0.0, 0.5, 0.0, 1.5]
+    assert set(notes[:, INSTRUMENT]) == {5}
+    assert open_recording(song(tempo=60)).duration == pytest.approx(5.0)
+    assert set(open_recording(song(drum=True)).read(0, 9)[:, INSTRUMENT]) == {DRUMS}
+
+
+def test_a_window_has_the_notes_that_begin_in_it():
+    found = open_recording(song())
+    assert found.read(0.4, 1.0)[:, ONSET] == pytest.approx([0.1, 0.1])
+    assert found.read(1.0, 0.5).shape == (0, 6)
+
+
+def with_division(division: int) -> bytes:
+    data = bytearray(song())
+    data[12:14] = division.to_bytes(2, "big")
+    return bytes(data)
+
+
+BAD = {
+    "not readable": b"MThd and then nothing that anyone could read",
+    "SMPTE": with_division(0xE728),
+    "no notes": song(notes=()),
+    "division of 0": with_division(0),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_bad_files_say_what_is_wrong(reason):
+    with pytest.raises(Trouble, match=reason):
+        open_recording(BAD[reason])
+
+
+def test_cut_files_are_not_readable():
+    for length in (0, 10, 14, 30, len(song()) - 5):
+        with pytest.raises(Trouble):
+            open_recording(song()[:length])
+
+
+def units(*lengths: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    made = []
+    for length in lengths:
+        notes = np.zeros((length, 6), np.float32)
+        notes[:, ONSET] = np.sort(rng.uniform(0, 10, length))
+        notes[:, DURATION], notes[:, PITCH] = 0.3, rng.integers(40, 80, length)
+        made.append(notes)
+    return made
+
+
+def test_a_window_is_read_alike_in_any_batch():
+    torch.manual_seed(0)
+    encoder = MidiEncoder(MidiEncoderConfig(width=16, heads=2), 10.0).eval()
+    made = units(5, 40, 0, 12)
+    values, mask = pad(made)
+    tokens, there = encoder(values, mask)
+    summary = encoder.summary(values, mask)
+    assert tokens.shape == (4, 17, 16)
+    assert there[2].sum() == 1, "a rest is one token"
+    assert torch.isfinite(tokens).all()
+    assert torch.isfinite(summary).all()
+    for i, notes in enumerate(made):
+        if len(notes):
+            alone, own = encoder(*pad([notes]))
+            torch.testing.assert_close(alone[0][own[0]], tokens[i][there[i]], atol=1e-5, rtol=0)
+            torch.testing.assert_close(encoder.summary(*pad([notes]))[0], summary[i], atol=1e-5, rtol=0)
+
+
+def test_time_and_instrument_matter():
+    torch.manual_seed(0)
+    encoder = MidiEncoder(MidiEncoderConfig(width=16, heads=2), 10.0).eval()
+    (notes,) = units(8)
+    before = encoder(*pad([notes]))[0]
+    for field, value in ((ONSET, notes[:, ONSET] / 2), (INSTRUMENT, 30), (PITCH, notes[:, PITCH] + 1)):
+        changed = notes.copy()
+        changed[:, field] = value
+        assert not torch.allclose(encoder(*pad([changed]))[0], before, atol=1e-4)

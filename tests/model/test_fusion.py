@@ -1,0 +1,115 @@
+"""Fusion: nothing depends on padding, on the batch, or on what a missing modality would have held."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rainbow_ray.config import FusionConfig
+from rainbow_ray.model.fusion import KINDS, Fusion, Tokens, check_fusion, gather_units, hide_at_random
+
+WIDTHS = {"text": 12, "audio": 10, "midi": 8}
+
+
+def made(kind: str, seed: int = 0) -> Fusion:
+    torch.manual_seed(seed)
+    return Fusion(WIDTHS, FusionConfig(kind=kind, width=16, heads=2)).eval()
+
+
+def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, Tokens]:
+    """Every example has another number of tokens; the last ones lack audio, or MIDI."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for shift, (name, width) in enumerate(WIDTHS.items()):
+        lengths = torch.tensor([1 + (i + shift) % length for i in range(examples)])
+        if name == "audio":
+            lengths[-1] = 0
+        if name == "midi":
+            lengths[-2:] = 0
+        mask = torch.arange(length)[None] < lengths[:, None]
+        found[name] = Tokens(torch.randn(examples, length, width, generator=generator), mask)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_depends_on_neither_padding_nor_the_batch(kind):
+    fusion, tokens = made(kind), tokens_of()
+    whole = fusion(tokens)
+    for example in range(4):
+        alone = {}
+        for name, told in tokens.items():
+            length = max(1, int(told.mask[example].sum()))
+            alone[name] = Tokens(told.values[example : example + 1, :length], told.mask[example : example + 1, :length])
+        torch.testing.assert_close(fusion(alone)[0], whole[example], atol=1e-5, rtol=0)
+    longer = {
+        name: Tokens(
+            torch.nn.functional.pad(t.values, (0, 0, 0, 9), value=7.0), torch.nn.functional.pad(t.mask, (0, 9))
+        )
+        for name, t in tokens.items()
+    }
+    torch.testing.assert_close(fusion(longer), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_masked_does_not_matter_and_what_is_there_does(kind):
+    fusion, tokens = made(kind), tokens_of()
+    whole = fusion(tokens)
+    noise = {name: Tokens(torch.where(t.mask[..., None], t.values, 99.0), t.mask) for name, t in tokens.items()}
+    torch.testing.assert_close(fusion(noise), whole, atol=1e-5, rtol=0)
+    for name in WIDTHS:
+        changed = tokens | {
+            name: Tokens(tokens[name].values + torch.randn(tokens[name].values.shape), tokens[name].mask)
+        }
+        assert not torch.allclose(fusion(changed)[0], whole[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_modality_is_a_learned_token_that_gets_gradients(kind):
+    fusion, tokens = made(kind).train(), tokens_of()
+    out = fusion(tokens)[-1]
+    (out * torch.linspace(-1, 2, len(out))).sum().backward()
+    for name in ("audio", "midi"):
+        assert fusion.null[name].grad.abs().sum() > 0
+    assert fusion.null["text"].grad is None or fusion.null["text"].grad.abs().sum() == 0
+
+
+def test_attention_shares_add_up_and_nobody_attends_to_itself():
+    shares = made("cross_attention").attention(tokens_of())
+    torch.testing.assert_close(shares.sum(-1), torch.ones(4, 3))
+    assert shares.diagonal(dim1=1, dim2=2).abs().max() == 0
+    torch.testing.assert_close(made("gated").attention(tokens_of()).sum(-1), torch.ones(4, 3))
+    assert made("concat").attention(tokens_of()) is None
+
+
+def test_modality_dropout_hides_its_share_and_leaves_one():
+    torch.manual_seed(0)
+    present = {name: torch.ones(20_000, dtype=torch.bool) for name in WIDTHS}
+    present["midi"][::2] = False
+    hidden = hide_at_random(present, 0.3)
+    stacked, there = torch.stack(list(hidden.values())), torch.stack(list(present.values()))
+    assert stacked.any(dim=0).all()
+    assert not (stacked & ~there).any(), "what is not there does not appear"
+    # of three, all go with 0.3 ** 3 and one of them is spared; of two, with 0.3 ** 2
+    expected = 0.5 * (0.7 + 0.3**3 / 3) + 0.5 * (0.7 + 0.3**2 / 2)
+    assert hidden["text"].float().mean() == pytest.approx(expected, abs=0.02)
+    assert all((hide_at_random(present, 0.0)[name] == present[name]).all() for name in present)
+
+
+def test_units_stand_beside_each_other_by_example():
+    values = torch.arange(4.0)[:, None, None].expand(4, 2, 3) + 1
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]).bool()
+    tokens = gather_units(values, mask, torch.tensor([0, 2, 2, 2]), 4)
+    assert tokens.values.shape == (4, 6, 3)
+    assert tokens.mask.tolist() == [
+        [True, True, False, False, False, False],
+        [False] * 6,
+        [True, False, True, True, True, True],
+        [False] * 6,
+    ]
+    assert tokens.values[2, :, 0].tolist() == [2, 2, 3, 3, 4, 4]
+
+
+def test_names_and_sizes_are_checked():
+    assert "cross_attention" in check_fusion(FusionConfig(kind="crossattention"))[0]
+    assert "heads" in check_fusion(FusionConfig(width=30, heads=4))[0]
+    assert check_fusion(FusionConfig()) == []

@@ -1,0 +1,38 @@
+"""Phase 3: text, audio and MIDI together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_spaces import common
+
+
+def space(trial: Any) -> None:
+    """How the modalities are joined, each one's encoder and learning rate, the head, the loss, the window."""
+    common.encoder(trial)
+    common.head(trial)
+    common.optimiser(trial)
+    trial.suggest_categorical("data.window_seconds", [5.0, 10.0, 20.0])
+    kind = trial.suggest_categorical("model.fusion.kind", ["concat", "gated", "cross_attention"])
+    trial.suggest_categorical("model.fusion.width", [32, 64, 128])
+    if kind == "cross_attention":
+        trial.suggest_int("model.fusion.layers", 1, 2)
+        trial.suggest_float("model.fusion.dropout", 0.0, 0.3)
+    trial.suggest_float("model.fusion.modality_dropout", 0.0, 0.5)
+    trial.suggest_categorical("model.fusion.summaries", [True, False])
+    trial.suggest_float("model.fusion.learning_rate", 1e-4, 3e-3, log=True)
+    trial.suggest_float("model.audio_encoder.learning_rate", 1e-5, 3e-3, log=True)
+    trial.suggest_float("model.audio_encoder.mask_time", 0.0, 0.3)
+    trial.suggest_int("model.midi_encoder.layers", 1, 3)
+    trial.suggest_float("model.midi_encoder.learning_rate", 1e-4, 3e-3, log=True)
+    loss = trial.suggest_categorical("training.loss", ["cross_entropy", "focal"])
+    if loss == "focal":
+        trial.suggest_float("training.focal_gamma", 0.5, 4.0)
+    trial.suggest_float("training.label_smoothing", 0.0, 0.2)
+
+
+def waveforms(trial: Any) -> None:
+    """The same, with the layers of a waveform model: `--space tune_spaces.phase3:waveforms`, not with `embedded`."""
+    space(trial)
+    trial.suggest_categorical("model.audio_encoder.layer", [0.25, 0.5, 0.75, "last", "mix"])
+    trial.suggest_categorical("model.audio_encoder.freeze_layers", common.FROZEN_DEPTHS)
