@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.checks import Found
+    from rainbow_ray.config import Resolved
 
 SIGNS = {"good": "[green]✓[/]", "word": "[yellow]![/]", "input": "[red]✗[/]", "environment": "[red]✗[/]"}
 
@@ -21,6 +22,8 @@ SIGNS = {"good": "[green]✓[/]", "word": "[yellow]![/]", "input": "[red]✗[/]"
 def main(arguments: Sequence[str]) -> int:
     options = make_parser("check", __doc__ or "").parse_intermixed_args(arguments)
     resolved = read_config(options)
+    if options.prepare:
+        return prepare(resolved, options.address)
 
     from rich.console import Console
 
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     from rainbow_ray.assemble import make_plan, read_data
     from rainbow_ray.checks import Found
     from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
+    from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
     from rainbow_ray.checks.songs import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.data.stream import read_here
@@ -48,10 +52,11 @@ def main(arguments: Sequence[str]) -> int:
         plan = make_plan(resolved)
         data = read_data(plan, functools.partial(read_here, most=MOST_ROWS))
         show(check_songs(plan, data))
-        show([check_lengths(plan, data)])
+        show([check_lengths(plan, data)] if plan.reading.text else [])
         show(probe_songs(plan, data))
         found, measured = check_model(plan, data)
         show([*found, check_memory(plan, data, measured)])
+        show(check_media(plan, data, measured.learner))
         show([check_disk(Path(plan.config.logging.output_dir), disk_needed_mb(data, measured))])
         show(check_services(plan.config))
         found_ray, seconds = check_ray(starting)
@@ -64,6 +69,26 @@ def main(arguments: Sequence[str]) -> int:
             starting.terminate()
             starting.communicate()
     return _close(console, seen)
+
+
+def prepare(resolved: Resolved, address: str | None) -> int:
+    """Fill the cache of audio and MIDI: files are read by Ray Data on all CPUs, then encoded here."""
+    from rich.console import Console
+
+    from rainbow_ray.runtime import prepare_environment, ray_cluster
+
+    prepare_environment()
+
+    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.checks import Found
+    from rainbow_ray.checks.media import prepare_media
+
+    plan = make_plan(resolved)
+    with ray_cluster(address):
+        data = read_data(plan)
+    lines = [*(Found("word", "media", line) for line in data.warnings), prepare_media(plan, data)]
+    _show(lines, console=Console(soft_wrap=True, highlight=False), seen=[])
+    return DONE
 
 
 def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> None:

@@ -76,6 +76,8 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in DOORS[program].items():
         parser.add_argument(flag, metavar=placeholder, help=text)
+    if program == "check":
+        parser.add_argument("--prepare", action="store_true", help="read and encode all audio and MIDI into the cache")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
     parser.add_argument("--address", metavar="A", help="a Ray cluster to join (default: one of this command's own)")
     if program in ("train", "tune"):

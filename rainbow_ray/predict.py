@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
 
     from rainbow_ray.results.inference import Predictor
 
-    predictor = Predictor.load(options.model, options.device)
+    root = options.media_root or (Path(options.manifest).parent if options.manifest else Path())
+    predictor = Predictor.load(options.model, options.device, root)
     console = Console(soft_wrap=True, highlight=False)
     if options.manifest is not None:
         _score_manifest(predictor, options, console)
@@ -49,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--text", metavar="T", help="one text")
     what.add_argument("--text-file", type=Path, metavar="F", help="a text a line; blank lines are left out")
     parser.add_argument("--out", type=Path, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
+    parser.add_argument("--media-root", type=Path, metavar="D", help="where paths of audio and MIDI start (default: the"
+                        " manifest's folder)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
     parser.add_argument("--class", dest="by", metavar="NAME", help="rank by this class (default: by the likeliest)")
@@ -154,14 +157,20 @@ def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: 
         )
     song = predictor.bundle.info.get("id_column", "id")
     kept = [song] if song in names else []
+    columns = [name for pair in predictor.bundle.info.get("media_columns", {}).values() for name in pair]
+    media = [name for name in columns if name in names]
     parts = []
-    for batch in manifest.dataset().to_batches(columns=[*kept, *wanted], batch_size=4096):
+    size = 256 if media else 4096  # media in the table are large
+    for batch in manifest.dataset().to_batches(columns=list(dict.fromkeys([*kept, *wanted, *media])), batch_size=size):
         rows = batch.to_pandas()
-        parts.append(pd.concat([rows[kept], predictor.predict(rows[wanted])], axis=1))
+        parts.append(pd.concat([rows[kept], predictor.predict(rows[[*wanted, *media]])], axis=1))
     table = pd.concat(parts, ignore_index=True)
     _write(table, options.out)
     unread = int(table["prediction"].isna().sum())
-    console.print(f"{len(table)} predictions in {options.out}" + (f"; {unread} rows have no text" if unread else ""))
+    console.print(
+        f"{len(table)} predictions in {options.out}"
+        + (f"; {unread} rows have {'no text' if not media else 'nothing to read'}" if unread else "")
+    )
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from rainbow_ray.assemble import Data, Plan
 from rainbow_ray.checks import Found
+from rainbow_ray.checks.media import windows_of
 from rainbow_ray.data.source import Rows
 from rainbow_ray.training.batches import decide_length, scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
@@ -45,7 +46,8 @@ def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
     began = time.perf_counter()
     small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
     learner = Learner(
-        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=Team()
+        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=Team(),
+        hear=windows_of(data, np.concatenate([longest, few])),
     )  # fmt: skip
     loaded = time.perf_counter() - began
     model = learner.model

@@ -255,7 +255,8 @@ def collate(
             by_stem.setdefault(stem, []).append(name)
         for stem, views in by_stem.items():
             if seed is not None and len(views) > 1:
-                views = [views[zlib.crc32(f"{seed} {views[0]}".encode()) % len(views)]]
+                drawn = np.random.default_rng([seed, zlib.crc32(views[0].encode())]).integers(len(views))
+                views = [views[int(drawn)]]
             names += views
             owner += [row] * len(views)
             stems += [stem] * len(views)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Stored:
 class Learner:
     """A model that reads rows of a source. `training` is the side that words and statistics are taken from.
 
+    `hear` names the windows of sound that will be read, where these are not all of the source's.
+
     `features`, `(examples, width)`, stand in for the encoder where training does not change it; `states` for its frozen
     layers where training changes only those above.
     """
@@ -48,6 +50,7 @@ class Learner:
     def __init__(
         self, config: Config, source: Source, reading: Reading, problem: Problem, training: np.ndarray, *,
         device: torch.device, precision: Precision, team: Team, prefix: PrefixStore | None = None,
+        hear: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.source, self.reading, self.problem = config, source, reading, problem
         self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
@@ -57,7 +60,7 @@ class Learner:
         self.model = self._build(training)
         self.heard = Heard(self.model, reading, device, precision)
         self.collates = make_collates(reading, self.heard.find, lambda: self.draw if self.model.training else None)
-        self.heard.prepare(source.windows_of("audio"))
+        self.heard.prepare(source.windows_of("audio") if hear is None else hear)
         self.states: States | None = None
         self.features = self._find_features()
         if self.features is None:

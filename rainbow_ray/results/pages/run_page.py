@@ -10,6 +10,7 @@ import pandas as pd
 from rainbow_ray.results.pages import charts
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Page, Section, Table, interval, number
+from rainbow_ray.results.pages.modalities import modality_section
 from rainbow_ray.results.pages.songs import Words, songs_to_look_at
 
 SEED = 0  # of the songs that bands are drawn from
@@ -40,6 +41,7 @@ def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None
         warnings=summary["signs"],
         sections=[
             _numbers(run),
+            *modality_section(run),
             _how_it_learned(run),
             *_how_right(run),
             songs_to_look_at(run, texts, moved),

@@ -10,6 +10,7 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
 from rainbow_ray.data.stream import head
 from rainbow_ray.errors import InputError
+from rainbow_ray.reading import modalities_of
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import Predictor
 from rainbow_ray.results.pages.finished import Finished
@@ -27,12 +28,12 @@ def texts_of(run: Finished) -> dict[str, str]:
         manifest = open_manifest(run.summary["manifest"])
         if manifest.rows > MOST_ROWS:
             return {}
-        columns = find_columns(manifest, config.data, run.summary["target"])
+        columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
     rows = plain_rows(head(manifest, columns.projection), columns)
     songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
-    if config.data.split_by == "row":
+    if config.data.split_by == "row" or run.summary.get("unit") == "stem":
         return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}
     return dict(zip(reversed(songs), reversed(texts), strict=True))  # the first row of a song stands for it
 
@@ -45,6 +46,8 @@ def words_of(run: Finished) -> Words | None:
     try:
         predictor = Predictor.load(folder, "cpu")
     except InputError:  # damaged, or of another version
+        return None
+    if not predictor.reads_text:
         return None
     in_place: int | None = None
 

@@ -1,0 +1,158 @@
+"""What audio and MIDI share: windows, the store, files that change, vanish, or cannot be used."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles
+from rainbow_ray.modalities.store import Store
+from tests.modalities.test_audio import saved, tone
+from tests.modalities.test_midi import song
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(saved(tone(4.0)))
+    (folder / "b.wav").write_bytes(saved(tone(4.0, pitch=300)))
+    (folder / "a.mid").write_bytes(song())
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_bytes(b"not a sound" * 50)
+    return folder
+
+
+@pytest.fixture
+def reader(root, tmp_path):
+    return MediaReader(("audio", "midi"), root, Windows(1.0), tmp_path / "store")
+
+
+def rows_of(audio, midi=None):
+    midi = midi or [None] * len(audio)
+    return pa.table({"raw_audio": pa.array(audio), "raw_midi": pa.array(midi, pa.string())})
+
+
+def test_windows_lie_in_the_middle_or_anywhere_but_alike():
+    assert Windows(10.0).starts(30.0, "x") == [10.0]
+    assert Windows(10.0, "start").starts(30.0, "x") == [0.0]
+    assert Windows(10.0).starts(4.0, "x") == [0.0]
+    views = Windows(10.0, views=3, seed=1)
+    assert views.starts(100.0, "x") == views.starts(100.0, "x")
+    assert views.starts(100.0, "x") != views.starts(100.0, "y")
+    assert all(0 <= start <= 90 for start in views.starts(100.0, "x"))
+
+
+def test_files_are_read_once(reader, root, monkeypatch):
+    first = reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None]))
+    assert [len(row) for row in first["audio"].to_pylist()] == [1, 0, 1]
+    assert first["midi_trouble"].to_pylist() == [None] * 3
+    monkeypatch.setattr("rainbow_ray.modalities.audio.open_recording", lambda *_: pytest.fail("read again"))
+    assert reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None])).equals(first)
+
+
+def test_a_file_that_changes_is_read_again_and_one_that_goes_is_remembered(reader, root):
+    first = reader(rows_of(["a.wav"]))["audio"].to_pylist()
+    (root / "a.wav").write_bytes(saved(tone(5.0, pitch=200)))
+    second = reader(rows_of(["a.wav"]))["audio"].to_pylist()
+    assert first != second
+    (root / "a.wav").unlink()
+    gone = reader(rows_of(["a.wav"]))
+    assert gone["audio"].to_pylist() == second, "what was read travels in place of the files"
+    assert gone["audio_trouble"].to_pylist() == [None]
+
+
+def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
+    score = song(notes=[(i * 480, 240, 40 + i) for i in range(40)])  # a note each half second, for 20 seconds
+    (root / "long.mid").write_bytes(score)
+    reader = MediaReader(("audio", "midi"), root, Windows(2.0), tmp_path / "store")
+    row = reader(rows_of(["a.wav"], ["long.mid"]))
+    notes = reader.store.get("midi", row["midi"].to_pylist()[0][0])
+    assert notes[0, 2] == 42, "the audio takes 4 s, so its middle window begins after 1 s: at the third note"
+
+
+def test_troubles_are_counted_by_reason_and_named(reader, root):
+    names = ["a.wav", "empty.wav", "text.wav", "missing.wav", "gone.wav", "../b.wav", "bad\0name.wav", " ", None]
+    rows = reader(rows_of(names))
+    counts, named, all_of_them = count_troubles(rows, "audio")
+    assert counts == {
+        "no such file": 3,
+        "empty (0 bytes)": 1,
+        "not readable as audio": 1,
+        "a path that leaves the media root": 1,
+    }
+    assert named["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
+    assert all_of_them == 7
+    with pytest.raises(InputError, match=r"6 of 7 audio files cannot be used.*max_bad_media \(20%\)"):
+        check_troubles(rows, ["audio"], 0.2, root)
+    said = check_troubles(rows, ["audio"], 0.9, root)
+    assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in said[0]
+
+
+def test_a_modality_that_nobody_names_is_refused(reader, root):
+    with pytest.raises(InputError, match="no row names midi"):
+        check_troubles(reader(rows_of(["a.wav"])), ["audio", "midi"], 0.2, root)
+
+
+def test_bytes_in_the_table_are_read_too(reader, root):
+    whole = reader(pa.table({"raw_audio": pa.array([saved(tone(4.0)), b"", None], pa.large_binary()),
+                             "raw_midi": pa.array([song(), None, None], pa.large_binary())}))  # fmt: skip
+    assert whole["audio"].to_pylist()[0] == reader(rows_of(["a.wav"]))["audio"].to_pylist()[0]
+    assert whole["audio_trouble"].to_pylist()[1].startswith("empty")
+    assert len(whole["midi"].to_pylist()[0]) == 1
+
+
+def test_a_damaged_store_is_noticed(tmp_path):
+    store = Store(tmp_path)
+    key = store.put_content("audio", np.arange(9, dtype=np.int16))
+    path = next(tmp_path.glob("audio/*/*.npy"))
+    assert store.get("audio", key, hold=False).tolist() == list(range(9))
+    path.write_bytes(path.read_bytes()[:40])
+    assert store.get("audio", key, hold=False) is None
+    assert store.get("audio", "0" * 32) is None
+    store.write_look("0" * 32, {"audio": {}})
+    next(tmp_path.glob("looks/*/*.json")).write_text("{")
+    assert store.read_look("0" * 32) is None
+    assert not list(tmp_path.glob("**/.*")), "nothing temporary is left"
+
+
+def test_batches_take_all_views_or_draw_one():
+    table = pa.table({"audio": [["a0", "a1", "b0", "b1"], [], ["c0", "c1"]], "audio_slot": [[0, 0, 1, 1], [], [0, 0]]})
+    examples = Examples(table, np.zeros(3), np.ones(3))
+    arrays = {name: np.full((2, 3), i, np.float32) for i, name in enumerate(["a0", "a1", "b0", "b1", "c0", "c1"])}
+    every = collate(examples, np.array([2, 1, 0]), modality="audio", find=arrays.__getitem__)
+    assert every["to_example"].tolist() == [0, 0, 2, 2, 2, 2]
+    assert every["stem"].tolist() == [0, 0, 0, 0, 1, 1]
+    drawn = collate(examples, np.array([0, 1, 2]), modality="audio", find=arrays.__getitem__, draw=lambda: 3)
+    assert drawn["to_example"].tolist() == [0, 0, 2]
+
+    def of_the_first(seed):
+        found = collate(examples, np.array([0]), modality="audio", find=arrays.__getitem__, draw=lambda: seed)
+        return tuple(found["values"][:, 0, 0].tolist())
+
+    seen = {of_the_first(seed) for seed in range(20)}
+    assert len(seen) == 4, "each view of each stem has its turn"
+
+
+@pytest.mark.parametrize(("modality", "files"), [("midi", 60), ("audio", 60)])
+def test_mutated_files_are_troubles_at_worst(modality, files, tmp_path):
+    """A few of the thousands that the benchmark tries."""
+    rng = random.Random(0)
+    whole = song() if modality == "midi" else saved(tone(0.5))
+    reader = MediaReader((modality,), tmp_path, Windows(1.0), None)
+    made = []
+    for _ in range(files):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 4, 16))):
+            data[rng.randrange(len(data) if rng.random() < 0.5 else 44)] = rng.randrange(256)
+        made.append(bytes(data[: rng.randrange(1, len(data))] if rng.random() < 0.3 else data))
+    rows = reader(pa.table({f"raw_{modality}": pa.array(made, pa.large_binary())}))
+    counts, _, named = count_troubles(rows, modality)
+    assert named == files
+    assert json.dumps(counts)
