@@ -45,6 +45,7 @@ from rainbow_ray.training.imbalance import stacked
 NOTHING_TO_READ = "neither text nor audio nor MIDI"
 ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
 UNITS = ("song", "stem")
+STEM_EPOCHS = 6  # a song of several stems is met several times in each
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
 DEFAULT_FOLDS = 5
@@ -135,6 +136,8 @@ def make_plan(resolved: Resolved) -> Plan:
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += stacked(config.training, resolved.user_keys - idle.keys())
     unit = config.data.unit or (phase.unit if reading.media else "song")
+    if unit == "stem" and "training.epochs" not in resolved.user_keys:
+        config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
     return Plan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings)
 
 

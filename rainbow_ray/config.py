@@ -164,7 +164,7 @@ class FusionConfig(Section):
     heads: Whole = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.2, description="how often a modality of an example is hidden in training (never all)"
+        0.3, description="how often a modality of an example is hidden in training (never all)"
     )
     summaries: bool = Field(True, description="means and spreads of each modality go to the head beside the fusion")
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
@@ -200,7 +200,7 @@ class EarlyStoppingConfig(Section):
 
 
 class TrainingConfig(Section):
-    epochs: Whole = 20
+    epochs: Whole = Field(20, description="over all examples; if nobody says, 6 where stems are examples")
     min_steps: Count = Field(300, description="with fewer, batches shrink (not below 8), then epochs grow; 0: never")
     batch_size: Whole = Field(32, description="examples of a micro-batch")
     batch_tokens: Whole | None = Field(None, description="padded tokens of a micro-batch, in place of batch_size")

@@ -1,7 +1,8 @@
 """Audio and MIDI of the demo songs: made on the spot, short, and each telling what the other and the words do not.
 
 A song's type is one of four, that is two halves: its audio tells one half (bright or dull sound), its MIDI the other
-(melodies that rise or fall), and its words something of both. One stem in ten says the wrong thing.
+(melodies that rise or fall), and its words something of both. Songs without a type sound in between, and wander. One
+stem in ten says anything.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import numpy as np
 
 RATE = 8000
 SECONDS = 6.0
+LONGEST = 3 * RATE // 2  # samples of a note, which has faded by then
 WRONG = 0.1
+TELLS = ("one", "other", "neither")
 DONE = "demo_media_{version}.done"
-VERSION = 1
+VERSION = 2
 # type: bright sound, rising melody
 HALVES = {"spatial": (True, True), "temporal": (True, False), "causal": (False, True), "perceptual": (False, False)}
+OVERTONES = {"one": (0.5, 0.8), "neither": (1.2, 1.6), "other": (2.4, 3.0)}  # how fast they fade, by their number
 SCALE = (0, 2, 4, 5, 7, 9, 11, 12)
 
 
@@ -40,16 +44,18 @@ def write_demo_media(folder: Path, seed: int = 7) -> None:
     _write(done, b"")
 
 
-def _half(rng: Random, kind: str | None, column: str) -> bool:
-    """What a stem tells: its song's half, or, one time in ten and where the song has none, anything."""
+def _half(rng: Random, kind: str | None, column: str) -> str:
+    """What a stem tells: its song's half, or neither; one time in ten anything."""
+    if rng.random() < WRONG:
+        return rng.choice(TELLS)
     halves = HALVES.get(kind or "")
-    if halves is None or rng.random() < 2 * WRONG:
-        return rng.random() < 0.5
-    return halves[0 if column == "audio_file" else 1]
+    if halves is None:
+        return "neither"
+    return "one" if halves[0 if column == "audio_file" else 1] else "other"
 
 
-def _audio(rng: Random, bright: bool) -> bytes:
-    """A few plucked notes with a little noise; bright ones have strong overtones."""
+def _audio(rng: Random, tells: str) -> bytes:
+    """A few plucked notes with a little noise; bright ones have strong overtones, dull ones hardly any."""
     import io
 
     import soundfile
@@ -60,12 +66,12 @@ def _audio(rng: Random, bright: bool) -> bytes:
     at = 0.0
     while at < SECONDS - 0.2:
         pitch = 110.0 * 2 ** ((rng.randrange(3) * 12 + rng.choice(SCALE)) / 12)
-        fall = rng.uniform(0.5, 0.8) if bright else rng.uniform(2.2, 3.0)
+        fall = rng.uniform(*OVERTONES[tells])
         begin = int(at * RATE)
-        since = time[: len(time) - begin]
+        since = time[: min(len(time) - begin, LONGEST)]
         overtones = np.arange(1, min(9, int(RATE / 2 / pitch)))[:, None]
         waves = np.sin(2 * np.pi * pitch * overtones * since) / overtones**fall
-        sound[begin:] += np.exp(-4 * since) * waves.sum(axis=0)
+        sound[begin : begin + len(since)] += np.exp(-4 * since) * waves.sum(axis=0)
         at += rng.uniform(0.2, 0.6)
     samples = 0.8 * sound / np.abs(sound).max()
     stereo = np.stack([samples, samples], axis=1) if rng.random() < 0.3 else samples
@@ -74,8 +80,8 @@ def _audio(rng: Random, bright: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _midi(rng: Random, rising: bool) -> bytes:
-    """Phrases that climb, or that come down, in steps of a scale."""
+def _midi(rng: Random, tells: str) -> bytes:
+    """Phrases that climb, or that come down, in steps of a scale, or wander on it."""
     from symusic import Note, Score, Tempo, Track
 
     score: Any = Score(480)
@@ -83,8 +89,8 @@ def _midi(rng: Random, rising: bool) -> bytes:
     track: Any = Track("stem", rng.choice((0, 24, 33, 48, 73)), False)
     at, end = 0, int(SECONDS * 2 * 480)
     while at < end:
-        root, steps = rng.randint(48, 67), list(SCALE)
-        for step in steps if rising else reversed(steps):
+        root, steps = rng.randint(48, 67), sorted(SCALE, reverse=tells == "other")
+        for step in rng.sample(steps, len(steps)) if tells == "neither" else steps:
             length = rng.choice((120, 240, 240, 480))
             track.notes.append(Note(at, length - 10, root + step, rng.randint(50, 110)))
             at += length

@@ -1,0 +1,156 @@
+"""Stems: examples that weigh less, songs that are scored as one, texts and files that are missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data.demo import demo_table
+from rainbow_ray.data.demo_media import write_demo_media
+from rainbow_ray.data.examples import one_row_an_example, song_weights
+from rainbow_ray.data.source import at_songs, average_songs
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.audio import open_recording as open_audio
+from rainbow_ray.modalities.midi import PITCH
+from rainbow_ray.modalities.midi import open_recording as open_midi
+from tests.conftest import song_rows
+from tests.in_process import data_of, plan_of
+from tests.modalities.test_audio import saved, tone
+from tests.modalities.test_midi import song
+
+PHASE_3 = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0}
+
+
+@pytest.fixture
+def stems(tmp_path):
+    """24 songs of 1 to 3 stems; audio everywhere but on some, MIDI on every other; the first two songs lack text."""
+    rows = song_rows(songs=24, stems=3)
+    kept = [i for i in range(72) if i % 3 <= (i // 3) % 3]
+    rows = {name: [values[i] for i in kept] for name, values in rows.items()}
+    rows["rebracketing_type"] = ["spatial" if marked else "temporal" for marked in rows["has_rebracketing_markers"]]
+    ids = list(dict.fromkeys(rows["id"]))
+    rows["concept"] = [
+        None if name in ids[:2] else text for name, text in zip(rows["id"], rows["concept"], strict=True)
+    ]
+    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(kept))]
+    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(kept))]
+    (tmp_path / "a.wav").write_bytes(saved(tone(2.0)))
+    (tmp_path / "b.wav").write_bytes(saved(tone(2.0, pitch=900)))
+    (tmp_path / "a.mid").write_bytes(song())
+    path = tmp_path / "songs.parquet"
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+def read(stems, tiny_encoder, tmp_path, **keys):
+    keys = {"data__media_cache": str(tmp_path / "cache"), **PHASE_3, **keys}
+    plan = plan_of(stems, tiny_encoder("bert"), **keys)
+    return plan, data_of(plan)
+
+
+def test_stems_weigh_as_much_as_their_song(stems, tiny_encoder, tmp_path):
+    plan, data = read(stems, tiny_encoder, tmp_path)
+    assert plan.unit == "stem"
+    assert len(data.source) > 24
+    sums = np.bincount(data.source.songs, weights=data.source.weights)
+    np.testing.assert_allclose(sums, 1.0, rtol=1e-6)
+    assert data.profile["songs"] == 24
+    assert sum(data.profile["labels"].values()) == 24, "labels are counted by song"
+    folds = [set(data.split.fold[data.source.songs == song]) for song in range(24)]
+    assert all(len(fold) == 1 for fold in folds), "songs stay whole"
+    assert sum(data.profile["presence"].values()) == len(data.source)
+
+
+def test_a_song_has_all_its_stems(stems, tiny_encoder, tmp_path):
+    plan, data = read(stems, tiny_encoder, tmp_path, data__unit="song")
+    assert len(data.source) == 24
+    assert data.source.songs is None
+    table = pq.read_table(stems).to_pydict()
+    for i in range(24):
+        own = [k for k, name in enumerate(table["id"]) if name == data.index.songs[i]]
+        named = [table["audio_file"][k] for k in own]
+        assert len(data.index.table["audio"].to_pylist()[i]) == sum(name is not None for name in named)
+        slots = data.index.table["audio_slot"].to_pylist()[i]
+        assert slots == [k for k, name in enumerate(named) if name is not None]
+    assert plan.reading.modalities == ("text", "audio", "midi")
+
+
+def test_songs_without_text_are_not_one_group(stems, tiny_encoder, tmp_path):
+    _, data = read(stems, tiny_encoder, tmp_path)
+    without = [i for i, there in enumerate(data.index.table["has_text"].to_pylist()) if not there]
+    assert len(set(data.index.songs[without])) == 2
+    assert len(set(data.index.text_keys[without])) == 2
+
+
+def test_what_has_nothing_to_read_is_left_out(stems, tiny_encoder, tmp_path):
+    _, data = read(stems, tiny_encoder, tmp_path, modalities=["midi"])
+    assert set(data.profile["presence"]) == {"midi"}
+    assert data.profile["dropped"]["neither text nor audio nor MIDI"] > 0
+
+
+def test_media_are_part_of_the_data(stems, tiny_encoder, tmp_path):
+    _, before = read(stems, tiny_encoder, tmp_path)
+    (tmp_path / "a.wav").write_bytes(saved(tone(2.0, pitch=1200)))
+    _, after = read(stems, tiny_encoder, tmp_path)
+    assert before.profile["data_hash"] != after.profile["data_hash"]
+
+
+def test_bad_names_are_all_told_at_once(stems, tiny_encoder):
+    with pytest.raises(InputError) as told:
+        plan_of(stems, tiny_encoder("bert"), **PHASE_3 | {
+            "data__audio_column": "audio_fil", "model__fusion__kind": "cross", "data__media_root": "/nowhere",
+            "data__unit": "album", "data__window_position": "end",
+        })  # fmt: skip
+    said = "\n".join(told.value.problems)
+    for word in ("audio_file", "model.fusion.kind", "--media-root", "data.unit", "data.window_position"):
+        assert word in said
+
+
+class Three:
+    songs = np.array([0, 1, 0, 1, 2])
+
+    def __len__(self):
+        return 5
+
+
+def test_scores_of_a_song_are_averaged():
+    scores = np.array([0.0, 0.2, 1.0, 0.4, 0.9], dtype=np.float32)
+    first, means = average_songs(Three(), np.array([4, 1, 3, 0, 2]), scores[[4, 1, 3, 0, 2]])
+    assert dict(zip(Three.songs[first].tolist(), means.tolist(), strict=True)) == pytest.approx(
+        {0: 0.5, 1: 0.3, 2: 0.9}
+    )
+    made = at_songs(Three(), scores)
+    assert np.isnan(made).sum() == 2
+    assert song_weights(Three.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]
+
+
+def test_a_song_whose_stems_disagree_is_left_out():
+    labels, nothing = ["x", "y", "x", "x"], pa.nulls(4, pa.string())
+    rows = pa.table({"song": ["a", "a", "b", "b"], "text": [""] * 4, "label": labels, "held_out": nothing,
+                     "dropped": nothing, "audio": [["1"], ["2"], ["3"], []]})  # fmt: skip
+    table, _, dropped = one_row_an_example(rows, np.array([0, 1, 0, 0]), by_row=True, join=["audio"], agree=True)
+    assert table["song"].to_pylist() == ["b", "b"]
+    assert dropped == {"labels of one song disagree": 2}
+
+
+@pytest.mark.slow
+def test_the_demo_songs_get_their_media(tmp_path):
+    write_demo_media(tmp_path)
+    rows = demo_table().to_pylist()
+    bright, rising = {}, {}
+    for row in rows:
+        kind = (row["training_data"] or {}).get("rebracketing_type")
+        if row["audio_file"] is not None:
+            window = open_audio(tmp_path / row["audio_file"]).read(0.0, 5.0).astype(float)
+            spectrum = np.abs(np.fft.rfft(window))
+            bright.setdefault(kind, []).append((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum())
+        if row["midi_file"] is not None:
+            pitches = open_midi(tmp_path / row["midi_file"]).read(0.0, 99.0)[:, PITCH]
+            rising.setdefault(kind, []).append((np.sign(np.diff(pitches))).mean())
+    means = {
+        kind: (np.mean(bright[kind]), np.mean(rising[kind])) for kind in ("spatial", "temporal", "causal", "perceptual")
+    }
+    assert min(means["spatial"][0], means["temporal"][0]) > max(means["causal"][0], means["perceptual"][0])
+    assert min(means["spatial"][1], means["causal"][1]) > max(means["temporal"][1], means["perceptual"][1])
