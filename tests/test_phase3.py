@@ -59,7 +59,8 @@ def arguments(songs, encoder, folder, *more):
 
 
 def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_path):
-    more = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2"]
+    more = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2",
+            "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip
     said = call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", *more))
     assert "1 audio file is treated as missing: no such file (missing.wav)" in said
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
@@ -112,7 +113,7 @@ def test_a_sweep_and_a_cache_that_travels(songs, tiny_encoder, waveforms, tmp_pa
     said = call("tune", *where, "--name", "s", "--trials", "2", "tune.confirm_seeds=1", "data.max_bad_media=0.3")
     assert "trials" in said
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert summary["counts"]["complete"] >= 1
+    assert summary["winner"]["score"] is not None
 
 
 def test_bad_media_end_with_2(songs, tiny_encoder, tmp_path):

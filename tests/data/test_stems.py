@@ -139,7 +139,8 @@ def test_a_song_whose_stems_disagree_is_left_out():
 def test_the_demo_songs_get_their_media(tmp_path):
     write_demo_media(tmp_path)
     rows = demo_table().to_pylist()
-    bright, rising = {}, {}
+    bright: dict[str, list[float]] = {}
+    rising: dict[str, list[float]] = {}
     for row in rows:
         kind = (row["training_data"] or {}).get("rebracketing_type")
         if row["audio_file"] is not None:
