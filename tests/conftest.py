@@ -162,6 +162,30 @@ def songs_file(write_table: Callable[..., Path]) -> Path:
     return write_table(song_rows())
 
 
+@pytest.fixture
+def stems_file(tmp_path: Path) -> Path:
+    """24 songs of 1 to 3 stems; audio everywhere but on some, MIDI on every other; the first two songs lack text."""
+    from tests.modalities.test_audio import saved, tone
+    from tests.modalities.test_midi import song
+
+    rows = song_rows(songs=24, stems=3)
+    kept = [i for i in range(72) if i % 3 <= (i // 3) % 3]
+    rows = {name: [values[i] for i in kept] for name, values in rows.items()}
+    rows["rebracketing_type"] = ["spatial" if marked else "temporal" for marked in rows["has_rebracketing_markers"]]
+    ids = list(dict.fromkeys(rows["id"]))
+    rows["concept"] = [
+        None if name in ids[:2] else text for name, text in zip(rows["id"], rows["concept"], strict=True)
+    ]
+    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(kept))]
+    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(kept))]
+    (tmp_path / "a.wav").write_bytes(saved(tone(2.0)))
+    (tmp_path / "b.wav").write_bytes(saved(tone(2.0, pitch=900)))
+    (tmp_path / "a.mid").write_bytes(song())
+    path = tmp_path / "songs.parquet"
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Any]:
     """One private Ray for the tests that need one in their own process."""

@@ -140,6 +140,9 @@ class Stepper:
             # however many micro-batches each had
             torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
         towers = self.learner.model.towers() if self.learner.model.is_fused else {}
+        for parameter in (p for tower in towers.values() for p in tower if p.grad is None):
+            # nobody in this step had the modality: one worker then does what several do, whose spare pass reaches it
+            parameter.grad = torch.zeros_like(parameter)
         if self.config.max_grad_norm or towers:
             self.scaler.unscale_(self.optimizer)
         if towers:

@@ -15,43 +15,20 @@ from rainbow_ray.errors import InputError
 from rainbow_ray.modalities.audio import open_recording as open_audio
 from rainbow_ray.modalities.midi import PITCH
 from rainbow_ray.modalities.midi import open_recording as open_midi
-from tests.conftest import song_rows
 from tests.in_process import data_of, plan_of
 from tests.modalities.test_audio import saved, tone
-from tests.modalities.test_midi import song
 
 PHASE_3 = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0}
 
 
-@pytest.fixture
-def stems(tmp_path):
-    """24 songs of 1 to 3 stems; audio everywhere but on some, MIDI on every other; the first two songs lack text."""
-    rows = song_rows(songs=24, stems=3)
-    kept = [i for i in range(72) if i % 3 <= (i // 3) % 3]
-    rows = {name: [values[i] for i in kept] for name, values in rows.items()}
-    rows["rebracketing_type"] = ["spatial" if marked else "temporal" for marked in rows["has_rebracketing_markers"]]
-    ids = list(dict.fromkeys(rows["id"]))
-    rows["concept"] = [
-        None if name in ids[:2] else text for name, text in zip(rows["id"], rows["concept"], strict=True)
-    ]
-    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(kept))]
-    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(kept))]
-    (tmp_path / "a.wav").write_bytes(saved(tone(2.0)))
-    (tmp_path / "b.wav").write_bytes(saved(tone(2.0, pitch=900)))
-    (tmp_path / "a.mid").write_bytes(song())
-    path = tmp_path / "songs.parquet"
-    pq.write_table(pa.table(rows), path)
-    return path
-
-
-def read(stems, tiny_encoder, tmp_path, **keys):
+def read(stems_file, tiny_encoder, tmp_path, **keys):
     keys = {"data__media_cache": str(tmp_path / "cache"), **PHASE_3, **keys}
-    plan = plan_of(stems, tiny_encoder("bert"), **keys)
+    plan = plan_of(stems_file, tiny_encoder("bert"), **keys)
     return plan, data_of(plan)
 
 
-def test_stems_weigh_as_much_as_their_song(stems, tiny_encoder, tmp_path):
-    plan, data = read(stems, tiny_encoder, tmp_path)
+def test_stems_weigh_as_much_as_their_song(stems_file, tiny_encoder, tmp_path):
+    plan, data = read(stems_file, tiny_encoder, tmp_path)
     assert plan.unit == "stem"
     assert len(data.source) > 24
     sums = np.bincount(data.source.songs, weights=data.source.weights)
@@ -63,11 +40,11 @@ def test_stems_weigh_as_much_as_their_song(stems, tiny_encoder, tmp_path):
     assert sum(data.profile["presence"].values()) == len(data.source)
 
 
-def test_a_song_has_all_its_stems(stems, tiny_encoder, tmp_path):
-    plan, data = read(stems, tiny_encoder, tmp_path, data__unit="song")
+def test_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_path):
+    plan, data = read(stems_file, tiny_encoder, tmp_path, data__unit="song")
     assert len(data.source) == 24
     assert data.source.songs is None
-    table = pq.read_table(stems).to_pydict()
+    table = pq.read_table(stems_file).to_pydict()
     for i in range(24):
         own = [k for k, name in enumerate(table["id"]) if name == data.index.songs[i]]
         named = [table["audio_file"][k] for k in own]
@@ -77,29 +54,29 @@ def test_a_song_has_all_its_stems(stems, tiny_encoder, tmp_path):
     assert plan.reading.modalities == ("text", "audio", "midi")
 
 
-def test_songs_without_text_are_not_one_group(stems, tiny_encoder, tmp_path):
-    _, data = read(stems, tiny_encoder, tmp_path)
+def test_songs_without_text_are_not_one_group(stems_file, tiny_encoder, tmp_path):
+    _, data = read(stems_file, tiny_encoder, tmp_path)
     without = [i for i, there in enumerate(data.index.table["has_text"].to_pylist()) if not there]
     assert len(set(data.index.songs[without])) == 2
     assert len(set(data.index.text_keys[without])) == 2
 
 
-def test_what_has_nothing_to_read_is_left_out(stems, tiny_encoder, tmp_path):
-    _, data = read(stems, tiny_encoder, tmp_path, modalities=["midi"])
+def test_what_has_nothing_to_read_is_left_out(stems_file, tiny_encoder, tmp_path):
+    _, data = read(stems_file, tiny_encoder, tmp_path, modalities=["midi"])
     assert set(data.profile["presence"]) == {"midi"}
     assert data.profile["dropped"]["neither text nor audio nor MIDI"] > 0
 
 
-def test_media_are_part_of_the_data(stems, tiny_encoder, tmp_path):
-    _, before = read(stems, tiny_encoder, tmp_path)
+def test_media_are_part_of_the_data(stems_file, tiny_encoder, tmp_path):
+    _, before = read(stems_file, tiny_encoder, tmp_path)
     (tmp_path / "a.wav").write_bytes(saved(tone(2.0, pitch=1200)))
-    _, after = read(stems, tiny_encoder, tmp_path)
+    _, after = read(stems_file, tiny_encoder, tmp_path)
     assert before.profile["data_hash"] != after.profile["data_hash"]
 
 
-def test_bad_names_are_all_told_at_once(stems, tiny_encoder):
+def test_bad_names_are_all_told_at_once(stems_file, tiny_encoder):
     with pytest.raises(InputError) as told:
-        plan_of(stems, tiny_encoder("bert"), **PHASE_3 | {
+        plan_of(stems_file, tiny_encoder("bert"), **PHASE_3 | {
             "data__audio_column": "audio_fil", "model__fusion__kind": "cross", "data__media_root": "/nowhere",
             "data__unit": "album", "data__window_position": "end",
         })  # fmt: skip

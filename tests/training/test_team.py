@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.training.batches import plan, share_of
@@ -82,6 +83,30 @@ def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, 
         if one["split"] == "val":
             assert two["accuracy"] == one["accuracy"]
     assert alone.facts["workers"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cross_attention", "gated"])
+def test_two_workers_fuse_as_one_does_though_few_have_midi(stems_file, tiny_encoder, tmp_path, kind):
+    table = pq.read_table(stems_file)
+    midi = ["a.mid" if i in (0, 3) else None for i in range(len(table))]
+    pq.write_table(table.set_column(table.column_names.index("midi_file"), "midi_file", [midi]), stems_file)
+    still = ("fusion__dropout", "midi_encoder__dropout", "fusion__modality_dropout", "audio_encoder__mask_time",
+             "audio_encoder__mask_features")  # fmt: skip
+    named = {"phase": 3, "model__audio_encoder__model_name": "embedded", "model__fusion__kind": kind}
+    keys = {**KEYS, **named, **{f"model__{name}": 0.0 for name in still}}
+    keys |= {"data__window_seconds": 1.0, "data__media_cache": str(tmp_path / "cache")}
+    encoder = without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
+    made = plan_of(stems_file, encoder, **keys)
+    fit_fold(made, data_of(made), tmp_path / "one")
+    run_team(tmp_path / "two", stems_file, encoder, keys)
+    ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    for one, two in zip(ours, theirs, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    model, single = (Checkpoints(tmp_path / name).load_model()["model"] for name in ("two", "one"))
+    for name, value in single.items():
+        np.testing.assert_allclose(model[name], value, rtol=1e-2, atol=1e-3, err_msg=name)
 
 
 def without_dropout(encoder: Path, folder: Path) -> Path:
