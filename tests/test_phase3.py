@@ -54,7 +54,7 @@ def waveforms(tmp_path_factory):
 
 
 def arguments(songs, encoder, folder, *more):
-    return ["--phase", "3", "--manifest", songs, "--encoder", encoder, "--output-dir", folder, "--folds", "3",
+    return ["--phase", "3", "--manifest", songs, "--encoder", encoder, "--output-dir", folder, "--folds", "2",
             "data.window_seconds=1", f"data.media_cache={folder / 'cache'}", "training.min_steps=0", *more]  # fmt: skip
 
 

@@ -20,6 +20,9 @@ NAMES = (
     "recipe",
     "imbalance",
     "pages",
+    "fusion",
+    "media_cache",
+    "media_faults",
 )
 
 if __name__ == "__main__":
