@@ -105,7 +105,7 @@ plan = plan_of(manifest, "embedded", model__text_encoder__freeze_layers=0, model
     training__batch_size=64, training__min_steps=0, training__epochs=1, data__folds=2)
 data = data_of(plan)
 losses = Learner.losses
-def limit_first(self, rows):
+def limit_first(self, rows, only=None):
     if torch.is_grad_enabled() and not hasattr(Learner, "limited"):
         Learner.limited = True
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
