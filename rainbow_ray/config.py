@@ -29,6 +29,7 @@ UNTRAINED: dict[str, Any] = {
     "tune": {"trials", "space", "concurrent", "gpus_per_trial", "workers_per_trial", "prune", "confirm_seeds", "keep",
              "budget_minutes", "budget_usd"},
     "training": {"workers", "checkpoint_seconds"},
+    "data": {"media_root", "media_cache", "max_bad_media"},  # where the same files lie
 }  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

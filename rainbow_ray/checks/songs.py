@@ -12,6 +12,7 @@ import pyarrow as pa
 from rainbow_ray.assemble import Data, Plan, say_labels
 from rainbow_ray.checks import Found
 from rainbow_ray.data.manifest import STRUCT_COLUMN
+from rainbow_ray.data.source import average_songs
 from rainbow_ray.data.stream import head
 from rainbow_ray.data.streamed import size_in_memory
 
@@ -32,13 +33,15 @@ def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
                 f" {say_labels(profile['labels'])}")  # fmt: skip
     for reason, n in profile["dropped"].items():
         yield Found("good", "songs", f"left out: {n} rows: {reason}")
-    rarest = min(np.unique(data.problem.strata(data.source.targets), return_counts=True)[1])
+    examples = "stems" if plan.unit == "stem" else "songs"
+    first, _ = average_songs(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
+    rarest = min(np.unique(data.problem.strata(data.source.targets[first]), return_counts=True)[1])
     if rarest < 10:
         yield Found("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
     train, val = data.split.sides(0)
     how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
-    yield Found("good", "split", f"{how} by {data.split.by}: {len(train)} songs to train on, {len(val)} to score, at a"
-                " time; songs with equal texts stay together")  # fmt: skip
+    yield Found("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on, {len(val)} to score,"
+                " at a time; songs with equal texts stay together")  # fmt: skip
     size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.resident_limit
     if size > limit:
         above = f"about {size:.0f} MB, above data.resident_limit ({limit} MB)"

@@ -1,0 +1,122 @@
+"""A fit of several modalities: repeatable, resumed to the bit, scored alike in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rainbow_ray.data.stream import make_batch
+from rainbow_ray.training import loop
+from rainbow_ray.training.device import pick_device, pick_precision
+from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.optimizer import make_optimizer
+from rainbow_ray.training.team import Team
+from tests.in_process import data_of, fit_fold, plan_of
+
+KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5, "data__views": 2,
+        "training__min_steps": 0, "training__epochs": 3, "training__batch_size": 8}  # fmt: skip
+
+
+@pytest.fixture
+def made(stems_file, tiny_encoder, tmp_path):
+    def make(**keys):
+        plan = plan_of(stems_file, tiny_encoder("bert"), data__media_cache=str(tmp_path / "cache"), **{**KEYS, **keys})
+        return plan, data_of(plan)
+
+    return make
+
+
+def learner_of(plan, data) -> Learner:
+    train, _ = data.split.sides(0)
+    device = pick_device("cpu")[0]
+    problem = data.problem.fit(data.source.targets[train], plan.config.training)
+    return Learner(plan.config, data.source, plan.reading, problem, train, device=device,
+                   precision=pick_precision("off", device)[0], team=Team())  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
+def test_scores_do_not_depend_on_the_batch(made, kind):
+    plan, data = made(model__fusion__kind=kind)
+    learner = learner_of(plan, data)
+    torch.manual_seed(0)
+    for parameter in learner.model.head.parameters():
+        torch.nn.init.normal_(parameter)  # it begins at 0, where everything would look alike
+    learner.model.eval()
+    everything = np.arange(len(data.source))
+    with torch.no_grad():
+        whole = learner.model(make_batch(data.examples, everything, learner.collates))
+        for i in everything[::5]:
+            alone = learner.model(make_batch(data.examples, everything[i : i + 1], learner.collates))
+            torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
+    assert whole.std(dim=0).min() > 1e-3
+
+
+def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
+    plan, data = made(training__save_every_n_epochs=1)
+    _, whole = fit_fold(plan, data, tmp_path / "whole")
+    _, again = fit_fold(plan, data, tmp_path / "again")
+    assert (again.val_scores == whole.val_scores).all()
+    evaluate, calls = loop._Run.evaluate_epoch, {"n": 0}
+
+    def killed(self):
+        calls["n"] += 1
+        if calls["n"] == 3:
+            raise KeyboardInterrupt
+        evaluate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "evaluate_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_fold(plan, data, tmp_path / "killed")
+    _, resumed = fit_fold(plan, data, tmp_path / "killed")
+    assert (resumed.val_scores == whole.val_scores).all()
+    assert resumed.facts["losses"] == whole.facts["losses"]
+    assert all((resumed.parts[name] == whole.parts[name]).all() for name in whole.parts)
+
+
+def test_parts_are_scored_as_if_there_were_nothing_else(made, tmp_path):
+    plan, data = made()
+    val, fitted = fit_fold(plan, data, tmp_path / "fit")
+    has = {
+        name: np.array([len(row) > 0 for row in data.index.table[name].to_pylist()])[val] for name in ("audio", "midi")
+    }
+    text_only = np.flatnonzero(~has["audio"] & ~has["midi"])
+    np.testing.assert_allclose(fitted.parts["text"][text_only], fitted.val_scores[text_only], atol=1e-6)
+    assert not np.allclose(fitted.parts["text"][has["audio"]], fitted.val_scores[has["audio"]], atol=1e-6)
+    nothing = fitted.parts["midi"][~has["midi"]]
+    assert np.allclose(nothing, nothing[0], atol=1e-6), "without anything to read, all are told the same"
+
+
+def test_each_tower_has_its_own_rate(made):
+    plan, data = made(
+        model__audio_encoder__learning_rate=3e-3, model__midi_encoder__learning_rate=4e-3,
+        model__fusion__learning_rate=5e-3, training__head_learning_rate=6e-3,
+    )  # fmt: skip
+    learner = learner_of(plan, data)
+    optimizer = make_optimizer(learner.model, plan.config, learner.device)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    towers = learner.model.towers()
+    found = {name: {rates[id(p)] for p in parameters} for name, parameters in towers.items()}
+    assert found == {"audio": {3e-3}, "midi": {4e-3}, "fusion": {5e-3}, "head": {6e-3}}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(map(len, towers.values()))
+
+
+def test_states_are_computed_once_for_all(made, tmp_path, monkeypatch):
+    plan, data = made()
+    _, first = fit_fold(plan, data, tmp_path / "a")
+    monkeypatch.setattr("rainbow_ray.training.heard.Heard._encode", lambda *_: pytest.fail("encoded again"))
+    _, second = fit_fold(plan, data, tmp_path / "b")
+    assert (first.val_scores == second.val_scores).all()
+
+
+def test_a_cache_that_lost_something_says_so(made, tmp_path):
+    from rainbow_ray.errors import TrainingError
+    from rainbow_ray.modalities import store
+
+    plan, data = made(modalities=["midi"])
+    for file in (tmp_path / "cache").glob("midi/*/*.npy"):
+        file.unlink()
+    store._HELD.clear()
+    with pytest.raises(TrainingError, match="gone or damaged"):
+        fit_fold(plan, data, tmp_path / "a")
