@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     starting = start_ray(options.address)  # beside everything else
 
-    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.assemble import read_data
     from rainbow_ray.checks import Found
     from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
     from rainbow_ray.checks.media import check_media
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     from rainbow_ray.checks.songs import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.data.stream import read_here
     from rainbow_ray.errors import InputError
+    from rainbow_ray.plan import make_plan
 
     seen: list[Found] = []
     show = functools.partial(_show, console=console, seen=seen)
@@ -79,9 +80,10 @@ def prepare(resolved: Resolved, address: str | None) -> int:
 
     prepare_environment()
 
-    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.assemble import read_data
     from rainbow_ray.checks import Found
     from rainbow_ray.checks.media import prepare_media
+    from rainbow_ray.plan import make_plan
 
     plan = make_plan(resolved)
     with ray_cluster(address):

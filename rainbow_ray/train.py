@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.assemble import Data
+    from rainbow_ray.plan import Plan
     from rainbow_ray.results.calibrate import Calibration
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster, Workers
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     watch = Stopwatch(STARTED)
 
-    from rainbow_ray.assemble import choose_manifest, make_plan, read_data
+    from rainbow_ray.assemble import read_data
     from rainbow_ray.errors import InputError
+    from rainbow_ray.plan import choose_manifest, make_plan
     from rainbow_ray.run_folder import abandon, open_run
 
     if choose_manifest(resolved)[1]:

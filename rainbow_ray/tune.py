@@ -16,7 +16,8 @@ from rainbow_ray.config import Config, dump
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rainbow_ray.assemble import Data, Plan
+    from rainbow_ray.assemble import Data
+    from rainbow_ray.plan import Plan
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster
     from rainbow_ray.training.folds import Shared
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     watch = Stopwatch(STARTED)
 
-    from rainbow_ray.assemble import choose_manifest
     from rainbow_ray.errors import InputError
+    from rainbow_ray.plan import choose_manifest
     from rainbow_ray.run_folder import SWEEP, abandon, open_run
     from rainbow_ray.train import complete_report
 
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
-    from rainbow_ray.assemble import check_values, make_plan
     from rainbow_ray.errors import InputError
+    from rainbow_ray.plan import check_values, make_plan
     from rainbow_ray.training.space import explore, load_space, stacked_in
 
     tuning, problems = resolved.config.tune, []
@@ -244,11 +245,12 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
 
     import numpy as np
 
-    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.assemble import read_data
     from rainbow_ray.config import Resolved
     from rainbow_ray.data.split import group_of
     from rainbow_ray.data.stream import read_here
     from rainbow_ray.errors import InputError
+    from rainbow_ray.plan import make_plan
 
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     read = read_data(other, read_here)
@@ -363,8 +365,9 @@ def set_aside(folder: RunFolder, trials: int) -> None:
 
 def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Console) -> None:
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
-    from rainbow_ray.assemble import make_plan, read_data
+    from rainbow_ray.assemble import read_data
     from rainbow_ray.config import Resolved
+    from rainbow_ray.plan import make_plan
     from rainbow_ray.run_folder import begin_run, same_config
     from rainbow_ray.runtime import Stopwatch
     from rainbow_ray.train import train

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from rainbow_ray.assemble import Data, Plan, make_plan, read_data
+from rainbow_ray.assemble import Data, read_data
 from rainbow_ray.config import resolve
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.source import Resident
@@ -18,6 +18,7 @@ from rainbow_ray.data.split import make_split
 from rainbow_ray.data.stream import read_here
 from rainbow_ray.modalities import text
 from rainbow_ray.model.prefix import PrefixStore
+from rainbow_ray.plan import Plan, make_plan
 from rainbow_ray.results.baselines import compute_baselines
 from rainbow_ray.run_folder import begin_run, keep_data
 from rainbow_ray.runtime import Stopwatch

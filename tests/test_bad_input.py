@@ -187,8 +187,8 @@ def test_what_is_no_text_encoder_is_refused_before_ray_starts(command, songs_fil
 
 
 def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):
-    from rainbow_ray.assemble import make_plan
     from rainbow_ray.config import Config, dump, resolve
+    from rainbow_ray.plan import make_plan
 
     (tmp_path / "printed.yml").write_text(dump(Config()))
     printed = make_plan(resolve(tmp_path / "printed.yml", {}, []))

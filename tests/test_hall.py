@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rainbow_ray.assemble import choose_manifest
 from rainbow_ray.cli import run
 from rainbow_ray.config import resolve
 from rainbow_ray.data.demo import write_demo
 from rainbow_ray.errors import InputError, TrainingError, nearest
+from rainbow_ray.plan import choose_manifest
 from rainbow_ray.runtime import Cluster
 from tests.in_process import data_of, plan_of
 

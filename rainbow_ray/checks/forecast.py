@@ -10,10 +10,11 @@ import numpy as np
 import psutil
 import torch
 
-from rainbow_ray.assemble import FOLDS_BELOW, Data, Plan
+from rainbow_ray.assemble import FOLDS_BELOW, Data
 from rainbow_ray.checks import Found
 from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import Measured, check_model
+from rainbow_ray.plan import Plan
 from rainbow_ray.results.baselines import MOST_EXAMPLES
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import decide_length

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.assemble import Data
 from rainbow_ray.checks import Found
+from rainbow_ray.plan import Plan
 from rainbow_ray.training.device import pick_device, pick_precision
 from rainbow_ray.training.heard import AT_ONCE, Heard
 from rainbow_ray.training.learner import Learner, build_model

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.assemble import Data
 from rainbow_ray.checks import Found
 from rainbow_ray.checks.media import windows_of
 from rainbow_ray.data.source import Rows
+from rainbow_ray.plan import Plan
 from rainbow_ray.training.batches import decide_length, scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
 from rainbow_ray.training.learner import Learner

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.assemble import Data, Plan, say_labels
+from rainbow_ray.assemble import Data, say_labels
 from rainbow_ray.checks import Found
 from rainbow_ray.data.manifest import STRUCT_COLUMN
 from rainbow_ray.data.source import average_songs
 from rainbow_ray.data.stream import head
 from rainbow_ray.data.streamed import size_in_memory
+from rainbow_ray.plan import Plan
 
 if TYPE_CHECKING:
     from rainbow_ray.results.probe import Kind

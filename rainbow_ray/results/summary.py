@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from rainbow_ray.assemble import Data, Plan
+from rainbow_ray.assemble import Data
 from rainbow_ray.data.source import at_songs
+from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Metrics, are_known, no_scores
 from rainbow_ray.results.calibrate import Calibration, calibrate
 from rainbow_ray.results.collapse import signs

@@ -20,6 +20,7 @@ NAMES = (
     "recipe",
     "imbalance",
     "pages",
+    "rendered",
     "fusion",
     "media_cache",
     "media_faults",

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.assemble import make_plan
 from rainbow_ray.config import parse_value, resolve
 from rainbow_ray.data.source import at_songs
 from rainbow_ray.model.prefix import PrefixStore
+from rainbow_ray.plan import make_plan
 from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.results.evaluate import compare_seeds
 from tests.in_process import data_of, fit_fold
@@ -29,6 +29,7 @@ from tests.in_process import data_of, fit_fold
 ALL = ("text", "audio", "midi")
 STORE = 4 * 2**30
 ALLOWED_LOSS = 0.05
+FEW = 5
 
 
 def subsets() -> list[tuple[str, ...]]:
@@ -46,6 +47,7 @@ def run(
         ("reproducibility.seed", seed),
         ("training.epochs", options.epochs),
         ("training.min_steps", 0),
+        ("data.min_songs_per_class", FEW),  # so that songs with each modality know the same classes
     ]
     keys += [("data.unit", "stem")] if modalities != ("text",) else []
     keys += [("data.target_column", options.target_column)] if options.target_column else []
@@ -79,11 +81,14 @@ def main() -> None:
     trained: dict[str, list[dict[str, np.ndarray]]] = {}
     taken: dict[str, list[dict[str, np.ndarray]]] = {}
     targets: dict[str, float] = {}
+    classes: set[tuple[str, ...]] = set()
     with tempfile.TemporaryDirectory() as folder:
         for seed, some in itertools.product(range(options.seeds), subsets()):
             data, scores = run(options, some, seed, Path(folder))
             trained.setdefault("+".join(some), []).append(by_song(data, scores["+".join(some)]))
             targets |= dict(zip(data.index.songs, data.source.targets, strict=True))
+            classes.add(tuple(data.problem.classes))
+            assert len(classes) == 1, f"not the same classes with each modality: {classes}"
             if some == ALL:
                 for name, found in scores.items():
                     taken.setdefault(name, []).append(by_song(data, found))

@@ -127,8 +127,8 @@ def assert_undisturbed(ledger: Ledger, folder: Path) -> None:
     """Trials that were killed have the numbers that the same config gets when nobody kills it."""
     import yaml
 
-    from rainbow_ray.assemble import make_plan
     from rainbow_ray.config import Config, Resolved
+    from rainbow_ray.plan import make_plan
     from rainbow_ray.training.folds import Shared
     from rainbow_ray.training.trial import Task, run_trial
     from tests.in_process import data_of

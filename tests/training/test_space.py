@@ -11,10 +11,10 @@ import numpy as np
 import optuna
 import pytest
 
-from rainbow_ray.assemble import check_values, settle_defaults
 from rainbow_ray.config import Config, known_keys
 from rainbow_ray.errors import InputError
 from rainbow_ray.phases import PHASES
+from rainbow_ray.plan import check_values, settle_defaults
 from rainbow_ray.problems import make_problem
 from rainbow_ray.training.space import Space, apply, default_trial, explore, load_space, quiet_study
 
