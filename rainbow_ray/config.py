@@ -165,7 +165,7 @@ class FusionConfig(Section):
     heads: Whole = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.3, description="how often a modality of an example is hidden in training (never all)"
+        0.5, description="how often a modality of an example is hidden in training (never all)"
     )
     summaries: bool = Field(True, description="means and spreads of each modality go to the head beside the fusion")
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")

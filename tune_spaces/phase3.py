@@ -18,7 +18,7 @@ def space(trial: Any) -> None:
     if kind == "cross_attention":
         trial.suggest_int("model.fusion.layers", 1, 2)
         trial.suggest_float("model.fusion.dropout", 0.0, 0.3)
-    trial.suggest_float("model.fusion.modality_dropout", 0.0, 0.5)
+    trial.suggest_float("model.fusion.modality_dropout", 0.0, 0.7)
     trial.suggest_categorical("model.fusion.summaries", [True, False])
     trial.suggest_float("model.fusion.learning_rate", 1e-4, 3e-3, log=True)
     trial.suggest_float("model.audio_encoder.learning_rate", 1e-5, 3e-3, log=True)

@@ -143,17 +143,19 @@ def distinct_windows(table: pa.Table, modality: str) -> list[str]:
 
 
 def average_songs(source: Source, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One example of each song among `indices`, and the mean score of all of them: `(songs,)`, `(songs, …)`.
+    """One example of each song among `indices`, and the mean of their scores: `(songs,)`, `(songs, …)`.
 
-    Where each example stands for itself, what was given.
+    Examples without a score (NaN) do not count; a song of which none has one has none. Where each example stands for
+    itself, what was given.
     """
     if source.songs is None or len(indices) == 0:
         return indices, scores
     _, first, song = np.unique(source.songs[indices], return_index=True, return_inverse=True)
-    sums = np.zeros((len(first), *scores.shape[1:]))
-    np.add.at(sums, song, scores)
-    counts = np.bincount(song).reshape(-1, *[1] * (scores.ndim - 1))
-    return indices[first], (sums / counts).astype(scores.dtype)
+    sums, counts = np.zeros((2, len(first), *scores.shape[1:]))
+    np.add.at(sums, song, np.nan_to_num(scores))
+    np.add.at(counts, song, ~np.isnan(scores))
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return indices[first], means.astype(scores.dtype)
 
 
 def at_songs(source: Source, scores: np.ndarray) -> np.ndarray:

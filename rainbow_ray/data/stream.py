@@ -7,7 +7,9 @@ What fits into memory is read once, before any worker starts (`read_rows`). What
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,6 +61,11 @@ class Batch:
             move(self.targets),
             move(self.weights),
         )
+
+    @property
+    def has_any(self) -> torch.Tensor:
+        """Which examples have any modality at all, `(examples,)`."""
+        return functools.reduce(operator.or_, self.present.values())
 
     def only(self, modalities: Collection[str]) -> Batch:
         """The same batch as if examples had nothing else."""

@@ -133,9 +133,9 @@ def summarise(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     mean = (numbers * inside[..., None]).sum(1) / count[:, None]
     spread = (((numbers - mean[:, None]) ** 2 * inside[..., None]).sum(1) / count[:, None]).sqrt()
     drums = (values[..., INSTRUMENT] == DRUMS).float() * inside
-    # whether pitches rise or fall from note to note
-    steps = (values[:, 1:, PITCH] - values[:, :-1, PITCH]).clamp(-12, 12) * inside[:, 1:]
-    rises = steps.sum(1) / inside[:, 1:].sum(1).clamp(min=1)
+    # rises less falls from one onset to the next, as a share: steps in semitones would add up to where it ends
+    moves = inside[:, 1:] * (values[:, 1:, GAP] > 0)
+    rises = ((values[:, 1:, PITCH] - values[:, :-1, PITCH]).sign() * moves).sum(1) / moves.sum(1).clamp(min=1)
     return torch.cat(
         [classes.sum(1) / count[:, None], torch.log1p(inside.sum(1, keepdim=True)), drums.sum(1, keepdim=True)
          / count[:, None], mean, spread, rises[:, None]], dim=1,

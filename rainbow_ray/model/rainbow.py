@@ -21,6 +21,7 @@ from rainbow_ray.model.fusion import Fusion, Tokens, check_fusion, gather_units,
 from rainbow_ray.model.pooling import POOLINGS, Pooling
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+READ_AS = 384  # features: the width of text for which the head's rates were measured
 STEMS = 32  # of a song that are told apart
 MIN_SCALE = 1e-4  # a feature that hardly varies on the training side is not blown up
 
@@ -50,6 +51,8 @@ class Rainbow(nn.Module):
     each modality's summary.
     """
 
+    reach: torch.Tensor
+
     def __init__(
         self, bodies: Bodies, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
         seconds: float = 10.0,
@@ -77,7 +80,9 @@ class Rainbow(nn.Module):
         if config.fusion.summaries or not self.is_fused:
             summed = {**widths, **summed}
         # text and its words first, as where they are alone
-        self.parts = {name: summed[name] for name in ("text", "words", "audio", "midi") if name in summed}
+        self.parts: dict[str, int] = {
+            name: summed[name] for name in ("text", "words", "audio", "midi") if name in summed
+        }
         self.width = sum(self.parts.values())
         if self.is_fused:
             self.fusion = Fusion({name: tokens[name] for name in self.modalities}, config.fusion)
@@ -87,6 +92,7 @@ class Rainbow(nn.Module):
             for embedding in self.stems.values():
                 assert isinstance(embedding, nn.Embedding)
                 nn.init.zeros_(embedding.weight)
+        self.register_buffer("reach", _reach(self.parts), persistent=False)
         self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
         self.head = make_head(self.width + fused, outputs, config.classifier)
@@ -161,7 +167,7 @@ class Rainbow(nn.Module):
         known = self.standardise(features)
         if fused is not None:
             # what is missing is as the average of the training side
-            known = torch.cat([torch.nan_to_num(known), fused.to(known.dtype)], dim=1)
+            known = torch.cat([torch.nan_to_num(known) * self.reach, fused.to(known.dtype)], dim=1)
         out: torch.Tensor = self.head(known)
         return out
 
@@ -245,6 +251,17 @@ class Rainbow(nn.Module):
 def _where(read: Mapping[str, Read], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
     """Tokens of what is present."""
     return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
+
+
+def _reach(parts: Mapping[str, int]) -> torch.Tensor:
+    """What the features of each part are multiplied by, `(width,)`, so that media have as much of a say as text.
+
+    Adam moves each weight alike, so in so many steps a part of the head gets as far as it is wide: the 23 numbers that
+    MIDI is summed up in would say next to nothing beside 384 of a text encoder.
+    """
+    return torch.cat([
+        torch.full((width,), READ_AS / width if name in ("audio", "midi") else 1.0) for name, width in parts.items()
+    ] or [torch.zeros(0)])  # fmt: skip
 
 
 class Standardise(nn.Module):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from rich.table import Table
 from rainbow_ray.assemble import Data
 from rainbow_ray.data.source import at_songs
 from rainbow_ray.plan import Plan
-from rainbow_ray.problems import Metrics, are_known, no_scores
+from rainbow_ray.problems import Metrics, are_known
+from rainbow_ray.results.brought import Brought, attention, behind, compare_modalities
 from rainbow_ray.results.calibrate import Calibration, calibrate
 from rainbow_ray.results.collapse import signs
 from rainbow_ray.results.evaluate import (
@@ -30,7 +30,7 @@ from rainbow_ray.results.evaluate import (
     verdict,
 )
 from rainbow_ray.training.checkpoint import write_safely
-from rainbow_ray.training.folds import Outcome
+from rainbow_ray.training.folds import Outcome, out_of_fold
 
 PREDICTION_TYPES = {
     "binary": pa.bool_(),
@@ -58,7 +58,7 @@ class Results:
     notes: list[str]
     examples: int
     songs: int
-    modalities: dict[str, Metrics]  # by what alone was read, where there are several
+    brought: dict[str, Brought]  # by what alone was read, where there are several
 
 
 def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[str, np.ndarray]) -> Results:
@@ -66,7 +66,7 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     problem, seed = data.problem, plan.config.reproducibility.seed
     metric = plan.config.training.headline
     every = np.flatnonzero(data.split.fold >= 0)
-    scores = at_songs(data.source, _out_of_fold(data, folds, lambda outcome: outcome.val_scores))
+    scores = at_songs(data.source, out_of_fold(data.source, problem, folds, lambda outcome: outcome.val_scores))
     held = every[are_known(scores[every], problem)]
     baselines = {name: at_songs(data.source, values) for name, values in baselines.items()}
     # where examples are many, baselines speak for some of them, and are compared on those
@@ -92,53 +92,13 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scored.decided[held]), problem.name)
     ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
     details = problem.details(targets, scored.decided[held])
-    modalities, behind = compare_modalities(plan, data, folds, scores, held)
-    found += behind
+    brought = compare_modalities(plan, data, folds, scores, held)
+    found += behind(metric, brought)
     return Results(
         metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration,
         list(made.notes), len(held),
-        n_songs, modalities,
+        n_songs, brought,
     )  # fmt: skip
-
-
-def compare_modalities(
-    plan: Plan, data: Data, folds: list[Outcome], scores: np.ndarray, held: np.ndarray
-) -> tuple[dict[str, Metrics], list[str]]:
-    """Metrics of each subset of the modalities at prediction time; a word where all do not beat the best single one."""
-    problem, metric, names = data.problem, plan.config.training.headline, plan.reading.modalities
-    if len(names) == 1:
-        return {}, []
-    targets, songs = data.source.targets[held], data.index.codes("song", held)
-    parts = {
-        name: at_songs(data.source, _out_of_fold(data, folds, functools.partial(_scores_of, name=name)))
-        for name in folds[0].parts
-    }
-    parts["+".join(names)] = scores
-    found = {name: problem.metrics(targets, values[held])[0] for name, values in parts.items()}
-    best = best_baseline(problem, metric, {name: found[name] for name in names})
-    whole = found["+".join(names)].get(metric)
-    if best is None or whole is None:
-        return found, []
-    gap = compare(problem, metric, targets, scores[held], parts[best][held], songs,
-                  seed=plan.config.reproducibility.seed)  # fmt: skip
-    if gap is None or gap.value > 0:
-        return found, []
-    said = (
-        f"The model does not beat its best part, {best} alone: {metric} {whole:.3f} against {found[best][metric]:.3f}"
-    )
-    return found, [f"{said}, {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]; see --modalities"]
-
-
-def _scores_of(outcome: Outcome, name: str) -> np.ndarray:
-    return outcome.parts[name]
-
-
-def _out_of_fold(data: Data, folds: list[Outcome], scores_of: Callable[[Outcome], np.ndarray]) -> np.ndarray:
-    """Some scores of all examples, each from the fold that held it out; NaN where none did."""
-    scores = no_scores(data.problem, len(data.source))
-    for outcome in folds:
-        scores[outcome.job.val] = scores_of(outcome)
-    return scores
 
 
 def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:
@@ -202,7 +162,14 @@ def summarise(
         "undefined": results.undefined,
         "ci95": results.ci95,
         **results.details,
-        **({"modalities": results.modalities, "attention": _attention(plan, folds)} if results.modalities else {}),
+        **(
+            {
+                "modalities": {name: one.to_json() for name, one in results.brought.items()},
+                "attention": attention(plan, folds),
+            }
+            if results.brought
+            else {}
+        ),
         "unit": plan.unit,
         "baselines": results.baselines,
         "best_baseline": results.best_baseline,
@@ -234,15 +201,6 @@ def summarise(
         "manifest": plan.manifest.location,
         "demo": plan.demo,
     }
-
-
-def _attention(plan: Plan, folds: list[Outcome]) -> dict[str, dict[str, float]] | None:
-    """Which modality looks how much at which, on average over the folds."""
-    tables = [outcome.facts["attention"] for outcome in folds]
-    if any(table is None for table in tables):
-        return None
-    names, mean = plan.reading.modalities, np.mean(tables, axis=0).round(4).tolist()
-    return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, mean, strict=True)}
 
 
 def best_length(folds: list[Outcome]) -> int:

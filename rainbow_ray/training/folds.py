@@ -7,7 +7,7 @@ import functools
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from rainbow_ray.config import Config
 from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.modalities import Reading
-from rainbow_ray.problems import Problem
+from rainbow_ray.problems import Problem, no_scores
 from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -240,6 +240,16 @@ def read_outcome(job: Job) -> Outcome:
     arrays, facts = result
     parts = {name.removeprefix("only "): scores for name, scores in arrays.items() if name.startswith("only ")}
     return Outcome(job, arrays["train"], arrays["val"], facts, parts)
+
+
+def out_of_fold(
+    source: Source, problem: Problem, folds: Sequence[Outcome], scores_of: Callable[[Outcome], np.ndarray]
+) -> np.ndarray:
+    """Some scores of all examples, each from the fold that held it out; NaN where none did."""
+    scores = no_scores(problem, len(source))
+    for outcome in folds:
+        scores[outcome.job.val] = scores_of(outcome)
+    return scores
 
 
 def _fit(trainer: Any) -> None:

@@ -70,13 +70,18 @@ class Learner:
         self.wrapped: nn.Module = team.wrap(self.model)
 
     def losses(self, rows: Rows, only: Collection[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted losses `(examples,)` and logits, fp32, of some rows (as if they had nothing but `only`)."""
+        """Weighted losses `(examples,)` and logits, fp32, of some rows.
+
+        `only` names modalities: as if examples had nothing else, with NaN for those that have none of them.
+        """
         module = self.wrapped if torch.is_grad_enabled() else self.model
         inputs = self.inputs(rows)
         if only is not None and isinstance(inputs, Batch):
             inputs = inputs.only(only)
         with self.precision.autocast(self.device):
             logits = module(inputs).float()
+        if only is not None and isinstance(inputs, Batch):
+            logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
         targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
@@ -100,16 +105,27 @@ class Learner:
             out: torch.Tensor = self.wrapped(self.spare).float().sum() * 0.0
             return out
 
-    @torch.no_grad()
-    def score(
-        self, indices: np.ndarray, only: Collection[str] | None = None
-    ) -> tuple[np.ndarray, float | None]:  # fmt: skip
+    def score(self, indices: np.ndarray) -> tuple[np.ndarray, float | None]:
         """Scores of the examples in the order of `indices`, and their weighted mean loss (None without examples).
-
-        `only` names modalities: scores are then as if examples had nothing else.
 
         Each worker of the team scores its share, and all get the whole.
         """
+        scores, total = self._score(indices)
+        finite = np.isfinite(scores)
+        bad = ~finite.all(axis=tuple(range(1, finite.ndim)))
+        if bad.any():
+            songs = ", ".join(self.source.names(indices[bad][:10]))
+            raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")
+        weight = float(self.source.weights[indices].sum(dtype=np.float64))
+        return scores, (total / weight if weight else None)
+
+    def score_part(self, indices: np.ndarray, only: Collection[str]) -> np.ndarray:
+        """Scores as if examples had nothing but the modalities `only`; NaN for those that have none of them."""
+        return self._score(indices, only)[0]
+
+    @torch.no_grad()
+    def _score(self, indices: np.ndarray, only: Collection[str] | None = None) -> tuple[np.ndarray, float]:
+        """Scores, and the sum of the weighted losses."""
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
@@ -125,13 +141,7 @@ class Learner:
         for rows in self._shares(indices, self.team):
             self._in_parts(one, rows)
         scores, (total,) = self.team.add(scores), self.team.sums(total)
-        finite = np.isfinite(scores.numpy())
-        bad = ~finite.all(axis=tuple(range(1, finite.ndim)))
-        if bad.any():
-            songs = ", ".join(self.source.names(indices[bad][:10]))
-            raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")
-        weight = float(self.source.weights[indices].sum(dtype=np.float64))
-        return scores.numpy(), (total / weight if weight else None)
+        return scores.numpy(), total
 
     @torch.no_grad()
     def attention(self, indices: np.ndarray) -> list[list[float]] | None:

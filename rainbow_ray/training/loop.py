@@ -263,7 +263,7 @@ class _Run:
         # what is read anew each epoch is too much to be scored again for the record
         train_scores, _ = self.learner.score(self.data.train if self.source.in_memory else self.data.train[:0])
         val_scores, _ = self.learner.score(self.data.val)
-        parts = {"+".join(names): self.learner.score(self.data.val, names)[0] for names in self._subsets()}
+        parts = {"+".join(names): self.learner.score_part(self.data.val, names) for names in self._subsets()}
         attention = self.learner.attention(self.data.val)
         progress = self.progress
         progress.seconds["eval"] += time.perf_counter() - began

@@ -100,6 +100,8 @@ def test_scores_of_a_song_are_averaged():
     )
     made = at_songs(Three(), scores)
     assert np.isnan(made).sum() == 2
+    some = np.array([np.nan, 0.2, 1.0, 0.4, np.nan], dtype=np.float32)
+    np.testing.assert_allclose(at_songs(Three(), some), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
     assert song_weights(Three.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]
 
 

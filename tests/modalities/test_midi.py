@@ -9,7 +9,18 @@ from symusic import Note, Score, Tempo, Track
 
 from rainbow_ray.config import MidiEncoderConfig
 from rainbow_ray.modalities.media import Trouble, pad
-from rainbow_ray.modalities.midi import DRUMS, DURATION, GAP, INSTRUMENT, ONSET, PITCH, MidiEncoder, open_recording
+from rainbow_ray.modalities.midi import (
+    DRUMS,
+    DURATION,
+    FIELDS,
+    GAP,
+    INSTRUMENT,
+    ONSET,
+    PITCH,
+    MidiEncoder,
+    open_recording,
+    summarise,
+)
 
 
 def song(notes=((0, 480, 60), (480, 480, 64), (480, 240, 67), (1920, 480, 72)), *, tempo=120, drum=False) -> bytes:
@@ -105,3 +116,22 @@ def test_time_and_instrument_matter():
         changed = notes.copy()
         changed[:, field] = value
         assert not torch.allclose(encoder(*pad([changed]))[0], before, atol=1e-4)
+
+
+def test_a_melody_that_climbs_is_told_from_one_that_falls():
+    def phrases(steps):
+        pitches = [60 + step for step in steps] * 4
+        notes = np.zeros((1, len(pitches), FIELDS), dtype=np.float32)
+        notes[0, :, PITCH], notes[0, 1:, GAP] = pitches, 0.25
+        return summarise(torch.from_numpy(notes), torch.ones(1, len(pitches), dtype=torch.bool))[0]
+
+    scale = [0, 2, 4, 5, 7, 9, 11, 12]
+    rises, falls = phrases(scale), phrases(scale[::-1])
+    assert rises[-1] > 0.5 > -0.5 > falls[-1], "though both end where they began"
+    torch.testing.assert_close(rises[:-1], falls[:-1])
+
+
+def test_a_chord_neither_climbs_nor_falls():
+    notes = np.zeros((1, 3, FIELDS), dtype=np.float32)
+    notes[0, :, PITCH] = [60, 64, 67]
+    assert summarise(torch.from_numpy(notes), torch.ones(1, 3, dtype=torch.bool))[0, -1] == 0

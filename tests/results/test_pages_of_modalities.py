@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from rainbow_ray.problems import make_problem
+from rainbow_ray.results.brought import Brought, behind
+from rainbow_ray.results.evaluate import Difference
 from rainbow_ray.results.pages import write_report
 from rainbow_ray.results.pages.finished import read_run
 from tests.in_process import finish_run, plan_of
@@ -35,10 +37,36 @@ def test_what_each_modality_brings_stands_on_the_page(run):
     np.testing.assert_allclose(shares.sum(axis=0), 1.0, atol=1e-3)
     whole = summary["modalities"]["text+audio+midi"]
     assert whole["macro_f1"] == pytest.approx(summary["best"]["macro_f1"]), "the model is all of them"
-    singles = [summary["modalities"][name]["macro_f1"] for name in ("text", "audio", "midi")]
+    assert whole["songs"] == 24
+    assert whole["all_of_them"] == whole["macro_f1"]
+    gains = {name: summary["modalities"][name]["gain"]["value"] for name in ("text", "audio", "midi")}
     warned = any("does not beat its best part" in sign for sign in summary["signs"])
-    assert warned == (whole["macro_f1"] <= max(singles))
+    assert warned == (min(gains.values()) <= 0)
     assert warned == ("does not beat its best part" in page)
+
+
+def test_a_part_is_told_of_the_songs_that_have_it(run, stems_file):
+    summary = json.loads((run / "summary.json").read_text())
+    rows = pd.read_parquet(stems_file)
+    has = {name: rows.groupby("id")[column].any() for name, column in
+           {"text": "concept", "audio": "audio_file", "midi": "midi_file"}.items()}  # fmt: skip
+    assert not all(found.all() for found in has.values())
+    for name, part in summary["modalities"].items():
+        songs = np.any([has[one] for one in name.split("+")], axis=0).sum()
+        assert part["songs"] == songs, name
+        assert part["gain"] is None or part["gain"]["value"] == pytest.approx(part["all_of_them"] - part["macro_f1"])
+
+
+def test_all_behind_one_is_told():
+    def brought(value, songs):
+        return Brought(songs, {"macro_f1": 0.6}, 0.6 + value, Difference(value, value - 0.1, value + 0.1))
+
+    whole = Brought(24, {"macro_f1": 0.7}, 0.7, None)
+    assert behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(0.02, 9), "text+midi": whole}) == []
+    (said,) = behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(-0.05, 9), "text+midi": whole})
+    assert "midi alone" in said
+    assert "9 songs" in said
+    assert "0.550 against 0.600, -0.050" in said
 
 
 def test_songs_are_scored_once_though_predictions_are_of_stems(run):
