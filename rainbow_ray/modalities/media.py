@@ -222,9 +222,10 @@ def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root
             problems.append(f"no row names {modality}: see data.{modality}_column, or leave {modality} out of"
                             " --modalities")  # fmt: skip
         elif bad == named or bad > limit * named:
-            most = f"{bad} of {named} {modality} files cannot be used, under the media root {root}"
-            problems.append(f"{most}: more than data.max_bad_media ({limit:.0%}); see --media-root, or leave {modality}"
-                            f" out of --modalities. {'; '.join(lines)}")  # fmt: skip
+            few = "none" if bad == named else f"only {named - bad}"
+            allowed = "" if bad == named else f" (data.max_bad_media lets {limit:.0%} be missing)"
+            problems.append(f"{few} of {named} {modality} files can be used{allowed}, under the media root {root}; see"
+                            f" --media-root, or leave {modality} out of --modalities. {'; '.join(lines)}")  # fmt: skip
         said += lines
     if problems:
         raise InputError(problems)

@@ -89,7 +89,7 @@ def test_troubles_are_counted_by_reason_and_named(reader, root):
     }
     assert named["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
     assert all_of_them == 7
-    with pytest.raises(InputError, match=r"6 of 7 audio files cannot be used.*max_bad_media \(20%\)"):
+    with pytest.raises(InputError, match=r"only 1 of 7 audio files can be used.*max_bad_media lets 20%"):
         check_troubles(rows, ["audio"], 0.2, root)
     said = check_troubles(rows, ["audio"], 0.9, root)
     assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in said[0]
