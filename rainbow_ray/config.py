@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -403,6 +403,18 @@ def parse_value(text: str) -> Any:
 def known_keys() -> list[str]:
     """Every dotted key that holds a value."""
     return [key for key, _, _ in _leaves(Config())]
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The shortest end of each dotted key that no other of `keys` shares."""
+    keys = list(keys)
+
+    def short(key: str) -> str:
+        parts = key.split(".")
+        ends = [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+        return next((end for end in ends if not any(f".{o}".endswith(f".{end}") for o in keys if o != key)), key)
+
+    return {key: short(key) for key in keys}
 
 
 def dump(config: Config) -> str:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rainbow_ray.config import short_names
 from rainbow_ray.training.ledger import Trial
 from rainbow_ray.training.reporters import Record
 
@@ -125,9 +126,8 @@ class TrialLines:
 
 
 def describe(trial: Trial, most: int = 100) -> str:
-    """A trial's values in a line, the last part of each key."""
-    parts = [f"{key.rpartition('.')[2]} {_written(value)}" for key, value in trial.values.items()]
-    line = ", ".join(parts)
+    """A trial's values in a line, with the ends of their keys."""
+    line = ", ".join(f"{name} {_written(trial.values[key])}" for key, name in short_names(trial.values).items())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, INTERRUPTED, make_parser, read_config, run
-from rainbow_ray.config import Config, dump
+from rainbow_ray.config import Config, dump, short_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,8 +158,7 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     said = [
         *say_data(plan, data),
         f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
-        f" {plan.reading.said}; {len(axes.distributions)} axes: "
-        + ", ".join(key.rpartition(".")[2] for key in axes.distributions),
+        f" {plan.reading.said}; {len(axes.distributions)} axes: " + ", ".join(short_names(axes.distributions).values()),
         f"{songs} scored songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two"
         " configs; what is smaller is luck",
     ]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rainbow_ray.cli import make_parser, read_config
-from rainbow_ray.config import Config, dump, known_keys, parse_value, resolve
+from rainbow_ray.config import Config, dump, known_keys, parse_value, resolve, short_names
 from rainbow_ray.errors import InputError
 
 OLDER = """
@@ -187,3 +187,10 @@ def test_labels_that_yaml_reads_as_something_else_are_refused(mapping):
 def test_a_mapping_on_the_command_line_needs_no_space():
     assert parse_value("{a:x,b:null}") == parse_value("{a: x, b: null}") == {"a": "x", "b": None}
     assert parse_value("{'a:b': x}") == {"a:b": "x"}
+
+
+def test_short_names_are_told_apart():
+    keys = ["training.learning_rate", "model.fusion.learning_rate", "model.fusion.kind", "phase", "model.a.b", "x.a.b"]
+    named = short_names(keys)
+    assert list(named.values()) == ["training.learning_rate", "fusion.learning_rate", "kind", "phase", "model.a.b",
+                                    "x.a.b"]  # fmt: skip

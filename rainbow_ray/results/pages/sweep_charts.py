@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rainbow_ray.config import short_names
 from rainbow_ray.results.pages.theme import Chart, Palette
 from rainbow_ray.training.ledger import Trial
 
@@ -70,7 +71,7 @@ def axes_by_importance(search: Search) -> list[Chart]:
     def bars(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
         axes.barh(range(len(first)), [shares.get(name, 0.0) for name in first], color=palette.first)
-        axes.set_yticks(range(len(first)), [short(name) for name in first])
+        axes.set_yticks(range(len(first)), [words(search, name) for name in first])
         axes.invert_yaxis()
         axes.set_xlabel("share of the variance of scores")
 
@@ -79,7 +80,9 @@ def axes_by_importance(search: Search) -> list[Chart]:
         for trial, good, score in zip(search.complete, search.goodness, _places(_scores(search.complete)), strict=True):
             heights = [_place(search.complete, name, trial) for name in first]
             axes.plot(range(len(first) + 1), [*heights, score], color=palette.first, alpha=0.15 + 0.75 * good)
-        axes.set_xticks(range(len(first) + 1), [*map(short, first), search.metric], rotation=30, ha="right")
+        axes.set_xticks(
+            range(len(first) + 1), [*(words(search, name) for name in first), search.metric], rotation=30, ha="right"
+        )
         axes.set_yticks([0, 1], ["least", "most"])
 
     return [
@@ -111,9 +114,9 @@ def importance(search: Search) -> dict[str, float]:
             return {}
 
 
-def short(name: str) -> str:
-    """The last part of a key, as words."""
-    return name.rpartition(".")[2].replace("_", " ")
+def words(search: Search, name: str) -> str:
+    """The end of a varied key that tells it from the others, as words."""
+    return short_names(search.varied)[name].replace("_", " ").replace(".", " ")
 
 
 def _slice(search: Search, name: str) -> Chart:
@@ -130,8 +133,8 @@ def _slice(search: Search, name: str) -> Chart:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
 
-    says = f"{search.metric} of each complete trial by {short(name)}."
-    return Chart(f"slice-{name}".replace(".", "-").replace("_", "-"), short(name), says, draw, (3.2, 2.5))
+    says = f"{search.metric} of each complete trial by {words(search, name)}."
+    return Chart(f"slice-{name}".replace(".", "-").replace("_", "-"), words(search, name), says, draw, (3.2, 2.5))
 
 
 def _place(trials: Sequence[Trial], name: str, trial: Trial) -> float:
