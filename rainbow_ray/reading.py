@@ -63,7 +63,7 @@ def check_reading(
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.views, config.split_seed)
     folder = Path(data.media_cache).expanduser() if data.media_cache is not None else default_folder()
-    reader = MediaReader(media, root.resolve(), windows, folder.resolve())
+    reader = MediaReader(media, root.resolve(), windows, folder.resolve(), stands_in=data.media_cache is not None)
     return Reading(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
 
 

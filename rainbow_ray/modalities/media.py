@@ -25,6 +25,7 @@ from rainbow_ray.modalities.store import Store, hash_of
 
 MEDIA = {"audio": "rainbow_ray.modalities.audio", "midi": "rainbow_ray.modalities.midi"}
 POSITIONS = ("start", "middle")
+IN_TABLE = "in the table"
 NAMED = 3  # files of each trouble that are named
 SLOTS = "_slot"
 TROUBLE = "_trouble"
@@ -68,12 +69,17 @@ class Windows:
 
 @dataclass(frozen=True)
 class MediaReader:
-    """Reads the windows of rows into a store. `modalities` in the order in which their duration counts."""
+    """Reads the windows of rows into a store. `modalities` in the order in which their duration counts.
+
+    With `stands_in`, what the store has of a file stays good where the file is not: so a store travels. Without it, a
+    name that another collection of songs shares brings nobody another's sound.
+    """
 
     modalities: tuple[str, ...]
     root: Path
     windows: Windows
     folder: Path | None
+    stands_in: bool = False
 
     @functools.cached_property
     def store(self) -> Store:
@@ -87,6 +93,7 @@ class MediaReader:
             for name in self.modalities
             if f"raw_{name}_rate" in rows.column_names
         }
+        songs = rows["song"].to_pylist() if "song" in rows.column_names else [""] * len(rows)
         used = rows["dropped"].is_null().to_pylist() if "dropped" in rows.column_names else [True] * len(rows)
         found: list[dict[str, Any]] = []
         for i in range(len(rows)):
@@ -95,7 +102,8 @@ class MediaReader:
         for name in self.modalities:
             seen = [row.get(name, {}) for row in found]
             windows = pa.array([look.get("windows", []) for look in seen], pa.list_(pa.string()))
-            trouble = pa.array([look.get("trouble") for look in seen], pa.string())
+            told = [_placed(look.get("trouble"), song) for look, song in zip(seen, songs, strict=True)]
+            trouble = pa.array(told, pa.string())
             gone = [column for column in (f"raw_{name}", f"raw_{name}_rate") if column in rows.column_names]
             rows = rows.drop_columns(gone).append_column(name, windows).append_column(f"{name}{TROUBLE}", trouble)
         return rows
@@ -107,12 +115,17 @@ class MediaReader:
         sources = {name: _Source.of(value, self.root, rates.get(name)) for name, value in named.items()}
         key = hash_of({name: source.name for name, source in sources.items()}, self.windows)
         known = self.store.read_look(key)
-        if known is not None and all(source.is_still(known.get(name, {})) for name, source in sources.items()):
+        if known is not None and all(
+            source.is_still(known.get(name, {}), stands_in=self.stands_in) for name, source in sources.items()
+        ):
             return known
         look = self._read(sources)
         for name, source in sources.items():
             look[name]["mark"] = source.mark
-        self.store.write_look(key, look)
+        # what another collection, or a machine that has the files, left under these names is not written over
+        if not any(source.mark is None and (known or {}).get(name, {}).get("windows")
+                   for name, source in sources.items()):  # fmt: skip
+            self.store.write_look(key, look)
         return look
 
     def _read(self, sources: Mapping[str, _Source]) -> dict[str, Any]:
@@ -138,6 +151,11 @@ class MediaReader:
         return look
 
 
+def _placed(trouble: str | None, song: str) -> str | None:
+    """A trouble with what the table holds, which has no name, told by its song."""
+    return trouble and trouble.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
+
+
 @dataclass(frozen=True)
 class _Source:
     """A stem's file of one modality: a path, or its bytes (encoded, or samples with a rate)."""
@@ -155,7 +173,7 @@ class _Source:
 
     @property
     def shown(self) -> str:
-        return self.name if self.path is not None else "in the table"
+        return self.name if self.path is not None else IN_TABLE
 
     @functools.cached_property
     def mark(self) -> list[int] | None:
@@ -168,10 +186,11 @@ class _Source:
             return None
         return [stat.st_size, stat.st_mtime_ns]
 
-    def is_still(self, look: Mapping[str, Any]) -> bool:
-        """Whether a look is of the file as it is now. What was read of a file that is gone stays good."""
+    def is_still(self, look: Mapping[str, Any], *, stands_in: bool) -> bool:
+        """Whether a look is of the file as it is now, or (with `stands_in`) of one that is not here."""
         if self.mark is None:
-            return bool(look.get("windows"))
+            was_missing = "mark" in look and look["mark"] is None
+            return was_missing or (stands_in and bool(look.get("windows")))
         return look.get("mark") == self.mark
 
     def content(self) -> Path | bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import InputError
-from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles
+from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles, say_troubles
 from rainbow_ray.modalities.store import Store
 from tests.modalities.test_audio import saved, tone
 from tests.modalities.test_midi import song
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def reader(root, tmp_path):
-    return MediaReader(("audio", "midi"), root, Windows(1.0), tmp_path / "store")
+    return MediaReader(("audio", "midi"), root, Windows(1.0), tmp_path / "store", stands_in=True)
 
 
 def rows_of(audio, midi=None):
@@ -66,6 +66,18 @@ def test_a_file_that_changes_is_read_again_and_one_that_goes_is_remembered(reade
     gone = reader(rows_of(["a.wav"]))
     assert gone["audio"].to_pylist() == second, "what was read travels in place of the files"
     assert gone["audio_trouble"].to_pylist() == [None]
+
+
+def test_a_name_that_two_collections_share_brings_nobody_anothers_sound(reader, root, tmp_path):
+    theirs = reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist()
+    (tmp_path / "other").mkdir()
+    other = MediaReader(("audio", "midi"), tmp_path / "other", Windows(1.0), tmp_path / "store")
+    for _ in range(2):
+        ours = other(rows_of(["a.wav", "missing.wav"]))
+        assert ours["audio"].to_pylist() == [[], []]
+        assert all(trouble.startswith("no such file") for trouble in ours["audio_trouble"].to_pylist())
+    (root / "a.wav").unlink()
+    assert reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist() == theirs, "nor takes it away"
 
 
 def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
@@ -106,6 +118,16 @@ def test_bytes_in_the_table_are_read_too(reader, root):
     assert whole["audio"].to_pylist()[0] == reader(rows_of(["a.wav"]))["audio"].to_pylist()[0]
     assert whole["audio_trouble"].to_pylist()[1].startswith("empty")
     assert len(whole["midi"].to_pylist()[0]) == 1
+
+
+def test_what_the_table_holds_is_named_by_its_song(reader):
+    table = pa.table({"song": ["x", "y"], "raw_audio": pa.array([b"no", b"no"], pa.large_binary()),
+                      "raw_midi": pa.array([None, b"no"], pa.large_binary())})  # fmt: skip
+    for _ in range(2):
+        rows = reader(table)
+        said = [say_troubles(name, *count_troubles(rows, name)[:2])[0] for name in ("audio", "midi")]
+        assert said[0].endswith("(of song x, of song y)")
+        assert said[1].endswith("(of song y)")
 
 
 def test_a_damaged_store_is_noticed(tmp_path):
