@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -217,13 +219,21 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     for column in columns.media:
         plain[f"raw_{column.modality}"] = _media(block[column.name])
         if column.rate is not None:
-            plain[f"raw_{column.modality}_rate"] = block[column.rate].cast(pa.int64())
+            plain[f"raw_{column.modality}_rate"] = _rates(block[column.rate])
     return pa.table(plain)
 
 
 def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths or bytes of one plain type."""
     return column.cast(pa.large_binary()) if _is_bytes(column.type) else _strings(column)
+
+
+def _rates(column: pa.ChunkedArray) -> pa.Array:
+    """Sample rates in Hz as int64: null stays null (NaN is how pandas writes it), what is no number is 0."""
+    told = column.to_pandas()
+    numbers = pd.to_numeric(told, errors="coerce").astype("float64")
+    plain = np.where(np.isfinite(numbers), numbers, 0.0).clip(-1, 2**31)
+    return pa.array(plain.astype(np.int64), mask=told.isna().to_numpy())
 
 
 def _filesystem(location: str) -> tuple[FileSystem, str]:

@@ -248,3 +248,21 @@ def test_a_missing_list_of_labels_becomes_the_null_class(write_table, tiny_encod
     data = data_of(plan_of(write_table(rows), tiny_encoder("bert"), **keys))
     assert data.profile["labels"]["none"] == 4
     assert any("rows without a label count as 'none'" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        (pa.array([16000, None, -3], pa.int32()), [16000, None, -1]),
+        (pa.array([16000.0, float("nan"), float("inf")]), [16000, None, 0]),
+        (pa.array(["16000", None, "fast"]), [16000, None, 0]),
+    ],
+)
+def test_sample_rates_arrive_in_any_form(tmp_path, rates, expected):
+    rows = song_rows(songs=3, stems=1)
+    rows |= {"audio_waveform": pa.array([b"1234"] * 3), "audio_sample_rate": rates}
+    pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
+    manifest = open_manifest(str(tmp_path / "songs.parquet"))
+    columns = find_columns(manifest, DataConfig(), TARGET, ["audio"])
+    found = plain_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
+    assert found["raw_audio_rate"].to_pylist() == expected
