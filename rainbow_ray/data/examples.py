@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
+SLOTS = "_slot"  # ends the column that says of which of a song's rows each window is
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Examples:
         )
         columns = {f"target {i}": part for i, part in enumerate(self.targets.T)} if self.targets.ndim > 1 else {}
         frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": self.targets})})
-        for slots in (name for name in self.table.column_names if name.endswith("_slot")):
-            windows = self.table[slots.removesuffix("_slot")].to_pylist()
+        for slots in (name for name in self.table.column_names if name.endswith(SLOTS)):
+            windows = self.table[slots.removesuffix(SLOTS)].to_pylist()
             frame[slots] = pd.util.hash_array(np.array([" ".join(row) for row in windows], dtype=object))
         rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
@@ -138,7 +139,7 @@ def one_row_an_example(
     table = rows.drop_columns(["dropped", "label"]).take(kept)
     for name in join:
         lists, slots = joined.get(name) or _alone(table[name])
-        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}_slot", slots)
+        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
     ids = table["song"].cast(pa.string())
     if by_row:
         ids = pc.binary_join_element_wise(ids, kept.cast(pa.string()), "#")

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.examples import Examples, song_without_text, text_key
+from rainbow_ray.data.examples import SLOTS, Examples, song_without_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
 from rainbow_ray.data.source import Rows, distinct_windows
 from rainbow_ray.data.split import deal
@@ -200,14 +200,18 @@ class Streamed:
         piece = self.pieces.of(rows)
         need = pd.Series(first_needed).groupby(piece).min()
         items = _items(self.pieces, rows, wanted, order=need.sort_values().index.to_numpy())
-        kept = self.index.table.select(["example_id"])
+        names = [name for name in self.index.table.column_names if name == "example_id" or name.endswith(SLOTS)]
+        known = self.index.table.select(names)
 
         def then(block: pa.Table) -> pa.Table:
             dropped = ["label", "dropped", *([] if whole else ["text"])]
             return block.drop_columns([name for name in dropped if name in block.column_names])
 
         for block in _read(self.manifest, self.columns, self.prepare, items, then=then):
-            yield block.append_column("example_id", kept["example_id"].take(block["example"]))
+            facts = known.take(block["example"])
+            for name in names:
+                block = block.append_column(name, facts[name])
+            yield block
 
 
 def make_streamed(

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.examples import SLOTS, Examples
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.store import Store, hash_of
 
@@ -27,7 +27,6 @@ MEDIA = {"audio": "rainbow_ray.modalities.audio", "midi": "rainbow_ray.modalitie
 POSITIONS = ("start", "middle")
 IN_TABLE = "in the table"
 NAMED = 3  # files of each trouble that are named
-SLOTS = "_slot"
 TROUBLE = "_trouble"
 
 

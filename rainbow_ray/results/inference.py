@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.examples import SLOTS, Examples
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
@@ -117,7 +117,7 @@ class Predictor:
         for name in reading.media:
             windows = rows[name].to_pylist()
             rows = rows.append_column(
-                f"{name}_slot", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
+                f"{name}{SLOTS}", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
             )
             present |= np.array([len(row) > 0 for row in windows], dtype=bool)
         chosen = np.flatnonzero(present)

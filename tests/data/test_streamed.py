@@ -15,7 +15,7 @@ from rainbow_ray.data.split import deal
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.modalities import Reading, make_collates
 from tests.conftest import song_rows
-from tests.in_process import plan_of
+from tests.in_process import fit_fold, plan_of
 
 pytestmark = pytest.mark.slow
 
@@ -127,3 +127,19 @@ def test_many_groups_are_dealt_whole_and_in_proportion():
         assert strata[part == k].mean() == pytest.approx(strata.mean(), abs=0.01)
     assert (deal(groups, strata, [0.1, 0.3], seed=3) == part).all()
     assert (deal(groups, strata, [0.1, 0.3], seed=4) != part).any()
+
+
+def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encoder, tmp_path):
+    keys = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5,
+            "data__media_cache": str(tmp_path / "cache"), "training__epochs": 1, "training__min_steps": 0}  # fmt: skip
+    make = functools.partial(plan_of, stems_file, tiny_encoder("bert"), **keys)
+    memory, plan = read_data(make()), make(data__resident_limit=0)
+    stream = read_data(plan)
+    assert isinstance(stream.source, streamed.Streamed)
+    names = ["example_id", "audio", "audio_slot", "midi", "midi_slot"]
+    found = stream.source.read(np.arange(len(stream.source))).table.select(names).sort_by("example_id")
+    assert found.equals(memory.index.table.select(names).sort_by("example_id"))
+    val, fitted = fit_fold(plan, stream, tmp_path / "fit")
+    assert np.isfinite(fitted.val_scores).all()
+    has_midi = np.array([len(row) > 0 for row in stream.index.table["midi"].to_pylist()])[val]
+    assert (np.isfinite(fitted.parts["midi"]).all(axis=1) == has_midi).all()

@@ -38,6 +38,8 @@ def wrap(model):
 team = Team(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), encoder, **json.loads(keys))
 fit_fold(plan, data_of(plan), Path(folder), team=team, prefix=PrefixStore(Path(folder).parent / "prefix", 2**24))
+distributed.barrier()  # who ends while the other still talks may be torn down by gloo's own threads
+distributed.destroy_process_group()
 """
 
 
