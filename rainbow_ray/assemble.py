@@ -68,9 +68,23 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
 
     Ray must run, unless `read` is given: it reads in Ray's place, into memory.
     """
-    config, reading = plan.config, plan.reading
     size = size_in_memory(plan.manifest, plan.columns)
-    streams = read is None and size > config.data.resident_limit * 2**20
+    limit = plan.config.data.resident_limit
+    streams = read is None and size > limit * 2**20
+    if plan.segments is None:
+        return _read_songs(plan, read, size, streams=streams)
+    if streams:
+        much = f"{plan.manifest.location} takes {size / 2**20:.0f} MB, more than {limit}"
+        raise InputError(f"data.resident_limit: segments are kept in memory, and {much}; set it higher")
+    from rainbow_ray.assemble_segments import read_segments
+
+    prepare_rows = functools.partial(prepare, reading=plan.reading)
+    return read_segments(plan, *_read_rows(plan, prepare_rows, read, streams=False))
+
+
+def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> Data:
+    """The data of a run over songs, or their stems."""
+    config, reading = plan.config, plan.reading
     prepare_rows = functools.partial(prepare, reading=reading)
     rows, said = _read_rows(plan, prepare_rows, read, streams=streams)
     good = good_labels(rows)
@@ -124,10 +138,9 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = _describe(plan, problem, index, split, profile(index, songs, n_rows, dropped))
+    described = describe(plan, problem, index, split, profile(index, songs, n_rows, dropped))
     described["streamed"] = streams
-    described["presence"] = presence(index.table, reading.modalities)
-    warnings = [*parsed.notes, *settled.notes, *said, *_data_warnings(plan, split, folds, described, index)]
+    warnings = [*parsed.notes, *settled.notes, *said, *data_warnings(plan, split, folds, described, index)]
     if streams:
         limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
@@ -157,6 +170,8 @@ def _check_media(plan: Plan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     if reading.media_reader is None:
         return rows, []
     said = check_troubles(rows, reading.media, config.max_bad_media, reading.media_reader.root)
+    if plan.segments is not None:  # one without anything to read is still its neighbours' neighbour
+        return rows, said
     there = [pc.greater(pc.list_value_length(rows[name]), 0) for name in reading.media]
     if "text" in reading.modalities:
         there.append(rows[PRESENT])
@@ -193,9 +208,10 @@ def say_labels(labels: Mapping[str, float]) -> str:
     return ", ".join(said) + (f" and {len(labels) - len(said)} more classes" if len(labels) > len(said) else "")
 
 
-def _describe(
+def describe(
     plan: Plan, problem: Problem, examples: Examples, split: Split, described: dict[str, Any]
 ) -> dict[str, Any]:
+    """The profile with labels, tokens, modalities and split."""
     limit = plan.reading.max_tokens
     cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
     tokens = {"texts_cut": cut, "max_tokens": limit}
@@ -204,14 +220,16 @@ def _describe(
         **described,
         "labels": problem.describe(examples.targets[first]),
         **tokens,
+        "presence": presence(examples.table, plan.reading.modalities),
         "shared_texts_across_folds": split.shared_texts,
         "split_hash": identity(split),
     }
 
 
-def _data_warnings(
+def data_warnings(
     plan: Plan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
 ) -> list[str]:
+    """What is to be told of the songs and their split."""
     warnings = []
     dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
     data = plan.config.data

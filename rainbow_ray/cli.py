@@ -17,6 +17,7 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # flags that are another way to write a key
 KEY_FLAGS: dict[str, tuple[str, str, str]] = {
     "--manifest": ("data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs"),
+    "--segments": ("segments.path", "P", "phase 5: parquet file of segments, a row a segment and stem"),
     "--media-root": ("data.media_root", "D", "folder that audio and MIDI paths start from (default: the manifest's)"),
     "--encoder": ("model.text_encoder.model_name", "NAME", "hub name, local folder, or `embedded`"),
     "--audio-encoder": (
@@ -53,7 +54,8 @@ DOORS = {
 }
 
 PLAIN_TEXT = {
-    "data.manifest_path", "data.split_by", "data.split_file", "model.text_encoder.model_name", "training.metric",
+    "data.manifest_path", "segments.path", "data.split_by", "data.split_file", "model.text_encoder.model_name",
+    "training.metric",
     "model.audio_encoder.model_name", "data.media_root",
     "logging.output_dir", "tune.space",
 }  # fmt: skip
@@ -71,7 +73,7 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         "--phase",
         type=int,
         metavar="N",
-        help="1: yes or no, 2: classes, 4: a number, from text; 3: classes, from text, audio and MIDI",
+        help="1: yes or no, 2: classes, 4: a number, 5: segments, from text; 3: classes, from text, audio and MIDI",
     )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in DOORS[program].items():

@@ -54,8 +54,15 @@ class DataConfig(Section):
         None,
         description=f"parquet file, folder of them, or URL; `demo` for the built-in songs; null: {DEFAULT_MANIFEST}",
     )
-    id_column: str = Field("id", description="column that names the song: a split keeps its rows together")
-    text_columns: list[str] = Field(["concept"], min_length=1, description="joined by a blank line to one text")
+    id_column: str = Field(
+        "id",
+        description="column that names the song: a split keeps its rows together; if nobody says, song_id of segments",
+    )
+    text_columns: list[str] = Field(
+        ["concept"],
+        min_length=1,
+        description="joined by a blank line to one text; if nobody says, lyric_text of segments",
+    )
     target_column: str | None = Field(None, description="column, or field of training_data; null: the phase's own")
     target_type: Literal["binary", "multiclass", "regression"] | None = Field(
         None, description="null: the phase's own problem"
@@ -171,6 +178,21 @@ class FusionConfig(Section):
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
 
 
+class TemporalConfig(Section):
+    kind: str = Field("transformer", description="how segments see each other: transformer, tcn, none")
+    width: Whole = 32
+    layers: Whole = Field(1, description="of the transformer; of each stage of the tcn, whose reach doubles with each")
+    stages: Whole = Field(2, description="of the tcn")
+    heads: Whole = Field(4, description="of the transformer")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    input_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.8, description="of what is read of each segment")
+    run_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.5, description="how often a song's segments do without each other in training: each must stand alone as well"
+    )
+    weight_decay: NotNegative = 1.0
+    learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
+
+
 class LexicalConfig(Section):
     enabled: bool = Field(True, description="which words are present, read beside the encoder")
     width: Whole = Field(256, description="features that the words are projected to")
@@ -189,6 +211,7 @@ class ModelConfig(Section):
     audio_encoder: AudioEncoderConfig = AudioEncoderConfig()
     midi_encoder: MidiEncoderConfig = MidiEncoderConfig()
     fusion: FusionConfig = FusionConfig()
+    temporal: TemporalConfig = TemporalConfig()
     lexical: LexicalConfig = LexicalConfig()
     classifier: ClassifierConfig = ClassifierConfig()
 
@@ -235,6 +258,13 @@ class TrainingConfig(Section):
     asymmetric_gamma_positive: NotNegative = Field(0.0, description="only with loss asymmetric")
     asymmetric_gamma_negative: NotNegative = Field(4.0, description="only with loss asymmetric")
     asymmetric_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="only with loss asymmetric")
+    smoothing: NotNegative = Field(
+        0.15, description="of segments: weight of the T-MSE loss, which holds neighbours together; 0: none"
+    )
+    smoothing_limit: Rate = Field(4.0, description="larger jumps of a log-probability than this cost no more")
+    boundary: NotNegative = Field(
+        0.1, description="of segments: weight of the loss of saying that two neighbours differ, or not; 0: none"
+    )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     sampling: str = Field("none", description="none, oversample, undersample: by song")
     metric: str | None = Field(
@@ -261,6 +291,26 @@ class TrainingConfig(Section):
         """The metric, once the problem's own has taken the place of null."""
         assert self.metric is not None, "make_plan settles it"
         return self.metric
+
+
+class SegmentsConfig(Section):
+    path: str | None = Field(
+        None, description="parquet file of segments, a row a segment and stem; null: made from the manifest"
+    )
+    seconds: Rate = Field(10.0, description="of each segment, of songs that have neither a structure nor an LRC file")
+    together: Whole = Field(256, description="segments that are read together; longer songs in overlapping windows")
+    overlap: Annotated[float, Field(ge=0.05, le=0.5)] = Field(
+        0.25, description="share of a window; the scores are stitched"
+    )
+    decoding: str = Field("argmax", description="of scores to labels: argmax, median, viterbi")
+    filter_width: Whole = Field(3, description="segments; only with median")
+    bag: str = Field(
+        "attention",
+        description="how a song's label is made of its segments', where these have none: attention, noisy_or",
+    )
+    compare_none: bool = Field(
+        True, description="train the same model without time and neighbours too, as a baseline (twice the cost)"
+    )
 
 
 class CalibrationConfig(Section):
@@ -319,10 +369,13 @@ class ReproducibilityConfig(Section):
 
 
 class Config(Section):
-    phase: int = Field(1, description="1: binary, 2: classes, 3: classes from text, audio and MIDI, 4: a number")
+    phase: int = Field(
+        1, description="1: binary, 2: classes, 3: classes from text, audio and MIDI, 4: a number, 5: segments"
+    )
     modalities: list[str] | None = Field(None, description="of text, audio, midi; null: the phase's own")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    segments: SegmentsConfig = SegmentsConfig()
     training: TrainingConfig = TrainingConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     tune: TuneConfig = TuneConfig()

@@ -23,6 +23,7 @@ PHASES = {
         Phase(2, problem="multiclass", target="rebracketing_type", modalities=("text",), unit="song"),
         Phase(3, problem="multiclass", target="rebracketing_type", modalities=("text", "audio", "midi"), unit="stem"),
         Phase(4, problem="regression", target="rebracketing_intensity", modalities=("text",), unit="song"),
+        Phase(5, problem="segmentation", target="segment_rebracketing_type", modalities=("text",), unit="segment"),
     )
 }
 

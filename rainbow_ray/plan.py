@@ -20,6 +20,7 @@ from rainbow_ray.modalities.media import MEDIA, POSITIONS
 from rainbow_ray.phases import PHASES, get_phase
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.reading import check_encoders, check_reading, idle_modalities, modalities_of, settle_encoders
+from rainbow_ray.segment_plan import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
 from rainbow_ray.training.imbalance import stacked
 
 ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
@@ -44,6 +45,7 @@ class Plan:
     demo: bool
     known_split: dict[str, Any] | None
     warnings: list[str]
+    segments: SegmentTable | None = None  # where the problem is of segments
 
 
 def choose_manifest(resolved: Resolved) -> tuple[str, bool]:
@@ -60,13 +62,20 @@ def make_plan(resolved: Resolved) -> Plan:
     """Check everything that can be checked without reading rows. Raises `InputError` with all of it."""
     config = resolved.config
     phase = get_phase(config.phase)
-    problem = make_problem(_problem_name(config))
-    settle_defaults(config, problem)
     location, demo = choose_manifest(resolved)
     modalities = modalities_of(config)
+    segments = None
+    if phase.problem == SEGMENTATION:
+        demo = demo and config.segments.path is None
+        demo_songs = functools.partial(_demo_songs, modalities)
+        segments = find_segments(resolved, location, demo_songs, demo=demo)
+        problem, location = segments.problem, segments.location
+    else:
+        problem = make_problem(_problem_name(config))
+    settle_defaults(config, problem)
     settle_encoders(config, demo=demo)
     problems = [*_check_names(config, problem), *_check_phase(config)]
-    target = config.data.target_column or own_target(config.phase, problem)
+    target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, problem)
 
     def collect(step: Callable[[], T]) -> T | None:
         try:
@@ -76,9 +85,10 @@ def make_plan(resolved: Resolved) -> Plan:
             return None
 
     manifest = collect(lambda: open_manifest(_demo_songs(modalities) if location == DEMO else location))
+    root = segments.media_root if segments is not None else None
     find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
     columns = collect(lambda: find(manifest)) if manifest is not None else None
-    read = collect(lambda: check_reading(config, modalities, manifest, location))
+    read = collect(lambda: check_reading(config, modalities, manifest, location, root))
     split_file = config.data.split_file
     by = config.data.split_by
     known = None
@@ -87,15 +97,18 @@ def make_plan(resolved: Resolved) -> Plan:
     if problems or manifest is None or columns is None or read is None:
         raise InputError(dict.fromkeys(problems))
     reading, warnings = read
-    if problem.name in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
+    if segments is not None:
+        columns = segments.columns_of(columns)
+        warnings += segments.notes
+    if inner_name(problem) in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
         columns = dataclasses.replace(columns, null_class=None)
     idle = _without_effect(resolved, problem, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += stacked(config.training, resolved.user_keys - idle.keys())
-    unit = config.data.unit or (phase.unit if reading.media else "song")
+    unit = "segment" if segments is not None else config.data.unit or (phase.unit if reading.media else "song")
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
-    return Plan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings)
+    return Plan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings, segments)
 
 
 def own_target(phase: int, problem: Problem) -> str:
@@ -164,7 +177,11 @@ def _check_phase(config: Config) -> list[str]:
     problems = []
     if config.data.multi_label and _problem_name(config) != "multilabel":
         problems.append(f"data.multi_label: phase {phase.number} is {phase.problem}, not of classes")
-    if config.data.target_type not in (None, phase.problem) and phase.number not in ANY_PROBLEM:
+    if (
+        config.data.target_type not in (None, phase.problem)
+        and phase.number not in ANY_PROBLEM
+        and (phase.problem != SEGMENTATION)
+    ):
         problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
     for name in config.modalities or ():
         problems += choose("--modalities", name, MODALITIES)
@@ -208,6 +225,7 @@ def _without_effect(resolved: Resolved, problem: Problem, modalities: Sequence[s
     if not config.model.classifier.hidden_dims:
         idle["model.classifier.activation"] = "the head has no hidden layer"
     idle |= idle_modalities(config, modalities)
+    idle |= idle_segments(config, problem)
     if config.data.split_file is not None:
         for name in ("train_split", "val_split", "random_seed"):
             idle[f"data.{name}"] = "the split file decides"

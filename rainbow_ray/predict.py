@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WRITERS = (".parquet", ".csv", ".jsonl")
 SHOWN_CHARACTERS = 60
+SONG_ID = "id"  # of tables of songs
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     root = options.media_root or (Path(options.manifest).parent if options.manifest else Path())
     predictor = Predictor.load(options.model, options.device, root)
     console = Console(soft_wrap=True, highlight=False)
-    if options.manifest is not None:
+    if options.manifest is not None and predictor.reads_segments:
+        _score_segments(predictor, options, console)
+    elif options.manifest is not None:
         _score_manifest(predictor, options, console)
     else:
         _score_texts(predictor, options, console)
@@ -173,9 +176,37 @@ def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: 
     )
 
 
+def _score_segments(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
+    """A row a segment in --out, and the stretches that they make beside it; of a table of segments, or of songs."""
+    from rainbow_ray.data.manifest import open_manifest
+    from rainbow_ray.data.sections import make_segments
+    from rainbow_ray.segment_plan import TIMES, cache_folder
+
+    manifest, info = open_manifest(options.manifest), predictor.bundle.info
+    names, notes = manifest.schema.names, list[str]()
+    song = info["id_column"] if info["id_column"] in names else SONG_ID
+    if not set(TIMES) <= set(names) and song in names:  # a table of songs
+        root = options.media_root or Path(options.manifest).parent
+        made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
+        manifest = open_manifest(str(made))
+    table = manifest.dataset().to_table()
+    if info["id_column"] not in table.column_names and song in table.column_names:
+        table = table.rename_columns({song: info["id_column"]})
+    found = predictor.predict_segments(table)
+    _write(found.segments, options.out)
+    beside = options.out.with_name(f"{options.out.stem}.stretches{options.out.suffix}")
+    _write(found.stretches, beside)
+    for note in notes:
+        console.print(f"Note: {note}")
+    weak = " (WEAK: only songs' labels were learned)" if len(found.segments) and found.segments["weak"].any() else ""
+    console.print(
+        f"{len(found.segments)} segments in {options.out}{weak}, {len(found.stretches)} stretches in {beside}"
+    )
+
+
 def _write(table: pd.DataFrame, path: Path) -> None:
     """To a temporary name, then into place."""
-    from rainbow_ray.training.checkpoint import write_safely
+    from rainbow_ray.files import write_safely
 
     if path.suffix == ".parquet":
         write_safely(path, lambda file: table.to_parquet(file, index=False))

@@ -42,9 +42,12 @@ def settle_encoders(config: Config, *, demo: bool) -> None:
 
 
 def check_reading(
-    config: Config, modalities: Sequence[str], manifest: Manifest | None, location: str
+    config: Config, modalities: Sequence[str], manifest: Manifest | None, location: str, root: Path | None = None
 ) -> tuple[Reading, list[str]]:
-    """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong."""
+    """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong.
+
+    `root` is where media lie if the config does not say; by default the manifest's folder.
+    """
     problems = []
     found = None
     try:
@@ -52,7 +55,7 @@ def check_reading(
     except InputError as error:
         problems += error.problems
     media = tuple(name for name in modalities if name != "text")
-    root = _media_root(config.data, manifest, location)
+    root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest, location)
     if media and not root.is_dir():
         problems.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there")
     if problems or found is None:

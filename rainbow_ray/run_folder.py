@@ -20,7 +20,8 @@ from rainbow_ray.assemble import Data
 from rainbow_ray.config import UNTRAINED, Config, dump
 from rainbow_ray.data.split import write_json as write_split
 from rainbow_ray.errors import InputError
-from rainbow_ray.training.checkpoint import write_json, write_safely
+from rainbow_ray.files import write_safely
+from rainbow_ray.training.checkpoint import write_json
 
 PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
 

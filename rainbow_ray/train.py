@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from rainbow_ray.results.calibrate import Calibration
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster, Workers
-    from rainbow_ray.training.folds import Outcome, Shared
+    from rainbow_ray.training.folds import Job, Outcome, Shared
 
+NONE = "none"  # of time and neighbours
 STARTED = time.perf_counter()
 
 
@@ -87,11 +88,12 @@ def main(arguments: Sequence[str]) -> int:
 def announce(plan: Plan, data: Data, console: Console) -> None:
     """What will be trained on what, before any time is spent on it."""
     from rainbow_ray.assemble import say_data
+    from rainbow_ray.data.source import songs_of
     from rainbow_ray.training.batches import decide_length
 
     split = data.split
     train, _ = split.sides(0)
-    length = decide_length(plan.config.training, len(train))
+    length = decide_length(plan.config.training, len(train), songs_of(data.source, train))
     said = [
         *say_data(plan, data),
         f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
@@ -155,7 +157,8 @@ def complete_report(folder: RunFolder, config: Config) -> None:
 
 def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
     """Write the run's `metrics.jsonl` once more from the fits' files: these forget what a killed worker had logged."""
-    from rainbow_ray.training.checkpoint import Checkpoints, write_safely
+    from rainbow_ray.files import write_safely
+    from rainbow_ray.training.checkpoint import Checkpoints
 
     texts = [Checkpoints(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
     write_safely(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
@@ -183,22 +186,45 @@ def score_folds(
 
     Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
+    from rainbow_ray.data.source import songs_of
     from rainbow_ray.progress import EpochLines
     from rainbow_ray.results.baselines import compute_baselines
     from rainbow_ray.training.batches import decide_length
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.folds import Job, run_folds, run_team
+    from rainbow_ray.training.folds import Job, out_of_fold, run_folds, run_team
     from rainbow_ray.training.reporters import Mirror
 
     jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
-    epochs = decide_length(shared.config.training, len(jobs[0].train)).epochs
+    epochs = decide_length(shared.config.training, len(jobs[0].train), songs_of(shared.source, jobs[0].train)).epochs
     with EpochLines(console, shared.config.logging.shown, epochs, scored=True) as lines:
         mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
         baselines = functools.partial(compute_baselines, split=data.split)
+        alone = without_neighbours(shared, jobs)
         shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
-        together = run_team(shared, jobs, team_of(shared, cluster), mirror) if shares else []
-        folds, scores = run_folds(shared, [] if shares else jobs, cluster, mirror, baselines)
-        return together or folds, scores
+        together = run_team(shared, [*jobs, *alone], team_of(shared, cluster), mirror) if shares else []
+        outcomes, scores = run_folds(shared, [] if shares else [*jobs, *alone], cluster, mirror, baselines)
+        outcomes = together or outcomes
+        if alone:
+            found = outcomes[len(jobs) :]
+            scores[NONE] = out_of_fold(data.source, data.problem, found, lambda outcome: outcome.val_scores)
+        return outcomes[: len(jobs)], scores
+
+
+def without_neighbours(shared: Shared, jobs: list[Job]) -> list[Job]:
+    """The same fits of a model that sees each segment for itself: what time and neighbours bring is told beside it."""
+    import dataclasses
+
+    from rainbow_ray.problems.segmentation import Segmentation
+
+    temporal = shared.config.model.temporal
+    asked = isinstance(shared.problem, Segmentation) and shared.config.segments.compare_none
+    if not asked or temporal.kind == NONE:
+        return []
+    config = shared.config.model_copy(deep=True)
+    config.model.temporal.kind = NONE
+    return [
+        dataclasses.replace(job, config=config, folder=job.folder.with_name(f"none-{job.folder.name}")) for job in jobs
+    ]
 
 
 def refit_all(
@@ -208,6 +234,7 @@ def refit_all(
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
     import numpy as np
 
+    from rainbow_ray.data.source import songs_of
     from rainbow_ray.progress import EpochLines
     from rainbow_ray.results.summary import best_length
     from rainbow_ray.training.batches import same_steps
@@ -216,7 +243,8 @@ def refit_all(
     from rainbow_ray.training.reporters import Mirror
 
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything))
+    songs = songs_of(data.source, everything)
+    length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
     job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
     with EpochLines(console, shared.config.logging.shown, length.epochs, scored=False) as lines:
         mirror = Mirror([job.folder / METRICS], [*mirrors, lines])
@@ -249,6 +277,7 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, cali
         "max_tokens": plan.reading.max_tokens,
         "encoder": plan.reading.text,
         "unit": plan.unit,
+        **_segment_info(plan),
         **({"windows": vars(plan.reading.media_reader.windows)} if plan.reading.media_reader is not None else {}),
         "trained_on_songs": len(np.unique(data.index.codes("song", outcome.job.train))),
         "data_hash": data.profile["data_hash"],
@@ -256,6 +285,15 @@ def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, cali
         "calibration": calibration.to_json(),
     }
     save_bundle(folder.file("model"), Bundle(model, problem, plan.reading.text, info), plan.config.model)
+
+
+def _segment_info(plan: Plan) -> dict[str, Any]:
+    """What a bundle needs to know of a table of segments."""
+    times, segments = plan.columns.times, plan.config.segments
+    if times is None:
+        return {}
+    cut = {"together": segments.together, "overlap": segments.overlap, "seconds": segments.seconds}
+    return {"times": [times.start, times.end, times.index], "segments": cut}
 
 
 if __name__ == "__main__":

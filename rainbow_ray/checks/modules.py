@@ -136,6 +136,60 @@ def show_media(arguments: Sequence[str], modality: str) -> int:
     return _report(show)
 
 
+def show_segmentation(arguments: Sequence[str]) -> int:
+    """Two made-up songs: their stretches, and each metric of a guess."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rainbow_ray.problems.segmentation", description=show_segmentation.__doc__
+    )
+    parser.parse_args(arguments)
+
+    def show() -> None:
+        import numpy as np
+
+        from rainbow_ray.problems import make_problem
+        from rainbow_ray.problems.segmentation import Segmentation
+        from rainbow_ray.problems.stretches import merge
+
+        problem = Segmentation(make_problem("multiclass", classes=("spatial", "temporal")))
+        label = np.array([0, 0, 1, 1, 0, 1, 1, np.nan], dtype=np.float32)
+        place = np.array([0, 1, 2, 3, 4, 0, 1, 2], dtype=np.float32)
+        targets = np.stack([label, 4 * place, 4 * place + 4, place, (np.arange(8) > 4)], axis=1).astype(np.float32)
+        print(f"targets (label, start, end, place, song): {targets.shape}; {problem.tell(targets)}")
+        scores = np.eye(2, dtype=np.float32)[[0, 1, 1, 1, 0, 1, 0, 0]]
+        found = merge(label[:5].astype(np.int64), np.full(5, 4.0))
+        for one, start, end in zip(found.labels, found.starts, found.ends, strict=True):
+            print(f"  {start:5.1f} to {end:5.1f} s: {problem.inner.tell(np.array([one]))[0]}")
+        metrics, _ = problem.metrics(targets, scores)
+        print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None))
+
+    return _report(show)
+
+
+def show_temporal(arguments: Sequence[str]) -> int:
+    """Each kind over nine segments of two songs."""
+    parser = argparse.ArgumentParser(prog="python -m rainbow_ray.model.temporal", description=show_temporal.__doc__)
+    parser.parse_args(arguments)
+
+    def show() -> None:
+        import torch
+
+        from rainbow_ray.config import TemporalConfig
+        from rainbow_ray.data.stream import Line
+        from rainbow_ray.model.temporal import KINDS, Temporal
+
+        run = torch.tensor([0] * 6 + [1] * 3)
+        start = torch.arange(9.0) * 4
+        line = Line(torch.stack([start, start + 4, start / 36, (start + 4) / 36], dim=1), run)
+        for kind in KINDS:
+            if kind == "none":
+                continue
+            model = Temporal(16, TemporalConfig(kind=kind)).eval()
+            weights = sum(p.numel() for p in model.parameters())
+            print(f"{kind}: {tuple(model(torch.randn(9, 16), line).shape)}, {weights} weights")
+
+    return _report(show)
+
+
 def show_fusion(arguments: Sequence[str]) -> int:
     """Each kind of fusion over tokens of three modalities, one of them missing in the second example."""
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.model.fusion", description=show_fusion.__doc__)

@@ -34,7 +34,7 @@ def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
                 f" {say_labels(profile['labels'])}")  # fmt: skip
     for reason, n in profile["dropped"].items():
         yield Found("good", "songs", f"left out: {n} rows: {reason}")
-    examples = "stems" if plan.unit == "stem" else "songs"
+    examples = f"{plan.unit}s"
     first, _ = average_songs(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
     rarest = min(np.unique(data.problem.strata(data.source.targets[first]), return_counts=True)[1])
     if rarest < 10:

@@ -29,6 +29,13 @@ STRUCT_COLUMN = "training_data"
 SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 DEMO = "demo"
 
+SECTION_KINDS = {
+    **{kind: kind for kind in ("intro", "verse", "chorus", "bridge", "interlude", "outro", "vamp", "reprise", "coda",
+                               "solo", "breakdown", "theme", "jam", "drone")},
+    "opening": "intro", "introduction": "intro", "refrain": "chorus", "hook": "chorus", "prechorus": "chorus",
+    "instrumental": "interlude", "break": "breakdown", "ending": "outro", "jams": "jam", "bridging": "bridge",
+}  # fmt: skip
+OTHER_SECTION = "other"
 ID_MISSING = "no id"
 TEXT_MISSING = "no text"
 TEXT_SHORT = "text under {} characters"
@@ -61,6 +68,15 @@ class MediaColumn:
 
 
 @dataclass(frozen=True)
+class Times:
+    """Columns that say where a row lies in its song: start and end in seconds, and its number, where there is one."""
+
+    start: str
+    end: str
+    index: str | None = None
+
+
+@dataclass(frozen=True)
 class Columns:
     """Which columns of a manifest are read, and how. `label` is (column, field inside it or None)."""
 
@@ -72,12 +88,16 @@ class Columns:
     min_length: int
     null_class: str | None = None  # what a missing label stands for
     media: tuple[MediaColumn, ...] = ()
+    times: Times | None = None  # of a table of segments
+    section: bool = False  # the label is the name of a song's part, of which the kind is meant
 
     @property
     def projection(self) -> list[str]:
         """Top-level columns to read from the files."""
         names = [self.song, *self.text, self.label[0]] + ([self.held_out] if self.held_out else [])
         names += [name for column in self.media for name in (column.name, column.rate) if name is not None]
+        if self.times is not None:
+            names += [self.times.start, self.times.end, *([self.times.index] if self.times.index else [])]
         return list(dict.fromkeys(names))
 
 
@@ -198,29 +218,61 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
     text = _join(texts) if texts else pa.chunked_array([pa.array([""] * len(block), pa.string())])
     label, broken = _label(block[columns.label[0]], columns.label[1])
+    if columns.section:
+        label = pa.array([section_kind(name) for name in _strings(pa.chunked_array(label)).to_pylist()], pa.string())
     if columns.null_class is not None:
         label = _fill(label, columns.null_class)
     held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
-    no_id = pc.is_null(song)
-    no_text = pc.equal(text, "")
-    short = pc.less(pc.utf8_length(text), columns.min_length)
-    dropped = pa.nulls(len(block), pa.string())
     # in rising order of precedence: the last reason written is the one that is counted
-    reasons = [(_is_missing(label), LABEL_MISSING), (broken, LABEL_BROKEN)]
-    if columns.require_text or not columns.media:
-        reasons.append((pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)))
-    if columns.require_text:
-        reasons.append((no_text, TEXT_MISSING))
-    reasons.append((no_id, ID_MISSING))
-    for mask, reason in reasons:
-        dropped = pc.if_else(mask, reason, dropped)
+    of_label = [(_is_missing(label), LABEL_MISSING), (broken, LABEL_BROKEN)]
+    of_text = _short_of_text(text, columns)
+    no_id = (pc.is_null(song), ID_MISSING)
+    # a segment without a label is not dropped: its neighbours see it
+    dropped = _last_reason([*of_label, *of_text, no_id] if columns.times is None else [no_id], len(block))
     plain = {"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped}
     for column in columns.media:
         plain[f"raw_{column.modality}"] = _media(block[column.name])
         if column.rate is not None:
             plain[f"raw_{column.modality}_rate"] = _rates(block[column.rate])
+    if columns.times is not None:
+        plain["unlabelled"] = _last_reason(of_label, len(block))
+        plain |= {"start": _numbers(block[columns.times.start]), "end": _numbers(block[columns.times.end])}
+        plain["place"] = (
+            _numbers(block[columns.times.index]) if columns.times.index else pa.nulls(len(block), pa.float64())
+        )
     return pa.table(plain)
+
+
+def _short_of_text(text: pa.ChunkedArray, columns: Columns) -> list[tuple[pa.Array, str]]:
+    """What speaks against a row's text, as masks with their reasons."""
+    reasons = []
+    no_text = pc.equal(text, "")
+    if columns.require_text or not columns.media:
+        short = pc.less(pc.utf8_length(text), columns.min_length)
+        reasons.append((pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)))
+    if columns.require_text:
+        reasons.append((no_text, TEXT_MISSING))
+    return reasons
+
+
+def _last_reason(masks: Sequence[tuple[pa.Array, str]], rows: int) -> pa.Array:
+    """The reason that comes last among those that hold of a row; null where none does."""
+    found = pa.nulls(rows, pa.string())
+    for mask, reason in masks:
+        found = pc.if_else(mask, reason, found)
+    return found
+
+
+def section_kind(name: str | None) -> str | None:
+    """The kind of a song's part: the first known word of its name (`Verse 2 - Bridging` is a verse); None for none."""
+    words = re.findall(r"[a-z]+", name.lower()) if name else []
+    return next((SECTION_KINDS[word] for word in words if word in SECTION_KINDS), OTHER_SECTION if words else None)
+
+
+def _numbers(column: pa.ChunkedArray) -> pa.Array:
+    """Numbers as float64, NaN for what is none."""
+    return pa.array(pd.to_numeric(column.to_pandas(), errors="coerce").astype("float64").to_numpy())
 
 
 def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.split import make_split
+from rainbow_ray.data.timelines import Neighbours
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Source(Protocol):
     def songs(self) -> np.ndarray | None:
         """The song of each example as a number, where a song's examples are scored as one; None: each for itself."""
 
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """Which examples must share a batch, where they are segments of songs; None: each stands for itself."""
+
     def __len__(self) -> int: ...
 
     def windows_of(self, modality: str) -> list[str]:
@@ -87,6 +92,7 @@ class Resident:
     lengths: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = True
+    neighbours: Neighbours | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -133,6 +139,11 @@ class Resident:
     def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
         side = self.examples.take(indices)
         return np.asarray(make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0)
+
+
+def songs_of(source: Source, indices: np.ndarray) -> int | None:
+    """How many songs `indices` are of, where their examples stay together; None where each stands for itself."""
+    return len(source.neighbours.whole_songs(indices)) if source.neighbours is not None else None
 
 
 def distinct_windows(table: pa.Table, modality: str) -> list[str]:

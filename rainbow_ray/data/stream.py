@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.timelines import PLACE, SHARES, TIMES, split_runs
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,21 @@ PLACES = 20  # of a large manifest are looked at
 
 Prepare = Callable[[pa.Table], pa.Table]
 Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """When segments are, and which of them a model sees together.
+
+    `times` is `(segments, 4)`: start and end in seconds, and both as shares of the song. `run`, `(segments,)`, numbers
+    what is read together from 0, in order.
+    """
+
+    times: torch.Tensor
+    run: torch.Tensor
+
+    def to(self, device: torch.device) -> Line:
+        return Line(self.times.to(device, non_blocking=True), self.run.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Batch:
     present: dict[str, torch.Tensor]
     targets: torch.Tensor
     weights: torch.Tensor
+    line: Line | None = None  # of segments
 
     def to(self, device: torch.device) -> Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,6 +77,7 @@ class Batch:
             {name: move(there) for name, there in self.present.items()},
             move(self.targets),
             move(self.weights),
+            self.line.to(device) if self.line is not None else None,
         )
 
     @property
@@ -95,7 +113,21 @@ def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, C
         present=present,
         targets=torch.from_numpy(examples.targets[indices]),
         weights=torch.from_numpy(examples.weights[indices]),
+        line=make_line(examples.table, indices),
     )
+
+
+def make_line(table: pa.Table, indices: np.ndarray) -> Line | None:
+    """When some rows of a table of segments are; None of a table of songs."""
+    if PLACE not in table.column_names:
+        return None
+    import torch
+
+    rows = pa.array(indices)
+    times = np.stack([table[name].take(rows).to_numpy() for name in (*TIMES, *SHARES)], axis=1)
+    runs = split_runs(indices, table[PLACE].to_numpy())
+    numbers = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return Line(torch.from_numpy(times), torch.from_numpy(numbers))
 
 
 def head(manifest: Manifest, names: list[str], most: int | None = None) -> pa.Table:

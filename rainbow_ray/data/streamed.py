@@ -122,6 +122,7 @@ class Streamed:
     sampled: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = False
+    neighbours: None = None  # songs' segments are kept in memory
     lengths: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,13 +19,19 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, context: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`hidden` `(batch, queries, width)` after attending to `context` `(batch, keys, width)` where `mask` is true.
 
-        At least one key of each row must be there.
+        At least one key of each row must be there. `bias`, `(batch, heads, queries, keys)`, is added to what queries
+        and keys say of each other.
         """
         query, key, value = self._project(hidden, context)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        seen = mask[:, None, None]
+        if bias is not None:
+            seen = bias.to(query.dtype).masked_fill(~seen, float("-inf"))
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
         out: torch.Tensor = hidden + self.dropout(self.feed(self.norm_forward(hidden)))
         return out

@@ -26,12 +26,12 @@ class _Sound:
         self.file, self.rate, self.frames = file, rate, frames
         self.duration = frames / rate
 
-    def read(self, start: float, seconds: float) -> np.ndarray:
+    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
         """`(samples,)`, int16: what is shorter than the window is repeated, since encoders want equal windows."""
         import soxr
 
         first = min(int(start * self.rate), max(0, self.frames - 1))
-        samples = self._samples(first, round(seconds * self.rate))
+        samples = self._samples(first, round(min(seconds, within or seconds) * self.rate))
         if len(samples) < SHORTEST * self.rate:
             raise Trouble("cut off: its header promises more sound", f"{len(samples)} samples from {start:.1f} s on")
         if not np.isfinite(samples).all():

@@ -45,8 +45,8 @@ class Recording(Protocol):
     def duration(self) -> float:
         """Seconds."""
 
-    def read(self, start: float, seconds: float) -> np.ndarray:
-        """A window, time along the first axis. Raises `Trouble`."""
+    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+        """A window, time along the first axis; of its sound only the first `within` seconds. Raises `Trouble`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,19 @@ class Windows:
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         first = 0.0 if self.position == "start" else room / 2
         return [round(start, 3) for start in (first, *rng.uniform(0.0, room, self.views - 1))]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a segment lies in its stem's file, seconds."""
+
+    start: float
+    end: float
+
+    def window(self, seconds: float) -> tuple[float, float]:
+        """Where its window begins, and how much of it is the segment's own: a longer one is read from its middle."""
+        length = self.end - self.start
+        return round(self.start + max(0.0, (length - seconds) / 2), 3), min(length, seconds)
 
 
 @dataclass(frozen=True)
@@ -94,10 +107,14 @@ class MediaReader:
         }
         songs = rows["song"].to_pylist() if "song" in rows.column_names else [""] * len(rows)
         used = rows["dropped"].is_null().to_pylist() if "dropped" in rows.column_names else [True] * len(rows)
+        spans = _spans(rows)
         found: list[dict[str, Any]] = []
         for i in range(len(rows)):
             named = {name: values[i] for name, values in raw.items() if used[i] and not _is_nothing(values[i])}
-            found.append(self._look(named, {name: values[i] for name, values in rates.items()}))
+            if spans is not None and spans[i] is None:  # nobody knows where it lies
+                named = {}
+            own_rates = {name: values[i] for name, values in rates.items()}
+            found.append(self._look(named, own_rates, spans[i] if spans is not None else None))
         for name in self.modalities:
             seen = [row.get(name, {}) for row in found]
             windows = pa.array([look.get("windows", []) for look in seen], pa.list_(pa.string()))
@@ -107,18 +124,20 @@ class MediaReader:
             rows = rows.drop_columns(gone).append_column(name, windows).append_column(f"{name}{TROUBLE}", trouble)
         return rows
 
-    def _look(self, named: Mapping[str, str | bytes], rates: Mapping[str, Any]) -> dict[str, Any]:
+    def _look(
+        self, named: Mapping[str, str | bytes], rates: Mapping[str, Any], span: Span | None = None
+    ) -> dict[str, Any]:
         """`{modality: {windows, trouble}}` of one stem; from the store where nothing has changed since."""
         if not named:
             return {}
         sources = {name: _Source.of(value, self.root, rates.get(name)) for name, value in named.items()}
-        key = hash_of({name: source.name for name, source in sources.items()}, self.windows)
+        key = hash_of({name: source.name for name, source in sources.items()}, self.windows, *([span] if span else []))
         known = self.store.read_look(key)
         if known is not None and all(
             source.is_still(known.get(name, {}), stands_in=self.stands_in) for name, source in sources.items()
         ):
             return known
-        look = self._read(sources)
+        look = self._read(sources, span)
         for name, source in sources.items():
             look[name]["mark"] = source.mark
         # what another collection, or a machine that has the files, left under these names is not written over
@@ -127,7 +146,7 @@ class MediaReader:
             self.store.write_look(key, look)
         return look
 
-    def _read(self, sources: Mapping[str, _Source]) -> dict[str, Any]:
+    def _read(self, sources: Mapping[str, _Source], span: Span | None) -> dict[str, Any]:
         opened: dict[str, Recording] = {}
         look: dict[str, Any] = {name: {"windows": [], "trouble": None} for name in sources}
         for name, source in sources.items():
@@ -142,12 +161,24 @@ class MediaReader:
         starts = self.windows.starts(duration, next(iter(sources.values())).name)
         for name, recording in opened.items():
             try:
-                windows = [recording.read(start, self.windows.seconds) for start in starts]
+                if span is not None and sources[name].path is not None:  # what the table holds is the segment's own
+                    start, own = span.window(self.windows.seconds)
+                    windows = [recording.read(start, self.windows.seconds, own)]
+                else:
+                    windows = [recording.read(start, self.windows.seconds) for start in starts]
             except Trouble as trouble:
                 look[name]["trouble"] = f"{trouble.reason}\n{sources[name].shown}\n{trouble.detail}"
                 continue
             look[name]["windows"] = [self.store.put_content(name, window) for window in windows]
         return look
+
+
+def _spans(rows: pa.Table) -> list[Span | None] | None:
+    """Where each row's segment lies, None where that is not known; None for rows that are no segments."""
+    if "start" not in rows.column_names:
+        return None
+    pairs = zip(rows["start"].to_pylist(), rows["end"].to_pylist(), strict=True)
+    return [Span(start, end) if 0 <= start < end < np.inf else None for start, end in pairs]
 
 
 def _placed(trouble: str | None, song: str) -> str | None:

@@ -33,10 +33,10 @@ class _Notes:
     def __init__(self, notes: np.ndarray, duration: float) -> None:
         self.notes, self.duration = notes, duration
 
-    def read(self, start: float, seconds: float) -> np.ndarray:
+    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
         """Notes that begin inside the window, times from its start: `(notes, FIELDS)`, float32. There may be none."""
         onsets = self.notes[:, ONSET]
-        inside = self.notes[(onsets >= start) & (onsets < start + seconds)].copy()
+        inside = self.notes[(onsets >= start) & (onsets < start + min(seconds, within or seconds))].copy()
         inside[:, ONSET] -= start
         return inside.astype(np.float32)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.config import ClassifierConfig, ModelConfig
-from rainbow_ray.data.stream import Batch
+from rainbow_ray.data.stream import Batch, Line
 from rainbow_ray.errors import choose
 from rainbow_ray.modalities.audio_encoders import make_audio_encoder
 from rainbow_ray.modalities.bodies import Bodies
@@ -19,6 +19,7 @@ from rainbow_ray.modalities.text import STATES, TOKENS, WORDS, TextEncoder
 from rainbow_ray.modalities.words import WEIGHTINGS, WordPresence
 from rainbow_ray.model.fusion import Fusion, Tokens, check_fusion, gather_units, hide_at_random
 from rainbow_ray.model.pooling import POOLINGS, Pooling
+from rainbow_ray.model.temporal import Temporal, check_temporal
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 READ_AS = 384  # features: the width of text for which the head's rates were measured
@@ -33,7 +34,16 @@ def check_model(config: ModelConfig) -> list[str]:
         *choose("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
         *choose("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
         *check_fusion(config.fusion),
+        *check_temporal(config.temporal),
     ]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Features that were computed before, `(examples, width)`, and when these examples are, where they are segments."""
+
+    features: torch.Tensor
+    line: Line | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,15 @@ class Rainbow(nn.Module):
     """Text, audio and MIDI in, whichever are among `modalities`; logits `(examples, outputs)` out.
 
     Text alone goes to the head as one vector. With others, tokens are fused, and the head reads what comes out beside
-    each modality's summary.
+    each modality's summary. With `temporal`, examples are segments, and the head reads beside their own features what
+    their neighbours and their time make of them.
     """
 
     reach: torch.Tensor
 
     def __init__(
         self, bodies: Bodies, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
-        seconds: float = 10.0,
+        seconds: float = 10.0, *, temporal: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.modalities, self.config = tuple(modalities), config
@@ -95,19 +106,22 @@ class Rainbow(nn.Module):
         self.register_buffer("reach", _reach(self.parts), persistent=False)
         self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
-        self.head = make_head(self.width + fused, outputs, config.classifier)
+        read = self.width + fused
+        self.temporal = Temporal(read, config.temporal) if temporal and config.temporal.kind != "none" else None
+        around = self.temporal.out_width if self.temporal is not None else 0
+        self.head = make_head(read + around, outputs, config.classifier)
 
-    def forward(self, inputs: Batch | torch.Tensor) -> torch.Tensor:
-        """From a batch, or (without a fusion) from its features `(examples, width)`."""
-        if isinstance(inputs, torch.Tensor):
-            return self.classify(inputs)
+    def forward(self, inputs: Batch | Known) -> torch.Tensor:
+        """From a batch, or (without a fusion) from its features."""
+        if isinstance(inputs, Known):
+            return self.classify(inputs.features, line=inputs.line)
         if self.fusion is None:
-            return self.classify(self.features(inputs))
+            return self.classify(self.features(inputs), line=inputs.line)
         present = self.present(inputs)
         if self.training and self.config.fusion.modality_dropout:
             present = hide_at_random(present, self.config.fusion.modality_dropout)
         read = self.read(inputs)
-        return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)))
+        return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.line)
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
@@ -162,12 +176,17 @@ class Rainbow(nn.Module):
         present = _average(self.words(words), unit_to_example, len(encoded))
         return torch.cat([encoded, present], dim=1)
 
-    def classify(self, features: torch.Tensor, fused: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits `(examples, outputs)` from features `(examples, width)` and what the fusion gave."""
+    def classify(
+        self, features: torch.Tensor, fused: torch.Tensor | None = None, line: Line | None = None
+    ) -> torch.Tensor:
+        """Logits `(examples, outputs)` from features `(examples, width)`, what the fusion gave, and when they are."""
         known = self.standardise(features)
         if fused is not None:
             # what is missing is as the average of the training side
             known = torch.cat([torch.nan_to_num(known) * self.reach, fused.to(known.dtype)], dim=1)
+        if self.temporal is not None:
+            assert line is not None, "segments have a line"
+            known = torch.cat([known, self.temporal(known, line).to(known.dtype)], dim=1)
         out: torch.Tensor = self.head(known)
         return out
 
@@ -192,10 +211,10 @@ class Rainbow(nn.Module):
         last.bias.copy_(torch.from_numpy(bias))
 
     def towers(self) -> dict[str, list[nn.Parameter]]:
-        """Trained parameters by what they belong to: each modality's encoder, the fusion, the head."""
+        """Trained parameters by what they belong to: each modality's encoder, the fusion, what sees time, the head."""
         owned: dict[str, list[nn.Parameter]] = {}
         known: set[int] = set()
-        for name in (*self.modalities, "fusion"):
+        for name in (*self.modalities, "fusion", "temporal"):
             part = getattr(self, name)
             found = [p for p in part.parameters() if p.requires_grad] if part is not None else []
             owned[name] = found

@@ -21,6 +21,7 @@ PROBLEMS = {
     "multiclass": "rainbow_ray.problems.multiclass:Multiclass",
     "multilabel": "rainbow_ray.problems.multilabel:Multilabel",
     "regression": "rainbow_ray.problems.regression:Regression",
+    "segmentation": "rainbow_ray.problems.segmentation:Segmentation",
 }
 
 Metrics = dict[str, "float | None"]
@@ -59,8 +60,13 @@ class Problem(Protocol):
     """What training and results ask of a problem. Targets are float32 `(examples, …)`, scores `(examples, …)`."""
 
     name: str
-    defaults: Defaults
-    decided_metrics: frozenset[str]  # those that look at what is decided, not at how surely
+
+    @property
+    def defaults(self) -> Defaults: ...
+
+    @property
+    def decided_metrics(self) -> frozenset[str]:
+        """Those that look at what is decided, not at how surely."""
 
     @property
     def outputs(self) -> int:
@@ -146,6 +152,11 @@ def are_known(scores: np.ndarray, like: Problem) -> np.ndarray:
 
 def best_possible(problem: Problem, targets: np.ndarray) -> np.ndarray:
     """Scores that say of each example just what it is."""
+    if problem.name == "segmentation":
+        from rainbow_ray.problems.segmentation import Segmentation, best_of
+
+        assert isinstance(problem, Segmentation)
+        return best_of(problem, targets)
     return targets if problem.score_names == ("score",) else problem.indicators(targets).astype(np.float32)
 
 

@@ -21,6 +21,7 @@ from rainbow_ray.modalities import Reading, make_collates
 from rainbow_ray.modalities.text import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.words import WORD
 from rainbow_ray.problems import Problem, no_scores
+from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.families import Family, family_of
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
@@ -41,6 +42,10 @@ Fit = Callable[[np.ndarray, np.ndarray], Scores]  # (train, val) indices to scor
 
 def compute_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
+    if isinstance(shared.problem, Segmentation):
+        from rainbow_ray.results.segment_baselines import compute_segment_baselines
+
+        return compute_segment_baselines(shared, split)
     config, source = shared.config, shared.source
     known = source.known(np.arange(len(source)))
     alone = known.take(_one_a_song(source, known.indices))
@@ -114,12 +119,13 @@ def _mean_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def run_baselines(
     problem: Problem, examples: Examples, split: Split, states: np.ndarray | None,
-    summaries: Mapping[str, np.ndarray] | None = None, *, seed: int,
+    summaries: Mapping[str, np.ndarray] | None = None, *, seed: int, teaches: np.ndarray | None = None,
 ) -> dict[str, Scores]:  # fmt: skip
     """Out-of-fold scores `(examples, …)` of each baseline; NaN for examples that no fold scores.
 
     `states` are the frozen encoder's mean states, `(examples, layers, width)`, from `mean_states`; `summaries` those of
-    other modalities, `(examples, width)`. Without text there is nothing that reads it.
+    other modalities, `(examples, width)`. Without text there is nothing that reads it. `teaches` says which examples
+    have a target; the others are scored only.
     """
     family, targets, texts = family_of(problem), examples.targets, examples.texts
     words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
@@ -143,6 +149,7 @@ def run_baselines(
     scores = {name: no_scores(problem, len(examples)) for name in baselines}
     for fold in range(split.folds):
         train, val = split.sides(fold)
+        train = train if teaches is None else train[teaches[train]]
         for name, fit in baselines.items():
             wordless = name in NEEDS_WORDS and not any(WORD.search(text.lower()) for text in texts[train])
             scores[name][val] = (baselines[family.floor] if wordless else fit)(train, val)

@@ -27,6 +27,7 @@ from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.modalities.text import load_tokenizer
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.problems.segmentation import Segmentation
 
 FORMAT = 1
 
@@ -92,7 +93,9 @@ def load_bundle(path: Path) -> Bundle:
             audio_normalised=document.get("audio_normalised", True),
         )
         seconds = document.get("windows", {}).get("seconds", 10.0)
-        model = Rainbow(bodies, ModelConfig.model_validate(document["model"]), problem.outputs, modalities, seconds)
+        config = ModelConfig.model_validate(document["model"])
+        temporal = isinstance(problem, Segmentation)
+        model = Rainbow(bodies, config, problem.outputs, modalities, seconds, temporal=temporal)
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

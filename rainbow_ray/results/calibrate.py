@@ -19,6 +19,7 @@ from rainbow_ray.problems import Problem
 
 METHODS = ("none", "temperature", "isotonic")
 THRESHOLDS = ("fixed", "f1", "recall_at_precision", "cost")
+UNCALIBRATED = ("regression", "segmentation")
 LEAST_SONGS = 50
 HALF = 0.5
 TINY = 1e-6
@@ -74,6 +75,8 @@ def check_calibration(config: CalibrationConfig) -> list[str]:
 def idle_calibration(config: CalibrationConfig, problem: Problem) -> dict[str, str]:
     """Keys of the section that say nothing here, and why."""
     idle = {}
+    if problem.name == "segmentation":
+        return {}  # said with the other keys of segments
     if problem.name == "regression":
         return dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields), "numbers have none")
     if problem.name == "multiclass":
@@ -102,7 +105,7 @@ def calibrate(
     folds: np.ndarray,
 ) -> Calibrated:  # fmt: skip
     """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
-    if (config.method == "none" and config.threshold == "fixed") or problem.name == "regression":
+    if (config.method == "none" and config.threshold == "fixed") or problem.name in UNCALIBRATED:
         return Calibrated(Calibration(), scores, scores)
     others = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
     one_split = len(others) == 1
@@ -124,7 +127,7 @@ def fit_calibration(
 ) -> tuple[Calibration, list[str]]:
     """What these songs teach, and a note where they are too few to teach anything."""
     asked = config.method != "none" or config.threshold != "fixed"
-    if not asked or problem.name == "regression":
+    if not asked or problem.name in UNCALIBRATED:
         return Calibration(), []
     n = len(np.unique(songs))
     if n < LEAST_SONGS:

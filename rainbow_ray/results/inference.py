@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,15 @@ from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
 from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.problems import are_known, no_scores
+from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle import Bundle, load_bundle
 from rainbow_ray.results.calibrate import Calibration
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
 from rainbow_ray.training.heard import Heard
+
+if TYPE_CHECKING:
+    from rainbow_ray.results.segment_inference import SegmentScores
 
 AT_ONCE = 256  # rows whose media are in memory
 
@@ -59,6 +64,8 @@ class Predictor:
         Raises `InputError` when a text column is missing.
         """
         frame = songs if isinstance(songs, pd.DataFrame) else None
+        if self.reads_segments:
+            return self._alone(songs)
         series = self._texts(songs)
         known = series.fillna("").astype(str).str.strip()
         problem = self.bundle.problem
@@ -78,6 +85,23 @@ class Predictor:
         named = dict(zip(problem.score_names, columns, strict=True))
         return pd.DataFrame({"prediction": predictions, **named}, index=series.index)
 
+    @property
+    def reads_segments(self) -> bool:
+        """Whether it predicts segments of songs: `predict_segments` is then what scores tables."""
+        return isinstance(self.bundle.problem, Segmentation)
+
+    def predict_segments(self, table: pd.DataFrame | pa.Table) -> SegmentScores:
+        """A row a segment of a table with a row a segment and stem, and the stretches that they make.
+
+        Raises `InputError` for a model that does not read segments, and for columns that are missing.
+        """
+        from rainbow_ray.results.segment_inference import score_segments
+
+        if not self.reads_segments:
+            raise InputError("this model does not predict segments: use `predict`")
+        rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+        return score_segments(self.bundle, self._reading(), self.device, rows)
+
     def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
         if isinstance(texts, pd.DataFrame):
             columns = self.bundle.info["text_columns"]
@@ -93,6 +117,20 @@ class Predictor:
         if isinstance(texts, str):
             texts = [texts]
         return texts if isinstance(texts, pd.Series) else pd.Series(list(texts), dtype=object)
+
+    def _alone(self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
+        """Texts as songs of one segment each, of no known place; tables are for `predict_segments`."""
+        if isinstance(songs, pd.DataFrame):
+            raise InputError("this model predicts segments: give tables to `predict_segments`")
+        series = self._texts(songs)
+        start, end, _ = self.bundle.info["times"]
+        names = [f"text {i:09d}" for i in range(len(series))]
+        columns = {self.bundle.info["id_column"]: names, start: 0.0, end: 0.0}
+        columns |= dict.fromkeys(self.bundle.info["text_columns"], None)
+        columns[self.bundle.info["text_columns"][0]] = series.tolist()
+        found = self.predict_segments(pd.DataFrame(columns)).segments.set_index("song").loc[names]
+        found.loc[found["text"] == "", ["prediction", *self.score_names]] = None
+        return found[["prediction", *self.score_names]].set_index(series.index)
 
     def _reading(self) -> Reading:
         """What the model reads, with a store of its own in memory."""

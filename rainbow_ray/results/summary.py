@@ -15,8 +15,11 @@ from rich.table import Table
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.data.source import at_songs
+from rainbow_ray.data.timelines import TIMES
+from rainbow_ray.files import write_safely
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Metrics, are_known
+from rainbow_ray.problems.segmentation import WEAK, Segmentation, plain
 from rainbow_ray.results.brought import Brought, attention, behind, compare_modalities
 from rainbow_ray.results.calibrate import Calibration, calibrate
 from rainbow_ray.results.collapse import signs
@@ -29,7 +32,6 @@ from rainbow_ray.results.evaluate import (
     measure,
     verdict,
 )
-from rainbow_ray.training.checkpoint import write_safely
 from rainbow_ray.training.folds import Outcome, out_of_fold
 
 PREDICTION_TYPES = {
@@ -77,6 +79,8 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     made = calibrate(asked, problem, targets, scores[held], songs, data.split.fold[held])
     scored = Scored(scores, scores.copy())
     scored.scores[held], scored.decided[held] = made.scores, made.decided
+    if isinstance(problem, Segmentation):
+        scored.decided[held] = decode_folds(problem, data, scored.decided)[held]
     metrics, undefined = measure(problem, targets, scored.take(held))
     measured = {name: problem.metrics(targets[compared], values[both])[0] for name, values in baselines.items()}
     best = best_baseline(problem, metric, measured)
@@ -89,16 +93,28 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     ours = problem.metric(metric, targets[compared], scored.read_by(problem, metric)[both])
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
-    found = signs(plan.config.training, [o.facts for o in folds], problem.decide(scored.decided[held]), problem.name)
+    labelled = held[problem.known(targets)] if isinstance(problem, Segmentation) else held
+    decided = problem.decide(scored.decided[labelled])
+    found = signs(plan.config.training, [o.facts for o in folds], decided, plain(problem).name)
     ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
     details = problem.details(targets, scored.decided[held])
     brought = compare_modalities(plan, data, folds, scores, held)
     found += behind(metric, brought)
     return Results(
         metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration,
-        list(made.notes), len(held),
+        list(made.notes), len(labelled),
         n_songs, brought,
     )  # fmt: skip
+
+
+def decode_folds(problem: Segmentation, data: Data, scores: np.ndarray) -> np.ndarray:
+    """Scores of all segments as the decoding leaves them, each fold's by what its training side teaches."""
+    decided = scores.copy()
+    for fold in range(data.split.folds):
+        train, val = data.split.sides(fold)
+        fitted = problem.with_transitions(data.source.targets[train])
+        decided[val] = fitted.decode(data.source.targets[val], scores[val])
+    return decided
 
 
 def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:
@@ -115,6 +131,10 @@ def write_predictions(path: Path, data: Data, results: Results, outcomes: list[O
         ):
             if split == "val" and outcome.job.fold is not None and data.source.songs is None:
                 scored = results.scored.take(rows)
+            elif isinstance(data.problem, Segmentation):
+                targets = data.source.targets
+                fitted = data.problem.with_transitions(targets[outcome.job.train])
+                scored = Scored(scores, fitted.decode(targets[rows], scores) if len(scores) else scores)
             else:
                 made = results.calibration.probabilities(scores)
                 scored = Scored(made, results.calibration.decided(made))
@@ -127,13 +147,19 @@ def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray,
     n, problem = len(rows), data.problem
     columns = scored.scores.reshape(n, len(problem.score_names)).astype(np.float32)
     told, decided = problem.tell(data.source.targets[rows]), problem.decide(scored.decided) if n else []
-    kind = PREDICTION_TYPES[problem.name]
+    kind = PREDICTION_TYPES[plain(problem).name]
     # a yes is 1, as files of the first version have it
     target = data.source.targets[rows] if problem.name == "binary" else told
+    at = pa.array(rows)
+    when: dict[str, pa.Array] = {}
+    if isinstance(problem, Segmentation):
+        when = {name: data.index.table[name].take(at) for name in TIMES}
+        when[WEAK] = pa.array([bool(problem.weak)] * n)  # scores that were never compared with a segment's own label
     return pa.table(
         {
-            "example_id": data.index.table["example_id"].take(pa.array(rows)),
-            "song": data.index.table["song"].take(pa.array(rows)).cast(pa.string()),
+            "example_id": data.index.table["example_id"].take(at),
+            "song": data.index.table["song"].take(at).cast(pa.string()),
+            **when,
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
             "target": pa.array(target, pa.float32() if problem.name == "binary" else kind),
@@ -155,6 +181,11 @@ def summarise(
     return {
         "phase": plan.config.phase,
         "problem": plan.problem.name,
+        **(
+            {"inner": data.problem.inner.name, "weak": data.problem.weak}
+            if isinstance(data.problem, Segmentation)
+            else {}
+        ),
         "target": plan.target,
         "metric": plan.config.training.headline,
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
@@ -185,6 +216,11 @@ def summarise(
             "folds": data.split.folds,
             "parameters": folds[0].facts["parameters"],
             "dropped": data.profile["dropped"],
+            **(
+                {"segments": data.profile["segments"], "masked": data.profile["masked"]}
+                if data.source.neighbours
+                else {}
+            ),
         },
         "seconds": {**seconds, **spent},
         "tokens_per_second": round(tokens / spent["train"], 1) if tokens and spent["train"] else None,
@@ -227,9 +263,11 @@ def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], co
     names = [name for name in dict.fromkeys([summary["metric"], *shown]) if name != "loss"]
     folds = summary["counts"]["folds"]
     how = f"out of {folds} folds" if folds > 1 else "one split"
-    table = Table(
-        title=f"{summary['target']}: {summary['counts']['val_examples']} examples, {how}", title_justify="left"
-    )
+    what = "examples" if "segments" not in summary["counts"] else "segments"
+    if summary.get("weak"):
+        what = "segments of songs (WEAK: scored as songs)"
+    table = Table(title=f"{summary['target']}: {summary['counts']['val_examples']} {what}, {how}", title_justify="left")
+
     table.add_column("")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")  # so that a long one can wrap

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rainbow_ray.config import Config, dump
+from rainbow_ray.files import write_safely
+from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.progress import describe
 from rainbow_ray.results.evaluate import Difference
 from rainbow_ray.results.selection import Corrected
-from rainbow_ray.training.checkpoint import write_safely
 from rainbow_ray.training.ledger import Trial
 
 SHOWN = 10  # trials in the closing table
@@ -138,6 +139,7 @@ def summarise(
         "sweep": True,
         "phase": config.phase,
         "problem": plan.problem.name,
+        **({"inner": plain(plan.problem).name} if plan.segments is not None else {}),
         "target": plan.target,
         "metric": config.training.headline,
         "space": space,

@@ -35,20 +35,28 @@ class Length:
         return self.epochs * self.steps_per_epoch
 
 
-def same_steps(step_size: int, epochs: int, examples: int) -> Length:
+def same_steps(step_size: int, epochs: int, examples: int, songs: int | None = None) -> Length:
     """Another number of examples, trained as before: the same steps' size and the same epochs."""
-    return Length(epochs, step_size, -(-examples // step_size))
+    return Length(epochs, step_size, _steps(step_size, examples, songs))
 
 
-def decide_length(config: TrainingConfig, examples: int) -> Length:
-    """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow."""
+def _steps(size: int, examples: int, songs: int | None) -> int:
+    steps = -(-examples // size)
+    return steps if songs is None else min(steps, songs)
+
+
+def decide_length(config: TrainingConfig, examples: int, songs: int | None = None) -> Length:
+    """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow.
+
+    Where the examples of `songs` stay together, no step is less than a song.
+    """
     asked = config.batch_size * config.gradient_accumulation_steps
     size, epochs = asked, config.epochs
 
     def steps(size: int) -> int:
-        return -(-examples // size)
+        return _steps(size, examples, songs)
 
-    while steps(size) * epochs < config.min_steps and size > MIN_BATCH:
+    while steps(size) * epochs < config.min_steps and size > MIN_BATCH and steps(size) != songs:
         size = max(MIN_BATCH, size // 2)
     if steps(size) * epochs < config.min_steps:
         epochs = -(-config.min_steps // steps(size))
@@ -117,6 +125,53 @@ def divide(
         batches.append(ordered[start:i])
         start = i
     return batches
+
+
+def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """Whole runs of neighbours, in random order, as `steps` steps of about as many examples each, one run at least."""
+    assert len(runs) >= steps, "a step has a run of its own"
+    order = np.random.default_rng([seed, epoch]).permutation(len(runs)).tolist()
+    total, before, number = sum(map(len, runs)), 0, 0
+    planned: list[list[np.ndarray]] = [[] for _ in range(steps)]
+    for left, i in zip(range(len(runs), 0, -1), order, strict=True):
+        wanted = int((before + len(runs[i]) / 2) * steps / total)
+        # the next step at most, unless this one is empty; as many runs must be left as there are steps
+        number = max(min(wanted, number + bool(planned[number])), steps - left)
+        planned[number].append(runs[i])
+        before += len(runs[i])
+    return [np.concatenate(step) for step in planned]
+
+
+def share_runs(runs: list[np.ndarray], rank: int, size: int) -> np.ndarray:
+    """A worker's share of a step's runs: the longest first, each to who has the least so far."""
+    done = np.zeros(size)
+    mine = []
+    for run in sorted(runs, key=len, reverse=True):
+        owner = int(done.argmin())
+        done[owner] += len(run)
+        mine += [run] if owner == rank else []
+    return np.concatenate(mine) if mine else np.array([], dtype=np.int64)
+
+
+def divide_runs(
+    runs: list[np.ndarray], lengths: np.ndarray, *, max_examples: int, max_tokens: int | None
+) -> list[np.ndarray]:
+    """Micro-batches of whole runs, those with long segments first.
+
+    At most `max_examples` each, and `max_tokens` tokens when all segments are padded to the longest; a run that is more
+    is a micro-batch alone. `lengths` are tokens of each example of the source.
+    """
+    ordered = sorted(runs, key=lambda run: -int(lengths[run].max()))
+    batches: list[list[np.ndarray]] = []
+    size = longest = 0
+    for run in ordered:
+        padded = max(longest, int(lengths[run].max())) * (size + len(run))
+        if not batches or size + len(run) > max_examples or (max_tokens is not None and padded > max_tokens):
+            batches.append([])
+            size = longest = 0
+        batches[-1].append(run)
+        size, longest = size + len(run), max(longest, int(lengths[run].max()))
+    return [np.concatenate(batch) for batch in batches]
 
 
 def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

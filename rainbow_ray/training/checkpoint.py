@@ -6,7 +6,6 @@ The two newest ones are kept. One that is torn, or not ours, is passed over with
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.errors import InputError
+from rainbow_ray.files import write_safely
 
 FORMAT = 2
 KEPT = 2
@@ -36,19 +36,6 @@ UNREADABLE = (
 METRICS = "metrics.jsonl"
 STEP_FILE = re.compile(r"step-(\d{10})\.pt")
 BEST_FILE = re.compile(r"best-(\d{6})\.pt")
-
-
-def write_safely(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place: never half a file under that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: Any) -> None:

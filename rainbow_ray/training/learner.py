@@ -14,14 +14,15 @@ from torch import nn
 
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Resident, Rows, Source
-from rainbow_ray.data.stream import Batch, make_batch
+from rainbow_ray.data.stream import Batch, Line, make_batch, make_line
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.modalities import Reading, bodies, make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
 from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
-from rainbow_ray.model.rainbow import Rainbow
+from rainbow_ray.model.rainbow import Known, Rainbow
 from rainbow_ray.problems import Problem, make_problem, no_scores
-from rainbow_ray.training.batches import scoring_batches
+from rainbow_ray.problems.segmentation import Segmentation
+from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs, scoring_batches
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import Precision, is_out_of_memory
 from rainbow_ray.training.heard import Heard
@@ -57,6 +58,7 @@ class Learner:
         self.notes: list[str] = []
         self.stored: Stored | None = None
         self.draw: int | None = None  # which view of a stem training takes, by epoch
+        training = training[source.weights[training] > 0]  # segments without a label teach nothing
         self.model = self._build(training)
         self.heard = Heard(self.model, reading, device, precision)
         self.collates = make_collates(reading, self.heard.find, lambda: self.draw if self.model.training else None)
@@ -80,17 +82,20 @@ class Learner:
             inputs = inputs.only(only)
         with self.precision.autocast(self.device):
             logits = module(inputs).float()
+        logits = finish_logits(self.problem, logits, inputs.line)
         if only is not None and isinstance(inputs, Batch):
             logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
         targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
 
-    def inputs(self, rows: Rows) -> Batch | torch.Tensor:
+    def inputs(self, rows: Rows) -> Batch | Known:
         """What the model is given for some rows: a padded batch, or features that were computed before."""
-        if self.features is not None:
-            return self.features[torch.from_numpy(rows.indices).to(self.device)]
-        return self._batch(rows)
+        if self.features is None:
+            return self._batch(rows)
+        line = make_line(rows.examples.table, rows.indices) if self.source.neighbours is not None else None
+        features = self.features[torch.from_numpy(rows.indices).to(self.device)]
+        return Known(features, line.to(self.device) if line is not None else None)
 
     def rows(self, parts: list[np.ndarray]) -> Iterator[Rows]:
         """The rows of each part, in turn; with features at hand nothing has to be read."""
@@ -135,10 +140,12 @@ class Learner:
         def one(rows: Rows) -> None:
             nonlocal total
             losses, logits = self.losses(rows, only)
-            scores[torch.from_numpy(place[rows.indices])] = self.problem.scores(logits).cpu()
-            total += float(losses.sum())
+            # of overlapping windows, the one that sees most around a segment has the say on it
+            kept = torch.from_numpy(self._kept(rows.indices))
+            scores[torch.from_numpy(place[rows.indices])[kept]] = self.problem.scores(logits).cpu()[kept]
+            total += float(losses.cpu()[kept].sum())
 
-        for rows in self._shares(indices, self.team):
+        for rows in self._shares(indices, self.team, together=True):
             self._in_parts(one, rows)
         scores, (total,) = self.team.add(scores), self.team.sums(total)
         return scores.numpy(), total
@@ -321,12 +328,24 @@ class Learner:
             self._in_parts(one, part)
         return team.add(out)
 
-    def _shares(self, indices: np.ndarray, team: Team) -> Iterable[Rows]:
-        """This worker's share of some examples, in batches for scoring."""
+    def _shares(self, indices: np.ndarray, team: Team, *, together: bool = False) -> Iterable[Rows]:
+        """This worker's share of some examples, in batches for scoring; segments `together` with their neighbours."""
         batches: list[np.ndarray] = []
+        neighbours = self.source.neighbours
+        if together and neighbours is not None:
+            windows = [w for song in neighbours.whole_songs(indices) for w in neighbours.scored_windows(song)]
+            batches = divide_runs(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
+            return self.source.visit(team.share(batches))
         for window in self.source.windows(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
         return self.source.visit(team.share(batches))
+
+    def _kept(self, indices: np.ndarray) -> np.ndarray:
+        """Which of some rows, windows of songs, count as scored here; all, where each example stands for itself."""
+        neighbours = self.source.neighbours
+        if neighbours is None:
+            return np.ones(len(indices), dtype=bool)
+        return np.concatenate([neighbours.kept(run) for run in neighbours.runs(indices)])
 
     def _in_parts(self, work: Any, rows: Rows) -> None:
         """Do the work on rows, in halves where memory does not suffice."""
@@ -338,8 +357,16 @@ class Learner:
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        for half in np.array_split(np.arange(len(rows)), 2):
+        for half in self._halves(rows):
             self._in_parts(work, rows.take(half))
+
+    def _halves(self, rows: Rows) -> list[np.ndarray]:
+        """The places of rows in two parts; what is read together is not torn, unless it is all."""
+        places, neighbours = np.arange(len(rows)), self.source.neighbours
+        runs = neighbours.runs(rows.indices) if neighbours is not None else []
+        if len(runs) < 2:
+            return np.array_split(places, 2)
+        return np.split(places, [sum(map(len, runs[: len(runs) // 2]))])
 
     def _batch(self, rows: Rows) -> Batch:
         batch = make_batch(rows.examples, rows.at, self.collates)
@@ -347,7 +374,7 @@ class Learner:
             batch.units["text"][text.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)
 
-    def _shortest(self, training: np.ndarray) -> Batch | torch.Tensor:
+    def _shortest(self, training: np.ndarray) -> Batch | Known:
         """A few examples that together have all modalities, so that they reach every parameter."""
         known = self.source.known(training)
         chosen = [int(np.argmin(self.source.lengths[known.indices]))]
@@ -367,7 +394,20 @@ def advice(config: Config) -> str:
 
 def build_model(config: Config, reading: Reading, problem: Problem) -> Rainbow:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
-    return Rainbow(bodies.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds)
+    return Rainbow(
+        bodies.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
+        temporal=isinstance(problem, Segmentation),
+    )  # fmt: skip
+
+
+def finish_logits(problem: Problem, logits: torch.Tensor, line: Line | None) -> torch.Tensor:
+    """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
+    if not isinstance(problem, Segmentation) or problem.weak is None:
+        return logits
+    from rainbow_ray.problems.bags import shares
+
+    assert line is not None
+    return shares(problem, logits, line.run)
 
 
 def load_fitted(config: Config, reading: Reading, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.source import Source, average_songs
+from rainbow_ray.data.source import Source, average_songs, songs_of
 from rainbow_ray.errors import InputError, TrainingError, choose
 from rainbow_ray.modalities import Reading
 from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import Problem, best_possible
 from rainbow_ray.runtime import parse_workers
-from rainbow_ray.training.batches import Length, decide_length, plan, share_of
+from rainbow_ray.training.batches import Length, decide_length, plan, plan_runs, share_of, share_runs
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import be_deterministic, gpu_use, peak_memory_mb, pick_device, pick_precision
 from rainbow_ray.training.imbalance import SAMPLINGS, sample
@@ -127,7 +127,7 @@ class _Run:
         sampled = self._sampled(epoch=0)
         one_each, _ = average_songs(self.source, sampled, np.zeros(len(sampled)))
         self.problem = data.problem.fit(self.source.targets[one_each], config.training)
-        self.length = data.length or decide_length(config.training, len(sampled))
+        self.length = data.length or decide_length(config.training, len(sampled), songs_of(self.source, self.train))
         self.stop_on, stop_notes = self._stopping_metric()
         self.learner = Learner(
             config, self.source, data.reading, self.problem, self.train,
@@ -158,7 +158,7 @@ class _Run:
         steps = self._steps(progress.epoch - 1)
         self.learner.draw = zlib.crc32(f"{self.config.reproducibility.seed} {progress.epoch}".encode())
         self.model.train()
-        shares = (share_of(step, self.source.lengths, self.team.rank, self.team.size) for step in steps)
+        shares = (self._share(step) for step in steps)
         visits = self.learner.rows(list(shares)[progress.epoch_step :])
         tokens, began = progress.tokens, time.perf_counter()
         for step in steps[progress.epoch_step :]:
@@ -310,9 +310,27 @@ class _Run:
     def _steps(self, epoch: int) -> list[np.ndarray]:
         """The global steps of an epoch, the same whatever the number of workers: indices into the source."""
         seed, chosen = self.config.reproducibility.seed, self._sampled(epoch)
+        if self.source.neighbours is not None:
+            return plan_runs(self._runs(epoch), self.length.steps_per_epoch, seed=seed, epoch=epoch)
         in_any_order = self.source.in_memory or self.learner.features is not None
         windows = [chosen] if in_any_order else self.source.windows(chosen, seed=seed, epoch=epoch)
         return plan(self.source.lengths, step_size=self.length.step_size, seed=seed, epoch=epoch, windows=windows)
+
+    def _runs(self, epoch: int) -> list[np.ndarray]:
+        """What an epoch reads together: songs, or windows of them, that have anything to learn from."""
+        neighbours = self.source.neighbours
+        assert neighbours is not None
+        shift = int(np.random.default_rng([self.config.reproducibility.seed, epoch, 3]).integers(neighbours.together))
+        songs = neighbours.whole_songs(self.train)
+        runs = [window for song in songs for window in neighbours.windows(song, shift=shift)]
+        return [run for run in runs if self.source.weights[run].any()]
+
+    def _share(self, step: np.ndarray) -> np.ndarray:
+        """This worker's share of a step."""
+        rank, size = self.team.rank, self.team.size
+        if self.source.neighbours is None:
+            return share_of(step, self.source.lengths, rank, size)
+        return step if size == 1 else share_runs(self.source.neighbours.runs(step), rank, size)
 
     def _inside_the_epoch(self, loss: float, *, wants_checkpoint: bool) -> None:
         """Between two steps of an epoch: the record and the checkpoint that are due."""

@@ -36,6 +36,7 @@ def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torc
         "audio": config.model.audio_encoder.learning_rate,
         "midi": config.model.midi_encoder.learning_rate,
         "fusion": config.model.fusion.learning_rate,
+        "temporal": config.model.temporal.learning_rate,
     }
     for tower, parameters in model.towers().items():
         for parameter in parameters:
@@ -43,6 +44,8 @@ def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torc
                 continue
             own = from_scratch.get(tower)
             decay = training.weight_decay if tower in from_scratch else training.head_weight_decay
+            if tower == "temporal":
+                decay = config.model.temporal.weight_decay
             add(parameter, own or training.head_learning_rate, decay)
     described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
     if not described:

@@ -50,7 +50,7 @@ class JsonLines:
 
     def cut_back(self, step: int) -> None:
         """Forget what lies after `step`: it will be logged again."""
-        from rainbow_ray.training.checkpoint import write_safely
+        from rainbow_ray.files import write_safely
 
         if self.path.exists():
             kept = [record for record in read_lines(self.path) if record["step"] <= step]

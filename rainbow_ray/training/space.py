@@ -32,7 +32,7 @@ Suggest = Callable[[Any], "dict[str, Any] | None"]
 OWN_SPACES = {"multilabel": "multi_label"}  # functions of a phase's module for problems that its main one is not for
 DRAWS = 64  # random points that a space is tried on before the sweep
 # what a score is measured with: two trials that differ in it cannot be compared
-YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.",
+YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",
              "calibration.")  # fmt: skip
 # text is read anew for these, over the same songs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",

@@ -13,7 +13,7 @@ import torch
 from rainbow_ray.config import TrainingConfig
 from rainbow_ray.data.source import Rows
 from rainbow_ray.errors import TrainingError
-from rainbow_ray.training.batches import ENOUGH_TOKENS, divide
+from rainbow_ray.training.batches import ENOUGH_TOKENS, divide, divide_runs
 from rainbow_ray.training.device import SMALLER, is_out_of_memory
 from rainbow_ray.training.learner import Learner, advice
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
@@ -92,6 +92,16 @@ class Stepper:
         learner = self.learner
         if len(rows) == 0:
             return
+        neighbours = learner.source.neighbours
+        if neighbours is not None:
+            # by their numbers among these rows, so that runs can be taken out
+            runs = neighbours.runs(rows.indices)
+            edges = np.cumsum([len(run) for run in runs])[:-1]
+            places = np.split(np.arange(len(rows)), edges)
+            lengths = learner.source.lengths[rows.indices]
+            most, tokens = self.limits.examples, self.limits.tokens
+            yield from (rows.take(cut) for cut in divide_runs(places, lengths, max_examples=most, max_tokens=tokens))
+            return
         cuts = divide(
             np.arange(len(rows)),
             learner.source.lengths[rows.indices],
@@ -121,7 +131,7 @@ class Stepper:
     def _shrink(self, largest: int, number: int) -> None:
         device, before = self.learner.device, (self.limits.examples, self.limits.tokens)
         largest = int(max(part.item() for part in self.team.gather(torch.tensor(largest))))
-        if largest == 1:
+        if largest == 1 or before[0] == 1:  # a run of neighbours is not torn
             lacks = f"step {number}: memory on {device.type} does not suffice for one example alone"
             raise TrainingError(f"{lacks}; {SMALLER}")
         self.limits.halve(largest)

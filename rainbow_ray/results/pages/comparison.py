@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rainbow_ray.errors import InputError
+from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.results.evaluate import Difference, compare
 from rainbow_ray.results.pages.charts import gains
 from rainbow_ray.results.pages.finished import Finished
@@ -49,7 +50,7 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     )
     right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
     tables = [Table(["run", metric.replace("_", " "), f"against {names[0]} [95%]", "config"], table)]
-    if problem.name != "regression":
+    if plain(problem).name != "regression":
         head = ["right in", "both", f"only {names[0]}", "only itself", "neither"]
         counts = [
             [name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]

@@ -14,7 +14,10 @@ import pandas as pd
 
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.training.reporters import read_lines
+
+SEGMENTATION = "segmentation"
 
 T = TypeVar("T")
 
@@ -35,7 +38,26 @@ class Finished:
         """The problem as its predictions have it."""
         name = self.summary["problem"]
         classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
-        return make_problem(name, **({"classes": classes} if classes else {}))
+        known = {"classes": classes} if classes else {}
+        if name == SEGMENTATION:
+            inner = make_problem(self.summary["inner"], **known)
+            return make_problem(name, inner=inner, weak=self.summary.get("weak"))
+        return make_problem(name, **known)
+
+    @property
+    def alone(self) -> Finished:
+        """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
+        if self.summary["problem"] != SEGMENTATION:
+            return self
+        held = self.held[self.held["target"].notna()]
+        if self.summary.get("weak"):
+            names = list(self.problem.score_names)
+            sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
+            held = self.held.groupby("song", sort=False).first().reset_index()
+            held[names] = sums
+            inner = plain(self.problem)
+            held["prediction"] = inner.decide(sums[:, 0] if names == ["score"] else sums)
+        return dataclasses.replace(self, summary=self._inner, held=held.reset_index(drop=True))
 
     @property
     def scores(self) -> np.ndarray:
@@ -48,7 +70,10 @@ class Finished:
     def decided(self) -> np.ndarray:
         """Scores that say yes where the run said yes, whatever threshold it had."""
         said = self.held["prediction"]
-        if self.summary["problem"] == "binary":
+        if self.summary["problem"] == SEGMENTATION and self.summary["inner"] == "multiclass":
+            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            return np.array([[name == one for name in names] for one in said], dtype=np.float32)
+        if self.summary["problem"] in ("binary", SEGMENTATION):
             return np.asarray(said.to_numpy(dtype=np.float32))
         if self.summary["problem"] == "multilabel":
             names = [name.removeprefix("score_") for name in self.problem.score_names]
@@ -60,11 +85,22 @@ class Finished:
         """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
         names = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
         told = self.held["target"]
+        if self.summary["problem"] == SEGMENTATION:
+            known = told.notna().to_numpy()
+            label = np.full(len(told), np.nan, dtype=np.float32)
+            label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
+            song = pd.factorize(self.held["song"])[0]
+            place = self.held.groupby("song", sort=False).cumcount()
+            return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1).astype(np.float32)
         if self.summary["problem"] == "multiclass":
             return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
         if self.summary["problem"] == "multilabel":
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
         return np.asarray(told.to_numpy(dtype=np.float32))
+
+    @property
+    def _inner(self) -> dict[str, Any]:
+        return {**self.summary, "problem": self.summary["inner"]}
 
     @property
     def right(self) -> np.ndarray:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rainbow_ray.files import write_safely
 from rainbow_ray.results.pages.theme import Chart
-from rainbow_ray.training.checkpoint import write_safely
+
+if TYPE_CHECKING:
+    from rainbow_ray.results.pages.timelines import Timelines
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Section:
     charts: list[Chart] = field(default_factory=list)
     songs: list[Song] = field(default_factory=list)
     code: str = ""
+    timelines: Timelines | None = None
+    plots: list[Chart] = field(default_factory=list)  # that are saved as PNG, where the page draws them otherwise
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def write_page(page: Page, path: Path, plots: Path | None = None) -> None:
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for section in page.sections:
-            for chart in section.charts:
+            for chart in [*section.charts, *section.plots]:
                 chart.save(plots)
 
 

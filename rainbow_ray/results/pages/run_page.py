@@ -12,6 +12,7 @@ from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Page, Section, Table, interval, number
 from rainbow_ray.results.pages.modalities import modality_section
 from rainbow_ray.results.pages.songs import Words, songs_to_look_at
+from rainbow_ray.results.pages.timelines import timelines_of
 
 SEED = 0  # of the songs that bands are drawn from
 TOP_CLASSES = 12
@@ -24,6 +25,12 @@ MEANINGS = {
     "average_precision": "how far up the songs that are meant stand when all are ranked; 1 is perfect",
     "average_precision_rarer": "how far up songs of the rarer label stand when all are ranked; 1 is perfect",
     "mcc": "how far labels and predictions go together: 0 is guessing, 1 is perfect",
+    "time_accuracy": "the share of labelled time that is called right",
+    "edit": "how alike the order of stretches is, whatever their length; 1 is perfect",
+    "f1_at_50": "how many stretches are found whose overlap with the true one is at least a half; 1 is perfect",
+    "boundary_0_5s": "how many boundaries are hit within half a second, and only these; 1 is perfect",
+    "boundary_3s": "how many boundaries are hit within three seconds, and only these; 1 is perfect",
+    "time_mae": "how far off a prediction is on average over time, in the label's own unit; less is better",
     "mae": "how far off a prediction is on average, in the label's own unit; less is better",
     "rmse": "how far off predictions are, large misses counting more; less is better",
     "r2": "the share of what differs between songs that is explained: 0 is saying the mean, 1 is perfect",
@@ -43,8 +50,9 @@ def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None
             _numbers(run),
             *modality_section(run),
             _how_it_learned(run),
-            *_how_right(run),
-            songs_to_look_at(run, texts, moved),
+            *_timelines(run, texts),
+            *_how_right(run.alone),
+            songs_to_look_at(run.alone, texts, moved),
             _data(run),
             _cost(run),
             Section("config", "The config", code=run.config),
@@ -65,14 +73,27 @@ def _numbers(run: Finished) -> Section:
     compared = {"model": summary["best"].get(headline)}
     compared |= {name: values.get(headline) for name, values in summary["baselines"].items()}
     counts = summary["counts"]
-    text = [f"{counts['val_examples']} songs, each scored by a model that never saw it"
+    what, unseen = "songs", "it"
+    if "segments" in counts:
+        what, unseen = f"labelled segments of {counts['songs']} songs", "its song"
+    text = [f"{counts['val_examples']} {what}, each scored by a model that never saw {unseen}"
             f" ({counts['folds']} folds). Intervals draw songs with replacement."]  # fmt: skip
+    if summary.get("weak"):
+        text.append("WEAK: segments have no labels of their own. These numbers are of songs, whose segments share in"
+                    " their score; what is said of a single segment was never compared with a truth.")  # fmt: skip
     text += [f"{headline.replace('_', ' ')}: {meaning}."] if meaning else []
     chart = charts.scores_of(compared, headline, summary["ci95"].get(headline))
     return Section(
         "numbers", "The numbers", text,
         [Table(["", *(name.replace("_", " ") for name in shown)], rows, strong=0)], [chart],
     )  # fmt: skip
+
+
+def _timelines(run: Finished, texts: Mapping[str, str]) -> list[Section]:
+    made = timelines_of(run, texts)
+    if made is None:
+        return []
+    return [Section("timelines", "The songs in time", [made.says], timelines=made, plots=[made.picture])]
 
 
 def _how_it_learned(run: Finished) -> Section:

@@ -42,6 +42,7 @@ def contradictions(run: Finished) -> pd.DataFrame:
 
 def songs_to_look_at(run: Finished, texts: Mapping[str, str], moved: Words | None) -> Section:
     shown = contradictions(run).head(SHOWN_SONGS)
+    what = "segment" if "inner" in run.summary and not run.summary.get("weak") else "song"
     words: dict[str, list[Moved]] = {}
     for _, row in shown.sort_values("fold", kind="stable").iterrows():  # by fold: each has a model of its own
         if moved is not None and (song := texts.get(row["example_id"])):
@@ -55,15 +56,18 @@ def songs_to_look_at(run: Finished, texts: Mapping[str, str], moved: Words | Non
             claim += f" ({name} {row[row['column']]:.2f})"
         by = words.get(row["example_id"], [])
         told = "words that moved it: " + ", ".join(f"{one.word} {one.by:+.2f}" for one in by) if by else ""
-        songs.append(Song(str(row["song"]), claim, _marked(texts.get(row["example_id"], ""), by), told))
-    text = ["Held-out songs whose label the model contradicts most surely. Some of these labels may be wrong: mend them"
-            " in the manifest, and train again."] if songs else ["No held-out song contradicts its label."]  # fmt: skip
+        name = row["example_id" if what == "segment" else "song"]
+        songs.append(Song(str(name), claim, _marked(texts.get(row["example_id"], ""), by), told))
+    text = [f"Held-out {what}s whose label the model contradicts most surely. Some of these labels may be wrong: mend"
+            " them in the manifest, and train again."]  # fmt: skip
+    if not songs:
+        text = [f"No held-out {what} contradicts its label."]
     if any(words.values()):
         text.append("Marked words raised what is shown, words with a dotted line lowered it: so much it changes without"
                     " them, in the model that never saw the song.")  # fmt: skip
     if songs and not texts:
         text.append("Their texts are not shown: the manifest is not where it was, or has changed.")
-    return Section("songs", "Songs to look at", text, songs=songs)
+    return Section("songs", f"{what.capitalize()}s to look at", text, songs=songs)
 
 
 def _marked(text: str, words: list[Moved]) -> list[Part]:

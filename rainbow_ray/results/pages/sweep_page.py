@@ -35,7 +35,8 @@ class Swept:
     def search(self) -> Search:
         """Its trials and what they were chosen by."""
         metric = self.summary["metric"]
-        larger = make_problem(self.summary["problem"]).larger_is_better(metric)
+        inner = {"inner": make_problem(self.summary["inner"])} if "inner" in self.summary else {}
+        larger = make_problem(self.summary["problem"], **inner).larger_is_better(metric)
         return Search(self.trials, metric.replace("_", " "), larger)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import yaml
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
+from rainbow_ray.data.manifest import Manifest, Times, find_columns, open_manifest, plain_rows
 from rainbow_ray.data.stream import head
+from rainbow_ray.data.timelines import fold_timelines
 from rainbow_ray.errors import InputError
 from rainbow_ray.reading import modalities_of
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import Predictor
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.songs import Words
+from rainbow_ray.segment_plan import INDEX, TIMES
 from rainbow_ray.training.checkpoint import Checkpoints
 
 MOVING_WORDS = 6
@@ -31,11 +34,19 @@ def texts_of(run: Finished) -> dict[str, str]:
         columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
+    if run.summary["problem"] == "segmentation":
+        columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
+        folded = fold_timelines(plain_rows(head(manifest, columns.projection), columns)).table
+        return dict(zip(folded["example_id"].to_pylist(), folded["text"].to_pylist(), strict=True))
     rows = plain_rows(head(manifest, columns.projection), columns)
     songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
     if config.data.split_by == "row" or run.summary.get("unit") == "stem":
         return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}
     return dict(zip(reversed(songs), reversed(texts), strict=True))  # the first row of a song stands for it
+
+
+def _times(manifest: Manifest) -> Times:
+    return Times(*TIMES, INDEX if INDEX in manifest.schema.names else None)
 
 
 def words_of(run: Finished) -> Words | None:
@@ -47,7 +58,7 @@ def words_of(run: Finished) -> Words | None:
         predictor = Predictor.load(folder, "cpu")
     except InputError:  # damaged, or of another version
         return None
-    if not predictor.reads_text:
+    if not predictor.reads_text or predictor.reads_segments:  # what moves a segment is not in its words alone
         return None
     in_place: int | None = None
 

@@ -18,7 +18,7 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from rainbow_ray.training.checkpoint import write_safely
+from rainbow_ray.files import write_safely
 
 DPI = 150
 

@@ -1,0 +1,117 @@
+"""From rows of segments to what can be trained: timelines, labels where there are any, a split of whole songs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.assemble import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
+from rainbow_ray.data.examples import Examples, profile
+from rainbow_ray.data.manifest import LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.data.source import Resident
+from rainbow_ray.data.split import make_split
+from rainbow_ray.data.timelines import NO_LABELS, PLACE, SIZE, Folded, Neighbours, count_masked, fold_timelines
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import lengths
+from rainbow_ray.plan import Plan
+from rainbow_ray.problems.segmentation import LABEL, Segmentation
+from rainbow_ray.segment_plan import drop_unknown_songs
+
+
+def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
+    """The data of a run over segments. Raises `InputError` where they cannot be trained on."""
+    config, segments = plan.config, plan.segments
+    assert segments is not None
+    n_rows = len(rows)
+    folded = fold_timelines(drop_unknown_songs(rows, segments.songs), plan.reading.media)
+    problem, targets, folded, notes = _labels(plan, folded)
+    songs = int(folded.song.max()) + 1 if len(folded.table) else 0
+    if songs < MIN_SONGS:
+        why = {**folded.dropped, **count_masked(folded.masked)}
+        left_out = ", ".join(f"{n}: {reason}" for reason, n in why.items()) or "none left out"
+        raise InputError(f"segments {plan.manifest.location}: {songs} songs with labelled segments are left of {n_rows}"
+                         f" rows, and training needs {MIN_SONGS} ({left_out})")  # fmt: skip
+    index = Examples(folded.table, targets, _weights(problem, targets))
+    folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
+    split = make_split(
+        index, problem.strata(targets), folds=folds, val_split=config.data.val_split, by=config.data.split_by,
+        seed=config.split_seed, known=plan.known_split,
+    )  # fmt: skip
+    masked = count_masked(folded.masked)
+    described = describe(plan, problem, index, split, profile(index, songs, n_rows, folded.dropped))
+    described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
+    together = len(index) if problem.weak else config.segments.together  # a song is one bag
+    warnings = [*notes, *folded.notes, *said]
+    warnings += [f"{n} segments are masked: {reason}" for reason, n in masked.items()]
+    without = len(segments.songs) - songs if segments.songs is not None else 0
+    if without > 0:
+        warnings.append(f"{without} songs of the manifest have no segments that can be used")
+    warnings += data_warnings(plan, split, folds, described, index)
+    neighbours = Neighbours.of(folded.table, together, config.segments.overlap)
+    source = Resident(index, lengths(index.table, plan.reading), neighbours=neighbours)
+    return Data(problem, source, index, index, split, described, warnings)
+
+
+def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folded, tuple[str, ...]]:
+    """The problem as the labels have it, targets `(segments, 5)`, and the timelines of songs that have any label.
+
+    Raises `InputError` where none has.
+    """
+    problem = plan.problem
+    assert isinstance(problem, Segmentation)
+    masked = folded.masked
+    good = np.array([reason is None for reason in masked], dtype=bool)
+    if not good.any():
+        why = ", ".join(f"{n}: {reason}" for reason, n in count_masked(masked).items()) or "there are none"
+        only = set(count_masked(masked)) <= {LABEL_MISSING, LABEL_BROKEN}
+        name = f"target {plan.target!r} is null in all segments; name another" if only else "name another target"
+        raise InputError(f"segments {plan.manifest.location}: no segment can be learned from ({why}): {name} with"
+                         " data.target_column")  # fmt: skip
+    parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
+    label = np.full(len(masked), np.nan, dtype=np.float32)
+    label[good] = np.where(parsed.usable, parsed.targets, np.nan)
+    masked[good] = parsed.left_out
+    table = folded.table
+    targets = np.stack([
+        label, table["start"].to_numpy(), table["end"].to_numpy(), table[PLACE].to_numpy().astype(np.float32),
+        folded.song.astype(np.float32),
+    ], axis=1)  # fmt: skip
+    settled = dataclasses.replace(problem, inner=parsed.problem).settle(targets, plan.target, plan.config)
+    masked[good] = np.where([reason is None for reason in masked[good]], settled.left_out[good], masked[good])
+    targets = settled.targets
+    has_any = np.bincount(folded.song, weights=~np.isnan(targets[:, LABEL])) > 0
+    kept = has_any[folded.song]
+    dropped = dict(folded.dropped)
+    if not kept.all():
+        dropped[NO_LABELS] = int((~kept).sum())
+    folded = dataclasses.replace(folded, dropped=dropped).keep(kept)
+    assert isinstance(settled.problem, Segmentation)
+    return settled.problem, targets[kept], folded, (*parsed.notes, *settled.notes)
+
+
+def _weights(problem: Segmentation, targets: np.ndarray) -> np.ndarray:
+    """A labelled segment counts by how long it is, 1 on average; a song's label as one, on its first segment."""
+    from rainbow_ray.problems.segmentation import END, START, songs_of
+
+    if problem.weak:
+        weights = np.zeros(len(targets), dtype=np.float32)
+        weights[[rows.start for rows in songs_of(targets)]] = 1.0
+        return weights
+    known = problem.known(targets)
+    seconds = np.where(known, targets[:, END] - targets[:, START], 0.0)
+    return np.asarray(seconds / seconds[known].mean(), dtype=np.float32)
+
+
+def _described(folded: Folded, targets: np.ndarray) -> dict[str, Any]:
+    """How many segments songs have, for `data.json`."""
+    sizes = folded.table[SIZE].to_numpy()[folded.table[PLACE].to_numpy() == 0]
+    return {
+        "labelled": int((~np.isnan(targets[:, LABEL])).sum()),
+        "least": int(sizes.min()),
+        "median": float(np.median(sizes)),
+        "most": int(sizes.max()),
+        "seconds": round(float((targets[:, 2] - targets[:, 1]).sum()), 1),
+    }

@@ -1,0 +1,224 @@
+"""Timelines: a row a segment and stem becomes an example a segment, and a song's segments follow each other in time.
+
+Nothing is dropped that belongs to a song: a segment without a label, or without a length, stays as what its neighbours
+see, is masked, and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from rainbow_ray.data.examples import SLOTS, count, text_key
+
+TIMES = ("start", "end")
+PLACE = "place"  # column: the segment's place in its song
+SIZE = "segments"  # column: how many the song has
+SHARES = ("start_share", "end_share")  # columns: the same times as shares of the song
+NO_LENGTH = "segment of zero, negative or unknown length"
+STEMS_DISAGREE = "segment whose stems carry different labels"
+NO_LABELS = "segments of songs without any label that can be used"
+FURTHER_STEMS = "further stems of a segment"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """An example a segment. `table` is sorted by song and time; `label` is raw.
+
+    `masked[i]` is why segment i teaches nothing, None where it does. `dropped` counts rows by reason.
+    """
+
+    table: pa.Table
+    label: pa.ChunkedArray
+    masked: np.ndarray
+    dropped: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def song(self) -> np.ndarray:
+        """The songs' numbers, `(segments,)`."""
+        return np.asarray(pd.factorize(self.table["song"].to_pandas())[0])
+
+    def keep(self, rows: np.ndarray) -> Folded:
+        """Only some segments, of whole songs; `rows` is bool."""
+        mask = pa.array(rows)
+        return dataclasses.replace(
+            self, table=self.table.filter(mask), label=self.label.filter(mask), masked=self.masked[rows]
+        )
+
+
+def fold_timelines(rows: pa.Table, join: Sequence[str] = ()) -> Folded:
+    """Rows of segments (with `start`, `end`, seconds, and `place` as the table has it) to one example a segment.
+
+    Rows that agree in song, place and times are stems of one segment: the first stands for them, with the windows of
+    all in the columns `join`. Segments are put in the order of time; where a time is not known, of their place.
+    """
+    dropped = count(rows["dropped"])
+    good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
+    chosen = rows.take(pa.array(good))
+    facts = pd.DataFrame({name: chosen[name].to_pandas() for name in ("song", PLACE, *TIMES)})
+    facts[PLACE] = facts[PLACE].astype("float64")
+    facts["label"] = pd.factorize(chosen["label"].combine_chunks().dictionary_encode().indices.to_pandas())[0] if (
+        len(chosen)
+    ) else []  # fmt: skip
+    facts.loc[chosen["unlabelled"].is_valid().to_numpy(), "label"] = -1
+    stem_of = facts.groupby(["song", PLACE, *TIMES], sort=False, dropna=False).ngroup().to_numpy()
+    labelled = facts["label"].to_numpy() >= 0
+    # a labelled stem speaks for its segment before others do
+    order = np.lexsort((np.arange(len(facts)), ~labelled, stem_of))
+    _, at = np.unique(stem_of[order], return_index=True)
+    first = order[at]
+    kinds = pd.Series(facts["label"].where(labelled)).groupby(stem_of).nunique().to_numpy()
+    if len(good) > len(first):
+        dropped[FURTHER_STEMS] = len(good) - len(first)
+    segments = facts.iloc[first].reset_index(drop=True)
+    times = _times(segments)
+    by_time = np.lexsort((segments[PLACE].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
+    table = chosen.take(pa.array(first[by_time])).drop_columns(["dropped", "label", "unlabelled", PLACE, *TIMES])
+    table = _with_windows(table, chosen, join, stem_of, by_time)
+    times, segments = times.iloc[by_time].reset_index(drop=True), segments.iloc[by_time].reset_index(drop=True)
+    masked = chosen["unlabelled"].take(pa.array(first[by_time])).to_numpy(zero_copy_only=False).astype(object)
+    masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
+    masked[~times["known"].to_numpy()] = NO_LENGTH
+    table = _with_places(table, segments["song"], times)
+    return Folded(table, chosen["label"].take(pa.array(first[by_time])), masked, dropped, _notes(segments))
+
+
+def count_masked(masked: np.ndarray) -> dict[str, int]:
+    """How many segments are masked, by reason, most frequent first."""
+    return dict(Counter(reason for reason in masked.tolist() if reason is not None).most_common())
+
+
+def _times(segments: pd.DataFrame) -> pd.DataFrame:
+    """Start and end of each segment, and whether its length is known; unknown ones lie where their neighbours end."""
+    start, end = segments["start"].to_numpy(dtype=np.float64), segments["end"].to_numpy(dtype=np.float64)
+    known = np.isfinite(start) & np.isfinite(end) & (end > start) & (start >= 0)
+    placed = pd.DataFrame({"song": segments["song"], "place": segments[PLACE], "start": start, "end": end})
+    placed["start"] = placed["start"].where(np.isfinite(start) & (start >= 0))
+    placed = placed.sort_values(["song", "place"], kind="stable")
+    placed["start"] = placed.groupby("song")["start"].ffill().fillna(0.0)
+    placed = placed.sort_index()
+    made_end = np.where(known, end, placed["start"].to_numpy())
+    return pd.DataFrame({"start": placed["start"].to_numpy(), "end": made_end, "known": known})
+
+
+def _with_places(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.Table:
+    """With ids, places and times; `text_key` is the whole song's, since songs share lines without being one."""
+    grouped = songs.groupby(songs, sort=False)
+    place, size = grouped.cumcount().to_numpy(), grouped.transform("size").to_numpy()
+    whole = np.maximum(times["end"].groupby(songs.to_numpy()).transform("max").to_numpy(), 1e-9)
+    digits = len(str(max(int(size.max(initial=1)) - 1, 1)))
+    ids = [f"{song}#{at:0{digits}d}" for song, at in zip(songs, place.tolist(), strict=True)]
+    texts = pd.Series(table["text"].to_pandas()).groupby(songs.to_numpy(), sort=False)
+    keys = {song: text_key(" ".join(filter(None, lines)) or f"no text of song {song}") for song, lines in texts}
+    columns = {
+        "example_id": pa.array(ids, pa.string()),
+        "start": pa.array(times["start"], pa.float32()),
+        "end": pa.array(times["end"], pa.float32()),
+        PLACE: pa.array(place, pa.int32()),
+        SIZE: pa.array(size, pa.int32()),
+        SHARES[0]: pa.array((times["start"] / whole).clip(0, 1), pa.float32()),
+        SHARES[1]: pa.array((times["end"] / whole).clip(0, 1), pa.float32()),
+        "text_key": pa.array([keys[song] for song in songs], pa.uint64()),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _with_windows(
+    table: pa.Table, rows: pa.Table, join: Sequence[str], stem_of: np.ndarray, by_time: np.ndarray
+) -> pa.Table:
+    """The windows of all stems of each segment, and of which stem each is."""
+    for name in join:
+        found: dict[int, list[list[str]]] = {}
+        for segment, windows in zip(stem_of.tolist(), rows[name].to_pylist(), strict=True):
+            found.setdefault(segment, []).append(windows)
+        whole = [found[segment] for segment in by_time.tolist()]
+        lists = pa.array([[w for stem in stems for w in stem] for stems in whole], pa.list_(pa.string()))
+        slots = pa.array([[i for i, stem in enumerate(stems) for _ in stem] for stems in whole], pa.list_(pa.int16()))
+        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
+    return table
+
+
+def _notes(segments: pd.DataFrame) -> tuple[str, ...]:
+    notes = []
+    named = segments[segments[PLACE].notna()]
+    twice = int(named.duplicated(["song", PLACE]).sum())
+    if twice:
+        notes.append(f"{twice} segments share their index with another of the song: told apart by their times")
+    falls = (segments[PLACE].diff() < 0) & (segments["song"] == segments["song"].shift())
+    if falls.any():
+        notes.append(f"{int(falls.sum())} segments are not in the order of their index: put in the order of time")
+    alone = int((segments["song"].value_counts() == 1).sum())
+    if alone:
+        notes.append(f"{alone} songs have one segment: they have no neighbours")
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Which examples are read together: those of a song, or of windows of a longer one.
+
+    `place[i]` is example i's place in its song, of `size[i]`; a song's examples follow each other.
+    """
+
+    place: np.ndarray
+    size: np.ndarray
+    together: int
+    overlap: float
+
+    @classmethod
+    def of(cls, table: pa.Table, together: int, overlap: float) -> Neighbours:
+        return cls(table[PLACE].to_numpy(), table[SIZE].to_numpy(), together, overlap)
+
+    def runs(self, indices: np.ndarray) -> list[np.ndarray]:
+        """`indices` where they were put together: a run goes on as long as neighbours follow each other."""
+        return split_runs(indices, self.place)
+
+    def whole_songs(self, indices: np.ndarray) -> list[np.ndarray]:
+        """The songs among `indices`, in the order of the source."""
+        return split_runs(np.unique(indices), self.place)
+
+    def windows(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
+        """Pieces of a song that are trained on: each of its segments once, cut elsewhere for another `shift`."""
+        if len(song) <= self.together:
+            return [song]
+        return [piece for piece in np.split(song, range(shift % self.together, len(song), self.together)) if len(piece)]
+
+    def scored_windows(self, song: np.ndarray) -> list[np.ndarray]:
+        """Overlapping pieces of a song, each as long as can be."""
+        if len(song) <= self.together:
+            return [song]
+        return [song[start : start + self.together] for start in self._starts(len(song))]
+
+    def kept(self, run: np.ndarray) -> np.ndarray:
+        """Which of a scored window's segments it has the say on: they lie farther from its edges than from others'."""
+        size, begins = int(self.size[run[0]]), int(self.place[run[0]])
+        if len(run) >= size or size <= self.together:
+            return np.ones(len(run), dtype=bool)
+        starts = self._starts(size)
+        at = starts.index(begins)
+        low = 0 if at == 0 else (starts[at] + starts[at - 1] + self.together) // 2
+        high = size if at == len(starts) - 1 else (starts[at + 1] + starts[at] + self.together) // 2
+        place = self.place[run]
+        return np.asarray((place >= low) & (place < high))
+
+    def _starts(self, size: int) -> list[int]:
+        stride = max(1, round(self.together * (1 - self.overlap)))
+        last = size - self.together
+        return [*range(0, last, stride), last]
+
+
+def split_runs(indices: np.ndarray, place: np.ndarray) -> list[np.ndarray]:
+    """Cut where the next index is not the next segment of the same song."""
+    if len(indices) == 0:
+        return []
+    breaks = (np.diff(indices) != 1) | (place[indices[1:]] == 0)
+    return np.split(indices, np.flatnonzero(breaks) + 1)

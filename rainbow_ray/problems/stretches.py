@@ -1,0 +1,130 @@
+"""Stretches of a song: neighbouring segments of one label; and how well predicted ones fit true ones.
+
+Time is glued before anything is measured: overlapping segments are cut at their midpoint, and what has no label, or
+lies between segments, is taken out. So neither hits nor misses are counted where nothing is known, and a label that
+goes on after a gap is one stretch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+OVERLAPS = (0.10, 0.25, 0.50)  # of segmental F1 (Lea et al. 2017)
+WINDOWS = (0.5, 3.0)  # seconds, of boundary hits (Turnbull et al. 2007; MIREX)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """`labels[i]` holds from `starts[i]` to `ends[i]`, seconds; each begins where the last one ends."""
+
+    labels: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """Where one gives way to the next: neither the beginning nor the end, which nobody can miss."""
+        return self.starts[1:]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a song's predicted stretches fit its true ones.
+
+    `found[k]` is true positives, false positives and false negatives at `OVERLAPS[k]`; `hits[k]` the F-measure of
+    boundaries within `WINDOWS[k]`, None where the song has none and none was predicted.
+    """
+
+    seconds: float
+    seconds_right: float
+    edit: float
+    found: tuple[tuple[int, int, int], ...]
+    hits: tuple[float | None, ...]
+
+
+def durations(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Seconds of each segment, overlaps of neighbours cut at their midpoint: `(segments,)`, in order of time."""
+    starts, ends = starts.astype(np.float64).copy(), ends.astype(np.float64).copy()
+    over = np.flatnonzero(ends[:-1] > starts[1:])
+    starts[over + 1] = ends[over] = (ends[over] + starts[over + 1]) / 2
+    return np.maximum(ends - starts, 0.0)
+
+
+def merge(labels: np.ndarray, seconds: np.ndarray) -> Stretches:
+    """Equal neighbours as one. `labels` are integers, `seconds` how long each segment is."""
+    ends = np.cumsum(seconds)
+    last = np.append(np.flatnonzero(np.diff(labels)), len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
+    stops = ends[last]
+    return Stretches(labels[last], np.concatenate([[0.0], stops[:-1]])[: len(last)], stops)
+
+
+def edit_score(truth: Sequence[int] | np.ndarray, said: Sequence[int] | np.ndarray) -> float:
+    """1 - Levenshtein distance of the labels / the longer of both (Lea et al. 2016, "segmental edit score")."""
+    row = np.arange(len(said) + 1)
+    for i, label in enumerate(truth, start=1):
+        other = np.concatenate([[i], row[:-1] + (np.asarray(said) != label)])
+        other[1:] = np.minimum(other[1:], row[1:] + 1)
+        # what is inserted on the left costs 1 a place: a running minimum of (value - place)
+        row = np.minimum.accumulate(other - np.arange(len(other))) + np.arange(len(other))
+    return 1.0 - float(row[-1]) / max(len(truth), len(said), 1)
+
+
+def count_found(truth: Stretches, said: Stretches, overlap: float) -> tuple[int, int, int]:
+    """True positives, false positives, false negatives at an overlap (Lea et al. 2017, section 4.1).
+
+    A predicted stretch takes the true one of its label that it has the largest intersection over union with; a true one
+    is found once.
+    """
+    used = np.zeros(len(truth.labels), dtype=bool)
+    hits = 0
+    for label, start, end in zip(said.labels, said.starts, said.ends, strict=True):
+        common = np.minimum(truth.ends, end) - np.maximum(truth.starts, start)
+        union = np.maximum(truth.ends, end) - np.minimum(truth.starts, start)
+        shares = np.where(truth.labels == label, common / np.maximum(union, 1e-12), -1.0)
+        best = int(np.argmax(shares))
+        if shares[best] >= overlap and not used[best]:
+            used[best] = True
+            hits += 1
+    return hits, len(said.labels) - hits, len(truth.labels) - hits
+
+
+def hit_rate(truth: np.ndarray, said: np.ndarray, window: float) -> float | None:
+    """F-measure of boundaries, seconds, that lie at most `window` apart, each matched once.
+
+    As `mir_eval.segment.detection` with `trim=True`. None where there are neither.
+    """
+    if len(truth) == 0 and len(said) == 0:
+        return None
+    hits = i = j = 0
+    while i < len(truth) and j < len(said):  # of points on a line, the first two that fit belong together
+        if abs(truth[i] - said[j]) <= window:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif truth[i] < said[j]:
+            i += 1
+        else:
+            j += 1
+    return 2 * hits / (len(truth) + len(said))
+
+
+def fit_of(truth: np.ndarray, said: np.ndarray, seconds: np.ndarray) -> Fit:
+    """Of one song: integer labels and lengths of its labelled segments, in order of time, each `(segments,)`."""
+    return _fit(truth.astype(np.int32).tobytes(), said.astype(np.int32).tobytes(), seconds.astype(np.float64).tobytes())
+
+
+@functools.lru_cache(maxsize=65_536)
+def _fit(truth: bytes, said: bytes, seconds: bytes) -> Fit:
+    """Remembered, since an interval draws each song a thousand times."""
+    labels, guesses = np.frombuffer(truth, np.int32), np.frombuffer(said, np.int32)
+    lengths = np.frombuffer(seconds, np.float64)
+    true, guessed = merge(labels, lengths), merge(guesses, lengths)
+    return Fit(
+        float(lengths.sum()),
+        float(lengths[labels == guesses].sum()),
+        edit_score(true.labels, guessed.labels),
+        tuple(count_found(true, guessed, overlap) for overlap in OVERLAPS),
+        tuple(hit_rate(true.boundaries, guessed.boundaries, window) for window in WINDOWS),
+    )

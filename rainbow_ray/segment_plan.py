@@ -1,0 +1,186 @@
+"""Segments before any row is read: which table holds them, what is predicted, which columns say when they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
+from rainbow_ray.data.manifest import DEMO, STRUCT_COLUMN, Columns, Manifest, Times, open_manifest
+from rainbow_ray.data.sections import make_segments
+from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.phases import get_phase
+from rainbow_ray.problems import Problem, make_problem
+
+SEGMENTATION = "segmentation"
+TIMES = ("start_seconds", "end_seconds")
+INDEX = "segment_index"
+SONG, TEXT, AUDIO = "song_id", "lyric_text", "source_audio_file"
+SECTION = "structure_section"
+SONG_TARGET = "rebracketing_type"  # where segments have no label of their own
+UNKNOWN_SONG = "segment of a song that the manifest lacks"
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """Where the segments are and what is predicted of them. `songs` are the manifest's ids, where one was named too."""
+
+    location: str
+    problem: Problem
+    target: str
+    media_root: Path | None
+    times: Times
+    songs: frozenset[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def columns_of(self, columns: Columns) -> Columns:
+        """The columns of a table of songs, with times; text is not required."""
+        section = columns.label[0] == SECTION
+        return dataclasses.replace(columns, times=self.times, section=section, require_text=False)
+
+
+def inner_name(problem: Problem) -> str:
+    """What is predicted of one example: of a segmentation, its inner problem."""
+    return str(getattr(problem, "inner", problem).name)
+
+
+def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], str], *, demo: bool) -> SegmentTable:
+    """Open the table of segments, or make one of the manifest. Raises `InputError` with what is wrong.
+
+    Column names that nobody set become those of tables of segments.
+    """
+    config = resolved.config
+    songs: frozenset[str] | None = None
+    root: Path | None = None
+    notes: list[str] = []
+    if demo:
+        root = Path(demo_songs()).parent
+        from rainbow_ray.data.demo_segments import write_demo_segments
+
+        table = open_manifest(str(write_demo_segments(root)))
+    elif config.segments.path is not None:
+        table = open_manifest(config.segments.path)
+        if location != DEMO:
+            named = open_manifest(location)
+            songs, root = _songs(named, config.data.id_column), _folder(location)
+    else:
+        manifest = open_manifest(demo_songs() if location == DEMO else location)
+        if config.data.id_column not in manifest.schema.names:
+            raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
+                             f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
+        root = _folder(manifest.location)
+        lrc_root = Path(config.data.media_root) if config.data.media_root else root or Path.cwd()
+        made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
+        table = open_manifest(str(made))
+    names = table.schema.names
+    _settle_columns(config.data, resolved.user_keys, names)
+    missing = [name for name in TIMES if name not in names]
+    if missing:
+        raise InputError(f"segments {table.location}: no column {name!r}, which says when a segment is"
+                         f"{nearest(name, names)}" for name in missing)  # fmt: skip
+    target = config.data.target_column
+    if target is None:
+        target = get_phase(config.phase).target
+        if target not in names and not demo:
+            target, before = SONG_TARGET, target
+            notes.append(f"{before} is not in the segments: {target}, the songs' own label, takes its place")
+    kind = config.data.target_type or _kind(table, target)
+    segments = config.segments
+    problem = make_problem(
+        SEGMENTATION, inner=make_problem(kind), decoding=segments.decoding, filter_width=segments.filter_width
+    )
+    if segments.path is None and not demo and target.endswith(SECTION) and config.data.text_columns == [TEXT]:
+        notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
+                     " such a label is learned from its own name")  # fmt: skip
+    times = Times(*TIMES, INDEX if INDEX in names else None)
+    return SegmentTable(table.location, problem, target, root, times, songs, notes)
+
+
+def idle_segments(config: Config, problem: Problem) -> dict[str, str]:
+    """Keys of segments that say nothing here, and why."""
+    keys = known_keys()
+    own = ("segments.", "model.temporal.", "training.smoothing", "training.boundary")
+    if problem.name != SEGMENTATION:
+        return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
+    kind = config.model.temporal.kind
+    idle = {"data.unit": "segments are the unit"}
+    idle |= dict.fromkeys(("data.window_position", "data.views"), "segments have windows of their own")
+    idle |= {key: "segments are decoded: see segments.decoding" for key in keys if key.startswith("calibration.")}
+    if kind == "none":
+        idle |= {key: "model.temporal.kind is none" for key in keys if key.startswith("model.temporal.")}
+        idle["segments.compare_none"] = "model.temporal.kind is none"
+        del idle["model.temporal.kind"]
+    if kind != "tcn":
+        idle["model.temporal.stages"] = f"model.temporal.kind is {kind}"
+    if kind == "tcn":
+        idle["model.temporal.heads"] = "model.temporal.kind is tcn"
+    if config.segments.path is not None:
+        idle["segments.seconds"] = "the table of segments says where they are"
+    return idle
+
+
+def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table:
+    """Rows of songs that the manifest lacks are dropped, where there is one."""
+    if songs is None:
+        return rows
+    known = pc.is_in(rows["song"], value_set=pa.array(sorted(songs), pa.string()))
+    reasons = pc.if_else(pc.or_(known, pc.is_valid(rows["dropped"])), rows["dropped"], UNKNOWN_SONG)
+    return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons)
+
+
+def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str]) -> None:
+    own = {"id_column": SONG, "audio_column": AUDIO}
+    for key, name in own.items():
+        if f"data.{key}" not in user_keys and name in names:
+            setattr(data, key, name)
+    if "data.text_columns" not in user_keys and TEXT in names:
+        data.text_columns = [TEXT]
+
+
+def _kind(table: Manifest, target: str) -> str:
+    """The problem that a column's type speaks for; names of classes where nothing is known of it."""
+    name, _, inside = target.rpartition(".")
+    schema = table.schema
+    found = schema.field(target).type if target in schema.names else None
+    column = name or STRUCT_COLUMN
+    if found is None and column in schema.names and pa.types.is_struct(schema.field(column).type):
+        found = next((f.type for f in schema.field(column).type if f.name == inside), None)
+    if found is None:
+        return "multiclass"
+    if pa.types.is_boolean(found):
+        return "binary"
+    return "regression" if pa.types.is_floating(found) or pa.types.is_decimal(found) else "multiclass"
+
+
+def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
+    names = manifest.schema.names
+    if id_column not in names:
+        raise InputError(
+            f"manifest {manifest.location}: no column {id_column!r} (data.id_column){nearest(id_column, names)}"
+        )
+    found = manifest.dataset().to_table(columns=[id_column])[id_column]
+    return frozenset(pc.unique(found.drop_null().cast(pa.string())).to_pylist())
+
+
+def _folder(location: str) -> Path | None:
+    if "://" in location:
+        return None
+    there = Path(location)
+    return there if there.is_dir() else there.parent
+
+
+def cache_folder() -> Path:
+    """Where tables that are made of manifests lie; a home that cannot be written is not needed."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray" / "segments"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="rainbow_ray-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="rainbow_ray-"))

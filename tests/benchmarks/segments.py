@@ -1,0 +1,101 @@
+"""What time and neighbours bring to segments: each kind of `model.temporal` beside the baselines, on the same folds.
+
+    python -m tests.benchmarks.segments [--manifest P --segments P] [--seeds 3] [--kinds tcn,none] [--set KEY=VALUE …]
+
+Pooled out-of-fold metrics, means over seeds (the split is another for each); the gain of each kind on `none` and on the
+best baseline has an interval from a bootstrap over songs, paired, of the mean over seeds. Without a table: the demo's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.config import parse_value, resolve
+from rainbow_ray.model.prefix import PrefixStore
+from rainbow_ray.plan import make_plan
+from rainbow_ray.problems import no_scores
+from rainbow_ray.results.baselines import compute_baselines
+from rainbow_ray.results.evaluate import compare_seeds
+from rainbow_ray.training.folds import Shared
+from tests.in_process import data_of, fit_fold
+
+METRICS = ("macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s", "boundary_3s")
+STORE = 4 * 2**30
+
+
+def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """The data of a seed, and out-of-fold scores `(segments, classes)` of each kind and baseline."""
+    keys: list[tuple[str, Any]] = [
+        ("phase", 5),
+        ("reproducibility.seed", seed),
+        ("model.text_encoder.model_name", "embedded"),
+    ]
+    keys += [("data.manifest_path", options.manifest)] if options.manifest else []
+    keys += [("segments.path", options.segments)] if options.segments else []
+    keys += [(key, parse_value(value)) for key, _, value in (item.partition("=") for item in options.set)]
+    found: dict[str, np.ndarray] = {}
+    for kind in options.kinds.split(","):
+        plan = make_plan(resolve(None, {}, [*keys, ("model.temporal.kind", kind)]))
+        data = data_of(plan)
+        scores = no_scores(data.problem, len(data.source))
+        for fold in range(data.split.folds):
+            place = folder / f"{kind}-{seed}-{fold}"
+            val, fitted = fit_fold(plan, data, place, fold, prefix=PrefixStore(folder / "prefix", STORE))
+            scores[val] = fitted.val_scores
+        found[kind] = scores
+    if not options.no_baselines:
+        shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by)
+        found |= {f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()}
+    return data, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest")
+    parser.add_argument("--segments")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kinds", default="transformer,tcn,none")
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    runs: dict[str, list[np.ndarray]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            data, found = run(options, seed, Path(folder))
+            for name, scores in found.items():
+                runs.setdefault(name, []).append(scores)
+            print(f"# seed {seed} done", flush=True)
+    problem, targets = data.problem, data.source.targets
+    songs = data.index.codes("song")
+
+    def mean(name: str, metric: str) -> float | None:
+        values = [problem.metric(metric, targets, scores) for scores in runs[name]]
+        return round(float(np.mean(values)), 4) if None not in values else None
+
+    def gain(name: str, other: str) -> dict[str, float] | None:
+        gap = compare_seeds(problem, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0)
+        return {key: round(value, 4) for key, value in vars(gap).items()} if gap is not None else None
+
+    shown = [metric for metric in METRICS if metric in problem.metric_names] or list(problem.metric_names)
+    baselines = [name for name in runs if name.startswith("baseline")]
+    kinds = [name for name in runs if name not in baselines]
+    told: dict[str, Any] = {
+        "songs": len(np.unique(songs)),
+        "segments": len(targets),
+        "labelled": int(problem.known(targets).sum()),
+        "seeds": options.seeds,
+        "means over seeds": {name: {metric: mean(name, metric) for metric in shown} for name in runs},
+        "macro_f1 gained on none": {name: gain(name, "none") for name in kinds if name != "none" and "none" in kinds},
+        "macro_f1 gained on": {kind: {name: gain(kind, name) for name in baselines} for kind in kinds[:1]},
+    }  # fmt: skip
+    print(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()
