@@ -154,7 +154,9 @@ def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray,
     when: dict[str, pa.Array] = {}
     if isinstance(problem, Segmentation):
         when = {name: data.index.table[name].take(at) for name in TIMES}
-        when[WEAK] = pa.array([bool(problem.weak)] * n)  # scores that were never compared with a segment's own label
+        when[WEAK] = pa.array(
+            [bool(problem.weak)] * n, pa.bool_()
+        )  # scores that were never compared with a segment's own label
     return pa.table(
         {
             "example_id": data.index.table["example_id"].take(at),
