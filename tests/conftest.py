@@ -145,6 +145,30 @@ def labelled_songs() -> pa.Table:
     return pa.table(rows)
 
 
+def segment_rows(songs: int = 12, segments: int = 8, stems: int = 2, seed: int = 0) -> dict[str, list[Any]]:
+    """Columns of a table of segments: each stretch has a word that tells its label in its first line only."""
+    rng = np.random.default_rng(seed)
+    words = {"spatial": "door", "temporal": "clock", "causal": "river"}
+    names = ["song_id", "segment_index", "start_seconds", "end_seconds", "lyric_text", "segment_rebracketing_type",
+             "segment_has_rebracketing_markers", "loudness", "structure_section", "rebracketing_type"]  # fmt: skip
+    rows: dict[str, list[Any]] = {name: [] for name in names}
+    for song in range(songs):
+        start = 2.0
+        kinds = [str(rng.choice(list(words))) for _ in range(segments // 2 + 1)]
+        for i in range(segments):
+            kind = kinds[i // 2]
+            told = words[kind] if i % 2 == 0 else "song"
+            line = f"{' '.join(rng.choice(WORDS[4:], 4))} {told} of song {'abcdefghijklmnopqrstuvwxyz'[song % 26] * 3}"
+            end = start + float(rng.uniform(1.0, 5.0))
+            values = [f"{song:02d}", i, start, end, line, kind, kind != "causal", float(i), f"Verse {i // 2 + 1}",
+                      "spatial" if song % 2 else "temporal"]  # fmt: skip
+            for _ in range(stems):
+                for name, value in zip(names, values, strict=True):
+                    rows[name].append(value)
+            start = end
+    return rows
+
+
 @pytest.fixture
 def write_table(tmp_path: Path) -> Callable[..., Path]:
     """Write columns as a parquet file and return its path."""

@@ -1,0 +1,193 @@
+"""Timelines: rows of segments and stems folded to songs in the order of time, and what tables have wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
+from rainbow_ray.errors import InputError
+from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START
+from rainbow_ray.segment_plan import UNKNOWN_SONG
+from tests.conftest import segment_rows, song_rows
+from tests.in_process import data_of, plan_of
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def read(write_table, tiny_encoder):
+    """The data of a run over a table of segments, changed by `mend`."""
+
+    def make(mend=None, rows=None, songs=None, **keys):
+        rows = rows or segment_rows()
+        if mend is not None:
+            mend(rows)
+        segments = write_table(rows, "segments.parquet")
+        manifest = songs or "demo"
+        encoder = tiny_encoder("bert")
+        return data_of(plan_of(manifest, encoder, phase=5, segments__path=str(segments), **keys))
+
+    return make
+
+
+def put(column, value, *rows):
+    def change(table):
+        for row in rows:
+            table[column][row] = value
+
+    return change
+
+
+def test_stems_are_folded_and_songs_follow_time(read):
+    data = read()
+    targets = data.source.targets
+    assert len(data.source) == 12 * 8
+    assert data.profile["dropped"] == {FURTHER_STEMS: 12 * 8}
+    assert (np.diff(targets[:, SONG]) >= 0).all()
+    for song in range(12):
+        rows = targets[targets[:, SONG] == song]
+        assert rows[:, PLACE].tolist() == list(range(8))
+        assert (np.diff(rows[:, START]) > 0).all()
+        assert (rows[:, END] > rows[:, START]).all()
+    ids = data.index.strings("example_id")
+    assert ids[:2].tolist() == ["00#0", "00#1"]
+    assert len(set(ids)) == len(ids)
+    for fold in range(data.split.folds):
+        train, val = data.split.sides(fold)
+        assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
+
+
+def test_rows_in_any_order_are_the_same_timelines(read):
+    rows = segment_rows()
+    order = np.random.default_rng(0).permutation(len(rows["song_id"]))
+    a, b = read(rows=rows), read(rows={name: [values[i] for i in order] for name, values in rows.items()})
+    assert np.array_equal(a.source.targets, b.source.targets)
+    assert a.index.texts.tolist() == b.index.texts.tolist()
+    mixed = segment_rows()
+    mixed["segment_index"] = [7 - i for i in mixed["segment_index"]]
+    c = read(rows=mixed)
+    assert np.array_equal(a.source.targets, c.source.targets), "time decides"
+    assert any("not in the order of their index" in warning for warning in c.warnings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("start_seconds", NAN), ("end_seconds", NAN), ("start_seconds", None), ("end_seconds", 0.0),
+     ("start_seconds", float("inf")), ("start_seconds", -3.0)],
+)  # fmt: skip
+def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, column, value):
+    data = read(put(column, value, 4, 5))  # both stems of the third segment of the first song
+    targets = data.source.targets
+    assert len(targets) == 12 * 8
+    assert data.profile["masked"] == {NO_LENGTH: 1}
+    assert np.isnan(targets[2, LABEL])
+    assert np.isfinite(targets[:, START:]).all()
+    assert data.index.texts[2] == read().index.texts[2]
+    assert any("masked" in warning for warning in data.warnings)
+
+
+def test_of_equal_start_and_end_nothing_is_learned(read):
+    rows = segment_rows()
+    data = read(put("end_seconds", rows["start_seconds"][4], 4, 5))
+    assert data.profile["masked"] == {NO_LENGTH: 1}
+
+
+def test_labels_that_lack_are_masked_not_dropped(read):
+    data = read(put("segment_rebracketing_type", None, 0, 1, 8, 9))
+    assert len(data.source) == 12 * 8
+    assert np.isnan(data.source.targets[[0, 4], LABEL]).all()
+    assert data.profile["segments"]["labelled"] == 12 * 8 - 2
+
+
+def test_a_stem_that_has_the_label_speaks_for_those_that_lack_it(read):
+    data = read(put("segment_rebracketing_type", None, 0))
+    assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_stems_that_disagree_are_masked(read):
+    rows = segment_rows()
+    other = "causal" if rows["segment_rebracketing_type"][0] != "causal" else "spatial"
+    data = read(put("segment_rebracketing_type", other, 0))
+    assert data.profile["masked"] == {STEMS_DISAGREE: 1}
+    assert np.isnan(data.source.targets[0, LABEL])
+
+
+def test_duplicate_indices_are_told_apart_by_time(read):
+    data = read(put("segment_index", 1, 4, 5))
+    assert len(data.source) == 12 * 8
+    assert any("share their index" in warning for warning in data.warnings)
+
+
+def test_songs_that_the_manifest_lacks_and_songs_without_segments(read, write_table):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(1, 13)]  # 00 has segments and no song, 12 a song and no segments
+    data = read(songs=write_table(songs, "songs.parquet"))
+    assert data.profile["dropped"][UNKNOWN_SONG] == 16
+    assert len(np.unique(data.source.targets[:, SONG])) == 11
+    assert any("1 songs of the manifest have no segments" in warning for warning in data.warnings)
+
+
+def test_a_song_without_any_label_is_left_out(read):
+    rows = segment_rows()
+    data = read(put("segment_rebracketing_type", None, *range(16)), rows=rows)
+    assert len(data.source) == 11 * 8
+    assert data.profile["dropped"]["segments of songs without any label that can be used"] == 8
+
+
+def test_songs_of_one_segment_can_be_learned_from(read):
+    data = read(rows=segment_rows(segments=1, songs=24))
+    assert len(data.source) == 24
+    assert any("24 songs have one segment" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("mend", "says"),
+    [
+        (lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])), "data.target_column"),
+        (lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])), "zero, negative or unknown length"),
+        (lambda rows: rows.pop("start_seconds"), "start_seconds"),
+        (lambda rows: rows.update(song_id=["one"] * len(rows["song_id"])), "fewer than 2 songs"),
+        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "no segment can be learned from"),
+    ],
+)
+def test_nothing_left_is_said_with_what_to_do(read, mend, says):
+    rows = segment_rows()
+    rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
+    with pytest.raises(InputError, match=says):
+        read(mend, rows=rows)
+
+
+def test_windows_cover_a_long_song_and_are_stitched_once():
+    size, together = 53, 16
+    near = Neighbours(np.arange(size), np.full(size, size), together, 0.5)
+    song = np.arange(size)
+    trained = near.windows(song, shift=5)
+    assert np.concatenate(trained).tolist() == song.tolist()
+    assert max(map(len, trained)) <= together
+    scored = near.scored_windows(song)
+    assert all(len(window) == together for window in scored)
+    said = np.concatenate([window[near.kept(window)] for window in scored])
+    assert sorted(said.tolist()) == song.tolist(), "each segment is said once"
+    for window in scored:
+        inner = window[near.kept(window)]
+        assert inner[0] == 0 or inner[0] - window[0] >= 3, "with neighbours on both sides"
+        assert inner[-1] == size - 1 or window[-1] - inner[-1] >= 3
+
+
+@pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
+def test_every_segment_is_said_once_whatever_the_windows(size, together, overlap):
+    near = Neighbours(np.arange(size), np.full(size, size), together, overlap)
+    windows = near.scored_windows(np.arange(size))
+    said = np.concatenate([window[near.kept(window)] for window in windows])
+    assert sorted(said.tolist()) == list(range(size))
+
+
+def test_real_timelines_read(real_manifest, tiny_encoder):
+    path = real_manifest.parent / "training_segments_metadata.parquet"
+    data = data_of(plan_of(real_manifest, tiny_encoder("bert"), phase=5, segments__path=str(path)))
+    assert data.profile["segments"]["labelled"] > 500
+    times = pq.read_table(path, columns=["end_seconds"])["end_seconds"].to_pandas()
+    assert data.source.targets[:, END].max() <= times.max() + 1e-3

@@ -1,0 +1,109 @@
+"""Stretches: worked examples, and what mir_eval says of the same boundaries."""
+
+from __future__ import annotations
+
+import mir_eval
+import numpy as np
+import pytest
+
+from rainbow_ray.problems.stretches import count_found, durations, edit_score, fit_of, hit_rate, merge
+
+ONE = np.ones(10)
+
+
+def stretches(labels, seconds=None):
+    labels = np.array(labels)
+    return merge(labels, np.ones(len(labels)) if seconds is None else np.array(seconds))
+
+
+def test_equal_neighbours_are_one_stretch():
+    made = stretches([0, 0, 1, 1, 0], [1.0, 2.0, 1.0, 0.5, 4.0])
+    assert made.labels.tolist() == [0, 1, 0]
+    assert made.starts.tolist() == [0.0, 3.0, 4.5]
+    assert made.ends.tolist() == [3.0, 4.5, 8.5]
+    assert made.boundaries.tolist() == [3.0, 4.5]
+    assert stretches([]).labels.tolist() == []
+
+
+def test_overlaps_are_cut_in_their_middle_and_gaps_are_nobodys():
+    starts, ends = np.array([0.0, 4.0, 10.0]), np.array([5.0, 8.0, 12.0])
+    assert durations(starts, ends).tolist() == [4.5, 3.5, 2.0]
+    assert starts.tolist() == [0.0, 4.0, 10.0], "what was given is not touched"
+    # a segment that lies inside the one before it keeps no negative time
+    assert (durations(np.array([0.0, 1.0, 3.0]), np.array([10.0, 2.0, 4.0])) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "distance"),
+    [([0, 1, 2], [0, 1, 2], 0), ([0, 1, 2], [0, 2], 1), ([0, 1], [1, 0], 2), ([0], [1, 0, 1, 0], 3), ([], [], 0),
+     ([0, 1, 0, 1, 0], [0], 4), ([0, 1, 2, 3], [3, 0, 1, 2], 2)],
+)  # fmt: skip
+def test_the_edit_score_counts_what_must_be_put_in_taken_out_or_exchanged(truth, said, distance):
+    longer = max(len(truth), len(said), 1)
+    assert edit_score(truth, said) == pytest.approx(1 - distance / longer)
+
+
+def test_the_edit_score_is_that_of_the_plain_table():
+    rng = np.random.default_rng(0)
+
+    def plain(a, b):
+        table = np.zeros((len(a) + 1, len(b) + 1))
+        table[:, 0], table[0] = range(len(a) + 1), range(len(b) + 1)
+        for i, x in enumerate(a, 1):
+            for j, y in enumerate(b, 1):
+                table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (x != y))
+        return table[-1, -1]
+
+    for _ in range(200):
+        a, b = (rng.integers(0, 3, rng.integers(1, 12)) for _ in range(2))
+        assert edit_score(a, b) == pytest.approx(1 - plain(a, b) / max(len(a), len(b)))
+
+
+def test_found_stretches_worked_by_hand():
+    truth = stretches([0] * 6 + [1] * 4)
+    # 0 is found by its larger part (4/6), the crumb at the end is one too many, and 1 overlaps by 2/6
+    said = stretches([0] * 4 + [1] * 4 + [0] * 2)
+    assert count_found(truth, said, 0.5) == (1, 2, 1)
+    assert count_found(truth, said, 0.25) == (2, 1, 0)
+    # one true stretch is found once, though two predicted ones lie in it
+    twice = stretches([0, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+    assert count_found(stretches([0] * 10), twice, 0.1) == (1, 2, 0)
+
+
+def test_a_hit_is_taken_once():
+    assert hit_rate(np.array([10.0]), np.array([9.8, 10.2]), 0.5) == pytest.approx(2 / 3)
+    assert hit_rate(np.array([]), np.array([]), 0.5) is None
+    assert hit_rate(np.array([1.0]), np.array([]), 0.5) == 0.0
+
+
+@pytest.mark.parametrize("window", [0.5, 3.0])
+def test_boundaries_are_as_mir_eval_has_them(window):
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        seconds = rng.uniform(0.1, 6.0, rng.integers(2, 15))
+        truth, said = (merge(rng.integers(0, 3, len(seconds)), seconds) for _ in range(2))
+        if not (len(truth.boundaries) and len(said.boundaries)):
+            continue
+        intervals = [np.stack([one.starts, one.ends], axis=1) for one in (truth, said)]
+        theirs = mir_eval.segment.detection(*intervals, window=window, trim=True)[2]
+        assert hit_rate(truth.boundaries, said.boundaries, window) == pytest.approx(theirs)
+
+
+def test_overlap_with_labels_is_as_mir_eval_measures_time():
+    """Time that is labelled right, against mir_eval's intervals of agreeing labels."""
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        seconds = rng.uniform(0.1, 6.0, 12)
+        labels, guesses = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
+        made = fit_of(labels, guesses, seconds)
+        names = [[str(one) for one in merge(values, seconds).labels] for values in (labels, guesses)]
+        spans = [np.stack([one.starts, one.ends], axis=1) for one in (merge(labels, seconds), merge(guesses, seconds))]
+        joined, truth, said = mir_eval.util.merge_labeled_intervals(spans[0], names[0], spans[1], names[1])
+        agree = np.array([a == b for a, b in zip(truth, said, strict=True)])
+        assert made.seconds_right == pytest.approx(float(np.diff(joined, axis=1).ravel()[agree].sum()))
+        assert made.seconds == pytest.approx(seconds.sum())
+
+
+def test_a_song_of_one_segment_has_an_edit_score_and_no_boundary():
+    made = fit_of(np.array([1]), np.array([1]), np.array([3.0]))
+    assert (made.edit, made.found, made.hits) == (1.0, ((1, 0, 0),) * 3, (None, None))
