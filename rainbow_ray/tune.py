@@ -99,6 +99,9 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     plan = space = axes = None
     try:
         plan = make_plan(resolved)
+        decoding = resolved.config.segments.decoding
+        if plan.segments is not None and decoding != "argmax":
+            plan.warnings.append(f"trials are compared before {decoding} decodes: it is put to the best model alone")
         if resolved.config.training.workers is not None:
             plan.warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     except InputError as error:

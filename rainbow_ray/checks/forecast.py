@@ -37,11 +37,12 @@ def check_memory(plan: Plan, data: Data, measured: Measured) -> Found:
         batch = max(1, min(batch, config.batch_tokens // longest))
     needed = measured.fixed + batch * measured.per_example
     fits = int((SPARE * free - measured.fixed) // measured.per_example)
-    text = f"about {_size(needed)} for micro-batches of {batch} songs of {longest} tokens; {_size(free)} are free"
+    one = "song" if plan.segments is None else "segment"
+    text = f"about {_size(needed)} for micro-batches of {batch} {one}s of {longest} tokens; {_size(free)} are free"
     if fits < 1:
-        advice = "not even one song fits; freeze more layers, or cut texts shorter"
+        advice = f"not even one {one} fits; freeze more layers, or cut texts shorter"
         return Found("environment", "memory", f"{text}: {advice}")
-    room = f"up to {min(fits, 100_000)} songs fit"
+    room = f"up to {min(fits, 100_000)} {one}s fit"
     if needed > SPARE * free:
         return Found("word", "memory", f"{text}: {room}; larger ones are halved as they run out of memory, or set"
                      f" training.batch_size={max(1, 2 ** int(np.log2(fits)))}")  # fmt: skip

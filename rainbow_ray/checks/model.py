@@ -65,7 +65,8 @@ def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
     # a gradient and AdamW's two moments for each trained weight
     fixed = weights + 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     state = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + 10 * 2**20
-    found.append(Found("good", "one step", f"forward and backward of {size} songs take {step:.2f} s"))
+    read = "songs" if plan.segments is None else "segments"
+    found.append(Found("good", "one step", f"forward and backward of {size} {read} take {step:.2f} s"))
     return found, Measured(learner, fixed, max(per_example, 1.0), step, encode, state)
 
 

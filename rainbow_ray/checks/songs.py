@@ -71,7 +71,8 @@ def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
     kind = PROBED.get(data.problem.name)
     if kind is None:
-        yield Found("word", "probe", "labels of several classes are not probed")
+        of = "several classes" if plan.segments is None else "segments"
+        yield Found("word", "probe", f"labels of {of} are not probed")
         return
     for finding in probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind):
         yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)

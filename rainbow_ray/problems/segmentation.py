@@ -80,9 +80,10 @@ class Segmentation:
 
     @property
     def decided_metrics(self) -> frozenset[str]:
-        decided = {"accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc"}
-        mine = decided & set(self.inner.metric_names) if self.has_classes else set(self.metric_names)
-        return frozenset(self.inner.decided_metrics | mine | (set(ABOUT_TIME) if self.has_classes else {TIME_ERROR}))
+        if not self.has_classes:
+            return frozenset(self.metric_names)
+        decided = {"accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", *ABOUT_TIME}
+        return frozenset((self.inner.decided_metrics | decided) & set(self.metric_names))
 
     @property
     def defaults(self) -> Defaults:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
-from tests.conftest import labelled_songs
+from tests.conftest import HOSTILE, labelled_songs, segment_rows
 from tests.in_process import finish_run, plan_of
 
 
@@ -24,18 +26,36 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable
         "multiclass": {"phase": 2},
         "multilabel": {"phase": 2, "data__multi_label": True, "data__target_column": "both"},
         "regression": {"phase": 4},
+        "segmentation": {"phase": 5},
+        "segmentation of numbers": {"phase": 5, "data__target_column": "loudness"},
+        "weak segmentation": {"phase": 5, "data__target_column": "rebracketing_type"},
     }
 
     def make(problem: str) -> Path:
         if problem not in made:
-            folder = tmp_path_factory.mktemp(problem)
-            pq.write_table(labelled_songs(), folder / "songs.parquet")
-            short = {"training__epochs": 3, "training__min_steps": 0, "data__folds": 3}
-            plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys[problem], **short)
+            folder = tmp_path_factory.mktemp(problem.replace(" ", "-"))
+            table = timelines() if keys[problem]["phase"] == 5 else labelled_songs()
+            pq.write_table(table, folder / "songs.parquet")
+            short: dict[str, Any] = {"training__epochs": 3, "training__min_steps": 0, "data__folds": 3}
+            manifest = folder / "songs.parquet"
+            if keys[problem]["phase"] == 5:
+                manifest, short["segments__path"] = Path("demo"), str(folder / "songs.parquet")
+            plan = plan_of(manifest, tiny_encoder("bert"), **keys[problem], **short)
             made[problem] = finish_run(plan, folder / "run")
         return made[problem]
 
     return make
+
+
+def timelines() -> pa.Table:
+    """Segments of songs, one of a hostile name and a hostile line; some lack labels, one has no words."""
+    rows = segment_rows(songs=14, segments=6, stems=1)
+    rows["song_id"] = [HOSTILE if song == "03" else song for song in rows["song_id"]]
+    rows["lyric_text"][18] += " " + HOSTILE
+    for i in (4, 20, 40):
+        rows["segment_rebracketing_type"][i] = rows["loudness"][i] = None
+    rows["lyric_text"][30] = None
+    return pa.table(rows)
 
 
 @pytest.fixture

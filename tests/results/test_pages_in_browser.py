@@ -91,7 +91,19 @@ def look(browser: Any, path: Path, width: int, scheme: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=["binary", "multiclass", "multilabel", "regression", "sweep", "comparison"])
+@pytest.fixture(
+    params=[
+        "binary",
+        "multiclass",
+        "multilabel",
+        "regression",
+        "segmentation",
+        "segmentation of numbers",
+        "weak segmentation",
+        "sweep",
+        "comparison",
+    ]
+)
 def page(request, finished, swept, tmp_path) -> Path:
     if request.param == "sweep":
         return write_report(swept)

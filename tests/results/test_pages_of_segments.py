@@ -1,0 +1,76 @@
+"""The page of a run over segments: each song's timeline, truth above prediction above confidence."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from rainbow_ray.results.pages.finished import read_run
+from rainbow_ray.results.pages.timelines import timelines_of
+from tests.conftest import HOSTILE
+
+
+@pytest.fixture(params=["segmentation", "segmentation of numbers", "weak segmentation"])
+def run(request, finished):
+    return finished(request.param)
+
+
+def test_every_song_has_its_line_worst_first(finished):
+    run = read_run(finished("segmentation"))
+    made = timelines_of(run, {})
+    assert made is not None
+    assert {line.song for line in made.lines} == set(run.held["song"])
+    assert all(line.rows == ["is", "called", "sure"] for line in made.lines)
+    shares = [float(line.claim.split("%")[0]) for line in made.lines]
+    assert shares == sorted(shares)
+    for line in made.lines:
+        rows = run.held[run.held["song"] == line.song]
+        assert len(line.boxes) == 3 * len(rows)
+        assert min(box.x for box in line.boxes) > 0, "the two seconds before the first segment are silence"
+        assert max(box.x + box.width for box in line.boxes) <= 1000.5
+
+
+def test_what_is_shown_is_what_the_predictions_say(finished):
+    run = read_run(finished("segmentation"))
+    made = timelines_of(run, {})
+    assert made is not None
+    line = made.lines[0]
+    rows = run.held[run.held["song"] == line.song]
+    tops = sorted({box.y for box in line.boxes if box.height == 20})
+    for row, top in (("target", tops[0]), ("prediction", tops[1])):
+        colours = [box.colour for box in line.boxes if box.y == top]
+        said = [-1 if value is None or value != value else made.legend.index(value) for value in rows[row]]
+        assert colours == said
+
+
+def test_the_page_shows_lines_and_no_markup_of_others(run):
+    page = (run / "report.html").read_text()
+    assert "The songs in time" in page
+    assert HOSTILE not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("<svg") >= 14
+    assert (run / "plots" / "timelines.png").stat().st_size > 5000
+
+
+def test_weak_scores_say_so_wherever_they_appear(finished):
+    run = finished("weak segmentation")
+    page, summary = (run / "report.html").read_text(), json.loads((run / "summary.json").read_text())
+    assert summary["weak"] == "attention"
+    assert len(re.findall("WEAK", page)) >= 2
+    rows = pd.read_parquet(run / "predictions.parquet")
+    assert rows["weak"].all()
+    held = rows[(rows["split"] == "val") & rows["fold"].notna()]
+    sums = held.groupby("song")[[name for name in held if str(name).startswith("score_")]].sum().sum(axis=1)
+    assert sums.to_numpy() == pytest.approx(1.0, abs=1e-3), "segments share in what is said of their song"
+
+
+def test_predictions_have_times(finished):
+    rows = pd.read_parquet(finished("segmentation") / "predictions.parquet")
+    held = rows[(rows["split"] == "val") & rows["fold"].notna()]
+    assert (held["end"] > held["start"]).all()
+    assert not held["weak"].any()
+    assert held["target"].isna().sum() == 3
+    assert held["example_id"].is_unique
