@@ -180,13 +180,17 @@ def _score_segments(predictor: Predictor, options: argparse.Namespace, console: 
     """A row a segment in --out, and the stretches that they make beside it; of a table of segments, or of songs."""
     from rainbow_ray.data.manifest import open_manifest
     from rainbow_ray.data.sections import make_segments
-    from rainbow_ray.segment_plan import TIMES, cache_folder
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of
 
+    beside = options.out.with_name(f"{options.out.stem}.stretches{options.out.suffix}")
+    if beside.exists() and not options.overwrite:
+        raise InputError(f"--out {options.out}: stretches go to {beside}, which exists; another name, or --overwrite")
     manifest, info = open_manifest(options.manifest), predictor.bundle.info
     names, notes = manifest.schema.names, list[str]()
     song = info["id_column"] if info["id_column"] in names else SONG_ID
     if not set(TIMES) <= set(names) and song in names:  # a table of songs
-        root = options.media_root or Path(options.manifest).parent
+        root = options.media_root or folder_of(options.manifest) or Path.cwd()
         made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
         manifest = open_manifest(str(made))
     table = manifest.dataset().to_table()
@@ -194,7 +198,6 @@ def _score_segments(predictor: Predictor, options: argparse.Namespace, console: 
         table = table.rename_columns({song: info["id_column"]})
     found = predictor.predict_segments(table)
     _write(found.segments, options.out)
-    beside = options.out.with_name(f"{options.out.stem}.stretches{options.out.suffix}")
     _write(found.stretches, beside)
     for note in notes:
         console.print(f"Note: {note}")

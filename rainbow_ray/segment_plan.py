@@ -69,13 +69,13 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         table = open_manifest(config.segments.path)
         if location != DEMO:
             named = open_manifest(location)
-            songs, root = _songs(named, config.data.id_column), _folder(location)
+            songs, root = _songs(named, config.data.id_column), folder_of(location)
     else:
         manifest = open_manifest(demo_songs() if location == DEMO else location)
         if config.data.id_column not in manifest.schema.names:
             raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
                              f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
-        root = _folder(manifest.location)
+        root = folder_of(manifest.location)
         lrc_root = Path(config.data.media_root) if config.data.media_root else root or Path.cwd()
         made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
         table = open_manifest(str(made))
@@ -169,7 +169,8 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
     return frozenset(pc.unique(found.drop_null().cast(pa.string())).to_pylist())
 
 
-def _folder(location: str) -> Path | None:
+def folder_of(location: str) -> Path | None:
+    """Where a local table lies, which paths in it start from."""
     if "://" in location:
         return None
     there = Path(location)

@@ -24,6 +24,8 @@ NAMES = (
     "fusion",
     "media_cache",
     "media_faults",
+    "segments",
+    "song_lengths",
 )
 
 if __name__ == "__main__":
