@@ -40,7 +40,7 @@ CONTRASTS = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = walker.nextNode()); ) {
     const element = node.parentElement;
-    if (!node.textContent.trim() || element.tagName === 'STYLE' || element.closest('defs')) continue;
+    if (!node.textContent.trim() || ['STYLE', 'title'].includes(element.tagName) || element.closest('defs')) continue;
     const style = getComputedStyle(element);
     const inChart = element.closest('svg') !== null;
     const [a, b] = [parse(inChart ? style.fill : style.color), below(element)].map(luminance);
