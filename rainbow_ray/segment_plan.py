@@ -161,6 +161,8 @@ def _kind(table: Manifest, target: str) -> str:
 
 def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
     names = manifest.schema.names
+    if id_column not in names and id_column == SONG:  # settled by the segments: a manifest of songs has its own
+        id_column = DataConfig().id_column
     if id_column not in names:
         raise InputError(
             f"manifest {manifest.location}: no column {id_column!r} (data.id_column){nearest(id_column, names)}"

@@ -21,7 +21,8 @@ from tests.test_phases import call
 pytestmark = pytest.mark.slow
 
 SONGS, SEGMENTS = 16, 8
-QUICK = ["training.epochs=4", "training.min_steps=0", "--folds", "3"]
+QUICK = ["training.epochs=4", "training.min_steps=0", "--folds", "2"]
+LEAN = "segments.compare_none=false"
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,9 @@ def tables(tmp_path_factory):
     songs = song_rows(songs=SONGS, stems=1)
     songs["id"] = [f"{i:02d}" for i in range(SONGS)]
     songs["song_structure"] = [
-        " | ".join(f"Verse {i}: of {i}, [00:{10 * i:02d}.000]-[00:{10 * i + 10:02d}.000]" for i in range(1, 5))
-    ] * SONGS
+        " | ".join(f"Verse {i}: {words}, [00:{10 * i:02d}.000]-[00:{10 * i + 10:02d}.000]" for i in range(1, 5))
+        for words in songs["concept"]
+    ]
     pq.write_table(pa.table(songs), folder / "songs.parquet")
     rows = segment_rows(songs=SONGS + 1, segments=SEGMENTS)
     keep = [i for i, song in enumerate(rows["song_id"]) if song != f"{SONGS - 1:02d}"]
@@ -80,7 +82,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path):
     """SIGKILL while it trains; what is left on `--resume` is what an undisturbed run gives, to the bit."""
-    where = arguments(tables, tiny_encoder("bert"), tmp_path, *QUICK, "training.device=cpu")
+    where = arguments(tables, tiny_encoder("bert"), tmp_path, *QUICK, "training.device=cpu", LEAN)
     call("train", *where, "--name", "whole")
     command = [sys.executable, "-m", "rainbow_ray.train", *map(str, where), "--name", "killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -100,7 +102,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path)
 
 def test_timelines_are_swept_and_checked(tables, tiny_encoder, tmp_path):
     where = arguments(tables, tiny_encoder("bert"), tmp_path)
-    said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.confirm_seeds=1")
+    said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.confirm_seeds=1", LEAN)
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["verdict"] in said
     trials = pd.read_csv(tmp_path / "s" / "trials.csv")
@@ -116,7 +118,7 @@ def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder,
     songs["rebracketing_type"] = np.where(songs["has_rebracketing_markers"], "spatial", "temporal")
     songs.to_parquet(tmp_path / "songs.parquet")
     where = ["--phase", "5", "--manifest", tmp_path / "songs.parquet", "--encoder", tiny_encoder("bert")]
-    said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.bag={bag}")
+    said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.bag={bag}", LEAN)
     assert "timelines are made of the manifest, 16 songs of song_structure" in " ".join(said.split())
     assert "WEAK" in said
     assert json.loads((tmp_path / "w" / "summary.json").read_text())["weak"] == bag

@@ -191,3 +191,12 @@ def test_real_timelines_read(real_manifest, tiny_encoder):
     assert data.profile["segments"]["labelled"] > 500
     times = pq.read_table(path, columns=["end_seconds"])["end_seconds"].to_pandas()
     assert data.source.targets[:, END].max() <= times.max() + 1e-3
+
+
+def test_a_settled_config_can_be_run_again(read, write_table):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(12)]
+    manifest = write_table(songs, "songs.parquet")
+    data = read(songs=manifest)
+    again = read(songs=manifest, data__id_column="song_id")
+    assert np.array_equal(data.source.targets, again.source.targets)
