@@ -128,18 +128,10 @@ def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder,
     assert pd.read_csv(out)["weak"].all()
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "says"),
-    [
-        ("segment_rebracketing_type", None, "null in all segments"),
-        ("end_seconds", 0.0, "zero, negative or unknown length"),
-        ("song_id", "zz", "no segment can be learned from"),
-    ],
-)
-def test_nothing_left_ends_with_2(tables, tiny_encoder, tmp_path, column, value, says):
+def test_nothing_left_ends_with_2(tables, tiny_encoder, tmp_path):
     rows = pd.read_parquet(tables / "segments.parquet")
-    rows[column] = pd.Series([value] * len(rows), dtype=rows[column].dtype)
+    rows["segment_rebracketing_type"] = None
     rows.to_parquet(tmp_path / "bad.parquet")
     where = arguments(tables, tiny_encoder("bert"), tmp_path, "--name", "r", *QUICK)
     where[where.index("--segments") + 1] = tmp_path / "bad.parquet"
-    assert says in call("train", *where, expect=2)
+    assert "null in all segments" in call("train", *where, expect=2)
