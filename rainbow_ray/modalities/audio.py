@@ -30,6 +30,8 @@ class _Sound:
         """`(samples,)`, int16: what is shorter than the window is repeated, since encoders want equal windows."""
         import soxr
 
+        if within is not None and start >= self.duration:
+            raise Trouble("a segment begins after the sound ends", f"at {start:.1f} s of {self.duration:.1f}")
         first = min(int(start * self.rate), max(0, self.frames - 1))
         samples = self._samples(first, round(min(seconds, within or seconds) * self.rate))
         if len(samples) < SHORTEST * self.rate:
