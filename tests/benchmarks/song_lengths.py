@@ -1,4 +1,4 @@
-"""From 10 to 1,000 segments a song: time and memory of an epoch over equally many segments, with and without windows.
+"""From 10 to 1,000 segments a song: time and memory of an epoch, read in windows and whole.
 
     python -m tests.benchmarks.song_lengths [--sizes 10 100 1000] [--segments 2000]
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 REPEATS = 3
+LEAST_SONGS = 12  # training needs ten
 MEGABYTE = 1024  # ru_maxrss counts kilobytes
 
 
@@ -53,7 +54,7 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
     from tests.conftest import segment_rows
     from tests.in_process import data_of, fit_fold, plan_of
 
-    songs = max(4, segments // size)
+    songs = max(LEAST_SONGS, segments // size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "segments.parquet"
         pq.write_table(pa.table(segment_rows(songs=songs, segments=size, stems=1)), path)
@@ -69,7 +70,9 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
         epoch = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     temporal = Temporal(384, plan.config.model.temporal)
-    features, line = torch.randn(together_of(size, together), 384), _line(together_of(size, together))
+    runs = max(1, segments // min(size, together))
+    line = _line(runs, min(size, together))
+    features = torch.randn(len(line.run), 384)
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
@@ -84,18 +87,14 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def together_of(size: int, together: int) -> int:
-    return min(size, together)
-
-
-def _line(size: int):
+def _line(runs: int, size: int):
     import torch
 
     from rainbow_ray.data.stream import Line
 
     starts = torch.arange(size) * 3.0
     times = torch.stack([starts, starts + 3, starts / (3 * size), (starts + 3) / (3 * size)], dim=1)
-    return Line(times, torch.zeros(size, dtype=torch.long))
+    return Line(times.repeat(runs, 1), torch.arange(runs).repeat_interleave(size))
 
 
 if __name__ == "__main__":
