@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
 
-.PHONY: browser env train tune check test slow campaign coverage lint format bench lock clean
+.PHONY: browser sshd env train tune check test slow campaign coverage lint format bench lock clean
 
 env: $(STAMP)
 
@@ -40,6 +40,14 @@ browser:
 	@for name in $(BROWSERS); do command -v $$name && exit 0; done; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
 	else echo "install Chromium or Chrome (Debian, Ubuntu: sudo apt-get install chromium)"; exit 1; fi
+
+# What the tests of clusters reach their pods by, and look at their scripts with; without them they are skipped.
+sshd:
+	@missing=; for tool in sshd rsync shellcheck; do PATH="$$PATH:/usr/sbin" command -v $$tool || missing=1; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq openssh-server rsync shellcheck; \
+	else echo "install sshd, rsync, shellcheck (Debian, Ubuntu: sudo apt-get install openssh-server rsync shellcheck)"; exit 1; fi
 
 # Kills and faults in full; `slow` runs a few seeds of them.
 campaign: env

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.config import Resolved, environment_variables, parse_value, resolve
+from rainbow_ray.config import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.phases import get_phase
 
@@ -81,7 +82,12 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     if program == "check":
         parser.add_argument("--prepare", action="store_true", help="read and encode all audio and MIDI into the cache")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
-    parser.add_argument("--address", metavar="A", help="a Ray cluster to join (default: one of this command's own)")
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        default=os.environ.get(ADDRESS_VARIABLE) or None,
+        help=f"a Ray cluster to join (default: {ADDRESS_VARIABLE}, else one of this command's own)",
+    )
     if program in ("train", "tune"):
         parser.add_argument("--name", metavar="S", help="the run is exactly OUTPUT_DIR/S")
         parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")

@@ -527,12 +527,15 @@ def _flatten(document: dict[Any, Any], file: Path, prefix: str) -> Iterator[tupl
             yield key, _number(value), f"{file}: {key}"
 
 
+ADDRESS_VARIABLE = f"{ENVIRONMENT_PREFIX}ADDRESS"  # of the Ray cluster that a pod is part of: no key, but --address
+
+
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     found = []
     for name in sorted(environment):
         if name == f"{ENVIRONMENT_PREFIX}MANIFEST":
             found.append(("data.manifest_path", environment[name], name))
-        elif name.startswith(ENVIRONMENT_PREFIX):
+        elif name.startswith(ENVIRONMENT_PREFIX) and name != ADDRESS_VARIABLE:
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             found.append((key, parse_value(environment[name]), f"{name}: {key}"))
     return found

@@ -84,7 +84,8 @@ def make_plan(resolved: Resolved) -> Plan:
             problems.extend(error.problems)
             return None
 
-    manifest = collect(lambda: open_manifest(_demo_songs(modalities) if location == DEMO else location))
+    name = "manifest" if segments is None else "segments"
+    manifest = collect(lambda: open_manifest(_demo_songs(modalities) if location == DEMO else location, name))
     root = segments.media_root if segments is not None else None
     find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
     columns = collect(lambda: find(manifest)) if manifest is not None else None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from rainbow_ray.data.manifest import Manifest
     from rainbow_ray.results.inference import Predictor
 
 WRITERS = (".parquet", ".csv", ".jsonl")
@@ -141,23 +142,15 @@ def _ranked_by(predictor: Predictor, name: str | None) -> str | None:
 
 def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
-    import pyarrow as pa
 
     from rainbow_ray.data.manifest import open_manifest
-    from rainbow_ray.errors import InputError, nearest
+    from rainbow_ray.errors import InputError
 
     manifest = open_manifest(options.manifest)
     wanted, names = predictor.bundle.info["text_columns"], manifest.schema.names
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise InputError(f"manifest {options.manifest}: no column {name!r}, which this model reads"
-                         f"{nearest(name, names)}" for name in missing)  # fmt: skip
-    kinds = {name: manifest.schema.field(name).type for name in wanted}
-    wrong = [name for name, kind in kinds.items() if pa.types.is_nested(kind) or pa.types.is_binary(kind)]
+    wrong = _wrong_texts(manifest, wanted)
     if wrong:
-        raise InputError(
-            f"manifest {options.manifest}: column {name!r} holds {kinds[name]}, not text" for name in wrong
-        )
+        raise InputError(wrong)
     song = predictor.bundle.info.get("id_column", "id")
     kept = [song] if song in names else []
     columns = [name for pair in predictor.bundle.info.get("media_columns", {}).values() for name in pair]
@@ -176,12 +169,29 @@ def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: 
     )
 
 
+def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
+    """Columns of texts that are missing, or hold something else."""
+    import pyarrow as pa
+
+    from rainbow_ray.errors import nearest
+
+    names, problems = manifest.schema.names, []
+    for name in wanted:
+        if name not in names:
+            problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
+            continue
+        kind = manifest.schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            problems.append(f"{manifest}: column {name!r} holds {kind}, not text")
+    return problems
+
+
 def _score_segments(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
     """A row a segment in --out, and the stretches that they make beside it; of a table of segments, or of songs."""
     from rainbow_ray.data.manifest import open_manifest
     from rainbow_ray.data.sections import make_segments
     from rainbow_ray.errors import InputError
-    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of
+    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of, wrong_times
 
     beside = options.out.with_name(f"{options.out.stem}.stretches{options.out.suffix}")
     if beside.exists() and not options.overwrite:
@@ -189,10 +199,13 @@ def _score_segments(predictor: Predictor, options: argparse.Namespace, console: 
     manifest, info = open_manifest(options.manifest), predictor.bundle.info
     names, notes = manifest.schema.names, list[str]()
     song = info["id_column"] if info["id_column"] in names else SONG_ID
-    if not set(TIMES) <= set(names) and song in names:  # a table of songs
+    if not set(TIMES) & set(names) and song in names:  # a table of songs
         root = options.media_root or folder_of(options.manifest) or Path.cwd()
         made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
-        manifest = open_manifest(str(made))
+        manifest = open_manifest(str(made), "segments")
+    wrong = [*wrong_times(manifest), *_wrong_texts(manifest, info["text_columns"])]
+    if wrong:
+        raise InputError(wrong)
     table = manifest.dataset().to_table()
     if info["id_column"] not in table.column_names and song in table.column_names:
         table = table.rename_columns({song: info["id_column"]})

@@ -64,9 +64,9 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         root = Path(demo_songs()).parent
         from rainbow_ray.data.demo_segments import write_demo_segments
 
-        table = open_manifest(str(write_demo_segments(root)))
+        table = open_manifest(str(write_demo_segments(root)), "segments")
     elif config.segments.path is not None:
-        table = open_manifest(config.segments.path)
+        table = open_manifest(config.segments.path, "segments")
         if location != DEMO:
             named = open_manifest(location)
             songs, root = _songs(named, config.data.id_column), folder_of(location)
@@ -78,19 +78,21 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         root = folder_of(manifest.location)
         lrc_root = Path(config.data.media_root) if config.data.media_root else root or Path.cwd()
         made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
-        table = open_manifest(str(made))
+        table = open_manifest(str(made), "segments")
     names = table.schema.names
     _settle_columns(config.data, resolved.user_keys, names)
-    missing = [name for name in TIMES if name not in names]
-    if missing:
-        raise InputError(f"segments {table.location}: no column {name!r}, which says when a segment is"
-                         f"{nearest(name, names)}" for name in missing)  # fmt: skip
+    wrong = wrong_times(table)
+    if wrong:
+        raise InputError(wrong)
     target = config.data.target_column
     if target is None:
         target = get_phase(config.phase).target
         if target not in names and not demo:
             target, before = SONG_TARGET, target
             notes.append(f"{before} is not in the segments: {target}, the songs' own label, takes its place")
+    if target in names and pa.types.is_nested(table.schema.field(target).type):
+        raise InputError(f"{table}: column {target!r} (data.target_column) holds {table.schema.field(target).type}, and"
+                         " a segment has one label")  # fmt: skip
     kind = config.data.target_type or _kind(table, target)
     segments = config.segments
     problem = make_problem(
@@ -135,12 +137,25 @@ def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons)
 
 
+def wrong_times(table: Manifest) -> list[str]:
+    """Columns of times that are missing, or hold something else than seconds."""
+    problems, names = [], table.schema.names
+    for name in TIMES:
+        if name not in names:
+            problems.append(f"{table}: no column {name!r}, which says when a segment is{nearest(name, names)}")
+            continue
+        kind = table.schema.field(name).type
+        if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_boolean(kind):
+            problems.append(f"{table}: column {name!r} holds {kind}: write it as seconds from the song's start")
+    return problems
+
+
 def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str]) -> None:
     own = {"id_column": SONG, "audio_column": AUDIO}
     for key, name in own.items():
-        if f"data.{key}" not in user_keys and name in names:
+        if f"data.{key}" not in user_keys and (name in names or getattr(data, key) not in names):
             setattr(data, key, name)
-    if "data.text_columns" not in user_keys and TEXT in names:
+    if "data.text_columns" not in user_keys and (TEXT in names or not set(data.text_columns) <= set(names)):
         data.text_columns = [TEXT]
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray import train
@@ -225,3 +226,29 @@ def test_help_is_fast_and_the_config_is_printed(tmp_path):
     )  # fmt: skip
     assert "epochs: 3" in printed.stdout
     assert json.dumps(True) in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("start_seconds", pa.array([0, 10], pa.timestamp("s")), "write it as seconds"),
+        ("start_seconds", None, "no column 'start_seconds'"),
+        ("song_id", None, "no column 'song_id'"),
+        ("lyric_text", None, "no column 'lyric_text'"),
+        ("segment_rebracketing_type", pa.array([["a"], ["b"]]), "a segment has one label"),
+    ],
+)
+def test_a_table_of_segments_is_called_by_its_name(command, songs_file, tmp_path, column, values, said):
+    columns = {"song_id": ["song 0"] * 2, "start_seconds": [0.0, 10.0], "end_seconds": [10.0, 20.0],
+               "lyric_text": ["one", "two"], "segment_rebracketing_type": ["a", "b"]}  # fmt: skip
+    columns = {name: held for name, held in columns.items() if name != column}
+    pq.write_table(pa.table(columns if values is None else {**columns, column: values}), tmp_path / "parts.parquet")
+    told = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
+                   "--encoder", "embedded")  # fmt: skip
+    assert "segments parts.parquet" in told
+    assert said in told
+
+
+def test_a_table_of_segments_must_be_there(command, songs_file):
+    told = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "none.parquet")
+    assert "segments none.parquet: no such file or folder; name another with --segments" in told

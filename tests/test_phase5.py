@@ -78,6 +78,10 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
     said = call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out, expect=2)
     assert "out.stretches.parquet" in said
     assert "song" in call("predict", "--model", run, "--text", "a door of song aaa")
+    pd.read_parquet(tables / "segments.parquet").drop(columns=["start_seconds", "lyric_text"]).to_parquet(out)
+    said = call("predict", "--model", run, "--manifest", out, "--out", tmp_path / "no.csv", expect=2)
+    assert "no column 'start_seconds'" in said
+    assert "no column 'lyric_text'" in said
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path):

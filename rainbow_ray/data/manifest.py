@@ -45,13 +45,17 @@ LABEL_BROKEN = "label not readable as JSON"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where the rows are. `files` are paths inside `filesystem`."""
+    """Where the rows are. `files` are paths inside `filesystem`; `name` is what messages call the table."""
 
     location: str
     files: tuple[str, ...]
     filesystem: FileSystem
     schema: pa.Schema
     rows: int
+    name: str = "manifest"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.location}"
 
     def dataset(self) -> Any:
         """The table as a pyarrow dataset, with the schema of all its files."""
@@ -101,29 +105,32 @@ class Columns:
         return list(dict.fromkeys(names))
 
 
-def open_manifest(location: str) -> Manifest:
-    """Open a parquet file, a folder of them, or an fsspec URL. Raises `InputError` when it cannot be read."""
+def open_manifest(location: str, name: str = "manifest") -> Manifest:
+    """Open a parquet file, a folder of them, or an fsspec URL. Raises `InputError` when it cannot be read.
+
+    Messages call it `name`, which is also the option that names it.
+    """
     filesystem, path = _filesystem(location)
     try:
         info = filesystem.get_file_info(path)
         if info.type.name == "NotFound":
-            raise InputError(f"manifest {location}: no such file or folder; name another with --manifest")
+            raise InputError(f"{name} {location}: no such file or folder; name another with --{name}")
         if info.is_file and info.size == 0:
-            raise InputError(f"manifest {location}: the file is empty (0 bytes)")
+            raise InputError(f"{name} {location}: the file is empty (0 bytes)")
         files = (path,) if info.is_file else _parquet_files(filesystem, path)
         if not files:
-            raise InputError(f"manifest {location}: the folder holds no parquet file (*.parquet)")
+            raise InputError(f"{name} {location}: the folder holds no parquet file (*.parquet)")
         dataset = ds.dataset(list(files), format="parquet", filesystem=filesystem)
         rows = sum(fragment.metadata.num_rows for fragment in dataset.get_fragments())
         schema = pa.unify_schemas([f.physical_schema for f in dataset.get_fragments()], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         what = " ".join(str(error).split())[:200]
-        raise InputError(f"manifest {location}: not a whole parquet table ({what}); export it again") from error
+        raise InputError(f"{name} {location}: not a whole parquet table ({what}); export it again") from error
     except OSError as error:
-        raise InputError(f"manifest {location}: cannot be read ({error.strerror or str(error)[:200]})") from error
+        raise InputError(f"{name} {location}: cannot be read ({error.strerror or str(error)[:200]})") from error
     if rows == 0:
-        raise InputError(f"manifest {location}: the table has no rows")
-    return Manifest(location, files, filesystem, schema, rows)
+        raise InputError(f"{name} {location}: the table has no rows")
+    return Manifest(location, files, filesystem, schema, rows, name)
 
 
 def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities: Sequence[str] = ("text",)) -> Columns:
@@ -136,7 +143,7 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     media, wrong = _find_media(manifest, config, modalities)
     split_column = config.split_by if config.split_by not in ("id", "row") else None
     problems = [
-        f"manifest {manifest.location}: no column {name!r} ({key}){nearest(name, names)}"
+        f"{manifest}: no column {name!r} ({key}){nearest(name, names)}"
         for key, name in [
             ("data.id_column", config.id_column),
             *(("data.text_columns", name) for name in wanted),
@@ -148,14 +155,14 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     label = _find_label(manifest.schema, target)
     if label is None:
         offered = nearest(target, [*names, *_fields(manifest.schema)])
-        problems.append(f"manifest {manifest.location}: no label {target!r} (data.target_column), neither a column"
+        problems.append(f"{manifest}: no label {target!r} (data.target_column), neither a column"
                         f" nor a field of {STRUCT_COLUMN}{offered}")  # fmt: skip
     readable = {config.id_column: "data.id_column", **dict.fromkeys(wanted, "data.text_columns")}
     readable |= {split_column: "--split-by"} if split_column else {}
     for name, key in readable.items():
         kind = manifest.schema.field(name).type if name in names else pa.string()
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            problems.append(f"manifest {manifest.location}: column {name!r} ({key}) holds {kind}, not text")
+            problems.append(f"{manifest}: column {name!r} ({key}) holds {kind}, not text")
     for name in wanted:
         if name == target or name.partition(".")[0] == STRUCT_COLUMN or (label is not None and name == label[0]):
             problems.append(f"data.text_columns: {name!r} is a label or computed from one, and cannot be an input")
@@ -188,14 +195,14 @@ def _find_media(
         if binary in names and (modality == "midi" or RATE in names):
             found.append(MediaColumn(modality, binary, RATE if modality == "audio" else None))
         elif named not in names:
-            problems.append(f"manifest {manifest.location}: no column {named!r} (data.{modality}_column)"
+            problems.append(f"{manifest}: no column {named!r} (data.{modality}_column)"
                             f"{nearest(named, names)}; or leave {modality} out of --modalities")  # fmt: skip
         else:
             found.append(MediaColumn(modality, named))
     for column in found:
         kind = manifest.schema.field(column.name).type
         if not (_is_string(kind) or _is_bytes(kind) or pa.types.is_null(kind)):
-            problems.append(f"manifest {manifest.location}: column {column.name!r} holds {kind}, neither paths nor"
+            problems.append(f"{manifest}: column {column.name!r} holds {kind}, neither paths nor"
                             " files")  # fmt: skip
     return tuple(found), problems
 

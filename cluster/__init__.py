@@ -1,0 +1,1 @@
+"""Rented pods of RunPod as one Ray cluster, and back: `python -m cluster`."""

@@ -1,0 +1,141 @@
+"""`python -m cluster`: rented pods become a Ray cluster, and are given back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# flags that stand for keys of cluster.yaml
+WISHES: dict[str, tuple[str, str]] = {
+    "--pods": ("pods", "how many"),
+    "--gpu": ("gpu", "names, most wanted first: 4090,A5000"),
+    "--gpus-per-pod": ("gpus_per_pod", "for DDP: one pod with several, since pods are 100 Mbit/s apart"),
+    "--min-memory": ("min_memory", "GB of a GPU, where none is named"),
+    "--dc": ("data_centers", "data centres, most wanted first"),
+    "--volume": ("volume.name", "network volume: a name or id (default: rainbow-NAME)"),
+    "--volume-size": ("volume.size", "GB, when it is made"),
+    "--max-hourly": ("max_hourly", "USD an hour for all pods"),
+    "--ttl": ("ttl", "8h: after this every pod ends itself"),
+    "--idle": ("idle", "30m: without jobs and logins the cluster ends itself"),
+    "--image": ("image", "of the pods"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    from rainbow_ray.errors import InputError
+
+    try:
+        return _run(options)
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; `status` shows what is there, `down` ends it", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Raises `InputError`; other errors that a user can act on are told here."""
+    from cluster import commands, jobs
+    from cluster.lifecycle import ClusterError
+    from cluster.remote import RemoteError
+    from cluster.runpod_api import ApiError
+
+    name = options.cluster
+    act: dict[str, Callable[[], int]] = {
+        "prices": lambda: commands.prices(_settings(options)),
+        "up": lambda: commands.up(_settings(options), _wishes(options), yes=options.yes, dry_run=options.dry_run),
+        "down": lambda: commands.down(name, dry_run=options.dry_run),
+        "scale": lambda: commands.scale(name, options.pods, dry_run=options.dry_run),
+        "status": lambda: commands.status(name),
+        "cost": lambda: commands.cost(name),
+        "gc": lambda: commands.gc(volumes=options.volumes, yes=options.yes, dry_run=options.dry_run),
+        "ssh": lambda: commands.ssh(name, options.rest[options.rest[:1] == ["--"] :]),
+        "push": lambda: jobs.push(
+            name, options.manifest, options.paths, features=options.features, dry_run=options.dry_run
+        ),
+        "pull": lambda: jobs.pull(name, options.into, options.runs, dry_run=options.dry_run),
+        "train": lambda: _start(options),
+        "tune": lambda: _start(options),
+        "logs": lambda: jobs.logs(name, options.job),
+        "dashboard": lambda: commands.dashboard(name, options.port),
+    }
+    try:
+        return act[options.command]()
+    except (ApiError, ClusterError, RemoteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _start(options: argparse.Namespace) -> int:
+    from cluster import jobs
+
+    return jobs.start(
+        options.cluster, options.command, options.rest[options.rest[:1] == ["--"] :], demo=options.demo,
+        finish=options.down_when_done, follow=options.follow, dry_run=options.dry_run,
+    )  # fmt: skip
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from cluster.settings import read_settings
+
+    return read_settings(options.config, {**_wishes(options), "name": options.cluster})
+
+
+def _wishes(options: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, _ in WISHES.values() if (value := getattr(options, key)) is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
+    parser.add_argument("--cluster", default="rainbow", metavar="NAME", help="which one (default: rainbow)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    wishing = argparse.ArgumentParser(add_help=False)
+    wishing.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
+    for flag, (key, told) in WISHES.items():
+        wishing.add_argument(flag, dest=key, metavar="X", help=told)
+    dry = argparse.ArgumentParser(add_help=False)
+    dry.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    agreeing = argparse.ArgumentParser(add_help=False)
+    agreeing.add_argument("--yes", action="store_true", help="do not ask")
+    commands.add_parser("prices", parents=[wishing], help="what can be had, where, for how much")
+    commands.add_parser("up", parents=[wishing, dry, agreeing], help="make a cluster, or go on making it")
+    commands.add_parser("status", help="pods, Ray's nodes, dollars so far")
+    scaling = commands.add_parser("scale", parents=[dry], help="more pods, or fewer")
+    scaling.add_argument("pods", type=int)
+    going_in = commands.add_parser("ssh", help="a login on the head, or a command there")
+    going_in.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND")
+    pushing = commands.add_parser("push", parents=[dry], help="code and data to the cluster")
+    pushing.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="into data/ beside the manifest")
+    pushing.add_argument("--manifest", type=Path, metavar="P", help="the table of songs that jobs read")
+    pushing.add_argument("--features", type=Path, metavar="D", help="a media cache in place of sound and MIDI files")
+    pulling = commands.add_parser("pull", parents=[dry], help="runs from the cluster")
+    pulling.add_argument("runs", nargs="*", metavar="RUN", help="only these")
+    pulling.add_argument("--into", type=Path, default=Path("runs"), metavar="D", help="here (default: runs)")
+    for door in ("train", "tune"):
+        working = commands.add_parser(
+            door, parents=[dry], help=f"rainbow_ray.{door} on the cluster; its flags after --"
+        )
+        working.add_argument("--demo", action="store_true", help="on the demo songs")
+        working.add_argument("--down-when-done", action="store_true", help="the pods end themselves then")
+        working.add_argument("--follow", action="store_true", help="show its log until it ends")
+        working.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
+    commands.add_parser("logs", help="what a job says").add_argument("job", nargs="?")
+    board = commands.add_parser("dashboard", help="Ray's dashboard, through ssh")
+    board.add_argument("--port", type=int, default=8265, help="here (default: 8265)")
+    commands.add_parser("cost", help="dollars, by cluster")
+    commands.add_parser("down", parents=[dry], help="end every pod")
+    collecting = commands.add_parser("gc", parents=[dry, agreeing], help="end pods of ours that nobody knows of")
+    collecting.add_argument("--volumes", action="store_true", help="volumes that no cluster uses as well")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# The dead-man timer: ends this pod at RRAY_DEADLINE (seconds since 1970), whatever else happens on it.
+#
+#   deadman.sh              wait for the deadline; started before anything else, again at each start of the container
+#   deadman.sh end REASON   end the pod now: write what is unwritten, DONE.json onto the volume, then ask until it is gone
+#
+# It uses what every image has (bash, coreutils, curl). RunPod gives each pod a key of its own, RUNPOD_API_KEY, that may
+# end this pod and nothing else; no key of the account is ever here.
+set -u
+umask 077
+LOCAL="$HOME/.rainbow"
+mkdir -p "$LOCAL"
+
+# What a login needs to know: containers' variables do not reach ssh sessions.
+remember() {
+  local name
+  for name in RUNPOD_POD_ID RUNPOD_API_KEY $(compgen -e RRAY_) $(compgen -e RAINBOW_); do
+    [ -n "${!name:-}" ] && printf 'export %s=%q\n' "$name" "${!name}"
+  done > "$LOCAL/.pod.env.$$"
+  mv "$LOCAL/.pod.env.$$" "$LOCAL/pod.env"
+}
+
+# One request; the key goes over standard input, out of sight of `ps`.
+ask() { # METHOD PATH [BODY]
+  printf 'header = "Authorization: Bearer %s"\n' "${RUNPOD_API_KEY:-}" |
+    curl -fsS --max-time 20 -o /dev/null --config - -X "$1" ${3:+-H 'Content-Type: application/json' -d "$3"} \
+      "${RRAY_API_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID$2"
+}
+
+note_the_end() { # REASON
+  local folder="${RRAY_WORKSPACE:-/workspace}/clusters/${RRAY_CLUSTER:-none}" file=DONE.json
+  [ "${RRAY_ROLE:-head}" = head ] || file="ended-${RUNPOD_POD_ID:-pod}.json"
+  mkdir -p "$folder" &&
+    printf '{"cluster": "%s", "pod": "%s", "reason": "%s", "time": %s}\n' \
+      "${RRAY_CLUSTER:-}" "${RUNPOD_POD_ID:-}" "$1" "$(date +%s)" > "$folder/.$file.$$" &&
+    mv "$folder/.$file.$$" "$folder/$file"
+}
+
+end_pod() { # REASON
+  echo "$(date -u +%FT%TZ) ending: $1"
+  # a job gets a moment for what it has in its hands; all its files are whole at any instant
+  pkill -TERM -f '[c]luster.pod.job run' 2>/dev/null && sleep "${RRAY_FLUSH_SECONDS:-5}"
+  # neither a full nor a dead volume may keep a pod alive
+  (note_the_end "$1"; sync) & local flush=$! waited=0
+  while kill -0 "$flush" 2>/dev/null && [ "$waited" -lt 60 ]; do sleep 1; waited=$((waited + 1)); done
+  while :; do
+    ask DELETE "" || ask POST /action '{"action": "terminate"}' ||
+      { command -v runpodctl > /dev/null && timeout 60 runpodctl remove pod "$RUNPOD_POD_ID"; } ||
+      ask POST /action '{"action": "stop"}' || echo "$(date -u +%FT%TZ) no way to end this pod yet"
+    sleep "${RRAY_END_PAUSE:-15}"
+  done
+}
+
+if [ "${1:-}" = end ]; then
+  # shellcheck disable=SC1091
+  [ -f "$LOCAL/pod.env" ] && . "$LOCAL/pod.env"
+  end_pod "${2:-asked}"
+fi
+
+remember
+exec 9> "$LOCAL/deadman.lock"
+if command -v flock > /dev/null && ! flock -n 9; then exit 0; fi # one is enough
+echo "$(date -u +%FT%TZ) this pod ends at $(date -u -d "@${RRAY_DEADLINE%.*}" +%FT%TZ 2>/dev/null)"
+# an absolute time, so that neither a restart nor a pause makes it longer
+while [ "$(date +%s)" -lt "${RRAY_DEADLINE%.*}" ]; do sleep "${RRAY_TICK:-5}"; done
+end_pod "the time to live is over"

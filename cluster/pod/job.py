@@ -1,0 +1,131 @@
+"""One job on the head: `python -m cluster.pod.job submit|run|wait …`. Its log and what became of it lie on the volume.
+
+WORKSPACE/clusters/MARKER/jobs/ID/job.json     command, state, exit code, a heartbeat
+WORKSPACE/clusters/MARKER/jobs/ID/log.txt      what it said
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HEARTBEAT_SECONDS = 10.0
+LOST_SECONDS = 90.0  # without a heartbeat a job counts as dead
+RUNNING, ENDED = "running", "ended"
+FINISH = "FINISH"  # beside the jobs: the keeper ends the cluster when it is there
+
+
+def jobs_folder() -> Path:
+    marker = os.environ.get("RRAY_CLUSTER", "none")
+    return Path(os.environ.get("RRAY_WORKSPACE", "/workspace")) / "clusters" / marker / "jobs"
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document, indent=1))
+    temporary.replace(path)
+
+
+def read_jobs(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Oldest first; a torn file is no job."""
+    found = []
+    for path in sorted((folder or jobs_folder()).glob("*/job.json")):
+        try:
+            found.append(json.loads(path.read_text()))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def is_running(job: dict[str, Any], now: float) -> bool:
+    return bool(job["state"] == RUNNING and now - job["heartbeat"] < LOST_SECONDS)
+
+
+def submit(job: str, command: list[str], *, finish: bool) -> None:
+    """Hand it to Ray, which goes on with it when nobody is logged in."""
+    import shlex
+
+    from ray.job_submission import JobSubmissionClient
+
+    own = [sys.executable, "-m", "cluster.pod.job", "run", job, *(["--finish"] if finish else []), "--", *command]
+    client = JobSubmissionClient("http://127.0.0.1:8265")
+    client.submit_job(entrypoint=shlex.join(own), submission_id=job, entrypoint_num_cpus=0)
+
+
+def run(job: str, command: list[str], *, finish: bool) -> int:
+    """Run a command to its end; SIGTERM is passed on, so that it can say what it has."""
+    folder = jobs_folder() / job
+    folder.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = {"id": job, "command": command, "state": RUNNING, "started": time.time(), "code": None}
+    # `python` is the one of this environment, whatever the path says
+    command = [sys.executable if part == "python" else part for part in command[:1]] + command[1:]
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+        while True:
+            write_json(folder / "job.json", {**told, "heartbeat": time.time()})
+            try:
+                code = process.wait(HEARTBEAT_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    now = time.time()
+    write_json(folder / "job.json", {**told, "state": ENDED, "code": code, "heartbeat": now, "ended": now})
+    if finish:
+        (jobs_folder().parent / FINISH).write_text(f"job {job} ended with {code}")
+    return code
+
+
+def follow(job: str) -> int:
+    """Show a job's log until it has ended; its exit code, or 1 where it was lost."""
+    folder, at = jobs_folder() / job, 0
+    while True:
+        state = next((found for found in read_jobs() if found["id"] == job), None)
+        over = state is not None and not is_running(state, time.time())
+        log = folder / "log.txt"
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(at)
+                new = file.read()
+            at += len(new)
+            sys.stdout.buffer.write(new)
+            sys.stdout.flush()
+        if over:
+            assert state is not None
+            return 1 if state["code"] is None else int(state["code"])
+        time.sleep(1.0)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.pod.job", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name in ("submit", "run"):
+        action = actions.add_parser(name)
+        action.add_argument("job")
+        action.add_argument("--finish", action="store_true", help="end the cluster when it has ended")
+    actions.add_parser("follow").add_argument("job")
+    actions.add_parser("list")
+    # what follows -- is the job's own, flags and all
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options, command = parser.parse_args(arguments[:at]), arguments[at + 1 :]
+    if options.action == "follow":
+        return follow(options.job)
+    if options.action == "list":
+        print(json.dumps(read_jobs()))
+        return 0
+    if options.action == "submit":
+        submit(options.job, command, finish=options.finish)
+        return 0
+    return run(options.job, command, finish=options.finish)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,272 @@
+"""One pod as a node of Ray: `python -m cluster.pod.node start head|worker`, `… status`, `… stop`, on the pod itself.
+
+It waits for the private interface, which may come two minutes late, and tells NCCL, Gloo and Ray to use it. Ray is
+never started without a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+INTERFACE_SECONDS = 120.0
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+OBJECT_STORE_SHARE = 0.3  # of memory, as Ray's own default
+SHM_SHARE = 0.9  # of /dev/shm: Ray falls back to slow disk when its store does not fit there
+SMALLEST_STORE = 78 * 2**20  # Ray's own minimum
+
+
+class NodeError(Exception):
+    """Why this pod cannot be a node: one sentence."""
+
+
+def local_folder() -> Path:
+    folder = Path.home() / ".rainbow"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def cpu_count() -> int:
+    """CPUs that this container may use: affinity and cgroup quota, not those of the machine it lies on."""
+    count = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    return max(1, int(count))
+
+
+def memory_bytes() -> int:
+    """Memory that this container may use."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return min(total, int(limit)) if limit != "max" else total
+    except (OSError, ValueError):
+        return total
+
+
+def object_store_bytes(memory: int, shm_free: int) -> int:
+    """What Ray may keep in shared memory. Raises `NodeError` where /dev/shm is too small for any."""
+    size = int(min(OBJECT_STORE_SHARE * memory, SHM_SHARE * shm_free))
+    if size < SMALLEST_STORE:
+        raise NodeError(
+            f"/dev/shm has {shm_free / 2**20:.0f} MB free; Ray needs {SMALLEST_STORE / SHM_SHARE / 2**20:.0f}"
+        )
+    return size
+
+
+def interface_of(ip: str) -> str | None:
+    """The name of the network interface that has this address."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.family == socket.AF_INET and address.address == ip for address in addresses):
+            return str(name)
+    # every address of 127/8 is the loopback's own
+    return "lo" if ip.startswith("127.") else None
+
+
+def wait_for_interface(ip: str, seconds: float = INTERFACE_SECONDS) -> str:
+    """Raises `NodeError` when it does not come."""
+    until = time.monotonic() + seconds
+    while True:
+        name = interface_of(ip)
+        if name is not None:
+            return name
+        if time.monotonic() > until:
+            raise NodeError(f"no interface has the private address {ip} after {seconds:.0f} s")
+        time.sleep(1.0)
+
+
+def can_connect(host: str, port: int, timeout: float = 3.0) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def token_file() -> Path:
+    """Raises `NodeError` where there is none, or others can read it."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", local_folder() / "ray_token"))
+    if not path.is_file() or not path.read_text().strip():
+        raise NodeError(f"no token in {path}: Ray would take commands from anyone, so it is not started")
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return path
+
+
+def remember(variables: dict[str, str]) -> None:
+    """For logins and jobs of this pod."""
+    path = local_folder() / "node.env"
+    temporary = path.with_name(f".node.env.{os.getpid()}")
+    temporary.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+def read_node_env() -> dict[str, str]:
+    """What `remember` wrote."""
+    lines = (local_folder() / "node.env").read_text().splitlines()
+    pairs = (shlex.split(line.removeprefix("export "))[0].partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
+
+
+def secrets() -> dict[str, str]:
+    """Brought over ssh into a closed file; Ray's workers inherit them, no command line shows them."""
+    path = local_folder() / "secrets.json"
+    if not path.is_file():
+        return {}
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
+def start(role: str, ip: str | None, head: str | None) -> None:
+    """Start Ray as head or worker, unless this pod is a living node of it already. Raises `NodeError`."""
+    own = ip or LOOPBACK
+    token = token_file()
+    address = f"{own if role == 'head' else head}:{GCS_PORT}"
+    interface = wait_for_interface(own)
+    if role == "worker":
+        if head is None:
+            raise NodeError("a worker must be told its head's address")
+        host = head
+        if not can_connect(host, GCS_PORT):
+            raise NodeError(f"the head does not answer at {host}:{GCS_PORT}")
+    known = {
+        "RAINBOW_ADDRESS": address,
+        "NCCL_SOCKET_IFNAME": interface,
+        "GLOO_SOCKET_IFNAME": interface,
+        "RRAY_HEAD": own if role == "head" else str(head),
+    }
+    remember(known)
+    keep(role)
+    if is_alive(own, address):
+        print(f"Ray is running here already ({address})")
+        return
+    command = [
+        ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={own}", f"--num-cpus={cpu_count()}",
+        f"--object-store-memory={object_store_bytes(memory_bytes(), shutil.disk_usage('/dev/shm').free)}",
+    ]  # fmt: skip
+    if role == "head":
+        command += ["--head", f"--port={GCS_PORT}", "--include-dashboard=true", f"--dashboard-host={LOOPBACK}",
+                    f"--dashboard-port={DASHBOARD_PORT}", f"--temp-dir={ray_folder()}"]  # fmt: skip
+    else:
+        command += [f"--address={address}"]
+    environment = {
+        **os.environ,
+        **secrets(),
+        **known,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    if done.returncode:
+        raise NodeError("ray start: " + " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
+
+
+def keep(role: str) -> None:
+    """Start what ends this pod when nobody needs it; a second one ends by itself. Not on machines that are no pods."""
+    if not os.environ.get("RUNPOD_POD_ID"):
+        return
+    with (local_folder() / "keeper.log").open("a") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "cluster.pod.keeper", role], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            start_new_session=True, env={**os.environ, **read_node_env()},
+        )  # fmt: skip
+
+
+def ray_command() -> str:
+    return str(Path(sys.executable).parent / "ray")
+
+
+def ray_folder() -> str:
+    """Paths of sockets must be short, and the folder this pod's own."""
+    return os.environ.get("RRAY_RAY_FOLDER", "/tmp/ray")
+
+
+def raylets(ip: str) -> list[Any]:
+    """Ray's processes of the node with this address."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if process.info["name"] == "raylet" and f"--node_ip_address={ip}" in command:
+            found.append(process)
+    return found
+
+
+def is_alive(ip: str, address: str) -> bool:
+    """A raylet of this pod runs, and it belongs to the cluster at `address`, which answers."""
+    host, _, port = address.rpartition(":")
+    return can_connect(host, int(port)) and any(
+        f"--gcs-address={address}" in process.cmdline() for process in raylets(ip)
+    )
+
+
+def status() -> dict[str, Any]:
+    """Nodes of the cluster, as its dashboard tells."""
+    from ray.util.state import list_nodes
+
+    nodes = list_nodes(address=f"http://{LOOPBACK}:{DASHBOARD_PORT}", limit=1000)
+    return {
+        "nodes": [
+            {
+                "ip": node.node_ip,
+                "alive": node.state == "ALIVE",
+                "cpus": (node.resources_total or {}).get("CPU", 0),
+                "gpus": (node.resources_total or {}).get("GPU", 0),
+            }
+            for node in nodes
+        ]
+    }
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.pod.node", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    starting = actions.add_parser("start")
+    starting.add_argument("role", choices=["head", "worker"])
+    starting.add_argument("--ip", help="this pod's private address (default: loopback)")
+    starting.add_argument("--head", help="the head's private address")
+    probing = actions.add_parser("probe", help="can this pod reach another one?")
+    probing.add_argument("host")
+    probing.add_argument("port", type=int)
+    probing.add_argument("--seconds", type=float, default=INTERFACE_SECONDS)
+    actions.add_parser("status")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "start":
+            start(options.role, options.ip, options.head)
+        elif options.action == "probe":
+            until = time.monotonic() + options.seconds
+            while not can_connect(options.host, options.port):
+                if time.monotonic() > until:
+                    raise NodeError(f"no connection to {options.host}:{options.port} within {options.seconds:.0f} s")
+                time.sleep(1.0)
+        else:
+            print(json.dumps(status()))
+    except NodeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The Python environment of a pod, outside of the volume: made once, and again when the locked versions change.
+#
+#   bash cluster/pod/setup.sh        on any pod or machine; RRAY_ENV says where (default /opt/rainbow_ray/env)
+#
+# The image of Dockerfile.runpod runs this while it is built, so that nothing is left to do on its pods.
+set -euo pipefail
+CODE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+ENV="${RRAY_ENV:-/opt/rainbow_ray/env}"
+STAMP="$ENV/.rainbow_ray"
+WANTED="$(cat "$CODE/pyproject.toml" "$CODE/requirements.lock" | sha256sum | cut -d' ' -f1)"
+
+if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$WANTED" ]; then
+  echo "environment $ENV is up to date"
+  exit 0
+fi
+
+PYTHON="${RRAY_PYTHON:-}"
+for candidate in python3.12 python3.13 python3.11 python3; do
+  [ -n "$PYTHON" ] && break
+  if command -v "$candidate" > /dev/null && "$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    PYTHON="$candidate"
+  fi
+done
+if [ -z "$PYTHON" ]; then
+  echo "error: no Python 3.11 to 3.13 with ensurepip here; use an image such as runpod/base, or install python3.12-venv" >&2
+  exit 1
+fi
+
+[ -x "$ENV/bin/python" ] || "$PYTHON" -m venv "$ENV"
+# the dependencies only: the code itself is read from where it lies, so that `push` brings a change in a second
+"$ENV/bin/python" - "$CODE/pyproject.toml" > "$ENV/requirements.txt" <<'PY'
+import sys, tomllib
+with open(sys.argv[1], "rb") as file:
+    print("torch", *tomllib.load(file)["project"]["dependencies"], sep="\n")
+PY
+"$ENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+  -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"
+echo "$WANTED" > "$STAMP"
+echo "environment $ENV is ready"

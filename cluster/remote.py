@@ -1,0 +1,135 @@
+"""ssh, rsync and tunnels to pods, with a key and a list of known hosts of the cluster's own."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.state import ClusterFolder, PodRecord
+from rainbow_ray.errors import InputError
+
+CONNECT_SECONDS = 10
+
+
+class RemoteError(Exception):
+    """A command on a pod failed, or there was no way to it."""
+
+    def __init__(self, what: str, code: int, said: str) -> None:
+        self.code, self.said = code, said
+        tail = "\n".join(said.strip().splitlines()[-12:])
+        super().__init__(f"{what} (exit {code})" + (f":\n{tail}" if tail else ""))
+
+    @property
+    def unreachable(self) -> bool:
+        """ssh itself failed, not the command."""
+        return self.code == 255
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One pod, as ssh sees it."""
+
+    host: str
+    port: int
+    user: str
+    alias: str  # what its host key is filed under: addresses are given to other pods later
+    key: Path | None
+    known_hosts: Path
+
+    def options(self) -> list[str]:
+        """What ssh is always told; nothing of the user's own configuration takes part."""
+        chosen = {
+            "UserKnownHostsFile": str(self.known_hosts),
+            "HostKeyAlias": self.alias,
+            "StrictHostKeyChecking": "accept-new",
+            "BatchMode": "yes",
+            "ConnectTimeout": str(CONNECT_SECONDS),
+            "ServerAliveInterval": "15",
+            "ServerAliveCountMax": "4",
+            "LogLevel": "ERROR",
+        }
+        told = [part for key, value in chosen.items() for part in ("-o", f"{key}={value}")]
+        if self.key is not None:
+            told += ["-o", "IdentitiesOnly=yes", "-i", str(self.key)]
+        return ["-F", "none", *told]
+
+    def ssh(self, *, interactive: bool = False) -> list[str]:
+        return ["ssh", *self.options(), *(["-t"] if interactive else []), "-p", str(self.port), self.target]
+
+    @property
+    def target(self) -> str:
+        return f"{self.user}@{self.host}"
+
+    def run(
+        self, command: str, *, timeout: float | None = None, given: str | None = None, what: str | None = None
+    ) -> str:
+        """The output of a command. `given` goes to its standard input: secrets are never arguments.
+
+        Raises `RemoteError`.
+        """
+        try:
+            done = _call([*self.ssh(), command], given=given, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise RemoteError(what or command, 124, f"no end within {timeout:g} s") from error
+        if done.returncode:
+            raise RemoteError(what or command, done.returncode, done.stderr or done.stdout)
+        return done.stdout
+
+    def answers(self) -> bool:
+        try:
+            self.run("true", timeout=CONNECT_SECONDS + 5)
+        except RemoteError:
+            return False
+        return True
+
+    def follow(self, command: str) -> int:
+        """Run with this terminal's output; its exit code."""
+        return subprocess.run([*self.ssh(), command], check=False).returncode
+
+    def shell(self) -> int:
+        """An interactive login."""
+        return subprocess.run(self.ssh(interactive=True), check=False).returncode
+
+    def put(self, sources: Sequence[Path | str], folder: str, *, options: Sequence[str] = ()) -> None:
+        """Copy into a folder there, which is made. Raises `RemoteError`."""
+        self.run(f"mkdir -p {shlex.quote(folder)}")  # macOS's rsync cannot
+        self._rsync([*options, *map(str, sources), f"{self.target}:{folder.rstrip('/')}/"], f"to {folder}")
+
+    def get(self, source: str, folder: Path, *, options: Sequence[str] = ()) -> None:
+        """Copy from there into a folder here. Raises `RemoteError`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rsync([*options, f"{self.target}:{source}", f"{folder}/"], f"from {source}")
+
+    def _rsync(self, arguments: list[str], what: str) -> None:
+        shell = shlex.join(["ssh", *self.options(), "-p", str(self.port)])
+        done = _call(["rsync", "-a", "--partial", "--no-owner", "--no-group", "-e", shell, *arguments])
+        if done.returncode:
+            raise RemoteError(f"copying {what}", done.returncode, done.stderr)
+
+    def tunnel(self, here: int, there: int) -> list[str]:
+        """The command that brings a port of the pod's loopback to this machine's."""
+        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
+        return ["ssh", *self.options(), *options, "-p", str(self.port), self.target]
+
+
+def reach(folder: ClusterFolder, pod: PodRecord) -> Remote:
+    """Raises `InputError` for a pod that has no address yet."""
+    if pod.host is None or pod.port is None:
+        raise InputError(f"pod {pod.name} has no ssh address yet; `status` shows it, `up` goes on with it")
+    key = folder.key if folder.key.exists() else None
+    return Remote(pod.host, pod.port, pod.user, pod.id or pod.name, key, folder.known_hosts)
+
+
+def _call(
+    command: list[str], *, given: str | None = None, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        # an empty input where none is given: ssh would take what the terminal has
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout, input=given or ""
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{command[0]} is missing: install it (packages openssh-client, rsync)") from error

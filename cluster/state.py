@@ -1,0 +1,217 @@
+"""What this machine knows of a cluster: a folder with `state.json`, written before anything is created, and its keys.
+
+    ~/.config/rainbow_ray/clusters/NAME/
+        state.json      what was asked for and what came of it; no secret is in it
+        id_ed25519      the key of this cluster's pods, and of nothing else
+        known_hosts     the pods' own keys
+        ray_token       Ray's token of this cluster
+
+All of it is readable by its owner alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from cluster.runpod_api import DEFAULT_URL
+from cluster.settings import Settings, check_name
+from rainbow_ray.errors import InputError
+
+VERSION = 1
+MARKER = "RRAY_CLUSTER"  # the variable in a pod's env that says whose it is
+Step = Literal["asked", "made", "ready", "ended"]
+
+
+class PodRecord(BaseModel):
+    """One pod: `asked` is written before the request, so that no creation can be forgotten."""
+
+    name: str
+    role: Literal["head", "worker"]
+    step: Step = "asked"
+    id: str | None = None
+    gpu: str | None = None
+    gpus: int = 1
+    data_center: str | None = None
+    usd_per_hour: float = 0.0
+    deadline: float = 0.0  # seconds since 1970; the pod ends itself then
+    since: float = 0.0  # when it began to cost
+    until: float | None = None  # when it was seen to be gone
+    host: str | None = None
+    port: int | None = None
+    user: str = "root"
+    private_ip: str | None = None
+
+    def usd(self, now: float) -> float:
+        """What it cost until now, by its price and our clock."""
+        return max(0.0, (self.until or now) - self.since) / 3600 * self.usd_per_hour if self.since else 0.0
+
+
+class VolumeRecord(BaseModel):
+    name: str
+    id: str | None = None  # None: asked for, and not yet known to exist
+    size: int
+    data_center: str
+    ours: bool  # made by us, so that `gc --volumes` may name it
+
+
+class State(BaseModel):
+    version: int = VERSION
+    name: str
+    marker: str  # of this cluster alone, also among clusters of the same name
+    created: float
+    deadline: float
+    settings: Settings
+    api_url: str = DEFAULT_URL
+    adopted: bool = False  # made by hand: nothing of it is ever asked of the API
+    volume: VolumeRecord | None = None
+    pods: list[PodRecord] = []
+    replaced: int = 0
+    seconds: dict[str, float] = {}  # where the time of the last `up` went
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all its pods begin with."""
+        return f"rainbow-{self.name}-{self.marker[:6]}-"
+
+    @property
+    def head(self) -> PodRecord | None:
+        return next((pod for pod in self.living if pod.role == "head"), None)
+
+    @property
+    def living(self) -> list[PodRecord]:
+        return [pod for pod in self.pods if pod.step != "ended"]
+
+    @property
+    def usd_per_hour(self) -> float:
+        return sum(pod.usd_per_hour for pod in self.living)
+
+    def usd(self, now: float) -> float:
+        return sum(pod.usd(now) for pod in self.pods)
+
+    def next_name(self, role: str) -> str:
+        """A name that no pod of this cluster had: what an uncertain creation is looked for by."""
+        return f"{self.prefix}{role}-{uuid.uuid4().hex[:6]}"
+
+
+def clusters_folder() -> Path:
+    return Path(os.environ.get("RRAY_CLUSTERS", "~/.config/rainbow_ray/clusters")).expanduser()
+
+
+class ClusterFolder:
+    """The folder of one cluster."""
+
+    def __init__(self, name: str) -> None:
+        """Raises `InputError` for what cannot be a cluster's name, such as a path."""
+        try:
+            self.name = check_name(name)
+        except ValueError as error:
+            raise InputError(f"--cluster: {error}") from error
+        self.path = clusters_folder() / name
+        self.state_file = self.path / "state.json"
+        self.key = self.path / "id_ed25519"
+        self.known_hosts = self.path / "known_hosts"
+        self.token = self.path / "ray_token"
+
+    def read(self) -> State | None:
+        """None where there is no such cluster. Raises `InputError` for a file that cannot be read."""
+        try:
+            state = State.model_validate_json(self.state_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise InputError(
+                f"{self.state_file}: cannot be read ({type(error).__name__}). Pods of it may be running: `python -m"
+                f" cluster gc` finds those named rainbow-{self.name}-…; then move the file away"
+            ) from error
+        if state.version > VERSION:
+            raise InputError(f"{self.state_file}: written by a newer rainbow_ray (version {state.version})")
+        return state
+
+    def need(self) -> State:
+        """Raises `InputError` where there is no such cluster."""
+        state = self.read()
+        if state is None:
+            others = sorted(path.parent.name for path in clusters_folder().glob("*/state.json"))
+            known = f"; there are: {', '.join(others)} (--cluster NAME)" if others else "; `up` makes one"
+            raise InputError(f"no cluster {self.name!r} is known here{known}")
+        return state
+
+    def write(self, state: State) -> None:
+        """Whole or not at all, and never readable by others."""
+        temporary = self.state_file.with_name(f".state.{uuid.uuid4().hex}")
+        try:
+            _write_closed(temporary, state.model_dump_json(indent=1))
+            temporary.replace(self.state_file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def begin(self, settings: Settings, *, ttl: float, api_url: str, adopted: bool = False) -> State:
+        """A new cluster of this name: folder, keys, token, state. Nothing exists elsewhere yet."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        now = time.time()
+        state = State(
+            name=self.name,
+            marker=uuid.uuid4().hex[:16],
+            created=now,
+            deadline=now + ttl,
+            settings=settings,
+            api_url=api_url,
+            adopted=adopted,
+        )
+        self.known_hosts.unlink(missing_ok=True)
+        if not self.key.exists():
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"rainbow_ray {self.name}"]
+            try:
+                subprocess.run([*command, "-f", str(self.key)], check=True, capture_output=True)
+            except FileNotFoundError as error:
+                raise InputError("ssh-keygen is missing: install OpenSSH's client (package openssh-client)") from error
+        _write_closed(self.token, secrets.token_hex(32))
+        self.write(state)
+        return state
+
+    def archive(self, state: State) -> None:
+        """Everything ended: the state is kept for `cost`, under a name of its own; the token is worth nothing now."""
+        self.write(state)
+        self.state_file.replace(self.path / f"ended-{state.marker}.json")
+        self.token.unlink(missing_ok=True)
+
+    def ended(self) -> list[State]:
+        """Clusters of this name that are over."""
+        found = []
+        for path in sorted(self.path.glob("ended-*.json"), key=lambda path: path.stat().st_mtime):
+            with contextlib.suppress(ValidationError, OSError):
+                found.append(State.model_validate_json(path.read_bytes()))
+        return found
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One command at a time changes a cluster. Raises `InputError` when another one does."""
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise InputError(f"another command is changing cluster {self.name!r} right now; wait for it") from error
+
+
+def _write_closed(path: Path, text: str) -> None:
+    """Mode 0600 from its first byte on."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""The cluster against a fake RunPod: real HTTP, real processes."""

@@ -1,0 +1,48 @@
+"""A sweep on pods, one of which is switched off in the middle; its results come here, and no pod is left."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.cluster.test_commands import SIZE, call  # noqa: F401
+from tests.cluster.test_pods import until
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["--phase", "1", "--encoder", "embedded", "--folds", "2", "training.epochs=2"]
+
+
+def test_a_sweep_on_pods(call, account, machines, tmp_path):  # noqa: F811
+    (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
+    call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--yes")
+    assert "--demo" in call("tune", "--", "--trials", "4", expect=2)
+    said = call("tune", "--demo", "--", "--trials", "4", "--name", "sweep", *QUICK)
+    assert "--usd-per-hour 0.54" in said
+    job = next(machines.volume.glob("clusters/*/jobs/*/log.txt"), None)
+    assert until(lambda: any(machines.volume.glob("runs/sweep/trials/*")), 120), job and job.read_text()
+    worker = next(pod for pod in account.living() if "-worker-" in pod.body["name"])
+    account.end(worker)
+    said = call("logs")
+    summary = json.loads((machines.volume / "runs" / "sweep" / "summary.json").read_text())
+    assert summary["trials"] == 4, said
+    call("pull", "--into", tmp_path / "here")
+    assert json.loads((tmp_path / "here" / "sweep" / "summary.json").read_text()) == summary
+    (tmp_path / "other" / "sweep").mkdir(parents=True)
+    assert "left as it is" in call("pull", "--into", tmp_path / "other", expect=1)
+    assert list((tmp_path / "other" / "sweep").iterdir()) == []
+    call("down")
+    assert account.living() == []
+
+
+def test_the_cluster_ends_with_its_job(call, account, machines, tmp_path):  # noqa: F811
+    (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
+    call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--yes")
+    call("train", "--demo", "--down-when-done", "--", "--name", "one", "--dry-run", *QUICK)
+    assert until(lambda: not account.living(), 90), "head and worker have ended themselves"
+    done = json.loads(next(machines.volume.glob("clusters/*/DONE.json")).read_text())
+    assert "ended with 0" in done["reason"]
+    assert time.time() - done["time"] < 90
+    assert "no pod is left" in call("down")
