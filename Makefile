@@ -33,7 +33,7 @@ test: env
 	$(PYTEST)
 
 slow: env
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long" --durations=15
 
 # What the tests of pages look through; without one they are skipped.
 browser:
@@ -49,14 +49,15 @@ sshd:
 	  apt-get update -qq && apt-get install -y -qq openssh-server rsync shellcheck; \
 	else echo "install sshd, rsync, shellcheck (Debian, Ubuntu: sudo apt-get install openssh-server rsync shellcheck)"; exit 1; fi
 
-# Kills and faults in full; `slow` runs a few seeds of them.
+# Kills and faults in full, and the tests that take minutes; `slow` runs a few seeds and the shorter ones.
 campaign: env
-	$(BIN)/python -m pytest -m slow tests/campaign --kills 10
+	$(PYTEST) -m "slow and long"
+	$(PYTEST) -m "slow and not long" tests/campaign tests/cluster/test_faults.py --kills 10
 
 # All tests, with what Ray's workers run; at least 90% of the package.
 coverage: env
 	$(BIN)/coverage erase
-	$(MAKE) COVERAGE=1 test slow
+	$(MAKE) COVERAGE=1 test slow campaign
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -93,6 +93,7 @@ def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_
     assert pd.read_parquet(out)["prediction"].tolist() == whole["prediction"].tolist()
 
 
+@pytest.mark.long
 def test_whole_songs_and_other_problems(songs, tiny_encoder, tmp_path):
     more = ["--audio-encoder", "embedded", "--modalities", "audio,midi", "data.unit=song", "data.target_type=binary"]
     call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", "training.epochs=4", *more))

@@ -47,6 +47,7 @@ def arguments(tables, encoder, folder, *more):
             "--encoder", encoder, "--output-dir", folder, *more]  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_path):
     more = ["--name", "r", *QUICK, "--workers", "2", "segments.decoding=viterbi"]
     said = call("train", *arguments(tables, tiny_encoder("bert"), tmp_path, *more))
@@ -84,6 +85,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
     assert "no column 'lyric_text'" in said
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path):
     """SIGKILL while it trains; what is left on `--resume` is what an undisturbed run gives, to the bit."""
     where = arguments(tables, tiny_encoder("bert"), tmp_path, *QUICK, "training.device=cpu", LEAN)
@@ -116,7 +118,7 @@ def test_timelines_are_swept_and_checked(tables, tiny_encoder, tmp_path):
     assert "segments" in said
 
 
-@pytest.mark.parametrize("bag", ["attention", "noisy_or"])
+@pytest.mark.parametrize("bag", ["attention", pytest.param("noisy_or", marks=pytest.mark.long)])
 def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder, tmp_path, bag):
     songs = pd.read_parquet(tables / "songs.parquet")
     songs["rebracketing_type"] = np.where(songs["has_rebracketing_markers"], "spatial", "temporal")

@@ -34,6 +34,7 @@ def call(door: str, *arguments: object, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_classes_are_trained_by_two_workers_and_used(songs, tiny_encoder, tmp_path):
     where = ["--manifest", songs, "--encoder", tiny_encoder("bert"), "--output-dir", tmp_path, "--name", "r"]
     rare = ["training.sampling=oversample", "calibration.method=temperature"]
@@ -56,6 +57,7 @@ def test_classes_are_trained_by_two_workers_and_used(songs, tiny_encoder, tmp_pa
     assert "exists" in call("predict", "--model", tmp_path / "r", "--manifest", songs, "--out", out, expect=2)
 
 
+@pytest.mark.long
 def test_numbers_are_swept(songs, tiny_encoder, tmp_path):
     where = ["--manifest", songs, "--encoder", tiny_encoder("bert"), "--output-dir", tmp_path, "--name", "s"]
     said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "2", "tune.confirm_seeds=1")

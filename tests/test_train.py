@@ -171,6 +171,7 @@ def test_bad_data_ends_with_2_after_ray_has_read_it(tmp_path, write_table):
     assert not (tmp_path / "runs" / "free").exists()  # the name is not used up
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_songs(tmp_path, songs_file):
     arguments = [
         "--manifest",
@@ -214,6 +215,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, songs_file):
     assert len(places) == len(set(places)) == 3 * 2 * 2 + 2
 
 
+@pytest.mark.long
 def test_the_older_file_runs_and_beats_the_majority(tmp_path):
     (tmp_path / "older.yml").write_text(OLDER)
     said = call(tmp_path, "--config", "older.yml", expect=2)

@@ -188,6 +188,7 @@ def test_trials_are_added_and_nothing_is_overwritten(sweep, command, tmp_path):
     assert json.loads((own / "summary.json").read_text())["trials"]["total"] == 7
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_space_or_config_is_refused(sweep, command, tmp_path):
     import shutil
@@ -210,6 +211,7 @@ def test_another_space_or_config_is_refused(sweep, command, tmp_path):
     assert not (tmp_path / "runs" / "t").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
     longer = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--concurrent", "1"]
@@ -229,6 +231,7 @@ def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
     assert all(ledger.trials[number] == trial for number, trial in ended.items())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_budget_stops_in_time_and_the_rest_can_be_gone_on_with(command, tmp_path):
     said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "0.1", expect=2)
@@ -241,6 +244,7 @@ def test_a_budget_stops_in_time_and_the_rest_can_be_gone_on_with(command, tmp_pa
     assert (tmp_path / "runs" / "s" / "summary.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_several_workers_share_a_trial(command, tmp_path):
     if (os.cpu_count() or 1) < 2:

@@ -23,6 +23,7 @@ from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.device import SMALLER, is_out_of_memory
+from rainbow_ray.training.pool import Lost, Piece, work_through
 from rainbow_ray.training.reporters import JsonLines, Mirror, Reporter, Silent
 from rainbow_ray.training.team import Team
 
@@ -73,37 +74,30 @@ def run_folds(
     """Run jobs side by side, each in an actor that has read data and encoder once; finished ones are not run again.
 
     `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free. An
-    actor that dies is started again, and its job goes on from its checkpoint.
+    actor that dies is started again, and its job goes on from its checkpoint, there or in another actor.
     """
     import ray
-    from ray.util import ActorPool
 
     waiting = [job for job in jobs if _is_waiting(job)]
     side_by_side, resources = cluster.slots(len(waiting) + 1)
     common = ray.put(shared)
-    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    worker = ray.remote(**resources, **restarts)(_FoldWorker)
+    worker = ray.remote(**resources, max_restarts=RESTARTS)(_FoldWorker)
     actors = [worker.remote() for _ in range(side_by_side)]
-    pool = ActorPool(actors)
+    pieces: list[Piece] = [lambda actor, job=job: actor.run.remote([common], job) for job in waiting]  # type: ignore[misc]
+    pieces.append(lambda actor: actor.call.remote([common], beside))
     with _following(mirror):
-        for job in waiting:
-            pool.submit(lambda actor, job: actor.run.remote([common], job), job)
-        pool.submit(lambda actor, work: actor.call.remote([common], work), beside)
-        results = []
-        while pool.has_next():
-            try:
-                results.append(pool.get_next_unordered())
-            except ray.exceptions.RayTaskError as error:
-                known = understood(error.cause)
-                if known is None:
-                    raise
-                raise known from error
-            except ray.exceptions.RayActorError as error:
-                raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
-                                    " --resume") from error  # fmt: skip
+        try:
+            *_, extra = work_through(actors, pieces, tries=RESTARTS)
+        except ray.exceptions.RayTaskError as error:
+            known = understood(error.cause)
+            if known is None:
+                raise
+            raise known from error
+        except Lost as error:
+            raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
+                                " --resume") from error  # fmt: skip
     for actor in actors:
         ray.kill(actor)
-    (extra,) = [result for result in results if result is not None]
     return [read_outcome(job) for job in jobs], extra
 
 
@@ -151,6 +145,9 @@ class _FoldWorker:
 
     def __init__(self) -> None:
         self.shared: Shared | None = None
+
+    def ready(self) -> None:
+        """Answers when the actor is there."""
 
     def run(self, common: list[Any], job: Job) -> None:
         run_job(self._take(common), job, Team())

@@ -68,6 +68,7 @@ def _command(process: psutil.Process) -> str:
     return ""
 
 
+@pytest.mark.long
 def test_training_goes_on_with_the_workers_that_are_left(cluster, write_table, tiny_encoder, tmp_path):
     address, second, environment = cluster
     arguments = [

@@ -84,6 +84,7 @@ def kill(victims: list[psutil.Process]) -> None:
             victim.kill()
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_replaced(command, whole, tmp_path):
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")
@@ -98,6 +99,7 @@ def test_a_worker_that_is_killed_is_replaced(command, whole, tmp_path):
     assert_same(run, whole)
 
 
+@pytest.mark.long
 def test_a_session_and_a_driver_that_are_killed_are_gone_on_with(command, whole, tmp_path):
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")

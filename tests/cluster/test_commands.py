@@ -22,10 +22,10 @@ def call(account, tmp_path, monkeypatch):
     monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
     environment = {**os.environ, "RUNPOD_API_URL": account.url, "RUNPOD_API_KEY": KEY}
 
-    def run(*arguments, expect=0, key=KEY):
+    def run(*arguments, expect=0, key=KEY, seconds=300):
         command = [sys.executable, "-m", "cluster", *map(str, arguments)]
         done = subprocess.run(
-            command, capture_output=True, text=True, env={**environment, "RUNPOD_API_KEY": key}, timeout=300,
+            command, capture_output=True, text=True, env={**environment, "RUNPOD_API_KEY": key}, timeout=seconds,
             check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == expect, done.stdout + done.stderr

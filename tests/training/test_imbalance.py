@@ -68,9 +68,9 @@ LABELS = {"phase": 2, "data__multi_label": True, "data__target_column": "both"}
     [
         {"training__sampling": "oversample", "training__pos_weight": None},
         {**CLASSES, "training__sampling": "undersample"},
-        {**CLASSES, "training__class_weights": {"causal": 4.0}},
-        {**CLASSES, "training__loss": "logit_adjusted"},
-        {**LABELS, "training__loss": "class_balanced"},
+        pytest.param({**CLASSES, "training__class_weights": {"causal": 4.0}}, marks=pytest.mark.long),
+        pytest.param({**CLASSES, "training__loss": "logit_adjusted"}, marks=pytest.mark.long),
+        pytest.param({**LABELS, "training__loss": "class_balanced"}, marks=pytest.mark.long),
         {**LABELS, "training__sampling": "oversample"},
         {"phase": 4, "training__loss": "zero_inflated"},
     ],

@@ -117,6 +117,7 @@ print("\\n".join(fitted.facts["notes"]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
 def test_a_cpu_that_runs_out_of_memory_goes_on_smaller(write_table, tmp_path):

@@ -65,7 +65,7 @@ PARTLY = {"model__text_encoder__freeze_layers": 1, "model__text_encoder__layer":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", [{}, UNFROZEN, PARTLY, {**UNFROZEN, "training__early_stopping__enabled": True}])
-@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("deberta-v2", marks=pytest.mark.long)])
 def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, family):
     # 19 or 20 songs in steps of 7: the last step is shared unevenly
     keys, encoder = {**KEYS, **keys}, without_dropout(tiny_encoder(family), tmp_path / "encoder")
@@ -88,7 +88,7 @@ def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["cross_attention", "gated"])
+@pytest.mark.parametrize("kind", ["cross_attention", pytest.param("gated", marks=pytest.mark.long)])
 def test_two_workers_fuse_as_one_does_though_few_have_midi(stems_file, tiny_encoder, tmp_path, kind):
     table = pq.read_table(stems_file)
     midi = ["a.mid" if i in (0, 3) else None for i in range(len(table))]
