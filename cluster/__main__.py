@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Raises `InputError`; other errors that a user can act on are told here."""
-    from cluster import commands, jobs
+    from cluster import adopt, commands, jobs
     from cluster.lifecycle import ClusterError
     from cluster.remote import RemoteError
     from cluster.runpod_api import ApiError
@@ -52,7 +52,16 @@ def _run(options: argparse.Namespace) -> int:
     act: dict[str, Callable[[], int]] = {
         "prices": lambda: commands.prices(_settings(options)),
         "up": lambda: commands.up(_settings(options), _wishes(options), yes=options.yes, dry_run=options.dry_run),
-        "down": lambda: commands.down(name, dry_run=options.dry_run),
+        "adopt": lambda: adopt.adopt(
+            options.place,
+            _settings(options),
+            key=options.key,
+            usd_per_hour=options.usd_per_hour,
+            dry_run=options.dry_run,
+        ),
+        "setup": lambda: commands.set_up(name),
+        "check": lambda: jobs.check(name, options.rest[options.rest[:1] == ["--"] :], demo=options.demo),
+        "down": lambda: commands.down(name, yes=options.yes, dry_run=options.dry_run),
         "scale": lambda: commands.scale(name, options.pods, dry_run=options.dry_run),
         "status": lambda: commands.status(name),
         "cost": lambda: commands.cost(name),
@@ -90,7 +99,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _wishes(options: argparse.Namespace) -> dict[str, Any]:
-    return {key: value for key, _ in WISHES.values() if (value := getattr(options, key)) is not None}
+    return {key: value for key, _ in WISHES.values() if (value := getattr(options, key, None)) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +116,17 @@ def _parser() -> argparse.ArgumentParser:
     agreeing.add_argument("--yes", action="store_true", help="do not ask")
     commands.add_parser("prices", parents=[wishing], help="what can be had, where, for how much")
     commands.add_parser("up", parents=[wishing, dry, agreeing], help="make a cluster, or go on making it")
+    adopting = commands.add_parser("adopt", parents=[dry], help="a pod that was made by hand becomes a cluster of one")
+    adopting.add_argument("place", metavar="USER@HOST:PORT", help="as the console shows it under SSH over exposed TCP")
+    adopting.add_argument("--key", type=Path, metavar="F", help="your ssh key (default: ssh's own choice)")
+    adopting.add_argument("--usd-per-hour", type=float, default=0.0, metavar="X", help="what the pod costs")
+    adopting.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
+    for flag in ("--ttl", "--idle"):
+        adopting.add_argument(flag, dest=WISHES[flag][0], metavar="X", help=WISHES[flag][1])
+    commands.add_parser("setup", help="code, environment and Ray anew on the pods that are there")
+    checking = commands.add_parser("check", help="rainbow_ray.check on the cluster; its flags after --")
+    checking.add_argument("--demo", action="store_true", help="on the demo songs")
+    checking.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
     commands.add_parser("status", help="pods, Ray's nodes, dollars so far")
     scaling = commands.add_parser("scale", parents=[dry], help="more pods, or fewer")
     scaling.add_argument("pods", type=int)
@@ -131,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     board = commands.add_parser("dashboard", help="Ray's dashboard, through ssh")
     board.add_argument("--port", type=int, default=8265, help="here (default: 8265)")
     commands.add_parser("cost", help="dollars, by cluster")
-    commands.add_parser("down", parents=[dry], help="end every pod")
+    commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
     collecting = commands.add_parser("gc", parents=[dry, agreeing], help="end pods of ours that nobody knows of")
     collecting.add_argument("--volumes", action="store_true", help="volumes that no cluster uses as well")
     return parser

@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[1]
 PROBE_SECONDS = 120  # a private interface may come two minutes late
 SETUP_SECONDS = 1800.0
 START_SECONDS = 420.0
+NEED_RSYNC = (
+    "command -v rsync > /dev/null || { { apt-get update -qq && apt-get install -y -qq rsync; } > /dev/null 2>&1;"
+    " command -v rsync > /dev/null || { echo 'rsync is missing on the pod and cannot be installed' >&2; exit 1; }; }"
+)
 Result = TypeVar("Result")
 
 
@@ -68,6 +72,7 @@ def push_code(remote: Remote, state: State) -> None:
     missing = [name for name in CODE if not (ROOT / name).exists()]
     if missing:
         raise ClusterError(f"{ROOT}: no {', '.join(missing)}; run this from a clone of the repository")
+    remote.run(NEED_RSYNC, timeout=300, what="installing rsync on the pod")
     excluded = ["--exclude=__pycache__", "--exclude=*.pyc", "--delete"]
     remote.put([ROOT / name for name in CODE], code_folder(state), options=excluded)
 

@@ -8,13 +8,14 @@ import sys
 import time
 from typing import Any
 
+from cluster.adopt import end_adopted, start_timer, without_api
 from cluster.bring_up import bring_up_ray, converge, on_pod
 from cluster.lifecycle import Cluster, ClusterError, find_or_make_volume
 from cluster.plan import Candidate, Ranked, rank, volume_usd_per_month
 from cluster.remote import Remote, RemoteError, reach
 from cluster.runpod_api import DEFAULT_URL, ApiError, RunPod, Volume
 from cluster.settings import Settings, say_duration
-from cluster.state import ClusterFolder, State
+from cluster.state import ClusterFolder, PodRecord, State
 from cluster.survey import marked_pods, own_pods
 from rainbow_ray.errors import InputError
 
@@ -36,7 +37,7 @@ def known_cluster(name: str) -> Cluster:
     """Raises `InputError` where none of this name is known."""
     folder = ClusterFolder(name)
     state = folder.need()
-    return Cluster(folder, state, open_api(state.api_url))
+    return without_api(folder, state) if state.adopted else Cluster(folder, state, open_api(state.api_url))
 
 
 def prices(settings: Settings) -> int:
@@ -65,6 +66,7 @@ def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) 
     with folder.lock():
         state = folder.read()
         if state is not None:
+            _not_adopted(state, "up")
             return _go_on(Cluster(folder, state, open_api(state.api_url)), settings, wished, dry_run=dry_run)
         client = open_api()
         volume = _volume(client, settings)
@@ -93,11 +95,13 @@ def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) 
             raise ClusterError("no cluster was made; no pod is left") from problem
 
 
-def down(name: str, *, dry_run: bool) -> int:
+def down(name: str, *, yes: bool, dry_run: bool) -> int:
     """End every pod, and say what stays and what that costs."""
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
+        if cluster.state.adopted:
+            return _down_adopted(cluster, yes=yes, dry_run=dry_run)
         if dry_run:
             for pod in cluster.look():
                 print(f"would end {pod.name} ({pod.cost:.2f} USD an hour)")
@@ -113,11 +117,47 @@ def down(name: str, *, dry_run: bool) -> int:
     return 0
 
 
+def _down_adopted(cluster: Cluster, *, yes: bool, dry_run: bool) -> int:
+    head = cluster.state.head
+    where = "no pod" if head is None else f"the pod at {head.host}:{head.port}"
+    if dry_run:
+        print(f"would end {where}")
+        return 0
+    if not yes and not _agreed(f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."):
+        return 1
+    end_adopted(cluster)
+    cluster.folder.archive(cluster.state)
+    print(f"no pod is left; it cost about {cluster.state.usd(time.time()):.2f} USD")
+    return 0
+
+
+def _not_adopted(state: State, what: str) -> None:
+    if state.adopted:
+        raise InputError(f"cluster {state.name!r} is a pod that was made by hand: `{what}` makes no others of it;"
+                         " --cluster NAME names a new one")  # fmt: skip
+
+
+def set_up(name: str) -> int:
+    """Code, environment, secrets and Ray anew on pods that are there: after a change, or a pod's restart."""
+    folder = ClusterFolder(name)
+    with folder.lock():
+        cluster = known_cluster(name)
+        cluster.look()
+        if cluster.state.head is None:
+            raise InputError(f"cluster {name!r} has no head; `up` makes one")
+        if cluster.state.adopted:
+            start_timer(cluster)
+        bring_up_ray(cluster)
+        print(f"{len(cluster.state.living)} pods are set up")
+    return 0
+
+
 def scale(name: str, pods: int, *, dry_run: bool) -> int:
     """More pods, or fewer: the youngest workers go first."""
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
+        _not_adopted(cluster.state, "scale")
         cluster.look()
         state = cluster.state
         workers = [record for record in state.living if record.role == "worker"]
@@ -144,10 +184,10 @@ def status(name: str) -> int:
     state, now = cluster.state, time.time()
     for record in state.living:
         pod = listed.get(record.name)
-        node = nodes.get(record.private_ip or "", nodes.get("127.0.0.1")) if nodes is not None else None
+        node = _node_of(record, nodes) if nodes is not None else None
         ray = "Ray alive" if node else "no Ray node" if nodes is not None else "Ray unknown"
         where = f"{record.host}:{record.port}" if record.host else "no address"
-        what = pod.status if pod else "not listed"
+        what = pod.status if pod else "adopted" if state.adopted else "not listed"
         gpus = f"{record.gpus} × {record.gpu}"
         print("  ".join([record.name, what, gpus, f"{record.data_center}", where, ray, f"{record.usd(now):.2f} USD"]))
     left = say_duration(max(0.0, state.deadline - now))
@@ -286,6 +326,13 @@ def _ray_nodes(cluster: Cluster) -> dict[str, Any] | None:
     except RemoteError:
         return None
     return {node["ip"]: node for node in json.loads(told.splitlines()[-1])["nodes"] if node["alive"]}
+
+
+def _node_of(record: PodRecord, nodes: dict[str, Any]) -> Any:
+    """Ray's node of a pod; one without a private network is alone."""
+    if record.private_ip is None and len(nodes) == 1:
+        return next(iter(nodes.values()))
+    return nodes.get(record.private_ip or "")
 
 
 def _tell_price(settings: Settings, first: Candidate, volume: Volume | None) -> None:

@@ -98,6 +98,14 @@ def start(
     return logs(name, job)
 
 
+def check(name: str, arguments: Sequence[str], *, demo: bool) -> int:
+    """`rainbow_ray.check` on the head, with this terminal's output; its exit code."""
+    remote, state = head_of(name)
+    _check_data(remote, state, arguments, demo=demo)
+    named = ["--manifest", "demo"] if demo and not _names(arguments, "--manifest") else []
+    return remote.follow(on_pod(state, shlex.join(["python", "-m", "rainbow_ray.check", *arguments, *named])))
+
+
 def logs(name: str, job: str | None) -> int:
     """A job's log until it ends: the youngest, where none is named. Its exit code."""
     remote, state = head_of(name)

@@ -47,7 +47,12 @@ class Cluster:
         self.state.seconds[stage] = round(time.perf_counter() - begun, 2)
 
     def look(self) -> list[Pod]:
-        """The cluster's own pods, as the account lists them now; the state follows. Raises `ApiError`."""
+        """The cluster's own pods, as the account lists them now; the state follows. Raises `ApiError`.
+
+        Nothing is asked about a pod that was made by hand: there may be no key.
+        """
+        if self.state.adopted:
+            return []
         pods = self.client.pods()
         update_records(self.state, pods, self.clock())
         self.save()

@@ -49,6 +49,7 @@ class Cluster:
     gpus: int
     dashboard: str | None
     node_cpus: int = 1  # of the largest node: one worker cannot span two
+    node_gpus: int | None = None  # of the node with most of them; null: all are in one
 
     def slots(self, fits: int) -> tuple[int, dict[str, float]]:
         """How many fits run side by side, and what each is given."""
@@ -88,7 +89,9 @@ def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: st
     """
     gpu = cluster.gpus > 0 and device in ("auto", "cuda")
     have, kind = (cluster.gpus, "GPU") if gpu else (cluster.cpus, "CPU")
-    fewest, most = asked or ((cluster.gpus, cluster.gpus) if gpu else (1, 1))
+    # gradients of a step cross no network unless somebody asks for it
+    near = cluster.gpus if cluster.node_gpus is None else cluster.node_gpus
+    fewest, most = asked or ((near, near) if gpu else (1, 1))
     if fewest > have:
         written = fewest if fewest == most else f"{fewest}..{most}"
         raise InputError(f"--workers {written}: {fewest} workers need {fewest} {kind}s, one each, and there are {have}:"
@@ -99,6 +102,18 @@ def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: st
     cpus = float(int(own)) if own >= 1 else own
     threads = max(1, min(cluster.cpus // at_once, cluster.node_cpus))
     return Workers(fewest, most, gpu, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, threads)
+
+
+def say_network(cluster: Cluster, asked: tuple[int, int] | None, *, device: str) -> list[str]:
+    """A warning where the workers of one fit would lie on several machines."""
+    gpu = cluster.gpus > 0 and device in ("auto", "cuda")
+    near = cluster.node_gpus if gpu else cluster.node_cpus
+    if asked is None or near is None or asked[1] <= near:
+        return []
+    kind = "GPUs" if gpu else "CPUs"
+    return [f"Note: --workers {asked[1]} is more than one machine's {near} {kind}, so each step waits for the network"
+            " (100 Mbit/s between RunPod's pods: often slower than one GPU alone). One machine with several is what it"
+            " wants; folds and trials spread over machines without it"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -190,12 +205,14 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
     lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
     try:
         resources = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         with _told_of_its_end() if not address else contextlib.nullcontext():
             yield Cluster(
                 cpus=max(1, int(resources.get("CPU", 1))),
                 gpus=int(resources.get("GPU", 0)),
                 dashboard=context.dashboard_url or None,
-                node_cpus=max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])]),
+                node_cpus=max([1, *(int(there.get("CPU", 1)) for there in nodes)]),
+                node_gpus=max([0, *(int(there.get("GPU", 0)) for there in nodes)]),
             )
     except lost as error:
         raise TrainingError(f"Ray was lost ({first_line(error)}); go on with --resume") from error

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         prepare_environment,
         ray_cluster,
         say_dashboard,
+        say_network,
         share_cluster,
     )
 
@@ -72,7 +73,10 @@ def main(arguments: Sequence[str]) -> int:
             for line in say_dashboard(cluster):
                 console.print(line)
             # before data are read: what is wrong with workers can be known now
-            share_cluster(cluster, parse_workers(plan.config.training.workers), device=device, streams=False)
+            asked = parse_workers(plan.config.training.workers)
+            share_cluster(cluster, asked, device=device, streams=False)
+            for line in say_network(cluster, asked, device=device):
+                console.print(line)
             data = read_data(plan)
             watch.mark("data")
             announce(plan, data, console)

@@ -23,6 +23,7 @@ from rainbow_ray.runtime import (
     Workers,
     parse_workers,
     say_dashboard,
+    say_network,
     share_cluster,
     share_sweep,
     token_path,
@@ -56,6 +57,16 @@ def test_resources_are_shared():
     assert share_cluster(CPU, (1, 16), device="auto", streams=False).cpus == 1.0
     one = Cluster(cpus=1, gpus=0, dashboard=None, node_cpus=1)
     assert share_cluster(one, None, device="auto", streams=True).cpus == 0.5
+
+
+def test_the_workers_of_a_fit_are_near_each_other():
+    pods = Cluster(cpus=24, gpus=3, dashboard=None, node_cpus=8, node_gpus=1)
+    assert share_cluster(pods, None, device="auto", streams=False).most == 1
+    assert say_network(pods, None, device="auto") == say_network(pods, (1, 1), device="auto") == []
+    (said,) = say_network(pods, (3, 3), device="auto")
+    assert "more than one machine's 1 GPUs" in said
+    assert "100 Mbit/s" in said
+    assert say_network(GPU, (4, 4), device="auto") == []
 
 
 def test_too_many_workers_are_refused_with_the_arithmetic():

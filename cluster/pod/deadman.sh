@@ -3,6 +3,8 @@
 #
 #   deadman.sh              wait for the deadline; started before anything else, again at each start of the container
 #   deadman.sh end REASON   end the pod now: write what is unwritten, DONE.json onto the volume, then ask until it is gone
+#   deadman.sh begin HOURS  on a pod that was made by hand: a deadline in so many hours, unless it has one, and the timer;
+#                           `begin` alone goes on with the deadline it has, if any
 #
 # It uses what every image has (bash, coreutils, curl). RunPod gives each pod a key of its own, RUNPOD_API_KEY, that may
 # end this pod and nothing else; no key of the account is ever here.
@@ -11,7 +13,35 @@ umask 077
 LOCAL="$HOME/.rainbow"
 mkdir -p "$LOCAL"
 
-# What a login needs to know: containers' variables do not reach ssh sessions.
+# Containers' variables do not reach ssh sessions: the first process has them.
+own_variable() { # NAME
+  [ -n "${!1:-}" ] || [ ! -r /proc/1/environ ] || export "$1=$(tr '\0' '\n' < /proc/1/environ | sed -n "s/^$1=//p" | head -1)"
+}
+
+begin() { # [HOURS]
+  own_variable RUNPOD_POD_ID
+  own_variable RUNPOD_API_KEY
+  if [ -z "${RUNPOD_POD_ID:-}" ]; then
+    echo "this machine is no pod of RunPod's: nothing ends it by itself"
+    return
+  fi
+  # on the volume too: a container that is started anew may have lost its own disk
+  local kept="${RRAY_WORKSPACE:-/workspace}/clusters/deadline-$RUNPOD_POD_ID" place found=""
+  for place in "$LOCAL/deadline" "$kept"; do
+    [ -s "$place" ] && found="$(tr -dc '0-9' < "$place")" && [ -n "$found" ] && break
+  done
+  if [ -z "$found" ]; then
+    [ -n "${1:-}" ] || return 0
+    found="$(awk -v now="$(date +%s)" -v hours="$1" 'BEGIN { printf "%d", now + hours * 3600 }')"
+  fi
+  mkdir -p "$(dirname "$kept")" 2> /dev/null
+  echo "$found" > "$LOCAL/deadline"
+  echo "$found" > "$kept" 2> /dev/null
+  RRAY_DEADLINE="$found" setsid nohup bash "${BASH_SOURCE[0]}" >> "$LOCAL/deadman.log" 2>&1 < /dev/null &
+  echo "this pod ends itself at $(date -d "@$found" +%FT%TZ -u)"
+}
+
+# What a login needs to know.
 remember() {
   local name
   for name in RUNPOD_POD_ID RUNPOD_API_KEY $(compgen -e RRAY_) $(compgen -e RAINBOW_); do
@@ -55,6 +85,10 @@ if [ "${1:-}" = end ]; then
   # shellcheck disable=SC1091
   [ -f "$LOCAL/pod.env" ] && . "$LOCAL/pod.env"
   end_pod "${2:-asked}"
+fi
+if [ "${1:-}" = begin ]; then
+  begin "${2:-}"
+  exit 0
 fi
 
 remember

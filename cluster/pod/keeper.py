@@ -19,6 +19,7 @@ from pathlib import Path
 from cluster.pod.job import FINISH, is_running, jobs_folder, read_jobs
 from cluster.pod.node import GCS_PORT, can_connect, local_folder
 
+DOORS = ("rainbow_ray.train", "rainbow_ray.tune", "rainbow_ray.predict")
 DEADMAN = Path(__file__).parent / "deadman.sh"
 
 
@@ -55,10 +56,12 @@ class Keeper:
 
 
 def in_use() -> bool:
-    """A job runs, or somebody is logged in."""
+    """A job runs, work that somebody began by hand runs, or somebody is logged in."""
     import psutil
 
     if any(is_running(job, time.time()) for job in read_jobs()):
+        return True
+    if any(set(DOORS) & set(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
         return True
     own, port = os.environ.get("RRAY_HEAD", ""), int(os.environ.get("RRAY_PROBE_PORT", "22"))
     for connection in psutil.net_connections(kind="tcp"):

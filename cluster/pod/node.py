@@ -24,6 +24,7 @@ GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 OBJECT_STORE_SHARE = 0.3  # of memory, as Ray's own default
 SHM_SHARE = 0.9  # of /dev/shm: Ray falls back to slow disk when its store does not fit there
+START_TRIES = 3
 SMALLEST_STORE = 78 * 2**20  # Ray's own minimum
 
 
@@ -78,6 +79,13 @@ def interface_of(ip: str) -> str | None:
             return str(name)
     # every address of 127/8 is the loopback's own
     return "lo" if ip.startswith("127.") else None
+
+
+def own_address() -> str:
+    """Of a pod without a private network, as Ray chooses it: Ray takes no loopback address for a node's."""
+    from ray.util import get_node_ip_address
+
+    return str(get_node_ip_address())
 
 
 def wait_for_interface(ip: str, seconds: float = INTERFACE_SECONDS) -> str:
@@ -137,7 +145,7 @@ def secrets() -> dict[str, str]:
 
 def start(role: str, ip: str | None, head: str | None) -> None:
     """Start Ray as head or worker, unless this pod is a living node of it already. Raises `NodeError`."""
-    own = ip or LOOPBACK
+    own = ip or own_address()
     token = token_file()
     address = f"{own if role == 'head' else head}:{GCS_PORT}"
     interface = wait_for_interface(own)
@@ -175,9 +183,14 @@ def start(role: str, ip: str | None, head: str | None) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-    if done.returncode:
-        raise NodeError("ray start: " + " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
+    for left in reversed(range(START_TRIES)):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+        if not done.returncode:
+            return
+        if not left:
+            raise NodeError("ray start: " + " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
+        for process in raylets(own):  # Ray gives a raylet 30 s, which a busy machine may need longer for
+            process.kill()
 
 
 def keep(role: str) -> None:
@@ -243,7 +256,7 @@ def main(arguments: list[str]) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     starting = actions.add_parser("start")
     starting.add_argument("role", choices=["head", "worker"])
-    starting.add_argument("--ip", help="this pod's private address (default: loopback)")
+    starting.add_argument("--ip", help="this pod's private address (default: Ray's own choice)")
     starting.add_argument("--head", help="the head's private address")
     probing = actions.add_parser("probe", help="can this pod reach another one?")
     probing.add_argument("host")

@@ -15,13 +15,21 @@ if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$WANTED" ]; then
   exit 0
 fi
 
-PYTHON="${RRAY_PYTHON:-}"
-for candidate in python3.12 python3.13 python3.11 python3; do
-  [ -n "$PYTHON" ] && break
-  if command -v "$candidate" > /dev/null && "$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-    PYTHON="$candidate"
-  fi
-done
+find_python() {
+  local candidate
+  for candidate in ${RRAY_PYTHON:-} python3.12 python3.13 python3.11 python3; do
+    if command -v "$candidate" > /dev/null && "$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+PYTHON="$(find_python)"
+if [ -z "$PYTHON" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  # Debian and Ubuntu keep ensurepip in a package of its own
+  { apt-get update -qq && apt-get install -y -qq python3-venv; } > /dev/null 2>&1 || true
+  PYTHON="$(find_python)"
+fi
 if [ -z "$PYTHON" ]; then
   echo "error: no Python 3.11 to 3.13 with ensurepip here; use an image such as runpod/base, or install python3.12-venv" >&2
   exit 1
@@ -34,7 +42,7 @@ import sys, tomllib
 with open(sys.argv[1], "rb") as file:
     print("torch", *tomllib.load(file)["project"]["dependencies"], sep="\n")
 PY
-"$ENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+"$ENV/bin/python" -m pip install --quiet --disable-pip-version-check \
   -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"
 echo "$WANTED" > "$STAMP"
 echo "environment $ENV is ready"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +114,11 @@ def write_study(path: Path, name: str, trials: list[Trial], *, larger_is_better:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def write(file: Path) -> None:
+        with tempfile.TemporaryDirectory() as local:  # SQLite's locks do not work on network volumes
+            make(Path(local) / file.name)
+            shutil.copyfile(Path(local) / file.name, file)
+
+    def make(file: Path) -> None:
         storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
         direction: Literal["maximize", "minimize"] = "maximize" if larger_is_better else "minimize"
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)

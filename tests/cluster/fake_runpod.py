@@ -174,6 +174,11 @@ class FakeRunPod:
         """Another one's pod in the same account."""
         return self._create({"name": name, "image": "someone/else", "gpu": {"id": "NVIDIA L40S"}, "env": {}})
 
+    def add_by_hand(self, public_key: str) -> FakePod:
+        """A pod from the console: nothing of ours is in its request."""
+        body = {"name": "my pod", "image": "runpod/base", "gpu": {"id": "NVIDIA L40S"}}
+        return self._create({**body, "env": {"PUBLIC_KEY": public_key}, "args": "bash -c 'exec $RRAY_START'"})
+
     def _create(self, body: dict[str, Any]) -> FakePod:
         gpu, count = body["gpu"]["id"], body["gpu"].get("count", 1)
         center = (body.get("dataCenterIds") or [next(iter(CENTERS))])[0]

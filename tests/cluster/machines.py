@@ -31,6 +31,7 @@ class Machines:
         self.root, self.volume = root, root / "volume"
         self.volume.mkdir(parents=True)
         self.dead_ssh: set[int] = set()  # numbers of pods whose sshd never starts
+        self.by_hand: list[str] = []  # NAME=VALUE, of pods from the console
         self._started = 0
 
     def start(self, pod: FakePod) -> None:
@@ -91,10 +92,14 @@ class Machines:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host")], check=True)
         (folder / "authorized").write_text(pod.body["env"].get("PUBLIC_KEY", "") + "\n")
         host, port = pod.address
+        # a container's variables, for a pod of the console: other pods have theirs in a file of our own
+        by_hand = "RRAY_CLUSTER" not in pod.body["env"]
+        shown = f" RUNPOD_POD_ID={pod.id} RUNPOD_API_KEY={pod.key} {' '.join(self.by_hand)}" if by_hand else ""
         (folder / "config").write_text(
-            f"ListenAddress {host}:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+            f"ListenAddress {host}:{port}\nHostKey {folder}/host\n"
+            f"AuthorizedKeysFile {folder}/authorized {home}/.ssh/authorized_keys\n"
             f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"SetEnv HOME={home} {MARK}={pod.id} PATH={os.environ['PATH']}\nSubsystem sftp internal-sftp\n"
+            f"SetEnv HOME={home} {MARK}={pod.id} PATH={os.environ['PATH']}{shown}\nSubsystem sftp internal-sftp\n"
         )
         script = home / "start.sh"
         serve = "exec sleep infinity" if silent else f"exec {SSHD} -D -e -f {folder}/config"
