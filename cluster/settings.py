@@ -41,8 +41,10 @@ def say_duration(seconds: float) -> str:
 
 
 def _names(value: Any) -> Any:
-    """`A,B` is a list, as `[A, B]` is."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """`A,B` is a list, as `[A, B]` is; YAML takes `4090` for a number."""
+    if isinstance(value, str | int):
+        value = [part.strip() for part in str(value).split(",") if part.strip()]
+    return [str(part) if isinstance(part, int) else part for part in value] if isinstance(value, list) else value
 
 
 def check_name(value: Any) -> str:

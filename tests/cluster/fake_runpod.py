@@ -84,6 +84,7 @@ class FakeRunPod:
 
     def __init__(self, *, clock: Callable[[], float] = time.time, start_seconds: float = 0.0) -> None:
         self.clock, self.start_seconds = clock, start_seconds
+        self.without_runtime = 0  # so many of the next pods never get one
         self.listing_lag = 0.0  # seconds until a new pod is listed
         self.pods: dict[str, FakePod] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
@@ -92,6 +93,8 @@ class FakeRunPod:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.violations: list[str] = []
+        self.on_request: Callable[[str], None] = lambda method: None  # before it is carried out
+        self.on_answer: Callable[[str], None] = lambda method: None  # when it was, and nobody knows yet
         self.on_start: Callable[[FakePod], None] = lambda pod: None  # a machine begins
         self.on_end: Callable[[FakePod], None] = lambda pod: None
         self._lock = threading.RLock()
@@ -206,6 +209,8 @@ class FakeRunPod:
             listed_from=now + self.listing_lag,
             private_ip=f"10.0.0.{number}",
         )
+        if self.without_runtime:
+            self.without_runtime, pod.runtime = self.without_runtime - 1, False
         self.pods[pod.id] = pod
         self.on_start(pod)
         return pod
@@ -277,6 +282,8 @@ class FakeRunPod:
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         body = json.loads(raw) if raw else None
         self.requests.append((method, url.path, body))
+        if key == KEY:  # pods speak too
+            self.on_request(method)
         fault = self._fault(method, url.path)
         if fault is not None and isinstance(fault.kind, int):
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
@@ -288,6 +295,8 @@ class FakeRunPod:
                 raise Refused(422, "the request is wrong", wrong)
             status, document = self.answer(method, url.path, query, key, body)
             self.violations += self._check.response(method, url.path, status, document)
+            if key == KEY:
+                self.on_answer(method)
         except Refused as refused:
             status, document = refused.status, _problem(refused.status, refused.detail, refused.errors)
         if fault is not None and fault.kind == "lost":

@@ -27,17 +27,18 @@ _LEADERS: dict[str, subprocess.Popen[bytes]] = {}  # each pod's first process
 class Machines:
     """Pods' machines, under `root`; `root/volume` is the network volume that they share."""
 
-    def __init__(self, root: Path, *, dead_network: bool = False) -> None:
+    def __init__(self, root: Path, *, environment: str = sys.prefix) -> None:
         self.root, self.volume = root, root / "volume"
         self.volume.mkdir(parents=True)
         self.dead_ssh: set[int] = set()  # numbers of pods whose sshd never starts
+        self.environment = environment  # the pods' Python
         self.by_hand: list[str] = []  # NAME=VALUE, of pods from the console
-        self._started = 0
+        self.started = 0  # so many pods
 
     def start(self, pod: FakePod) -> None:
         """As RunPod starts a container: its variables, its command; sshd belongs to the image's /start.sh."""
-        self._started += 1
-        number = self._started
+        self.started += 1
+        number = self.started
         home = self.root / pod.id
         home.mkdir(mode=0o700)
         pod.address = (f"127.0.0.{10 + number}", SSH_PORT)
@@ -50,7 +51,7 @@ class Machines:
             "RUNPOD_POD_ID": pod.id,
             "RUNPOD_API_KEY": pod.key,
             "RRAY_START": str(self._start_script(home, pod, silent=number in self.dead_ssh)),
-            "RRAY_ENV": sys.prefix,
+            "RRAY_ENV": self.environment,
             "RRAY_RAY_FOLDER": f"/tmp/rr{number}",
             "RRAY_PROBE_PORT": str(SSH_PORT),
             "RRAY_PROBE_SECONDS": "3",
@@ -80,7 +81,7 @@ class Machines:
     def restart(self, pod: FakePod) -> None:
         """The container starts anew, with the variables it was made with."""
         self.end(pod)
-        self._started -= 1
+        self.started -= 1
         home = self.root / pod.id
         home.rename(home.with_name(f"{pod.id}.before.{time.time_ns()}"))
         self.start(pod)
