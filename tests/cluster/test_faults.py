@@ -38,12 +38,12 @@ STAGES = {
 # at which stages each can happen
 FAULTS = {
     **dict.fromkeys([f"create {how}" for how in (400, 402, 403, 422, 429, 500, "lost", "silent", "garbled")],
-                    ["up", "grow"]),
-    **dict.fromkeys(["no runtime", "no ssh"], ["up", "grow"]),
-    **dict.fromkeys(["end 405", "end 500", "end lost"], ["shrink", "down"]),
-    "a pod dies": ["again", "grow", "shrink", "down"],
-    **dict.fromkeys(["list 500", "list garbled", "list lags"], list(STAGES)),
-    **dict.fromkeys(["killed before a request", "killed after a request", "killed at some time"], list(STAGES)),
+                    ("up", "grow")),
+    **dict.fromkeys(["no runtime", "no ssh"], ("up", "grow")),
+    **dict.fromkeys(["end 405", "end 500", "end lost"], ("shrink", "down")),
+    "a pod dies": ("again", "grow", "shrink", "down"),
+    **dict.fromkeys(["list 500", "list garbled", "list lags"], tuple(STAGES)),
+    **dict.fromkeys(["killed before a request", "killed after a request", "killed at some time"], tuple(STAGES)),
 }  # fmt: skip
 CASES = [(fault, stage) for fault, stages in FAULTS.items() for stage in stages]
 FEW = CASES[:: len(CASES) // 8]
