@@ -26,6 +26,7 @@ NAMES = (
     "media_faults",
     "segments",
     "song_lengths",
+    "cluster_overhead",
 )
 
 if __name__ == "__main__":

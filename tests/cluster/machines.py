@@ -41,8 +41,7 @@ class Machines:
         number = self.started
         home = self.root / pod.id
         home.mkdir(mode=0o700)
-        pod.address = (f"127.0.0.{10 + number}", SSH_PORT)
-        pod.private_ip = pod.address[0]
+        inside, listen = self.place(pod, number)
         container = {
             **pod.body["env"],
             MARK: pod.id,
@@ -50,20 +49,27 @@ class Machines:
             "PATH": os.environ["PATH"],
             "RUNPOD_POD_ID": pod.id,
             "RUNPOD_API_KEY": pod.key,
-            "RRAY_START": str(self._start_script(home, pod, silent=number in self.dead_ssh)),
+            "RRAY_START": str(self._start_script(home, pod, listen, silent=number in self.dead_ssh)),
             "RRAY_ENV": self.environment,
             "RRAY_RAY_FOLDER": f"/tmp/rr{number}",
-            "RRAY_PROBE_PORT": str(SSH_PORT),
+            "RRAY_PROBE_PORT": str(listen[1]),
             "RRAY_PROBE_SECONDS": "3",
             "RRAY_TICK": "0.2",
             "RRAY_END_PAUSE": "0.5",
             "RRAY_FLUSH_SECONDS": "1",
         }
+        command = [*inside, *shlex.split(pod.body["args"])]
         with (home / "container.log").open("w") as log:
             _LEADERS[pod.id] = subprocess.Popen(
-                shlex.split(pod.body["args"]), env=container, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                command, env=container, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True, cwd=home,
             )  # fmt: skip
+
+    def place(self, pod: FakePod, number: int) -> tuple[list[str], tuple[str, int]]:
+        """Give a pod its addresses: what its command is begun with, and where its sshd listens."""
+        pod.address = (f"127.0.0.{10 + number}", SSH_PORT)
+        pod.private_ip = pod.address[0]
+        return [], pod.address
 
     def end(self, pod: FakePod) -> None:
         """Switched off: nothing of it is asked. Its own timer, which asked for this, goes last or not at all."""
@@ -86,13 +92,13 @@ class Machines:
         home.rename(home.with_name(f"{pod.id}.before.{time.time_ns()}"))
         self.start(pod)
 
-    def _start_script(self, home: Path, pod: FakePod, *, silent: bool) -> Path:
+    def _start_script(self, home: Path, pod: FakePod, listen: tuple[str, int], *, silent: bool) -> Path:
         """The image's /start.sh: ssh with the key that the pod was given."""
         folder = home / "ssh"
         folder.mkdir(mode=0o700)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host")], check=True)
         (folder / "authorized").write_text(pod.body["env"].get("PUBLIC_KEY", "") + "\n")
-        host, port = pod.address
+        host, port = listen
         # a container's variables, for a pod of the console: other pods have theirs in a file of our own
         by_hand = "RRAY_CLUSTER" not in pod.body["env"]
         shown = f" RUNPOD_POD_ID={pod.id} RUNPOD_API_KEY={pod.key} {' '.join(self.by_hand)}" if by_hand else ""
