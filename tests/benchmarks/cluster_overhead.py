@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.cluster_overhead [--pods 2] [--repeats 3]
 
-`ours` is the command line and what it does to pods, without Ray's start and without downloads (the environment is there);
-`ray_start` is `ray start` on all pods; `to_job` is from `tune` to its process on the head; `to_first_trial` is from there
-to the first trial's line in the ledger: imports, the table, and joining Ray, as on a machine without a cluster.
+`ours` is the command line and what it does to pods, without Ray's start and downloads (the environment is there);
+`ray_start` is `ray start` on all pods; `to_job` is from `tune` to its process on the head; `to_first_trial` is from
+there to the first trial's line in the ledger: imports, the table, and joining Ray, as on a machine without a cluster.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory(dir="/tmp", prefix="rco") as folder, FakeRunPod() as account:
             rows.append(measure(Path(folder), account, options.pods))
-    print(json.dumps({"pods": options.pods, "rows": rows,
-                      "median": {key: round(statistics.median(row[key] for row in rows), 2) for key in rows[0]}}))  # fmt: skip
+    median = {key: round(statistics.median(row[key] for row in rows), 2) for key in rows[0]}
+    print(json.dumps({"pods": options.pods, "rows": rows, "median": median}))
 
 
 def measure(folder: Path, account: FakeRunPod, pods: int) -> dict[str, float]:
