@@ -145,8 +145,8 @@ def secrets() -> dict[str, str]:
 
 def start(role: str, ip: str | None, head: str | None) -> None:
     """Start Ray as head or worker, unless this pod is a living node of it already. Raises `NodeError`."""
-    own = ip or own_address()
     token = token_file()
+    own = ip or own_address()
     address = f"{own if role == 'head' else head}:{GCS_PORT}"
     interface = wait_for_interface(own)
     if role == "worker":

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,13 +21,14 @@ SIZE = ["--pods", "2", "--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m"]
 def call(account, tmp_path, monkeypatch):
     """Run `python -m cluster …`; its exit code is checked, and what it said returned."""
     monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
-    environment = {**os.environ, "RUNPOD_API_URL": account.url, "RUNPOD_API_KEY": KEY}
+    environment = {"RUNPOD_API_URL": account.url, "RUNPOD_API_KEY": KEY}
 
     def run(*arguments, expect=0, key=KEY, seconds=300):
         command = [sys.executable, "-m", "cluster", *map(str, arguments)]
+        variables = {**os.environ, **environment, "RUNPOD_API_KEY": key}
         done = subprocess.run(
-            command, capture_output=True, text=True, env={**environment, "RUNPOD_API_KEY": key}, timeout=seconds,
-            check=False, stdin=subprocess.DEVNULL,
+            command, capture_output=True, text=True, env=variables, timeout=seconds, check=False,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == expect, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -117,8 +119,20 @@ def test_help_is_fast():
     assert min(seconds() for _ in range(3)) < 5
 
 
+SECRET = "wandb-secret-of-this-test"
+
+
+def where_it_shows(secret, *roots):
+    """Files under some folders, and processes' command lines, that have it."""
+    files = [path for root in roots for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    shown = {path.name for path in files if secret.encode() in path.read_bytes()}
+    commands = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    return shown | ({"ps"} if secret in commands else set())
+
+
 @pytest.mark.slow
-def test_from_nothing_to_ray_and_back(call, account, machines, tmp_path):
+def test_from_nothing_to_ray_and_back(call, account, machines, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\nretries: 1\n")
     wishes = ["--config", tmp_path / "cluster.yaml", *SIZE]
     said = call("up", *wishes, "--yes")
@@ -128,6 +142,14 @@ def test_from_nothing_to_ray_and_back(call, account, machines, tmp_path):
     assert said.count("Ray alive") == 2
     assert "CPU" in call("ssh", "--", "python", "-c", "import ray; ray.init('auto'); print(ray.cluster_resources())")
     head, worker = account.living()
+    token = (tmp_path / "clusters" / "rainbow" / "ray_token").read_text()
+    everywhere = (tmp_path, Path("/tmp/rr1"), Path("/tmp/rr2"))
+    assert where_it_shows(SECRET, *everywhere) == {"secrets.json"}
+    assert where_it_shows(token, *everywhere) == {"ray_token"}
+    assert where_it_shows(KEY, *everywhere) == set()
+    length = "ray.remote(lambda: len(os.environ['WANDB_API_KEY']))"
+    seen = f"import ray, os; ray.init('auto'); print(ray.get({length}.remote()))"
+    assert str(len(SECRET)) in call("ssh", "--", "python", "-c", seen)
     account.end(worker)
     assert "ready: 2 pods" in call("up", *wishes, "--yes"), "a worker that died is replaced"
     assert call("status").count("Ray alive") == 2

@@ -176,7 +176,7 @@ def test_nothing_is_forgotten_and_nothing_foreign_touched(
     alive_late = TTL + 6
     assert until(lambda: all(pod.gone for pod in mine), alive_late), told
     assert all(pod.ended <= float(pod.body["env"]["RRAY_DEADLINE"]) + 5 for pod in mine), told
-    assert all(not processes_of(pod.id) for pod in mine), told
+    assert until(lambda: not any(processes_of(pod.id) for pod in mine)), told
     assert not any(pod.gone for pod in theirs), told
     touched = [(method, path) for method, path, _ in account.requests if method != "GET"]
     assert not [path for _, path in touched for pod in theirs if pod.id in path], told

@@ -48,3 +48,25 @@ def test_the_cluster_ends_with_its_job(call, account, machines, tmp_path):  # no
     assert "ended with 0" in done["reason"]
     assert time.time() - done["time"] < 90
     assert "no pod is left" in call("down")
+
+
+@pytest.mark.long
+def test_a_sweep_goes_on_after_down_and_up(call, account, machines, tiny_encoder, tmp_path):  # noqa: F811
+    (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
+    up = ["up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", "1", "--yes"]
+    tune = ["--trials", "6", "--name", "s", *QUICK, "--encoder", tiny_encoder("bert"), "tune.confirm_seeds=1"]
+    ledger = machines.volume / "runs" / "s" / "trials.jsonl"
+    call(*up)
+    call("tune", "--demo", "--", *tune)
+    assert until(lambda: ledger.exists() and ledger.read_text().count('"state"') > 1, 150)
+    call("down")
+    before = ledger.read_text().splitlines()
+    call(*up)
+    assert "Ray alive" in call("status")
+    said = call("tune", "--demo", "--follow", "--", *tune, "--resume", seconds=400)
+    assert "trials have ended before" in said
+    assert ledger.read_text().splitlines()[: len(before) - 1] == before[:-1], "nothing that was known is lost"
+    summary = json.loads((ledger.parent / "summary.json").read_text())
+    assert summary["trials"]["total"] == 6
+    call("down")
+    assert account.living() == []

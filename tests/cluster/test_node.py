@@ -1,0 +1,55 @@
+"""A pod as Ray's node: what it is started with, and when it is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.pod import node
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    return tmp_path
+
+
+def test_without_a_token_nothing_starts(home, capsys):
+    assert node.main(["start", "head"]) == 1
+    assert "Ray would take commands from anyone" in capsys.readouterr().err
+    (home / ".rainbow" / "ray_token").write_text(" \n")
+    assert node.main(["start", "head"]) == 1
+
+
+def test_a_token_that_others_could_read_is_closed(home):
+    path = home / ".rainbow" / "ray_token"
+    path.parent.mkdir()
+    path.write_text("a token")
+    path.chmod(0o644)
+    assert node.token_file() == path
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_object_store_fits_into_shared_memory():
+    gigabyte = 2**30
+    assert node.object_store_bytes(100 * gigabyte, 1000 * gigabyte) == 30 * gigabyte
+    assert node.object_store_bytes(100 * gigabyte, gigabyte) < gigabyte
+    with pytest.raises(node.NodeError, match="/dev/shm"):
+        node.object_store_bytes(100 * gigabyte, 64 * 2**20)
+
+
+def test_an_address_that_no_interface_has_is_told():
+    assert node.interface_of("127.0.0.1") == "lo"
+    with pytest.raises(node.NodeError, match=r"10\.255\.255\.1"):
+        node.wait_for_interface("10.255.255.1", seconds=0.0)
+
+
+def test_what_a_login_needs_is_read_back(home):
+    node.remember({"RAINBOW_ADDRESS": "10.0.0.1:6379", "ODD": "a b'c"})
+    assert node.read_node_env() == {"RAINBOW_ADDRESS": "10.0.0.1:6379", "ODD": "a b'c"}
+    assert (home / ".rainbow" / "node.env").stat().st_mode & 0o077 == 0
+
+
+def test_at_least_one_cpu_and_some_memory():
+    assert node.cpu_count() >= 1
+    assert node.memory_bytes() > 2**28
