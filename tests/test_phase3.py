@@ -59,6 +59,7 @@ def arguments(songs, encoder, folder, *more):
             "data.window_seconds=1", f"data.media_cache={folder / 'cache'}", "training.min_steps=0", *more]  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_path):
     more = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2",
             "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip

@@ -106,6 +106,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path)
     assert best[0] == best[1]
 
 
+@pytest.mark.long
 def test_timelines_are_swept_and_checked(tables, tiny_encoder, tmp_path):
     where = arguments(tables, tiny_encoder("bert"), tmp_path)
     said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.confirm_seeds=1", LEAN)

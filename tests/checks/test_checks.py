@@ -145,11 +145,16 @@ def test_the_demo_songs_are_ready():
 
 
 @pytest.mark.slow
-def test_wrong_input_ends_with_2_and_a_machine_without_ray_with_1(songs_file, tmp_path):
+def test_wrong_input_ends_with_2(tmp_path):
     said = check("--manifest", "nowhere.parquet", "--encoder", str(tmp_path / "none"), expect=2)
     assert "nowhere.parquet" in said
     assert "cannot be loaded" in said
     assert "✗" in said
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_machine_without_ray_ends_with_1(songs_file):
     said = check("--manifest", str(songs_file), "--encoder", "embedded", "--address", "127.0.0.1:1", expect=1)
     assert "✗ Ray" in said
 

@@ -46,7 +46,7 @@ FAULTS = {
     **dict.fromkeys(["killed before a request", "killed after a request", "killed at some time"], tuple(STAGES)),
 }  # fmt: skip
 CASES = [(fault, stage) for fault, stages in FAULTS.items() for stage in stages]
-FEW = CASES[:: len(CASES) // 8]
+FEW = CASES[:: len(CASES) // 5]
 CREATION, LISTING = ("POST", "/v2/pods"), ("GET", "/v2/pods")
 
 
