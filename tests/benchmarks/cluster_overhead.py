@@ -67,8 +67,14 @@ def measure(folder: Path, account: FakeRunPod, pods: int) -> dict[str, float]:
     call("down")
     for pod in list(account.pods.values()):
         machines.end(pod)
-    rounded = {"ours": up - stages["ray"] + tune, "ray_start": stages["ray"], "ray_job": began - asked - tune,
-               "tune_command": tune, "to_first_trial": first - began, **{f"up_{name}": took for name, took in stages.items()}}  # fmt: skip
+    rounded = {
+        "ours": up - stages["ray"] + tune,
+        "ray_start": stages["ray"],
+        "ray_job": began - asked - tune,
+        "to_first_trial": first - began,
+        "tune_command": tune,
+        **{f"up_{name}": took for name, took in stages.items()},
+    }
     return {name: round(took, 2) for name, took in rounded.items()}
 
 
