@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.config import DataConfig
+from rainbow_ray.config import Config, DataConfig
 from rainbow_ray.data.examples import (
     LABELS_DISAGREE,
     Examples,
@@ -252,8 +252,16 @@ def data_warnings(
         known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
         warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"
                         f" {examples - known} are new")  # fmt: skip
-    if split.folds > 1 and (data.train_split, data.val_split) != (DataConfig().train_split, DataConfig().val_split):
-        warnings.append(f"data.train_split and data.val_split have no effect with {split.folds} folds (--folds 1)")
+    return [*warnings, *_idle_with(split.folds, plan.config)]
+
+
+def _idle_with(folds: int, config: Config) -> list[str]:
+    """Keys that say nothing with so many folds."""
+    data, idle = config.data, []
+    if folds > 1 and (data.train_split, data.val_split) != (DataConfig().train_split, DataConfig().val_split):
+        idle.append(f"data.train_split and data.val_split have no effect with {folds} folds (--folds 1)")
     elif data.train_split + data.val_split < 1 - 1e-9:
-        warnings.append("data.train_split has no effect: all songs that are not scored are trained on")
-    return warnings
+        idle.append("data.train_split has no effect: all songs that are not scored are trained on")
+    if folds == 1 and config.training.ensemble:
+        idle.append("training.ensemble has no effect: one split trains one model")
+    return idle

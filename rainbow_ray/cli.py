@@ -81,6 +81,8 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         parser.add_argument(flag, metavar=placeholder, help=text)
     if program == "check":
         parser.add_argument("--prepare", action="store_true", help="read and encode all audio and MIDI into the cache")
+    if program == "train":
+        parser.add_argument("--ensemble", action="store_true", help="keep the folds' models, averaged, as one")
     parser.add_argument("--wandb", action="store_true", help="mirror the run to Weights & Biases")
     parser.add_argument(
         "--address",
@@ -109,6 +111,8 @@ def read_config(arguments: argparse.Namespace) -> Resolved:
             overrides.append((key, value.split(",") if key == "modalities" else value if plain else parse_value(value)))
     if arguments.wandb:
         overrides.append(("logging.wandb.enabled", True))
+    if getattr(arguments, "ensemble", False):
+        overrides.append(("training.ensemble", True))
     for item in arguments.overrides:
         key, equals, value = item.partition("=")
         if not equals:

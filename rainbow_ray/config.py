@@ -274,6 +274,9 @@ class TrainingConfig(Section):
     workers: Whole | str | None = Field(
         None, description="that share one fit: a number, or 1..4 (elastic); null: all GPUs, on the CPU one"
     )
+    ensemble: bool = Field(
+        False, description="keep the folds' models, whose scores are averaged, in place of one more that saw all songs"
+    )
     prefix_limit: Count = Field(
         8192, description="MB on disk for what frozen layers say, computed once; 0: computed in each step"
     )

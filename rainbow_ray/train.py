@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from rainbow_ray.assemble import Data
     from rainbow_ray.plan import Plan
-    from rainbow_ray.results.calibrate import Calibration
     from rainbow_ray.run_folder import RunFolder
     from rainbow_ray.runtime import Cluster, Workers
     from rainbow_ray.training.folds import Job, Outcome, Shared
@@ -119,7 +118,9 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
-    refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if data.split.folds > 1 else None
+    # an ensemble keeps the folds' own models in place of one more
+    refits = data.split.folds > 1 and not plan.config.training.ensemble
+    refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if refits else None
     watch.mark("refit")
     shutil.rmtree(prefix, ignore_errors=True)
     conclude(plan, data, folder, folds, refit, baselines, console, watch, mirrors)
@@ -131,16 +132,17 @@ def conclude(
 ) -> None:  # fmt: skip
     """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
     from rainbow_ray.results import summary
+    from rainbow_ray.results.kept import keep_model
     from rainbow_ray.results.pages import write_report
     from rainbow_ray.training.checkpoint import write_json
 
     results = summary.evaluate(plan, data, folds, baselines)
     watch.mark("intervals")
-    save_model(plan, data, folder, refit or folds[0], results.calibration)
     outcomes = [*folds, *([refit] if refit else [])]
     summary.write_predictions(folder.file("predictions.parquet"), data, results, outcomes)
-    watch.mark("model and predictions")
+    watch.mark("predictions")
     document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
+    keep_model(plan, data, folder.file("model"), outcomes, results, document)
     keep_records(folder, outcomes)
     for mirror in mirrors:
         if hasattr(mirror, "close"):
@@ -262,42 +264,6 @@ def team_of(shared: Shared, cluster: Cluster) -> Workers:
     training = shared.config.training
     asked = parse_workers(training.workers)
     return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)
-
-
-def save_model(plan: Plan, data: Data, folder: RunFolder, outcome: Outcome, calibration: Calibration) -> None:
-    """The bundle of one fit: its checkpoint put back onto the encoder."""
-    import numpy as np
-
-    from rainbow_ray.results.bundle import Bundle, save_bundle
-    from rainbow_ray.training.learner import load_fitted
-
-    model, problem = load_fitted(plan.config, plan.reading, data.problem, outcome.job.folder)
-    info = {
-        "phase": plan.config.phase,
-        "target": plan.target,
-        "id_column": plan.columns.song,
-        "text_columns": list(plan.columns.text) if plan.reading.text else [],
-        "media_columns": {column.modality: [column.name, column.rate] for column in plan.columns.media},
-        "max_tokens": plan.reading.max_tokens,
-        "encoder": plan.reading.text,
-        "unit": plan.unit,
-        **_segment_info(plan),
-        **({"windows": vars(plan.reading.media_reader.windows)} if plan.reading.media_reader is not None else {}),
-        "trained_on_songs": len(np.unique(data.index.codes("song", outcome.job.train))),
-        "data_hash": data.profile["data_hash"],
-        "config_hash": plan.config.hash(),
-        "calibration": calibration.to_json(),
-    }
-    save_bundle(folder.file("model"), Bundle(model, problem, plan.reading.text, info), plan.config.model)
-
-
-def _segment_info(plan: Plan) -> dict[str, Any]:
-    """What a bundle needs to know of a table of segments."""
-    times, segments = plan.columns.times, plan.config.segments
-    if times is None:
-        return {}
-    cut = {"together": segments.together, "overlap": segments.overlap, "seconds": segments.seconds}
-    return {"times": [times.start, times.end, times.index], "segments": cut}
 
 
 if __name__ == "__main__":

@@ -37,14 +37,15 @@ class Line:
     """When segments are, and which of them a model sees together.
 
     `times` is `(segments, 4)`: start and end in seconds, and both as shares of the song. `run`, `(segments,)`, numbers
-    what is read together from 0, in order.
+    what is read together from 0, in order; None: all of it, outside of training.
     """
 
     times: torch.Tensor
-    run: torch.Tensor
+    run: torch.Tensor | None
 
     def to(self, device: torch.device) -> Line:
-        return Line(self.times.to(device, non_blocking=True), self.run.to(device, non_blocking=True))
+        run = self.run.to(device, non_blocking=True) if self.run is not None else None
+        return Line(self.times.to(device, non_blocking=True), run)
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ class Batch:
     """What a model is given: flat units of each modality, and how they belong to examples.
 
     `units[modality]` holds that modality's padded inputs, `(units, …)`; `unit_to_example[modality]` is `(units,)`:
-    text has one unit an example, media have one a window, or none. `present[modality]`, `(examples,)`, says which
+    text has one unit an example, media have one a window, or none; None says that each example has just one.
+    `present[modality]`, `(examples,)`, says which
     examples have it. `targets` and `weights` are `(examples, …)`.
     """
 
     example_ids: list[str]
     songs: list[str]
     units: dict[str, dict[str, torch.Tensor]]
-    unit_to_example: dict[str, torch.Tensor]
+    unit_to_example: Mapping[str, torch.Tensor | None]
     present: dict[str, torch.Tensor]
     targets: torch.Tensor
     weights: torch.Tensor
@@ -73,7 +75,7 @@ class Batch:
             self.example_ids,
             self.songs,
             {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
-            {name: move(owner) for name, owner in self.unit_to_example.items()},
+            {name: None if owner is None else move(owner) for name, owner in self.unit_to_example.items()},
             {name: move(there) for name, there in self.present.items()},
             move(self.targets),
             move(self.weights),

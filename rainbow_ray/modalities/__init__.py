@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rainbow_ray.modalities.media import MediaReader
 
 MODALITIES = ("text", "audio", "midi")
@@ -54,6 +54,8 @@ WINDOW_TOKENS = 64  # of text, that a window of audio or MIDI takes as much memo
 
 def lengths(table: pa.Table, reading: Reading) -> np.ndarray:
     """About how much each example is to be read, in tokens: `(examples,)`."""
+    import pyarrow.compute as pc
+
     total = np.ones(len(table), dtype=np.int32)
     if reading.text:
         total = pc.list_value_length(table["input_ids"]).to_numpy().astype(np.int32)

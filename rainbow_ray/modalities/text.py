@@ -20,8 +20,8 @@ from torch import nn
 from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.buckets import word_buckets
 from rainbow_ray.modalities.layouts import LAYOUTS, find_layers
-from rainbow_ray.modalities.words import word_buckets
 
 EMBEDDED = "embedded"
 TOKENS, WORDS = "input_ids", "words"

@@ -9,22 +9,14 @@ as that of a frequent one; nothing to learn here, because 43 songs do not teach 
 
 from __future__ import annotations
 
-import re
-import zlib
-
 import numpy as np
 import torch
 from torch import nn
 
-BUCKETS = 8192  # 0 is padding
-WORD = re.compile(r"\w\w+")
+from rainbow_ray.modalities.buckets import BUCKETS
+
 WEIGHTINGS = ("ratio", "presence")
 SMOOTHING = 2  # texts; between two groups of one size that is one each
-
-
-def word_buckets(text: str) -> list[int]:
-    """The sorted buckets (1 to 8191) of the words of a text, each once. crc32 is the same everywhere."""
-    return sorted({1 + zlib.crc32(word.encode()) % (BUCKETS - 1) for word in WORD.findall(text.lower())})
 
 
 def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray:

@@ -135,11 +135,14 @@ def hide_at_random(present: Mapping[str, torch.Tensor], share: float) -> dict[st
     return dict(zip(names, kept.unbind(dim=1), strict=True))
 
 
-def gather_units(values: torch.Tensor, mask: torch.Tensor, to_example: torch.Tensor, examples: int) -> Tokens:
+def gather_units(values: torch.Tensor, mask: torch.Tensor, to_example: torch.Tensor | None, examples: int) -> Tokens:
     """Tokens of flat units `(units, tokens, width)` beside each other, example by example.
 
-    `to_example` is sorted. What is not there is cut off: the longest example has no padding.
+    `to_example` is sorted; None: each example has one unit. What is not there is cut off: the longest example has no
+    padding.
     """
+    if to_example is None:
+        return Tokens(values, mask)
     counts = torch.bincount(to_example, minlength=examples)
     most, (_, length, width) = max(1, int(counts.max()) if len(counts) else 1), values.shape
     place = torch.arange(len(to_example), device=values.device) - (counts.cumsum(0) - counts)[to_example]

@@ -160,20 +160,20 @@ class Rainbow(nn.Module):
             else:
                 values = read[name].summary.float()
             parts.append(torch.where(present[modality][:, None], values, torch.nan))
-        return torch.cat(parts, dim=1) if parts else torch.zeros(len(batch.targets), 0, device=batch.targets.device)
+        return torch.cat(parts, dim=1) if parts else torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
 
     def encode(self, batch: Batch) -> torch.Tensor:
         """The text encoder's part of the features: `(examples, text width)`, fp32."""
         assert self.pooling is not None
         inputs = batch.units["text"]
         units = self.pooling(self._text_hidden(batch), inputs["mask"]).float()
-        return _average(units, batch.unit_to_example["text"], len(batch.targets))
+        return _average(units, batch.unit_to_example["text"], batch.targets.shape[0])
 
-    def join(self, encoded: torch.Tensor, words: torch.Tensor, unit_to_example: torch.Tensor) -> torch.Tensor:
+    def join(self, encoded: torch.Tensor, words: torch.Tensor, unit_to_example: torch.Tensor | None) -> torch.Tensor:
         """Put the words, buckets `(units, words)`, beside what the encoder gave, `(examples, text width)`."""
         if self.words is None:
             return encoded
-        present = _average(self.words(words), unit_to_example, len(encoded))
+        present = _average(self.words(words), unit_to_example, encoded.shape[0])
         return torch.cat([encoded, present], dim=1)
 
     def classify(
@@ -248,11 +248,11 @@ class Rainbow(nn.Module):
         return Read(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
 
     def _read_media(self, name: str, batch: Batch) -> Read:
-        inputs, owner, examples = batch.units[name], batch.unit_to_example[name], len(batch.targets)
+        inputs, owner, examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
         encoder = self.audio if name == "audio" else self.midi
         assert encoder is not None
         values = inputs["values"]
-        if len(owner) == 0:  # nobody in this batch has it
+        if owner is not None and len(owner) == 0:  # nobody in this batch has it
             empty = values.new_zeros(examples, 1, encoder.width)
             return Read(Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width))
         if self.audio is not None and name == "audio":
@@ -317,8 +317,10 @@ def make_head(width: int, outputs: int, config: ClassifierConfig) -> nn.Sequenti
     return nn.Sequential(*layers, nn.Dropout(config.dropout), last)
 
 
-def _average(units: torch.Tensor, unit_to_example: torch.Tensor, examples: int) -> torch.Tensor:
+def _average(units: torch.Tensor, unit_to_example: torch.Tensor | None, examples: int) -> torch.Tensor:
     """Mean of each example's units: `(examples, width)` from `(units, width)`."""
+    if unit_to_example is None:
+        return units
     summed = units.new_zeros(examples, units.shape[1]).index_add_(0, unit_to_example, units)
     counts = units.new_zeros(examples).index_add_(0, unit_to_example, units.new_ones(len(units)))
     return summed / counts.clamp(min=1)[:, None]

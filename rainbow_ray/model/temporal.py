@@ -53,6 +53,11 @@ class Temporal(nn.Module):
 
     def forward(self, features: torch.Tensor, line: Line) -> torch.Tensor:
         hidden = self.project(features) + self.when(self.fourier(line.times))
+        if line.run is None:
+            middle = line.times[:, :2].mean(dim=1)
+            inside = torch.ones_like(middle, dtype=torch.bool)
+            alone: torch.Tensor = self.norm(self.mix(hidden[None], middle[None], inside[None])[0]) * REACH
+            return alone
         counts = torch.bincount(line.run)
         place = torch.arange(len(line.run), device=line.run.device) - (counts.cumsum(0) - counts)[line.run]
         runs, longest = len(counts), int(counts.max())

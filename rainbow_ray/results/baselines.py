@@ -18,8 +18,8 @@ from rainbow_ray.data.source import Rows, Source, distinct_windows
 from rainbow_ray.data.split import Split, joined_strata
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.modalities import Reading, make_collates
+from rainbow_ray.modalities.buckets import WORD
 from rainbow_ray.modalities.text import TOKENS, TextEncoder, load_body
-from rainbow_ray.modalities.words import WORD
 from rainbow_ray.problems import Problem, no_scores
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.families import Family, family_of

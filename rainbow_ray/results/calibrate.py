@@ -8,60 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rainbow_ray.config import CalibrationConfig
 from rainbow_ray.errors import choose
 from rainbow_ray.problems import Problem
+from rainbow_ray.results.calibration import TINY, Calibration, tempered
 
 METHODS = ("none", "temperature", "isotonic")
 THRESHOLDS = ("fixed", "f1", "recall_at_precision", "cost")
 UNCALIBRATED = ("regression", "segmentation")
 LEAST_SONGS = 50
 HALF = 0.5
-TINY = 1e-6
 TEMPERATURES = (0.05, 20.0)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What scores become, and from which on an answer is yes. The default changes nothing.
-
-    `knots` has the steps of an isotonic function for each column of the scores: (scores, probabilities).
-    """
-
-    temperature: float = 1.0
-    exclusive: bool = False  # scores of classes that sum to 1
-    knots: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
-    thresholds: tuple[float, ...] = ()
-
-    def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Scores `(examples,)` or `(examples, classes)` as calibrated ones of the same shape."""
-        if self.knots:
-            columns = scores[:, None] if scores.ndim == 1 else scores
-            made = np.stack([np.interp(columns[:, i], x, y) for i, (x, y) in enumerate(self.knots)], axis=1)
-            made = made / made.sum(axis=1, keepdims=True) if self.exclusive else made
-            return made.reshape(scores.shape).astype(np.float32)
-        return scores if self.temperature == 1.0 else _tempered(scores, self.temperature, exclusive=self.exclusive)
-
-    def decided(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores with the threshold moved to a half: 1 for yes and 0 for no."""
-        if not self.thresholds:
-            return scores
-        limits = np.array(self.thresholds if scores.ndim > 1 else self.thresholds[0])
-        return (scores > limits).astype(np.float32)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Calibration:
-        knots = tuple((tuple(map(float, x)), tuple(map(float, y))) for x, y in document.get("knots", ()))
-        thresholds = tuple(map(float, document.get("thresholds", ())))
-        return cls(float(document.get("temperature", 1.0)), bool(document.get("exclusive")), knots, thresholds)
 
 
 def check_calibration(config: CalibrationConfig) -> list[str]:
@@ -98,6 +59,7 @@ class Calibrated:
     scores: np.ndarray
     decided: np.ndarray
     notes: tuple[str, ...] = ()
+    by_fold: Mapping[int, Calibration] = field(default_factory=dict)  # what the other folds teach of each
 
 
 def calibrate(
@@ -119,7 +81,8 @@ def calibrate(
     if one_split:
         alone = "one split has no other folds to learn from: the model is calibrated, its reported numbers are not"
         return Calibrated(made, scores, scores, (*notes, alone))
-    return Calibrated(made, *cross_fit(config, problem, targets, scores, songs, folds), tuple(notes))
+    by_fold = learn_by_fold(config, problem, targets, scores, songs, folds)
+    return Calibrated(made, *_apply_by_fold(by_fold, scores, folds), tuple(notes), by_fold)
 
 
 def fit_calibration(
@@ -157,12 +120,28 @@ def cross_fit(
 
     With one fold there are no others: nothing is changed.
     """
-    probabilities, decided = scores.copy(), scores.copy()
+    return _apply_by_fold(learn_by_fold(config, problem, targets, scores, songs, folds), scores, folds)
+
+
+def learn_by_fold(
+    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    folds: np.ndarray,
+) -> dict[int, Calibration]:  # fmt: skip
+    """For each fold what the songs of all others teach; nothing for one fold alone."""
+    made = {}
     for fold in np.unique(folds):
-        inside, others = folds == fold, folds != fold
-        if not others.any():
-            continue
-        made, _ = fit_calibration(config, problem, targets[others], scores[others], songs[others])
+        others = folds != fold
+        if others.any():
+            made[int(fold)] = fit_calibration(config, problem, targets[others], scores[others], songs[others])[0]
+    return made
+
+
+def _apply_by_fold(
+    by_fold: Mapping[int, Calibration], scores: np.ndarray, folds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    probabilities, decided = scores.copy(), scores.copy()
+    for fold, made in by_fold.items():
+        inside = folds == fold
         probabilities[inside] = made.probabilities(scores[inside])
         decided[inside] = made.decided(probabilities[inside])
     return probabilities, decided
@@ -173,7 +152,7 @@ def _fit_scores(method: str, truth: np.ndarray, scores: np.ndarray, *, exclusive
         from scipy.optimize import minimize_scalar
 
         def cost(log_temperature: float) -> float:
-            p = np.clip(_tempered(scores, float(np.exp(log_temperature)), exclusive=exclusive), TINY, 1 - TINY)
+            p = np.clip(tempered(scores, float(np.exp(log_temperature)), exclusive=exclusive), TINY, 1 - TINY)
             if exclusive:
                 return float(-np.mean(np.sum(truth * np.log(p), axis=1)))
             return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p)))
@@ -189,16 +168,6 @@ def _fit_scores(method: str, truth: np.ndarray, scores: np.ndarray, *, exclusive
             knots.append((tuple(map(float, model.X_thresholds_)), tuple(map(float, model.y_thresholds_))))
         return Calibration(knots=tuple(knots), exclusive=exclusive)
     return Calibration()
-
-
-def _tempered(scores: np.ndarray, temperature: float, *, exclusive: bool) -> np.ndarray:
-    """Guo et al. 2017, eq. 9: logits divided by a temperature; of classes they are known up to a constant, the log."""
-    p = np.clip(scores.astype(np.float64), TINY, 1 - TINY)
-    if exclusive:
-        logits = np.log(p) / temperature
-        made = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(made / made.sum(axis=1, keepdims=True), dtype=np.float32)
-    return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / temperature)), dtype=np.float32)
 
 
 def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], float | None]:

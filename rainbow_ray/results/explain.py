@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from rainbow_ray.modalities.words import WORD
-from rainbow_ray.results.inference import Predictor
+from rainbow_ray.modalities.buckets import WORD
 
 MOST_WORDS = 400  # of a text are looked at: longer ones say little by a single word
 FEW_WORDS = 40  # are tried one by one; of more, those of the groups that matter most
 GROUP = 8  # words that stand together
 KEPT_GROUPS = 4
+
+
+class TextScorer(Protocol):
+    """What is asked of a model that scores texts, whatever it runs on."""
+
+    @property
+    def score_names(self) -> list[str]:
+        """`score`, or `score_<class>` of each class."""
+
+    def score_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Calibrated scores, `(texts, scores)`, NaN where there is no text."""
+
+    def decide(self, scores: np.ndarray) -> list[Any]:
+        """What such scores say of each text."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Moved:
     by: float
 
 
-def words_that_moved(predictor: Predictor, text: str, column: str, most: int = 5) -> list[Moved]:
+def words_that_moved(predictor: TextScorer, text: str, column: str, most: int = 5) -> list[Moved]:
     """The words whose absence changes a score most, all their places at once; `column` names the score.
 
     Those that raise it come first, then those that lower it. In a long text groups of neighbours are left out first,
@@ -36,7 +51,7 @@ def words_that_moved(predictor: Predictor, text: str, column: str, most: int = 5
 
     def changes(groups: list[list[str]]) -> np.ndarray:
         without = [_without(text, group) for group in groups]
-        scores = predictor.predict([text, *without])[column].to_numpy(dtype=np.float64)
+        scores = predictor.score_texts([text, *without])[:, predictor.score_names.index(column)].astype(np.float64)
         # what is left of a text of one word is none: it has no score
         return np.asarray(np.nan_to_num(scores[0] - scores[1:]))
 

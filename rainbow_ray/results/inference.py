@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,11 @@ from rainbow_ray.data.examples import SLOTS, Examples
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import TROUBLE, MediaReader, Windows
 from rainbow_ray.problems import are_known, no_scores
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle import Bundle, load_bundle
-from rainbow_ray.results.calibrate import Calibration
+from rainbow_ray.results.scoring import Scorer
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
 from rainbow_ray.training.heard import Heard
@@ -28,16 +28,24 @@ if TYPE_CHECKING:
     from rainbow_ray.results.segment_inference import SegmentScores
 
 AT_ONCE = 256  # rows whose media are in memory
+NO_TEXT = "no text"
+NOTHING = "nothing to read"
+REASON = "reason"  # column: why a row has no score
 
 
 class Predictor:
-    """A trained model that scores texts, and rows with audio and MIDI where it reads them."""
+    """A trained model of any phase.
+
+    Phases 1 (yes or no), 2 (classes, or several labels) and 4 (a number) are asked by `predict`; so is phase 3, whose
+    tables name audio and MIDI as well, whichever there are. Phase 5 is asked by `predict_segments`. An ensemble answers
+    as one, and `member` gives one of its fits.
+    """
 
     def __init__(self, bundle: Bundle, device: str = "auto", media_root: str | Path = ".") -> None:
         self.bundle, self.media_root = bundle, Path(media_root)
         self.device = pick_device(device)[0]
-        self.calibration = Calibration.from_json(bundle.info.get("calibration", {}))
-        bundle.model.to(self.device)
+        self.calibration = bundle.calibration
+        self.scorer = Scorer(bundle).to(self.device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", media_root: str | Path = ".") -> Predictor:
@@ -46,6 +54,18 @@ class Predictor:
         Paths of audio and MIDI start from `media_root`.
         """
         return cls(load_bundle(Path(path)), device, media_root)
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds whose own fits are the members of this ensemble; none where it is one fit."""
+        return [one.fold for one in self.bundle.members if one.fold is not None]
+
+    def member(self, fold: int) -> Predictor:
+        """The fit that never saw a fold's songs: what it says of them are the run's held-out scores.
+
+        Raises `InputError` where there is none.
+        """
+        return Predictor(self.bundle.member(fold), str(self.device), self.media_root)
 
     @property
     def score_names(self) -> list[str]:
@@ -57,11 +77,13 @@ class Predictor:
         return "text" in self.bundle.model.modalities
 
     def predict(self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
-        """A row a text, with `prediction` and `score` (binary: the probability of True), or `score_<class>` of each.
+        """A row a text, with `prediction`, `score` (binary: the probability of True; regression: the value) or
+        `score_<class>` of each class, and `reason`.
 
         A DataFrame gives its text columns (those of the training manifest) and, where the model reads them, its columns
-        of audio and MIDI; its index is kept. A row that has nothing of what the model reads has neither: both are null.
-        Raises `InputError` when a text column is missing.
+        of audio and MIDI; its index is kept. A row that has nothing of what the model reads has null for all but the
+        reason. Scores depend on neither the order nor the company of rows. Raises `InputError` when a text column is
+        missing.
         """
         frame = songs if isinstance(songs, pd.DataFrame) else None
         if self.reads_segments:
@@ -70,11 +92,11 @@ class Predictor:
         known = series.fillna("").astype(str).str.strip()
         problem = self.bundle.problem
         scores = no_scores(problem, len(known))
-        predictions = np.full(len(known), None, dtype=object)
+        predictions, reasons = (np.full(len(known), None, dtype=object) for _ in range(2))
         for start in range(0, len(known), AT_ONCE if self.bundle.model.is_fused else max(1, len(known))):
             part = slice(start, start + AT_ONCE if self.bundle.model.is_fused else len(known))
-            scored, found = self._score(known.iloc[part].tolist(), None if frame is None else frame.iloc[part])
-            scores[start + scored] = found
+            found = self._score(known.iloc[part].tolist(), None if frame is None else frame.iloc[part])
+            scores[part], reasons[part] = found
         scored = np.flatnonzero(are_known(scores, problem))
         if len(scored):
             scores[scored] = self.calibration.probabilities(scores[scored])
@@ -83,7 +105,16 @@ class Predictor:
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
         columns = scores.reshape(len(known), len(problem.score_names)).T
         named = dict(zip(problem.score_names, columns, strict=True))
-        return pd.DataFrame({"prediction": predictions, **named}, index=series.index)
+        return pd.DataFrame({"prediction": predictions, **named, REASON: reasons}, index=series.index)
+
+    def score_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """What `predict` scores, `(texts, scores)`, NaN where there is no text."""
+        return self.predict(texts)[self.score_names].to_numpy(dtype=np.float32)
+
+    def decide(self, scores: np.ndarray) -> list[Any]:
+        """What calibrated scores `(texts, scores)` say."""
+        plain = scores[:, 0] if self.score_names == ["score"] else scores
+        return self.bundle.problem.decide(self.calibration.decided(plain))
 
     @property
     def reads_segments(self) -> bool:
@@ -100,7 +131,7 @@ class Predictor:
         if not self.reads_segments:
             raise InputError("this model does not predict segments: use `predict`")
         rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
-        return score_segments(self.bundle, self._reading(), self.device, rows)
+        return score_segments(self.bundle, self.scorer, self._reading(), self.device, rows)
 
     def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
         if isinstance(texts, pd.DataFrame):
@@ -129,8 +160,10 @@ class Predictor:
         columns |= dict.fromkeys(self.bundle.info["text_columns"], None)
         columns[self.bundle.info["text_columns"][0]] = series.tolist()
         found = self.predict_segments(pd.DataFrame(columns)).segments.set_index("song").loc[names]
-        found.loc[found["text"] == "", ["prediction", *self.score_names]] = None
-        return found[["prediction", *self.score_names]].set_index(series.index)
+        empty = found["text"] == ""
+        found.loc[empty, ["prediction", *self.score_names]] = None
+        found[REASON] = [NO_TEXT if nothing else None for nothing in empty]
+        return found[["prediction", *self.score_names, REASON]].set_index(series.index)
 
     def _reading(self) -> Reading:
         """What the model reads, with a store of its own in memory."""
@@ -145,8 +178,8 @@ class Predictor:
         )  # fmt: skip
 
     def _score(self, texts: list[str], frame: pd.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
-        """Which of some rows have anything to read, and their scores."""
-        reading, problem, model = self._reading(), self.bundle.problem, self.bundle.model
+        """Scores of some rows, and why those that have nothing to read lack them."""
+        reading, problem = self._reading(), self.bundle.problem
         rows = pa.table({"text": pa.array(texts, pa.string())})
         for name in reading.media:
             rows = self._with_media(rows, name, frame)
@@ -159,20 +192,21 @@ class Predictor:
             )
             present |= np.array([len(row) > 0 for row in windows], dtype=bool)
         chosen = np.flatnonzero(present)
+        scores, reasons = no_scores(problem, len(texts)), np.full(len(texts), None, dtype=object)
+        reasons[~present] = _why(rows, reading, ~present)
         names = [str(i) for i in range(len(texts))]
         rows = rows.append_column("example_id", [names]).append_column("song", [names]).take(pa.array(chosen))
         examples = Examples(rows, np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32))
-        heard = Heard(model, reading, self.device, pick_precision("off", self.device)[0])
+        heard = Heard(self.bundle.model, reading, self.device, pick_precision("off", self.device)[0])
         heard.prepare(
             [window for row in rows["audio"].to_pylist() for window in row] if "audio" in reading.media else []
         )
         collates = make_collates(reading, heard.find)
-        scores = no_scores(problem, len(chosen))
         with torch.inference_mode():
             for indices in scoring_batches(np.arange(len(chosen)), lengths(rows, reading)):
-                logits = model(make_batch(examples, indices, collates).to(self.device))
-                scores[indices] = problem.scores(logits).cpu().numpy()
-        return chosen, scores
+                batch = make_batch(examples, indices, collates).to(self.device)
+                scores[chosen[indices]] = self.scorer(batch).cpu().numpy()
+        return scores, reasons
 
     def _with_media(self, rows: pa.Table, modality: str, frame: pd.DataFrame | None) -> pa.Table:
         name, rate = self.bundle.info["media_columns"][modality]
@@ -184,3 +218,13 @@ class Predictor:
             rates = [None if pd.isna(value) else int(value) for value in frame[rate]]
             rows = rows.append_column(f"raw_{modality}_rate", pa.array(rates, pa.int64()))
         return rows
+
+
+def _why(rows: pa.Table, reading: Reading, missing: np.ndarray) -> list[str]:
+    """Why rows cannot be scored: what is wrong with their files, or that there is nothing."""
+    if not reading.media:
+        return [NO_TEXT] * int(missing.sum())
+    chosen = rows.filter(pa.array(missing))
+    troubles = [[trouble and f"{name}: {trouble.splitlines()[0]}" for trouble in chosen[f"{name}{TROUBLE}"].to_pylist()]
+                for name in reading.media]  # fmt: skip
+    return ["; ".join(filter(None, row)) or NOTHING for row in zip(*troubles, strict=True)]

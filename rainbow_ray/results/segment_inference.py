@@ -19,10 +19,10 @@ from rainbow_ray.problems import no_scores
 from rainbow_ray.problems.segmentation import PLACE, SONG, WEAK, Segmentation, songs_of
 from rainbow_ray.problems.stretches import merge
 from rainbow_ray.results.bundle import Bundle
+from rainbow_ray.results.scoring import Scorer
 from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs
 from rainbow_ray.training.device import pick_precision
 from rainbow_ray.training.heard import Heard
-from rainbow_ray.training.learner import finish_logits
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ def needed_columns(bundle: Bundle) -> list[str]:
     return [bundle.info["id_column"], *bundle.info["text_columns"], start, end]
 
 
-def score_segments(bundle: Bundle, reading: Reading, device: torch.device, table: pa.Table) -> SegmentScores:
+def score_segments(
+    bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.device, table: pa.Table
+) -> SegmentScores:
     """Scores of all segments of a table, a row a segment and stem. Raises `InputError` for columns that are missing."""
     names = table.column_names
     missing = [name for name in needed_columns(bundle) if name not in names]
@@ -56,7 +58,9 @@ def score_segments(bundle: Bundle, reading: Reading, device: torch.device, table
     targets[:, PLACE], targets[:, SONG] = folded.table["place"].to_numpy(), folded.song
     scores = no_scores(problem, size)
     if size:
-        scores = _score(bundle, reading, device, Examples(folded.table, targets, np.ones(size, dtype=np.float32)))
+        scores = _score(
+            bundle, scorer, reading, device, Examples(folded.table, targets, np.ones(size, dtype=np.float32))
+        )
     decided = problem.decode(targets, scores)
     columns = scores.reshape(size, len(problem.score_names)).T
     segments = pd.DataFrame(
@@ -102,13 +106,13 @@ def _columns(bundle: Bundle, names: list[str]) -> Columns:
 
 
 @torch.inference_mode()
-def _score(bundle: Bundle, reading: Reading, device: torch.device, examples: Examples) -> np.ndarray:
-    problem, model = bundle.problem, bundle.model
+def _score(bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.device, examples: Examples) -> np.ndarray:
+    problem = bundle.problem
     assert isinstance(problem, Segmentation)
     cut = bundle.info["segments"]
     together = len(examples) if problem.weak else cut["together"]
     neighbours = Neighbours.of(examples.table, together, cut["overlap"])
-    heard = Heard(model, reading, device, pick_precision("off", device)[0])
+    heard = Heard(bundle.model, reading, device, pick_precision("off", device)[0])
     heard.prepare(
         [window for row in examples.table["audio"].to_pylist() for window in row] if "audio" in reading.media else []
     )
@@ -119,7 +123,7 @@ def _score(bundle: Bundle, reading: Reading, device: torch.device, examples: Exa
     batches = divide_runs(windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS)
     for rows in batches:
         batch = make_batch(examples, rows, collates).to(device)
-        found = problem.scores(finish_logits(problem, model(batch), batch.line)).cpu().numpy()
+        found = scorer(batch).cpu().numpy()
         kept = np.concatenate([neighbours.kept(run) for run in neighbours.runs(rows)])
         scores[rows[kept]] = found[kept]
     return scores

@@ -21,7 +21,8 @@ from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Metrics, are_known
 from rainbow_ray.problems.segmentation import WEAK, Segmentation, plain
 from rainbow_ray.results.brought import Brought, attention, behind, compare_modalities
-from rainbow_ray.results.calibrate import Calibration, calibrate
+from rainbow_ray.results.calibrate import calibrate
+from rainbow_ray.results.calibration import Calibration
 from rainbow_ray.results.collapse import signs
 from rainbow_ray.results.evaluate import (
     Difference,
@@ -57,6 +58,7 @@ class Results:
     details: dict[str, Any]
     scored: Scored  # of all examples, NaN for those that no fold held out
     calibration: Calibration  # what all of them teach
+    calibrations: Mapping[int, Calibration]  # what the other folds teach of each
     notes: list[str]
     examples: int
     songs: int
@@ -101,7 +103,7 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     brought = compare_modalities(plan, data, folds, scores, held)
     found += behind(metric, brought)
     return Results(
-        metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration,
+        metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration, made.by_fold,
         list(made.notes), len(labelled),
         n_songs, brought,
     )  # fmt: skip
@@ -211,6 +213,7 @@ def summarise(
         "signs": results.signs,
         "notes": [*notes(plan, data, fits), *results.notes],
         "calibration": results.calibration.to_json(),
+        "ensemble": len(folds) if plan.config.training.ensemble and refit is None and len(folds) > 1 else None,
         "counts": {
             "train_examples": int(np.median([len(o.job.train) for o in folds])),
             "val_examples": results.examples,

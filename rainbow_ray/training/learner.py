@@ -407,6 +407,7 @@ def finish_logits(problem: Problem, logits: torch.Tensor, line: Line | None) -> 
     from rainbow_ray.problems.bags import shares
 
     assert line is not None
+    assert line.run is not None
     return shares(problem, logits, line.run)
 
 

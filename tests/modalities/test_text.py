@@ -14,8 +14,9 @@ from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import text
+from rainbow_ray.modalities.buckets import BUCKETS, word_buckets
 from rainbow_ray.modalities.layouts import LAYOUTS
-from rainbow_ray.modalities.words import BUCKETS, WordPresence, log_count_ratios, word_buckets
+from rainbow_ray.modalities.words import WordPresence, log_count_ratios
 from tests.conftest import tiny_body
 
 FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert"]

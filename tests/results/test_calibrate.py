@@ -9,7 +9,8 @@ from rainbow_ray.config import CalibrationConfig
 from rainbow_ray.problems.binary import Binary
 from rainbow_ray.problems.multiclass import Multiclass
 from rainbow_ray.problems.multilabel import Multilabel
-from rainbow_ray.results.calibrate import Calibration, calibrate, cross_fit, fit_calibration
+from rainbow_ray.results.calibrate import calibrate, cross_fit, fit_calibration
+from rainbow_ray.results.calibration import Calibration
 
 RNG = np.random.default_rng(0)
 N = 400

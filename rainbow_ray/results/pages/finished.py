@@ -146,7 +146,7 @@ def _by_song(run: Finished) -> pd.DataFrame:
     """One row a song, where scores of its stems are averaged before anything is measured."""
     if run.summary.get("unit") != "stem":
         return run.held
-    from rainbow_ray.results.calibrate import Calibration
+    from rainbow_ray.results.calibration import Calibration
 
     names = list(run.problem.score_names)
     first = run.held.groupby("song", sort=False).first().reset_index()

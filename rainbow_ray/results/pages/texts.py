@@ -64,6 +64,8 @@ def words_of(run: Finished) -> Words | None:
 
     def moved(text: str, column: str, fold: int) -> list[Moved]:
         nonlocal in_place
+        if predictor.folds:
+            return words_that_moved(predictor.member(fold), text, column, MOVING_WORDS)
         if fold != in_place:
             saved = Checkpoints(run.path / "checkpoints" / f"fold-{fold}").load_model()
             if saved is None:
