@@ -34,6 +34,8 @@ def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> Pl
     """A plan from dotted keys written with `__`."""
     overrides = [(name.replace("__", "."), value) for name, value in keys.items()]
     named = [("data.manifest_path", str(manifest)), ("model.text_encoder.model_name", str(encoder))]
+    # what is asserted to 1e-5 holds in fp32; `auto` is bf16 on CPUs that are fast at it
+    named += [("training.mixed_precision", "off")] if "training__mixed_precision" not in keys else []
     return make_plan(resolve(None, {}, [*named, *overrides]))
 
 
@@ -64,7 +66,8 @@ def finish_run(plan: Plan, path: Path) -> Path:
     keep_data(folder, data)
     shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    sides = [*(data.split.sides(k) for k in range(data.split.folds)), (everything, nothing)]
+    sides = [data.split.sides(k) for k in range(data.split.folds)]
+    sides += [] if plan.config.training.ensemble else [(everything, nothing)]
     outcomes = []
     for fold, (train, val) in enumerate(sides):
         refits = fold == data.split.folds
@@ -73,7 +76,10 @@ def finish_run(plan: Plan, path: Path) -> Path:
         outcomes.append(read_outcome(job))
     baselines = compute_baselines(shared, data.split)
     quiet = Console(quiet=True)
-    conclude(plan, data, folder, outcomes[:-1], outcomes[-1], baselines, quiet, Stopwatch(time.perf_counter()), [])
+    folds, refit = outcomes[: data.split.folds], outcomes[data.split.folds :]
+    conclude(
+        plan, data, folder, folds, refit[0] if refit else None, baselines, quiet, Stopwatch(time.perf_counter()), []
+    )
     return path
 
 

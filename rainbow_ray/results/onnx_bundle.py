@@ -1,0 +1,158 @@
+"""Texts scored by an ONNX bundle: with numpy, onnxruntime and tokenizers, without torch and Ray.
+
+What `export --onnx` writes: model.onnx (inputs to uncalibrated scores), tokenizer.json, bundle.json, README.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.modalities.buckets import word_buckets
+from rainbow_ray.results.bundle_files import DESCRIPTION, check_files
+from rainbow_ray.results.calibration import Calibration
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+FORMAT = 1
+GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+FOLDER = "onnx"  # of a run
+NEEDED = {"graph", "problem", "score_names", "calibration", "max_tokens", "pad_id", "modalities", "segments", "files"}
+MOST_TOKENS = 8192  # of a batch, with padding
+YES = 0.5
+
+
+class OnnxPredictor:
+    """A model of texts on onnxruntime: phases 1, 2 and 4, and single segments of phase 5."""
+
+    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, info: dict[str, Any]) -> None:
+        self.session, self.tokenizer, self.info = session, tokenizer, info
+        self.calibration = Calibration.from_json(info["calibration"])
+        self.inputs = {one.name for one in session.get_inputs()}
+
+    @classmethod
+    def load(cls, path: str | Path) -> OnnxPredictor:
+        """From the folder that `export --onnx` wrote, or a run that has one. Raises `InputError` when it is not whole.
+
+        Reads nothing but the folder's own files, each of which must be the one that was written.
+        """
+        path = Path(path).resolve()
+        folder = path / FOLDER if (path / FOLDER / DESCRIPTION).exists() else path
+        lacking = [name for name in ("onnxruntime", "tokenizers") if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise InputError(f"{path}: {' and '.join(lacking)} must be installed: pip install 'rainbow-ray[predict]'")
+        try:
+            info = check_files(folder, (FORMAT,), NEEDED)
+            if info["modalities"] != ["text"]:
+                raise InputError(f"{path}: this model reads {', '.join(info['modalities'])}; ONNX bundles score texts"
+                                 " alone: use `predict` where rainbow_ray is installed whole")  # fmt: skip
+            session, tokenizer = _open(folder)
+            return cls(session, tokenizer, info)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no ONNX model here ({Path(error.filename or folder).name} is missing); write one"
+                             " with `python -m rainbow_ray.export RUN --onnx`") from error  # fmt: skip
+        except InputError:
+            raise
+        except Exception as error:  # whatever onnxruntime and tokenizers make of a file that is no model
+            raise InputError(f"{path}: the ONNX model is damaged ({first_line(error)}); export it again") from error
+
+    @property
+    def score_names(self) -> list[str]:
+        """`score`, or `score_<class>` of each class."""
+        return list(self.info["score_names"])
+
+    def predict(self, texts: str | Sequence[str | None]) -> list[dict[str, Any]]:
+        """For each text `prediction`, its scores by name, and `reason`, which says why a text has none."""
+        given = [texts] if isinstance(texts, str) else [text or "" for text in texts]
+        scores = self.score_texts(given)
+        known = ~np.isnan(scores).any(axis=1)
+        said = iter(self.decide(scores[known]))
+        return [
+            {"prediction": next(said), **dict(zip(self.score_names, map(float, row), strict=True)), "reason": None}
+            if there
+            else {"prediction": None, **dict.fromkeys(self.score_names), "reason": "no text"}
+            for row, there in zip(scores, known, strict=True)
+        ]
+
+    def score_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Calibrated scores `(texts, scores)`, NaN where there is no text."""
+        texts = [text.strip() for text in texts]
+        names = self.score_names
+        scores = np.full((len(texts), len(names)), np.nan, dtype=np.float32)
+        there = np.flatnonzero([bool(text) for text in texts])
+        ids = [self._cut(encoding.ids) for encoding in self.tokenizer.encode_batch([texts[i] for i in there])]
+        # segments of a batch would be those of one song
+        for rows in _batches(ids, most=1 if self.info["segments"] else len(ids)):
+            found = np.asarray(self.session.run(None, self._inputs([texts[there[i]] for i in rows], ids, rows))[0])
+            scores[there[rows]] = found.reshape(len(rows), len(names))
+        if len(there) and not self.info["segments"]:
+            plain = scores[there][:, 0] if names == ["score"] else scores[there]
+            scores[there] = self.calibration.probabilities(plain).reshape(len(there), len(names))
+        return scores
+
+    def decide(self, scores: np.ndarray) -> list[Any]:
+        """What calibrated scores `(texts, scores)` say: yes or no, a class, several of them, or a number."""
+        kind, classes = self.info["problem"], [name.removeprefix("score_") for name in self.score_names]
+        if kind == "regression":
+            return [float(row[0]) for row in scores]
+        if kind == "multiclass":
+            return [classes[i] for i in scores.argmax(axis=1)]
+        plain = scores[:, 0] if self.score_names == ["score"] else scores
+        yes = self.calibration.decided(plain) > YES
+        if kind == "binary":
+            return [bool(one) for one in yes]
+        return [tuple(classes[i] for i in np.flatnonzero(row)) for row in yes]
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        limit = int(self.info["max_tokens"])
+        return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+
+    def _inputs(self, texts: list[str], ids: list[list[int]], rows: np.ndarray) -> dict[str, np.ndarray]:
+        chosen = [ids[i] for i in rows]
+        made = {
+            "input_ids": _pad(chosen, self.info["pad_id"]),
+            "mask": _pad([[1] * len(row) for row in chosen], 0),
+            "words": _pad([word_buckets(text) for text in texts], 0),
+            "times": np.zeros((len(rows), 4), dtype=np.float32),  # of no known place
+        }
+        return {name: value for name, value in made.items() if name in self.inputs}
+
+
+def is_onnx(folder: Path) -> bool:
+    """Whether a folder holds an ONNX bundle."""
+    return (folder / GRAPH).is_file() and (folder / DESCRIPTION).is_file()
+
+
+def _open(folder: Path) -> tuple[InferenceSession, Tokenizer]:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return session, tokenizer
+
+
+def _batches(ids: list[list[int]], most: int) -> Iterator[np.ndarray]:
+    """Texts of like length together, the longest first, at most so many."""
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    start = 0
+    while start < len(order):
+        size = min(most, max(1, MOST_TOKENS // max(1, len(ids[order[start]]))))
+        yield np.array(order[start : start + size])
+        start += size
+
+
+def _pad(rows: list[list[int]], value: int) -> np.ndarray:
+    longest = max(1, *(len(row) for row in rows))
+    return np.array([[*row, *[value] * (longest - len(row))] for row in rows], dtype=np.int64)
