@@ -15,6 +15,11 @@ from rainbow_ray.phases import get_phase
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+# packages that a light installation lacks, and the extra that brings them
+EXTRAS = {
+    **dict.fromkeys(("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn", "safetensors", "psutil"), "train"),
+    **dict.fromkeys(("fastapi", "starlette", "swagger_ui_bundle"), "serve"),
+}
 # flags that are another way to write a key
 KEY_FLAGS: dict[str, tuple[str, str, str]] = {
     "--manifest": ("data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs"),
@@ -158,6 +163,12 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f"error: {package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'", file=sys.stderr)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted; go on with --resume", file=sys.stderr)
         return INTERRUPTED

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, run
+from rainbow_ray.config import ADDRESS_VARIABLE
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
-    from rainbow_ray.data.manifest import Manifest
-    from rainbow_ray.results.inference import Predictor
+    from rainbow_ray.results.explain import TextScorer
 
 WRITERS = (".parquet", ".csv", ".jsonl")
 SHOWN_CHARACTERS = 60
-SONG_ID = "id"  # of tables of songs
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,23 +31,31 @@ def main(arguments: Sequence[str]) -> int:
 
     prepare_environment()
 
-    from rainbow_ray.results.inference import Predictor
+    from rainbow_ray.results.onnx_bundle import OnnxPredictor
+    from rainbow_ray.results.opened import open_model
 
-    root = options.media_root or (Path(options.manifest).parent if options.manifest else Path())
-    predictor = Predictor.load(options.model, options.device, root)
     console = Console(soft_wrap=True, highlight=False)
-    if options.manifest is not None and predictor.reads_segments:
-        _score_segments(predictor, options, console)
-    elif options.manifest is not None:
-        _score_manifest(predictor, options, console)
-    else:
-        _score_texts(predictor, options, console)
+    if options.manifest is None:
+        _score_texts(open_model(options.model, options.device), options, console)
+        return DONE
+    root = options.media_root or (Path(options.manifest).parent if options.manifest else Path())
+    predictor = open_model(options.model, options.device, root)
+    if isinstance(predictor, OnnxPredictor):
+        from rainbow_ray.errors import InputError
+
+        raise InputError(f"--model {options.model}: an ONNX bundle scores --text and --text-file; tables are scored by"
+                         " the run that it came from")  # fmt: skip
+
+    from rainbow_ray.results.score_manifest import score_manifest
+
+    score_manifest(predictor, options, root, console)
     return DONE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|FOLDER", help="a run, or its model/ folder")
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN|FOLDER", help="a run, or its model/ folder,"
+                        " or what `export --onnx` wrote")  # fmt: skip
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--manifest", metavar="P", help="parquet file, folder or URL of songs")
     what.add_argument("--text", metavar="T", help="one text")
@@ -57,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--media-root", type=Path, metavar="D", help="where paths of audio and MIDI start (default: the"
                         " manifest's folder)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
+    parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
+    parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"
+                        " where it is large)")  # fmt: skip
+    parser.add_argument("--part-rows", type=int, metavar="N", help="rows of a part of --manifest, at most 10000 by"
+                        " itself")  # fmt: skip
+    parser.add_argument("--address", metavar="A", default=os.environ.get(ADDRESS_VARIABLE) or None,
+                        help="a Ray cluster to join (default: one of this command's own)")  # fmt: skip
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
     parser.add_argument("--class", dest="by", metavar="NAME", help="rank by this class (default: by the likeliest)")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
@@ -67,25 +81,38 @@ def _check(options: argparse.Namespace) -> None:
     """Raises `InputError` with all that is wrong before anything is loaded."""
     from rainbow_ray.errors import InputError
 
-    problems = []
+    problems = [*_check_out(options)]
     if options.manifest is not None and options.out is None:
         problems.append("--manifest: name a file for the predictions with --out")
-    if options.out is not None and options.out.suffix not in WRITERS:
-        problems.append(f"--out {options.out}: its name must end in one of {', '.join(WRITERS)}")
-    if options.out is not None and options.out.is_dir():
-        problems.append(f"--out {options.out}: this is a folder")
-    elif options.out is not None and options.out.exists() and not options.overwrite:
-        problems.append(f"--out {options.out}: the file exists; another name, or --overwrite")
-    if options.out is not None and not options.out.parent.is_dir():
-        problems.append(f"--out {options.out}: there is no folder {options.out.parent}")
     if options.text_file is not None and not options.text_file.is_file():
         problems.append(f"--text-file {options.text_file}: no such file")
     if options.top is not None and (options.text_file is None or options.top < 1):
         problems.append(f"--top {options.top}: a number from 1 on, with --text-file")
     if options.by is not None and options.manifest is not None:
         problems.append("--class: with --manifest there is nothing to rank; --out has the scores of all classes")
+    for flag in ("workers", "part_rows"):
+        value, name = getattr(options, flag), f"--{flag.replace('_', '-')}"
+        if value is not None and (options.manifest is None or value < 1):
+            problems.append(f"{name} {value}: a number from 1 on, with --manifest")
+    if options.resume and options.manifest is None:
+        problems.append("--resume: only --manifest can be gone on with")
     if problems:
         raise InputError(problems)
+
+
+def _check_out(options: argparse.Namespace) -> list[str]:
+    out, problems = options.out, []
+    if out is None:
+        return []
+    if out.suffix not in WRITERS:
+        problems.append(f"--out {out}: its name must end in one of {', '.join(WRITERS)}")
+    if out.is_dir():
+        problems.append(f"--out {out}: this is a folder")
+    elif out.exists() and not options.overwrite:
+        problems.append(f"--out {out}: the file exists; another name, or --overwrite")
+    if not out.parent.is_dir():
+        problems.append(f"--out {out}: there is no folder {out.parent}")
+    return problems
 
 
 def _read_texts(path: Path) -> list[str]:
@@ -99,26 +126,27 @@ def _read_texts(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _score_texts(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
+def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Console) -> None:
     import numpy as np
-    import pandas as pd
 
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.explain import words_that_moved
 
-    texts = [options.text] if options.text is not None else _read_texts(options.text_file)
+    texts = [_whole(options.text)] if options.text is not None else _read_texts(options.text_file)
     if not any(text.strip() for text in texts):
         raise InputError(f"{'--text' if options.text is not None else options.text_file}: there is no text in it")
-    found = predictor.predict(texts)
+    names, scores = predictor.score_names, predictor.score_texts(texts)
+    said = predictor.decide(scores)
     column = _ranked_by(predictor, options.by)
-    rank = found[column] if column is not None else found[predictor.score_names].max(axis=1)
-    order = np.argsort(-rank.to_numpy(), kind="stable")
-    table = pd.concat([pd.Series(texts, name="text"), found], axis=1).iloc[order]
+    rank = scores[:, names.index(column)] if column is not None else scores.max(axis=1)
+    order = np.argsort(-rank, kind="stable")
+    rows = [{"text": texts[i], "prediction": said[i], **dict(zip(names, map(float, scores[i]), strict=True))}
+            for i in order]  # fmt: skip
     if options.out is not None:
-        _write(table, options.out)
-        console.print(f"{len(table)} predictions in {options.out}")
-    for _, row in table.head(options.top or len(table)).iterrows():
-        asked = column or max(predictor.score_names, key=lambda name: row[name])
+        _write(rows, options.out)
+        console.print(f"{len(rows)} predictions in {options.out}")
+    for row in rows[: options.top or len(rows)]:
+        asked = column or max(names, key=lambda name: row[name])
         shown = row["text"] if len(texts) == 1 else _short(row["text"])
         console.print(f"{row[asked]:.3f}  {_said(row['prediction'])}  {shown}", markup=False)
         moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
@@ -126,7 +154,18 @@ def _score_texts(predictor: Predictor, options: argparse.Namespace, console: Con
             console.print("       " + ", ".join(f"{one.word} {one.by:+.3f}" for one in moved), markup=False)
 
 
-def _ranked_by(predictor: Predictor, name: str | None) -> str | None:
+def _whole(text: str) -> str:
+    """A text of the command line; bytes that are no UTF-8 arrive as halves of characters. Raises `InputError`."""
+    from rainbow_ray.errors import InputError
+
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("--text: this is not UTF-8 text") from error
+    return text
+
+
+def _ranked_by(predictor: TextScorer, name: str | None) -> str | None:
     """The column of a class that was asked for; of a single score, that. Raises `InputError` for an unknown class."""
     from rainbow_ray.errors import InputError, nearest
 
@@ -140,97 +179,37 @@ def _ranked_by(predictor: Predictor, name: str | None) -> str | None:
     return f"score_{name}"
 
 
-def _score_manifest(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
-    import pandas as pd
+def _write(rows: list[dict[str, Any]], path: Path) -> None:
+    """To a temporary name, then into place. pandas writes it where it is; a light installation has none."""
+    import csv
+    import io
+    import json
 
-    from rainbow_ray.data.manifest import open_manifest
     from rainbow_ray.errors import InputError
-
-    manifest = open_manifest(options.manifest)
-    wanted, names = predictor.bundle.info["text_columns"], manifest.schema.names
-    wrong = _wrong_texts(manifest, wanted)
-    if wrong:
-        raise InputError(wrong)
-    song = predictor.bundle.info.get("id_column", "id")
-    kept = [song] if song in names else []
-    columns = [name for pair in predictor.bundle.info.get("media_columns", {}).values() for name in pair]
-    media = [name for name in columns if name in names]
-    parts = []
-    size = 256 if media else 4096  # media in the table are large
-    for batch in manifest.dataset().to_batches(columns=list(dict.fromkeys([*kept, *wanted, *media])), batch_size=size):
-        rows = batch.to_pandas()
-        parts.append(pd.concat([rows[kept], predictor.predict(rows[[*wanted, *media]])], axis=1))
-    table = pd.concat(parts, ignore_index=True)
-    _write(table, options.out)
-    unread = int(table["prediction"].isna().sum())
-    console.print(
-        f"{len(table)} predictions in {options.out}"
-        + (f"; {unread} rows have {'no text' if not media else 'nothing to read'}" if unread else "")
-    )
-
-
-def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
-    """Columns of texts that are missing, or hold something else."""
-    import pyarrow as pa
-
-    from rainbow_ray.errors import nearest
-
-    names, problems = manifest.schema.names, []
-    for name in wanted:
-        if name not in names:
-            problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
-            continue
-        kind = manifest.schema.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
-            problems.append(f"{manifest}: column {name!r} holds {kind}, not text")
-    return problems
-
-
-def _score_segments(predictor: Predictor, options: argparse.Namespace, console: Console) -> None:
-    """A row a segment in --out, and the stretches that they make beside it; of a table of segments, or of songs."""
-    from rainbow_ray.data.manifest import open_manifest
-    from rainbow_ray.data.sections import make_segments
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of, wrong_times
-
-    beside = options.out.with_name(f"{options.out.stem}.stretches{options.out.suffix}")
-    if beside.exists() and not options.overwrite:
-        raise InputError(f"--out {options.out}: stretches go to {beside}, which exists; another name, or --overwrite")
-    manifest, info = open_manifest(options.manifest), predictor.bundle.info
-    names, notes = manifest.schema.names, list[str]()
-    song = info["id_column"] if info["id_column"] in names else SONG_ID
-    if not set(TIMES) & set(names) and song in names:  # a table of songs
-        root = options.media_root or folder_of(options.manifest) or Path.cwd()
-        made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
-        manifest = open_manifest(str(made), "segments")
-    wrong = [*wrong_times(manifest), *_wrong_texts(manifest, info["text_columns"])]
-    if wrong:
-        raise InputError(wrong)
-    table = manifest.dataset().to_table()
-    if info["id_column"] not in table.column_names and song in table.column_names:
-        table = table.rename_columns({song: info["id_column"]})
-    found = predictor.predict_segments(table)
-    _write(found.segments, options.out)
-    _write(found.stretches, beside)
-    for note in notes:
-        console.print(f"Note: {note}")
-    weak = " (WEAK: only songs' labels were learned)" if len(found.segments) and found.segments["weak"].any() else ""
-    console.print(
-        f"{len(found.segments)} segments in {options.out}{weak}, {len(found.stretches)} stretches in {beside}"
-    )
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    """To a temporary name, then into place."""
     from rainbow_ray.files import write_safely
 
     if path.suffix == ".parquet":
-        write_safely(path, lambda file: table.to_parquet(file, index=False))
-    elif path.suffix == ".csv":
-        told = table["prediction"].map(lambda said: ", ".join(said) if isinstance(said, tuple) else said)
-        write_safely(path, lambda file: table.assign(prediction=told).to_csv(file, index=False))
+        try:
+            import pandas as pd
+
+            from rainbow_ray.results.score_table import write_frame
+        except ModuleNotFoundError as error:
+            raise InputError(f"--out {path}: parquet needs the whole of rainbow_ray (pip install 'rainbow-ray[train]');"
+                             " .csv and .jsonl do not") from error  # fmt: skip
+        write_frame(pd.DataFrame(rows), path)
+        return
+    text = io.StringIO()
+    if path.suffix == ".csv":
+        table = csv.DictWriter(text, list(rows[0]))
+        table.writeheader()
+        table.writerows({**row, "prediction": _cell(row["prediction"])} for row in rows)
     else:
-        write_safely(path, lambda file: table.to_json(file, orient="records", lines=True, force_ascii=False))
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_safely(path, lambda file: file.write_text(text.getvalue(), encoding="utf-8", newline=""))
+
+
+def _cell(prediction: object) -> object:
+    return ", ".join(prediction) if isinstance(prediction, tuple) else prediction
 
 
 def _said(prediction: object) -> str:

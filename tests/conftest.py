@@ -210,9 +210,9 @@ def stems_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[Any]:
-    """One private Ray for the tests that need one in their own process."""
+    """One private Ray for the tests of a file that need one in their own process: the next file may start its own."""
     from rainbow_ray.runtime import prepare_environment, ray_cluster
 
     prepare_environment()

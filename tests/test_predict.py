@@ -64,13 +64,13 @@ def test_in_a_long_text_the_word_is_found_with_few_tries(model, monkeypatch):
     filler = [a + b + c for a in letters for b in letters for c in "no"]  # 338 words, each of its own
     text = " ".join([*filler[:40], "but", *filler[40:]])
     tried = []
-    predict = Predictor.predict
+    score = Predictor.score_texts
 
     def counted(self, texts):
         tried.append(len(texts))
-        return predict(self, texts)
+        return score(self, texts)
 
-    monkeypatch.setattr(Predictor, "predict", counted)
+    monkeypatch.setattr(Predictor, "score_texts", counted)
     assert words_that_moved(predictor, text, "score")[0].word == "but"
     assert sum(tried) < 90
 
@@ -95,7 +95,7 @@ def test_a_manifest_is_scored_row_by_row(model, door, tmp_path, name):
     assert code == 0, said
     read = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}
     table = read[name.split(".")[1]](out)
-    assert list(table.columns) == ["id", "prediction", "score"]
+    assert list(table.columns) == ["id", "prediction", "score", "reason"]
     assert len(table) == 80
     before = out.read_bytes()
     code, said = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)

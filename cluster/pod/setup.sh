@@ -40,7 +40,8 @@ fi
 "$ENV/bin/python" - "$CODE/pyproject.toml" > "$ENV/requirements.txt" <<'PY'
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
-    print("torch", *tomllib.load(file)["project"]["dependencies"], sep="\n")
+    project = tomllib.load(file)["project"]
+print("torch", *project["dependencies"], *project["optional-dependencies"]["train"], sep="\n")
 PY
 "$ENV/bin/python" -m pip install --quiet --disable-pip-version-check \
   -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"

@@ -41,6 +41,7 @@ def _trained_on(summary: Mapping[str, Any], info: Mapping[str, Any], members: in
         "measured on": split,
         "left out": ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "nothing",
         "data": f"hash `{info['data_hash']}`" + (" (the built-in demo songs)" if summary["demo"] else ""),
+        "precision": _precision(summary),
         "config": f"hash `{info['config_hash']}`",
     }
     return "## What it was trained on\n\n| | |\n| --- | --- |\n" + "\n".join(
@@ -81,6 +82,12 @@ def _use(info: Mapping[str, Any]) -> str:
         'or `python -m rainbow_ray.predict --model this/folder --text "…"`. Loading needs no network and runs no code'
         " from this folder."
     )
+
+
+def _precision(summary: Mapping[str, Any]) -> str:
+    if summary["precision"] == "fp32":
+        return "fp32, in training and here"
+    return f"trained and measured in {summary['precision']}; here fp32, whose scores differ by some thousandths"
 
 
 def _cell(value: object) -> str:

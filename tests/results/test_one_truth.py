@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,13 @@ from tests.conftest import labelled_songs, segment_rows
 from tests.in_process import finish_run, plan_of
 
 FOLDS = 3
-SHORT = {"training__epochs": 3, "training__min_steps": 0, "data__folds": FOLDS, "training__ensemble": True}
-KINDS = {
+SHORT: dict[str, Any] = {
+    "training__epochs": 3,
+    "training__min_steps": 0,
+    "data__folds": FOLDS,
+    "training__ensemble": True,
+}
+KINDS: dict[str, dict[str, Any]] = {
     "binary": {"phase": 1},
     "multiclass": {"phase": 2},
     "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
@@ -72,7 +78,7 @@ def held_out(run):
     """The run's held-out rows by example, and the columns of their scores."""
     rows = pd.read_parquet(run / "predictions.parquet")
     rows = rows[(rows["split"] == "val") & rows["fold"].notna()].set_index("example_id")
-    return rows, [name for name in rows if name == "score" or name.startswith("score_")]
+    return rows, [name for name in map(str, rows) if name == "score" or name.startswith("score_")]
 
 
 def said_of(predictor, kind, table):
@@ -87,7 +93,7 @@ def said_of(predictor, kind, table):
 def assert_same_answers(found, wanted):
     plain = [[tuple(v) if isinstance(v, list | tuple | np.ndarray) else v for v in some] for some in (found, wanted)]
     if plain[1] and isinstance(plain[1][0], float):
-        np.testing.assert_allclose(*plain, atol=1e-4)
+        np.testing.assert_allclose(plain[0], plain[1], atol=1e-4)
     else:
         assert plain[0] == plain[1]
 

@@ -1,0 +1,296 @@
+"""Tables of any size scored in parts: each part is a file that is there whole or not at all, so a stop loses little.
+
+Parts are ranges of the manifest's rows (of segments, cut between songs). Ray Data hands them to warm workers, each of
+which has read the model once and streams its rows; a small table is scored in this process, for which Ray would take
+longer to start. In the end the parts become one file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.files import write_safely
+from rainbow_ray.results.bundle import bundle_hash
+from rainbow_ray.results.inference import REASON, Predictor
+from rainbow_ray.results.score_table import NOT_UTF8, Tally, join_parts, tally, text_frame, to_table
+
+if TYPE_CHECKING:
+    from rainbow_ray.runtime import Cluster
+
+IN_PROCESS = 20_000  # rows: below, Ray takes longer to start than it saves
+PART_ROWS = 10_000
+PARTS_A_WORKER = 8  # so that all have something to do until the end, and progress is told
+LEAST_PART = 256
+AT_ONCE = 4096  # rows in memory
+MEDIA_AT_ONCE = 256
+PLAN = "plan.json"
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` of the manifest."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a part."""
+
+    number: int
+    rows: int
+    unscored: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker must know: it opens model and manifest for itself."""
+
+    model: str
+    device: str
+    media_root: str
+    manifest: str
+    name: str  # what messages call the table
+    columns: tuple[str, ...]
+    song: str | None
+    folder: Path  # of the parts
+    threads: int | None = None
+
+
+class PartScorer:
+    """A warm worker: it reads the model once and writes the files of the parts that it is given."""
+
+    def __init__(self, task: Task) -> None:
+        if task.threads is not None:
+            import torch
+
+            torch.set_num_threads(task.threads)
+        self.task = task
+        self.predictor = Predictor.load(task.model, task.device, task.media_root)
+        self.manifest = open_manifest(task.manifest, task.name)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """For Ray Data: columns of `Part` in, columns of `Done` out."""
+        parts = zip(*(rows[name].tolist() for name in ("number", "start", "stop")), strict=True)
+        done = [asdict(self.score(Part(*part))) for part in parts]
+        return {name: np.array([one[name] for one in done]) for name in done[0]}
+
+    def score(self, part: Part) -> Done:
+        """Write a part's file (of segments, two)."""
+        began = time.perf_counter()
+        rows, unscored = (self._segments if self.predictor.reads_segments else self._songs)(part)
+        return Done(part.number, rows, unscored, time.perf_counter() - began)
+
+    def _songs(self, part: Part) -> tuple[int, int]:
+        task, predictor = self.task, self.predictor
+        counts = [0, 0]
+        texts = predictor.bundle.info["text_columns"]
+        media = set(task.columns) - {*texts, task.song}
+
+        def write(file: Path) -> None:
+            writer = None
+            size = MEDIA_AT_ONCE if media else AT_ONCE
+            for batch in read_range(self.manifest, list(task.columns), part, size):
+                frame, torn = text_frame(batch, texts)
+                found = predictor.predict(frame)
+                found.loc[torn & found["prediction"].isna(), REASON] = NOT_UTF8
+                song = batch.column(task.song) if task.song is not None else None
+                table = to_table(found, predictor.bundle.problem, predictor.score_names, task.song, song)
+                writer = writer or pq.ParquetWriter(file, table.schema)
+                writer.write_table(table)
+                counts[0] += len(table)
+                counts[1] += int(found["prediction"].isna().sum())
+            if writer is not None:
+                writer.close()
+
+        write_safely(part_file(task.folder, part.number), write)
+        return counts[0], counts[1]
+
+    def _segments(self, part: Part) -> tuple[int, int]:
+        batches = list(read_range(self.manifest, list(self.task.columns), part, AT_ONCE))
+        table = pa.Table.from_batches(batches)
+        own = self.predictor.bundle.info["id_column"]
+        if own not in table.column_names and self.task.song in table.column_names:
+            table = table.rename_columns({self.task.song: own})
+        found = self.predictor.predict_segments(table)
+        stretches = pa.Table.from_pandas(found.stretches, preserve_index=False)
+        segments = pa.Table.from_pandas(found.segments, preserve_index=False)
+        write_safely(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
+        write_safely(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
+        return len(segments), int(found.segments["prediction"].isna().sum())
+
+
+def part_file(folder: Path, number: int, kind: str = "part") -> Path:
+    return folder / f"{kind}-{number:06d}.parquet"
+
+
+def read_range(manifest: Manifest, columns: list[str], part: Part, size: int) -> Iterator[pa.RecordBatch]:
+    """A part's rows, at most `size` at once; row groups that have none of them are not read."""
+    seen = 0
+    for fragment in manifest.dataset().get_fragments():
+        for group in fragment.split_by_row_group():
+            rows = group.count_rows()
+            if seen < part.stop and seen + rows > part.start:
+                scanner = group.scanner(
+                    schema=manifest.schema, columns=columns, batch_size=size, batch_readahead=1, fragment_readahead=1
+                )
+                at = seen
+                for batch in scanner.to_batches():
+                    first, stop = max(part.start - at, 0), min(part.stop - at, len(batch))
+                    if first < stop:
+                        yield batch.slice(first, stop - first)
+                    at += len(batch)
+            seen += rows
+
+
+def plan_parts(rows: int, size: int, cuts: np.ndarray | None = None) -> list[Part]:
+    """Ranges of about `size` rows. `cuts`, sorted, are the places where they may end (the last is `rows`)."""
+    ends = []
+    at = 0
+    while at < rows:
+        wanted = min(at + size, rows)
+        if cuts is not None:
+            wanted = int(cuts[np.searchsorted(cuts, wanted)])
+        ends.append((at, wanted))
+        at = wanted
+    return [Part(number, *pair) for number, pair in enumerate(ends)]
+
+
+def between_songs(codes: np.ndarray) -> np.ndarray:
+    """Places where all earlier rows' songs have ended: `codes`, `(rows,)`, number the song of each row."""
+    last = np.zeros(codes.max(initial=0) + 1, dtype=np.int64)
+    last[codes] = np.arange(len(codes))  # the last of equal ones stays
+    reach = np.maximum.accumulate(last[codes])
+    return np.flatnonzero(reach == np.arange(len(codes))) + 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be scored, and which of it is still to be done."""
+
+    task: Task
+    parts: list[Part]
+    rows: int
+
+    @property
+    def waiting(self) -> list[Part]:
+        return [part for part in self.parts if not part_file(self.task.folder, part.number).exists()]
+
+
+def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None) -> Plan:
+    """Cut the manifest to parts for so many workers."""
+    manifest = open_manifest(task.manifest, task.name)
+    size = part_rows or max(LEAST_PART, min(PART_ROWS, -(-manifest.rows // (workers * PARTS_A_WORKER))))
+    cuts = None
+    if segments and manifest.rows and task.song is not None:
+        songs = manifest.dataset().to_table(columns=[task.song])[task.song].combine_chunks().dictionary_encode()
+        songs = songs.combine_chunks() if isinstance(songs, pa.ChunkedArray) else songs
+        codes = np.asarray(songs.indices.fill_null(-1)) + 1
+        cuts = between_songs(codes)
+    return Plan(task, plan_parts(manifest.rows, size, cuts), manifest.rows)
+
+
+def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
+    """Claim the folder of the parts: a new one, or, with `resume`, that of a command that was stopped.
+
+    Raises `InputError` for one that is there and was not asked for, or was made of something else.
+    """
+    folder = plan.task.folder
+    identity = {
+        "model": bundle_hash(Path(plan.task.model)),
+        "manifest": plan.task.manifest,
+        "rows": plan.rows,
+        "columns": list(plan.task.columns),
+    }
+    known = _read_plan(folder)
+    if folder.exists() and overwrite and not resume:
+        shutil.rmtree(folder)
+        known = None
+    if folder.exists() and not resume:
+        raise InputError(f"{folder}: an earlier command was stopped in the middle; --resume goes on with it,"
+                         " --overwrite begins anew")  # fmt: skip
+    if known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        document = {**identity, "parts": [[part.start, part.stop] for part in plan.parts]}
+        write_safely(folder / PLAN, lambda file: file.write_text(json.dumps(document), encoding="utf-8"))
+        return plan
+    differ = [name for name, value in identity.items() if known.get(name) != value]
+    if differ:
+        raise InputError(f"{folder}: it was begun with another {' and '.join(differ)}; --overwrite begins anew")
+    return Plan(plan.task, [Part(i, *pair) for i, pair in enumerate(known["parts"])], plan.rows)
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a command that died before it had one
+        return None
+    return found
+
+
+def score_here(plan: Plan, told: Callable[[Done], None]) -> None:
+    """Score what is waiting in this process."""
+    waiting = plan.waiting
+    scorer = PartScorer(plan.task) if waiting else None
+    for part in waiting:
+        assert scorer is not None
+        told(scorer.score(part))
+
+
+def score_on_ray(plan: Plan, cluster: Cluster, workers: int, told: Callable[[Done], None]) -> None:
+    """Score what is waiting on warm workers of a running Ray."""
+    import logging
+
+    import ray
+
+    from rainbow_ray.training.folds import understood
+
+    waiting = plan.waiting
+    if not waiting:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    side_by_side, resources = cluster.slots(min(workers, len(waiting)))
+    task = Task(**{**vars(plan.task), "threads": int(resources["num_cpus"])})
+    dataset = ray.data.from_items([asdict(part) for part in waiting], override_num_blocks=len(waiting))
+    dataset = dataset.map_batches(
+        PartScorer, fn_constructor_args=(task,), batch_size=1, batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=side_by_side, max_tasks_in_flight_per_actor=1), **resources,
+    )  # fmt: skip
+    try:
+        for row in dataset.iter_rows():
+            told(Done(int(row["number"]), int(row["rows"]), int(row["unscored"]), float(row["seconds"])))
+    except ray.exceptions.RayTaskError as error:
+        known = understood(error.cause) if isinstance(error.cause, BaseException) else None
+        if known is not None:
+            raise known from error
+        raise
+    if plan.waiting:
+        raise TrainingError(f"{len(plan.waiting)} parts were not written; go on with --resume")
+
+
+def finish(plan: Plan, out: Path, beside: Path | None) -> Tally:
+    """One file of all parts (and one of all stretches), then the parts are gone. What there is in them."""
+    folder = plan.task.folder
+    found = tally([part_file(folder, part.number) for part in plan.parts])
+    if beside is not None:
+        join_parts([part_file(folder, part.number, "stretches") for part in plan.parts], beside)
+    join_parts([part_file(folder, part.number) for part in plan.parts], out)
+    shutil.rmtree(folder)
+    return found

@@ -1,0 +1,183 @@
+"""What `predict --manifest` does: a table checked, cut to parts, scored, joined, and told of while it goes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.results.at_scale import (
+    IN_PROCESS,
+    Done,
+    Plan,
+    Task,
+    finish,
+    make_plan,
+    open_parts,
+    score_here,
+    score_on_ray,
+)
+from rainbow_ray.results.inference import Predictor
+from rainbow_ray.results.score_table import Tally
+
+SONG_ID = "id"  # of tables of songs
+SAY_EVERY = 5.0  # seconds
+
+
+def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path, console: Console) -> None:
+    """Score `options.manifest` into `options.out`, in parts. Raises `InputError` with all that is wrong."""
+    out = options.out
+    beside = out.with_name(f"{out.stem}.stretches{out.suffix}") if predictor.reads_segments else None
+    if beside is not None and beside.exists() and not options.overwrite:
+        raise InputError(f"--out {out}: stretches go to {beside}, which exists; another name, or --overwrite")
+    folder = out.with_name(f"{out.name}.parts")
+    manifest, notes = _table(predictor, options.manifest, options.media_root)
+    task = _task(predictor, manifest, options, root, folder)
+    with _alone(folder):
+        from rainbow_ray.runtime import ray_cluster
+
+        here = options.workers is None and options.address is None and manifest.rows < IN_PROCESS
+        if here:
+            plan = open_parts(
+                make_plan(task, 1, segments=predictor.reads_segments, part_rows=options.part_rows),
+                resume=options.resume, overwrite=options.overwrite,
+            )  # fmt: skip
+            with _progress(plan, console) as told:
+                score_here(plan, told)
+        else:
+            with ray_cluster(options.address) as cluster:
+                workers = options.workers or cluster.gpus or cluster.cpus
+                plan = open_parts(
+                    make_plan(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows),
+                    resume=options.resume, overwrite=options.overwrite,
+                )  # fmt: skip
+                with _progress(plan, console) as told:
+                    score_on_ray(plan, cluster, workers, told)
+        tally = finish(plan, out, beside)
+    for note in notes:
+        console.print(f"Note: {note}")
+    _conclude(tally, out, beside, console)
+
+
+def _table(predictor: Predictor, location: str, media_root: Path | None) -> tuple[Manifest, list[str]]:
+    """The table to score; of a model of segments and a table of songs, the segments that are made of it."""
+    manifest = open_manifest(location)
+    if not predictor.reads_segments:
+        return manifest, []
+    from rainbow_ray.data.sections import make_segments
+    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of
+
+    info, names = predictor.bundle.info, manifest.schema.names
+    song = info["id_column"] if info["id_column"] in names else SONG_ID
+    if set(TIMES) & set(names) or song not in names:
+        return manifest, []
+    root = media_root or folder_of(location) or Path.cwd()
+    made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
+    return open_manifest(str(made), "segments"), notes
+
+
+def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace, root: Path, folder: Path) -> Task:
+    """What workers need to know. Raises `InputError` for columns that the model reads and the table has not."""
+    info, names = predictor.bundle.info, manifest.schema.names
+    own = info.get("id_column", SONG_ID)
+    wrong = _wrong_texts(manifest, info["text_columns"])
+    times: list[str] = []
+    if predictor.reads_segments:
+        from rainbow_ray.segment_plan import wrong_times
+
+        own = own if own in names else SONG_ID
+        wrong = [*wrong_times(manifest), *wrong]
+        times = [name for name in info["times"] if name is not None and name in names]
+        if own not in names:
+            wrong.append(f"{manifest}: no column {info['id_column']!r}, which names each segment's song"
+                         f"{nearest(info['id_column'], names)}")  # fmt: skip
+    if wrong:
+        raise InputError(wrong)
+    song = own if own in names else None
+    media = [name for pair in info.get("media_columns", {}).values() for name in pair if name in names]
+    columns = tuple(dict.fromkeys([*([song] if song else []), *info["text_columns"], *times, *media]))
+    return Task(
+        str(options.model), options.device, str(root), manifest.location, manifest.name, columns, song, folder
+    )  # fmt: skip
+
+
+def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
+    """Columns of texts that are missing, or hold something else."""
+    names, problems = manifest.schema.names, []
+    for name in wanted:
+        if name not in names:
+            problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
+            continue
+        kind = manifest.schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            problems.append(f"{manifest}: column {name!r} holds {kind}, not text")
+    return problems
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One command at a time writes a file's parts. The lock is the system's: it goes with who held it."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another command is writing there") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(plan: Plan, console: Console) -> Iterator[Callable[[Done], None]]:
+    """A bar on a terminal, a plain line now and then elsewhere: rows, rate, what is left."""
+    waiting = {part.number: part.stop - part.start for part in plan.waiting}
+    before, total = plan.rows - sum(waiting.values()), plan.rows
+    if before:
+        console.print(f"{before} of {total} rows were scored before")
+    began = said = time.monotonic()
+    done = 0
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+               TimeRemainingColumn())  # fmt: skip
+    bar = Progress(*columns, console=console) if console.is_terminal else None
+    task = bar.add_task("", total=total, completed=before, rate="") if bar else None
+
+    def told(part: Done) -> None:
+        nonlocal done, said
+        done += waiting[part.number]
+        now = time.monotonic()
+        rate = done / max(now - began, 1e-9)
+        if bar is not None and task is not None:
+            bar.update(task, completed=before + done, rate=f"{rate:,.0f} rows/s")
+        elif now - said > SAY_EVERY or before + done == total:
+            said = now
+            left = (total - before - done) / rate
+            console.print(f"{before + done} of {total} rows, {rate:,.0f} a second"
+                          + (f", about {left:.0f} s left" if before + done < total else ""))  # fmt: skip
+
+    if bar is None:
+        yield told
+        return
+    with bar:
+        yield told
+
+
+def _conclude(tally: Tally, out: Path, beside: Path | None, console: Console) -> None:
+    """What lies where, and what has no score, by reason."""
+    told = ", ".join(f"{n} ({reason})" for reason, n in tally.reasons.items())
+    why = f"; without a score: {told}" if told else ""
+    if beside is None:
+        console.print(f"{tally.rows} predictions in {out}{why}")
+        return
+    marked = " (WEAK: only songs' labels were learned)" if tally.weak else ""
+    console.print(f"{tally.rows} segments in {out}{marked}{why}, stretches in {beside}")

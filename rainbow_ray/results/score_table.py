@@ -1,0 +1,154 @@
+"""Tables of scores: texts that may not be text, rows as Arrow, parts as one file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rainbow_ray.files import write_safely
+from rainbow_ray.problems import Problem
+from rainbow_ray.problems.segmentation import WEAK, plain
+from rainbow_ray.results.inference import REASON
+from rainbow_ray.results.summary import PREDICTION_TYPES
+
+WRITERS = (".parquet", ".csv", ".jsonl")
+NOT_UTF8 = "text that is not UTF-8"
+ROWS = 16_384  # joined at once
+
+
+def text_frame(batch: pa.RecordBatch, texts: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """A batch as pandas has it, and which rows had text that is no UTF-8 (it is left out)."""
+    columns, torn = {}, np.zeros(len(batch), dtype=bool)
+    for name in dict.fromkeys(batch.schema.names):
+        values = batch.column(name)
+        if name in texts and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+            columns[name], wrong = _decoded(values)
+            torn |= wrong
+        else:
+            columns[name] = values.to_pandas()
+    return pd.DataFrame(columns), torn
+
+
+def _decoded(values: pa.Array) -> tuple[list[str | None], np.ndarray]:
+    try:
+        return values.to_pylist(), np.zeros(len(values), dtype=bool)
+    except UnicodeDecodeError:
+        pass
+    found: list[str | None] = []
+    wrong = np.zeros(len(values), dtype=bool)
+    for i, raw in enumerate(pc.cast(values, pa.large_binary()).to_pylist()):
+        try:
+            found.append(raw.decode() if raw is not None else None)
+        except UnicodeDecodeError:
+            found.append(None)
+            wrong[i] = True
+    return found, wrong
+
+
+def to_table(
+    found: pd.DataFrame, problem: Problem, score_names: Sequence[str], song: str | None, songs: pa.Array | None
+) -> pa.Table:
+    """What `Predictor.predict` gave, each column of one type whatever the rows, the song in front."""
+    kind = PREDICTION_TYPES[plain(problem).name]
+    said = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value
+            for value in found["prediction"]]  # fmt: skip
+    columns = {song: songs} if song is not None and songs is not None else {}
+    return pa.table(
+        {
+            **columns,
+            "prediction": pa.array(said, kind),
+            **{
+                name: pa.array(found[name].to_numpy(dtype=np.float32), pa.float32(), from_pandas=True)
+                for name in score_names
+            },
+            REASON: pa.array(found[REASON].tolist(), pa.string()),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows, how many have no score by reason, and whether they are weak."""
+
+    rows: int
+    reasons: dict[str, int]
+    weak: bool
+
+
+def tally(files: Sequence[Path]) -> Tally:
+    """What there is in some parts."""
+    rows, reasons, weak = 0, Counter[str](), False
+    for file in files:
+        part = pq.ParquetFile(file)
+        rows += part.metadata.num_rows
+        wanted = [name for name in (REASON, WEAK) if name in part.schema_arrow.names]
+        table = part.read(columns=wanted)
+        if REASON in wanted:
+            reasons.update(said for said in table[REASON].to_pylist() if said is not None)
+        weak = weak or (WEAK in wanted and bool(pc.any(table[WEAK]).as_py()))
+    return Tally(rows, dict(reasons.most_common()), weak)
+
+
+def join_parts(files: Sequence[Path], out: Path) -> None:
+    """Parts as one file, in their order, of the kind that its name says; some rows at a time."""
+    write_safely(out, lambda file: _WRITE[out.suffix](files, file))
+
+
+def write_frame(table: pd.DataFrame, out: Path) -> None:
+    """A table that lies in memory as such a file."""
+    if out.suffix == ".parquet":
+        write_safely(out, lambda file: table.to_parquet(file, index=False))
+    elif out.suffix == ".csv":
+        write_safely(out, lambda file: _plain(table).to_csv(file, index=False))
+    else:
+        write_safely(out, lambda file: table.to_json(file, orient="records", lines=True, force_ascii=False))
+
+
+def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for file in files:
+        yield from pq.ParquetFile(file).iter_batches(ROWS)
+
+
+def _schema(files: Sequence[Path]) -> pa.Schema:
+    """Of all parts: a part in which nothing has a score may not know of which type it would be."""
+    return pa.unify_schemas([pq.read_schema(file) for file in files], promote_options="permissive")
+
+
+def _parquet(files: Sequence[Path], out: Path) -> None:
+    schema = _schema(files)
+    with pq.ParquetWriter(out, schema) as writer:
+        for batch in _batches(files):
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+def _csv(files: Sequence[Path], out: Path) -> None:
+    with out.open("w", encoding="utf-8", newline="") as opened:
+        _plain(_schema(files).empty_table().to_pandas()).to_csv(opened, index=False)
+        for batch in _batches(files):
+            _plain(batch.to_pandas()).to_csv(opened, index=False, header=False)
+
+
+def _jsonl(files: Sequence[Path], out: Path) -> None:
+    with out.open("w", encoding="utf-8") as opened:
+        for batch in _batches(files):
+            batch.to_pandas().to_json(opened, orient="records", lines=True, force_ascii=False)
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Several labels as one cell."""
+
+    def told(said: object) -> object:
+        return ", ".join(map(str, said)) if isinstance(said, tuple | list | np.ndarray) else said
+
+    return table.assign(prediction=table["prediction"].map(told)) if "prediction" in table else table
+
+
+_WRITE = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

@@ -1,0 +1,171 @@
+"""The interface: JSON in and out, described by OpenAPI, and a form for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import AfterValidator, BaseModel, Field
+from starlette.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
+
+from rainbow_ray import __version__
+from rainbow_ray.results.explain import column_to_explain
+from rainbow_ray.serving.guard import App, Gate, Guard
+from rainbow_ray.serving.service import Service
+
+FORM = Path(__file__).with_name("form.html")
+MOST_TOLD = 20  # problems of a request
+MOST_TEXTS, MOST_CHARACTERS, MOST_SEGMENTS = 64, 20_000, 2_000
+FORM_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def _is_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half a character, as JSON may write it
+        raise ValueError("this is no UTF-8 text") from error
+    return text
+
+
+Text = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_is_text)]
+Name = Annotated[str, Field(max_length=200), AfterValidator(_is_text)]
+
+
+class Texts(BaseModel):
+    texts: list[Text] = Field(min_length=1, max_length=MOST_TEXTS, examples=[["a door that was a wall until then"]])
+
+
+class Predicted(BaseModel):
+    prediction: bool | str | float | list[str] | None = Field(description="null where there is no text")
+    scores: dict[str, float] = Field(description="by class; `score` where there is one")
+    reason: str | None = Field(description="why there is none")
+
+
+class Predictions(BaseModel):
+    predictions: list[Predicted]
+
+
+class ToExplain(BaseModel):
+    text: Text
+    label: Name | None = Field(None, description="the class whose score is explained; by default the likeliest")
+
+
+class Word(BaseModel):
+    word: str
+    by: float = Field(description="how much higher the score is for this word's being there")
+
+
+class Explained(BaseModel):
+    label: str
+    words: list[Word]
+
+
+class Segment(BaseModel):
+    song: Name = "song"
+    start: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="seconds")
+    end: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="seconds")
+    text: Text = ""
+
+
+class Segments(BaseModel):
+    segments: list[Segment] = Field(min_length=1, max_length=MOST_SEGMENTS)
+
+
+class Timeline(BaseModel):
+    segments: list[dict[str, Any]]
+    stretches: list[dict[str, Any]]
+
+
+router = APIRouter()
+
+
+def _service(request: Request) -> Service:
+    found: Service = request.app.state.service()
+    return found
+
+
+Model = Annotated[Service, Depends(_service)]
+
+
+def make_app(service: Callable[[], Service], gate: Gate) -> App:
+    """The whole interface around a service, which is asked for when a request is there."""
+    app = FastAPI(title="rainbow_ray", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.mount("/static", StaticFiles(directory=swagger_ui_path), name="static")
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.include_router(router)
+    return Guard(app, gate)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong and where, without the input itself."""
+    assert isinstance(error, RequestValidationError)
+    told = [{"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
+    return JSONResponse({"detail": told[:MOST_TOLD]}, status_code=422)
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def form() -> HTMLResponse:
+    """A page to paste a concept into."""
+    return HTMLResponse(FORM.read_text(encoding="utf-8"), headers={"content-security-policy": FORM_POLICY})
+
+
+@router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The interface, described."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json", title="rainbow_ray", swagger_js_url="/static/swagger-ui-bundle.js",
+        swagger_css_url="/static/swagger-ui.css", swagger_favicon_url="/static/favicon-32x32.png",
+    )  # fmt: skip
+
+
+@router.get("/healthz")
+async def health(model: Model) -> dict[str, str]:
+    """Whether a model is there to be asked."""
+    return {"status": "ok", "problem": model.info["problem"]}
+
+
+@router.get("/info")
+async def info(model: Model) -> dict[str, Any]:
+    """What the model is."""
+    return model.info
+
+
+@router.post("/predict")
+async def predict(asked: Texts, model: Model) -> Predictions:
+    """Scores of texts, and what they say."""
+    return Predictions(predictions=[Predicted(**vars(one)) for one in await model.predict(asked.texts)])
+
+
+@router.post("/explain")
+async def explain(asked: ToExplain, model: Model) -> Explained:
+    """The words that moved a score, those that raised it first."""
+    names = model.info["scores"]
+    labels = [name.removeprefix("score_") for name in names]
+    if asked.label is None:
+        answer = (await model.predict([asked.text]))[0]
+        if answer.reason is not None:
+            raise HTTPException(422, answer.reason)
+        column = column_to_explain(names, np.array(list(answer.scores.values())))
+    elif asked.label in labels:
+        column = names[labels.index(asked.label)]
+    else:
+        raise HTTPException(404, f"no such class; there are: {', '.join(labels)}")
+    words = await model.explain(asked.text, column)
+    return Explained(label=column.removeprefix("score_"), words=[Word(**vars(one)) for one in words])
+
+
+@router.post("/segments")
+async def segments(asked: Segments, model: Model) -> Timeline:
+    """Of a model of segments: each with its label, and the stretches that they make."""
+    if not model.info["segments"]:
+        raise HTTPException(404, "this model reads whole texts: ask /predict")
+    found, stretches = await model.predict_segments([one.model_dump() for one in asked.segments])
+    return Timeline(segments=found, stretches=stretches)

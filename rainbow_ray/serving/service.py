@@ -1,0 +1,104 @@
+"""The model behind the interface: requests that arrive together are scored together."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from rainbow_ray.results.explain import Moved, words_that_moved
+from rainbow_ray.results.inference import NO_TEXT, Predictor
+
+BATCH = 64  # texts that are scored together at most
+WAIT_SECONDS = 0.004  # that the first of a batch waits for others
+EXPLAINED_AT_ONCE = 1  # each asks the model some hundred times
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of a text: nothing but a reason where there is none."""
+
+    prediction: Any
+    scores: dict[str, float]
+    reason: str | None
+
+
+class Service:
+    """A replica: one model, and a queue in front of it."""
+
+    def __init__(self, model: str, device: str, threads: int | None = None) -> None:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.predictor = Predictor.load(model, device)
+        self.explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the model is: phase, target, names of scores."""
+        info = self.predictor.bundle.info
+        kept = {name: info.get(name) for name in ("phase", "target", "trained_on_songs", "data_hash", "max_tokens")}
+        return {
+            **kept,
+            "problem": self.predictor.bundle.problem.name,
+            "scores": self.predictor.score_names,
+            "segments": self.predictor.reads_segments,
+            "members": len(self.predictor.folds) or 1,
+        }
+
+    async def predict(self, texts: list[str]) -> list[Answer]:
+        """An answer a text, in their order."""
+        rows = await asyncio.gather(*(self._score(text) for text in texts))
+        return [self._answer(row) for row in rows]
+
+    async def explain(self, text: str, column: str) -> list[Moved]:
+        """The words that moved a score."""
+        async with self.explaining:
+            return await asyncio.to_thread(words_that_moved, self.predictor, text, column)
+
+    async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Segments with what is said of them, and the stretches that they make; `rows` have song, start, end, text."""
+        return await asyncio.to_thread(self._segments, rows)
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
+    async def _score(self, texts: list[str]) -> list[np.ndarray]:
+        return list(await asyncio.to_thread(self.predictor.score_texts, texts))
+
+    def _answer(self, row: np.ndarray) -> Answer:
+        if np.isnan(row).any():
+            return Answer(None, {}, NO_TEXT)
+        names = [name.removeprefix("score_") for name in self.predictor.score_names]
+        said = self.predictor.decide(row[None])[0]
+        return Answer(
+            list(said) if isinstance(said, tuple) else said, dict(zip(names, map(float, row), strict=True)), None
+        )
+
+    def _segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        import pandas as pd
+
+        info = self.predictor.bundle.info
+        start, end, _ = info["times"]
+        first, *others = info["text_columns"]
+        table = pd.DataFrame(
+            {
+                info["id_column"]: [row["song"] for row in rows],
+                start: [row["start"] for row in rows],
+                end: [row["end"] for row in rows],
+                first: [row["text"] for row in rows],
+                **dict.fromkeys(others, ""),
+            }
+        )
+        found = self.predictor.predict_segments(table)
+        return _plain(found.segments), _plain(found.stretches)
+
+
+def _plain(table: Any) -> list[dict[str, Any]]:
+    """Rows as JSON has them: what is no number is null."""
+    import pandas as pd
+
+    kept: list[dict[str, Any]] = table.astype(object).where(pd.notna(table), None).to_dict("records")
+    return kept
