@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.bring_up import bring_up_ray, code_folder, push_code
+from cluster.known import without_api
 from cluster.lifecycle import Cluster
 from cluster.remote import Remote, RemoteError, reach
-from cluster.runpod_api import RunPod
 from cluster.settings import Settings, say_duration
 from cluster.state import ClusterFolder, PodRecord, State
 from rainbow_ray.errors import InputError
@@ -25,7 +25,10 @@ def parse_place(text: str) -> tuple[str, str, int]:
     if found is None:
         raise InputError(f"{text!r} is no USER@HOST:PORT, such as root@213.173.105.8:10022; the console shows it under"
                          " Connect, SSH over exposed TCP")  # fmt: skip
-    return found[1], found[2], int(found[3] or found[4] or 22)
+    port = int(found[3] or found[4] or 22)
+    if not 1 <= port <= 65535:
+        raise InputError(f"{text!r}: a port is a number from 1 to 65535")
+    return found[1], found[2], port
 
 
 def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: float, dry_run: bool) -> int:
@@ -59,11 +62,6 @@ def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: flo
         cluster.save()
     print(f"ready; it ends itself at {time.strftime('%H:%M', time.localtime(state.deadline))}")
     return 0
-
-
-def without_api(folder: ClusterFolder, state: State) -> Cluster:
-    """A cluster of which nothing is ever asked of RunPod."""
-    return Cluster(folder, state, RunPod("", state.api_url))
 
 
 def start_timer(cluster: Cluster) -> None:
