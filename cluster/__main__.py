@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         ),
         "setup": lambda: commands.set_up(name, dry_run=options.dry_run),
         "check": lambda: jobs.check(name, options.rest[options.rest[:1] == ["--"] :], demo=options.demo),
-        "down": lambda: commands.down(name, yes=options.yes, dry_run=options.dry_run),
+        "down": lambda: commands.down(name, yes=options.yes, gone=options.gone, dry_run=options.dry_run),
         "scale": lambda: up.scale(name, options.pods, yes=options.yes, dry_run=options.dry_run),
         "status": lambda: commands.status(name),
         "cost": lambda: commands.cost(name),
@@ -160,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     board = commands.add_parser("dashboard", help="Ray's dashboard, through ssh")
     board.add_argument("--port", type=_number_of(65535), default=8265, help="here (default: 8265)")
     commands.add_parser("cost", help="dollars, by cluster")
-    commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
+    ending = commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
+    ending.add_argument("--gone", action="store_true", help="a pod made by hand: you have ended it in the console")
     collecting = commands.add_parser("gc", parents=[dry, agreeing], help="end pods of ours that nobody knows of")
     collecting.add_argument("--volumes", action="store_true", help="volumes that no cluster uses as well")
     collecting.add_argument(

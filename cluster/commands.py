@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from cluster.adopt import end_adopted, start_timer
+from cluster.adopt import NO_TIMER, end_adopted, start_timer
 from cluster.bring_up import bring_up_ray, on_pod
 from cluster.known import head_of, known_cluster, open_api
 from cluster.lifecycle import Cluster, ClusterError
@@ -41,13 +41,13 @@ def prices(settings: Settings) -> int:
     return 0 if found.candidates else 1
 
 
-def down(name: str, *, yes: bool, dry_run: bool) -> int:
+def down(name: str, *, yes: bool, gone: bool, dry_run: bool) -> int:
     """End every pod, and say what stays and what that costs."""
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
         if cluster.state.adopted:
-            return _down_adopted(cluster, yes=yes, dry_run=dry_run)
+            return _down_adopted(cluster, yes=yes, gone=gone, dry_run=dry_run)
         if dry_run:
             for pod in cluster.look(save=False):
                 print(f"would end {pod.name} ({pod.cost:.2f} USD an hour)")
@@ -61,15 +61,17 @@ def down(name: str, *, yes: bool, dry_run: bool) -> int:
     return 0
 
 
-def _down_adopted(cluster: Cluster, *, yes: bool, dry_run: bool) -> int:
+def _down_adopted(cluster: Cluster, *, yes: bool, gone: bool, dry_run: bool) -> int:
     head = cluster.state.head
     where = "no pod" if head is None else f"the pod at {head.host}:{head.port}"
     if dry_run:
         print(f"would end {where}")
         return 0
-    if not yes and not agreed(f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."):
+    if not (yes or gone) and not agreed(
+        f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."
+    ):
         return 1
-    end_adopted(cluster)
+    end_adopted(cluster, gone=gone)
     cluster.folder.archive(cluster.state)
     print(f"no pod is left; it cost about {cluster.state.usd(time.time()):.2f} USD")
     return 0
@@ -112,8 +114,9 @@ def status(name: str) -> int:
         print("  ".join([record.name, what, gpus, f"{record.data_center}", where, ray, f"{record.usd(now):.2f} USD"]))
     for record in state.uncertain:
         print(f"{record.name}  asked for, and not heard of yet: `up` or `down` finds out")
-    left = say_duration(max(0.0, state.deadline - now))
-    print(f"{state.usd_per_hour:.2f} USD an hour, {state.usd(now):.2f} USD so far; pods end themselves in {left}")
+    timed = not state.adopted or any(record.deadline for record in state.living)
+    left = f"pods end themselves in {say_duration(max(0.0, state.deadline - now))}" if timed else NO_TIMER
+    print(f"{state.usd_per_hour:.2f} USD an hour, {state.usd(now):.2f} USD so far; {left}")
     return 0
 
 
