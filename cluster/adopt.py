@@ -153,7 +153,7 @@ def _bring_our_key(cluster: Cluster, key: Path | None) -> None:
     ours = reach(cluster.folder, head)
     if ours.answers():
         return
-    public = cluster.folder.key.with_suffix(".pub").read_text()
+    public = f"{cluster.folder.public_key()}\n"
     kept = "~/.ssh/authorized_keys"
     bring = f"umask 077; mkdir -p ~/.ssh; touch {kept}; cat > ~/.ssh/.new && cat ~/.ssh/.new >> {kept}; rm ~/.ssh/.new"
     replace(ours, key=key).run(bring, given=public, timeout=60, what="bringing the cluster's key to the pod")

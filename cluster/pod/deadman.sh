@@ -50,6 +50,11 @@ begin() { # [HOURS [earlier]]
     found="$read_deadline"
     [ -n "$found" ] && break
   done
+  # a pod that `up` made, here or elsewhere, began with one
+  own_variable RRAY_DEADLINE
+  place="${RRAY_DEADLINE:-}"
+  place="${place%.*}"
+  if [[ "$place" =~ ^[0-9]+$ ]] && { [ -z "$found" ] || [ "$place" -lt "$found" ]; }; then found="$place"; fi
   [ -z "${1:-}" ] || wanted="$(awk -v now="$(date +%s)" -v hours="$1" 'BEGIN { printf "%d", now + hours * 3600 }')"
   if [ -z "$found" ] || { [ "${2:-}" = earlier ] && [ "$wanted" -lt "$found" ]; }; then
     [ -n "$wanted" ] || return 0

@@ -13,6 +13,7 @@ import pytest
 from cluster.state import ClusterFolder
 from tests.cluster.fake_runpod import KEY
 from tests.cluster.machines import processes_of
+from tests.cluster.test_pods import until
 
 ROOT = Path(__file__).parents[2]
 SIZE = ["--pods", "2", "--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m"]
@@ -179,6 +180,6 @@ def test_from_nothing_to_ray_and_back(call, account, machines, tmp_path, monkeyp
     assert "no pod is left" in said
     assert "stays" in said
     assert account.living() == []
-    assert processes_of(head.id) == []
+    assert until(lambda: not processes_of(head.id))
     assert "USD" in call("cost")
     assert "ended 0 pods and 1 volumes" in call("gc", "--volumes", "--yes")

@@ -55,6 +55,8 @@ def test_of_two_deadlines_the_earlier_is_kept_when_asked(tmp_path):
     assert deadline("begin", "2") == first, "it has one"
     assert deadline("within", "9") == first
     assert deadline("within", "2") < first - 5 * 3600
+    pod["RRAY_DEADLINE"] = f"{first - 7 * 3600}"
+    assert deadline("within", "2") == first - 7 * 3600, "of a pod that `up` made"
     assert (tmp_path / "clusters" / "deadline-p").read_text() == (tmp_path / ".rainbow" / "deadline").read_text()
 
 

@@ -9,6 +9,7 @@ import pytest
 import cluster.collect
 import cluster.known
 import cluster.up
+from cluster import commands
 from cluster.bring_up import _fill, end_surplus
 from cluster.lifecycle import Cluster, ClusterError
 from cluster.plan import Candidate
@@ -185,6 +186,27 @@ def test_a_number_of_pods_that_cannot_be_is_never_written(account, doors, pods):
     with pytest.raises(ValueError, match="pods"):
         doors.scale(pods)
     assert doors.state.settings.pods == 2
+
+
+def test_what_only_looks_writes_nothing(account, doors, monkeypatch, capsys):
+    doors.up(pods=2)
+    head, worker = doors.state.living
+    account.end(account.pods[worker.id])
+    before = ClusterFolder("rainbow").state_file.read_bytes()
+    monkeypatch.setattr(commands, "_ray_nodes", lambda there: None)
+    capsys.readouterr()
+    with ClusterFolder("rainbow").lock():  # beside a command that changes it
+        commands.status("rainbow")
+    said = capsys.readouterr().out
+    assert head.name in said
+    assert worker.name not in said
+    commands.set_up("rainbow", dry_run=True)
+    assert f"would set up {head.name}" in capsys.readouterr().out
+    commands.down("rainbow", yes=True, gone=False, dry_run=True)
+    doors.up(pods=2, dry_run=True)
+    doors.scale(3, dry_run=True)
+    assert ClusterFolder("rainbow").state_file.read_bytes() == before
+    assert len(account.living()) == 1
 
 
 def lost_pod(account, name, **env):
