@@ -43,15 +43,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Raises `InputError`; other errors that a user can act on are told here."""
-    from cluster import adopt, commands, jobs
+    from cluster import adopt, collect, commands, jobs, up
     from cluster.lifecycle import ClusterError
     from cluster.remote import RemoteError
     from cluster.runpod_api import ApiError
 
-    name = options.cluster
+    name = options.cluster = _name(options)
     act: dict[str, Callable[[], int]] = {
         "prices": lambda: commands.prices(_settings(options)),
-        "up": lambda: commands.up(_settings(options), _wishes(options), yes=options.yes, dry_run=options.dry_run),
+        "up": lambda: up.up(_settings(options), _wishes(options), yes=options.yes, dry_run=options.dry_run),
         "adopt": lambda: adopt.adopt(
             options.place,
             _settings(options),
@@ -59,13 +59,15 @@ def _run(options: argparse.Namespace) -> int:
             usd_per_hour=options.usd_per_hour,
             dry_run=options.dry_run,
         ),
-        "setup": lambda: commands.set_up(name),
+        "setup": lambda: commands.set_up(name, dry_run=options.dry_run),
         "check": lambda: jobs.check(name, options.rest[options.rest[:1] == ["--"] :], demo=options.demo),
-        "down": lambda: commands.down(name, yes=options.yes, dry_run=options.dry_run),
-        "scale": lambda: commands.scale(name, options.pods, dry_run=options.dry_run),
+        "down": lambda: commands.down(name, yes=options.yes, gone=options.gone, dry_run=options.dry_run),
+        "scale": lambda: up.scale(name, options.pods, yes=options.yes, dry_run=options.dry_run),
         "status": lambda: commands.status(name),
         "cost": lambda: commands.cost(name),
-        "gc": lambda: commands.gc(volumes=options.volumes, yes=options.yes, dry_run=options.dry_run),
+        "gc": lambda: collect.gc(
+            volumes=options.volumes, running=options.running, yes=options.yes, dry_run=options.dry_run
+        ),
         "ssh": lambda: commands.ssh(name, options.rest[options.rest[:1] == ["--"] :]),
         "push": lambda: jobs.push(
             name, options.manifest, options.paths, features=options.features, dry_run=options.dry_run
@@ -98,13 +100,20 @@ def _settings(options: argparse.Namespace) -> Any:
     return read_settings(options.config, {**_wishes(options), "name": options.cluster})
 
 
+def _name(options: argparse.Namespace) -> str:
+    """`--cluster`, or the name in cluster.yaml, so that `down` means what `up` made."""
+    from cluster.settings import named_in
+
+    return options.cluster or named_in(getattr(options, "config", None)) or "rainbow"
+
+
 def _wishes(options: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, _ in WISHES.values() if (value := getattr(options, key, None)) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
-    parser.add_argument("--cluster", default="rainbow", metavar="NAME", help="which one (default: rainbow)")
+    parser.add_argument("--cluster", metavar="NAME", help="which one (default: cluster.yaml's name, or rainbow)")
     commands = parser.add_subparsers(dest="command", required=True)
     wishing = argparse.ArgumentParser(add_help=False)
     wishing.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
@@ -119,17 +128,17 @@ def _parser() -> argparse.ArgumentParser:
     adopting = commands.add_parser("adopt", parents=[dry], help="a pod that was made by hand becomes a cluster of one")
     adopting.add_argument("place", metavar="USER@HOST:PORT", help="as the console shows it under SSH over exposed TCP")
     adopting.add_argument("--key", type=Path, metavar="F", help="your ssh key (default: ssh's own choice)")
-    adopting.add_argument("--usd-per-hour", type=float, default=0.0, metavar="X", help="what the pod costs")
+    adopting.add_argument("--usd-per-hour", type=_price, default=0.0, metavar="X", help="what the pod costs")
     adopting.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
     for flag in ("--ttl", "--idle"):
         adopting.add_argument(flag, dest=WISHES[flag][0], metavar="X", help=WISHES[flag][1])
-    commands.add_parser("setup", help="code, environment and Ray anew on the pods that are there")
+    commands.add_parser("setup", parents=[dry], help="code, environment and Ray anew on the pods that are there")
     checking = commands.add_parser("check", help="rainbow_ray.check on the cluster; its flags after --")
     checking.add_argument("--demo", action="store_true", help="on the demo songs")
     checking.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
     commands.add_parser("status", help="pods, Ray's nodes, dollars so far")
-    scaling = commands.add_parser("scale", parents=[dry], help="more pods, or fewer")
-    scaling.add_argument("pods", type=int)
+    scaling = commands.add_parser("scale", parents=[dry, agreeing], help="more pods, or fewer")
+    scaling.add_argument("pods", type=_number_of(32), metavar="N", help="1 to 32, the head among them")
     going_in = commands.add_parser("ssh", help="a login on the head, or a command there")
     going_in.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND")
     pushing = commands.add_parser("push", parents=[dry], help="code and data to the cluster")
@@ -149,12 +158,35 @@ def _parser() -> argparse.ArgumentParser:
         working.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
     commands.add_parser("logs", help="what a job says").add_argument("job", nargs="?")
     board = commands.add_parser("dashboard", help="Ray's dashboard, through ssh")
-    board.add_argument("--port", type=int, default=8265, help="here (default: 8265)")
+    board.add_argument("--port", type=_number_of(65535), default=8265, help="here (default: 8265)")
     commands.add_parser("cost", help="dollars, by cluster")
-    commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
+    ending = commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
+    ending.add_argument("--gone", action="store_true", help="a pod made by hand: you have ended it in the console")
     collecting = commands.add_parser("gc", parents=[dry, agreeing], help="end pods of ours that nobody knows of")
     collecting.add_argument("--volumes", action="store_true", help="volumes that no cluster uses as well")
+    collecting.add_argument(
+        "--running", action="store_true", help="pods too whose time is not over: another machine's?"
+    )
     return parser
+
+
+def _number_of(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {most}")
+        return int(text)
+
+    return number
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < 10_000:  # NaN is not
+        raise argparse.ArgumentTypeError(f"{text!r} is no price in USD an hour")
+    return price
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import re
 import shlex
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from cluster.bring_up import bring_up_ray, code_folder, push_code
-from cluster.lifecycle import Cluster
+from cluster.known import without_api
+from cluster.lifecycle import Cluster, ClusterError
 from cluster.remote import Remote, RemoteError, reach
-from cluster.runpod_api import RunPod
 from cluster.settings import Settings, say_duration
-from cluster.state import ClusterFolder, PodRecord, State
+from cluster.state import LATE_SECONDS, ClusterFolder, PodRecord, State
 from rainbow_ray.errors import InputError
 
 GONE_SECONDS = 90.0
+NO_TIMER = "WARNING: NOTHING ENDS THIS MACHINE BY ITSELF: end it at https://console.runpod.io/pods when you are done"
 
 
 def parse_place(text: str) -> tuple[str, str, int]:
@@ -25,7 +27,10 @@ def parse_place(text: str) -> tuple[str, str, int]:
     if found is None:
         raise InputError(f"{text!r} is no USER@HOST:PORT, such as root@213.173.105.8:10022; the console shows it under"
                          " Connect, SSH over exposed TCP")  # fmt: skip
-    return found[1], found[2], int(found[3] or found[4] or 22)
+    port = int(found[3] or found[4] or 22)
+    if not 1 <= port <= 65535:
+        raise InputError(f"{text!r}: a port is a number from 1 to 65535")
+    return found[1], found[2], port
 
 
 def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: float, dry_run: bool) -> int:
@@ -39,8 +44,8 @@ def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: flo
         if state is not None and not _is_same(state, host, port):
             raise InputError(f"cluster {settings.name!r} exists and is another one: `down` ends it, or take another"
                              " name (--cluster NAME)")  # fmt: skip
-        ends = say_duration(settings.ttl)
-        print(f"{user}@{host}:{port} becomes cluster {settings.name!r}; the pod ends itself in {ends}")
+        ends = say_duration(settings.ttl if state is None else max(0.0, state.deadline - time.time()))
+        print(f"{user}@{host}:{port} becomes cluster {settings.name!r}; the pod is to end itself in {ends}")
         if dry_run:
             return 0
         if state is None:
@@ -54,40 +59,50 @@ def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: flo
             folder.write(state)
         cluster = without_api(folder, state)
         _bring_our_key(cluster, key)
-        start_timer(cluster)
+        timed = start_timer(cluster)
         bring_up_ray(cluster)
         cluster.save()
-    print(f"ready; it ends itself at {time.strftime('%H:%M', time.localtime(state.deadline))}")
+    at = time.strftime("%H:%M", time.localtime(state.deadline))
+    print(f"ready; it ends itself at {at}" if timed else f"ready. {NO_TIMER}")
     return 0
 
 
-def without_api(folder: ClusterFolder, state: State) -> Cluster:
-    """A cluster of which nothing is ever asked of RunPod."""
-    return Cluster(folder, state, RunPod("", state.api_url))
+def start_timer(cluster: Cluster) -> bool:
+    """The dead-man timer, as the pod's own first process would have started it. False, and said, where there is none.
 
-
-def start_timer(cluster: Cluster) -> None:
-    """The dead-man timer, as the pod's own first process would have started it. Raises `RemoteError`."""
-    state = cluster.state
-    assert state.head is not None
-    remote = reach(cluster.folder, state.head)
+    A pod that has a deadline already keeps the earlier one, and so does the state. Raises `RemoteError`.
+    """
+    state, head = cluster.state, cluster.state.head
+    assert head is not None
+    remote = reach(cluster.folder, head)
     push_code(remote, state)
     known = {
         "RRAY_CLUSTER": state.marker, "RRAY_ROLE": "head", "RRAY_GRACE": f"{state.settings.grace:.0f}",
         "RRAY_IDLE": f"{state.settings.idle:.0f}", "RRAY_WORKSPACE": state.settings.workspace,
     }  # fmt: skip
     told = " ".join(f"{name}={shlex.quote(value)}" for name, value in known.items())
-    hours = max(0.0, state.deadline - cluster.clock()) / 3600
+    hours = max(1.0, state.deadline - cluster.clock()) / 3600
     script = shlex.quote(f"{code_folder(state)}/cluster/pod/deadman.sh")
-    said = remote.run(f"{told} bash {script} begin {hours:.4f}", timeout=60, what="starting the pod's timer")
+    said = remote.run(f"{told} bash {script} within {hours:.5f}", timeout=60, what="starting the pod's timer")
     cluster.say(said.strip())
+    end = re.search(r"ends itself at (\S+Z)", said)
+    if end is None:
+        head.deadline = 0.0
+        cluster.say(NO_TIMER)
+    else:
+        state.deadline = head.deadline = datetime.fromisoformat(end[1].replace("Z", "+00:00")).timestamp()
+    cluster.save()
+    return end is not None
 
 
-def end_adopted(cluster: Cluster) -> None:
-    """Ask the pod to end itself, with its own key, and wait until it is gone. Raises `RemoteError`."""
+def end_adopted(cluster: Cluster, *, gone: bool = False) -> None:
+    """Ask the pod to end itself, with its own key, and wait until it is gone. `gone`: somebody has seen to that.
+
+    Raises `RemoteError`, and `ClusterError` where nobody can know.
+    """
     state = cluster.state
     head = state.head
-    if head is not None:
+    if head is not None and not gone:
         remote = reach(cluster.folder, head)
         script = shlex.quote(f"{code_folder(state)}/cluster/pod/deadman.sh")
         own = (
@@ -97,7 +112,12 @@ def end_adopted(cluster: Cluster) -> None:
             remote.run(f"{own} nohup bash {script} end 'down was asked for' > /dev/null 2>&1 < /dev/null &", timeout=60)
         except RemoteError as error:
             if error.unreachable:
-                cluster.say("the pod does not answer: it has ended, or look at https://console.runpod.io/pods")
+                if not head.deadline or cluster.clock() < head.deadline + LATE_SECONDS:
+                    raise ClusterError(
+                        f"the pod at {head.host}:{head.port} does not answer, so nobody knows whether it runs:"
+                        " look at https://console.runpod.io/pods and end it there; then `down --gone`"
+                    ) from error
+                cluster.say("the pod does not answer, and its time is over: it has ended itself")
             else:
                 cluster.say("the pod has no key to end itself with: end it at https://console.runpod.io/pods")
                 raise
@@ -120,7 +140,9 @@ def _is_same(state: State, host: str, port: int) -> bool:
 def _reach_first(folder: ClusterFolder, user: str, host: str, port: int, key: Path | None) -> None:
     """With the person's own key or agent. Raises `RemoteError`."""
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = Remote(host, port, user, f"{host}:{port}", key, folder.path / "known_hosts.adopted")
+    known = folder.path / "known_hosts.adopted"
+    known.unlink(missing_ok=True)  # addresses are given to other pods later
+    own = Remote(host, port, user, f"{host}:{port}", key, known)
     own.run("true", timeout=30, what=f"reaching {user}@{host}:{port} by ssh (--key FILE names your key)")
 
 
@@ -131,7 +153,7 @@ def _bring_our_key(cluster: Cluster, key: Path | None) -> None:
     ours = reach(cluster.folder, head)
     if ours.answers():
         return
-    public = cluster.folder.key.with_suffix(".pub").read_text()
+    public = f"{cluster.folder.public_key()}\n"
     kept = "~/.ssh/authorized_keys"
     bring = f"umask 077; mkdir -p ~/.ssh; touch {kept}; cat > ~/.ssh/.new && cat ~/.ssh/.new >> {kept}; rm ~/.ssh/.new"
     replace(ours, key=key).run(bring, given=public, timeout=60, what="bringing the cluster's key to the pod")

@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from cluster.lifecycle import Cluster, ClusterError
 from cluster.plan import Candidate
 from cluster.remote import Remote, RemoteError, reach
 from cluster.state import PodRecord, State
+from cluster.survey import surplus
 
 CODE = ("rainbow_ray", "tune_spaces", "cluster", "pyproject.toml", "requirements.lock")
 ROOT = Path(__file__).parents[1]
@@ -30,25 +31,53 @@ NEED_RSYNC = (
 Result = TypeVar("Result")
 
 
-def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
-    """As many living, reachable pods as were wished for; dead ones are replaced, within the budget of retries.
+def build(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
+    """Pods, and Ray on all of them. Raises `ClusterError` and `ApiError`."""
+    while True:
+        converge(cluster, candidates)
+        failed = bring_up_ray(cluster)
+        if not failed:
+            break
+        for record, why in failed:
+            replace_pod(cluster, record, why)
+    if cluster.state.uncertain:
+        # a creation that seemed lost, in whose place another one came: it must not run on unseen
+        cluster.resolve()
+        end_surplus(cluster)
 
-    Raises `ClusterError` and `ApiError`. Pods that are too many are not ended here: see `shrink`.
+
+def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
+    """As many living, reachable pods as were wished for, and no more; dead ones are replaced, within `retries`.
+
+    Raises `ClusterError` and `ApiError`.
     """
     with cluster.timed("pods"):
+        if cluster.state.uncertain:
+            cluster.resolve()
         while True:
             cluster.look()
+            end_surplus(cluster)
             _fill(cluster, candidates)
             dead = _unreachable(cluster) or _unconnected(cluster)
             if not dead:
                 break
             for record, why in dead:
-                _replace(cluster, record, why)
+                replace_pod(cluster, record, why)
     cluster.save()
 
 
-def bring_up_ray(cluster: Cluster) -> None:
-    """Code, environment, token and secrets on every pod, then Ray: the head first. Raises `ClusterError`."""
+def end_surplus(cluster: Cluster) -> None:
+    """Pods that turned up late, and those that `scale` wants no longer. Raises `ApiError`."""
+    for record in surplus(cluster.state, cluster.state.settings.pods):
+        cluster.end(record)
+        cluster.say(f"ended {record.name}: one more than was wished for")
+
+
+def bring_up_ray(cluster: Cluster) -> list[tuple[PodRecord, str]]:
+    """Code, environment, token and secrets on every pod, then Ray: the head first.
+
+    Gives the workers on which Ray does not start, and why. Raises `ClusterError` for all else.
+    """
     state = cluster.state
     head = state.head
     assert head is not None
@@ -60,11 +89,31 @@ def bring_up_ray(cluster: Cluster) -> None:
         with cluster.timed("secrets"):
             _on_each(cluster, state.living, _give_secrets)
         with cluster.timed("ray"):
+            if head.step != "ready":
+                _forget_the_end(cluster, head)
             start_node(cluster, head)
-            _on_each(cluster, [record for record in state.living if record is not head], start_node)
+            workers = [record for record in state.living if record is not head]
+            started = _together(cluster, workers, lambda worker: _start_worker(cluster, worker))
     except RemoteError as error:
         raise ClusterError(f"{error}\n`up` goes on from here once that is mended; `down` ends the pods") from error
     cluster.save()
+    return [(worker, why) for worker, why in started if why is not None]
+
+
+def _start_worker(cluster: Cluster, worker: PodRecord) -> str | None:
+    """Why Ray does not run there, or None."""
+    try:
+        start_node(cluster, worker)
+    except RemoteError as error:
+        return f"Ray does not start there ({error})"
+    return None
+
+
+def _forget_the_end(cluster: Cluster, head: PodRecord) -> None:
+    """A head before this one may have ended itself: what it left would end the new one. Raises `RemoteError`."""
+    folder = shlex.quote(f"{cluster.state.settings.workspace}/clusters/{cluster.state.marker}")
+    command = f"rm -f {folder}/DONE.json {folder}/FINISH"
+    reach(cluster.folder, head).run(command, timeout=60, what=f"preparing {head.name}")
 
 
 def push_code(remote: Remote, state: State) -> None:
@@ -104,24 +153,24 @@ def start_node(cluster: Cluster, record: PodRecord) -> None:
 
 def _fill(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
     state = cluster.state
-    here = next((record.data_center for record in state.living if record.id), None)
+    here = next((record.data_center for record in state.living), None)
     if state.volume is not None:
         here = state.volume.data_center
     near = [candidate for candidate in candidates if here in (None, candidate.data_center)]
     if state.head is None:
-        for worker in [record for record in state.living if record.id]:
+        for worker in state.living:
             cluster.say(f"{worker.name} had another head: ended")
             cluster.end(worker)  # Ray's workers do not outlive their head
         head = cluster.create("head", near)
         near = [candidate for candidate in near if candidate.data_center == head.data_center]
         cluster.say(f"asked for {head.name}: {head.gpu} in {head.data_center}")
-    while len([record for record in state.living if record.id]) < state.settings.pods:
+    while len(state.living) < state.settings.pods:
         worker = cluster.create("worker", near)
         cluster.say(f"asked for {worker.name}: {worker.gpu} in {worker.data_center}")
 
 
 def _unreachable(cluster: Cluster) -> list[tuple[PodRecord, str]]:
-    waited = _together(cluster.state.living, cluster.wait_for_ssh)
+    waited = _together(cluster, cluster.state.living, cluster.wait_for_ssh)
     return [(record, "it does not answer") for record, fine in waited if not fine]
 
 
@@ -131,7 +180,7 @@ def _unconnected(cluster: Cluster) -> list[tuple[PodRecord, str]]:
     workers = [record for record in cluster.state.living if record.role == "worker"]
     if head is None or not workers:
         return []
-    probed = _together(workers, lambda worker: _connects(cluster, worker, head))
+    probed = _together(cluster, workers, lambda worker: _connects(cluster, worker, head))
     dead = [(worker, "its private network is dead") for worker, fine in probed if not fine]
     if dead and len(dead) == len(workers) and (len(dead) > 1 or cluster.state.replaced):
         return [(head, "no pod reaches it on the private network")]
@@ -150,7 +199,7 @@ def _connects(cluster: Cluster, worker: PodRecord, head: PodRecord) -> bool:
     return True
 
 
-def _replace(cluster: Cluster, record: PodRecord, why: str) -> None:
+def replace_pod(cluster: Cluster, record: PodRecord, why: str) -> None:
     state = cluster.state
     if state.replaced >= state.settings.retries:
         raise ClusterError(
@@ -178,12 +227,22 @@ def _give_secrets(cluster: Cluster, record: PodRecord) -> None:
 
 
 def _on_each(cluster: Cluster, records: Sequence[PodRecord], action: Callable[[Cluster, PodRecord], None]) -> None:
-    _together(records, lambda record: action(cluster, record))
+    _together(cluster, records, lambda record: action(cluster, record))
 
 
-def _together(records: Sequence[PodRecord], action: Callable[[PodRecord], Result]) -> list[tuple[PodRecord, Result]]:
-    """On all pods at once; an error of one is raised when all have ended."""
+def _together(
+    cluster: Cluster, records: Sequence[PodRecord], action: Callable[[PodRecord], Result]
+) -> list[tuple[PodRecord, Result]]:
+    """On all pods at once; an error of one is raised when all have ended, Ctrl-C at once."""
     if not records:
         return []
-    with ThreadPoolExecutor(max_workers=len(records)) as pool:
-        return list(zip(records, list(pool.map(action, records)), strict=True))
+    pool = ThreadPoolExecutor(max_workers=len(records))
+    futures: list[Future[Result]] = [pool.submit(action, record) for record in records]
+    try:
+        wait(futures)
+    except BaseException:
+        cluster.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return [(record, future.result()) for record, future in zip(records, futures, strict=True)]

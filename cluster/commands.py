@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from typing import Any
 
-from cluster.adopt import end_adopted, start_timer, without_api
-from cluster.bring_up import bring_up_ray, converge, on_pod
-from cluster.lifecycle import Cluster, ClusterError, find_or_make_volume
-from cluster.plan import Candidate, Ranked, rank, volume_usd_per_month
-from cluster.remote import Remote, RemoteError, reach
-from cluster.runpod_api import DEFAULT_URL, ApiError, RunPod, Volume
+from cluster.adopt import NO_TIMER, end_adopted, start_timer
+from cluster.bring_up import bring_up_ray, on_pod
+from cluster.known import head_of, known_cluster, open_api
+from cluster.lifecycle import Cluster, ClusterError
+from cluster.offers import agreed, find_candidates
+from cluster.remote import RemoteError, reach
 from cluster.settings import Settings, say_duration
-from cluster.state import ClusterFolder, PodRecord, State
-from cluster.survey import marked_pods, own_pods
+from cluster.state import ClusterFolder, PodRecord
+from cluster.volumes import say_price
 from rainbow_ray.errors import InputError
 
 DASHBOARD_PORT = 8265
-
-
-def open_api(url: str | None = None) -> RunPod:
-    """Raises `InputError` without a key. The key stays in this process: no pod ever gets it."""
-    key = os.environ.get("RUNPOD_API_KEY", "").strip()
-    if not key:
-        raise InputError(
-            "RUNPOD_API_KEY is not set: make a key in RunPod's console under Settings, API Keys, and `export` it here"
-            " (or make a pod by hand and `adopt` it: that needs none)"
-        )
-    return RunPod(key, url or os.environ.get("RUNPOD_API_URL", DEFAULT_URL))
-
-
-def known_cluster(name: str) -> Cluster:
-    """Raises `InputError` where none of this name is known."""
-    folder = ClusterFolder(name)
-    state = folder.need()
-    return without_api(folder, state) if state.adopted else Cluster(folder, state, open_api(state.api_url))
 
 
 def prices(settings: Settings) -> int:
@@ -45,7 +26,7 @@ def prices(settings: Settings) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    found = _candidates(open_api(), settings, None)
+    found = find_candidates(open_api(), settings, None)
     whole = (f"USD/h × {settings.pods}", f"USD in {say_duration(settings.ttl)}")
     table = Table("GPU", "GB", "data centre", "free", "USD/h a pod", *whole)
     for candidate in found.candidates[:40]:
@@ -60,50 +41,15 @@ def prices(settings: Settings) -> int:
     return 0 if found.candidates else 1
 
 
-def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
-    """From nothing, or from where a command before was cut off, to a cluster that takes jobs."""
-    folder = ClusterFolder(settings.name)
-    with folder.lock():
-        state = folder.read()
-        if state is not None:
-            _not_adopted(state, "up")
-            return _go_on(Cluster(folder, state, open_api(state.api_url)), settings, wished, dry_run=dry_run)
-        client = open_api()
-        volume = _volume(client, settings)
-        found = _candidates(client, settings, volume)
-        if not found.candidates:
-            raise ClusterError("nothing that was asked for is free:\n  " + "\n  ".join(found.refused))
-        _tell_price(settings, found.candidates[0], volume)
-        if dry_run:
-            return 0
-        if not yes and not _agreed():
-            print("nothing was made")
-            return 1
-        state = folder.begin(settings, ttl=settings.ttl, api_url=client.url)
-        cluster = Cluster(folder, state, client)
-        try:
-            place = found.candidates[0].data_center
-            name = settings.volume.name or f"rainbow-{settings.name}"
-            find_or_make_volume(cluster, name, settings.volume.size, place)
-            return _build(cluster, found.candidates)
-        except (ApiError, ClusterError) as problem:
-            if any(record.step == "ready" for record in state.living):
-                raise
-            print(f"{problem}\nending what was begun", file=sys.stderr)
-            cluster.end_all()
-            folder.archive(state)
-            raise ClusterError("no cluster was made; no pod is left") from problem
-
-
-def down(name: str, *, yes: bool, dry_run: bool) -> int:
+def down(name: str, *, yes: bool, gone: bool, dry_run: bool) -> int:
     """End every pod, and say what stays and what that costs."""
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
         if cluster.state.adopted:
-            return _down_adopted(cluster, yes=yes, dry_run=dry_run)
+            return _down_adopted(cluster, yes=yes, gone=gone, dry_run=dry_run)
         if dry_run:
-            for pod in cluster.look():
+            for pod in cluster.look(save=False):
                 print(f"would end {pod.name} ({pod.cost:.2f} USD an hour)")
             return 0
         cluster.end_all()
@@ -111,75 +57,51 @@ def down(name: str, *, yes: bool, dry_run: bool) -> int:
     usd, volume = cluster.state.usd(time.time()), cluster.state.volume
     print(f"no pod is left; this cluster cost about {usd:.2f} USD")
     if volume is not None and volume.id is not None:
-        monthly = volume_usd_per_month(volume.size)
-        print(f"volume {volume.name} ({volume.size} GB, {volume.data_center}) stays: {monthly:.2f} USD a month;"
-              " `gc --volumes` ends it")  # fmt: skip
+        print(f"volume {volume.name} ({volume.size} GB, {volume.data_center}) stays: {say_price(volume)}")
     return 0
 
 
-def _down_adopted(cluster: Cluster, *, yes: bool, dry_run: bool) -> int:
+def _down_adopted(cluster: Cluster, *, yes: bool, gone: bool, dry_run: bool) -> int:
     head = cluster.state.head
     where = "no pod" if head is None else f"the pod at {head.host}:{head.port}"
     if dry_run:
         print(f"would end {where}")
         return 0
-    if not yes and not _agreed(f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."):
+    if not (yes or gone) and not agreed(
+        f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."
+    ):
         return 1
-    end_adopted(cluster)
+    end_adopted(cluster, gone=gone)
     cluster.folder.archive(cluster.state)
     print(f"no pod is left; it cost about {cluster.state.usd(time.time()):.2f} USD")
     return 0
 
 
-def _not_adopted(state: State, what: str) -> None:
-    if state.adopted:
-        raise InputError(f"cluster {state.name!r} is a pod that was made by hand: `{what}` makes no others of it;"
-                         " --cluster NAME names a new one")  # fmt: skip
-
-
-def set_up(name: str) -> int:
+def set_up(name: str, *, dry_run: bool) -> int:
     """Code, environment, secrets and Ray anew on pods that are there: after a change, or a pod's restart."""
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
-        cluster.look()
+        cluster.look(save=not dry_run)
         if cluster.state.head is None:
             raise InputError(f"cluster {name!r} has no head; `up` makes one")
+        if dry_run:
+            for record in cluster.state.living:
+                print(f"would set up {record.name} at {record.host}:{record.port}")
+            return 0
         if cluster.state.adopted:
             start_timer(cluster)
-        bring_up_ray(cluster)
+        failed = bring_up_ray(cluster)
+        if failed:
+            raise ClusterError("\n".join(f"{record.name}: {why}" for record, why in failed) + "\n`up` replaces them")
         print(f"{len(cluster.state.living)} pods are set up")
     return 0
 
 
-def scale(name: str, pods: int, *, dry_run: bool) -> int:
-    """More pods, or fewer: the youngest workers go first."""
-    folder = ClusterFolder(name)
-    with folder.lock():
-        cluster = known_cluster(name)
-        _not_adopted(cluster.state, "scale")
-        cluster.look()
-        state = cluster.state
-        workers = [record for record in state.living if record.role == "worker"]
-        spare = sorted(workers, key=lambda record: record.since)[max(0, pods - 1) :]
-        if dry_run:
-            print(f"{len(state.living)} pods now, {pods} wished for; would end {len(spare)}")
-            return 0
-        if pods > 1 and state.settings.pods == 1:
-            raise InputError(
-                "this cluster began with one pod, which has no private network: `down`, then `up --pods N`"
-            )
-        state.settings.pods = pods
-        for record in spare:
-            cluster.end(record)
-            print(f"ended {record.name}")
-        return _build(cluster, _candidates(cluster.client, state.settings, _volume_of(state)).candidates)
-
-
 def status(name: str) -> int:
-    """Pods as the account lists them, joined with Ray's nodes, and dollars so far."""
+    """Pods as listed, joined with Ray's nodes, and dollars so far. It writes nothing, so it takes no lock."""
     cluster = known_cluster(name)
-    listed = {pod.name: pod for pod in cluster.look()}
+    listed = {pod.name: pod for pod in cluster.look(save=False)}
     nodes = _ray_nodes(cluster)
     state, now = cluster.state, time.time()
     for record in state.living:
@@ -190,8 +112,11 @@ def status(name: str) -> int:
         what = pod.status if pod else "adopted" if state.adopted else "not listed"
         gpus = f"{record.gpus} × {record.gpu}"
         print("  ".join([record.name, what, gpus, f"{record.data_center}", where, ray, f"{record.usd(now):.2f} USD"]))
-    left = say_duration(max(0.0, state.deadline - now))
-    print(f"{state.usd_per_hour:.2f} USD an hour, {state.usd(now):.2f} USD so far; pods end themselves in {left}")
+    for record in state.uncertain:
+        print(f"{record.name}  asked for, and not heard of yet: `up` or `down` finds out")
+    timed = not state.adopted or any(record.deadline for record in state.living)
+    left = f"pods end themselves in {say_duration(max(0.0, state.deadline - now))}" if timed else NO_TIMER
+    print(f"{state.usd_per_hour:.2f} USD an hour, {state.usd(now):.2f} USD so far; {left}")
     return 0
 
 
@@ -205,36 +130,6 @@ def cost(name: str) -> int:
         when = time.strftime("%d %B %Y %H:%M", time.localtime(state.created))
         running = "" if not state.living else f", {state.usd_per_hour:.2f} USD an hour now"
         print(f"{when}: {len(state.pods)} pods, {state.usd(now):.2f} USD{running}")
-    return 0
-
-
-def gc(*, volumes: bool, yes: bool, dry_run: bool) -> int:
-    """Pods of ours that no cluster of this machine knows, and (asked for) volumes that no pod uses."""
-    from cluster.state import clusters_folder
-
-    client = open_api()
-    found = [ClusterFolder(path.parent.name).read() for path in clusters_folder().glob("*/state.json")]
-    states = [state for state in found if state is not None]
-    pods = client.pods()
-    known = {pod.id for state in states for pod in own_pods(pods, state)}
-    lost = [pod for pod in marked_pods(pods) if pod.id not in known]
-    for pod in lost:
-        print(f"pod {pod.name} ({pod.id}): {pod.cost:.2f} USD an hour, of no cluster that is known here")
-    idle = []
-    if volumes:
-        idle = _unused_volumes(client, states)
-        for volume in idle:
-            print(f"volume {volume.name} ({volume.size} GB): {volume_usd_per_month(volume.size):.2f} USD a month")
-    if not lost and not idle:
-        print("nothing to end")
-        return 0
-    if dry_run or not (yes or _agreed("End all of these? Volumes are gone with their data.")):
-        return 0 if dry_run else 1
-    for pod in lost:
-        client.terminate(pod.id)
-    for volume in idle:
-        client.delete_volume(volume.id)
-    print(f"ended {len(lost)} pods and {len(idle)} volumes")
     return 0
 
 
@@ -256,65 +151,6 @@ def dashboard(name: str, port: int) -> int:
     return subprocess.run(remote.tunnel(port, DASHBOARD_PORT), check=False).returncode
 
 
-def head_of(name: str) -> tuple[Remote, State]:
-    """Raises `InputError` without one."""
-    folder = ClusterFolder(name)
-    state = folder.need()
-    if state.head is None:
-        raise InputError(f"cluster {name!r} has no head; `up` makes one")
-    return reach(folder, state.head), state
-
-
-def _go_on(cluster: Cluster, wish: Settings, wished: dict[str, Any], *, dry_run: bool) -> int:
-    """An `up` that was cut off, or a cluster whose pods died."""
-    settings = cluster.state.settings
-    parts = dict.fromkeys(key.partition(".")[0] for key in wished)
-    other = [key for key in parts if getattr(settings, key) != getattr(wish, key)]
-    if other:
-        named = ", ".join(f"--{key.replace('_', '-')}" for key in other)
-        raise InputError(f"cluster {cluster.state.name!r} exists and was made otherwise ({named}): `scale` changes how"
-                         " many pods it has, `down` ends it")  # fmt: skip
-    if cluster.clock() > cluster.state.deadline:
-        raise InputError(f"cluster {cluster.state.name!r} is past its time to live; `down`, then `up`")
-    if dry_run:
-        print(f"{len(cluster.look())} of {settings.pods} pods are there; `up` would go on with them")
-        return 0
-    found = _candidates(cluster.client, settings, _volume_of(cluster.state))
-    return _build(cluster, found.candidates)
-
-
-def _build(cluster: Cluster, candidates: list[Candidate]) -> int:
-    converge(cluster, candidates)
-    bring_up_ray(cluster)
-    state = cluster.state
-    gpus = sum(record.gpus for record in state.living)
-    pods, at = len(state.living), time.strftime("%H:%M", time.localtime(state.deadline))
-    print(f"ready: {pods} pods, {gpus} GPUs, {state.usd_per_hour:.2f} USD an hour; they end themselves at {at}")
-    return 0
-
-
-def _candidates(client: RunPod, settings: Settings, volume: Volume | None) -> Ranked:
-    gpus = client.gpu_types(count=settings.gpus_per_pod, cloud=settings.cloud)
-    return rank(gpus, client.data_centers(), settings, volume)
-
-
-def _volume(client: RunPod, settings: Settings) -> Volume | None:
-    name = settings.volume.name or f"rainbow-{settings.name}"
-    return next((volume for volume in client.volumes() if name in (volume.id, volume.name)), None)
-
-
-def _volume_of(state: State) -> Volume | None:
-    known = state.volume
-    if known is None or known.id is None:
-        return None
-    return Volume(id=known.id, name=known.name, size=known.size, dataCenter=known.data_center)
-
-
-def _unused_volumes(client: RunPod, states: list[State]) -> list[Volume]:
-    used = {state.volume.id for state in states if state.volume is not None}
-    return [volume for volume in client.volumes() if volume.name.startswith("rainbow-") and volume.id not in used]
-
-
 def _ray_nodes(cluster: Cluster) -> dict[str, Any] | None:
     import json
 
@@ -333,20 +169,3 @@ def _node_of(record: PodRecord, nodes: dict[str, Any]) -> Any:
     if record.private_ip is None and len(nodes) == 1:
         return next(iter(nodes.values()))
     return nodes.get(record.private_ip or "")
-
-
-def _tell_price(settings: Settings, first: Candidate, volume: Volume | None) -> None:
-    hourly = first.usd_per_hour * settings.pods
-    print(f"{settings.pods} × {settings.gpus_per_pod} {first.name} in {first.data_center}: {hourly:.2f} USD an hour,"
-          f" at most {hourly * settings.ttl / 3600:.2f} USD until the pods end themselves after"
-          f" {say_duration(settings.ttl)}")  # fmt: skip
-    size = volume.size if volume else settings.volume.size
-    made = "is there" if volume else "is made"
-    print(f"volume of {size} GB {made}: {volume_usd_per_month(size):.2f} USD a month, also when no pod runs")
-
-
-def _agreed(question: str = "Go on?") -> bool:
-    """Raises `InputError` where nobody can be asked."""
-    if not sys.stdin.isatty():
-        raise InputError("nobody is there to be asked: --yes agrees")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.bring_up import code_folder, on_pod, push_code
-from cluster.commands import head_of
+from cluster.known import head_of
 from cluster.remote import Remote
 from cluster.state import ClusterFolder, State
 from rainbow_ray.errors import InputError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,34 @@ from dataclasses import dataclass, field
 from cluster.plan import Candidate
 from cluster.pod_request import pod_request
 from cluster.remote import reach
-from cluster.runpod_api import ApiError, Forbidden, NoCapacity, Pod, RunPod, Unavailable
-from cluster.state import ClusterFolder, PodRecord, State, VolumeRecord
-from cluster.survey import own_pods, update_record, update_records
+from cluster.runpod_api import (
+    ApiError,
+    Forbidden,
+    NoCapacity,
+    NotFound,
+    Pod,
+    RateLimited,
+    RunPod,
+    Unauthorized,
+    Unavailable,
+)
+from cluster.state import ClusterFolder, PodRecord, State
+from cluster.survey import STOPPED, own_pods, update_record, update_records
 
-SWEEPS = 4  # listings in which a pod whose creation is uncertain is looked for
-EMPTY_LISTINGS = 3  # in a row, before a cluster counts as gone
+SWEEPS = 4  # listings in which a pod whose creation is uncertain is looked for, before another one is asked for
+CREATE_TRIES = 3  # creations of uncertain outcome, before it is given up
+EMPTY_LOOKS = 2  # in a row, before a cluster counts as gone
+GONE_ANSWERS = 3  # in a row, before a pod that is waited for counts as gone
 DOWN_SECONDS = 300.0
+SETTLE_SECONDS = 60.0  # for so long, a pod that was asked for may still turn up
 
 
 class ClusterError(Exception):
     """Something that was tried and did not come about; nothing is left running unsaid."""
+
+
+class NoRoom(ClusterError):
+    """None of the candidates could be placed."""
 
 
 @dataclass
@@ -34,6 +52,9 @@ class Cluster:
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     poll: float = 2.0  # seconds between listings
+    settle: float = SETTLE_SECONDS
+    made_volume: bool = False  # by this command: nothing lies on it that anybody would miss
+    stop: threading.Event = field(default_factory=threading.Event)  # Ctrl-C: whoever waits gives up
     _unplaced: set[Candidate] = field(default_factory=set)
 
     def save(self) -> None:
@@ -46,98 +67,172 @@ class Cluster:
         yield
         self.state.seconds[stage] = round(time.perf_counter() - begun, 2)
 
-    def look(self) -> list[Pod]:
-        """The cluster's own pods, as the account lists them now; the state follows. Raises `ApiError`.
+    def look(self, *, save: bool = True) -> list[Pod]:
+        """The cluster's own pods, as the account has them now; the state follows. Raises `ApiError`.
 
-        Nothing is asked about a pod that was made by hand: there may be no key.
+        Where a listing and the state differ, the pod is asked for by its id: only "no such pod" ends a record. Nothing
+        is asked about a pod that was made by hand: there may be no key.
         """
         if self.state.adopted:
             return []
-        pods = self.client.pods()
-        update_records(self.state, pods, self.clock())
-        self.save()
-        return own_pods(pods, self.state)
+        pods, now = self.client.pods(), self.clock()
+        found = {pod.id: pod for pod in own_pods(pods, self.state)}
+        for record in update_records(self.state, pods, now):
+            assert record.id is not None
+            try:
+                pod = self.client.pod(record.id)
+            except NotFound:
+                found.pop(record.id, None)
+                _mark_ended(record, now)
+            except (Unavailable, RateLimited):
+                continue  # nobody knows: the state stays as it is
+            else:
+                found[pod.id] = pod
+                if pod.status == "TERMINATED":
+                    _mark_ended(record, now)
+                else:
+                    update_record(record, pod, now)
+        if save:
+            self.save()
+        return [pod for pod in found.values() if pod.status != "TERMINATED"]
+
+    def resolve(self) -> None:
+        """Pods that were asked for and never heard of: found by name, or given up when they were not for `settle`.
+
+        Raises `ApiError`.
+        """
+        while True:
+            now = self.clock()
+            self.look()
+            for record in self.state.uncertain:
+                if now - record.since >= self.settle:
+                    self._forget(record)
+            if not self.state.uncertain or self.stop.is_set():
+                return
+            self.pause(self.poll)
 
     def create(self, role: str, candidates: Sequence[Candidate]) -> PodRecord:
         """One pod of the first candidate that has room. It is written down before it is asked for.
 
-        Raises `ApiError` for what no other candidate would mend, `ClusterError` when none has room.
+        Where nobody knows what became of a creation, and it does not turn up, another pod is asked for; the record of
+        the first stays. Raises `ApiError` for what no other candidate would mend, `NoRoom` when none has room.
         """
-        told = []
-        for candidate in candidates:
-            if candidate in self._unplaced:
-                continue
+        self._need_volume()
+        told, uncertain = [], 0
+        left = [candidate for candidate in candidates if candidate not in self._unplaced]
+        while left:
+            candidate = left[0]
             record = self._ask(role, candidate)
             try:
-                update_record(record, self._create_or_find(record, candidate))
-            except (NoCapacity, Forbidden) as refused:
+                update_record(record, self._create_or_find(record, candidate), self.clock())
+            except ApiError as problem:
+                if not problem.refused:  # it may exist: the record stays, and whoever looks for pods finds it
+                    uncertain += 1
+                    if uncertain < CREATE_TRIES:
+                        continue
+                    raise
                 self._forget(record)
+                if not isinstance(problem, NoCapacity | Forbidden):
+                    raise
                 self._unplaced.add(candidate)
-                told.append(f"{candidate.name} in {candidate.data_center}: {refused.detail}")
-                continue
-            except Unavailable:
-                raise  # it may exist: the record stays, and whoever looks for the cluster's pods finds it
-            except ApiError:
-                self._forget(record)
-                raise
-            self.save()
-            return record
+                told.append(f"{candidate.name} in {candidate.data_center}: {problem.detail}")
+                left.pop(0)
+            else:
+                self.save()
+                return record
         tried = "\n  ".join(told) or "nothing that was asked for is free"
-        raise ClusterError(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
+        raise NoRoom(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
 
     def end(self, record: PodRecord) -> None:
         """End one pod. Raises `ApiError`."""
         if record.id is not None:
             self.client.terminate(record.id)
-        record.step, record.until = "ended", self.clock()
+        _mark_ended(record, self.clock())
         self.save()
 
     def wait_for_ssh(self, record: PodRecord) -> bool:
-        """RUNNING is not ready: it has a runtime, an address, and ssh answers there. False when that takes too long."""
-        until = self.clock() + self.state.settings.ready_within
-        while self.clock() < until:
+        """RUNNING is not ready: it has a runtime, an address, and ssh answers there. False when that takes too long.
+
+        Raises `ApiError` for what waiting does not mend.
+        """
+        until, gone = self.clock() + self.state.settings.ready_within, 0
+        while self.clock() < until and not self.stop.is_set():
             assert record.id is not None
             try:
                 pod = self.client.pod(record.id)
-            except Unavailable:
-                self.pause(self.poll)
-                continue
-            except ApiError:
-                return False
-            update_record(record, pod)
-            if pod.status in ("EXITED", "ERROR", "TERMINATED"):
-                return False
-            networked = pod.globalNetworking.ip is not None or not pod.globalNetworking.enabled
-            addressed = pod.runtime is not None and pod.ssh.direct is not None and networked
-            if addressed and reach(self.folder, record).answers():
-                return True
+            except NotFound:
+                gone += 1
+                if gone >= GONE_ANSWERS:
+                    return False
+            except (Unavailable, RateLimited) as problem:
+                # no fault of the pod's
+                self.pause(min(problem.retry_after or 0.0, max(0.0, until - self.clock())))
+            else:
+                gone = 0
+                update_record(record, pod, self.clock())
+                if pod.status in (*STOPPED, "TERMINATED"):
+                    return False
+                networked = pod.globalNetworking.ip is not None or not pod.globalNetworking.enabled
+                addressed = pod.runtime is not None and pod.ssh.direct is not None and networked
+                if addressed and reach(self.folder, record).answers():
+                    return True
             self.pause(self.poll)
         return False
 
     def end_all(self) -> None:
-        """End every pod of the cluster, and go on until the account lists none of them, several times over.
+        """End every pod of the cluster, and go on until none is there: not by id, nor in the listing, and that twice.
 
-        Raises `ClusterError` with the pods that are left, and when they end themselves.
+        Pods are ended by id whether they are listed or not; one whose creation is uncertain is looked for until it can
+        no longer turn up. Raises `ClusterError` with the pods that are left, and when they end themselves.
         """
-        until, empty, problem = self.clock() + DOWN_SECONDS, 0, ""
-        needed = EMPTY_LISTINGS if any(record.step == "asked" for record in self.state.living) else 2
-        while empty < needed:
-            if self.clock() > until:
-                raise ClusterError(self._left(problem))
-            try:
-                own = [pod for pod in self.look() if pod.status != "TERMINATED"]
-                empty = 0 if own else empty + 1
-                for pod in own:
-                    self.client.terminate(pod.id)
-                    self.say(f"ended {pod.name}")
-            except ApiError as error:
-                problem, empty = str(error), 0
-            if empty < needed:
-                self.pause(self.poll)
-        now = self.clock()
-        for record in self.state.living:
-            record.step, record.until = "ended", record.until or now
+        until, empty = self.clock() + DOWN_SECONDS + self.settle, 0
+        told: set[str] = set()
+        while True:
+            now = self.clock()
+            problems = [*self._end_known(told), *self._look_again()]
+            young = [record for record in self.state.uncertain if now - record.since < self.settle]
+            empty = 0 if problems or young or self.state.living else empty + 1
+            if empty >= EMPTY_LOOKS:
+                break
+            pause = max([self.poll, *(problem.retry_after or 0.0 for problem in problems)])
+            if self.clock() + pause > until:
+                raise ClusterError(self._left(problems))
+            self.pause(pause)
+        for record in self.state.uncertain:
+            self._forget(record)
         self.save()
+
+    def _end_known(self, told: set[str]) -> list[ApiError]:
+        """Ask for the end of each pod with a known id, also when another one's fails."""
+        problems: list[ApiError] = []
+        for record in self.state.living:
+            if record.id is None:
+                continue
+            try:
+                if self.client.terminate(record.id).how == "gone":
+                    _mark_ended(record, self.clock())
+            except ApiError as problem:
+                problems.append(problem)
+                continue
+            if record.name not in told:
+                self.say(f"ended {record.name}")
+                told.add(record.name)
+        return problems
+
+    def _look_again(self) -> list[ApiError]:
+        """Raises `Unauthorized` and `Forbidden`: a key that may not look will not be able to in a minute either."""
+        try:
+            self.look()
+        except (Unauthorized, Forbidden):
+            raise
+        except ApiError as problem:
+            return [problem]
+        return []
+
+    def _need_volume(self) -> None:
+        volume = self.state.volume
+        if volume is not None and volume.id is None:
+            raise ClusterError(f"volume {volume.name} is not known to exist: pods without it would lose what they make")
 
     def _ask(self, role: str, candidate: Candidate) -> PodRecord:
         now = self.clock()
@@ -151,60 +246,39 @@ class Cluster:
         return record
 
     def _create_or_find(self, record: PodRecord, candidate: Candidate) -> Pod:
-        """Raises `ApiError`; `Unavailable` when the pod's name does not turn up after an uncertain creation."""
-        public_key = self.folder.key.with_suffix(".pub").read_text().strip()
+        """Raises `ApiError`; one that is not `refused` when the pod's name does not turn up."""
+        request = pod_request(self.state, record, candidate, self.folder.public_key())
         try:
-            return self.client.create_pod(pod_request(self.state, record, candidate, public_key))
-        except Unavailable as uncertain:
+            return self.client.create_pod(request)
+        except ApiError as uncertain:
+            if uncertain.refused:
+                raise
             for _ in range(SWEEPS):
                 self.pause(self.poll)
                 try:
                     pods = own_pods(self.client.pods(), self.state)
-                except Unavailable:
-                    continue
+                except ApiError:
+                    continue  # whatever the listing says, the creation stays uncertain
                 for pod in pods:
                     if pod.name == record.name:
                         return pod
-            raise uncertain
+            raise
 
     def _forget(self, record: PodRecord) -> None:
-        """It was refused, so it never was."""
+        """It was refused, or did not turn up, so it never was."""
         self.state.pods.remove(record)
         self.save()
 
-    def _left(self, problem: str) -> str:
-        left = [record for record in self.state.living if record.id is not None]
-        named = (
-            ", ".join(f"{record.name} ({record.id})" for record in left) or "perhaps a pod whose creation is uncertain"
-        )
+    def _left(self, problems: Sequence[ApiError]) -> str:
+        left = [f"{record.name} ({record.id})" for record in self.state.living]
+        left += [f"perhaps {record.name}, whose creation is uncertain" for record in self.state.uncertain]
         at = time.strftime("%H:%M on %d %B", time.localtime(self.state.deadline))
+        told = " ".join(dict.fromkeys(map(str, problems)))
         return (
-            f"not all pods are known to be gone: {named}. {problem} Run `down` again, or end them at"
-            f" https://console.runpod.io/pods; whatever happens they end themselves at {at}."
+            f"not all pods are known to be gone: {', '.join(left) or 'the account cannot be read'}. {told} Run `down`"
+            f" again, or end them at https://console.runpod.io/pods; whatever happens they end themselves at {at}."
         )
 
 
-def find_or_make_volume(cluster: Cluster, name: str, size: int, data_center: str) -> VolumeRecord:
-    """The volume of this name, made where there is none; an uncertain creation is looked for. Raises `ApiError`."""
-    state = cluster.state
-    for volume in cluster.client.volumes():
-        if name in (volume.id, volume.name):
-            known = state.volume is not None and state.volume.name == volume.name and state.volume.ours
-            state.volume = VolumeRecord(
-                name=volume.name, id=volume.id, size=volume.size, data_center=volume.dataCenter, ours=known
-            )
-            cluster.save()
-            return state.volume
-    state.volume = VolumeRecord(name=name, size=size, data_center=data_center, ours=True)
-    cluster.save()
-    try:
-        made = cluster.client.create_volume(name, size, data_center)
-    except Unavailable as uncertain:
-        cluster.pause(cluster.poll)
-        found = next((volume for volume in cluster.client.volumes() if volume.name == name), None)
-        if found is None:
-            raise uncertain
-        made = found
-    state.volume.id = made.id
-    cluster.save()
-    return state.volume
+def _mark_ended(record: PodRecord, now: float) -> None:
+    record.step, record.until = "ended", record.until or now

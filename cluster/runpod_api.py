@@ -5,6 +5,7 @@ The specification is at https://docs.runpod.io/api-reference-v2. Nothing here de
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,13 @@ class ApiError(Exception):
 
     def __init__(self, detail: str, status: int | None = None) -> None:
         self.detail, self.status = detail, status
+        self.retry_after: float | None = None  # seconds, where the API said so
         super().__init__(detail, status)
+
+    @property
+    def refused(self) -> bool:
+        """It surely did not happen. Of everything else (5xx, a time-out, 408) nobody knows."""
+        return self.status in ERRORS
 
     def __str__(self) -> str:
         told = self.detail.strip().rstrip(".")
@@ -106,6 +113,14 @@ class GpuOfPod(_Answer):
     count: int = 1
 
 
+class NetworkMount(_Answer):
+    volumeId: str
+
+
+class Mounts(_Answer):
+    network: list[NetworkMount] = []
+
+
 class Pod(_Answer):
     id: str
     name: str
@@ -117,6 +132,7 @@ class Pod(_Answer):
     ssh: Ssh = Ssh()
     globalNetworking: GlobalNetworking = GlobalNetworking()
     runtime: dict[str, Any] | None = None
+    mounts: Mounts = Mounts()
     createdAt: str = ""
 
     @property
@@ -281,7 +297,8 @@ class RunPod:
                 problem = _error(response)
                 repeat = isinstance(problem, RateLimited) or (again and isinstance(problem, Unavailable))
                 if isinstance(problem, RateLimited):
-                    pause = _retry_after(response, pause)
+                    problem.retry_after = _retry_after(response)
+                    pause = pause if problem.retry_after is None else problem.retry_after
             if not repeat or left == 0 or pause > LONGEST_PAUSE:
                 raise problem
             self._pause(pause)
@@ -302,8 +319,9 @@ def _error(response: httpx.Response) -> ApiError:
     return kind(detail, response.status_code)
 
 
-def _retry_after(response: httpx.Response, otherwise: float) -> float:
+def _retry_after(response: httpx.Response) -> float | None:
     try:
-        return max(0.0, float(response.headers["Retry-After"]))
+        told = float(response.headers["Retry-After"])
+        return max(0.0, told) if math.isfinite(told) else None
     except (KeyError, ValueError):
-        return otherwise
+        return None

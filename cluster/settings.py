@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +13,13 @@ from rainbow_ray.errors import InputError, nearest
 
 DEFAULT_FILE = Path("cluster.yaml")
 SSH_PORT = "22/tcp"
+MOST_PODS = 32
 # of RunPod's own images: CUDA 12.8, Ubuntu 24.04, Python 3.12
 DEFAULT_IMAGE = "runpod/base:1.0.2-cuda1281-ubuntu2404"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 366 * 86400.0  # what is longer is a slip of the hand
+# names of variables whose values nobody else should read
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH")
 
 
 def parse_duration(value: Any) -> float:
@@ -27,8 +32,10 @@ def parse_duration(value: Any) -> float:
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise ValueError(f"{value!r} is not a duration such as 8h, 90m or 1h30m")
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if seconds <= 0:
+    if not seconds > 0:
         raise ValueError("a duration is more than nothing")
+    if not math.isfinite(seconds) or seconds > LONGEST:
+        raise ValueError("a duration is at most 366d")
     return seconds
 
 
@@ -62,7 +69,7 @@ Names = Annotated[list[str], BeforeValidator(_names)]
 class VolumeSettings(BaseModel):
     """The network volume that all pods share; it outlives them."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
     name: str | None = Field(None, description="its name or id; null: rainbow-NAME, made where there is none")
     size: int = Field(50, ge=10, le=4096, description="GB, when it is made")
 
@@ -70,9 +77,9 @@ class VolumeSettings(BaseModel):
 class Settings(BaseModel):
     """A cluster, as wished for."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
     name: ClusterName = "rainbow"
-    pods: int = Field(1, ge=1, le=32)
+    pods: int = Field(1, ge=1, le=MOST_PODS)
     gpu: Names = Field([], description="names or ids, most wanted first; empty: the cheapest that is large enough")
     gpus_per_pod: int = Field(1, ge=1, le=8)
     min_memory: int = Field(16, ge=1, description="GB of one GPU, where no GPU is named")
@@ -125,6 +132,15 @@ def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
     return settings
 
 
+def named_in(path: Path | None) -> str | None:
+    """The name of the cluster that a file speaks of, where it has one. Raises `InputError`."""
+    name = _document(path).get("name")
+    try:
+        return None if name is None else check_name(name)
+    except ValueError as error:
+        raise InputError(f"{path or DEFAULT_FILE}: name: {error}") from error
+
+
 def _document(path: Path | None) -> dict[Any, Any]:
     if path is None and not DEFAULT_FILE.exists():
         return {}
@@ -163,7 +179,10 @@ def _refused(settings: Settings) -> list[str]:
             problems.append(f"ports: {port}: only {SSH_PORT} is published; tunnel the rest through ssh")
     if SSH_PORT not in settings.ports:
         problems.append(f"ports: {SSH_PORT} is needed: the cluster is built through ssh")
+    for name in [*settings.env, *settings.secrets]:
+        if name.upper().startswith("RUNPOD_"):
+            problems.append(f"{name}: never brought to pods: the account's key stays here, and each pod has its own")
     for name in settings.env:
-        if re.search(r"KEY|TOKEN|SECRET|PASSWORD", name.upper()):
+        if _SECRET.search(name.upper()):
             problems.append(f"env.{name}: anyone who may read the pod reads its env; name it in `secrets` instead")
     return problems

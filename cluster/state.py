@@ -21,18 +21,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.runpod_api import DEFAULT_URL
 from cluster.settings import Settings, check_name
 from rainbow_ray.errors import InputError
 
 VERSION = 1
+LATE_SECONDS = 60.0  # that a pod may take to end itself after its deadline
 MARKER = "RRAY_CLUSTER"  # the variable in a pod's env that says whose it is
 Step = Literal["asked", "made", "ready", "ended"]
 
 
-class PodRecord(BaseModel):
+class _Written(BaseModel):
+    """Nothing gets in that could not be read again: a state that nobody can read is one that nobody can end."""
+
+    model_config = ConfigDict(validate_assignment=True, allow_inf_nan=False)
+
+
+class PodRecord(_Written):
     """One pod: `asked` is written before the request, so that no creation can be forgotten."""
 
     name: str
@@ -42,10 +49,10 @@ class PodRecord(BaseModel):
     gpu: str | None = None
     gpus: int = 1
     data_center: str | None = None
-    usd_per_hour: float = 0.0
+    usd_per_hour: float = Field(0.0, ge=0)
     deadline: float = 0.0  # seconds since 1970; the pod ends itself then
-    since: float = 0.0  # when it began to cost
-    until: float | None = None  # when it was seen to be gone
+    since: float = 0.0  # when it was asked for, and began to cost
+    until: float | None = None  # when it was seen to be gone, or stopped
     host: str | None = None
     port: int | None = None
     user: str = "root"
@@ -53,10 +60,15 @@ class PodRecord(BaseModel):
 
     def usd(self, now: float) -> float:
         """What it cost until now, by its price and our clock."""
-        return max(0.0, (self.until or now) - self.since) / 3600 * self.usd_per_hour if self.since else 0.0
+        if not self.since or self.step == "asked":
+            return 0.0
+        end = now if self.until is None else self.until
+        if self.deadline:  # it ends itself, however late somebody looks
+            end = min(end, self.deadline + LATE_SECONDS)
+        return max(0.0, end - self.since) / 3600 * self.usd_per_hour
 
 
-class VolumeRecord(BaseModel):
+class VolumeRecord(_Written):
     name: str
     id: str | None = None  # None: asked for, and not yet known to exist
     size: int
@@ -64,7 +76,7 @@ class VolumeRecord(BaseModel):
     ours: bool  # made by us, so that `gc --volumes` may name it
 
 
-class State(BaseModel):
+class State(_Written):
     version: int = VERSION
     name: str
     marker: str  # of this cluster alone, also among clusters of the same name
@@ -85,15 +97,22 @@ class State(BaseModel):
 
     @property
     def head(self) -> PodRecord | None:
-        return next((pod for pod in self.living if pod.role == "head"), None)
+        heads = [pod for pod in self.living if pod.role == "head"]
+        return min(heads, key=lambda pod: (pod.step != "ready", pod.since), default=None)
 
     @property
     def living(self) -> list[PodRecord]:
-        return [pod for pod in self.pods if pod.step != "ended"]
+        """Pods that are known to exist; one that was only asked for is not among them."""
+        return [pod for pod in self.pods if pod.step in ("made", "ready")]
+
+    @property
+    def uncertain(self) -> list[PodRecord]:
+        """Asked for, and nobody knows what became of it."""
+        return [pod for pod in self.pods if pod.step == "asked"]
 
     @property
     def usd_per_hour(self) -> float:
-        return sum(pod.usd_per_hour for pod in self.living)
+        return sum(pod.usd_per_hour for pod in self.living if pod.until is None)
 
     def usd(self, now: float) -> float:
         return sum(pod.usd(now) for pod in self.pods)
@@ -147,17 +166,19 @@ class ClusterFolder:
         return state
 
     def write(self, state: State) -> None:
-        """Whole or not at all, and never readable by others."""
+        """Whole or not at all, never readable by others, and never what `read` would refuse."""
         temporary = self.state_file.with_name(f".state.{uuid.uuid4().hex}")
+        text = state.model_dump_json(indent=1)
+        State.model_validate_json(text)
         try:
-            _write_closed(temporary, state.model_dump_json(indent=1))
+            _write_closed(temporary, text)
             temporary.replace(self.state_file)
         finally:
             temporary.unlink(missing_ok=True)
 
     def begin(self, settings: Settings, *, ttl: float, api_url: str, adopted: bool = False) -> State:
         """A new cluster of this name: folder, keys, token, state. Nothing exists elsewhere yet."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         self.path.chmod(0o700)
         now = time.time()
         state = State(
@@ -171,14 +192,26 @@ class ClusterFolder:
         )
         self.known_hosts.unlink(missing_ok=True)
         if not self.key.exists():
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"rainbow_ray {self.name}"]
-            try:
-                subprocess.run([*command, "-f", str(self.key)], check=True, capture_output=True)
-            except FileNotFoundError as error:
-                raise InputError("ssh-keygen is missing: install OpenSSH's client (package openssh-client)") from error
+            _ssh_keygen("-t", "ed25519", "-N", "", "-C", f"rainbow_ray {self.name}", "-f", str(self.key))
         _write_closed(self.token, secrets.token_hex(32))
         self.write(state)
         return state
+
+    def make(self) -> None:
+        """Raises `InputError` where it cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: {error.strerror} (RRAY_CLUSTERS says where clusters' folders lie)"
+            ) from error
+
+    def public_key(self) -> str:
+        """Derived from the private one where its file is missing. Raises `InputError`."""
+        path = self.key.with_suffix(".pub")
+        if not path.exists():
+            path.write_text(_ssh_keygen("-y", "-f", str(self.key)))
+        return path.read_text().strip()
 
     def archive(self, state: State) -> None:
         """Everything ended: the state is kept for `cost`, under a name of its own; the token is worth nothing now."""
@@ -199,12 +232,21 @@ class ClusterFolder:
         """One command at a time changes a cluster. Raises `InputError` when another one does."""
         from filelock import FileLock, Timeout
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout as error:
             raise InputError(f"another command is changing cluster {self.name!r} right now; wait for it") from error
+
+
+def _ssh_keygen(*arguments: str) -> str:
+    try:
+        return subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError as error:
+        raise InputError("ssh-keygen is missing: install OpenSSH's client (package openssh-client)") from error
+    except subprocess.CalledProcessError as error:
+        raise InputError(f"ssh-keygen: {error.stderr.strip()}") from error
 
 
 def _write_closed(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 10.0
+BEGIN_SECONDS = 600.0  # that a job may wait for Ray to begin it
 LOST_SECONDS = 90.0  # without a heartbeat a job counts as dead
 RUNNING, ENDED = "running", "ended"
 FINISH = "FINISH"  # beside the jobs: the keeper ends the cluster when it is there
@@ -56,6 +57,7 @@ def submit(job: str, command: list[str], *, finish: bool) -> None:
     from ray.job_submission import JobSubmissionClient
 
     own = [sys.executable, "-m", "cluster.pod.job", "run", job, *(["--finish"] if finish else []), "--", *command]
+    (jobs_folder() / job).mkdir(parents=True, exist_ok=True)  # from now on it is known
     client = JobSubmissionClient("http://127.0.0.1:8265")
     client.submit_job(entrypoint=shlex.join(own), submission_id=job, entrypoint_num_cpus=0)
 
@@ -85,11 +87,18 @@ def run(job: str, command: list[str], *, finish: bool) -> int:
 
 
 def follow(job: str) -> int:
-    """Show a job's log until it has ended; its exit code, or 1 where it was lost."""
-    folder, at = jobs_folder() / job, 0
+    """Show a job's log until it has ended; its exit code, 1 where it was lost or never began, 2 for an unknown one."""
+    folder, at, begun = jobs_folder() / job, 0, time.monotonic()
+    if not folder.is_dir():
+        known = sorted(path.name for path in jobs_folder().glob("*/"))
+        print(f"error: no job {job!r} here (there are: {', '.join(known) or 'none'})", file=sys.stderr)
+        return 2
     while True:
         state = next((found for found in read_jobs() if found["id"] == job), None)
         over = state is not None and not is_running(state, time.time())
+        if state is None and time.monotonic() - begun > BEGIN_SECONDS:
+            print(f"error: job {job} has not begun; Ray's dashboard may say why", file=sys.stderr)
+            return 1
         log = folder / "log.txt"
         if log.exists():
             with log.open("rb") as file:

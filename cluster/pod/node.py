@@ -25,6 +25,7 @@ DASHBOARD_PORT = 8265
 OBJECT_STORE_SHARE = 0.3  # of memory, as Ray's own default
 SHM_SHARE = 0.9  # of /dev/shm: Ray falls back to slow disk when its store does not fit there
 START_TRIES = 3
+ALIVE_SECONDS = 15.0  # until a node that was started must show itself
 SMALLEST_STORE = 78 * 2**20  # Ray's own minimum
 
 
@@ -185,7 +186,8 @@ def start(role: str, ip: str | None, head: str | None) -> None:
     }
     for left in reversed(range(START_TRIES)):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-        if not done.returncode:
+        # it may say that all is well and be gone a moment later
+        if not done.returncode and stays_alive(own, address):
             return
         if not left:
             raise NodeError("ray start: " + " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
@@ -231,6 +233,17 @@ def is_alive(ip: str, address: str) -> bool:
     return can_connect(host, int(port)) and any(
         f"--gcs-address={address}" in process.cmdline() for process in raylets(ip)
     )
+
+
+def stays_alive(ip: str, address: str, seconds: float = ALIVE_SECONDS) -> bool:
+    """Within so long it is alive, and still a moment later."""
+    until = time.monotonic() + seconds
+    while not is_alive(ip, address):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    time.sleep(0.3)
+    return is_alive(ip, address)
 
 
 def status() -> dict[str, Any]:

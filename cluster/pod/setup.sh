@@ -5,6 +5,11 @@
 #
 # The image of Dockerfile.runpod runs this while it is built, so that nothing is left to do on its pods.
 set -euo pipefail
+if [ -n "${RRAY_TTL_HOURS:-}" ] && ! awk -v hours="$RRAY_TTL_HOURS" 'BEGIN { exit !(hours ~ /^[0-9]+(\.[0-9]+)?$/ && hours > 0) }'; then
+  echo "error: RRAY_TTL_HOURS='$RRAY_TTL_HOURS' is no number of hours, such as 8" >&2
+  exit 2
+fi
+
 CODE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 ENV="${RRAY_ENV:-/opt/rainbow_ray/env}"
 STAMP="$ENV/.rainbow_ray"

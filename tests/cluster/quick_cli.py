@@ -11,14 +11,16 @@ import cluster.runpod_api
 from cluster.__main__ import main
 
 SHORTER = 0.02
+SETTLE = 2.0  # longer than a listing lags behind in tests
 
 
 def _shorten() -> None:
-    (poll,) = [field for field in dataclasses.fields(cluster.lifecycle.Cluster) if field.name == "poll"]
+    defaults = {field.name: field.default for field in dataclasses.fields(cluster.lifecycle.Cluster)}
+    poll = defaults["poll"] * SHORTER * 5
     start, client = cluster.lifecycle.Cluster.__init__, cluster.runpod_api.RunPod.__init__
 
     def quick_cluster(self, *arguments, **keys) -> None:
-        start(self, *arguments, **{**keys, "poll": poll.default * SHORTER * 5})
+        start(self, *arguments, **{**keys, "poll": poll, "settle": SETTLE})
 
     def quick_client(self, *arguments, **keys) -> None:
         client(self, *arguments, **{**keys, "pause": lambda seconds: time.sleep(seconds * SHORTER)})

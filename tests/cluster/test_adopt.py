@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.adopt import parse_place
-from cluster.state import ClusterFolder
+from cluster.adopt import NO_TIMER, end_adopted, parse_place, start_timer
+from cluster.known import without_api
+from cluster.lifecycle import ClusterError
+from cluster.settings import Settings
+from cluster.state import ClusterFolder, PodRecord
 from rainbow_ray.errors import InputError
 from tests.cluster.machines import processes_of
 from tests.cluster.test_commands import call  # noqa: F401
@@ -33,6 +36,66 @@ def test_a_login_is_read_as_the_console_writes_it(text, place):
 def test_what_is_no_login_is_told(text):
     with pytest.raises(InputError, match="USER@HOST:PORT"):
         parse_place(text)
+
+
+@pytest.mark.parametrize("port", ["99999", "0"])
+def test_a_port_that_none_has_is_told(port):
+    with pytest.raises(InputError, match="from 1 to 65535"):
+        parse_place(f"root@host:{port}")
+
+
+@pytest.fixture
+def adopted(tmp_path, monkeypatch):
+    """A cluster whose pod was made by hand, and is not there."""
+    monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
+    folder = ClusterFolder("rainbow")
+    state = folder.begin(Settings(), ttl=3600, api_url="", adopted=True)
+    head = PodRecord(name=state.next_name("head"), role="head", step="made", host="127.0.0.9", port=9,
+                     since=state.created, deadline=state.deadline)  # fmt: skip
+    state.pods.append(head)
+    folder.write(state)
+    there = without_api(folder, state)
+    there.say = lambda text: None
+    return there
+
+
+def test_a_pod_that_does_not_answer_is_not_gone(adopted):
+    with pytest.raises(ClusterError, match=r"console\.runpod\.io/pods.*down --gone"):
+        end_adopted(adopted)
+    assert adopted.folder.need().living == adopted.state.living != []
+    adopted.clock = lambda: adopted.state.deadline + 3600
+    end_adopted(adopted)
+    assert adopted.folder.need().living == []
+
+
+def test_a_pod_without_a_timer_never_counts_as_gone_by_itself(adopted):
+    adopted.state.head.deadline = 0.0
+    adopted.clock = lambda: adopted.state.deadline + 3600
+    with pytest.raises(ClusterError, match="does not answer"):
+        end_adopted(adopted)
+    end_adopted(adopted, gone=True)
+    assert adopted.folder.need().living == []
+
+
+@pytest.mark.parametrize(
+    ("said", "timed"),
+    [
+        ("this pod ends itself at 2030-01-02T03:04:05Z\n", True),
+        ("this machine is no pod of RunPod's: nothing …\n", False),
+    ],
+)
+def test_the_end_is_what_the_pod_says(adopted, monkeypatch, said, timed):
+    class Pod:
+        def run(self, *_, **__):
+            return said
+
+    told: list[str] = []
+    adopted.say = told.append
+    monkeypatch.setattr("cluster.adopt.reach", lambda folder, record: Pod())
+    monkeypatch.setattr("cluster.adopt.push_code", lambda remote, state: None)
+    assert start_timer(adopted) is timed
+    assert (NO_TIMER in told) is not timed
+    assert adopted.folder.need().head.deadline == (1893553445 if timed else 0)
 
 
 @pytest.fixture
@@ -70,14 +133,14 @@ def test_a_pod_made_by_hand_trains_and_ends(call, account, by_hand):  # noqa: F8
     assert "--yes" in call("down", key="", expect=2)
     assert "no pod is left" in call("down", "--yes", key="")
     assert until(lambda: not account.living())
-    assert processes_of(pod.id) == []
+    assert until(lambda: not processes_of(pod.id))
 
 
 @pytest.mark.slow
 def test_it_ends_itself_also_when_this_machine_is_gone(call, account, by_hand):  # noqa: F811
     pod, place, _, flags = by_hand
-    call("adopt", place, *flags, "--ttl", "25s", key="")
-    assert until(lambda: not account.living(), 40)
+    call("adopt", place, *flags, "--ttl", "90s", key="")
+    assert until(lambda: not account.living(), 180)
     assert pod.ended >= ClusterFolder("rainbow").need().deadline - 2
 
 

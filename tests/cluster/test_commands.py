@@ -13,7 +13,9 @@ import pytest
 from cluster.state import ClusterFolder
 from tests.cluster.fake_runpod import KEY
 from tests.cluster.machines import processes_of
+from tests.cluster.test_pods import until
 
+ROOT = Path(__file__).parents[2]
 SIZE = ["--pods", "2", "--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m"]
 
 
@@ -71,6 +73,16 @@ def test_nobody_is_charged_unasked(call, account):
         (["cost"], "no cluster 'rainbow'"),
         (["ssh"], "no cluster 'rainbow'"),
         (["up", "--config", "none.yaml"], "cluster.example.yaml"),
+        (["up", "--max-hourly", "inf"], "--max-hourly"),
+        (["up", "--ttl", "99999999999999h"], "at most 366d"),
+        (["scale", "0"], "no number from 1 to 32"),
+        (["scale", "-1"], "no number from 1 to 32"),
+        (["scale", "33"], "no number from 1 to 32"),
+        (["dashboard", "--port", "99999"], "no number from 1 to 65535"),
+        (["adopt", "root@127.0.0.1:99999"], "port"),
+        (["adopt", "root@127.0.0.1", "--usd-per-hour=-3"], "no price"),
+        (["adopt", "root@127.0.0.1", "--usd-per-hour", "nan"], "no price"),
+        (["setup", "--dry-run"], "no cluster 'rainbow'"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(call, arguments, said):
@@ -80,6 +92,15 @@ def test_mistakes_are_told_in_a_sentence(call, arguments, said):
 
 def test_without_a_key_the_way_to_one_is_told(call):
     assert "Settings, API Keys" in call("prices", key="", expect=2)
+    assert "RUNPOD_API_KEY is no key" in call("prices", key="rpa_…", expect=2)
+
+
+def test_the_name_in_cluster_yaml_is_every_commands(call, tmp_path, monkeypatch):
+    (tmp_path / "cluster.yaml").write_text("name: studio\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert "no cluster 'studio'" in call("down", expect=2)
+    assert "no cluster 'other'" in call("--cluster", "other", "down", expect=2)
 
 
 def test_a_cap_is_kept(call, account):
@@ -159,6 +180,6 @@ def test_from_nothing_to_ray_and_back(call, account, machines, tmp_path, monkeyp
     assert "no pod is left" in said
     assert "stays" in said
     assert account.living() == []
-    assert processes_of(head.id) == []
+    assert until(lambda: not processes_of(head.id))
     assert "USD" in call("cost")
     assert "ended 0 pods and 1 volumes" in call("gc", "--volumes", "--yes")

@@ -43,10 +43,14 @@ def test_the_cluster_ends_with_its_job(call, account, machines, tmp_path):  # no
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--yes")
     call("train", "--demo", "--down-when-done", "--", "--name", "one", "--dry-run", "--encoder", "embedded", *QUICK)
-    assert until(lambda: not account.living(), 90), "head and worker have ended themselves"
+    assert until(lambda: not account.living(), 240), "head and worker have ended themselves"
     done = json.loads(next(machines.volume.glob("clusters/*/DONE.json")).read_text())
     assert "ended with 0" in done["reason"]
-    assert time.time() - done["time"] < 90
+    assert time.time() - done["time"] < 240
+    call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", 1, "--yes")
+    time.sleep(5)
+    assert len(account.living()) == 1, "a new cluster does not end with the former one's job"
+    assert "there are: none" in call("logs", "none", expect=2)
     assert "no pod is left" in call("down")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cluster.pod.job import FINISH, is_running, read_jobs
+from cluster.pod.job import FINISH, follow, is_running, read_jobs
 from cluster.pod.keeper import Keeper
 
 
@@ -71,3 +71,16 @@ def test_a_job_without_a_heartbeat_keeps_no_pod_alive(tmp_path):
         ("b", False),
         ("c", False),
     ]
+
+
+def test_a_job_that_is_not_known_is_told_with_those_that_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RRAY_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("RRAY_CLUSTER", "m")
+    assert follow("train-1") == 2
+    assert "there are: none" in capsys.readouterr().err
+    (tmp_path / "clusters" / "m" / "jobs" / "tune-1").mkdir(parents=True)
+    assert follow("train-1") == 2
+    assert "there are: tune-1" in capsys.readouterr().err
+    monkeypatch.setattr("cluster.pod.job.BEGIN_SECONDS", -1.0)
+    assert follow("tune-1") == 1
+    assert "has not begun" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.settings import parse_duration, read_settings, say_duration
+from cluster.settings import named_in, parse_duration, read_settings, say_duration
 from rainbow_ray.errors import InputError
 
 
@@ -27,7 +27,9 @@ def test_durations(said, seconds):
     assert parse_duration(said) == seconds
 
 
-@pytest.mark.parametrize("said", ["8", "h", "-1h", "8 hours", "0s", "", "1h2", True])
+@pytest.mark.parametrize(
+    "said", ["8", "h", "-1h", "8 hours", "0s", "", "1h2", True, float("inf"), float("nan"), "99999999999999h"]
+)
 def test_what_is_no_duration(said):
     with pytest.raises(ValueError, match="duration"):
         parse_duration(said)
@@ -70,9 +72,24 @@ def test_a_file_that_is_named_must_be_there(tmp_path):
         ("ports: [22/tcp, 8888/http]", "only 22/tcp is published"),
         ("ports: []", "22/tcp is needed"),
         ("env: {WANDB_API_KEY: abcsecret}", "name it in `secrets`"),
+        ("env: {MY_CREDENTIALS: abcsecret}", "name it in `secrets`"),
+        ("env: {DB_PASS: abcsecret}", "name it in `secrets`"),
+        ("env: {HTTP_AUTH: abcsecret}", "name it in `secrets`"),
+        ("env: {RUNPOD_POD_ID: abcsecret}", "never brought to pods"),
+        ("secrets: [RUNPOD_API_KEY]", "the account's key stays here"),
+        ("max_hourly: .inf", "max_hourly"),
+        ("max_hourly: .nan", "max_hourly"),
+        ("idle: .inf", "at most 366d"),
     ],
 )
 def test_what_would_be_open_is_refused_with_the_reason(tmp_path, text, said):
     told = refused(written(tmp_path, text))
     assert said in told
     assert "abcsecret" not in told
+
+
+def test_a_file_may_name_its_cluster(tmp_path):
+    assert named_in(written(tmp_path, "name: studio")) == "studio"
+    assert named_in(written(tmp_path, "pods: 2")) is None
+    with pytest.raises(InputError, match="names no cluster"):
+        named_in(written(tmp_path, "name: ../../etc"))

@@ -10,6 +10,7 @@ import stat
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from cluster.settings import Settings
 from cluster.state import ClusterFolder, PodRecord
@@ -35,7 +36,7 @@ def test_nobody_else_may_read_it(folder):
 
 def test_it_comes_back_as_it_was_written(folder):
     state = begin(folder)
-    state.pods.append(PodRecord(name=state.next_name("head"), role="head", usd_per_hour=0.5, since=100.0))
+    state.pods.append(PodRecord(name=state.next_name("head"), role="head", step="made", usd_per_hour=0.5, since=100.0))
     folder.write(state)
     assert folder.read() == state
     assert folder.need() == state
@@ -82,6 +83,43 @@ def test_a_newer_state_is_not_touched(folder):
     folder.write(state.model_copy(update={"version": 99}))
     with pytest.raises(InputError, match="newer"):
         folder.read()
+
+
+def test_what_could_not_be_read_again_is_never_written(folder):
+    state = begin(folder)
+    with pytest.raises(ValidationError):
+        state.settings.pods = 0
+    for price in (float("nan"), float("inf"), -3.0):
+        with pytest.raises(ValidationError):
+            PodRecord(name="a", role="head", usd_per_hour=price)
+    state.seconds["pods"] = float("nan")
+    with pytest.raises(ValidationError):
+        folder.write(state)
+    assert folder.need().seconds == {}
+
+
+def test_a_pod_costs_nothing_before_it_is_there_nor_long_after_its_deadline():
+    record = PodRecord(name="a", role="head", usd_per_hour=1.0, since=1000.0, deadline=1000.0 + 7200)
+    assert record.usd(1e6) == 0.0, "asked for, and never there"
+    record.step = "made"
+    assert record.usd(1000.0 + 3600) == pytest.approx(1.0)
+    assert record.usd(1e6) == pytest.approx(2.0 + 60 / 3600)
+    record.until = 1000.0 + 1800
+    assert record.usd(1e6) == pytest.approx(0.5)
+
+
+def test_a_public_key_that_is_missing_is_made_of_the_private_one(folder):
+    begin(folder)
+    before = folder.public_key()
+    folder.key.with_suffix(".pub").unlink()
+    assert folder.public_key().split()[:2] == before.split()[:2]
+
+
+def test_a_place_that_is_no_folder_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="RRAY_CLUSTERS"), ClusterFolder("studio").lock():
+        pass
 
 
 def test_one_command_at_a_time(folder):
