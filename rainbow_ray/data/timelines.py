@@ -178,13 +178,12 @@ class Neighbours:
     def of(cls, table: pa.Table, together: int, overlap: float) -> Neighbours:
         return cls(table[PLACE].to_numpy(), table[SIZE].to_numpy(), together, overlap)
 
-    def runs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """`indices` where they were put together: a run goes on as long as neighbours follow each other."""
-        return split_runs(indices, self.place)
-
     def whole_songs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """The songs among `indices`, in the order of the source."""
-        return split_runs(np.unique(indices), self.place)
+        """The songs among `indices`, whole ones, in the order of the source."""
+        every = np.unique(indices)
+        if len(every) == 0:
+            return []
+        return np.split(every, np.flatnonzero((np.diff(every) != 1) | (self.place[every[1:]] == 0)) + 1)
 
     def windows(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
         """Pieces of a song that are trained on: each of its segments once, cut elsewhere for another `shift`."""
@@ -214,11 +213,3 @@ class Neighbours:
         stride = max(1, round(self.together * (1 - self.overlap)))
         last = size - self.together
         return [*range(0, last, stride), last]
-
-
-def split_runs(indices: np.ndarray, place: np.ndarray) -> list[np.ndarray]:
-    """Cut where the next index is not the next segment of the same song."""
-    if len(indices) == 0:
-        return []
-    breaks = (np.diff(indices) != 1) | (place[indices[1:]] == 0)
-    return np.split(indices, np.flatnonzero(breaks) + 1)

@@ -117,9 +117,10 @@ def _score(bundle: Bundle, reading: Reading, device: torch.device, examples: Exa
     windows = [window for song in songs for window in neighbours.scored_windows(song)]
     scores = no_scores(problem, len(examples))
     batches = divide_runs(windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS)
-    for rows in batches:
-        batch = make_batch(examples, rows, collates).to(device)
+    for part in batches:
+        rows = part.indices
+        batch = make_batch(examples, rows, collates, part.run).to(device)
         found = problem.scores(finish_logits(problem, model(batch), batch.line)).cpu().numpy()
-        kept = np.concatenate([neighbours.kept(run) for run in neighbours.runs(rows)])
+        kept = np.concatenate([neighbours.kept(run) for run in part.runs])
         scores[rows[kept]] = found[kept]
     return scores
