@@ -26,7 +26,8 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     config, segments = plan.config, plan.segments
     assert segments is not None
     n_rows = len(rows)
-    folded = fold_timelines(drop_unknown_songs(rows, segments.songs), plan.reading.media)
+    known = drop_unknown_songs(rows, segments.songs)
+    folded = fold_timelines(known, plan.reading.media, plan.columns.null_class)
     problem, targets, folded, notes = _labels(plan, folded)
     songs = int(folded.song.max()) + 1 if len(folded.table) else 0
     if songs < MIN_SONGS:

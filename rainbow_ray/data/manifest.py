@@ -207,7 +207,7 @@ def _find_media(
     return tuple(found), problems
 
 
-def _fill(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
+def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
     """Labels with a class for those that are missing: names, or lists of them."""
     missing = _is_missing(label)
     if not pa.types.is_nested(label.type):
@@ -227,8 +227,8 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     label, broken = _label(block[columns.label[0]], columns.label[1])
     if columns.section:
         label = pa.array([section_kind(name) for name in _strings(pa.chunked_array(label)).to_pylist()], pa.string())
-    if columns.null_class is not None:
-        label = _fill(label, columns.null_class)
+    if columns.null_class is not None and columns.times is None:  # of segments, once their stems are folded
+        label = fill_missing(label, columns.null_class)
     held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
     # in rising order of precedence: the last reason written is the one that is counted

@@ -33,6 +33,7 @@ ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share
               *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
 TIME_ERROR = "time_mae"
 TINY = 1e-7
+HALF = 0.5  # from where on a song is yes
 WEAK = "weak"
 
 
@@ -144,6 +145,7 @@ class Segmentation:
                 raise InputError(f"target {column!r} is one number a song, and segments cannot be learned from it: name"
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
             problem = dataclasses.replace(problem, weak=config.segments.bag)
+            _check_weak_metric(problem, column, config.training.metric)
             of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=np.float32)
             of_song[targets[known, SONG].astype(int)] = label[known]
             label = of_song[targets[:, SONG].astype(int)]  # a song's label holds for what is masked in it
@@ -244,6 +246,8 @@ class Segmentation:
 
     def decode(self, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Scores as the decoding leaves them, of whole songs: by each segment's neighbours as well."""
+        if self.weak and self.inner.name == "binary":
+            return _relative(targets, scores)
         if self.decoding == "argmax" or self.weak:
             return scores
         from rainbow_ray.problems.decoding import median, viterbi
@@ -300,7 +304,8 @@ class Segmentation:
         """Of weak segments: the songs' labels, and their scores, which segments share among them."""
         songs = songs_of(targets)
         label = np.array([np.nanmax(self.labels(targets[rows])) for rows in songs], dtype=np.float32)
-        return label, np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
+        sums = np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
+        return label, np.minimum(sums, 1.0)  # decoded ones are no shares: of a song that is yes, any segment may be
 
     def _fits(self, targets: np.ndarray, scores: np.ndarray) -> list[Fit]:
         fits = []
@@ -345,6 +350,27 @@ def songs_of(targets: np.ndarray) -> list[slice]:
     begins = (np.diff(targets[:, SONG]) != 0) | (np.diff(targets[:, PLACE]) <= 0)
     edges = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(targets)]])
     return [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
+
+
+def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -> None:
+    """Raises `InputError` for a metric that needs segments' own labels."""
+    if metric is not None and metric not in problem.metric_names:
+        raise InputError(f"training.metric: {metric} looks at the time of labelled segments, and {column} is the same"
+                         " on all segments of each song, so that only songs can be scored: use one of"
+                         f" {', '.join(problem.metric_names)}, or name a column of segments with data.target_column"
+                         )  # fmt: skip
+
+
+def _relative(targets: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """What weak segments say of yes: in a song that is yes, beside the one that has the largest part in it.
+
+    Shares of many segments are all small; which of them are yes is told by each other.
+    """
+    made = shares.copy()
+    for rows in songs_of(targets):
+        if shares[rows].sum() > HALF:
+            made[rows] = shares[rows] / max(float(shares[rows].max()), TINY)
+    return made
 
 
 def _seconds(targets: np.ndarray) -> np.ndarray:

@@ -47,15 +47,43 @@ class Fit:
 
 
 def durations(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Seconds of each segment, overlaps of neighbours cut at their midpoint: `(segments,)`, in order of time."""
-    starts, ends = starts.astype(np.float64).copy(), ends.astype(np.float64).copy()
-    over = np.flatnonzero(ends[:-1] > starts[1:])
-    starts[over + 1] = ends[over] = (ends[over] + starts[over + 1]) / 2
-    return np.maximum(ends - starts, 0.0)
+    """Seconds of each segment, overlaps of neighbours cut at their midpoint: `(segments,)`, in order of time.
+
+    One without a length takes nothing from its neighbours.
+    """
+    starts, ends = starts.astype(np.float64), ends.astype(np.float64)
+    long = ends > starts
+    starts, ends = starts[long], ends[long]
+    if (np.diff(ends) < 0).any():
+        starts, ends = _cut_nested(starts, ends)
+    else:
+        over = np.flatnonzero(ends[:-1] > starts[1:])
+        starts[over + 1] = ends[over] = (ends[over] + starts[over + 1]) / 2
+    seconds = np.zeros(len(long))
+    seconds[long] = ends - starts
+    return seconds
+
+
+def _cut_nested(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same where segments lie inside others: what they share ends where the first of both does.
+
+    A piece is cut against what is left of those before it; one that ended before that begins is left without time.
+    """
+    starts, ends, last = starts.copy(), ends.copy(), 0
+    for i in range(1, len(starts)):
+        if ends[last] > starts[i]:
+            middle = (max(starts[last], starts[i]) + min(ends[last], ends[i])) / 2
+            if middle < starts[last] or middle > ends[i]:
+                starts[i] = ends[i] = ends[last]
+                continue
+            ends[last] = starts[i] = middle
+        last = i
+    return starts, ends
 
 
 def merge(labels: np.ndarray, seconds: np.ndarray) -> Stretches:
-    """Equal neighbours as one. `labels` are integers, `seconds` how long each segment is."""
+    """Equal neighbours as one, of those that have a length. `labels` are integers, `seconds` how long each is."""
+    labels, seconds = labels[seconds > 0], seconds[seconds > 0]
     ends = np.cumsum(seconds)
     last = np.append(np.flatnonzero(np.diff(labels)), len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
     stops = ends[last]

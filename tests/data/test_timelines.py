@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rainbow_ray.data.split import write_json
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
 from rainbow_ray.errors import InputError
-from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START
+from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START, _seconds, best_of
 from rainbow_ray.segment_plan import UNKNOWN_SONG
 from tests.conftest import segment_rows, song_rows
 from tests.in_process import data_of, plan_of
@@ -53,7 +54,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
         assert (np.diff(rows[:, START]) > 0).all()
         assert (rows[:, END] > rows[:, START]).all()
     ids = data.index.strings("example_id")
-    assert ids[:2].tolist() == ["00#0", "00#1"]
+    assert ids[:2].tolist() == ["00#000000", "00#000001"]
     assert len(set(ids)) == len(ids)
     for fold in range(data.split.folds):
         train, val = data.split.sides(fold)
@@ -89,6 +90,16 @@ def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, colum
     assert any("masked" in warning for warning in data.warnings)
 
 
+def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
+    rows = segment_rows()
+    data = read(put("start_seconds", NAN, 4, 5))
+    assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
+    plain = read().source.targets
+    same = np.delete(np.arange(len(plain)), 2)
+    assert data.problem.metric("time_accuracy", data.source.targets, best_of(data.problem, data.source.targets)) == 1.0
+    assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
+
+
 def test_of_equal_start_and_end_nothing_is_learned(read):
     rows = segment_rows()
     data = read(put("end_seconds", rows["start_seconds"][4], 4, 5))
@@ -105,6 +116,63 @@ def test_labels_that_lack_are_masked_not_dropped(read):
 def test_a_stem_that_has_the_label_speaks_for_those_that_lack_it(read):
     data = read(put("segment_rebracketing_type", None, 0))
     assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_one(read):
+    rows = segment_rows()
+    labels = rows["segment_rebracketing_type"]
+    labels[::2] = [None] * len(labels[::2])
+    for i in (0, 16, 32, 48):  # the first segment of four songs has none at all
+        labels[i + 1] = None
+    data = read(rows=rows, data__null_class="nothing")
+    assert data.profile["masked"] == {}
+    nothing = data.problem.tell(data.source.targets)
+    assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
+
+
+def test_the_words_are_those_of_a_stem_that_has_them(read):
+    rows = segment_rows()
+    rows["lyric_text"][0] = None
+    rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the words
+    data = read(rows=rows)
+    assert data.index.texts.tolist() == read().index.texts.tolist()
+    assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_stems_whose_times_differ_by_a_breath_are_one_segment(read):
+    rows = segment_rows()
+    for name in ("start_seconds", "end_seconds"):
+        jitter = np.random.default_rng(0).uniform(0, 0.0002, len(rows[name]))
+        rows[name] = [at + by for at, by in zip(rows[name], jitter, strict=True)]
+    assert len(read(rows=rows).source) == 12 * 8
+
+
+def test_segments_of_no_place_and_time_are_not_each_others_stems(read):
+    rows = segment_rows(stems=1)
+    del rows["segment_index"]
+    data = read(put("end_seconds", NAN, 1), rows=put_all(rows, "start_seconds", 1, 2, 3))
+    assert len(data.source) == 12 * 8
+    assert data.profile["masked"] == {NO_LENGTH: 3}
+
+
+def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
+    """A split that is kept finds its songs again, also when one of them has grown."""
+    data = read()
+    write_json(data.split, data.index, tmp_path / "split.json")
+    more = segment_rows(songs=1, segments=14)
+    rows = segment_rows()
+    grown = {name: [*rows[name][16:], *more[name]] for name in rows}
+    again = read(rows=grown, data__split_file=str(tmp_path / "split.json"))
+    folds = [dict(zip(one.index.songs, one.split.fold.tolist(), strict=True)) for one in (data, again)]
+    assert folds[0] == folds[1]
+    ids = again.index.ids.tolist()
+    assert ids == sorted(ids)
+
+
+def put_all(rows, column, *at):
+    for row in at:
+        rows[column][row] = NAN
+    return rows
 
 
 def test_stems_that_disagree_are_masked(read):

@@ -195,6 +195,22 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
     assert of_songs == pytest.approx(sums.detach().numpy())
 
 
+@pytest.mark.parametrize("bag", ["attention", "noisy_or"])
+def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
+    """Shares of many are all below a half: they are held against each other."""
+    problem = Segmentation(make_problem("binary"), weak=bag)
+    targets = timeline([1] * 8, [0] * 4, [1])
+    logits = torch.full((13, problem.outputs), 4.0)
+    logits[6:8], logits[8:12] = -4.0, -4.0
+    scores = problem.scores(shares(problem, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))).numpy()
+    said = problem.decode(targets, scores)
+    assert problem.decide(said)[8:] == [False] * 4 + [True]
+    assert problem.decide(said)[:8] == ([True] * 6 + [False] * 2)
+    of_songs = (problem.by_song(targets, values)[1] > 0.5 for values in (scores, said))
+    assert [one.tolist() for one in of_songs] == [[True, False, True]] * 2, "what is said of songs stays"
+    assert problem.metric("accuracy", targets, said) == 1.0
+
+
 def test_noisy_or_worked_by_hand():
     """P(song) = 1 - ∏ (1 - p) of its segments."""
     problem = Segmentation(make_problem("binary"), weak="noisy_or")
@@ -211,6 +227,10 @@ def test_labels_that_are_the_songs_own_are_weak():
     assert settled.problem.weak == "attention"
     assert "WEAK" in " ".join(settled.notes)
     assert settled.targets[2, LABEL] == 0, "a song's label holds for what is masked in it"
+    config = Config()
+    config.training.metric = "time_accuracy"
+    with pytest.raises(InputError, match=r"training\.metric: time_accuracy .* use one of accuracy"):
+        PLAIN.settle(targets, "rebracketing_type", config)
     numbers = Segmentation(make_problem("regression"))
     with pytest.raises(InputError, match="one number a song"):
         numbers.settle(targets, "intensity", Config())

@@ -13,6 +13,7 @@ from rainbow_ray.data.stream import make_line
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.training import learner as learners
 from rainbow_ray.training.batches import divide_runs, plan_runs, share_runs
+from rainbow_ray.training.device import Precision
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.team import Team
 from tests.conftest import segment_rows
@@ -95,7 +96,7 @@ def learner_of(plan, data):
     problem = data.problem.fit(data.source.targets, plan.config.training)
     everything = np.arange(len(data.source))
     torch.manual_seed(0)
-    device, precision = torch.device("cpu"), learners.Precision(None)
+    device, precision = torch.device("cpu"), Precision(None)
     return Learner(plan.config, data.source, plan.reading, problem, everything, device=device, precision=precision,
                    team=Team())  # fmt: skip
 
