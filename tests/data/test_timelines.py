@@ -214,11 +214,21 @@ def test_songs_of_one_segment_can_be_learned_from(read):
 @pytest.mark.parametrize(
     ("mend", "says"),
     [
-        (lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])), "data.target_column"),
-        (lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])), "zero, negative or unknown length"),
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])),
+            "96: no label.*null",
+        ),
+        (
+            lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])),
+            "96: segment of zero, negative or unknown length: start_seconds and end_seconds must be seconds",
+        ),
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[f"{i % 2}" for i in range(len(rows["song_id"]))]),
+            "96: segment whose stems carry different labels: name another target",
+        ),
         (lambda rows: rows.pop("start_seconds"), "start_seconds"),
         (lambda rows: rows.update(song_id=["one"] * len(rows["song_id"])), "fewer than 2 songs"),
-        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "no segment can be learned from"),
+        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "192: no id: column song_id"),
     ],
 )
 def test_nothing_left_is_said_with_what_to_do(read, mend, says):
@@ -226,6 +236,15 @@ def test_nothing_left_is_said_with_what_to_do(read, mend, says):
     rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
     with pytest.raises(InputError, match=says):
         read(mend, rows=rows)
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_ids_that_the_manifest_writes_otherwise_are_what_is_said(read, write_table, known):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" if i < known else str(i + 100) for i in range(12)]
+    with pytest.raises(InputError, match=rf"{192 - 16 * known}: segment of a song that the manifest lacks.*: ids in"
+                                         rf" song_id .* such as '0{known}' must be those of songs"):  # fmt: skip
+        read(songs=write_table(songs, "songs.parquet"))
 
 
 def test_windows_cover_a_long_song_and_are_stitched_once():
