@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.assemble import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
+from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples, profile
 from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.source import Resident
@@ -31,7 +32,7 @@ from rainbow_ray.modalities import lengths
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems.segmentation import LABEL, Segmentation
 from rainbow_ray.segment_plan import TIMES as SECONDS
-from rainbow_ray.segment_plan import UNKNOWN_SONG, drop_unknown_songs
+from rainbow_ray.segment_plan import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
 
 
 def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
@@ -68,6 +69,8 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     without = len(segments.songs) - songs if segments.songs is not None else 0
     if without > 0:
         warnings.append(f"{without} songs of the manifest have no segments that can be used")
+    idle, default = idle_by_labels(config, problem), Config()
+    warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
     warnings += data_warnings(plan, split, folds, described, index)
     neighbours = Neighbours.of(folded.table, together, config.segments.overlap)
     source = Resident(index, lengths(index.table, plan.reading), neighbours=neighbours)

@@ -37,6 +37,7 @@ SECTION_KINDS = {
 }  # fmt: skip
 OTHER_SECTION = "other"
 ID_MISSING = "no id"
+SEGMENT_LABELS = ("segment_rebracketing_", "segment_has_rebracketing_")  # such columns begin so
 TEXT_MISSING = "no text"
 TEXT_SHORT = "text under {} characters"
 LABEL_MISSING = "no label"
@@ -164,7 +165,8 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             problems.append(f"{manifest}: column {name!r} ({key}) holds {kind}, not text")
     for name in wanted:
-        if name == target or name.partition(".")[0] == STRUCT_COLUMN or (label is not None and name == label[0]):
+        told = name.partition(".")[0] == STRUCT_COLUMN or name.startswith(SEGMENT_LABELS)
+        if name == target or told or (label is not None and name == label[0]):
             problems.append(f"data.text_columns: {name!r} is a label or computed from one, and cannot be an input")
     if problems or label is None:
         raise InputError(problems)
@@ -335,6 +337,14 @@ def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None
         return (column, field) if field in {f.name for f in kind} else None
     # a JSON string says what it holds only row by row: rows without the field count as "no label"
     return (column, field) if _is_string(kind) else None
+
+
+def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
+    """All raw labels of a target, as `plain_rows` has them; None where there is no such column."""
+    found = _find_label(manifest.schema, target)
+    if found is None:
+        return None
+    return _label(manifest.dataset().to_table(columns=[found[0]])[found[0]], found[1])[0]
 
 
 def _fields(schema: pa.Schema) -> list[str]:

@@ -33,7 +33,7 @@ ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share
               *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
 TIME_ERROR = "time_mae"
 TINY = 1e-7
-HALF = 0.5  # from where on a song is yes
+MOST = 0.5
 WEAK = "weak"
 
 
@@ -140,7 +140,9 @@ class Segmentation:
         left_out = np.full(len(targets), None, dtype=object)
         left_out[known] = settled.left_out[of.ravel()]
         problem, notes = dataclasses.replace(self, inner=settled.problem), settled.notes
-        if len(pairs) == len(np.unique(pairs[:, 0])) and (np.bincount(targets[known, SONG].astype(int)) > 1).any():
+        each = np.unique(targets[known, SONG], return_counts=True)[1]
+        # that few songs have several segments and each of them one label happens of itself
+        if len(pairs) == len(each) and (each > 1).mean() > MOST:
             if not self.has_classes:
                 raise InputError(f"target {column!r} is one number a song, and segments cannot be learned from it: name"
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
@@ -247,7 +249,9 @@ class Segmentation:
     def decode(self, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Scores as the decoding leaves them, of whole songs: by each segment's neighbours as well."""
         if self.weak and self.inner.name == "binary":
-            return _relative(targets, scores)
+            from rainbow_ray.problems.decoding import relative
+
+            return relative(scores, songs_of(targets))
         if self.decoding == "argmax" or self.weak:
             return scores
         from rainbow_ray.problems.decoding import median, viterbi
@@ -359,18 +363,6 @@ def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -
                          " on all segments of each song, so that only songs can be scored: use one of"
                          f" {', '.join(problem.metric_names)}, or name a column of segments with data.target_column"
                          )  # fmt: skip
-
-
-def _relative(targets: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """What weak segments say of yes: in a song that is yes, beside the one that has the largest part in it.
-
-    Shares of many segments are all small; which of them are yes is told by each other.
-    """
-    made = shares.copy()
-    for rows in songs_of(targets):
-        if shares[rows].sum() > HALF:
-            made[rows] = shares[rows] / max(float(shares[rows].max()), TINY)
-    return made
 
 
 def _seconds(targets: np.ndarray) -> np.ndarray:

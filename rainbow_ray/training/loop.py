@@ -21,6 +21,7 @@ from rainbow_ray.errors import InputError, TrainingError, choose
 from rainbow_ray.modalities import Reading
 from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import Problem, best_possible
+from rainbow_ray.problems.decoding import measure_decoded
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import Length, decide_length, plan, plan_runs, share_of, share_runs
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -399,7 +400,7 @@ class _Run:
         """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
         songs, averaged = average_songs(self.source, indices, scores)
-        metrics, undefined = self.problem.metrics(self.source.targets[songs], averaged)
+        metrics, undefined = measure_decoded(self.problem, self.source.targets[songs], averaged)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
         return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores
 

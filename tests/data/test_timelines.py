@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ from rainbow_ray.data.split import write_json
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START, _seconds, best_of
-from rainbow_ray.segment_plan import UNKNOWN_SONG
+from rainbow_ray.segment_plan import UNKNOWN_SONG, inner_name
 from tests.conftest import segment_rows, song_rows
 from tests.in_process import data_of, plan_of
 
@@ -287,3 +289,56 @@ def test_a_settled_config_can_be_run_again(read, write_table):
     data = read(songs=manifest)
     again = read(songs=manifest, data__id_column="song_id")
     assert np.array_equal(data.source.targets, again.source.targets)
+
+
+def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
+    keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__together": 4,
+            "segments__overlap": 0.5, "training__smoothing": 0.9, "training__smoothing_limit": 2.0,
+            "training__boundary": 0.9}  # fmt: skip
+    said = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
+    assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
+    assert "has no effect" not in " ".join(read(**keys).warnings)
+    (bag,) = [one for one in read(segments__bag="noisy_or").warnings if "no effect" in one]
+    assert bag.startswith("segments.bag has no effect: segments have labels of their own")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind", "says"),
+    [
+        ("level", lambda i: i % 3, "multiclass", "3 different integers, read as classes: data.target_type=regression"),
+        ("bpm", lambda i: 60 + i % 90, "regression", "90 different integers, read as numbers"),
+        ("marked", lambda i: ["True", "false", None][i % 3], "binary", ""),
+        ("called", lambda i: ["true", "maybe"][i % 2], "multiclass", ""),
+        ("fields.marked", lambda i: i % 2 == 0, "binary", ""),
+    ],
+)
+def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_encoder, column, values, kind, says):
+    rows = segment_rows(stems=1)
+    name, _, field = column.partition(".")
+    told = [values(i) for i in range(len(rows["song_id"]))]
+    rows[name] = [json.dumps({field: one}) for one in told] if field else told
+    path = write_table(rows, "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
+    assert inner_name(plan.problem) == kind
+    notes = " ".join(plan.warnings)
+    assert says in notes
+    assert says or "integers" not in notes
+    named = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column,
+                    data__target_type=kind)  # fmt: skip
+    assert "integers" not in " ".join(named.warnings)
+
+
+@pytest.mark.parametrize("column", ["segment_rebracketing_type", "segment_has_rebracketing_markers"])
+def test_labels_of_segments_are_no_text(read, column):
+    other = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
+    with pytest.raises(InputError, match=f"{column!r} is a label or computed from one"):
+        read(data__text_columns=["lyric_text", column], data__target_column=other)
+
+
+def test_text_that_is_not_asked_of_segments_is_said(write_table, tiny_encoder):
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__require_concept=True,
+                   data__min_concept_length=500)  # fmt: skip
+    said = " ".join(plan.warnings)
+    assert "data.require_concept has no effect" in said
+    assert "data.min_concept_length has no effect" in said

@@ -14,7 +14,7 @@ from rainbow_ray.config import Config, TrainingConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems import make_problem
 from rainbow_ray.problems.bags import bag_loss, shares
-from rainbow_ray.problems.decoding import median, viterbi
+from rainbow_ray.problems.decoding import decode_sides, measure_decoded, median, viterbi
 from rainbow_ray.problems.multiclass import Multiclass
 from rainbow_ray.problems.segmentation import LABEL, Segmentation, best_of, songs_of
 
@@ -234,6 +234,41 @@ def test_labels_that_are_the_songs_own_are_weak():
     numbers = Segmentation(make_problem("regression"))
     with pytest.raises(InputError, match="one number a song"):
         numbers.settle(targets, "intensity", Config())
+
+
+def test_few_songs_of_several_segments_do_not_make_labels_weak():
+    targets = timeline([0, 0], *([label] for label in (1, 0, 1, 0, 1)))
+    settled = PLAIN.settle(targets, "kind", Config())
+    assert isinstance(settled.problem, Segmentation)
+    assert settled.problem.weak is None
+
+
+def test_each_side_is_decoded_by_what_its_own_training_side_teaches():
+    problem = dataclasses.replace(PLAIN, decoding="viterbi")
+    targets = timeline([0, 0, 0, 0], [1, 0, 1, 0])
+    said = np.tile(np.array([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]], dtype=np.float32), (4, 1))
+    first, second = np.arange(4), np.arange(4, 8)
+    sides = [(first, second), (second, first)]
+    decoded = decode_sides(problem, targets, sides, said)
+    for train, val in sides:
+        fitted = problem.with_transitions(targets[train])
+        assert np.array_equal(decoded[val], fitted.decode(targets[val], said[val]))
+    waiting = said.copy()
+    waiting[first] = NAN
+    half = decode_sides(problem, targets, sides, waiting)
+    assert np.isnan(half[first]).all()
+    assert np.array_equal(half[second], decoded[second])
+    assert decode_sides(make_problem("binary"), targets, sides, said) is said
+
+
+def test_metrics_of_an_epoch_look_at_what_is_decoded():
+    problem = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
+    targets = timeline([0, 0, 0, 0, 0])
+    said = np.array([[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.9, 0.0]] + [[0.9, 0.1, 0.0]] * 2, dtype=np.float32)
+    decoded, _ = measure_decoded(problem, targets, said)
+    assert decoded["accuracy"] == decoded["edit"] == 1.0
+    assert problem.metrics(targets, said)[0]["accuracy"] == 0.8
+    assert measure_decoded(PLAIN, targets, said)[0]["accuracy"] == 0.8
 
 
 def test_it_comes_back_from_a_file():

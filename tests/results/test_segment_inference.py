@@ -10,7 +10,11 @@ from rainbow_ray import predict
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.timelines import NO_LENGTH
 from rainbow_ray.results.inference import Predictor
+from rainbow_ray.results.summary import NONE, evaluate
+from rainbow_ray.training.folds import Job, Shared, out_of_fold, read_outcome, run_job
+from rainbow_ray.training.team import Team
 from tests.conftest import segment_rows
+from tests.in_process import data_of, plan_of
 
 
 @pytest.fixture
@@ -57,3 +61,20 @@ def test_a_long_song_is_scored_whole(finished):
     scores = found[[name for name in found if str(name).startswith("score_")]]
     assert scores.notna().all(axis=None)
     assert scores.sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, tiny_encoder, tmp_path):
+    """With the same scores, the baseline is level with the model to the bit."""
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
+                   data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id")
+    jobs = [Job(k, *data.split.sides(k), tmp_path / str(k)) for k in range(2)]
+    for job in jobs:
+        run_job(shared, job, Team())
+    folds = [read_outcome(job) for job in jobs]
+    scores = out_of_fold(data.source, data.problem, folds, lambda outcome: outcome.val_scores)
+    results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
+    assert results.baselines[NONE] == results.metrics
+    assert results.baselines["other"] != results.metrics, "else this tells nothing"
