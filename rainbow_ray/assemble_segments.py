@@ -34,6 +34,8 @@ from rainbow_ray.problems.segmentation import LABEL, Segmentation
 from rainbow_ray.segment_plan import TIMES as SECONDS
 from rainbow_ray.segment_plan import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
 
+MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
+
 
 def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     """The data of a run over segments. Raises `InputError` where they cannot be trained on."""
@@ -46,8 +48,8 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     try:
         problem, targets, folded, notes = _labels(plan, folded)
     except InputError as error:  # one class only, say: what was left out before is then most of the reason
-        why = _left_out(read)
-        more = [f"left out: {why}{_advice(plan, read, known)}"] if why else []
+        much = sum(_reasons(read).values()) >= MUCH * len(read.table)
+        more = [f"left out: {_left_out(read)}{_advice(plan, read, known)}"] if much else []
         raise InputError([*error.problems, *more]) from error
     songs = int(folded.song.max()) + 1 if len(folded.table) else 0
     if songs < MIN_SONGS:

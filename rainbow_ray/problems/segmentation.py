@@ -10,7 +10,7 @@ Try it alone: `python -m rainbow_ray.problems.segmentation`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, Metrics, Problem, best_possible, make_problem
-from rainbow_ray.problems.stretches import OVERLAPS, WINDOWS, Fit, durations, fit_of
+from rainbow_ray.problems.stretches import ABOUT_TIME, Fit, about_time, durations, fit_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +29,6 @@ LABEL, START, END, PLACE, SONG = range(5)  # the columns of a target
 INNER = ("multiclass", "binary", "regression")
 DECODINGS = ("argmax", "median", "viterbi")
 BAGS = ("attention", "noisy_or")
-ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share in OVERLAPS),
-              *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
 TIME_ERROR = "time_mae"
 TINY = 1e-7
 MOST = 0.5
@@ -289,7 +287,7 @@ class Segmentation:
             seconds = np.concatenate([_seconds(targets[rows]) for rows in songs_of(targets)])[known]
             missed = np.abs(self.labels(targets[known]) - scores[known])
             return float(missed @ seconds / seconds.sum()) if seconds.sum() else None
-        return _about_time(name, self._fits(targets, scores))
+        return about_time(name, self._fits(targets, scores))
 
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         if self.weak:
@@ -367,33 +365,6 @@ def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -
 
 def _seconds(targets: np.ndarray) -> np.ndarray:
     return durations(targets[:, START], targets[:, END])
-
-
-def _mean(values: list[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def _about_time(name: str, fits: list[Fit]) -> float | None:
-    """A metric over songs: time and stretches are pooled, edit scores and boundaries averaged."""
-    own: dict[str, Callable[[], float | None]] = {
-        "time_accuracy": lambda: _ratio(sum(fit.seconds_right for fit in fits), sum(fit.seconds for fit in fits)),
-        "edit": lambda: _mean([fit.edit for fit in fits]),
-    }
-    for k in range(len(OVERLAPS)):
-        own[ABOUT_TIME[2 + k]] = lambda k=k: _f1(np.array([fit.found[k] for fit in fits]).sum(axis=0))  # type: ignore[misc]
-    for k in range(len(WINDOWS)):
-        own[ABOUT_TIME[2 + len(OVERLAPS) + k]] = lambda k=k: _mean([fit.hits[k] for fit in fits])  # type: ignore[misc]
-    return own[name]() if fits else None
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _f1(counts: np.ndarray) -> float | None:
-    hits, wrong, missed = counts.tolist()
-    return _ratio(2 * hits, 2 * hits + wrong + missed)
 
 
 def plain(problem: Problem) -> Problem:
