@@ -134,9 +134,7 @@ def _advice(plan: Plan, folded: Folded, rows: pa.Table) -> str:
         there = "the manifest has no ids" if known is None else f"the manifest writes them as {known!r}"
         return f": ids in {id_column} (data.id_column) such as {lost!r} must be those of songs; {there}"
     if why in (LABEL_MISSING, LABEL_BROKEN):
-        much = "is null in all segments" if len(_reasons(folded)) == 1 and not len(folded.label.drop_null()) else (
-            "has few labels"
-        )  # fmt: skip
+        much = "has few labels" if folded.label.null_count < len(folded.label) else "is null in all segments"
         return f": target {plan.target!r} {much}; name another with data.target_column"
     if why == ID_MISSING:
         return f": column {id_column} (data.id_column) must name the song of each row"

@@ -249,6 +249,15 @@ def test_ids_that_the_manifest_writes_otherwise_are_what_is_said(read, write_tab
         read(songs=write_table(songs, "songs.parquet"))
 
 
+def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read, write_table):
+    songs = song_rows(songs=11, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(11)]
+    rows = segment_rows()
+    rows["segment_rebracketing_type"] = pa.nulls(len(rows["song_id"]), pa.string()).to_pylist()
+    with pytest.raises(InputError, match="is null in all segments; name another"):
+        read(rows=rows, songs=write_table(songs, "songs.parquet"))
+
+
 def test_windows_cover_a_long_song_and_are_stitched_once():
     size, together = 53, 16
     near = Neighbours(np.arange(size), np.full(size, size), together, 0.5)
