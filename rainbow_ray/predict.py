@@ -218,6 +218,8 @@ def _score_segments(predictor: Predictor, options: argparse.Namespace, console: 
     console.print(
         f"{len(found.segments)} segments in {options.out}{weak}, {len(found.stretches)} stretches in {beside}"
     )
+    for reason, n in found.unusable.items():
+        console.print(f"  in no stretch: {n}: {reason}")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
