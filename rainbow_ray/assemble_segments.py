@@ -7,18 +7,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rainbow_ray.assemble import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
+from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples, profile
-from rainbow_ray.data.manifest import LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
-from rainbow_ray.data.timelines import NO_LABELS, PLACE, SIZE, Folded, Neighbours, count_masked, fold_timelines
+from rainbow_ray.data.timelines import (
+    FURTHER_STEMS,
+    NO_LABELS,
+    NO_LENGTH,
+    PLACE,
+    SIZE,
+    STEMS_DISAGREE,
+    Folded,
+    Neighbours,
+    count_masked,
+    fold_timelines,
+)
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems.segmentation import LABEL, Segmentation
-from rainbow_ray.segment_plan import drop_unknown_songs
+from rainbow_ray.segment_plan import TIMES as SECONDS
+from rainbow_ray.segment_plan import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
+
+MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
 
 
 def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
@@ -26,14 +42,20 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     config, segments = plan.config, plan.segments
     assert segments is not None
     n_rows = len(rows)
-    folded = fold_timelines(drop_unknown_songs(rows, segments.songs), plan.reading.media)
-    problem, targets, folded, notes = _labels(plan, folded)
+    known = drop_unknown_songs(rows, segments.songs)
+    folded = fold_timelines(known, plan.reading.media, plan.columns.null_class)
+    read = folded
+    try:
+        problem, targets, folded, notes = _labels(plan, folded)
+    except InputError as error:  # one class only, say: what was left out before is then most of the reason
+        much = sum(_reasons(read).values()) >= MUCH * len(read.table)
+        more = [f"left out: {_left_out(read)}{_advice(plan, read, known)}"] if much else []
+        raise InputError([*error.problems, *more]) from error
     songs = int(folded.song.max()) + 1 if len(folded.table) else 0
     if songs < MIN_SONGS:
-        why = {**folded.dropped, **count_masked(folded.masked)}
-        left_out = ", ".join(f"{n}: {reason}" for reason, n in why.items()) or "none left out"
+        why = _left_out(read) or "none left out"
         raise InputError(f"segments {plan.manifest.location}: {songs} songs with labelled segments are left of {n_rows}"
-                         f" rows, and training needs {MIN_SONGS} ({left_out})")  # fmt: skip
+                         f" rows, and training needs {MIN_SONGS} ({why}){_advice(plan, read, known)}")  # fmt: skip
     index = Examples(folded.table, targets, _weights(problem, targets))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
@@ -49,6 +71,8 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     without = len(segments.songs) - songs if segments.songs is not None else 0
     if without > 0:
         warnings.append(f"{without} songs of the manifest have no segments that can be used")
+    idle, default = idle_by_labels(config, problem), Config()
+    warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
     warnings += data_warnings(plan, split, folds, described, index)
     neighbours = Neighbours.of(folded.table, together, config.segments.overlap)
     source = Resident(index, lengths(index.table, plan.reading), neighbours=neighbours)
@@ -65,11 +89,8 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
     masked = folded.masked
     good = np.array([reason is None for reason in masked], dtype=bool)
     if not good.any():
-        why = ", ".join(f"{n}: {reason}" for reason, n in count_masked(masked).items()) or "there are none"
-        only = set(count_masked(masked)) <= {LABEL_MISSING, LABEL_BROKEN}
-        name = f"target {plan.target!r} is null in all segments; name another" if only else "name another target"
-        raise InputError(f"segments {plan.manifest.location}: no segment can be learned from ({why}): {name} with"
-                         " data.target_column")  # fmt: skip
+        none = "" if _left_out(folded) else ": there are none"
+        raise InputError(f"segments {plan.manifest.location}: no segment can be learned from{none}")
     parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
     label = np.full(len(masked), np.nan, dtype=np.float32)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)
@@ -90,6 +111,38 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
     folded = dataclasses.replace(folded, dropped=dropped).keep(kept)
     assert isinstance(settled.problem, Segmentation)
     return settled.problem, targets[kept], folded, (*parsed.notes, *settled.notes)
+
+
+def _reasons(folded: Folded) -> dict[str, int]:
+    """Why rows and segments were left out, most frequent first; stems of one segment lose nothing."""
+    found = {**folded.dropped, **count_masked(folded.masked)}
+    return dict(sorted(((why, n) for why, n in found.items() if why != FURTHER_STEMS), key=lambda item: -item[1]))
+
+
+def _left_out(folded: Folded) -> str:
+    return ", ".join(f"{n}: {reason}" for reason, n in _reasons(folded).items())
+
+
+def _advice(plan: Plan, folded: Folded, rows: pa.Table) -> str:
+    """What to do about the most frequent reason."""
+    why = next(iter(_reasons(folded)), None)
+    id_column = plan.config.data.id_column
+    if why == UNKNOWN_SONG:
+        assert plan.segments is not None
+        lost = rows.filter(pc.equal(rows["dropped"], UNKNOWN_SONG).fill_null(False))["song"][0].as_py()
+        known = next(iter(sorted(plan.segments.songs or ())), None)
+        there = "the manifest has no ids" if known is None else f"the manifest writes them as {known!r}"
+        return f": ids in {id_column} (data.id_column) such as {lost!r} must be those of songs; {there}"
+    if why in (LABEL_MISSING, LABEL_BROKEN):
+        much = "has few labels" if folded.label.null_count < len(folded.label) else "is null in all segments"
+        return f": target {plan.target!r} {much}; name another with data.target_column"
+    if why == ID_MISSING:
+        return f": column {id_column} (data.id_column) must name the song of each row"
+    if why == NO_LENGTH:
+        return f": {' and '.join(SECONDS)} must be seconds from the song's start, the end after the start"
+    if why == STEMS_DISAGREE:
+        return f": name another target than {plan.target!r} with data.target_column"
+    return ""
 
 
 def _weights(problem: Segmentation, targets: np.ndarray) -> np.ndarray:

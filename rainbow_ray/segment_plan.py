@@ -13,17 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
-from rainbow_ray.data.manifest import DEMO, STRUCT_COLUMN, Columns, Manifest, Times, open_manifest
+from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
 from rainbow_ray.data.sections import make_segments
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.problems.segmentation import Segmentation
 
 SEGMENTATION = "segmentation"
 TIMES = ("start_seconds", "end_seconds")
 INDEX = "segment_index"
 SONG, TEXT, AUDIO = "song_id", "lyric_text", "source_audio_file"
 SECTION = "structure_section"
+MOST_INTEGERS = 20  # different ones that are still classes
 SONG_TARGET = "rebracketing_type"  # where segments have no label of their own
 UNKNOWN_SONG = "segment of a song that the manifest lacks"
 
@@ -93,7 +95,8 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
     if target in names and pa.types.is_nested(table.schema.field(target).type):
         raise InputError(f"{table}: column {target!r} (data.target_column) holds {table.schema.field(target).type}, and"
                          " a segment has one label")  # fmt: skip
-    kind = config.data.target_type or _kind(table, target)
+    kind, told = (config.data.target_type, []) if config.data.target_type else _kind(table, target)
+    notes += told
     segments = config.segments
     problem = make_problem(
         SEGMENTATION, inner=make_problem(kind), decoding=segments.decoding, filter_width=segments.filter_width
@@ -113,6 +116,7 @@ def idle_segments(config: Config, problem: Problem) -> dict[str, str]:
         return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
     kind = config.model.temporal.kind
     idle = {"data.unit": "segments are the unit"}
+    idle |= dict.fromkeys(("data.require_concept", "data.min_concept_length"), "segments may be short, or have no text")
     idle |= dict.fromkeys(("data.window_position", "data.views"), "segments have windows of their own")
     idle |= {key: "segments are decoded: see segments.decoding" for key in keys if key.startswith("calibration.")}
     if kind == "none":
@@ -126,6 +130,17 @@ def idle_segments(config: Config, problem: Problem) -> dict[str, str]:
     if config.segments.path is not None:
         idle["segments.seconds"] = "the table of segments says where they are"
     return idle
+
+
+def idle_by_labels(config: Config, problem: Segmentation) -> dict[str, str]:
+    """Keys that say nothing, and why, once it is known whether segments have labels of their own."""
+    if problem.weak is None:
+        return {"segments.bag": "segments have labels of their own"} if problem.has_classes else {}
+    keys = {"segments.decoding", "segments.together", "segments.overlap", "training.smoothing", "training.boundary",
+            "training.smoothing_limit"}  # fmt: skip
+    if config.segments.decoding == "median":  # otherwise that is said before
+        keys.add("segments.filter_width")
+    return dict.fromkeys(sorted(keys), "only songs have labels, and a song's segments are learned from as one")
 
 
 def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table:
@@ -159,19 +174,23 @@ def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str
         data.text_columns = [TEXT]
 
 
-def _kind(table: Manifest, target: str) -> str:
-    """The problem that a column's type speaks for; names of classes where nothing is known of it."""
-    name, _, inside = target.rpartition(".")
-    schema = table.schema
-    found = schema.field(target).type if target in schema.names else None
-    column = name or STRUCT_COLUMN
-    if found is None and column in schema.names and pa.types.is_struct(schema.field(column).type):
-        found = next((f.type for f in schema.field(column).type if f.name == inside), None)
-    if found is None:
-        return "multiclass"
-    if pa.types.is_boolean(found):
-        return "binary"
-    return "regression" if pa.types.is_floating(found) or pa.types.is_decimal(found) else "multiclass"
+def _kind(table: Manifest, target: str) -> tuple[str, list[str]]:
+    """The problem that a column speaks for, and what is to be told of that; classes where nothing is known of it."""
+    labels = labels_of(table, target)
+    if labels is None or target == SECTION:
+        return "multiclass", []
+    if pa.types.is_boolean(labels.type):
+        return "binary", []
+    if pa.types.is_floating(labels.type):
+        return "regression", []
+    different = pc.unique(labels.drop_null())
+    if pa.types.is_integer(labels.type):
+        many = len(different) > MOST_INTEGERS
+        what = ("numbers", "multiclass for classes") if many else ("classes", "regression for numbers")
+        said = f"{target} holds {len(different)} different integers, read as {what[0]}: data.target_type={what[1]}"
+        return "regression" if many else "multiclass", [said]
+    words = {str(one).strip().lower() for one in different.to_pylist()} if len(different) <= MOST_INTEGERS else set()
+    return "binary" if words and words <= {"true", "false"} else "multiclass", []
 
 
 def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:

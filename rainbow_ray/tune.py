@@ -91,6 +91,7 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
     from rainbow_ray.errors import InputError
     from rainbow_ray.plan import check_values, make_plan
+    from rainbow_ray.segment_plan import SONG_TARGET
     from rainbow_ray.training.space import explore, load_space, stacked_in
 
     tuning, problems = resolved.config.tune, []
@@ -99,15 +100,15 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     plan = space = axes = None
     try:
         plan = make_plan(resolved)
-        decoding = resolved.config.segments.decoding
-        if plan.segments is not None and decoding != "argmax":
-            plan.warnings.append(f"trials are compared before {decoding} decodes: it is put to the best model alone")
         if resolved.config.training.workers is not None:
             plan.warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     except InputError as error:
         problems += error.problems
     try:
-        space = load_space(tuning.space, resolved.config.phase, plan.problem.name if plan is not None else "")
+        kind = plan.problem.name if plan is not None else ""
+        if plan is not None and plan.segments is not None and plan.target == SONG_TARGET:  # what that is of, is known
+            kind = f"weak {kind}"
+        space = load_space(tuning.space, resolved.config.phase, kind)
         if plan is not None:
             check = functools.partial(check_values, problem=plan.problem)
             axes = explore(space, plan.config, check, resolved.config.reproducibility.seed)

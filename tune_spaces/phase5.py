@@ -9,6 +9,13 @@ from tune_spaces import common
 
 def space(trial: Any) -> None:
     """How segments see each other, the encoder, the head, the optimiser, the losses."""
+    weak(trial)
+    trial.suggest_float("training.smoothing", 0.0, 0.5)
+    trial.suggest_float("training.boundary", 0.0, 0.5)
+
+
+def weak(trial: Any) -> None:
+    """The same where only songs have labels, which have no neighbours to be held together: without those losses."""
     common.encoder(trial)
     common.head(trial)
     common.optimiser(trial)
@@ -20,8 +27,6 @@ def space(trial: Any) -> None:
         trial.suggest_float("model.temporal.run_dropout", 0.0, 0.7)
         trial.suggest_float("model.temporal.learning_rate", 2e-4, 5e-3, log=True)
         trial.suggest_float("model.temporal.weight_decay", 1e-2, 5.0, log=True)
-    trial.suggest_float("training.smoothing", 0.0, 0.5)
-    trial.suggest_float("training.boundary", 0.0, 0.5)
 
 
 def classes(trial: Any) -> None:

@@ -37,6 +37,7 @@ SECTION_KINDS = {
 }  # fmt: skip
 OTHER_SECTION = "other"
 ID_MISSING = "no id"
+SEGMENT_LABELS = ("segment_rebracketing_", "segment_has_rebracketing_")  # such columns begin so
 TEXT_MISSING = "no text"
 TEXT_SHORT = "text under {} characters"
 LABEL_MISSING = "no label"
@@ -164,7 +165,8 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             problems.append(f"{manifest}: column {name!r} ({key}) holds {kind}, not text")
     for name in wanted:
-        if name == target or name.partition(".")[0] == STRUCT_COLUMN or (label is not None and name == label[0]):
+        told = name.partition(".")[0] == STRUCT_COLUMN or name.startswith(SEGMENT_LABELS)
+        if name == target or told or (label is not None and name == label[0]):
             problems.append(f"data.text_columns: {name!r} is a label or computed from one, and cannot be an input")
     if problems or label is None:
         raise InputError(problems)
@@ -207,7 +209,7 @@ def _find_media(
     return tuple(found), problems
 
 
-def _fill(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
+def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
     """Labels with a class for those that are missing: names, or lists of them."""
     missing = _is_missing(label)
     if not pa.types.is_nested(label.type):
@@ -227,8 +229,8 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     label, broken = _label(block[columns.label[0]], columns.label[1])
     if columns.section:
         label = pa.array([section_kind(name) for name in _strings(pa.chunked_array(label)).to_pylist()], pa.string())
-    if columns.null_class is not None:
-        label = _fill(label, columns.null_class)
+    if columns.null_class is not None and columns.times is None:  # of segments, once their stems are folded
+        label = fill_missing(label, columns.null_class)
     held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
 
     # in rising order of precedence: the last reason written is the one that is counted
@@ -335,6 +337,14 @@ def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None
         return (column, field) if field in {f.name for f in kind} else None
     # a JSON string says what it holds only row by row: rows without the field count as "no label"
     return (column, field) if _is_string(kind) else None
+
+
+def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
+    """All raw labels of a target, as `plain_rows` has them; None where there is no such column."""
+    found = _find_label(manifest.schema, target)
+    if found is None:
+        return None
+    return _label(manifest.dataset().to_table(columns=[found[0]])[found[0]], found[1])[0]
 
 
 def _fields(schema: pa.Schema) -> list[str]:

@@ -22,6 +22,8 @@ LYRICS = "lrc_lyrics"
 CLOCK = r"\[(\d+):(\d{1,2}(?:[.:]\d+)?)\]"
 SECTION = re.compile(rf"^(?P<name>[^:\[\]]+?)\s*(?::\s*(?P<note>.*?))?,?\s*{CLOCK}\s*-\s*{CLOCK}\s*$", re.DOTALL)
 STAMP = re.compile(CLOCK)
+WORD_STAMP = re.compile(r"<\d+:\d{1,2}(?:[.:]\d+)?>")
+OFFSET = re.compile(r"^\s*\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE | re.MULTILINE)
 LAST_LINE = 5.0  # seconds that the last line of an LRC file is taken to last, where nothing else ends it
 MADE = ("segment_index", "start_seconds", "end_seconds", "lyric_text", "structure_section")
 
@@ -48,12 +50,17 @@ def parse_structure(text: str | None) -> list[Segment]:
 
 
 def parse_lrc(text: str | None) -> list[tuple[float, str]]:
-    """Lines of an LRC file with when they begin: `[mm:ss.xx] words`, several stamps a line allowed."""
+    """Lines of an LRC file with when they begin: `[mm:ss.xx] words`, several stamps a line allowed.
+
+    A positive `[offset:]`, milliseconds, lets lines come sooner; stamps of single words (`<mm:ss.xx>`) are no words.
+    """
+    offset = OFFSET.search(text or "")
+    sooner = int(offset[1]) / 1000 if offset else 0.0
     lines = []
     for line in (text or "").splitlines():
         stamps = STAMP.findall(line)
-        words = STAMP.sub("", line).strip()
-        lines += [(_seconds(*stamp), words) for stamp in stamps]
+        words = " ".join(WORD_STAMP.sub(" ", STAMP.sub("", line)).split())
+        lines += [(max(0.0, _seconds(*stamp) - sooner), words) for stamp in stamps]
     return sorted(lines)
 
 
@@ -109,6 +116,10 @@ def make_segments(
     if not rows:
         raise InputError(f"manifest {manifest.location}: no song has a timeline: neither {STRUCTURE}, nor an LRC file"
                          f" ({LRC}), nor {RUNNING_TIME}; name a table of segments with --segments")  # fmt: skip
+    digest = hashlib.sha256(f"{manifest.location}\0{seconds}".encode())
+    for name in names:  # labels too: who changes them must not find them as they were
+        if not _is_heavy(table.schema.field(name).type):
+            digest.update(f"{name}\0{table[name].to_pylist()}".encode())
     table = table.drop_columns([name for name in MADE if name in names]).take(pa.array([row for row, _, _ in rows]))
     columns: dict[str, pa.Array] = {
         "segment_index": pa.array([i for _, i, _ in rows], pa.int64()),
@@ -119,13 +130,18 @@ def make_segments(
     }
     for name, values in columns.items():
         table = table.append_column(name, values)
-    digest = hashlib.sha256(f"{manifest.location}\0{seconds}".encode())
-    for name in (id_column, *columns):
+    for name in columns:
         digest.update(str(table[name].to_pylist()).encode())
     path = folder / f"{digest.hexdigest()[:16]}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     write_safely(path, lambda file: pq.write_table(table, file))
     return path, _said(made)
+
+
+def _is_heavy(kind: pa.DataType) -> bool:
+    """Whether a column holds media rather than facts about songs."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_list(kind)
+                or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))  # fmt: skip
 
 
 def _said(made: Counter[str]) -> list[str]:

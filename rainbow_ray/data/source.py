@@ -6,9 +6,10 @@ ids, words) in the order of a plan.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,18 +24,66 @@ from rainbow_ray.data.timelines import Neighbours
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some examples of a source, by their indices, and which of them are read together.
+
+    `run[i]` numbers what example i is read together with; a run's examples follow each other. None: each example stands
+    for itself. Nothing tells runs from indices again: windows of one song may touch, and are still read apart.
+    """
+
+    indices: np.ndarray
+    run: np.ndarray | None = None
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[np.ndarray]) -> Part:
+        if not runs:
+            return cls(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+        return cls(np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs]))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def runs(self) -> list[np.ndarray]:
+        """The indices of each run."""
+        return [self.indices[places] for places in run_places(self.run, len(self))]
+
+
+@dataclass(frozen=True)
 class Rows:
-    """Some examples that lie in memory now: `indices` in their source, which are rows `at` of `examples`."""
+    """Some examples that lie in memory now: `indices` in their source, which are rows `at` of `examples`.
+
+    `run` as in `Part`.
+    """
 
     examples: Examples
     at: np.ndarray
     indices: np.ndarray
+    run: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def take(self, which: np.ndarray) -> Rows:
-        return Rows(self.examples, self.at[which], self.indices[which])
+        return Rows(
+            self.examples, self.at[which], self.indices[which], self.run[which] if self.run is not None else None
+        )
+
+    def read_together(self, run: np.ndarray | None) -> Rows:
+        return dataclasses.replace(self, run=run)
+
+    @property
+    def runs(self) -> list[np.ndarray]:
+        """The places among these rows of each run."""
+        return run_places(self.run, len(self))
+
+
+def run_places(run: np.ndarray | None, size: int) -> list[np.ndarray]:
+    """The places of each run, whose examples follow each other; without `run` each is one of its own."""
+    if size == 0:
+        return []
+    places = np.arange(size)
+    return np.split(places, places[1:] if run is None else np.flatnonzero(np.diff(run)) + 1)
 
 
 class Source(Protocol):

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
-from rainbow_ray.data.timelines import PLACE, SHARES, TIMES, split_runs
+from rainbow_ray.data.timelines import PLACE, SHARES, TIMES
 
 if TYPE_CHECKING:
     import torch
@@ -93,10 +93,13 @@ class Batch:
         return dataclasses.replace(self, present=present)
 
 
-def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, Collate]) -> Batch:
+def make_batch(
+    examples: Examples, indices: np.ndarray, collates: Mapping[str, Collate], run: np.ndarray | None = None
+) -> Batch:
     """Gather examples to one batch, each modality padding its own inputs.
 
-    A modality's `to_example` says whose its units are (one each, without it), and its `present` who has it.
+    A modality's `to_example` says whose its units are (one each, without it), and its `present` who has it. `run` says
+    which segments are read together, as in `Part`.
     """
     import torch
 
@@ -115,20 +118,21 @@ def make_batch(examples: Examples, indices: np.ndarray, collates: Mapping[str, C
         present=present,
         targets=torch.from_numpy(examples.targets[indices]),
         weights=torch.from_numpy(examples.weights[indices]),
-        line=make_line(examples.table, indices),
+        line=make_line(examples.table, indices, run),
     )
 
 
-def make_line(table: pa.Table, indices: np.ndarray) -> Line | None:
-    """When some rows of a table of segments are; None of a table of songs."""
+def make_line(table: pa.Table, indices: np.ndarray, run: np.ndarray | None) -> Line | None:
+    """When some rows of a table of segments are, read together as `run` says; None of a table of songs."""
     if PLACE not in table.column_names:
         return None
     import torch
 
     rows = pa.array(indices)
     times = np.stack([table[name].take(rows).to_numpy() for name in (*TIMES, *SHARES)], axis=1)
-    runs = split_runs(indices, table[PLACE].to_numpy())
-    numbers = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    numbers = np.arange(len(indices))
+    if run is not None and len(run):
+        numbers = np.concatenate([[0], np.cumsum(np.diff(run) != 0)])
     return Line(torch.from_numpy(times), torch.from_numpy(numbers))
 
 

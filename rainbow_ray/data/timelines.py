@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOTS, count, text_key
+from rainbow_ray.data.manifest import LABEL_MISSING, fill_missing
 
 TIMES = ("start", "end")
+SAME_TIME = 0.005  # seconds: stems of one segment may differ by as much
 PLACE = "place"  # column: the segment's place in its song
 SIZE = "segments"  # column: how many the song has
 SHARES = ("start_share", "end_share")  # columns: the same times as shares of the song
@@ -53,11 +56,12 @@ class Folded:
         )
 
 
-def fold_timelines(rows: pa.Table, join: Sequence[str] = ()) -> Folded:
+def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | None = None) -> Folded:
     """Rows of segments (with `start`, `end`, seconds, and `place` as the table has it) to one example a segment.
 
     Rows that agree in song, place and times are stems of one segment: the first stands for them, with the windows of
     all in the columns `join`. Segments are put in the order of time; where a time is not known, of their place.
+    `null_class` is what those are that no stem has a label of.
     """
     dropped = count(rows["dropped"])
     good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
@@ -68,13 +72,12 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = ()) -> Folded:
         len(chosen)
     ) else []  # fmt: skip
     facts.loc[chosen["unlabelled"].is_valid().to_numpy(), "label"] = -1
-    stem_of = facts.groupby(["song", PLACE, *TIMES], sort=False, dropna=False).ngroup().to_numpy()
+    stem_of = _stems(facts)
     labelled = facts["label"].to_numpy() >= 0
-    # a labelled stem speaks for its segment before others do
-    order = np.lexsort((np.arange(len(facts)), ~labelled, stem_of))
-    _, at = np.unique(stem_of[order], return_index=True)
-    first = order[at]
-    kinds = pd.Series(facts["label"].where(labelled)).groupby(stem_of).nunique().to_numpy()
+    has_text = pc.not_equal(chosen["text"], "").fill_null(False).to_numpy()
+    # the words are those of a stem that has them, and the label that of one that has it
+    first, speaks = _first_of(stem_of, ~labelled, ~has_text), _first_of(stem_of, ~labelled)
+    kinds = facts["label"].where(labelled).groupby(stem_of).nunique().to_numpy()
     if len(good) > len(first):
         dropped[FURTHER_STEMS] = len(good) - len(first)
     segments = facts.iloc[first].reset_index(drop=True)
@@ -83,11 +86,39 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = ()) -> Folded:
     table = chosen.take(pa.array(first[by_time])).drop_columns(["dropped", "label", "unlabelled", PLACE, *TIMES])
     table = _with_windows(table, chosen, join, stem_of, by_time)
     times, segments = times.iloc[by_time].reset_index(drop=True), segments.iloc[by_time].reset_index(drop=True)
-    masked = chosen["unlabelled"].take(pa.array(first[by_time])).to_numpy(zero_copy_only=False).astype(object)
+    speaks = speaks[by_time]
+    masked = chosen["unlabelled"].take(pa.array(speaks)).to_numpy(zero_copy_only=False).astype(object)
+    label = chosen["label"].take(pa.array(speaks))
+    if null_class is not None:  # only now: a stem without a label says nothing against one that has it
+        label, masked[masked == LABEL_MISSING] = fill_missing(label, null_class), None
     masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
     masked[~times["known"].to_numpy()] = NO_LENGTH
     table = _with_places(table, segments["song"], times)
-    return Folded(table, chosen["label"].take(pa.array(first[by_time])), masked, dropped, _notes(segments))
+    return Folded(table, label, masked, dropped, _notes(segments))
+
+
+def _stems(facts: pd.DataFrame) -> np.ndarray:
+    """Of which segment each row is: those that agree in song and place, and nearly in their times.
+
+    Where nothing tells a row's place, it is a segment of its own.
+    """
+    of = facts.groupby(["song", PLACE], sort=False, dropna=False).ngroup().to_numpy()
+    for name in TIMES:
+        at = facts[name].to_numpy(dtype=np.float64)
+        order = np.lexsort((at, of))
+        before, after = at[order][:-1], at[order][1:]
+        same = (after == before) | (after <= before + SAME_TIME) | (np.isnan(before) & np.isnan(after))
+        begins = np.append(True, (np.diff(of[order]) != 0) | ~same)[: len(of)]
+        of = of.copy()
+        of[order] = np.cumsum(begins) - 1
+    lost = facts[PLACE].isna() & facts[list(TIMES)].isna().any(axis=1)
+    return np.asarray(pd.factorize(np.where(lost.to_numpy(), len(of) + np.arange(len(of)), of))[0])
+
+
+def _first_of(stem_of: np.ndarray, *worse: np.ndarray) -> np.ndarray:
+    """The row that stands for each segment: the first of those that are least `worse`, what counts most last."""
+    order = np.lexsort((np.arange(len(stem_of)), *worse, stem_of))
+    return np.asarray(order[np.unique(stem_of[order], return_index=True)[1]])
 
 
 def count_masked(masked: np.ndarray) -> dict[str, int]:
@@ -96,13 +127,17 @@ def count_masked(masked: np.ndarray) -> dict[str, int]:
 
 
 def _times(segments: pd.DataFrame) -> pd.DataFrame:
-    """Start and end of each segment, and whether its length is known; unknown ones lie where their neighbours end."""
+    """Start and end of each segment, and whether its length is known; unknown ones lie where those before them end."""
     start, end = segments["start"].to_numpy(dtype=np.float64), segments["end"].to_numpy(dtype=np.float64)
     known = np.isfinite(start) & np.isfinite(end) & (end > start) & (start >= 0)
-    placed = pd.DataFrame({"song": segments["song"], "place": segments[PLACE], "start": start, "end": end})
-    placed["start"] = placed["start"].where(np.isfinite(start) & (start >= 0))
+    begins = np.isfinite(start) & (start >= 0)
+    placed = pd.DataFrame({"song": segments["song"], "place": segments[PLACE]})
+    placed["start"] = np.where(begins, start, np.nan)
+    placed["reach"] = np.where(known, end, placed["start"])
     placed = placed.sort_values(["song", "place"], kind="stable")
-    placed["start"] = placed.groupby("song")["start"].ffill().fillna(0.0)
+    reach = placed.groupby("song")["reach"].cummax()
+    before = reach.groupby(placed["song"]).ffill().fillna(0.0)
+    placed["start"] = placed["start"].fillna(before)
     placed = placed.sort_index()
     made_end = np.where(known, end, placed["start"].to_numpy())
     return pd.DataFrame({"start": placed["start"].to_numpy(), "end": made_end, "known": known})
@@ -113,8 +148,8 @@ def _with_places(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.T
     grouped = songs.groupby(songs, sort=False)
     place, size = grouped.cumcount().to_numpy(), grouped.transform("size").to_numpy()
     whole = np.maximum(times["end"].groupby(songs.to_numpy()).transform("max").to_numpy(), 1e-9)
-    digits = len(str(max(int(size.max(initial=1)) - 1, 1)))
-    ids = [f"{song}#{at:0{digits}d}" for song, at in zip(songs, place.tolist(), strict=True)]
+    # of one width whatever table they are in: a split that is kept finds them again, and their order is that of time
+    ids = [f"{song}#{at:06d}" for song, at in zip(songs, place.tolist(), strict=True)]
     texts = pd.Series(table["text"].to_pandas()).groupby(songs.to_numpy(), sort=False)
     keys = {song: text_key(" ".join(filter(None, lines)) or f"no text of song {song}") for song, lines in texts}
     columns = {
@@ -178,13 +213,12 @@ class Neighbours:
     def of(cls, table: pa.Table, together: int, overlap: float) -> Neighbours:
         return cls(table[PLACE].to_numpy(), table[SIZE].to_numpy(), together, overlap)
 
-    def runs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """`indices` where they were put together: a run goes on as long as neighbours follow each other."""
-        return split_runs(indices, self.place)
-
     def whole_songs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """The songs among `indices`, in the order of the source."""
-        return split_runs(np.unique(indices), self.place)
+        """The songs among `indices`, whole ones, in the order of the source."""
+        every = np.unique(indices)
+        if len(every) == 0:
+            return []
+        return np.split(every, np.flatnonzero((np.diff(every) != 1) | (self.place[every[1:]] == 0)) + 1)
 
     def windows(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
         """Pieces of a song that are trained on: each of its segments once, cut elsewhere for another `shift`."""
@@ -214,11 +248,3 @@ class Neighbours:
         stride = max(1, round(self.together * (1 - self.overlap)))
         last = size - self.together
         return [*range(0, last, stride), last]
-
-
-def split_runs(indices: np.ndarray, place: np.ndarray) -> list[np.ndarray]:
-    """Cut where the next index is not the next segment of the same song."""
-    if len(indices) == 0:
-        return []
-    breaks = (np.diff(indices) != 1) | (place[indices[1:]] == 0)
-    return np.split(indices, np.flatnonzero(breaks) + 1)

@@ -10,7 +10,7 @@ Try it alone: `python -m rainbow_ray.problems.segmentation`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, Metrics, Problem, best_possible, make_problem
-from rainbow_ray.problems.stretches import OVERLAPS, WINDOWS, Fit, durations, fit_of
+from rainbow_ray.problems.stretches import ABOUT_TIME, Fit, about_time, durations, fit_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,9 @@ LABEL, START, END, PLACE, SONG = range(5)  # the columns of a target
 INNER = ("multiclass", "binary", "regression")
 DECODINGS = ("argmax", "median", "viterbi")
 BAGS = ("attention", "noisy_or")
-ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share in OVERLAPS),
-              *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
 TIME_ERROR = "time_mae"
 TINY = 1e-7
+MOST = 0.5
 WEAK = "weak"
 
 
@@ -139,11 +138,14 @@ class Segmentation:
         left_out = np.full(len(targets), None, dtype=object)
         left_out[known] = settled.left_out[of.ravel()]
         problem, notes = dataclasses.replace(self, inner=settled.problem), settled.notes
-        if len(pairs) == len(np.unique(pairs[:, 0])) and (np.bincount(targets[known, SONG].astype(int)) > 1).any():
+        each = np.unique(targets[known, SONG], return_counts=True)[1]
+        # that few songs have several segments and each of them one label happens of itself
+        if len(pairs) == len(each) and (each > 1).mean() > MOST:
             if not self.has_classes:
                 raise InputError(f"target {column!r} is one number a song, and segments cannot be learned from it: name"
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
             problem = dataclasses.replace(problem, weak=config.segments.bag)
+            _check_weak_metric(problem, column, config.training.metric)
             of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=np.float32)
             of_song[targets[known, SONG].astype(int)] = label[known]
             label = of_song[targets[:, SONG].astype(int)]  # a song's label holds for what is masked in it
@@ -244,6 +246,10 @@ class Segmentation:
 
     def decode(self, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Scores as the decoding leaves them, of whole songs: by each segment's neighbours as well."""
+        if self.weak and self.inner.name == "binary":
+            from rainbow_ray.problems.decoding import relative
+
+            return relative(scores, songs_of(targets))
         if self.decoding == "argmax" or self.weak:
             return scores
         from rainbow_ray.problems.decoding import median, viterbi
@@ -281,7 +287,7 @@ class Segmentation:
             seconds = np.concatenate([_seconds(targets[rows]) for rows in songs_of(targets)])[known]
             missed = np.abs(self.labels(targets[known]) - scores[known])
             return float(missed @ seconds / seconds.sum()) if seconds.sum() else None
-        return _about_time(name, self._fits(targets, scores))
+        return about_time(name, self._fits(targets, scores))
 
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         if self.weak:
@@ -300,7 +306,8 @@ class Segmentation:
         """Of weak segments: the songs' labels, and their scores, which segments share among them."""
         songs = songs_of(targets)
         label = np.array([np.nanmax(self.labels(targets[rows])) for rows in songs], dtype=np.float32)
-        return label, np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
+        sums = np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
+        return label, np.minimum(sums, 1.0)  # decoded ones are no shares: of a song that is yes, any segment may be
 
     def _fits(self, targets: np.ndarray, scores: np.ndarray) -> list[Fit]:
         fits = []
@@ -347,35 +354,17 @@ def songs_of(targets: np.ndarray) -> list[slice]:
     return [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
 
 
+def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -> None:
+    """Raises `InputError` for a metric that needs segments' own labels."""
+    if metric is not None and metric not in problem.metric_names:
+        raise InputError(f"training.metric: {metric} looks at the time of labelled segments, and {column} is the same"
+                         " on all segments of each song, so that only songs can be scored: use one of"
+                         f" {', '.join(problem.metric_names)}, or name a column of segments with data.target_column"
+                         )  # fmt: skip
+
+
 def _seconds(targets: np.ndarray) -> np.ndarray:
     return durations(targets[:, START], targets[:, END])
-
-
-def _mean(values: list[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def _about_time(name: str, fits: list[Fit]) -> float | None:
-    """A metric over songs: time and stretches are pooled, edit scores and boundaries averaged."""
-    own: dict[str, Callable[[], float | None]] = {
-        "time_accuracy": lambda: _ratio(sum(fit.seconds_right for fit in fits), sum(fit.seconds for fit in fits)),
-        "edit": lambda: _mean([fit.edit for fit in fits]),
-    }
-    for k in range(len(OVERLAPS)):
-        own[ABOUT_TIME[2 + k]] = lambda k=k: _f1(np.array([fit.found[k] for fit in fits]).sum(axis=0))  # type: ignore[misc]
-    for k in range(len(WINDOWS)):
-        own[ABOUT_TIME[2 + len(OVERLAPS) + k]] = lambda k=k: _mean([fit.hits[k] for fit in fits])  # type: ignore[misc]
-    return own[name]() if fits else None
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _f1(counts: np.ndarray) -> float | None:
-    hits, wrong, missed = counts.tolist()
-    return _ratio(2 * hits, 2 * hits + wrong + missed)
 
 
 def plain(problem: Problem) -> Problem:

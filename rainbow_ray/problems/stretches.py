@@ -8,13 +8,16 @@ goes on after a gap is one stretch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 OVERLAPS = (0.10, 0.25, 0.50)  # of segmental F1 (Lea et al. 2017)
 WINDOWS = (0.5, 3.0)  # seconds, of boundary hits (Turnbull et al. 2007; MIREX)
+
+ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share in OVERLAPS),
+              *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,43 @@ class Fit:
 
 
 def durations(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Seconds of each segment, overlaps of neighbours cut at their midpoint: `(segments,)`, in order of time."""
-    starts, ends = starts.astype(np.float64).copy(), ends.astype(np.float64).copy()
-    over = np.flatnonzero(ends[:-1] > starts[1:])
-    starts[over + 1] = ends[over] = (ends[over] + starts[over + 1]) / 2
-    return np.maximum(ends - starts, 0.0)
+    """Seconds of each segment, overlaps of neighbours cut at their midpoint: `(segments,)`, in order of time.
+
+    One without a length takes nothing from its neighbours.
+    """
+    starts, ends = starts.astype(np.float64), ends.astype(np.float64)
+    long = ends > starts
+    starts, ends = starts[long], ends[long]
+    if (np.diff(ends) < 0).any():
+        starts, ends = _cut_nested(starts, ends)
+    else:
+        over = np.flatnonzero(ends[:-1] > starts[1:])
+        starts[over + 1] = ends[over] = (ends[over] + starts[over + 1]) / 2
+    seconds = np.zeros(len(long))
+    seconds[long] = ends - starts
+    return seconds
+
+
+def _cut_nested(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same where segments lie inside others: what they share ends where the first of both does.
+
+    A piece is cut against what is left of those before it; one that ended before that begins is left without time.
+    """
+    starts, ends, last = starts.copy(), ends.copy(), 0
+    for i in range(1, len(starts)):
+        if ends[last] > starts[i]:
+            middle = (max(starts[last], starts[i]) + min(ends[last], ends[i])) / 2
+            if middle < starts[last] or middle > ends[i]:
+                starts[i] = ends[i] = ends[last]
+                continue
+            ends[last] = starts[i] = middle
+        last = i
+    return starts, ends
 
 
 def merge(labels: np.ndarray, seconds: np.ndarray) -> Stretches:
-    """Equal neighbours as one. `labels` are integers, `seconds` how long each segment is."""
+    """Equal neighbours as one, of those that have a length. `labels` are integers, `seconds` how long each is."""
+    labels, seconds = labels[seconds > 0], seconds[seconds > 0]
     ends = np.cumsum(seconds)
     last = np.append(np.flatnonzero(np.diff(labels)), len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
     stops = ends[last]
@@ -128,3 +159,30 @@ def _fit(truth: bytes, said: bytes, seconds: bytes) -> Fit:
         tuple(count_found(true, guessed, overlap) for overlap in OVERLAPS),
         tuple(hit_rate(true.boundaries, guessed.boundaries, window) for window in WINDOWS),
     )
+
+
+def about_time(name: str, fits: list[Fit]) -> float | None:
+    """A metric over songs: time and stretches are pooled, edit scores and boundaries averaged."""
+    own: dict[str, Callable[[], float | None]] = {
+        "time_accuracy": lambda: _ratio(sum(fit.seconds_right for fit in fits), sum(fit.seconds for fit in fits)),
+        "edit": lambda: _mean([fit.edit for fit in fits]),
+    }
+    for k in range(len(OVERLAPS)):
+        own[ABOUT_TIME[2 + k]] = lambda k=k: _f1(np.array([fit.found[k] for fit in fits]).sum(axis=0))  # type: ignore[misc]
+    for k in range(len(WINDOWS)):
+        own[ABOUT_TIME[2 + len(OVERLAPS) + k]] = lambda k=k: _mean([fit.hits[k] for fit in fits])  # type: ignore[misc]
+    return own[name]() if fits else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _f1(counts: np.ndarray) -> float | None:
+    hits, wrong, missed = counts.tolist()
+    return _ratio(2 * hits, 2 * hits + wrong + missed)

@@ -24,7 +24,7 @@ from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.files import write_safely
 from rainbow_ray.results.bundle import bundle_hash
 from rainbow_ray.results.inference import REASON, Predictor
-from rainbow_ray.results.score_table import NOT_UTF8, Tally, join_parts, tally, text_frame, to_table
+from rainbow_ray.results.score_table import NOT_UTF8, Tally, join_parts, note_unusable, tally, text_frame, to_table
 
 if TYPE_CHECKING:
     from rainbow_ray.runtime import Cluster
@@ -129,7 +129,7 @@ class PartScorer:
         if own not in table.column_names and self.task.song in table.column_names:
             table = table.rename_columns({self.task.song: own})
         found = self.predictor.predict_segments(table)
-        stretches = pa.Table.from_pandas(found.stretches, preserve_index=False)
+        stretches = note_unusable(pa.Table.from_pandas(found.stretches, preserve_index=False), found.unusable)
         segments = pa.Table.from_pandas(found.segments, preserve_index=False)
         write_safely(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
         write_safely(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
@@ -288,9 +288,10 @@ def score_on_ray(plan: Plan, cluster: Cluster, workers: int, told: Callable[[Don
 def finish(plan: Plan, out: Path, beside: Path | None) -> Tally:
     """One file of all parts (and one of all stretches), then the parts are gone. What there is in them."""
     folder = plan.task.folder
-    found = tally([part_file(folder, part.number) for part in plan.parts])
+    stretches = [part_file(folder, part.number, "stretches") for part in plan.parts] if beside is not None else []
+    found = tally([part_file(folder, part.number) for part in plan.parts], stretches)
     if beside is not None:
-        join_parts([part_file(folder, part.number, "stretches") for part in plan.parts], beside)
+        join_parts(stretches, beside)
     join_parts([part_file(folder, part.number) for part in plan.parts], out)
     shutil.rmtree(folder)
     return found

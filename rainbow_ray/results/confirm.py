@@ -15,6 +15,7 @@ from rainbow_ray.config import SEEDS, Config
 from rainbow_ray.data.source import at_songs, average_songs
 from rainbow_ray.data.split import Split, make_split
 from rainbow_ray.problems import are_known, no_scores
+from rainbow_ray.problems.decoding import decode_sides
 from rainbow_ray.results.baselines import compute_baselines
 from rainbow_ray.results.evaluate import best_baseline, compare_seeds
 from rainbow_ray.results.selection import Corrected, corrected
@@ -39,10 +40,13 @@ def correct(sweep: Sweep, data: Data) -> Corrected | None:
         return None
     config, source = sweep.config, data.source
     every = np.flatnonzero(data.split.fold >= 0)
+    problem, metric = data.problem, config.training.headline
+    if metric in problem.decided_metrics:
+        kept = {n: decode_sides(problem, source.targets, sweep.task.sides, scores) for n, scores in kept.items()}
     averaged = [average_songs(source, every, scores[every]) for scores in kept.values()]
     held = averaged[0][0]
     return corrected(
-        data.problem, config.training.headline, source.targets[held], np.stack([scores for _, scores in averaged]),
+        problem, metric, source.targets[held], np.stack([scores for _, scores in averaged]),
         data.index.codes("song", held), seed=config.reproducibility.seed,
         default=list(kept).index(0) if 0 in kept else None,
     )  # fmt: skip
@@ -152,6 +156,11 @@ def _fit(
     for outcome in outcomes:
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
+    if config.training.headline in shared.problem.decided_metrics:
+        sides = [[split.sides(fold) for fold in range(split.folds)] for split in splits]
+        targets = shared.source.targets
+        for i in range(len(seeds)):
+            scores[i] = decode_sides(shared.problem, targets, sides[i], scores[i])
     return scores, extra
 
 

@@ -180,4 +180,6 @@ def _conclude(tally: Tally, out: Path, beside: Path | None, console: Console) ->
         console.print(f"{tally.rows} predictions in {out}{why}")
         return
     marked = " (WEAK: only songs' labels were learned)" if tally.weak else ""
-    console.print(f"{tally.rows} segments in {out}{marked}{why}, stretches in {beside}")
+    console.print(f"{tally.rows} segments in {out}{marked}, stretches in {beside}")
+    for reason, n in tally.unusable.items():
+        console.print(f"  in no stretch: {n}: {reason}")

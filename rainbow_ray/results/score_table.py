@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rainbow_ray.results.summary import PREDICTION_TYPES
 
 WRITERS = (".parquet", ".csv", ".jsonl")
 NOT_UTF8 = "text that is not UTF-8"
+UNUSABLE = b"unusable"
 ROWS = 16_384  # joined at once
 
 
@@ -76,25 +78,34 @@ def to_table(
 
 @dataclass(frozen=True)
 class Tally:
-    """Rows, how many have no score by reason, and whether they are weak."""
+    """Rows, how many have no score by reason, whether they are weak, and what is in no stretch by reason."""
 
     rows: int
     reasons: dict[str, int]
     weak: bool
+    unusable: dict[str, int]
 
 
-def tally(files: Sequence[Path]) -> Tally:
-    """What there is in some parts."""
+def note_unusable(stretches: pa.Table, unusable: Mapping[str, int]) -> pa.Table:
+    """A part's stretches, with a word on what is in none of them."""
+    return stretches.replace_schema_metadata({UNUSABLE: json.dumps(unusable)})
+
+
+def tally(files: Sequence[Path], stretches: Sequence[Path] = ()) -> Tally:
+    """What there is in some parts, and in those of their stretches."""
+    unusable = Counter[str]()
+    for file in stretches:
+        unusable.update(json.loads((pq.read_schema(file).metadata or {}).get(UNUSABLE, b"{}")))
     rows, reasons, weak = 0, Counter[str](), False
     for file in files:
         part = pq.ParquetFile(file)
         rows += part.metadata.num_rows
         wanted = [name for name in (REASON, WEAK) if name in part.schema_arrow.names]
         table = part.read(columns=wanted)
-        if REASON in wanted:
+        if REASON in wanted and not stretches:
             reasons.update(said for said in table[REASON].to_pylist() if said is not None)
         weak = weak or (WEAK in wanted and bool(pc.any(table[WEAK]).as_py()))
-    return Tally(rows, dict(reasons.most_common()), weak)
+    return Tally(rows, dict(reasons.most_common()), weak, dict(unusable.most_common()))
 
 
 def join_parts(files: Sequence[Path], out: Path) -> None:

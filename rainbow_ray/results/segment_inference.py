@@ -12,7 +12,7 @@ import torch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.manifest import Columns, MediaColumn, Times, plain_rows
 from rainbow_ray.data.stream import make_batch
-from rainbow_ray.data.timelines import Neighbours, fold_timelines
+from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, Neighbours, fold_timelines
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
 from rainbow_ray.problems import no_scores
@@ -27,7 +27,10 @@ from rainbow_ray.training.heard import Heard
 
 @dataclass(frozen=True)
 class SegmentScores:
-    """A row a segment: song, start, end, text, prediction, scores, and whether they are weak; and what has merged."""
+    """A row a segment: song, start, end, text, prediction, scores, whether they are weak, and what is wrong with it.
+
+    `stretches` are what has merged. `unusable` counts rows and segments that are in no stretch, by reason.
+    """
 
     segments: pd.DataFrame
     stretches: pd.DataFrame
@@ -63,31 +66,35 @@ def score_segments(
         )
     decided = problem.decode(targets, scores)
     columns = scores.reshape(size, len(problem.score_names)).T
+    timeless = folded.masked == NO_LENGTH  # a place was made for them among their neighbours: nobody knows their time
     segments = pd.DataFrame(
         {
             "example_id": folded.table["example_id"].to_pandas(),
             "song": folded.table["song"].to_pandas(),
-            "start": folded.table["start"].to_numpy(),
-            "end": folded.table["end"].to_numpy(),
+            "start": np.where(timeless, np.nan, folded.table["start"].to_numpy()).astype(np.float32),
+            "end": np.where(timeless, np.nan, folded.table["end"].to_numpy()).astype(np.float32),
             "text": folded.table["text"].to_pandas(),
             "prediction": pd.Series(problem.decide(decided) if size else [], dtype=object),
             **dict(zip(problem.score_names, columns, strict=True)),
             WEAK: bool(problem.weak),
+            "reason": np.where(timeless, np.array(NO_LENGTH, dtype=object), np.array(None)),
         }
     )
-    return SegmentScores(segments, stretches_of(segments), folded.dropped)
+    unusable = {why: n for why, n in folded.dropped.items() if why != FURTHER_STEMS}
+    unusable |= {NO_LENGTH: int(timeless.sum())} if timeless.any() else {}
+    return SegmentScores(segments, stretches_of(segments[~timeless]), unusable)
 
 
 def stretches_of(segments: pd.DataFrame) -> pd.DataFrame:
-    """Neighbouring segments of one prediction as one: song, start, end, prediction, how many segments it has."""
+    """Neighbouring segments of one prediction as one: song, start, end, prediction, how many segments, whether weak."""
     found = []
     for song, rows in segments.groupby("song", sort=False):
         codes, names = pd.factorize(rows["prediction"])
         merged = merge(codes, np.ones(len(rows)))
         for code, first, stop in zip(merged.labels, merged.starts.astype(int), merged.ends.astype(int), strict=True):
             part = rows.iloc[first:stop]
-            found.append((song, part["start"].min(), part["end"].max(), names[code], len(part)))
-    return pd.DataFrame(found, columns=["song", "start", "end", "prediction", "segments"])
+            found.append((song, part["start"].min(), part["end"].max(), names[code], len(part), part[WEAK].any()))
+    return pd.DataFrame(found, columns=["song", "start", "end", "prediction", "segments", WEAK])
 
 
 def _columns(bundle: Bundle, names: list[str]) -> Columns:
@@ -121,9 +128,10 @@ def _score(bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.devic
     windows = [window for song in songs for window in neighbours.scored_windows(song)]
     scores = no_scores(problem, len(examples))
     batches = divide_runs(windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS)
-    for rows in batches:
-        batch = make_batch(examples, rows, collates).to(device)
+    for part in batches:
+        rows = part.indices
+        batch = make_batch(examples, rows, collates, part.run).to(device)
         found = scorer(batch).cpu().numpy()
-        kept = np.concatenate([neighbours.kept(run) for run in neighbours.runs(rows)])
+        kept = np.concatenate([neighbours.kept(run) for run in part.runs])
         scores[rows[kept]] = found[kept]
     return scores

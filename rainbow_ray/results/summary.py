@@ -19,6 +19,7 @@ from rainbow_ray.data.timelines import TIMES
 from rainbow_ray.files import write_safely
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Metrics, are_known
+from rainbow_ray.problems.decoding import decode_sides
 from rainbow_ray.problems.segmentation import WEAK, Segmentation, plain
 from rainbow_ray.results.brought import Brought, attention, behind, compare_modalities
 from rainbow_ray.results.calibrate import calibrate
@@ -35,6 +36,7 @@ from rainbow_ray.results.evaluate import (
 )
 from rainbow_ray.training.folds import Outcome, out_of_fold
 
+NONE = "none"  # the baseline that is this model without time and neighbours
 PREDICTION_TYPES = {
     "binary": pa.bool_(),
     "multiclass": pa.string(),
@@ -81,15 +83,19 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     made = calibrate(asked, problem, targets, scores[held], songs, data.split.fold[held])
     scored = Scored(scores, scores.copy())
     scored.scores[held], scored.decided[held] = made.scores, made.decided
-    if isinstance(problem, Segmentation):
-        scored.decided[held] = decode_folds(problem, data, scored.decided)[held]
+    sides = [data.split.sides(fold) for fold in range(data.split.folds)]
+    scored.decided[held] = decode_sides(problem, data.source.targets, sides, scored.decided)[held]
     metrics, undefined = measure(problem, targets, scored.take(held))
-    measured = {name: problem.metrics(targets[compared], values[both])[0] for name, values in baselines.items()}
+    others = {name: Scored(values, values) for name, values in baselines.items()}
+    if NONE in baselines:  # the same model: decoded as ours is
+        others[NONE] = Scored(baselines[NONE], decode_sides(problem, data.source.targets, sides, baselines[NONE]))
+    measured = {name: measure(problem, targets[compared], one.take(both))[0] for name, one in others.items()}
     best = best_baseline(problem, metric, measured)
     gap = None
     if best is not None:
         gap = compare(
-            problem, metric, targets[compared], scored.read_by(problem, metric)[both], baselines[best][both],
+            problem, metric, targets[compared], scored.read_by(problem, metric)[both],
+            others[best].read_by(problem, metric)[both],
             songs[compared], seed=seed,
         )  # fmt: skip
     ours = problem.metric(metric, targets[compared], scored.read_by(problem, metric)[both])
@@ -107,16 +113,6 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
         list(made.notes), len(labelled),
         n_songs, brought,
     )  # fmt: skip
-
-
-def decode_folds(problem: Segmentation, data: Data, scores: np.ndarray) -> np.ndarray:
-    """Scores of all segments as the decoding leaves them, each fold's by what its training side teaches."""
-    decided = scores.copy()
-    for fold in range(data.split.folds):
-        train, val = data.split.sides(fold)
-        fitted = problem.with_transitions(data.source.targets[train])
-        decided[val] = fitted.decode(data.source.targets[val], scores[val])
-    return decided
 
 
 def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainbow_ray.config import TrainingConfig
+from rainbow_ray.data.source import Part
 
 SPAN = 16  # steps that are sorted by length together, where an epoch has many
 JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
@@ -127,7 +128,7 @@ def divide(
     return batches
 
 
-def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[Part]:
     """Whole runs of neighbours, in random order, as `steps` steps of about as many examples each, one run at least."""
     assert len(runs) >= steps, "a step has a run of its own"
     order = np.random.default_rng([seed, epoch]).permutation(len(runs)).tolist()
@@ -139,10 +140,10 @@ def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> l
         number = max(min(wanted, number + bool(planned[number])), steps - left)
         planned[number].append(runs[i])
         before += len(runs[i])
-    return [np.concatenate(step) for step in planned]
+    return [Part.of_runs(step) for step in planned]
 
 
-def share_runs(runs: list[np.ndarray], rank: int, size: int) -> np.ndarray:
+def share_runs(runs: list[np.ndarray], rank: int, size: int) -> Part:
     """A worker's share of a step's runs: the longest first, each to who has the least so far."""
     done = np.zeros(size)
     mine = []
@@ -150,12 +151,12 @@ def share_runs(runs: list[np.ndarray], rank: int, size: int) -> np.ndarray:
         owner = int(done.argmin())
         done[owner] += len(run)
         mine += [run] if owner == rank else []
-    return np.concatenate(mine) if mine else np.array([], dtype=np.int64)
+    return Part.of_runs(mine)
 
 
 def divide_runs(
     runs: list[np.ndarray], lengths: np.ndarray, *, max_examples: int, max_tokens: int | None
-) -> list[np.ndarray]:
+) -> list[Part]:
     """Micro-batches of whole runs, those with long segments first.
 
     At most `max_examples` each, and `max_tokens` tokens when all segments are padded to the longest; a run that is more
@@ -171,7 +172,7 @@ def divide_runs(
             size = longest = 0
         batches[-1].append(run)
         size, longest = size + len(run), max(longest, int(lengths[run].max()))
-    return [np.concatenate(batch) for batch in batches]
+    return [Part.of_runs(batch) for batch in batches]
 
 
 def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

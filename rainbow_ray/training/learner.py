@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.source import Resident, Rows, Source
+from rainbow_ray.data.source import Part, Resident, Rows, Source
 from rainbow_ray.data.stream import Batch, Line, make_batch, make_line
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.modalities import Reading, bodies, make_collates, text
@@ -21,10 +21,10 @@ from rainbow_ray.modalities.words import log_count_ratios
 from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
 from rainbow_ray.model.rainbow import Known, Rainbow
 from rainbow_ray.problems import Problem, make_problem, no_scores
-from rainbow_ray.problems.segmentation import Segmentation
+from rainbow_ray.problems.segmentation import SONG, Segmentation
 from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs, scoring_batches
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.device import Precision, is_out_of_memory
+from rainbow_ray.training.device import SMALLER, Precision, is_out_of_memory
 from rainbow_ray.training.heard import Heard
 from rainbow_ray.training.team import Team
 
@@ -86,6 +86,8 @@ class Learner:
         if only is not None and isinstance(inputs, Batch):
             logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
         targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
+        if inputs.line is not None and inputs.line.run is not None:
+            targets[:, SONG] = inputs.line.run  # windows of one song that touch are not each other's neighbours
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
 
@@ -93,16 +95,20 @@ class Learner:
         """What the model is given for some rows: a padded batch, or features that were computed before."""
         if self.features is None:
             return self._batch(rows)
-        line = make_line(rows.examples.table, rows.indices) if self.source.neighbours is not None else None
+        line = make_line(rows.examples.table, rows.indices, rows.run)
         features = self.features[torch.from_numpy(rows.indices).to(self.device)]
         return Known(features, line.to(self.device) if line is not None else None)
 
-    def rows(self, parts: list[np.ndarray]) -> Iterator[Rows]:
+    def rows(self, parts: Sequence[Part]) -> Iterator[Rows]:
         """The rows of each part, in turn; with features at hand nothing has to be read."""
         if self.features is None:
-            return self.source.visit(parts)
+            return self._visit(parts)
         examples = self.source.known(np.array([], dtype=np.int64)).examples
-        return (Rows(examples, part, part) for part in parts)
+        return (Rows(examples, part.indices, part.indices, part.run) for part in parts)
+
+    def _visit(self, parts: Sequence[Part]) -> Iterator[Rows]:
+        read = self.source.visit(part.indices for part in parts)
+        return (rows.read_together(part.run) for rows, part in zip(read, parts, strict=True))
 
     def nothing(self) -> torch.Tensor:
         """A loss of zero that reaches every trained parameter: it joins in what the others have."""
@@ -135,19 +141,22 @@ class Learner:
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
         scores = torch.from_numpy(np.zeros_like(no_scores(self.problem, len(indices))))
-        total = 0.0
+        said, total = torch.zeros(len(indices)), 0.0
 
         def one(rows: Rows) -> None:
             nonlocal total
             losses, logits = self.losses(rows, only)
             # of overlapping windows, the one that sees most around a segment has the say on it
-            kept = torch.from_numpy(self._kept(rows.indices))
-            scores[torch.from_numpy(place[rows.indices])[kept]] = self.problem.scores(logits).cpu()[kept]
+            kept = torch.from_numpy(self._kept(rows))
+            at = torch.from_numpy(place[rows.indices])[kept]
+            scores[at] = self.problem.scores(logits).cpu()[kept]
+            said.index_add_(0, at, torch.ones(len(at)))
             total += float(losses.cpu()[kept].sum())
 
         for rows in self._shares(indices, self.team, together=True):
             self._in_parts(one, rows)
-        scores, (total,) = self.team.add(scores), self.team.sums(total)
+        scores, said, (total,) = self.team.add(scores), self.team.add(said), self.team.sums(total)
+        scores[said != 1] = torch.nan  # what nobody scored, or two did, is no score
         return scores.numpy(), total
 
     @torch.no_grad()
@@ -330,46 +339,45 @@ class Learner:
 
     def _shares(self, indices: np.ndarray, team: Team, *, together: bool = False) -> Iterable[Rows]:
         """This worker's share of some examples, in batches for scoring; segments `together` with their neighbours."""
-        batches: list[np.ndarray] = []
         neighbours = self.source.neighbours
         if together and neighbours is not None:
             windows = [w for song in neighbours.whole_songs(indices) for w in neighbours.scored_windows(song)]
-            batches = divide_runs(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
-            return self.source.visit(team.share(batches))
+            parts = divide_runs(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
+            return self._visit(team.share(parts))
+        batches: list[np.ndarray] = []
         for window in self.source.windows(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
         return self.source.visit(team.share(batches))
 
-    def _kept(self, indices: np.ndarray) -> np.ndarray:
+    def _kept(self, rows: Rows) -> np.ndarray:
         """Which of some rows, windows of songs, count as scored here; all, where each example stands for itself."""
         neighbours = self.source.neighbours
-        if neighbours is None:
-            return np.ones(len(indices), dtype=bool)
-        return np.concatenate([neighbours.kept(run) for run in neighbours.runs(indices)])
+        if neighbours is None or rows.run is None:
+            return np.ones(len(rows), dtype=bool)
+        return np.concatenate([neighbours.kept(rows.indices[run]) for run in rows.runs])
 
     def _in_parts(self, work: Any, rows: Rows) -> None:
-        """Do the work on rows, in halves where memory does not suffice."""
+        """Do the work on rows, in halves where memory does not suffice; what is read together is not torn."""
+        runs = rows.runs
         try:
             work(rows)
             return
         except Exception as error:
-            if not is_out_of_memory(error) or len(rows) == 1:
+            if not is_out_of_memory(error):
                 raise
+            if len(runs) < 2:
+                if len(rows) < 2:
+                    raise
+                lacks = f"memory on {self.device.type} does not suffice for {len(rows)} segments that are read together"
+                raise TrainingError(f"{lacks}: try a smaller segments.together, or {SMALLER[4:]}") from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        for half in self._halves(rows):
-            self._in_parts(work, rows.take(half))
-
-    def _halves(self, rows: Rows) -> list[np.ndarray]:
-        """The places of rows in two parts; what is read together is not torn, unless it is all."""
-        places, neighbours = np.arange(len(rows)), self.source.neighbours
-        runs = neighbours.runs(rows.indices) if neighbours is not None else []
-        if len(runs) < 2:
-            return np.array_split(places, 2)
-        return np.split(places, [sum(map(len, runs[: len(runs) // 2]))])
+        middle = len(runs) // 2
+        for half in (runs[:middle], runs[middle:]):
+            self._in_parts(work, rows.take(np.concatenate(half)))
 
     def _batch(self, rows: Rows) -> Batch:
-        batch = make_batch(rows.examples, rows.at, self.collates)
+        batch = make_batch(rows.examples, rows.at, self.collates, rows.run)
         if self.states is not None:
             batch.units["text"][text.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from rainbow_ray.config import Config
-from rainbow_ray.data.source import Source, average_songs, songs_of
+from rainbow_ray.data.source import Part, Source, average_songs, songs_of
 from rainbow_ray.errors import InputError, TrainingError, choose
 from rainbow_ray.modalities import Reading
 from rainbow_ray.model.prefix import PrefixStore
 from rainbow_ray.problems import Problem, best_possible
+from rainbow_ray.problems.decoding import measure_decoded
 from rainbow_ray.runtime import parse_workers
 from rainbow_ray.training.batches import Length, decide_length, plan, plan_runs, share_of, share_runs
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -166,14 +167,14 @@ class _Run:
             rows = next(visits)
             now = time.perf_counter()
             progress.seconds["data"] += now - waits
-            weight = float(self.source.weights[step].sum(dtype=np.float64))
+            weight = float(self.source.weights[step.indices].sum(dtype=np.float64))
             done = self.stepper.take(rows, weight, number=progress.step + 1, wants_checkpoint=self._checkpoint_is_due())
             progress.step += 1
             progress.epoch_step += 1
             progress.epoch_loss += done.loss * weight
             progress.epoch_weight += weight
             if self.learner.features is None:
-                progress.tokens += int(self.source.lengths[step].sum())
+                progress.tokens += int(self.source.lengths[step.indices].sum())
             progress.seconds["train"] += time.perf_counter() - waits
             if progress.epoch_step < len(steps):
                 self._inside_the_epoch(done.loss, wants_checkpoint=done.wants_checkpoint)
@@ -307,14 +308,15 @@ class _Run:
             return []
         return [some for size in range(1, len(names)) for some in itertools.combinations(names, size)]
 
-    def _steps(self, epoch: int) -> list[np.ndarray]:
-        """The global steps of an epoch, the same whatever the number of workers: indices into the source."""
+    def _steps(self, epoch: int) -> list[Part]:
+        """The global steps of an epoch, the same whatever the number of workers."""
         seed, chosen = self.config.reproducibility.seed, self._sampled(epoch)
         if self.source.neighbours is not None:
             return plan_runs(self._runs(epoch), self.length.steps_per_epoch, seed=seed, epoch=epoch)
         in_any_order = self.source.in_memory or self.learner.features is not None
         windows = [chosen] if in_any_order else self.source.windows(chosen, seed=seed, epoch=epoch)
-        return plan(self.source.lengths, step_size=self.length.step_size, seed=seed, epoch=epoch, windows=windows)
+        size, lengths = self.length.step_size, self.source.lengths
+        return [Part(step) for step in plan(lengths, step_size=size, seed=seed, epoch=epoch, windows=windows)]
 
     def _runs(self, epoch: int) -> list[np.ndarray]:
         """What an epoch reads together: songs, or windows of them, that have anything to learn from."""
@@ -325,12 +327,12 @@ class _Run:
         runs = [window for song in songs for window in neighbours.windows(song, shift=shift)]
         return [run for run in runs if self.source.weights[run].any()]
 
-    def _share(self, step: np.ndarray) -> np.ndarray:
+    def _share(self, step: Part) -> Part:
         """This worker's share of a step."""
         rank, size = self.team.rank, self.team.size
-        if self.source.neighbours is None:
-            return share_of(step, self.source.lengths, rank, size)
-        return step if size == 1 else share_runs(self.source.neighbours.runs(step), rank, size)
+        if step.run is None:
+            return Part(share_of(step.indices, self.source.lengths, rank, size))
+        return step if size == 1 else share_runs(step.runs, rank, size)
 
     def _inside_the_epoch(self, loss: float, *, wants_checkpoint: bool) -> None:
         """Between two steps of an epoch: the record and the checkpoint that are due."""
@@ -398,7 +400,7 @@ class _Run:
         """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
         songs, averaged = average_songs(self.source, indices, scores)
-        metrics, undefined = self.problem.metrics(self.source.targets[songs], averaged)
+        metrics, undefined = measure_decoded(self.problem, self.source.targets[songs], averaged)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
         return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores
 

@@ -29,7 +29,8 @@ from rainbow_ray.training.imbalance import stacked
 from rainbow_ray.training.ledger import Trial
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
-OWN_SPACES = {"multilabel": "multi_label"}  # functions of a phase's module for problems that its main one is not for
+# functions of a phase's module for problems that its main one is not for
+OWN_SPACES = {"multilabel": "multi_label", "weak segmentation": "weak"}
 DRAWS = 64  # random points that a space is tried on before the sweep
 # what a score is measured with: two trials that differ in it cannot be compared
 YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",

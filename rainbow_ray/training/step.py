@@ -92,24 +92,20 @@ class Stepper:
         learner = self.learner
         if len(rows) == 0:
             return
-        neighbours = learner.source.neighbours
-        if neighbours is not None:
-            # by their numbers among these rows, so that runs can be taken out
-            runs = neighbours.runs(rows.indices)
-            edges = np.cumsum([len(run) for run in runs])[:-1]
-            places = np.split(np.arange(len(rows)), edges)
+        if rows.run is not None:
             lengths = learner.source.lengths[rows.indices]
             most, tokens = self.limits.examples, self.limits.tokens
-            yield from (rows.take(cut) for cut in divide_runs(places, lengths, max_examples=most, max_tokens=tokens))
+            cuts = divide_runs(rows.runs, lengths, max_examples=most, max_tokens=tokens)
+            yield from (rows.take(cut.indices) for cut in cuts)
             return
-        cuts = divide(
+        alone = divide(
             np.arange(len(rows)),
             learner.source.lengths[rows.indices],
             max_examples=self.limits.examples,
             max_tokens=self.limits.tokens,
             enough_tokens=ENOUGH_TOKENS[learner.device.type],
         )
-        yield from (rows.take(cut) for cut in cuts)
+        yield from (rows.take(cut) for cut in alone)
 
     def _accumulate(self, rows: Rows, weight: float) -> tuple[list[float] | None, list[Rows]]:
         """Gradients of all micro-batches, kept to this worker; their losses, None where memory did not suffice."""

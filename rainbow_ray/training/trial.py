@@ -14,6 +14,7 @@ import numpy as np
 from rainbow_ray.data.source import average_songs
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.problems import are_known, no_scores
+from rainbow_ray.problems.decoding import decode_sides
 from rainbow_ray.runtime import Workers
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.folds import Job, Shared, run_job, run_team
@@ -68,7 +69,9 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
         if done < waiting[0] - TOLERANCE:
             return
         known = np.flatnonzero(are_known(scores, problem))
-        songs, averaged = average_songs(source, known, scores[known])
+        decided = metric in problem.decided_metrics
+        said = decode_sides(problem, source.targets, task.sides, scores) if decided else scores
+        songs, averaged = average_songs(source, known, said[known])
         value = problem.metric(metric, source.targets[songs], averaged)
         whole = done > WHOLE - TOLERANCE
         if value is None and whole:

@@ -22,7 +22,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-WORDS = "a door wall river salt clock lamp winter song but rather names bell was until someone knocked again".split()
+from tests.conftest import WORDS
+
 START_SECONDS = 120
 
 

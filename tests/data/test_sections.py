@@ -24,6 +24,23 @@ def test_lrc_lines_with_several_stamps_and_other_lines():
     assert parse_lrc(text) == [(1.0, "again"), (12.5, "first"), (20.0, "again"), (30.0, ""), (62.5, "colon")]
 
 
+def test_an_offset_lets_lines_come_sooner_and_stamps_of_words_are_no_words():
+    text = "[offset: +500]\n[00:12.50]<00:12.50>first <00:13.10>words\n[00:00.20]at once"
+    assert parse_lrc(text) == [(0.0, "at once"), (12.0, "first words")]
+    assert parse_lrc("[OFFSET:-250]\n[00:01.00] late") == [(1.25, "late")]
+    assert parse_lrc("[offset: none]\n[00:01.00] as it is") == [(1.0, "as it is")]
+
+
+def test_other_labels_are_another_table(write_table, tmp_path):
+    """A run that goes on must not find the labels of another."""
+    made = set()
+    for label in ("a", "b", "a"):
+        songs = {"id": ["x"], "song_structure": [STRUCTURE], "kind": [label], "audio_waveform": [[0.0] * 9]}
+        manifest = open_manifest(str(write_table(songs)))
+        made.add(make_segments(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
+    assert len(made) == 2
+
+
 def test_each_song_gets_the_best_timeline_it_has():
     kind, made = segments_of(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
     assert (kind, [one.text for one in made]) == ("structure", ["sung", "more words"])

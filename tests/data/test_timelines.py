@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rainbow_ray.data.split import write_json
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
 from rainbow_ray.errors import InputError
-from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START
-from rainbow_ray.segment_plan import UNKNOWN_SONG
+from rainbow_ray.problems.segmentation import END, LABEL, PLACE, SONG, START, _seconds, best_of
+from rainbow_ray.segment_plan import UNKNOWN_SONG, inner_name
 from tests.conftest import segment_rows, song_rows
 from tests.in_process import data_of, plan_of
 
@@ -53,7 +56,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
         assert (np.diff(rows[:, START]) > 0).all()
         assert (rows[:, END] > rows[:, START]).all()
     ids = data.index.strings("example_id")
-    assert ids[:2].tolist() == ["00#0", "00#1"]
+    assert ids[:2].tolist() == ["00#000000", "00#000001"]
     assert len(set(ids)) == len(ids)
     for fold in range(data.split.folds):
         train, val = data.split.sides(fold)
@@ -89,6 +92,16 @@ def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, colum
     assert any("masked" in warning for warning in data.warnings)
 
 
+def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
+    rows = segment_rows()
+    data = read(put("start_seconds", NAN, 4, 5))
+    assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
+    plain = read().source.targets
+    same = np.delete(np.arange(len(plain)), 2)
+    assert data.problem.metric("time_accuracy", data.source.targets, best_of(data.problem, data.source.targets)) == 1.0
+    assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
+
+
 def test_of_equal_start_and_end_nothing_is_learned(read):
     rows = segment_rows()
     data = read(put("end_seconds", rows["start_seconds"][4], 4, 5))
@@ -105,6 +118,63 @@ def test_labels_that_lack_are_masked_not_dropped(read):
 def test_a_stem_that_has_the_label_speaks_for_those_that_lack_it(read):
     data = read(put("segment_rebracketing_type", None, 0))
     assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_one(read):
+    rows = segment_rows()
+    labels = rows["segment_rebracketing_type"]
+    labels[::2] = [None] * len(labels[::2])
+    for i in (0, 16, 32, 48):  # the first segment of four songs has none at all
+        labels[i + 1] = None
+    data = read(rows=rows, data__null_class="nothing")
+    assert data.profile["masked"] == {}
+    nothing = data.problem.tell(data.source.targets)
+    assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
+
+
+def test_the_words_are_those_of_a_stem_that_has_them(read):
+    rows = segment_rows()
+    rows["lyric_text"][0] = None
+    rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the words
+    data = read(rows=rows)
+    assert data.index.texts.tolist() == read().index.texts.tolist()
+    assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_stems_whose_times_differ_by_a_breath_are_one_segment(read):
+    rows = segment_rows()
+    for name in ("start_seconds", "end_seconds"):
+        jitter = np.random.default_rng(0).uniform(0, 0.0002, len(rows[name]))
+        rows[name] = [at + by for at, by in zip(rows[name], jitter, strict=True)]
+    assert len(read(rows=rows).source) == 12 * 8
+
+
+def test_segments_of_no_place_and_time_are_not_each_others_stems(read):
+    rows = segment_rows(stems=1)
+    del rows["segment_index"]
+    data = read(put("end_seconds", NAN, 1), rows=put_all(rows, "start_seconds", 1, 2, 3))
+    assert len(data.source) == 12 * 8
+    assert data.profile["masked"] == {NO_LENGTH: 3}
+
+
+def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
+    """A split that is kept finds its songs again, also when one of them has grown."""
+    data = read()
+    write_json(data.split, data.index, tmp_path / "split.json")
+    more = segment_rows(songs=1, segments=14)
+    rows = segment_rows()
+    grown = {name: [*rows[name][16:], *more[name]] for name in rows}
+    again = read(rows=grown, data__split_file=str(tmp_path / "split.json"))
+    folds = [dict(zip(one.index.songs, one.split.fold.tolist(), strict=True)) for one in (data, again)]
+    assert folds[0] == folds[1]
+    ids = again.index.ids.tolist()
+    assert ids == sorted(ids)
+
+
+def put_all(rows, column, *at):
+    for row in at:
+        rows[column][row] = NAN
+    return rows
 
 
 def test_stems_that_disagree_are_masked(read):
@@ -146,11 +216,21 @@ def test_songs_of_one_segment_can_be_learned_from(read):
 @pytest.mark.parametrize(
     ("mend", "says"),
     [
-        (lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])), "data.target_column"),
-        (lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])), "zero, negative or unknown length"),
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])),
+            "96: no label.*null",
+        ),
+        (
+            lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])),
+            "96: segment of zero, negative or unknown length: start_seconds and end_seconds must be seconds",
+        ),
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[f"{i % 2}" for i in range(len(rows["song_id"]))]),
+            "96: segment whose stems carry different labels: name another target",
+        ),
         (lambda rows: rows.pop("start_seconds"), "start_seconds"),
         (lambda rows: rows.update(song_id=["one"] * len(rows["song_id"])), "fewer than 2 songs"),
-        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "no segment can be learned from"),
+        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "192: no id: column song_id"),
     ],
 )
 def test_nothing_left_is_said_with_what_to_do(read, mend, says):
@@ -158,6 +238,24 @@ def test_nothing_left_is_said_with_what_to_do(read, mend, says):
     rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
     with pytest.raises(InputError, match=says):
         read(mend, rows=rows)
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_ids_that_the_manifest_writes_otherwise_are_what_is_said(read, write_table, known):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" if i < known else str(i + 100) for i in range(12)]
+    with pytest.raises(InputError, match=rf"{192 - 16 * known}: segment of a song that the manifest lacks.*: ids in"
+                                         rf" song_id .* such as '0{known}' must be those of songs"):  # fmt: skip
+        read(songs=write_table(songs, "songs.parquet"))
+
+
+def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read, write_table):
+    songs = song_rows(songs=11, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(11)]
+    rows = segment_rows()
+    rows["segment_rebracketing_type"] = pa.nulls(len(rows["song_id"]), pa.string()).to_pylist()
+    with pytest.raises(InputError, match="is null in all segments; name another"):
+        read(rows=rows, songs=write_table(songs, "songs.parquet"))
 
 
 def test_windows_cover_a_long_song_and_are_stitched_once():
@@ -200,3 +298,56 @@ def test_a_settled_config_can_be_run_again(read, write_table):
     data = read(songs=manifest)
     again = read(songs=manifest, data__id_column="song_id")
     assert np.array_equal(data.source.targets, again.source.targets)
+
+
+def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
+    keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__together": 4,
+            "segments__overlap": 0.5, "training__smoothing": 0.9, "training__smoothing_limit": 2.0,
+            "training__boundary": 0.9}  # fmt: skip
+    said = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
+    assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
+    assert "has no effect" not in " ".join(read(**keys).warnings)
+    (bag,) = [one for one in read(segments__bag="noisy_or").warnings if "no effect" in one]
+    assert bag.startswith("segments.bag has no effect: segments have labels of their own")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind", "says"),
+    [
+        ("level", lambda i: i % 3, "multiclass", "3 different integers, read as classes: data.target_type=regression"),
+        ("bpm", lambda i: 60 + i % 90, "regression", "90 different integers, read as numbers"),
+        ("marked", lambda i: ["True", "false", None][i % 3], "binary", ""),
+        ("called", lambda i: ["true", "maybe"][i % 2], "multiclass", ""),
+        ("fields.marked", lambda i: i % 2 == 0, "binary", ""),
+    ],
+)
+def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_encoder, column, values, kind, says):
+    rows = segment_rows(stems=1)
+    name, _, field = column.partition(".")
+    told = [values(i) for i in range(len(rows["song_id"]))]
+    rows[name] = [json.dumps({field: one}) for one in told] if field else told
+    path = write_table(rows, "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
+    assert inner_name(plan.problem) == kind
+    notes = " ".join(plan.warnings)
+    assert says in notes
+    assert says or "integers" not in notes
+    named = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column,
+                    data__target_type=kind)  # fmt: skip
+    assert "integers" not in " ".join(named.warnings)
+
+
+@pytest.mark.parametrize("column", ["segment_rebracketing_type", "segment_has_rebracketing_markers"])
+def test_labels_of_segments_are_no_text(read, column):
+    other = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
+    with pytest.raises(InputError, match=f"{column!r} is a label or computed from one"):
+        read(data__text_columns=["lyric_text", column], data__target_column=other)
+
+
+def test_text_that_is_not_asked_of_segments_is_said(write_table, tiny_encoder):
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__require_concept=True,
+                   data__min_concept_length=500)  # fmt: skip
+    said = " ".join(plan.warnings)
+    assert "data.require_concept has no effect" in said
+    assert "data.min_concept_length has no effect" in said

@@ -14,7 +14,7 @@ from rainbow_ray.config import Config, TrainingConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems import make_problem
 from rainbow_ray.problems.bags import bag_loss, shares
-from rainbow_ray.problems.decoding import median, viterbi
+from rainbow_ray.problems.decoding import decode_sides, measure_decoded, median, viterbi
 from rainbow_ray.problems.multiclass import Multiclass
 from rainbow_ray.problems.segmentation import LABEL, Segmentation, best_of, songs_of
 
@@ -195,6 +195,22 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
     assert of_songs == pytest.approx(sums.detach().numpy())
 
 
+@pytest.mark.parametrize("bag", ["attention", "noisy_or"])
+def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
+    """Shares of many are all below a half: they are held against each other."""
+    problem = Segmentation(make_problem("binary"), weak=bag)
+    targets = timeline([1] * 8, [0] * 4, [1])
+    logits = torch.full((13, problem.outputs), 4.0)
+    logits[6:8], logits[8:12] = -4.0, -4.0
+    scores = problem.scores(shares(problem, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))).numpy()
+    said = problem.decode(targets, scores)
+    assert problem.decide(said)[8:] == [False] * 4 + [True]
+    assert problem.decide(said)[:8] == ([True] * 6 + [False] * 2)
+    of_songs = (problem.by_song(targets, values)[1] > 0.5 for values in (scores, said))
+    assert [one.tolist() for one in of_songs] == [[True, False, True]] * 2, "what is said of songs stays"
+    assert problem.metric("accuracy", targets, said) == 1.0
+
+
 def test_noisy_or_worked_by_hand():
     """P(song) = 1 - ∏ (1 - p) of its segments."""
     problem = Segmentation(make_problem("binary"), weak="noisy_or")
@@ -211,9 +227,48 @@ def test_labels_that_are_the_songs_own_are_weak():
     assert settled.problem.weak == "attention"
     assert "WEAK" in " ".join(settled.notes)
     assert settled.targets[2, LABEL] == 0, "a song's label holds for what is masked in it"
+    config = Config()
+    config.training.metric = "time_accuracy"
+    with pytest.raises(InputError, match=r"training\.metric: time_accuracy .* use one of accuracy"):
+        PLAIN.settle(targets, "rebracketing_type", config)
     numbers = Segmentation(make_problem("regression"))
     with pytest.raises(InputError, match="one number a song"):
         numbers.settle(targets, "intensity", Config())
+
+
+def test_few_songs_of_several_segments_do_not_make_labels_weak():
+    targets = timeline([0, 0], *([label] for label in (1, 0, 1, 0, 1)))
+    settled = PLAIN.settle(targets, "kind", Config())
+    assert isinstance(settled.problem, Segmentation)
+    assert settled.problem.weak is None
+
+
+def test_each_side_is_decoded_by_what_its_own_training_side_teaches():
+    problem = dataclasses.replace(PLAIN, decoding="viterbi")
+    targets = timeline([0, 0, 0, 0], [1, 0, 1, 0])
+    said = np.tile(np.array([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]], dtype=np.float32), (4, 1))
+    first, second = np.arange(4), np.arange(4, 8)
+    sides = [(first, second), (second, first)]
+    decoded = decode_sides(problem, targets, sides, said)
+    for train, val in sides:
+        fitted = problem.with_transitions(targets[train])
+        assert np.array_equal(decoded[val], fitted.decode(targets[val], said[val]))
+    waiting = said.copy()
+    waiting[first] = NAN
+    half = decode_sides(problem, targets, sides, waiting)
+    assert np.isnan(half[first]).all()
+    assert np.array_equal(half[second], decoded[second])
+    assert decode_sides(make_problem("binary"), targets, sides, said) is said
+
+
+def test_metrics_of_an_epoch_look_at_what_is_decoded():
+    problem = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
+    targets = timeline([0, 0, 0, 0, 0])
+    said = np.array([[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.9, 0.0]] + [[0.9, 0.1, 0.0]] * 2, dtype=np.float32)
+    decoded, _ = measure_decoded(problem, targets, said)
+    assert decoded["accuracy"] == decoded["edit"] == 1.0
+    assert problem.metrics(targets, said)[0]["accuracy"] == 0.8
+    assert measure_decoded(PLAIN, targets, said)[0]["accuracy"] == 0.8
 
 
 def test_it_comes_back_from_a_file():

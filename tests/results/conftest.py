@@ -29,6 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable
         "segmentation": {"phase": 5},
         "segmentation of numbers": {"phase": 5, "data__target_column": "loudness"},
         "weak segmentation": {"phase": 5, "data__target_column": "rebracketing_type"},
+        "weak yes and no": {"phase": 5, "data__target_column": "marked"},
     }
 
     def make(problem: str) -> Path:
@@ -55,6 +56,7 @@ def timelines() -> pa.Table:
     for i in (4, 20, 40):
         rows["segment_rebracketing_type"][i] = rows["loudness"][i] = None
     rows["lyric_text"][30] = None
+    rows["marked"] = [kind == "spatial" for kind in rows["rebracketing_type"]]
     return pa.table(rows)
 
 

@@ -7,9 +7,11 @@ import re
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from rainbow_ray.results.pages.finished import read_run
-from rainbow_ray.results.pages.timelines import timelines_of
+from rainbow_ray.results.pages.theme import LIGHT
+from rainbow_ray.results.pages.timelines import COLOURS, timelines_of
 from tests.conftest import HOSTILE
 
 
@@ -46,6 +48,21 @@ def test_what_is_shown_is_what_the_predictions_say(finished):
         assert colours == said
 
 
+def test_how_surely_is_of_what_is_called(finished):
+    """Not of the class with the highest score, which a decoding may pass over."""
+    run = read_run(finished("segmentation"))
+    song = run.held["song"].iloc[0]
+    names = [name for name in run.held if str(name).startswith("score_")]
+    mine = run.held["song"] == song
+    lowest = run.held.loc[mine, names].to_numpy().argmin(axis=1)
+    run.held.loc[mine, "prediction"] = [names[i].removeprefix("score_") for i in lowest]
+    made = timelines_of(run, {})
+    assert made is not None
+    line = next(line for line in made.lines if line.song == str(song))
+    heights = [box.height / 14 for box in line.boxes if box.colour == len(COLOURS)]
+    assert heights == pytest.approx(run.held.loc[mine, names].min(axis=1).clip(lower=0.5 / 14).tolist(), abs=1e-3)
+
+
 def test_the_page_shows_lines_and_no_markup_of_others(run):
     page = (run / "report.html").read_text()
     assert "The songs in time" in page
@@ -60,6 +77,15 @@ def test_weak_scores_say_so_wherever_they_appear(finished):
     page, summary = (run / "report.html").read_text(), json.loads((run / "summary.json").read_text())
     assert summary["weak"] == "attention"
     assert len(re.findall("WEAK", page)) >= 2
+    made = timelines_of(read_run(run), {})
+    assert made is not None
+    assert "WEAK" in made.picture.says
+    figure = Figure()
+    made.picture.draw(figure, LIGHT)
+    assert "WEAK" in figure.axes[0].get_xlabel()
+    songs = len(figure.axes[0].get_yticks())
+    rows_drawn = [one for one in figure.axes[0].collections if len(one.get_facecolor()) > 1]
+    assert len(rows_drawn) == songs, "what segments are called, and no truth that nobody knows"
     rows = pd.read_parquet(run / "predictions.parquet")
     assert rows["weak"].all()
     held = rows[(rows["split"] == "val") & rows["fold"].notna()]
@@ -74,3 +100,13 @@ def test_predictions_have_times(finished):
     assert not held["weak"].any()
     assert held["target"].isna().sum() == 3
     assert held["example_id"].is_unique
+
+
+def test_weak_songs_are_worst_first_by_what_is_said_of_the_song(finished):
+    run = read_run(finished("weak yes and no"))
+    made = timelines_of(run, {})
+    assert made is not None
+    songs = run.held.groupby("song").agg(target=("target", "first"), said=("score", "sum"), yes=("prediction", "sum"))
+    right = songs["said"].where(songs["target"] > 0, 1 - songs["said"])
+    assert right[[line.song for line in made.lines]].is_monotonic_increasing
+    assert ((songs["yes"] > 0) == (songs["said"] > 0.5)).all(), "a song is yes where any of its segments is"

@@ -228,3 +228,10 @@ def test_a_rare_draw_is_objected_to_when_it_comes(config):
 def test_each_phase_that_trains_has_a_space():
     for number in PHASES:
         assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
+
+
+def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
+    of = {kind: load_space(None, 5, kind).draw(quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
+          for kind in ("segmentation", "weak segmentation")}  # fmt: skip
+    assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {"training.smoothing", "training.boundary"}
+    assert not [key for key in of["weak segmentation"] if key in ("training.smoothing", "training.boundary")]

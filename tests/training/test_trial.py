@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 
 from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.problems.decoding import decode_sides
 from rainbow_ray.training import trial as trials
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.folds import Shared, run_job
 from rainbow_ray.training.ledger import WHOLE
 from rainbow_ray.training.trial import Task, forget_models, make_rungs, out_of_fold, prefix_savings, run_trial
+from tests.conftest import segment_rows
 from tests.in_process import data_of, plan_of
 
 QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
@@ -113,3 +116,21 @@ def test_what_fails_a_trial(task):
         run(task, 2, {"model.text_encoder.layer": 9})
     with pytest.raises(TrainingError, match="not finite"):
         run(task, 3, {"training.head_learning_rate": 1e30, "training.max_grad_norm": 0.0})
+
+
+def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tmp_path):
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
+                   training__device="cpu", **QUICK)  # fmt: skip
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
+    task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    reports = run(task, 0, {})
+    scores, targets = out_of_fold(task, 0), data.source.targets
+    decoded = decode_sides(data.problem, targets, task.sides, scores)
+    assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "else this tells nothing"
+    assert reports[-1][1] == data.problem.metric("macro_f1", targets, decoded)
+    logged = [json.loads(line) for line in (task.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
+    last = [record for record in logged if record["split"] == "val"][-1]
+    val = task.sides[2][1]
+    assert last["macro_f1"] == pytest.approx(data.problem.metric("macro_f1", targets[val], decoded[val]))

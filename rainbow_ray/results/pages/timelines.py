@@ -84,7 +84,9 @@ def _has_classes(run: Finished) -> bool:
 
 
 def _badness(run: Finished, rows: pd.DataFrame) -> float:
-    """Share of the labelled time that is called wrong; of numbers, how far off they are."""
+    """Share of the labelled time that is called wrong; of numbers, how far off they are; of weak ones, as songs."""
+    if run.summary.get("weak"):
+        return 1.0 - _of_its_class(run, rows)
     known = rows["target"].notna().to_numpy()
     seconds = durations(rows["start"].to_numpy(), rows["end"].to_numpy())[known]
     if not seconds.sum():
@@ -96,16 +98,32 @@ def _badness(run: Finished, rows: pd.DataFrame) -> float:
     return float(missed @ seconds / seconds.sum())
 
 
+def _of_its_class(run: Finished, rows: pd.DataFrame) -> float:
+    """What a weak song's segments say together of the class that the song has."""
+    names, target = list(run.problem.score_names), rows["target"].iloc[0]
+    sums = rows[names].to_numpy(dtype=np.float64).sum(axis=0)
+    said = sums[names.index(f"score_{target}")] if len(names) > 1 else sums[0] if target else 1.0 - sums[0]
+    return float(np.clip(said, 0.0, 1.0))
+
+
 def _sure(run: Finished, rows: pd.DataFrame) -> np.ndarray:
-    """How sure each prediction is, 0 to 1; of numbers, how large it is beside the largest."""
+    """How sure each prediction is, 0 to 1: the score of the class that is called, whichever has the highest.
+
+    Of numbers, how large it is beside the largest; of weak ones, the part in the song beside the largest.
+    """
     names = list(run.problem.score_names)
     scores = rows[names].to_numpy(dtype=np.float64)
-    if run.summary.get("weak"):
-        return np.asarray(scores.max(axis=1) / max(float(scores.max()), 1e-9))
     if not _has_classes(run):
         largest = max(float(np.abs(run.held[names].to_numpy()).max()), 1e-9)
         return np.asarray(np.clip(np.abs(scores[:, 0]) / largest, 0, 1))
-    return np.asarray(np.maximum(scores[:, 0], 1 - scores[:, 0]) if len(names) == 1 else scores.max(axis=1))
+    if len(names) > 1:
+        called = np.array([names.index(f"score_{name}") for name in rows["prediction"]])
+        sure = scores[np.arange(len(rows)), called]
+    elif run.summary.get("weak"):
+        sure = scores[:, 0]
+    else:
+        sure = np.where(rows["prediction"].astype(bool), scores[:, 0], 1 - scores[:, 0])
+    return np.asarray(sure / max(float(sure.max()), 1e-9) if run.summary.get("weak") else sure)
 
 
 def _line(run: Finished, song: str, rows: pd.DataFrame, texts: Mapping[str, str], legend: Sequence[str]) -> Line:
@@ -137,6 +155,8 @@ def _line(run: Finished, song: str, rows: pd.DataFrame, texts: Mapping[str, str]
 
 
 def _picture(run: Finished, songs: Sequence[tuple[float, str, pd.DataFrame]], legend: Sequence[str]) -> Chart:
+    weak = bool(run.summary.get("weak"))
+
     def draw(figure: Figure, palette: Palette) -> None:
         from matplotlib.patches import Patch
 
@@ -151,18 +171,20 @@ def _picture(run: Finished, songs: Sequence[tuple[float, str, pd.DataFrame]], le
         for place, (_, _, rows) in enumerate(songs):
             spans = [(row["start"], max(0.2, row["end"] - row["start"])) for _, row in rows.iterrows()]
             sure = _sure(run, rows)
-            for dy, column in ((0.0, "target"), (0.32, "prediction")):
+            for dy, column in ((0.0, "target"), (0.32, "prediction"))[weak:]:
                 axes.broken_barh(spans, (place + dy, 0.28), facecolors=[fill(value) for value in rows[column]])
             for (start, width), surely in zip(spans, sure, strict=True):
                 axes.broken_barh([(start, width)], (place + 0.84, -0.2 * surely), facecolors=palette.ink)
         axes.set_yticks([place + 0.45 for place in range(len(songs))], [song for _, song, _ in songs])
         axes.set_ylim(len(songs), -0.2)
-        axes.set_xlabel("seconds; each song: is, called, how surely")
+        axes.set_xlabel(f"seconds; each song: {'WEAK: ' if weak else 'is, '}called, how surely")
         if legend:
             patches = [Patch(color=colour, label=name) for name, colour in zip(legend, colours, strict=True)]
             axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 1.02 + 0.6 / len(songs)), ncols=4)
 
     says = "The worst songs by time: what segments are labelled, what they are called, and how surely."
+    if weak:
+        says = "WEAK, the worst songs: what each segment is called, its part in its song's label, and how large it is."
     return Chart("timelines", "Timelines", says, draw, (9.0, 1.6 + 0.55 * len(songs)))
 
 
