@@ -92,7 +92,7 @@ class Songs:
 @pytest.mark.parametrize("folds", range(3, 31))
 def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
     sweep.task.rungs = make_rungs(folds, 3.0)
-    problem = SimpleNamespace(metric=lambda *_: 0.5, score_names=("score",))
+    problem = SimpleNamespace(metric=lambda *_: 0.5, score_names=("score",), decided_metrics=frozenset(), name="binary")
     shared: Any = Shared(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), problem, "", "id")
     sides = [(np.array([], int), np.array([k])) for k in range(folds)]
     task = trials.Task(shared, sides, sweep.task.rungs, sweep.task.folder)
