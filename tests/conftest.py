@@ -218,3 +218,24 @@ def ray_session() -> Iterator[Any]:
     prepare_environment()
     with ray_cluster(None) as cluster:
         yield cluster
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser; tests that look at pages are skipped without one."""
+    import shutil
+
+    from playwright.sync_api import sync_playwright
+
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome: make browser")
+    with sync_playwright() as playwright:
+        # the sandbox refuses to start as root, as in most containers
+        flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        opened = playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        opened.close()

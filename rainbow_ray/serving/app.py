@@ -97,6 +97,7 @@ Model = Annotated[Service, Depends(_service)]
 def make_app(service: Callable[[], Service], gate: Gate) -> App:
     """The whole interface around a service, which is asked for when a request is there."""
     app = FastAPI(title="rainbow_ray", version=__version__, docs_url=None, redoc_url=None)
+    app.openapi_version = "3.0.2"  # what the packaged page can show
     app.state.service = service
     app.mount("/static", StaticFiles(directory=swagger_ui_path), name="static")
     app.add_exception_handler(RequestValidationError, _invalid)

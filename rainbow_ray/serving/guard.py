@@ -20,6 +20,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 1_000_000  # bytes
+TOO_LARGE = f"the request is larger than {LARGEST_BODY:,} bytes"
 OPEN = ("/", "/healthz", "/docs", "/openapi.json")  # what says nothing of the model's songs needs no token
 OPEN_FOLDER = "/static/"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,7 +44,23 @@ class Gate:
 
 
 class TooLarge(Exception):
-    pass
+    """More of a body has come than is read."""
+
+
+class Body:
+    """What is read of a request, and whether it was too much: frameworks turn what is raised while they read into an
+    error of their own."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive, self.read, self.too_large = receive, 0, False
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        message = await self.receive()
+        self.read += len(message.get("body", b"") or b"")
+        if self.read > LARGEST_BODY:
+            self.too_large = True
+            raise TooLarge
+        return message
 
 
 class Guard:
@@ -60,26 +77,34 @@ class Guard:
         refused = self._refuse(scope["path"], headers)
         if refused is not None:
             await _answer(send, *refused)
-            return
-        begun = False
+        else:
+            await self._pass_on(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """To the interface behind, whose errors end here."""
+        body, begun = Body(receive), False
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal begun
+            if body.too_large:
+                return
             if message["type"] == "http.response.start":
                 begun = True
                 message["headers"] = [*message.get("headers", []), *_encoded(HEADERS)]
             await send(message)
 
         try:
-            await self.app(scope, _counted(receive), watched)
+            await self.app(scope, body, watched)
         except TooLarge:
-            await _answer(send, 413, f"the request is larger than {LARGEST_BODY:,} bytes")
+            pass
         except RecursionError:
             await _answer(send, 400, "this JSON is nested too deeply")
         except Exception:
             log.exception("a request failed")  # here; the client is told nothing of it
             if not begun:
                 await _answer(send, 500, "something went wrong here; the log of the server says what")
+        if body.too_large and not begun:
+            await _answer(send, 413, TOO_LARGE)
 
     def _refuse(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         gate = self.gate
@@ -90,7 +115,7 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return 403, "pages of other servers may not ask"
         if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > LARGEST_BODY:
-            return 413, f"the request is larger than {LARGEST_BODY:,} bytes"
+            return 413, TOO_LARGE
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
         if gate.token_hash is not None and not is_open and not _knows(headers, gate.token_hash):
             return 401, "a token is needed: Authorization: Bearer TOKEN"
@@ -113,21 +138,6 @@ def _knows(headers: dict[str, str], wanted: str) -> bool:
     kind, _, token = headers.get("authorization", "").partition(" ")
     found = hashlib.sha256(token.strip().encode("latin-1", "replace")).hexdigest()
     return kind.lower() == "bearer" and hmac.compare_digest(found, wanted)
-
-
-def _counted(receive: Receive) -> Receive:
-    """The body, up to the largest that is read."""
-    read = 0
-
-    async def counted() -> MutableMapping[str, Any]:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b"") or b"")
-        if read > LARGEST_BODY:
-            raise TooLarge
-        return message
-
-    return counted
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:

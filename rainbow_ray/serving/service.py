@@ -1,4 +1,4 @@
-"""The model behind the interface: requests that arrive together are scored together."""
+"""The model behind the interface: what is asked of it, whoever runs it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ray import serve
 
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import NO_TEXT, Predictor
 
-BATCH = 64  # texts that are scored together at most
-WAIT_SECONDS = 0.004  # that the first of a batch waits for others
 EXPLAINED_AT_ONCE = 1  # each asks the model some hundred times
 
 
@@ -27,7 +24,7 @@ class Answer:
 
 
 class Service:
-    """A replica: one model, and a queue in front of it."""
+    """One model that is asked by many."""
 
     def __init__(self, model: str, device: str, threads: int | None = None) -> None:
         if threads is not None:
@@ -64,9 +61,10 @@ class Service:
         """Segments with what is said of them, and the stretches that they make; `rows` have song, start, end, text."""
         return await asyncio.to_thread(self._segments, rows)
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def _score(self, texts: list[str]) -> list[np.ndarray]:
-        return list(await asyncio.to_thread(self.predictor.score_texts, texts))
+    async def _score(self, text: str) -> np.ndarray:
+        """A text's scores, `(scores,)`; a replica asks for those of several requests at once."""
+        row: np.ndarray = (await asyncio.to_thread(self.predictor.score_texts, [text]))[0]
+        return row
 
     def _answer(self, row: np.ndarray) -> Answer:
         if np.isnan(row).any():

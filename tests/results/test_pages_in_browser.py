@@ -5,9 +5,6 @@ Needs Chromium or Chrome (`make browser`), and is skipped where none is found.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,6 @@ from rainbow_ray.results.pages.layout import write_page
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 READABLE = 4.5  # WCAG 2.2, 1.4.3: contrast of text that is not large
 SMALLEST = 9.0  # pixels of a text, in charts too
 
@@ -53,21 +49,6 @@ CONTRASTS = """() => {
 }"""
 
 CHARTS = "[...document.querySelectorAll('figure svg')].map(chart => chart.getBoundingClientRect().width)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium or Chrome: make browser")
-    with sync_playwright() as playwright:
-        # the sandbox refuses to start as root, as in most containers
-        flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        opened = playwright.chromium.launch(executable_path=path, args=flags)
-        yield opened
-        opened.close()
 
 
 def look(browser: Any, path: Path, width: int, scheme: str) -> dict[str, Any]:

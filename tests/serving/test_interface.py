@@ -1,0 +1,195 @@
+"""The interface in this process: what it answers, what it refuses, and that nothing brings out a traceback."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from rainbow_ray.serving.app import MOST_TEXTS, make_app
+from rainbow_ray.serving.guard import LARGEST_BODY, Gate, hash_of
+from rainbow_ray.serving.service import Service
+from tests.in_process import finish_run, plan_of
+
+TOKEN = "a token of many characters"
+TEXT = "a door and a wall but a river"
+FUZZED = 1000
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory, tiny_encoder):
+    """A service of each kind of problem that texts are asked of."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.conftest import labelled_songs, segment_rows
+
+    kinds: dict[str, dict[str, Any]] = {"binary": {"phase": 1}, "multiclass": {"phase": 2}, "regression": {"phase": 4},
+             "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
+             "segmentation": {"phase": 5, "segments__compare_none": False}}  # fmt: skip
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(f"served-{kind}")
+            keys = {**kinds[kind], "training__epochs": 2, "training__min_steps": 0, "data__folds": 2}
+            table = folder / "songs.parquet"
+            manifest = table
+            if kind == "segmentation":
+                pq.write_table(pa.table(segment_rows(songs=10, segments=4)), table)
+                manifest, keys["segments__path"] = "demo", str(table)
+            else:
+                pq.write_table(labelled_songs(), table)
+            run = finish_run(plan_of(manifest, tiny_encoder("bert"), logging__report=False, **keys), folder / "run")
+            made[kind] = Service(str(run), "cpu")
+        return made[kind]
+
+    return make
+
+
+def client_of(service, gate=None, **headers):
+    app = make_app(lambda: service, gate or Gate())
+    return TestClient(app, base_url="http://127.0.0.1:8000", headers=headers, raise_server_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression", "segmentation"])
+def test_it_says_what_load_says(services, kind):
+    service = services(kind)
+    with client_of(service) as client:
+        told = client.post("/predict", json={"texts": [TEXT, "  ", TEXT + " and more"]})
+    assert told.status_code == 200
+    first, nothing, _ = told.json()["predictions"]
+    row = service.predictor.predict([TEXT]).iloc[0]
+    names = service.predictor.score_names
+    assert first["scores"] == pytest.approx({n.removeprefix("score_"): float(row[n]) for n in names}, abs=1e-5)
+    wanted = row["prediction"]
+    assert first["prediction"] == (list(wanted) if isinstance(wanted, tuple) else pytest.approx(wanted, abs=1e-5)
+                                   if isinstance(wanted, float) else wanted)  # fmt: skip
+    assert nothing == {"prediction": None, "scores": {}, "reason": "no text"}
+
+
+def test_words_are_told_of_the_class_that_was_asked_for(services):
+    service = services("multiclass")
+    with client_of(service) as client:
+        found = client.post("/explain", json={"text": TEXT, "label": "spatial"}).json()
+        assert found["label"] == "spatial"
+        assert {one["word"] for one in found["words"]} <= set(TEXT.split())
+        unknown = client.post("/explain", json={"text": TEXT, "label": "nosuch"})
+        assert unknown.status_code == 404
+        assert "spatial" in unknown.json()["detail"]
+        assert client.post("/explain", json={"text": " "}).status_code == 422
+
+
+def test_segments_are_a_timeline(services):
+    rows = [{"song": "s", "start": 3.0 * i, "end": 3.0 * i + 3, "text": f"door {i}"} for i in range(4)]
+    with client_of(services("segmentation")) as client:
+        told = client.post("/segments", json={"segments": rows}).json()
+        assert [row["start"] for row in told["segments"]] == [0, 3, 6, 9]
+        assert told["stretches"][0]["start"] == 0
+        assert client.post("/segments", json={"segments": []}).status_code == 422
+    with client_of(services("binary")) as client:
+        assert client.post("/segments", json={"segments": rows}).status_code == 404
+
+
+def test_what_is_too_much_is_refused(services):
+    with client_of(services("binary")) as client:
+        bodies: list[Any] = [
+            {"texts": []},
+            {"texts": ["a"] * (MOST_TEXTS + 1)},
+            {"texts": ["a" * 20_001]},
+        ]
+        for body in bodies:
+            told = client.post("/predict", json=body)
+            assert told.status_code == 422
+            assert "aaaa" not in told.text, "what was sent is not sent back"
+        assert client.post("/predict", content=b" " * (LARGEST_BODY + 1)).status_code == 413
+        pieces = (b"x" * 65_536 for _ in range(20))  # of no length that is told before
+        assert client.post("/predict", content=pieces).status_code == 413
+        assert client.post("/predict", content=b"[" * 100_000).status_code in (400, 422)
+        half = client.post("/predict", content=b'{"texts": ["\\ud800"]}', headers={"content-type": "application/json"})
+        assert half.status_code == 422
+
+
+def test_who_may_ask(services):
+    service = services("binary")
+    gate = Gate(hash_of(TOKEN), None)
+    with client_of(service, gate) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/").status_code == 200
+        for path in ("/info", "/nosuch"):
+            assert client.get(path).status_code == 401
+        for wrong in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
+            told = client.post("/predict", json={"texts": [TEXT]}, headers={"authorization": wrong})
+            assert told.status_code == 401
+        right = {"authorization": f"Bearer {TOKEN}"}
+        assert client.post("/predict", json={"texts": [TEXT]}, headers=right).status_code == 200
+    with client_of(service) as client:
+        assert client.get("/info", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/info", headers={"origin": "http://evil.example"}).status_code == 403
+        assert client.get("/info", headers={"origin": "http://127.0.0.1:8000"}).status_code == 200
+
+
+def test_pages_need_no_network_and_cannot_be_framed(services):
+    with client_of(services("binary")) as client:
+        for path in ("/", "/docs"):
+            page = client.get(path)
+            assert page.status_code == 200
+            assert page.headers["x-frame-options"] == "DENY"
+            assert "https://" not in page.text.replace("https://fastapi.tiangolo.com", "")
+        assert client.get("/static/swagger-ui-bundle.js").status_code == 200
+        assert client.get("/static/../pyproject.toml").status_code == 404
+        assert client.get("/static/%2e%2e/%2e%2e/__init__.py").status_code == 404
+        described = client.get("/openapi.json").json()
+    assert {"/predict", "/explain", "/segments", "/info", "/healthz"} <= set(described["paths"])
+
+
+def test_an_error_of_ours_tells_the_client_nothing(services, monkeypatch):
+    service = services("binary")
+
+    async def broken(texts):
+        raise RuntimeError("secret of the house")
+
+    monkeypatch.setattr(service, "predict", broken)
+    with client_of(service) as client:
+        told = client.post("/predict", json={"texts": [TEXT]})
+    assert told.status_code == 500
+    assert "secret" not in told.text
+    assert "Traceback" not in told.text
+
+
+def test_fuzzed_requests_bring_out_no_traceback(services):
+    rng = random.Random(0)
+    with client_of(services("binary")) as client:
+        for _ in range(FUZZED):
+            method, path, body, headers = fuzzed(rng)
+            told = client.request(method, path, content=body, headers=headers)
+            assert told.status_code < 500, (method, path, body[:200], told.text)
+            assert "Traceback" not in told.text
+        assert client.post("/predict", json={"texts": [TEXT]}).status_code == 200
+
+
+def fuzzed(rng: random.Random) -> tuple[Any, ...]:
+    """A request that somebody's mistake, or malice, could be."""
+    method = rng.choice(["GET", "POST", "POST", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
+    path = rng.choice(
+        ["/predict", "/explain", "/segments", "/info", "/healthz", "/", "/docs", "/static/", "/%00", "/a" * 50]
+    )
+    value: Any = rng.choice([None, 1, -1.5, 1e308, True, "", "a", "\x00", "é" * 50, [], {}, [[]], [None], ["a", 1],
+                        ["x" * 500] * 70,
+                        {"a": {"b": []}}, "\u202e", "😀" * 30, ["but"], [{"song": 1}], [{"start": -1, "end": "x"}],
+                        [{"start": 1, "end": 0, "text": "but"}]])  # fmt: skip
+    key = rng.choice(["texts", "text", "segments", "label", "", "__proto__"])
+    body = json.dumps({key: value} if rng.random() < 0.8 else value).encode()
+    for _ in range(rng.choice([0, 0, 1, 5, 40])):  # bytes that are lost, doubled or others
+        at = rng.randrange(len(body) + 1)
+        body = body[:at] + rng.choice([b"", bytes([rng.randrange(256)]), body[:5]]) + body[at + rng.choice([0, 1]) :]
+    kind = rng.choice(
+        ["application/json", "application/json", "text/plain", "application/xml", "multipart/form-data", ""]
+    )
+    headers: dict[str, Any] = {"content-type": kind} if kind else {}
+    if rng.random() < 0.1:
+        headers["authorization"] = rng.choice([b"Bearer", b"Bearer \xff", b"x" * 2000])
+    return method, path, body, headers

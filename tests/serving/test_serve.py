@@ -1,0 +1,126 @@
+"""`serve` through the real command, on a real Ray Serve: started, asked, looked at in a browser, ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import rainbow_ray
+from rainbow_ray import serve
+from rainbow_ray.cli import run
+from tests.benchmarks.serving import free_port, wait_for
+from tests.conftest import labelled_songs
+from tests.in_process import finish_run, plan_of
+
+TEXT = "a door and a wall but a river"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_encoder):
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("served")
+    pq.write_table(labelled_songs(), folder / "songs.parquet")
+    keys = {"phase": 2, "training__epochs": 4, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+    return finish_run(plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys), folder / "run")
+
+
+def ask(url, body=None, **headers):
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@pytest.mark.slow
+def test_it_is_asked_looked_at_and_ended(model, tmp_path, request):
+    port, token = free_port(), tmp_path / "token"
+    command = [sys.executable, "-m", "rainbow_ray.serve", str(model), "--port", str(port), "--token-file", str(token)]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(port)
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        url, secret = f"http://127.0.0.1:{port}", token.read_text().strip()
+        assert ask(f"{url}/predict", {"texts": [TEXT]})[0] == 401
+        status, told = ask(f"{url}/predict", {"texts": [TEXT, ""]}, authorization=f"Bearer {secret}")
+        assert status == 200
+        assert told["predictions"][0]["prediction"] in ("spatial", "temporal", "causal")
+        assert told["predictions"][1]["reason"] == "no text"
+        many = [f"{TEXT} {i}" for i in range(32)]
+        right = {"authorization": f"Bearer {secret}"}
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda text: ask(f"{url}/predict", {"texts": [text]}, **right), many))
+        assert {status for status, _ in found} == {200}
+        scores = [list(said["predictions"][0]["scores"].values()) for _, said in found]
+        np.testing.assert_allclose(scores, rainbow_ray.load(model).score_texts(many), atol=1e-5)
+        shown = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        assert secret not in shown
+        assert secret not in (tmp_path / "log").read_text()
+        look(request.getfixturevalue("browser"), url, secret, tmp_path / "form.png")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        log.close()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def look(browser, url: str, secret: str, picture) -> None:
+    """The form as a person uses it."""
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector("#token", state="visible")
+    page.fill("#token", secret)
+    page.fill("#text", f"{TEXT} <script>alert(1)</script>")
+    page.click("#ask")
+    page.wait_for_selector("text=Words that moved")
+    assert page.locator(".row").count() >= 3
+    assert page.locator("#out script").count() == 0
+    page.screenshot(path=picture, full_page=True)
+    page.goto(f"{url}/docs")
+    page.wait_for_selector("[data-path=\"/predict\"]")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("arguments", "word"), [
+    (["--port", "0"], "--port 0"),
+    (["--timeout", "0", "--replicas", "0"], "--replicas 0"),
+    (["--host", "203.0.113.9"], "nothing can listen there"),
+])  # fmt: skip
+def test_what_cannot_be_is_told_before_anything_starts(model, monkeypatch, capsys, arguments, word):
+    monkeypatch.setattr("sys.argv", ["serve", str(model), *arguments])
+    monkeypatch.setattr(serve, "TOKEN_FILE", model / "token")
+    assert run(serve.main) == 2
+    said = capsys.readouterr().err
+    assert word in said
+    assert "Traceback" not in said
+
+
+def test_a_token_is_short_or_open_to_others(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "token"
+    for text, mode, word in (("short", 0o600, "at least 16"), ("long enough to be one", 0o644, "chmod 600")):
+        file.write_text(text)
+        file.chmod(mode)
+        monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port()), "--token-file", str(file)])
+        assert run(serve.main) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_no_model_is_told_as_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port())])
+    assert run(serve.main) == 2
+    assert "no model here" in capsys.readouterr().err
