@@ -126,7 +126,7 @@ class Rainbow(nn.Module):
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
         if self.fusion is None:
-            return self.join(self.encode(batch), batch.units["text"][WORDS], batch.unit_to_example["text"])
+            return self.join(self.encode(batch), batch.units["text"].get(WORDS), batch.unit_to_example["text"])
         return self.summaries(batch, self.read(batch), self.present(batch))
 
     def present(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -169,10 +169,13 @@ class Rainbow(nn.Module):
         units = self.pooling(self._text_hidden(batch), inputs["mask"]).float()
         return _average(units, batch.unit_to_example["text"], batch.targets.shape[0])
 
-    def join(self, encoded: torch.Tensor, words: torch.Tensor, unit_to_example: torch.Tensor | None) -> torch.Tensor:
+    def join(
+        self, encoded: torch.Tensor, words: torch.Tensor | None, unit_to_example: torch.Tensor | None
+    ) -> torch.Tensor:
         """Put the words, buckets `(units, words)`, beside what the encoder gave, `(examples, text width)`."""
         if self.words is None:
             return encoded
+        assert words is not None
         present = _average(self.words(words), unit_to_example, encoded.shape[0])
         return torch.cat([encoded, present], dim=1)
 

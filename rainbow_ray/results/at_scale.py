@@ -145,7 +145,7 @@ def read_range(manifest: Manifest, columns: list[str], part: Part, size: int) ->
     seen = 0
     for fragment in manifest.dataset().get_fragments():
         for group in fragment.split_by_row_group():
-            rows = group.count_rows()
+            rows = sum(one.num_rows for one in group.row_groups)  # count_rows is of the whole file
             if seen < part.stop and seen + rows > part.start:
                 scanner = group.scanner(
                     schema=manifest.schema, columns=columns, batch_size=size, batch_readahead=1, fragment_readahead=1

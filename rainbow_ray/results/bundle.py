@@ -18,9 +18,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, Field, PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -39,6 +40,21 @@ READABLE = (1, FORMAT)  # 1 has no ensembles
 TENSORS = "model.safetensors"
 CARD = "README.md"
 MOST_LAYERS = 1000  # of an encoder: a config that says more is damaged
+
+
+class Described(BaseModel):
+    """What a description must be for the model to be asked, beside what its parts check for themselves."""
+
+    max_tokens: PositiveInt
+    text_columns: list[str]
+    modalities: list[Literal["text", "audio", "midi"]] = Field(default=["text"], min_length=1)
+    id_column: str = "id"
+    media_columns: dict[str, tuple[str, str | None]] = {}
+    times: tuple[str, str, str | None] | None = None
+    segments: dict[str, float | int] = {}
+    windows: dict[str, float | int | str] = {}
+    calibration: dict[str, Any] = {}
+    members: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,7 @@ def load_bundle(path: Path) -> Bundle:
     folder = find_bundle(path)
     try:
         document = check_files(folder, READABLE, {"model", "problem", "files", "text_columns", "max_tokens"})
+        Described.model_validate(document)
         described = document.get("members", [])
         names = [TENSORS, *(_member_file(i) for i in range(len(described)))]
         tensors, *own = [_read(folder / name) for name in names]
@@ -149,9 +166,7 @@ def load_bundle(path: Path) -> Bundle:
         calibrations = [Calibration.from_json(one["calibration"]) for one in described]
         Calibration.from_json(document.get("calibration", {}))
         load_tokenizer(str(folder)) if models[0].text is not None else None
-    except InputError as error:
-        raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, AttributeError, MemoryError) as error:
+    except Exception as error:  # whatever transformers makes of a config that somebody damaged
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
     parts = zip(models, problems, calibrations, described, strict=True) if described else ()
     members = tuple(Member(model, fitted, made, one["fold"]) for model, fitted, made, one in parts)

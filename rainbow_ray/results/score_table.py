@@ -71,7 +71,7 @@ def to_table(
                 name: pa.array(found[name].to_numpy(dtype=np.float32), pa.float32(), from_pandas=True)
                 for name in score_names
             },
-            REASON: pa.array(found[REASON].tolist(), pa.string()),
+            REASON: pa.array(found[REASON], pa.string(), from_pandas=True),
         }
     )
 

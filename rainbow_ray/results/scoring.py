@@ -32,6 +32,6 @@ class Scorer(nn.Module):
     def _logits(self, batch: Batch) -> list[torch.Tensor]:
         if not self.encodes_once:
             return [model(batch) for model in self.fits]
-        words, owner = batch.units["text"][WORDS], batch.unit_to_example["text"]
+        words, owner = batch.units["text"].get(WORDS), batch.unit_to_example["text"]
         encoded = self.fits[0].encode(batch)
         return [model.classify(model.join(encoded, words, owner), line=batch.line) for model in self.fits]

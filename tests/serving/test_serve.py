@@ -92,7 +92,7 @@ def look(browser, url: str, secret: str, picture) -> None:
     assert page.locator("#out script").count() == 0
     page.screenshot(path=picture, full_page=True)
     page.goto(f"{url}/docs")
-    page.wait_for_selector("[data-path=\"/predict\"]")
+    page.wait_for_selector('[data-path="/predict"]')
     assert wrong == []
 
 

@@ -1,0 +1,173 @@
+"""Tables scored in parts: cut rightly, streamed, killed and gone on with, joined; what has no score has a reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rainbow_ray
+from rainbow_ray import predict
+from rainbow_ray.cli import run
+from rainbow_ray.data.manifest import open_manifest
+from rainbow_ray.results.at_scale import Part, between_songs, plan_parts, read_range
+from tests.conftest import labelled_songs, segment_rows, song_rows
+from tests.in_process import finish_run, plan_of
+
+SHORT = {"training__epochs": 2, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_encoder):
+    made = {}
+
+    def make(phase):
+        if phase not in made:
+            folder = tmp_path_factory.mktemp(f"phase{phase}")
+            table = manifest = folder / "songs.parquet"
+            keys = {"phase": phase, **SHORT}
+            if phase == 5:
+                pq.write_table(pa.table(segment_rows(songs=10, segments=5)), table)
+                manifest, keys["segments__path"], keys["segments__compare_none"] = "demo", str(table), False
+            else:
+                pq.write_table(labelled_songs(), table)
+            made[phase] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run")
+        return made[phase]
+
+    return make
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+        code = run(predict.main)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def test_parts_cover_all_rows_once_and_end_between_songs():
+    codes = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
+    cuts = between_songs(codes)
+    assert cuts.tolist() == [2, 5, 6, 8, 12]
+    parts = plan_parts(12, 4, cuts)
+    assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 12)]
+    mixed = between_songs(np.array([0, 1, 0, 1, 2]))
+    assert mixed.tolist() == [4, 5]
+    assert [(part.start, part.stop) for part in plan_parts(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert plan_parts(0, 4) == []
+
+
+def test_a_range_is_read_across_row_groups_and_files(tmp_path):
+    for i in range(2):
+        rows = pa.table({"id": list(range(50 * i, 50 * i + 50))})
+        pq.write_table(rows, tmp_path / f"{i}.parquet", row_group_size=7)
+    manifest = open_manifest(str(tmp_path))
+    for start, stop in ((0, 100), (3, 5), (48, 53), (99, 100), (13, 64)):
+        batches = read_range(manifest, ["id"], Part(0, start, stop), 10)
+        assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(start, stop))
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
+def test_in_parts_as_in_one(models, door, tmp_path, kind):
+    rows = pd.DataFrame(song_rows(songs=30, stems=1))
+    rows.loc[[3, 7], "concept"] = [None, " "]
+    rows.to_parquet(tmp_path / "songs.parquet")
+    out = tmp_path / f"scores{kind}"
+    arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--part-rows", "7"]
+    code, said = door(*arguments)
+    assert code == 0, said
+    assert "30 predictions" in said
+    assert "2 (no text)" in said
+    read = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".jsonl": lambda p: pd.read_json(p, lines=True, dtype={"id": str}),
+    }[kind]
+    found, wanted = read(out), rainbow_ray.load(models(2)).predict(rows)
+    scores = [name for name in wanted if str(name).startswith("score")]
+    np.testing.assert_allclose(found[scores].astype(float), wanted[scores].astype(float), atol=1e-5)
+    assert found["id"].tolist() == rows["id"].tolist()
+    assert found["reason"].fillna("").tolist() == wanted["reason"].fillna("").tolist()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["songs.parquet", out.name])
+
+
+def test_text_that_is_no_text_has_its_reason(models, door, tmp_path):
+    good = "a door and a wall but a river"
+    values = pa.array([good.encode(), b"caf\xe9 door", None, b"", ("but " * 250_000).encode()], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    pq.write_table(pa.table({"id": list("abcde"), "concept": texts}), tmp_path / "songs.parquet")
+    out = tmp_path / "o.parquet"
+    code, said = door("--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert code == 0, said
+    found = pd.read_parquet(out)
+    assert found["reason"].fillna("").tolist() == ["", "text that is not UTF-8", "no text", "no text", ""]
+    assert found["score"].isna().tolist() == [False, True, True, True, False]
+
+
+def test_segments_of_a_song_stay_together(models, door, tmp_path):
+    rows = pd.DataFrame(segment_rows(songs=12, segments=6))
+    rows.to_parquet(tmp_path / "segments.parquet", row_group_size=5)
+    arguments = ["--model", models(5), "--manifest", tmp_path / "segments.parquet", "--out"]
+    assert door(*arguments, tmp_path / "a.parquet", "--part-rows", "10")[0] == 0
+    assert door(*arguments, tmp_path / "b.parquet")[0] == 0
+    names = ["song", "start", "prediction"]
+    for kind in ("a.parquet", "a.stretches.parquet"):
+        first, second = (pd.read_parquet(tmp_path / name) for name in (kind, kind.replace("a.", "b.", 1)))
+        pd.testing.assert_frame_equal(first[names], second[names])
+    scores = [name for name in first if str(name).startswith("score")]
+    np.testing.assert_allclose(first[scores], second[scores], atol=1e-5)
+
+
+def test_what_was_begun_is_not_taken_for_something_else(models, door, tmp_path):
+    pd.DataFrame(song_rows(songs=30, stems=1)).to_parquet(tmp_path / "songs.parquet")
+    out = tmp_path / "o.csv"
+    (tmp_path / "o.csv.parts").mkdir()
+    (tmp_path / "o.csv.parts" / "plan.json").write_text('{"model": "another", "parts": []}')
+    arguments = ["--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out]
+    code, said = door(*arguments)
+    assert (code, "--resume" in said) == (2, True)
+    code, said = door(*arguments, "--resume")
+    assert (code, "another model" in said) == (2, True)
+    assert door(*arguments, "--overwrite")[0] == 0
+    assert len(pd.read_csv(out)) == 30
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_is_gone_on_with_on_ray(models, tmp_path):
+    """SIGKILL in the middle of workers on Ray; what was written is not scored again, and all is as in one process."""
+    rows = pd.DataFrame(song_rows(songs=4000, stems=1))
+    rows["concept"] = [f"{text} {i}" for i, text in enumerate(rows["concept"])]
+    rows.to_parquet(tmp_path / "songs.parquet")
+    out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
+    command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(models(1)), "--manifest",
+               str(tmp_path / "songs.parquet"), "--out", str(out), "--workers", "2", "--part-rows", "100"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list(parts.glob("part-*.parquet"))) < 3 and time.monotonic() < end:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    time.sleep(3)  # its workers notice
+    before = {file.name: file.stat().st_mtime_ns for file in parts.glob("part-*.parquet")}
+    assert 0 < len(before) < 40
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{100 * len(before)} of 4000 rows were scored before" in done.stdout
+    found = pd.read_parquet(out)
+    assert found["id"].tolist() == rows["id"].tolist()
+    wanted = rainbow_ray.load(models(1)).predict(rows)
+    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
+    assert not parts.exists()

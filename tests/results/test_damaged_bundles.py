@@ -1,0 +1,185 @@
+"""Two hundred ways in which a bundle can be damaged or hostile: refused in words, and nothing outside it is read."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import rainbow_ray
+from rainbow_ray.errors import InputError
+from rainbow_ray.results.bundle_files import file_hashes
+from rainbow_ray.results.onnx_bundle import OnnxPredictor
+from tests.conftest import labelled_songs
+from tests.in_process import finish_run, plan_of
+
+DAMAGED = 200
+SECRET = "the secret of another folder"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, tiny_encoder):
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("whole")
+    pq.write_table(labelled_songs(), folder / "songs.parquet")
+    keys = {"phase": 2, "training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "training__ensemble": True}
+    run = finish_run(
+        plan_of(folder / "songs.parquet", tiny_encoder("bert"), logging__report=False, **keys), folder / "r"
+    )
+    return run / "model"
+
+
+def rehash(folder: Path) -> None:
+    """What somebody who damages on purpose does afterwards."""
+    document = json.loads((folder / "bundle.json").read_text())
+    document["files"] = file_hashes(folder)
+    (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_each_is_refused_or_scores_and_reads_nothing_outside(bundle, tmp_path, monkeypatch):
+    (tmp_path / "secret.txt").write_text(SECRET)
+    opened = watch_opening(monkeypatch, tmp_path)
+    refused = 0
+    for seed in range(DAMAGED):
+        folder = tmp_path / f"b{seed}"
+        shutil.copytree(bundle, folder)
+        damage(folder, random.Random(seed))
+        said = refusal(folder)
+        refused += said is not None
+        assert said is None or (str(folder) in said and SECRET not in said)
+        outside = {path for path in opened if "secret" in path}
+        assert not outside, outside
+        shutil.rmtree(folder)
+    assert refused > DAMAGED * 0.8
+
+
+def refusal(folder: Path) -> str | None:
+    """Why a bundle is refused; None where it is opened and scores."""
+    try:
+        rainbow_ray.load(folder).predict(["a door"])
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def watch_opening(monkeypatch, root: Path) -> set[str]:
+    opened: set[str] = set()
+    plain = builtins.open
+
+    def watched(file, *arguments, **keys):
+        opened.add(str(file))
+        return plain(file, *arguments, **keys)
+
+    io_open = Path.open
+
+    def watched_path(self, *arguments, **keys):
+        opened.add(str(self))
+        return io_open(self, *arguments, **keys)
+
+    monkeypatch.setattr(builtins, "open", watched)
+    monkeypatch.setattr(Path, "open", watched_path)
+    return opened
+
+
+def damage(folder: Path, rng: random.Random) -> None:
+    """One thing that goes wrong with a copy, or is done to it."""
+    rng.choice([lose, cut, flip, add, link, hostile_config, hostile_description])(folder, rng)
+
+
+def one_of(folder: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def lose(folder: Path, rng: random.Random) -> None:
+    if rng.random() < 0.3:
+        shutil.rmtree(folder / "encoder")
+    else:
+        one_of(folder, rng).unlink()
+
+
+def cut(folder: Path, rng: random.Random) -> None:
+    file = one_of(folder, rng)
+    data = file.read_bytes()
+    file.write_bytes(data[: rng.randrange(max(1, len(data)))])
+
+
+def flip(folder: Path, rng: random.Random) -> None:
+    file = one_of(folder, rng)
+    data = bytearray(file.read_bytes())
+    for _ in range(rng.randint(1, 20)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    file.write_bytes(bytes(data))
+    if rng.random() < 0.5 and file.name != "bundle.json":
+        rehash(folder)
+
+
+def add(folder: Path, rng: random.Random) -> None:
+    (folder / rng.choice(["pytorch_model.bin", "modeling.py", "x.pkl", "more.json"])).write_bytes(b"\x80\x04x.")
+    if rng.random() < 0.5:
+        rehash(folder)
+
+
+def link(folder: Path, rng: random.Random) -> None:
+    target = folder / rng.choice(["tokenizer.json", "model.safetensors", "bundle.json"])
+    target.unlink()
+    target.symlink_to(folder.parent / "secret.txt")
+
+
+def hostile_config(folder: Path, rng: random.Random) -> None:
+    name, key, value = rng.choice(
+        [
+            ("tokenizer_config.json", "auto_map", {"AutoTokenizer": "x.Y"}),
+            ("tokenizer_config.json", "vocab_file", "../secret.txt"),
+            ("tokenizer_config.json", "tokenizer_file", "../secret.txt"),
+            ("encoder/config.json", "auto_map", {"AutoModel": "x.Y"}),
+            ("encoder/config.json", "hidden_size", 10**9),
+            ("encoder/config.json", "num_hidden_layers", 10**9),
+            ("encoder/config.json", "vocab_size", -1),
+            ("encoder/config.json", "model_type", "../secret"),
+            ("encoder/config.json", "num_attention_heads", 0),
+        ]
+    )
+    document = json.loads((folder / name).read_text())
+    document[key] = value
+    (folder / name).write_text(json.dumps(document))
+    rehash(folder)
+
+
+def hostile_description(folder: Path, rng: random.Random) -> None:
+    document = json.loads((folder / "bundle.json").read_text())
+    key = rng.choice(["format", "problem", "members", "model", "files", "calibration", "modalities", "max_tokens"])
+    document[key] = rng.choice([None, 9, -1, "x", [], {}, [{}], {"name": "os.system"}, {"../../secret.txt": "0" * 64}])
+    (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_a_pickle_in_the_place_of_tensors_is_not_opened(bundle, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it-ran"),)
+
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").write_bytes(pickle.dumps(Hostile()))
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="pickle"):
+        rainbow_ray.load(tmp_path / "b")
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    document = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "format": 99}))
+    with pytest.raises(InputError, match="install a newer rainbow_ray"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_no_onnx_model_is_told(tmp_path):
+    with pytest.raises(InputError, match="export RUN --onnx"):
+        OnnxPredictor.load(tmp_path)
