@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
     folder = out.with_name(f"{out.name}.parts")
     manifest, notes = _table(predictor, options.manifest, options.media_root)
     task = _task(predictor, manifest, options, root, folder)
+    # Ray Data's workers are told of in C++, on stderr, as errors that are none (ray#53727)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _alone(folder):
         from rainbow_ray.runtime import ray_cluster
 

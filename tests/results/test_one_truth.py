@@ -178,7 +178,9 @@ def test_no_member_where_there_is_none(ensembles):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "segmentation" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+)
 def test_onnx_says_the_same(ensembles, tmp_path, kind):
     from rainbow_ray.results.bundle import load_bundle
     from rainbow_ray.results.onnx_export import TOLERANCE, export_onnx

@@ -1,0 +1,189 @@
+"""`predict` at scale: songs a second against a plain loop of transformers, and memory up to a million songs.
+
+    python -m tests.benchmarks.predicting [--songs 3000] [--turns 3]         against the plain loop, full encoder
+    python -m tests.benchmarks.predicting --memory 100000 1000000            tiny encoder, whole commands
+
+The loop pads each batch of songs in the table's order, at the best of several batch sizes, with all threads, in fp32;
+both read all layers of MiniLM and a head. Times leave out starting and loading. Memory is what processes have for
+themselves (USS): the largest of the command and of a worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.conftest import WORDS, labelled_songs, tiny_body
+
+BATCHES = (8, 16, 32, 64)
+TRIED = 512  # songs by which the loop's batch size is chosen
+CHUNK = 50_000
+SAMPLE_SECONDS = 0.5
+SHORT: dict[str, Any] = {"training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--songs", type=int, default=3000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--memory", type=int, nargs="*", metavar="SONGS")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        told = memory(folder, options.memory) if options.memory else against_the_loop(folder, options)
+    print(json.dumps(told))
+
+
+def make_text(rng: random.Random) -> str:
+    characters = min(3000, max(68, int(rng.lognormvariate(math.log(262), 0.8))))
+    return " ".join(rng.choices(WORDS, k=characters))[:characters]
+
+
+def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
+    from tests.in_process import finish_run, plan_of
+
+    pq.write_table(labelled_songs(), folder / "labelled.parquet")
+    return finish_run(plan_of(folder / "labelled.parquet", encoder, **SHORT, **keys), folder / "run")
+
+
+def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Songs a second of both, in turns."""
+    from rainbow_ray.results.at_scale import Task, make_plan, open_parts, score_on_ray
+    from rainbow_ray.runtime import prepare_environment, ray_cluster
+
+    prepare_environment()
+    rng = random.Random(0)
+    texts = [make_text(rng) for _ in range(options.songs)]
+    pd.DataFrame({"id": range(options.songs), "concept": texts}).to_parquet(folder / "songs.parquet")
+    model = make_model(folder, "embedded", model__text_encoder__layer="last")
+    loop = PlainLoop()
+    size = max(BATCHES, key=lambda size: loop.rate(texts[:TRIED], size))
+    ours, theirs = [], []
+    with ray_cluster(None) as cluster:
+        for turn in range(options.turns):
+            parts = folder / f"parts{turn}"
+            task = Task(
+                str(model),
+                "cpu",
+                str(folder),
+                str(folder / "songs.parquet"),
+                "manifest",
+                ("id", "concept"),
+                "id",
+                parts,
+            )
+            plan = open_parts(
+                make_plan(task, cluster.cpus, segments=False, part_rows=None), resume=False, overwrite=True
+            )
+            spans: list[tuple[float, float, int]] = []
+
+            def told(done: Any, spans: list[tuple[float, float, int]] = spans) -> None:
+                spans.append((time.perf_counter() - done.seconds, time.perf_counter(), done.rows))
+
+            score_on_ray(plan, cluster, cluster.cpus, told)
+            seconds = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
+            ours.append(sum(rows for *_, rows in spans) / seconds)
+            theirs.append(loop.rate(texts, size))
+    pairs = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return {
+        "songs": options.songs, "loop's batch size": size,
+        "ours, songs a second": round(statistics.median(ours), 1),
+        "loop, songs a second": round(statistics.median(theirs), 1),
+        "times": round(statistics.median(pairs), 2), "of pairs": [round(pair, 2) for pair in pairs],
+    }  # fmt: skip
+
+
+class PlainLoop:
+    """What one would write: tokenise a batch, pad it, run the encoder, average, a linear layer."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        from rainbow_ray.modalities.text import source_of
+
+        self.torch = torch
+        source = source_of("embedded")
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.body = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+        self.head = torch.nn.Linear(self.body.config.hidden_size, 1)
+
+    def rate(self, texts: list[str], size: int) -> float:
+        torch = self.torch
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for start in range(0, len(texts), size):
+                part = texts[start : start + size]
+                batch = self.tokenizer(part, padding=True, truncation=True, max_length=512, return_tensors="pt")
+                hidden = self.body(**batch).last_hidden_state
+                mask = batch["attention_mask"][..., None]
+                self.head((hidden * mask).sum(1) / mask.sum(1)).sigmoid()
+        return len(texts) / (time.perf_counter() - began)
+
+
+def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
+    """Largest USS in MB of the command and of a worker, and rows a second, for each number of songs."""
+    from transformers import BertTokenizerFast
+
+    encoder = folder / "encoder"
+    tiny_body("bert").save_pretrained(encoder)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    (encoder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(encoder / "vocab.txt"), model_max_length=64).save_pretrained(encoder)
+    model = make_model(folder, encoder)
+    return {str(size): measure(folder, model, size) for size in sizes}
+
+
+def measure(folder: Path, model: Path, songs: int) -> dict[str, float]:
+    table = folder / f"{songs}.parquet"
+    write_songs(table, songs)
+    out = folder / f"{songs}.out.parquet"
+    command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(model), "--manifest", str(table),
+               "--out", str(out), "--workers", "2"]  # fmt: skip
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    own = worker = 0
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            own = max(own, watched.memory_full_info().uss)
+            for child in watched.children(recursive=True):
+                if "PartScorer" in " ".join(child.cmdline()) or "MapWorker" in " ".join(child.cmdline()):
+                    worker = max(worker, child.memory_full_info().uss)
+        except psutil.Error:
+            pass
+        time.sleep(SAMPLE_SECONDS)
+    assert process.returncode == 0
+    assert pq.ParquetFile(out).metadata.num_rows == songs
+    seconds = time.perf_counter() - began
+    return {"command_mb": round(own / 2**20), "worker_mb": round(worker / 2**20), "seconds": round(seconds, 1),
+            "rows_a_second": round(songs / seconds)}  # fmt: skip
+
+
+def write_songs(path: Path, songs: int) -> None:
+    rng = random.Random(0)
+    schema = pa.schema({"id": pa.int64(), "concept": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, songs, CHUNK):
+            ids = list(range(start, min(start + CHUNK, songs)))
+            texts = [f"{' '.join(rng.choices(WORDS, k=12))} {i}" for i in ids]
+            writer.write_table(pa.table({"id": ids, "concept": texts}, schema))
+
+
+if __name__ == "__main__":
+    main()
