@@ -163,6 +163,9 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return WRONG_INPUT
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rainbow_ray.cli import DONE, run
 
 FOLDER = "onnx"  # beside a run's model/
+GRAPH_MARK, HUB_MARK = "model.onnx", "rainbow_ray.json"  # what folders of ours have
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,22 +71,34 @@ def _check(options: argparse.Namespace) -> Path | None:
     if options.onnx:
         folder = options.out or (options.model if (options.model / "model").is_dir() else options.model.parent) / FOLDER
         problems += _lacking()
-    for flag, path in (("--out", folder), ("--hub-folder", options.hub_folder)):
-        if path is None:
-            continue
-        if path.exists() and not options.overwrite:
-            problems.append(f"{flag} {path}: it is there already; another name, or --overwrite")
-        elif path.exists() and not _is_ours(path):
-            problems.append(f"{flag} {path}: this is no folder that export wrote, and is not replaced")
-        elif not path.resolve().parent.is_dir():
-            problems.append(f"{flag} {path}: there is no folder {path.parent}")
+    targets = [(flag, path) for flag, path in (("--out", folder), ("--hub-folder", options.hub_folder)) if path]
+    problems += [said for flag, path in targets for said in _check_target(flag, path, options)]
+    if len(targets) == 2 and _touch(targets[0][1], targets[1][1]):
+        problems.append("--hub-folder: the graph goes there; name another folder")
     if problems:
         raise InputError(problems)
     return folder
 
 
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and ((path / "bundle.json").is_file() or (path / "rainbow_ray.json").is_file())
+def _check_target(flag: str, path: Path, options: argparse.Namespace) -> list[str]:
+    """Why nothing can be written there: what is not ours to replace is left alone, above all the model itself."""
+    mark = GRAPH_MARK if flag == "--out" else HUB_MARK
+    model = options.model / "model" if (options.model / "model").is_dir() else options.model
+    if _touch(path, model):
+        return [f"{flag} {path}: the model itself lies there; another name"]
+    if path.exists() and not options.overwrite:
+        return [f"{flag} {path}: it is there already; another name, or --overwrite"]
+    if path.exists() and not (path / mark).is_file():
+        return [f"{flag} {path}: this is no folder that export wrote, and is not replaced"]
+    if not path.resolve().parent.is_dir():
+        return [f"{flag} {path}: there is no folder {path.parent}"]
+    return []
+
+
+def _touch(one: Path, other: Path) -> bool:
+    """Whether two folders are one, or one lies in the other."""
+    a, b = one.resolve(), other.resolve()
+    return a == b or a in b.parents or b in a.parents
 
 
 def _lacking() -> list[str]:

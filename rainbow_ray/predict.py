@@ -90,14 +90,25 @@ def _check(options: argparse.Namespace) -> None:
         problems.append(f"--top {options.top}: a number from 1 on, with --text-file")
     if options.by is not None and options.manifest is not None:
         problems.append("--class: with --manifest there is nothing to rank; --out has the scores of all classes")
+    problems += _check_parts(options)
+    if problems:
+        raise InputError(problems)
+
+
+def _check_parts(options: argparse.Namespace) -> list[str]:
+    """What is wrong with flags of a table's parts."""
+    problems = []
     for flag in ("workers", "part_rows"):
         value, name = getattr(options, flag), f"--{flag.replace('_', '-')}"
         if value is not None and (options.manifest is None or value < 1):
             problems.append(f"{name} {value}: a number from 1 on, with --manifest")
     if options.resume and options.manifest is None:
         problems.append("--resume: only --manifest can be gone on with")
-    if problems:
-        raise InputError(problems)
+    if options.resume and options.part_rows is not None:
+        problems.append("--part-rows: with --resume parts are as they were begun")
+    if options.overwrite and options.out is None:
+        problems.append("--overwrite: there is no --out to replace")
+    return problems
 
 
 def _check_out(options: argparse.Namespace) -> list[str]:
@@ -112,7 +123,19 @@ def _check_out(options: argparse.Namespace) -> list[str]:
         problems.append(f"--out {out}: the file exists; another name, or --overwrite")
     if not out.parent.is_dir():
         problems.append(f"--out {out}: there is no folder {out.parent}")
-    return problems
+    return problems + _check_against_input(out, options.text_file or options.manifest)
+
+
+def _check_against_input(out: Path, source: Path | str | None) -> list[str]:
+    """What is read is never written over, nor added to."""
+    if source is None or "://" in str(source):
+        return []
+    given, beside = Path(source), out.with_name(f"{out.stem}.stretches{out.suffix}")
+    if given.resolve() in (out.resolve(), beside.resolve()):
+        return [f"--out {out}: this is what is read, or would be written over; another name"]
+    if given.is_dir() and given.resolve() in out.resolve().parents:
+        return [f"--out {out}: it lies in the manifest's folder, and would be read as songs; another folder"]
+    return []
 
 
 def _read_texts(path: Path) -> list[str]:
@@ -120,7 +143,8 @@ def _read_texts(path: Path) -> list[str]:
     from rainbow_ray.errors import InputError
 
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark in front
+        # some editors put a mark in front; other characters that end lines somewhere are part of a text
+        lines = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"--text-file {path}: this is not UTF-8 text; save it as UTF-8") from error
     return [line.strip() for line in lines if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import secrets
 import signal
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     # what is wrong with the model is told before anything is started
     _can_be_asked(Predictor.load(options.model, options.device), options.model)
     loopback = _is_loopback(options.host)
-    gate = Gate(hash_of(token.value) if token else None, LOOPBACK if loopback else None)
+    gate = Gate(hash_of(token.value) if token else None, (*LOOPBACK, options.host) if loopback else None)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
@@ -93,7 +94,13 @@ def _check(options: argparse.Namespace) -> Token | None:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Whether only this machine reaches it: a name that merely looks so may lead anywhere."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _taken(host: str, port: int) -> str | None:

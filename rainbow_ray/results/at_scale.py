@@ -24,7 +24,7 @@ from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.files import write_safely
 from rainbow_ray.results.bundle import bundle_hash
 from rainbow_ray.results.inference import REASON, Predictor
-from rainbow_ray.results.score_table import NOT_UTF8, Tally, join_parts, note_unusable, tally, text_frame, to_table
+from rainbow_ray.results.score_table import NOT_UTF8, Tally, clean, join_parts, note_unusable, tally, to_table
 
 if TYPE_CHECKING:
     from rainbow_ray.runtime import Cluster
@@ -107,8 +107,8 @@ class PartScorer:
             writer = None
             size = MEDIA_AT_ONCE if media else AT_ONCE
             for batch in read_range(self.manifest, list(task.columns), part, size):
-                frame, torn = text_frame(batch, texts)
-                found = predictor.predict(frame)
+                batch, torn = clean(batch, texts, task.song)
+                found = predictor.predict(batch.to_pandas())
                 found.loc[torn & found["prediction"].isna(), REASON] = NOT_UTF8
                 song = batch.column(task.song) if task.song is not None else None
                 table = to_table(found, predictor.bundle.problem, predictor.score_names, task.song, song)
@@ -123,13 +123,20 @@ class PartScorer:
         return counts[0], counts[1]
 
     def _segments(self, part: Part) -> tuple[int, int]:
-        batches = list(read_range(self.manifest, list(self.task.columns), part, AT_ONCE))
+        texts, torn, batches = self.predictor.bundle.info["text_columns"], 0, []
+        for batch in read_range(self.manifest, list(self.task.columns), part, AT_ONCE):
+            kept, wrong = clean(batch, texts, self.task.song)
+            batches.append(kept)
+            torn += int(wrong.sum())
         table = pa.Table.from_batches(batches)
         own = self.predictor.bundle.info["id_column"]
         if own not in table.column_names and self.task.song in table.column_names:
             table = table.rename_columns({self.task.song: own})
         found = self.predictor.predict_segments(table)
-        stretches = note_unusable(pa.Table.from_pandas(found.stretches, preserve_index=False), found.unusable)
+        stretches = note_unusable(
+            pa.Table.from_pandas(found.stretches, preserve_index=False),
+            {**found.unusable, **({f"{NOT_UTF8} (its words are left out)": torn} if torn else {})},
+        )
         segments = pa.Table.from_pandas(found.segments, preserve_index=False)
         write_safely(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
         write_safely(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
@@ -190,7 +197,15 @@ class Plan:
 
     @property
     def waiting(self) -> list[Part]:
-        return [part for part in self.parts if not part_file(self.task.folder, part.number).exists()]
+        return [part for part in self.parts if not _is_whole(part_file(self.task.folder, part.number))]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (OSError, pa.ArrowException):  # not there yet, or torn
+        return False
+    return True
 
 
 def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None) -> Plan:
@@ -215,18 +230,22 @@ def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
     identity = {
         "model": bundle_hash(Path(plan.task.model)),
         "manifest": plan.task.manifest,
+        "files": _files_of(plan.task),
+        "media root": plan.task.media_root,
         "rows": plan.rows,
         "columns": list(plan.task.columns),
     }
+    if folder.exists():
+        _check_ours(folder)
+        if overwrite and not resume:
+            shutil.rmtree(folder)
+        elif not resume:
+            raise InputError(f"{folder}: an earlier command was stopped in the middle; --resume goes on with it,"
+                             " --overwrite begins anew")  # fmt: skip
     known = _read_plan(folder)
-    if folder.exists() and overwrite and not resume:
-        shutil.rmtree(folder)
-        known = None
-    if folder.exists() and not resume:
-        raise InputError(f"{folder}: an earlier command was stopped in the middle; --resume goes on with it,"
-                         " --overwrite begins anew")  # fmt: skip
-    if known is None:
-        folder.mkdir(parents=True, exist_ok=True)
+    if known is None:  # a new one, or one that died before it knew its parts
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         document = {**identity, "parts": [[part.start, part.stop] for part in plan.parts]}
         write_safely(folder / PLAN, lambda file: file.write_text(json.dumps(document), encoding="utf-8"))
         return plan
@@ -236,12 +255,26 @@ def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
     return Plan(plan.task, [Part(i, *pair) for i, pair in enumerate(known["parts"])], plan.rows)
 
 
+def _files_of(task: Task) -> list[list[Any]]:
+    """What the manifest's files are by now: name, size, when they were written."""
+    manifest = open_manifest(task.manifest, task.name)
+    found = manifest.filesystem.get_file_info(list(manifest.files))
+    return [[one.path, one.size, one.mtime_ns] for one in found]
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise `InputError` for a folder of that name that is not one of parts: nothing of somebody else's is deleted."""
+    own = (PLAN, "part-", "stretches-", ".")
+    if not folder.is_dir() or any(not file.name.startswith(own) for file in folder.iterdir()):
+        raise InputError(f"{folder}: parts go there, and something else has that name; another --out")
+
+
 def _read_plan(folder: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a command that died before it had one
         return None
-    return found
+    return found if isinstance(found, dict) and isinstance(found.get("parts"), list) else None
 
 
 def score_here(plan: Plan, told: Callable[[Done], None]) -> None:

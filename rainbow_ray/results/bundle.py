@@ -11,11 +11,12 @@ tokenizer files        as transformers writes them
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -154,17 +155,19 @@ def load_bundle(path: Path) -> Bundle:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, RecursionError) as error:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
     try:
         problem = _problem_of(document["problem"])
         problems = [_problem_of(one["problem"]) for one in described]
-        models = [
-            _build(folder, document, fitted, {**tensors, **state})
-            for fitted, state in zip(problems or [problem], own or [{}], strict=True)
-        ]
+        with _offline():
+            models = [
+                _build(folder, document, fitted, {**tensors, **state})
+                for fitted, state in zip(problems or [problem], own or [{}], strict=True)
+            ]
         calibrations = [Calibration.from_json(one["calibration"]) for one in described]
-        Calibration.from_json(document.get("calibration", {}))
+        for made in (*calibrations, Calibration.from_json(document.get("calibration", {}))):
+            made.check(len(problem.score_names))
         load_tokenizer(str(folder)) if models[0].text is not None else None
     except Exception as error:  # whatever transformers makes of a config that somebody damaged
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
@@ -223,6 +226,18 @@ def _build(folder: Path, document: Mapping[str, Any], problem: Problem, tensors:
     model = _empty(folder, document, problem)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Some architectures would fetch parts of theirs from a hub, where their config says so: here none does."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _empty(folder: Path, document: Mapping[str, Any], problem: Problem) -> Rainbow:

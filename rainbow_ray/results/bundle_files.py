@@ -64,7 +64,8 @@ def _refuse_what_leads_out(folder: Path, names: Collection[str]) -> None:
         said = json.loads((folder / name).read_text(encoding="utf-8"))
         keys = said if isinstance(said, dict) else {}
         leads = [key for key, value in keys.items()
-                 if key == "auto_map" or (key.endswith("_file") and value is not None)]  # fmt: skip
+                 if key == "auto_map" or (key.endswith("_file") and value is not None)
+                 or ("backbone" in key and isinstance(value, str | dict))]  # fmt: skip
         if leads:
             raise ValueError(f"{name} names code or files elsewhere ({', '.join(leads)})")
 

@@ -45,9 +45,22 @@ class Calibration:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Calibration:
+        """Raises `ValueError` for what was never learned from scores."""
         knots = tuple((tuple(map(float, x)), tuple(map(float, y))) for x, y in document.get("knots", ()))
         thresholds = tuple(map(float, document.get("thresholds", ())))
-        return cls(float(document.get("temperature", 1.0)), bool(document.get("exclusive")), knots, thresholds)
+        temperature = float(document.get("temperature", 1.0))
+        rising = all(len(x) == len(y) > 0 and list(x) == sorted(x) for x, y in knots)
+        finite = np.isfinite([temperature, *thresholds, *(v for pair in knots for row in pair for v in row)]).all()
+        if not (temperature > 0 and rising and finite):
+            raise ValueError("a calibration that cannot be one")
+        return cls(temperature, bool(document.get("exclusive")), knots, thresholds)
+
+    def check(self, scores: int) -> None:
+        """Raise `ValueError` unless it is one of so many scores."""
+        if len(self.knots) not in (0, scores) or len(self.thresholds) not in (0, scores):
+            raise ValueError(f"a calibration of another number of scores than {scores}")
+        if self.exclusive and scores == 1:
+            raise ValueError("a calibration of several classes, of one score")
 
 
 def tempered(scores: np.ndarray, temperature: float, *, exclusive: bool) -> np.ndarray:

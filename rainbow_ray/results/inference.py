@@ -89,7 +89,7 @@ class Predictor:
         if self.reads_segments:
             return self._alone(songs)
         series = self._texts(songs)
-        known = series.fillna("").astype(str).str.strip()
+        known = _plain_text(series)
         problem = self.bundle.problem
         scores = no_scores(problem, len(known))
         predictions, reasons = (np.full(len(known), None, dtype=object) for _ in range(2))
@@ -140,7 +140,7 @@ class Predictor:
             if missing:
                 known = list(map(str, texts.columns))
                 raise InputError(f"the table has no column {name!r}{nearest(name, known)}" for name in missing)
-            rows = texts[columns].fillna("").astype(str).itertuples(index=False)
+            rows = zip(*(_plain_text(texts[name]) for name in columns), strict=True) if columns else [()] * len(texts)
             joined = ["\n\n".join(part.strip() for part in row if part.strip()) for row in rows]
             return pd.Series(joined, index=texts.index, dtype=object)
         if not self.reads_text:
@@ -218,6 +218,13 @@ class Predictor:
             rates = [None if pd.isna(value) else int(value) for value in frame[rate]]
             rows = rows.append_column(f"raw_{modality}_rate", pa.array(rates, pa.int64()))
         return rows
+
+
+def _plain_text(column: pd.Series) -> pd.Series:
+    """Texts of any kind of column, stripped, empty where there is none; half a character is none."""
+    said = column.astype(object)
+    told = [str(value).encode("utf-8", "replace").decode().strip() if not pd.isna(value) else "" for value in said]
+    return pd.Series(told, index=column.index, dtype=object)
 
 
 def _why(rows: pa.Table, reading: Reading, missing: np.ndarray) -> list[str]:

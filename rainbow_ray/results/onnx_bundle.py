@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.buckets import word_buckets
@@ -27,6 +28,23 @@ FOLDER = "onnx"  # of a run
 NEEDED = {"graph", "problem", "score_names", "calibration", "max_tokens", "pad_id", "modalities", "segments", "files"}
 MOST_TOKENS = 8192  # of a batch, with padding
 YES = 0.5
+
+
+class Described(BaseModel):
+    """What a description must be for the graph to be asked."""
+
+    problem: Literal["binary", "multiclass", "multilabel", "regression"]
+    score_names: list[str] = Field(min_length=1)
+    max_tokens: PositiveInt
+    pad_id: NonNegativeInt
+    segments: bool
+    modalities: list[str]
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> Described:
+        if (self.score_names == ["score"]) != (self.problem in ("binary", "regression")):
+            raise ValueError(f"scores that a {self.problem} model has not")
+        return self
 
 
 class OnnxPredictor:
@@ -53,6 +71,8 @@ class OnnxPredictor:
             if info["modalities"] != ["text"]:
                 raise InputError(f"{path}: this model reads {', '.join(info['modalities'])}; ONNX bundles score texts"
                                  " alone: use `predict` where rainbow_ray is installed whole")  # fmt: skip
+            Described.model_validate(info)
+            Calibration.from_json(info["calibration"]).check(len(info["score_names"]))
             session, tokenizer = _open(folder)
             return cls(session, tokenizer, info)
         except FileNotFoundError as error:
@@ -71,6 +91,7 @@ class OnnxPredictor:
     def predict(self, texts: str | Sequence[str | None]) -> list[dict[str, Any]]:
         """For each text `prediction`, its scores by name, and `reason`, which says why a text has none."""
         given = [texts] if isinstance(texts, str) else [text or "" for text in texts]
+        given = [text.encode("utf-8", "replace").decode() for text in given]  # half a character is none
         scores = self.score_texts(given)
         known = ~np.isnan(scores).any(axis=1)
         said = iter(self.decide(scores[known]))

@@ -38,7 +38,8 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
     """Score `options.manifest` into `options.out`, in parts. Raises `InputError` with all that is wrong."""
     out = options.out
     beside = out.with_name(f"{out.stem}.stretches{out.suffix}") if predictor.reads_segments else None
-    if beside is not None and beside.exists() and not options.overwrite:
+    begun = out.with_name(f"{out.name}.parts").exists() and options.resume  # it may have been stopped between the two
+    if beside is not None and beside.exists() and not options.overwrite and not begun:
         raise InputError(f"--out {out}: stretches go to {beside}, which exists; another name, or --overwrite")
     folder = out.with_name(f"{out.name}.parts")
     manifest, notes = _table(predictor, options.manifest, options.media_root)
@@ -103,9 +104,14 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
         if own not in names:
             wrong.append(f"{manifest}: no column {info['id_column']!r}, which names each segment's song"
                          f"{nearest(info['id_column'], names)}")  # fmt: skip
+    song = own if own in names else None
+    if song is not None and pa.types.is_nested(manifest.schema.field(song).type):
+        wrong.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or numbers"
+                     " are needed")  # fmt: skip
+    if song in ("prediction", "reason", *predictor.score_names):
+        wrong.append(f"{manifest}: the column {song!r} has a name that predictions have; rename it")
     if wrong:
         raise InputError(wrong)
-    song = own if own in names else None
     media = [name for pair in info.get("media_columns", {}).values() for name in pair if name in names]
     columns = tuple(dict.fromkeys([*([song] if song else []), *info["text_columns"], *times, *media]))
     return Task(
@@ -121,9 +127,15 @@ def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
             problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
             continue
         kind = manifest.schema.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        if pa.types.is_nested(kind) or _is_binary(kind):
             problems.append(f"{manifest}: column {name!r} holds {kind}, not text")
     return problems
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(
+        is_one(kind) for is_one in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    ) or str(kind).startswith("binary")
 
 
 @contextmanager

@@ -26,33 +26,38 @@ UNUSABLE = b"unusable"
 ROWS = 16_384  # joined at once
 
 
-def text_frame(batch: pa.RecordBatch, texts: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """A batch as pandas has it, and which rows had text that is no UTF-8 (it is left out)."""
-    columns, torn = {}, np.zeros(len(batch), dtype=bool)
-    for name in dict.fromkeys(batch.schema.names):
-        values = batch.column(name)
-        if name in texts and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            columns[name], wrong = _decoded(values)
-            torn |= wrong
-        else:
-            columns[name] = values.to_pandas()
-    return pd.DataFrame(columns), torn
+def clean(batch: pa.RecordBatch, texts: Sequence[str], song: str | None) -> tuple[pa.RecordBatch, np.ndarray]:
+    """A batch whose texts are strings as training reads them, and which rows had text that is no UTF-8 (now null).
+
+    Numbers that name songs stay numbers; other names become strings too, with a mark for what is no character.
+    """
+    torn = np.zeros(len(batch), dtype=bool)
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name in texts:
+        columns[name], wrong = _as_strings(columns[name], errors="strict")
+        torn |= wrong
+    if song is not None and not (pa.types.is_integer(columns[song].type) or pa.types.is_floating(columns[song].type)):
+        columns[song], _ = _as_strings(columns[song], errors="replace")
+    return pa.RecordBatch.from_pydict(columns), torn
 
 
-def _decoded(values: pa.Array) -> tuple[list[str | None], np.ndarray]:
+def _as_strings(values: pa.Array, errors: str) -> tuple[pa.Array, np.ndarray]:
+    plain = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    wrong = np.zeros(len(plain), dtype=bool)
     try:
-        return values.to_pylist(), np.zeros(len(values), dtype=bool)
-    except UnicodeDecodeError:
+        found = plain.cast(pa.string())
+        found.validate(full=True)
+        return found, wrong
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
-    found: list[str | None] = []
-    wrong = np.zeros(len(values), dtype=bool)
-    for i, raw in enumerate(pc.cast(values, pa.large_binary()).to_pylist()):
+    decoded: list[str | None] = []
+    for i, raw in enumerate(plain.cast(pa.large_binary()).to_pylist()):
         try:
-            found.append(raw.decode() if raw is not None else None)
+            decoded.append(raw.decode("utf-8", errors) if raw is not None else None)
         except UnicodeDecodeError:
-            found.append(None)
+            decoded.append(None)
             wrong[i] = True
-    return found, wrong
+    return pa.array(decoded, pa.string()), wrong
 
 
 def to_table(
@@ -144,13 +149,13 @@ def _csv(files: Sequence[Path], out: Path) -> None:
     with out.open("w", encoding="utf-8", newline="") as opened:
         _plain(_schema(files).empty_table().to_pandas()).to_csv(opened, index=False)
         for batch in _batches(files):
-            _plain(batch.to_pandas()).to_csv(opened, index=False, header=False)
+            _plain(batch.to_pandas(integer_object_nulls=True)).to_csv(opened, index=False, header=False)
 
 
 def _jsonl(files: Sequence[Path], out: Path) -> None:
     with out.open("w", encoding="utf-8") as opened:
         for batch in _batches(files):
-            batch.to_pandas().to_json(opened, orient="records", lines=True, force_ascii=False)
+            batch.to_pandas(integer_object_nulls=True).to_json(opened, orient="records", lines=True, force_ascii=False)
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:

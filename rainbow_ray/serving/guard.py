@@ -73,8 +73,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refuse(scope["path"], headers)
+        named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        twice = sum(name == "host" for name, _ in named) > 1
+        refused = (400, "one host at a time") if twice else self._refuse(scope["path"], dict(named))
         if refused is not None:
             await _answer(send, *refused)
         else:
@@ -114,7 +115,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return 403, "pages of other servers may not ask"
-        if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > LARGEST_BODY:
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and (len(length) > len(str(LARGEST_BODY)) + 1 or int(length) > LARGEST_BODY):
             return 413, TOO_LARGE
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
         if gate.token_hash is not None and not is_open and not _knows(headers, gate.token_hash):
@@ -131,7 +133,7 @@ def _is_host(value: str) -> bool:
         urlsplit(f"//{value}").port  # noqa: B018 - raises for what is none
     except ValueError:
         return False
-    return bool(value)
+    return bool(value) and "@" not in value
 
 
 def _knows(headers: dict[str, str], wanted: str) -> bool:

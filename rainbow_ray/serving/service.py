@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,6 @@ import numpy as np
 
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import NO_TEXT, Predictor
-
-EXPLAINED_AT_ONCE = 1  # each asks the model some hundred times
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Service:
 
             torch.set_num_threads(threads)
         self.predictor = Predictor.load(model, device)
-        self.explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+        # one after the other, also where who asked has given up: it asks the model some hundred times
+        self.explaining = ThreadPoolExecutor(max_workers=1)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -54,8 +54,8 @@ class Service:
 
     async def explain(self, text: str, column: str) -> list[Moved]:
         """The words that moved a score."""
-        async with self.explaining:
-            return await asyncio.to_thread(words_that_moved, self.predictor, text, column)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.explaining, words_that_moved, self.predictor, text, column)
 
     async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Segments with what is said of them, and the stretches that they make; `rows` have song, start, end, text."""

@@ -18,7 +18,7 @@ import rainbow_ray
 from rainbow_ray import predict
 from rainbow_ray.cli import run
 from rainbow_ray.data.manifest import open_manifest
-from rainbow_ray.results.at_scale import Part, between_songs, plan_parts, read_range
+from rainbow_ray.results.at_scale import Part, PartScorer, between_songs, plan_parts, read_range
 from tests.conftest import labelled_songs, segment_rows, song_rows
 from tests.in_process import finish_run, plan_of
 
@@ -141,6 +141,105 @@ def test_what_was_begun_is_not_taken_for_something_else(models, door, tmp_path):
     assert (code, "another model" in said) == (2, True)
     assert door(*arguments, "--overwrite")[0] == 0
     assert len(pd.read_csv(out)) == 30
+
+
+def test_nothing_that_is_read_or_that_is_not_ours_is_written_over(models, door, tmp_path):
+    songs, ideas = tmp_path / "songs.parquet", tmp_path / "ideas.csv"
+    pd.DataFrame(song_rows(songs=10, stems=1)).to_parquet(songs)
+    ideas.write_text("a door\n")
+    before = songs.read_bytes()
+    for arguments in (["--manifest", songs, "--out", songs], ["--text-file", ideas, "--out", ideas],
+                      ["--manifest", tmp_path, "--out", tmp_path / "o.parquet"]):  # fmt: skip
+        code, said = door("--model", models(1), *arguments, "--overwrite")
+        assert code == 2, said
+        assert "another" in said
+    assert songs.read_bytes() == before
+    parts = tmp_path / "o.csv.parts"
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("mine")
+    for flag in ("--overwrite", "--resume"):
+        code, said = door("--model", models(1), "--manifest", songs, "--out", tmp_path / "o.csv", flag)
+        assert (code, "something else has that name" in said) == (2, True)
+    assert (parts / "thesis.txt").read_text() == "mine"
+
+
+def stopped(models, door, monkeypatch, songs, out, *more):
+    """A prediction that is cut off after its first part."""
+    score = PartScorer.score
+
+    def once(self, part):
+        if part.number:
+            raise KeyboardInterrupt
+        return score(self, part)
+
+    monkeypatch.setattr(PartScorer, "score", once)
+    assert door("--model", models(1), "--manifest", songs, "--out", out, "--part-rows", "4", *more)[0] == 130
+    monkeypatch.setattr(PartScorer, "score", score)
+
+
+def test_parts_of_another_table_or_torn_ones_are_not_taken(models, door, monkeypatch, tmp_path):
+    songs, out = tmp_path / "songs.parquet", tmp_path / "o.csv"
+    rows = pd.DataFrame(song_rows(songs=10, stems=1))
+    rows.to_parquet(songs)
+    arguments = ["--model", models(1), "--manifest", songs, "--out", out, "--resume"]
+    stopped(models, door, monkeypatch, songs, out)
+    rows.assign(concept="another song of a door and a wall, as long as it must be").to_parquet(songs)
+    code, said = door(*arguments)
+    assert (code, "another files" in said) == (2, True)
+    stopped(models, door, monkeypatch, songs, out, "--overwrite")
+    (tmp_path / "o.csv.parts" / "part-000000.parquet").write_bytes(b"PAR1 torn")
+    assert door(*arguments)[0] == 0
+    assert pd.read_csv(out, dtype=str)["id"].tolist() == rows["id"].tolist()
+    out.unlink()
+    stopped(models, door, monkeypatch, songs, out)
+    (tmp_path / "o.csv.parts" / "plan.json").write_text("[")
+    assert door(*arguments)[0] == 0
+    assert len(pd.read_csv(out)) == 10
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_ids_stay_what_they_are(models, door, tmp_path, kind):
+    numbers = pa.array([9007199254740993, None, 9007199254740995, 1], pa.int64())
+    raw = pa.array([b"caf\xe9", b"b", None, b"d"], pa.binary())
+    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), null_count=1)
+    text = ["a door and a wall but a river"] * 4
+    for name, ids in (("numbers", numbers), ("torn", torn), ("bytes", raw)):
+        pq.write_table(pa.table({"id": ids, "concept": text}), tmp_path / f"{name}.parquet")
+        out = tmp_path / f"{name}{kind}"
+        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, said
+        assert out.read_text(encoding="utf-8").count("\n") == (5 if kind == ".csv" else 4)
+    assert "9007199254740993" in (tmp_path / f"numbers{kind}").read_text()
+    assert "9007199254740995" in (tmp_path / f"numbers{kind}").read_text()
+
+
+def test_a_score_does_not_depend_on_what_kind_of_column_its_text_is_in(models, door, tmp_path):
+    kinds = {"alone": pa.array([12, 345]), "gaps": pa.array([12, None]), "text": pa.array(["12", "345"]),
+             "dictionary": pa.array(["12", None]).dictionary_encode()}  # fmt: skip
+    found = {}
+    for name, column in kinds.items():
+        pq.write_table(pa.table({"id": ["a", "b"], "concept": column}), tmp_path / f"{name}.parquet")
+        out = tmp_path / f"{name}.out.parquet"
+        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, said
+        found[name] = pd.read_parquet(out)["score"][0]
+    assert max(found.values()) - min(found.values()) < 1e-6
+    assert rainbow_ray.load(models(1)).predict(pd.Series(["12", None], dtype="category"))["score"][0] == pytest.approx(
+        found["text"], abs=1e-6
+    )
+
+
+def test_segments_with_words_that_are_no_text_are_scored_without_them(models, door, tmp_path):
+    rows = pa.table(segment_rows(songs=3, segments=4, stems=1))
+    raw = pa.array([b"caf\xe9"] + [b"door"] * 11, pa.binary())
+    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    at = rows.column_names.index("lyric_text")
+    pq.write_table(rows.set_column(at, "lyric_text", torn), tmp_path / "s.parquet")
+    out = tmp_path / "o.parquet"
+    code, said = door("--model", models(5), "--manifest", tmp_path / "s.parquet", "--out", out)
+    assert code == 0, said
+    assert len(pd.read_parquet(out)) == 12
+    assert "1: text that is not UTF-8" in said
 
 
 @pytest.mark.slow

@@ -172,6 +172,49 @@ def test_a_pickle_in_the_place_of_tensors_is_not_opened(bundle, tmp_path):
     assert not (tmp_path / "it-ran").exists()
 
 
+@pytest.mark.parametrize("value", [
+    {"temperature": 0}, {"temperature": float("nan")}, {"temperature": -1}, {"temperature": "x"},
+    {"knots": [[[0, 1], [0, 1]]]}, {"knots": [[[1, 0], [0, 1]]] * 3}, {"knots": [[[], []]] * 3}, {"thresholds": [0.5]},
+])  # fmt: skip
+def test_a_calibration_that_cannot_be_one_is_refused(bundle, tmp_path, value):
+    shutil.copytree(bundle, tmp_path / "b")
+    document = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "calibration": value}))
+    with pytest.raises(InputError, match="damaged"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_nothing_is_asked_of_a_hub(bundle, tmp_path, monkeypatch):
+    import socket
+
+    asked: list[object] = []
+
+    def refuse(self, address):
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for kind in ("dpt", "detr", "mask2former"):
+        folder = tmp_path / kind
+        shutil.copytree(bundle, folder)
+        hostile = {
+            "model_type": kind,
+            "backbone": "some/repo",
+            "use_pretrained_backbone": True,
+            "backbone_config": None,
+        }
+        (folder / "encoder" / "config.json").write_text(json.dumps(hostile))
+        rehash(folder)
+        with pytest.raises(InputError):
+            rainbow_ray.load(folder)
+    (folder / "bundle.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="damaged"):
+        rainbow_ray.load(folder)
+    assert asked == []
+
+
 def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "b")
     document = json.loads((tmp_path / "b" / "bundle.json").read_text())

@@ -124,3 +124,12 @@ def test_no_model_is_told_as_everywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port())])
     assert run(serve.main) == 2
     assert "no model here" in capsys.readouterr().err
+
+
+HOSTS = {"127.0.0.1": True, "localhost": True, "::1": True, "127.0.0.2": True, "127.wiki.example": False,
+         "0.0.0.0": False, "127.1": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "alone"), HOSTS.items())
+def test_what_only_looks_like_this_machine_asks_for_a_token(host, alone):
+    assert serve._is_loopback(host) is alone
