@@ -84,6 +84,15 @@ def test_a_late_pod_becomes_no_second_head(account, make_cluster, quick):
     assert len(account.living()) == len(account.pods) == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as on a terminal: what is begun in the background of a shell inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_for_no_pod(account, make_cluster):
     cluster = make_cluster(pods=2, ready_within=60)
     account.without_runtime = 2
