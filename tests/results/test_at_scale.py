@@ -250,8 +250,8 @@ def test_a_killed_prediction_is_gone_on_with_on_ray(models, tmp_path):
     rows.to_parquet(tmp_path / "songs.parquet")
     out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
     command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(models(1)), "--manifest",
-               str(tmp_path / "songs.parquet"), "--out", str(out), "--workers", "2", "--part-rows", "100"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               str(tmp_path / "songs.parquet"), "--out", str(out), "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen([*command, "--part-rows", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while len(list(parts.glob("part-*.parquet"))) < 3 and time.monotonic() < end:
         assert process.poll() is None, "it ended before it could be killed"
