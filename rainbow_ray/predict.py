@@ -214,13 +214,12 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 
     if path.suffix == ".parquet":
         try:
-            import pandas as pd
-
-            from rainbow_ray.results.score_table import write_frame
+            import pyarrow as pa
+            import pyarrow.parquet as pq
         except ModuleNotFoundError as error:
             raise InputError(f"--out {path}: parquet needs the whole of rainbow_ray (pip install 'rainbow-ray[train]');"
                              " .csv and .jsonl do not") from error  # fmt: skip
-        write_frame(pd.DataFrame(rows), path)
+        write_safely(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
         return
     text = io.StringIO()
     if path.suffix == ".csv":

@@ -20,7 +20,6 @@ from rainbow_ray.problems.segmentation import WEAK, plain
 from rainbow_ray.results.inference import REASON
 from rainbow_ray.results.summary import PREDICTION_TYPES
 
-WRITERS = (".parquet", ".csv", ".jsonl")
 NOT_UTF8 = "text that is not UTF-8"
 UNUSABLE = b"unusable"
 ROWS = 16_384  # joined at once
@@ -116,16 +115,6 @@ def tally(files: Sequence[Path], stretches: Sequence[Path] = ()) -> Tally:
 def join_parts(files: Sequence[Path], out: Path) -> None:
     """Parts as one file, in their order, of the kind that its name says; some rows at a time."""
     write_safely(out, lambda file: _WRITE[out.suffix](files, file))
-
-
-def write_frame(table: pd.DataFrame, out: Path) -> None:
-    """A table that lies in memory as such a file."""
-    if out.suffix == ".parquet":
-        write_safely(out, lambda file: table.to_parquet(file, index=False))
-    elif out.suffix == ".csv":
-        write_safely(out, lambda file: _plain(table).to_csv(file, index=False))
-    else:
-        write_safely(out, lambda file: table.to_json(file, orient="records", lines=True, force_ascii=False))
 
 
 def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
