@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.paths import path_option
+
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # flags that stand for keys of cluster.yaml
@@ -116,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster", metavar="NAME", help="which one (default: cluster.yaml's name, or rainbow)")
     commands = parser.add_subparsers(dest="command", required=True)
     wishing = argparse.ArgumentParser(add_help=False)
-    wishing.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
+    wishing.add_argument("--config", type=path_option, metavar="F", help="default: cluster.yaml, where there is one")
     for flag, (key, told) in WISHES.items():
         wishing.add_argument(flag, dest=key, metavar="X", help=told)
     dry = argparse.ArgumentParser(add_help=False)
@@ -127,9 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", parents=[wishing, dry, agreeing], help="make a cluster, or go on making it")
     adopting = commands.add_parser("adopt", parents=[dry], help="a pod that was made by hand becomes a cluster of one")
     adopting.add_argument("place", metavar="USER@HOST:PORT", help="as the console shows it under SSH over exposed TCP")
-    adopting.add_argument("--key", type=Path, metavar="F", help="your ssh key (default: ssh's own choice)")
+    adopting.add_argument("--key", type=path_option, metavar="F", help="your ssh key (default: ssh's own choice)")
     adopting.add_argument("--usd-per-hour", type=_price, default=0.0, metavar="X", help="what the pod costs")
-    adopting.add_argument("--config", type=Path, metavar="F", help="default: cluster.yaml, where there is one")
+    adopting.add_argument("--config", type=path_option, metavar="F", help="default: cluster.yaml, where there is one")
     for flag in ("--ttl", "--idle"):
         adopting.add_argument(flag, dest=WISHES[flag][0], metavar="X", help=WISHES[flag][1])
     commands.add_parser("setup", parents=[dry], help="code, environment and Ray anew on the pods that are there")
@@ -142,12 +144,14 @@ def _parser() -> argparse.ArgumentParser:
     going_in = commands.add_parser("ssh", help="a login on the head, or a command there")
     going_in.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND")
     pushing = commands.add_parser("push", parents=[dry], help="code and data to the cluster")
-    pushing.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="into data/ beside the manifest")
-    pushing.add_argument("--manifest", type=Path, metavar="P", help="the table of songs that jobs read")
-    pushing.add_argument("--features", type=Path, metavar="D", help="a media cache in place of sound and MIDI files")
+    pushing.add_argument("paths", nargs="*", type=path_option, metavar="PATH", help="into data/ beside the manifest")
+    pushing.add_argument("--manifest", type=path_option, metavar="P", help="the table of songs that jobs read")
+    pushing.add_argument(
+        "--features", type=path_option, metavar="D", help="a media cache in place of sound and MIDI files"
+    )
     pulling = commands.add_parser("pull", parents=[dry], help="runs from the cluster")
     pulling.add_argument("runs", nargs="*", metavar="RUN", help="only these")
-    pulling.add_argument("--into", type=Path, default=Path("runs"), metavar="D", help="here (default: runs)")
+    pulling.add_argument("--into", type=path_option, default=Path("runs"), metavar="D", help="here (default: runs)")
     for door in ("train", "tune"):
         working = commands.add_parser(
             door, parents=[dry], help=f"rainbow_ray.{door} on the cluster; its flags after --"

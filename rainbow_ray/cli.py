@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rainbow_ray.config import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
 from rainbow_ray.errors import InputError, TrainingError
+from rainbow_ray.paths import path_option
 from rainbow_ray.phases import get_phase
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -81,7 +81,7 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         metavar="N",
         help="1: yes or no, 2: classes, 4: a number, 5: segments, from text; 3: classes, from text, audio and MIDI",
     )
-    parser.add_argument("--config", type=Path, metavar="F", help="YAML file")
+    parser.add_argument("--config", type=path_option, metavar="F", help="YAML file")
     for flag, (_, placeholder, text) in DOORS[program].items():
         parser.add_argument(flag, metavar=placeholder, help=text)
     if program == "check":

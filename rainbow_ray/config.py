@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.paths import expand, expand_space, resolve_encoder
 
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_AUDIO_ENCODER = "facebook/wav2vec2-base"
@@ -31,6 +32,19 @@ UNTRAINED: dict[str, Any] = {
     "training": {"workers", "checkpoint_seconds"},
     "data": {"media_root", "media_cache", "max_bad_media"},  # where the same files lie
 }  # fmt: skip
+
+# keys that name files and folders, and how `~` and what is relative in them is resolved
+PATH_KEYS: dict[str, Callable[[str], str]] = {
+    "data.manifest_path": expand,
+    "data.split_file": expand,
+    "data.media_root": expand,
+    "data.media_cache": expand,
+    "segments.path": expand,
+    "logging.output_dir": expand,
+    "tune.space": expand_space,
+    "model.text_encoder.model_name": resolve_encoder,  # workers read it by its name
+    "model.audio_encoder.model_name": resolve_encoder,
+}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -420,7 +434,8 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
         if key not in known_keys():
             problems.append(f"{where}: unknown key{nearest(key, known_keys())}")
             continue
-        _set(merged, key, value)
+        problems += _check_path(key, value, where)
+        _set(merged, key, _resolved(key, value))
         origin[key] = where
     try:
         config = Config.model_validate(merged)
@@ -438,7 +453,7 @@ def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
     if problems:
         raise InputError(problems)
     for key, value in values.items():
-        _set(document, key, value)
+        _set(document, key, _resolved(key, value))
     try:
         return Config.model_validate(document)
     except ValidationError as error:
@@ -454,6 +469,14 @@ def parse_value(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return _number(value)
+
+
+def with_resolved_paths(config: Config) -> Config:
+    """The config with its paths as `resolve` would write them: one that an earlier version wrote may have `~` in it."""
+    document = config.model_dump()
+    for key in PATH_KEYS:
+        _set(document, key, _resolved(key, config.at(key)))
+    return Config.model_validate(document)
 
 
 def known_keys() -> list[str]:
@@ -551,6 +574,17 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _check_path(key: str, value: Any, where: str) -> list[str]:
+    if key in PATH_KEYS and isinstance(value, str) and (not value or "\0" in value):
+        return [f"{where}: {value!r} names nothing; leave the key out for its default"]
+    return []
+
+
+def _resolved(key: str, value: Any) -> Any:
+    """A value with its path resolved, where the key names one."""
+    return PATH_KEYS[key](value) if key in PATH_KEYS and isinstance(value, str) and "\0" not in value else value
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rainbow_ray.cli import DONE, run
+from rainbow_ray.paths import path_option
 
 FOLDER = "onnx"  # beside a run's model/
 GRAPH_MARK, HUB_MARK = "model.onnx", "rainbow_ray.json"  # what folders of ours have
@@ -49,11 +50,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", type=Path, metavar="RUN|FOLDER", help="a run, or its model/ folder")
+    parser.add_argument("model", type=path_option, metavar="RUN|FOLDER", help="a run, or its model/ folder")
     parser.add_argument("--onnx", action="store_true", help="write an ONNX graph with what reads texts for it")
-    parser.add_argument("--out", type=Path, metavar="D", help="where it goes (default: RUN/onnx)")
-    parser.add_argument("--hub-folder", type=Path, metavar="D", help="write what plain transformers loads, where the"
-                        " head allows it")  # fmt: skip
+    parser.add_argument("--out", type=path_option, metavar="D", help="where it goes (default: RUN/onnx)")
+    parser.add_argument("--hub-folder", type=path_option, metavar="D", help="write what plain transformers loads,"
+                        " where the head allows it")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="what is there already may be replaced")
     return parser
 

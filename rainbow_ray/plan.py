@@ -17,6 +17,7 @@ from rainbow_ray.data.split import read_split_file
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.modalities import MODALITIES, Reading
 from rainbow_ray.modalities.media import MEDIA, POSITIONS
+from rainbow_ray.paths import resolve_path
 from rainbow_ray.phases import PHASES, get_phase
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.reading import check_encoders, check_reading, idle_modalities, modalities_of, settle_encoders
@@ -55,7 +56,7 @@ def choose_manifest(resolved: Resolved) -> tuple[str, bool]:
         return DEMO, True
     if named is not None:
         return named, False
-    return (DEFAULT_MANIFEST, False) if Path(DEFAULT_MANIFEST).exists() else (DEMO, True)
+    return (DEFAULT_MANIFEST, False) if resolve_path(DEFAULT_MANIFEST).exists() else (DEMO, True)
 
 
 def make_plan(resolved: Resolved) -> Plan:
@@ -89,15 +90,16 @@ def make_plan(resolved: Resolved) -> Plan:
     root = segments.media_root if segments is not None else None
     find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
     columns = collect(lambda: find(manifest)) if manifest is not None else None
-    read = collect(lambda: check_reading(config, modalities, manifest, location, root))
+    read = collect(lambda: check_reading(config, modalities, manifest, root))
     split_file = config.data.split_file
     by = config.data.split_by
     known = None
     if split_file is not None:
-        known = collect(lambda: read_split_file(Path(split_file), folds=config.data.folds, by=by))
+        known = collect(lambda: read_split_file(resolve_path(split_file), folds=config.data.folds, by=by))
     if problems or manifest is None or columns is None or read is None:
         raise InputError(dict.fromkeys(problems))
     reading, warnings = read
+    warnings = [*manifest.notes, *warnings]
     if segments is not None:
         columns = segments.columns_of(columns)
         warnings += segments.notes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, run
 from rainbow_ray.config import ADDRESS_VARIABLE
+from rainbow_ray.paths import folder_of, is_url, location_option, path_option, resolve_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.manifest is None:
         _score_texts(open_model(options.model, options.device), options, console)
         return DONE
-    root = options.media_root or (Path(options.manifest).parent if options.manifest else Path())
+    root = resolve_path(options.media_root or folder_of(options.manifest) or Path())
     predictor = open_model(options.model, options.device, root)
     if isinstance(predictor, OnnxPredictor):
         from rainbow_ray.errors import InputError
@@ -54,15 +55,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|FOLDER", help="a run, or its model/ folder,"
-                        " or what `export --onnx` wrote")  # fmt: skip
+    parser.add_argument("--model", type=path_option, required=True, metavar="RUN|FOLDER", help="a run, or its model/"
+                        " folder, or what `export --onnx` wrote")  # fmt: skip
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--manifest", metavar="P", help="parquet file, folder or URL of songs")
+    what.add_argument("--manifest", type=location_option, metavar="P", help="parquet file, folder or URL of songs")
     what.add_argument("--text", metavar="T", help="one text")
-    what.add_argument("--text-file", type=Path, metavar="F", help="a text a line; blank lines are left out")
-    parser.add_argument("--out", type=Path, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
-    parser.add_argument("--media-root", type=Path, metavar="D", help="where paths of audio and MIDI start (default: the"
-                        " manifest's folder)")  # fmt: skip
+    what.add_argument("--text-file", type=path_option, metavar="F", help="a text a line; blank lines are left out")
+    parser.add_argument("--out", type=path_option, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
+    parser.add_argument("--media-root", type=path_option, metavar="D", help="where paths of audio and MIDI start"
+                        " (default: the manifest's folder)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
     parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"
@@ -128,7 +129,7 @@ def _check_out(options: argparse.Namespace) -> list[str]:
 
 def _check_against_input(out: Path, source: Path | str | None) -> list[str]:
     """What is read is never written over, nor added to."""
-    if source is None or "://" in str(source):
+    if source is None or is_url(str(source)):
         return []
     given, beside = Path(source), out.with_name(f"{out.stem}.stretches{out.suffix}")
     if given.resolve() in (out.resolve(), beside.resolve()):

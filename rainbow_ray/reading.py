@@ -19,6 +19,7 @@ from rainbow_ray.modalities import MODALITIES, Reading
 from rainbow_ray.modalities.audio_encoders import EMBEDDED, check_audio_encoder
 from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.modalities.store import default_folder
+from rainbow_ray.paths import folder_of, resolve_path
 from rainbow_ray.phases import get_phase
 
 
@@ -42,7 +43,7 @@ def settle_encoders(config: Config, *, demo: bool) -> None:
 
 
 def check_reading(
-    config: Config, modalities: Sequence[str], manifest: Manifest | None, location: str, root: Path | None = None
+    config: Config, modalities: Sequence[str], manifest: Manifest | None, root: Path | None = None
 ) -> tuple[Reading, list[str]]:
     """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong.
 
@@ -55,7 +56,7 @@ def check_reading(
     except InputError as error:
         problems += error.problems
     media = tuple(name for name in modalities if name != "text")
-    root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest, location)
+    root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest)
     if media and not root.is_dir():
         problems.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there")
     if problems or found is None:
@@ -65,18 +66,15 @@ def check_reading(
         return Reading(("text",), name, limit), warnings
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.views, config.split_seed)
-    folder = Path(data.media_cache).expanduser() if data.media_cache is not None else default_folder()
+    folder = resolve_path(data.media_cache) if data.media_cache is not None else default_folder()
     reader = MediaReader(media, root.resolve(), windows, folder.resolve(), stands_in=data.media_cache is not None)
     return Reading(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
 
 
-def _media_root(config: DataConfig, manifest: Manifest | None, location: str) -> Path:
+def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:
     if config.media_root is not None:
-        return Path(config.media_root).expanduser()
-    if manifest is None or "://" in location:
-        return Path.cwd()
-    there = Path(manifest.location)
-    return there if there.is_dir() else there.parent
+        return resolve_path(config.media_root)
+    return (folder_of(manifest.location) if manifest is not None else None) or Path.cwd()
 
 
 def check_encoders(config: Config, modalities: Sequence[str]) -> tuple[str, int, str | None, list[str]]:

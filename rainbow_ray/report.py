@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
+from rainbow_ray.paths import path_option
 
 if TYPE_CHECKING:
     from rainbow_ray.results.pages.finished import Finished
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run or sweep")
-    parser.add_argument("--out", type=Path, metavar="F", help="of several runs: the page (default: comparison.html)")
+    parser.add_argument("runs", nargs="+", type=path_option, metavar="RUN", help="folder of a finished run or sweep")
+    parser.add_argument(
+        "--out", type=path_option, metavar="F", help="of several runs: the page (default: comparison.html)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     options = parser.parse_args(arguments)
 

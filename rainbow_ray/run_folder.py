@@ -17,10 +17,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from rainbow_ray.assemble import Data
-from rainbow_ray.config import UNTRAINED, Config, dump
+from rainbow_ray.config import UNTRAINED, Config, dump, with_resolved_paths
 from rainbow_ray.data.split import write_json as write_split
 from rainbow_ray.errors import InputError
 from rainbow_ray.files import write_safely
+from rainbow_ray.paths import resolve_path
 from rainbow_ray.training.checkpoint import write_json
 
 PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
@@ -54,7 +55,7 @@ def open_run(
     Raises `InputError` for a name that exists, a run of another config, a folder that cannot be written, and one in
     which another command is at work.
     """
-    output = Path(config.logging.output_dir).resolve()  # workers have working folders of their own
+    output = resolve_path(config.logging.output_dir).resolve()  # workers have working folders of their own
     if resume and not (name is not None and _is_empty(output / name)):
         return _claim(_resumed(config, output, name, kind))
     if name is None:
@@ -193,6 +194,7 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
         theirs = Config.model_validate(yaml.safe_load(run.file("config.yaml").read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:120]})"]
+    theirs = with_resolved_paths(theirs)
     return _compare(theirs.model_dump(exclude=UNTRAINED), config.model_dump(exclude=UNTRAINED))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rainbow_ray.cli import FAILED
 from rainbow_ray.errors import InputError, TrainingError, first_line
+from rainbow_ray.ray_errors import user_error
 
 # read by Ray when it is imported, here and in every process that it starts
 SETTINGS = {
@@ -214,6 +215,11 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
                 node_cpus=max([1, *(int(there.get("CPU", 1)) for there in nodes)]),
                 node_gpus=max([0, *(int(there.get("GPU", 0)) for there in nodes)]),
             )
+    except ray.exceptions.RayTaskError as error:
+        known = user_error(error)
+        if known is None:
+            raise
+        raise known from error
     except lost as error:
         raise TrainingError(f"Ray was lost ({first_line(error)}); go on with --resume") from error
     finally:

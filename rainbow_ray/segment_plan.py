@@ -16,6 +16,7 @@ from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
 from rainbow_ray.data.sections import make_segments
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.paths import folder_of, resolve_path
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.problems.segmentation import Segmentation
@@ -72,14 +73,16 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         if location != DEMO:
             named = open_manifest(location)
             songs, root = _songs(named, config.data.id_column), folder_of(location)
+            notes += named.notes
     else:
         manifest = open_manifest(demo_songs() if location == DEMO else location)
         if config.data.id_column not in manifest.schema.names:
             raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
                              f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
         root = folder_of(manifest.location)
-        lrc_root = Path(config.data.media_root) if config.data.media_root else root or Path.cwd()
+        lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
         made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
+        notes += manifest.notes
         table = open_manifest(str(made), "segments")
     names = table.schema.names
     _settle_columns(config.data, resolved.user_keys, names)
@@ -105,7 +108,7 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
                      " such a label is learned from its own name")  # fmt: skip
     times = Times(*TIMES, INDEX if INDEX in names else None)
-    return SegmentTable(table.location, problem, target, root, times, songs, notes)
+    return SegmentTable(table.written, problem, target, root, times, songs, notes)
 
 
 def idle_segments(config: Config, problem: Problem) -> dict[str, str]:
@@ -201,16 +204,8 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
         raise InputError(
             f"manifest {manifest.location}: no column {id_column!r} (data.id_column){nearest(id_column, names)}"
         )
-    found = manifest.dataset().to_table(columns=[id_column])[id_column]
+    found = manifest.read([id_column])[id_column]
     return frozenset(pc.unique(found.drop_null().cast(pa.string())).to_pylist())
-
-
-def folder_of(location: str) -> Path | None:
-    """Where a local table lies, which paths in it start from."""
-    if "://" in location:
-        return None
-    there = Path(location)
-    return there if there.is_dir() else there.parent
 
 
 def cache_folder() -> Path:

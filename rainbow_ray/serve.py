@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
+from rainbow_ray.paths import path_option
 
 if TYPE_CHECKING:
     from rainbow_ray.serving.guard import Gate
@@ -61,11 +62,11 @@ class Token:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rainbow_ray.serve", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", type=Path, metavar="RUN|FOLDER", help="a run, or its model/ folder")
+    parser.add_argument("model", type=path_option, metavar="RUN|FOLDER", help="a run, or its model/ folder")
     parser.add_argument("--host", default="127.0.0.1", help="where it listens (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--token-file", type=Path, metavar="F", help="the token that must be sent; made where there is"
-                        f" none (default: none on this machine, elsewhere {TOKEN_FILE})")  # fmt: skip
+    parser.add_argument("--token-file", type=path_option, metavar="F", help="the token that must be sent; made where"
+                        f" there is none (default: none on this machine, elsewhere {TOKEN_FILE})")  # fmt: skip
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="copies of the model, side by side")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds that a request may take")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))

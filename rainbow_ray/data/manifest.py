@@ -1,6 +1,6 @@
-"""The manifest: a parquet table of songs and stems, opened, checked and brought to one plain layout.
+"""The manifest: a parquet table of songs and stems, checked and brought to one plain layout.
 
-`open_manifest` looks only at schemas; `plain_rows` is row-local, so that Ray Data can run it on any block. Labels stay
+`parquet_table.py` opens and reads it; `plain_rows` is row-local, so that Ray Data can run it on any block. Labels stay
 raw here: a problem's `parse` owns them.
 
 Try it alone: `python -m rainbow_ray.data.manifest data/base_manifest_db.parquet`
@@ -13,20 +13,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-from pyarrow.fs import FileSelector, FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from rainbow_ray.config import DataConfig
+from rainbow_ray.data.parquet_table import Manifest as Manifest
+from rainbow_ray.data.parquet_table import open_manifest as open_manifest
 from rainbow_ray.errors import InputError, nearest
 
 STRUCT_COLUMN = "training_data"
-SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 DEMO = "demo"
 
 SECTION_KINDS = {
@@ -42,25 +40,6 @@ TEXT_MISSING = "no text"
 TEXT_SHORT = "text under {} characters"
 LABEL_MISSING = "no label"
 LABEL_BROKEN = "label not readable as JSON"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Where the rows are. `files` are paths inside `filesystem`; `name` is what messages call the table."""
-
-    location: str
-    files: tuple[str, ...]
-    filesystem: FileSystem
-    schema: pa.Schema
-    rows: int
-    name: str = "manifest"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.location}"
-
-    def dataset(self) -> Any:
-        """The table as a pyarrow dataset, with the schema of all its files."""
-        return ds.dataset(list(self.files), schema=self.schema, format="parquet", filesystem=self.filesystem)
 
 
 @dataclass(frozen=True)
@@ -104,34 +83,6 @@ class Columns:
         if self.times is not None:
             names += [self.times.start, self.times.end, *([self.times.index] if self.times.index else [])]
         return list(dict.fromkeys(names))
-
-
-def open_manifest(location: str, name: str = "manifest") -> Manifest:
-    """Open a parquet file, a folder of them, or an fsspec URL. Raises `InputError` when it cannot be read.
-
-    Messages call it `name`, which is also the option that names it.
-    """
-    filesystem, path = _filesystem(location)
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type.name == "NotFound":
-            raise InputError(f"{name} {location}: no such file or folder; name another with --{name}")
-        if info.is_file and info.size == 0:
-            raise InputError(f"{name} {location}: the file is empty (0 bytes)")
-        files = (path,) if info.is_file else _parquet_files(filesystem, path)
-        if not files:
-            raise InputError(f"{name} {location}: the folder holds no parquet file (*.parquet)")
-        dataset = ds.dataset(list(files), format="parquet", filesystem=filesystem)
-        rows = sum(fragment.metadata.num_rows for fragment in dataset.get_fragments())
-        schema = pa.unify_schemas([f.physical_schema for f in dataset.get_fragments()], promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} {location}: not a whole parquet table ({what}); export it again") from error
-    except OSError as error:
-        raise InputError(f"{name} {location}: cannot be read ({error.strerror or str(error)[:200]})") from error
-    if rows == 0:
-        raise InputError(f"{name} {location}: the table has no rows")
-    return Manifest(location, files, filesystem, schema, rows, name)
 
 
 def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities: Sequence[str] = ("text",)) -> Columns:
@@ -297,33 +248,6 @@ def _rates(column: pa.ChunkedArray) -> pa.Array:
     return pa.array(plain.astype(np.int64), mask=told.isna().to_numpy())
 
 
-def _filesystem(location: str) -> tuple[FileSystem, str]:
-    if "://" not in location:
-        return LocalFileSystem(), location
-    import fsspec
-
-    if _holds_secret(location):
-        # the address is written into the run's files
-        raise InputError("--manifest: an address must not hold a password or a signature; give the credentials to the"
-                         " file system's own environment variables")  # fmt: skip
-    try:
-        filesystem, path = fsspec.core.url_to_fs(location)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"manifest {location}: this address cannot be opened ({error})") from error
-    return PyFileSystem(FSSpecHandler(filesystem)), path
-
-
-def _holds_secret(location: str) -> bool:
-    """Whether any part of a (chained) address has a password or a signed query."""
-    parts = [urlsplit(part) for part in location.split("::")]
-    return any("@" in part.netloc or SECRET_QUERY.search(part.query) for part in parts)
-
-
-def _parquet_files(filesystem: FileSystem, folder: str) -> tuple[str, ...]:
-    found = filesystem.get_file_info(FileSelector(folder, recursive=True))
-    return tuple(sorted(file.path for file in found if file.is_file and file.path.endswith((".parquet", ".pq"))))
-
-
 def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None:
     for name in (target, f"{STRUCT_COLUMN}.{target}", f"{STRUCT_COLUMN}_{target}"):
         if name in schema.names:
@@ -344,7 +268,7 @@ def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | N
     found = _find_label(manifest.schema, target)
     if found is None:
         return None
-    return _label(manifest.dataset().to_table(columns=[found[0]])[found[0]], found[1])[0]
+    return _label(manifest.read([found[0]])[found[0]], found[1])[0]
 
 
 def _fields(schema: pa.Schema) -> list[str]:

@@ -97,7 +97,7 @@ def make_segments(
     It lies in `folder` under a name of its content, so that a run that goes on finds the same. Raises `InputError`
     where no song has a timeline.
     """
-    table = manifest.dataset().to_table()
+    table = manifest.read()
     names = table.column_names
 
     def column(name: str) -> list[Any]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.timelines import PLACE, SHARES, TIMES
+from rainbow_ray.ray_errors import quiet_ray_data, unwrapped_errors
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rainbow_ray.data.examples import Examples
 
 MEDIA_ROWS = 32  # that a task reads the audio and MIDI of
+TEXT_ROWS = 4096  # that a task prepares, where only text is read
 PLACES = 20  # of a large manifest are looked at
 
 Prepare = Callable[[pa.Table], pa.Table]
@@ -138,14 +140,24 @@ def make_line(table: pa.Table, indices: np.ndarray, run: np.ndarray | None) -> L
 
 def head(manifest: Manifest, names: list[str], most: int | None = None) -> pa.Table:
     """Columns of the first rows of row groups spread over the whole manifest: about `most` rows, without it all."""
-    dataset = manifest.dataset()
     if most is None or manifest.rows <= most:
-        return dataset.to_table(columns=names).combine_chunks()
-    groups = [group for fragment in dataset.get_fragments() for group in fragment.split_by_row_group()]
+        return manifest.read(names)
+    groups = [group for group in manifest.row_groups() if group.rows]
     chosen = np.unique(np.linspace(0, len(groups) - 1, PLACES).round().astype(int))
     each = -(-most // len(chosen))
-    tables = [groups[i].scanner(schema=manifest.schema, columns=names).head(each) for i in chosen]
+    tables = [_first_rows(manifest, groups[i], names, each) for i in chosen]
     return pa.concat_tables(tables).combine_chunks()
+
+
+def _first_rows(manifest: Manifest, group: RowGroup, names: list[str], most: int) -> pa.Table:
+    """The first rows of a row group."""
+    found, rows = [], 0
+    for batch in manifest.batches(group, names, size=most):
+        found.append(batch)
+        rows += len(batch)
+        if rows >= most:
+            break
+    return pa.Table.from_batches(found).slice(0, most)
 
 
 def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: int | None = None) -> pa.Table:
@@ -155,20 +167,35 @@ def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: i
 
 
 def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
-    """All rows of the manifest as plain rows with the prepared columns beside them, in the manifest's order."""
+    """All rows of the manifest as plain rows with the prepared columns beside them, in the manifest's order.
+
+    Ray Data's tasks read the row groups by `Manifest.batches`, as this process does: Ray's own reader of parquet sees
+    some paths and types differently.
+
+    Raises:
+        InputError: A file or column cannot be read.
+    """
+    import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet_ray_data(context)
+    rows = MEDIA_ROWS if columns.media else TEXT_ROWS  # media take time to read: few rows a task, so all CPUs have some
+    groups = manifest.row_groups()
+
+    def read(numbers: pa.Table) -> Iterator[pa.Table]:
+        for number in numbers["group"].to_pylist():
+            for batch in manifest.batches(groups[number], columns.projection, size=rows):
+                yield pa.Table.from_batches([batch])
 
     def step(block: pa.Table) -> pa.Table:
         return prepare(plain_rows(block, columns))
 
-    dataset = ray.data.read_parquet(list(manifest.files), filesystem=manifest.filesystem, columns=columns.projection)
-    if columns.media:  # which take time to read: few rows a task, so that all CPUs have some
-        dataset = dataset.repartition(target_num_rows_per_block=MEDIA_ROWS)
-    dataset = dataset.map_batches(step, batch_format="pyarrow", batch_size=MEDIA_ROWS if columns.media else 4096)
-    blocks = ray.get(dataset.to_arrow_refs())
+    with unwrapped_errors():
+        numbers = [pa.table({"group": pa.array([i], pa.int64())}) for i, group in enumerate(groups) if group.rows]
+        dataset = ray.data.from_arrow(numbers).map_batches(read, batch_format="pyarrow", batch_size=None)
+        dataset = dataset.repartition(target_num_rows_per_block=rows)
+        dataset = dataset.map_batches(step, batch_format="pyarrow", batch_size=rows)
+        blocks = ray.get(dataset.to_arrow_refs())
     return pa.concat_tables([block for block in blocks if len(block)], promote_options="permissive").combine_chunks()

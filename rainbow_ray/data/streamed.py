@@ -8,7 +8,6 @@ them reads the windows and prepares only the rows that are its own.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +19,11 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOTS, Examples, song_without_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.source import Rows, distinct_windows
 from rainbow_ray.data.split import deal
 from rainbow_ray.data.stream import Prepare, head
+from rainbow_ray.ray_errors import quiet_ray_data, unwrapped_errors
 from rainbow_ray.runtime import READER_CPUS
 
 WINDOW = 8192  # rows that are shuffled together
@@ -55,14 +56,7 @@ def size_in_memory(manifest: Manifest, columns: Columns) -> int:
     """
     # `Dataset.head` would read far ahead, into this process's memory
     some = head(manifest, columns.projection, ESTIMATED)
-    wanted = set(columns.projection)
-    total = 0
-    for fragment in manifest.dataset().get_fragments():
-        metadata = fragment.metadata
-        for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-            parts = (group.column(i) for i in range(group.num_columns))
-            total += sum(c.total_uncompressed_size for c in parts if c.path_in_schema.split(".")[0] in wanted)
-    return int(max(total, some.nbytes / len(some) * manifest.rows))
+    return int(max(manifest.size_of(columns.projection), some.nbytes / len(some) * manifest.rows))
 
 
 def read_index(
@@ -95,14 +89,13 @@ def read_index(
 
 
 def find_pieces(manifest: Manifest) -> Pieces:
-    file, group, rows = [], [], []
-    for number, fragment in enumerate(manifest.dataset().get_fragments()):
-        for i in range(fragment.metadata.num_row_groups):
-            file.append(number)
-            group.append(i)
-            rows.append(fragment.metadata.row_group(i).num_rows)
-    ends = np.cumsum(rows, dtype=np.int64)
-    return Pieces(np.array(file), np.array(group), ends - np.array(rows), int(ends[-1]))
+    groups = manifest.row_groups()
+    return Pieces(
+        np.array([group.file for group in groups]),
+        np.array([group.group for group in groups]),
+        np.array([group.start for group in groups]),
+        manifest.rows,
+    )
 
 
 @dataclass(frozen=True)
@@ -272,32 +265,30 @@ def _read(
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=BUFFERED
     )
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     context.target_max_block_size = 16 * 2**20
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet_ray_data(context)
 
     def read(task: pa.Table) -> Iterator[pa.Table]:
-        fragments = list(manifest.dataset().get_fragments())
         for i in range(len(task)):
-            fragment = fragments[task["file"][i].as_py()].subset(row_group_ids=[task["group"][i].as_py()])
+            group = RowGroup(task["file"][i].as_py(), task["group"][i].as_py(), 0, 0)
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
-            for block, numbers in _slices(fragment, manifest.schema, columns.projection, rows, examples):
+            for block, numbers in _slices(manifest, group, columns.projection, rows, examples):
                 yield then(prepare(plain_rows(block, columns)).append_column("example", pa.array(numbers)))
 
     with ray.data.DataContext.current(context):  # a dataset keeps the context that it was made in
         dataset = ray.data.from_arrow(items).map_batches(
             read, batch_format="pyarrow", batch_size=None, num_cpus=READER_CPUS
         )
-    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1)
+    with unwrapped_errors():
+        yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1)
 
 
 def _slices(
-    fragment: Any, schema: pa.Schema, names: list[str], rows: np.ndarray, examples: np.ndarray
+    manifest: Manifest, group: RowGroup, names: list[str], rows: np.ndarray, examples: np.ndarray
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """The wanted rows of a row group, some at a time, with their examples' numbers. `rows` is sorted."""
     start = 0
-    for batch in fragment.to_batches(schema=schema, columns=names, batch_size=READ, use_threads=False):
+    for batch in manifest.batches(group, names, size=READ):
         stop = start + len(batch)
         low, high = np.searchsorted(rows, [start, stop])
         if high > low:

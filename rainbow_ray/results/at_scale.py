@@ -149,21 +149,14 @@ def part_file(folder: Path, number: int, kind: str = "part") -> Path:
 
 def read_range(manifest: Manifest, columns: list[str], part: Part, size: int) -> Iterator[pa.RecordBatch]:
     """A part's rows, at most `size` at once; row groups that have none of them are not read."""
-    seen = 0
-    for fragment in manifest.dataset().get_fragments():
-        for group in fragment.split_by_row_group():
-            rows = sum(one.num_rows for one in group.row_groups)  # count_rows is of the whole file
-            if seen < part.stop and seen + rows > part.start:
-                scanner = group.scanner(
-                    schema=manifest.schema, columns=columns, batch_size=size, batch_readahead=1, fragment_readahead=1
-                )
-                at = seen
-                for batch in scanner.to_batches():
-                    first, stop = max(part.start - at, 0), min(part.stop - at, len(batch))
-                    if first < stop:
-                        yield batch.slice(first, stop - first)
-                    at += len(batch)
-            seen += rows
+    for group in manifest.row_groups():
+        if group.start < part.stop and group.start + group.rows > part.start:
+            at = group.start
+            for batch in manifest.batches(group, columns, size):
+                first, stop = max(part.start - at, 0), min(part.stop - at, len(batch))
+                if first < stop:
+                    yield batch.slice(first, stop - first)
+                at += len(batch)
 
 
 def plan_parts(rows: int, size: int, cuts: np.ndarray | None = None) -> list[Part]:
@@ -214,7 +207,7 @@ def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None
     size = part_rows or max(LEAST_PART, min(PART_ROWS, -(-manifest.rows // (workers * PARTS_A_WORKER))))
     cuts = None
     if segments and manifest.rows and task.song is not None:
-        songs = manifest.dataset().to_table(columns=[task.song])[task.song].combine_chunks().dictionary_encode()
+        songs = manifest.read([task.song])[task.song].combine_chunks().dictionary_encode()
         songs = songs.combine_chunks() if isinstance(songs, pa.ChunkedArray) else songs
         codes = np.asarray(songs.indices.fill_null(-1)) + 1
         cuts = between_songs(codes)
@@ -288,17 +281,15 @@ def score_here(plan: Plan, told: Callable[[Done], None]) -> None:
 
 def score_on_ray(plan: Plan, cluster: Cluster, workers: int, told: Callable[[Done], None]) -> None:
     """Score what is waiting on warm workers of a running Ray."""
-    import logging
-
     import ray
 
+    from rainbow_ray.ray_errors import quiet_ray_data, unwrapped_errors
     from rainbow_ray.training.folds import understood
 
     waiting = plan.waiting
     if not waiting:
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet_ray_data(ray.data.DataContext.get_current())
     side_by_side, resources = cluster.slots(min(workers, len(waiting)))
     task = Task(**{**vars(plan.task), "threads": int(resources["num_cpus"])})
     dataset = ray.data.from_items([asdict(part) for part in waiting], override_num_blocks=len(waiting))
@@ -306,14 +297,9 @@ def score_on_ray(plan: Plan, cluster: Cluster, workers: int, told: Callable[[Don
         PartScorer, fn_constructor_args=(task,), batch_size=1, batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=side_by_side, max_tasks_in_flight_per_actor=1), **resources,
     )  # fmt: skip
-    try:
+    with unwrapped_errors(understood):
         for row in dataset.iter_rows():
             told(Done(int(row["number"]), int(row["rows"]), int(row["unscored"]), float(row["seconds"])))
-    except ray.exceptions.RayTaskError as error:
-        known = understood(error.cause) if isinstance(error.cause, BaseException) else None
-        if known is not None:
-            raise known from error
-        raise
     if plan.waiting:
         raise TrainingError(f"{len(plan.waiting)} parts were not written; go on with --resume")
 

@@ -31,6 +31,7 @@ from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.modalities.text import load_tokenizer
 from rainbow_ray.model.rainbow import Rainbow
+from rainbow_ray.paths import resolve_path
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle_files import DESCRIPTION, check_files, file_hashes
@@ -139,12 +140,12 @@ def find_bundle(path: Path) -> Path:
 
 def bundle_hash(path: Path) -> str:
     """Identifies the bundle of a folder or run: its description names the hashes of all its files."""
-    return hashlib.sha256((find_bundle(path.resolve()) / DESCRIPTION).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256((find_bundle(resolve_path(path).resolve()) / DESCRIPTION).read_bytes()).hexdigest()[:16]
 
 
 def load_bundle(path: Path) -> Bundle:
     """Open a bundle, or the `model/` of a run. Raises `InputError` when it is not whole."""
-    path = path.resolve()
+    path = resolve_path(path).resolve()
     folder = find_bundle(path)
     try:
         document = check_files(folder, READABLE, {"model", "problem", "files", "text_columns", "max_tokens"})

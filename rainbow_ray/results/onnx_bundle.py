@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.buckets import word_buckets
+from rainbow_ray.paths import resolve_path
 from rainbow_ray.results.bundle_files import DESCRIPTION, check_files
 from rainbow_ray.results.calibration import Calibration
 
@@ -61,7 +62,7 @@ class OnnxPredictor:
 
         Reads nothing but the folder's own files, each of which must be the one that was written.
         """
-        path = Path(path).resolve()
+        path = resolve_path(path).resolve()
         folder = path / FOLDER if (path / FOLDER / DESCRIPTION).exists() else path
         lacking = [name for name in ("onnxruntime", "tokenizers") if importlib.util.find_spec(name) is None]
         if lacking:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rainbow_ray.data.manifest import Manifest, open_manifest
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.paths import folder_of, resolve_path
 from rainbow_ray.results.at_scale import (
     IN_PROCESS,
     Done,
@@ -76,17 +77,17 @@ def _table(predictor: Predictor, location: str, media_root: Path | None) -> tupl
     """The table to score; of a model of segments and a table of songs, the segments that are made of it."""
     manifest = open_manifest(location)
     if not predictor.reads_segments:
-        return manifest, []
+        return manifest, list(manifest.notes)
     from rainbow_ray.data.sections import make_segments
-    from rainbow_ray.segment_plan import TIMES, cache_folder, folder_of
+    from rainbow_ray.segment_plan import TIMES, cache_folder
 
     info, names = predictor.bundle.info, manifest.schema.names
     song = info["id_column"] if info["id_column"] in names else SONG_ID
     if set(TIMES) & set(names) or song not in names:
-        return manifest, []
-    root = media_root or folder_of(location) or Path.cwd()
+        return manifest, list(manifest.notes)
+    root = resolve_path(media_root or folder_of(location) or Path())
     made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
-    return open_manifest(str(made), "segments"), notes
+    return open_manifest(str(made), "segments"), [*manifest.notes, *notes]
 
 
 def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace, root: Path, folder: Path) -> Task:
@@ -115,7 +116,8 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
     media = [name for pair in info.get("media_columns", {}).values() for name in pair if name in names]
     columns = tuple(dict.fromkeys([*([song] if song else []), *info["text_columns"], *times, *media]))
     return Task(
-        str(options.model), options.device, str(root), manifest.location, manifest.name, columns, song, folder
+        str(resolve_path(options.model)), options.device, str(resolve_path(root)), manifest.location, manifest.name,
+        columns, song, resolve_path(folder)
     )  # fmt: skip
 
 

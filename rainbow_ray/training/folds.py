@@ -19,6 +19,7 @@ from rainbow_ray.data.source import Source
 from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.modalities import Reading
 from rainbow_ray.problems import Problem, no_scores
+from rainbow_ray.ray_errors import causes_of, user_error
 from rainbow_ray.runtime import Cluster, Workers
 from rainbow_ray.training.batches import Length
 from rainbow_ray.training.checkpoint import Checkpoints
@@ -89,7 +90,7 @@ def run_folds(
         try:
             *_, extra = work_through(actors, pieces, tries=RESTARTS)
         except ray.exceptions.RayTaskError as error:
-            known = understood(error.cause)
+            known = understood(error)
             if known is None:
                 raise
             raise known from error
@@ -185,8 +186,11 @@ def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | Non
         for job in arguments["jobs"]:
             if Checkpoints(job.folder).load_result() is None:
                 run_job(shared, job, team)
-    except (TrainingError, InputError) as error:
-        return error
+    except Exception as error:
+        known = user_error(error)  # wrapped, where it comes from tasks that read songs for this worker
+        if known is None:
+            raise
+        return known
     return None
 
 
@@ -270,11 +274,13 @@ def _fit(trainer: Any) -> None:
 
 
 def understood(error: BaseException) -> TrainingError | InputError | None:
-    """An error of a worker's as one for people, where it is one."""
-    if isinstance(error, TrainingError | InputError):
-        return error
-    if is_out_of_memory(error):
-        return TrainingError(f"memory does not suffice for one song alone ({first_line(error)}); {SMALLER}")
+    """An error of a worker's as one for people, where it is or wraps one."""
+    known = user_error(error)
+    if known is not None:
+        return known
+    for cause in causes_of(error):
+        if is_out_of_memory(cause):
+            return TrainingError(f"memory does not suffice for one song alone ({first_line(cause)}); {SMALLER}")
     return None
 
 

@@ -32,13 +32,15 @@ def texts_of(run: Finished) -> dict[str, str]:
         if manifest.rows > MOST_ROWS:
             return {}
         columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
+        if run.summary["problem"] == "segmentation":
+            columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
+        table = head(manifest, columns.projection)
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
     if run.summary["problem"] == "segmentation":
-        columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
-        folded = fold_timelines(plain_rows(head(manifest, columns.projection), columns)).table
+        folded = fold_timelines(plain_rows(table, columns)).table
         return dict(zip(folded["example_id"].to_pylist(), folded["text"].to_pylist(), strict=True))
-    rows = plain_rows(head(manifest, columns.projection), columns)
+    rows = plain_rows(table, columns)
     songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
     if config.data.split_by == "row" or run.summary.get("unit") == "stem":
         return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}

@@ -1,0 +1,359 @@
+"""A table of parquet files: opened by its footers, then read row group by row group, here and in Ray's workers alike.
+
+All rows that the package reads come through `Manifest.read` and `Manifest.batches`, so that paths, types and errors are
+the same for every reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from rainbow_ray.data.read_errors import what_it_is, why_unreadable
+from rainbow_ray.data.table_folders import Values, list_folder
+from rainbow_ray.errors import InputError
+from rainbow_ray.paths import is_url, printable, resolve_location
+
+SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
+PATTERN = re.compile(r"[*?\[]")
+READERS = 8  # threads, each with a row group
+MOST_PROBLEMS = 10  # of files, told at once
+CONNECT_SECONDS, ANSWER_SECONDS = 30, 120  # that an HTTP server may take
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group: number `group` of file `file`, whose first row is row `start` of the table."""
+
+    file: int
+    group: int
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table in parquet files.
+
+    Attributes:
+        location: Absolute path or URL of a file or folder, the same for every process.
+        files: Paths inside `filesystem`, in the order of the rows.
+        filesystem: Where the files are.
+        schema: The columns of all files, each of one type; dictionaries and views as plain types.
+        rows: Number of rows.
+        name: What messages call the table, which is also the option that names it.
+        groups: Number of rows of each row group, by file.
+        partitions: By file, values of the columns that its path spells.
+        notes: What the user should know of how the table is read.
+        written: The location as the user wrote it, for messages.
+    """
+
+    location: str
+    files: tuple[str, ...]
+    filesystem: FileSystem
+    schema: pa.Schema
+    rows: int
+    name: str = "manifest"
+    groups: tuple[tuple[int, ...], ...] = ()
+    partitions: tuple[Values, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    written: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} {printable(self.written or self.location)}"
+
+    def row_groups(self) -> list[RowGroup]:
+        """All row groups, in the order of the rows."""
+        found, start = [], 0
+        for file, sizes in enumerate(self.groups):
+            for group, rows in enumerate(sizes):
+                found.append(RowGroup(file, group, start, rows))
+                start += rows
+        return found
+
+    def fragment(self, file: int) -> Any:
+        """A file as a fragment of a pyarrow dataset."""
+        return _fragment(self.filesystem, self.files[file])
+
+    def read(self, columns: Sequence[str] | None = None, groups: Sequence[RowGroup] | None = None) -> pa.Table:
+        """Read columns of row groups into memory.
+
+        Args:
+            columns: Names of columns; None for all.
+            groups: Row groups, in the order of the result; None for all.
+
+        Raises:
+            InputError: A file or column cannot be read.
+        """
+        names = list(self.schema.names if columns is None else columns)
+        chosen = self.row_groups() if groups is None else list(groups)
+        schema = pa.schema([self.schema.field(name) for name in names])
+
+        def read_group(group: RowGroup) -> list[pa.RecordBatch]:
+            return list(self.batches(group, names))
+
+        if len(chosen) < 2:
+            parts = [read_group(group) for group in chosen]
+        else:
+            with ThreadPoolExecutor(min(READERS, len(chosen))) as pool:
+                parts = list(pool.map(read_group, chosen))
+        batches = [batch for part in parts for batch in part]
+        return pa.Table.from_batches(batches, schema).combine_chunks()
+
+    def batches(self, group: RowGroup, columns: Sequence[str], size: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Read columns of one row group, some rows at a time.
+
+        Args:
+            group: The row group.
+            columns: Names of columns, in the order of the result.
+            size: The most rows of a batch, of which then few lie in memory; None leaves it to pyarrow.
+
+        Yields:
+            Batches with the types of `schema`; columns that the file lacks are null.
+
+        Raises:
+            InputError: A column cannot be read.
+        """
+        constants = self.partitions[group.file] if self.partitions else {}
+        stored = [name for name in columns if name not in constants]
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        if not stored:
+            yield _with_constants({}, schema, constants, group.rows)
+            return
+        batches = self._translated(lambda: self._scan(group, stored, size), group, stored)
+        while (batch := self._translated(lambda: next(batches, None), group, stored)) is not None:
+            if len(batch):
+                values = dict(zip(stored, batch.columns, strict=True))
+                yield _with_constants(values, schema, constants, len(batch))
+
+    def size_of(self, columns: Sequence[str]) -> int:
+        """Bytes of columns in all files, uncompressed, as their footers say."""
+        wanted, total = set(columns), 0
+        for file in range(len(self.files)):
+
+            def size(file: int = file) -> int:
+                metadata = self.fragment(file).metadata
+                parts = (
+                    metadata.row_group(i).column(j)
+                    for i in range(metadata.num_row_groups)
+                    for j in range(metadata.num_columns)
+                )
+                return sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] in wanted)
+
+            total += self._translated(size, RowGroup(file, 0, 0, 0), list(columns))
+        return total
+
+    def _scan(self, group: RowGroup, columns: Sequence[str], size: int | None) -> Iterator[pa.RecordBatch]:
+        part = self.fragment(group.file).subset(row_group_ids=[group.group])
+        few = {"batch_size": size, "batch_readahead": 1, "fragment_readahead": 1} if size is not None else {}
+        scanner = part.scanner(schema=self.schema, columns=list(columns), use_threads=size is None, **few)
+        return iter(scanner.to_batches())
+
+    def _translated(self, step: Callable[[], T], group: RowGroup, columns: Sequence[str]) -> T:
+        """Take a step inside pyarrow and the file system, whose errors are the file's."""
+        try:
+            return step()
+        except Exception as error:
+            raise InputError(self._problems(error, group, columns)) from error
+
+    def _problems(self, error: Exception, group: RowGroup, columns: Sequence[str]) -> list[str]:
+        """What is wrong with a row group: each of its columns that cannot be read alone, or all of it."""
+        within = _shown_file(self.files[group.file], self.location)
+        where = f"{self}: {f'{within}, ' if within else ''}row group {group.group}"
+        problems = []
+        for name in columns:
+            try:
+                for _ in self._scan(group, [name], None):
+                    pass
+            except Exception as alone:
+                why = why_unreadable(alone, remote=is_url(self.location))
+                problems.append(f"{where}, column {name!r} cannot be read: {why}")
+        return problems or [f"{where} cannot be read: {why_unreadable(error, remote=is_url(self.location))}"]
+
+
+def open_manifest(location: str, name: str = "manifest") -> Manifest:
+    """Open a parquet file, a folder of them, or an fsspec URL, by the footers of its files.
+
+    Args:
+        location: Path or URL; relative paths start from the working folder.
+        name: What messages call the table, which is also the option that names it.
+
+    Raises:
+        InputError: It cannot be opened, is no parquet table, has no rows, or its files do not fit together.
+    """
+    label = f"{name} {printable(location)}"
+    if not location:
+        raise InputError(f"--{name}: it is empty; name a parquet file, a folder or a URL")
+    written, location = location, resolve_location(location)
+    filesystem, path = _filesystem(location, label)
+    remote = is_url(location)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type.name == "NotFound":
+            raise InputError(_not_found(location, label, name))
+        if info.is_file and info.size == 0:
+            raise InputError(f"{label}: the file is empty (0 bytes)")
+        listed = None if info.is_file else list_folder(filesystem, path, label)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=remote)}") from error
+    files = (path,) if listed is None else listed.files
+    partitions = listed.partitions if listed is not None and listed.types else ()
+    schemas, groups = _read_footers(filesystem, files, location, label)
+    schema = _common_schema(schemas, files, location, label)
+    types = {} if listed is None else {key: kind for key, kind in listed.types.items() if key not in schema.names}
+    for key, kind in types.items():
+        schema = schema.append(pa.field(key, kind))
+    partitions = tuple({key: values.get(key) for key in types} for values in partitions) if types else ()
+    rows = sum(map(sum, groups))
+    if rows == 0:
+        raise InputError(f"{label}: the table has no rows")
+    notes = tuple(f"{label}: {note}" for note in (listed.notes if listed is not None else ()))
+    return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written)
+
+
+def _filesystem(location: str, label: str) -> tuple[FileSystem, str]:
+    """The file system of a location, and the path in it."""
+    if not is_url(location):
+        return LocalFileSystem(), location
+    import fsspec
+
+    if _holds_secret(location):
+        # the address is written into the run's files
+        raise InputError("--manifest: an address must not hold a password or a signature; give the credentials to the"
+                         " file system's own environment variables")  # fmt: skip
+    try:
+        filesystem, path = fsspec.core.url_to_fs(location, **_options(location))
+    except Exception as error:
+        raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=True)}") from error
+    return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _options(location: str) -> dict[str, Any]:
+    """Options of fsspec's file system: a server that does not answer is not waited for for minutes."""
+    if not location.lower().startswith(("http://", "https://")):
+        return {}
+    try:
+        import aiohttp
+    except ImportError:  # fsspec says so
+        return {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+    return {"client_kwargs": {"timeout": timeout}}
+
+
+def _holds_secret(location: str) -> bool:
+    """Whether any part of a (chained) address has a password or a signed query."""
+    for part in location.split("::"):
+        host, _, rest = part.partition("://")[2].partition("/")
+        if "@" in host or SECRET_QUERY.search(f"{host}/{rest}".partition("?")[2].partition("#")[0]):
+            return True
+    return False
+
+
+def _not_found(location: str, label: str, name: str) -> str:
+    if not is_url(location) and Path(location).is_symlink():
+        return f"{label}: a link to a file that is not there"
+    if PATTERN.search(location) and not is_url(location):
+        return f"{label}: no such file or folder, and patterns are not expanded; name a folder, all of which is read"
+    return f"{label}: no such file or folder; name another with --{name}"
+
+
+def _fragment(filesystem: FileSystem, path: str) -> Any:
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.ParquetFileFormat(default_fragment_scan_options=options).make_fragment(path, filesystem)
+
+
+def _read_footers(
+    filesystem: FileSystem, files: Sequence[str], location: str, label: str
+) -> tuple[list[pa.Schema], tuple[tuple[int, ...], ...]]:
+    """Schema and sizes of row groups of each file. Raises `InputError` with every file that has none."""
+
+    def footer(path: str) -> tuple[pa.Schema, tuple[int, ...]] | str:
+        try:
+            fragment = _fragment(filesystem, path)
+            metadata = fragment.metadata
+            sizes = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            return fragment.physical_schema, sizes
+        except Exception as error:
+            within = _shown_file(path, location)
+            where = f"{label}: {within} " if within else f"{label}: "
+            what = what_it_is(filesystem, path)
+            if what is not None:
+                return f"{where}is not parquet but {what}" if within else f"{where}not parquet but {what}"
+            if isinstance(error, pa.ArrowInvalid | pa.ArrowTypeError):
+                said = " ".join(str(error).split())[:200]
+                return f"{where}{'is ' if within else ''}not a whole parquet table ({said}); export it again"
+            return f"{where}cannot be read: {why_unreadable(error, remote=is_url(location))}"
+
+    with ThreadPoolExecutor(min(READERS, len(files))) as pool:
+        found = list(pool.map(footer, files))
+    problems = [one for one in found if isinstance(one, str)]
+    if problems:
+        more = len(problems) - MOST_PROBLEMS
+        raise InputError(problems[:MOST_PROBLEMS] + ([f"{label}: {more} more files like these"] if more > 0 else []))
+    footers = [one for one in found if not isinstance(one, str)]
+    return [schema for schema, _ in footers], tuple(sizes for _, sizes in footers)
+
+
+def _common_schema(schemas: Sequence[pa.Schema], files: Sequence[str], location: str, label: str) -> pa.Schema:
+    """The columns of all files. Raises `InputError` for names that a file has twice, and types that do not agree."""
+    problems = []
+    found: dict[str, dict[pa.DataType, str]] = {}  # the types of a column, each with the first file that has it
+    for schema, path in zip(schemas, files, strict=True):
+        within = _shown_file(path, location)
+        place = within or "the file"
+        twice = [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]
+        problems += [f"{label}: {place} has column {name!r} twice; rename one of them" for name in twice]
+        for column in schema:
+            found.setdefault(column.name, {}).setdefault(_plain_type(column.type), place)
+    fields = []
+    for name, types in found.items():
+        try:
+            parts = [pa.schema([pa.field(name, kind)]) for kind in types]
+            fields.append(pa.unify_schemas(parts, promote_options="permissive").field(0))
+        except pa.ArrowException:
+            told = " and ".join(f"{kind} in {place}" for kind, place in types.items())
+            problems.append(f"{label}: column {name!r} holds {told}; write it with one type in all files")
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    return pa.schema(fields)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """A type without the encodings in which files of one table may differ."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    return kind
+
+
+def _with_constants(values: Mapping[str, pa.Array], schema: pa.Schema, constants: Values, rows: int) -> pa.RecordBatch:
+    """A batch with the columns of a schema, those of the file's path among them."""
+    arrays = [
+        values[column.name] if column.name in values
+        else pa.array([constants[column.name]], column.type).take(pa.nulls(rows, pa.int64()).fill_null(0))
+        for column in schema
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _shown_file(path: str, location: str) -> str:
+    """How messages name a file of a table: by its path below the folder; empty where the table is the file."""
+    base = location.partition("://")[2] if is_url(location) else location
+    if path in (base, location):
+        return ""
+    return printable(path.removeprefix(base).lstrip("/") if path.startswith(f"{base.rstrip('/')}/") else path)

@@ -1,0 +1,99 @@
+"""Why a table cannot be read, in words: what pyarrow, fsspec and remote back ends raise, by cause and with advice."""
+
+from __future__ import annotations
+
+import re
+
+from pyarrow.fs import FileSystem
+
+PEEK = 64  # bytes
+SIGNATURES = (
+    (b"PARE", "an encrypted parquet file; write it without encryption"),
+    (b"ARROW1", "an Arrow (Feather) file; write it as parquet"),
+    (b"ORC", "an ORC file; write it as parquet"),
+    (b"\x1f\x8b", "a gzip file; unpack it"),
+    (b"PK\x03\x04", "a zip file; unpack it"),
+    (b"(\xb5/\xfd", "a zstd file; unpack it"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"<", "a web page (HTML or XML), not the file itself; name the address that downloads the file"),
+    (b"\x00\x05\x16\x07", "what macOS writes beside a file on foreign disks; name the file itself"),
+)
+UNREACHABLE = ("connect", "gaierror", "timeout", "timedout", "offlinemode", "localentrynotfound", "maxretry")
+UNREACHABLE_TEXT = ("name or service not known", "temporary failure in name resolution", "network is unreachable",
+                    "cannot connect", "connection error", "offline mode", "failed to resolve")  # fmt: skip
+DENIED = ("nocredentials", "credential", "gatedrepo", "unauthorized", "forbidden", "accessdenied")
+DENIED_TEXT = ("401", "403", "credential", "access denied", "forbidden", "unauthorized", "anonymous caller")
+MEMORY = re.compile(r"(malloc|realloc) of size (\d+) failed")
+
+
+def what_it_is(filesystem: FileSystem, path: str) -> str | None:
+    """Return what the first bytes of a file speak for, with advice; None where that says nothing."""
+    try:
+        with filesystem.open_input_stream(path) as file:
+            start = bytes(file.read(PEEK))
+    except Exception:
+        return None
+    plain = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    found = next((what for signature, what in SIGNATURES if plain.startswith(signature)), None)
+    if found is None and start and not start.startswith(b"PAR1") and _is_text(start):
+        return "a text file (CSV or JSON, perhaps); write it as parquet"
+    return found
+
+
+def why_unreadable(error: BaseException, *, remote: bool) -> str:
+    """Return the cause of an error of pyarrow, fsspec or a remote back end, with advice that fits it.
+
+    Args:
+        error: What was raised while a table was opened or read.
+        remote: Whether the table is at a URL.
+    """
+    text, names = _message(error), _class_names(error)
+    lower = text.lower()
+    if isinstance(error, ImportError):
+        return f"a package that such an address needs is missing ({text})"
+    if "decrypt" in lower or "encrypted" in lower:
+        return f"it is encrypted ({text}); write it without encryption"
+    if MEMORY.search(text):
+        return f"it is damaged, or larger than memory ({text}); export it again in smaller row groups"
+    if remote and (any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT)):
+        return f"the server cannot be reached ({text}); check the network, or name a local copy"
+    if isinstance(error, FileNotFoundError) or "404" in lower:
+        return f"there is no such file ({text})"
+    if remote and (
+        isinstance(error, PermissionError)
+        or any(word in names for word in DENIED)
+        or any(word in lower for word in DENIED_TEXT)
+    ):
+        return f"access is denied ({text}); set the credentials that its file system reads from the environment"
+    if isinstance(error, PermissionError):
+        return "permission is denied"
+    if remote and re.search(r"\b5\d\d\b", text):
+        return f"the server answered with an error ({text}); try again later, or name a local copy"
+    if remote and "range" in lower:
+        return f"the server does not send parts of files ({text}); write simplecache:: before the address"
+    return f"{text}; export it again" if not remote else f"{text}; try again, or name a local copy"
+
+
+def _message(error: BaseException) -> str:
+    """The gist of an error on one line."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return (text or type(error).__name__)[:200]
+
+
+def _class_names(error: BaseException) -> str:
+    """Names of the classes of an error and of what caused it, in lower case."""
+    names: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(names) < 40:
+        names += [kind.__name__.lower() for kind in type(current).__mro__]
+        current = current.__cause__ or current.__context__
+    return " ".join(names)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether bytes are text in an encoding of ASCII's family, perhaps cut in a character."""
+    try:
+        decoded = start[:-3].decode("utf-8") if len(start) == PEEK else start.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t" for character in decoded)
