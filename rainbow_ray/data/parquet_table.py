@@ -6,6 +6,7 @@ the same for every reader.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from rainbow_ray.paths import is_url, printable, resolve_location
 SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 PATTERN = re.compile(r"[*?\[]")
 READERS = 8  # threads, each with a row group
+FOOTER_LENGTH = 8  # bytes at a file's end: the footer's length, and `PAR1`
 MOST_PROBLEMS = 10  # of files, told at once
 CONNECT_SECONDS, ANSWER_SECONDS = 30, 120  # that an HTTP server may take
 
@@ -137,21 +139,22 @@ class Manifest:
                 yield _with_constants(values, schema, constants, len(batch))
 
     def size_of(self, columns: Sequence[str]) -> int:
-        """Bytes of columns in all files, uncompressed, as their footers say."""
-        wanted, total = set(columns), 0
-        for file in range(len(self.files)):
+        """Bytes of columns in all files, uncompressed, as their footers say; of files with encrypted columns, of all."""
+        found = [
+            self._translated(functools.partial(self._size_in, file, set(columns)), RowGroup(file, 0, 0, 0), columns)
+            for file in range(len(self.files))
+        ]
+        return sum(found)
 
-            def size(file: int = file) -> int:
-                metadata = self.fragment(file).metadata
-                parts = (
-                    metadata.row_group(i).column(j)
-                    for i in range(metadata.num_row_groups)
-                    for j in range(metadata.num_columns)
-                )
-                return sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] in wanted)
-
-            total += self._translated(size, RowGroup(file, 0, 0, 0), list(columns))
-        return total
+    def _size_in(self, file: int, columns: set[str]) -> int:
+        metadata = self.fragment(file).metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        if _is_signed(self.filesystem, self.files[file], metadata):
+            # pyarrow aborts the process where it is asked for the facts of an encrypted column
+            return sum(group.total_byte_size for group in groups)
+        paths = [metadata.schema.column(i).path.split(".")[0] for i in range(metadata.num_columns)]
+        wanted = [i for i, path in enumerate(paths) if path in columns]
+        return sum(group.column(i).total_uncompressed_size for group in groups for i in wanted)
 
     def _scan(self, group: RowGroup, columns: Sequence[str], size: int | None) -> Iterator[pa.RecordBatch]:
         part = self.fragment(group.file).subset(row_group_ids=[group.group])
@@ -200,6 +203,8 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
     try:
         info = filesystem.get_file_info(path)
         if info.type.name == "NotFound":
+            if remote:
+                filesystem.handler.fs.info(path)  # says why: pyarrow takes any failure for a file that is not there
             raise InputError(_not_found(location, label, name))
         if info.is_file and info.size == 0:
             raise InputError(f"{label}: the file is empty (0 bytes)")
@@ -272,6 +277,18 @@ def _not_found(location: str, label: str, name: str) -> str:
 def _fragment(filesystem: FileSystem, path: str) -> Any:
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.ParquetFileFormat(default_fragment_scan_options=options).make_fragment(path, filesystem)
+
+
+def _is_signed(filesystem: FileSystem, path: str, metadata: Any) -> bool:
+    """Whether a file's footer is plain but signed, as of files with encrypted columns: it is then longer than it says.
+
+    Reference:
+        https://github.com/apache/parquet-format/blob/master/Encryption.md ("Plaintext footer mode")
+    """
+    with filesystem.open_input_file(path) as file:
+        file.seek(file.size() - FOOTER_LENGTH)
+        length = int.from_bytes(file.read(4), "little")
+    return bool(length != metadata.serialized_size)
 
 
 def _read_footers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
 from pyarrow.fs import FileSystem
@@ -33,9 +34,9 @@ def what_it_is(filesystem: FileSystem, path: str) -> str | None:
             start = bytes(file.read(PEEK))
     except Exception:
         return None
-    plain = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = next((what for signature, what in SIGNATURES if plain.startswith(signature)), None)
-    if found is None and start and not start.startswith(b"PAR1") and _is_text(start):
+    text = start.removeprefix(b"\xef\xbb\xbf")
+    found = next((what for signature, what in SIGNATURES if text.lstrip().startswith(signature)), None)
+    if found is None and text and not start.startswith(b"PAR1") and _is_text(text):
         return "a text file (CSV or JSON, perhaps); write it as parquet"
     return found
 
@@ -47,6 +48,8 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
         error: What was raised while a table was opened or read.
         remote: Whether the table is at a URL.
     """
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # fsspec raises it for anything that a server answers
     text, names = _message(error), _class_names(error)
     lower = text.lower()
     if isinstance(error, ImportError):
@@ -57,8 +60,8 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
         return f"it is damaged, or larger than memory ({text}); export it again in smaller row groups"
     if remote and (any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT)):
         return f"the server cannot be reached ({text}); check the network, or name a local copy"
-    if isinstance(error, FileNotFoundError) or "404" in lower:
-        return f"there is no such file ({text})"
+    if isinstance(error, FileNotFoundError) or (remote and "404" in lower):
+        return f"no such file ({text})"
     if remote and (
         isinstance(error, PermissionError)
         or any(word in names for word in DENIED)
@@ -91,9 +94,9 @@ def _class_names(error: BaseException) -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether bytes are text in an encoding of ASCII's family, perhaps cut in a character."""
+    """Whether bytes are UTF-8 text, the last character perhaps cut."""
     try:
-        decoded = start[:-3].decode("utf-8") if len(start) == PEEK else start.decode("utf-8")
+        decoded = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return False
     return all(character.isprintable() or character in "\r\n\t" for character in decoded)
