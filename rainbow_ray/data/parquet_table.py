@@ -139,7 +139,7 @@ class Manifest:
                 yield _with_constants(values, schema, constants, len(batch))
 
     def size_of(self, columns: Sequence[str]) -> int:
-        """Bytes of columns in all files, uncompressed, as their footers say; of files with encrypted columns, of all."""
+        """Bytes of columns, uncompressed, as the files' footers say; all columns of a file with encrypted ones."""
         found = [
             self._translated(functools.partial(self._size_in, file, set(columns)), RowGroup(file, 0, 0, 0), columns)
             for file in range(len(self.files))

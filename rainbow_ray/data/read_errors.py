@@ -52,29 +52,36 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
         error = error.__cause__  # fsspec raises it for anything that a server answers
     text, names = _message(error), _class_names(error)
     lower = text.lower()
-    if isinstance(error, ImportError):
-        return f"a package that such an address needs is missing ({text})"
     if "decrypt" in lower or "encrypted" in lower:
         return f"it is encrypted ({text}); write it without encryption"
     if MEMORY.search(text):
         return f"it is damaged, or larger than memory ({text}); export it again in smaller row groups"
-    if remote and (any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT)):
-        return f"the server cannot be reached ({text}); check the network, or name a local copy"
-    if isinstance(error, FileNotFoundError) or (remote and "404" in lower):
+    if remote:
+        return _why_remote(error, text, names)
+    if isinstance(error, FileNotFoundError):
         return f"no such file ({text})"
-    if remote and (
-        isinstance(error, PermissionError)
-        or any(word in names for word in DENIED)
-        or any(word in lower for word in DENIED_TEXT)
-    ):
-        return f"access is denied ({text}); set the credentials that its file system reads from the environment"
     if isinstance(error, PermissionError):
         return "permission is denied"
-    if remote and re.search(r"\b5\d\d\b", text):
+    return f"{text}; export it again"
+
+
+def _why_remote(error: BaseException, text: str, names: str) -> str:
+    """The cause of an error of a back end, by its class and words."""
+    lower = text.lower()
+    if isinstance(error, ImportError):
+        return f"a package that such an address needs is missing ({text})"
+    if any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT):
+        return f"the server cannot be reached ({text}); check the network, or name a local copy"
+    if isinstance(error, FileNotFoundError) or "404" in lower:
+        return f"no such file ({text})"
+    denied = isinstance(error, PermissionError) or any(word in names for word in DENIED)
+    if denied or any(word in lower for word in DENIED_TEXT):
+        return f"access is denied ({text}); set the credentials that its file system reads from the environment"
+    if re.search(r"\b5\d\d\b", text):
         return f"the server answered with an error ({text}); try again later, or name a local copy"
-    if remote and "range" in lower:
+    if "range" in lower:
         return f"the server does not send parts of files ({text}); write simplecache:: before the address"
-    return f"{text}; export it again" if not remote else f"{text}; try again, or name a local copy"
+    return f"{text}; try again, or name a local copy"
 
 
 def _message(error: BaseException) -> str:

@@ -165,7 +165,8 @@ CONTENTS = [
     (b"<!DOCTYPE html><html>", "a web page"), (b"\n <?xml version='1.0'?>", "a web page"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"id,concept\n1,a\n", "a text file"),
     ("\ufeffid;concept\n1;ä\n".encode(), "a text file"), (b"\x1f\x8b\x08\x00aaaa", "a gzip file"),
-    (b"PK\x03\x04aaaa", "a zip"), (b"ARROW1\x00\x00", "an Arrow"), (b"PAR1", "not a whole parquet"), (b"\x00" * 64, "not a whole parquet"),
+    (b"PK\x03\x04aaaa", "a zip"), (b"ARROW1\x00\x00", "an Arrow"), (b"PAR1", "not a whole parquet"),
+    (b"\x00" * 64, "not a whole parquet"),
     (b"PARE" + b"\x00" * 40 + b"PARE", "an encrypted"),
 ]  # fmt: skip
 
