@@ -1,0 +1,159 @@
+"""Fuzzed tables: never a traceback, never a count that does not add up, and all readers give the same rows."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data.manifest import open_manifest, plain_rows
+from rainbow_ray.data.stream import read_here, read_rows
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import prepare
+from rainbow_ray.plan import Plan
+from rainbow_ray.results.at_scale import Part, PartScorer, part_file
+from rainbow_ray.results.inference import Predictor
+from rainbow_ray.results.score_manifest import _task
+from tests.conftest import labelled_songs
+from tests.data.table_fuzzer import FuzzedTable, make_fuzzed_table
+from tests.in_process import data_of, finish_run, plan_of
+
+pytestmark = pytest.mark.slow
+
+BRIEF, FULL, ON_RAY = 40, 2000, 12
+PIECE = 100  # tables a test of the full run
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory, tiny_encoder) -> Predictor:
+    folder = tmp_path_factory.mktemp("model")
+    pq.write_table(labelled_songs(), folder / "songs.parquet")
+    keys = {"training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+    return Predictor.load(finish_run(plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys), folder / "run"))
+
+
+def plan_for(table: FuzzedTable) -> Plan | None:
+    """The plan of a table; None where it is refused in words."""
+    try:
+        return plan_of(table.location, **table.keys)
+    except InputError as error:
+        check_words(error)
+        return None
+
+
+def check_words(error: InputError) -> None:
+    assert error.problems
+    for problem in error.problems:
+        assert problem.strip()
+        assert "\n" not in problem
+        assert "Traceback" not in problem
+
+
+def rows_in_blocks(plan: Plan, size: int) -> pa.Table:
+    """What Ray Data's tasks make of a table, block by block, in this process."""
+    step = functools.partial(prepare, reading=plan.reading)
+    blocks = [
+        step(plain_rows(pa.Table.from_batches([batch]), plan.columns))
+        for group in plan.manifest.row_groups()
+        for batch in plan.manifest.batches(group, plan.columns.projection, size)
+    ]
+    return pa.concat_tables(blocks, promote_options="permissive").combine_chunks()
+
+
+def check_training(table: FuzzedTable, plan: Plan) -> None:
+    """Counts add up, and rows are the same whatever blocks they come in."""
+    if table.rows is not None:
+        assert plan.manifest.rows == table.rows
+    try:
+        profile = data_of(plan).profile
+    except InputError as error:
+        check_words(error)
+    else:
+        assert profile["rows"] == plan.manifest.rows
+        assert profile["examples"] + sum(profile["dropped"].values()) == profile["rows"]
+    try:
+        whole = read_here(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
+    except InputError as error:
+        check_words(error)
+        with pytest.raises(InputError):
+            rows_in_blocks(plan, 5)
+        return
+    assert_same(whole, rows_in_blocks(plan, 5))
+
+
+def assert_same(whole: pa.Table, blocks: pa.Table) -> None:
+    whole = whole.drop_columns(["row"])
+    assert blocks.schema == whole.schema
+    for name in whole.column_names:
+        ours, theirs = whole[name].to_pylist(), blocks[name].to_pylist()
+        assert len(ours) == len(theirs)
+        assert all(a == b or (a != a and b != b) for a, b in zip(ours, theirs, strict=True)), name
+
+
+def check_prediction(table: FuzzedTable, predictor: Predictor, folder: Path) -> None:
+    """Each row has a score or a reason."""
+    options = argparse.Namespace(model=Path("model"), device="cpu")
+    try:
+        manifest = open_manifest(str(table.location))
+        task = _task(predictor, manifest, options, folder, folder / "parts")
+        scorer = object.__new__(PartScorer)
+        scorer.task, scorer.predictor, scorer.manifest = task, predictor, manifest
+        done = scorer.score(Part(0, 0, manifest.rows))
+    except InputError as error:
+        check_words(error)
+        return
+    found = pq.read_table(part_file(folder / "parts", 0))
+    assert done.rows == manifest.rows == len(found)
+    assert table.rows is None or len(found) == table.rows
+    scores, reasons = np.array(found["score"].to_pylist(), dtype=float), np.array(found["reason"].to_pylist())
+    assert ((reasons == None) == np.isfinite(scores)).all()  # noqa: E711
+
+
+def check(seed: int, folder: Path, predictor: Predictor) -> None:
+    table = make_fuzzed_table(seed, folder / str(seed))
+    try:
+        plan = plan_for(table)
+        if plan is not None:
+            check_training(table, plan)
+        check_prediction(table, predictor, folder / str(seed))
+    except BaseException as error:
+        error.add_note(table.description)
+        raise
+
+
+@pytest.mark.parametrize("start", range(0, BRIEF, 10))
+def test_some_tables(tmp_path, predictor, start):
+    for seed in range(start, start + 10):
+        check(seed, tmp_path, predictor)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", range(BRIEF, FULL, PIECE))
+def test_many_tables(tmp_path, predictor, start):
+    for seed in range(start, min(start + PIECE, FULL)):
+        check(seed, tmp_path, predictor)
+
+
+def test_ray_data_gives_the_same_rows(tmp_path, ray_session):
+    read = 0
+    for seed in range(10 * ON_RAY):
+        plan = plan_for(make_fuzzed_table(seed, tmp_path / str(seed)))
+        if plan is None:
+            continue
+        step = functools.partial(prepare, reading=plan.reading)
+        try:
+            whole = read_here(plan.manifest, plan.columns, step)
+        except InputError:
+            with pytest.raises(InputError):
+                read_rows(plan.manifest, plan.columns, step)
+        else:
+            assert_same(whole, read_rows(plan.manifest, plan.columns, step))
+        read += 1
+        if read == ON_RAY:
+            break
+    assert read == ON_RAY
