@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from rainbow_ray.assemble import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
 from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples, profile
-from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.data.manifest import ID_MISSING
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
 from rainbow_ray.data.timelines import (

@@ -15,8 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.manifest import UNDECODABLE
+
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
+NOT_KEPT = ("dropped", "label", UNDECODABLE)  # columns of rows that examples do not have
 SLOTS = "_slot"  # ends the column that says of which of a song's rows each window is
 
 
@@ -136,7 +139,7 @@ def one_row_an_example(
             joined = {name: _join_rows(rows[name], good, song, song[kept_rows]) for name in join}
         good, targets = good[kept_rows], targets[kept_rows]
     kept = pa.array(good)
-    table = rows.drop_columns(["dropped", "label"]).take(kept)
+    table = rows.drop_columns([name for name in NOT_KEPT if name in rows.column_names]).take(kept)
     for name in join:
         lists, slots = joined.get(name) or _alone(table[name])
         table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
