@@ -36,6 +36,7 @@ from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths, prepare
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.text import PRESENT
+from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Problem
 
@@ -214,7 +215,7 @@ def say_data(plan: Plan, data: Data) -> list[str]:
 def say_labels(labels: Mapping[str, float]) -> str:
     """How the labels are spread, in a line: the largest classes, or a number's quantiles."""
     if any(isinstance(n, float) for n in labels.values()):
-        return ", ".join(f"{name} {value:g}" for name, value in labels.items())
+        return ", ".join(f"{name} {value}" for name, value in format_labels(labels))
     said = [f"{n} {label}" for label, n in list(labels.items())[:SHOWN_CLASSES]]
     return ", ".join(said) + (f" and {len(labels) - len(said)} more classes" if len(labels) > len(said) else "")
 

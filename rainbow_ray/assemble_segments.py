@@ -93,7 +93,7 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
         none = "" if _left_out(folded) else ": there are none"
         raise InputError(f"segments {plan.manifest.location}: no segment can be learned from{none}")
     parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
-    label = np.full(len(masked), np.nan, dtype=np.float32)
+    label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)
     masked[good] = parsed.left_out
     table = folded.table

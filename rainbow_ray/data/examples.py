@@ -28,7 +28,8 @@ class Examples:
     """Examples that lie in memory, sorted by their id.
 
     `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
-    token ids, of word buckets). `targets` is float32, `(examples, …)`. `weights` is float32 and multiplies the loss.
+    token ids, of word buckets). `targets`, `(examples, …)`, is float32, float64 of numbers. `weights` is float32 and
+    multiplies the loss.
     """
 
     table: pa.Table
@@ -149,8 +150,8 @@ def one_row_an_example(
     table = table.append_column("example_id", ids)
     order = pc.sort_indices(table[sort_by]).to_numpy()  # whatever order they came in
     if (order[1:] > order[:-1]).all():
-        return table, targets.astype(np.float32), dropped
-    return table.take(pa.array(order)), targets[order].astype(np.float32), dropped
+        return table, targets, dropped
+    return table.take(pa.array(order)), targets[order], dropped
 
 
 def _join_rows(
