@@ -17,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOTS, count, text_key
-from rainbow_ray.data.manifest import LABEL_MISSING, fill_missing
+from rainbow_ray.data.manifest import UNDECODABLE
+from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
 
 TIMES = ("start", "end")
 SAME_TIME = 0.005  # seconds: stems of one segment may differ by as much
 PLACE = "place"  # column: the segment's place in its song
 SIZE = "segments"  # column: how many the song has
 SHARES = ("start_share", "end_share")  # columns: the same times as shares of the song
+NOT_KEPT = ("dropped", "label", "unlabelled", UNDECODABLE, PLACE, *TIMES)  # columns of rows that segments do not have
 NO_LENGTH = "segment of zero, negative or unknown length"
 STEMS_DISAGREE = "segment whose stems carry different labels"
 NO_LABELS = "segments of songs without any label that can be used"
@@ -83,7 +85,8 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | N
     segments = facts.iloc[first].reset_index(drop=True)
     times = _times(segments)
     by_time = np.lexsort((segments[PLACE].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
-    table = chosen.take(pa.array(first[by_time])).drop_columns(["dropped", "label", "unlabelled", PLACE, *TIMES])
+    table = chosen.take(pa.array(first[by_time]))
+    table = table.drop_columns([name for name in NOT_KEPT if name in table.column_names])
     table = _with_windows(table, chosen, join, stem_of, by_time)
     times, segments = times.iloc[by_time].reset_index(drop=True), segments.iloc[by_time].reset_index(drop=True)
     speaks = speaks[by_time]

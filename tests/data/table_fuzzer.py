@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from tests.conftest import WORDS
 
 ODD_STRINGS = ["", " ", "\t\n", "nan", "NaN", "None", "null", "N/A", "true", "0", "-0.0", "1e3", "1.0", "007", "é",
-               "e\u0301", "\u200b", "\ufeffx", "\u202ertl", "😀", "a\0b", "[a, b]", "['a' 'b']", "{'a'}", '{"a": 1}', "a,b;c|d",
-               "x" * 5000, "[red]bold[/]", "[/]", "a\nb\r\nc", "'; DROP", "\\N", "Ａ", "ﬁ", "İ", "\x1b[31m"]  # fmt: skip
+               "e\u0301", "\u200b", "\ufeffx", "\u202ertl", "😀", "a\0b", "[a, b]", "['a' 'b']", "{'a'}", '{"a": 1}',
+               "a,b;c|d", "x" * 5000, "[red]bold[/]", "[/]", "a\nb\r\nc", "'; DROP", "\\N",
+               "Ａ", "ﬁ", "İ", "\x1b[31m"]  # fmt: skip
 INVALID = [b"caf\xe9", b"\xff\xfe", b"\x80abc", b"ok \xf0\x9f"]
 COMPRESSIONS = ["none", "snappy", "gzip", "zstd", "brotli", "lz4"]
 FILE_NAMES = [
