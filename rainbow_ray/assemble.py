@@ -77,7 +77,7 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     if plan.segments is None:
         return _read_songs(plan, read, size, streams=streams)
     if streams:
-        much = f"{plan.manifest.location} takes {size / 2**20:.0f} MB, more than {limit}"
+        much = f"{plan.manifest.shown} takes {size / 2**20:.0f} MB, more than {limit}"
         raise InputError(f"data.resident_limit: segments are kept in memory, and {much}; set it higher")
     from rainbow_ray.assemble_segments import read_segments
 
@@ -124,7 +124,7 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
     if settled is None or songs < MIN_SONGS:
         left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
         raise InputError(
-            f"manifest {plan.manifest.location}: {songs} songs are left of {n_rows} rows, and training needs"
+            f"{plan.manifest}: {songs} songs are left of {n_rows} rows, and training needs"
             f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
         )
     problem = settled.problem
@@ -206,7 +206,7 @@ def say_data(plan: Plan, data: Data) -> list[str]:
     """What was read and what was left out, a line each."""
     profile = data.profile
     return [
-        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.location};"
+        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.shown};"
         f" {say_labels(profile['labels'])}",
         *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
     ]

@@ -55,7 +55,7 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     songs = int(folded.song.max()) + 1 if len(folded.table) else 0
     if songs < MIN_SONGS:
         why = _left_out(read) or "none left out"
-        raise InputError(f"segments {plan.manifest.location}: {songs} songs with labelled segments are left of {n_rows}"
+        raise InputError(f"{plan.manifest}: {songs} songs with labelled segments are left of {n_rows}"
                          f" rows, and training needs {MIN_SONGS} ({why}){_advice(plan, read, known)}")  # fmt: skip
     index = Examples(folded.table, targets, _weights(problem, targets))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
@@ -91,7 +91,7 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
     good = np.array([reason is None for reason in masked], dtype=bool)
     if not good.any():
         none = "" if _left_out(folded) else ": there are none"
-        raise InputError(f"segments {plan.manifest.location}: no segment can be learned from{none}")
+        raise InputError(f"{plan.manifest}: no segment can be learned from{none}")
     parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
     label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)

@@ -201,9 +201,7 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
     if id_column not in names and id_column == SONG:  # settled by the segments: a manifest of songs has its own
         id_column = DataConfig().id_column
     if id_column not in names:
-        raise InputError(
-            f"manifest {manifest.location}: no column {id_column!r} (data.id_column){nearest(id_column, names)}"
-        )
+        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){nearest(id_column, names)}")
     found = manifest.read([id_column])[id_column]
     return frozenset(pc.unique(found.drop_null().cast(pa.string())).to_pylist())
 

@@ -139,7 +139,7 @@ def read_sweep_data(plan: Plan) -> Data:
     data = read_data(plan)
     if not isinstance(data.source, Resident):
         limit = plan.config.data.resident_limit
-        raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.location} takes"
+        raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.shown} takes"
                          f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
     asked = plan.config.data.folds
     if asked is not None and data.split.folds < asked and plan.known_split is None:

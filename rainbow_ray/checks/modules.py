@@ -32,7 +32,7 @@ def show_manifest(arguments: Sequence[str]) -> int:
         from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
 
         manifest = open_manifest(options.location)
-        print(f"{manifest.location}: {manifest.rows} rows in {len(manifest.files)} file(s)")
+        print(f"{manifest.shown}: {manifest.rows} rows in {len(manifest.files)} file(s)")
         columns = find_columns(manifest, Config().data, options.target)
         print(f"song: {columns.song}; text: {', '.join(columns.text)}; label: {'.'.join(filter(None, columns.label))}")
         rows = plain_rows(manifest.read(columns.projection), columns)

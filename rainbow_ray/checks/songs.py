@@ -30,7 +30,7 @@ def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
     part = f"{profile['rows']} rows"
     if profile["rows"] < plan.manifest.rows:
         part = f"{profile['rows']} of {plan.manifest.rows} rows, looked at here and there,"
-    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.location};"
+    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.shown};"
                 f" {say_labels(profile['labels'])}")  # fmt: skip
     for reason, n in profile["dropped"].items():
         yield Found("good", "songs", f"left out: {n} rows: {reason}")

@@ -72,7 +72,12 @@ class Manifest:
     written: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.name} {printable(self.written or self.location)}"
+        return f"{self.name} {self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The location as messages show it, on one line."""
+        return printable(self.written or self.location)
 
     def row_groups(self) -> list[RowGroup]:
         """All row groups, in the order of the rows."""

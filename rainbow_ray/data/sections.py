@@ -114,7 +114,7 @@ def make_segments(
     made = Counter(kind for kind, _ in facts.values())
     rows = [(row, i, segment) for row, song in enumerate(songs) for i, segment in enumerate(facts[song][1])]
     if not rows:
-        raise InputError(f"manifest {manifest.location}: no song has a timeline: neither {STRUCTURE}, nor an LRC file"
+        raise InputError(f"{manifest}: no song has a timeline: neither {STRUCTURE}, nor an LRC file"
                          f" ({LRC}), nor {RUNNING_TIME}; name a table of segments with --segments")  # fmt: skip
     digest = hashlib.sha256(f"{manifest.location}\0{seconds}".encode())
     for name in names:  # labels too: who changes them must not find them as they were

@@ -12,9 +12,11 @@ import pytest
 from rainbow_ray.assemble import read_data
 from rainbow_ray.data import streamed
 from rainbow_ray.data.split import deal
-from rainbow_ray.data.stream import make_batch
-from rainbow_ray.modalities import Reading, make_collates
+from rainbow_ray.data.stream import make_batch, read_rows
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
 from tests.conftest import song_rows
+from tests.data.test_parquet_table import damage
 from tests.in_process import fit_fold, plan_of
 
 pytestmark = pytest.mark.slow
@@ -143,3 +145,25 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
     assert np.isfinite(fitted.val_scores).all()
     has_midi = np.array([len(row) > 0 for row in stream.index.table["midi"].to_pylist()])[val]
     assert (np.isfinite(fitted.parts["midi"]).all(axis=1) == has_midi).all()
+
+
+def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_session, tiny_encoder):
+    """Tables that were whole at the first look: in memory, in the pass over all rows, and in an epoch."""
+    table = pa.table(song_rows(songs=60, stems=1))
+    for name in ("a?.parquet", "b\n.parquet"):
+        pq.write_table(table, tmp_path / name, row_group_size=20)
+    plan = plan_of(tmp_path, tiny_encoder("bert"))
+    step = functools.partial(prepare, reading=plan.reading)
+    count = functools.partial(lengths, reading=plan.reading)
+    assert read_rows(plan.manifest, plan.columns, step).num_rows == 120
+    stream = read_data(plan_of(tmp_path, tiny_encoder("bert"), data__resident_limit=0)).source
+    damage(tmp_path / "b\n.parquet", 1, "concept")
+    for read in (
+        lambda: read_rows(plan.manifest, plan.columns, step),
+        lambda: streamed.read_index(plan.manifest, plan.columns, step, count),
+        lambda: list(stream.visit([np.arange(len(stream))])),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert type(caught.value) is InputError
+        assert "b\\n.parquet, row group 1, column 'concept' cannot be read" in str(caught.value)
