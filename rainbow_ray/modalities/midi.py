@@ -10,7 +10,6 @@ Try it alone: `python -m rainbow_ray.modalities.midi FILE`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,12 @@ from torch import nn
 from rainbow_ray.config import MidiEncoderConfig
 from rainbow_ray.modalities.attention import Block
 from rainbow_ray.modalities.media import Trouble, explain
+from rainbow_ray.modalities.midi_file import NOT_MIDI, read_notes
 
 ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)
 FIELDS = 6
 DRUMS, INSTRUMENTS, PITCHES = 128, 129, 128
+DRUM_CHANNEL = 9  # counted from 0
 LONGEST = 24 * 3600.0  # seconds: what ends later is no song
 SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoid
 
@@ -43,34 +44,23 @@ class _Notes:
 
 def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # noqa: ARG001
     """The notes of a MIDI file. Raises `Trouble`."""
-    from symusic import Score
-
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
-        score: Any = Score.from_midi(data, ttype="second")
-        notes = np.concatenate([np.zeros((0, FIELDS)), *(_of_track(track) for track in score.tracks)])
-    except (RuntimeError, ValueError, OSError, OverflowError) as error:
-        known = "SMPTE times, not ticks a quarter" if "Division" in str(error) else "not readable as MIDI"
-        raise Trouble(known, explain(error)) from error
-    if len(notes) == 0:
-        raise Trouble("no notes")
-    ends = notes[:, ONSET] + notes[:, DURATION]
-    if not np.isfinite(notes).all() or (notes[:, [ONSET, DURATION]] < 0).any():
-        raise Trouble("times that are no numbers (a division of 0)")
+    except OSError as error:
+        raise Trouble(NOT_MIDI, explain(error)) from error
+    found = read_notes(data)
+    if len(found.onset) == 0:
+        raise Trouble("no notes", f"{found.n_unended} that never end" if found.n_unended else "")
+    ends = found.onset + found.duration
     if ends.max() > LONGEST:
         raise Trouble("longer than a day", f"{ends.max():.0f} seconds")
+    notes = np.zeros((len(ends), FIELDS))
+    notes[:, ONSET], notes[:, DURATION] = found.onset, found.duration
+    notes[:, PITCH], notes[:, VELOCITY] = found.pitch, found.velocity
+    notes[:, INSTRUMENT] = np.where(found.channel == DRUM_CHANNEL, DRUMS, found.program.clip(max=DRUMS - 1))
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, ONSET]))]
     notes[:, GAP] = np.diff(notes[:, ONSET], prepend=notes[0, ONSET])
     return _Notes(notes, float(ends.max()))
-
-
-def _of_track(track: Any) -> np.ndarray:
-    told = track.notes.numpy()
-    notes = np.zeros((len(told["time"]), FIELDS))
-    notes[:, ONSET], notes[:, DURATION] = told["time"], told["duration"]
-    notes[:, PITCH], notes[:, VELOCITY] = told["pitch"], told["velocity"]
-    notes[:, INSTRUMENT] = DRUMS if track.is_drum else min(max(track.program, 0), DRUMS - 1)
-    return notes
 
 
 class MidiEncoder(nn.Module):
