@@ -17,7 +17,7 @@ from torch import nn
 
 from rainbow_ray.config import MidiEncoderConfig
 from rainbow_ray.modalities.attention import Block
-from rainbow_ray.modalities.media import Trouble, explain
+from rainbow_ray.modalities.media import EmptyWindow, Trouble, explain
 from rainbow_ray.modalities.midi_file import NOT_MIDI, read_notes
 
 ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)
@@ -25,6 +25,7 @@ FIELDS = 6
 DRUMS, INSTRUMENTS, PITCHES = 128, 129, 128
 DRUM_CHANNEL = 9  # counted from 0
 LONGEST = 24 * 3600.0  # seconds: what ends later is no song
+ROUNDING = 0.01  # seconds: windows begin at rounded times
 SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoid
 
 
@@ -34,13 +35,40 @@ class _Notes:
     def __init__(self, notes: np.ndarray, duration: float) -> None:
         self.notes, self.duration = notes, duration
 
-    def sounding(self, seconds: float) -> tuple[float, float]:  # noqa: ARG002
-        return 0.0, self.duration
+    def sounding(self, seconds: float) -> tuple[float, float]:
+        """Return the start and end, in seconds, of the part of the file that has the most notes.
+
+        A part ends at a pause of more than half a window, or where no note begins for a whole window, however long the
+        last one is held. So a stray note far from the others is left out, and each window that begins between the
+        first and the last onset of the part has a note.
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            `(start, end)`. Pauses up to half a window at either end of the file belong to it.
+        """
+        onsets = self.notes[:, ONSET]
+        ends = np.maximum.accumulate(onsets + self.notes[:, DURATION])
+        pause = seconds / 2
+        splits = np.flatnonzero((onsets[1:] - ends[:-1] > pause) | (np.diff(onsets) > seconds - ROUNDING)) + 1
+        bounds = np.concatenate([[0], splits, [len(onsets)]])
+        longest = int(np.argmax(np.diff(bounds)))
+        first, last = bounds[longest], bounds[longest + 1] - 1
+        start = 0.0 if onsets[first] <= pause else onsets[first] - ROUNDING
+        end = self.duration if self.duration - ends[last] <= pause else ends[last]
+        return float(start), float(min(end, onsets[last] + seconds - ROUNDING))
 
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """Notes that begin inside the window, times from its start: `(notes, FIELDS)`, float32. There may be none."""
+        """Return the notes that begin inside a window, times from its start: `(notes, FIELDS)`, float32.
+
+        Raises:
+            EmptyWindow: None begins in it.
+        """
         onsets = self.notes[:, ONSET]
         inside = self.notes[(onsets >= start) & (onsets < start + min(seconds, within or seconds))].copy()
+        if len(inside) == 0:
+            raise EmptyWindow("no notes in its window", f"{seconds:g} seconds from {start:.1f}")
         inside[:, ONSET] -= start
         return inside.astype(np.float32)
 
