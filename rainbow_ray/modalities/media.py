@@ -28,6 +28,8 @@ POSITIONS = ("start", "middle")
 IN_TABLE = "in the table"
 NAMED = 3  # files of each trouble that are named
 TROUBLE = "_trouble"
+LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
+LEFT_OUT = "_left_out"  # ends the column that says what a reader left out of a file that it read
 IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
 
 
@@ -157,6 +159,10 @@ class MediaReader:
             trouble = pa.array(told, pa.string())
             gone = [column for column in (f"raw_{name}", f"raw_{name}_rate") if column in rows.column_names]
             rows = rows.drop_columns(gone).append_column(name, windows).append_column(f"{name}{TROUBLE}", trouble)
+            lengths = pa.array([look.get("lengths", []) for look in seen], pa.list_(pa.int32()))
+            left_out = pa.array([_placed(look.get("left_out"), song) for look, song in zip(seen, songs, strict=True)],
+                                pa.string())  # fmt: skip
+            rows = rows.append_column(f"{name}{LENGTHS}", lengths).append_column(f"{name}{LEFT_OUT}", left_out)
         return rows
 
     def _look(
@@ -206,6 +212,9 @@ class MediaReader:
                 look[name]["trouble"] = f"{trouble.reason}\n{sources[name].shown}\n{trouble.detail}"
                 continue
             look[name]["windows"] = [self.store.put_content(name, window) for window in windows]
+            look[name]["lengths"] = [len(window) for window in windows]
+            for reason, n in getattr(recording, "left_out", {}).items():
+                look[name]["left_out"] = f"{reason}\n{sources[name].shown}\n{n}"
         return look
 
 
@@ -320,6 +329,19 @@ def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, S
     ]
 
 
+def describe_left_out(rows: pa.Table, modality: str) -> list[str]:
+    """Return a message for each kind of content that readers left out of files that they read."""
+    entries = [text.split("\n") for text in rows[f"{modality}{LEFT_OUT}"].drop_null().to_pylist()]
+    messages = []
+    for reason in dict.fromkeys(reason for reason, *_ in entries):
+        names = list(dict.fromkeys(name for kind, name, _ in entries if kind == reason))
+        total = sum(int(n) for kind, _, n in entries if kind == reason)
+        shown = f"{', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}"
+        files = "file" if len(names) == 1 else "files"
+        messages.append(f"left out of {len(names)} {modality} {files}: {total} {reason} ({shown})")
+    return messages
+
+
 def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:
     """What is to be told of files that cannot be used. Raises `InputError` for too many, or a modality without any."""
     said, problems = [], []
@@ -334,7 +356,7 @@ def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root
             allowed = "" if bad == named else f" (data.max_bad_media lets {limit:.0%} be missing)"
             problems.append(f"{few} of {named} {modality} files can be used{allowed}, under the media root {root}; see"
                             f" --media-root, or leave {modality} out of --modalities. {'; '.join(lines)}")  # fmt: skip
-        said += lines
+        said += [*lines, *describe_left_out(rows, modality)]
     if problems:
         raise InputError(problems)
     return said

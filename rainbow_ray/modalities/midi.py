@@ -9,19 +9,22 @@ Try it alone: `python -m rainbow_ray.modalities.midi FILE`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 from rainbow_ray.config import MidiEncoderConfig
 from rainbow_ray.modalities.attention import Block
-from rainbow_ray.modalities.media import EmptyWindow, Trouble, explain
+from rainbow_ray.modalities.media import LENGTHS, EmptyWindow, Trouble, explain
 from rainbow_ray.modalities.midi_file import NOT_MIDI, read_notes
 
 ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)
 FIELDS = 6
+UNENDED = "notes that never end"
 DRUMS, INSTRUMENTS, PITCHES = 128, 129, 128
 DRUM_CHANNEL = 9  # counted from 0
 LONGEST = 24 * 3600.0  # seconds: what ends later is no song
@@ -32,8 +35,9 @@ SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoi
 class _Notes:
     """The notes of a file, `(notes, FIELDS)`, by onset."""
 
-    def __init__(self, notes: np.ndarray, duration: float) -> None:
+    def __init__(self, notes: np.ndarray, duration: float, left_out: Mapping[str, int] | None = None) -> None:
         self.notes, self.duration = notes, duration
+        self.left_out = dict(left_out or {})  # how much of the file, by what it is
 
     def sounding(self, seconds: float) -> tuple[float, float]:
         """Return the start and end, in seconds, of the part of the file that has the most notes.
@@ -81,7 +85,7 @@ def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # 
         raise Trouble(NOT_MIDI, explain(error)) from error
     found = read_notes(data)
     if len(found.onset) == 0:
-        raise Trouble("no notes", f"{found.n_unended} that never end" if found.n_unended else "")
+        raise Trouble("no notes", f"{found.n_unended} {UNENDED}" if found.n_unended else "")
     ends = found.onset + found.duration
     if ends.max() > LONGEST:
         raise Trouble("longer than a day", f"{ends.max():.0f} seconds")
@@ -91,7 +95,27 @@ def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # 
     notes[:, INSTRUMENT] = np.where(found.channel == DRUM_CHANNEL, DRUMS, found.program.clip(max=DRUMS - 1))
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, ONSET]))]
     notes[:, GAP] = np.diff(notes[:, ONSET], prepend=notes[0, ONSET])
-    return _Notes(notes, float(ends.max()))
+    left_out = {UNENDED: found.n_unended} if found.n_unended else {}
+    return _Notes(notes, float(ends.max()), left_out)
+
+
+def describe_cut_windows(rows: pa.Table, max_notes: int) -> list[str]:
+    """Return a message if windows have more notes than the encoder reads.
+
+    Args:
+        rows: Rows with the column `midi_lengths`, the number of notes of each window.
+        max_notes: `model.midi_encoder.max_notes`: the encoder reads so many of the earliest notes of a window.
+    """
+    lengths = rows[f"midi{LENGTHS}"].combine_chunks().flatten().to_numpy()
+    cut = lengths[lengths > max_notes]
+    if len(cut) == 0:
+        return []
+    lost = int((cut - max_notes).sum())
+    return [
+        f"{len(cut)} of {len(lengths)} MIDI windows have more than {max_notes} notes: their last ones are not read,"
+        f" {lost} of {lengths.sum()} notes ({lost / lengths.sum():.1%}); model.midi_encoder.max_notes={cut.max()} reads"
+        " all of them, with more memory and time, and data.window_seconds makes windows shorter"
+    ]
 
 
 class MidiEncoder(nn.Module):

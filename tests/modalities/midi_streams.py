@@ -103,7 +103,12 @@ def pair(events: Iterable[Event], division: int) -> list[Note]:
 
 
 def notes_of_mido(data: bytes) -> list[Note]:
-    """The notes of a file as mido reads its messages; it raises whatever its parts raise where it does not read it."""
+    """The notes of a file as mido reads its messages.
+
+    Raises:
+        ValueError, OSError, EOFError, LookupError: mido does not read it, or loses delta times in it, as version 1.3
+            does before meta events of unknown types.
+    """
     file = mido.MidiFile(file=io.BytesIO(data))
     if file.type == 2 or file.ticks_per_beat <= 0:
         raise ValueError(f"format {file.type}, division {file.ticks_per_beat}")
@@ -113,6 +118,8 @@ def notes_of_mido(data: bytes) -> list[Note]:
         tick = 0
         for message in messages:
             tick += message.time
+            if message.type == "unknown_meta":
+                raise ValueError("the delta time of an unknown meta event")
             if message.type in kinds:
                 found = vars(message)
                 value = found.get("note", found.get("program", found.get("tempo")))
