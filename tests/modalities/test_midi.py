@@ -23,6 +23,7 @@ from rainbow_ray.modalities.midi import (
     open_recording,
     summarise,
 )
+from tests.in_process import data_of, plan_of
 from tests.modalities.midi_streams import midi_file, off, on, track
 
 
@@ -202,3 +203,11 @@ def test_a_chord_neither_climbs_nor_falls():
     notes = np.zeros((1, 3, FIELDS), dtype=np.float32)
     notes[0, :, PITCH] = [60, 64, 67]
     assert summarise(torch.from_numpy(notes), torch.ones(1, 3, dtype=torch.bool))[0, -1] == 0
+
+
+def test_a_run_warns_of_notes_beyond_the_limit(stems_file, tiny_encoder, tmp_path):
+    keys = {"phase": 3, "modalities": ["text", "midi"], "data__media_cache": str(tmp_path / "cache")}
+    plan = plan_of(stems_file, tiny_encoder("bert"), model__midi_encoder__max_notes=3, **keys)
+    assert any("24 of 24 MIDI windows have more than 3 notes" in warning for warning in data_of(plan).warnings)
+    plan = plan_of(stems_file, tiny_encoder("bert"), **keys)
+    assert not any("MIDI" in warning for warning in data_of(plan).warnings)

@@ -30,6 +30,7 @@ from tests.modalities.midi_streams import (
 
 FILES = 150
 QUICK = 10
+MANY = 1000
 
 
 def notes_of(data: bytes) -> list[Note]:
@@ -110,6 +111,13 @@ def test_150_adversarial_streams_are_read_as_written():
 def test_150_damaged_streams_are_refused_or_read_as_mido_reads_them():
     n_refused, n_compared = assert_damage_is_noticed(range(1000, 1000 + FILES))
     assert n_refused + n_compared > FILES / 2
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_thousand_streams_are_read_and_their_damage_is_noticed():
+    assert_streams_are_read(range(FILES, FILES + MANY))
+    assert_damage_is_noticed(range(2000, 2000 + 2 * MANY))
 
 
 A_NOTE = [(480, on(60)), (480, off(60))]
