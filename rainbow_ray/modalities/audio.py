@@ -26,6 +26,9 @@ class _Sound:
         self.file, self.rate, self.frames = file, rate, frames
         self.duration = frames / rate
 
+    def sounding(self, seconds: float) -> tuple[float, float]:  # noqa: ARG002
+        return 0.0, self.duration
+
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
         """`(samples,)`, int16: what is shorter than the window is repeated, since encoders want equal windows."""
         import soxr

@@ -28,6 +28,7 @@ POSITIONS = ("start", "middle")
 IN_TABLE = "in the table"
 NAMED = 3  # files of each trouble that are named
 TROUBLE = "_trouble"
+IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
 
 
 class Trouble(Exception):
@@ -38,6 +39,10 @@ class Trouble(Exception):
         self.reason, self.detail = reason, detail
 
 
+class EmptyWindow(Trouble):
+    """A window of a readable file in which nothing sounds: silence, or no notes."""
+
+
 class Recording(Protocol):
     """An opened file of a modality."""
 
@@ -45,8 +50,26 @@ class Recording(Protocol):
     def duration(self) -> float:
         """Seconds."""
 
+    def sounding(self, seconds: float) -> tuple[float, float]:
+        """Return the start and end, in seconds, of the part of the file from which windows are taken.
+
+        It is the longest part that sounds. Pauses up to half a window, inside it or at either end of the file, belong
+        to it, so that an ordinary file gives `(0, duration)`.
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            `(start, end)` with `0 <= start <= end <= duration`; `(0, duration)` where nothing sounds at all.
+        """
+
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """A window, time along the first axis; of its sound only the first `within` seconds. Raises `Trouble`."""
+        """Return a window, time along the first axis; of its sound only the first `within` seconds.
+
+        Raises:
+            EmptyWindow: Nothing sounds in it.
+            Trouble: It cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,12 +81,24 @@ class Windows:
     views: int = 1
     seed: int = 0
 
-    def starts(self, duration: float, name: str) -> list[float]:
-        """Seconds at which the windows of a stem begin; those after the first are drawn, alike for the same name."""
-        room = max(0.0, duration - self.seconds)
-        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        first = 0.0 if self.position == "start" else room / 2
-        return [round(start, 3) for start in (first, *rng.uniform(0.0, room, self.views - 1))]
+    def starts(self, duration: float, name: str, sounding: tuple[float, float] | None = None) -> list[float]:
+        """Return the seconds at which the windows of a stem begin.
+
+        Args:
+            duration: Seconds of the whole file.
+            name: Name of the stem. Windows after the first are drawn, and are the same for the same name.
+            sounding: Start and end of what sounds in it (see `Recording.sounding`); None means all of it.
+
+        Returns:
+            `views` starts. The first window lies in the middle, or at the start, of what sounds.
+        """
+        begin, end = sounding or (0.0, duration)
+        latest = max(0.0, duration - self.seconds)
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode("utf-8", "replace"))])
+        first = begin if self.position == "start" else (begin + end - self.seconds) / 2
+        lowest = min(begin, latest)
+        drawn = rng.uniform(lowest, max(lowest, end - self.seconds), self.views - 1)
+        return [round(float(start), 3) for start in (min(max(0.0, first), latest), *drawn)]
 
 
 @dataclass(frozen=True)
@@ -157,20 +192,44 @@ class MediaReader:
         if not opened:
             return look
         # one modality's duration for all, so that windows are of the same time
-        duration = next(iter(opened.values())).duration
-        starts = self.windows.starts(duration, next(iter(sources.values())).name)
+        leading = next(iter(opened.values()))
+        starts = self.windows.starts(
+            leading.duration, next(iter(sources.values())).name, leading.sounding(self.windows.seconds)
+        )
         for name, recording in opened.items():
             try:
                 if span is not None and sources[name].path is not None:  # what the table holds is the segment's own
-                    start, own = span.window(self.windows.seconds)
-                    windows = [recording.read(start, self.windows.seconds, own)]
+                    windows = _segment_window(recording, span, self.windows.seconds)
                 else:
-                    windows = [recording.read(start, self.windows.seconds) for start in starts]
+                    windows = _sounding_windows(recording, starts, self.windows.seconds)
             except Trouble as trouble:
                 look[name]["trouble"] = f"{trouble.reason}\n{sources[name].shown}\n{trouble.detail}"
                 continue
             look[name]["windows"] = [self.store.put_content(name, window) for window in windows]
         return look
+
+
+def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np.ndarray]:
+    """Read the window of a segment. A stem that rests during a segment has its own reason."""
+    start, own = span.window(seconds)
+    try:
+        return [recording.read(start, seconds, own)]
+    except EmptyWindow as empty:
+        raise Trouble(f"{empty.reason}{IN_SEGMENT}", empty.detail) from empty
+
+
+def _sounding_windows(recording: Recording, starts: Sequence[float], seconds: float) -> list[np.ndarray]:
+    """Read the windows of a stem, without those in which nothing sounds. Raises `EmptyWindow` if none is left."""
+    windows: list[np.ndarray] = []
+    empty: EmptyWindow | None = None
+    for start in starts:
+        try:
+            windows.append(recording.read(start, seconds))
+        except EmptyWindow as error:
+            empty = empty or error
+    if empty is not None and not windows:
+        raise empty
+    return windows
 
 
 def _spans(rows: pa.Table) -> list[Span | None] | None:
