@@ -24,6 +24,7 @@ import numpy as np
 from rainbow_ray.modalities.audio_headers import (
     Header,
     describe_foreign,
+    ogg_links,
     open_bytes,
     read_header,
     unknown_flac_length,
@@ -36,7 +37,8 @@ UNREADABLE = "not readable as audio"
 SLACK = 0.1  # seconds by which a length may be wrong: encoders pad their first and last frames
 LEVEL_SECONDS = 0.1  # of sound that have one level
 LONGEST = 24 * 3600.0  # seconds
-FLAC_TAIL = 2**17  # bytes behind the last sample that are no further ones: what is read ahead, and tags
+READ_AHEAD = 2**13  # bytes that libFLAC reads at once
+FLAC_FRAMES = (b"\xff\xf8", b"\xff\xf9")  # which begin a frame
 
 _STDERR = threading.Lock()
 
@@ -73,7 +75,7 @@ class SeekableFile:
                 self.file.seek(first)
                 samples: np.ndarray = self.file.read(min(count, self.frames - first), dtype="float32", always_2d=True)
         except _errors() as error:
-            raise Trouble(CUT_OFF, explain(error)) from error
+            raise Trouble(CUT_OFF, _detail(error)) from error
         return samples
 
 
@@ -144,6 +146,23 @@ def levels_of(samples: np.ndarray, rate: int) -> np.ndarray:
         return np.append(levels, samples[whole:].std(axis=0, dtype=np.float32).max())
 
 
+class JoinedFile:
+    """Files that follow each other in one, such as the streams of an Ogg file."""
+
+    def __init__(self, files: Sequence[AudioFile]) -> None:
+        self.files, self.rate = files, files[0].rate
+        self.starts = np.cumsum([0, *(file.frames for file in files)])
+        self.frames = int(self.starts[-1])
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        parts = []
+        for file, start in zip(self.files, self.starts.tolist(), strict=False):
+            begin, end = max(first, start) - start, min(first + count, start + file.frames) - start
+            if begin < end:
+                parts.append(file.read(begin, end - begin))
+        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+
 def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
     """Open a file, or its bytes.
 
@@ -157,56 +176,80 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
         Trouble: It is no audio, or has no samples, or a rate that no sound has.
     """
     try:
-        with open_bytes(source) as file:
-            header, head = read_header(file), _head(file)
-    except (OSError, ValueError, struct.error) as error:
-        raise Trouble(UNREADABLE, explain(error)) from error
-    try:
-        file, header, claimed = _open_with_length(source, header)
-    except _errors() as error:
-        foreign = describe_foreign(head)
-        raise Trouble(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, explain(error)) from error
+        with open_bytes(source) as raw:
+            header, head = read_header(raw), _head(raw)
+        if header.kind == "OGG":
+            with _whole(source) as data:
+                links = ogg_links(data)
+            if len(links) > 1:
+                return _open_links(source, links)
+        return _open_checked(source, header)
+    except (*_errors(), struct.error) as error:
+        foreign = describe_foreign(head) if isinstance(error, _errors()[0]) else None
+        raise Trouble(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, _detail(error)) from error
+
+
+def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
+    """Open the streams of an Ogg file, up to the first that cannot go on from those before it."""
+    files: list[AudioFile] = []
+    is_cut = False
+    for link in links:
+        try:
+            file, is_cut = _open_checked(source, Header("OGG", (link,)))
+        except (Trouble, *_errors()):
+            if not files:
+                raise
+            break
+        channels = file.read(0, 1).shape[1]
+        if files and (file.rate, channels) != (files[0].rate, files[0].read(0, 1).shape[1]):
+            break
+        files.append(file)
+    return (JoinedFile(files) if len(files) > 1 else files[0]), is_cut
+
+
+def _open_checked(source: Path | bytes, header: Header) -> tuple[AudioFile, bool]:
+    """Open a file, and see whether its last samples can be read. Raises `Trouble`, and what libsndfile raises."""
+    file, header = _open_with_length(source, header)
     if not RATES[0] <= file.samplerate <= RATES[1]:
         raise Trouble(BAD_RATE, f"{file.samplerate} Hz")
     if file.frames <= 0:
         raise Trouble("no samples")
-    is_mpeg = header.kind == "MPEG"
-    pieces = header.pieces
+    is_mpeg, pieces = header.kind == "MPEG", header.pieces
     if header.kind == "FLAC" and _goes_on(source, file.frames):
         with open_bytes(source) as raw:
             pieces = unknown_flac_length(raw)
     elif _tail_is_there(file, is_mpeg=is_mpeg):
-        is_cut = header.is_cut or (claimed - file.frames) / file.samplerate > SLACK
-        return SeekableFile(file, file.frames, is_mpeg=is_mpeg), is_cut
-    found = SequentialFile(functools.partial(_open, source, pieces, is_sequential=True), is_mpeg=is_mpeg)
-    if found.frames == 0:
+        return SeekableFile(file, file.frames, is_mpeg=is_mpeg), header.is_cut
+    sequential = SequentialFile(functools.partial(_open, source, pieces, is_sequential=True), is_mpeg=is_mpeg)
+    if sequential.frames == 0:
         raise Trouble(UNREADABLE, "no sample can be decoded")
-    is_unknown = pieces is not header.pieces or file.frames > LONGEST * file.samplerate
-    return found, header.is_cut or (not is_unknown and (claimed - found.frames) / found.rate > SLACK)
+    is_known = pieces is header.pieces and not is_mpeg and file.frames <= LONGEST * file.samplerate
+    return sequential, header.is_cut or (is_known and file.frames - sequential.frames > SLACK * file.samplerate)
 
 
-def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header, int]:
-    """Open a file; MP3 with the length that its frames have. Also gives how many samples its header claims."""
-    with hold_back_stderr(header.kind == "MPEG"):
-        try:
+def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header]:
+    """Open a file; MP3 with the length that its frames have, where its own, or a decoder's guess, is wrong."""
+    file = None
+    try:
+        with hold_back_stderr(header.kind in ("MPEG", "")):
             file = _open(source, header.pieces)
-        except _errors():
-            if header.kind not in ("MPEG", ""):
-                raise
-            file = None
+    except _errors():
+        if header.kind not in ("MPEG", ""):
+            raise
     if file is not None and file.format not in ("MP3", "MPEG"):
-        return file, header, file.frames
+        return file, Header(file.format, header.pieces, header.is_cut) if header.kind == "" else header
     with _whole(source) as data:
         stream = find_stream(data)
     if stream is None:
-        return (file or _open(source, header.pieces)), Header("MPEG"), 0 if file is None else file.frames
-    claimed = stream.samples if stream.claimed is None else stream.claimed * (stream.samples // stream.count)
-    slack = SLACK * stream.rate + 2 * (stream.samples // stream.count)
-    if file is None or len(stream.ranges) > 1 or abs(file.frames - stream.samples) > slack:
-        header = Header("MPEG", (stream.info, *stream.ranges))
-        with hold_back_stderr():
-            file = _open(source, header.pieces)
-    return file, Header("MPEG", header.pieces, claimed - stream.samples > slack), file.frames
+        return file or _open(source, header.pieces), Header("MPEG")
+    slack = SLACK * stream.rate + 2 * stream.samples // stream.count
+    is_cut = stream.claimed is not None and (stream.claimed - stream.count) * stream.samples / stream.count > slack
+    is_right = file is not None and len(stream.ranges) == 1 and abs(file.frames - stream.samples) <= slack
+    if file is not None and is_right and _tail_is_there(file, is_mpeg=True):
+        return file, Header("MPEG", None, is_cut)
+    header = Header("MPEG", (stream.info, *stream.ranges), is_cut)
+    with hold_back_stderr():
+        return _open(source, header.pieces), header
 
 
 def _open(source: Path | bytes, pieces: Sequence[bytes | range] | None, *, is_sequential: bool = False) -> Any:
@@ -237,19 +280,22 @@ def _tail_is_there(file: Any, *, is_mpeg: bool) -> bool:
 
 
 def _goes_on(source: Path | bytes, frames: int) -> bool:
-    """Whether a FLAC file has more behind the last sample that its header claims."""
+    """Whether a FLAC file has more frames behind the last sample that its header claims."""
     import soundfile
 
     with open_bytes(source) as raw:
-        size = raw.seek(0, io.SEEK_END)
-        raw.seek(0)
         try:
             with soundfile.SoundFile(raw) as file:
                 file.seek(frames - 1)
                 file.read(1, dtype="float32", always_2d=True)
-                return size - raw.tell() > FLAC_TAIL and size - raw.tell() > 2 * file.samplerate * size / frames
+                read = raw.tell()
         except _errors():
             return False
+        behind = raw.seek(0, io.SEEK_END) - read
+        if behind <= READ_AHEAD:
+            return False
+        raw.seek(read)
+        return any(raw.read(2**16).count(sync) > 1 for sync in FLAC_FRAMES)
 
 
 @contextlib.contextmanager
@@ -288,6 +334,11 @@ def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
 
 def _is_of_decoder(line: bytes) -> bool:
     return not line.strip() or b"mpg123" in line or line.startswith((b"Warning: ", b"Note: ", b"error: "))
+
+
+def _detail(error: Exception) -> str:
+    """What a library says, without the name of the object that it was given."""
+    return str(getattr(error, "error_string", "")) or explain(error)
 
 
 def _errors() -> tuple[type[Exception], ...]:

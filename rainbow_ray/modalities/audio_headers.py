@@ -10,6 +10,7 @@ FLAC (RFC 9639, section 8.2), Ogg (RFC 3533, section 6).
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,59 +127,77 @@ def unknown_flac_length(file: BinaryIO) -> tuple[bytes | range, ...]:
     return range(21), bytes([_at(file, 21, 1)[0] & 0xF0, 0, 0, 0, 0]), range(26, size)
 
 
+@dataclass(frozen=True)
+class LengthField:
+    """Where, and how, a header says how many bytes of sound follow.
+
+    Attributes:
+        place: Where it is written.
+        layout: How, as `struct` writes it.
+        chunk: Name and length of a chunk that may follow the sound, as `struct` writes them.
+        counted: Bytes in front of the sound that it counts too.
+    """
+
+    place: int
+    layout: str
+    chunk: str
+    counted: int = 0
+
+    def pieces(self, length: int, size: int) -> tuple[bytes | range, ...]:
+        """A file of some size, in which another length is written."""
+        width = struct.calcsize(self.layout)
+        largest = 2 ** (8 * width - (1 if self.layout[1].islower() else 0)) - 1
+        written = struct.pack(self.layout, min(length + self.counted, largest))
+        return range(self.place), written, range(self.place + width, size)
+
+
 def _chunks(kind: str, file: BinaryIO, size: int, order: str, wanted: bytes, *, is_64: bool = False) -> Header:
     """The header of a file of chunks, of which one has the sound."""
-    at, place, length_64 = 12, None, None
+    at, field_64, length_64 = 12, None, 0
     while at + 8 <= size:
         name, length = struct.unpack(f"{order}4sI", _at(file, at, 8))
         if name == b"ds64" and is_64:
-            place = at + 16
-            length_64 = struct.unpack("<Q", _at(file, place, 8))[0]
+            field_64 = LengthField(at + 16, "<Q", "<4sI")
+            length_64 = struct.unpack("<Q", _at(file, at + 16, 8))[0]
         if name == wanted:
-            claimed = length_64 if length == 0xFFFFFFFF and length_64 is not None else length
-            return _length(kind, file, size, at + 8, claimed, (place, "<Q") if length_64 is not None and
-                           length == 0xFFFFFFFF and place is not None else (at + 4, f"{order}I"))  # fmt: skip
+            if field_64 is not None and length == 0xFFFFFFFF:
+                return _check_length(kind, file, size, at + 8, length_64, field_64)
+            return _check_length(kind, file, size, at + 8, length, LengthField(at + 4, f"{order}I", f"{order}4sI"))
         at += 8 + length + (length & 1)
     return Header(kind)
 
 
-def _length(kind: str, file: BinaryIO, size: int, begin: int, claimed: int, field: tuple[int, str]) -> Header:
-    """Compare the length of the sound with the file's. `field` says where, and how, the length is written."""
+def _check_length(kind: str, file: BinaryIO, size: int, begin: int, claimed: int, field: LengthField) -> Header:
+    """Compare the length of the sound, which begins somewhere, with what the file holds of it."""
     held = size - begin
-    if claimed >= UNKNOWN and claimed > held:
-        return Header(kind)  # libsndfile reads to the end
     if claimed > held:
-        return Header(kind, is_cut=claimed - held > SLACK)
-    order = ">" if field[1][0] == ">" else "<"
-    if held - claimed <= min(SLACK, held // 2) or _are_chunks(file, begin + claimed + (claimed & 1), size, order):
-        return Header(kind)
-    file.seek(begin + claimed)
-    if claimed and not file.read(2**16).strip(b"\0"):  # room that was kept for more
-        return Header(kind)
-    place, layout = field
-    length = struct.pack(layout, min(held, 2 ** (8 * struct.calcsize(layout)) - 1))
-    return Header(kind, (range(place), length, range(place + len(length), size)))
+        # libsndfile reads to the end where the length has 32 bits
+        pieces = field.pieces(held, size) if struct.calcsize(field.layout) == 8 else None
+        return Header(kind, pieces, is_cut=claimed < UNKNOWN and claimed - held > SLACK)
+    goes_on = held - claimed > min(SLACK, held // 2) and not _is_padding(file, begin + claimed, size, field.chunk)
+    return Header(kind, field.pieces(held, size) if goes_on else None)
 
 
-def _are_chunks(file: BinaryIO, at: int, size: int, order: str) -> bool:
-    """Whether what lies behind the sound is chunks or tags, and not more of it."""
-    if at >= size or _at(file, at, 8).startswith(TAGS):
+def _is_padding(file: BinaryIO, at: int, size: int, layout: str) -> bool:
+    """Whether what follows the sound is chunks, tags, or room that was kept for more, and not samples."""
+    start = _at(file, at, 2**16)
+    if start.startswith(TAGS) or not start.strip(b"\0"):
         return True
-    is_any = False
-    while at + 8 <= size:
-        name, length = struct.unpack(f"{order}4sI", _at(file, at, 8))
-        if not all(32 <= byte < 127 for byte in name) or at + 8 + length > size:
+    width = struct.calcsize(layout)
+    at += at & 1 if width == 8 else 0
+    while at + width <= size:
+        name, length = struct.unpack(layout, _at(file, at, width))
+        if not all(32 <= byte < 127 for byte in name) or not 0 <= length <= size - at - width:
             return False
-        at += 8 + length + (length & 1)
-        is_any = True
-    return is_any
+        at += width + length + (length & 1 if width == 8 else 0)
+    return True
 
 
 def _au(head: bytes, size: int, order: str) -> Header:
     begin, claimed = struct.unpack(f"{order}II", head[4:12])
     held = size - begin
-    if claimed > held and claimed < UNKNOWN:
-        return Header("AU", is_cut=claimed - held > SLACK)
+    if claimed > held:
+        return Header("AU", is_cut=claimed < UNKNOWN and claimed - held > SLACK)
     if held - claimed > min(SLACK, held // 2):
         return Header("AU", (range(8), b"\xff" * 4, range(12, size)))
     return Header("AU")
@@ -189,15 +208,32 @@ def _caf(file: BinaryIO, size: int) -> Header:
     while at + 12 <= size:
         name, length = struct.unpack(">4sq", _at(file, at, 12))
         if name == b"data":
-            held = size - at - 12
-            if 0 <= length <= held:
-                return Header("CAF")
-            is_cut = length > held
-            return Header("CAF", (range(at + 4), struct.pack(">q", held), range(at + 12, size)), is_cut=is_cut)
+            field = LengthField(at + 4, ">q", ">4sq", counted=4)  # which tell how often it was edited
+            return _check_length("CAF", file, size, at + 16, max(length - 4, 0) if length >= 0 else 2**63, field)
         if length < 0:
             break
         at += 12 + length
     return Header("CAF")
+
+
+def ogg_links(data: bytes | mmap.mmap) -> list[range]:
+    """Find the streams that follow each other in one Ogg file, as recorders of radio and joined files have them.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Where each of them lies. libsndfile reads only the first.
+    """
+    starts, at, was_start = [0], 0, True
+    while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
+        is_start = bool(data[at + 5] & 2)
+        if is_start and not was_start:
+            starts.append(at)
+        was_start = is_start
+        segments = data[at + 26]
+        at += 27 + segments + sum(data[at + 27 : at + 27 + segments])
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
 def _at(file: BinaryIO, place: int, count: int) -> bytes:
