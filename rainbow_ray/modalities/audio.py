@@ -19,6 +19,7 @@ from rainbow_ray.modalities.audio_files import (
     SequentialFile,
     level_frames,
     levels_of,
+    loudness,
     open_audio,
 )
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, Trouble
@@ -103,20 +104,20 @@ class Sound:
         return np.round(whole * FULL).astype(np.int16)
 
     def _levels(self, start: float, seconds: float) -> np.ndarray:
-        return levels_of(self.file.read(int(start * self.rate), round(seconds * self.rate)), self.rate)
+        return levels_of(self.file.peek(int(start * self.rate), round(seconds * self.rate)), self.rate)
 
     def _forward(self) -> Iterator[np.ndarray]:
         """Levels from the start on, block by block."""
         size = 10 * level_frames(self.rate)
         for first in range(0, self.frames, size):
-            yield levels_of(self.file.read(first, size), self.rate)
+            yield levels_of(self.file.peek(first, size), self.rate)
 
     def _backward(self) -> Iterator[np.ndarray]:
         """Levels from the end back, block by block, the last first."""
         size = 10 * level_frames(self.rate)
         for last in range(self.frames, 0, -size):
             first = max(0, last - size)
-            yield levels_of(self.file.read(first, last - first), self.rate)[::-1]
+            yield levels_of(self.file.peek(first, last - first), self.rate)[::-1]
 
     def _silence(self, blocks: Iterator[np.ndarray], limit: float) -> float | None:
         """Seconds of silence before the first sound; None where there is more than some: then all is to be read."""
@@ -133,7 +134,7 @@ class Sound:
     def _all_levels(self) -> np.ndarray:
         """Levels of the whole file."""
         size = 100 * level_frames(self.rate)
-        return np.concatenate([levels_of(self.file.read(first, size), self.rate)
+        return np.concatenate([levels_of(self.file.peek(first, size), self.rate)
                                for first in range(0, self.frames, size)])  # fmt: skip
 
     def _longest_part(self, levels: np.ndarray, seconds: float) -> tuple[float, float]:
@@ -165,10 +166,10 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
     channels = samples.shape[1]
     if channels == 1:
         return mono
-    loudness = samples.std(axis=0, dtype=np.float64)
-    if mono.std(dtype=np.float64) >= VANISHED * loudness.max() / channels:
+    by_channel = loudness(samples.T)
+    if loudness(mono) >= VANISHED * by_channel.max() / channels:
         return mono
-    return np.ascontiguousarray(samples[:, int(loudness.argmax())])
+    return np.ascontiguousarray(samples[:, int(by_channel.argmax())])
 
 
 def open_recording(source: Path | bytes, rate: int | None = None) -> Sound:

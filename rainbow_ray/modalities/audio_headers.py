@@ -87,10 +87,22 @@ class SplicedFile(io.RawIOBase):
         super().close()
 
 
+class _Bytes(io.BytesIO):
+    """Bytes as a file. A broken header asks for places before its beginning, at which an exception would be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(0, origin + offset))
+
+
 def open_bytes(source: Path | bytes, pieces: Sequence[bytes | range] | None = None) -> BinaryIO:
     """Open a file or its bytes, with some of its bytes replaced."""
+    if isinstance(source, bytes) and pieces is None:
+        return _Bytes(source)
     base: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    return base if pieces is None else io.BufferedReader(SplicedFile(base, pieces), 2**16)
+    if pieces is None:
+        pieces = (range(base.seek(0, io.SEEK_END)),)
+    return io.BufferedReader(SplicedFile(base, pieces), 2**16)
 
 
 def read_header(file: BinaryIO) -> Header:
