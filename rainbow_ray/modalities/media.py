@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import zlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,32 +19,27 @@ import pyarrow as pa
 import torch
 
 from rainbow_ray.data.examples import SLOTS, Examples
-from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.media_counts import NAMED, check_troubles, count_troubles, count_unusable, say_troubles
 from rainbow_ray.modalities.media_source import (
-    BAD_RATE,
+    IN_SEGMENT,
     IN_TABLE,
-    LEAVES_ROOT,
-    NO_FILE,
+    NOTE,
+    TROUBLE,
     EmptyWindow,
     Source,
     Trouble,
-    append_cells,
     explain,
-    is_missing,
-    parse_sample_rate,
-    read_cell,
 )
 from rainbow_ray.modalities.store import Store, hash_of
 
-__all__ = ["EmptyWindow", "MediaReader", "Recording", "Span", "Trouble", "Windows", "append_cells", "check_troubles",
-           "count_troubles", "count_unusable", "explain", "parse_sample_rate", "read_cell"]  # fmt: skip
+__all__ = [  # beside what is defined here
+    "NAMED", "TROUBLE", "EmptyWindow", "MediaReader", "Recording", "Span", "Trouble", "Windows", "as_float",
+    "check_troubles", "collate", "count_troubles", "count_unusable", "explain", "pad", "say_troubles",
+]  # fmt: skip
 
 MEDIA = {"audio": "rainbow_ray.modalities.audio", "midi": "rainbow_ray.modalities.midi"}
 POSITIONS = ("start", "middle")
 VERSION = 2  # of what is kept of a file: what earlier ones left is not read
-NAMED = 3  # files of each trouble that are named
-TROUBLE, NOTE = "_trouble", "_note"
-IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
 
 
 class Recording(Protocol):
@@ -142,8 +135,7 @@ class MediaReader:
         """Read the media of some rows.
 
         Args:
-            rows: For each modality `raw_<modality>`, paths or bytes, and where there is one `raw_<modality>_rate`; or
-                the columns that `append_cells` makes.
+            rows: For each modality `raw_<modality>`, paths or bytes, and where there is one `raw_<modality>_rate`.
 
         Returns:
             The rows with `<modality>` (the names of windows in the store), `<modality>_trouble` (why a file is treated
@@ -172,17 +164,14 @@ class MediaReader:
 
     def _sources(self, rows: pa.Table, modality: str) -> list[Source | str | None]:
         """What each row has of a modality: a source, why it is none, or None where there is nothing."""
-        raw, *others = [
+        raw, rates = (
             rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
             for name in _raw_columns(modality)
-        ]
+        )
         sources: list[Source | str | None] = []
-        for value, rate, is_path, trouble in zip(raw, *others, strict=True):
-            if trouble or is_missing(value):
-                sources.append(trouble)
-                continue
+        for value, rate in zip(raw, rates, strict=True):
             try:
-                sources.append(Source.of(os.fsdecode(value) if is_path else value, self.root, rate))
+                sources.append(None if _is_nothing(value) else Source.of(value, self.root, rate))
             except Trouble as error:
                 sources.append(_told(error, IN_TABLE))
         return sources
@@ -264,7 +253,7 @@ def _sounding_windows(recording: Recording, starts: Sequence[float], seconds: fl
 
 def _raw_columns(modality: str) -> list[str]:
     """The columns of rows that are read and replaced."""
-    return [f"raw_{modality}{ending}" for ending in ("", "_rate", "_path", TROUBLE)]
+    return [f"raw_{modality}", f"raw_{modality}_rate"]
 
 
 def _told(trouble: Trouble, name: str) -> str:
@@ -283,109 +272,6 @@ def _spans(rows: pa.Table) -> list[Span | None] | None:
 def _placed(trouble: str | None, song: str) -> str | None:
     """A trouble with what the table holds, which has no name, told by its song."""
     return trouble and trouble.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
-
-
-def count_troubles(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[str, list[str]], int]:
-    """Count the files of a modality that are treated as missing.
-
-    Args:
-        rows: Rows that a `MediaReader` has read.
-        modality: "audio" or "midi".
-
-    Returns:
-        How many files each reason speaks against, a few names for each reason, and how many files there are in all:
-        those with windows and those with a reason.
-    """
-    counts, names = _count(rows[f"{modality}{TROUBLE}"])
-    read = sum(1 for windows in rows[modality].to_pylist() if windows)
-    return counts, names, read + sum(counts.values())
-
-
-def count_unusable(counts: Mapping[str, int]) -> int:
-    """Return how many files count against `data.max_bad_media`: not the stems that rest during a segment."""
-    return sum(n for reason, n in counts.items() if not reason.endswith(IN_SEGMENT))
-
-
-def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for each reason."""
-    return [
-        f"{_files(n, modality)} treated as missing: {reason} {_examples(names[reason], n)}"
-        for reason, n in counts.items()
-    ]
-
-
-def say_notes(rows: pa.Table, modality: str) -> list[str]:
-    """Return a line for each note on files that are used."""
-    counts, names = _count(rows[f"{modality}{NOTE}"])
-    return [f"{_files(n, modality)} used, but: {note} {_examples(names[note], n)}" for note, n in counts.items()]
-
-
-def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:
-    """Check that enough files of each modality can be used.
-
-    Args:
-        rows: Rows that a `MediaReader` has read.
-        modalities: "audio", "midi", or both.
-        limit: Share of files that may be missing (`data.max_bad_media`).
-        root: The media root, for messages.
-
-    Returns:
-        A line for each reason why files are treated as missing, and for each note.
-
-    Raises:
-        InputError: Too many cannot be used, or a modality has none.
-    """
-    lines, problems = [], []
-    for modality in modalities:
-        counts, names, total = count_troubles(rows, modality)
-        reasons, bad = say_troubles(modality, counts, names), count_unusable(counts)
-        usable = total - sum(counts.values())
-        if total == 0:
-            problems.append(f"no row names {modality}: see data.{modality}_column, or leave {modality} out of"
-                            " --modalities")  # fmt: skip
-        elif usable == 0 or bad > limit * total:
-            few = f"only {usable}" if usable else "none"
-            allowed = f" (data.max_bad_media lets {limit:.0%} be missing)" if usable else ""
-            advice = _advice(counts, root)
-            if usable:
-                advice.append("set data.max_bad_media higher if this is as it should be")
-            problems.append(f"{few} of {total} {modality} files can be used{allowed}. {'; '.join(reasons)}."
-                            f" What helps: {'; '.join(advice)}; or leave {modality} out of --modalities")  # fmt: skip
-        lines += reasons + say_notes(rows, modality)
-    if problems:
-        raise InputError(problems)
-    return lines
-
-
-def _advice(counts: Mapping[str, int], root: Path) -> list[str]:
-    """What to do about reasons, each thing once."""
-    advice = []
-    if any(reason in counts for reason in (NO_FILE, LEAVES_ROOT)):
-        advice.append(f"name the folder that paths start from with --media-root (it is {root})")
-    if BAD_RATE in counts:
-        advice.append("correct the column of sample rates, which are in Hz")
-    if any(reason not in (NO_FILE, LEAVES_ROOT, BAD_RATE) for reason in counts):
-        advice.append("replace or convert these files")
-    return advice
-
-
-def _count(column: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """How often each reason occurs, most frequent first, and some of the files."""
-    texts = [text.split("\n") for text in column.drop_null().to_pylist()]
-    counts = dict(Counter(reason for reason, *_ in texts).most_common())
-    names: dict[str, list[str]] = {reason: [] for reason in counts}
-    for reason, name, *_ in texts:
-        if len(names[reason]) < NAMED and name not in names[reason]:
-            names[reason].append(name)
-    return counts, names
-
-
-def _files(n: int, modality: str) -> str:
-    return f"{n} {modality} {'file is' if n == 1 else 'files are'}"
-
-
-def _examples(names: Sequence[str], n: int) -> str:
-    return f"({', '.join(names)}{', …' if n > len(names) else ''})"
 
 
 Find = Callable[[str], np.ndarray]  # a window's name to what is read in its place
@@ -439,3 +325,7 @@ def as_float(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.int16:
         return array.astype(np.float32) / np.float32(32768)
     return np.array(array, dtype=np.float32)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -1,38 +1,29 @@
-"""Cells of a table that name or hold a file of audio or MIDI: one reading of them, for training and for prediction."""
+"""A stem's file of audio or MIDI, on disk or in the table; whether it is still the same; and why it cannot be used."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from rainbow_ray.errors import first_line
 from rainbow_ray.modalities.store import hash_of
 
 IN_TABLE = "in the table"
+TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing
+NOTE = "_note"  # the same: what is to be told of a file that is used
+IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
 BAD_RATE = "a sample rate that no sound has"
 NO_FILE = "no such file"
 LEAVES_ROOT = "a path that leaves the media root"
-NO_SOURCE = "neither a path, nor a file's bytes, nor samples"
 RATES = (1_000, 768_000)  # Hz
 SAMPLED = 16  # parts of a file that its mark is made of
 PART = 2**16  # bytes of one
-
-SCALES = {  # integer samples to [-1, 1]: what is subtracted, and what they are divided by
-    "int16": (0.0, 2.0**15),
-    "int32": (0.0, 2.0**31),
-    "uint8": (128.0, 2.0**7),
-    "int8": (0.0, 2.0**7),
-}
 
 
 class Trouble(Exception):
@@ -52,135 +43,25 @@ def explain(error: Exception) -> str:
     return first_line(error)[:120]
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN, NaT, or a blank string."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return True
-    if isinstance(value, str | bytes) or np.ndim(value) > 0 or isinstance(value, Mapping):
-        return False
-    try:
-        return bool(value != value)  # NaN and NaT
-    except (TypeError, ValueError):  # pandas.NA has no truth
-        return True
-
-
-def parse_sample_rate(value: Any) -> int | None:
-    """Read a sample rate.
+def check_rate(rate: Any) -> int | None:
+    """Check a sample rate that a table has beside samples.
 
     Args:
-        value: A number, or a string with one, in Hz.
+        rate: Hz as the table's reader has parsed it; None or NaN where there is none, which means that the bytes are an
+            encoded file.
 
     Returns:
-        The rate in Hz; None where there is none (null, NaN, a blank string), which means that the bytes beside it are
-        an encoded file.
+        The rate in Hz, or None.
 
     Raises:
         Trouble: It is no number, or outside `RATES`.
     """
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if is_missing(value):
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if rate is None or (is_number and rate != rate):
         return None
-    rate = math.nan
-    if isinstance(value, str | int | float | Decimal | np.number) and not isinstance(value, bool | np.bool_):
-        try:
-            rate = float(value)
-        except (ValueError, OverflowError, TypeError):
-            rate = math.nan
-        if math.isnan(rate) and isinstance(value, str) and value.strip().lower() in ("nan", "none", "null", "<na>"):
-            return None
-    if not RATES[0] <= rate <= RATES[1]:
-        raise Trouble(BAD_RATE, f"{_short(value)}: Hz from {RATES[0]} to {RATES[1]} are read")
-    return round(rate)
-
-
-def read_cell(value: Any, rate: Any = None) -> tuple[str | bytes, int | None] | None:
-    """Read a cell of a media column.
-
-    Args:
-        value: A path (`str`, `pathlib.Path`), the bytes of a file (`bytes`, `bytearray`, `memoryview`, `numpy.bytes_`,
-            an array of uint8), float32 samples as bytes (with a rate), or an array or list of samples of one channel
-            (with a rate): floats in [-1, 1], or integers of 8, 16 or 32 bits.
-        rate: Sample rate of the samples, as `parse_sample_rate` takes it.
-
-    Returns:
-        The path and None, or bytes and their rate (None: an encoded file); None for a cell without a value.
-
-    Raises:
-        Trouble: It is nothing of that.
-    """
-    if is_missing(value):
-        return None
-    if isinstance(value, str):
-        return str(value), None
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value), None
-    if isinstance(value, bytes | bytearray | memoryview | np.void):
-        return bytes(value), parse_sample_rate(rate)
-    if isinstance(value, Mapping) or not (np.ndim(value) or hasattr(value, "__array__")):
-        raise Trouble(NO_SOURCE, type(value).__name__)
-    return _read_array(value, parse_sample_rate(rate))
-
-
-def _read_array(value: Any, rate: int | None) -> tuple[bytes, int | None]:
-    """Samples as float32 bytes; an array of uint8 without a rate is a file's bytes."""
-    try:
-        array = np.squeeze(np.asarray(value))
-    except (TypeError, ValueError) as error:  # a ragged list
-        raise Trouble(NO_SOURCE, explain(error)) from error
-    if array.dtype == np.uint8 and array.ndim <= 1 and rate is None:
-        return array.tobytes(), None
-    if array.dtype.kind not in "fiu":
-        raise Trouble(NO_SOURCE, f"an array of {array.dtype}")
-    if rate is None:
-        raise Trouble("samples without a sample rate", f"{array.size} samples")
-    if array.ndim > 1:
-        raise Trouble("samples of several channels: one is read, so give their mean", f"shape {array.shape}")
-    if array.dtype.kind == "f":
-        return np.atleast_1d(array).astype("<f4").tobytes(), rate
-    if array.dtype.name not in SCALES:
-        raise Trouble("samples whose full scale is not known: give float32 in [-1, 1], or int16", f"{array.dtype}")
-    zero, scale = SCALES[array.dtype.name]
-    return ((np.atleast_1d(array) - zero) / scale).astype("<f4").tobytes(), rate
-
-
-def append_cells(rows: pa.Table, modality: str, values: Sequence[Any], rates: Sequence[Any] | None = None) -> pa.Table:
-    """Append the cells of a media column to rows, as `MediaReader` takes them: paths and bytes may stand in one column.
-
-    Args:
-        rows: One row a stem.
-        modality: "audio" or "midi".
-        values: A cell of each row, of any kind that `read_cell` takes.
-        rates: A sample rate of each row; None means that there are none.
-
-    Returns:
-        Rows with `raw_<modality>` (bytes, or a path as bytes), `raw_<modality>_rate`, `raw_<modality>_path` (whether it
-        is a path) and `raw_<modality>_trouble` (why a cell is none of them).
-    """
-    cells: list[bytes | None] = []
-    found_rates: list[str | None] = []
-    are_paths: list[bool] = []
-    troubles: list[str | None] = []
-    for i, value in enumerate(values):
-        cell, trouble = None, None
-        try:
-            cell = read_cell(value, rates[i] if rates is not None else None)
-        except Trouble as error:
-            trouble = f"{error.reason}\n{IN_TABLE}\n{error.detail}"
-        content, rate = cell if cell is not None else (None, None)
-        are_paths.append(isinstance(content, str))
-        cells.append(os.fsencode(content) if isinstance(content, str) else content)
-        found_rates.append(None if rate is None else str(rate))
-        troubles.append(trouble)
-    columns = {
-        f"raw_{modality}": pa.array(cells, pa.large_binary()),
-        f"raw_{modality}_rate": pa.array(found_rates, pa.string()),
-        f"raw_{modality}_path": pa.array(are_paths, pa.bool_()),
-        f"raw_{modality}_trouble": pa.array(troubles, pa.string()),
-    }
-    for name, column in columns.items():
-        rows = rows.append_column(name, column)
-    return rows
+    if not is_number or not RATES[0] <= rate <= RATES[1]:
+        raise Trouble(BAD_RATE, f"{str(rate)[:40]} Hz: from {RATES[0]} to {RATES[1]} are read")
+    return int(rate)
 
 
 @dataclass(frozen=True)
@@ -203,7 +84,7 @@ class Source:
     def of(cls, value: str | bytes, root: Path, rate: Any) -> Source:
         """Make a source of a path under `root`, or of bytes. Raises `Trouble` for a rate that is none."""
         if isinstance(value, bytes):
-            rate = parse_sample_rate(rate)
+            rate = check_rate(rate)
             return cls(f"bytes {hash_of(value, rate)}", None, value, rate)
         return cls(value, root / value, None, None)
 
@@ -272,8 +153,3 @@ def _digest(path: Path, size: int) -> str:
                 file.seek((size - PART) * i // (SAMPLED - 1))
                 digest.update(file.read(PART))
     return digest.hexdigest()
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
