@@ -9,7 +9,6 @@ Try it alone: `python -m rainbow_ray.modalities.midi FILE`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,9 @@ SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoi
 class _Notes:
     """The notes of a file, `(notes, FIELDS)`, by onset."""
 
-    def __init__(self, notes: np.ndarray, duration: float, left_out: Mapping[str, int] | None = None) -> None:
+    def __init__(self, notes: np.ndarray, duration: float, note: str | None = None) -> None:
         self.notes, self.duration = notes, duration
-        self.left_out = dict(left_out or {})  # how much of the file, by what it is
+        self.note = note  # what a person should know of the file
 
     def sounding(self, seconds: float) -> tuple[float, float]:
         """Return the start and end, in seconds, of the part of the file that has the most notes.
@@ -95,8 +94,7 @@ def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # 
     notes[:, INSTRUMENT] = np.where(found.channel == DRUM_CHANNEL, DRUMS, found.program.clip(max=DRUMS - 1))
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, ONSET]))]
     notes[:, GAP] = np.diff(notes[:, ONSET], prepend=notes[0, ONSET])
-    left_out = {UNENDED: found.n_unended} if found.n_unended else {}
-    return _Notes(notes, float(ends.max()), left_out)
+    return _Notes(notes, float(ends.max()), f"{UNENDED} are left out" if found.n_unended else None)
 
 
 def describe_cut_windows(rows: pa.Table, max_notes: int) -> list[str]:

@@ -29,7 +29,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from rainbow_ray.modalities.media import Trouble
+from rainbow_ray.modalities.media_source import Trouble
 
 DEFAULT_TEMPO = 500_000  # microseconds a quarter note, until the first tempo event
 

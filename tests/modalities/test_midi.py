@@ -114,7 +114,7 @@ def test_notes_that_never_end_are_counted_with_their_files(tmp_path):
         rows = reader(pa.table({"raw_midi": ["a.mid", None]}))
         assert rows["midi_lengths"].to_pylist() == [[1], []]
         assert check_troubles(rows, ["midi"], 0.2, tmp_path) == [
-            "left out of 1 midi file: 2 notes that never end (a.mid)"
+            "1 midi file is used, but: notes that never end are left out (a.mid)"
         ]
     with pytest.raises(Trouble, match="no notes"):
         open_recording(midi_file(track((0, on(60)))))
