@@ -35,6 +35,7 @@ from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths, prepare
 from rainbow_ray.modalities.media import check_troubles
+from rainbow_ray.modalities.midi import describe_cut_windows
 from rainbow_ray.modalities.text import PRESENT
 from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
@@ -174,6 +175,8 @@ def _check_media(plan: Plan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     if reading.media_reader is None:
         return rows, []
     said = check_troubles(rows, reading.media, config.max_bad_media, reading.media_reader.root)
+    if "midi" in reading.media:
+        said += describe_cut_windows(rows, plan.config.model.midi_encoder.max_notes)
     if plan.segments is not None:  # one without anything to read is still its neighbours' neighbour
         return rows, said
     there = [pc.greater(pc.list_value_length(rows[name]), 0) for name in reading.media]

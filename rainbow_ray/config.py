@@ -174,7 +174,7 @@ class MidiEncoderConfig(Section):
     layers: Whole = 2
     heads: Whole = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    max_notes: Whole = Field(256, description="of a window; later ones are left out")
+    max_notes: Whole = Field(256, description="of a window; later ones are left out, and counted in a warning")
     tokens: Whole = Field(16, description="stretches of time that a window's notes are averaged over")
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
 

@@ -10,67 +10,110 @@ Try it alone: `python -m rainbow_ray.modalities.midi FILE`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 from rainbow_ray.config import MidiEncoderConfig
 from rainbow_ray.modalities.attention import Block
-from rainbow_ray.modalities.media import Trouble, explain
+from rainbow_ray.modalities.media import LENGTHS, EmptyWindow, Trouble, explain
+from rainbow_ray.modalities.midi_file import NOT_MIDI, read_notes
 
 ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)
 FIELDS = 6
+UNENDED = "notes that never end"
 DRUMS, INSTRUMENTS, PITCHES = 128, 129, 128
+DRUM_CHANNEL = 9  # counted from 0
 LONGEST = 24 * 3600.0  # seconds: what ends later is no song
+ROUNDING = 0.01  # seconds: windows begin at rounded times
 SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoid
 
 
 class _Notes:
     """The notes of a file, `(notes, FIELDS)`, by onset."""
 
-    def __init__(self, notes: np.ndarray, duration: float) -> None:
+    def __init__(self, notes: np.ndarray, duration: float, note: str | None = None) -> None:
         self.notes, self.duration = notes, duration
+        self.note = note  # what a person should know of the file
+
+    def sounding(self, seconds: float) -> tuple[float, float]:
+        """Return the start and end, in seconds, of the part of the file that has the most notes.
+
+        A part ends at a pause of more than half a window, or where no note begins for a whole window, however long the
+        last one is held. So a stray note far from the others is left out, and each window that begins between the
+        first and the last onset of the part has a note.
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            `(start, end)`. Pauses up to half a window at either end of the file belong to it.
+        """
+        onsets = self.notes[:, ONSET]
+        ends = np.maximum.accumulate(onsets + self.notes[:, DURATION])
+        pause = seconds / 2
+        splits = np.flatnonzero((onsets[1:] - ends[:-1] > pause) | (np.diff(onsets) > seconds - ROUNDING)) + 1
+        bounds = np.concatenate([[0], splits, [len(onsets)]])
+        longest = int(np.argmax(np.diff(bounds)))
+        first, last = bounds[longest], bounds[longest + 1] - 1
+        start = 0.0 if onsets[first] <= pause else onsets[first] - ROUNDING
+        end = self.duration if self.duration - ends[last] <= pause else ends[last]
+        return float(start), float(min(end, onsets[last] + seconds - ROUNDING))
 
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """Notes that begin inside the window, times from its start: `(notes, FIELDS)`, float32. There may be none."""
+        """Return the notes that begin inside a window, times from its start: `(notes, FIELDS)`, float32.
+
+        Raises:
+            EmptyWindow: None begins in it.
+        """
         onsets = self.notes[:, ONSET]
         inside = self.notes[(onsets >= start) & (onsets < start + min(seconds, within or seconds))].copy()
+        if len(inside) == 0:
+            raise EmptyWindow("no notes in its window", f"{seconds:g} seconds from {start:.1f}")
         inside[:, ONSET] -= start
         return inside.astype(np.float32)
 
 
 def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # noqa: ARG001
     """The notes of a MIDI file. Raises `Trouble`."""
-    from symusic import Score
-
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
-        score: Any = Score.from_midi(data, ttype="second")
-        notes = np.concatenate([np.zeros((0, FIELDS)), *(_of_track(track) for track in score.tracks)])
-    except (RuntimeError, ValueError, OSError, OverflowError) as error:
-        known = "SMPTE times, not ticks a quarter" if "Division" in str(error) else "not readable as MIDI"
-        raise Trouble(known, explain(error)) from error
-    if len(notes) == 0:
-        raise Trouble("no notes")
-    ends = notes[:, ONSET] + notes[:, DURATION]
-    if not np.isfinite(notes).all() or (notes[:, [ONSET, DURATION]] < 0).any():
-        raise Trouble("times that are no numbers (a division of 0)")
+    except OSError as error:
+        raise Trouble(NOT_MIDI, explain(error)) from error
+    found = read_notes(data)
+    if len(found.onset) == 0:
+        raise Trouble("no notes", f"{found.n_unended} {UNENDED}" if found.n_unended else "")
+    ends = found.onset + found.duration
     if ends.max() > LONGEST:
         raise Trouble("longer than a day", f"{ends.max():.0f} seconds")
+    notes = np.zeros((len(ends), FIELDS))
+    notes[:, ONSET], notes[:, DURATION] = found.onset, found.duration
+    notes[:, PITCH], notes[:, VELOCITY] = found.pitch, found.velocity
+    notes[:, INSTRUMENT] = np.where(found.channel == DRUM_CHANNEL, DRUMS, found.program.clip(max=DRUMS - 1))
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, ONSET]))]
     notes[:, GAP] = np.diff(notes[:, ONSET], prepend=notes[0, ONSET])
-    return _Notes(notes, float(ends.max()))
+    return _Notes(notes, float(ends.max()), f"{UNENDED} are left out" if found.n_unended else None)
 
 
-def _of_track(track: Any) -> np.ndarray:
-    told = track.notes.numpy()
-    notes = np.zeros((len(told["time"]), FIELDS))
-    notes[:, ONSET], notes[:, DURATION] = told["time"], told["duration"]
-    notes[:, PITCH], notes[:, VELOCITY] = told["pitch"], told["velocity"]
-    notes[:, INSTRUMENT] = DRUMS if track.is_drum else min(max(track.program, 0), DRUMS - 1)
-    return notes
+def describe_cut_windows(rows: pa.Table, max_notes: int) -> list[str]:
+    """Return a message if windows have more notes than the encoder reads.
+
+    Args:
+        rows: Rows with the column `midi_lengths`, the number of notes of each window.
+        max_notes: `model.midi_encoder.max_notes`: the encoder reads so many of the earliest notes of a window.
+    """
+    lengths = rows[f"midi{LENGTHS}"].combine_chunks().flatten().to_numpy()
+    cut = lengths[lengths > max_notes]
+    if len(cut) == 0:
+        return []
+    lost = int((cut - max_notes).sum())
+    return [
+        f"{len(cut)} of {len(lengths)} MIDI windows have more than {max_notes} notes: their last ones are not read,"
+        f" {lost} of {lengths.sum()} notes ({lost / lengths.sum():.1%}); model.midi_encoder.max_notes={cut.max()} reads"
+        " all of them, with more memory and time, and data.window_seconds makes windows shorter"
+    ]
 
 
 class MidiEncoder(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from symusic import Note, Score, Tempo, Track
 
 from rainbow_ray.config import MidiEncoderConfig
-from rainbow_ray.modalities.media import Trouble, pad
+from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Trouble, Windows, check_troubles, pad
 from rainbow_ray.modalities.midi import (
     DRUMS,
     DURATION,
@@ -18,9 +19,12 @@ from rainbow_ray.modalities.midi import (
     ONSET,
     PITCH,
     MidiEncoder,
+    describe_cut_windows,
     open_recording,
     summarise,
 )
+from tests.in_process import data_of, plan_of
+from tests.modalities.midi_streams import midi_file, off, on, track
 
 
 def song(notes=((0, 480, 60), (480, 480, 64), (480, 240, 67), (1920, 480, 72)), *, tempo=120, drum=False) -> bytes:
@@ -49,7 +53,71 @@ def test_notes_are_told_in_seconds_by_onset():
 def test_a_window_has_the_notes_that_begin_in_it():
     found = open_recording(song())
     assert found.read(0.4, 1.0)[:, ONSET] == pytest.approx([0.1, 0.1])
-    assert found.read(1.0, 0.5).shape == (0, 6)
+    with pytest.raises(EmptyWindow, match="no notes in its window"):
+        found.read(1.0, 0.5)
+
+
+def many(*onsets: float, length: float = 0.1) -> bytes:
+    """A file with a note at each of some seconds."""
+    return song([(round(onset * 960), round(length * 960), 60) for onset in onsets])
+
+
+def test_the_part_with_the_most_notes_is_what_sounds():
+    dense = np.arange(0, 20, 0.5).tolist()
+    assert open_recording(many(*dense)).sounding(10.0) == pytest.approx((0.0, 19.6))
+    assert open_recording(many(4.0, *(5 + at for at in dense))).sounding(10.0)[0] == 0.0, "a short pause at its start"
+    assert open_recording(many(*dense, 3600.0)).sounding(10.0) == pytest.approx((0.0, 19.6)), "a stray note after it"
+    assert open_recording(many(0.0, *(3600 + at for at in dense))).sounding(10.0) == pytest.approx(
+        (3600, 3619.6), abs=0.02
+    ), "a stray note before it"
+    held = song([*((round(at * 960), 96, 60) for at in dense), (0, 3_600_000, 40)])
+    assert open_recording(held).sounding(10.0)[1] < 30.0, "a note that is held for an hour"
+
+
+@pytest.mark.parametrize("position", ["middle", "start"])
+def test_every_window_of_what_sounds_has_notes(position):
+    rng = np.random.default_rng(0)
+    for trial in range(300):
+        seconds = float(rng.choice([1.0, 5.0, 10.0]))
+        onsets = np.sort(rng.uniform(0, 10 ** rng.uniform(-1, 4), rng.integers(1, 30)))
+        found = open_recording(many(*onsets, length=10 ** rng.uniform(-1, 2)))
+        start, end = found.sounding(seconds)
+        assert 0 <= start <= end <= found.duration
+        for begin in Windows(seconds, position, views=3).starts(found.duration, str(trial), (start, end)):
+            assert len(found.read(begin, seconds)) > 0
+
+
+def test_a_stray_note_hours_later_does_not_move_the_window(tmp_path):
+    tune = np.arange(0, 20, 0.5).tolist()
+    reader = MediaReader(("midi",), tmp_path, Windows(10.0), None)
+    rows = reader(pa.table({"raw_midi": pa.array([many(*tune, 3600.0), many(*tune)], pa.large_binary())}))
+    stray, alone = (reader.store.get("midi", windows[0]) for windows in rows["midi"].to_pylist())
+    np.testing.assert_allclose(stray, alone, atol=0.06)
+
+
+def test_notes_beyond_the_limit_are_counted(tmp_path):
+    full = many(*np.linspace(0.0, 9.9, 300))
+    reader = MediaReader(("midi",), tmp_path, Windows(10.0), None)
+    rows = reader(pa.table({"raw_midi": pa.array([full, song(), None, b"no"], pa.large_binary())}))
+    assert rows["midi_lengths"].to_pylist() == [[300], [4], [], []]
+    assert describe_cut_windows(rows, 300) == []
+    (message,) = describe_cut_windows(rows, 256)
+    assert message.startswith("1 of 2 MIDI windows have more than 256 notes: their last ones are not read, 44 of 304")
+    assert "model.midi_encoder.max_notes=300" in message
+
+
+def test_notes_that_never_end_are_counted_with_their_files(tmp_path):
+    unended = midi_file(track((0, on(60)), (480, off(60)), (0, on(61)), (0, on(62))))
+    (tmp_path / "a.mid").write_bytes(unended)
+    reader = MediaReader(("midi",), tmp_path, Windows(10.0), tmp_path / "store")
+    for _ in range(2):
+        rows = reader(pa.table({"raw_midi": ["a.mid", None]}))
+        assert rows["midi_lengths"].to_pylist() == [[1], []]
+        assert check_troubles(rows, ["midi"], 0.2, tmp_path) == [
+            "1 midi file is used, but: notes that never end are left out (a.mid)"
+        ]
+    with pytest.raises(Trouble, match="no notes"):
+        open_recording(midi_file(track((0, on(60)))))
 
 
 def with_division(division: int) -> bytes:
@@ -135,3 +203,11 @@ def test_a_chord_neither_climbs_nor_falls():
     notes = np.zeros((1, 3, FIELDS), dtype=np.float32)
     notes[0, :, PITCH] = [60, 64, 67]
     assert summarise(torch.from_numpy(notes), torch.ones(1, 3, dtype=torch.bool))[0, -1] == 0
+
+
+def test_a_run_warns_of_notes_beyond_the_limit(stems_file, tiny_encoder, tmp_path):
+    keys = {"phase": 3, "modalities": ["text", "midi"], "data__media_cache": str(tmp_path / "cache")}
+    plan = plan_of(stems_file, tiny_encoder("bert"), model__midi_encoder__max_notes=3, **keys)
+    assert any("24 of 24 MIDI windows have more than 3 notes" in warning for warning in data_of(plan).warnings)
+    plan = plan_of(stems_file, tiny_encoder("bert"), **keys)
+    assert not any("MIDI" in warning for warning in data_of(plan).warnings)
