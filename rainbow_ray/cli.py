@@ -12,8 +12,10 @@ from typing import Any
 from rainbow_ray.config import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.phases import get_phase
+from rainbow_ray.utils.signals import describe, exit_code
+from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 # packages that a light installation lacks, and the extra that brings them
 EXTRAS = {
@@ -153,25 +155,40 @@ def _set_phase(resolved: Resolved, flag: int | None) -> list[str]:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> int:
-    """Run a door: exit codes, and no traceback for what is the user's to mend."""
+    """Run a command: its exit code, and no traceback for what the user can mend.
+
+    Args:
+        main: Takes the arguments and returns an exit code.
+
+    Returns:
+        0 done, 1 the work failed, 2 the input or the config is wrong, 130 interrupted (SIGINT), 143 terminated
+        (SIGTERM).
+    """
+    protect_streams()
     try:
-        return main(sys.argv[1:])
+        code = main(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except InputError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print_error(problem)
         return WRONG_INPUT
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
+        return FAILED
+    except BrokenPipeError:
+        close_output()
         return FAILED
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print_error(f"{error.filename}: {error.strerror}")
         return WRONG_INPUT
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        print(f"error: {package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'", file=sys.stderr)
+        print_error(f"{package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'")
         return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print(printable(describe(error)), file=sys.stderr)
+        return exit_code(error)

@@ -30,7 +30,8 @@ with ray_cluster(sys.argv[1] or None) as cluster:
 def start_ray(address: str | None) -> subprocess.Popen[str]:
     """Begin to start Ray and run one task on it; `check_ray` waits for how that went."""
     command = [sys.executable, "-c", START_RAY, address or ""]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            encoding="utf-8", errors="replace")  # fmt: skip
 
 
 def check_ray(starting: subprocess.Popen[str]) -> tuple[Found, float]:

@@ -120,10 +120,10 @@ class Checkpoints:
             with path.open("wb") as file:
                 np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
 
-        write_safely(self.folder / "result.npz", write)
+        write_safely(self.folder / RESULT, write)
 
     def load_result(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        path = self.folder / "result.npz"
+        path = self.folder / RESULT
         if not path.exists():
             return None
         try:

@@ -16,6 +16,7 @@ from rainbow_ray.config import Config
 from rainbow_ray.training.ledger import Trial
 
 Record = dict[str, Any]
+RESULT = "result.npz"  # beside the records of a fit that has ended
 Place = tuple[Any, ...]
 
 
@@ -78,17 +79,29 @@ def place(record: Record) -> Place:
 
 
 class Mirror:
-    """Follows the files of several fits and hands new records on, in the driver."""
+    """Follows the files of several fits in the driver.
 
-    def __init__(self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]]) -> None:
+    Args:
+        files: `metrics.jsonl` of each fit.
+        sinks: Each is called with every new record.
+        on_end: Called with the fold of each fit that has ended, after its last record.
+    """
+
+    def __init__(
+        self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]],
+        on_end: Callable[[int | None], None] | None = None,
+    ) -> None:  # fmt: skip
         self.read = dict.fromkeys(files, (0, 0))  # inode and position of each
         self.seen: set[Place] = set()
         self.sinks = list(sinks)
+        self.on_end = on_end
+        self.folds: dict[Path, int | None] = {}  # of fits that have not ended
 
     def poll(self) -> None:
         for path, (inode, position) in self.read.items():
             if not path.exists():
                 continue
+            has_ended = path.with_name(RESULT).exists()  # asked first: no record follows it
             with path.open("rb") as file:
                 found = os.fstat(file.fileno()).st_ino
                 # a fit that went on from a checkpoint has cut its file back: a new file under the same name
@@ -98,10 +111,15 @@ class Mirror:
             whole = new[: new.rfind(b"\n") + 1]
             self.read[path] = (found, position + len(whole))
             for line in whole.splitlines():
-                self._hand_on(json.loads(line))
+                self._hand_on(path, json.loads(line))
+            if has_ended and path in self.folds:
+                fold = self.folds.pop(path)
+                if self.on_end is not None:
+                    self.on_end(fold)
 
-    def _hand_on(self, record: Record) -> None:
+    def _hand_on(self, path: Path, record: Record) -> None:
         if place(record) not in self.seen:
+            self.folds[path] = record["fold"]
             self.seen.add(place(record))
             for sink in self.sinks:
                 sink(record)
@@ -199,6 +217,14 @@ def _prefix(record: Record) -> str:
 def _numbers(record: Record) -> dict[str, float]:
     places = ("fold", "epoch", "step", "split", "seconds")
     return {k: v for k, v in record.items() if k not in places and isinstance(v, int | float)}
+
+
+def wandb_notes(config: Config) -> list[str]:
+    """Return what is to be said before a run is mirrored to Weights & Biases: that it is kept offline without a key."""
+    if not config.logging.wandb.enabled or knows_wandb() or "WANDB_MODE" in os.environ:
+        return []
+    return ["W&B: no key (WANDB_API_KEY or ~/.netrc), so the run is logged offline, to its folder wandb/; `wandb login`"
+            " and `wandb sync` send it later"]  # fmt: skip
 
 
 def knows_wandb() -> bool:
