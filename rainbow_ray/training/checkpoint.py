@@ -19,6 +19,7 @@ import torch
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.files import write_safely
+from rainbow_ray.training.reporters import RESULT
 
 FORMAT = 2
 KEPT = 2
