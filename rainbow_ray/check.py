@@ -46,10 +46,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     """Show every finding as soon as it is known; `starting` is Ray on its way up."""
-    from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
-
     from rainbow_ray.assemble import read_data
     from rainbow_ray.checks import Found
+    from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
     from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model

@@ -88,14 +88,15 @@ def check_disk(folder: Path, needed_mb: float) -> Found:
 
 def check_services(config: Config) -> Iterator[Found]:
     """Keys of W&B and of the hub: whether they are there, never what they are."""
-    from rainbow_ray.training.reporters import knows_wandb
+    from rainbow_ray.training.reporters import knows_wandb, wandb_notes
 
     if config.logging.wandb.enabled:
+        notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]
+        yield from (Found("word", "W&B", note) for note in notes)
         if knows_wandb():
             yield Found("good", "W&B", "a key is here")
-        else:
-            offline = "the run is logged offline, to be sent by `wandb sync`"
-            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc): {offline}")
+        elif not notes:
+            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={os.environ['WANDB_MODE']}")
     name = str(config.model.text_encoder.model_name)
     if name == "embedded" or Path(name).exists():
         return

@@ -75,8 +75,10 @@ class RecordingTrial:
         self.suggestions[key] = suggestion
         before = self.earlier.get(key)
         if before is not None and not _can_alternate(before.distribution, suggestion.distribution):
-            self.problems.append(f"{key} is asked for in two ways that one search cannot hold: {before}, and"
-                                 f" {suggestion}; use the same kind, and the same choices, in all branches")  # fmt: skip
+            self.problems.append(
+                f"{key} is asked for in two ways that one search cannot hold: {before}, and {suggestion}; use the same"
+                " kind, and the same choices, in all branches"
+            )
             return self.values.setdefault(key, _some_value(arguments))
         self.values[key] = getattr(self.trial, method)(key, *arguments, **options)
         return self.values[key]

@@ -16,7 +16,7 @@ SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # sockaddr_un.sun_path 
 # the longest name below the folder: session, date, process id, the socket of the dashboard's longest module
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead"
 MARGIN = 4
-SHORT_PARENTS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+SHORT_PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
 PREFIX = "rainbow_ray-"
 
 

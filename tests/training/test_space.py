@@ -286,7 +286,8 @@ def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
 
 
 def test_a_key_that_is_asked_for_twice_in_the_same_way_has_one_value(config, check, tmp_path):
-    text = f"def space(trial):\n    first = {DECAY.format('0.0, 0.1')}\n    assert {DECAY.format('0.0, high=0.1')} == first\n"
+    lines = (f"first = {DECAY.format('0.0, 0.1')}", f"assert {DECAY.format('0.0, high=0.1')} == first")
+    text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
     axes = explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
     assert list(axes.distributions) == ["training.weight_decay"]
 
