@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -154,6 +155,20 @@ def _set_phase(resolved: Resolved, flag: int | None) -> list[str]:
     return []
 
 
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise `InputError` for arguments that are no text: neither pyarrow nor Ray can be given such a name."""
+    problems = []
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raw = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            encoding = sys.getfilesystemencoding()
+            problems.append(f"{raw}: not text in {encoding}; rename what it names, or set LC_ALL=C.UTF-8")
+    if problems:
+        raise InputError(problems)
+
+
 def run(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command: its exit code, and no traceback for what the user can mend.
 
@@ -166,29 +181,41 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
     """
     protect_streams()
     try:
+        _check_encoding(sys.argv[1:])
         code = main(sys.argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except InputError as error:
-        for problem in error.problems:
-            print_error(problem)
-        return WRONG_INPUT
-    except TrainingError as error:
-        print_error(str(error))
-        return FAILED
-    except BrokenPipeError:
-        close_output()
-        return FAILED
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        print_error(f"{error.filename}: {error.strerror}")
-        return WRONG_INPUT
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            raise
-        print_error(f"{package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'")
-        return WRONG_INPUT
     except KeyboardInterrupt as error:
         print(printable(describe(error)), file=sys.stderr)
         return exit_code(error)
+    except Exception as error:
+        reported = _report(error)
+        if reported is None:
+            raise
+        return reported
+
+
+def _report(error: Exception) -> int | None:
+    """Print what the user can mend, and return the exit code; None for a defect of ours."""
+    if isinstance(error, InputError):
+        for problem in error.problems:
+            print_error(problem)
+        return WRONG_INPUT
+    if isinstance(error, TrainingError):
+        print_error(str(error))
+        return FAILED
+    if isinstance(error, BrokenPipeError):  # `… | head`
+        close_output()
+        return FAILED
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+        print_error(f"{error.filename}: {error.strerror}")
+        return WRONG_INPUT
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        close_output()  # it may be what cannot be written
+        print_error(f"{error.filename or 'standard output'}: {error.strerror}")
+        return FAILED
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
+        print_error(f"{package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'")
+        return WRONG_INPUT
+    return None
