@@ -115,9 +115,9 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
         try:
             settled = parsed.problem.settle(targets[first], plan.target, config)
         except InputError as error:  # one class only, say: what was left out before may be the reason
-            lost = sum(n for reason, n in dropped.items() if reason != SAME_SONG)
-            more = "; ".join([f"left out: {_left_out(dropped)}", *advise(dropped, config.data, plan.target)])
-            raise InputError([*error.problems, *([more] if lost >= MUCH * n_rows else [])]) from error
+            lost = {reason: n for reason, n in dropped.items() if reason != SAME_SONG}
+            more = "; ".join([f"left out: {_left_out(lost)}", *advise(lost, config.data, plan.target)])
+            raise InputError([*error.problems, *([more] if sum(lost.values()) >= MUCH * n_rows else [])]) from error
         kept = settled.usable[of]
         targets = settled.targets[of][kept]
         if not kept.all():

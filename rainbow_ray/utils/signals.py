@@ -29,6 +29,7 @@ RESEND_SECONDS = 0.02
 SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it
 
 _received_at: float | None = None  # when the signal that is being handled arrived
+_received: int = signal.SIGINT  # which one it is: Ray raises a plain KeyboardInterrupt in place of `Interrupted`
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -47,13 +48,17 @@ class Interrupted(KeyboardInterrupt):
 
 def exit_code(error: KeyboardInterrupt) -> int:
     """Return the shell's exit code of a command that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
-    return 128 + int(getattr(error, "signal_number", signal.SIGINT))
+    return 128 + _number_of(error)
 
 
 def describe(error: KeyboardInterrupt) -> str:
     """Return the line that tells what happened, and how to continue where the command can."""
-    verb = VERBS.get(getattr(error, "signal_number", signal.SIGINT), VERBS[signal.SIGINT])
+    verb = VERBS[signal.Signals(_number_of(error))]
     return "; ".join([verb, *getattr(error, "__notes__", [])])
+
+
+def _number_of(error: KeyboardInterrupt) -> int:
+    return int(getattr(error, "signal_number", _received))
 
 
 def is_command(package: str) -> bool:
@@ -80,10 +85,10 @@ def raise_on_signal() -> Iterator[Callable[[], None]]:
     Yields:
         A function that installs the handlers again, for use after a library has installed its own.
     """
-    global _received_at
+    global _received_at, _received
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if before[signal.SIGINT] is not _raise_interrupted:  # the outermost block
-        _received_at = None
+        _received_at, _received = None, signal.SIGINT
     hook = sys.unraisablehook
     sys.unraisablehook = _resend_lost_signals(hook)
     _install(_raise_interrupted)
@@ -150,11 +155,11 @@ def _exit_now(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG
 
 
 def _raise_interrupted(signal_number: int, frame: FrameType | None) -> None:
-    global _received_at
+    global _received_at, _received
     if _received_at is not None:
         _exit_now(signal_number, frame)
         return
-    _received_at = time.monotonic()
+    _received_at, _received = time.monotonic(), signal_number
     raise Interrupted(signal_number)
 
 
@@ -169,7 +174,7 @@ def _resend_lost_signals(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
         import threading
 
         _received_at = None
-        number = getattr(unraisable.exc_value, "signal_number", signal.SIGINT)
+        number = _number_of(unraisable.exc_value or KeyboardInterrupt())
         timer = threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()

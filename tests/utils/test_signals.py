@@ -39,8 +39,13 @@ def test_a_signal_raises_inside_the_block_and_the_handlers_come_back(number, cod
     assert [signal.getsignal(kind) for kind in signals.SIGNALS] == before
 
 
-def test_a_plain_keyboard_interrupt_counts_as_ctrl_c():
-    assert (exit_code(KeyboardInterrupt()), describe(KeyboardInterrupt())) == (130, "interrupted")
+def test_a_plain_keyboard_interrupt_is_of_the_signal_that_came():
+    """Ray raises a plain one in place of ours."""
+    with raise_on_signal():
+        assert (exit_code(KeyboardInterrupt()), describe(KeyboardInterrupt())) == (130, "interrupted")
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        assert (exit_code(KeyboardInterrupt()), describe(KeyboardInterrupt())) == (143, "terminated")
 
 
 def test_ignored_signals_stay_ignored():
