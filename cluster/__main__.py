@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rainbow_ray.paths import path_option
+from rainbow_ray.utils.signals import describe, exit_code, raise_on_signal
+from rainbow_ray.utils.streams import close_output, print_error, protect_streams
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 # flags that stand for keys of cluster.yaml
 WISHES: dict[str, tuple[str, str]] = {
@@ -29,18 +31,25 @@ WISHES: dict[str, tuple[str, str]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
+    protect_streams()
     options = _parser().parse_args(arguments)
     from rainbow_ray.errors import InputError
 
     try:
-        return _run(options)
+        with raise_on_signal():
+            code = _run(options)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print_error(problem)
         return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; `status` shows what is there, `down` ends it", file=sys.stderr)
-        return INTERRUPTED
+    except BrokenPipeError:
+        close_output()
+        return FAILED
+    except KeyboardInterrupt as error:
+        print(f"{describe(error)}; `status` shows what is there, `down` ends it", file=sys.stderr)
+        return exit_code(error)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -83,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return act[options.command]()
     except (ApiError, ClusterError, RemoteError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return FAILED
 
 

@@ -23,8 +23,9 @@ DASHBOARD_PORT = 8265
 
 def prices(settings: Settings) -> int:
     """The candidates, as `up` would take them."""
-    from rich.console import Console
     from rich.table import Table
+
+    from rainbow_ray.utils.console import make_console
 
     found = find_candidates(open_api(), settings, None)
     whole = (f"USD/h × {settings.pods}", f"USD in {say_duration(settings.ttl)}")
@@ -35,7 +36,7 @@ def prices(settings: Settings) -> int:
             candidate.name, f"{candidate.memory}", candidate.data_center, candidate.stock.lower(),
             f"{candidate.usd_per_hour:.2f}", f"{hourly:.2f}", f"{hourly * settings.ttl / 3600:.2f}",
         )  # fmt: skip
-    Console().print(table)
+    make_console().print(table, soft_wrap=False)
     for reason in found.refused:
         print(reason, file=sys.stderr)
     return 0 if found.candidates else 1

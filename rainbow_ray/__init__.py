@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rainbow_ray.utils.signals import exit_on_signal, is_command
+from rainbow_ray.utils.streams import protect_streams
 
+if is_command("rainbow_ray"):  # before the slow imports: Ctrl-C during them ends a command with one line
+    exit_on_signal()
+    protect_streams()
+
+TYPE_CHECKING = False  # as in `typing`, which takes a while to import
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from rainbow_ray.config import Config, DataConfig
 from rainbow_ray.data.examples import (
     LABELS_DISAGREE,
+    SAME_SONG,
     Examples,
     count,
     good_labels,
@@ -32,6 +33,7 @@ from rainbow_ray.data.source import Resident, Source
 from rainbow_ray.data.split import Split, group_of, identity, make_split
 from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
+from rainbow_ray.drop_advice import advise
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths, prepare
 from rainbow_ray.modalities.media import check_troubles
@@ -41,6 +43,7 @@ from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Problem
 
+MUCH = 0.2  # of the rows: where as many were left out, that may be why nothing can be learned
 NOTHING_TO_READ = "neither text nor audio nor MIDI"
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
@@ -114,7 +117,12 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
     settled = None
     if len(targets):
         first, of = one_a_song(table) if stems else (np.arange(len(targets)),) * 2
-        settled = parsed.problem.settle(targets[first], plan.target, config)
+        try:
+            settled = parsed.problem.settle(targets[first], plan.target, config)
+        except InputError as error:  # one class only, say: what was left out before may be the reason
+            lost = {reason: n for reason, n in dropped.items() if reason != SAME_SONG}
+            more = "; ".join([f"left out: {_left_out(lost)}", *advise(lost, config.data, plan.target)])
+            raise InputError([*error.problems, *([more] if sum(lost.values()) >= MUCH * n_rows else [])]) from error
         kept = settled.usable[of]
         targets = settled.targets[of][kept]
         if not kept.all():
@@ -123,11 +131,11 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
             table = table.filter(pa.array(kept))
             songs = pc.count_distinct(table["song"]).as_py()
     if settled is None or songs < MIN_SONGS:
-        left_out = ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
-        raise InputError(
+        raise InputError("; ".join([
             f"{plan.manifest}: {songs} songs are left of {n_rows} rows, and training needs"
-            f" {MIN_SONGS} ({left_out}); see data.min_concept_length, data.require_concept"
-        )
+            f" {MIN_SONGS} ({_left_out(dropped)})",
+            *advise(dropped, config.data, plan.target),
+        ]))  # fmt: skip
     problem = settled.problem
     index = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
     codes = index.codes("song") if stems else None
@@ -156,6 +164,10 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
         return Data(problem, streamed, index, streamed.sample, split, described, warnings)
     resident = Resident(index, lengths(index.table, reading), codes)
     return Data(problem, resident, index, index, split, described, warnings)
+
+
+def _left_out(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
 
 
 def _read_rows(plan: Plan, prepare_rows: Prepare, read: Read | None, *, streams: bool) -> tuple[pa.Table, list[str]]:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, FAILED, WRONG_INPUT, make_parser, read_config, run
+from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
+    import subprocess
+
     from rich.console import Console
 
     from rainbow_ray.checks import Found
     from rainbow_ray.config import Resolved
 
-SIGNS = {"good": "[green]✓[/]", "word": "[yellow]![/]", "input": "[red]✗[/]", "environment": "[red]✗[/]"}
+SIGNS = {"good": ("✓", "green"), "word": ("!", "yellow"), "input": ("✗", "red"), "environment": ("✗", "red")}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,19 +28,27 @@ def main(arguments: Sequence[str]) -> int:
     if options.prepare:
         return prepare(resolved, options.address)
 
-    from rich.console import Console
-
     from rainbow_ray.runtime import prepare_environment
 
     prepare_environment()
 
-    from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services, start_ray
+    from rainbow_ray.checks.environment import start_ray
 
-    console = Console(soft_wrap=True, highlight=False)
-    starting = start_ray(options.address)  # beside everything else
+    with raise_on_signal():
+        starting = start_ray(options.address)  # beside everything else
+        try:
+            return _check(resolved, starting)
+        finally:
+            if starting.poll() is None:
+                starting.terminate()
+                starting.communicate()
 
+
+def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
+    """Show every finding as soon as it is known; `starting` is Ray on its way up."""
     from rainbow_ray.assemble import read_data
     from rainbow_ray.checks import Found
+    from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
     from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
@@ -45,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     from rainbow_ray.data.stream import read_here
     from rainbow_ray.errors import InputError
     from rainbow_ray.plan import make_plan
+    from rainbow_ray.utils.console import make_console
 
+    console = make_console()
     seen: list[Found] = []
     show = functools.partial(_show, console=console, seen=seen)
     try:
@@ -65,17 +78,11 @@ def main(arguments: Sequence[str]) -> int:
         show(foresee(plan, data, measured, seconds, slots=_cpus()))
     except InputError as error:
         show(Found("input", "input", problem) for problem in error.problems)
-    finally:
-        if starting.poll() is None:
-            starting.terminate()
-            starting.communicate()
     return _close(console, seen)
 
 
 def prepare(resolved: Resolved, address: str | None) -> int:
     """Fill the cache of audio and MIDI: files are read by Ray Data on all CPUs, then encoded here."""
-    from rich.console import Console
-
     from rainbow_ray.runtime import prepare_environment, ray_cluster
 
     prepare_environment()
@@ -84,21 +91,24 @@ def prepare(resolved: Resolved, address: str | None) -> int:
     from rainbow_ray.checks import Found
     from rainbow_ray.checks.media import prepare_media
     from rainbow_ray.plan import make_plan
+    from rainbow_ray.utils.console import make_console
 
     plan = make_plan(resolved)
     with ray_cluster(address):
         data = read_data(plan)
     lines = [*(Found("word", "media", line) for line in data.warnings), prepare_media(plan, data)]
-    _show(lines, console=Console(soft_wrap=True, highlight=False), seen=[])
+    _show(lines, console=make_console(), seen=[])
     return DONE
 
 
 def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
-    for one in found:
-        seen.append(one)
-        console.print(f"{SIGNS[one.mark]} {one.part}: {escape(one.text)}")
+    from rainbow_ray.utils.streams import printable
+
+    for finding in found:
+        seen.append(finding)
+        console.print(Text.assemble(SIGNS[finding.mark], printable(f" {finding.part}: {finding.text}")))
 
 
 def _close(console: Console, seen: list[Found]) -> int:

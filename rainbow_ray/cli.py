@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from rainbow_ray.config import ADDRESS_VARIABLE, Resolved, environment_variables
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.paths import path_option
 from rainbow_ray.phases import get_phase
+from rainbow_ray.utils.signals import describe, exit_code
+from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 # packages that a light installation lacks, and the extra that brings them
 EXTRAS = {
@@ -152,26 +155,67 @@ def _set_phase(resolved: Resolved, flag: int | None) -> list[str]:
     return []
 
 
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise `InputError` for arguments that are no text: neither pyarrow nor Ray can be given such a name."""
+    problems = []
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raw = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            encoding = sys.getfilesystemencoding()
+            problems.append(f"{raw}: not text in {encoding}; rename what it names, or set LC_ALL=C.UTF-8")
+    if problems:
+        raise InputError(problems)
+
+
 def run(main: Callable[[Sequence[str]], int]) -> int:
-    """Run a door: exit codes, and no traceback for what is the user's to mend."""
+    """Run a command: its exit code, and no traceback for what the user can mend.
+
+    Args:
+        main: Takes the arguments and returns an exit code.
+
+    Returns:
+        0 done, 1 the work failed, 2 the input or the config is wrong, 130 interrupted (SIGINT), 143 terminated
+        (SIGTERM).
+    """
+    protect_streams()
     try:
-        return main(sys.argv[1:])
-    except InputError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return WRONG_INPUT
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return WRONG_INPUT
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        _check_encoding(sys.argv[1:])
+        code = main(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as error:
+        print(printable(describe(error)), file=sys.stderr)
+        return exit_code(error)
+    except Exception as error:
+        reported = _report(error)
+        if reported is None:
             raise
-        print(f"error: {package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'", file=sys.stderr)
+        return reported
+
+
+def _report(error: Exception) -> int | None:
+    """Print what the user can mend, and return the exit code; None for a defect of ours."""
+    if isinstance(error, InputError):
+        for problem in error.problems:
+            print_error(problem)
         return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
-        return INTERRUPTED
+    if isinstance(error, TrainingError):
+        print_error(str(error))
+        return FAILED
+    if isinstance(error, BrokenPipeError):  # `… | head`
+        close_output()
+        return FAILED
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+        print_error(f"{error.filename}: {error.strerror}")
+        return WRONG_INPUT
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        close_output()  # it may be what cannot be written
+        print_error(f"{error.filename or 'standard output'}: {error.strerror}")
+        return FAILED
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
+        print_error(f"{package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'")
+        return WRONG_INPUT
+    return None

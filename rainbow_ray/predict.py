@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rainbow_ray.cli import DONE, run
 from rainbow_ray.config import ADDRESS_VARIABLE
 from rainbow_ray.paths import folder_of, is_url, location_option, path_option, resolve_path
+from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,16 +27,15 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
 
-    from rich.console import Console
-
     from rainbow_ray.runtime import prepare_environment
 
     prepare_environment()
 
     from rainbow_ray.results.onnx_bundle import OnnxPredictor
     from rainbow_ray.results.opened import open_model
+    from rainbow_ray.utils.console import make_console
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     if options.manifest is None:
         _score_texts(open_model(options.model, options.device), options, console)
         return DONE
@@ -49,7 +49,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from rainbow_ray.results.score_manifest import score_manifest
 
-    score_manifest(predictor, options, root, console)
+    with raise_on_signal():
+        try:
+            score_manifest(predictor, options, root, console)
+        except KeyboardInterrupt as error:
+            if options.out.with_name(f"{options.out.name}.parts").exists():
+                error.add_note("the parts that are scored are kept: go on with the same command and --resume")
+            raise
     return DONE
 
 
@@ -173,10 +179,10 @@ def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Co
     for row in rows[: options.top or len(rows)]:
         asked = column or max(names, key=lambda name: row[name])
         shown = row["text"] if len(texts) == 1 else _short(row["text"])
-        console.print(f"{row[asked]:.3f}  {_said(row['prediction'])}  {shown}", markup=False)
+        console.print(f"{row[asked]:.3f}  {_said(row['prediction'])}  {shown}")
         moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
         if moved:
-            console.print("       " + ", ".join(f"{one.word} {one.by:+.3f}" for one in moved), markup=False)
+            console.print("       " + ", ".join(f"{one.word} {one.by:+.3f}" for one in moved))
 
 
 def _whole(text: str) -> str:

@@ -1,36 +1,63 @@
-"""What is seen while a run trains: bars on a terminal, one plain line an epoch elsewhere."""
+"""What a command shows while it works: bars on a terminal, one plain line a fit or trial elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
 from rainbow_ray.config import short_names
 from rainbow_ray.number_format import format_number
 from rainbow_ray.training.ledger import Trial
 from rainbow_ray.training.reporters import Record
+from rainbow_ray.utils.console import is_live, text_column
 
 LINES = 12  # trials that have ended in the live table
+QUIET_SECONDS = 60.0  # after which a pipe shows where a long fit is
+QUIET_SHARE = 0.1  # of the time so far: the longer it takes, the rarer such lines
 
 
-class EpochLines:
-    """A sink for records: shows each epoch of each fit with the metrics that the config names."""
+@dataclass
+class _Fit:
+    """The newest record of an epoch's end of one fit, the best one, and the newest training loss."""
 
-    def __init__(self, console: Console, metrics: list[str], epochs: int, *, scored: bool) -> None:
-        self.console, self.metrics, self.epochs, self.scored = console, metrics, epochs, scored
-        self.losses: dict[int | None, float] = {}
+    last: Record | None = None
+    best: Record | None = None
+    loss: float | None = None
+    is_shown: bool = False
+
+
+class FitProgress:
+    """A sink of records that shows how fits go: a bar each on a terminal, one line each at its end elsewhere.
+
+    Args:
+        console: Where it is shown.
+        metrics: Names of the metrics to show.
+        epochs: Length of a fit, in epochs.
+        headline: Metric that says which epoch is best, or None where no song is held out (the refit).
+        larger_is_better: Direction of `headline`.
+    """
+
+    def __init__(
+        self, console: Console, metrics: list[str], epochs: int, *, headline: str | None, larger_is_better: bool = True
+    ) -> None:
+        self.console, self.metrics, self.epochs, self.headline = console, metrics, epochs, headline
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.fits: dict[int | None, _Fit] = {}
         self.bars: dict[int | None, TaskID] = {}
+        self.began = self.shown_at = time.monotonic()
         self.progress: Progress | None = None
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self.progress = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console)
+        if is_live(console):
+            columns = (text_column("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.progress = Progress(*columns, text_column("{task.fields[numbers]}"), console=console)
 
-    def __enter__(self) -> EpochLines:
+    def __enter__(self) -> FitProgress:
         if self.progress:
             self.progress.start()
         return self
@@ -38,28 +65,66 @@ class EpochLines:
     def __exit__(self, *_: object) -> None:
         if self.progress:
             self.progress.stop()
+        for fold in self.fits:
+            self.finish(fold)  # what was stopped shows how far it came
 
     def __call__(self, record: Record) -> None:
-        if record["split"] == "train":
-            self.losses[record["fold"]] = record["loss"]
-        # an epoch ends with its scores, or, where nothing is scored, with the record that counts its examples
-        if record["split"] == "val" or (not self.scored and "examples" in record):
-            self._show(record)
-
-    def _show(self, record: Record) -> None:
         fold = record["fold"]
-        name = "refit" if fold is None else f"fold {fold + 1}"
-        values = {
-            "train_loss": self.losses.get(fold),
-            **({k: record.get(k) for k in self.metrics} if self.scored else {}),
-        }
-        numbers = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-        if self.progress is None:
-            self.console.print(f"{name}  epoch {record['epoch']}/{self.epochs}  {numbers}")
-            return
+        fit = self.fits.setdefault(fold, _Fit())
+        if record["split"] == "train":
+            fit.loss = record["loss"]
+        # an epoch ends with its scores, or, where nothing is scored, with the record that counts its examples
+        if record["split"] == "val" or (self.headline is None and "examples" in record):
+            fit.last = record
+            value = self._value(record)
+            if value is not None and (fit.best is None or value > (self._value(fit.best) or float("-inf"))):
+                fit.best = record
+        if self.progress is not None:
+            self._update_bar(fold, fit)
+        elif fit.last is record:
+            self._show_now_and_then(fold, fit)
+
+    def finish(self, fold: int | None) -> None:
+        """Show the line of a fit that has ended, where there is no bar."""
+        fit = self.fits.get(fold)
+        if self.progress is None and fit is not None and fit.last is not None and not fit.is_shown:
+            fit.is_shown = True
+            self._print(fold, fit)
+
+    def _show_now_and_then(self, fold: int | None, fit: _Fit) -> None:
+        now = time.monotonic()
+        if now - self.shown_at > max(QUIET_SECONDS, QUIET_SHARE * (now - self.began)):
+            self._print(fold, fit)
+
+    def _print(self, fold: int | None, fit: _Fit) -> None:
+        assert fit.last is not None
+        self.shown_at = time.monotonic()
+        best = ""
+        if fit.best is not None:
+            best = f"  best epoch {fit.best['epoch']}: {self.headline} {_short(fit.best[self.headline])}"
+        self.console.print(f"{_name(fold)}  epoch {fit.last['epoch']}/{self.epochs}  {self._numbers(fit)}{best}")
+
+    def _update_bar(self, fold: int | None, fit: _Fit) -> None:
+        assert self.progress is not None
         if fold not in self.bars:
-            self.bars[fold] = self.progress.add_task(name, total=self.epochs, numbers="")
-        self.progress.update(self.bars[fold], completed=record["epoch"], numbers=numbers)
+            self.bars[fold] = self.progress.add_task(_name(fold), total=self.epochs, numbers="")
+        completed = fit.last["epoch"] if fit.last is not None else 0
+        self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit))
+
+    def _numbers(self, fit: _Fit) -> str:
+        values = {"train_loss": fit.loss}
+        if self.headline is not None and fit.last is not None:
+            values |= {name: fit.last.get(name) for name in self.metrics}
+        return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+    def _value(self, record: Record) -> float | None:
+        """The headline of a record, larger for a better one; None where it is not defined."""
+        value = record.get(self.headline) if self.headline is not None else None
+        return None if value is None else self.sign * value
+
+
+def _name(fold: int | None) -> str:
+    return "refit" if fold is None else f"fold {fold + 1}"
 
 
 class TrialLines:
@@ -70,7 +135,7 @@ class TrialLines:
         self.sign = 1.0 if larger_is_better else -1.0
         self.trials: dict[int, Trial] = {}
         self.best: Trial | None = None
-        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self.live = Live(console=console, refresh_per_second=4) if is_live(console) else None
 
     def __enter__(self) -> TrialLines:
         if self.live:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,32 @@ def abandon(run: RunFolder) -> None:
     """Remove a run that never began: its data could not be trained on."""
     if not any(run.file(name).exists() for name in BEGUN):
         shutil.rmtree(run.path, ignore_errors=True)
+
+
+def how_to_resume(run: RunFolder) -> str:
+    """Return the advice for a run that was stopped before its end."""
+    return f"go on with --resume --name {shlex.quote(run.path.name)}"
+
+
+@contextlib.contextmanager
+def closing(run: RunFolder | None) -> Iterator[None]:
+    """Remove a run that has not begun when its input is wrong or a signal ends it; else tell how to continue it.
+
+    Args:
+        run: The run that the block works on, or None for a dry run.
+    """
+    try:
+        yield
+    except InputError:
+        if run is not None:
+            abandon(run)
+        raise
+    except KeyboardInterrupt as error:
+        if run is not None:
+            abandon(run)
+            if run.path.exists():
+                error.add_note(how_to_resume(run))
+        raise
 
 
 def environment() -> dict[str, Any]:

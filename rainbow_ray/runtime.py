@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 from rainbow_ray.cli import FAILED
 from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.ray_errors import user_error
+from rainbow_ray.utils.ray_folder import session_folder
+from rainbow_ray.utils.signals import raise_on_signal
+from rainbow_ray.utils.streams import print_error
 
 # read by Ray when it is imported, here and in every process that it starts
 SETTINGS = {
@@ -179,11 +182,30 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None) -> Iterator[Cluster]:
-    """A Ray of this command's own, or the one at `address`; it is left as it was found.
+def ray_cluster(address: str | None, advice: str = "") -> Iterator[Cluster]:
+    """Start a Ray of this command's own, or join the one at `address`; it is left as it was found.
 
-    Never the cluster that happens to run on this machine: only a named one is joined.
+    Never the cluster that happens to run on this machine: only a named one is joined. SIGINT and SIGTERM raise
+    `Interrupted` inside the block.
+
+    Args:
+        address: Address of a running cluster, or None.
+        advice: How this command can be continued if Ray is lost, or nothing where it cannot.
+
+    Raises:
+        InputError: No cluster answers at `address`, or there is no folder for Ray's sockets.
+        TrainingError: Ray was lost.
     """
+    with contextlib.ExitStack() as stack:
+        install_handlers = stack.enter_context(raise_on_signal())
+        folder = None if address else stack.enter_context(session_folder())
+        yield from _connected(address, folder, advice, install_handlers)
+
+
+def _connected(
+    address: str | None, folder: str | None, advice: str, install_handlers: Callable[[], None]
+) -> Iterator[Cluster]:
+    """Connect to Ray, yield what it has, and disconnect."""
     if address and token_path().exists():
         # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -194,6 +216,7 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
         context = ray.init(
             address=address or "local",
             include_dashboard=None if address else True,
+            _temp_dir=folder,
             log_to_driver=False,
             logging_level=logging.ERROR,
             **({} if address else {"dashboard_host": "127.0.0.1"}),
@@ -201,13 +224,14 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
         )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error
+    install_handlers()  # Ray installs one of its own for SIGTERM
     _close_token_file()
     # what is raised when Ray's own processes are gone, rather than when work on them fails
     lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
     try:
         resources = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        with _told_of_its_end() if not address else contextlib.nullcontext():
+        with _told_of_its_end(advice) if not address else contextlib.nullcontext():
             yield Cluster(
                 cpus=max(1, int(resources.get("CPU", 1))),
                 gpus=int(resources.get("GPU", 0)),
@@ -221,13 +245,13 @@ def ray_cluster(address: str | None) -> Iterator[Cluster]:
             raise
         raise known from error
     except lost as error:
-        raise TrainingError(f"Ray was lost ({first_line(error)}); go on with --resume") from error
+        raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
     finally:
         ray.shutdown()
 
 
 @contextlib.contextmanager
-def _told_of_its_end() -> Iterator[None]:
+def _told_of_its_end(advice: str) -> Iterator[None]:
     """End this command with a word when the head of its own Ray dies, whatever it waits for at that moment.
 
     Ray would look for it for a minute, and then end the process from within, without one. What is on disk is whole at
@@ -251,7 +275,8 @@ def _told_of_its_end() -> Iterator[None]:
     def watch() -> None:
         while not done.wait(HEAD_SECONDS):
             if any(map(is_gone, heads)):
-                print("error: Ray was lost (its head process died); go on with --resume", file=sys.stderr, flush=True)
+                print_error("; ".join(filter(None, ["Ray was lost (its head process died)", advice])))
+                sys.stderr.flush()
                 os._exit(FAILED)
 
     thread = threading.Thread(target=watch, daemon=True, name="head of Ray")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
 from rainbow_ray.paths import path_option
+from rainbow_ray.utils.signals import SIGNALS
 
 if TYPE_CHECKING:
     from rainbow_ray.serving.guard import Gate
@@ -41,12 +42,12 @@ def main(arguments: Sequence[str]) -> int:
     _can_be_asked(Predictor.load(options.model, options.device), options.model)
     loopback = _is_loopback(options.host)
     gate = Gate(hash_of(token.value) if token else None, (*LOOPBACK, options.host) if loopback else None)
-    ended = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: ended.set())
     with ray_cluster(None) as cluster:
         start(options, gate, cluster)
         try:
+            ended = threading.Event()
+            for kind in SIGNALS:  # from here on either of them is the ordinary end
+                signal.signal(kind, lambda *_: ended.set())
             _say(options, token, gate)
             ended.wait()
         finally:

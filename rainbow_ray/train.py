@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, make_parser, read_config, run
 from rainbow_ray.config import Config, dump
+from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +34,6 @@ def main(arguments: Sequence[str]) -> int:
         print(dump(resolved.config), end="")
         return DONE
 
-    from rich.console import Console
-
     from rainbow_ray.runtime import (
         Stopwatch,
         parse_workers,
@@ -46,13 +45,14 @@ def main(arguments: Sequence[str]) -> int:
     )
 
     prepare_environment()
-    console = Console(soft_wrap=True, highlight=False)
     watch = Stopwatch(STARTED)
 
     from rainbow_ray.assemble import read_data
-    from rainbow_ray.errors import InputError
     from rainbow_ray.plan import choose_manifest, make_plan
-    from rainbow_ray.run_folder import abandon, open_run
+    from rainbow_ray.run_folder import closing, how_to_resume, open_run
+    from rainbow_ray.utils.console import make_console
+
+    console = make_console()
 
     if choose_manifest(resolved)[1]:
         console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
@@ -66,25 +66,21 @@ def main(arguments: Sequence[str]) -> int:
     if options.resume and folder is not None:
         console.print(f"Going on with {folder.path}")
     watch.mark("imports and checks")
-    try:
-        with ray_cluster(options.address) as cluster:
-            watch.mark("ray")
-            for line in say_dashboard(cluster):
-                console.print(line)
-            # before data are read: what is wrong with workers can be known now
-            asked = parse_workers(plan.config.training.workers)
-            share_cluster(cluster, asked, device=device, streams=False)
-            for line in say_network(cluster, asked, device=device):
-                console.print(line)
-            data = read_data(plan)
-            watch.mark("data")
-            announce(plan, data, console)
-            if folder is not None:
-                train(plan, data, folder, cluster, console, watch)
-    except InputError:
+    advice = how_to_resume(folder) if folder is not None else ""
+    with raise_on_signal(), closing(folder), ray_cluster(options.address, advice) as cluster:
+        watch.mark("ray")
+        for line in say_dashboard(cluster):
+            console.print(line)
+        # before data are read: what is wrong with workers can be known now
+        asked = parse_workers(plan.config.training.workers)
+        share_cluster(cluster, asked, device=device, streams=False)
+        for line in say_network(cluster, asked, device=device):
+            console.print(line)
+        data = read_data(plan)
+        watch.mark("data")
+        announce(plan, data, console)
         if folder is not None:
-            abandon(folder)  # unless it has begun
-        raise
+            train(plan, data, folder, cluster, console, watch)
     return DONE
 
 
@@ -93,6 +89,7 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
     from rainbow_ray.assemble import say_data
     from rainbow_ray.data.source import songs_of
     from rainbow_ray.training.batches import decide_length
+    from rainbow_ray.training.reporters import wandb_notes
 
     split = data.split
     train, _ = split.sides(0)
@@ -101,7 +98,7 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
         *say_data(plan, data),
         f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
         f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
-        *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes]),
+        *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes, *wandb_notes(plan.config)]),
     ]
     for line in said:
         console.print(line)
@@ -193,7 +190,7 @@ def score_folds(
     Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
     from rainbow_ray.data.source import songs_of
-    from rainbow_ray.progress import EpochLines
+    from rainbow_ray.progress import FitProgress
     from rainbow_ray.results.baselines import compute_baselines
     from rainbow_ray.training.batches import decide_length
     from rainbow_ray.training.checkpoint import METRICS
@@ -202,8 +199,11 @@ def score_folds(
 
     jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
     epochs = decide_length(shared.config.training, len(jobs[0].train), songs_of(shared.source, jobs[0].train)).epochs
-    with EpochLines(console, shared.config.logging.shown, epochs, scored=True) as lines:
-        mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, lines])
+    headline = shared.config.training.headline
+    larger = shared.problem.larger_is_better(headline)
+    shown = shared.config.logging.shown
+    with FitProgress(console, shown, epochs, headline=headline, larger_is_better=larger) as progress:
+        mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, progress], progress.finish)
         baselines = functools.partial(compute_baselines, split=data.split)
         alone = without_neighbours(shared, jobs)
         shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
@@ -241,7 +241,7 @@ def refit_all(
     import numpy as np
 
     from rainbow_ray.data.source import songs_of
-    from rainbow_ray.progress import EpochLines
+    from rainbow_ray.progress import FitProgress
     from rainbow_ray.results.summary import best_length
     from rainbow_ray.training.batches import same_steps
     from rainbow_ray.training.checkpoint import METRICS
@@ -252,8 +252,8 @@ def refit_all(
     songs = songs_of(data.source, everything)
     length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
     job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
-    with EpochLines(console, shared.config.logging.shown, length.epochs, scored=False) as lines:
-        mirror = Mirror([job.folder / METRICS], [*mirrors, lines])
+    with FitProgress(console, shared.config.logging.shown, length.epochs, headline=None) as progress:
+        mirror = Mirror([job.folder / METRICS], [*mirrors, progress], progress.finish)
         return run_team(shared, [job], team_of(shared, cluster), mirror)[0]
 
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.cli import DONE, INTERRUPTED, make_parser, read_config, run
+from rainbow_ray.cli import DONE, make_parser, read_config, run
 from rainbow_ray.config import Config, dump, short_names
+from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,18 +37,17 @@ def main(arguments: Sequence[str]) -> int:
         print(dump(resolved.config), end="")
         return DONE
 
-    from rich.console import Console
-
     from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster, say_dashboard, share_sweep
 
     prepare_environment()
-    console = Console(soft_wrap=True, highlight=False)
     watch = Stopwatch(STARTED)
 
-    from rainbow_ray.errors import InputError
     from rainbow_ray.plan import choose_manifest
-    from rainbow_ray.run_folder import SWEEP, abandon, open_run
+    from rainbow_ray.run_folder import SWEEP, closing, how_to_resume, open_run
     from rainbow_ray.train import complete_report
+    from rainbow_ray.utils.console import make_console
+
+    console = make_console()
 
     if choose_manifest(resolved)[1]:
         console.print("Tuning on the built-in demo songs: name your own with --manifest.", style="bold")
@@ -65,26 +65,22 @@ def main(arguments: Sequence[str]) -> int:
         if options.resume:
             console.print(f"Going on with {folder.path}")
     watch.mark("imports and checks")
-    try:
-        with ray_cluster(options.address) as cluster:
-            watch.mark("ray")
-            for line in say_dashboard(cluster):
-                console.print(line)
-            slots = share_sweep(
-                cluster, trials=tuning.trials, concurrent=tuning.concurrent, gpus_per_trial=tuning.gpus_per_trial,
-                workers=tuning.workers_per_trial, device=plan.config.training.device,
-            )  # fmt: skip
-            data = read_sweep_data(plan)
-            watch.mark("data")
-            reserve = announce(plan, data, axes, slots.concurrent, console)
-            seconds = budget_seconds(plan.config, STARTED, reserve)
-            if folder is None:
-                return DONE
-            return tune(plan, data, folder, space, slots, cluster, console, watch, seconds)
-    except InputError:
+    advice = how_to_resume(folder) if folder is not None else ""
+    with raise_on_signal(), closing(folder), ray_cluster(options.address, advice) as cluster:
+        watch.mark("ray")
+        for line in say_dashboard(cluster):
+            console.print(line)
+        slots = share_sweep(
+            cluster, trials=tuning.trials, concurrent=tuning.concurrent, gpus_per_trial=tuning.gpus_per_trial,
+            workers=tuning.workers_per_trial, device=plan.config.training.device,
+        )  # fmt: skip
+        data = read_sweep_data(plan)
+        watch.mark("data")
+        reserve = announce(plan, data, axes, slots.concurrent, console)
+        seconds = budget_seconds(plan.config, STARTED, reserve)
         if folder is not None:
-            abandon(folder)  # unless it has begun
-        raise
+            tune(plan, data, folder, space, slots, cluster, console, watch, seconds)
+    return DONE
 
 
 def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
@@ -156,6 +152,7 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     from rainbow_ray.checks.forecast import foresee_trials
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.selection import smallest_difference
+    from rainbow_ray.training.reporters import wandb_notes
 
     split, tuning = data.split, plan.config.tune
     songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
@@ -169,7 +166,8 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     cost = foresee_trials(plan, data, concurrent)
     if cost.disk.mark != "good":
         raise InputError(f"--output-dir: {cost.disk.text}; free some, or choose another folder")
-    said += [cost.text, *(f"Note: {note}" for note in [*plan.warnings, *data.warnings])]
+    said += [cost.text]
+    said += [f"Note: {note}" for note in [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]]
     for line in said:
         console.print(line)
     return cost.closing
@@ -178,7 +176,7 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
 def tune(
     plan: Plan, data: Data, folder: RunFolder, space: Space, slots: Any, cluster: Cluster, console: Console,
     watch: Any, seconds: float | None,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
     from rainbow_ray.errors import TrainingError
     from rainbow_ray.progress import TrialLines
@@ -199,12 +197,9 @@ def tune(
     with TrialLines(console, plan.config.training.headline, sweep.total, larger_is_better=larger) as lines:
         lines.know(ledger.ended)
         ledger.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
-        over = run_sweep(sweep, seconds=seconds)
+        run_sweep(sweep, seconds=seconds)
     watch.mark("trials")
     missing = sweep.total - len(ledger.ended)
-    if missing > 0 and not over:
-        console.print(f"Stopped with {missing} trials to go; go on with: --resume --name {folder.path.name}")
-        return INTERRUPTED
     if missing > 0:
         console.print(f"The budget is spent with {missing} trials to go; --resume goes on with them")
     complete = ledger.complete(larger_is_better=sweep.larger_is_better)
@@ -213,7 +208,6 @@ def tune(
         raise TrainingError(f"no trial of {folder.path} ran to its end: {reasons}")
     conclude(plan, data, sweep, folder, cluster, console, watch)
     shutil.rmtree(prefix, ignore_errors=True)
-    return DONE
 
 
 def make_sweep(
@@ -374,6 +368,7 @@ def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Con
     from rainbow_ray.run_folder import begin_run, same_config
     from rainbow_ray.runtime import Stopwatch
     from rainbow_ray.train import train
+    from rainbow_ray.utils.console import make_console
 
     path = folder.file("best")
     if path.exists() and not same_config(path, config):  # of a start that was stopped before more trials ran
@@ -384,7 +379,7 @@ def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Con
     console.print(f"The winner's run, in {best.path} …")
     plan = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     # its own table says nothing that the sweep's does not say better
-    train(plan, read_data(plan), best, cluster, type(console)(quiet=True), Stopwatch(time.perf_counter()))
+    train(plan, read_data(plan), best, cluster, make_console(quiet=True), Stopwatch(time.perf_counter()))
 
 
 if __name__ == "__main__":

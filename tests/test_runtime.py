@@ -166,7 +166,7 @@ import time
 from rainbow_ray.runtime import prepare_environment, ray_cluster
 
 prepare_environment()
-with ray_cluster(None):
+with ray_cluster(None, "go on with --resume --name x"):
     print("ready", flush=True)
     time.sleep(600)  # asks nothing of Ray, and so hears nothing of its end
 """
@@ -184,4 +184,4 @@ def test_a_command_whose_ray_is_lost_ends_with_a_word(tmp_path):
             child.kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume"
+    assert err.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume --name x"

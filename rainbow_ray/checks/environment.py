@@ -30,7 +30,8 @@ with ray_cluster(sys.argv[1] or None) as cluster:
 def start_ray(address: str | None) -> subprocess.Popen[str]:
     """Begin to start Ray and run one task on it; `check_ray` waits for how that went."""
     command = [sys.executable, "-c", START_RAY, address or ""]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            encoding="utf-8", errors="replace")  # fmt: skip
 
 
 def check_ray(starting: subprocess.Popen[str]) -> tuple[Found, float]:
@@ -87,14 +88,15 @@ def check_disk(folder: Path, needed_mb: float) -> Found:
 
 def check_services(config: Config) -> Iterator[Found]:
     """Keys of W&B and of the hub: whether they are there, never what they are."""
-    from rainbow_ray.training.reporters import knows_wandb
+    from rainbow_ray.training.reporters import knows_wandb, wandb_notes
 
     if config.logging.wandb.enabled:
+        notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]
+        yield from (Found("word", "W&B", note) for note in notes)
         if knows_wandb():
             yield Found("good", "W&B", "a key is here")
-        else:
-            offline = "the run is logged offline, to be sent by `wandb sync`"
-            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc): {offline}")
+        elif not notes:
+            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={os.environ['WANDB_MODE']}")
     name = str(config.model.text_encoder.model_name)
     if name == "embedded" or Path(name).exists():
         return

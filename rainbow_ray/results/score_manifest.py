@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from rainbow_ray.data.manifest import Manifest, open_manifest
 from rainbow_ray.errors import InputError, nearest
@@ -30,6 +30,7 @@ from rainbow_ray.results.at_scale import (
 )
 from rainbow_ray.results.inference import Predictor
 from rainbow_ray.results.score_table import Tally
+from rainbow_ray.utils.console import is_live, text_column
 
 SONG_ID = "id"  # of tables of songs
 SAY_EVERY = 5.0  # seconds
@@ -59,7 +60,7 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
             with _progress(plan, console) as told:
                 score_here(plan, told)
         else:
-            with ray_cluster(options.address) as cluster:
+            with ray_cluster(options.address, "go on with the same command and --resume") as cluster:
                 workers = options.workers or cluster.gpus or cluster.cpus
                 plan = open_parts(
                     make_plan(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows),
@@ -164,9 +165,9 @@ def _progress(plan: Plan, console: Console) -> Iterator[Callable[[Done], None]]:
         console.print(f"{before} of {total} rows were scored before")
     began = said = time.monotonic()
     done = 0
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+    columns = (text_column("scoring"), BarColumn(), MofNCompleteColumn(), text_column("{task.fields[rate]}"),
                TimeRemainingColumn())  # fmt: skip
-    bar = Progress(*columns, console=console) if console.is_terminal else None
+    bar = Progress(*columns, console=console) if is_live(console) else None
     task = bar.add_task("", total=total, completed=before, rate="") if bar else None
 
     def told(part: Done) -> None:

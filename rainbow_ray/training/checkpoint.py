@@ -19,6 +19,7 @@ import torch
 
 from rainbow_ray.errors import InputError
 from rainbow_ray.files import write_safely
+from rainbow_ray.training.reporters import RESULT
 
 FORMAT = 2
 KEPT = 2
@@ -120,10 +121,10 @@ class Checkpoints:
             with path.open("wb") as file:
                 np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
 
-        write_safely(self.folder / "result.npz", write)
+        write_safely(self.folder / RESULT, write)
 
     def load_result(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        path = self.folder / "result.npz"
+        path = self.folder / RESULT
         if not path.exists():
             return None
         try:

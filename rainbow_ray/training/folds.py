@@ -130,6 +130,8 @@ def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) 
                 failure_config=FailureConfig(max_failures=RESTARTS),
             ),
         )
+        # Train's own handler of SIGINT ends the process with exit code 0; ours raises, and Ray is then shut down
+        trainer._register_sigint_handler = lambda controller: None  # noqa: ARG005
         with _following(mirror):
             _fit(trainer)
         shutil.rmtree(storage, ignore_errors=True)

@@ -58,8 +58,10 @@ class Heard:
         is_state = modality == "audio" and self.identity is not None
         found = self.store.get(STATES, self.key(window)) if is_state else self.store.get(modality, window)
         if found is None:
-            raise TrainingError(f"{self.store.folder}: {modality} of window {window} is gone or damaged; delete the"
-                                " folder, and go on with --resume where the media are at hand")  # fmt: skip
+            raise TrainingError(
+                f"{self.store.folder}: {modality} of window {window} is gone or damaged; delete the folder, and start"
+                " again (a stopped run: with --resume) where the media are at hand"
+            )
         return found
 
     def _compute(self, windows: list[str]) -> None:

@@ -6,16 +6,19 @@ itself appends to its own file, wherever it runs; the driver's `Mirror` copies n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from rainbow_ray.config import Config
+from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.training.ledger import Trial
 
 Record = dict[str, Any]
+RESULT = "result.npz"  # beside the records of a fit that has ended
 Place = tuple[Any, ...]
 
 
@@ -78,17 +81,29 @@ def place(record: Record) -> Place:
 
 
 class Mirror:
-    """Follows the files of several fits and hands new records on, in the driver."""
+    """Follows the files of several fits in the driver.
 
-    def __init__(self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]]) -> None:
+    Args:
+        files: `metrics.jsonl` of each fit.
+        sinks: Each is called with every new record.
+        on_end: Called with the fold of each fit that has ended, after its last record.
+    """
+
+    def __init__(
+        self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]],
+        on_end: Callable[[int | None], None] | None = None,
+    ) -> None:  # fmt: skip
         self.read = dict.fromkeys(files, (0, 0))  # inode and position of each
         self.seen: set[Place] = set()
         self.sinks = list(sinks)
+        self.on_end = on_end
+        self.folds: dict[Path, int | None] = {}  # of fits that have not ended
 
     def poll(self) -> None:
         for path, (inode, position) in self.read.items():
             if not path.exists():
                 continue
+            has_ended = path.with_name(RESULT).exists()  # asked first: no record follows it
             with path.open("rb") as file:
                 found = os.fstat(file.fileno()).st_ino
                 # a fit that went on from a checkpoint has cut its file back: a new file under the same name
@@ -98,10 +113,15 @@ class Mirror:
             whole = new[: new.rfind(b"\n") + 1]
             self.read[path] = (found, position + len(whole))
             for line in whole.splitlines():
-                self._hand_on(json.loads(line))
+                self._hand_on(path, json.loads(line))
+            if has_ended and path in self.folds:
+                fold = self.folds.pop(path)
+                if self.on_end is not None:
+                    self.on_end(fold)
 
-    def _hand_on(self, record: Record) -> None:
+    def _hand_on(self, path: Path, record: Record) -> None:
         if place(record) not in self.seen:
+            self.folds[path] = record["fold"]
             self.seen.add(place(record))
             for sink in self.sinks:
                 sink(record)
@@ -115,18 +135,19 @@ class Wandb:
 
         self.sent = sent  # by an earlier start of the same run
         options = config.logging.wandb
-        self.run = wandb.init(
-            project=options.project,
-            entity=options.entity,
-            name=options.name or name,
-            id=name,
-            group=name,
-            dir=str(folder),
-            resume="allow",
-            mode="offline" if not knows_wandb() and "WANDB_MODE" not in os.environ else None,
-            config=config.model_dump(),
-            settings=wandb.Settings(silent=True),
-        )
+        with _refusals_of_wandb():
+            self.run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=options.name or name,
+                id=name,
+                group=name,
+                dir=str(folder),
+                resume="allow",
+                mode=_wandb_mode(),
+                config=config.model_dump(),
+                settings=wandb.Settings(silent=True),
+            )
 
     def __call__(self, record: Record) -> None:
         if place(record) in self.sent:
@@ -152,19 +173,20 @@ class WandbTrials:
         if event != "end":
             return
         options, name = self.config.logging.wandb, f"trial-{trial.number:04d}"
-        run = wandb.init(
-            project=options.project,
-            entity=options.entity,
-            name=name,
-            id=f"{self.folder.name}-{name}",
-            group=self.folder.name,
-            dir=str(self.folder),
-            resume="allow",
-            reinit="finish_previous",
-            mode="offline" if not knows_wandb() and "WANDB_MODE" not in os.environ else None,
-            config=trial.values,
-            settings=wandb.Settings(silent=True),
-        )
+        with _refusals_of_wandb():
+            run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=name,
+                id=f"{self.folder.name}-{name}",
+                group=self.folder.name,
+                dir=str(self.folder),
+                resume="allow",
+                reinit="finish_previous",
+                mode=_wandb_mode(),
+                config=trial.values,
+                settings=wandb.Settings(silent=True),
+            )
         metric = self.config.training.headline
         for done, score in trial.reports:
             run.log({metric: score, "done": done})
@@ -201,9 +223,36 @@ def _numbers(record: Record) -> dict[str, float]:
     return {k: v for k, v in record.items() if k not in places and isinstance(v, int | float)}
 
 
+def wandb_notes(config: Config) -> list[str]:
+    """Return what is to be said before a run is mirrored to Weights & Biases: that it is kept offline without a key."""
+    if not config.logging.wandb.enabled or knows_wandb() or _wandb_mode() != "offline":
+        return []
+    return ["W&B: no key (WANDB_API_KEY or ~/.netrc), so the run is logged offline, to its folder wandb/; `wandb login`"
+            " and `wandb sync` send it later"]  # fmt: skip
+
+
+def _wandb_mode() -> str | None:
+    """Return the mode for `wandb.init`; None leaves it to WANDB_MODE and W&B's own default, which needs a key."""
+    if os.environ.get("WANDB_MODE"):
+        return None
+    return None if knows_wandb() else "offline"
+
+
+@contextlib.contextmanager
+def _refusals_of_wandb() -> Iterator[None]:
+    """Raise `InputError` where W&B refuses a run: for want of a key, or because of a wrong one."""
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        raise InputError(f"--wandb: W&B refuses the run ({first_line(error)}); check WANDB_API_KEY or `wandb login`, or"
+                         " set WANDB_MODE=offline") from error  # fmt: skip
+
+
 def knows_wandb() -> bool:
     """Whether this machine has a key of Weights & Biases."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.exists() and "wandb" in netrc.read_text(errors="ignore")
+    return netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="ignore")

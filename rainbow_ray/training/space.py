@@ -25,8 +25,10 @@ from optuna.trial import BaseTrial
 
 from rainbow_ray.config import Config, known_keys, override, parse_value
 from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.training import suggestions
 from rainbow_ray.training.imbalance import stacked
 from rainbow_ray.training.ledger import Trial
+from rainbow_ray.training.suggestions import RecordingTrial, Suggestion
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
 # functions of a phase's module for problems that its main one is not for
@@ -50,23 +52,40 @@ class Space:
     name: str
     file: str
 
-    def draw(self, trial: Any) -> dict[str, Any]:
-        """Config values of one trial: those asked for and the constants. Raises `InputError` with the space's line."""
-        captor = _Captor(trial)
+    def draw(self, trial: Any, seen: dict[str, Suggestion] | None = None) -> dict[str, Any]:
+        """Return the config values of one trial: those asked for, and the constants.
+
+        Args:
+            trial: An Optuna trial.
+            seen: Suggestions of earlier draws by key, to which this draw's are added; None where there are none.
+
+        Raises:
+            InputError: What is wrong with the space, with its lines.
+        """
+        recorder = RecordingTrial(trial, seen)
         try:
-            constants = self.suggest(captor)
+            constants = self.suggest(recorder)
         except (Exception, SystemExit) as error:
-            raise InputError(self._explain(error)) from error
+            # after a call that could not be answered, an error is likely to come of the value in its place
+            raise InputError(self._problems(recorder) or [self._explain(error)]) from error
+        if seen is not None:
+            seen.update({key: found for key, found in recorder.suggestions.items() if key not in seen})
+        if recorder.problems:
+            raise InputError(self._problems(recorder))
         if constants is None:
-            return captor.values
+            return recorder.values
         if not isinstance(constants, dict) or not all(isinstance(key, str) for key in constants):
             what = (
                 f"returned a {type(constants).__name__}" if not isinstance(constants, dict) else "returned other keys"
             )
             raise InputError(f"space {self.name}: {what}, not a dict of config keys to constants, or nothing")
-        if twice := sorted(captor.values.keys() & constants.keys()):
+        if twice := sorted(recorder.values.keys() & constants.keys()):
             raise InputError(f"space {self.name}: it asks for {', '.join(twice)} and returns a constant for it too")
-        return {**captor.values, **constants}
+        return {**recorder.values, **constants}
+
+    def _problems(self, recorder: RecordingTrial) -> list[str]:
+        unknown = [problem for key in recorder.values for problem in _check_key(self, key)] if recorder.problems else []
+        return [*(f"space {self.name}: {problem}" for problem in dict.fromkeys(recorder.problems)), *unknown]
 
     def objections(self, values: Mapping[str, Any]) -> list[str]:
         """What speaks against the keys and the kinds of drawn values."""
@@ -79,9 +98,9 @@ class Space:
             line = (error.text or "").strip()
             return f"space {self.name}: {error.msg} ({error.filename}, line {error.lineno}: `{line}`)"
         frames = traceback.extract_tb(error.__traceback__)
-        ours = str(Path(__file__))
+        ours = (str(Path(__file__)), suggestions.__file__)
         near = Path(self.file).parent
-        own = [f for f in frames if f.filename != ours and Path(f.filename).parent == near] or list(frames)
+        own = [f for f in frames if f.filename not in ours and Path(f.filename).parent == near] or list(frames)
         last = own[-1]
         line = linecache.getline(last.filename, last.lineno or 0).strip()
         where = f"{last.filename}, line {last.lineno}"
@@ -120,25 +139,6 @@ def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
     return [f"in some trials {line}" for line in found]
 
 
-class _Captor:
-    """Passes questions on to an Optuna trial and keeps the answers."""
-
-    def __init__(self, trial: Any) -> None:
-        self.trial = trial
-        self.values: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.trial, name)
-        if not name.startswith("suggest_"):
-            return attribute
-
-        def ask(key: str, *arguments: Any, **options: Any) -> Any:
-            value = self.values[key] = attribute(key, *arguments, **options)
-            return value
-
-        return ask
-
-
 def load_space(name: str | None, phase: int, problem: str = "") -> Space:
     """`FILE:FUNCTION` or `module:function`. Raises `InputError` when it is not to be had."""
     name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(problem, 'space')}"
@@ -162,9 +162,16 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     distributions: dict[str, set[str]] = {}
     constants: dict[str, set[str]] = {}
     problems: dict[str, None] = {}
+    seen: dict[str, Suggestion] = {}
     for _ in range(DRAWS):
         trial = study.ask()
-        values = space.draw(trial)  # one that raises says nothing about the rest
+        try:
+            values = space.draw(trial, seen)
+        except InputError as error:
+            problems |= dict.fromkeys(error.problems)
+            if not seen:
+                break  # it asks for nothing before it fails
+            continue
         for key, distribution in trial.distributions.items():
             distributions.setdefault(key, set()).add(distribution_to_json(distribution))
         for key in values.keys() - trial.distributions.keys():
@@ -176,7 +183,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
             except InputError as error:
                 wrong = error.problems
         problems |= dict.fromkeys(wrong)
-    if not distributions:
+    if not distributions and not problems:
         problems[f"space {space.name}: it asks for nothing, so there is nothing to search"] = None
     if problems:
         raise InputError(list(problems)[:20])

@@ -9,7 +9,6 @@ import errno
 import gc
 import os
 import shutil
-import signal
 import time
 import traceback
 import warnings
@@ -34,6 +33,7 @@ from rainbow_ray.training.folds import RESTARTS, Shared, understood
 from rainbow_ray.training.ledger import WHOLE, Ledger, Trial
 from rainbow_ray.training.space import Space, apply, default_trial
 from rainbow_ray.training.trial import Task, forget_models, run_trial
+from rainbow_ray.utils.signals import DeferredSignal, Interrupted, defer_signals
 
 DONE, SCORE = "work_done", "score"  # Tune takes a result that has `done` for the last
 # read by Tune, in this process
@@ -43,6 +43,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is not used
     "TUNE_WARN_THRESHOLD_S": "1000",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `Halt` stops the trials after either signal
 }
 STATES = {
     "complete": optuna.trial.TrialState.COMPLETE,
@@ -70,10 +71,18 @@ class Sweep:
 
 
 def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
-    """Run the trials that are missing; returns when all have ended, when `seconds` are over, or after Ctrl-C.
+    """Run the trials that are missing, until all have ended or the time is over.
 
-    True if time was what ended it; whoever called looks into the ledger for what came of it. Raises `TrainingError`
-    when the disk is full.
+    Args:
+        sweep: What is searched, and the ledger that knows what is missing.
+        seconds: Time limit, or None.
+
+    Returns:
+        Whether the time limit ended it.
+
+    Raises:
+        Interrupted: A signal ended it; running trials are started again by the next start.
+        TrainingError: The disk is full.
     """
     import ray
 
@@ -108,29 +117,33 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
             stop=halt,
         ),
     )
-    interrupts = signal.getsignal(signal.SIGINT)
     try:
-        tuner.fit()
+        with defer_signals() as halt.signal:
+            tuner.fit()
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         halt.reason = str(error)
     finally:
-        signal.signal(signal.SIGINT, interrupts)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(storage, ignore_errors=True)
     if halt.reason:
         raise TrainingError(f"no space is left on the disk ({halt.reason}); free some, then go on with --resume")
+    if halt.signal.signal_number is not None:
+        interrupted = Interrupted(halt.signal.signal_number)
+        interrupted.add_note(f"{sweep.total - len(sweep.ledger.ended)} trials to go")
+        raise interrupted
     return halt.is_over
 
 
 class Halt(tune.Stopper):  # type: ignore[misc]
-    """Ends all trials when the budget is spent, or when a worker says that the disk is full.
+    """Ends all trials when the budget is spent, after a signal, or when a worker says that the disk is full.
 
     The budget keeps what the end of the sweep will take, and that depends on the trial that leads.
     """
 
     def __init__(self, sweep: Sweep, seconds: float | None) -> None:
         self.sweep, self.reason, self.is_over = sweep, "", False
+        self.signal = DeferredSignal()
         self.deadline = None if seconds is None else time.monotonic() + seconds
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
@@ -139,7 +152,7 @@ class Halt(tune.Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         if self.deadline is not None:
             self.is_over = time.monotonic() + self._more_than_the_default() > self.deadline
-        return self.is_over or bool(self.reason)
+        return self.is_over or bool(self.reason) or self.signal.signal_number is not None
 
     def _more_than_the_default(self) -> float:
         """Seconds that the leading trial's fresh splits and its own run take longer than the default config's."""

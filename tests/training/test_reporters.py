@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
-from rainbow_ray.training.reporters import JsonLines, Mirror, TensorBoard, read_lines
+import pytest
+
+from rainbow_ray.config import Config
+from rainbow_ray.errors import InputError
+from rainbow_ray.training.reporters import JsonLines, Mirror, TensorBoard, Wandb, read_lines, wandb_notes
 
 
 def record(epoch: int, fold: int | None = 0, **values) -> dict:
@@ -69,3 +73,32 @@ def test_a_mirror_reads_a_file_that_was_cut_back_from_its_start(tmp_path):
             mirror.poll()
     mirror.poll()
     assert seen == list(range(1, 131))
+
+
+@pytest.fixture
+def _without_a_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.usefixtures("_without_a_key")
+def test_a_run_that_is_mirrored_offline_says_so_first(monkeypatch, tmp_path):
+    assert wandb_notes(Config()) == []
+    config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
+    (note,) = wandb_notes(config)
+    assert "no key" in note
+    assert "offline" in note
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert wandb_notes(config) == []
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")  # it was asked for
+    assert wandb_notes(config) == []
+
+
+@pytest.mark.usefixtures("_without_a_key")
+def test_a_key_that_wandb_refuses_is_the_users_to_mend(monkeypatch, tmp_path):
+    config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(InputError, match=r"--wandb: W&B refuses the run \(.*WANDB_MODE=offline"):
+        Wandb(config, "run", tmp_path, ())

@@ -235,3 +235,112 @@ def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours()
           for kind in ("segmentation", "weak segmentation")}  # fmt: skip
     assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {"training.smoothing", "training.boundary"}
     assert not [key for key in of["weak segmentation"] if key in ("training.smoothing", "training.boundary")]
+
+
+def problems_of(tmp_path, config, check, *lines: str) -> list[str]:
+    text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
+    with pytest.raises(InputError) as caught:
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    return caught.value.problems
+
+
+DECAY = "trial.suggest_float('training.weight_decay', {})"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ranges"),
+    [
+        (DECAY.format("0.0, 0.1"), DECAY.format("0.0, 0.5"), ("float 0 to 0.1", "float 0 to 0.5")),
+        (DECAY.format("1e-4, 0.1"), DECAY.format("1e-4, 0.1, log=True"), ("0.1 at", "0.1, log at")),
+        (DECAY.format("0.0, 1.0"), DECAY.format("0.0, 1.0, step=0.5"), ("1 at", "1, step 0.5 at")),
+        (DECAY.format("0.0, 1.0"), "trial.suggest_int('training.weight_decay', 0, 1)", ("float 0 to 1", "int 0 to 1")),
+        (
+            "trial.suggest_categorical('training.loss', ['bce', 'focal'])",
+            "trial.suggest_categorical('training.loss', ['focal', 'bce'])",
+            ("['bce', 'focal']", "['focal', 'bce']"),
+        ),
+    ],
+)
+def test_a_key_that_is_asked_for_twice_in_different_ways_is_refused_with_both_lines(
+    config, check, tmp_path, first, second, ranges
+):
+    (problem,) = problems_of(tmp_path, config, check, first, "pass", second)
+    assert "is asked for twice" in problem
+    assert "mine.py:2" in problem
+    assert "mine.py:4" in problem
+    for words in ranges:
+        assert words in problem
+
+
+def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
+    (tmp_path / "axes_beside.py").write_text(
+        "def decay(t, high):\n    t.suggest_float('training.weight_decay', 0.0, high)\n"
+    )
+    text = (
+        "import axes_beside\ndef space(trial):\n    axes_beside.decay(trial, 0.1)\n    "
+        + DECAY.format("0.0, 0.2")
+        + "\n"
+    )
+    with pytest.raises(InputError, match=r"axes_beside\.py:2, and float 0 to 0\.2 at .*mine\.py:4"):
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+
+
+def test_a_key_that_is_asked_for_twice_in_the_same_way_has_one_value(config, check, tmp_path):
+    lines = (f"first = {DECAY.format('0.0, 0.1')}", f"assert {DECAY.format('0.0, high=0.1')} == first")
+    text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
+    axes = explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    assert list(axes.distributions) == ["training.weight_decay"]
+
+
+BRANCHES = "trial.suggest_categorical('training.loss', ['bce', 'focal']) == 'bce'"
+
+
+def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, check, tmp_path):
+    text = f"def space(trial):\n    {DECAY.format('0.0, 0.1 if ' + BRANCHES + ' else 0.2')}\n"
+    assert len(explore(load_space(write(tmp_path, text), 1), config, check, seed=0).distributions) == 2
+    for other in ("trial.suggest_int('training.weight_decay', 0, 1)",
+                  "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
+        lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {other}")
+        (problem,) = problems_of(tmp_path, config, check, *lines)
+        assert "in two ways that one search cannot hold" in problem
+        assert "mine.py:3" in problem
+        assert "mine.py:5" in problem
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ("trial.suggest_float('training.weight_decay', 1.0, 0.0)", "low <= high"),
+        ("trial.suggest_float('training.weight_decay', 0.0, 1.0, log=True)", "low > 0"),
+        ("trial.suggest_float('training.weight_decay', -1.0, 1.0, log=True)", "low > 0"),
+        ("trial.suggest_float('training.weight_decay', 0.1, 1.0, log=True, step=0.1)", "step"),
+        ("trial.suggest_float('training.weight_decay', 0.0, float('inf'))", "high=inf is not finite"),
+        ("trial.suggest_float('training.weight_decay', float('nan'), 1.0)", "low=nan is not finite"),
+        ("trial.suggest_float('training.weight_decay', '0', '1')", "low='0' is no number"),
+        ("trial.suggest_float('training.weight_decay', False, 1.0)", "low=False is no number"),
+        ("trial.suggest_float('training.weight_decay', 0.0)", "missing 1 required positional argument: 'high'"),
+        ("trial.suggest_float('training.weight_decay', 0.0, 1.0, lag=True)", "unexpected keyword argument 'lag'"),
+        ("trial.suggest_int('training.batch_size', 1.5, 8)", "low=1.5 is no whole number"),
+        ("trial.suggest_int('training.batch_size', 0, 8, log=True)", "low >= 1"),
+        ("trial.suggest_int('training.batch_size', 1, 8, step=0)", "step > 0"),
+        ("trial.suggest_categorical('training.loss', [])", "one or more elements"),
+        ("trial.suggest_categorical('training.loss', 'bce')", "choices must be a list, not a str"),
+        ("trial.suggest_categorical('training.loss', {'bce', 'focal'})", "choices must be a list, not a set"),
+        ("trial.suggest_int(3, 1, 8)", "3 is no key"),
+        ("trial.suggest_flaot('training.weight_decay', 0.0, 1.0)", "suggest_flaot"),
+    ],
+)
+def test_a_range_that_holds_nothing_is_refused_with_its_line(config, check, tmp_path, call, reason):
+    (problem,) = problems_of(tmp_path, config, check, call)
+    assert reason in problem
+    assert "mine.py, line 2: `trial.suggest_" in problem
+
+
+def test_all_impossible_ranges_are_listed_at_once(config, check, tmp_path):
+    problems = problems_of(
+        tmp_path, config, check, DECAY.format("1.0, 0.0"), "trial.suggest_int('training.batch_size', 8, 1)",
+        "trial.suggest_float('training.lerning_rate', 0.0, 1.0)", DECAY.format("0.0, 0.0"),
+    )  # fmt: skip
+    assert [next(word for word in ("weight_decay", "batch_size", "lerning_rate") if word in p) for p in problems] == [
+        "weight_decay", "batch_size", "lerning_rate"
+    ]  # fmt: skip

@@ -1,0 +1,171 @@
+"""What a search space asks an Optuna trial for: each call is checked and recorded with its line."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import numbers
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A call of `trial.suggest_…`: the distribution it asks for, and where it stands, as file:line."""
+
+    distribution: BaseDistribution
+    where: str
+
+    def __str__(self) -> str:
+        return f"{describe(self.distribution)} at {self.where}"
+
+
+class RecordingTrial:
+    """Passes calls on to an Optuna trial and records them.
+
+    A call that makes no sense is a problem and gets some value, so that the rest of the space is looked at as well.
+
+    Args:
+        trial: An Optuna trial.
+        earlier: Suggestions of earlier draws of the same space, by key.
+
+    Attributes:
+        values: Value of each key that was asked for.
+        suggestions: First suggestion of each key.
+        problems: What is wrong with the calls.
+    """
+
+    def __init__(self, trial: Any, earlier: dict[str, Suggestion] | None = None) -> None:
+        self.trial = trial
+        self.earlier = earlier or {}
+        self.values: dict[str, Any] = {}
+        self.suggestions: dict[str, Suggestion] = {}
+        self.problems: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.trial, name)
+        if name not in DISTRIBUTIONS:
+            return attribute
+
+        def ask(name: str, *arguments: Any, **options: Any) -> Any:
+            return self._ask(method, name, arguments, options)
+
+        method = name
+        return ask
+
+    def _ask(self, method: str, key: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        where = _calling_line()
+        if not isinstance(key, str):
+            self.problems.append(f"{key!r} is no key: the first argument of {method} is a config key ({_quote(where)})")
+            return _some_value(arguments)
+        try:
+            suggestion = Suggestion(DISTRIBUTIONS[method](*arguments, **options), where)
+        except (TypeError, ValueError, OverflowError) as error:
+            self.problems.append(f"{key}: {error} ({_quote(where)})")
+            return self.values.setdefault(key, _some_value(arguments))
+        first = self.suggestions.get(key)
+        if first is not None:
+            if first.distribution != suggestion.distribution:
+                self.problems.append(f"{key} is asked for twice: {first}, and {suggestion}; keep one of the two")
+            return self.values[key]
+        self.suggestions[key] = suggestion
+        before = self.earlier.get(key)
+        if before is not None and not _can_alternate(before.distribution, suggestion.distribution):
+            self.problems.append(
+                f"{key} is asked for in two ways that one search cannot hold: {before}, and {suggestion}; use the same"
+                " kind, and the same choices, in all branches"
+            )
+            return self.values.setdefault(key, _some_value(arguments))
+        self.values[key] = getattr(self.trial, method)(key, *arguments, **options)
+        return self.values[key]
+
+
+def describe(distribution: BaseDistribution) -> str:
+    """Return a distribution in words: `float 0 to 0.1, log`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {list(distribution.choices)}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = "float" if isinstance(distribution, FloatDistribution) else "int"
+    step = f", step {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{kind} {distribution.low:g} to {distribution.high:g}{step}{', log' if distribution.log else ''}"
+
+
+def suggest_float(low: float, high: float, *, step: float | None = None, log: bool = False) -> BaseDistribution:
+    """Return the distribution of `trial.suggest_float`. Raises ValueError or TypeError for an impossible one."""
+    _check_numbers(low=low, high=high, **({} if step is None else {"step": step}))
+    return FloatDistribution(low, high, step=step, log=log)
+
+
+def suggest_int(low: int, high: int, *, step: int = 1, log: bool = False) -> BaseDistribution:
+    """Return the distribution of `trial.suggest_int`. Raises ValueError or TypeError for an impossible one."""
+    _check_numbers(low=low, high=high, step=step)
+    for name, value in (("low", low), ("high", high), ("step", step)):
+        if value != int(value):
+            raise ValueError(f"{name}={value} is no whole number")
+    return IntDistribution(low, high, step=step, log=log)
+
+
+def suggest_categorical(choices: Sequence[Any]) -> BaseDistribution:
+    """Return the distribution of `trial.suggest_categorical`. Raises ValueError or TypeError for an impossible one."""
+    if not isinstance(choices, list | tuple | range):  # a set has no order, and text would be taken letter by letter
+        raise TypeError(f"choices must be a list, not a {type(choices).__name__}")
+    return CategoricalDistribution(choices)
+
+
+def suggest_uniform(low: float, high: float) -> BaseDistribution:
+    return suggest_float(low, high)
+
+
+def suggest_loguniform(low: float, high: float) -> BaseDistribution:
+    return suggest_float(low, high, log=True)
+
+
+def suggest_discrete_uniform(low: float, high: float, q: float) -> BaseDistribution:
+    return suggest_float(low, high, step=q)
+
+
+DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
+    function.__name__: function
+    for function in (
+        suggest_float, suggest_int, suggest_categorical, suggest_uniform, suggest_loguniform, suggest_discrete_uniform
+    )
+}  # fmt: skip
+
+
+def _check_numbers(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name}={value!r} is no number")
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value} is not finite")
+
+
+def _can_alternate(one: BaseDistribution, other: BaseDistribution) -> bool:
+    """Return whether Optuna lets a key have both, in different trials: numeric ranges may move, choices may not."""
+    if type(one) is not type(other):
+        return False
+    return not isinstance(one, CategoricalDistribution) or one == other
+
+
+def _some_value(arguments: Sequence[Any]) -> Any:
+    """Return a value for a call that cannot be answered."""
+    first = arguments[0] if arguments else None
+    return first[0] if isinstance(first, list | tuple) and first else first
+
+
+def _quote(where: str) -> str:
+    """Return the place of a call with the code that stands there."""
+    file, _, line = where.rpartition(":")
+    return f"{file}, line {line}: `{linecache.getline(file, int(line)).strip()}`"
+
+
+def _calling_line() -> str:
+    """Return file:line of the call in the space."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
