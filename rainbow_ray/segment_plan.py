@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
 from rainbow_ray.data.sections import make_segments
+from rainbow_ray.data.time_units import check_times
+from rainbow_ray.data.timeline_columns import RUNNING_TIME
+from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.phases import get_phase
 from rainbow_ray.problems import Problem, make_problem
@@ -25,6 +28,7 @@ TIMES = ("start_seconds", "end_seconds")
 INDEX = "segment_index"
 SONG, TEXT, AUDIO = "song_id", "lyric_text", "source_audio_file"
 SECTION = "structure_section"
+MOST_CHECKED = 200_000  # rows; of larger tables the times are checked without the words
 MOST_INTEGERS = 20  # different ones that are still classes
 SONG_TARGET = "rebracketing_type"  # where segments have no label of their own
 UNKNOWN_SONG = "segment of a song that the manifest lacks"
@@ -78,14 +82,18 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
             raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
                              f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
         root = folder_of(manifest.location)
-        lrc_root = Path(config.data.media_root) if config.data.media_root else root or Path.cwd()
-        made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
+        lrc_root = Path(config.data.media_root).expanduser() if config.data.media_root else root or Path.cwd()
+        made, notes = make_segments(
+            manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root, config.data.max_bad_media
+        )
         table = open_manifest(str(made), "segments")
     names = table.schema.names
     _settle_columns(config.data, resolved.user_keys, names)
     wrong = wrong_times(table)
     if wrong:
         raise InputError(wrong)
+    if config.segments.path is not None:
+        notes += check_table_times(table, config.data.id_column, config.data.text_columns[0])
     target = config.data.target_column
     if target is None:
         target = get_phase(config.phase).target
@@ -153,16 +161,41 @@ def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table
 
 
 def wrong_times(table: Manifest) -> list[str]:
-    """Columns of times that are missing, or hold something else than seconds."""
+    """Columns of times that are missing, or of a type that holds no times."""
     problems, names = [], table.schema.names
     for name in TIMES:
         if name not in names:
             problems.append(f"{table}: no column {name!r}, which says when a segment is{nearest(name, names)}")
             continue
-        kind = table.schema.field(name).type
-        if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_boolean(kind):
-            problems.append(f"{table}: column {name!r} holds {kind}: write it as seconds from the song's start")
+        wrong = time_type_problem(table.schema.field(name).type)
+        if wrong is not None:
+            problems.append(f"{table}: column {name!r} {wrong}")
     return problems
+
+
+def check_table_times(table: Manifest, song: str, text: str) -> list[str]:
+    """Check that times of a table of segments can be read and can be in seconds.
+
+    Args:
+        table: Its columns of times are there and of types that hold times.
+        song: Column that names the song of each row.
+        text: Column of the words that are sung.
+
+    Returns:
+        Warnings: values that cannot be read, and a unit that is suspected.
+
+    Raises:
+        InputError: No value of a column can be read, or the times cannot be in seconds.
+    """
+    names = table.schema.names
+    if song not in names or pa.types.is_nested(table.schema.field(song).type):
+        return []  # that is said where columns are looked for
+    further = [name for name in (text, RUNNING_TIME) if name in names and table.rows <= MOST_CHECKED]
+    rows = table.dataset().to_table(columns=list(dict.fromkeys([song, *TIMES, *further])))
+    return check_times(
+        rows, str(table), song=song, start=TIMES[0], end=TIMES[1],
+        text=text if text in further else None, running=RUNNING_TIME if RUNNING_TIME in further else None,
+    )  # fmt: skip
 
 
 def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str]) -> None:
