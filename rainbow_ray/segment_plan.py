@@ -77,23 +77,13 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
             named = open_manifest(location)
             songs, root = _songs(named, config.data.id_column), folder_of(location)
     else:
-        manifest = open_manifest(demo_songs() if location == DEMO else location)
-        if config.data.id_column not in manifest.schema.names:
-            raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
-                             f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
-        root = folder_of(manifest.location)
-        lrc_root = Path(config.data.media_root).expanduser() if config.data.media_root else root or Path.cwd()
-        made, notes = make_segments(
-            manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root, config.data.max_bad_media
-        )
-        table = open_manifest(str(made), "segments")
+        table, root, notes = _make_table(config, demo_songs() if location == DEMO else location)
     names = table.schema.names
     _settle_columns(config.data, resolved.user_keys, names)
     wrong = wrong_times(table)
     if wrong:
         raise InputError(wrong)
-    if config.segments.path is not None:
-        notes += check_table_times(table, config.data.id_column, config.data.text_columns[0])
+    notes += _check_named_table(table, config)
     target = config.data.target_column
     if target is None:
         target = get_phase(config.phase).target
@@ -158,6 +148,28 @@ def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table
     known = pc.is_in(rows["song"], value_set=pa.array(sorted(songs), pa.string()))
     reasons = pc.if_else(pc.or_(known, pc.is_valid(rows["dropped"])), rows["dropped"], UNKNOWN_SONG)
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons)
+
+
+def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, list[str]]:
+    """A table of segments made of a manifest, the manifest's folder, and notes. Raises `InputError` where it cannot."""
+    manifest = open_manifest(location)
+    id_column = config.data.id_column
+    if id_column not in manifest.schema.names:
+        raise InputError(f"manifest {location}: no column {id_column!r} (data.id_column)"
+                         f"{nearest(id_column, manifest.schema.names)}")  # fmt: skip
+    root = folder_of(manifest.location)
+    lrc_root = Path(config.data.media_root).expanduser() if config.data.media_root else root or Path.cwd()
+    made, notes = make_segments(
+        manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_bad_media
+    )
+    return open_manifest(str(made), "segments"), root, notes
+
+
+def _check_named_table(table: Manifest, config: Config) -> list[str]:
+    """Warnings about the times of a table that the user names; one that is made of a manifest was checked with it."""
+    if config.segments.path is None:
+        return []
+    return check_table_times(table, config.data.id_column, next(iter(config.data.text_columns), ""))
 
 
 def wrong_times(table: Manifest) -> list[str]:

@@ -186,7 +186,9 @@ def _structure_of_parts(parts: Sequence[Part]) -> Structure:
         if np.isnan(start) or np.isnan(end):
             unreadable.append(str(name if name is not None else part))
         else:
-            segments.append(Segment(start, end, None if text is None else str(text), None if name is None else str(name)))
+            segments.append(
+                Segment(start, end, None if text is None else str(text), None if name is None else str(name))
+            )
     return Structure(segments, unreadable)
 
 

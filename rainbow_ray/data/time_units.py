@@ -4,12 +4,13 @@ Rules, in this order, on songs of at least one segment with a length (stems of o
 
 1. Where a running time is known, songs that are 1,000 times as long (or another unit's factor, within 25%) are refused.
 2. A song that ends after more than a day is refused.
-3. Songs of more than four hours at the median are refused where their words, at under one in 100 seconds, would be sung
-   at a usual rate in a smaller unit; without such words they are suspected.
-4. Segments of more than five minutes at the median whose words are as sparse, and as usual in a smaller unit, are
-   suspected.
-5. Songs under 0.2 s at the median, or of more than 20 words a second, are refused (days, hours or minutes); songs under
-   1 s, of a 60th of their running time, or of more than 10 words a second, are suspected.
+3. Songs of more than 12 hours at the median are refused where their words, at under one in 100 seconds, would be sung
+   at a usual rate in a smaller unit, unless the running time agrees.
+4. Songs of several segments under 0.2 s at the median, or of more than 20 words a second, are refused: they may be
+   days, hours or minutes.
+5. Suspected, with a warning, unless the running time agrees: songs of more than 4 hours; segments of more than 5
+   minutes with words as sparse as in 3; songs under 1 s, or under 10 s with four segments or more; more than 10 words a
+   second; songs of a 60th of their running time.
 
 So a set of three hours in seconds passes, with or without words.
 """
@@ -27,9 +28,10 @@ import pyarrow.compute as pc
 from rainbow_ray.data.times import DAY, SecondsColumn, seconds_column
 from rainbow_ray.errors import InputError
 
-LONG_SONG = 4 * 3600.0
+LONG_SONG, TOO_LONG_SONG = 4 * 3600.0, 12 * 3600.0
 LONG_SEGMENT = 300.0
-SHORT_SONG, SUSPECT_SONG = 0.2, 1.0
+TOO_SHORT_SONG, SHORT_SONG, SHORT_SONG_OF_SEVERAL = 0.2, 1.0, 10.0
+SEVERAL = 4  # segments
 FEW_WORDS, MANY_WORDS, TOO_MANY_WORDS = 0.01, 10.0, 20.0  # a second
 USUAL_WORDS = (0.02, 10.0)  # a second, of a unit that is offered instead
 USUAL_SONG = 200.0  # seconds
@@ -73,15 +75,15 @@ def check_unit(segments: pd.DataFrame) -> UnitCheck:
     usable = usable.drop_duplicates(["song", "start", "end"])
     if usable.empty:
         return UnitCheck()
-    songs = usable.groupby("song", sort=False).agg(start=("start", "min"), end=("end", "max"))
+    songs = usable.groupby("song", sort=False).agg(start=("start", "min"), end=("end", "max"), segments=("end", "size"))
     median = float(songs["end"].median())
     rate = _words_per_second(usable)
     ratio = _ratio_to_running_time(usable, songs)
     unit = _unit_of_ratio(ratio) or likely_unit(median)
-    problem = _too_long(songs, median, rate, ratio, unit) or _too_short(median, rate, unit)
+    problem = _too_long(songs, median, rate, ratio, unit) or _too_short(songs, median, rate, unit)
     if problem is not None:
         return UnitCheck(problem=f"{problem}; times are seconds from the song's start")
-    warning = _suspicion(usable, median, rate, ratio, unit)
+    warning = _suspicion(usable, songs, median, rate, ratio, unit)
     return UnitCheck(warning=warning and f"{warning}; times are read as seconds from the song's start")
 
 
@@ -198,22 +200,23 @@ def _too_long(songs: pd.DataFrame, median: float, rate: float, ratio: float, uni
             unit = "likely clock times or samples of a longer recording: subtract when the song starts"
         longest = describe_length(float(beyond["end"].max()))
         return f"{len(beyond)} of {len(songs)} songs end after more than a day, the last after {longest} ({unit})"
-    if median > LONG_SONG and _is_sparse(rate, unit):
+    if median > TOO_LONG_SONG and not _agrees(ratio) and _is_sparse(rate, unit):
         return f"songs end after {describe_length(median)} at the median, at {rate:.2g} words a second ({unit})"
     return None
 
 
-def _too_short(median: float, rate: float, unit: str) -> str | None:
-    if median < SHORT_SONG:
+def _too_short(songs: pd.DataFrame, median: float, rate: float, unit: str) -> str | None:
+    if median < TOO_SHORT_SONG and float(songs["segments"].median()) >= 2:  # a short sound alone may be one
         return f"songs end after {median:.2g} s at the median ({unit})"
     if rate > TOO_MANY_WORDS and median < USUAL_SONG:
         return f"segments have {rate:.0f} words a second at the median ({unit})"
     return None
 
 
-def _suspicion(usable: pd.DataFrame, median: float, rate: float, ratio: float, unit: str) -> str | None:
-    confirmed = 1 - TOLERANCE <= ratio <= 1 + TOLERANCE  # the running time says the same
-    if confirmed:
+def _suspicion(
+    usable: pd.DataFrame, songs: pd.DataFrame, median: float, rate: float, ratio: float, unit: str
+) -> str | None:
+    if _agrees(ratio):
         return None
     if abs(60 * ratio - 1) <= TOLERANCE:
         return f"songs end after a 60th of their running time (likely minutes: {LARGER_UNITS['minutes'][1]})"
@@ -225,11 +228,17 @@ def _suspicion(usable: pd.DataFrame, median: float, rate: float, ratio: float, u
             f"segments last {describe_length(length)} at the median, at {rate:.2g} words a second ({unit}, if they are"
             " no seconds)"
         )
-    if median < SUSPECT_SONG:
+    has_several = float(songs["segments"].median()) >= SEVERAL
+    if median < (SHORT_SONG_OF_SEVERAL if has_several else SHORT_SONG):
         return f"songs end after {median:.2g} s at the median ({unit}, if they are no seconds)"
     if rate > MANY_WORDS:
         return f"segments have {rate:.0f} words a second at the median ({unit}, if they are no seconds)"
     return None
+
+
+def _agrees(ratio: float) -> bool:
+    """Whether the running time says that times are seconds."""
+    return 1 - TOLERANCE <= ratio <= 1 + TOLERANCE
 
 
 def _is_sparse(rate: float, unit: str) -> bool:

@@ -149,8 +149,8 @@ def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _is_all_missing(column: pa.ChunkedArray) -> bool:
     """Whether no row has a value: nulls, or NaN, which is how pandas writes a column without any text."""
     if pa.types.is_floating(column.type):
-        return bool(pc.all(pc.is_null(column, nan_is_null=True)).as_py() in (True, None))
-    return column.null_count == len(column)
+        return pc.all(pc.is_null(column, nan_is_null=True)).as_py() in (True, None)
+    return bool(column.null_count == len(column))
 
 
 def _is_text(kind: pa.DataType) -> bool:

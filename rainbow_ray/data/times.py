@@ -129,13 +129,12 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
         return _without_infinite(chunked.cast(pa.float64(), safe=False).to_numpy())
     if pa.types.is_duration(kind) or pa.types.is_time(kind):
-        if pa.types.is_time32(kind):
-            chunked = chunked.cast(pa.int32())
+        chunked = chunked.cast(pa.int32()) if pa.types.is_time32(kind) else chunked
         ticks = chunked.cast(pa.int64()).cast(pa.float64(), safe=False)
         return _without_infinite(ticks.to_numpy() / _PER_SECOND[kind.unit])
     if time_type_problem(kind) is not None:
         missing = pc.is_null(chunked).to_numpy()
-        return SecondsColumn(np.full(len(chunked), np.nan), np.where(missing, None, UNKNOWN).astype(object))
+        return SecondsColumn(np.full(len(chunked), np.nan), _reason_where(~missing, UNKNOWN))
     if pa.types.is_timestamp(kind):
         return _parse_distinct(chunked)
     text = chunked.cast(pa.string())
@@ -280,7 +279,8 @@ def _strict_clock(clock: str) -> float:
     is_thousandths = len(front) == 2 and len(last) >= 3 and "." not in last  # mm:ss:mmm
     if len(front) == 2 and len(last) == 1:
         last = f"0{last}"  # 1:2:3
-    if int(front[-1]) >= 60 and len(front) == 2 or float(last) >= 60 and not is_thousandths:
+    has_sixty_minutes = len(front) == 2 and int(front[-1]) >= 60
+    if has_sixty_minutes or (float(last) >= 60 and not is_thousandths):
         raise UnreadableTimeError(SIXTY)
     return clock_seconds(":".join([*front, last]), "hours")
 
@@ -306,7 +306,13 @@ def _time_of_day(moment: datetime.datetime) -> float:
 
 def _without_infinite(seconds: np.ndarray) -> SecondsColumn:
     infinite = np.isinf(seconds)
-    return SecondsColumn(np.where(infinite, np.nan, seconds), np.where(infinite, INFINITE, None).astype(object))
+    return SecondsColumn(np.where(infinite, np.nan, seconds), _reason_where(infinite, INFINITE))
+
+
+def _reason_where(mask: np.ndarray, reason: str) -> np.ndarray:
+    reasons = np.full(len(mask), None, dtype=object)
+    reasons[mask] = reason
+    return reasons
 
 
 def _parse_distinct(column: pa.ChunkedArray) -> SecondsColumn:
