@@ -8,9 +8,9 @@ Rules, in this order, on songs of at least one segment with a length (stems of o
    at a usual rate in a smaller unit, unless the running time agrees.
 4. Songs of several segments under 0.2 s at the median, or of more than 20 words a second, are refused: they may be
    days, hours or minutes.
-5. Suspected, with a warning, unless the running time agrees: songs of more than 4 hours; segments of more than 5
+5. Suspected, with a warning, unless the running time agrees: songs of more than 4 hours; segments of more than 15
    minutes with words as sparse as in 3; songs under 1 s, or under 10 s with four segments or more; more than 10 words a
-   second; songs of a 60th of their running time.
+   second; songs of a 60th of their running time; whole minutes only, in songs of more than half an hour without words.
 
 So a set of three hours in seconds passes, with or without words.
 """
@@ -29,7 +29,8 @@ from rainbow_ray.data.times import DAY, SecondsColumn, seconds_column
 from rainbow_ray.errors import InputError
 
 LONG_SONG, TOO_LONG_SONG = 4 * 3600.0, 12 * 3600.0
-LONG_SEGMENT = 300.0
+LONG_SEGMENT = 900.0
+LONG_FOR_MINUTES = 1800.0  # songs whose times are whole minutes
 TOO_SHORT_SONG, SHORT_SONG, SHORT_SONG_OF_SEVERAL = 0.2, 1.0, 10.0
 SEVERAL = 4  # segments
 FEW_WORDS, MANY_WORDS, TOO_MANY_WORDS = 0.01, 10.0, 20.0  # a second
@@ -186,6 +187,7 @@ def _unit_of_ratio(ratio: float) -> str | None:
         return None
     factors = {name: (size, how) for name, (size, how) in SMALLER_UNITS.items() if name != "samples"}
     factors |= {f"samples at {rate} Hz": (float(rate), f"divide by {rate}") for rate in RATES}
+    factors["minutes and seconds that were read as hours and minutes"] = (60.0, "divide by 60")
     name = min(factors, key=lambda name: abs(math.log(ratio / factors[name][0])))
     size, how = factors[name]
     return f"likely {name}: {how}" if abs(ratio / size - 1) <= TOLERANCE else None
@@ -221,6 +223,12 @@ def _suspicion(
     if abs(60 * ratio - 1) <= TOLERANCE:
         return f"songs end after a 60th of their running time (likely minutes: {LARGER_UNITS['minutes'][1]})"
     length = float((usable["end"] - usable["start"]).median())
+    are_minutes = len(usable) >= SEVERAL and bool((usable[["start", "end"]] % 60 == 0).to_numpy().all())
+    if are_minutes and median > LONG_FOR_MINUTES and not rate >= FEW_WORDS:
+        return (
+            f"songs end after {describe_length(median)} at the median, and all times are whole minutes (a spreadsheet"
+            " makes hours and minutes of 3:26: divide by 60 if so)"
+        )
     if median > LONG_SONG:
         return f"songs end after {describe_length(median)} at the median ({unit}, if they are no seconds)"
     if length > LONG_SEGMENT and _is_sparse(rate, unit):

@@ -166,8 +166,16 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; text that is not UTF-8 as bytes, whose encoding is looked for."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return list(column.cast(pa.large_binary()).to_pylist())
+
+
 def _texts_or_bytes(column: pa.ChunkedArray) -> list[Any] | None:
-    return column.to_pylist() if _is_text(column.type) or _is_bytes(column.type) else None
+    return _values(column) if _is_text(column.type) or _is_bytes(column.type) else None
 
 
 def _lyrics(column: pa.ChunkedArray) -> list[Any] | None:
@@ -179,7 +187,8 @@ def _lyrics(column: pa.ChunkedArray) -> list[Any] | None:
 def _structures(column: pa.ChunkedArray) -> list[Any] | None:
     kind = column.type
     if _is_text(kind):
-        return list(column.to_pylist())
+        values = _values(column)
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
     if not _is_list(kind):
         return None
     if _is_text(kind.value_type):

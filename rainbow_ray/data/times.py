@@ -42,7 +42,7 @@ _ZERO_DATES = frozenset(
 )  # what spreadsheets and parsers of "%M:%S" put in front of a time of day
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_CLOCK = re.compile(rf"(?:(?P<days>\d+) days?,?\s*)?(?P<clock>{CLOCK})")
+_CLOCK = re.compile(rf"(?:(?P<days>\d+) days?,?\s*)?(?P<clock>{CLOCK})(?:\s*min(?:ute)?s?)?")
 _TIME_CODE = re.compile(r"\d+:\d+:\d+[:;]\d+")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*")
 _ISO_DURATION = re.compile(r"p(?:(?P<d>\d+)d)?(?:t(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:[.,]\d+)?)s)?)?")
@@ -137,7 +137,7 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
         return SecondsColumn(np.full(len(chunked), np.nan), _reason_where(~missing, UNKNOWN))
     if pa.types.is_timestamp(kind):
         return _parse_distinct(chunked)
-    text = chunked.cast(pa.string())
+    text = _valid_text(chunked)
     numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
     others = np.flatnonzero(~np.isfinite(numbers))
     parsed = _parse_distinct(text.take(pa.array(others, pa.int64())))
@@ -226,10 +226,10 @@ def _read_all(clocks: Sequence[str], style: Any) -> list[float]:
 
 
 def _distance(seconds: Sequence[float], typical_gap: float) -> float:
-    """How far, on a logarithmic scale, the median step is from the usual one; of a single time, the time itself."""
+    """How far, on a logarithmic scale, steps are from the usual one on average; of a single time, the time itself."""
     distinct = np.unique(seconds)
     steps = np.diff(distinct) if len(distinct) > 1 else distinct
-    return abs(math.log(max(float(np.median(steps)), 1e-3) / typical_gap)) if len(steps) else math.inf
+    return float(np.abs(np.log(np.maximum(steps, 1e-3) / typical_gap)).mean()) if len(steps) else math.inf
 
 
 def _parse_text(text: str) -> float:
@@ -313,6 +313,18 @@ def _reason_where(mask: np.ndarray, reason: str) -> np.ndarray:
     reasons = np.full(len(mask), None, dtype=object)
     reasons[mask] = reason
     return reasons
+
+
+def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text of one type; bytes that are no UTF-8 are replaced, since no time has any."""
+    try:
+        text = column.cast(pa.string())
+        text.validate(full=True)
+        return text
+    except pa.ArrowInvalid:
+        values = column.cast(pa.large_binary()).to_pylist()
+        decoded = [None if value is None else value.decode("utf-8", "replace") for value in values]
+        return pa.chunked_array([pa.array(decoded, pa.string())])
 
 
 def _parse_distinct(column: pa.ChunkedArray) -> SecondsColumn:
