@@ -35,7 +35,7 @@ TOO_SHORT_SONG, SHORT_SONG, SHORT_SONG_OF_SEVERAL = 0.2, 1.0, 10.0
 SEVERAL = 4  # segments
 FEW_WORDS, MANY_WORDS, TOO_MANY_WORDS = 0.01, 10.0, 20.0  # a second
 USUAL_WORDS = (0.02, 10.0)  # a second, of a unit that is offered instead
-USUAL_SONG = 200.0  # seconds
+USUAL_SONG, USUAL_RATE = 200.0, 1.5  # seconds, and words a second
 TOLERANCE = 0.25  # of the ratio between a song's end and its running time
 NAMED = 3
 
@@ -80,7 +80,7 @@ def check_unit(segments: pd.DataFrame) -> UnitCheck:
     median = float(songs["end"].median())
     rate = _words_per_second(usable)
     ratio = _ratio_to_running_time(usable, songs)
-    unit = _unit_of_ratio(ratio) or likely_unit(median)
+    unit = _unit_of_ratio(ratio) or likely_unit(median, rate)
     problem = _too_long(songs, median, rate, ratio, unit) or _too_short(songs, median, rate, unit)
     if problem is not None:
         return UnitCheck(problem=f"{problem}; times are seconds from the song's start")
@@ -88,10 +88,22 @@ def check_unit(segments: pd.DataFrame) -> UnitCheck:
     return UnitCheck(warning=warning and f"{warning}; times are read as seconds from the song's start")
 
 
-def likely_unit(seconds: float) -> str:
-    """The unit in which a song of so many "seconds" would be nearest to a usual length, and how to convert it."""
+def likely_unit(seconds: float, words_per_second: float = math.nan) -> str:
+    """Return the unit in which a song would be most usual, and how to convert it.
+
+    Args:
+        seconds: Length of the song, read as seconds.
+        words_per_second: How fast its words are sung, read as seconds; NaN where it has none.
+    """
     units = SMALLER_UNITS if seconds > USUAL_SONG else LARGER_UNITS
-    name = min(units, key=lambda name: abs(math.log(max(seconds, 1e-12) / units[name][0] / USUAL_SONG)))
+
+    def distance(name: str) -> float:
+        size = units[name][0]
+        of_length = abs(math.log(max(seconds, 1e-12) / size / USUAL_SONG))
+        of_words = abs(math.log(words_per_second * size / USUAL_RATE)) if words_per_second > 0 else 0.0
+        return of_length + of_words
+
+    name = min(units, key=distance)
     return f"likely {name}: {units[name][1]}"
 
 

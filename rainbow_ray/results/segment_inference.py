@@ -57,11 +57,21 @@ def read_table(bundle: Bundle, table: pd.DataFrame | pa.Table) -> pa.Table:
 
 
 def _seconds_of(values: pd.Series) -> pd.Series:
-    """Times of any mixture of types as float64, or as they are where one cannot be read, which is then said of it."""
+    """Times of any mixture of types as float64; where one cannot be read all are text, so that it can be shown.
+
+    A column of lists or bytes stays as it is: its type is what is wrong.
+    """
     parsed = parse_values(values.tolist())
-    if any(reason is not None for reason in parsed.reasons):
-        return values.map(lambda value: None if pd.isna(value) else str(value))
-    return pd.Series(parsed.seconds, index=values.index)
+    unreadable = np.array([reason is not None for reason in parsed.reasons], dtype=bool)
+    if not unreadable.any():
+        return pd.Series(parsed.seconds, index=values.index)
+    if all(isinstance(value, list | np.ndarray | dict | bytes) for value in values[unreadable]) and not np.isfinite(
+        parsed.seconds
+    ).any():
+        return values
+    texts = [value if isinstance(value, str) else repr(value) if wrong else None if np.isnan(seconds) else str(seconds)
+             for value, seconds, wrong in zip(values, parsed.seconds, unreadable, strict=True)]  # fmt: skip
+    return pd.Series(texts, index=values.index, dtype=object)
 
 
 def warn_of_times(bundle: Bundle, table: pa.Table) -> None:
