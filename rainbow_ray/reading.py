@@ -136,7 +136,8 @@ def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]
     if not media:
         shared = ("data.unit", "data.media_", "data.window_", "data.views", "data.max_bad_media", "data.audio_column",
                   "data.midi_column", "model.fusion.")  # fmt: skip
-        idle |= {key: "only text is read" for key in keys if key.startswith(shared)}
+        used = _keys_of_lyrics(config)
+        idle |= {key: "only text is read" for key in keys if key.startswith(shared) and key not in used}
     if "text" not in modalities:
         idle |= {key: "text is not among the modalities" for key in keys if key.startswith("model.lexical.")}
     if "audio" in modalities and config.model.audio_encoder.model_name == EMBEDDED:
@@ -147,3 +148,9 @@ def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]
     if config.model.fusion.kind != "cross_attention":
         idle |= {f"model.fusion.{key}": "only with cross_attention" for key in ("layers", "heads", "dropout")}
     return idle
+
+
+def _keys_of_lyrics(config: Config) -> tuple[str, ...]:
+    """Keys of media that matter where timelines are made of LRC files, whatever the modalities."""
+    makes_timelines = get_phase(config.phase).problem == "segmentation" and config.segments.path is None
+    return ("data.media_root", "data.max_bad_media") if makes_timelines else ()

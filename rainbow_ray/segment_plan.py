@@ -16,6 +16,9 @@ from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
 from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.sections import make_segments
+from rainbow_ray.data.time_units import check_times
+from rainbow_ray.data.timeline_columns import RUNNING_TIME
+from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.paths import folder_of, resolve_path
 from rainbow_ray.phases import get_phase
@@ -27,6 +30,7 @@ TIMES = ("start_seconds", "end_seconds")
 INDEX = "segment_index"
 SONG, TEXT, AUDIO = "song_id", "lyric_text", "source_audio_file"
 SECTION = "structure_section"
+MOST_CHECKED = 200_000  # rows; of larger tables the times are checked without the words
 MOST_INTEGERS = 20  # different ones that are still classes
 SONG_TARGET = "rebracketing_type"  # where segments have no label of their own
 UNKNOWN_SONG = "segment of a song that the manifest lacks"
@@ -76,20 +80,13 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
             songs, root = _songs(named, config.data.id_column), folder_of(location)
             notes += named.notes
     else:
-        manifest = open_manifest(demo_songs() if location == DEMO else location)
-        if config.data.id_column not in manifest.schema.names:
-            raise InputError(f"manifest {location}: no column {config.data.id_column!r} (data.id_column)"
-                             f"{nearest(config.data.id_column, manifest.schema.names)}")  # fmt: skip
-        root = folder_of(manifest.location)
-        lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
-        made, notes = make_segments(manifest, cache_folder(), config.data.id_column, config.segments.seconds, lrc_root)
-        notes += manifest.notes
-        table = open_manifest(str(made), "segments")
+        table, root, notes = _make_table(config, demo_songs() if location == DEMO else location)
     names = table.schema.names
     _settle_columns(config.data, resolved.user_keys, names)
     wrong = wrong_times(table)
     if wrong:
         raise InputError(wrong)
+    notes += _check_named_table(table, config)
     target = config.data.target_column
     if target is None:
         target = get_phase(config.phase).target
@@ -156,17 +153,64 @@ def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons)
 
 
+def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, list[str]]:
+    """A table of segments made of a manifest, the manifest's folder, and notes. Raises `InputError` where it cannot."""
+    manifest = open_manifest(location)
+    id_column = config.data.id_column
+    if id_column not in manifest.schema.names:
+        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column)"
+                         f"{nearest(id_column, manifest.schema.names)}")  # fmt: skip
+    root = folder_of(manifest.location)
+    lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
+    made, notes = make_segments(
+        manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_bad_media
+    )
+    return open_manifest(str(made), "segments"), root, [*notes, *manifest.notes]
+
+
+def _check_named_table(table: Manifest, config: Config) -> list[str]:
+    """Warnings about the times of a table that the user names; one that is made of a manifest was checked with it."""
+    if config.segments.path is None:
+        return []
+    return check_table_times(table, config.data.id_column, next(iter(config.data.text_columns), ""))
+
+
 def wrong_times(table: Manifest) -> list[str]:
-    """Columns of times that are missing, or hold something else than seconds."""
+    """Columns of times that are missing, or of a type that holds no times."""
     problems, names = [], table.schema.names
     for name in TIMES:
         if name not in names:
             problems.append(f"{table}: no column {name!r}, which says when a segment is{nearest(name, names)}")
             continue
-        kind = table.schema.field(name).type
-        if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_boolean(kind):
-            problems.append(f"{table}: column {name!r} holds {kind}: write it as seconds from the song's start")
+        wrong = time_type_problem(table.schema.field(name).type)
+        if wrong is not None:
+            problems.append(f"{table}: column {name!r} {wrong}")
     return problems
+
+
+def check_table_times(table: Manifest, song: str, text: str) -> list[str]:
+    """Check that times of a table of segments can be read and can be in seconds.
+
+    Args:
+        table: Its columns of times are there and of types that hold times.
+        song: Column that names the song of each row.
+        text: Column of the words that are sung.
+
+    Returns:
+        Warnings: values that cannot be read, and a unit that is suspected.
+
+    Raises:
+        InputError: No value of a column can be read, or the times cannot be in seconds.
+    """
+    names = table.schema.names
+    if song not in names or pa.types.is_nested(table.schema.field(song).type):
+        return []  # that is said where columns are looked for
+    further = [name for name in (text, RUNNING_TIME) if name in names and table.rows <= MOST_CHECKED]
+    rows = table.read(list(dict.fromkeys([song, *TIMES, *further])))
+    return check_times(
+        rows, str(table), song=song, start=TIMES[0], end=TIMES[1],
+        text=text if text in further else None, running=RUNNING_TIME if RUNNING_TIME in further else None,
+    )  # fmt: skip
 
 
 def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str]) -> None:

@@ -39,6 +39,7 @@ from rainbow_ray.data.raw_labels import (
     is_missing,
     read_labels,
 )
+from rainbow_ray.data.times import seconds_column
 from rainbow_ray.errors import InputError, nearest
 
 STRUCT_COLUMN = "training_data"
@@ -209,7 +210,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
             plain[f"raw_{column.modality}_rate"] = _rates(block[column.rate])
     if columns.times is not None:
         plain["unlabelled"] = _last_reason(of_label, len(block))
-        plain |= {"start": _numbers(block[columns.times.start]), "end": _numbers(block[columns.times.end])}
+        plain |= {"start": _seconds(block[columns.times.start]), "end": _seconds(block[columns.times.end])}
         plain["place"] = (
             _numbers(block[columns.times.index]) if columns.times.index else pa.nulls(len(block), pa.float64())
         )
@@ -246,6 +247,11 @@ def section_kind(name: str | None) -> str | None:
 def _numbers(column: pa.ChunkedArray) -> pa.Array:
     """Numbers as float64, NaN for what is none."""
     return pa.array(pd.to_numeric(column.to_pandas(), errors="coerce").astype("float64").to_numpy())
+
+
+def _seconds(column: pa.ChunkedArray) -> pa.Array:
+    """Times in seconds as float64, NaN for what is none."""
+    return pa.array(seconds_column(column).seconds)
 
 
 def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:

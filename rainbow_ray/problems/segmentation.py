@@ -20,7 +20,7 @@ import pyarrow as pa
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, Metrics, Problem, best_possible, make_problem
-from rainbow_ray.problems.stretches import ABOUT_TIME, Fit, about_time, durations, fit_of
+from rainbow_ray.problems.stretches import ABOUT_TIME, Fit, about_time, contiguous_pieces, durations, fit_of
 
 if TYPE_CHECKING:
     import torch
@@ -316,7 +316,8 @@ class Segmentation:
             known = self.known(targets[rows])
             if known.any():
                 label = self.labels(targets[rows])[known]
-                fits.append(fit_of(label, said[rows][known], _seconds(targets[rows])[known]))
+                pieces = contiguous_pieces(targets[rows, START], targets[rows, END])[known]
+                fits.append(fit_of(label, said[rows][known], _seconds(targets[rows])[known], pieces))
         return fits
 
     def _codes(self, scores: np.ndarray) -> np.ndarray:

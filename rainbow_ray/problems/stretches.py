@@ -1,8 +1,10 @@
 """Stretches of a song: neighbouring segments of one label; and how well predicted ones fit true ones.
 
 Time is glued before anything is measured: overlapping segments are cut at their midpoint, and what has no label, or
-lies between segments, is taken out. So neither hits nor misses are counted where nothing is known, and a label that
-goes on after a gap is one stretch.
+lies between segments, is taken out. So neither hits nor misses are counted where nothing is known. A stretch ends at a
+gap of more than `GAP_TOLERANCE` seconds between segments, whatever the labels on both sides; time that a segment
+without a label covers is no gap. Such an end is given by the segments, so it counts as a boundary only where the label
+changes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 OVERLAPS = (0.10, 0.25, 0.50)  # of segmental F1 (Lea et al. 2017)
 WINDOWS = (0.5, 3.0)  # seconds, of boundary hits (Turnbull et al. 2007; MIREX)
+GAP_TOLERANCE = 0.5  # seconds between segments that are still contiguous: the finer window of boundary hits
 
 ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share in OVERLAPS),
               *(f"boundary_{window:g}s".replace(".", "_") for window in WINDOWS))  # fmt: skip
@@ -30,8 +33,8 @@ class Stretches:
 
     @property
     def boundaries(self) -> np.ndarray:
-        """Where one gives way to the next: neither the beginning nor the end, which nobody can miss."""
-        return self.starts[1:]
+        """Where one label gives way to another: neither the beginning, nor the end, nor a gap, which are given."""
+        return np.asarray(self.starts[1:][self.labels[1:] != self.labels[:-1]])
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,36 @@ def _cut_nested(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.nd
     return starts, ends
 
 
-def merge(labels: np.ndarray, seconds: np.ndarray) -> Stretches:
-    """Equal neighbours as one, of those that have a length. `labels` are integers, `seconds` how long each is."""
-    labels, seconds = labels[seconds > 0], seconds[seconds > 0]
+def contiguous_pieces(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Number the pieces of a song that gaps of more than `GAP_TOLERANCE` seconds separate.
+
+    Args:
+        starts: Seconds, `(segments,)`, in the order of time.
+        ends: Seconds, `(segments,)`; a segment that does not end after its start bridges no gap and makes none.
+
+    Returns:
+        The number of each segment's piece, int32, `(segments,)`, rising from 0.
+    """
+    starts, ends = starts.astype(np.float64), ends.astype(np.float64)
+    reach = np.maximum.accumulate(np.where(ends > starts, ends, -np.inf))
+    before = np.concatenate([[-np.inf], reach[:-1]])[: len(starts)]
+    opens = (ends > starts) & np.isfinite(before) & (starts > before + GAP_TOLERANCE)
+    return np.cumsum(opens).astype(np.int32)
+
+
+def merge(labels: np.ndarray, seconds: np.ndarray, pieces: np.ndarray | None = None) -> Stretches:
+    """Merge equal neighbours that no gap separates.
+
+    Args:
+        labels: Integers, `(segments,)`.
+        seconds: Length of each segment, `(segments,)`; those without one are passed over.
+        pieces: As `contiguous_pieces` has them, `(segments,)`; None where there are no gaps.
+    """
+    pieces = np.zeros(len(labels), dtype=np.int32) if pieces is None else pieces
+    labels, pieces, seconds = labels[seconds > 0], pieces[seconds > 0], seconds[seconds > 0]
     ends = np.cumsum(seconds)
-    last = np.append(np.flatnonzero(np.diff(labels)), len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
+    changes = np.flatnonzero((np.diff(labels) != 0) | (np.diff(pieces) != 0))
+    last = np.append(changes, len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
     stops = ends[last]
     return Stretches(labels[last], np.concatenate([[0.0], stops[:-1]])[: len(last)], stops)
 
@@ -141,17 +169,22 @@ def hit_rate(truth: np.ndarray, said: np.ndarray, window: float) -> float | None
     return 2 * hits / (len(truth) + len(said))
 
 
-def fit_of(truth: np.ndarray, said: np.ndarray, seconds: np.ndarray) -> Fit:
-    """Of one song: integer labels and lengths of its labelled segments, in order of time, each `(segments,)`."""
-    return _fit(truth.astype(np.int32).tobytes(), said.astype(np.int32).tobytes(), seconds.astype(np.float64).tobytes())
+def fit_of(truth: np.ndarray, said: np.ndarray, seconds: np.ndarray, pieces: np.ndarray | None = None) -> Fit:
+    """Of one song: integer labels, lengths and contiguous pieces of its labelled segments, in order of time.
+
+    Each is `(segments,)`; without `pieces` the song has no gaps.
+    """
+    pieces = np.zeros(len(truth), dtype=np.int32) if pieces is None else pieces
+    return _fit(truth.astype(np.int32).tobytes(), said.astype(np.int32).tobytes(),
+                seconds.astype(np.float64).tobytes(), pieces.astype(np.int32).tobytes())  # fmt: skip
 
 
 @functools.lru_cache(maxsize=65_536)
-def _fit(truth: bytes, said: bytes, seconds: bytes) -> Fit:
+def _fit(truth: bytes, said: bytes, seconds: bytes, pieces: bytes) -> Fit:
     """Remembered, since an interval draws each song a thousand times."""
     labels, guesses = np.frombuffer(truth, np.int32), np.frombuffer(said, np.int32)
-    lengths = np.frombuffer(seconds, np.float64)
-    true, guessed = merge(labels, lengths), merge(guesses, lengths)
+    lengths, parts = np.frombuffer(seconds, np.float64), np.frombuffer(pieces, np.int32)
+    true, guessed = merge(labels, lengths, parts), merge(guesses, lengths, parts)
     return Fit(
         float(lengths.sum()),
         float(lengths[labels == guesses].sum()),

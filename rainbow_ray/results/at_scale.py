@@ -132,7 +132,7 @@ class PartScorer:
         own = self.predictor.bundle.info["id_column"]
         if own not in table.column_names and self.task.song in table.column_names:
             table = table.rename_columns({self.task.song: own})
-        found = self.predictor.predict_segments(table)
+        found = self.predictor.predict_segments(table, check_unit=False)
         stretches = note_unusable(
             pa.Table.from_pandas(found.stretches, preserve_index=False),
             {**found.unusable, **({f"{NOT_UTF8} (its words are left out)": torn} if torn else {})},

@@ -121,16 +121,24 @@ class Predictor:
         """Whether it predicts segments of songs: `predict_segments` is then what scores tables."""
         return isinstance(self.bundle.problem, Segmentation)
 
-    def predict_segments(self, table: pd.DataFrame | pa.Table) -> SegmentScores:
+    def predict_segments(self, table: pd.DataFrame | pa.Table, *, check_unit: bool = True) -> SegmentScores:
         """A row a segment of a table with a row a segment and stem, and the stretches that they make.
 
-        Raises `InputError` for a model that does not read segments, and for columns that are missing.
+        Args:
+            table: A row a segment and stem, with the training table's columns. Times are seconds: numbers, times,
+                durations, or text such as `1:23.5`.
+            check_unit: Whether to check that times can be in seconds; False for a part of a table that was checked.
+
+        Raises:
+            InputError: The model does not read segments, a column is missing, or times cannot be read as seconds.
         """
-        from rainbow_ray.results.segment_inference import score_segments
+        from rainbow_ray.results.segment_inference import read_table, score_segments, warn_of_times
 
         if not self.reads_segments:
             raise InputError("this model does not predict segments: use `predict`")
-        rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+        rows = read_table(self.bundle, table)
+        if check_unit:
+            warn_of_times(self.bundle, rows)
         return score_segments(self.bundle, self.scorer, self._reading(), self.device, rows)
 
     def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
@@ -159,7 +167,7 @@ class Predictor:
         columns = {self.bundle.info["id_column"]: names, start: 0.0, end: 0.0}
         columns |= dict.fromkeys(self.bundle.info["text_columns"], None)
         columns[self.bundle.info["text_columns"][0]] = series.tolist()
-        found = self.predict_segments(pd.DataFrame(columns)).segments.set_index("song").loc[names]
+        found = self.predict_segments(pd.DataFrame(columns), check_unit=False).segments.set_index("song").loc[names]
         empty = found["text"] == ""
         found.loc[empty, ["prediction", *self.score_names]] = None
         found[REASON] = [NO_TEXT if nothing else None for nothing in empty]

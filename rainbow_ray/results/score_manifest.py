@@ -46,6 +46,7 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
     folder = out.with_name(f"{out.name}.parts")
     manifest, notes = _table(predictor, options.manifest, options.media_root)
     task = _task(predictor, manifest, options, root, folder)
+    notes += _check_times(predictor, manifest, task)
     # Ray Data's workers are told of in C++, on stderr, as errors that are none (ray#53727)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _alone(folder):
@@ -120,6 +121,15 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
         str(resolve_path(options.model)), options.device, str(resolve_path(root)), manifest.location, manifest.name,
         columns, song, resolve_path(folder)
     )  # fmt: skip
+
+
+def _check_times(predictor: Predictor, manifest: Manifest, task: Task) -> list[str]:
+    """Warnings about the times of a table of segments. Raises `InputError` where they cannot be in seconds."""
+    if not predictor.reads_segments or task.song is None:
+        return []
+    from rainbow_ray.segment_plan import check_table_times
+
+    return check_table_times(manifest, task.song, next(iter(predictor.bundle.info["text_columns"]), ""))
 
 
 def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:

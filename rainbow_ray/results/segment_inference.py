@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.manifest import Columns, MediaColumn, Times, plain_rows
 from rainbow_ray.data.stream import make_batch
+from rainbow_ray.data.time_units import check_times
+from rainbow_ray.data.timeline_columns import RUNNING_TIME
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, Neighbours, fold_timelines
+from rainbow_ray.data.times import parse_values, time_type_problem
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
 from rainbow_ray.problems import no_scores
 from rainbow_ray.problems.segmentation import PLACE, SONG, WEAK, Segmentation, songs_of
-from rainbow_ray.problems.stretches import merge
+from rainbow_ray.problems.stretches import contiguous_pieces, merge
 from rainbow_ray.results.bundle import Bundle
 from rainbow_ray.results.scoring import Scorer
 from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs
@@ -41,6 +45,57 @@ def needed_columns(bundle: Bundle) -> list[str]:
     """Columns that a table of segments must have for this model."""
     start, end, _ = bundle.info["times"]
     return [bundle.info["id_column"], *bundle.info["text_columns"], start, end]
+
+
+def read_table(bundle: Bundle, table: pd.DataFrame | pa.Table) -> pa.Table:
+    """A table of segments as Arrow; columns of times of a DataFrame may mix numbers, text, times and durations."""
+    if isinstance(table, pa.Table):
+        return table
+    times = [name for name in bundle.info["times"][:2] if name in table.columns and table[name].dtype == object]
+    seconds = {name: _seconds_of(table[name]) for name in times}
+    return pa.Table.from_pandas(table.assign(**seconds), preserve_index=False)
+
+
+def _seconds_of(values: pd.Series) -> pd.Series:
+    """Times of any mixture of types as float64; where one cannot be read all are text, so that it can be shown.
+
+    A column of lists or bytes stays as it is: its type is what is wrong.
+    """
+    parsed = parse_values(values.tolist())
+    unreadable = np.array([reason is not None for reason in parsed.reasons], dtype=bool)
+    if not unreadable.any():
+        return pd.Series(parsed.seconds, index=values.index)
+    if (
+        all(isinstance(value, list | np.ndarray | dict | bytes) for value in values[unreadable])
+        and not np.isfinite(parsed.seconds).any()
+    ):
+        return values
+    texts = [value if isinstance(value, str) else repr(value) if wrong else None if np.isnan(seconds) else str(seconds)
+             for value, seconds, wrong in zip(values, parsed.seconds, unreadable, strict=True)]  # fmt: skip
+    return pd.Series(texts, index=values.index, dtype=object)
+
+
+def warn_of_times(bundle: Bundle, table: pa.Table) -> None:
+    """Warn of times that cannot be read, or seem to be no seconds.
+
+    Raises:
+        InputError: No time of a column can be read, or the times cannot be in seconds.
+    """
+    start, end, _ = bundle.info["times"]
+    song, text = bundle.info["id_column"], next(iter(bundle.info["text_columns"]), None)
+    names = table.column_names
+    problems = [f"the table: column {name!r} {wrong}" for name in (start, end) if name in names
+                and (wrong := time_type_problem(table.schema.field(name).type)) is not None]  # fmt: skip
+    if problems:
+        raise InputError(problems)
+    if not {start, end, song} <= set(names) or len(table) == 0 or pa.types.is_nested(table.schema.field(song).type):
+        return  # what is missing is said where columns are read
+    notes = check_times(
+        table, "the table", song=song, start=start, end=end, text=text if text in names else None,
+        running=RUNNING_TIME if RUNNING_TIME in names else None,
+    )  # fmt: skip
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
 
 
 def score_segments(
@@ -86,11 +141,15 @@ def score_segments(
 
 
 def stretches_of(segments: pd.DataFrame) -> pd.DataFrame:
-    """Neighbouring segments of one prediction as one: song, start, end, prediction, how many segments, whether weak."""
+    """Neighbouring segments of one prediction as one, up to the next gap between segments (`GAP_TOLERANCE`).
+
+    Columns: song, start, end, prediction, how many segments, whether weak.
+    """
     found = []
     for song, rows in segments.groupby("song", sort=False):
         codes, names = pd.factorize(rows["prediction"])
-        merged = merge(codes, np.ones(len(rows)))
+        pieces = contiguous_pieces(rows["start"].to_numpy(), rows["end"].to_numpy())
+        merged = merge(codes, np.ones(len(rows)), pieces)
         for code, first, stop in zip(merged.labels, merged.starts.astype(int), merged.ends.astype(int), strict=True):
             part = rows.iloc[first:stop]
             found.append((song, part["start"].min(), part["end"].max(), names[code], len(part), part[WEAK].any()))

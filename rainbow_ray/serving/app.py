@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from rainbow_ray import __version__
+from rainbow_ray.data.time_units import UnitCheck, check_unit, describe_length, likely_unit
+from rainbow_ray.data.times import DAY, parse_seconds
 from rainbow_ray.results.explain import column_to_explain
 from rainbow_ray.serving.guard import App, Gate, Guard
 from rainbow_ray.serving.service import Service
@@ -23,6 +27,7 @@ from rainbow_ray.serving.service import Service
 FORM = Path(__file__).with_name("form.html")
 MOST_TOLD = 20  # problems of a request
 MOST_TEXTS, MOST_CHARACTERS, MOST_SEGMENTS = 64, 20_000, 2_000
+LARGEST_TIME = 1e15  # beyond, no unit is likely
 FORM_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
@@ -34,7 +39,25 @@ def _is_text(text: str) -> str:
     return text
 
 
+def _read_seconds(value: object) -> object:
+    """A time as a number of seconds; clock times and durations as text are read too."""
+    if isinstance(value, bool):
+        raise ValueError("a time is a number of seconds, or text such as 1:23.5")
+    seconds = parse_seconds(value) if isinstance(value, str) else value
+    if isinstance(seconds, float) and math.isnan(seconds):
+        raise ValueError("no time is given")
+    if isinstance(seconds, int | float) and DAY < seconds < LARGEST_TIME:
+        raise ValueError(f"{describe_length(seconds)} is more than a day; times are seconds from the song's start"
+                         f" ({likely_unit(seconds)})")  # fmt: skip
+    return seconds
+
+
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_is_text)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_read_seconds),
+    Field(ge=0, le=DAY, allow_inf_nan=False, description="seconds from the song's start; text such as 1:23.5 is read"),
+]
 Name = Annotated[str, Field(max_length=200), AfterValidator(_is_text)]
 
 
@@ -69,18 +92,31 @@ class Explained(BaseModel):
 
 class Segment(BaseModel):
     song: Name = "song"
-    start: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="seconds")
-    end: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="seconds")
+    start: Seconds
+    end: Seconds
     text: Text = ""
 
 
 class Segments(BaseModel):
     segments: list[Segment] = Field(min_length=1, max_length=MOST_SEGMENTS)
 
+    @model_validator(mode="after")
+    def _are_seconds(self) -> Segments:
+        problem = self.check_unit().problem
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    def check_unit(self) -> UnitCheck:
+        """Whether the times can be in seconds."""
+        rows = [(one.song, one.start, one.end, len(one.text.split())) for one in self.segments]
+        return check_unit(pd.DataFrame(rows, columns=["song", "start", "end", "words"]))
+
 
 class Timeline(BaseModel):
     segments: list[dict[str, Any]]
     stretches: list[dict[str, Any]]
+    notes: list[str] = Field(default=[], description="what is doubtful about the request's times")
 
 
 router = APIRouter()
@@ -169,4 +205,5 @@ async def segments(asked: Segments, model: Model) -> Timeline:
     if not model.info["segments"]:
         raise HTTPException(404, "this model reads whole texts: ask /predict")
     found, stretches = await model.predict_segments([one.model_dump() for one in asked.segments])
-    return Timeline(segments=found, stretches=stretches)
+    suspicion = asked.check_unit().warning
+    return Timeline(segments=found, stretches=stretches, notes=[suspicion] if suspicion else [])

@@ -6,7 +6,16 @@ import mir_eval
 import numpy as np
 import pytest
 
-from rainbow_ray.problems.stretches import count_found, durations, edit_score, fit_of, hit_rate, merge
+from rainbow_ray.problems.stretches import (
+    GAP_TOLERANCE,
+    contiguous_pieces,
+    count_found,
+    durations,
+    edit_score,
+    fit_of,
+    hit_rate,
+    merge,
+)
 
 ONE = np.ones(10)
 
@@ -136,3 +145,41 @@ def test_overlap_with_labels_is_as_mir_eval_measures_time():
 def test_a_song_of_one_segment_has_an_edit_score_and_no_boundary():
     made = fit_of(np.array([1]), np.array([1]), np.array([3.0]))
     assert (made.edit, made.found, made.hits) == (1.0, ((1, 0, 0),) * 3, (None, None))
+
+
+def test_a_stretch_ends_at_a_gap_of_time():
+    starts, ends = np.array([0.0, 10.0, 30.0, 40.0]), np.array([10.0, 20.0, 40.0, 50.0])
+    pieces = contiguous_pieces(starts, ends)
+    assert pieces.tolist() == [0, 0, 1, 1]
+    made = merge(np.array([1, 1, 1, 0]), ends - starts, pieces)
+    assert made.labels.tolist() == [1, 1, 0]
+    assert made.ends.tolist() == [20.0, 30.0, 40.0]
+    assert made.boundaries.tolist() == [30.0], "a gap is given, and no boundary that could be missed"
+
+
+def test_gaps_within_the_tolerance_overlaps_and_nested_segments_do_not_part():
+    gap = GAP_TOLERANCE
+    assert contiguous_pieces(np.array([0.0, 10 + gap]), np.array([10.0, 20.0])).tolist() == [0, 0]
+    assert contiguous_pieces(np.array([0.0, 10.1 + gap]), np.array([10.0, 20.0])).tolist() == [0, 1]
+    assert contiguous_pieces(np.array([0.0, 1.0, 9.0]), np.array([10.0, 2.0, 12.0])).tolist() == [0, 0, 0]
+    timeless = contiguous_pieces(np.array([0.0, 10.0, 10.0, 30.0]), np.array([10.0, 10.0, 20.0, 40.0]))
+    assert timeless.tolist() == [0, 0, 0, 1], "what has no length bridges nothing"
+    assert contiguous_pieces(np.array([]), np.array([])).tolist() == []
+
+
+def test_metrics_of_songs_without_gaps_are_as_they_were():
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        edges = np.cumsum(rng.uniform(0.5, 6.0, 13))
+        starts, ends = edges[:-1], edges[1:] + rng.uniform(-0.4, 0.4, 12)
+        labels, guesses = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
+        seconds = durations(starts, ends)
+        assert fit_of(labels, guesses, seconds) == fit_of(labels, guesses, seconds, contiguous_pieces(starts, ends))
+
+
+def test_metrics_of_a_song_with_a_gap_count_the_stretches_on_both_sides():
+    labels, pieces = np.array([0, 0, 0, 0]), np.array([0, 0, 1, 1])
+    fit = fit_of(labels, np.array([0, 0, 0, 1]), np.ones(4), pieces)
+    assert fit.found[2] == (2, 1, 0)
+    assert fit.edit == pytest.approx(2 / 3)
+    assert fit.hits[0] == 0.0

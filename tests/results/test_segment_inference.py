@@ -9,6 +9,7 @@ import pytest
 from rainbow_ray import predict
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.timelines import NO_LENGTH
+from rainbow_ray.errors import InputError
 from rainbow_ray.results.inference import Predictor
 from rainbow_ray.results.summary import NONE, evaluate
 from rainbow_ray.training.folds import Job, Shared, out_of_fold, read_outcome, run_job
@@ -78,3 +79,55 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
     results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
     assert results.baselines[NONE] == results.metrics
     assert results.baselines["other"] != results.metrics, "else this tells nothing"
+
+
+def test_stretches_do_not_run_across_gaps_of_time(finished, table):
+    table = table[table["song_id"] == "00"].drop_duplicates("segment_index")
+    table = table.assign(start_seconds=[0.0, 5.0, 10.0, 60.0, 65.0, 70.2], end_seconds=[5.0, 10.0, 15.0, 65.0, 70.0, 75.0],
+                         lyric_text="the same line")  # fmt: skip
+    found = Predictor.load(finished("segmentation")).predict_segments(table)
+    stretches = found.stretches
+    assert stretches["segments"].sum() == 6
+    assert not ((stretches["start"] < 20) & (stretches["end"] > 20)).any()
+    same = found.segments["prediction"].nunique() == 1
+    assert not same or len(stretches) == 2
+
+
+@pytest.mark.parametrize("kind", ["text", "mixed", "duration", "time", "decimal comma"])
+def test_times_of_a_frame_are_read_however_they_are_written(finished, table, kind):
+    predictor = Predictor.load(finished("segmentation"))
+    table = table.assign(start_seconds=table["segment_index"] * 10.0, end_seconds=table["segment_index"] * 10.0 + 10)
+    plain = predictor.predict_segments(table).segments
+    write = {
+        "text": lambda s: f"0:{s:04.1f}" if s < 60 else f"1:{s - 60:04.1f}",
+        "mixed": lambda s: s if s > 30 else f"{s} s",
+        "duration": lambda s: pd.Timedelta(seconds=s),
+        "time": lambda s: (pd.Timestamp(0) + pd.Timedelta(seconds=s)).time(),
+        "decimal comma": lambda s: f"{s:.1f}".replace(".", ","),
+    }[kind]
+    written = table.assign(**{name: table[name].map(write) for name in ("start_seconds", "end_seconds")})
+    found = predictor.predict_segments(written).segments
+    pd.testing.assert_frame_equal(found, plain)
+
+
+def test_a_frame_in_another_unit_is_refused_and_one_that_is_suspected_warns(finished, table):
+    predictor = Predictor.load(finished("segmentation"))
+    times = ["start_seconds", "end_seconds"]
+    for factor, unit in ((1e6, "microseconds"), (44_100 * 60, "samples|microseconds"), (1 / 86_400, "days")):
+        with pytest.raises(InputError, match=f"likely ({unit})"):
+            predictor.predict_segments(table.assign(**{name: table[name] * factor for name in times}))
+    with pytest.warns(UserWarning, match="likely milliseconds"):
+        predictor.predict_segments(table.assign(lyric_text=None, **{name: table[name] * 1000 for name in times}))
+    with pytest.raises(InputError, match="'start_seconds'.*'soon'.*write seconds"):
+        predictor.predict_segments(table.assign(start_seconds="soon"))
+    with pytest.raises(InputError, match="'end_seconds' holds list"):
+        predictor.predict_segments(table.assign(end_seconds=[[1.0]] * len(table)))
+
+
+def test_a_table_in_another_unit_ends_the_command_before_it_scores(finished, table, tmp_path):
+    table = table.assign(start_seconds=table["start_seconds"] * 1e6, end_seconds=table["end_seconds"] * 1e6)
+    table.to_parquet(tmp_path / "p.parquet")
+    out = ["--out", str(tmp_path / "o.parquet")]
+    with pytest.raises(InputError, match="likely microseconds: divide by 1000000"):
+        predict.main(["--model", str(finished("segmentation")), "--manifest", str(tmp_path / "p.parquet"), *out])
+    assert not (tmp_path / "o.parquet").exists()

@@ -94,6 +94,34 @@ def test_segments_are_a_timeline(services):
         assert client.post("/segments", json={"segments": rows}).status_code == 404
 
 
+def test_times_of_requests_are_read_or_refused_with_their_unit(services):
+    def ask(client, *times):
+        rows = [{"song": "s", "start": start, "end": end, "text": "some words here"} for start, end in times]
+        return client.post("/segments", json={"segments": rows})
+
+    with client_of(services("segmentation")) as client:
+        told = ask(client, ("0:00", "1:23.5"), ("1:23.5", "PT1M30S"), (90, "100 s"))
+        assert told.status_code == 200
+        assert [row["end"] for row in told.json()["segments"]] == [83.5, 90, 100]
+        assert told.json()["notes"] == []
+        for times, says in [
+            ((0, 210_000), "likely milliseconds: divide by 1000"),
+            (("0:00", "00:01:23:12"), "frame rate"),
+            (("soon", 5), "not a time"),
+            ((0, "inf"), "infinite"),
+            ((0, ""), "no time is given"),
+            ((True, 5), "a number of seconds"),
+            ((-1, 5), "greater than or equal to 0"),
+            ((0, 10**400), ""),
+        ]:
+            answer = ask(client, times)
+            assert answer.status_code == 422, times
+            assert says in answer.text
+        days = [(i * 1e-4, (i + 1) * 1e-4) for i in range(4)]
+        assert "likely days" in ask(client, *days).text
+        assert "likely" in ask(client, (0, 10_000), (10_000, 20_000)).json()["notes"][0]
+
+
 def test_what_is_too_much_is_refused(services):
     with client_of(services("binary")) as client:
         bodies: list[Any] = [

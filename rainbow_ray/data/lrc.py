@@ -1,0 +1,233 @@
+"""LRC files: lines of lyrics with the time at which each begins.
+
+Reference: https://en.wikipedia.org/wiki/LRC_(file_format), the simple format and the enhanced one (`<mm:ss.xx>` before
+each word or syllable). Only stamps at the start of a line begin a segment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rainbow_ray.data.encodings import UndecodableError, decode_text
+from rainbow_ray.data.times import CLOCK, ClockStyle, UnreadableTimeError, clock_seconds, clock_style
+
+MAX_BYTES = 10 * 2**20  # the largest real files have some hundred kilobytes
+LINE_SECONDS = 4.0  # usually between two lines
+WORD_SECONDS = 60.0  # that a word of the last line may come after the line's start
+OVERLAP = 1.0  # seconds by which a word of a line may come after the next line's start
+
+MISSING = "no such file"
+EMPTY = "empty"
+OUTSIDE = "a path that leaves the media root"
+NOT_A_FILE = "not a file"
+UNREADABLE = "cannot be read"
+TOO_LARGE = f"larger than {MAX_BYTES // 2**20} MB, which no LRC file is"
+NO_STAMPS = "no line begins with a time such as [01:23.45]"
+FRAME_STAMPS = "times with frames ([hh:mm:ss:ff]), whose frame rate is not known"
+MARKUP = "an HTML or XML page, not LRC"
+OFFSET_BEYOND = "an [offset:] that is larger than its times"
+
+_STAMP = re.compile(rf"\[\s*({CLOCK})\s*\]")
+_START = re.compile(rf"\s*(?:\[\s*{CLOCK}\s*\]\s*)+")
+_WORD_STAMP = re.compile(rf"<\s*({CLOCK})\s*>")
+_CLOSING = re.compile(rf"[\[<]\s*({CLOCK})\s*[\]>]\s*$")
+_OFFSET = re.compile(r"^\s*\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE | re.MULTILINE)
+_MARKUP = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
+
+
+class LyricsError(ValueError):
+    """A file of lyrics that cannot be used. `reason` is the same for all that have the same fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class LrcLine:
+    """One line of lyrics.
+
+    Attributes:
+        start: Seconds at which it begins.
+        text: Its words, without stamps; empty for a pause.
+        end: Seconds at which it ends, where a stamp after the last word says so.
+    """
+
+    start: float
+    text: str
+    end: float | None = None
+
+
+def parse_lrc(text: str | None) -> list[tuple[float, str]]:
+    """Return start and words of each line of an LRC document, in the order of time."""
+    return [(line.start, line.text) for line in parse_lines(text)]
+
+
+def parse_lines(text: str | None) -> list[LrcLine]:
+    """Return the lines of an LRC document, in the order of time.
+
+    Stamps at the start of a line, `[mm:ss.xx]`, `[mm:ss:xx]`, `[hh:mm:ss]` or `[hh:mm:ss.xx]` (`,` for `.` too), say
+    when it begins; several repeat it. Stamps inside it are left out of its words; one after its last word says when it
+    ends. A clock time that does not lie within the line is sung, and stays. A positive `[offset:]`, in milliseconds,
+    lets lines come sooner.
+
+    Args:
+        text: The document; lines without a stamp are passed over.
+    """
+    rows = [row for row in re.split(r"\r\n|\r|\n", text or "") if _START.match(row)]
+    stamps = [_STAMP.findall(_START.match(row)[0]) for row in rows]  # type: ignore[index]
+    style = clock_style(list(itertools.chain.from_iterable(stamps)), LINE_SECONDS)
+    starts = [[at for at in (_seconds(stamp, style) for stamp in group) if at is not None] for group in stamps]
+    every = np.unique(np.array(list(itertools.chain.from_iterable(starts)), dtype=np.float64))
+    has_fractions = any("." in stamp or "," in stamp for group in stamps for stamp in group)
+    offset = _OFFSET.search(text or "")
+    sooner = int(offset[1]) / 1000 if offset else 0.0
+    lines = []
+    for row, own_starts in zip(rows, starts, strict=True):
+        if not own_starts:
+            continue
+        following = every[every > own_starts[0]]
+        latest = float(following[0]) + OVERLAP if len(following) else own_starts[0] + WORD_SECONDS
+        words, closing = _split_words(_START.sub("", row, count=1), own_starts[0], latest, style, has_fractions)
+        end = closing if closing is not None and len(own_starts) == 1 and closing > own_starts[0] else None
+        for start in own_starts:
+            lines.append(
+                LrcLine(max(0.0, start - sooner), words, None if end is None else max(0.0, end - sooner))
+            )  # fmt: skip
+    return sorted(lines, key=lambda line: (line.start, line.text))
+
+
+def read_lrc(root: Path, name: str) -> str:
+    """Return the text of an LRC file that has lines with times.
+
+    Args:
+        root: Folder that names start from.
+        name: Path relative to it, as the table has it.
+
+    Raises:
+        LyricsError: The file is missing, outside the root, unreadable, too large, or no LRC file.
+    """
+    path = find_file(root, name)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise LyricsError(TOO_LARGE)
+        return decode_lrc(path.read_bytes())
+    except OSError as error:
+        raise LyricsError(f"{UNREADABLE} ({os.strerror(error.errno) if error.errno else error})") from error
+
+
+def decode_lrc(data: bytes) -> str:
+    """Return the text of an LRC file's bytes.
+
+    Raises:
+        LyricsError: The bytes are empty, no text, of an encoding that is not sure, or have no line with a time.
+    """
+    if not data.strip():
+        raise LyricsError(EMPTY)
+    try:
+        text = decode_text(data)
+    except UndecodableError as error:
+        raise LyricsError(error.reason) from error
+    check_lrc(text)
+    return text
+
+
+def check_lrc(text: str) -> None:
+    """Check that a document is LRC.
+
+    Raises:
+        LyricsError: It is empty, a page of markup, or has no line with a time.
+    """
+    if not text.strip():
+        raise LyricsError(EMPTY)
+    if parse_lines(text):
+        offset = _OFFSET.search(text)
+        if offset and int(offset[1]) > 0 and not any(line.start for line in parse_lines(text)):
+            raise LyricsError(OFFSET_BEYOND)
+        return
+    if _MARKUP.match(text):
+        raise LyricsError(MARKUP)
+    raise LyricsError(FRAME_STAMPS if any(map(_START.match, text.splitlines())) else NO_STAMPS)
+
+
+def find_file(root: Path, name: str) -> Path:
+    """Return the file of a name within a folder, whichever unicode form its name has on disk.
+
+    Raises:
+        LyricsError: There is none, or it lies outside the folder.
+    """
+    stem = name.strip()
+    if ".." in re.split(r"[/\\]", stem) or "\x00" in stem:
+        raise LyricsError(OUTSIDE if "\x00" not in stem else MISSING)
+    folder = root.resolve()
+    spellings = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))])
+    for spelling in [*spellings, *(spelling.replace("\\", "/") for spelling in spellings if "\\" in spelling)]:
+        path = folder / spelling
+        try:
+            if not path.exists():
+                continue
+            if not path.resolve().is_relative_to(folder):
+                raise LyricsError(OUTSIDE)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise LyricsError(f"{UNREADABLE} ({os.strerror(error.errno) if error.errno else error})") from error
+        if not path.is_file():
+            raise LyricsError(NOT_A_FILE)
+        return path
+    is_absolute = Path(stem).is_absolute() and not Path(stem).is_relative_to(folder)
+    raise LyricsError(OUTSIDE if is_absolute else MISSING)
+
+
+def _seconds(stamp: str, style: ClockStyle) -> float | None:
+    try:
+        return clock_seconds(stamp, style)
+    except UnreadableTimeError:
+        return None
+
+
+def _split_words(
+    rest: str, start: float, latest: float, style: ClockStyle, has_fractions: bool
+) -> tuple[str, float | None]:
+    """The words of a line behind its first stamps, and when it ends, where that is said.
+
+    Args:
+        rest: The line without the stamps at its start.
+        start: When it begins, seconds.
+        latest: When a word of it can begin at the latest, seconds.
+        style: How clocks of three parts are read.
+        has_fractions: Whether stamps of the document have decimals; a clock without is then sung.
+    """
+
+    def is_stamp(clock: str) -> bool:
+        at = _seconds(clock, style)
+        is_written_alike = "." in clock or "," in clock or not has_fractions
+        return at is not None and is_written_alike and start <= at <= latest
+
+    def keep(match: re.Match[str]) -> str:
+        return "" if is_stamp(match[1]) else match[0]
+
+    closing = _CLOSING.search(rest)
+    end = _seconds(closing[1], style) if closing and (closing[0][0] == "<" or is_stamp(closing[1])) else None
+    words = " ".join(_WORD_STAMP.sub("", _STAMP.sub(keep, rest)).split())
+    return words, end
+
+
+def merge_simultaneous(lines: Sequence[LrcLine]) -> list[LrcLine]:
+    """Lines that begin at the same time, such as a line and its translation, as one."""
+    merged: list[LrcLine] = []
+    for line in lines:
+        if merged and merged[-1].start == line.start:
+            before = merged.pop()
+            ends = [end for end in (before.end, line.end) if end is not None]
+            text = " ".join(filter(None, (before.text, line.text)))
+            merged.append(LrcLine(line.start, text, max(ends) if len(ends) == 2 else None))
+        else:
+            merged.append(line)
+    return merged
