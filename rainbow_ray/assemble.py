@@ -38,7 +38,7 @@ from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths, prepare
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.midi import describe_cut_windows
-from rainbow_ray.modalities.text import PRESENT
+from rainbow_ray.modalities.text import PRESENT, unknown_share
 from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Problem
@@ -49,6 +49,8 @@ MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
 DEFAULT_FOLDS = 5
 SHOWN_CLASSES = 8  # in the first lines of a run
+MAX_UNKNOWN = 0.03  # share of unknown tokens that needs no warning
+ALL_UNKNOWN = 0.95  # share of them from which on nothing can be learned
 
 Read = Callable[[Manifest, Columns, Prepare], pa.Table]
 
@@ -79,14 +81,28 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     limit = plan.config.data.resident_limit
     streams = read is None and size > limit * 2**20
     if plan.segments is None:
-        return _read_songs(plan, read, size, streams=streams)
+        return _check_unknown_tokens(plan, _read_songs(plan, read, size, streams=streams))
     if streams:
         much = f"{plan.manifest.shown} takes {size / 2**20:.0f} MB, more than {limit}"
         raise InputError(f"data.resident_limit: segments are kept in memory, and {much}; set it higher")
     from rainbow_ray.assemble_segments import read_segments
 
     prepare_rows = functools.partial(prepare, reading=plan.reading)
-    return read_segments(plan, *_read_rows(plan, prepare_rows, read, streams=False))
+    return _check_unknown_tokens(plan, read_segments(plan, *_read_rows(plan, prepare_rows, read, streams=False)))
+
+
+def _check_unknown_tokens(plan: Plan, data: Data) -> Data:
+    """Warn where the encoder's tokenizer does not know the words of the texts; refuse where it knows none."""
+    if not plan.reading.text:
+        return data
+    share = unknown_share(data.examples.table, plan.reading.text)
+    if share <= MAX_UNKNOWN:
+        return data
+    message = (f"{share:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, and the"
+               " encoder reads nothing of them: use an encoder for the language and script of the texts")  # fmt: skip
+    if share > ALL_UNKNOWN:
+        raise InputError(f"model.text_encoder.model_name: {message}")
+    return dataclasses.replace(data, warnings=[*data.warnings, message])
 
 
 def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> Data:

@@ -18,3 +18,26 @@ def write_safely(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+HEAD_BYTES = 64  # of a file, that say what it is
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def describe_foreign_content(path: Path) -> str | None:
+    """What lies under a file's name in place of weights, a vocabulary or a description; None where nothing shows it.
+
+    Such files come from clones without Git LFS, from downloads that were refused, and from disks that were full.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES).lstrip()
+    except OSError:
+        return None
+    if head.startswith(LFS_POINTER):
+        return f"{path.name} is a Git LFS pointer, not the file itself: run `git lfs pull` in the repository it is from"
+    if not head:
+        return f"{path.name} is empty: copy it again"
+    if head[:9].lower().startswith((b"<!doctype", b"<html")):
+        return f"{path.name} is a web page, not the file itself: download it again"
+    return None

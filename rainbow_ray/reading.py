@@ -16,7 +16,7 @@ from rainbow_ray.config import (
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import MODALITIES, Reading
-from rainbow_ray.modalities.audio_encoders import EMBEDDED, check_audio_encoder
+from rainbow_ray.modalities.audio_encoders import EMBEDDED, check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.modalities.store import default_folder
 from rainbow_ray.paths import folder_of, resolve_path
@@ -93,7 +93,10 @@ def check_encoders(config: Config, modalities: Sequence[str]) -> tuple[str, int,
     if "audio" in modalities:
         audio = str(config.model.audio_encoder.model_name)
         try:
-            problems += check_audio_encoder(audio, config.model.audio_encoder, config.data.window_seconds)
+            found = check_audio_encoder(audio, config.model.audio_encoder, config.data.window_seconds)
+            problems += found
+            if not found:
+                verify_encoder(audio)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -115,6 +118,7 @@ def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
     if options.hidden_size not in (None, body_config.hidden_size):
         warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
                         f" {body_config.hidden_size}")  # fmt: skip
+    warnings += text.verify_encoder(name)
     limit = text.token_limit(name, options, body_config)
     if limit < options.max_length != TextEncoderConfig().max_length:
         warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")

@@ -35,6 +35,8 @@ SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # a thread that asks the hub to convert pickled weights
 }
 HEAD = "gcs_server"  # the process of a Ray without which nothing goes on
 HEAD_SECONDS = 2.0  # between two looks at it

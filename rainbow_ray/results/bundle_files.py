@@ -11,6 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.files import describe_foreign_content
+
 DESCRIPTION = "bundle.json"
 # no suffix that somebody unpickles or runs
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
@@ -29,6 +31,8 @@ def check_files(folder: Path, formats: Collection[int], needed: Collection[str])
     """
     if (folder / DESCRIPTION).is_symlink() or (folder / DESCRIPTION).stat().st_size > LARGEST_DESCRIPTION:
         raise ValueError(f"{DESCRIPTION} is a link, or far too large")
+    if foreign := describe_foreign_content(folder / DESCRIPTION):
+        raise ValueError(foreign)
     document = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     found = document.get("format") if isinstance(document, dict) else None
     if not isinstance(document, dict) or found not in formats:
@@ -48,6 +52,9 @@ def check_files(folder: Path, formats: Collection[int], needed: Collection[str])
         raise FileNotFoundError(2, "missing", str(folder / sorted(map(str, lost))[0]))
     changed = set(saved) ^ there
     changed = changed or {name for name, digest in saved.items() if _sha256(folder / name) != digest}
+    foreign_files = [found for name in sorted(changed & there) if (found := describe_foreign_content(folder / name))]
+    if foreign_files:
+        raise ValueError("; ".join(foreign_files))
     if changed:
         raise ValueError(f"files that are missing, added or not as they were saved: {', '.join(sorted(changed))}")
     _refuse_what_leads_out(folder, there)

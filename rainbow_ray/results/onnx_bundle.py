@@ -6,6 +6,7 @@ What `export --onnx` writes: model.onnx (inputs to uncalibrated scores), tokeniz
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.buckets import word_buckets
+from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.paths import resolve_path
 from rainbow_ray.results.bundle_files import DESCRIPTION, check_files
 from rainbow_ray.results.calibration import Calibration
@@ -51,7 +53,7 @@ class Described(BaseModel):
 class OnnxPredictor:
     """A model of texts on onnxruntime: phases 1, 2 and 4, and single segments of phase 5."""
 
-    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, info: dict[str, Any]) -> None:
+    def __init__(self, session: InferenceSession, tokenizer: PlainTokenizer, info: dict[str, Any]) -> None:
         self.session, self.tokenizer, self.info = session, tokenizer, info
         self.calibration = Calibration.from_json(info["calibration"])
         self.inputs = {one.name for one in session.get_inputs()}
@@ -75,7 +77,10 @@ class OnnxPredictor:
             Described.model_validate(info)
             Calibration.from_json(info["calibration"]).check(len(info["score_names"]))
             session, tokenizer = _open(folder)
-            return cls(session, tokenizer, info)
+            predictor = cls(session, _plain_tokenizer(tokenizer, folder), info)
+            if problems := predictor._check_tokenizer(tokenizer):
+                raise InputError(f"{path}: the ONNX model cannot be used: {problem}" for problem in problems)
+            return predictor
         except FileNotFoundError as error:
             raise InputError(f"{path}: no ONNX model here ({Path(error.filename or folder).name} is missing); write one"
                              " with `python -m rainbow_ray.export RUN --onnx`") from error  # fmt: skip
@@ -110,7 +115,7 @@ class OnnxPredictor:
         kind = np.float64 if self.info["problem"] == "regression" else np.float32
         scores = np.full((len(texts), len(names)), np.nan, dtype=kind)
         there = np.flatnonzero([bool(text) for text in texts])
-        ids = [self._cut(encoding.ids) for encoding in self.tokenizer.encode_batch([texts[i] for i in there])]
+        ids = [self._cut(row) for row in self.tokenizer([texts[i] for i in there])]
         # segments of a batch would be those of one song
         for rows in _batches(ids, most=1 if self.info["segments"] else len(ids)):
             found = np.asarray(self.session.run(None, self._inputs([texts[there[i]] for i in rows], ids, rows))[0])
@@ -132,6 +137,19 @@ class OnnxPredictor:
         if kind == "binary":
             return [bool(one) for one in yes]
         return [tuple(classes[i] for i in np.flatnonzero(row)) for row in yes]
+
+    def _check_tokenizer(self, tokenizer: Tokenizer) -> list[str]:
+        """What keeps the tokenizer from reading texts for the graph: no words, or tokens without an embedding."""
+        vocabulary, special = tokenizer.get_vocab(), _special_tokens(tokenizer)
+        problems = check_vocabulary(self.tokenizer, vocabulary, special, embeddings=None, files=[TOKENIZER])
+        if problems:
+            return problems
+        last = max(number for token, number in vocabulary.items() if token not in special)
+        try:
+            self.session.run(None, self._inputs([""], [[last]], np.array([0])))
+        except Exception:  # of onnxruntime, which has no class of its own for an index that is out of range
+            return [f"its tokenizer is not the graph's, which has no embedding for its last token ({last})"]
+        return []
 
     def _cut(self, ids: list[int]) -> list[int]:
         limit = int(self.info["max_tokens"])
@@ -163,7 +181,30 @@ def _open(folder: Path) -> tuple[InferenceSession, Tokenizer]:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # no file keeps this
     return session, tokenizer
+
+
+def _plain_tokenizer(tokenizer: Tokenizer, folder: Path) -> PlainTokenizer:
+    """Token ids of texts, never cut, special tokens in texts read as text."""
+
+    def encode_batch(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+    return PlainTokenizer.make(encode_batch, _special_tokens(tokenizer), _unknown_token(folder / TOKENIZER))
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    return {token.content: n for n, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def _unknown_token(file: Path) -> str | None:
+    """The token that stands for what a vocabulary lacks; kinds of vocabularies name it in two ways."""
+    model = json.loads(file.read_text(encoding="utf-8"))["model"]
+    if model.get("unk_id") is not None:
+        return str(model["vocab"][model["unk_id"]][0])
+    unknown = model.get("unk_token")
+    return None if unknown is None else str(unknown)
 
 
 def _batches(ids: list[list[int]], most: int) -> Iterator[np.ndarray]:

@@ -143,8 +143,8 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
     tiny_body("bert").save_pretrained(encoder)
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
-    (encoder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab_file=str(encoder / "vocab.txt"), model_max_length=64).save_pretrained(encoder)
+    ids = {token: number for number, token in enumerate(words)}
+    BertTokenizerFast(vocab=ids, model_max_length=64).save_pretrained(encoder)
     model = make_model(folder, encoder)
     return {str(size): measure(folder, model, size) for size in sizes}
 

@@ -105,8 +105,8 @@ def make_encoder(folder: Path) -> Path:
     folder.mkdir()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    BertTokenizerFast(vocab=ids, model_max_length=64).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(**{**TINY, "num_hidden_layers": 1}, max_position_embeddings=96)
     AutoModel.from_config(config, dtype=torch.float32).save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import numpy as np
 import pytest
 import torch
@@ -70,8 +71,9 @@ def test_training_leaves_shared_memory_alone(songs_file, tiny_encoder, tmp_path)
     np.testing.assert_array_equal(shared.val_scores, loaded.val_scores)
 
 
-def test_a_digest_tells_encoders_apart(tiny_encoder, tmp_path):
+def test_a_digest_tells_encoders_apart(tiny_encoder, tiny_tokenizer_folder, tmp_path):
     bert, other = str(tiny_encoder("bert")), str(tmp_path)
+    shutil.copytree(tiny_tokenizer_folder, tmp_path, dirs_exist_ok=True)
     tiny_body("bert", seed=1).save_pretrained(tmp_path)
     tensors = [name for name, _ in text.load_body(bert).named_parameters() if "layer.0" in name]
     assert bodies.digest(bert, tensors) == bodies.digest(bert, tensors)

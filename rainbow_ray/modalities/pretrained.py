@@ -1,0 +1,411 @@
+"""Encoders that come trained: every config, tokenizer and weights file is loaded, and checked, by this module.
+
+Transformers fills what a folder lacks with random weights and with tokenizers that know no word, and says so at most in
+its log. Here such a folder is refused in a sentence. A hub is asked once whether it can be reached; where it cannot,
+only what was downloaded before is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rainbow_ray.errors import InputError, first_line
+from rainbow_ray.files import describe_foreign_content
+from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
+
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+INDEX = ".index.json"  # after the name of weights that lie in several files
+NEVER_READ = ("pooler.", "masked_spec_embed", "contact_head.", "lm_head.")  # weights that may be missing
+HUB_SECONDS = 5.0  # for the hub to answer
+SHOWN = 3  # names of tensors in a message
+MIN_EMBEDDINGS, MIN_COVERAGE = 1000, 0.8  # below which share of the embeddings a vocabulary looks cut off
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """How users name encoders of one modality, for messages.
+
+    Attributes:
+        key: Config key that holds the encoder's name.
+        option: Flag of the commands.
+        contents: What a local folder has to hold.
+    """
+
+    key: str
+    option: str
+    contents: str
+
+
+TEXT = EncoderKind("model.text_encoder.model_name", "--encoder", "config.json, weights and tokenizer")
+AUDIO = EncoderKind("model.audio_encoder.model_name", "--audio-encoder", "config.json and weights")
+
+
+def read_config(name: str, source: str, kind: EncoderKind) -> Any:
+    """Load the config of an encoder.
+
+    Args:
+        name: As the user wrote it.
+        source: Local folder or hub name that it stands for.
+        kind: Modality.
+
+    Raises:
+        InputError: There is no config, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    return _load(name, source, kind, "config.json", AutoConfig.from_pretrained)
+
+
+def read_tokenizer(name: str, source: str) -> Any:
+    """Load the tokenizer of a text encoder; a fast one reads special tokens that stand in texts as text.
+
+    That setting is saved with the tokenizer, and makes no difference to other texts. Slow tokenizers would also split
+    words that were added to their vocabulary, so they keep their own.
+
+    Raises:
+        InputError: There is no tokenizer, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(name, source, TEXT, "the tokenizer", AutoTokenizer.from_pretrained)
+    if tokenizer.is_fast:
+        tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
+    return tokenizer
+
+
+def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
+    """Load an encoder with its weights, in fp32, and check that they are its own, whole and finite.
+
+    Raises:
+        InputError: Weights are missing, damaged, of another architecture, or not finite.
+    """
+    from transformers import AutoModel
+
+    folder = Path(source)
+    problems = _check_weight_files(folder) if folder.is_dir() else []
+    if not problems:
+        load = functools.partial(
+            AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        body, info = _load(name, source, kind, "the weights", load)
+        problems = [*_check_loaded(body, info), *check_finite(body)]
+    if problems:
+        raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)
+    return body
+
+
+def read_preprocessor(name: str, source: str, kind: EncoderKind) -> Any:
+    """Load what an audio encoder's folder says of preparing sound; None where it says nothing.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    from transformers import AutoFeatureExtractor
+
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / file).is_file() for file in PREPROCESSORS):
+        return None
+    try:
+        return _load(name, source, kind, PREPROCESSORS[0], AutoFeatureExtractor.from_pretrained)
+    except InputError:
+        if (folder / PREPROCESSORS[0]).is_file():
+            raise
+        return None  # some models have none; their config and weights were loaded before
+
+
+def plain_tokenizer(tokenizer: Any) -> PlainTokenizer:
+    """Token ids of texts by a tokenizer of transformers, never cut."""
+
+    def encode_batch(texts: Any) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        return ids
+
+    return PlainTokenizer.make(encode_batch, special_tokens(tokenizer), tokenizer.unk_token)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Ids of a tokenizer's special tokens by their spelling: those with a role, and those added as special."""
+    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    with_role = zip(map(str, tokenizer.all_special_tokens), tokenizer.all_special_ids, strict=True)
+    return {**added, **{token: number for token, number in with_role if number is not None}}
+
+
+def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | None) -> list[str]:
+    """What keeps a tokenizer of transformers from reading texts for an encoder, as in `check_vocabulary`."""
+    if not tokenizer.vocab_files_names:  # characters or bytes are its vocabulary
+        return []
+    names = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
+    folder = Path(tokenizer.name_or_path)
+    foreign = [found for file in names if (found := describe_foreign_content(folder / file))]
+    problems = check_vocabulary(
+        plain, tokenizer.get_vocab(), special_tokens(tokenizer),
+        embeddings=embeddings, padding=tokenizer.pad_token_id, files=names,
+    )  # fmt: skip
+    return foreign if problems and foreign else problems
+
+
+def check_coverage(tokenizer: Any, embeddings: int | None) -> list[str]:
+    """A warning where a vocabulary is much smaller than the encoder's."""
+    if embeddings is None or embeddings < MIN_EMBEDDINGS or len(tokenizer) >= MIN_COVERAGE * embeddings:
+        return []
+    return [f"the encoder has embeddings for {embeddings} tokens, but its tokenizer has only {len(tokenizer)}: its"
+            " vocabulary may be cut off, or another encoder's"]  # fmt: skip
+
+
+def count_embeddings(body: Any) -> int | None:
+    """How many tokens a text encoder has embeddings for; None where it has no table of them."""
+    try:
+        table = body.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return getattr(table, "num_embeddings", None)
+
+
+def check_finite(module: Any) -> list[str]:
+    """A problem where a module holds weights that are not finite numbers."""
+    broken = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
+    return [f"its weights are not finite numbers ({_few(broken)})"] if broken else []
+
+
+def source_of(name: str) -> str:
+    """What a name stands for: a folder with `~` expanded, or a hub name as it is."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Let huggingface_hub use only what was downloaded before, whatever a folder's config asks for."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hold back what transformers and huggingface_hub write on stderr: what matters of it is said by our own errors."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before[0])
+        hub_logging.set_verbosity(before[1])
+
+
+def hub_problem() -> str | None:
+    """Why the hub cannot be asked for files, or None where it answers; asked once a process, without a retry.
+
+    The request goes through huggingface_hub's own session, so that proxies, certificates and `HF_ENDPOINT` count.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return _ask_hub(constants.ENDPOINT)
+
+
+@functools.cache
+def _ask_hub(endpoint: str) -> str | None:
+    from huggingface_hub.utils import get_session
+
+    answer: list[str | None] = [f"no answer within {HUB_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            status = get_session().head(endpoint, timeout=HUB_SECONDS, follow_redirects=False).status_code
+            answer[0] = f"it answers with status {status}" if status >= 500 else None
+        except Exception as error:  # of whichever HTTP library huggingface_hub uses
+            answer[0] = first_line(error)
+
+    asking = threading.Thread(target=ask, daemon=True, name="ask the hub")  # a name server may take longer than HTTP
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return answer[0] and f"{endpoint} cannot be reached ({answer[0]})"
+
+
+def _load(name: str, source: str, kind: EncoderKind, part: str, loader: Callable[..., Any]) -> Any:
+    """Call a loader of transformers; whatever it makes of a damaged or missing folder becomes an `InputError`."""
+    if problem := _path_problem(source):
+        raise InputError(f"{kind.key}: {name!r} cannot be loaded: {problem}{_advice(kind, is_local=False)}")
+    is_local = Path(source).is_dir()
+    with quiet_libraries():
+        unreachable = None if is_local else hub_problem()
+        try:
+            with offline() if unreachable else contextlib.nullcontext():
+                return loader(source, trust_remote_code=False)
+        except MemoryError:
+            raise
+        except Exception as error:  # of transformers, tokenizers, safetensors, torch, sentencepiece and the hub
+            reason = _explain(error, source, part) if is_local else _explain_hub(error, unreachable)
+            raise InputError(
+                f"{kind.key}: {name!r} cannot be loaded: {reason}{_advice(kind, is_local=is_local)}"
+            ) from error
+
+
+def _path_problem(source: str) -> str | None:
+    """What is wrong with a name that can only be a path."""
+    if Path(source).is_file():
+        return "it is a file; name the folder that it lies in"
+    if source.startswith(("/", ".")) or source.count("/") > 1 or "\\" in source:
+        return None if Path(source).is_dir() else "there is no such folder"
+    return None
+
+
+def _advice(kind: EncoderKind, *, is_local: bool) -> str:
+    if is_local:
+        return ""
+    return f"; use `{kind.option} embedded`, or name a local folder with {kind.contents}"
+
+
+def _explain_hub(error: Exception, unreachable: str | None) -> str:
+    if unreachable is not None:
+        return f"it is no local folder, it was not downloaded before, and {unreachable}"
+    return _explain_code(error) or first_line(error)
+
+
+def _explain(error: Exception, source: str, part: str) -> str:
+    """Why a local folder cannot be loaded."""
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        return "the folder holds no config.json"
+    names = ["config.json"] if part == "config.json" else sorted(path.name for path in folder.iterdir())
+    is_weights = part == "the weights"
+    foreign = [
+        found for file in names
+        if (folder / file).is_file() and (Path(file).suffix in (".safetensors", ".bin")) == is_weights
+        and (found := describe_foreign_content(folder / file))
+    ]  # fmt: skip
+    if foreign:
+        return "; ".join(foreign)
+    if is_weights and isinstance(error, pickle.UnpicklingError):
+        return f"{PICKLED} holds objects that are no tensors, and is not opened, since these may run code: save its" \
+               f" tensors as {SAFETENSORS}"  # fmt: skip
+    if is_weights and "PytorchStreamReader" in str(error):
+        return f"{PICKLED} is cut off or damaged: copy it again"
+    return _explain_code(error) or f"{part} cannot be read ({first_line(error)})"
+
+
+def _explain_code(error: Exception) -> str | None:
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return "it needs code of its own, which is never run here: use an encoder that transformers has built in"
+    return None
+
+
+def _check_weight_files(folder: Path) -> list[str]:
+    """What is wrong with the files that transformers would take weights from; safetensors come before pickles.
+
+    A `pytorch_model.bin` is accepted: torch unpickles tensors from it and nothing else, so that no code runs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    names = [SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX]
+    chosen = next((folder / name for name in names if (folder / name).is_file()), None)
+    if chosen is None:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_FORMATS)
+        there = f"; {', '.join(others[:SHOWN])} cannot be read: save it as {SAFETENSORS}" if others else ""
+        return [f"the folder holds no weights ({SAFETENSORS} or {PICKLED}){there}"]
+    if foreign := describe_foreign_content(chosen):
+        return [foreign]
+    try:
+        files = _list_shards(chosen) if chosen.name.endswith(INDEX) else [chosen]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return [f"{chosen.name} is damaged ({first_line(error)}): copy it again"]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        return [f"{len(missing)} of its {len(files)} files of weights are missing ({_few(missing)})"]
+    problems = [found for file in files if (found := describe_foreign_content(file))]
+    for file in files if not problems and chosen.name.startswith(SAFETENSORS) else []:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            problems.append(f"{file.name} is {_not_safetensors(file, error)}")
+    return problems
+
+
+_OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot", ".pt", ".pth", ".safetensors", ".bin")
+
+
+def _list_shards(index: Path) -> list[Path]:
+    """The files that an index of weights names. Raises `ValueError` and its like for an index that is none."""
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if any(Path(name).name != name for name in names):
+        raise ValueError("it names files elsewhere")
+    return [index.parent / name for name in sorted(names)]
+
+
+def _not_safetensors(file: Path, error: Exception) -> str:
+    with file.open("rb") as opened:
+        head = opened.read(2)
+    if head[:1] == b"\x80" or head == b"PK":
+        return f"a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
+    return f"cut off or damaged ({first_line(error)}): copy it again"
+
+
+def _check_loaded(body: Any, info: dict[str, Any]) -> list[str]:
+    """What transformers could not find, or not use, of the weights that an architecture asks for."""
+    kind, expected = body.config.model_type, set(body.state_dict())
+    missing = sorted(name for name in info["missing_keys"] if not _is_never_read(name))
+    mismatched = sorted((name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"])
+    problems = []
+    if missing:
+        unexpected = sorted(info["unexpected_keys"])
+        others = f"; its file has {len(unexpected)} others ({_few(unexpected)})" if unexpected else ""
+        problems.append(f"{len(missing)} of the {len(expected)} weights of a {kind!r} model are missing"
+                        f" ({_few(missing)}){others}: they are another model's, or config.json is")  # fmt: skip
+    used = [one for one in mismatched if not _is_never_read(one[0])]
+    if used:
+        name, found, wanted = used[0]
+        more = f", and {len(used) - 1} more" if len(used) > 1 else ""
+        problems.append(f"weights do not have the shapes that config.json asks for: {name} is {_shape(found)}, not"
+                        f" {_shape(wanted)}{more}")  # fmt: skip
+    return problems + _check_depth(body, info)
+
+
+def _check_depth(body: Any, info: dict[str, Any]) -> list[str]:
+    """A problem where the weights have more layers than config.json: the last ones would be left out in silence."""
+    lists = [(name, len(module)) for name, module in body.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    total = getattr(body.config, "num_hidden_layers", None)
+    for name, count in lists:
+        start = f"{name}."
+        beyond = {key.split(start, 1)[1].split(".")[0] for key in info["unexpected_keys"] if start in f"{key}"}
+        deeper = {int(number) for number in beyond if number.isdigit() and int(number) >= count}
+        if count == total and deeper:
+            return [f"its weights have {max(deeper) + 1} layers, config.json says {count}: one of them is another"
+                    " model's"]  # fmt: skip
+    return []
+
+
+def _is_never_read(name: str) -> bool:
+    return any(part in name for part in NEVER_READ)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
