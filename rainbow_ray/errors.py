@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, separators of lines
 
 
 class InputError(Exception):
-    """The input or the config is wrong: exit code 2. Holds every problem that could be known at once."""
+    """The input or the config is wrong: exit code 2. Holds every problem that could be known at once, a line each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        # names of files, columns and classes may hold anything, line ends and escape sequences too
+        self.problems = [printable(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
         super().__init__(self.problems)  # one argument, so that it travels between Ray processes
 
     def __str__(self) -> str:
@@ -19,6 +23,14 @@ class InputError(Exception):
 
 class TrainingError(Exception):
     """The work itself failed in a way that we understand: exit code 1."""
+
+
+def printable(text: str) -> str:
+    """Return a text on one line: control characters and unpaired surrogates as escapes."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTABLE else character
+        for character in text
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import unicodedata
 from pathlib import Path
 from urllib.parse import unquote
+
+from rainbow_ray.errors import InputError
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 LOCAL_SCHEMES = ("file", "local")
@@ -38,17 +39,15 @@ def resolve_path(path: str | Path) -> Path:
     Raises:
         InputError: The path is empty, or relative while the working folder is gone.
     """
-    from rainbow_ray.errors import InputError
-
     text = _from_local_url(os.fspath(path))
     if not text:
         raise InputError("an empty path names nothing; write a file or a folder")
     if "\0" in text:
-        raise InputError(f"{printable(text)}: a path has no null characters")
+        raise InputError(f"{text}: a path has no null characters")
     try:
         return _expanded(text).absolute()
     except FileNotFoundError as error:
-        raise InputError(f"{printable(text)}: the working folder is gone; write an absolute path") from error
+        raise InputError(f"{text}: the working folder is gone; write an absolute path") from error
 
 
 def resolve_location(location: str) -> str:
@@ -107,14 +106,6 @@ def folder_of(location: str) -> Path | None:
             return None
     path = resolve_path(location)
     return path if path.is_dir() else path.parent
-
-
-def printable(text: str | Path) -> str:
-    """Return a name on one line: control characters and halves of characters as escapes."""
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Cs") else character
-        for character in str(text)
-    )
 
 
 def _scheme(url: str) -> str:

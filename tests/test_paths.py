@@ -17,14 +17,13 @@ from rainbow_ray import predict
 from rainbow_ray.cli import make_parser, read_config
 from rainbow_ray.config import PATH_KEYS, Config, known_keys, override, resolve
 from rainbow_ray.data.manifest import Manifest, open_manifest
-from rainbow_ray.errors import InputError
+from rainbow_ray.errors import InputError, printable
 from rainbow_ray.paths import (
     expand,
     expand_space,
     folder_of,
     is_url,
     path_option,
-    printable,
     resolve_encoder,
     resolve_location,
     resolve_path,

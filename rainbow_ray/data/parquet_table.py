@@ -20,8 +20,8 @@ from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from rainbow_ray.data.read_errors import what_it_is, why_unreadable
 from rainbow_ray.data.table_folders import Values, list_folder
-from rainbow_ray.errors import InputError
-from rainbow_ray.paths import is_url, printable, resolve_location
+from rainbow_ray.errors import InputError, printable
+from rainbow_ray.paths import is_url, resolve_location
 
 SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 PATTERN = re.compile(r"[*?\[]")

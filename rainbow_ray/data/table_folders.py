@@ -17,8 +17,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from rainbow_ray.data.table_formats import DELTA_LOG, UNREADABLE_LOG, NotUnderstoodError, current_files
-from rainbow_ray.errors import InputError
-from rainbow_ray.paths import printable
+from rainbow_ray.errors import InputError, printable
 
 ENDINGS = (".parquet", ".pq", ".parq")
 HIDDEN = (".", "_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 BRIEF, FULL, ON_RAY = 40, 2000, 12
 PIECE = 100  # tables a test of the full run
+PREDICTED = 4  # one of so many tables is scored too
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +122,16 @@ def check(seed: int, folder: Path, predictor: Predictor) -> None:
         plan = plan_for(table)
         if plan is not None:
             check_training(table, plan)
-        check_prediction(table, predictor, folder / str(seed))
+        if seed % PREDICTED == 0:
+            check_prediction(table, predictor, folder / str(seed))
     except BaseException as error:
         error.add_note(table.description)
         raise
+    shutil.rmtree(folder / str(seed))
 
 
-@pytest.mark.parametrize("start", range(0, BRIEF, 10))
-def test_some_tables(tmp_path, predictor, start):
-    for seed in range(start, start + 10):
+def test_some_tables(tmp_path, predictor):
+    for seed in range(BRIEF):
         check(seed, tmp_path, predictor)
 
 
