@@ -301,9 +301,25 @@ def test_labels_that_are_not_utf8_are_left_out_and_counted(read):
     lists = pa.ListArray.from_arrays(pa.array(range(N + 1), pa.int32()), latin(values))
     data = read(songs(**{KIND: lists}), phase=2, data__multi_label=True)
     assert data.profile["dropped"] == {LABEL_NOT_UTF8: 3}
+    others = latin([json.dumps({KIND: NAMES[i % 3], "by": "Beyonc\xe9"}, ensure_ascii=False) for i in range(N)])
+    assert len(read(songs(training_data=others, **{KIND: None}), phase=2).source) == N
     documents = latin([json.dumps({KIND: value}, ensure_ascii=False) for value in values])
     data = read(songs(training_data=documents, **{KIND: None}), phase=2)
     assert data.profile["dropped"] == {LABEL_NOT_UTF8: 3}
+
+
+def test_what_the_check_probes_may_hold_any_bytes(write_table, tiny_encoder):
+    from rainbow_ray.checks.songs import probe_songs
+
+    strange = latin([f"caf\xe9 {i % 3}" for i in range(N)])
+    columns = {"other": strange, "words": strange.dictionary_encode(), "decimals": IDS["decimals"],
+               "struct": pa.StructArray.from_arrays([strange], ["x"]), "uuid": BYTES["uuid"],
+               "bytes": pa.array([b"\xe9\xe8"] * N, pa.binary_view()),
+               "training_data": latin([json.dumps({"by": "caf\xe9"}, ensure_ascii=False)] * N),
+               KIND: [str(np.array([NAMES[i % 3]])) for i in range(N)]}  # fmt: skip
+    plan = plan_of(write_table(songs(**columns)), tiny_encoder("bert"), phase=2)
+    texts = [finding.text for finding in probe_songs(plan, data_of(plan))]
+    assert any("other columns settles" in text or "settles the label" in text for text in texts)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(80), pa.uuid()])
