@@ -42,7 +42,7 @@ _ZERO_DATES = frozenset(
 )  # what spreadsheets and parsers of "%M:%S" put in front of a time of day
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_CLOCK = re.compile(rf"(?:(?P<days>\d{1,6}) days?,?\s*)?(?P<clock>{CLOCK})(?:\s*min(?:ute)?s?)?")
+_CLOCK = re.compile(rf"(?:(?P<days>\d{{1,6}}) days?,?\s*)?(?P<clock>{CLOCK})(?:\s*min(?:ute)?s?)?")
 _TIME_CODE = re.compile(r"\d+:\d+:\d+[:;]\d+")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*")
 _ISO_DURATION = re.compile(r"p(?:(?P<d>\d+)d)?(?:t(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:[.,]\d+)?)s)?)?")
