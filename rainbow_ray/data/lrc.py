@@ -94,8 +94,8 @@ def parse_lines(text: str | None) -> list[LrcLine]:
     for row, own_starts in zip(rows, starts, strict=True):
         if not own_starts:
             continue
-        following = every[every > own_starts[0]]
-        latest = float(following[0]) + OVERLAP if len(following) else own_starts[0] + WORD_SECONDS
+        following = int(np.searchsorted(every, own_starts[0], side="right"))
+        latest = float(every[following]) + OVERLAP if following < len(every) else own_starts[0] + WORD_SECONDS
         words, closing = _split_words(_START.sub("", row, count=1), own_starts[0], latest, style, has_fractions)
         end = closing if closing is not None and len(own_starts) == 1 and closing > own_starts[0] else None
         for start in own_starts:
@@ -148,9 +148,10 @@ def check_lrc(text: str) -> None:
     """
     if not text.strip():
         raise LyricsError(EMPTY)
-    if parse_lines(text):
+    lines = parse_lines(text)
+    if lines:
         offset = _OFFSET.search(text)
-        if offset and int(offset[1]) > 0 and not any(line.start for line in parse_lines(text)):
+        if offset and int(offset[1]) > 0 and not any(line.start for line in lines):
             raise LyricsError(OFFSET_BEYOND)
         return
     if _MARKUP.match(text):

@@ -158,7 +158,7 @@ def make_segments(
 
 
 def _structure_of_text(text: str) -> Structure:
-    written = [part.strip() for part in text.split("|")]
+    written = [" ".join(part.split()) for part in text.split("|")]  # runs of white space would take quadratic time
     matches = [SECTION.match(part) for part in written]
     clocks = [match[name] for match in matches if match for name in ("start", "end")]
     style = clock_style(clocks, SECTION_SECONDS)

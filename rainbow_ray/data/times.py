@@ -34,7 +34,7 @@ UNKNOWN = "not a time"
 ClockStyle = Literal["hours", "hundredths"]
 
 # a clock of two to four parts, as it stands in brackets: 1:23, 1:23.5, 1:02:03, 1:02:03,456, 00:12:50
-CLOCK = r"\d+(?::\d+){1,3}(?:[.,]\d+)?"
+CLOCK = r"\d{1,6}(?::\d{1,9}){1,3}(?:[.,]\d{1,9})?"
 
 _MISSING = frozenset({"", "-", "nan", "nat", "none", "null", "na", "n/a", "<na>"})
 _ZERO_DATES = frozenset(
@@ -42,11 +42,11 @@ _ZERO_DATES = frozenset(
 )  # what spreadsheets and parsers of "%M:%S" put in front of a time of day
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_CLOCK = re.compile(rf"(?:(?P<days>\d+) days?,?\s*)?(?P<clock>{CLOCK})(?:\s*min(?:ute)?s?)?")
+_CLOCK = re.compile(rf"(?:(?P<days>\d{{1,6}}) days?,?\s*)?(?P<clock>{CLOCK})(?:\s*min(?:ute)?s?)?")
 _TIME_CODE = re.compile(r"\d+:\d+:\d+[:;]\d+")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*")
 _ISO_DURATION = re.compile(r"p(?:(?P<d>\d+)d)?(?:t(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:[.,]\d+)?)s)?)?")
-_PRIMES = re.compile(r"(?P<m>\d+)\s*['′]\s*(?P<s>\d{1,2}(?:[.,]\d+)?)\s*(?:\"|″|'')?")  # 1'23"
+_PRIMES = re.compile(r"(?P<m>\d{1,6})\s*['′]\s*(?P<s>\d{1,2}(?:[.,]\d+)?)\s*(?:\"|″|'')?")  # 1'23"
 _WITH_UNIT = re.compile(r"(\d+(?:[.,]\d+)?)\s*([a-zμ]+)[\s,]*")  # one piece of 1h 2min 3.5s
 _UNIT_SECONDS = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
@@ -245,7 +245,7 @@ def _parse_text(text: str) -> float:
     if _NUMBER.fullmatch(plain):
         return _finite(float(plain.replace(",", ".")))
     sign = -1.0 if plain.startswith("-") else 1.0
-    return sign * _parse_positive(plain.lstrip("+-").strip())
+    return sign * _finite(_parse_positive(plain.lstrip("+-").strip()))
 
 
 def _parse_positive(plain: str) -> float:
@@ -254,7 +254,7 @@ def _parse_positive(plain: str) -> float:
     match = _CLOCK.fullmatch(plain)
     if match:
         return DAY * int(match["days"] or 0) + _strict_clock(match["clock"])
-    if re.fullmatch(r"\d+ days?", plain):
+    if re.fullmatch(r"\d{1,6} days?", plain):
         return DAY * int(plain.split()[0])
     match = _ISO_DURATION.fullmatch(plain)
     if match and any(match.groups()):

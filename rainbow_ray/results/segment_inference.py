@@ -70,8 +70,10 @@ def _seconds_of(values: pd.Series) -> pd.Series:
         and not np.isfinite(parsed.seconds).any()
     ):
         return values
-    texts = [value if isinstance(value, str) else repr(value) if wrong else None if np.isnan(seconds) else str(seconds)
-             for value, seconds, wrong in zip(values, parsed.seconds, unreadable, strict=True)]  # fmt: skip
+    texts = [None if np.isnan(seconds) else str(seconds) for seconds in parsed.seconds.tolist()]
+    for i in np.flatnonzero(unreadable):
+        value = values.iloc[i]
+        texts[i] = value if isinstance(value, str) else f"{type(value).__name__} {value!r}"
     return pd.Series(texts, index=values.index, dtype=object)
 
 

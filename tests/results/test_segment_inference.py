@@ -83,8 +83,8 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
 
 def test_stretches_do_not_run_across_gaps_of_time(finished, table):
     table = table[table["song_id"] == "00"].drop_duplicates("segment_index")
-    table = table.assign(start_seconds=[0.0, 5.0, 10.0, 60.0, 65.0, 70.2], end_seconds=[5.0, 10.0, 15.0, 65.0, 70.0, 75.0],
-                         lyric_text="the same line")  # fmt: skip
+    starts, ends = [0.0, 5.0, 10.0, 60.0, 65.0, 70.2], [5.0, 10.0, 15.0, 65.0, 70.0, 75.0]
+    table = table.assign(start_seconds=starts, end_seconds=ends, lyric_text="the same line")
     found = Predictor.load(finished("segmentation")).predict_segments(table)
     stretches = found.stretches
     assert stretches["segments"].sum() == 6
@@ -118,7 +118,7 @@ def test_a_frame_in_another_unit_is_refused_and_one_that_is_suspected_warns(fini
             predictor.predict_segments(table.assign(**{name: table[name] * factor for name in times}))
     with pytest.warns(UserWarning, match="likely milliseconds"):
         predictor.predict_segments(table.assign(lyric_text=None, **{name: table[name] * 1000 for name in times}))
-    with pytest.raises(InputError, match="'start_seconds'.*'soon'.*write seconds"):
+    with pytest.raises(InputError, match=r"'start_seconds'.*'soon'.*write seconds"):
         predictor.predict_segments(table.assign(start_seconds="soon"))
     with pytest.raises(InputError, match="'end_seconds' holds list"):
         predictor.predict_segments(table.assign(end_seconds=[[1.0]] * len(table)))
