@@ -13,6 +13,7 @@ import json
 import pickle
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+ZIP, PICKLE = b"PK", b"\x80"  # first bytes
 INDEX = ".index.json"  # after the name of weights that lie in several files
 NEVER_READ = ("pooler.", "masked_spec_embed", "contact_head.", "lm_head.")  # weights that may be missing
 HUB_SECONDS = 5.0  # for the hub to answer
@@ -100,7 +102,7 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
             AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         body, info = _load(name, source, kind, "the weights", load)
-        problems = [*_check_loaded(body, info), *check_finite(body)]
+        problems = _check_loaded(body, info) or check_finite(body)  # what is missing has no values
     if problems:
         raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)
     return body
@@ -132,7 +134,8 @@ def plain_tokenizer(tokenizer: Any) -> PlainTokenizer:
         ids: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
         return ids
 
-    return PlainTokenizer.make(encode_batch, special_tokens(tokenizer), tokenizer.unk_token)
+    special = special_tokens(tokenizer)
+    return PlainTokenizer.make(encode_batch, special, tokenizer.unk_token, splits=tokenizer.is_fast)
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
@@ -303,8 +306,6 @@ def _explain(error: Exception, source: str, part: str) -> str:
     if is_weights and isinstance(error, pickle.UnpicklingError):
         return f"{PICKLED} holds objects that are no tensors, and is not opened, since these may run code: save its" \
                f" tensors as {SAFETENSORS}"  # fmt: skip
-    if is_weights and "PytorchStreamReader" in str(error):
-        return f"{PICKLED} is cut off or damaged: copy it again"
     return _explain_code(error) or f"{part} cannot be read ({first_line(error)})"
 
 
@@ -319,8 +320,6 @@ def _check_weight_files(folder: Path) -> list[str]:
 
     A `pytorch_model.bin` is accepted: torch unpickles tensors from it and nothing else, so that no code runs.
     """
-    from safetensors import SafetensorError, safe_open
-
     names = [SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX]
     chosen = next((folder / name for name in names if (folder / name).is_file()), None)
     if chosen is None:
@@ -337,13 +336,8 @@ def _check_weight_files(folder: Path) -> list[str]:
     if missing:
         return [f"{len(missing)} of its {len(files)} files of weights are missing ({_few(missing)})"]
     problems = [found for file in files if (found := describe_foreign_content(file))]
-    for file in files if not problems and chosen.name.startswith(SAFETENSORS) else []:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            problems.append(f"{file.name} is {_not_safetensors(file, error)}")
-    return problems
+    check = _check_safetensors if chosen.name.startswith(SAFETENSORS) else _check_pickled
+    return problems or [found for file in files if (found := check(file))]
 
 
 _OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot", ".pt", ".pth", ".safetensors", ".bin")
@@ -357,12 +351,30 @@ def _list_shards(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
-def _not_safetensors(file: Path, error: Exception) -> str:
+def _check_safetensors(file: Path) -> str | None:
+    """What is wrong with a file's header, and with its length, which the header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            return None
+    except (SafetensorError, OSError) as error:
+        if _first_bytes(file) == ZIP or _first_bytes(file)[:1] == PICKLE:
+            return f"{file.name} is a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
+        return f"{file.name} is cut off or damaged ({first_line(error)}): copy it again"
+
+
+def _check_pickled(file: Path) -> str | None:
+    """What is wrong with a file that is to be one of `torch.save`."""
+    if zipfile.is_zipfile(file) or _first_bytes(file)[:1] == PICKLE:
+        return None
+    return f"{file.name} is cut off or damaged: copy it again"
+
+
+def _first_bytes(file: Path) -> bytes:
+    """What tells a zip archive, as `torch.save` writes it, from a plain pickle, as it did before torch 1.6."""
     with file.open("rb") as opened:
-        head = opened.read(2)
-    if head[:1] == b"\x80" or head == b"PK":
-        return f"a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
-    return f"cut off or damaged ({first_line(error)}): copy it again"
+        return opened.read(2)
 
 
 def _check_loaded(body: Any, info: dict[str, Any]) -> list[str]:

@@ -33,23 +33,27 @@ class PlainTokenizer:
         front: How many special tokens are put before a text.
         back: How many are put behind it.
         replacements: For the id of each special token, the ids of its spelling as ordinary text.
-        unknown: Spelling of the unknown token where texts that hold it would be read as unknown, otherwise None.
+        broken: Spellings that are broken in a text before it is read, the longest first: that of the unknown token,
+            whose id also stands for unknown words, and all of a tokenizer that always looks for them.
     """
 
     encode_batch: EncodeBatch
     front: int
     back: int
     replacements: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    unknown: str | None = None
+    broken: tuple[str, ...] = ()
 
     @classmethod
-    def make(cls, encode_batch: EncodeBatch, special: Mapping[str, int], unknown: str | None = None) -> PlainTokenizer:
+    def make(
+        cls, encode_batch: EncodeBatch, special: Mapping[str, int], unknown: str | None = None, *, splits: bool = True
+    ) -> PlainTokenizer:
         """Learn from a tokenizer how it reads its own special tokens.
 
         Args:
             encode_batch: Texts to token ids, special tokens put around each, never cut or padded.
             special: Ids of the special tokens by their spelling.
             unknown: The unknown token, which stands for what the vocabulary lacks.
+            splits: Whether the tokenizer itself reads special tokens in texts as text, where it can.
         """
         ids = {number for token, number in special.items() if token != unknown}
         probe = encode_batch([PROBE])[0]
@@ -57,24 +61,26 @@ class PlainTokenizer:
         back = _count_leading(probe[front:][::-1], ids)
         plain = cls(encode_batch, front, back)
         spelled = {token: number for token, number in special.items() if token != unknown and len(token) > 1}
-        broken = plain.inner([_broken(token) for token in spelled])
+        rows = plain.inner([_broken(token) for token in spelled])
         replacements = {
-            number: tuple(i for i in row if i not in ids) for number, row in zip(spelled.values(), broken, strict=True)
+            number: tuple(i for i in row if i not in ids) for number, row in zip(spelled.values(), rows, strict=True)
         }
-        reads_unknown = (
+        broken = [token for token in special if len(token) > 1] if not splits else []
+        if (
             unknown is not None
             and unknown in special
             and len(unknown) > 1
             and special[unknown] in plain.inner([unknown])[0]
-        )
-        return cls(encode_batch, front, back, replacements, unknown if reads_unknown else None)
+        ):
+            broken.append(unknown)
+        return cls(encode_batch, front, back, replacements, tuple(sorted(set(broken), key=len, reverse=True)))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with the special tokens that the tokenizer puts around it."""
         if not texts:
             return []
-        if self.unknown is not None:
-            texts = [text.replace(self.unknown, _broken(self.unknown)) for text in texts]
+        for token in self.broken:
+            texts = [text.replace(token, _broken(token)) for text in texts]
         return [self._replace(row) for row in self.encode_batch(texts)]
 
     def inner(self, texts: Sequence[str]) -> list[list[int]]:
