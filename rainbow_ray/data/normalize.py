@@ -1,0 +1,342 @@
+"""Cells of any type as text: one cleaning for ids, texts and names of classes.
+
+Training, `check`, `predict`, loaded models and joins of tables call these functions, so that a cell has the same text
+wherever it is read. They accept pyarrow arrays (columns of a file) and pandas Series (columns of a caller's table).
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import unicodedata
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rainbow_ray.errors import InputError
+
+NOT_UTF8 = "text that is not UTF-8"  # the reason of a row whose text cannot be decoded
+LARGEST_INTEGER = 2**64  # whole floats below it are written as integers
+LEGACY_SHARE = 0.5  # of printable ASCII, from which on bytes count as text in another encoding
+CONTAINERS = (list, tuple, dict, set, frozenset, np.ndarray, pa.Array, pd.Series)
+LATIN_END = 0x2FF  # the last code point of the Latin letters and their modifiers
+JOINERS = "\u200c\u200d"  # which scripts other than Latin, and emoji, need
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A text column after cleaning.
+
+    Attributes:
+        texts: Stripped strings, `(rows,)`, empty where a cell is missing or cannot be decoded. A pyarrow array, or a
+            chunked array where one was given.
+        undecodable: Cells whose bytes are not UTF-8, `(rows,)`, bool.
+    """
+
+    texts: pa.Array | pa.ChunkedArray
+    undecodable: np.ndarray
+
+
+def text_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "text") -> TextColumn:
+    """Return the texts of a column: stripped strings, numbers and dates as text, and which cells cannot be decoded.
+
+    Args:
+        column: Cells of any type that is not nested, `(rows,)`. Bytes are decoded as UTF-8.
+        name: What messages call the column.
+
+    Returns:
+        The texts and the mask of undecodable cells, in the order of the column.
+
+    Raises:
+        InputError: A cell holds a list, a mapping or another container.
+    """
+    if isinstance(column, pd.Series):
+        return _text_series(column, name)
+    if isinstance(column, pa.ChunkedArray):
+        parts = [text_column(chunk, name) for chunk in column.chunks]
+        texts = pa.chunked_array([part.texts for part in parts], pa.string())
+        return TextColumn(texts, np.concatenate([np.array([], dtype=bool), *(part.undecodable for part in parts)]))
+    plain = decode_storage(column)
+    undecodable = np.zeros(len(plain), dtype=bool)
+    if is_string_type(plain.type) or is_bytes_type(plain.type):
+        texts = _valid_strings(plain)
+        if texts is None:
+            decoded = [_decode(raw) for raw in plain.cast(_bytes_like(plain.type)).to_pylist()]
+            undecodable = np.array([text is None for text in decoded], dtype=bool) & plain.is_valid().to_numpy(False)
+            texts = pa.array(decoded, pa.string())
+    else:
+        texts = id_column(plain, name)
+    return TextColumn(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), undecodable)
+
+
+def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") -> Any:
+    """Return the exact text of each cell: different values never share one, whatever their type.
+
+    Whole numbers are written without a fraction or an exponent, so that `7`, `7.0` and the decimal `7.00` are one id.
+    Bytes that are not text are written as a UUID, as hexadecimal digits, or with escapes (see `bytes_text`).
+
+    Args:
+        column: Cells of any type that is not nested, `(rows,)`.
+        name: What messages call the column.
+
+    Returns:
+        Strings, `(rows,)`, null where a cell is null or NaN: a pyarrow array, or a chunked array where one was given.
+
+    Raises:
+        InputError: A cell holds a list, a mapping or another container.
+    """
+    if isinstance(column, pd.Series):
+        return _id_series(column, name)
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([id_column(chunk, name) for chunk in column.chunks], pa.string())
+    if isinstance(column.type, pa.UuidType):
+        return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], pa.string())
+    plain = decode_storage(column)
+    kind = plain.type
+    if pa.types.is_nested(kind):
+        raise InputError(f"column {name!r} holds {kind}; text or numbers are needed")
+    if is_string_type(kind) or is_bytes_type(kind):
+        texts = _valid_strings(plain) if is_string_type(kind) else None
+        return texts if texts is not None else _map_distinct(plain.cast(_bytes_like(kind)), bytes_text)
+    if pa.types.is_floating(kind):
+        codes, values = pd.factorize(plain.to_numpy(zero_copy_only=False))  # NaN, and so null, has no code
+        return pa.array([scalar_text(value) for value in values], pa.string()).take(pa.array(codes, mask=codes < 0))
+    if pa.types.is_decimal(kind):
+        return _map_distinct(plain, scalar_text)
+    if pa.types.is_duration(kind):
+        return _map_distinct(plain.cast(pa.int64()), lambda count: f"{count} {kind.unit}")
+    texts = plain.cast(pa.string())
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):  # the same text for each unit of one time
+        texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+(Z?)$", r"\1\2")
+        texts = pc.replace_substring_regex(texts, r"\.(Z?)$", r"\1")
+    return texts
+
+
+def scalar_text(value: Any) -> str | None:
+    """Return the exact text of one value, as `id_column` writes it; None for a missing one (None, NaN, NaT, NA)."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes_text(bytes(value))
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, decimal.Decimal):
+        return _decimal_text(value)
+    if isinstance(value, float | np.floating):
+        return _float_text(value)
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, datetime.datetime):
+        return str(id_column(pa.array([value]))[0])
+    return str(value)
+
+
+def bytes_text(raw: bytes) -> str:
+    r"""Return an exact text for bytes: decoded where they are UTF-8, otherwise spelled out.
+
+    Bytes that are text in another encoding keep their ASCII characters and have escapes for the rest (`caf\xe9`).
+    Sixteen other bytes are written as a UUID, anything else as hexadecimal digits. Trailing NULs, with which columns
+    of fixed size are filled up, do not count.
+
+    Reference:
+        RFC 9562 (universally unique identifiers), section 4.
+    """
+    stripped = raw.rstrip(b"\0")
+    text = _decode(stripped)
+    if text is not None and (stripped or not raw) and not any(map(_is_control, text)):
+        return text
+    is_uuid = len(raw) == 16 and 1 <= raw[6] >> 4 <= 8 and raw[8] >> 6 == 0b10
+    printable = sum(32 <= byte < 127 for byte in raw)
+    if text is None and not is_uuid and printable >= LEGACY_SHARE * len(raw) and not _has_control(raw):
+        return raw.decode("utf-8", "backslashreplace")
+    return str(uuid.UUID(bytes=raw)) if len(raw) == 16 else raw.hex()
+
+
+def label_name(text: str) -> str:
+    """Return a name of a class (or of a group that a split keeps whole) in its one form.
+
+    Canonically equivalent forms of Unicode are composed (NFC), and characters that cannot be seen are removed:
+    zero-width spaces, marks of direction and control characters. Joiners stay between characters that need them.
+
+    Reference:
+        Unicode Standard Annex #15 (normalization forms).
+    """
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    characters = unicodedata.normalize("NFC", text)
+    kept = [
+        character
+        for i, character in enumerate(characters)
+        if character.isspace() or unicodedata.category(character) not in ("Cf", "Cc") or _joins(characters, i)
+    ]
+    return unicodedata.normalize("NFC", "".join(kept)).strip()
+
+
+def label_names(column: pa.Array | pa.ChunkedArray, name: str) -> Any:
+    """Return `label_name` of each cell, null where a cell is missing or blank. Arguments as in `id_column`."""
+    texts = id_column(column, name)
+    if isinstance(texts, pa.ChunkedArray):
+        return pa.chunked_array([_map_distinct(chunk, _name_or_none) for chunk in texts.chunks], pa.string())
+    return _map_distinct(texts, _name_or_none)
+
+
+def decode_storage(column: Any) -> Any:
+    """Return a pyarrow array (chunked or not) without dictionaries, run-end encoding and extension types."""
+    if isinstance(column, pa.ChunkedArray):
+        plain = [decode_storage(chunk) for chunk in column.chunks]
+        kind = plain[0].type if plain else decode_storage(pa.array([], column.type)).type
+        return pa.chunked_array(plain, kind)
+    while True:
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = column.storage
+        elif pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        elif pa.types.is_run_end_encoded(column.type):
+            column = pc.run_end_decode(column)
+        else:
+            return column
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, without dictionaries, run-end encoding and extension types."""
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def is_string_type(kind: pa.DataType) -> bool:
+    """Whether a type holds strings, of any layout."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes_type(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes, of any layout."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+                or pa.types.is_fixed_size_binary(kind))  # fmt: skip
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether a text column may have a type: strings, and numbers and dates, which are written as text."""
+    plain = plain_type(kind)
+    return not (pa.types.is_nested(plain) or is_bytes_type(plain))
+
+
+def _text_series(column: pd.Series, name: str) -> TextColumn:
+    if not _holds_objects(column):
+        return text_column(_to_arrow(column), name)
+    _refuse_containers(column, name)
+    cells = [_decode(bytes(cell)) if isinstance(cell, bytes | bytearray | memoryview) else scalar_text(cell)
+             for cell in column]  # fmt: skip
+    is_bytes = [isinstance(cell, bytes | bytearray | memoryview) for cell in column]
+    undecodable = np.array([of_bytes and cell is None for of_bytes, cell in zip(is_bytes, cells, strict=True)],
+                           dtype=bool)  # fmt: skip
+    return TextColumn(pc.utf8_trim_whitespace(pc.fill_null(pa.array(cells, pa.string()), "")), undecodable)
+
+
+def _id_series(column: pd.Series, name: str) -> pa.Array:
+    if not _holds_objects(column):
+        return id_column(_to_arrow(column), name)
+    _refuse_containers(column, name)
+    return pa.array([scalar_text(cell) for cell in column], pa.string())
+
+
+def _holds_objects(column: pd.Series) -> bool:
+    """Whether cells are Python objects, each of its own type; pandas' own strings may hold half characters as well."""
+    kind = column.dtype
+    if isinstance(kind, pd.CategoricalDtype):
+        kind = kind.categories.dtype
+    return pd.api.types.is_object_dtype(kind) or (isinstance(kind, pd.StringDtype) and kind.storage == "python")
+
+
+def _to_arrow(column: pd.Series) -> pa.Array:
+    dense = column.sparse.to_dense() if isinstance(column.dtype, pd.SparseDtype) else column
+    made = pa.array(dense, from_pandas=True)
+    return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+
+
+def _refuse_containers(column: pd.Series, name: str) -> None:
+    rows = [i for i, cell in enumerate(column) if isinstance(cell, CONTAINERS)]
+    if rows:
+        kind = type(column.iloc[rows[0]]).__name__
+        raise InputError(f"column {name!r} holds a {kind}, not text, in {len(rows)} rows, the first of which is row"
+                         f" {rows[0]}: join its parts to one text")  # fmt: skip
+
+
+def _valid_strings(column: pa.Array) -> pa.Array | None:
+    """Strings of one layout; None where some bytes are not UTF-8."""
+    try:
+        texts = column.cast(pa.string())
+        texts.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    return texts
+
+
+def _bytes_like(kind: pa.DataType) -> pa.DataType:
+    """The type of bytes that a column of strings or bytes can be cast to without a look at them."""
+    return pa.binary_view() if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) else pa.large_binary()
+
+
+def _map_distinct(column: pa.Array, text_of: Callable[[Any], str | None]) -> pa.Array:
+    """The text of each cell, computed once for each distinct value."""
+    texts: dict[Any, str | None] = {}
+    cells: Sequence[Any] = column.to_pylist()
+    for cell in cells:
+        if cell is not None and cell not in texts:
+            texts[cell] = text_of(cell)
+    return pa.array([texts.get(cell) for cell in cells], pa.string())
+
+
+def _name_or_none(text: str) -> str | None:
+    return label_name(text) or None
+
+
+def _float_text(value: float | np.floating[Any]) -> str | None:
+    if np.isnan(value):
+        return None
+    whole = np.isfinite(value) and float(value).is_integer() and abs(float(value)) < LARGEST_INTEGER
+    return str(int(value)) if whole else str(value)
+
+
+def _decimal_text(value: decimal.Decimal) -> str | None:
+    if not value.is_finite():
+        return None if value.is_nan() else str(float(value))
+    text = format(value, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def _decode(raw: bytes | None) -> str | None:
+    try:
+        return raw.decode("utf-8") if raw is not None else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" and not character.isspace()
+
+
+def _has_control(raw: bytes) -> bool:
+    return any((byte < 32 and byte not in b"\t\n\r") or byte == 127 for byte in raw)
+
+
+def _joins(characters: str, i: int) -> bool:
+    """Whether a character is a joiner between two that are not Latin."""
+    inside = 0 < i < len(characters) - 1
+    return (
+        inside
+        and characters[i] in JOINERS
+        and ord(characters[i - 1]) > LATIN_END
+        and ord(characters[i + 1]) > LATIN_END
+    )
