@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +22,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FileSelector, FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from rainbow_ray.config import DataConfig
+from rainbow_ray.data.sample_rates import sample_rate_column
 from rainbow_ray.errors import InputError, nearest
 
 STRUCT_COLUMN = "training_data"
@@ -243,7 +243,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     for column in columns.media:
         plain[f"raw_{column.modality}"] = _media(block[column.name])
         if column.rate is not None:
-            plain[f"raw_{column.modality}_rate"] = _rates(block[column.rate])
+            plain[f"raw_{column.modality}_rate"] = sample_rate_column(block[column.rate])
     if columns.times is not None:
         plain["unlabelled"] = _last_reason(of_label, len(block))
         plain |= {"start": _numbers(block[columns.times.start]), "end": _numbers(block[columns.times.end])}
@@ -287,14 +287,6 @@ def _numbers(column: pa.ChunkedArray) -> pa.Array:
 def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths or bytes of one plain type."""
     return column.cast(pa.large_binary()) if _is_bytes(column.type) else _strings(column)
-
-
-def _rates(column: pa.ChunkedArray) -> pa.Array:
-    """Sample rates in Hz as int64: null stays null (NaN is how pandas writes it), what is no number is 0."""
-    told = column.to_pandas()
-    numbers = pd.to_numeric(told, errors="coerce").astype("float64")
-    plain = np.where(np.isfinite(numbers), numbers, 0.0).clip(-1, 2**31)
-    return pa.array(plain.astype(np.int64), mask=told.isna().to_numpy())
 
 
 def _filesystem(location: str) -> tuple[FileSystem, str]:

@@ -54,6 +54,7 @@ class Described(BaseModel):
     times: tuple[str, str, str | None] | None = None
     segments: dict[str, float | int] = {}
     windows: dict[str, float | int | str] = {}
+    max_bad_media: float = Field(default=0.2, ge=0.0, le=1.0)
     calibration: dict[str, Any] = {}
     members: list[dict[str, Any]] = []
 
