@@ -29,7 +29,8 @@ def open_model(path: Path, device: str = "auto", media_root: str | Path | None =
     path = path.expanduser()
     if (path / HUB_MARK).is_file():
         raise InputError(f"{path}: `export --hub-folder` wrote this for transformers, whose"
-                         " AutoModelForSequenceClassification.from_pretrained loads it; name the run that it came from")  # fmt: skip
+                         " AutoModelForSequenceClassification.from_pretrained loads it; name the run that it came"
+                         " from")  # fmt: skip
     if is_onnx(path) or (is_onnx(path / FOLDER) and importlib.util.find_spec("torch") is None):
         return OnnxPredictor.load(path)
 
