@@ -14,9 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(
-    path: str | Path, *, media_root: str | Path | None = None, device: str = "auto"
-) -> Predictor | OnnxPredictor:
+def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor | OnnxPredictor:
     """Open a trained model. Needs no network and unpickles nothing.
 
     Args:

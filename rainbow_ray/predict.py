@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
     parser.add_argument("--media-root", type=Path, metavar="D", help="where paths of audio and MIDI start (default: the"
                         " manifest's folder)")  # fmt: skip
-    parser.add_argument("--allow-missing", action="store_true", help="score rows of --manifest whose audio or MIDI cannot"
-                        " be read, however many they are (default: at most data.max_bad_media of the run)")  # fmt: skip
+    parser.add_argument("--allow-missing", action="store_true", help="score rows whose audio or MIDI cannot be"
+                        " read, however many they are (default: at most data.max_bad_media of the run)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
     parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"

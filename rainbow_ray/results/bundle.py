@@ -35,6 +35,8 @@ from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle_files import DESCRIPTION, check_files, file_hashes
 from rainbow_ray.results.calibration import Calibration
+from rainbow_ray.results.onnx_bundle import is_onnx
+from rainbow_ray.results.tokenizer_files import save_tokenizer
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # 1 has no ensembles
@@ -108,7 +110,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
         save_file(tensors, temporary / name)
     model = bundle.model
     if model.text is not None:
-        load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
+        save_tokenizer(bundle.tokenizer, temporary, int(bundle.info["max_tokens"]))
         model.text.body.config.save_pretrained(temporary / "encoder")
     if model.audio is not None and hasattr(model.audio, "body"):
         model.audio.body.config.save_pretrained(temporary / "audio_encoder")
@@ -147,6 +149,9 @@ def load_bundle(path: Path) -> Bundle:
     """Open a bundle, or the `model/` of a run. Raises `InputError` when it is not whole."""
     path = path.resolve()
     folder = find_bundle(path)
+    if is_onnx(folder):
+        raise InputError(f"{path}: this is what `export --onnx` wrote; `predict --text` and `rainbow_ray.load` take it,"
+                         " here name the run that it came from")  # fmt: skip
     try:
         document = check_files(folder, READABLE, {"model", "problem", "files", "text_columns", "max_tokens"})
         Described.model_validate(document)

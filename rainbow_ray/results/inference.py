@@ -203,11 +203,17 @@ class Predictor:
         self._check_media(scores.media, self._missing_columns(table), allow_missing=allow_missing)
         return scores
 
-    def segments_with_report(self, table: pd.DataFrame | pa.Table) -> SegmentScores:
-        """Return what `predict_segments` returns; `media` says what could be read, without judging it."""
+    def segments_with_report(self, table: pd.DataFrame | pa.Table, *, each_row: bool = False) -> SegmentScores:
+        """Return what `predict_segments` returns; `media` says what could be read, without judging it.
+
+        Args:
+            table: As in `predict_segments`.
+            each_row: Whether each row is a segment of its own; otherwise rows of one song, place and time are its
+                stems.
+        """
         from rainbow_ray.results.segment_inference import score_segments
 
-        return score_segments(self.bundle, self.scorer, self._reading(), self.device, table)
+        return score_segments(self.bundle, self.scorer, self._reading(), self.device, table, each_row=each_row)
 
     @property
     def _media(self) -> tuple[str, ...]:

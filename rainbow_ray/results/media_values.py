@@ -31,7 +31,7 @@ BYTE_FORMATS = ("B", "b", "c")  # of a memoryview
 
 NAME_NOT_UTF8 = "a file name that is not UTF-8"
 NOT_MEDIA = "neither a file name, nor a file's bytes, nor samples"
-NO_RATE = "samples without a sample rate"
+NO_RATE = f"samples without a sample rate (column {RATE})"
 NOT_SAMPLES = "an array that holds no samples of sound"
 NOT_A_FILE = "an array or list in place of a MIDI file"
 

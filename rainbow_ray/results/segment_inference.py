@@ -15,6 +15,7 @@ from rainbow_ray.data.manifest import Columns, Times, plain_rows
 from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, Neighbours, fold_timelines
+from rainbow_ray.data.timelines import PLACE as PLACE_IN_TABLE
 from rainbow_ray.errors import InputError, first_line, nearest
 from rainbow_ray.modalities import Reading, lengths, make_collates, modalities_present
 from rainbow_ray.problems import no_scores
@@ -59,9 +60,27 @@ def needed_columns(bundle: Bundle) -> list[str]:
 
 
 def score_segments(
-    bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.device, table: pd.DataFrame | pa.Table
+    bundle: Bundle,
+    scorer: Scorer,
+    reading: Reading,
+    device: torch.device,
+    table: pd.DataFrame | pa.Table,
+    *,
+    each_row: bool = False,
 ) -> SegmentScores:
-    """Scores of all segments of a table, a row a segment and stem. Raises `InputError` for columns that are missing."""
+    """Return scores of all segments of a table.
+
+    Args:
+        bundle: The model's bundle.
+        scorer: The bundle as a module.
+        reading: What the model reads.
+        device: Where it runs.
+        table: Rows of segments and stems.
+        each_row: Whether each row is a segment of its own; otherwise rows of one song, place and time are its stems.
+
+    Raises:
+        InputError: Columns are missing, or hold something else.
+    """
     names = names_of(table)
     missing = [name for name in needed_columns(bundle) if name not in names]
     if missing:
@@ -72,6 +91,9 @@ def score_segments(
     plain, undecodable = _plain_table(bundle, table)
     rows = plain_rows(plain, _columns(bundle, names))
     rows = rows.append_column(ROW, pa.array(np.arange(len(rows))))
+    if each_row:
+        places = pa.array(np.arange(len(rows), dtype=np.float64))
+        rows = rows.set_column(rows.column_names.index(PLACE_IN_TABLE), PLACE_IN_TABLE, places)
     values = read_media_values(table, bundle.info.get("media_columns", {}), reading.media, len(rows))
     rows = prepare_with_media(rows, values, reading)
     folded = fold_timelines(rows, reading.media)
