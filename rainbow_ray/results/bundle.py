@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -48,7 +48,7 @@ MOST_LAYERS = 1000  # of an encoder: a config that says more is damaged
 class Described(BaseModel):
     """What a description must be for the model to be asked, beside what its parts check for themselves."""
 
-    max_tokens: PositiveInt
+    max_tokens: NonNegativeInt  # 0 only where text is not read
     text_columns: list[str]
     modalities: list[Literal["text", "audio", "midi"]] = Field(default=["text"], min_length=1)
     id_column: str = "id"
@@ -59,6 +59,12 @@ class Described(BaseModel):
     max_bad_media: float = Field(default=0.2, ge=0.0, le=1.0)
     calibration: dict[str, Any] = {}
     members: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> Described:
+        if "text" in self.modalities and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1 where text is read")
+        return self
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,19 @@ def _numbers(summary: Mapping[str, Any]) -> str:
 def _limits(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     songs = info["trained_on_songs"]
     said = [f"- Trained on {songs} songs" + (": few, so the intervals above are wide." if songs < FEW_SONGS else "."),
-            f"- Texts are read up to {info['max_tokens']} tokens; what follows is not seen by the encoder.",
+            *_token_limit(info),
             "- Labels of songs unlike these (another author, language, way of labelling) were not tried."]  # fmt: skip
     said += [f"- {note}" for note in [*summary["signs"], *summary["notes"]]]
     if summary.get("weak"):
         said.append(f"- {WEAK}")
     return "## Limits\n\n" + "\n".join(said)
+
+
+def _token_limit(info: Mapping[str, Any]) -> list[str]:
+    """The line on long texts, of a model that reads text."""
+    if not info["max_tokens"]:
+        return []
+    return [f"- Texts are read up to {info['max_tokens']} tokens; what follows is not seen by the encoder."]
 
 
 def _use(info: Mapping[str, Any]) -> str:
