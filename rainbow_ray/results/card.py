@@ -81,14 +81,17 @@ def _token_limit(info: Mapping[str, Any]) -> list[str]:
 
 
 def _use(info: Mapping[str, Any]) -> str:
-    segments = "times" in info
-    call = 'model.predict_segments(pd.read_parquet("segments.parquet"))' if segments else 'model.predict(["a text"])'
-    imports = "import pandas as pd\n\nimport rainbow_ray\n" if segments else "import rainbow_ray\n"
-    root = ', media_root="where/audio/and/midi/lie"' if "windows" in info else ""
+    segments, media = "times" in info, "windows" in info
+    call, table = 'model.predict(["a text"])', "segments.parquet" if segments else "songs.parquet"
+    if segments or media:
+        call = f'model.predict{"_segments" if segments else ""}(pd.read_parquet("{table}"))'
+    imports = "import pandas as pd\n\nimport rainbow_ray\n" if segments or media else "import rainbow_ray\n"
+    root = ', media_root="media"' if media else ""
+    asked = f"--manifest {table} --media-root media --out scores.parquet" if media else '--text "…"'
     return (
         f"{USE}\n\n```python\n"
         f'{imports}\nmodel = rainbow_ray.load("this/folder"{root})\n{call}\n```\n\n'
-        'or `python -m rainbow_ray.predict --model this/folder --text "…"`. Loading needs no network and runs no code'
+        f"or `python -m rainbow_ray.predict --model this/folder {asked}`. Loading needs no network and runs no code"
         " from this folder."
     )
 
