@@ -126,7 +126,8 @@ def show_media(arguments: Sequence[str], modality: str) -> int:
         for path in options.files:
             try:
                 recording = open_recording(path)
-                start = Windows(options.seconds).starts(recording.duration, path.name)[0]
+                sounding = recording.sounding(options.seconds)
+                start = Windows(options.seconds).starts(recording.duration, path.name, sounding)[0]
                 window = recording.read(start, options.seconds)
             except Trouble as trouble:
                 print(f"{path}: {trouble.reason} ({trouble.detail})")

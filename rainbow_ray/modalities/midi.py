@@ -33,6 +33,9 @@ class _Notes:
     def __init__(self, notes: np.ndarray, duration: float) -> None:
         self.notes, self.duration = notes, duration
 
+    def sounding(self, seconds: float) -> tuple[float, float]:  # noqa: ARG002
+        return 0.0, self.duration
+
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
         """Notes that begin inside the window, times from its start: `(notes, FIELDS)`, float32. There may be none."""
         onsets = self.notes[:, ONSET]

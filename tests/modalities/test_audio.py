@@ -88,7 +88,7 @@ def long_wave(seconds: int) -> bytes:
         file.setnchannels(1)
         file.setsampwidth(1)
         file.setframerate(1000)
-        file.writeframes(bytes(128 for _ in range(1000)) * seconds)
+        file.writeframes(bytes(120 + i % 16 for i in range(1000)) * seconds)
     return buffer.getvalue()
 
 

@@ -1,0 +1,295 @@
+"""What headers of audio files say of their length, held against the file; and headers that say what is there.
+
+Files that were streamed, or whose writer was stopped, have a length of 0, of "unknown", or one that no longer holds.
+Here the containers are looked at whose lengths libsndfile takes at their word.
+
+Reference: RIFF/WAVE (IBM and Microsoft 1991), RF64 (EBU Tech 3306), AIFF-C (Apple 1991), the Sun/NeXT audio format,
+FLAC (RFC 9639, section 8.2), Ogg (RFC 3533, section 6).
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+UNKNOWN = 0x7FFF0000  # sizes from here on are what streams write who know none (as sox and ffmpeg do)
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # that taggers put behind the sound of any file
+SLACK = 4096  # bytes behind the sound that are no samples which its header forgot
+
+
+@dataclass(frozen=True)
+class Header:
+    """What to read in place of a file, and what its own header claims.
+
+    Attributes:
+        kind: "RIFF", "AIFF", "AU", "CAF", "FLAC", "OGG", "MPEG", or "" for anything else.
+        pieces: Parts of the file, and bytes in place of others; None if it can be read as it is.
+        is_cut: The header claims more than the file has.
+    """
+
+    kind: str = ""
+    pieces: tuple[bytes | range, ...] | None = None
+    is_cut: bool = False
+
+
+class SplicedFile(io.RawIOBase):
+    """A read-only file made of ranges of another and of bytes in place of the rest.
+
+    Args:
+        base: The other file. It is closed with this one.
+        pieces: Ranges of its bytes, or bytes.
+    """
+
+    def __init__(self, base: BinaryIO, pieces: Sequence[bytes | range]) -> None:
+        super().__init__()
+        self.base, self.pieces, self.position = base, [piece for piece in pieces if len(piece)], 0
+        self.size = sum(map(len, self.pieces))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(0, origin + offset)
+        return self.position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer from the piece at the position: at most to that piece's end."""
+        start = 0
+        for piece in self.pieces:
+            inside = self.position - start
+            if inside < len(piece):
+                part = piece[inside : inside + len(buffer)]
+                if isinstance(part, range):
+                    self.base.seek(part.start)
+                    data = self.base.read(len(part))
+                else:
+                    data = part
+                buffer[: len(data)] = data
+                self.position += len(data)
+                return len(data)
+            start += len(piece)
+        return 0
+
+    def close(self) -> None:
+        self.base.close()
+        super().close()
+
+
+class _Bytes(io.BytesIO):
+    """Bytes as a file. A broken header asks for places before its beginning, at which an exception would be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(0, origin + offset))
+
+
+def open_bytes(source: Path | bytes, pieces: Sequence[bytes | range] | None = None) -> BinaryIO:
+    """Open a file or its bytes, with some of its bytes replaced."""
+    if isinstance(source, bytes) and pieces is None:
+        return _Bytes(source)
+    base: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    if pieces is None:
+        pieces = (range(base.seek(0, io.SEEK_END)),)
+    return io.BufferedReader(SplicedFile(base, pieces), 2**16)
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Look at the beginning of a file, and at what lies behind its sound.
+
+    Args:
+        file: An open file.
+
+    Returns:
+        What its header says, and what to read in its place.
+    """
+    size = file.seek(0, io.SEEK_END)
+    head = _at(file, 0, 40)
+    magic, form = head[:4], head[8:12]
+    if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and form == b"WAVE":
+        return _chunks("RIFF", file, size, ">" if magic == b"RIFX" else "<", b"data", is_64=magic in (b"RF64", b"BW64"))
+    if magic == b"FORM" and form in (b"AIFF", b"AIFC"):
+        return _chunks("AIFF", file, size, ">", b"SSND")
+    if magic in (b".snd", b"dns."):
+        return _au(head, size, ">" if magic == b".snd" else "<")
+    if magic == b"caff":
+        return _caf(file, size)
+    if magic == b"fLaC":
+        return Header("FLAC")
+    if magic == b"OggS":
+        return Header("OGG")
+    is_mpeg = magic[:3] == b"ID3" or (magic[:1] == b"\xff" and len(magic) > 1 and magic[1] & 0xE6 in (0xE2, 0xE4, 0xE6))
+    return Header("MPEG" if is_mpeg else "")
+
+
+def unknown_flac_length(file: BinaryIO) -> tuple[bytes | range, ...]:
+    """Return pieces of a FLAC file in which its number of samples is unknown, so that it is read to its end."""
+    size = file.seek(0, io.SEEK_END)
+    return range(21), bytes([_at(file, 21, 1)[0] & 0xF0, 0, 0, 0, 0]), range(26, size)
+
+
+@dataclass(frozen=True)
+class LengthField:
+    """Where, and how, a header says how many bytes of sound follow.
+
+    Attributes:
+        place: Where it is written.
+        layout: How, as `struct` writes it.
+        chunk: Name and length of a chunk that may follow the sound, as `struct` writes them.
+        counted: Bytes in front of the sound that it counts too.
+    """
+
+    place: int
+    layout: str
+    chunk: str
+    counted: int = 0
+
+    def pieces(self, length: int, size: int) -> tuple[bytes | range, ...]:
+        """A file of some size, in which another length is written."""
+        width = struct.calcsize(self.layout)
+        largest = 2 ** (8 * width - (1 if self.layout[1].islower() else 0)) - 1
+        written = struct.pack(self.layout, min(length + self.counted, largest))
+        return range(self.place), written, range(self.place + width, size)
+
+
+def _chunks(kind: str, file: BinaryIO, size: int, order: str, wanted: bytes, *, is_64: bool = False) -> Header:
+    """The header of a file of chunks, of which one has the sound."""
+    at, field_64, length_64 = 12, None, 0
+    while at + 8 <= size:
+        name, length = struct.unpack(f"{order}4sI", _at(file, at, 8))
+        if name == b"ds64" and is_64:
+            field_64 = LengthField(at + 16, "<Q", "<4sI")
+            length_64 = struct.unpack("<Q", _at(file, at + 16, 8))[0]
+        if name == wanted:
+            if field_64 is not None and length == 0xFFFFFFFF:
+                return _check_length(kind, file, size, at + 8, length_64, field_64)
+            return _check_length(kind, file, size, at + 8, length, LengthField(at + 4, f"{order}I", f"{order}4sI"))
+        at += 8 + length + (length & 1)
+    return Header(kind)
+
+
+def _check_length(kind: str, file: BinaryIO, size: int, begin: int, claimed: int, field: LengthField) -> Header:
+    """Compare the length of the sound, which begins somewhere, with what the file holds of it."""
+    held = size - begin
+    if claimed > held:
+        # libsndfile reads to the end where the length has 32 bits
+        pieces = field.pieces(held, size) if struct.calcsize(field.layout) == 8 else None
+        return Header(kind, pieces, is_cut=claimed < UNKNOWN and claimed - held > SLACK)
+    goes_on = held - claimed > min(SLACK, held // 2) and not _is_padding(file, begin + claimed, size, field.chunk)
+    return Header(kind, field.pieces(held, size) if goes_on else None)
+
+
+def _is_padding(file: BinaryIO, at: int, size: int, layout: str) -> bool:
+    """Whether what follows the sound is chunks, tags, or room that was kept for more, and not samples."""
+    start = _at(file, at, 2**16)
+    if start.startswith(TAGS) or not start.strip(b"\0"):
+        return True
+    width = struct.calcsize(layout)
+    at += at & 1 if width == 8 else 0
+    while at + width <= size:
+        name, length = struct.unpack(layout, _at(file, at, width))
+        if not all(32 <= byte < 127 for byte in name) or not 0 <= length <= size - at - width:
+            return False
+        at += width + length + (length & 1 if width == 8 else 0)
+    return True
+
+
+def _au(head: bytes, size: int, order: str) -> Header:
+    begin, claimed = struct.unpack(f"{order}II", head[4:12])
+    held = size - begin
+    if claimed > held:
+        return Header("AU", is_cut=claimed < UNKNOWN and claimed - held > SLACK)
+    if held - claimed > min(SLACK, held // 2):
+        return Header("AU", (range(8), b"\xff" * 4, range(12, size)))
+    return Header("AU")
+
+
+def _caf(file: BinaryIO, size: int) -> Header:
+    at = 8
+    while at + 12 <= size:
+        name, length = struct.unpack(">4sq", _at(file, at, 12))
+        if name == b"data":
+            field = LengthField(at + 4, ">q", ">4sq", counted=4)  # which tell how often it was edited
+            return _check_length("CAF", file, size, at + 16, max(length - 4, 0) if length >= 0 else 2**63, field)
+        if length < 0:
+            break
+        at += 12 + length
+    return Header("CAF")
+
+
+def ogg_links(data: bytes | mmap.mmap) -> list[range]:
+    """Find the streams that follow each other in one Ogg file, as recorders of radio and joined files have them.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Where each of them lies. libsndfile reads only the first.
+    """
+    starts, at, was_start = [0], 0, True
+    while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
+        is_start = bool(data[at + 5] & 2)
+        if is_start and not was_start:
+            starts.append(at)
+        was_start = is_start
+        segments = data[at + 26]
+        at += 27 + segments + sum(data[at + 27 : at + 27 + segments])
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def _at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count)
+
+
+FOREIGN = (  # first bytes, where they lie, and what has them
+    (b"ftyp", 4, "M4A or MP4 (AAC or ALAC)"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, "WMA"),
+    (b"ADIF", 0, "AAC"),
+    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM"),
+    (b"#!AMR", 0, "AMR"),
+    (b"MAC ", 0, "Monkey's Audio"),
+    (b"wvpk", 0, "WavPack"),
+    (b"MPCK", 0, "Musepack"),
+    (b"MP+", 0, "Musepack"),
+    (b"TTA1", 0, "TTA"),
+    (b"DSD ", 0, "DSD"),
+    (b"FRM8", 0, "DSD"),
+    (b".RMF", 0, "RealAudio"),
+    (b"FLV", 0, "Flash video"),
+)
+NO_AUDIO = (
+    (b"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched (git lfs pull)"),
+    (b"MThd", "MIDI"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"%PDF", "a PDF document"),
+    (b"<!doctype html", "a web page, in place of what it links to"),
+    (b"<html", "a web page, in place of what it links to"),
+)
+
+
+def describe_foreign(head: bytes) -> str | None:
+    """Say what a file is that libsndfile does not read, and what to do; None where that is not known.
+
+    Args:
+        head: Its first bytes, at least 64 of them.
+    """
+    name = next((name for magic, at, name in FOREIGN if head[at:].startswith(magic)), None)
+    if name is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:
+        name = "AAC"
+    if name is not None:
+        return f"it is {name}; convert it to FLAC, WAV, MP3 or OGG, e.g. ffmpeg -i FILE FILE.flac"
+    start = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return next((f"it is {name}" for magic, name in NO_AUDIO if start.startswith(magic.lower())), None)

@@ -1,0 +1,120 @@
+"""How many files of audio and MIDI are treated as missing, by reason, and whether that is too many.
+
+Training, check, prediction and segments count alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.media_source import BAD_RATE, IN_SEGMENT, LEAVES_ROOT, NO_FILE, NOTE, TROUBLE
+
+NAMED = 3  # files of each reason that are named
+
+
+def count_troubles(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[str, list[str]], int]:
+    """Count the files of a modality that are treated as missing.
+
+    Args:
+        rows: Rows that a `MediaReader` has read.
+        modality: "audio" or "midi".
+
+    Returns:
+        How many files each reason speaks against, a few names for each reason, and how many files there are in all:
+        those with windows and those with a reason.
+    """
+    counts, names = _count(rows[f"{modality}{TROUBLE}"])
+    read = sum(1 for windows in rows[modality].to_pylist() if windows)
+    return counts, names, read + sum(counts.values())
+
+
+def count_unusable(counts: Mapping[str, int]) -> int:
+    """Return how many files count against `data.max_bad_media`: not the stems that rest during a segment."""
+    return sum(n for reason, n in counts.items() if not reason.endswith(IN_SEGMENT))
+
+
+def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each reason."""
+    return [
+        f"{_files(n, modality)} treated as missing: {reason} {_examples(names[reason], n)}"
+        for reason, n in counts.items()
+    ]
+
+
+def say_notes(rows: pa.Table, modality: str) -> list[str]:
+    """Return a line for each note on files that are used."""
+    counts, names = _count(rows[f"{modality}{NOTE}"])
+    return [f"{_files(n, modality)} used, but: {note} {_examples(names[note], n)}" for note, n in counts.items()]
+
+
+def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:
+    """Check that enough files of each modality can be used.
+
+    Args:
+        rows: Rows that a `MediaReader` has read.
+        modalities: "audio", "midi", or both.
+        limit: Share of files that may be missing (`data.max_bad_media`).
+        root: The media root, for messages.
+
+    Returns:
+        A line for each reason why files are treated as missing, and for each note.
+
+    Raises:
+        InputError: Too many cannot be used, or a modality has none.
+    """
+    lines, problems = [], []
+    for modality in modalities:
+        counts, names, total = count_troubles(rows, modality)
+        reasons, bad = say_troubles(modality, counts, names), count_unusable(counts)
+        usable = total - sum(counts.values())
+        if total == 0:
+            problems.append(f"no row names {modality}: see data.{modality}_column, or leave {modality} out of"
+                            " --modalities")  # fmt: skip
+        elif usable == 0 or bad > limit * total:
+            few = f"only {usable}" if usable else "none"
+            allowed = f" (data.max_bad_media lets {limit:.0%} be missing)" if usable else ""
+            advice = _advice(counts, root)
+            if usable:
+                advice.append("set data.max_bad_media higher if this is as it should be")
+            problems.append(f"{few} of {total} {modality} files can be used{allowed}. {'; '.join(reasons)}."
+                            f" What helps: {'; '.join(advice)}; or leave {modality} out of --modalities")  # fmt: skip
+        lines += reasons + say_notes(rows, modality)
+    if problems:
+        raise InputError(problems)
+    return lines
+
+
+def _advice(counts: Mapping[str, int], root: Path) -> list[str]:
+    """What to do about reasons, each thing once."""
+    advice = []
+    if any(reason in counts for reason in (NO_FILE, LEAVES_ROOT)):
+        advice.append(f"name the folder that paths start from with --media-root (it is {root})")
+    if BAD_RATE in counts:
+        advice.append("correct the column of sample rates, which are in Hz")
+    if any(reason not in (NO_FILE, LEAVES_ROOT, BAD_RATE) for reason in counts):
+        advice.append("replace or convert these files")
+    return advice
+
+
+def _count(column: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """How often each reason occurs, most frequent first, and some of the files."""
+    texts = [text.split("\n") for text in column.drop_null().to_pylist()]
+    counts = dict(Counter(reason for reason, *_ in texts).most_common())
+    names: dict[str, list[str]] = {reason: [] for reason in counts}
+    for reason, name, *_ in texts:
+        if len(names[reason]) < NAMED and name not in names[reason]:
+            names[reason].append(name)
+    return counts, names
+
+
+def _files(n: int, modality: str) -> str:
+    return f"{n} {modality} {'file is' if n == 1 else 'files are'}"
+
+
+def _examples(names: Sequence[str], n: int) -> str:
+    return f"({', '.join(names)}{', …' if n > len(names) else ''})"

@@ -1,0 +1,155 @@
+"""A stem's file of audio or MIDI, on disk or in the table; whether it is still the same; and why it cannot be used."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.errors import first_line
+from rainbow_ray.modalities.store import hash_of
+
+IN_TABLE = "in the table"
+TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing
+NOTE = "_note"  # the same: what is to be told of a file that is used
+IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
+BAD_RATE = "a sample rate that no sound has"
+NO_FILE = "no such file"
+LEAVES_ROOT = "a path that leaves the media root"
+RATES = (1_000, 768_000)  # Hz
+SAMPLED = 16  # parts of a file that its mark is made of
+PART = 2**16  # bytes of one
+
+
+class Trouble(Exception):
+    """Why a file cannot be used: a reason that many files share, and what is particular to this one."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+class EmptyWindow(Trouble):
+    """A window of a readable file in which nothing sounds: silence, or no notes."""
+
+
+def explain(error: Exception) -> str:
+    """A library's error, for the detail of a trouble."""
+    return first_line(error)[:120]
+
+
+def check_rate(rate: Any) -> int | None:
+    """Check a sample rate that a table has beside samples.
+
+    Args:
+        rate: Hz as the table's reader has parsed it; None or NaN where there is none, which means that the bytes are an
+            encoded file.
+
+    Returns:
+        The rate in Hz, or None.
+
+    Raises:
+        Trouble: It is no number, or outside `RATES`.
+    """
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if rate is None or (is_number and rate != rate):
+        return None
+    if not is_number or not RATES[0] <= rate <= RATES[1]:
+        raise Trouble(BAD_RATE, f"{str(rate)[:40]} Hz: from {RATES[0]} to {RATES[1]} are read")
+    return int(rate)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stem's file of one modality: a path, or its bytes (encoded, or samples with a rate).
+
+    Attributes:
+        name: What stands in the manifest, or a hash of the bytes.
+        path: Where the file is; None for bytes.
+        data: Its bytes; None for a path.
+        rate: Sample rate in Hz, of bytes that are samples.
+    """
+
+    name: str
+    path: Path | None
+    data: bytes | None
+    rate: int | None
+
+    @classmethod
+    def of(cls, value: str | bytes, root: Path, rate: Any) -> Source:
+        """Make a source of a path under `root`, or of bytes. Raises `Trouble` for a rate that is none."""
+        if isinstance(value, bytes):
+            rate = check_rate(rate)
+            return cls(f"bytes {hash_of(value, rate)}", None, value, rate)
+        return cls(value, root / value, None, None)
+
+    @property
+    def shown(self) -> str:
+        """Its name, for people: on one line."""
+        return " ".join(self.name.splitlines()) if self.path is not None else IN_TABLE
+
+    @functools.cached_property
+    def mark(self) -> list[int | str] | None:
+        """What tells whether a file is still the same; None where there is none.
+
+        Size, times and number of the file, and a hash of its content: times and sizes are alike in unpacked archives,
+        images and mounted buckets. Of files of more than `SAMPLED * PART` bytes (1 MiB), parts are hashed that lie
+        evenly from the beginning to the end: reading all of a long WAV file takes several times as long as reading a
+        window of it.
+        """
+        if self.path is None:
+            return [len(self.data or b"")]
+        try:
+            stat = self.path.stat()
+            digest = _digest(self.path, stat.st_size) if self.path.is_file() else ""
+        except (OSError, ValueError):  # a name that no file can have, or one that must not be read
+            return None
+        return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, digest]
+
+    def is_still(self, look: Mapping[str, Any], *, stands_in: bool) -> bool:
+        """Whether a look is of the file as it is now, or (with `stands_in`) of one that is not here."""
+        if self.mark is None:
+            was_missing = "mark" in look and look["mark"] is None
+            return was_missing or (stands_in and bool(look.get("windows")))
+        return look.get("mark") == self.mark
+
+    def content(self) -> Path | bytes:
+        """Return the path or the bytes. Raises `Trouble` where there is nothing to read."""
+        if self.data is not None:
+            if not self.data:
+                raise Trouble("empty (0 bytes)")
+            return self.data
+        assert self.path is not None
+        if ".." in Path(self.name).parts:
+            raise Trouble(LEAVES_ROOT)
+        try:
+            is_there = self.path.exists()
+        except (OSError, ValueError):
+            is_there = False
+        if not is_there:
+            raise Trouble(NO_FILE)
+        if not self.path.is_file():
+            raise Trouble("not a file")
+        if self.mark is None:
+            raise Trouble("a file that must not be read (permissions)")
+        if self.mark[0] == 0:
+            raise Trouble("empty (0 bytes)")
+        return self.path
+
+
+def _digest(path: Path, size: int) -> str:
+    """A hash of a file's content, or of `SAMPLED` parts of it that lie evenly between its beginning and its end."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        if size <= SAMPLED * PART:
+            digest.update(file.read())
+        else:
+            for i in range(SAMPLED):
+                file.seek((size - PART) * i // (SAMPLED - 1))
+                digest.update(file.read(PART))
+    return digest.hexdigest()

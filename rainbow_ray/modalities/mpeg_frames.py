@@ -1,0 +1,171 @@
+"""Frames of MP3 streams, counted from their headers, and the frame that tells a decoder how many there are.
+
+An MP3 file has no length of its own. Encoders write it into a first frame without sound (`Xing`, `Info` or `VBRI`);
+streams, recorders and cut or joined files lack it, or carry one that no longer holds. A decoder then guesses the length
+from the first frame's size, and ends or seeks there.
+
+Reference: ISO/IEC 11172-3 and 13818-3 (frame headers, layer III); the Xing and LAME info tag.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+Data = bytes | mmap.mmap
+
+KBIT = {
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5
+}
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's two bits
+CHAIN = 4  # consecutive frames that are no accident
+SEARCHED = 2**16  # bytes in which a stream that begins or goes on somewhere is looked for
+
+
+@dataclass(frozen=True)
+class FrameHeader:
+    """A frame's header: `size` bytes of `samples` samples at `rate` Hz; `side` bytes of side information."""
+
+    kind: tuple[int, int]  # version and rate, which stay the same in a stream
+    size: int
+    samples: int
+    rate: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Mp3Stream:
+    """Where the frames with sound lie.
+
+    Attributes:
+        ranges: Bytes of the frames, in order; more than one where something else lies between.
+        count: Number of frames.
+        samples: Samples of each channel.
+        rate: Hz.
+        claimed: Number of frames that the file's first frame tells, None if it tells none.
+        info: A first frame that tells `count`, for decoders.
+    """
+
+    ranges: tuple[range, ...]
+    count: int
+    samples: int
+    rate: int
+    claimed: int | None
+    info: bytes
+
+
+def parse_header(data: Data, at: int) -> FrameHeader | None:
+    """Return the header of the layer III frame at a place, None where there is none (or of no fixed bit rate)."""
+    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
+        return None
+    version, bits = data[at + 1] >> 3 & 3, data[at + 2]
+    if version == 1 or bits >> 4 in (0, 15) or bits >> 2 & 3 == 3:
+        return None
+    is_first = version == 3
+    rate = RATES[version][bits >> 2 & 3]
+    size = (144 if is_first else 72) * KBIT[is_first][bits >> 4] * 1000 // rate + (bits >> 1 & 1)
+    is_mono = data[at + 3] >> 6 == 3
+    side = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
+    return FrameHeader((version, bits >> 2 & 3), size, 1152 if is_first else 576, rate, side)
+
+
+def find_stream(data: Data) -> Mp3Stream | None:
+    """Walk over the frames of a file.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Its frames; None if it is no MP3 file, or one whose frames have no fixed size.
+    """
+    at = _find_chain(data, skip_tags(data, 0), None)
+    first = parse_header(data, at) if at is not None else None
+    if at is None or first is None:
+        return None
+    ranges: list[range] = []
+    count, claimed, told = 0, None, None
+    while at is not None:
+        begin = at
+        while (header := parse_header(data, at)) and header.kind == first.kind and at + header.size <= len(data):
+            is_told, frames = _told_count(data, at, header)
+            if is_told:  # has no sound
+                if told is None and count == 0:
+                    claimed, told = frames, data[at : at + header.size]
+                ranges += [range(begin, at)] if at > begin else []
+                begin = at + header.size
+            else:
+                count += 1
+            at += header.size
+        ranges += [range(begin, at)] if at > begin else []
+        at = _find_chain(data, skip_tags(data, at), first.kind)
+    size = sum(map(len, ranges))
+    info = _patched(told, first, count, size) or _info_frame(data, ranges, first, count, size)
+    return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info) if count else None
+
+
+def skip_tags(data: Data, at: int) -> int:
+    """Return the place after ID3v2 tags."""
+    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
+        size = 0
+        for byte in data[at + 6 : at + 10]:
+            size = size << 7 | byte & 127
+        at += 10 + size + (10 if data[at + 5] & 16 else 0)
+    return at
+
+
+def _find_chain(data: Data, at: int, kind: tuple[int, int] | None) -> int | None:
+    """The next place at which frames of a kind follow each other; a single last frame is found where it should be."""
+    end = min(len(data), at + SEARCHED)
+    while (at := data.find(b"\xff", at, end)) >= 0:
+        place, header = at, parse_header(data, at)
+        wanted = kind or (header.kind if header else None)
+        for step in range(CHAIN):
+            if header is None or header.kind != wanted or place + header.size > len(data):
+                break
+            place, header = place + header.size, parse_header(data, place + header.size)
+            if step == CHAIN - 1 or place == len(data):
+                return at
+        at += 1
+    return None
+
+
+def _told_count(data: Data, at: int, header: FrameHeader) -> tuple[bool, int | None]:
+    """Whether a frame is there to tell how many follow, and how many it tells."""
+    tag = at + 4 + header.side
+    if data[tag : tag + 4] in (b"Xing", b"Info"):
+        has_count = data[tag + 7] & 1
+        return True, int.from_bytes(data[tag + 8 : tag + 12], "big") if has_count else None
+    if data[at + 36 : at + 40] == b"VBRI":
+        return True, int.from_bytes(data[at + 50 : at + 54], "big")
+    return False, None
+
+
+def _patched(told: bytes | None, first: FrameHeader, count: int, size: int) -> bytes | None:
+    """The file's own Xing frame with the right count: the delay of its encoder stays."""
+    tag = 4 + first.side
+    if told is None or told[tag : tag + 4] not in (b"Xing", b"Info") or not told[tag + 7] & 1:
+        return None
+    patched = bytearray(told)
+    patched[tag + 8 : tag + 12] = count.to_bytes(4, "big")
+    if told[tag + 7] & 2:
+        patched[tag + 12 : tag + 16] = min(size + len(told), 2**32 - 1).to_bytes(4, "big")
+    return bytes(patched)
+
+
+def _info_frame(data: Data, ranges: list[range], first: FrameHeader, count: int, size: int) -> bytes:
+    """A frame without sound that tells how many follow, at 64 kbit/s, which is long enough at every rate."""
+    if not ranges:
+        return b""
+    header = bytearray(data[ranges[0].start : ranges[0].start + 4])
+    header[1] |= 1  # no checksum
+    index = KBIT[first.kind[0] == 3].index(64)
+    header[2] = index << 4 | header[2] & 0x0C
+    parsed = parse_header(bytes(header), 0)
+    assert parsed is not None
+    frame = bytearray(parsed.size)
+    frame[:4] = header
+    tag = 4 + first.side
+    told = b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big")
+    frame[tag : tag + 16] = told + min(size + len(frame), 2**32 - 1).to_bytes(4, "big")
+    return bytes(frame)
