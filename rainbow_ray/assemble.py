@@ -25,7 +25,9 @@ from rainbow_ray.data.examples import (
     profile,
     song_weights,
 )
-from rainbow_ray.data.manifest import LABEL_MISSING, Columns, Manifest
+from rainbow_ray.data.manifest import UNDECODABLE, Columns, Manifest
+from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.data.source import Resident, Source
 from rainbow_ray.data.split import Split, group_of, identity, make_split
 from rainbow_ray.data.stream import Prepare, read_rows
@@ -34,6 +36,7 @@ from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import lengths, modalities_present, prepare
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.text import PRESENT
+from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Problem
 
@@ -87,6 +90,7 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
     config, reading = plan.config, plan.reading
     prepare_rows = functools.partial(prepare, reading=reading)
     rows, said = _read_rows(plan, prepare_rows, read, streams=streams)
+    said = [*said, *undecodable_texts(rows)]
     good = good_labels(rows)
     if len(good) == 0 and count(rows["dropped"]).keys() == {LABEL_MISSING}:
         raise InputError(
@@ -180,6 +184,14 @@ def _check_media(plan: Plan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons), said
 
 
+def undecodable_texts(rows: pa.Table) -> list[str]:
+    """Return a warning about rows that are used although some of their text is not UTF-8."""
+    used = pc.and_(rows[UNDECODABLE], pc.is_null(rows["dropped"]))
+    number = pc.sum(used).as_py() or 0
+    note = f"{number} rows have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8"
+    return [note] if number else []
+
+
 def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
     """How many examples have which modalities: by their names, joined by +."""
     return dict(Counter(modalities_present(table, modalities)).most_common())
@@ -198,7 +210,7 @@ def say_data(plan: Plan, data: Data) -> list[str]:
 def say_labels(labels: Mapping[str, float]) -> str:
     """How the labels are spread, in a line: the largest classes, or a number's quantiles."""
     if any(isinstance(n, float) for n in labels.values()):
-        return ", ".join(f"{name} {value:g}" for name, value in labels.items())
+        return ", ".join(f"{name} {value}" for name, value in format_labels(labels))
     said = [f"{n} {label}" for label, n in list(labels.items())[:SHOWN_CLASSES]]
     return ", ".join(said) + (f" and {len(labels) - len(said)} more classes" if len(labels) > len(said) else "")
 

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from rainbow_ray.assemble import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
 from rainbow_ray.config import Config
 from rainbow_ray.data.examples import Examples, profile
-from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.data.manifest import ID_MISSING
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.source import Resident
 from rainbow_ray.data.split import make_split
 from rainbow_ray.data.timelines import (
@@ -92,7 +93,7 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
         none = "" if _left_out(folded) else ": there are none"
         raise InputError(f"segments {plan.manifest.location}: no segment can be learned from{none}")
     parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
-    label = np.full(len(masked), np.nan, dtype=np.float32)
+    label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)
     masked[good] = parsed.left_out
     table = folded.table

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from rainbow_ray.config import short_names
+from rainbow_ray.number_format import format_number
 from rainbow_ray.training.ledger import Trial
 from rainbow_ray.training.reporters import Record
 
@@ -136,4 +137,4 @@ def _written(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return format_number(value)

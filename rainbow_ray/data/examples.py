@@ -15,8 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.manifest import UNDECODABLE
+
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
+NOT_KEPT = ("dropped", "label", UNDECODABLE)  # columns of rows that examples do not have
 SLOTS = "_slot"  # ends the column that says of which of a song's rows each window is
 
 
@@ -25,7 +28,8 @@ class Examples:
     """Examples that lie in memory, sorted by their id.
 
     `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
-    token ids, of word buckets). `targets` is float32, `(examples, …)`. `weights` is float32 and multiplies the loss.
+    token ids, of word buckets). `targets`, `(examples, …)`, is float32, float64 of numbers. `weights` is float32 and
+    multiplies the loss.
     """
 
     table: pa.Table
@@ -136,7 +140,7 @@ def one_row_an_example(
             joined = {name: _join_rows(rows[name], good, song, song[kept_rows]) for name in join}
         good, targets = good[kept_rows], targets[kept_rows]
     kept = pa.array(good)
-    table = rows.drop_columns(["dropped", "label"]).take(kept)
+    table = rows.drop_columns([name for name in NOT_KEPT if name in rows.column_names]).take(kept)
     for name in join:
         lists, slots = joined.get(name) or _alone(table[name])
         table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
@@ -146,8 +150,8 @@ def one_row_an_example(
     table = table.append_column("example_id", ids)
     order = pc.sort_indices(table[sort_by]).to_numpy()  # whatever order they came in
     if (order[1:] > order[:-1]).all():
-        return table, targets.astype(np.float32), dropped
-    return table.take(pa.array(order)), targets[order].astype(np.float32), dropped
+        return table, targets, dropped
+    return table.take(pa.array(order)), targets[order], dropped
 
 
 def _join_rows(

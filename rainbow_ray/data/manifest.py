@@ -8,13 +8,13 @@ Try it alone: `python -m rainbow_ray.data.manifest data/base_manifest_db.parquet
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,25 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FileSelector, FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from rainbow_ray.config import DataConfig
+from rainbow_ray.data.normalize import (
+    NOT_UTF8,
+    decode_storage,
+    holds_text,
+    id_column,
+    is_bytes_type,
+    is_string_type,
+    label_names,
+    plain_type,
+    text_column,
+)
+from rainbow_ray.data.raw_labels import (
+    LABEL_BROKEN,
+    LABEL_MISSING,
+    LABEL_NOT_UTF8,
+    fill_missing,
+    is_missing,
+    read_labels,
+)
 from rainbow_ray.data.sample_rates import sample_rate_column
 from rainbow_ray.errors import InputError, nearest
 
@@ -40,8 +59,7 @@ ID_MISSING = "no id"
 SEGMENT_LABELS = ("segment_rebracketing_", "segment_has_rebracketing_")  # such columns begin so
 TEXT_MISSING = "no text"
 TEXT_SHORT = "text under {} characters"
-LABEL_MISSING = "no label"
-LABEL_BROKEN = "label not readable as JSON"
+UNDECODABLE = "undecodable"  # column: some of a row's text is not UTF-8, and is left out
 
 
 @dataclass(frozen=True)
@@ -162,7 +180,7 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     readable |= {split_column: "--split-by"} if split_column else {}
     for name, key in readable.items():
         kind = manifest.schema.field(name).type if name in names else pa.string()
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if pa.types.is_nested(plain_type(kind)) or (key == "data.text_columns" and not holds_text(kind)):
             problems.append(f"{manifest}: column {name!r} ({key}) holds {kind}, not text")
     for name in wanted:
         told = name.partition(".")[0] == STRUCT_COLUMN or name.startswith(SEGMENT_LABELS)
@@ -203,19 +221,10 @@ def _find_media(
             found.append(MediaColumn(modality, named))
     for column in found:
         kind = manifest.schema.field(column.name).type
-        if not (_is_string(kind) or _is_bytes(kind) or pa.types.is_null(kind)):
+        if not (is_string_type(kind) or is_bytes_type(kind) or pa.types.is_null(kind)):
             problems.append(f"{manifest}: column {column.name!r} holds {kind}, neither paths nor"
                             " files")  # fmt: skip
     return tuple(found), problems
-
-
-def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
-    """Labels with a class for those that are missing: names, or lists of them."""
-    missing = _is_missing(label)
-    if not pa.types.is_nested(label.type):
-        return pc.if_else(missing, name, _strings(pa.chunked_array(label)))
-    filled = [[name] if gone else told for told, gone in zip(label.to_pylist(), missing.to_pylist(), strict=True)]
-    return pa.array(filled, pa.list_(pa.string()))
 
 
 def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
@@ -223,23 +232,28 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
 
     A dropped row keeps its place, so that drops can be counted; a null `dropped` means that the row is used.
     """
-    song = _known(block[columns.song])
-    texts = [pc.fill_null(_trim(_strings(block[name])), "") for name in columns.text]
-    text = _join(texts) if texts else pa.chunked_array([pa.array([""] * len(block), pa.string())])
-    label, broken = _label(block[columns.label[0]], columns.label[1])
+    song = _ids(block[columns.song], columns.song)
+    texts = [text_column(block[name], name) for name in columns.text]
+    empty = pa.chunked_array([pa.array([""] * len(block), pa.string())])
+    text = _join([column.texts for column in texts]) if texts else empty
+    undecodable = pa.array(np.any([np.zeros(len(block), dtype=bool), *(one.undecodable for one in texts)], axis=0))
+    label, unreadable = read_labels(block[columns.label[0]], *columns.label)
     if columns.section:
-        label = pa.array([section_kind(name) for name in _strings(pa.chunked_array(label)).to_pylist()], pa.string())
+        label = pa.array([section_kind(name) for name in label_names(label, columns.label[0]).to_pylist()], pa.string())
     if columns.null_class is not None and columns.times is None:  # of segments, once their stems are folded
         label = fill_missing(label, columns.null_class)
-    held_out = _known(block[columns.held_out]) if columns.held_out else pa.nulls(len(block), pa.string())
+    nothing = pa.nulls(len(block), pa.string())
+    held_out = label_names(block[columns.held_out], columns.held_out) if columns.held_out else nothing
 
     # in rising order of precedence: the last reason written is the one that is counted
-    of_label = [(_is_missing(label), LABEL_MISSING), (broken, LABEL_BROKEN)]
-    of_text = _short_of_text(text, columns)
+    of_label = [(is_missing(label), LABEL_MISSING), *((pc.equal(unreadable, why).fill_null(False), why)
+                for why in (LABEL_BROKEN, LABEL_NOT_UTF8))]  # fmt: skip
+    of_text = _short_of_text(text, undecodable, columns)
     no_id = (pc.is_null(song), ID_MISSING)
     # a segment without a label is not dropped: its neighbours see it
     dropped = _last_reason([*of_label, *of_text, no_id] if columns.times is None else [no_id], len(block))
-    plain = {"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped}
+    plain = {"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped,
+             UNDECODABLE: undecodable}  # fmt: skip
     for column in columns.media:
         plain[f"raw_{column.modality}"] = _media(block[column.name])
         if column.rate is not None:
@@ -253,7 +267,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     return pa.table(plain)
 
 
-def _short_of_text(text: pa.ChunkedArray, columns: Columns) -> list[tuple[pa.Array, str]]:
+def _short_of_text(text: pa.ChunkedArray, undecodable: pa.Array, columns: Columns) -> list[tuple[pa.Array, str]]:
     """What speaks against a row's text, as masks with their reasons."""
     reasons = []
     no_text = pc.equal(text, "")
@@ -262,6 +276,7 @@ def _short_of_text(text: pa.ChunkedArray, columns: Columns) -> list[tuple[pa.Arr
         reasons.append((pc.and_(short, pc.invert(no_text)), TEXT_SHORT.format(columns.min_length)))
     if columns.require_text:
         reasons.append((no_text, TEXT_MISSING))
+        reasons.append((pc.and_(no_text, undecodable), NOT_UTF8))
     return reasons
 
 
@@ -286,7 +301,8 @@ def _numbers(column: pa.ChunkedArray) -> pa.Array:
 
 def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths or bytes of one plain type."""
-    return column.cast(pa.large_binary()) if _is_bytes(column.type) else _strings(column)
+    plain = decode_storage(column)
+    return plain.cast(pa.large_binary()) if is_bytes_type(plain.type) else id_column(plain)
 
 
 def _filesystem(location: str) -> tuple[FileSystem, str]:
@@ -328,7 +344,7 @@ def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None
     if pa.types.is_struct(kind):
         return (column, field) if field in {f.name for f in kind} else None
     # a JSON string says what it holds only row by row: rows without the field count as "no label"
-    return (column, field) if _is_string(kind) else None
+    return (column, field) if is_string_type(plain_type(kind)) else None
 
 
 def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
@@ -336,7 +352,7 @@ def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | N
     found = _find_label(manifest.schema, target)
     if found is None:
         return None
-    return _label(manifest.dataset().to_table(columns=[found[0]])[found[0]], found[1])[0]
+    return read_labels(manifest.dataset().to_table(columns=[found[0]])[found[0]], *found)[0]
 
 
 def _fields(schema: pa.Schema) -> list[str]:
@@ -345,67 +361,10 @@ def _fields(schema: pa.Schema) -> list[str]:
     return []
 
 
-def _label(column: pa.ChunkedArray, field: str | None) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
-    """The raw labels, and which rows hold JSON that cannot be read."""
-    none_broken = pa.array([False] * len(column))
-    if field is None:
-        return _plain(column), none_broken
-    if pa.types.is_struct(column.type):
-        return _plain(pc.struct_field(column, field)), none_broken
-    values: list[str | None] = []
-    broken: list[bool] = []
-    for document in _strings(column).to_pylist():
-        value, failed = _json_field(document, field)
-        values.append(value)
-        broken.append(failed)
-    return pa.array(values, pa.string()), pa.array(broken)
-
-
-def _json_field(document: str | None, field: str) -> tuple[str | None, bool]:
-    if document is None or not document.strip():
-        return None, False
-    try:
-        fields = json.loads(document)
-    except (json.JSONDecodeError, RecursionError):
-        return None, True
-    if not isinstance(fields, dict):
-        return None, True
-    value: Any = fields.get(field)
-    return (None if value is None else str(value)), False
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without dictionaries, large or null types, so that blocks of one column always have one type."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
-    return column.cast(pa.string()) if _is_string(column.type) or pa.types.is_null(column.type) else column
-
-
-def _known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Names as strings, null where there is none: null, NaN or blank."""
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    names = _strings(column)
+def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """The exact text of ids, null where there is none: null, NaN or blank."""
+    names = id_column(column, name)
     return pc.if_else(pc.equal(_trim(names), ""), None, names)
-
-
-def _is_missing(label: pa.ChunkedArray) -> pa.ChunkedArray:
-    missing = pc.is_null(label, nan_is_null=True)
-    return pc.or_(missing, pc.equal(_trim(pc.fill_null(label, "")), "")) if _is_string(label.type) else missing
-
-
-def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return _plain(column).cast(pa.string())
 
 
 def _trim(column: pa.ChunkedArray) -> pa.ChunkedArray:

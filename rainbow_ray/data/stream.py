@@ -69,7 +69,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+            return to_device(tensor, device)
 
         return Batch(
             self.example_ids,
@@ -91,6 +91,12 @@ class Batch:
         """The same batch as if examples had nothing else."""
         present = {name: there & (name in modalities) for name, there in self.present.items()}
         return dataclasses.replace(self, present=present)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor; where the device has no float64 (Apple's GPUs), narrowed."""
+    narrowed = tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
+    return narrowed.to(device, non_blocking=True)
 
 
 def make_batch(

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.examples import SLOTS, Examples, song_without_text, text_key
+from rainbow_ray.data.examples import NOT_KEPT, SLOTS, Examples, song_without_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
 from rainbow_ray.data.source import Rows, distinct_windows
 from rainbow_ray.data.split import deal
@@ -205,7 +205,7 @@ class Streamed:
         known = self.index.table.select(names)
 
         def then(block: pa.Table) -> pa.Table:
-            dropped = ["label", "dropped", *([] if whole else ["text"])]
+            dropped = [*NOT_KEPT, *([] if whole else ["text"])]
             return block.drop_columns([name for name in dropped if name in block.column_names])
 
         for block in _read(self.manifest, self.columns, self.prepare, items, then=then):

@@ -17,13 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOTS, count, text_key
-from rainbow_ray.data.manifest import LABEL_MISSING, fill_missing
+from rainbow_ray.data.manifest import UNDECODABLE
+from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
 
 TIMES = ("start", "end")
 SAME_TIME = 0.005  # seconds: stems of one segment may differ by as much
 PLACE = "place"  # column: the segment's place in its song
 SIZE = "segments"  # column: how many the song has
 SHARES = ("start_share", "end_share")  # columns: the same times as shares of the song
+NOT_KEPT = ("dropped", "label", "unlabelled", UNDECODABLE, PLACE, *TIMES)  # columns of rows that segments do not have
 NO_LENGTH = "segment of zero, negative or unknown length"
 STEMS_DISAGREE = "segment whose stems carry different labels"
 NO_LABELS = "segments of songs without any label that can be used"
@@ -83,7 +86,8 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | N
     segments = facts.iloc[first].reset_index(drop=True)
     times = _times(segments)
     by_time = np.lexsort((segments[PLACE].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
-    table = chosen.take(pa.array(first[by_time])).drop_columns(["dropped", "label", "unlabelled", PLACE, *TIMES])
+    table = chosen.take(pa.array(first[by_time]))
+    table = table.drop_columns([name for name in NOT_KEPT if name in table.column_names])
     table = _with_windows(table, chosen, join, stem_of, by_time)
     times, segments = times.iloc[by_time].reset_index(drop=True), segments.iloc[by_time].reset_index(drop=True)
     speaks = speaks[by_time]
@@ -94,7 +98,15 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | N
     masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
     masked[~times["known"].to_numpy()] = NO_LENGTH
     table = _with_places(table, segments["song"], times)
-    return Folded(table, label, masked, dropped, _notes(segments))
+    return Folded(table, label, masked, dropped, (*_notes(segments), *_undecodable(chosen, stem_of)))
+
+
+def _undecodable(rows: pa.Table, stem_of: np.ndarray) -> tuple[str, ...]:
+    """A note on segments in whose text some bytes are not UTF-8."""
+    if UNDECODABLE not in rows.column_names or not pc.any(rows[UNDECODABLE]).as_py():
+        return ()
+    number = len(np.unique(stem_of[rows[UNDECODABLE].to_numpy()]))
+    return (f"{number} segments have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8",)
 
 
 def _stems(facts: pd.DataFrame) -> np.ndarray:

@@ -39,7 +39,9 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as targets: float32 `(rows, …)`. `problem` knows what it read from them (its classes).
+    """Labels as targets: float32, float64 of numbers, `(rows, …)`.
+
+    `problem` knows what it read from them (its classes).
 
     `left_out[i]` is why row i cannot be used, None where it can; the targets of such a row mean nothing. `notes` are
     sentences for the person whose labels they are.
@@ -57,7 +59,10 @@ class Labels:
 
 
 class Problem(Protocol):
-    """What training and results ask of a problem. Targets are float32 `(examples, …)`, scores `(examples, …)`."""
+    """What training and results ask of a problem.
+
+    Targets and scores are `(examples, …)`, float32, float64 of numbers.
+    """
 
     name: str
 
@@ -141,7 +146,12 @@ def nothing_left_out(rows: int) -> np.ndarray:
 def no_scores(problem: Problem, *shape: int) -> np.ndarray:
     """NaN for each score of `shape` examples, `(…,)` or `(…, classes)`: what no fold has scored yet."""
     columns = () if problem.score_names == ("score",) else (len(problem.score_names),)
-    return np.full((*shape, *columns), np.nan, dtype=np.float32)
+    return np.full((*shape, *columns), np.nan, dtype=score_type(problem))
+
+
+def score_type(problem: Problem) -> type[np.floating[Any]]:
+    """float64 of scores that are numbers of a target's scale, float32 of all others."""
+    return np.float64 if getattr(problem, "inner", problem).name == "regression" else np.float32
 
 
 def are_known(scores: np.ndarray, like: Problem) -> np.ndarray:

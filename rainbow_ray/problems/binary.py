@@ -14,15 +14,21 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
+from rainbow_ray.data.normalize import is_string_type, label_name, scalar_text
+from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, nothing_left_out
+from rainbow_ray.problems.classes import MAPPED_AWAY, POLICIES, SHOWN, UNKNOWN
+from rainbow_ray.problems.label_cells import single_labels, without_missing_words
 
 if TYPE_CHECKING:
     import torch
 
 THRESHOLD = 0.5
 LEAST_SHARE = 1e-3
-TRUE_WORDS, FALSE_WORDS = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "on", "positive", "pos"})
+FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "off", "negative", "neg"})
+EXPECTED = "true/false, yes/no, y/n, t/f, positive/negative, on/off or 1/0, in any case"
 LOSSES = ("bce", "focal", "asymmetric", "logit_adjusted")
 LOSS_KEYS = {
     "focal_gamma": "focal",
@@ -41,8 +47,6 @@ FOREIGN = {
         f"data.{key}": "only for several classes"
         for key in (
             "label_delimiter",
-            "class_mapping",
-            "unknown_classes",
             "null_class",
             "rare_classes",
             "min_songs_per_class",
@@ -82,6 +86,7 @@ class Binary:
         return [
             *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
             *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+            *_check_mapping(config.data),
         ]
 
     def without_effect(self, config: Config) -> dict[str, str]:
@@ -89,17 +94,34 @@ class Binary:
         idle = {f"training.{k}": f"the loss is {loss}, not {own}" for k, own in LOSS_KEYS.items() if loss != own}
         if loss == "logit_adjusted":
             idle["training.pos_weight"] = "the loss logit_adjusted brings its own"
+        if config.data.class_mapping is None:
+            idle["data.unknown_classes"] = "there is no data.class_mapping"
         return {**idle, **FOREIGN}
 
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
-        values = labels.to_pylist()
-        targets = np.array([_as_bool(value) for value in values], dtype=np.float32)
-        wrong = sorted({repr(v) for v, t in zip(values, targets, strict=True) if np.isnan(t)})
+        if pa.types.is_nested(labels.type):
+            raise InputError(f"target {column!r} holds {labels.type}, and a song has one label; name another with"
+                             " data.target_column")  # fmt: skip
+        mapping = {label_name(label): value for label, value in (data.class_mapping or {}).items()}
+        cells = without_missing_words(single_labels(labels, column, mapping), column, mapping)
+        targets, reasons, wrong = [], [], []
+        for name in cells.names:
+            mapped = mapping.get(name, name)
+            target = as_bool(mapped)
+            drops = data.class_mapping is not None and data.unknown_classes == "drop"
+            reasons.append(MAPPED_AWAY if mapped is None else UNKNOWN if target is None and drops else None)
+            wrong += [name] if target is None and reasons[-1] is None else []
+            targets.append(float(target or False))
         if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise InputError(f"target {column!r} is not boolean: {', '.join(wrong[:5])}{more} (expected true/false,"
-                             " 0/1 or \"True\"/\"False\"); name another with data.target_column")  # fmt: skip
-        return Labels(self, targets, nothing_left_out(len(targets)))
+            quote = repr if is_string_type(labels.type) else str
+            listed = ", ".join(map(quote, sorted(wrong)[:SHOWN]))
+            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            raise InputError(f"target {column!r} is not boolean: {listed}{more} (expected {EXPECTED}); map its labels"
+                             ' with data.class_mapping={label: "true", other: "false"}, or name another with'
+                             " data.target_column")  # fmt: skip
+        # the last entry is that of missing labels, whose code is -1
+        why = np.array([*reasons, LABEL_MISSING], dtype=object)[cells.codes]
+        return Labels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], why, cells.notes)
 
     def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
         if len(np.unique(targets)) < 2:
@@ -203,11 +225,24 @@ class Binary:
         return dataclasses.asdict(self)
 
 
-def _as_bool(value: Any) -> float:
-    if isinstance(value, bool):
-        return float(value)
-    text = str(value).strip().lower()
-    return 1.0 if text in TRUE_WORDS else 0.0 if text in FALSE_WORDS else float("nan")
+def _check_mapping(data: DataConfig) -> list[str]:
+    """What is wrong with a mapping of labels to true and false, and with what becomes of other labels."""
+    problems = [*choose("data.unknown_classes", data.unknown_classes, POLICIES)]
+    if data.class_mapping is None:
+        return problems
+    problems += [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"
+                 for label, value in data.class_mapping.items() if value is not None and as_bool(value) is None
+                 ]  # fmt: skip
+    if data.unknown_classes == "other":
+        problems.append("data.unknown_classes: a binary target has no class for others; error or drop")
+    return problems
+
+
+def as_bool(label: str | int | None) -> bool | None:
+    """Return the truth that a word or a number (`yes`, `F`, `1.0`) stands for, None where it is neither."""
+    word = (scalar_text(label) or "").strip().casefold()
+    word = word.removesuffix(".0")
+    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
 def _log(p: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.config import DataConfig, TrainingConfig
+from rainbow_ray.data.normalize import label_name
 from rainbow_ray.errors import InputError, choose, nearest
+from rainbow_ray.problems.label_cells import doubtful_names
 
 POLICIES = ("drop", "other", "error")
 OTHER = "other"
@@ -95,7 +97,19 @@ def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
     said = [f"{what}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for what, named in told if named]
     if data.null_class is not None:
         said.append(f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)")
+    said += _doubtful_classes(labels, classes, column, data)
     return Renamed(classes, reasons, tuple(said))
+
+
+def _doubtful_classes(
+    labels: Mapping[str, int], classes: Mapping[str, str | None], column: str, data: DataConfig
+) -> tuple[str, ...]:
+    """Warnings about classes that may be none, or one and the same, by their rows."""
+    rows = Counter[str]()
+    for label, name in classes.items():
+        if name is not None:
+            rows[name] += labels[label]
+    return doubtful_names(rows, column, mapped_names(data))
 
 
 def in_order(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
@@ -154,7 +168,8 @@ def weights_of(
     if isinstance(asked, list):
         return np.array(asked, dtype=np.float32)
     if isinstance(asked, dict):
-        return np.array([asked.get(name, 1.0) for name in classes], dtype=np.float32)
+        named = {label_name(name): weight for name, weight in asked.items()}
+        return np.array([named.get(name, 1.0) for name in classes], dtype=np.float32)
     if asked == "none" or (asked == "auto" and tiny):
         return np.ones(len(classes), dtype=np.float32)
     present = counts > 0
@@ -169,7 +184,7 @@ def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
         return [f"training.class_weights: {len(asked)} weights for {len(classes)} classes ({listed})"]
     if isinstance(asked, dict):
         return [f"training.class_weights: no class {name!r}{nearest(name, classes)}; there are: {listed}"
-                for name in asked if name not in classes]  # fmt: skip
+                for name in asked if label_name(name) not in classes]  # fmt: skip
     return []
 
 
@@ -191,12 +206,19 @@ def _names_of(mapping: Mapping[str, str | int | None]) -> dict[str, str | None]:
     named: dict[str, str | None] = {}
     for label, value in mapping.items():
         name = first.setdefault(value, _text(label)) if isinstance(value, int) else value
+        name = label_name(name) if name is not None else None
         named[_text(label)] = name
     return named
 
 
+def mapped_names(data: DataConfig) -> frozenset[str]:
+    """Labels that `data.class_mapping` names, and the classes that it maps them to."""
+    mapping = _names_of(data.class_mapping or {})
+    return frozenset({*mapping, *(name for name in mapping.values() if name is not None)})
+
+
 def _text(label: Any) -> str:
-    return str(label).strip()
+    return label_name(str(label))
 
 
 def _some(names: Sequence[str]) -> str:

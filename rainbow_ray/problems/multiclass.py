@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
+from rainbow_ray.data.normalize import label_name
+from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import NO_METRICS, Defaults, Labels
 from rainbow_ray.problems.classes import (
@@ -27,11 +28,13 @@ from rainbow_ray.problems.classes import (
     find_tiny,
     idle_keys,
     in_order,
+    mapped_names,
     rename,
     say_tiny,
     settle_rare,
     weights_of,
 )
+from rainbow_ray.problems.label_cells import single_labels
 
 if TYPE_CHECKING:
     import torch
@@ -98,23 +101,17 @@ class Multiclass:
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
         if pa.types.is_nested(labels.type):
             raise InputError(f"target {column!r} holds {labels.type}: for lists of classes, data.multi_label=true")
-        try:
-            encoded = pc.utf8_trim_whitespace(labels.cast(pa.string())).combine_chunks().dictionary_encode()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"target {column!r} holds {labels.type}, which are no names of classes; name another with"
-                             " data.target_column") from error  # fmt: skip
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        names = encoded.dictionary.to_pylist()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        counts = np.bincount(codes, minlength=len(names))
-        told = rename({name: int(n) for name, n in zip(names, counts, strict=True)}, column, data)
+        cells = single_labels(labels, column, mapped_names(data))
+        cells = cells.filled(label_name(data.null_class) if data.null_class is not None else None)
+        told = rename(cells.counts, column, data)
         renamed, reasons = told.classes, told.reasons
         classes = in_order((name for name in renamed.values() if name is not None), data)
         number = {name: i for i, name in enumerate(classes)}
-        code = np.array([number.get(str(renamed[name]), 0) for name in names], dtype=np.float32)
-        why = np.array([reasons.get(name) for name in names], dtype=object)
-        return Labels(dataclasses.replace(self, classes=classes), code[codes], why[codes], told.notes)
+        # the last entry is that of missing labels, whose code is -1
+        code = np.array([*(number.get(str(renamed[name]), 0) for name in cells.names), 0], dtype=np.float32)
+        why = np.array([*(reasons.get(name) for name in cells.names), LABEL_MISSING], dtype=object)
+        problem = dataclasses.replace(self, classes=classes)
+        return Labels(problem, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
 
     def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
         codes = targets.astype(np.int64)

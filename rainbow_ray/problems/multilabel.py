@@ -5,11 +5,7 @@ Try it alone: `python -m rainbow_ray.problems.multilabel`
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config import Config, DataConfig, TrainingConfig
+from rainbow_ray.data.normalize import label_name
+from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.errors import InputError, choose
 from rainbow_ray.problems import Defaults, Labels, binary, nothing_left_out
 from rainbow_ray.problems.classes import (
@@ -30,18 +28,19 @@ from rainbow_ray.problems.classes import (
     find_tiny,
     idle_keys,
     in_order,
+    mapped_names,
     rename,
     say_tiny,
     settle_rare,
     weights_of,
 )
+from rainbow_ray.problems.label_cells import several_labels
 from rainbow_ray.problems.multiclass import FOREIGN, LEAST_SHARE, LOSS_KEYS, ratio
 
 if TYPE_CHECKING:
     import torch
 
 LOSSES = ("bce", "focal", "class_balanced", "logit_adjusted")
-DELIMITERS = r"[,;|]"
 LEFT_OUT = "all its labels are left out"
 
 
@@ -96,12 +95,9 @@ class Multilabel:
         return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
-        values = labels.to_pylist()
-        lists = [_labels(value, data.label_delimiter) for value in values]
-        nested = [repr(value) for value, names in zip(values, lists, strict=True) if names is None]
-        if nested:
-            raise InputError(f"target {column!r} holds lists inside of lists, or mappings, in {len(nested)} rows:"
-                             f" {', '.join(nested[:3])}; a song's labels are a list of names")  # fmt: skip
+        lists = several_labels(labels, column, data.label_delimiter, mapped_names(data))
+        if data.null_class is not None:
+            lists = [[label_name(data.null_class)] if names is None else names for names in lists]
         told = rename(Counter(label for names in lists for label in names or ()), column, data)
         renamed, reasons = told.classes, told.reasons
         classes = in_order((name for name in renamed.values() if name is not None), data)
@@ -115,6 +111,8 @@ class Multilabel:
                     targets[row, number[name]] = 1.0
             if names and not targets[row].any():
                 left_out[row] = reasons.get(names[0], LEFT_OUT)
+            if names is None:
+                left_out[row] = LABEL_MISSING
         return Labels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
 
     def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
@@ -235,22 +233,6 @@ class Multilabel:
 
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)
-
-
-def _labels(value: Any, delimiter: str | None) -> list[str] | None:
-    """The names in a list, in a list as JSON or Python write it, or between delimiters; None for what is nested."""
-    if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            for read in (json.loads, ast.literal_eval):
-                with contextlib.suppress(ValueError, SyntaxError):
-                    value = read(value.strip())
-                    break
-        if isinstance(value, str):
-            value = re.split(DELIMITERS if delimiter is None else re.escape(delimiter), value)
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, list | dict) for part in parts):
-        return None
-    return [name for part in parts if part is not None and (name := str(part).strip())]
 
 
 Truth = np.ndarray

@@ -132,8 +132,8 @@ class Segmentation:
             raise InputError(f"target {column!r}: no segment has a label that can be used; name another column with"
                              " data.target_column")  # fmt: skip
         pairs, of = np.unique(targets[known][:, [SONG, LABEL]], axis=0, return_inverse=True)
-        settled = self.inner.settle(pairs[:, 1].astype(np.float32), column, config)
-        label = np.full(len(targets), np.nan, dtype=np.float32)
+        settled = self.inner.settle(pairs[:, 1], column, config)
+        label = np.full(len(targets), np.nan, dtype=targets.dtype)
         label[known] = np.where(settled.usable, settled.targets, np.nan)[of.ravel()]
         left_out = np.full(len(targets), None, dtype=object)
         left_out[known] = settled.left_out[of.ravel()]
@@ -146,7 +146,7 @@ class Segmentation:
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
             problem = dataclasses.replace(problem, weak=config.segments.bag)
             _check_weak_metric(problem, column, config.training.metric)
-            of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=np.float32)
+            of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=targets.dtype)
             of_song[targets[known, SONG].astype(int)] = label[known]
             label = of_song[targets[:, SONG].astype(int)]  # a song's label holds for what is masked in it
             said = (

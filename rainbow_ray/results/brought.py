@@ -11,6 +11,7 @@ import numpy as np
 
 from rainbow_ray.assemble import Data
 from rainbow_ray.data.source import at_songs
+from rainbow_ray.number_format import format_difference, format_numbers
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Metrics, are_known
 from rainbow_ray.results.evaluate import Difference, compare
@@ -74,8 +75,8 @@ def behind(metric: str, brought: Mapping[str, Brought]) -> list[str]:
         return []
     return [
         f"The model does not beat its best part, {name} alone, on the {best.songs} songs that have it: {metric}"
-        f" {best.all_of_them:.3f} against {best.metrics[metric]:.3f}, {gain.value:+.3f}"
-        f" [{gain.low:+.3f}, {gain.high:+.3f}]; see --modalities"
+        f" {' against '.join(format_numbers([best.all_of_them, best.metrics[metric]]))},"
+        f" {format_difference(gain.value, gain.low, gain.high)}; see --modalities"
     ]
 
 

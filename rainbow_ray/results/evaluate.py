@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.number_format import format_difference, format_numbers
 from rainbow_ray.problems import Metrics, Problem, are_known
 
 LEVEL = 0.95
@@ -139,8 +140,8 @@ def verdict(metric: str, best: str | None, baseline: float | None, model: float 
     """What the numbers honestly say, in a sentence."""
     if best is None or gap is None or model is None or baseline is None:
         return f"No verdict: {metric} cannot be compared with a baseline on these songs."
-    span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
-    numbers = f"{metric} {model:.3f} against {baseline:.3f}"
+    span = format_difference(gap.value, gap.low, gap.high)
+    numbers = f"{metric} {' against '.join(format_numbers([model, baseline]))}"
     if gap.low > 0:
         return f"The model beats the best baseline, {best}: {numbers} over {songs} songs, {span}."
     if gap.high < 0:

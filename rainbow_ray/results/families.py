@@ -59,6 +59,10 @@ def _boosted(seed: int) -> Any:
     return GradientBoostingClassifier(n_estimators=STUMPS, max_depth=1, random_state=seed)
 
 
+def _as_float64(inputs: Any) -> Any:
+    return inputs.astype(np.float64)
+
+
 def _binary(problem: Problem) -> Family:
     return Family(
         "majority", _logistic, _boosted,
@@ -112,10 +116,14 @@ def _multilabel(problem: Problem) -> Family:
 def _regression(problem: Problem) -> Family:  # noqa: ARG001
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
     return Family(
         "mean",
-        linear=lambda strength: Ridge(alpha=1 / strength),
+        # Ridge narrows targets to the type of its inputs
+        linear=lambda strength: make_pipeline(FunctionTransformer(_as_float64, accept_sparse=True),
+                                              Ridge(alpha=1 / strength)),
         stumps=lambda seed: GradientBoostingRegressor(n_estimators=STUMPS, max_depth=1, random_state=seed),
         labels=lambda targets: targets, guess=lambda model, inputs: np.asarray(model.predict(inputs)),
         constant=lambda targets, n: np.full(n, targets.mean()),

@@ -20,7 +20,7 @@ from rainbow_ray.data.stream import make_batch
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import Reading, lengths, make_collates, modalities_present
 from rainbow_ray.modalities.media import TROUBLE, MediaReader, Windows
-from rainbow_ray.problems import are_known, no_scores
+from rainbow_ray.problems import are_known, no_scores, score_type
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle import Bundle, load_bundle
 from rainbow_ray.results.input_tables import Table, Texts, column_of, read_texts, slice_of
@@ -171,7 +171,7 @@ class Predictor:
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """What `predict` scores, `(texts, scores)`, NaN where there is no text."""
-        return self.predict(texts)[self.score_names].to_numpy(dtype=np.float32)
+        return self.predict(texts)[self.score_names].to_numpy(dtype=score_type(self.bundle.problem))
 
     def decide(self, scores: np.ndarray) -> list[Any]:
         """What calibrated scores `(texts, scores)` say."""

@@ -17,10 +17,18 @@ import pyarrow as pa
 
 from rainbow_ray.config import DataConfig
 from rainbow_ray.errors import nearest
-from rainbow_ray.modalities.media import NAMED, count_troubles, say_troubles
+from rainbow_ray.modalities.media_counts import (
+    NAMED,
+    count_notes,
+    count_troubles,
+    count_unusable,
+    describe_notes,
+    say_troubles,
+)
+from rainbow_ray.modalities.media_source import BAD_RATE, LEAVES_ROOT, NO_FILE
 
 MODALITIES_READ = "modalities"  # column: which modalities a row's score has read, joined by +
-MEDIA_ROOT_REASONS = ("no such file", "not a file", "a path that leaves the media root")
+MEDIA_ROOT_REASONS = (NO_FILE, LEAVES_ROOT)
 
 
 class MediaWarning(UserWarning):
@@ -50,26 +58,46 @@ class ModalityReport:
 
     Attributes:
         named: Cells that name or hold a file.
-        reasons: How many of them cannot be used, by reason.
+        reasons: How many of them are treated as missing, by reason.
         names: A few names of each reason.
+        notes: How many of those that are used have something to be told of, by note.
+        note_names: A few names of each note.
     """
 
     named: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
+    note_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def unreadable(self) -> int:
-        """Cells whose file cannot be used."""
-        return sum(self.reasons.values())
+    def usable(self) -> int:
+        """Cells whose file is read."""
+        return self.named - sum(self.reasons.values())
+
+    @property
+    def unusable(self) -> int:
+        """Cells that count against the limit: a stem that rests during a segment is missing, and does not."""
+        return count_unusable(self.reasons)
 
     def __add__(self, other: ModalityReport) -> ModalityReport:
-        reasons = dict((Counter(self.reasons) + Counter(other.reasons)).most_common())
-        names = {
-            reason: list(dict.fromkeys([*self.names.get(reason, ()), *other.names.get(reason, ())]))[:NAMED]
-            for reason in reasons
-        }
-        return ModalityReport(self.named + other.named, reasons, names)
+        return ModalityReport(
+            self.named + other.named,
+            _sum(self.reasons, other.reasons), _join(self.names, other.names),
+            _sum(self.notes, other.notes), _join(self.note_names, other.note_names),
+        )  # fmt: skip
+
+
+def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return dict((Counter(counts) + Counter(more)).most_common())
+
+
+def _join(names: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """A few names of each reason, those of the first part first."""
+    return {
+        reason: list(dict.fromkeys([*names.get(reason, ()), *more.get(reason, ())]))[:NAMED]
+        for reason in dict.fromkeys([*names, *more])
+    }
 
 
 @dataclass(frozen=True)
@@ -96,7 +124,7 @@ class MediaReport:
         counted = {}
         for name in modalities:
             reasons, names, named = count_troubles(rows, name)
-            counted[name] = ModalityReport(named, reasons, names)
+            counted[name] = ModalityReport(named, reasons, names, *count_notes(rows, name))
         return cls(counted, dict(Counter(one or "" for one in read).most_common()))
 
     def __add__(self, other: MediaReport) -> MediaReport:
@@ -104,7 +132,7 @@ class MediaReport:
         nothing = ModalityReport()
         return MediaReport(
             {name: self.modalities.get(name, nothing) + other.modalities.get(name, nothing) for name in names},
-            dict((Counter(self.rows) + Counter(other.rows)).most_common()),
+            _sum(self.rows, other.rows),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -116,13 +144,13 @@ class MediaReport:
         return cls(modalities, document.get("rows", {}))
 
     def exceeds(self, limit: float, rows: int) -> bool:
-        """Return whether more files are unreadable than any further rows could make up for.
+        """Return whether more files are unusable than any further rows could make up for.
 
         Args:
             limit: Share of the named files that may be unreadable.
             rows: How many cells can name a file in all.
         """
-        return any(one.unreadable > limit * rows for one in self.modalities.values())
+        return any(one.unusable > limit * rows for one in self.modalities.values())
 
     def problems(self, limit: float, root: Path, advice: Advice) -> list[str]:
         """Return a message for each modality of which too few files can be used.
@@ -134,28 +162,34 @@ class MediaReport:
         """
         messages = []
         for modality, one in self.modalities.items():
-            unreadable, named = one.unreadable, one.named
-            if not unreadable or (unreadable < named and unreadable <= limit * named):
+            usable, named, unusable = one.usable, one.named, one.unusable
+            if not unusable or (usable and unusable <= limit * named):
                 continue
-            few = "none" if unreadable == named else f"only {named - unreadable}"
-            allowed = "" if unreadable == named else f" (data.max_bad_media of the run lets {limit:.0%} be missing)"
+            few = f"only {usable}" if usable else "none"
+            allowed = f" (data.max_bad_media of the run lets {limit:.0%} be missing)" if usable else ""
             is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in one.reasons)
             where = f", under the media root {root}" if is_misplaced else ""
-            elsewhere = f"name the folder that they lie in with {advice.media_root}, or " if is_misplaced else ""
+            help_first = f"name the folder that they lie in with {advice.media_root}, or " if is_misplaced else ""
+            help_first += "correct the column of sample rates, which are in Hz, or " if BAD_RATE in one.reasons else ""
             messages.append(
                 f"{few} of {named} {modality} files can be used{allowed}{where}:"
-                f" {'; '.join(say_troubles(modality, one.reasons, one.names))}; {elsewhere}score without them with"
+                f" {'; '.join(say_troubles(modality, one.reasons, one.names))}; {help_first}score without them with"
                 f" {advice.allow_missing}"
             )
         return messages
 
     def notes(self, root: Path) -> list[str]:
-        """Return a line for each reason why files could not be used. `root` is where relative names start."""
-        return [
-            f"{line}, under the media root {root}" if reason in MEDIA_ROOT_REASONS else line
-            for modality, one in self.modalities.items()
-            for reason, line in zip(one.reasons, say_troubles(modality, one.reasons, one.names), strict=True)
-        ]
+        """Return a line for each reason why files are treated as missing, and for each note on others.
+
+        Args:
+            root: The folder that relative names start from.
+        """
+        lines = []
+        for modality, one in self.modalities.items():
+            for reason, line in zip(one.reasons, say_troubles(modality, one.reasons, one.names), strict=True):
+                lines.append(f"{line}, under the media root {root}" if reason in MEDIA_ROOT_REASONS else line)
+            lines += describe_notes(modality, one.notes, one.note_names)
+        return lines
 
 
 def max_unreadable(info: Mapping[str, Any]) -> float:

@@ -113,7 +113,8 @@ class OnnxPredictor:
         """Calibrated scores `(texts, scores)`, NaN where there is no text."""
         texts = [text.strip() for text in texts]
         names = self.score_names
-        scores = np.full((len(texts), len(names)), np.nan, dtype=np.float32)
+        kind = np.float64 if self.info["problem"] == "regression" else np.float32
+        scores = np.full((len(texts), len(names)), np.nan, dtype=kind)
         there = np.flatnonzero([bool(text) for text in texts])
         ids = [self._cut(encoding.ids) for encoding in self.tokenizer.encode_batch([texts[i] for i in there])]
         # segments of a batch would be those of one song

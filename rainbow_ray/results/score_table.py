@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rainbow_ray.files import write_safely
-from rainbow_ray.problems import Problem
+from rainbow_ray.problems import Problem, score_type
 from rainbow_ray.problems.segmentation import WEAK, plain
 from rainbow_ray.results.inference import REASON
 from rainbow_ray.results.media_report import MODALITIES_READ, MediaReport, decode
@@ -41,7 +41,7 @@ def to_table(
             **columns,
             "prediction": pa.array(said, kind),
             **{
-                name: pa.array(found[name].to_numpy(dtype=np.float32), pa.float32(), from_pandas=True)
+                name: pa.array(found[name].to_numpy(dtype=score_type(problem)), from_pandas=True)
                 for name in score_names
             },
             **read,

@@ -17,8 +17,9 @@ from rainbow_ray.assemble import Data
 from rainbow_ray.data.source import at_songs
 from rainbow_ray.data.timelines import TIMES
 from rainbow_ray.files import write_safely
+from rainbow_ray.number_format import format_interval, format_number
 from rainbow_ray.plan import Plan
-from rainbow_ray.problems import Metrics, are_known
+from rainbow_ray.problems import Metrics, are_known, score_type
 from rainbow_ray.problems.decoding import decode_sides
 from rainbow_ray.problems.segmentation import WEAK, Segmentation, plain
 from rainbow_ray.results.brought import Brought, attention, behind, compare_modalities
@@ -41,7 +42,7 @@ PREDICTION_TYPES = {
     "binary": pa.bool_(),
     "multiclass": pa.string(),
     "multilabel": pa.list_(pa.string()),
-    "regression": pa.float32(),
+    "regression": pa.float64(),
 }
 
 
@@ -143,7 +144,7 @@ def write_predictions(path: Path, data: Data, results: Results, outcomes: list[O
 
 def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray, scored: Scored) -> pa.Table:
     n, problem = len(rows), data.problem
-    columns = scored.scores.reshape(n, len(problem.score_names)).astype(np.float32)
+    columns = scored.scores.reshape(n, len(problem.score_names)).astype(score_type(problem))
     told, decided = problem.tell(data.source.targets[rows]), problem.decide(scored.decided) if n else []
     kind = PREDICTION_TYPES[plain(problem).name]
     # a yes is 1, as files of the first version have it
@@ -291,8 +292,8 @@ def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], co
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return format_number(value)
 
 
 def _interval(pair: list[float] | None) -> str:
-    return "–" if pair is None else f"{pair[0]:.2f}–{pair[1]:.2f}"
+    return format_interval(pair)

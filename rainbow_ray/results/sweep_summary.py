@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from rainbow_ray.config import Config, dump
 from rainbow_ray.files import write_safely
+from rainbow_ray.number_format import format_difference, format_interval, format_number, format_numbers
 from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.progress import describe
 from rainbow_ray.results.evaluate import Difference
@@ -55,9 +55,9 @@ def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: 
     said = [_found(metric, winner, corrected, confirmed, songs)]
     behind = confirmed.over_baseline
     if behind is not None and behind.high < 0:
-        said.append(f"It loses to {confirmed.best_baseline} ({confirmed.baseline:.3f}).")
+        said.append(f"It loses to {confirmed.best_baseline} ({format_number(confirmed.baseline)}).")
     if corrected is not None:
-        said.append(f"Corrected for choosing it among the trials: {corrected.value:.3f}.")
+        said.append(f"Corrected for choosing it among the trials: {format_number(corrected.value)}.")
     return " ".join(said)
 
 
@@ -69,7 +69,8 @@ def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: C
         return f"No verdict on {name}: the default config failed, so there is nothing to compare it with."
     if gap is None or confirmed.winner is None:
         return f"No verdict on {name}: {metric} is not defined on these songs."
-    numbers = f"{metric} {confirmed.winner:.3f} against {confirmed.default:.3f} on {confirmed.where}, {_span(gap)}"
+    both = " against ".join(format_numbers([confirmed.winner, confirmed.default]))
+    numbers = f"{metric} {both} on {confirmed.where}, {_span(gap)}"
     if gap.value <= 0:
         return f"The sweep found nothing: {name} is no better than the default config, {numbers}."
     if gap.low <= 0:
@@ -83,7 +84,7 @@ def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: C
 
 
 def _span(gap: Difference) -> str:
-    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return format_difference(gap.value, gap.low, gap.high)
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
@@ -181,7 +182,7 @@ def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
     for trial in best:
         style = "bold" if trial.number == summary["winner"]["trial"] else None
         values = describe(trial) if trial.values else "the default config"
-        table.add_row(str(trial.number), f"{trial.score:.3f}", f"{trial.seconds:.0f}", values, style=style)
+        table.add_row(str(trial.number), format_number(trial.score), f"{trial.seconds:.0f}", values, style=style)
     console.print(table, soft_wrap=False)
     confirmed, corrected = summary["confirmed"], summary["corrected"]
     worth = Table(title="What the winner is worth", title_justify="left")
@@ -189,8 +190,8 @@ def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
     worth.add_column(metric, justify="right")
     worth.add_row("in the sweep (too high: it was chosen for it)", _number(summary["winner"]["score"]))
     if corrected is not None:
-        span = f"{corrected['low']:.2f}–{corrected['high']:.2f}"
-        worth.add_row("corrected for the choice (BBC-CV)", f"{corrected['value']:.3f} ({span})")
+        span = format_interval([corrected["low"], corrected["high"]])
+        worth.add_row("corrected for the choice (BBC-CV)", f"{format_number(corrected['value'])} ({span})")
     fresh = f"on {len(confirmed['seeds'])} fresh {'splits' if confirmed['fresh_splits'] else 'seeds'}"
     worth.add_row(f"winner {fresh}", _number(confirmed["winner"]), style="bold")
     worth.add_row(f"default config {fresh}", _number(confirmed["default"]))
@@ -205,4 +206,4 @@ def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
+    return format_number(value)

@@ -14,7 +14,7 @@ from torch import nn
 
 from rainbow_ray.config import Config
 from rainbow_ray.data.source import Part, Resident, Rows, Source
-from rainbow_ray.data.stream import Batch, Line, make_batch, make_line
+from rainbow_ray.data.stream import Batch, Line, make_batch, make_line, to_device
 from rainbow_ray.errors import TrainingError
 from rainbow_ray.modalities import Reading, bodies, make_collates, text
 from rainbow_ray.modalities.words import log_count_ratios
@@ -85,7 +85,7 @@ class Learner:
         logits = finish_logits(self.problem, logits, inputs.line)
         if only is not None and isinstance(inputs, Batch):
             logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
-        targets = torch.from_numpy(self.source.targets[rows.indices]).to(self.device)
+        targets = to_device(torch.from_numpy(self.source.targets[rows.indices]), self.device)
         if inputs.line is not None and inputs.line.run is not None:
             targets[:, SONG] = inputs.line.run  # windows of one song that touch are not each other's neighbours
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)

@@ -29,7 +29,7 @@ def report(named, bad, reason="no such file", names=("a.wav",)):
 def test_parts_add_up():
     total = report(10, 2, names=["a", "b"]) + report(5, 3, names=["b", "c", "d"]) + report(5, 1, "no samples", ["e"])
     audio = total.modalities["audio"]
-    assert (audio.named, audio.unreadable, audio.reasons) == (20, 6, {"no such file": 5, "no samples": 1})
+    assert (audio.named, audio.unusable, audio.reasons) == (20, 6, {"no such file": 5, "no samples": 1})
     assert audio.names == {"no such file": ["a", "b", "c"], "no samples": ["e"]}
     assert total.rows == {"text": 20}
     assert decode(encode(total)) == total

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rainbow_ray.errors import InputError
+from rainbow_ray.number_format import format_difference
 from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.results.evaluate import Difference, compare
 from rainbow_ray.results.pages.charts import gains
@@ -106,4 +107,4 @@ def _sentence(name: str, other: str, gap: Difference) -> str:
 
 
 def _span(gap: Difference) -> str:
-    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return format_difference(gap.value, gap.low, gap.high)

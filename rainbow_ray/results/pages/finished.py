@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rainbow_ray.errors import InputError, first_line
-from rainbow_ray.problems import Problem, make_problem
+from rainbow_ray.problems import Problem, make_problem, score_type
 from rainbow_ray.problems.segmentation import plain
 from rainbow_ray.training.reporters import read_lines
 
@@ -63,7 +63,7 @@ class Finished:
     def scores(self) -> np.ndarray:
         """`(examples,)` or `(examples, classes)`."""
         columns = list(self.problem.score_names)
-        values = self.held[columns].to_numpy(dtype=np.float32)
+        values = self.held[columns].to_numpy(dtype=score_type(self.problem))
         return values[:, 0] if columns == ["score"] else values
 
     @property
@@ -74,7 +74,7 @@ class Finished:
             names = [name.removeprefix("score_") for name in self.problem.score_names]
             return np.array([[name == one for name in names] for one in said], dtype=np.float32)
         if self.summary["problem"] in ("binary", SEGMENTATION):
-            return np.asarray(said.to_numpy(dtype=np.float32))
+            return np.asarray(said.to_numpy(dtype=score_type(self.problem)))
         if self.summary["problem"] == "multilabel":
             names = [name.removeprefix("score_") for name in self.problem.score_names]
             return np.array([[name in row for name in names] for row in said], dtype=np.float32)
@@ -87,16 +87,16 @@ class Finished:
         told = self.held["target"]
         if self.summary["problem"] == SEGMENTATION:
             known = told.notna().to_numpy()
-            label = np.full(len(told), np.nan, dtype=np.float32)
+            label = np.full(len(told), np.nan, dtype=score_type(self.problem))
             label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
             song = pd.factorize(self.held["song"])[0]
             place = self.held.groupby("song", sort=False).cumcount()
-            return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1).astype(np.float32)
+            return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1)
         if self.summary["problem"] == "multiclass":
             return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
         if self.summary["problem"] == "multilabel":
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
-        return np.asarray(told.to_numpy(dtype=np.float32))
+        return np.asarray(told.to_numpy(dtype=score_type(self.problem)))
 
     @property
     def _inner(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _by_song(run: Finished) -> pd.DataFrame:
 
     names = list(run.problem.score_names)
     first = run.held.groupby("song", sort=False).first().reset_index()
-    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=np.float32)
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_type(run.problem))
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
     decided = Calibration.from_json(run.summary.get("calibration", {})).decided(scores)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.files import write_safely
+from rainbow_ray.number_format import format_interval, format_number
 from rainbow_ray.results.pages.theme import Chart
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def render(page: Page) -> str:
 
 def number(value: Any, places: int = 3) -> str:
     """A number as tables show it; a dash where there is none."""
-    return "–" if value is None else f"{value:.{places}f}"
+    return format_number(value, places)
 
 
 def interval(pair: Any) -> str:
-    return "–" if pair is None else f"{pair[0]:.2f} to {pair[1]:.2f}"
+    return format_interval(pair, separator=" to ")

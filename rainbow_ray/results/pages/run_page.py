@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.number_format import format_labels
 from rainbow_ray.results.pages import charts
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Page, Section, Table, interval, number
@@ -134,7 +135,7 @@ def _data(run: Finished) -> Section:
     profile, counts = run.profile, run.summary["counts"]
     rows = [["rows", str(profile["rows"])], ["songs", str(profile["songs"])], ["folds", str(counts["folds"])]]
     rows += [[f"left out: {reason}", str(n)] for reason, n in profile["dropped"].items()]
-    labels = [[str(name), f"{n:g}"] for name, n in list(profile["labels"].items())[:TOP_CLASSES]]
+    labels = [[name, n] for name, n in format_labels(profile["labels"])[:TOP_CLASSES]]
     folds = run.held.groupby("fold")["song"].nunique()
     text = [f"Songs held out by fold: {', '.join(map(str, folds))}.", *run.summary["notes"]]
     return Section("data", "The songs", text, [Table(["", "count"], rows), Table(["label", ""], labels)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.number_format import format_number
 from rainbow_ray.results.explain import Moved
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.layout import Part, Section, Song
@@ -55,7 +56,11 @@ def songs_to_look_at(run: Finished, texts: Mapping[str, str], moved: Words | Non
             name = row["column"].removeprefix("score_")
             claim += f" ({name} {row[row['column']]:.2f})"
         by = words.get(row["example_id"], [])
-        told = "words that moved it: " + ", ".join(f"{one.word} {one.by:+.2f}" for one in by) if by else ""
+        told = (
+            "words that moved it: " + ", ".join(f"{one.word} {format_number(one.by, 2, signed=True)}" for one in by)
+            if by
+            else ""
+        )
         name = row["example_id" if what == "segment" else "song"]
         songs.append(Song(str(name), claim, _marked(texts.get(row["example_id"], ""), by), told))
     text = [f"Held-out {what}s whose label the model contradicts most surely. Some of these labels may be wrong: mend"
@@ -84,4 +89,4 @@ def _say(value: Any) -> str:
         return ", ".join(value) or "none"
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    return f"{value:.2f}" if isinstance(value, float | np.floating) else str(value)
+    return format_number(float(value), 2) if isinstance(value, float | np.floating) else str(value)

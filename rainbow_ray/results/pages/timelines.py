@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rainbow_ray.number_format import format_number
 from rainbow_ray.problems.stretches import durations
 from rainbow_ray.results.pages.finished import Finished
 from rainbow_ray.results.pages.theme import Chart, Palette
@@ -149,7 +150,7 @@ def _line(run: Finished, song: str, rows: pd.DataFrame, texts: Mapping[str, str]
     elif _has_classes(run):
         claim = f"{1 - badness:.0%} of its labelled time is called right" if badness >= 0 else "no segment has a label"
     else:
-        claim = f"off by {badness:.2f} on average"
+        claim = f"off by {format_number(badness, 2)} on average"
     shown = ["called", "sure"] if run.summary.get("weak") else list(ROWS)
     return Line(song, claim, boxes, whole, shown)
 
@@ -196,7 +197,7 @@ def _colour(value: Any, legend: Sequence[str]) -> int:
 def _say(value: Any) -> str:
     if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
         return "unlabelled"
-    return f"{value:.2f}" if isinstance(value, float | np.floating) else str(value)
+    return format_number(float(value), 2) if isinstance(value, float | np.floating) else str(value)
 
 
 def _clock(seconds: float) -> str:

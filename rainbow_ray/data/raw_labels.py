@@ -1,0 +1,150 @@
+"""Labels as a table holds them: of one plain type, missing ones told from those that cannot be read.
+
+They stay raw here: a problem's `parse` makes targets of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rainbow_ray.data.containers import ContainerError, parse_container
+from rainbow_ray.data.normalize import (
+    decode_storage,
+    id_column,
+    is_bytes_type,
+    is_string_type,
+    label_names,
+    scalar_text,
+    text_column,
+)
+
+LABEL_MISSING = "no label"
+LABEL_BROKEN = "label not readable as JSON"
+LABEL_NOT_UTF8 = "label that is not UTF-8"
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, or a byte that is not UTF-8
+
+
+def read_labels(column: pa.ChunkedArray, name: str, field: str | None) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
+    """Read the raw labels of a column.
+
+    Args:
+        column: A column of labels, of structs, or of JSON documents, `(rows,)`.
+        name: What messages call the column.
+        field: The field of the structs or documents that holds the label; None where the column does.
+
+    Returns:
+        The labels, `(rows,)`, strings among them in their one form (`label_name`), and why some cannot be read, null
+        where they can.
+    """
+    plain = decode_storage(column)
+    if field is None or pa.types.is_struct(plain.type):
+        labels = decode_storage(plain if field is None else pc.struct_field(plain, field))
+        return _decoded_labels(labels, name)
+    found = [_json_field(document, field) for document in _documents(plain)]
+    values, reasons = [value for value, _ in found], [reason for _, reason in found]
+    return label_names(pa.array(values, pa.string()), name), pa.array(reasons, pa.string())
+
+
+def _documents(column: pa.ChunkedArray) -> list[str]:
+    """Documents as text, in which bytes that are not UTF-8 stand as lone surrogates, and empty ones for missing."""
+    raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
+    return [(document or b"").decode("utf-8", "surrogateescape").strip() for document in raw.to_pylist()]
+
+
+def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
+    """Labels of one plain type, so that blocks of one column always have one, and which of them are not UTF-8."""
+    kind = labels.type
+    if pa.types.is_nested(kind):
+        return _decoded_lists(labels)
+    if pa.types.is_null(kind):
+        return labels.cast(pa.string()), pa.nulls(len(labels), pa.string())
+    if not is_string_type(kind) and not (is_bytes_type(kind) and not pa.types.is_fixed_size_binary(kind)):
+        plain = label_names(labels, name) if pa.types.is_fixed_size_binary(kind) else labels
+        return plain, pa.nulls(len(labels), pa.string())
+    cleaned = text_column(labels, name)
+    reasons = np.where(cleaned.undecodable, LABEL_NOT_UTF8, None)
+    return label_names(cleaned.texts, name), pa.array(reasons, pa.string())
+
+
+def _decoded_lists(labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
+    """Nested labels; those in which something is not UTF-8 become null."""
+    try:
+        labels.validate(full=True)
+        return labels, pa.nulls(len(labels), pa.string())
+    except pa.ArrowInvalid:
+        pass
+    rows: list[Any] = []
+    reasons: list[str | None] = []
+    for cell in labels:
+        try:
+            rows.append(cell.as_py())
+            reasons.append(None)
+        except UnicodeDecodeError:
+            rows.append(None)
+            reasons.append(LABEL_NOT_UTF8)
+    return pa.array(rows, labels.type), pa.array(reasons, pa.string())
+
+
+def _json_field(document: str, field: str) -> tuple[str | None, str | None]:
+    """The text of a field, None where it is missing, and why it cannot be read.
+
+    NaN, as Python's `json` writes what is missing, is missing. A container is written as JSON again. Mappings in the
+    spelling of Python are read too.
+    """
+    if not document:
+        return None, None
+    try:
+        fields = json.loads(document)
+    except (ValueError, RecursionError):
+        fields = _python_mapping(document)
+        if fields is None:
+            return None, LABEL_BROKEN
+    if fields is None or fields != fields:  # `null` or `NaN` in the place of a document
+        return None, None
+    if not isinstance(fields, dict):
+        return None, LABEL_BROKEN
+    value: Any = fields.get(field)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    if isinstance(text, str) and SURROGATE.search(text):
+        return None, LABEL_NOT_UTF8
+    return scalar_text(text), None
+
+
+def _python_mapping(document: str) -> Any:
+    try:
+        return parse_container(document)
+    except ContainerError:
+        return None
+
+
+def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
+    """Labels with a class for those that are missing: names, or lists of them."""
+    missing = is_missing(label)
+    if not pa.types.is_nested(label.type):
+        return pc.if_else(missing, name, id_column(pa.chunked_array(label)))
+    filled = [[name] if gone else cell for cell, gone in zip(label.to_pylist(), missing.to_pylist(), strict=True)]
+    # lists of numbers and mappings too: as JSON all have one type
+    return pa.array([json.dumps(cell, ensure_ascii=False, default=scalar_text) for cell in filled], pa.string())
+
+
+def is_missing(label: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Which labels are null, NaN or blank, or lists of nothing else."""
+    missing = pc.is_null(label, nan_is_null=True)
+    if is_string_type(label.type):
+        return pc.or_(missing, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(label, "")), ""))
+    if pa.types.is_list(label.type) or pa.types.is_large_list(label.type) or pa.types.is_fixed_size_list(label.type):
+        return pc.or_(missing, pa.array([_holds_nothing(cell) for cell in label.to_pylist()], pa.bool_()))
+    return missing
+
+
+def _holds_nothing(cell: Any) -> bool:
+    """Whether a list has items, all of which are missing."""
+    return bool(cell) and all(
+        not isinstance(item, list | tuple | dict | set) and (scalar_text(item) or "").strip() == "" for item in cell
+    )

@@ -1,0 +1,83 @@
+"""Numbers as tables, verdicts and pages print them: with significant digits, whatever their scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+MISSING = "–"
+SMALL = 0.01  # numbers below it get more decimals
+TINY = 1e-4  # below it they are written with an exponent
+HUGE = 1e15  # from here on float64 has no decimals left
+RESOLUTION = 4  # significant digits of the distance between numbers that are rounded alike
+
+
+def format_numbers(values: Sequence[float | None], places: int = 3, *, signed: bool = False) -> list[str]:
+    """Format numbers that are read together, such as an estimate and its interval, with the same decimals.
+
+    Args:
+        values: The numbers; None and NaN are written as a dash.
+        places: Decimals of numbers between 0.01 and 1e15. Of smaller ones, the largest has so many significant digits.
+        signed: Whether positive numbers have a plus sign.
+
+    Returns:
+        A text for each number.
+    """
+    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(known, default=0.0)
+    kind = f".{places}f"
+    if 0 < largest < TINY:
+        kind = f".{max(0, places - 1)}e"
+    elif 0 < largest < SMALL:
+        kind = f".{places - 1 - math.floor(math.log10(largest))}f"
+    elif largest >= HUGE:
+        kind = f".{places}e"
+    sign = "+" if signed else ""
+    return [MISSING if value is None or math.isnan(value) else f"{value:{sign}{kind}}" for value in values]
+
+
+def format_number(value: float | None, places: int = 3, *, signed: bool = False) -> str:
+    """Format one number; arguments as in `format_numbers`."""
+    return format_numbers([value], places, signed=signed)[0]
+
+
+def format_interval(pair: Sequence[float] | None, places: int = 2, separator: str = "–") -> str:
+    """Format the two ends of an interval with the same decimals; a dash where there is none."""
+    return MISSING if pair is None else separator.join(format_numbers(list(pair), places))
+
+
+def format_difference(value: float, low: float, high: float) -> str:
+    """Format a signed difference and the interval around it."""
+    middle, lower, upper = format_numbers([value, low, high], signed=True)
+    return f"{middle} [{lower}, {upper}]"
+
+
+def rounded_alike(values: Sequence[float]) -> list[float]:
+    """Round numbers so that their distances keep four significant digits, at least to four decimals."""
+    return [round(value, _decimals(values)) for value in values]
+
+
+def format_alike(values: Sequence[float]) -> list[str]:
+    """Format numbers of one distribution, so that they can be told apart where they lie close together."""
+    decimals = _decimals(values)
+    small = 0 < max((abs(value) for value in values), default=0.0) < TINY
+    if small:
+        return [f"{value:.{RESOLUTION}g}" for value in values]
+    return [_without_zeros(f"{value:.{decimals}f}") if abs(value) < HUGE else f"{value!r}" for value in values]
+
+
+def format_labels(labels: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Format what a profile says of labels: counts of classes, or quantiles of a number and the share of 0."""
+    quantiles = [name for name in labels if isinstance(labels[name], float) and not name.startswith("share ")]
+    alike = dict(zip(quantiles, format_alike([labels[name] for name in quantiles]), strict=True))
+    return [(str(name), alike.get(name) or f"{value:g}") for name, value in labels.items()]
+
+
+def _decimals(values: Sequence[float]) -> int:
+    spread = (max(values) - min(values)) if len(values) else 0.0
+    spread = spread or max(map(abs, values), default=0.0)
+    return max(RESOLUTION, RESOLUTION - math.floor(math.log10(spread))) if spread > 0 else RESOLUTION
+
+
+def _without_zeros(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
