@@ -14,16 +14,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rainbow_ray.results.inference import Predictor
+    from rainbow_ray.results.onnx_bundle import OnnxPredictor
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path) -> Predictor:
-    """Open a trained model: a run's folder, or its `model/` folder copied anywhere.
+def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor | OnnxPredictor:
+    """Open a trained model. Needs no network and unpickles nothing.
 
-    Needs no network and unpickles nothing. Raises `InputError` when the folder is not a whole bundle.
+    Args:
+        path: A run's folder, its `model/` folder copied anywhere, or what `export --onnx` wrote.
+        media_root: The folder that relative names of audio and MIDI files start from; None: the current folder.
+        device: `auto`, `cpu`, `cuda` or `mps`; ONNX models run on the CPU.
+
+    Returns:
+        The model: `predict` scores texts (and tables, but of ONNX models), `predict_segments` tables of segments.
+
+    Raises:
+        InputError: The folder is not a whole model, or there is no such media root.
     """
-    from rainbow_ray.results.inference import Predictor
+    import warnings
+    from pathlib import Path
 
-    return Predictor.load(path)
+    from rainbow_ray.errors import InputError
+    from rainbow_ray.results.opened import open_model
+
+    if media_root is not None and not Path(media_root).expanduser().is_dir():
+        raise InputError(f"media_root {media_root}: no such folder; audio and MIDI are looked for there")
+    model = open_model(Path(path), device, media_root)
+    if media_root is not None and not model.reads_media:
+        warnings.warn(f"media_root {media_root} has no effect: this model reads text alone", stacklevel=2)
+    return model

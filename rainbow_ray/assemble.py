@@ -35,7 +35,7 @@ from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.drop_advice import advise
 from rainbow_ray.errors import InputError
-from rainbow_ray.modalities import lengths, prepare
+from rainbow_ray.modalities import lengths, modalities_present, prepare
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.midi import describe_cut_windows
 from rainbow_ray.modalities.text import PRESENT, unknown_share
@@ -225,12 +225,7 @@ def undecodable_texts(rows: pa.Table) -> list[str]:
 
 def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
     """How many examples have which modalities: by their names, joined by +."""
-    there = {
-        name: (table[PRESENT] if name == "text" else pc.greater(pc.list_value_length(table[name]), 0)).to_pylist()
-        for name in modalities
-    }
-    found = ["+".join(name for name in modalities if there[name][i]) for i in range(len(table))]
-    return dict(Counter(found).most_common())
+    return dict(Counter(modalities_present(table, modalities)).most_common())
 
 
 def say_data(plan: Plan, data: Data) -> list[str]:

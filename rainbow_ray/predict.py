@@ -37,7 +37,11 @@ def main(arguments: Sequence[str]) -> int:
 
     console = make_console()
     if options.manifest is None:
-        _score_texts(open_model(options.model, options.device), options, console)
+        model = open_model(options.model, options.device)
+        if model.reads_media:
+            console.print("Note: a text is scored alone; what else the model reads (audio, MIDI) counts as missing, as"
+                          " in training it sometimes was")  # fmt: skip
+        _score_texts(model, options, console)
         return DONE
     root = resolve_path(options.media_root or folder_of(options.manifest) or Path())
     predictor = open_model(options.model, options.device, root)
@@ -49,6 +53,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from rainbow_ray.results.score_manifest import score_manifest
 
+    for flag in ("media_root", "allow_missing"):
+        if getattr(options, flag) and not predictor.reads_media:
+            console.print(f"Note: --{flag.replace('_', '-')} has no effect: this model reads text alone")
     with raise_on_signal():
         try:
             score_manifest(predictor, options, root, console)
@@ -70,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=path_option, metavar="F", help=f"where the table goes: {', '.join(WRITERS)}")
     parser.add_argument("--media-root", type=path_option, metavar="D", help="where paths of audio and MIDI start"
                         " (default: the manifest's folder)")  # fmt: skip
+    parser.add_argument("--allow-missing", action="store_true", help="score rows whose audio or MIDI cannot be"
+                        " read, however many they are (default: at most data.max_bad_media of the run)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
     parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"
@@ -113,6 +122,9 @@ def _check_parts(options: argparse.Namespace) -> list[str]:
         problems.append("--resume: only --manifest can be gone on with")
     if options.resume and options.part_rows is not None:
         problems.append("--part-rows: with --resume parts are as they were begun")
+    for flag in ("media_root", "allow_missing"):
+        if getattr(options, flag) and options.manifest is None:
+            problems.append(f"--{flag.replace('_', '-')}: only a --manifest names audio and MIDI")
     if options.overwrite and options.out is None:
         problems.append("--overwrite: there is no --out to replace")
     return problems

@@ -10,13 +10,17 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import rainbow_ray
 from rainbow_ray import export
 from rainbow_ray.cli import run
-from tests.conftest import labelled_songs
+from rainbow_ray.errors import InputError
+from rainbow_ray.results.bundle import load_bundle
+from rainbow_ray.results.onnx_bundle import OnnxPredictor
+from tests.conftest import labelled_songs, segment_rows
 from tests.in_process import finish_run, plan_of
 
 TEXT = "a door and a wall but a river"
@@ -99,9 +103,7 @@ def damaged(folder) -> None:
     """A graph that is another, or whose weights would lie elsewhere, is refused."""
     import onnx
 
-    from rainbow_ray.errors import InputError
     from rainbow_ray.results.bundle_files import file_hashes
-    from rainbow_ray.results.onnx_bundle import OnnxPredictor
 
     graph = folder / "moved" / "model.onnx"
     model = onnx.load(graph)
@@ -129,6 +131,102 @@ def test_importing_the_light_reader_pulls_in_nothing_heavy():
             f"print(sorted(set({HEAVY!r}) & set(sys.modules)))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def limits(file):
+    document = json.loads(file.read_text())
+    truncation = document["truncation"]
+    return truncation and truncation["max_length"], document["padding"]
+
+
+def test_tokenizers_are_saved_the_same_whatever_the_process_did_before(tiny_encoder, tmp_path):
+    """A fast tokenizer carries the truncation of its author or of its last call."""
+    from transformers import AutoTokenizer
+
+    from rainbow_ray.modalities.text import load_tokenizer
+    from rainbow_ray.results.tokenizer_files import save_tokenizer, save_tokenizer_json
+
+    source = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
+    document = json.loads((source / "tokenizer.json").read_text())
+    document["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                           "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    (source / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(str(source))
+
+    def save(name):
+        (tmp_path / name).mkdir()
+        save_tokenizer(str(source), tmp_path / name, 40)
+        (tmp_path / name / "light").mkdir()
+        save_tokenizer_json(str(source), tmp_path / name / "light", 40)
+        return [(file.relative_to(tmp_path / name), file.read_bytes()) for file in
+                sorted((tmp_path / name).rglob("*.json"))]  # fmt: skip
+
+    fresh = save("fresh")
+    tokenizer(["door " * 30], truncation=True, max_length=16, padding="max_length")
+    cut = save("cut")
+    tokenizer(["door " * 30], truncation=False)
+    assert fresh == cut == save("whole")
+    assert len(tokenizer(["door " * 30], truncation=False)["input_ids"][0]) == 32, "the one in use is left alone"
+    for file in ("tokenizer.json", "light/tokenizer.json"):
+        assert limits(tmp_path / "fresh" / file) == (40, None)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "fresh")
+    assert loaded.model_max_length == 40
+    assert len(loaded("door " * 100, truncation=True)["input_ids"]) == 40
+
+
+def test_bundles_and_hub_folders_say_how_they_are_loaded_and_cut_at_their_limit(songs, tiny_encoder, door, tmp_path):
+    keys = {"phase": 2, "model__text_encoder__max_length": 24, **PLAIN, **HEADS["bert"], **SHORT}
+    run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), **keys), tmp_path / "run")
+    assert door(run_folder, "--hub-folder", tmp_path / "hub")[0] == 0
+    for folder in (run_folder / "model", tmp_path / "hub"):
+        assert limits(folder / "tokenizer.json") == (24, None)
+        assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 24
+        assert "up to 24 tokens" in (folder / "README.md").read_text()
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "rainbow_ray.load(" not in card
+    assert card.count("## How to load it") == 1
+    code = card.partition("```python\n")[2].partition("```")[0].replace("this/folder", str(tmp_path / "hub"))
+    exec(code, {})
+    with pytest.raises(InputError, match="AutoModelForSequenceClassification"):
+        rainbow_ray.load(tmp_path / "hub")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [1, 5])
+def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, phase):
+    keys = {"phase": phase, "model__text_encoder__max_length": 24, **SHORT, "data__folds": 1}
+    if phase == 5:
+        pq.write_table(pa.table(segment_rows(songs=12, segments=4)), tmp_path / "segments.parquet")
+        keys |= {"segments__path": str(tmp_path / "segments.parquet"), "segments__compare_none": False}
+    plan = plan_of("demo" if phase == 5 else songs, tiny_encoder("bert"), **keys)
+    run_folder = finish_run(plan, tmp_path / "run")
+    code, said = door(run_folder, "--onnx")
+    assert code == 0, said
+    folder = run_folder / "onnx"
+    card = (folder / "README.md").read_text()
+    assert "up to 24 tokens" in card
+    assert limits(folder / "tokenizer.json") == (24, None)
+    names = {}
+    lines = card.rpartition("```python\n")[2].partition("```")[0].replace("this/folder", str(folder))
+    exec(lines, names)
+    model, whole = names["model"], rainbow_ray.load(run_folder)
+    assert isinstance(model, OnnxPredictor)
+    texts = [TEXT, "door " * 60, " ", None, float("nan")]
+    wanted = whole.predict(texts)
+    found = pd.DataFrame(model.predict(texts))
+    np.testing.assert_allclose(found.filter(like="score").astype(float), wanted.filter(like="score").astype(float),
+                               atol=1e-4)  # fmt: skip
+    assert found["reason"].fillna("").tolist() == wanted["reason"].fillna("").tolist()
+    for table in (pd.DataFrame({"concept": [TEXT]}), pa.table({"concept": [TEXT]})):
+        with pytest.raises(InputError, match="not tables"):
+            model.predict(table)
+    with pytest.raises(InputError, match="text 0 is a list"):
+        model.predict([["a", "door"]])
+    with pytest.warns(UserWarning, match="has no effect"):
+        rainbow_ray.load(folder, media_root=tmp_path)
+    with pytest.raises(InputError, match="export --onnx"):
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize("family", HEADS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import decimal
+
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from rainbow_ray import predict
 from rainbow_ray.cli import run
+from rainbow_ray.errors import InputError
 from rainbow_ray.results.bundle import Bundle, save_bundle
 from rainbow_ray.results.explain import words_that_moved
 from rainbow_ray.results.inference import Predictor
@@ -123,6 +127,57 @@ def test_files_that_are_no_texts_are_refused(model, door, tmp_path):
         code, said = door("--model", bundle, *arguments)
         assert (code, word in said) == (2, True), said
     assert "\ufeff" not in door("--model", bundle, "--text-file", tmp_path / "marked.txt")[1]
+
+
+@pytest.mark.parametrize("cells", [[["a", "door"], ["b"]], [["a"], ["b"]], [("a", "door"), "b"], [{"a": 1}, "b"],
+                                   [{"a"}, "b"]])  # fmt: skip
+def test_lists_in_a_text_column_are_refused_by_name(model, cells):
+    predictor = Predictor.load(model / "bundle")
+    table = pd.DataFrame({"concept": pd.Series(cells, dtype=object)})
+    for songs, name in ((table, "concept"), (pd.Series(cells, name="concept", dtype=object), "concept"),
+                        (cells, "text")):  # fmt: skip
+        with pytest.raises(InputError, match=f"column '{name}' holds a .*, not text.* row 0"):
+            predictor.predict(songs)
+    arrow = pa.table({"concept": pa.array([["a", "door"], ["b"]])})
+    for songs in (arrow, arrow.to_pandas()):
+        with pytest.raises(InputError, match="column 'concept' holds"):
+            predictor.predict(songs)
+
+
+def test_texts_of_any_kind_are_read_or_have_their_reason(model):
+    predictor = Predictor.load(model / "bundle")
+    found = predictor.predict([WITH, WITH.encode(), b"caf\xe9", None, float("nan"), pd.NA, "", 12])
+    assert found["reason"].tolist() == [None, None, "text that is not UTF-8", *["no text"] * 4, None]
+    assert found["score"][0] == pytest.approx(found["score"][1], abs=1e-6)
+    table = pd.DataFrame({"concept": [WITH]}, index=["row"])
+    assert predictor.predict(table).index.tolist() == ["row"]
+    assert predictor.predict(pa.table({"concept": [WITH]}))["score"][0] == pytest.approx(found["score"][0], abs=1e-6)
+    with pytest.raises(InputError, match="several columns 'concept'"):
+        predictor.predict(pd.concat([table, table], axis=1))
+    for songs in (7, {"concept": [WITH]}, {WITH}):
+        with pytest.raises(InputError, match="holds no texts"):
+            predictor.predict(songs)
+
+
+@pytest.mark.parametrize("ids", [
+    pa.array([9007199254740993, 9007199254740992, None]),
+    pa.array([decimal.Decimal("1.10"), decimal.Decimal("12345678901234567890"), None]),
+    pa.array([1.0, 2.5, None]), pa.array(["a", " b ", None]), pa.array(["a", "b", None]).dictionary_encode(),
+    pa.array([b"a", b"caf\xe9", None]), pa.array([b"0123456789abcdef"] * 3, pa.binary(16)),
+    pa.array([1.0, 2.5, None], pa.float32()),
+])  # fmt: skip
+def test_ids_are_written_as_training_writes_them(model, door, tmp_path, ids):
+    import pyarrow.parquet as pq
+
+    from rainbow_ray.data.normalize import id_column
+
+    pq.write_table(pa.table({"id": ids, "concept": [WITH] * 3}), tmp_path / "songs.parquet")
+    out = tmp_path / "out.parquet"
+    code, said = door("--model", model / "bundle", "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert code == 0, said
+    found = pq.read_table(out)["id"]
+    assert found.type == pa.string()
+    assert found.to_pylist() == id_column(ids).to_pylist()
 
 
 def test_bad_input_is_told_all_at_once(model, door, tmp_path):

@@ -39,6 +39,7 @@ from rainbow_ray.data.raw_labels import (
     is_missing,
     read_labels,
 )
+from rainbow_ray.data.sample_rates import sample_rate_column
 from rainbow_ray.data.times import seconds_column
 from rainbow_ray.errors import InputError, nearest
 
@@ -207,7 +208,7 @@ def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
     for column in columns.media:
         plain[f"raw_{column.modality}"] = _media(block[column.name])
         if column.rate is not None:
-            plain[f"raw_{column.modality}_rate"] = _rates(block[column.rate])
+            plain[f"raw_{column.modality}_rate"] = sample_rate_column(block[column.rate])
     if columns.times is not None:
         plain["unlabelled"] = _last_reason(of_label, len(block))
         plain |= {"start": _seconds(block[columns.times.start]), "end": _seconds(block[columns.times.end])}
@@ -258,14 +259,6 @@ def _media(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths or bytes of one plain type."""
     plain = decode_storage(column)
     return plain.cast(pa.large_binary()) if is_bytes_type(plain.type) else id_column(plain)
-
-
-def _rates(column: pa.ChunkedArray) -> pa.Array:
-    """Sample rates in Hz as int64: null stays null (NaN is how pandas writes it), what is no number is 0."""
-    told = column.to_pandas()
-    numbers = pd.to_numeric(told, errors="coerce").astype("float64")
-    plain = np.where(np.isfinite(numbers), numbers, 0.0).clip(-1, 2**31)
-    return pa.array(plain.astype(np.int64), mask=told.isna().to_numpy())
 
 
 def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,19 @@ class Reading:
     def store(self) -> Path | None:
         """Where windows and what frozen layers say of them lie."""
         return self.media_reader.folder if self.media_reader is not None else None
+
+
+def modalities_present(table: pa.Table, modalities: Sequence[str]) -> list[str]:
+    """Return which modalities each prepared row has, joined by + in the order given: `text+midi`; empty for none."""
+    import pyarrow.compute as pc
+
+    from rainbow_ray.modalities.text import PRESENT
+
+    present = {
+        name: (table[PRESENT] if name == "text" else pc.greater(pc.list_value_length(table[name]), 0)).to_pylist()
+        for name in modalities
+    }
+    return ["+".join(name for name in modalities if present[name][i]) for i in range(len(table))]
 
 
 WINDOW_TOKENS = 64  # of text, that a window of audio or MIDI takes as much memory as

@@ -46,10 +46,19 @@ def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, S
     ]
 
 
+def count_notes(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Count the notes on files that are used: how many files each is of, and a few of their names."""
+    return _count(rows[f"{modality}{NOTE}"])
+
+
+def describe_notes(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each note."""
+    return [f"{_files(n, modality)} used, but: {note} {_examples(names[note], n)}" for note, n in counts.items()]
+
+
 def say_notes(rows: pa.Table, modality: str) -> list[str]:
     """Return a line for each note on files that are used."""
-    counts, names = _count(rows[f"{modality}{NOTE}"])
-    return [f"{_files(n, modality)} used, but: {note} {_examples(names[note], n)}" for note, n in counts.items()]
+    return describe_notes(modality, *count_notes(rows, modality))
 
 
 def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:

@@ -7,7 +7,9 @@ longer to start. In the end the parts become one file.
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.data.normalize import id_column
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.files import write_safely
 from rainbow_ray.results.bundle import bundle_hash
-from rainbow_ray.results.inference import REASON, Predictor
-from rainbow_ray.results.score_table import NOT_UTF8, Tally, clean, join_parts, note_unusable, tally, to_table
+from rainbow_ray.results.inference import Predictor
+from rainbow_ray.results.media_report import MediaReport, encode
+from rainbow_ray.results.score_table import (
+    MEDIA,
+    Tally,
+    join_parts,
+    note_unusable,
+    read_media_report,
+    tally,
+    to_table,
+)
 
 if TYPE_CHECKING:
     from rainbow_ray.runtime import Cluster
@@ -36,6 +48,7 @@ LEAST_PART = 256
 AT_ONCE = 4096  # rows in memory
 MEDIA_AT_ONCE = 256
 PLAN = "plan.json"
+REFUSED = ".too-few-media"  # marks parts of which too few files could be read: `--allow-missing` goes on with them
 TRIES = 3
 
 
@@ -104,40 +117,35 @@ class PartScorer:
         media = set(task.columns) - {*texts, task.song}
 
         def write(file: Path) -> None:
-            writer = None
+            writer, report = None, MediaReport()
             size = MEDIA_AT_ONCE if media else AT_ONCE
             for batch in read_range(self.manifest, list(task.columns), part, size):
-                batch, torn = clean(batch, texts, task.song)
-                found = predictor.predict(batch.to_pandas())
-                found.loc[torn & found["prediction"].isna(), REASON] = NOT_UTF8
-                song = batch.column(task.song) if task.song is not None else None
-                table = to_table(found, predictor.bundle.problem, predictor.score_names, task.song, song)
+                rows = pa.Table.from_batches([batch])
+                found, read = predictor.predict_with_report(rows)
+                report += read
+                songs = id_column(rows[task.song], task.song) if task.song is not None else None
+                table = to_table(found, predictor.bundle.problem, predictor.score_names, task.song, songs)
                 writer = writer or pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)
                 counts[0] += len(table)
                 counts[1] += int(found["prediction"].isna().sum())
             if writer is not None:
+                writer.add_key_value_metadata({MEDIA: encode(report)})
                 writer.close()
 
         write_safely(part_file(task.folder, part.number), write)
         return counts[0], counts[1]
 
     def _segments(self, part: Part) -> tuple[int, int]:
-        texts, torn, batches = self.predictor.bundle.info["text_columns"], 0, []
-        for batch in read_range(self.manifest, list(self.task.columns), part, AT_ONCE):
-            kept, wrong = clean(batch, texts, self.task.song)
-            batches.append(kept)
-            torn += int(wrong.sum())
-        table = pa.Table.from_batches(batches)
+        table = pa.Table.from_batches(list(read_range(self.manifest, list(self.task.columns), part, AT_ONCE)))
         own = self.predictor.bundle.info["id_column"]
         if own not in table.column_names and self.task.song in table.column_names:
             table = table.rename_columns({self.task.song: own})
-        found = self.predictor.predict_segments(table, check_unit=False)
-        stretches = note_unusable(
-            pa.Table.from_pandas(found.stretches, preserve_index=False),
-            {**found.unusable, **({f"{NOT_UTF8} (its words are left out)": torn} if torn else {})},
-        )
+        found = self.predictor.segments_with_report(table)
+        stretches = note_unusable(pa.Table.from_pandas(found.stretches, preserve_index=False), found.unusable)
         segments = pa.Table.from_pandas(found.segments, preserve_index=False)
+        metadata = {**(segments.schema.metadata or {}), MEDIA: encode(found.media)}
+        segments = segments.replace_schema_metadata(metadata)
         write_safely(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
         write_safely(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
         return len(segments), int(found.segments["prediction"].isna().sum())
@@ -192,6 +200,16 @@ class Plan:
     def waiting(self) -> list[Part]:
         return [part for part in self.parts if not _is_whole(part_file(self.task.folder, part.number))]
 
+    @property
+    def media(self) -> MediaReport:
+        """What could be read of audio and MIDI in the parts that are scored."""
+        files = [part_file(self.task.folder, part.number) for part in self.parts]
+        return functools.reduce(operator.add, map(read_media_report, filter(_is_whole, files)), MediaReport())
+
+    def refuse(self) -> None:
+        """Mark the parts as those of a table of which too few files could be read."""
+        (self.task.folder / REFUSED).touch()
+
 
 def _is_whole(file: Path) -> bool:
     try:
@@ -214,8 +232,10 @@ def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None
     return Plan(task, plan_parts(manifest.rows, size, cuts), manifest.rows)
 
 
-def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
+def open_parts(plan: Plan, *, resume: bool, overwrite: bool, allow_missing: bool = False) -> Plan:
     """Claim the folder of the parts: a new one, or, with `resume`, that of a command that was stopped.
+
+    Parts of which too few files could be read are gone on with where that is allowed now, otherwise begun anew.
 
     Raises `InputError` for one that is there and was not asked for, or was made of something else.
     """
@@ -230,6 +250,10 @@ def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
     }
     if folder.exists():
         _check_ours(folder)
+        if (folder / REFUSED).exists():
+            resume = allow_missing and not _differences(_read_plan(folder), identity)
+            overwrite = not resume
+            (folder / REFUSED).unlink()
         if overwrite and not resume:
             shutil.rmtree(folder)
         elif not resume:
@@ -242,10 +266,15 @@ def open_parts(plan: Plan, *, resume: bool, overwrite: bool) -> Plan:
         document = {**identity, "parts": [[part.start, part.stop] for part in plan.parts]}
         write_safely(folder / PLAN, lambda file: file.write_text(json.dumps(document), encoding="utf-8"))
         return plan
-    differ = [name for name, value in identity.items() if known.get(name) != value]
+    differ = _differences(known, identity)
     if differ:
         raise InputError(f"{folder}: it was begun with another {' and '.join(differ)}; --overwrite begins anew")
     return Plan(plan.task, [Part(i, *pair) for i, pair in enumerate(known["parts"])], plan.rows)
+
+
+def _differences(known: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
+    """What parts were begun with that is another now."""
+    return [name for name, value in identity.items() if (known or {}).get(name) != value]
 
 
 def _files_of(task: Task) -> list[list[Any]]:

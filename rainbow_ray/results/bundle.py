@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -29,13 +29,15 @@ from rainbow_ray.config import ModelConfig
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.modalities.pretrained import TEXT, check_finite, count_embeddings, offline, quiet_libraries
-from rainbow_ray.modalities.text import check_embeddings, load_tokenizer
+from rainbow_ray.modalities.text import check_embeddings
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.paths import resolve_path
 from rainbow_ray.problems import Problem, make_problem
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle_files import DESCRIPTION, check_files, file_hashes
 from rainbow_ray.results.calibration import Calibration
+from rainbow_ray.results.onnx_bundle import is_onnx
+from rainbow_ray.results.tokenizer_files import save_tokenizer
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # 1 has no ensembles
@@ -47,7 +49,7 @@ MOST_LAYERS = 1000  # of an encoder: a config that says more is damaged
 class Described(BaseModel):
     """What a description must be for the model to be asked, beside what its parts check for themselves."""
 
-    max_tokens: PositiveInt
+    max_tokens: NonNegativeInt  # 0 only where text is not read
     text_columns: list[str]
     modalities: list[Literal["text", "audio", "midi"]] = Field(default=["text"], min_length=1)
     id_column: str = "id"
@@ -55,8 +57,15 @@ class Described(BaseModel):
     times: tuple[str, str, str | None] | None = None
     segments: dict[str, float | int] = {}
     windows: dict[str, float | int | str] = {}
+    max_bad_media: float = Field(default=0.2, ge=0.0, le=1.0)
     calibration: dict[str, Any] = {}
     members: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> Described:
+        if "text" in self.modalities and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1 where text is read")
+        return self
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
         save_file(tensors, temporary / name)
     model = bundle.model
     if model.text is not None:
-        load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
+        save_tokenizer(bundle.tokenizer, temporary, int(bundle.info["max_tokens"]))
         model.text.body.config.save_pretrained(temporary / "encoder")
     if model.audio is not None and hasattr(model.audio, "body"):
         model.audio.body.config.save_pretrained(temporary / "audio_encoder")
@@ -147,6 +156,9 @@ def load_bundle(path: Path) -> Bundle:
     """Open a bundle, or the `model/` of a run. Raises `InputError` when it is not whole."""
     path = resolve_path(path).resolve()
     folder = find_bundle(path)
+    if is_onnx(folder):
+        raise InputError(f"{path}: this is what `export --onnx` wrote; `predict --text` and `rainbow_ray.load` take it,"
+                         " here name the run that it came from")  # fmt: skip
     try:
         document = check_files(folder, READABLE, {"model", "problem", "files", "text_columns", "max_tokens"})
         Described.model_validate(document)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rainbow_ray.results.pages.layout import interval, number
 
 FEW_SONGS = 500
+USE = "## How to load it"
 WEAK = ("Labels of segments were never seen: what is said of a segment is its share in its song's label, and is WEAK"
         " wherever it stands.")  # fmt: skip
 
@@ -64,7 +65,7 @@ def _numbers(summary: Mapping[str, Any]) -> str:
 def _limits(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     songs = info["trained_on_songs"]
     said = [f"- Trained on {songs} songs" + (": few, so the intervals above are wide." if songs < FEW_SONGS else "."),
-            f"- Texts are read up to {info['max_tokens']} tokens; what follows is not seen by the encoder.",
+            *_token_limit(info),
             "- Labels of songs unlike these (another author, language, way of labelling) were not tried."]  # fmt: skip
     said += [f"- {note}" for note in [*summary["signs"], *summary["notes"]]]
     if summary.get("weak"):
@@ -72,15 +73,80 @@ def _limits(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     return "## Limits\n\n" + "\n".join(said)
 
 
+def _token_limit(info: Mapping[str, Any]) -> list[str]:
+    """The line on long texts, of a model that reads text."""
+    if not info["max_tokens"]:
+        return []
+    return [f"- Texts are read up to {info['max_tokens']} tokens; what follows is not seen by the encoder."]
+
+
 def _use(info: Mapping[str, Any]) -> str:
-    segments = "times" in info
-    call = 'model.predict_segments(pd.read_parquet("segments.parquet"))' if segments else 'model.predict(["a text"])'
-    imports = "import pandas as pd\n\nimport rainbow_ray\n" if segments else "import rainbow_ray\n"
+    segments, media = "times" in info, "windows" in info
+    call, table = 'model.predict(["a text"])', "segments.parquet" if segments else "songs.parquet"
+    if segments or media:
+        call = f'model.predict{"_segments" if segments else ""}(pd.read_parquet("{table}"))'
+    imports = "import pandas as pd\n\nimport rainbow_ray\n" if segments or media else "import rainbow_ray\n"
+    root = ', media_root="media"' if media else ""
+    asked = f"--manifest {table} --media-root media --out scores.parquet" if media else '--text "…"'
     return (
-        "## How to load it\n\n```python\n"
-        f'{imports}\nmodel = rainbow_ray.load("this/folder")\n{call}\n```\n\n'
-        'or `python -m rainbow_ray.predict --model this/folder --text "…"`. Loading needs no network and runs no code'
+        f"{USE}\n\n```python\n"
+        f'{imports}\nmodel = rainbow_ray.load("this/folder"{root})\n{call}\n```\n\n'
+        f"or `python -m rainbow_ray.predict --model this/folder {asked}`. Loading needs no network and runs no code"
         " from this folder."
+    )
+
+
+def with_use(card: str, use: str) -> str:
+    """Return a bundle's card with another last section, for a folder that is loaded in another way.
+
+    Args:
+        card: `README.md` of the bundle.
+        use: The section, without its heading.
+    """
+    return f"{card.partition(USE)[0].rstrip()}\n\n{USE}\n\n{use}\n"
+
+
+def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str]) -> str:
+    """Return how an ONNX folder is loaded.
+
+    Args:
+        modalities: What the model reads.
+        max_tokens: Tokens of the longest text that it reads.
+        inputs: Names of the graph's inputs.
+    """
+    names = ", ".join(f"`{name}`" for name in inputs)
+    graph = (f"`model.onnx` takes {names} and gives uncalibrated scores; `bundle.json` names them and has the"
+             " calibration.")  # fmt: skip
+    tokenizer = f" `tokenizer.json` cuts texts at {max_tokens} tokens and pads nothing." if "text" in modalities else ""
+    if tuple(modalities) != ("text",):
+        return (
+            f"This folder holds an ONNX graph that reads {', '.join(modalities)}, one window an example: onnxruntime"
+            f" runs it; `rainbow_ray.load` and `predict` take the run that it came from. {graph}{tokenizer}"
+        )
+    example = 'import rainbow_ray\n\nmodel = rainbow_ray.load("this/folder")\nmodel.predict(["a text"])'
+    return (
+        "This folder holds an ONNX graph: `pip install 'rainbow-ray[predict]'` is enough, without torch and Ray.\n\n"
+        f"```python\n{example}\n```\n\n"
+        "`predict` returns a list of dictionaries with `prediction`, scores and `reason`. In a terminal: `python -m"
+        ' rainbow_ray.predict --model this/folder --text "…"`. Tables are scored by the run that it came from.'
+        f" {graph}{tokenizer}"
+    )
+
+
+def hub_use(max_tokens: int, notes: Sequence[str]) -> str:
+    """Return how a folder for transformers is loaded.
+
+    Args:
+        max_tokens: Tokens of the longest text that the model reads.
+        notes: What differs from the bundle.
+    """
+    listed = "".join(f"\n- {note}" for note in notes)
+    return (
+        "This folder is for plain transformers; `rainbow_ray.load` takes the run that it came from.\n\n"
+        "```python\nfrom transformers import pipeline\n\n"
+        'classify = pipeline("text-classification", model="this/folder")\n'
+        'classify("a text", truncation=True, top_k=None)\n```\n\n'
+        f"With `truncation=True` texts are cut at {max_tokens} tokens.{listed}"
     )
 
 

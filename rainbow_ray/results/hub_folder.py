@@ -18,14 +18,16 @@ import torch
 from torch import nn
 
 from rainbow_ray.errors import InputError, TrainingError
-from rainbow_ray.modalities.text import TOKENS, load_tokenizer
+from rainbow_ray.modalities.text import TOKENS
 from rainbow_ray.model.rainbow import Rainbow, Standardise
 from rainbow_ray.problems import Problem
 from rainbow_ray.results.bundle import CARD, Bundle
+from rainbow_ray.results.card import hub_use, with_use
 from rainbow_ray.results.onnx_export import Graph, make_inputs
+from rainbow_ray.results.opened import HUB_MARK
+from rainbow_ray.results.tokenizer_files import save_tokenizer
 
 TOLERANCE = 1e-4
-MARK = "rainbow_ray.json"  # what a folder of ours has beside
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ def write_hub_folder(bundle: Bundle, folder: Path) -> Written:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     made.save_pretrained(temporary)
-    load_tokenizer(bundle.tokenizer).save_pretrained(temporary)
+    save_tokenizer(bundle.tokenizer, temporary, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD
     if card.is_file():
-        shutil.copyfile(card, temporary / CARD)
-    (temporary / MARK).write_text(json.dumps({"target": bundle.info.get("target"), "parity": parity}) + "\n")
+        text = with_use(card.read_text(encoding="utf-8"), hub_use(int(bundle.info["max_tokens"]), notes))
+        (temporary / CARD).write_text(text, encoding="utf-8")
+    (temporary / HUB_MARK).write_text(json.dumps({"target": bundle.info.get("target"), "parity": parity}) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)

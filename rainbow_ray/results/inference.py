@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from rainbow_ray.data.examples import SLOTS, Examples
+from rainbow_ray.data.normalize import NOT_UTF8, id_column
 from rainbow_ray.data.stream import make_batch
-from rainbow_ray.errors import InputError, nearest
-from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
+from rainbow_ray.errors import InputError
+from rainbow_ray.modalities import Reading, lengths, make_collates, modalities_present
 from rainbow_ray.modalities.media import TROUBLE, MediaReader, Windows
 from rainbow_ray.problems import are_known, no_scores, score_type
 from rainbow_ray.problems.segmentation import Segmentation
 from rainbow_ray.results.bundle import Bundle, load_bundle
+from rainbow_ray.results.input_tables import Table, Texts, column_of, read_texts, slice_of
+from rainbow_ray.results.input_tables import names_of as column_names_of
+from rainbow_ray.results.media_report import (
+    IN_PYTHON,
+    MODALITIES_READ,
+    MediaReport,
+    MediaWarning,
+    max_unreadable,
+    missing_columns,
+)
+from rainbow_ray.results.media_values import prepare_with_media, read_media_values
 from rainbow_ray.results.scoring import Scorer
 from rainbow_ray.training.batches import scoring_batches
 from rainbow_ray.training.device import pick_device, pick_precision
@@ -42,7 +57,7 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto", media_root: str | Path = ".") -> None:
-        self.bundle, self.media_root = bundle, Path(media_root)
+        self.bundle, self.media_root = bundle, Path(media_root).expanduser()
         self.device = pick_device(device)[0]
         self.calibration = bundle.calibration
         self.scorer = Scorer(bundle).to(self.device)
@@ -73,39 +88,86 @@ class Predictor:
         return list(self.bundle.problem.score_names)
 
     @property
+    def reads_media(self) -> bool:
+        """Whether it reads audio or MIDI."""
+        return bool(self._media)
+
+    @property
     def reads_text(self) -> bool:
         return "text" in self.bundle.model.modalities
 
-    def predict(self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
-        """A row a text, with `prediction`, `score` (binary: the probability of True; regression: the value) or
+    def predict(
+        self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame | pa.Table, *, allow_missing: bool = False
+    ) -> pd.DataFrame:
+        """Return a row a text, with `prediction`, `score` (binary: the probability of True; regression: the value) or
         `score_<class>` of each class, and `reason`.
 
-        A DataFrame gives its text columns (those of the training manifest) and, where the model reads them, its columns
-        of audio and MIDI; its index is kept. A row that has nothing of what the model reads has null for all but the
-        reason. Scores depend on neither the order nor the company of rows. Raises `InputError` when a text column is
-        missing.
+        Scores depend on neither the order nor the company of rows.
+
+        Args:
+            songs: Texts, or a table with the text columns of the training manifest and, where the model reads them, its
+                columns of audio and MIDI: names of files under `media_root`, files as bytes, samples as arrays.
+            allow_missing: Score rows whose audio or MIDI cannot be read from what is left, however many they are.
+
+        Returns:
+            A DataFrame with the index of `songs`. Of models that read audio or MIDI it also has `modalities`, which
+            names what each score has read (`text+audio`). A row without anything to read is null but for its reason.
+
+        Raises:
+            InputError: A column is missing or holds no text, or, without `allow_missing`, more files than
+                `data.max_bad_media` of the run cannot be used.
+
+        Warns:
+            MediaWarning: Some files cannot be used, by reason.
         """
-        frame = songs if isinstance(songs, pd.DataFrame) else None
+        if self.reads_segments and isinstance(songs, pd.DataFrame | pa.Table):
+            raise InputError("this model predicts segments: give tables to `predict_segments`")
+        limit = None if allow_missing else max_unreadable(self.bundle.info)
+        table, report = self.predict_with_report(songs, limit)
+        self._check_media(report, self._missing_columns(songs), allow_missing=allow_missing)
+        return table
+
+    def predict_with_report(
+        self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame | pa.Table, limit: float | None = None
+    ) -> tuple[pd.DataFrame, MediaReport]:
+        """Return what `predict` returns, and what could be read of audio and MIDI, without judging it.
+
+        Args:
+            songs: As in `predict`.
+            limit: Share of files that may be unreadable: reading ends early once it must be exceeded. None: never.
+        """
         if self.reads_segments:
-            return self._alone(songs)
-        series = self._texts(songs)
-        known = _plain_text(series)
-        problem = self.bundle.problem
-        scores = no_scores(problem, len(known))
-        predictions, reasons = (np.full(len(known), None, dtype=object) for _ in range(2))
-        for start in range(0, len(known), AT_ONCE if self.bundle.model.is_fused else max(1, len(known))):
-            part = slice(start, start + AT_ONCE if self.bundle.model.is_fused else len(known))
-            found = self._score(known.iloc[part].tolist(), None if frame is None else frame.iloc[part])
-            scores[part], reasons[part] = found
+            return self._predict_alone(songs), MediaReport()
+        texts = read_texts(songs, self.bundle.info["text_columns"], reads_text=self.reads_text)
+        table = songs if isinstance(songs, pd.DataFrame | pa.Table) else None
+        problem, rows = self.bundle.problem, len(texts.texts)
+        size = AT_ONCE if self.bundle.model.is_fused else max(1, rows)
+        parts = [_Scored(no_scores(problem, 0), [], [], MediaReport())]
+        report = MediaReport()
+        for start in range(0, rows, size):
+            part = texts.slice(start, start + size)
+            parts.append(self._score(part, None if table is None else slice_of(table, start, start + size)))
+            report += parts[-1].report
+            if limit is not None and report.exceeds(limit, rows):
+                self._check_media(report, [], allow_missing=False)
+        scores = np.concatenate([part.scores for part in parts])
+        reasons = [reason for part in parts for reason in part.reasons]
+        predictions: np.ndarray = np.full(rows, None, dtype=object)
         scored = np.flatnonzero(are_known(scores, problem))
         if len(scored):
             scores[scored] = self.calibration.probabilities(scores[scored])
             said = problem.decide(self.calibration.decided(scores[scored]))
             for at, decided in zip(scored, said, strict=True):
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
-        columns = scores.reshape(len(known), len(problem.score_names)).T
-        named = dict(zip(problem.score_names, columns, strict=True))
-        return pd.DataFrame({"prediction": predictions, **named, REASON: reasons}, index=series.index)
+        columns = scores.reshape(rows, len(problem.score_names)).T
+        named: dict[str, Any] = dict(zip(problem.score_names, columns, strict=True))
+        if self.bundle.model.is_fused:
+            named[MODALITIES_READ] = pd.Series([one for part in parts for one in part.read], texts.index, dtype=object)
+        return (
+            pd.DataFrame({"prediction": predictions, **named, REASON: np.array([*reasons, None], dtype=object)[:-1]},
+                         index=texts.index),
+            report,
+        )  # fmt: skip
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """What `predict` scores, `(texts, scores)`, NaN where there is no text."""
@@ -121,57 +183,79 @@ class Predictor:
         """Whether it predicts segments of songs: `predict_segments` is then what scores tables."""
         return isinstance(self.bundle.problem, Segmentation)
 
-    def predict_segments(self, table: pd.DataFrame | pa.Table, *, check_unit: bool = True) -> SegmentScores:
-        """A row a segment of a table with a row a segment and stem, and the stretches that they make.
+    def predict_segments(self, table: pd.DataFrame | pa.Table, *, allow_missing: bool = False) -> SegmentScores:
+        """Return a row a segment of a table with a row a segment and stem, and the stretches that they make.
 
         Args:
-            table: A row a segment and stem, with the training table's columns. Times are seconds: numbers, times,
-                durations, or text such as `1:23.5`.
-            check_unit: Whether to check that times can be in seconds; False for a part of a table that was checked.
+            table: Segments with the columns of the training table. Times are seconds: numbers, times, durations, or
+                text such as `1:23.5`.
+            allow_missing: As in `predict`.
 
         Raises:
-            InputError: The model does not read segments, a column is missing, or times cannot be read as seconds.
-        """
-        from rainbow_ray.results.segment_inference import read_table, score_segments, warn_of_times
+            InputError: The model does not read segments, a column is missing, times cannot be read as seconds, or,
+                without `allow_missing`, more files than `data.max_bad_media` of the run cannot be used.
 
+        Warns:
+            MediaWarning: Some files cannot be used, by reason.
+        """
         if not self.reads_segments:
             raise InputError("this model does not predict segments: use `predict`")
-        rows = read_table(self.bundle, table)
-        if check_unit:
-            warn_of_times(self.bundle, rows)
-        return score_segments(self.bundle, self.scorer, self._reading(), self.device, rows)
+        scores = self.segments_with_report(table, check_unit=True)
+        self._check_media(scores.media, self._missing_columns(table), allow_missing=allow_missing)
+        return scores
 
-    def _texts(self, texts: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.Series:
-        if isinstance(texts, pd.DataFrame):
-            columns = self.bundle.info["text_columns"]
-            missing = [name for name in columns if name not in texts.columns]
-            if missing:
-                known = list(map(str, texts.columns))
-                raise InputError(f"the table has no column {name!r}{nearest(name, known)}" for name in missing)
-            rows = zip(*(_plain_text(texts[name]) for name in columns), strict=True) if columns else [()] * len(texts)
-            joined = ["\n\n".join(part.strip() for part in row if part.strip()) for row in rows]
-            return pd.Series(joined, index=texts.index, dtype=object)
-        if not self.reads_text:
-            raise InputError("this model does not read text: give it a table with its columns of audio or MIDI")
-        if isinstance(texts, str):
-            texts = [texts]
-        return texts if isinstance(texts, pd.Series) else pd.Series(list(texts), dtype=object)
+    def segments_with_report(
+        self, table: pd.DataFrame | pa.Table, *, each_row: bool = False, check_unit: bool = False
+    ) -> SegmentScores:
+        """Return what `predict_segments` returns; `media` says what could be read, without judging it.
 
-    def _alone(self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame) -> pd.DataFrame:
+        Args:
+            table: As in `predict_segments`.
+            each_row: Whether each row is a segment of its own; otherwise rows of one song, place and time are its
+                stems.
+            check_unit: Whether to check that times can be in seconds; a part of a table that was checked is not.
+        """
+        from rainbow_ray.results.segment_inference import score_segments
+
+        return score_segments(
+            self.bundle, self.scorer, self._reading(), self.device, table, each_row=each_row, check_unit=check_unit
+        )
+
+    @property
+    def _media(self) -> tuple[str, ...]:
+        """What the model reads beside text."""
+        return tuple(name for name in self.bundle.model.modalities if name != "text")
+
+    def _missing_columns(self, songs: Any) -> list[str]:
+        if not self._media or not isinstance(songs, pd.DataFrame | pa.Table):
+            return []  # whoever gives texts alone wants them scored alone
+        columns = {name: self.bundle.info["media_columns"][name] for name in self._media}
+        return [f"the table has {message}" for message in missing_columns(columns, column_names_of(songs), IN_PYTHON)]
+
+    def _check_media(self, report: MediaReport, missing: list[str], *, allow_missing: bool) -> None:
+        """Raise `InputError` where too little could be read; warn where less than all."""
+        root = self.media_root.resolve()
+        problems = [*missing, *report.problems(max_unreadable(self.bundle.info), root, IN_PYTHON)]
+        if problems and not allow_missing:
+            raise InputError(problems)
+        notes = [*missing, *report.notes(root)]
+        if notes:
+            warnings.warn("\n".join(notes), MediaWarning, stacklevel=3)
+
+    def _predict_alone(self, songs: Any) -> pd.DataFrame:
         """Texts as songs of one segment each, of no known place; tables are for `predict_segments`."""
-        if isinstance(songs, pd.DataFrame):
-            raise InputError("this model predicts segments: give tables to `predict_segments`")
-        series = self._texts(songs)
+        texts = read_texts(songs, [], reads_text=self.reads_text)
         start, end, _ = self.bundle.info["times"]
-        names = [f"text {i:09d}" for i in range(len(series))]
-        columns = {self.bundle.info["id_column"]: names, start: 0.0, end: 0.0}
+        names = [f"text {i:09d}" for i in range(len(texts.texts))]
+        columns: dict[str, Any] = {self.bundle.info["id_column"]: names, start: 0.0, end: 0.0}
         columns |= dict.fromkeys(self.bundle.info["text_columns"], None)
-        columns[self.bundle.info["text_columns"][0]] = series.tolist()
-        found = self.predict_segments(pd.DataFrame(columns), check_unit=False).segments.set_index("song").loc[names]
-        empty = found["text"] == ""
-        found.loc[empty, ["prediction", *self.score_names]] = None
-        found[REASON] = [NO_TEXT if nothing else None for nothing in empty]
-        return found[["prediction", *self.score_names, REASON]].set_index(series.index)
+        columns[self.bundle.info["text_columns"][0]] = texts.texts
+        found = self.segments_with_report(pd.DataFrame(columns)).segments.set_index("song").loc[names]
+        empty = (found["text"] == "").to_numpy()
+        kept = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in found else [])]
+        found.loc[empty, kept] = None
+        found[REASON] = np.where(empty, np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object), np.array(None))
+        return found[[*kept, REASON]].set_index(texts.index)
 
     def _reading(self) -> Reading:
         """What the model reads, with a store of its own in memory."""
@@ -182,30 +266,31 @@ class Predictor:
         windows = Windows(**info["windows"])
         return Reading(
             model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
-            seconds=windows.seconds, media_reader=MediaReader(media, self.media_root, windows, None),
+            seconds=windows.seconds, media_reader=MediaReader(media, Path(self.media_root).resolve(), windows, None),
         )  # fmt: skip
 
-    def _score(self, texts: list[str], frame: pd.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, texts: Texts, table: Table | None) -> _Scored:
         """Scores of some rows, and why those that have nothing to read lack them."""
-        reading, problem = self._reading(), self.bundle.problem
-        rows = pa.table({"text": pa.array(texts, pa.string())})
-        for name in reading.media:
-            rows = self._with_media(rows, name, frame)
-        rows = prepare(rows, reading=reading)
-        present = np.array([bool(text) for text in texts]) & self.reads_text
+        reading, model, problem = self._reading(), self.bundle.model, self.bundle.problem
+        size = len(texts.texts)
+        rows = pa.table({"text": pa.array(texts.texts, pa.string()), "song": self._names(table, texts.index)})
+        values = read_media_values(table, self.bundle.info.get("media_columns", {}), reading.media, size)
+        rows = prepare_with_media(rows, values, reading)
+        read = modalities_present(rows, model.modalities)
+        report = MediaReport.of_rows(rows, reading.media, read)
+        present = np.array([bool(names) for names in read], dtype=bool)
         for name in reading.media:
             windows = rows[name].to_pylist()
             rows = rows.append_column(
                 f"{name}{SLOTS}", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
             )
-            present |= np.array([len(row) > 0 for row in windows], dtype=bool)
         chosen = np.flatnonzero(present)
-        scores, reasons = no_scores(problem, len(texts)), np.full(len(texts), None, dtype=object)
+        scores, reasons = no_scores(problem, size), np.full(size, None, dtype=object)
         reasons[~present] = _why(rows, reading, ~present)
-        names = [str(i) for i in range(len(texts))]
-        rows = rows.append_column("example_id", [names]).append_column("song", [names]).take(pa.array(chosen))
+        reasons[~present & texts.undecodable] = NOT_UTF8
+        rows = rows.append_column("example_id", [[str(i) for i in range(size)]]).take(pa.array(chosen))
         examples = Examples(rows, np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32))
-        heard = Heard(self.bundle.model, reading, self.device, pick_precision("off", self.device)[0])
+        heard = Heard(model, reading, self.device, pick_precision("off", self.device)[0])
         heard.prepare(
             [window for row in rows["audio"].to_pylist() for window in row] if "audio" in reading.media else []
         )
@@ -214,25 +299,29 @@ class Predictor:
             for indices in scoring_batches(np.arange(len(chosen)), lengths(rows, reading)):
                 batch = make_batch(examples, indices, collates).to(self.device)
                 scores[chosen[indices]] = self.scorer(batch).cpu().numpy()
-        return scores, reasons
+        return _Scored(scores, reasons.tolist(), [names or None for names in read], report)
 
-    def _with_media(self, rows: pa.Table, modality: str, frame: pd.DataFrame | None) -> pa.Table:
-        name, rate = self.bundle.info["media_columns"][modality]
-        if frame is None or name not in frame.columns:
-            return rows.append_column(f"raw_{modality}", pa.nulls(len(rows), pa.string()))
-        values = [value if isinstance(value, str | bytes) else None for value in frame[name]]
-        rows = rows.append_column(f"raw_{modality}", pa.array(values))
-        if rate is not None and rate in frame.columns:
-            rates = [None if pd.isna(value) else int(value) for value in frame[rate]]
-            rows = rows.append_column(f"raw_{modality}_rate", pa.array(rates, pa.int64()))
-        return rows
+    def _names(self, table: Table | None, index: pd.Index) -> pa.Array:
+        """What messages about media call the song of each row: its id, or else `#` and the label of the row."""
+        labels = pa.array([f"#{label}" for label in index], pa.string())
+        column = self.bundle.info.get("id_column", "id")
+        if not self._media or table is None or column not in column_names_of(table):
+            return labels
+        try:
+            ids = id_column(column_of(table, column), column)
+        except InputError:  # a list, say: nothing is looked up by it here
+            return labels
+        return pc.coalesce(ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids, labels)
 
 
-def _plain_text(column: pd.Series) -> pd.Series:
-    """Texts of any kind of column, stripped, empty where there is none; half a character is none."""
-    said = column.astype(object)
-    told = [str(value).encode("utf-8", "replace").decode().strip() if not pd.isna(value) else "" for value in said]
-    return pd.Series(told, index=column.index, dtype=object)
+@dataclass(frozen=True)
+class _Scored:
+    """Some rows: uncalibrated scores, why there is none, which modalities were read, and what could not be."""
+
+    scores: np.ndarray
+    reasons: list[str | None]
+    read: list[str | None]
+    report: MediaReport
 
 
 def _why(rows: pa.Table, reading: Reading, missing: np.ndarray) -> list[str]:

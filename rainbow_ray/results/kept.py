@@ -40,7 +40,7 @@ def keep_model(
         "encoder": plan.reading.text,
         "unit": plan.unit,
         **_segment_info(plan),
-        **({"windows": vars(plan.reading.media_reader.windows)} if plan.reading.media_reader is not None else {}),
+        **_media_info(plan),
         "trained_on_songs": len(np.unique(data.index.codes("song", trained))),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
@@ -56,6 +56,13 @@ def _member(plan: Plan, data: Data, outcome: Outcome, results: Results) -> Membe
     assert outcome.job.fold is not None, "a refit is no member"
     calibration = results.calibrations.get(outcome.job.fold, Calibration())
     return Member(model, problem, calibration, outcome.job.fold)
+
+
+def _media_info(plan: Plan) -> dict[str, Any]:
+    """What a bundle needs to know of audio and MIDI: which windows are read, and how many files may be unreadable."""
+    if plan.reading.media_reader is None:
+        return {}
+    return {"windows": vars(plan.reading.media_reader.windows), "max_bad_media": plan.config.data.max_bad_media}
 
 
 def _segment_info(plan: Plan) -> dict[str, Any]:

@@ -90,14 +90,21 @@ class OnnxPredictor:
             raise InputError(f"{path}: the ONNX model is damaged ({first_line(error)}); export it again") from error
 
     @property
+    def reads_media(self) -> bool:
+        """Whether it reads audio or MIDI: only texts are scored here."""
+        return False
+
+    @property
     def score_names(self) -> list[str]:
         """`score`, or `score_<class>` of each class."""
         return list(self.info["score_names"])
 
     def predict(self, texts: str | Sequence[str | None]) -> list[dict[str, Any]]:
-        """For each text `prediction`, its scores by name, and `reason`, which says why a text has none."""
-        given = [texts] if isinstance(texts, str) else [text or "" for text in texts]
-        given = [text.encode("utf-8", "replace").decode() for text in given]  # half a character is none
+        """For each text `prediction`, its scores by name, and `reason`, which says why a text has none.
+
+        Raises `InputError` for a table, and for what is no text.
+        """
+        given = _plain_texts(texts)
         scores = self.score_texts(given)
         known = ~np.isnan(scores).any(axis=1)
         said = iter(self.decide(scores[known]))
@@ -164,6 +171,21 @@ class OnnxPredictor:
             "times": np.zeros((len(rows), 4), dtype=np.float32),  # of no known place
         }
         return {name: value for name, value in made.items() if name in self.inputs}
+
+
+def _plain_texts(texts: Any) -> list[str]:
+    """Texts as strings, empty for None and NaN. Raises `InputError` for anything else."""
+    if hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise InputError("an ONNX model scores texts, not tables: give it a column, such as table['concept']; the run"
+                         " that it came from scores tables")  # fmt: skip
+    cells = [texts] if isinstance(texts, str) or texts is None else list(texts)
+    plain = []
+    for row, cell in enumerate(cells):
+        is_missing = cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType"
+        if not is_missing and not isinstance(cell, str):
+            raise InputError(f"text {row} is a {type(cell).__name__}, not text")
+        plain.append("" if is_missing else cell.encode("utf-8", "replace").decode())  # half a character is none
+    return plain
 
 
 def is_onnx(folder: Path) -> bool:

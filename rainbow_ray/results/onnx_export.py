@@ -37,8 +37,10 @@ from rainbow_ray.problems.regression import Regression
 from rainbow_ray.problems.segmentation import Segmentation, plain
 from rainbow_ray.results.bundle import CARD, Bundle
 from rainbow_ray.results.bundle_files import DESCRIPTION, file_hashes
-from rainbow_ray.results.onnx_bundle import FORMAT, GRAPH, TOKENIZER
+from rainbow_ray.results.card import onnx_use, with_use
+from rainbow_ray.results.onnx_bundle import FORMAT, GRAPH
 from rainbow_ray.results.scoring import Scorer
+from rainbow_ray.results.tokenizer_files import save_tokenizer_json
 
 TOLERANCE = 1e-4  # of a score; of numbers, of how far they are spread, or of the distance from their mean
 SIZES = ((3, 12, 9), (1, 5, 1), (6, 40, 30), (2, 64, 3))  # examples, tokens and words of made-up batches
@@ -213,10 +215,11 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
     """The tokenizer, the card and the description."""
     problem = bundle.problem
     if bundle.model.text is not None:
-        load_tokenizer(bundle.tokenizer).backend_tokenizer.save(str(folder / TOKENIZER))
+        save_tokenizer_json(bundle.tokenizer, folder, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD
     if card.is_file():
-        shutil.copyfile(card, folder / CARD)
+        use = onnx_use(bundle.model.modalities, int(bundle.info["max_tokens"]), _input_names(folder / GRAPH))
+        (folder / CARD).write_text(with_use(card.read_text(encoding="utf-8"), use), encoding="utf-8")
     info = bundle.info
     document = {
         "format": FORMAT,
@@ -236,6 +239,12 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
         "files": file_hashes(folder),
     }
     (folder / DESCRIPTION).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _input_names(graph: Path) -> list[str]:
+    import onnx
+
+    return [one.name for one in onnx.load(graph, load_external_data=False).graph.input]
 
 
 @contextlib.contextmanager

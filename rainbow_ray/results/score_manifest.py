@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
+from rainbow_ray.data.normalize import holds_text, plain_type
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.paths import folder_of, resolve_path
 from rainbow_ray.results.at_scale import (
@@ -25,11 +26,13 @@ from rainbow_ray.results.at_scale import (
     finish,
     make_plan,
     open_parts,
+    part_file,
     score_here,
     score_on_ray,
 )
 from rainbow_ray.results.inference import Predictor
-from rainbow_ray.results.score_table import Tally
+from rainbow_ray.results.media_report import IN_COMMAND, max_unreadable, missing_columns
+from rainbow_ray.results.score_table import Tally, read_media_report
 from rainbow_ray.utils.console import is_live, text_column
 
 SONG_ID = "id"  # of tables of songs
@@ -53,26 +56,66 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
         from rainbow_ray.runtime import ray_cluster
 
         here = options.workers is None and options.address is None and manifest.rows < IN_PROCESS
+
+        def opened(workers: int) -> Plan:
+            plan = make_plan(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows)
+            return open_parts(
+                plan, resume=options.resume, overwrite=options.overwrite, allow_missing=options.allow_missing
+            )
+
         if here:
-            plan = open_parts(
-                make_plan(task, 1, segments=predictor.reads_segments, part_rows=options.part_rows),
-                resume=options.resume, overwrite=options.overwrite,
-            )  # fmt: skip
+            plan = opened(1)
+            watch = _MediaWatch(predictor, plan, root, allow_missing=options.allow_missing)
             with _progress(plan, console) as told:
-                score_here(plan, told)
+                score_here(plan, watch.after(told))
         else:
             with ray_cluster(options.address, "go on with the same command and --resume") as cluster:
                 workers = options.workers or cluster.gpus or cluster.cpus
-                plan = open_parts(
-                    make_plan(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows),
-                    resume=options.resume, overwrite=options.overwrite,
-                )  # fmt: skip
+                plan = opened(workers)
+                watch = _MediaWatch(predictor, plan, root, allow_missing=options.allow_missing)
                 with _progress(plan, console) as told:
-                    score_on_ray(plan, cluster, workers, told)
+                    score_on_ray(plan, cluster, workers, watch.after(told))
+        watch.conclude()
         tally = finish(plan, out, beside)
-    for note in notes:
-        console.print(f"Note: {note}")
+    for note in [*notes, *tally.media.notes(root)]:
+        console.print(f"Note: {note}", markup=False)
     _conclude(tally, out, beside, console)
+
+
+class _MediaWatch:
+    """Ends a command as soon as too few files can be read, whatever the parts that are left hold.
+
+    Raises:
+        InputError: More files than `data.max_bad_media` of the run cannot be used.
+    """
+
+    def __init__(self, predictor: Predictor, plan: Plan, root: Path, *, allow_missing: bool) -> None:
+        self.plan, self.root, self.allow_missing = plan, root, allow_missing
+        self.limit = max_unreadable(predictor.bundle.info)
+        self.report = plan.media
+
+    def after(self, told: Callable[[Done], None]) -> Callable[[Done], None]:
+        """Return a callback that passes on each part and looks at what was read in it."""
+
+        def check(part: Done) -> None:
+            told(part)
+            if self.allow_missing:
+                return
+            self.report += read_media_report(part_file(self.plan.task.folder, part.number))
+            if self.report.exceeds(self.limit, self.plan.rows):
+                self._refuse()
+
+        return check
+
+    def conclude(self) -> None:
+        """Judge all parts together, before anything is moved into place."""
+        self.report = self.plan.media
+        if not self.allow_missing and self.report.problems(self.limit, self.root, IN_COMMAND):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.plan.refuse()
+        raise InputError(self.report.problems(self.limit, self.root, IN_COMMAND))
 
 
 def _table(predictor: Predictor, location: str, media_root: Path | None) -> tuple[Manifest, list[str]]:
@@ -108,14 +151,22 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
             wrong.append(f"{manifest}: no column {info['id_column']!r}, which names each segment's song"
                          f"{nearest(info['id_column'], names)}")  # fmt: skip
     song = own if own in names else None
-    if song is not None and pa.types.is_nested(manifest.schema.field(song).type):
+    if song is not None and pa.types.is_nested(plain_type(manifest.schema.field(song).type)):
         wrong.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or numbers"
                      " are needed")  # fmt: skip
     if song in ("prediction", "reason", *predictor.score_names):
         wrong.append(f"{manifest}: the column {song!r} has a name that predictions have; rename it")
+    if predictor.reads_media:
+        missing = [f"{manifest}: {line}" for line in missing_columns(info["media_columns"], names, IN_COMMAND)]
+        if not root.is_dir():
+            missing.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there. Name another, or"
+                           " score without them with --allow-missing")  # fmt: skip
+        wrong += [] if options.allow_missing else missing
     if wrong:
         raise InputError(wrong)
-    media = [name for pair in info.get("media_columns", {}).values() for name in pair if name in names]
+    wanted = [name for pair in info.get("media_columns", {}).values() for name in pair]
+    wanted += [RATE] if "audio" in info.get("media_columns", {}) else []  # arrays of samples have their rate there
+    media = [name for name in wanted if name in names]
     columns = tuple(dict.fromkeys([*([song] if song else []), *info["text_columns"], *times, *media]))
     return Task(
         str(resolve_path(options.model)), options.device, str(resolve_path(root)), manifest.location, manifest.name,
@@ -140,15 +191,9 @@ def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
             problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
             continue
         kind = manifest.schema.field(name).type
-        if pa.types.is_nested(kind) or _is_binary(kind):
+        if not holds_text(kind):
             problems.append(f"{manifest}: column {name!r} holds {kind}, not text")
     return problems
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return any(
-        is_one(kind) for is_one in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    ) or str(kind).startswith("binary")
 
 
 @contextmanager
@@ -204,6 +249,13 @@ def _conclude(tally: Tally, out: Path, beside: Path | None, console: Console) ->
     """What lies where, and what has no score, by reason."""
     told = ", ".join(f"{n} ({reason})" for reason, n in tally.reasons.items())
     why = f"; without a score: {told}" if told else ""
+    read = (
+        ", ".join(f"{n} {names or 'nothing'}" for names, n in tally.media.rows.items())
+        if tally.media.modalities
+        else ""
+    )
+    if read:
+        console.print(f"What the scores have read: {read}", markup=False)
     if beside is None:
         console.print(f"{tally.rows} predictions in {out}{why}")
         return

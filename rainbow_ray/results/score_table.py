@@ -1,4 +1,4 @@
-"""Tables of scores: texts that may not be text, rows as Arrow, parts as one file."""
+"""Tables of scores: rows as Arrow, what each part counts, parts as one file."""
 
 from __future__ import annotations
 
@@ -18,45 +18,11 @@ from rainbow_ray.files import write_safely
 from rainbow_ray.problems import Problem, score_type
 from rainbow_ray.problems.segmentation import WEAK, plain
 from rainbow_ray.results.inference import REASON
+from rainbow_ray.results.media_report import MODALITIES_READ, MediaReport, decode
 from rainbow_ray.results.summary import PREDICTION_TYPES
 
-NOT_UTF8 = "text that is not UTF-8"
-UNUSABLE = b"unusable"
+UNUSABLE, MEDIA = b"unusable", b"media"  # metadata of a part's files
 ROWS = 16_384  # joined at once
-
-
-def clean(batch: pa.RecordBatch, texts: Sequence[str], song: str | None) -> tuple[pa.RecordBatch, np.ndarray]:
-    """A batch whose texts are strings as training reads them, and which rows had text that is no UTF-8 (now null).
-
-    Numbers that name songs stay numbers; other names become strings too, with a mark for what is no character.
-    """
-    torn = np.zeros(len(batch), dtype=bool)
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name in texts:
-        columns[name], wrong = _as_strings(columns[name], errors="strict")
-        torn |= wrong
-    if song is not None and not (pa.types.is_integer(columns[song].type) or pa.types.is_floating(columns[song].type)):
-        columns[song], _ = _as_strings(columns[song], errors="replace")
-    return pa.RecordBatch.from_pydict(columns), torn
-
-
-def _as_strings(values: pa.Array, errors: str) -> tuple[pa.Array, np.ndarray]:
-    plain = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-    wrong = np.zeros(len(plain), dtype=bool)
-    try:
-        found = plain.cast(pa.string())
-        found.validate(full=True)
-        return found, wrong
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    decoded: list[str | None] = []
-    for i, raw in enumerate(plain.cast(pa.large_binary()).to_pylist()):
-        try:
-            decoded.append(raw.decode("utf-8", errors) if raw is not None else None)
-        except UnicodeDecodeError:
-            decoded.append(None)
-            wrong[i] = True
-    return pa.array(decoded, pa.string()), wrong
 
 
 def to_table(
@@ -67,6 +33,9 @@ def to_table(
     said = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value
             for value in found["prediction"]]  # fmt: skip
     columns = {song: songs} if song is not None and songs is not None else {}
+    read = {MODALITIES_READ: pa.array(found[MODALITIES_READ], pa.string(), from_pandas=True)} if (
+        MODALITIES_READ in found
+    ) else {}  # fmt: skip
     return pa.table(
         {
             **columns,
@@ -75,6 +44,7 @@ def to_table(
                 name: pa.array(found[name].to_numpy(dtype=score_type(problem)), from_pandas=True)
                 for name in score_names
             },
+            **read,
             REASON: pa.array(found[REASON], pa.string(), from_pandas=True),
         }
     )
@@ -82,12 +52,16 @@ def to_table(
 
 @dataclass(frozen=True)
 class Tally:
-    """Rows, how many have no score by reason, whether they are weak, and what is in no stretch by reason."""
+    """Rows, how many have no score by reason, whether they are weak, and what is in no stretch by reason.
+
+    `media` is what could be read of audio and MIDI.
+    """
 
     rows: int
     reasons: dict[str, int]
     weak: bool
     unusable: dict[str, int]
+    media: MediaReport
 
 
 def note_unusable(stretches: pa.Table, unusable: Mapping[str, int]) -> pa.Table:
@@ -100,16 +74,22 @@ def tally(files: Sequence[Path], stretches: Sequence[Path] = ()) -> Tally:
     unusable = Counter[str]()
     for file in stretches:
         unusable.update(json.loads((pq.read_schema(file).metadata or {}).get(UNUSABLE, b"{}")))
-    rows, reasons, weak = 0, Counter[str](), False
+    rows, reasons, weak, media = 0, Counter[str](), False, MediaReport()
     for file in files:
         part = pq.ParquetFile(file)
         rows += part.metadata.num_rows
+        media += read_media_report(file)
         wanted = [name for name in (REASON, WEAK) if name in part.schema_arrow.names]
         table = part.read(columns=wanted)
         if REASON in wanted and not stretches:
             reasons.update(said for said in table[REASON].to_pylist() if said is not None)
         weak = weak or (WEAK in wanted and bool(pc.any(table[WEAK]).as_py()))
-    return Tally(rows, dict(reasons.most_common()), weak, dict(unusable.most_common()))
+    return Tally(rows, dict(reasons.most_common()), weak, dict(unusable.most_common()), media)
+
+
+def read_media_report(file: Path) -> MediaReport:
+    """Return what a part's scorer could read of audio and MIDI."""
+    return decode((pq.read_metadata(file).metadata or {}).get(MEDIA))
 
 
 def join_parts(files: Sequence[Path], out: Path) -> None:
@@ -124,7 +104,8 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
 
 def _schema(files: Sequence[Path]) -> pa.Schema:
     """Of all parts: a part in which nothing has a score may not know of which type it would be."""
-    return pa.unify_schemas([pq.read_schema(file) for file in files], promote_options="permissive")
+    schema = pa.unify_schemas([pq.read_schema(file) for file in files], promote_options="permissive")
+    return schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k not in (UNUSABLE, MEDIA)})
 
 
 def _parquet(files: Sequence[Path], out: Path) -> None:

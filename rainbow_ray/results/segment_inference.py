@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,49 +12,55 @@ import pyarrow as pa
 import torch
 
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import Columns, MediaColumn, Times, plain_rows
+from rainbow_ray.data.manifest import Columns, Times, plain_rows
+from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.stream import make_batch
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.timeline_columns import RUNNING_TIME
 from rainbow_ray.data.timelines import FURTHER_STEMS, NO_LENGTH, Neighbours, fold_timelines
+from rainbow_ray.data.timelines import PLACE as PLACE_IN_TABLE
 from rainbow_ray.data.times import parse_values, time_type_problem
-from rainbow_ray.errors import InputError, nearest
-from rainbow_ray.modalities import Reading, lengths, make_collates, prepare
+from rainbow_ray.errors import InputError, first_line, nearest
+from rainbow_ray.modalities import Reading, lengths, make_collates, modalities_present
 from rainbow_ray.problems import no_scores
 from rainbow_ray.problems.segmentation import PLACE, SONG, WEAK, Segmentation, songs_of
 from rainbow_ray.problems.stretches import contiguous_pieces, merge
 from rainbow_ray.results.bundle import Bundle
+from rainbow_ray.results.input_tables import column_of, names_of
+from rainbow_ray.results.media_report import MODALITIES_READ, MediaReport
+from rainbow_ray.results.media_values import prepare_with_media, read_media_values
 from rainbow_ray.results.scoring import Scorer
 from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs
 from rainbow_ray.training.device import pick_precision
 from rainbow_ray.training.heard import Heard
 
+ROW = "row"  # column: the row's place in the table that was given
+
 
 @dataclass(frozen=True)
 class SegmentScores:
-    """A row a segment: song, start, end, text, prediction, scores, whether they are weak, and what is wrong with it.
+    """Scores of a table of segments.
 
-    `stretches` are what has merged. `unusable` counts rows and segments that are in no stretch, by reason.
+    Attributes:
+        segments: A row a segment: song, start, end, text, prediction, scores, whether they are weak, what is wrong with
+            it, and, of models that read audio or MIDI, which modalities its score has read.
+        stretches: Neighbouring segments of one prediction as one.
+        unusable: Rows and segments that are in no stretch, by reason.
+        rows: The row of the table that stands for each segment, `(segments,)`.
+        media: What could be read of audio and MIDI.
     """
 
     segments: pd.DataFrame
     stretches: pd.DataFrame
     unusable: dict[str, int]
+    rows: np.ndarray
+    media: MediaReport
 
 
 def needed_columns(bundle: Bundle) -> list[str]:
     """Columns that a table of segments must have for this model."""
     start, end, _ = bundle.info["times"]
     return [bundle.info["id_column"], *bundle.info["text_columns"], start, end]
-
-
-def read_table(bundle: Bundle, table: pd.DataFrame | pa.Table) -> pa.Table:
-    """A table of segments as Arrow; columns of times of a DataFrame may mix numbers, text, times and durations."""
-    if isinstance(table, pa.Table):
-        return table
-    times = [name for name in bundle.info["times"][:2] if name in table.columns and table[name].dtype == object]
-    seconds = {name: _seconds_of(table[name]) for name in times}
-    return pa.Table.from_pandas(table.assign(**seconds), preserve_index=False)
 
 
 def _seconds_of(values: pd.Series) -> pd.Series:
@@ -101,17 +108,46 @@ def warn_of_times(bundle: Bundle, table: pa.Table) -> None:
 
 
 def score_segments(
-    bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.device, table: pa.Table
+    bundle: Bundle,
+    scorer: Scorer,
+    reading: Reading,
+    device: torch.device,
+    table: pd.DataFrame | pa.Table,
+    *,
+    each_row: bool = False,
+    check_unit: bool = False,
 ) -> SegmentScores:
-    """Scores of all segments of a table, a row a segment and stem. Raises `InputError` for columns that are missing."""
-    names = table.column_names
+    """Return scores of all segments of a table.
+
+    Args:
+        bundle: The model's bundle.
+        scorer: The bundle as a module.
+        reading: What the model reads.
+        device: Where it runs.
+        table: Rows of segments and stems.
+        each_row: Whether each row is a segment of its own; otherwise rows of one song, place and time are its stems.
+        check_unit: Whether to check that times can be in seconds.
+
+    Raises:
+        InputError: Columns are missing, hold something else, or hold times that cannot be in seconds.
+    """
+    names = names_of(table)
     missing = [name for name in needed_columns(bundle) if name not in names]
     if missing:
         raise InputError(f"the table has no column {name!r}, which this model reads{nearest(name, names)}"
                          for name in missing)  # fmt: skip
     problem = bundle.problem
     assert isinstance(problem, Segmentation)
-    rows = prepare(plain_rows(table, _columns(bundle, names)), reading=reading)
+    plain, undecodable = _plain_table(bundle, table)
+    if check_unit:
+        warn_of_times(bundle, plain)
+    rows = plain_rows(plain, _columns(bundle, names))
+    rows = rows.append_column(ROW, pa.array(np.arange(len(rows))))
+    if each_row:
+        places = pa.array(np.arange(len(rows), dtype=np.float64))
+        rows = rows.set_column(rows.column_names.index(PLACE_IN_TABLE), PLACE_IN_TABLE, places)
+    values = read_media_values(table, bundle.info.get("media_columns", {}), reading.media, len(rows))
+    rows = prepare_with_media(rows, values, reading)
     folded = fold_timelines(rows, reading.media)
     size = len(folded.table)
     targets = np.full((size, SONG + 1), np.nan, dtype=np.float32)
@@ -124,6 +160,7 @@ def score_segments(
     decided = problem.decode(targets, scores)
     columns = scores.reshape(size, len(problem.score_names)).T
     timeless = folded.masked == NO_LENGTH  # a place was made for them among their neighbours: nobody knows their time
+    read = modalities_present(folded.table, bundle.model.modalities)
     segments = pd.DataFrame(
         {
             "example_id": folded.table["example_id"].to_pandas(),
@@ -133,13 +170,40 @@ def score_segments(
             "text": folded.table["text"].to_pandas(),
             "prediction": pd.Series(problem.decide(decided) if size else [], dtype=object),
             **dict(zip(problem.score_names, columns, strict=True)),
+            **({MODALITIES_READ: pd.Series([one or None for one in read], dtype=object)} if reading.media else {}),
             WEAK: bool(problem.weak),
             "reason": np.where(timeless, np.array(NO_LENGTH, dtype=object), np.array(None)),
         }
     )
     unusable = {why: n for why, n in folded.dropped.items() if why != FURTHER_STEMS}
     unusable |= {NO_LENGTH: int(timeless.sum())} if timeless.any() else {}
-    return SegmentScores(segments, stretches_of(segments[~timeless]), unusable)
+    unusable |= {f"{NOT_UTF8} (its words are left out)": undecodable} if undecodable else {}
+    return SegmentScores(
+        segments, stretches_of(segments[~timeless]), unusable, folded.table[ROW].to_numpy(),
+        MediaReport.of_rows(rows, reading.media, read),
+    )  # fmt: skip
+
+
+def _plain_table(bundle: Bundle, table: pd.DataFrame | pa.Table) -> tuple[pa.Table, int]:
+    """The columns of ids, words and times, and how many rows have words that are not UTF-8 (now empty)."""
+    info, names = bundle.info, names_of(table)
+    song, size = info["id_column"], len(table)
+    columns: dict[str, Any] = {}
+    undecodable = np.zeros(size, dtype=bool)
+    for name in dict.fromkeys(name for name in (*info["times"], RUNNING_TIME) if name in names):
+        column = column_of(table, name)
+        if isinstance(column, pd.Series) and column.dtype == object:  # which may mix numbers, text, times, durations
+            column = _seconds_of(column)
+        try:
+            columns[name] = pa.array(column, from_pandas=True) if isinstance(column, pd.Series) else column
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"column {name!r} does not hold times alone ({first_line(error)})") from error
+    for name in info["text_columns"]:
+        cleaned = text_column(column_of(table, name), name)
+        columns[name] = cleaned.texts
+        undecodable |= cleaned.undecodable
+    columns[song] = id_column(column_of(table, song), song)
+    return pa.table(columns), int(undecodable.sum())
 
 
 def stretches_of(segments: pd.DataFrame) -> pd.DataFrame:
@@ -161,15 +225,9 @@ def stretches_of(segments: pd.DataFrame) -> pd.DataFrame:
 def _columns(bundle: Bundle, names: list[str]) -> Columns:
     info = bundle.info
     start, end, index = info["times"]
-    media = [
-        MediaColumn(modality, name, rate if rate in names else None)
-        for modality, (name, rate) in info.get("media_columns", {}).items()
-        if name in names
-    ]
     return Columns(
         song=info["id_column"], text=tuple(info["text_columns"]), label=(info["id_column"], None), held_out=None,
-        require_text=False, min_length=0, media=tuple(media),
-        times=Times(start, end, index if index in names else None),
+        require_text=False, min_length=0, times=Times(start, end, index if index in names else None),
     )  # fmt: skip
 
 

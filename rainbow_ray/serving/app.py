@@ -69,6 +69,7 @@ class Predicted(BaseModel):
     prediction: bool | str | float | list[str] | None = Field(description="null where there is no text")
     scores: dict[str, float] = Field(description="by class; `score` where there is one")
     reason: str | None = Field(description="why there is none")
+    modalities: str | None = Field(None, description="of a model that reads audio or MIDI too: what the score has read")
 
 
 class Predictions(BaseModel):
@@ -175,10 +176,10 @@ async def info(model: Model) -> dict[str, Any]:
     return model.info
 
 
-@router.post("/predict")
+@router.post("/predict", response_model_exclude_unset=True)
 async def predict(asked: Texts, model: Model) -> Predictions:
     """Scores of texts, and what they say."""
-    return Predictions(predictions=[Predicted(**vars(one)) for one in await model.predict(asked.texts)])
+    return Predictions(predictions=[Predicted(**one.to_json()) for one in await model.predict(asked.texts)])
 
 
 @router.post("/explain")
@@ -201,7 +202,10 @@ async def explain(asked: ToExplain, model: Model) -> Explained:
 
 @router.post("/segments")
 async def segments(asked: Segments, model: Model) -> Timeline:
-    """Of a model of segments: each with its label, and the stretches that they make."""
+    """Of a model of segments: each with its label, in the order asked, and the stretches that they make.
+
+    A segment without a score, or of no length, has a `reason`.
+    """
     if not model.info["segments"]:
         raise HTTPException(404, "this model reads whole texts: ask /predict")
     found, stretches = await model.predict_segments([one.model_dump() for one in asked.segments])

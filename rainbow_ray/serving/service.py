@@ -9,17 +9,34 @@ from typing import Any
 
 import numpy as np
 
+from rainbow_ray.problems.segmentation import WEAK
 from rainbow_ray.results.explain import Moved, words_that_moved
 from rainbow_ray.results.inference import NO_TEXT, Predictor
+from rainbow_ray.results.media_report import MODALITIES_READ
+
+NO_SONG = "no name of a song"  # so that nothing says which segments are its neighbours
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of a text: nothing but a reason where there is none."""
+    """What is said of a text: nothing but a reason where there is none.
+
+    Attributes:
+        prediction: What the scores say.
+        scores: By class.
+        reason: Why there is no score.
+        modalities: What the score has read, of a model that reads audio or MIDI as well: requests bring text alone.
+    """
 
     prediction: Any
     scores: dict[str, float]
     reason: str | None
+    modalities: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer; `modalities` only where there is something to say."""
+        plain = dict(vars(self))
+        return plain if self.modalities is not None else {k: v for k, v in plain.items() if k != "modalities"}
 
 
 class Service:
@@ -44,6 +61,8 @@ class Service:
             "problem": self.predictor.bundle.problem.name,
             "scores": self.predictor.score_names,
             "segments": self.predictor.reads_segments,
+            "modalities": list(self.predictor.bundle.model.modalities),
+            "read_from_requests": ["text"],
             "members": len(self.predictor.folds) or 1,
         }
 
@@ -58,7 +77,11 @@ class Service:
         return await loop.run_in_executor(self.explaining, words_that_moved, self.predictor, text, column)
 
     async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Segments with what is said of them, and the stretches that they make; `rows` have song, start, end, text."""
+        """Return an answer for each segment, in the order asked, and the stretches that they make.
+
+        Args:
+            rows: Segments with song, start, end and text. Each is a segment of its own, also where two are of one time.
+        """
         return await asyncio.to_thread(self._segments, rows)
 
     async def _score(self, text: str) -> np.ndarray:
@@ -72,8 +95,9 @@ class Service:
         names = [name.removeprefix("score_") for name in self.predictor.score_names]
         said = self.predictor.decide(row[None])[0]
         return Answer(
-            list(said) if isinstance(said, tuple) else said, dict(zip(names, map(float, row), strict=True)), None
-        )
+            list(said) if isinstance(said, tuple) else said, dict(zip(names, map(float, row), strict=True)), None,
+            "text" if self.predictor.reads_media else None,
+        )  # fmt: skip
 
     def _segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         import pandas as pd
@@ -90,8 +114,16 @@ class Service:
                 **dict.fromkeys(others, ""),
             }
         )
-        found = self.predictor.predict_segments(table)
-        return _plain(found.segments), _plain(found.stretches)
+        found = self.predictor.segments_with_report(table, each_row=True)
+        scored = dict(zip(found.rows.tolist(), _plain(found.segments), strict=True))
+        answers = [{**(scored.get(i) or self._no_answer()), **asked} for i, asked in enumerate(rows)]
+        return answers, _plain(found.stretches)
+
+    def _no_answer(self) -> dict[str, Any]:
+        """What is said of a segment that is of no song."""
+        names = ["example_id", "prediction", *self.predictor.score_names]
+        read = [MODALITIES_READ] if self.predictor.reads_media else []
+        return {**dict.fromkeys([*names, *read]), WEAK: False, "reason": NO_SONG}
 
 
 def _plain(table: Any) -> list[dict[str, Any]]:

@@ -122,6 +122,67 @@ def test_times_of_requests_are_read_or_refused_with_their_unit(services):
         assert "likely" in ask(client, (0, 10_000), (10_000, 20_000)).json()["notes"][0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "reasons"),
+    [
+        ([{"song": " ", "start": 0, "end": 4, "text": "a"}, {"song": "x", "start": 0, "end": 4, "text": "b"}],
+         ["no name of a song", None]),
+        ([{"start": 0, "end": 4, "text": "first"}, {"start": 0, "end": 4, "text": "second"}], [None, None]),
+        ([{"start": 0, "end": 4, "text": "the same"}] * 3, [None] * 3),
+        ([{"start": 8, "end": 12, "text": "later"}, {"start": 0, "end": 4, "text": "earlier"}], [None, None]),
+        ([{"start": 4, "end": 4, "text": "of no length"}, {"start": 5, "end": 1, "text": "backwards"}],
+         ["segment of zero, negative or unknown length"] * 2),
+        ([{"song": name, "start": 0, "end": 1, "text": ""} for name in ("", "\t", "b", "a", "b ")],
+         ["no name of a song"] * 2 + [None] * 3),
+        ([{"song": "\u200b \n", "start": 1, "end": 2, "text": "\n"}], [None]),
+    ],
+)  # fmt: skip
+def test_each_segment_asked_has_one_answer_in_its_place(services, rows, reasons):
+    service = services("segmentation")
+    with client_of(service) as client:
+        told = client.post("/segments", json={"segments": rows})
+    assert told.status_code == 200
+    answers = told.json()["segments"]
+    assert len(answers) == len(rows)
+    for asked, answer, reason in zip(rows, answers, reasons, strict=True):
+        assert {name: answer[name] for name in asked} == asked
+        assert answer["reason"] == reason
+        has_scores = all(answer[name] is not None for name in ["prediction", *service.predictor.score_names])
+        assert has_scores or reason is not None
+    assert all(set(answer) == set(answers[0]) for answer in answers)
+
+
+def test_segments_of_one_time_are_told_apart(services):
+    service = services("segmentation")
+    rows = [{"start": 0, "end": 4, "text": "a door but a wall"}, {"start": 0, "end": 4, "text": "salt and winter"}]
+    with client_of(service) as client:
+        first, second = client.post("/segments", json={"segments": rows}).json()["segments"]
+    names = service.predictor.score_names
+    assert [first[name] for name in names] != [second[name] for name in names]
+
+
+def test_a_model_of_sound_says_that_it_read_text_alone(tmp_path, tiny_encoder):
+    import pyarrow.parquet as pq
+
+    from tests.conftest import labelled_songs
+    from tests.modalities.test_midi import song
+
+    (tmp_path / "a.mid").write_bytes(song())
+    songs = labelled_songs()
+    pq.write_table(songs.append_column("midi_file", [["a.mid"] * len(songs)]), tmp_path / "songs.parquet")
+    plan = plan_of(
+        tmp_path / "songs.parquet", tiny_encoder("bert"), phase=1, modalities=["text", "midi"], data__folds=1,
+        data__media_cache=str(tmp_path / "cache"), training__epochs=1, training__min_steps=0, logging__report=False,
+    )  # fmt: skip
+    service = Service(str(finish_run(plan, tmp_path / "run")), "cpu")
+    with client_of(service) as client:
+        info = client.get("/info").json()
+        answers = client.post("/predict", json={"texts": [TEXT, " "]}).json()["predictions"]
+    assert (info["modalities"], info["read_from_requests"]) == (["text", "midi"], ["text"])
+    assert answers[0]["modalities"] == "text"
+    assert answers[1] == {"prediction": None, "scores": {}, "reason": "no text"}
+
+
 def test_what_is_too_much_is_refused(services):
     with client_of(services("binary")) as client:
         bodies: list[Any] = [
