@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
+from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.sections import make_segments
 from rainbow_ray.errors import InputError, nearest
 from rainbow_ray.paths import folder_of, resolve_path
@@ -180,14 +181,15 @@ def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str
 def _kind(table: Manifest, target: str) -> tuple[str, list[str]]:
     """The problem that a column speaks for, and what is to be told of that; classes where nothing is known of it."""
     labels = labels_of(table, target)
-    if labels is None or target == SECTION:
+    if labels is None or target == SECTION or pa.types.is_nested(labels.type):
         return "multiclass", []
     if pa.types.is_boolean(labels.type):
         return "binary", []
-    if pa.types.is_floating(labels.type):
+    is_whole = pa.types.is_integer(labels.type) or (pa.types.is_decimal(labels.type) and labels.type.scale == 0)
+    if pa.types.is_floating(labels.type) or (pa.types.is_decimal(labels.type) and not is_whole):
         return "regression", []
     different = pc.unique(labels.drop_null())
-    if pa.types.is_integer(labels.type):
+    if is_whole:
         many = len(different) > MOST_INTEGERS
         what = ("numbers", "multiclass for classes") if many else ("classes", "regression for numbers")
         said = f"{target} holds {len(different)} different integers, read as {what[0]}: data.target_type={what[1]}"
@@ -203,7 +205,7 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
     if id_column not in names:
         raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){nearest(id_column, names)}")
     found = manifest.read([id_column])[id_column]
-    return frozenset(pc.unique(found.drop_null().cast(pa.string())).to_pylist())
+    return frozenset(pc.unique(exact_ids(found, id_column)).drop_null().to_pylist())
 
 
 def cache_folder() -> Path:

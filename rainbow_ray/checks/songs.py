@@ -12,6 +12,8 @@ import pyarrow as pa
 from rainbow_ray.assemble import Data, say_labels
 from rainbow_ray.checks import Found
 from rainbow_ray.data.manifest import STRUCT_COLUMN
+from rainbow_ray.data.normalize import decode_storage, id_column, is_bytes_type, is_string_type, plain_type
+from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.data.source import average_songs
 from rainbow_ray.data.stream import head
 from rainbow_ray.data.streamed import size_in_memory
@@ -74,7 +76,10 @@ def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
         of = "several classes" if plan.segments is None else "segments"
         yield Found("word", "probe", f"labels of {of} are not probed")
         return
-    for finding in probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind):
+    labels = data.problem.tell(data.examples.targets) if kind == "multiclass" else None
+    for finding in probe_labels(
+        data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=labels
+    ):
         yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)
 
 
@@ -82,15 +87,27 @@ def _columns(plan: Plan) -> pa.Table:
     """All columns of the manifest that can hold a label in disguise, `training_data` as a struct."""
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]
-    table = head(manifest, names, MOST_ROWS)
+    raw = head(manifest, names, MOST_ROWS)
+    table = pa.table([_readable(column, name) for name, column in zip(names, raw.columns, strict=True)], names=names)
     if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
         place = names.index(STRUCT_COLUMN)
         table = table.set_column(place, STRUCT_COLUMN, _unpacked(table[STRUCT_COLUMN].to_pylist()))
     return table
 
 
+def _readable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
+    """A column that Python can read whatever its bytes are: text and ids as training has them, decimals as floats."""
+    kind = plain_type(column.type)
+    if pa.types.is_decimal(kind):
+        return decode_storage(column).cast(pa.float64(), safe=False)
+    if is_string_type(kind) or is_bytes_type(kind):
+        return id_column(column, name)
+    return read_labels(column, name, None)[0] if pa.types.is_nested(kind) else decode_storage(column)
+
+
 def _is_media(kind: pa.DataType) -> bool:
-    is_one_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_list, pa.types.is_large_list)
+    is_one_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_list,
+                 pa.types.is_large_list)  # fmt: skip
     return any(is_one(kind) for is_one in is_one_of)
 
 

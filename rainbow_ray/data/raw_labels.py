@@ -6,6 +6,7 @@ They stay raw here: a problem's `parse` makes targets of them.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from rainbow_ray.data.normalize import (
 LABEL_MISSING = "no label"
 LABEL_BROKEN = "label not readable as JSON"
 LABEL_NOT_UTF8 = "label that is not UTF-8"
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, or a byte that is not UTF-8
 
 
 def read_labels(column: pa.ChunkedArray, name: str, field: str | None) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
@@ -44,13 +46,15 @@ def read_labels(column: pa.ChunkedArray, name: str, field: str | None) -> tuple[
     if field is None or pa.types.is_struct(plain.type):
         labels = decode_storage(plain if field is None else pc.struct_field(plain, field))
         return _decoded_labels(labels, name)
-    documents = text_column(plain, name)
-    values, broken = zip(*(_json_field(text, field) for text in documents.texts.to_pylist()), strict=True) if (
-        len(plain)
-    ) else ((), ())  # fmt: skip
-    reasons = [LABEL_NOT_UTF8 if not_text else LABEL_BROKEN if failed else None
-               for not_text, failed in zip(documents.undecodable.tolist(), broken, strict=True)]  # fmt: skip
+    found = [_json_field(document, field) for document in _documents(plain)]
+    values, reasons = [value for value, _ in found], [reason for _, reason in found]
     return label_names(pa.array(values, pa.string()), name), pa.array(reasons, pa.string())
+
+
+def _documents(column: pa.ChunkedArray) -> list[str]:
+    """Documents as text, in which bytes that are not UTF-8 stand as lone surrogates, and empty ones for missing."""
+    raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
+    return [(document or b"").decode("utf-8", "surrogateescape").strip() for document in raw.to_pylist()]
 
 
 def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
@@ -87,26 +91,29 @@ def _decoded_lists(labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array,
     return pa.array(rows, labels.type), pa.array(reasons, pa.string())
 
 
-def _json_field(document: str, field: str) -> tuple[str | None, bool]:
-    """The text of a field, None where it is missing, and whether the document cannot be read.
+def _json_field(document: str, field: str) -> tuple[str | None, str | None]:
+    """The text of a field, None where it is missing, and why it cannot be read.
 
     NaN, as Python's `json` writes what is missing, is missing. A container is written as JSON again. Mappings in the
     spelling of Python are read too.
     """
     if not document:
-        return None, False
+        return None, None
     try:
         fields = json.loads(document)
     except (ValueError, RecursionError):
         fields = _python_mapping(document)
-    if fields is None or scalar_text(fields) is None:  # `null` or `NaN` in the place of a document
-        return None, document not in ("null", "NaN")
+        if fields is None:
+            return None, LABEL_BROKEN
+    if fields is None or fields != fields:  # `null` or `NaN` in the place of a document
+        return None, None
     if not isinstance(fields, dict):
-        return None, True
+        return None, LABEL_BROKEN
     value: Any = fields.get(field)
-    if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False), False
-    return scalar_text(value), False
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    if isinstance(text, str) and SURROGATE.search(text):
+        return None, LABEL_NOT_UTF8
+    return scalar_text(text), None
 
 
 def _python_mapping(document: str) -> Any:

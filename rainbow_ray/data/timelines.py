@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOTS, count, text_key
 from rainbow_ray.data.manifest import UNDECODABLE
+from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
 
 TIMES = ("start", "end")
@@ -97,7 +98,15 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | N
     masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
     masked[~times["known"].to_numpy()] = NO_LENGTH
     table = _with_places(table, segments["song"], times)
-    return Folded(table, label, masked, dropped, _notes(segments))
+    return Folded(table, label, masked, dropped, (*_notes(segments), *_undecodable(chosen, stem_of)))
+
+
+def _undecodable(rows: pa.Table, stem_of: np.ndarray) -> tuple[str, ...]:
+    """A note on segments in whose text some bytes are not UTF-8."""
+    if UNDECODABLE not in rows.column_names or not pc.any(rows[UNDECODABLE]).as_py():
+        return ()
+    number = len(np.unique(stem_of[rows[UNDECODABLE].to_numpy()]))
+    return (f"{number} segments have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8",)
 
 
 def _stems(facts: pd.DataFrame) -> np.ndarray:

@@ -6,6 +6,7 @@ Try it alone: `python -m rainbow_ray.problems.regression`
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -100,6 +101,8 @@ class Regression:
             targets, notes = _numbers_of_texts(labels, column)
             left_out[np.isnan(targets)] = LABEL_MISSING
             targets = np.nan_to_num(targets, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        elif pa.types.is_decimal(plain.type):
+            targets = np.array([float(value) for value in plain.to_pylist()])  # pyarrow's cast rounds otherwise
         else:
             try:
                 targets = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -193,14 +196,17 @@ class Regression:
 
         logits = logits.float()
         logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-        value = logits[:, -1].double() * self.scale + self.shift
+        # as tensors: exporters of graphs narrow plain numbers to float32
+        exact = functools.partial(torch.tensor, dtype=torch.float64, device=logits.device)
+        value = logits[:, -1].double() * exact(self.scale) + exact(self.shift)
         if self.transform == "log1p":
             # exp overflows at 88; a number that large was never learned
             value = value.clamp(max=80.0).expm1()
         if self.loss_name == "zero_inflated":
             # the median of the mixture, as the other losses aim at: nothing where nothing is the likelier
             value = torch.where(logits[:, 0] > 0, value, torch.zeros_like(value))
-        return value.clamp(self.low, self.high) if self.low is not None or self.high is not None else value
+        value = torch.maximum(value, exact(self.low)) if self.low is not None else value
+        return torch.minimum(value, exact(self.high)) if self.high is not None else value
 
     def decide(self, scores: np.ndarray) -> list[Any]:
         return [float(score) for score in scores]

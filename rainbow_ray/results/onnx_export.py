@@ -32,13 +32,15 @@ from rainbow_ray.modalities.audio import RATE
 from rainbow_ray.modalities.buckets import BUCKETS
 from rainbow_ray.modalities.midi import FIELDS, INSTRUMENTS
 from rainbow_ray.modalities.text import TOKENS, WORDS, load_tokenizer, pad_id
+from rainbow_ray.problems import Problem
+from rainbow_ray.problems.regression import Regression
 from rainbow_ray.problems.segmentation import Segmentation, plain
 from rainbow_ray.results.bundle import CARD, Bundle
 from rainbow_ray.results.bundle_files import DESCRIPTION, file_hashes
 from rainbow_ray.results.onnx_bundle import FORMAT, GRAPH, TOKENIZER
 from rainbow_ray.results.scoring import Scorer
 
-TOLERANCE = 1e-4  # of a score, or of its share where it is beyond 1
+TOLERANCE = 1e-4  # of a score; of numbers, of how far they are spread, or of the distance from their mean
 SIZES = ((3, 12, 9), (1, 5, 1), (6, 40, 30), (2, 64, 3))  # examples, tokens and words of made-up batches
 NOTES = 24
 SECOND = 3.0  # of a made-up segment
@@ -114,6 +116,7 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     known = {one.name for one in session.get_inputs()}
+    origin, unit = _origin_and_unit(bundle.problem)
     worst = 0.0
     for seed, sizes in enumerate(SIZES):
         inputs = make_inputs(bundle, *sizes, seed=seed)
@@ -121,8 +124,16 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
             wanted = graph(inputs).numpy()
         given = {name: tensor.numpy() for name, tensor in inputs.items() if name in known}
         (found,) = session.run(None, given)
-        worst = max(worst, float(np.max(np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted)))))
+        worst = max(worst, float(np.max(np.abs(found - wanted) / np.maximum(unit, np.abs(wanted - origin)))))
     return worst
+
+
+def _origin_and_unit(problem: Problem) -> tuple[float, float]:
+    """Where a problem's scores lie, and how far from each other: of numbers, as the targets did."""
+    inner = plain(problem)
+    if isinstance(inner, Regression) and inner.transform != "log1p":
+        return inner.shift, inner.scale
+    return 0.0, 1.0
 
 
 def make_inputs(bundle: Bundle, examples: int, tokens: int, words: int, *, seed: int) -> dict[str, torch.Tensor]:

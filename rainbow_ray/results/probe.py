@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lgamma, log
 from typing import Any, Literal
@@ -27,7 +27,7 @@ LIST_WORDS, LEAST_GAIN = 5, 2  # a word must mend two training songs, since each
 VOCABULARY, STUMP_WORDS, STUMPS = 3000, 200, 50
 LARGE_CLASS, LEAST_SONGS = 0.7, 5  # classes with fewer songs cannot be told on songs not looked at
 EXCEPTIONS = 0.01  # of the songs: a column's rule, or a count, may fail on so many
-COUNT_SCALES, WHOLE, LEAST_COUNTS = (1000, 100, 1), 2e-3, 8  # the largest scale that fits is meant; targets are float32
+COUNT_SCALES, WHOLE, LEAST_COUNTS = (1000, 100, 1), 2e-3, 8  # the largest scale that fits is meant
 COUNTED = {"words": r"\S+", "characters": r"(?s).", "sentences": r"[^.!?]*[^.!?\s][^.!?]*", "lines": r"[^\n]*\S[^\n]*"}
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -62,11 +62,13 @@ class _Told:
 
 
 def probe_labels(
-    examples: Examples, rows: pa.Table, target: str, *, folds: np.ndarray, seed: int, kind: Kind = "binary"
-) -> list[Finding]:
+    examples: Examples, rows: pa.Table, target: str, *, folds: np.ndarray, seed: int, kind: Kind = "binary",
+    labels: Sequence[str] | None = None,
+) -> list[Finding]:  # fmt: skip
     """What the label `target` is; the last finding bounds what is left for a GPU.
 
     `rows` is the raw table, a row an example; `folds` is the fold that scores each example, -1 for none, `(examples,)`.
+    `labels` are the names of the examples' classes; without them the table's own are taken.
     Examples of one song count once; of very many songs, 2,000 are drawn.
     """
     chosen = np.sort(np.unique(examples.songs.astype(str), return_index=True)[1])
@@ -74,7 +76,9 @@ def probe_labels(
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_SONGS, replace=False))
     columns, field = _columns(rows.take(pa.array(chosen))), target.rpartition(".")[2]
     own = [n for n in columns if n in (target, field, f"{STRUCT_COLUMN}.{field}", f"{STRUCT_COLUMN}_{field}")]
-    songs = _songs(examples.take(chosen), columns[own[0]] if own else None, folds[chosen], seed, kind)
+    raw: list[Any] | None = columns[own[0]] if own else None
+    names = raw if labels is None else [labels[i] for i in chosen]
+    songs = _songs(examples.take(chosen), names, folds[chosen], seed, kind)
     others = {name: values for name, values in columns.items() if name not in own and not _is_text(values, songs)}
     rules = _column_rules(songs, others)
     numbers = {name: _numbers(others[name]) for name in rules} | ({} if songs.classes else {target: songs.y})
