@@ -164,7 +164,9 @@ class Manifest:
     def _scan(self, group: RowGroup, columns: Sequence[str], size: int | None) -> Iterator[pa.RecordBatch]:
         part = self.fragment(group.file).subset(row_group_ids=[group.group])
         few = {"batch_size": size, "batch_readahead": 1, "fragment_readahead": 1} if size is not None else {}
-        scanner = part.scanner(schema=self.schema, columns=list(columns), use_threads=size is None, **few)
+        # of these columns alone: pyarrow adds some of its own, whose names others may have too (`__filename`)
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        scanner = part.scanner(schema=schema, columns=list(columns), use_threads=size is None, **few)
         return iter(scanner.to_batches())
 
     def _translated(self, step: Callable[[], T], group: RowGroup, columns: Sequence[str]) -> T:
@@ -211,6 +213,8 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
             if remote:
                 filesystem.handler.fs.info(path)  # says why: pyarrow takes any failure for a file that is not there
             raise InputError(_not_found(location, label, name))
+        if info.type.name == "Unknown":
+            raise InputError(f"{label}: neither a file nor a folder")
         if info.is_file and info.size == 0:
             raise InputError(f"{label}: the file is empty (0 bytes)")
         listed = None if info.is_file else list_folder(filesystem, path, label)

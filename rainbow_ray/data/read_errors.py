@@ -62,6 +62,10 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
         return f"no such file ({text})"
     if isinstance(error, PermissionError):
         return "permission is denied"
+    if isinstance(error, UnicodeError):
+        return "its name is not UTF-8; rename it"
+    if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the content
+        return text
     return f"{text}; export it again"
 
 

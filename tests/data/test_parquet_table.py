@@ -310,6 +310,8 @@ def test_files_that_go_away_or_cannot_be_opened(tmp_path):
     put(tmp_path / "f" / "a.parquet").rename(tmp_path / "f" / name)
     for location in (tmp_path / "f", tmp_path / "f" / name):
         assert "caf\\udce9" in refused(location)
+        assert "not UTF-8; rename it" in refused(location)
+    assert "neither a file nor a folder" in refused("/dev/null")
     assert "patterns are not expanded" in refused(tmp_path / "*.parquet")
 
 
@@ -325,3 +327,14 @@ def test_rows_are_numbered_through_all_files(tmp_path):
             found = [n for batch in manifest.batches(group, ["n"], size) for n in batch["n"].to_pylist()]
             assert found == list(range(group.start, group.start + group.rows))
     assert len(head(manifest, ["n"], 10)) >= 10
+
+
+def test_columns_of_any_name(tmp_path):
+    names = ["a.b", "", "a", "a[0]", "two\nlines", "__fragment_index", "x=1", "ä"]
+    path = put(tmp_path / "a.parquet", pa.table({name: [i] for i, name in enumerate(names)}))
+    manifest = open_manifest(str(path))
+    for i, name in enumerate(names):
+        if not name.startswith("__"):  # which pyarrow keeps for itself
+            assert manifest.read([name]).to_pydict() == {name: [i]}
+    with pytest.raises(InputError, match="__fragment_index"):
+        manifest.read(["__fragment_index"])

@@ -20,6 +20,7 @@ from rainbow_ray.cli import run
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.results.at_scale import Part, PartScorer, between_songs, plan_parts, read_range
 from tests.conftest import labelled_songs, segment_rows, song_rows
+from tests.data.test_parquet_table import damage
 from tests.in_process import finish_run, plan_of
 
 SHORT = {"training__epochs": 2, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
@@ -240,6 +241,44 @@ def test_segments_with_words_that_are_no_text_are_scored_without_them(models, do
     assert code == 0, said
     assert len(pd.read_parquet(out)) == 12
     assert "1: text that is not UTF-8" in said
+
+
+def test_damage_in_the_middle_is_told_with_file_and_column(models, door, tmp_path):
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        pq.write_table(pa.table(song_rows(songs=30, stems=1)), folder / name, row_group_size=10)
+    damage(folder / "b.parquet", 1, "concept")
+    code, said = door("--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--part-rows", "7")
+    assert code == 2, said
+    assert "b.parquet, row group 1, column 'concept' cannot be read" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monkeypatch, tmp_path):
+    (tmp_path / "which songs?").mkdir()
+    for name in ("songs.parquet", "_old.parquet"):
+        pq.write_table(pa.table(song_rows(songs=30, stems=1)), tmp_path / "which songs?" / name)
+    (tmp_path / "model").symlink_to(models(1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = []
+    load = PartScorer.__init__
+
+    def keep(self, task):
+        given.append(task)
+        load(self, task)
+
+    monkeypatch.setattr(PartScorer, "__init__", keep)
+    code, said = door("--model", "model", "--manifest=~/which songs?", "--out", "scores.csv")
+    assert code == 0, said
+    assert "1 parquet file is not read" in said
+    task = given[0]
+    assert (task.model, task.manifest) == (str(tmp_path / "model"), str(tmp_path / "which songs?"))
+    assert task.media_root == task.manifest  # as in training: paths start in the folder of the table
+    assert task.folder == tmp_path / "scores.csv.parts"
+    assert len(pd.read_csv("scores.csv")) == 30
 
 
 @pytest.mark.slow
