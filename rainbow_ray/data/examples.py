@@ -101,8 +101,11 @@ class Examples:
         ids = np.concatenate(
             [pd.util.hash_array(column.slice(start, step).to_numpy()) for start in range(0, len(column), step)]
         )
-        columns = {f"target {i}": part for i, part in enumerate(self.targets.T)} if self.targets.ndim > 1 else {}
-        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": self.targets})})
+        # what float32 holds exactly has the hash that it had when all targets were float32
+        narrow = self.targets.astype(np.float32)
+        targets = narrow if np.array_equal(narrow, self.targets, equal_nan=True) else self.targets
+        columns = {f"target {i}": part for i, part in enumerate(targets.T)} if targets.ndim > 1 else {}
+        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": targets})})
         for slots in (name for name in self.table.column_names if name.endswith(SLOTS)):
             windows = self.table[slots.removesuffix(SLOTS)].to_pylist()
             frame[slots] = pd.util.hash_array(np.array([" ".join(row) for row in windows], dtype=object))
