@@ -176,7 +176,9 @@ def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Co
         console.print(f"{format_number(row[asked])}  {_said(row['prediction'])}  {shown}", markup=False)
         moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
         if moved:
-            console.print("       " + ", ".join(f"{one.word} {format_number(one.by, signed=True)}" for one in moved), markup=False)
+            console.print(
+                "       " + ", ".join(f"{one.word} {format_number(one.by, signed=True)}" for one in moved), markup=False
+            )
 
 
 def _whole(text: str) -> str:

@@ -380,11 +380,7 @@ def _fields(schema: pa.Schema) -> list[str]:
 def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """The exact text of ids, null where there is none: null, NaN or blank."""
     names = id_column(column, name)
-    return pc.if_else(pc.equal(_trim(names), ""), None, names)
-
-
-def _trim(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(names), ""), None, names)
 
 
 def _join(texts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
