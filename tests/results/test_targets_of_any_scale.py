@@ -40,6 +40,15 @@ def test_distinct_targets_stay_distinct(write_table, tiny_encoder, values):
     assert sorted(data.source.targets) == sorted(float(value) for value in values.to_pylist())
 
 
+def test_labels_of_one_song_that_differ_in_their_last_digits_agree(write_table, tiny_encoder):
+    rows = song_rows(songs=24, stems=2)
+    rows[TARGET] = [(0.1 + 0.2 if i % 2 else 0.3) + i // 2 for i in range(48)]
+    rows[TARGET][0] += 1e-9
+    data = data_of(plan_of(write_table(rows), tiny_encoder("bert"), phase=4))
+    assert data.profile["songs"] == 23
+    assert data.profile["dropped"]["labels of one song disagree"] == 2
+
+
 def test_what_float64_cannot_hold_is_said(write_table, tiny_encoder):
     values = pa.array([10**17 + i for i in range(40)])
     data = data_of(plan_of(write_table(numbered_songs(values)), tiny_encoder("bert"), phase=4))
