@@ -13,6 +13,7 @@ from rainbow_ray.cli import DONE, run
 from rainbow_ray.config import ADDRESS_VARIABLE
 from rainbow_ray.paths import folder_of, is_url, location_option, path_option, resolve_path
 from rainbow_ray.utils.signals import raise_on_signal
+from rainbow_ray.number_format import format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,10 +192,12 @@ def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Co
     for row in rows[: options.top or len(rows)]:
         asked = column or max(names, key=lambda name: row[name])
         shown = row["text"] if len(texts) == 1 else _short(row["text"])
-        console.print(f"{row[asked]:.3f}  {_said(row['prediction'])}  {shown}")
+        console.print(f"{format_number(row[asked])}  {_said(row['prediction'])}  {shown}")
         moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
         if moved:
-            console.print("       " + ", ".join(f"{one.word} {one.by:+.3f}" for one in moved))
+            console.print(
+                "       " + ", ".join(f"{one.word} {format_number(one.by, signed=True)}" for one in moved)
+            )
 
 
 def _whole(text: str) -> str:
@@ -257,7 +260,7 @@ def _cell(prediction: object) -> object:
 def _said(prediction: object) -> str:
     if isinstance(prediction, tuple):
         return ", ".join(prediction) or "none"
-    return f"{prediction:.3g}" if isinstance(prediction, float) else str(prediction)
+    return format_number(prediction) if isinstance(prediction, float) else str(prediction)
 
 
 def _short(text: str) -> str:

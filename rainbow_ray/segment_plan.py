@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config import Config, DataConfig, Resolved, known_keys
-from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, labels_of, open_manifest
+from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, label_type, labels_of, open_manifest
 from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.sections import make_segments
 from rainbow_ray.data.time_units import check_times
@@ -93,9 +93,10 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
         if target not in names and not demo:
             target, before = SONG_TARGET, target
             notes.append(f"{before} is not in the segments: {target}, the songs' own label, takes its place")
-    if target in names and pa.types.is_nested(table.schema.field(target).type):
-        raise InputError(f"{table}: column {target!r} (data.target_column) holds {table.schema.field(target).type}, and"
-                         " a segment has one label")  # fmt: skip
+    label_kind = label_type(table.schema, target)
+    if label_kind is not None and pa.types.is_nested(label_kind):
+        raise InputError(f"{table}: column {target!r} (data.target_column) holds {label_kind}, and a segment has one"
+                         " label")  # fmt: skip
     kind, told = (config.data.target_type, []) if config.data.target_type else _kind(table, target)
     notes += told
     segments = config.segments

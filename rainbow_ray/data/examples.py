@@ -19,6 +19,7 @@ from rainbow_ray.data.manifest import UNDECODABLE
 
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
+SAME_NUMBER = 1e-12  # relative difference of labels that are one number
 NOT_KEPT = ("dropped", "label", UNDECODABLE)  # columns of rows that examples do not have
 SLOTS = "_slot"  # ends the column that says of which of a song's rows each window is
 
@@ -101,8 +102,11 @@ class Examples:
         ids = np.concatenate(
             [pd.util.hash_array(column.slice(start, step).to_numpy()) for start in range(0, len(column), step)]
         )
-        columns = {f"target {i}": part for i, part in enumerate(self.targets.T)} if self.targets.ndim > 1 else {}
-        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": self.targets})})
+        # what float32 holds exactly has the hash that it had when all targets were float32
+        narrow = self.targets.astype(np.float32)
+        targets = narrow if np.array_equal(narrow, self.targets, equal_nan=True) else self.targets
+        columns = {f"target {i}": part for i, part in enumerate(targets.T)} if targets.ndim > 1 else {}
+        frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": targets})})
         for slots in (name for name in self.table.column_names if name.endswith(SLOTS)):
             windows = self.table[slots.removesuffix(SLOTS)].to_pylist()
             frame[slots] = pd.util.hash_array(np.array([" ".join(row) for row in windows], dtype=object))
@@ -128,7 +132,8 @@ def one_row_an_example(
     joined: dict[str, tuple[pa.Array, pa.Array]] = {}
     if not by_row or agree:
         _, first, song = np.unique(_codes(rows["song"])[good], return_index=True, return_inverse=True)
-        other = targets != targets[first][song]
+        # numbers that were computed twice may differ in their last digits
+        other = ~np.isclose(targets, targets[first][song], rtol=SAME_NUMBER, atol=0.0)
         disagree = np.bincount(song, weights=other if other.ndim == 1 else other.any(axis=1))[song] > 0
         further = np.ones(len(good), dtype=bool)
         further[first] = False

@@ -284,6 +284,15 @@ def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | N
     return read_labels(manifest.read([found[0]])[found[0]], *found)[0]
 
 
+def label_type(schema: pa.Schema, target: str) -> pa.DataType | None:
+    """The type of a target's raw labels, of JSON documents strings; None where there is no such column."""
+    found = _find_label(schema, target)
+    if found is None:
+        return None
+    kind = plain_type(schema.field(found[0]).type)
+    return plain_type(kind.field(found[1]).type) if pa.types.is_struct(kind) and found[1] is not None else kind
+
+
 def _fields(schema: pa.Schema) -> list[str]:
     if STRUCT_COLUMN in schema.names and pa.types.is_struct(schema.field(STRUCT_COLUMN).type):
         return [field.name for field in schema.field(STRUCT_COLUMN).type]
@@ -293,11 +302,7 @@ def _fields(schema: pa.Schema) -> list[str]:
 def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """The exact text of ids, null where there is none: null, NaN or blank."""
     names = id_column(column, name)
-    return pc.if_else(pc.equal(_trim(names), ""), None, names)
-
-
-def _trim(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(names), ""), None, names)
 
 
 def _join(texts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

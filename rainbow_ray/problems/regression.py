@@ -133,7 +133,8 @@ class Regression:
                             f" to {float(targets.min())!r}")  # fmt: skip
         if problems:
             raise InputError(problems)
-        return Labels(self, targets, nothing_left_out(len(targets)))
+        notes = _narrowed(targets, column) if config.training.target_transform == "none" else ()
+        return Labels(self, targets, nothing_left_out(len(targets)), notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
@@ -264,6 +265,15 @@ def _numbers_of_texts(labels: pa.ChunkedArray, column: str) -> tuple[np.ndarray,
         raise InputError(f"target {column!r} is not a number: {', '.join(map(repr, wrong[:SHOWN]))}{more}; name"
                          " another with data.target_column")  # fmt: skip
     return np.array([*numbers, np.nan], dtype=np.float64)[cells.codes], cells.notes  # -1 is a missing one
+
+
+def _narrowed(targets: np.ndarray, column: str) -> tuple[str, ...]:
+    """A warning where numbers that are learned as they are, in float32, are fewer there."""
+    values, kept = len(np.unique(targets)), len(np.unique(targets.astype(np.float32)))
+    if kept == values:
+        return ()
+    return (f"training.target_transform: none learns {column!r} in float32, in which {values} different values are"
+            f" {kept}; standardise keeps them apart",)  # fmt: skip
 
 
 def _rounded(labels: pa.Array, targets: np.ndarray, column: str) -> tuple[str, ...]:

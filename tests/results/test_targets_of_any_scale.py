@@ -40,10 +40,26 @@ def test_distinct_targets_stay_distinct(write_table, tiny_encoder, values):
     assert sorted(data.source.targets) == sorted(float(value) for value in values.to_pylist())
 
 
+def test_labels_of_one_song_that_differ_in_their_last_digits_agree(write_table, tiny_encoder):
+    rows = song_rows(songs=24, stems=2)
+    rows[TARGET] = [(0.1 + 0.2 if i % 2 else 0.3) + i // 2 for i in range(48)]
+    rows[TARGET][0] += 1e-9
+    data = data_of(plan_of(write_table(rows), tiny_encoder("bert"), phase=4))
+    assert data.profile["songs"] == 23
+    assert data.profile["dropped"]["labels of one song disagree"] == 2
+
+
 def test_what_float64_cannot_hold_is_said(write_table, tiny_encoder):
     values = pa.array([10**17 + i for i in range(40)])
     data = data_of(plan_of(write_table(numbered_songs(values)), tiny_encoder("bert"), phase=4))
     assert any("40 different values, of which" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize(("transform", "says"), [("none", True), ("standardise", False)])
+def test_numbers_that_are_learned_as_they_are_may_be_fewer(write_table, tiny_encoder, transform, says):
+    keys = {"phase": 4, "training__target_transform": transform}
+    data = data_of(plan_of(write_table(numbered_songs(FORTY)), tiny_encoder("bert"), **keys))
+    assert any("in float32, in which 40 different values are 1;" in warning for warning in data.warnings) == says
 
 
 def test_segments_keep_their_numbers(write_table, tiny_encoder):
