@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -348,23 +348,23 @@ def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
     if not is_needed:
         yield
         return
-    with _STDERR, tempfile.TemporaryFile() as held:
-        try:
+    with _STDERR, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there is no standard error, or no room for what is held back
+            held = stack.enter_context(tempfile.TemporaryFile())
             own = os.dup(2)
-        except OSError:  # there is no standard error
-            yield
-            return
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
-            held.seek(0)
-            other = [line for line in held if not _is_of_decoder(line)]
-            if other:  # of another thread
-                with contextlib.suppress(OSError):
-                    os.write(2, b"".join(other))
+            stack.callback(os.close, own)
+            os.dup2(held.fileno(), 2)
+            stack.callback(_pass_on, held, own)
+        yield
+
+
+def _pass_on(held: IO[bytes], own: int) -> None:
+    """Give standard error back, and what other threads wrote meanwhile."""
+    os.dup2(own, 2)
+    held.seek(0)
+    lines = [line for line in held if not _is_of_decoder(line)]
+    with contextlib.suppress(OSError):
+        os.write(2, b"".join(lines))
 
 
 def _is_of_decoder(line: bytes) -> bool:

@@ -213,9 +213,11 @@ class MediaReader:
             return look
         # one modality's duration for all, so that windows are of the same time
         leading = next(iter(opened.values()))
-        starts = self.windows.starts(
-            leading.duration, next(iter(sources.values())).name, leading.sounding(self.windows.seconds)
-        )
+        try:
+            sounding = leading.sounding(self.windows.seconds)
+        except Trouble:  # damaged somewhere: its windows may be whole
+            sounding = (0.0, leading.duration)
+        starts = self.windows.starts(leading.duration, next(iter(sources.values())).name, sounding)
         for name, recording in opened.items():
             try:
                 if span is not None and sources[name].path is not None:  # what the table holds is the segment's own

@@ -9,7 +9,7 @@ import pytest
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities.audio import RATE, Sound, mix_down, open_recording
 from rainbow_ray.modalities.audio_files import Samples
-from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Windows, check_troubles, count_troubles
+from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Trouble, Windows, check_troubles, count_troubles
 from rainbow_ray.modalities.media_counts import count_unusable
 from tests.modalities.test_audio import saved, tone
 
@@ -167,6 +167,16 @@ def test_views_in_which_nothing_sounds_are_left_out(folder, monkeypatch):
     assert [reader.store.get("audio", name)[0] for name in rows["audio"][0].as_py()] == heard
     assert 1 <= len(heard) < 12
     assert rows["audio_trouble"].to_pylist() == [None]
+
+
+def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, monkeypatch):
+    class Damaged(Pulses):
+        def sounding(self, seconds: float) -> tuple[float, float]:
+            raise Trouble("damaged")
+
+    monkeypatch.setattr("rainbow_ray.modalities.audio.open_recording", lambda *_: Damaged())
+    reader = MediaReader(("audio",), folder, Windows(1.0), None)
+    assert len(reader(pa.table({"raw_audio": ["sounds.wav"]}))["audio"][0].as_py()) == 1
 
 
 def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
