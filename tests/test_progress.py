@@ -84,9 +84,9 @@ def test_a_mirror_tells_when_a_fit_has_ended(tmp_path):
     files = [tmp_path / name / "metrics.jsonl" for name in ("fold-0", "fold-1")]
     with FitProgress(console, ["macro_f1"], 3, headline="macro_f1") as progress:
         mirror = Mirror(files, [progress], progress.finish)
-        for fold, file in enumerate(files):
+        for fold, path in enumerate(files):
             for record in records(fold):
-                JsonLines(file).log(record)
+                JsonLines(path).log(record)
         mirror.poll()
         assert file.getvalue() == ""
         files[1].with_name(RESULT).touch()
