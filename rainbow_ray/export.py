@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rainbow_ray.cli import DONE, run
 from rainbow_ray.paths import path_option
+from rainbow_ray.utils.signals import raise_on_signal
 
 FOLDER = "onnx"  # beside a run's model/
 GRAPH_MARK, HUB_MARK = "model.onnx", "rainbow_ray.json"  # what folders of ours have
@@ -22,6 +23,13 @@ def main(arguments: Sequence[str]) -> int:
 
     prepare_environment()
 
+    with raise_on_signal():  # what is half written is removed
+        _export(options, onnx_folder)
+    return DONE
+
+
+def _export(options: argparse.Namespace, onnx_folder: Path | None) -> None:
+    """Write the graph, the folder for transformers, or both."""
     from rainbow_ray.results.bundle import bundle_hash, load_bundle
 
     bundle = load_bundle(options.model)
@@ -45,7 +53,6 @@ def main(arguments: Sequence[str]) -> int:
               f" logit is {hub.parity:.1e}")  # fmt: skip
         for note in hub.notes:
             print(f"Note: {note}")
-    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:

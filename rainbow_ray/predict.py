@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, run
 from rainbow_ray.config import ADDRESS_VARIABLE
+from rainbow_ray.number_format import format_number
 from rainbow_ray.paths import folder_of, is_url, location_option, path_option, resolve_path
 from rainbow_ray.utils.signals import raise_on_signal
-from rainbow_ray.number_format import format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -195,9 +195,7 @@ def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Co
         console.print(f"{format_number(row[asked])}  {_said(row['prediction'])}  {shown}")
         moved = words_that_moved(predictor, row["text"], asked) if options.top or len(texts) == 1 else []
         if moved:
-            console.print(
-                "       " + ", ".join(f"{one.word} {format_number(one.by, signed=True)}" for one in moved)
-            )
+            console.print("       " + ", ".join(f"{one.word} {format_number(one.by, signed=True)}" for one in moved))
 
 
 def _whole(text: str) -> str:

@@ -100,7 +100,7 @@ class FitProgress:
         assert fit.last is not None
         self.shown_at = time.monotonic()
         best = ""
-        if fit.best is not None:
+        if fit.best is not None and self.headline is not None:
             best = f"  best epoch {fit.best['epoch']}: {self.headline} {_short(fit.best[self.headline])}"
         self.console.print(f"{_name(fold)}  epoch {fit.last['epoch']}/{self.epochs}  {self._numbers(fit)}{best}")
 

@@ -133,7 +133,7 @@ def closing(run: RunFolder | None) -> Iterator[None]:
     except KeyboardInterrupt as error:
         if run is not None:
             abandon(run)
-            if run.path.exists():
+            if run.path.exists() and not run.finished:
                 error.add_note(how_to_resume(run))
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from rainbow_ray.cli import FAILED
 from rainbow_ray.errors import InputError, TrainingError, first_line
 from rainbow_ray.ray_errors import user_error
 from rainbow_ray.utils.ray_folder import session_folder
-from rainbow_ray.utils.signals import raise_on_signal
+from rainbow_ray.utils.signals import Interrupted, defer_signals, raise_on_signal
 from rainbow_ray.utils.streams import print_error
 
 # read by Ray when it is imported, here and in every process that it starts
@@ -214,18 +215,12 @@ def _connected(
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        context = ray.init(
-            address=address or "local",
-            include_dashboard=None if address else True,
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else {"dashboard_host": "127.0.0.1"}),
-            runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}} if address else None,
-        )
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error
+    # Ray's start is not cut short: processes that it has begun would stay
+    with defer_signals() as deferred:
+        context = _start_ray(address, folder)
+    if deferred.signal_number is not None:
+        ray.shutdown()
+        raise Interrupted(deferred.signal_number)
     install_handlers()  # Ray installs one of its own for SIGTERM
     _close_token_file()
     # what is raised when Ray's own processes are gone, rather than when work on them fails
@@ -250,6 +245,26 @@ def _connected(
         raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
     finally:
         ray.shutdown()
+
+
+def _start_ray(address: str | None, folder: str | None) -> Any:
+    """Return the context of `ray.init`. Raises `InputError` where no cluster answers."""
+    import ray
+
+    try:
+        return ray.init(
+            address=address or "local",
+            include_dashboard=None if address else True,
+            _temp_dir=folder,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else {"dashboard_host": "127.0.0.1"}),
+            runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}} if address else None,
+        )
+    except SystemExit:  # Ray's own handler of SIGTERM, which has ended the processes
+        raise Interrupted(signal.SIGTERM) from None
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error
 
 
 @contextlib.contextmanager

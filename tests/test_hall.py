@@ -12,6 +12,7 @@ from rainbow_ray.config import resolve
 from rainbow_ray.data.demo import write_demo
 from rainbow_ray.errors import InputError, TrainingError, nearest
 from rainbow_ray.plan import choose_manifest
+from rainbow_ray.run_folder import RunFolder, closing
 from rainbow_ray.runtime import Cluster
 from tests.in_process import data_of, plan_of
 
@@ -76,3 +77,21 @@ def test_names_that_are_near_are_offered():
     assert nearest("poolin", ["pooling", "loss"]) == " (did you mean pooling?)"
     assert nearest("epochs", ["training.epochs"]) == " (did you mean training.epochs?)"
     assert nearest("zzz", ["pooling"]) == ""
+
+
+def test_only_a_run_that_has_begun_can_be_gone_on_with(tmp_path):
+    run_folder = RunFolder(tmp_path / "one run")
+    for begun, finished, expected in (
+        ((), (), []),
+        (("split.json",), (), ["go on with --resume --name 'one run'"]),
+        (("split.json",), ("summary.json",), []),
+    ):
+        run_folder.path.mkdir(exist_ok=True)
+        for name in (*begun, *finished):
+            run_folder.file(name).touch()
+        with pytest.raises(KeyboardInterrupt) as caught, closing(run_folder):
+            raise KeyboardInterrupt
+        assert getattr(caught.value, "__notes__", []) == expected
+        assert run_folder.path.exists() is bool(begun)
+    with pytest.raises(KeyboardInterrupt), closing(None):
+        raise KeyboardInterrupt

@@ -8,7 +8,6 @@ import pty
 import subprocess
 import sys
 
-from rainbow_ray import progress as module
 from rainbow_ray.progress import FitProgress, TrialLines
 from rainbow_ray.training.ledger import Trial
 from rainbow_ray.training.reporters import RESULT, JsonLines, Mirror
@@ -27,13 +26,13 @@ def records(fold: int | None, scores=SCORES):
 
 
 def lines_of(fold, **how) -> list[str]:
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     arguments = {"headline": "macro_f1", **how}
     with FitProgress(console, ["macro_f1", "loss"], 3, **arguments) as progress:
         for record in records(fold):
             progress(record)
         progress.finish(fold)
-    return console.file.getvalue().splitlines()
+    return file.getvalue().splitlines()
 
 
 def test_a_pipe_gets_one_line_a_fold_with_the_last_and_the_best_epoch():
@@ -51,59 +50,59 @@ def test_a_refit_has_nothing_to_score():
 
 
 def test_a_headline_that_is_not_defined_is_no_best():
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     with FitProgress(console, ["mcc"], 3, headline="mcc") as progress:
         for record in records(0):
             progress({**record, "mcc": None})
-    assert console.file.getvalue() == "fold 1  epoch 3/3  train_loss 0.333  mcc –\n"
+    assert file.getvalue() == "fold 1  epoch 3/3  train_loss 0.333  mcc –\n"
 
 
 def test_a_fold_that_was_stopped_shows_how_far_it_came():
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     with FitProgress(console, ["macro_f1"], 9, headline="macro_f1") as progress:
         for record in records(0):
             progress(record)
-    assert console.file.getvalue().startswith("fold 1  epoch 3/9")
+    assert file.getvalue().startswith("fold 1  epoch 3/9")
 
 
 def test_a_long_fit_says_now_and_then_where_it_is(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    console = make_console(io.StringIO())
+    monkeypatch.setattr("rainbow_ray.progress.time.monotonic", lambda: now[0])
+    console = make_console(file := io.StringIO())
     with FitProgress(console, ["macro_f1"], 600, headline="macro_f1") as progress:
         for record in records(0, [0.5] * 600):  # 600 epochs of 30 s
             now[0] = 30.0 * record["epoch"]
             progress(record)
-    lines = console.file.getvalue().splitlines()
+    lines = file.getvalue().splitlines()
     assert lines[0].startswith("fold 1  epoch 3/600")
     assert lines[-1].startswith("fold 1  epoch 600/600")
     assert 10 < len(lines) < 50
 
 
 def test_a_mirror_tells_when_a_fit_has_ended(tmp_path):
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     files = [tmp_path / name / "metrics.jsonl" for name in ("fold-0", "fold-1")]
     with FitProgress(console, ["macro_f1"], 3, headline="macro_f1") as progress:
         mirror = Mirror(files, [progress], progress.finish)
-        for fold, file in enumerate(files):
+        for fold, path in enumerate(files):
             for record in records(fold):
-                JsonLines(file).log(record)
+                JsonLines(path).log(record)
         mirror.poll()
-        assert console.file.getvalue() == ""
+        assert file.getvalue() == ""
         files[1].with_name(RESULT).touch()
         mirror.poll()
         mirror.poll()
-        assert [line[:6] for line in console.file.getvalue().splitlines()] == ["fold 2"]
-    assert [line[:6] for line in console.file.getvalue().splitlines()] == ["fold 2", "fold 1"]
+        assert [line[:6] for line in file.getvalue().splitlines()] == ["fold 2"]
+    assert [line[:6] for line in file.getvalue().splitlines()] == ["fold 2", "fold 1"]
 
 
 def test_values_of_a_space_are_no_markup():
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     trial = Trial(1, {"training.loss": "[/bold]"}, {"training.loss": "[/bold]"}, {})
     with TrialLines(console, "macro_f1", 2, larger_is_better=True) as lines:
         lines(trial, "end")
         console.print(lines._table())
-    assert console.file.getvalue().count("[/bold]") == 2
+    assert file.getvalue().count("[/bold]") == 2
 
 
 LIVE = """

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rainbow_ray.config import Config
 from rainbow_ray.errors import InputError, first_line
@@ -231,7 +231,7 @@ def wandb_notes(config: Config) -> list[str]:
             " and `wandb sync` send it later"]  # fmt: skip
 
 
-def _wandb_mode() -> str | None:
+def _wandb_mode() -> Literal["offline"] | None:
     """Return the mode for `wandb.init`; None leaves it to WANDB_MODE and W&B's own default, which needs a key."""
     if os.environ.get("WANDB_MODE"):
         return None

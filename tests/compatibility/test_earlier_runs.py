@@ -1,6 +1,6 @@
 """Runs, sweeps and bundles that version 0.1.0 wrote can still be loaded, scored, reported, exported and resumed.
 
-`runs_0_1.tar.xz` was written by the commands of that version (commit 55ef2e6), on a tiny encoder: a finished run of each
+`runs_0_1.tar.xz` was written by that version (commit 55ef2e6), on a tiny encoder: a finished run of each
 task, a fused one, an ensemble and an ONNX export, each with the scores that it gave then; a finished sweep; a run and a
 sweep that were killed.
 """

@@ -60,13 +60,13 @@ def test_names_are_kept_in_titles_headers_and_cells(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_kept_in_progress_bars(name):
-    console = make_console(io.StringIO())
+    console = make_console(file := io.StringIO())
     with Progress(
         text_column("{task.description}"), BarColumn(), text_column("{task.fields[note]}"), console=console
     ) as bar:
         bar.add_task(f"fold {name}", total=1, note=f"note {name}")
-    assert f"fold {name}" in console.file.getvalue()
-    assert f"note {name}" in console.file.getvalue()
+    assert f"fold {name}" in file.getvalue()
+    assert f"note {name}" in file.getvalue()
 
 
 def test_a_name_cannot_steer_the_terminal():

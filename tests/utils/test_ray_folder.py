@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rainbow_ray.errors import InputError
-from rainbow_ray.utils.ray_folder import LONGEST_SOCKET, PREFIX, SOCKET_BYTES, is_usable, most_bytes, session_folder
+from rainbow_ray.utils.ray_folder import LONGEST_SOCKET, MARGIN, PREFIX, SOCKET_BYTES, is_usable, session_folder
 
 
 def test_ray_chooses_where_nothing_is_named():
@@ -18,12 +18,26 @@ def test_ray_chooses_where_nothing_is_named():
         assert folder is None
 
 
-def test_a_short_folder_is_left_to_ray(tmp_path):
-    with session_folder({"TMPDIR": "/tmp"}) as folder:
+def test_a_short_folder_is_taken_as_it_is():
+    for environment in ({"TMPDIR": "/tmp"}, {"RAY_TMPDIR": "/tmp", "TMPDIR": "/var/tmp"}):
+        with session_folder(environment) as folder:
+            assert folder == "/tmp/ray"
+    with session_folder({"TMPDIR": "", "RAY_TMPDIR": ""}) as folder:
         assert folder is None
-    with session_folder({"TMPDIR": "/tmp", "RAY_TMPDIR": "/x" * 60}) as folder:
+
+
+def test_each_of_the_two_folders_is_replaced_where_it_is_too_long():
+    environment = {"TMPDIR": "/tmp", "RAY_TMPDIR": "/x" * 60}
+    with session_folder(environment) as folder:
         assert folder is not None
         assert folder.startswith(f"/tmp/{PREFIX}")
+        assert environment["TMPDIR"] == "/tmp"
+    environment = {"TMPDIR": "/x" * 60, "RAY_TMPDIR": "/tmp"}
+    with session_folder(environment) as folder:
+        assert folder == "/tmp/ray"
+        assert environment["TMPDIR"].startswith(f"/tmp/{PREFIX}")
+        assert Path(environment["TMPDIR"]).is_dir()
+    assert environment == {"TMPDIR": "/x" * 60, "RAY_TMPDIR": "/tmp"}
 
 
 def test_a_relative_folder_becomes_absolute(monkeypatch):
@@ -36,6 +50,7 @@ def test_a_relative_folder_becomes_absolute(monkeypatch):
 def test_a_long_folder_is_replaced_by_a_private_one_that_is_removed(name):
     with session_folder({"TMPDIR": f"/tmp/x/{name}"}) as folder:
         assert folder is not None
+        assert folder != f"/tmp/x/{name}/ray"
         path = Path(folder)
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
         assert len((folder + LONGEST_SOCKET).encode()) <= SOCKET_BYTES
@@ -46,7 +61,7 @@ def test_a_long_folder_is_replaced_by_a_private_one_that_is_removed(name):
 def test_no_folder_to_replace_it_is_told_with_what_to_do(tmp_path):
     (tmp_path / "file").touch()
     parents = (str(tmp_path / "none"), str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"TMPDIR: .* is too long .* set RAY_TMPDIR to a folder"), session_folder(
+    with pytest.raises(InputError, match=r"TMPDIR: .* is too long .* set it to a folder"), session_folder(
         {"TMPDIR": "/x" * 60}, parents
     ):  # fmt: skip
         pass
@@ -59,8 +74,9 @@ def test_the_limit_is_the_system_s(tmp_path, monkeypatch):
         Path(path).unlink()
     with closing(socket.socket(socket.AF_UNIX)) as probe, pytest.raises(OSError, match="too long"):
         probe.bind(f"{path}s")
-    assert is_usable("/" + "a" * (most_bytes() - 1))
-    assert not is_usable("/" + "a" * most_bytes())
+    longest = "/" + "a" * (SOCKET_BYTES - MARGIN - 1)
+    assert is_usable(longest, "")
+    assert not is_usable(f"{longest}a", "")
 
 
 def test_the_longest_socket_is_known():
