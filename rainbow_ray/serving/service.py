@@ -90,7 +90,7 @@ class Service:
                 **dict.fromkeys(others, ""),
             }
         )
-        found = self.predictor.predict_segments(table)
+        found = self.predictor.predict_segments(table, check_unit=False)  # the request was checked
         return _plain(found.segments), _plain(found.stretches)
 
 
