@@ -87,7 +87,7 @@ def parse_structure(text: str | None) -> list[Segment]:
     return read_structure(text).segments
 
 
-def read_structure(structure: str | Sequence[Part] | None) -> Structure:
+def read_structure(structure: str | Sequence[Part | None] | None) -> Structure:
     """Return the parts of a song.
 
     Args:
@@ -101,7 +101,7 @@ def read_structure(structure: str | Sequence[Part] | None) -> Structure:
 
 
 def segments_of(
-    structure: str | Sequence[Part] | None, lrc: str | None, running_time: Any, seconds: float
+    structure: str | Sequence[Part | None] | None, lrc: str | None, running_time: Any, seconds: float
 ) -> tuple[str, list[Segment]]:
     """What a song's timeline is made of (`structure`, `lrc`, `windows` or `nothing`), and its segments."""
     try:
@@ -175,7 +175,7 @@ def _structure_of_text(text: str) -> Structure:
     return Structure(segments, unreadable)
 
 
-def _structure_of_parts(parts: Sequence[Part]) -> Structure:
+def _structure_of_parts(parts: Sequence[Part | None]) -> Structure:
     segments, unreadable = [], []
     for part in parts:
         name, text = (field_of(part or {}, fields) for fields in (NAME_FIELDS, TEXT_FIELDS))

@@ -79,7 +79,7 @@ def test_a_stamp_behind_the_words_ends_the_line():
 def test_stamps_inside_lines_neither_repeat_nor_stretch_segments(text, segments):
     kind, made = segments_of(None, text, None, 10.0)
     assert kind == "lrc"
-    assert made == [Segment(*segment, None) for segment in segments]
+    assert made == [Segment(start, end, words, None) for start, end, words in segments]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
