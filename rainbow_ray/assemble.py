@@ -35,10 +35,10 @@ from rainbow_ray.data.stream import Prepare, read_rows
 from rainbow_ray.data.streamed import make_streamed, read_index, size_in_memory
 from rainbow_ray.drop_advice import advise
 from rainbow_ray.errors import InputError
-from rainbow_ray.modalities import lengths, modalities_present, prepare
+from rainbow_ray.modalities import lengths, modalities_present, prepare, text
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.midi import describe_cut_windows
-from rainbow_ray.modalities.text import PRESENT, unknown_share
+from rainbow_ray.modalities.text import PRESENT
 from rainbow_ray.number_format import format_labels
 from rainbow_ray.plan import Plan
 from rainbow_ray.problems import Problem
@@ -95,7 +95,7 @@ def _check_unknown_tokens(plan: Plan, data: Data) -> Data:
     """Warn where the encoder's tokenizer does not know the words of the texts; refuse where it knows none."""
     if not plan.reading.text:
         return data
-    share = unknown_share(data.examples.table, plan.reading.text)
+    share = _unknown_share(data.examples.table, plan.reading.text)
     if share <= MAX_UNKNOWN:
         return data
     message = (f"{share:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, and the"
@@ -103,6 +103,16 @@ def _check_unknown_tokens(plan: Plan, data: Data) -> Data:
     if share > ALL_UNKNOWN:
         raise InputError(f"model.text_encoder.model_name: {message}")
     return dataclasses.replace(data, warnings=[*data.warnings, message])
+
+
+def _unknown_share(table: pa.Table, encoder: str) -> float:
+    """Share of tokens, between 0 and 1, that an encoder's tokenizer does not know; special tokens are not counted."""
+    tokenizer, plain = text.load_tokenizer(encoder), text.load_plain_tokenizer(encoder)
+    ids = pc.list_flatten(table[text.TOKENS])
+    total = len(ids) - len(table) * (plain.front + plain.back)
+    if tokenizer.unk_token_id is None or total <= 0:
+        return 0.0
+    return float(pc.sum(pc.equal(ids, tokenizer.unk_token_id)).as_py() or 0) / total
 
 
 def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> Data:

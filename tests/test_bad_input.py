@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,14 @@ def test_what_is_no_text_encoder_is_refused_before_ray_starts(command, songs_fil
     for name, word in words.items():
         arguments = ("--manifest", str(songs_file), "--encoder", str(folder / name), "model.text_encoder.layer=mix")
         assert word in refused(command, *arguments)
+
+
+def test_an_encoder_that_lacks_its_files_is_refused_before_ray_starts(command, songs_file, tiny_encoder, tmp_path):
+    folders = [shutil.copytree(tiny_encoder("bert"), tmp_path.parent / f"{tmp_path.name}-{name}") for name in "ab"]
+    (folders[0] / "tokenizer.json").unlink()
+    (folders[1] / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for folder, words in zip(folders, ("its tokenizer has no vocabulary", "run `git lfs pull`"), strict=True):
+        assert words in refused(command, "--manifest", str(songs_file), "--encoder", str(folder))
 
 
 def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import pickle
-import threading
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +19,11 @@ import torch
 
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.files import describe_foreign_content
+from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
+from rainbow_ray.modalities.weights import PICKLED, SAFETENSORS, check_finite, check_loaded, check_weight_files
 
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-ZIP, PICKLE = b"PK", b"\x80"  # first bytes
-INDEX = ".index.json"  # after the name of weights that lie in several files
-NEVER_READ = ("pooler.", "masked_spec_embed", "contact_head.", "lm_head.")  # weights that may be missing
-HUB_SECONDS = 5.0  # for the hub to answer
-SHOWN = 3  # names of tensors in a message
 MIN_EMBEDDINGS, MIN_COVERAGE = 1000, 0.8  # below which share of the embeddings a vocabulary looks cut off
 
 
@@ -96,13 +88,13 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
     from transformers import AutoModel
 
     folder = Path(source)
-    problems = _check_weight_files(folder) if folder.is_dir() else []
+    problems = check_weight_files(folder) if folder.is_dir() else []
     if not problems:
         load = functools.partial(
             AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         body, info = _load(name, source, kind, "the weights", load)
-        problems = _check_loaded(body, info) or check_finite(body)  # what is missing has no values
+        problems = check_loaded(body, info) or check_finite(body)  # what is missing has no values
     if problems:
         raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)
     return body
@@ -176,77 +168,9 @@ def count_embeddings(body: Any) -> int | None:
     return getattr(table, "num_embeddings", None)
 
 
-def check_finite(module: Any) -> list[str]:
-    """A problem where a module holds weights that are not finite numbers."""
-    broken = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
-    return [f"its weights are not finite numbers ({_few(broken)})"] if broken else []
-
-
 def source_of(name: str) -> str:
     """What a name stands for: a folder with `~` expanded, or a hub name as it is."""
     return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Let huggingface_hub use only what was downloaded before, whatever a folder's config asks for."""
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Hold back what transformers and huggingface_hub write on stderr: what matters of it is said by our own errors."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    before = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before[0])
-        hub_logging.set_verbosity(before[1])
-
-
-def hub_problem() -> str | None:
-    """Why the hub cannot be asked for files, or None where it answers; asked once a process, without a retry.
-
-    The request goes through huggingface_hub's own session, so that proxies, certificates and `HF_ENDPOINT` count.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    return _ask_hub(constants.ENDPOINT)
-
-
-@functools.cache
-def _ask_hub(endpoint: str) -> str | None:
-    from huggingface_hub.utils import get_session
-
-    answer: list[str | None] = [f"no answer within {HUB_SECONDS:g} s"]
-
-    def ask() -> None:
-        try:
-            status = get_session().head(endpoint, timeout=HUB_SECONDS, follow_redirects=False).status_code
-            answer[0] = f"it answers with status {status}" if status >= 500 else None
-        except Exception as error:  # of whichever HTTP library huggingface_hub uses
-            answer[0] = first_line(error)
-
-    asking = threading.Thread(target=ask, daemon=True, name="ask the hub")  # a name server may take longer than HTTP
-    asking.start()
-    asking.join(HUB_SECONDS)
-    return answer[0] and f"{endpoint} cannot be reached ({answer[0]})"
 
 
 def _load(name: str, source: str, kind: EncoderKind, part: str, loader: Callable[..., Any]) -> Any:
@@ -313,111 +237,3 @@ def _explain_code(error: Exception) -> str | None:
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         return "it needs code of its own, which is never run here: use an encoder that transformers has built in"
     return None
-
-
-def _check_weight_files(folder: Path) -> list[str]:
-    """What is wrong with the files that transformers would take weights from; safetensors come before pickles.
-
-    A `pytorch_model.bin` is accepted: torch unpickles tensors from it and nothing else, so that no code runs.
-    """
-    names = [SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX]
-    chosen = next((folder / name for name in names if (folder / name).is_file()), None)
-    if chosen is None:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_FORMATS)
-        there = f"; {', '.join(others[:SHOWN])} cannot be read: save it as {SAFETENSORS}" if others else ""
-        return [f"the folder holds no weights ({SAFETENSORS} or {PICKLED}){there}"]
-    if foreign := describe_foreign_content(chosen):
-        return [foreign]
-    try:
-        files = _list_shards(chosen) if chosen.name.endswith(INDEX) else [chosen]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return [f"{chosen.name} is damaged ({first_line(error)}): copy it again"]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        return [f"{len(missing)} of its {len(files)} files of weights are missing ({_few(missing)})"]
-    problems = [found for file in files if (found := describe_foreign_content(file))]
-    check = _check_safetensors if chosen.name.startswith(SAFETENSORS) else _check_pickled
-    return problems or [found for file in files if (found := check(file))]
-
-
-_OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot", ".pt", ".pth", ".safetensors", ".bin")
-
-
-def _list_shards(index: Path) -> list[Path]:
-    """The files that an index of weights names. Raises `ValueError` and its like for an index that is none."""
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    if any(Path(name).name != name for name in names):
-        raise ValueError("it names files elsewhere")
-    return [index.parent / name for name in sorted(names)]
-
-
-def _check_safetensors(file: Path) -> str | None:
-    """What is wrong with a file's header, and with its length, which the header says."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt"):
-            return None
-    except (SafetensorError, OSError) as error:
-        if _first_bytes(file) == ZIP or _first_bytes(file)[:1] == PICKLE:
-            return f"{file.name} is a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
-        return f"{file.name} is cut off or damaged ({first_line(error)}): copy it again"
-
-
-def _check_pickled(file: Path) -> str | None:
-    """What is wrong with a file that is to be one of `torch.save`."""
-    if zipfile.is_zipfile(file) or _first_bytes(file)[:1] == PICKLE:
-        return None
-    return f"{file.name} is cut off or damaged: copy it again"
-
-
-def _first_bytes(file: Path) -> bytes:
-    """What tells a zip archive, as `torch.save` writes it, from a plain pickle, as it did before torch 1.6."""
-    with file.open("rb") as opened:
-        return opened.read(2)
-
-
-def _check_loaded(body: Any, info: dict[str, Any]) -> list[str]:
-    """What transformers could not find, or not use, of the weights that an architecture asks for."""
-    kind, expected = body.config.model_type, set(body.state_dict())
-    missing = sorted(name for name in info["missing_keys"] if not _is_never_read(name))
-    mismatched = sorted((name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"])
-    problems = []
-    if missing:
-        unexpected = sorted(info["unexpected_keys"])
-        others = f"; its file has {len(unexpected)} others ({_few(unexpected)})" if unexpected else ""
-        problems.append(f"{len(missing)} of the {len(expected)} weights of a {kind!r} model are missing"
-                        f" ({_few(missing)}){others}: they are another model's, or config.json is")  # fmt: skip
-    used = [one for one in mismatched if not _is_never_read(one[0])]
-    if used:
-        name, found, wanted = used[0]
-        more = f", and {len(used) - 1} more" if len(used) > 1 else ""
-        problems.append(f"weights do not have the shapes that config.json asks for: {name} is {_shape(found)}, not"
-                        f" {_shape(wanted)}{more}")  # fmt: skip
-    return problems + _check_depth(body, info)
-
-
-def _check_depth(body: Any, info: dict[str, Any]) -> list[str]:
-    """A problem where the weights have more layers than config.json: the last ones would be left out in silence."""
-    lists = [(name, len(module)) for name, module in body.named_modules() if isinstance(module, torch.nn.ModuleList)]
-    total = getattr(body.config, "num_hidden_layers", None)
-    for name, count in lists:
-        start = f"{name}."
-        beyond = {key.split(start, 1)[1].split(".")[0] for key in info["unexpected_keys"] if start in f"{key}"}
-        deeper = {int(number) for number in beyond if number.isdigit() and int(number) >= count}
-        if count == total and deeper:
-            return [f"its weights have {max(deeper) + 1} layers, config.json says {count}: one of them is another"
-                    " model's"]  # fmt: skip
-    return []
-
-
-def _is_never_read(name: str) -> bool:
-    return any(part in name for part in NEVER_READ)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a single number"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -88,11 +88,7 @@ def load_tokenizer(name: str) -> Any:
 
 @functools.cache
 def load_plain_tokenizer(name: str) -> PlainTokenizer:
-    """Texts to token ids by the encoder's tokenizer, special tokens in texts read as text.
-
-    Raises:
-        InputError: There is no tokenizer, or one without a vocabulary.
-    """
+    """Texts to token ids, special tokens in them read as text. Raises `InputError` where there is no vocabulary."""
     tokenizer = load_tokenizer(name)
     try:
         plain = pretrained.plain_tokenizer(tokenizer)
@@ -105,11 +101,7 @@ def load_plain_tokenizer(name: str) -> PlainTokenizer:
 
 
 def load_body(name: str) -> Any:
-    """The encoder with its weights, in fp32, for whose embeddings its tokenizer was checked.
-
-    Raises:
-        InputError: Weights or tokenizer are missing, damaged, or not each other's.
-    """
+    """The encoder in fp32. Raises `InputError` where weights or tokenizer are missing, damaged, or not each other's."""
     body = pretrained.read_weights(name, source_of(name), pretrained.TEXT)
     check_embeddings(name, pretrained.count_embeddings(body))
     return body
@@ -124,35 +116,10 @@ def check_embeddings(name: str, embeddings: int | None) -> None:
 
 @functools.cache
 def verify_encoder(name: str) -> tuple[str, ...]:
-    """Load an encoder once to see that it can be trained on, and let it go again.
-
-    Returns:
-        Warnings.
-
-    Raises:
-        InputError: Its weights or its tokenizer cannot be used.
-    """
+    """Load an encoder to see that it can be used, and let it go: gives warnings. Raises `InputError` as `load_body`."""
     embeddings = pretrained.count_embeddings(load_body(name))
     key = pretrained.TEXT.key
     return tuple(f"{key}: {text}" for text in pretrained.check_coverage(load_tokenizer(name), embeddings))
-
-
-def unknown_share(table: pa.Table, name: str) -> float:
-    """Share of tokens that the tokenizer does not know, of the texts of prepared rows.
-
-    Args:
-        table: Rows with `input_ids`.
-        name: The text encoder's.
-
-    Returns:
-        Between 0 and 1, special tokens around each text not counted; 0 where no token is unknown by design.
-    """
-    tokenizer, plain = load_tokenizer(name), load_plain_tokenizer(name)
-    ids = pc.list_flatten(table[TOKENS])
-    total = len(ids) - len(table) * (plain.front + plain.back)
-    if tokenizer.unk_token_id is None or total <= 0:
-        return 0.0
-    return float(pc.sum(pc.equal(ids, tokenizer.unk_token_id)).as_py() or 0) / total
 
 
 def _tokenizer_problem(name: str, problem: str) -> str:

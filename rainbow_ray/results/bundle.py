@@ -28,8 +28,10 @@ from safetensors.torch import load_file, save_file
 from rainbow_ray.config import ModelConfig
 from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.bodies import Bodies
-from rainbow_ray.modalities.pretrained import TEXT, check_finite, count_embeddings, offline, quiet_libraries
-from rainbow_ray.modalities.text import check_embeddings
+from rainbow_ray.modalities.hub import offline, quiet_libraries
+from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
+from rainbow_ray.modalities.text import check_embeddings, load_tokenizer
+from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.paths import resolve_path
 from rainbow_ray.problems import Problem, make_problem

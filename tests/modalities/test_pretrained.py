@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from rainbow_ray.errors import InputError
-from rainbow_ray.modalities import audio_encoders, pretrained, text
+from rainbow_ray.modalities import audio_encoders, hub, pretrained, text
 from tests.conftest import song_rows, tiny_body, tiny_config
 from tests.in_process import data_of, plan_of
 from tests.modalities.test_audio import FAMILIES
@@ -433,7 +433,7 @@ def online(monkeypatch, tmp_path):
     """A process that may ask a hub, with an empty cache; gives what sets the hub's address."""
     from huggingface_hub import constants
 
-    pretrained._ask_hub.cache_clear()
+    hub._ask_hub.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
@@ -445,7 +445,7 @@ def online(monkeypatch, tmp_path):
         )
 
     yield use
-    pretrained._ask_hub.cache_clear()
+    hub._ask_hub.cache_clear()
 
 
 @contextlib.contextmanager
@@ -478,7 +478,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_in_silence(load, online, capfd):
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(online, monkeypatch, capfd):
-    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

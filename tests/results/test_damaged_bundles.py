@@ -226,3 +226,66 @@ def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
 def test_no_onnx_model_is_told(tmp_path):
     with pytest.raises(InputError, match="export RUN --onnx"):
         OnnxPredictor.load(tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440449768\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "bundle.json", "member-1.safetensors"])
+def test_a_clone_without_its_large_files_is_told_what_to_run(bundle, tmp_path, name):
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / name).write_text(POINTER)
+    with pytest.raises(InputError, match=f"{name} is a Git LFS pointer, .* run `git lfs pull`"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="the model cannot be used: its tokenizer has no vocabulary") as caught:
+        rainbow_ray.load(tmp_path / "b")
+    assert str(tmp_path / "b") in str(caught.value)
+
+
+def test_a_tokenizer_beyond_the_embeddings_is_refused(bundle, tmp_path):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(bundle, tmp_path / "b")
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    tokenizer.add_tokens([f"word{i}" for i in range(60)])
+    tokenizer.save_pretrained(tmp_path / "b")
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="beyond the 128 that the encoder has embeddings for"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_weights_that_are_not_finite_are_refused(bundle, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(bundle, tmp_path / "b")
+    tensors = {name: tensor.clone() for name, tensor in load_file(bundle / "model.safetensors").items()}
+    next(tensor for tensor in tensors.values() if tensor.ndim == 2)[0, 0] = float("nan")
+    save_file(tensors, tmp_path / "b" / "model.safetensors")
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="not finite numbers"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_special_tokens_in_texts_are_text_in_bundles_of_any_version(bundle, tmp_path, tiny_encoder):
+    from rainbow_ray.modalities.text import load_plain_tokenizer
+
+    assert json.loads((bundle / "tokenizer_config.json").read_text())["split_special_tokens"] is True
+    shutil.copytree(bundle, tmp_path / "b")  # as one that was saved before
+    config = json.loads((bundle / "tokenizer_config.json").read_text())
+    del config["split_special_tokens"]
+    (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps(config))
+    rehash(tmp_path / "b")
+    texts = ["a door [PAD] wall", "[SEP] a [CLS]", "a door and a wall"]
+    wanted = load_plain_tokenizer(str(tiny_encoder("bert")))(texts)
+    assert load_plain_tokenizer(str(bundle))(texts) == load_plain_tokenizer(str(tmp_path / "b"))(texts) == wanted
+    assert all(not {0, 1, 2, 3, 4} & set(row[1:-1]) for row in wanted)
+    scores = [
+        rainbow_ray.load(folder).predict(texts).filter(like="score").to_numpy() for folder in (bundle, tmp_path / "b")
+    ]
+    assert (scores[0] == scores[1]).all()
