@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from rainbow_ray.config import DataConfig
 from rainbow_ray.data.examples import LABELS_DISAGREE, SAME_SONG
-from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING, TEXT_MISSING, TEXT_SHORT
+from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING, TEXT_SHORT
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.problems.classes import MAPPED_AWAY, RARE, UNKNOWN
 
 MIN_SHARE = 0.05  # of the rows that were left out: rarer reasons are counted, and get no advice

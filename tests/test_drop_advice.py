@@ -7,7 +7,8 @@ import pytest
 
 from rainbow_ray.config import DataConfig
 from rainbow_ray.data.examples import SAME_SONG
-from rainbow_ray.data.manifest import ID_MISSING, LABEL_BROKEN, LABEL_MISSING, TEXT_MISSING
+from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.drop_advice import advise
 from rainbow_ray.errors import InputError
 from tests.conftest import song_rows

@@ -30,7 +30,7 @@ from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.modalities.bodies import Bodies
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
-from rainbow_ray.modalities.text import check_embeddings, load_tokenizer
+from rainbow_ray.modalities.text import check_embeddings
 from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.rainbow import Rainbow
 from rainbow_ray.paths import resolve_path
