@@ -259,7 +259,7 @@ def _holds_objects(column: pd.Series) -> bool:
 
 
 def _to_arrow(column: pd.Series) -> pa.Array:
-    dense = column.sparse.to_dense() if isinstance(column.dtype, pd.SparseDtype) else column
+    dense = column.astype(column.dtype.subtype) if isinstance(column.dtype, pd.SparseDtype) else column
     made = pa.array(dense, from_pandas=True)
     return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
 

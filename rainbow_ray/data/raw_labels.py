@@ -9,7 +9,6 @@ import json
 import re
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -68,7 +67,7 @@ def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray
         plain = label_names(labels, name) if pa.types.is_fixed_size_binary(kind) else labels
         return plain, pa.nulls(len(labels), pa.string())
     cleaned = text_column(labels, name)
-    reasons = np.where(cleaned.undecodable, LABEL_NOT_UTF8, None)
+    reasons = [LABEL_NOT_UTF8 if not_text else None for not_text in cleaned.undecodable.tolist()]
     return label_names(cleaned.texts, name), pa.array(reasons, pa.string())
 
 

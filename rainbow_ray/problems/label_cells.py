@@ -71,7 +71,7 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
         InputError: A cell holds several labels, a container without a single reading, or what is no name.
     """
     try:
-        undecodable = is_bytes_type(labels.type) and text_column(labels).undecodable.any()
+        undecodable = is_bytes_type(labels.type) and bool(text_column(labels).undecodable.any())
         texts = label_names(labels, column)
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
         undecodable, texts = True, pa.chunked_array([], pa.string())
@@ -91,7 +91,7 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
     rows = dict(zip(written, np.bincount(codes[codes >= 0], minlength=len(written)).tolist(), strict=True))
     _refuse(refused, rows, column, several=False)
     taken = [text for text, name in zip(written, names, strict=True) if name not in (text, None)]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if taken:
         number = sum(rows[text] for text in taken)
         notes = (f"target {column!r}: {number} rows hold a list of one label, which is taken ({_some(taken)})",)

@@ -96,7 +96,8 @@ class Regression:
         plain = decode_storage(labels.combine_chunks())
         if pa.types.is_boolean(plain.type) or pa.types.is_nested(plain.type):
             raise InputError(f"target {column!r} holds {plain.type}, not numbers; name another with data.target_column")
-        left_out, notes = nothing_left_out(len(plain)), ()
+        left_out = nothing_left_out(len(plain))
+        notes: tuple[str, ...] = ()
         if is_string_type(plain.type) or is_bytes_type(plain.type):
             targets, notes = _numbers_of_texts(labels, column)
             left_out[np.isnan(targets)] = LABEL_MISSING
