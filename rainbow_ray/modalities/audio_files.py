@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -161,7 +161,8 @@ def levels_of(samples: np.ndarray, rate: int) -> np.ndarray:
     parts = [loudness(samples[:whole].T.reshape(samples.shape[1], -1, size))]
     if whole < len(samples):
         parts.append(loudness(samples[whole:].T[:, None]))
-    return np.concatenate(parts, axis=1).max(axis=0)
+    levels: np.ndarray = np.concatenate(parts, axis=1).max(axis=0)
+    return levels
 
 
 def loudness(blocks: np.ndarray) -> np.ndarray:
@@ -213,7 +214,7 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
             if len(links) > 1:
                 return _open_links(source, links)
         return _open_checked(source, header)
-    except (*_errors(), struct.error) as error:
+    except _errors() as error:
         foreign = describe_foreign(head) if isinstance(error, _errors()[0]) else None
         raise Trouble(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, _detail(error)) from error
 
@@ -221,11 +222,12 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
 def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
     """Open the streams of an Ogg file, up to the first that cannot go on from those before it."""
     files: list[AudioFile] = []
+    failures: tuple[type[Exception], ...] = (Trouble, *_errors())
     is_cut = False
     for link in links:
         try:
             file, is_cut = _open_checked(source, Header("OGG", (link,)))
-        except (Trouble, *_errors()):
+        except failures:
             if not files:
                 raise
             break
@@ -311,7 +313,7 @@ def _tail_is_there(file: Any) -> bool:
             tail = file.read(count, dtype="float32", always_2d=True)
     except _errors():
         return False
-    return count - len(tail) <= SLACK * file.samplerate
+    return bool(count - len(tail) <= SLACK * file.samplerate)
 
 
 def _goes_on(source: Path | bytes, frames: int) -> bool:
@@ -348,23 +350,23 @@ def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
     if not is_needed:
         yield
         return
-    with _STDERR, tempfile.TemporaryFile() as held:
-        try:
+    with _STDERR, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there is no standard error, or no room for what is held back
+            held = stack.enter_context(tempfile.TemporaryFile())
             own = os.dup(2)
-        except OSError:  # there is no standard error
-            yield
-            return
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
-            held.seek(0)
-            other = [line for line in held if not _is_of_decoder(line)]
-            if other:  # of another thread
-                with contextlib.suppress(OSError):
-                    os.write(2, b"".join(other))
+            stack.callback(os.close, own)
+            os.dup2(held.fileno(), 2)
+            stack.callback(_pass_on, held, own)
+        yield
+
+
+def _pass_on(held: IO[bytes], own: int) -> None:
+    """Give standard error back, and what other threads wrote meanwhile."""
+    os.dup2(own, 2)
+    held.seek(0)
+    lines = [line for line in held if not _is_of_decoder(line)]
+    with contextlib.suppress(OSError):
+        os.write(2, b"".join(lines))
 
 
 def _is_of_decoder(line: bytes) -> bool:
@@ -379,7 +381,7 @@ def _detail(error: Exception) -> str:
 def _errors() -> tuple[type[Exception], ...]:
     import soundfile
 
-    return soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OSError
+    return soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OSError, struct.error
 
 
 def _head(file: BinaryIO) -> bytes:

@@ -150,7 +150,8 @@ class MediaReader:
         for i in range(len(rows)):
             # a segment whose place is not known has no sound of its own
             is_read = used[i] and (spans is None or spans[i] is not None)
-            named = {name: values[i] for name, values in cells.items() if is_read and values[i] is not None}
+            row = {name: values[i] for name, values in cells.items()} if is_read else {}
+            named = {name: value for name, value in row.items() if value is not None}
             looks.append(self._look(named, spans[i] if spans is not None else None))
         for name in self.modalities:
             own = [look.get(name, {}) for look in looks]
@@ -213,9 +214,11 @@ class MediaReader:
             return look
         # one modality's duration for all, so that windows are of the same time
         leading = next(iter(opened.values()))
-        starts = self.windows.starts(
-            leading.duration, next(iter(sources.values())).name, leading.sounding(self.windows.seconds)
-        )
+        try:
+            sounding = leading.sounding(self.windows.seconds)
+        except Trouble:  # damaged somewhere: its windows may be whole
+            sounding = (0.0, leading.duration)
+        starts = self.windows.starts(leading.duration, next(iter(sources.values())).name, sounding)
         for name, recording in opened.items():
             try:
                 if span is not None and sources[name].path is not None:  # what the table holds is the segment's own

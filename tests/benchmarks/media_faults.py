@@ -1,4 +1,4 @@
-"""Thousands of mutated MIDI and audio files: none may crash or hang a reader; each is counted by its reason.
+"""Thousands of mutated MIDI and audio files: none may crash or hang a reader; each is read, or counted by its reason.
 
     python -m tests.benchmarks.media_faults --midi 2000 --audio 1000
 
@@ -10,27 +10,41 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import MediaReader, Windows, count_troubles
+from rainbow_ray.modalities.mpeg_frames import find_stream
 from tests.modalities.test_audio import saved, tone
 from tests.modalities.test_midi import song
 
 BATCH = 100
-SECONDS = 60.0  # a batch that takes longer hangs
+SECONDS = 180.0  # a batch that takes longer hangs
 NOTES = [(i * 60, 100, 40 + i % 40) for i in range(200)]
 
 
 def originals(modality: str) -> list[bytes]:
+    """Whole files: MIDI of one and of many notes; audio of each format, also streamed, in stereo, and with silence."""
     if modality == "midi":
         return [song(), song(NOTES), song(NOTES, drum=True)]
-    formats: list[dict[str, Any]] = [{"format": name} for name in ("WAV", "FLAC", "OGG", "AIFF", "MP3")]
-    return [saved(tone(1.0, rate), rate, **one) for one in formats for rate in (16_000, 44_100)]
+    formats: list[dict[str, Any]] = [{"format": name} for name in ("WAV", "FLAC", "OGG", "AIFF", "MP3", "AU", "CAF")]
+    formats += [{"format": "RF64"}, {"format": "W64"}, {"format": "MP3", "bitrate_mode": "VARIABLE"}]
+    whole = [saved(tone(1.0, rate), rate, **one) for one in formats for rate in (16_000, 44_100)]
+    stereo = np.stack([tone(3.0), -tone(3.0)], axis=1) * (np.arange(48_000) < 16_000)[:, None]
+    whole += [saved(stereo, **one) for one in formats[:5]]
+    mp3 = saved(tone(1.0), format="MP3", bitrate_mode="VARIABLE")
+    stream = find_stream(mp3)
+    assert stream is not None
+    flac = bytearray(saved(tone(1.0), format="FLAC"))
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])
+    wav = saved(tone(1.0))
+    return [*whole, mp3[stream.ranges[0].start :], mp3 + mp3, bytes(flac), wav[:40] + bytes(4) + wav[44:]]
 
 
 def mutated(rng: random.Random, whole: bytes) -> bytes:
@@ -48,10 +62,60 @@ def mutated(rng: random.Random, whole: bytes) -> bytes:
 
 
 def read(modality: str, files: list[bytes], answer: Any) -> None:
-    reader = MediaReader((modality,), Path(), Windows(1.0), None)
-    rows = reader(pa.table({f"raw_{modality}": pa.array(files, pa.large_binary())}))
-    reasons = [None if text is None else text.split("\n")[0] for text in rows[f"{modality}_trouble"].to_pylist()]
+    """Read files, every other one of them from the disk, and answer with a reason for each; None: it was read."""
+    with tempfile.TemporaryDirectory() as folder:
+        reader = MediaReader((modality,), Path(folder), Windows(1.0, views=2), None)
+        names = [f"{i}.{modality}" for i in range(0, len(files), 2)]
+        for name, data in zip(names, files[::2], strict=True):
+            (Path(folder) / name).write_bytes(data)
+        reasons: list[str | None] = [None] * len(files)
+        for start, column in ((0, pa.array(names, pa.string())), (1, pa.array(files[1::2], pa.large_binary()))):
+            rows = reader(pa.table({f"raw_{modality}": column}))
+            windows, troubles = rows[modality].to_pylist(), rows[f"{modality}_trouble"].to_pylist()
+            counts, _, total = count_troubles(rows, modality)
+            assert total == len(column)
+            assert sum(counts.values()) == sum(not row for row in windows)
+            for row in windows:
+                assert all(np.isfinite(reader.store.get(modality, name)).all() for name in row)
+            reasons[start::2] = [None if text is None else text.split("\n")[0] for text in troubles]
     answer.send(reasons)
+
+
+def survey(modality: str, count: int, seed: int, batch: int = BATCH) -> tuple[Counter[str], float]:
+    """Read mutated files.
+
+    Args:
+        modality: "audio" or "midi".
+        count: How many.
+        seed: Of the mutations.
+        batch: How many are read in one process.
+
+    Returns:
+        How many files have each outcome ("read", a reason, "HANG" or "CRASH…"), and the seconds of the slowest batch.
+    """
+    context = multiprocessing.get_context("spawn")
+    rng, wholes = random.Random(seed), originals(modality)
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+    for start in range(0, count, batch):
+        files = [mutated(rng, rng.choice(wholes)) for _ in range(min(batch, count - start))]
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=read, args=(modality, files, theirs))
+        began = time.perf_counter()
+        process.start()
+        theirs.close()
+        try:
+            reasons = ours.recv() if ours.poll(SECONDS) else None
+        except EOFError:
+            reasons = []
+        process.join(1.0)
+        process.kill()
+        slowest = max(slowest, time.perf_counter() - began)
+        if not reasons:
+            outcomes["HANG" if reasons is None else f"CRASH (exit code {process.exitcode})"] += len(files)
+        else:
+            outcomes.update("read" if reason is None else reason for reason in reasons)
+    return outcomes, slowest
 
 
 def main() -> None:
@@ -60,31 +124,10 @@ def main() -> None:
     parser.add_argument("--audio", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
     for modality, count in (("midi", options.midi), ("audio", options.audio)):
-        rng, wholes = random.Random(options.seed), originals(modality)
-        found: Counter[str] = Counter()
-        slowest = 0.0
-        for start in range(0, count, BATCH):
-            files = [mutated(rng, rng.choice(wholes)) for _ in range(min(BATCH, count - start))]
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=read, args=(modality, files, theirs))
-            began = time.perf_counter()
-            process.start()
-            theirs.close()
-            try:
-                reasons = ours.recv() if ours.poll(SECONDS) else None
-            except EOFError:
-                reasons = []
-            process.join(1.0)
-            process.kill()
-            slowest = max(slowest, time.perf_counter() - began)
-            if not reasons:
-                found["HANG" if reasons is None else f"CRASH (exit code {process.exitcode})"] += len(files)
-                continue
-            found.update("read" if reason is None else reason for reason in reasons)
+        outcomes, slowest = survey(modality, count, options.seed)
         print(f"{modality}: {count} files, slowest batch of {BATCH} with a process's start {slowest:.1f} s")
-        for reason, n in found.most_common():
+        for reason, n in outcomes.most_common():
             print(f"  {n:5d} {reason}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles, say_troubles
-from rainbow_ray.modalities.store import Store
+from rainbow_ray.modalities.media_source import Trouble, check_rate
+from rainbow_ray.modalities.store import Store, hash_of
 from tests.modalities.test_audio import saved, tone
 from tests.modalities.test_midi import song
 
@@ -78,6 +80,86 @@ def test_a_name_that_two_collections_share_brings_nobody_anothers_sound(reader, 
         assert all(trouble.startswith("no such file") for trouble in ours["audio_trouble"].to_pylist())
     (root / "a.wav").unlink()
     assert reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist() == theirs, "nor takes it away"
+
+
+def album(folder, pitch, seconds=2.0, name="01.wav", changed=slice(0)):
+    """A file whose name, size and time are those of other albums; `changed` samples are of another pitch."""
+    folder.mkdir(exist_ok=True)
+    samples = tone(seconds, pitch=pitch)
+    samples[changed] = tone(seconds, pitch=1.5 * pitch)[changed]
+    (folder / name).write_bytes(saved(samples))
+    os.utime(folder / name, (1_600_000_000, 1_600_000_000))
+    return folder
+
+
+def windows_of(root, store, name="01.wav"):
+    reader = MediaReader(("audio",), root, Windows(1.0), store)
+    return reader.store.get("audio", reader(pa.table({"raw_audio": [name]}))["audio"][0][0].as_py())
+
+
+@pytest.mark.parametrize("seconds", [2.0, 200.0])
+def test_files_of_one_name_size_and_time_are_told_apart_by_their_content(tmp_path, seconds):
+    one, two = album(tmp_path / "one", 220.0, seconds), album(tmp_path / "two", 2000.0, seconds)
+    assert (one / "01.wav").stat().st_size == (two / "01.wav").stat().st_size
+    for _ in range(2):
+        for folder, pitch in ((one, 220), (two, 2000)):
+            spectrum = np.abs(np.fft.rfft(windows_of(folder, tmp_path / "store").astype(float)))
+            assert np.argmax(spectrum) == pitch
+
+
+def test_a_file_that_differs_only_in_its_middle_is_another(tmp_path):
+    middle = slice(100 * 16_000 - 3_000, 100 * 16_000 + 3_000)
+    one = album(tmp_path / "one", 220.0, 200.0)
+    two = album(tmp_path / "two", 220.0, 200.0, changed=middle)
+    first, second = windows_of(one, tmp_path / "store"), windows_of(two, tmp_path / "store")
+    assert not np.array_equal(first, second)
+
+
+def test_a_file_that_is_written_over_with_its_old_time_is_read_again(tmp_path):
+    first = windows_of(album(tmp_path / "one", 220.0, 200.0), tmp_path / "store")
+    for _ in range(2):
+        second = windows_of(album(tmp_path / "one", 330.0, 200.0), tmp_path / "store")
+        assert not np.array_equal(first, second)
+
+
+def test_what_an_earlier_version_kept_is_not_read(reader, root):
+    """It kept windows of what sounds nowhere, of another time, or of another collection's file."""
+    stat = (root / "a.wav").stat()
+    key = hash_of({"audio": "a.wav"}, reader.windows)
+    old = reader.store.put_content("audio", np.zeros(16_000, np.int16))
+    look = {"audio": {"windows": [old], "trouble": None, "mark": [stat.st_size, stat.st_mtime_ns]}}
+    reader.store.write_look(key, look)
+    assert reader(rows_of(["a.wav"]))["audio"].to_pylist() != [[old]]
+
+
+@pytest.mark.parametrize("rate", [0, -1, 3, 10**9, float("inf"), "16000", [16000], True])
+def test_a_sample_rate_that_no_sound_has_is_counted(rate):
+    with pytest.raises(Trouble, match="a sample rate that no sound has"):
+        check_rate(rate)
+
+
+def test_rows_with_bad_sample_rates_are_counted(reader):
+    samples = tone(2.0).tobytes()
+    table = pa.table({"raw_audio": pa.array([samples] * 4, pa.large_binary()), "raw_midi": pa.nulls(4, pa.string()),
+                      "raw_audio_rate": [16_000.0, 0.0, float("inf"), float("nan")]})  # fmt: skip
+    rows = reader(table)
+    assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 0, 0]
+    counts, _, total = count_troubles(rows, "audio")
+    assert counts == {"a sample rate that no sound has": 2, "not readable as audio": 1}
+    assert total == 4
+    with pytest.raises(InputError, match="correct the column of sample rates"):
+        check_troubles(rows, ["audio"], 0.2, reader.root)
+
+
+def test_advice_fits_the_reasons(reader):
+    with pytest.raises(InputError) as raised:
+        check_troubles(reader(rows_of(["gone.wav", "a.wav"])), ["audio"], 0.2, reader.root)
+    assert "--media-root" in str(raised.value)
+    assert "convert" not in str(raised.value)
+    with pytest.raises(InputError) as raised:
+        check_troubles(reader(rows_of(["text.wav", "a.wav"])), ["audio"], 0.2, reader.root)
+    assert "--media-root" not in str(raised.value)
+    assert "convert" in str(raised.value)
 
 
 def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
