@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,6 +172,19 @@ def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: i
     return rows.append_column("row", pa.array(np.arange(len(rows)))).combine_chunks()
 
 
+def _tasks(groups: Sequence[RowGroup], rows: int) -> list[list[int]]:
+    """Numbers of row groups that a task reads, in their order: small ones share a task, so that it has `rows` rows."""
+    tasks: list[list[int]] = []
+    size = rows
+    for number, group in enumerate(groups):
+        if size >= rows:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(number)
+        size += group.rows
+    return tasks
+
+
 def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
     """All rows of the manifest as plain rows with the prepared columns beside them, in the manifest's order.
 
@@ -199,8 +212,8 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
         return prepare(plain_rows(block, columns))
 
     with unwrapped_errors():
-        numbers = [pa.table({"group": pa.array([i], pa.int64())}) for i, group in enumerate(groups) if group.rows]
-        dataset = ray.data.from_arrow(numbers).map_batches(read, batch_format="pyarrow", batch_size=None)
+        tasks = [pa.table({"group": pa.array(numbers, pa.int64())}) for numbers in _tasks(groups, rows)]
+        dataset = ray.data.from_arrow(tasks).map_batches(read, batch_format="pyarrow", batch_size=None)
         dataset = dataset.repartition(target_num_rows_per_block=rows)
         dataset = dataset.map_batches(step, batch_format="pyarrow", batch_size=rows)
         blocks = ray.get(dataset.to_arrow_refs())

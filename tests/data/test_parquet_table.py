@@ -13,7 +13,8 @@ import pyarrow.parquet.encryption as pe
 import pytest
 
 from rainbow_ray.data.manifest import open_manifest
-from rainbow_ray.data.stream import head
+from rainbow_ray.data.parquet_table import RowGroup
+from rainbow_ray.data.stream import _tasks, head
 from rainbow_ray.errors import InputError
 from tests.conftest import song_rows
 from tests.in_process import data_of, plan_of
@@ -338,3 +339,10 @@ def test_columns_of_any_name(tmp_path):
             assert manifest.read([name]).to_pydict() == {name: [i]}
     with pytest.raises(InputError, match="__fragment_index"):
         manifest.read(["__fragment_index"])
+
+
+def test_small_row_groups_share_a_task():
+    groups = [RowGroup(0, i, 0, rows) for i, rows in enumerate([1, 1, 5, 0, 9, 2, 0])]
+    assert _tasks(groups, 4) == [[0, 1, 2], [3, 4], [5, 6]]
+    assert _tasks(groups, 100) == [list(range(7))]
+    assert _tasks([], 4) == []
