@@ -12,15 +12,13 @@ if is_command("rainbow_ray"):  # before the slow imports: Ctrl-C during them end
 TYPE_CHECKING = False  # as in `typing`, which takes a while to import
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rainbow_ray.results.inference import Predictor
-    from rainbow_ray.results.onnx_bundle import OnnxPredictor
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor | OnnxPredictor:
+def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Any:
     """Open a trained model. Needs no network and unpickles nothing.
 
     Args:
@@ -29,7 +27,8 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
         device: `auto`, `cpu`, `cuda` or `mps`; ONNX models run on the CPU.
 
     Returns:
-        The model: `predict` scores texts (and tables, but of ONNX models), `predict_segments` tables of segments.
+        A `Predictor`, whose `predict` scores texts and tables, and `predict_segments` tables of segments; or, of an
+        ONNX folder, an `OnnxPredictor`, whose `predict` scores texts.
 
     Raises:
         InputError: The folder is not a whole model, or there is no such media root.

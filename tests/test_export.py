@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -207,7 +208,7 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
     card = (folder / "README.md").read_text()
     assert "up to 24 tokens" in card
     assert limits(folder / "tokenizer.json") == (24, None)
-    names = {}
+    names: dict[str, Any] = {}
     lines = card.rpartition("```python\n")[2].partition("```")[0].replace("this/folder", str(folder))
     exec(lines, names)
     model, whole = names["model"], rainbow_ray.load(run_folder)
@@ -222,7 +223,7 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
         with pytest.raises(InputError, match="not tables"):
             model.predict(table)
     with pytest.raises(InputError, match="text 0 is a list"):
-        model.predict([["a", "door"]])
+        model.predict([["a", "door"]])  # type: ignore[list-item]
     with pytest.warns(UserWarning, match="has no effect"):
         rainbow_ray.load(folder, media_root=tmp_path)
     with pytest.raises(InputError, match="export --onnx"):

@@ -33,8 +33,8 @@ def quiet_libraries() -> Iterator[None]:
 
     logging.disable_progress_bar()
     before = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,7 +58,7 @@ def hub_problem() -> str | None:
 
 @functools.cache
 def _ask_hub(endpoint: str) -> str | None:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils._http import get_session
 
     answer: list[str | None] = [f"no answer within {HUB_SECONDS:g} s"]
 

@@ -149,7 +149,7 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
         groups += holds_bytes[name].astype(np.int64) << place
     parts, order = [], []
     for group in np.unique(groups) if len(rows) else [0]:
-        indices = np.flatnonzero(groups == group)
+        indices = np.flatnonzero(groups == group).tolist()
         part = rows.take(pa.array(indices))
         for place, (name, cells) in enumerate(values.items()):
             kind = pa.large_binary() if group >> place & 1 else pa.string()
@@ -198,7 +198,9 @@ def _unwrap(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.generic) and pd.isna(cell))
+    return (
+        cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.generic) and bool(cell != cell))
+    )
 
 
 def _is_utf8(name: str) -> bool:

@@ -181,10 +181,12 @@ def _plain_texts(texts: Any) -> list[str]:
     cells = [texts] if isinstance(texts, str) or texts is None else list(texts)
     plain = []
     for row, cell in enumerate(cells):
-        is_missing = cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType"
-        if not is_missing and not isinstance(cell, str):
+        if isinstance(cell, str):
+            plain.append(cell.encode("utf-8", "replace").decode())  # half a character is none
+        elif cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType":
+            plain.append("")
+        else:
             raise InputError(f"text {row} is a {type(cell).__name__}, not text")
-        plain.append("" if is_missing else cell.encode("utf-8", "replace").decode())  # half a character is none
     return plain
 
 

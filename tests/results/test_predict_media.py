@@ -201,9 +201,14 @@ def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
     folder, songs, media = fused
     out, table = tmp_path / "out.csv", tmp_path / "songs.parquet"
     arguments = ["--model", folder, "--manifest", table, "--media-root", media, "--out", out, "--part-rows", "4"]
-    scored = []
+    scored: list[int] = []
     score = PartScorer.score
-    monkeypatch.setattr(PartScorer, "score", lambda self, part: scored.append(part.number) or score(self, part))
+
+    def count(self, part):
+        scored.append(part.number)
+        return score(self, part)
+
+    monkeypatch.setattr(PartScorer, "score", count)
     names = songs["audio_file"].tolist()
     songs.assign(audio_file=["gone.wav"] * 4 + names[4:]).to_parquet(table)  # a whole part, a fifth of the table
     code, said = command(*arguments)
