@@ -198,7 +198,9 @@ def _unwrap(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
-    return (
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return True
+    return isinstance(cell, float | np.generic) and bool(cell != cell)
         cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.generic) and bool(cell != cell))
     )
 
