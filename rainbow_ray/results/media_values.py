@@ -201,8 +201,6 @@ def _is_missing(cell: Any) -> bool:
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return True
     return isinstance(cell, float | np.generic) and bool(cell != cell)
-        cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.generic) and bool(cell != cell))
-    )
 
 
 def _is_utf8(name: str) -> bool:
