@@ -192,12 +192,16 @@ class MediaReader:
         if known is not None and all(
             source.is_still(known.get(name, {}), stands_in=self.stands_in) for name, source in sources.items()
         ):
+            moved = {name: source for name, source in sources.items() if source.is_elsewhere(known[name])}
+            if moved:  # the same content: the next reader need not hash it again
+                known = known | {name: known[name] | {"mark": source.mark} for name, source in moved.items()}
+                self.store.write_look(key, known)
             return known | bad
         look = self._read(sources, span)
         for name, source in sources.items():
             look[name]["mark"] = source.mark
         # what another collection, or a machine that has the files, left under these names is not written over
-        if not any(source.mark is None and (known or {}).get(name, {}).get("windows")
+        if not any(source.stat is None and (known or {}).get(name, {}).get("windows")
                    for name, source in sources.items()):  # fmt: skip
             self.store.write_look(key, look)
         return look | bad

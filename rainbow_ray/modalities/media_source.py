@@ -22,8 +22,6 @@ BAD_RATE = "a sample rate that no sound has"
 NO_FILE = "no such file"
 LEAVES_ROOT = "a path that leaves the media root"
 RATES = (1_000, 768_000)  # Hz
-SAMPLED = 16  # parts of a file that its mark is made of
-PART = 2**16  # bytes of one
 
 
 class Trouble(Exception):
@@ -94,29 +92,44 @@ class Source:
         return " ".join(self.name.splitlines()) if self.path is not None else IN_TABLE
 
     @functools.cached_property
-    def mark(self) -> list[int | str] | None:
-        """What tells whether a file is still the same; None where there is none.
-
-        Size, times and number of the file, and a hash of its content: times and sizes are alike in unpacked archives,
-        images and mounted buckets. Of files of more than `SAMPLED * PART` bytes (1 MiB), parts are hashed that lie
-        evenly from the beginning to the end: reading all of a long WAV file takes several times as long as reading a
-        window of it.
-        """
+    def stat(self) -> list[int] | None:
+        """Size, times and number of the file, which change whenever it is written; None where there is none."""
         if self.path is None:
             return [len(self.data or b"")]
         try:
             stat = self.path.stat()
-            digest = _digest(self.path, stat.st_size) if self.path.is_file() else ""
+            if self.path.is_file():
+                self.path.open("rb").close()
         except (OSError, ValueError):  # a name that no file can have, or one that must not be read
             return None
-        return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, digest]
+        return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+    @functools.cached_property
+    def mark(self) -> list[int | str] | None:
+        """What tells whether a file is still the same: `stat`, and a hash of its content; None where there is none.
+
+        Times and sizes alone do not tell: they are alike in unpacked archives, images and mounted buckets.
+        """
+        if self.stat is None or self.path is None:
+            return None if self.stat is None else [*self.stat]
+        return [*self.stat, _digest(self.path) if self.path.is_file() else ""]
 
     def is_still(self, look: Mapping[str, Any], *, stands_in: bool) -> bool:
-        """Whether a look is of the file as it is now, or (with `stands_in`) of one that is not here."""
-        if self.mark is None:
+        """Whether a look is of the file as it is now, or (with `stands_in`) of one that is not here.
+
+        The content is hashed only where `stat` differs, as it does for the same file on another machine.
+        """
+        if self.stat is None:
             was_missing = "mark" in look and look["mark"] is None
             return was_missing or (stands_in and bool(look.get("windows")))
-        return look.get("mark") == self.mark
+        before = look.get("mark")
+        if not isinstance(before, list) or before[:1] != self.stat[:1]:
+            return False
+        return before[: len(self.stat)] == self.stat or (self.mark is not None and before[-1] == self.mark[-1])
+
+    def is_elsewhere(self, look: Mapping[str, Any]) -> bool:
+        """Whether a look that is still good was of a file of other times, or in another place."""
+        return self.stat is not None and look.get("mark", [])[: len(self.stat)] != self.stat
 
     def content(self) -> Path | bytes:
         """Return the path or the bytes. Raises `Trouble` where there is nothing to read."""
@@ -135,21 +148,14 @@ class Source:
             raise Trouble(NO_FILE)
         if not self.path.is_file():
             raise Trouble("not a file")
-        if self.mark is None:
+        if self.stat is None:
             raise Trouble("a file that must not be read (permissions)")
-        if self.mark[0] == 0:
+        if self.stat[0] == 0:
             raise Trouble("empty (0 bytes)")
         return self.path
 
 
-def _digest(path: Path, size: int) -> str:
-    """A hash of a file's content, or of `SAMPLED` parts of it that lie evenly between its beginning and its end."""
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(path: Path) -> str:
+    """A hash of a file's content."""
     with path.open("rb") as file:
-        if size <= SAMPLED * PART:
-            digest.update(file.read())
-        else:
-            for i in range(SAMPLED):
-                file.seek((size - PART) * i // (SAMPLED - 1))
-                digest.update(file.read(PART))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -260,3 +261,20 @@ def test_mutated_files_are_troubles_at_worst(modality, files, tmp_path):
     counts, _, named = count_troubles(rows, modality)
     assert named == files
     assert json.dumps(counts)
+
+
+def test_a_copy_of_a_file_is_not_decoded_again(tmp_path, monkeypatch):
+    """On another machine times and inodes differ; the content tells that a cache which travelled is still right."""
+    first = windows_of(album(tmp_path / "one", 220.0, 200.0), tmp_path / "store")
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "one", copy, copy_function=shutil.copyfile)
+    monkeypatch.setattr("rainbow_ray.modalities.audio.open_recording", None)
+    for _ in range(2):
+        np.testing.assert_array_equal(windows_of(copy, tmp_path / "store"), first)
+
+
+def test_a_file_is_hashed_only_where_it_may_be_another(tmp_path, monkeypatch):
+    root = album(tmp_path / "one", 220.0, 200.0)
+    first = windows_of(root, tmp_path / "store")
+    monkeypatch.setattr("rainbow_ray.modalities.media_source._digest", None)
+    np.testing.assert_array_equal(windows_of(root, tmp_path / "store"), first)
