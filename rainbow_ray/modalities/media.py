@@ -21,6 +21,7 @@ import torch
 from rainbow_ray.data.examples import SLOTS, Examples
 from rainbow_ray.modalities.media_counts import NAMED, check_troubles, count_troubles, count_unusable, say_troubles
 from rainbow_ray.modalities.media_source import (
+    BESIDE_OTHER,
     IN_SEGMENT,
     IN_TABLE,
     NOTE,
@@ -216,19 +217,18 @@ class MediaReader:
                 look[name]["trouble"] = _told(trouble, source.shown)
         if not opened:
             return look
-        # one modality's duration for all, so that windows are of the same time
-        leading = next(iter(opened.values()))
-        try:
-            sounding = leading.sounding(self.windows.seconds)
-        except Trouble:  # damaged somewhere: its windows may be whole
-            sounding = (0.0, leading.duration)
-        starts = self.windows.starts(leading.duration, next(iter(sources.values())).name, sounding)
+        stem = next(iter(sources.values())).name
+        starts: list[float] = []  # of the first modality that sounds: windows of the others are of the same time
         for name, recording in opened.items():
             try:
                 if span is not None and sources[name].path is not None:  # what the table holds is the segment's own
                     windows = _segment_window(recording, span, self.windows.seconds)
+                elif starts:
+                    windows = _sounding_windows(recording, starts, self.windows.seconds, where=BESIDE_OTHER)
                 else:
-                    windows = _sounding_windows(recording, starts, self.windows.seconds)
+                    own_starts = self._starts(recording, stem)
+                    windows = _sounding_windows(recording, own_starts, self.windows.seconds)
+                    starts = own_starts
             except Trouble as trouble:
                 look[name]["trouble"] = _told(trouble, sources[name].shown)
                 continue
@@ -237,6 +237,14 @@ class MediaReader:
             note = getattr(recording, "note", None)
             look[name]["note"] = note and f"{note}\n{sources[name].shown}\n"
         return look
+
+    def _starts(self, recording: Recording, stem: str) -> list[float]:
+        """Where the windows of a recording begin, in seconds."""
+        try:
+            sounding = recording.sounding(self.windows.seconds)
+        except Trouble:  # damaged somewhere: its windows may be whole
+            sounding = (0.0, recording.duration)
+        return self.windows.starts(recording.duration, stem, sounding)
 
 
 def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np.ndarray]:
@@ -248,8 +256,14 @@ def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np
         raise Trouble(f"{empty.reason}{IN_SEGMENT}", empty.detail) from empty
 
 
-def _sounding_windows(recording: Recording, starts: Sequence[float], seconds: float) -> list[np.ndarray]:
-    """Read the windows of a stem, without those in which nothing sounds. Raises `EmptyWindow` if none is left."""
+def _sounding_windows(
+    recording: Recording, starts: Sequence[float], seconds: float, *, where: str = ""
+) -> list[np.ndarray]:
+    """Read the windows of a stem, without those in which nothing sounds.
+
+    Raises:
+        Trouble: Nothing sounds in any of them; `where` ends the reason.
+    """
     windows: list[np.ndarray] = []
     empty: EmptyWindow | None = None
     for start in starts:
@@ -258,7 +272,7 @@ def _sounding_windows(recording: Recording, starts: Sequence[float], seconds: fl
         except EmptyWindow as error:
             empty = empty or error
     if empty is not None and not windows:
-        raise empty
+        raise Trouble(f"{empty.reason}{where}", empty.detail) from empty
     return windows
 
 

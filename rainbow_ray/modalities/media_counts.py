@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rainbow_ray.errors import InputError
-from rainbow_ray.modalities.media_source import BAD_RATE, IN_SEGMENT, LEAVES_ROOT, NO_FILE, NOTE, TROUBLE
+from rainbow_ray.modalities.media_source import BAD_RATE, BESIDE_OTHER, IN_SEGMENT, LEAVES_ROOT, NO_FILE, NOTE, TROUBLE
 
 NAMED = 3  # files of each reason that are named
 
@@ -34,8 +34,8 @@ def count_troubles(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[
 
 
 def count_unusable(counts: Mapping[str, int]) -> int:
-    """Return how many files count against `data.max_bad_media`: not the stems that rest during a segment."""
-    return sum(n for reason, n in counts.items() if not reason.endswith(IN_SEGMENT))
+    """Return how many files count against `data.max_bad_media`: not those that rest while others play."""
+    return sum(n for reason, n in counts.items() if not reason.endswith((IN_SEGMENT, BESIDE_OTHER)))
 
 
 def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:

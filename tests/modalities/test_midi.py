@@ -25,6 +25,7 @@ from rainbow_ray.modalities.midi import (
 )
 from tests.in_process import data_of, plan_of
 from tests.modalities.midi_streams import midi_file, off, on, track
+from tests.modalities.test_audio import saved, tone
 
 
 def song(notes=((0, 480, 60), (480, 480, 64), (480, 240, 67), (1920, 480, 72)), *, tempo=120, drum=False) -> bytes:
@@ -93,6 +94,25 @@ def test_a_stray_note_hours_later_does_not_move_the_window(tmp_path):
     rows = reader(pa.table({"raw_midi": pa.array([many(*tune, 3600.0), many(*tune)], pa.large_binary())}))
     stray, alone = (reader.store.get("midi", windows[0]) for windows in rows["midi"].to_pylist())
     np.testing.assert_allclose(stray, alone, atol=0.06)
+
+
+def test_a_stem_that_rests_where_its_audio_is_read_does_not_end_the_run(tmp_path):
+    reader = MediaReader(("audio", "midi"), tmp_path, Windows(10.0), None)
+    late = many(*np.arange(40, 60, 0.5))
+    audio = pa.array([saved(tone(30.0))] * 2, pa.large_binary())
+    rows = reader(pa.table({"raw_audio": audio, "raw_midi": pa.array([late, many(12.0, 14.0)], pa.large_binary())}))
+    assert rows["midi_lengths"].to_pylist() == [[], [2]], "windows of a stem are of the same time"
+    (message,) = check_troubles(rows, ["audio", "midi"], 0.2, tmp_path)
+    assert "1 midi file is treated as missing: no notes in its window, in the seconds that are read of" in message
+
+
+def test_midi_beside_silence_is_read_where_it_sounds(tmp_path):
+    reader = MediaReader(("audio", "midi"), tmp_path, Windows(10.0), None)
+    audio = pa.array([saved(0 * tone(30.0)), b"no sound"], pa.large_binary())
+    midi = pa.array([many(*np.arange(40, 60, 0.5))] * 2, pa.large_binary())
+    rows = reader(pa.table({"raw_audio": audio, "raw_midi": midi}))
+    assert [len(trouble) > 0 for trouble in rows["audio_trouble"].to_pylist()] == [True, True]
+    assert rows["midi_lengths"].to_pylist() == [[20], [20]]
 
 
 def test_notes_beyond_the_limit_are_counted(tmp_path):
