@@ -54,8 +54,9 @@ class FitProgress:
         self.began = self.shown_at = time.monotonic()
         self.progress: Progress | None = None
         if is_live(console):
-            columns = (text_column("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self.progress = Progress(*columns, text_column("{task.fields[numbers]}"), console=console)
+            columns = (text_column("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+            numbers = text_column("{task.fields[numbers]}", takes_the_rest=True)
+            self.progress = Progress(*columns, numbers, console=console, expand=True)
 
     def __enter__(self) -> FitProgress:
         if self.progress:
@@ -109,12 +110,15 @@ class FitProgress:
         if fold not in self.bars:
             self.bars[fold] = self.progress.add_task(_name(fold), total=self.epochs, numbers="")
         completed = fit.last["epoch"] if fit.last is not None else 0
-        self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit))
+        self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit, headline_first=True))
 
-    def _numbers(self, fit: _Fit) -> str:
+    def _numbers(self, fit: _Fit, *, headline_first: bool = False) -> str:
+        """The newest numbers in a line; with the headline first, it is seen on narrow terminals too."""
         values = {"train_loss": fit.loss}
         if self.headline is not None and fit.last is not None:
             values |= {name: fit.last.get(name) for name in self.metrics}
+            if headline_first:
+                values = {self.headline: fit.last.get(self.headline)} | values
         return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
 
     def _value(self, record: Record) -> float | None:

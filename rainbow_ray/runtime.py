@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -216,12 +215,12 @@ def _connected(
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Ray's start is not cut short: processes that it has begun would stay
-    with defer_signals() as deferred:
+    with _without_handler_of_ray(), defer_signals() as deferred:
         context = _start_ray(address, folder)
     if deferred.signal_number is not None:
         ray.shutdown()
         raise Interrupted(deferred.signal_number)
-    install_handlers()  # Ray installs one of its own for SIGTERM
+    install_handlers()  # whatever Ray has installed
     _close_token_file()
     # what is raised when Ray's own processes are gone, rather than when work on them fails
     lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
@@ -247,6 +246,22 @@ def _connected(
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _without_handler_of_ray() -> Iterator[None]:
+    """Keep Ray from installing a handler of SIGTERM, which kills the raylet at once and leaves its agents behind."""
+    from ray._private import utils
+
+    own = getattr(utils, "set_sigterm_handler", None)
+    if own is None:
+        yield
+        return
+    utils.set_sigterm_handler = lambda handler: None  # noqa: ARG005
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = own
+
+
 def _start_ray(address: str | None, folder: str | None) -> Any:
     """Return the context of `ray.init`. Raises `InputError` where no cluster answers."""
     import ray
@@ -261,8 +276,6 @@ def _start_ray(address: str | None, folder: str | None) -> Any:
             **({} if address else {"dashboard_host": "127.0.0.1"}),
             runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}} if address else None,
         )
-    except SystemExit:  # Ray's own handler of SIGTERM, which has ended the processes
-        raise Interrupted(signal.SIGTERM) from None
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error
 

@@ -113,10 +113,11 @@ from tests.test_progress import records
 import time
 protect_streams()
 console = make_console()
-with FitProgress(console, ["macro_f1"], 3, headline="macro_f1") as progress:
+metrics = ["loss", "average_precision_rarer", "macro_f1"]
+with FitProgress(console, metrics, 3, headline="macro_f1") as progress:
     for fold in (0, 1):
         for record in records(fold):
-            progress(record)
+            progress({**record, "average_precision_rarer": 0.5})
             time.sleep(0.02)
         progress.finish(fold)
 console.print("songs [final]")
@@ -129,7 +130,7 @@ def on_a_terminal(**environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(
         [sys.executable, "-c", LIVE], stdin=follower, stdout=follower, stderr=follower,
-        env={**inherited, "TERM": "xterm-256color", "COLUMNS": "120", **environment},
+        env={**inherited, "TERM": "xterm-256color", "COLUMNS": "80", **environment},
     )  # fmt: skip
     os.close(follower)
     written = b""

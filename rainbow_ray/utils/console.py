@@ -6,6 +6,7 @@ from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from rainbow_ray.utils.streams import printable
@@ -28,9 +29,15 @@ def make_console(file: IO[str] | None = None, *, quiet: bool = False) -> Console
     return _PlainConsole(file=file, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def text_column(text_format: str) -> TextColumn:
-    """Return a column of a progress bar that reads no markup."""
-    return TextColumn(text_format, markup=False)
+def text_column(text_format: str, *, takes_the_rest: bool = False) -> TextColumn:
+    """Return a column of a progress bar that reads no markup.
+
+    Args:
+        text_format: Format of the text, with the fields of `task`.
+        takes_the_rest: Whether it takes the width that the others leave, and is cut there (`Progress(expand=True)`).
+    """
+    column = Column(ratio=1, no_wrap=True, overflow="ellipsis") if takes_the_rest else None
+    return TextColumn(text_format, markup=False, table_column=column)
 
 
 def is_live(console: Console) -> bool:
