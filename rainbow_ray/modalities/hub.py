@@ -58,18 +58,21 @@ def hub_problem() -> str | None:
 
 @functools.cache
 def _ask_hub(endpoint: str) -> str | None:
+    from huggingface_hub import constants
     from huggingface_hub.utils._http import get_session
 
-    answer: list[str | None] = [f"no answer within {HUB_SECONDS:g} s"]
+    is_default = constants.HF_HUB_ETAG_TIMEOUT == constants.DEFAULT_ETAG_TIMEOUT
+    seconds = HUB_SECONDS if is_default else float(constants.HF_HUB_ETAG_TIMEOUT)
+    answer: list[str | None] = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT sets how many"]
 
     def ask() -> None:
         try:
-            status = get_session().head(endpoint, timeout=HUB_SECONDS, follow_redirects=False).status_code
+            status = get_session().head(endpoint, timeout=seconds, follow_redirects=False).status_code
             answer[0] = f"it answers with status {status}" if status >= 500 else None
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             answer[0] = first_line(error)
 
     asking = threading.Thread(target=ask, daemon=True, name="ask the hub")  # a name server may take longer than HTTP
     asking.start()
-    asking.join(HUB_SECONDS)
+    asking.join(seconds)
     return answer[0] and f"{endpoint} cannot be reached ({answer[0]})"

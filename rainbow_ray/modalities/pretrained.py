@@ -23,6 +23,7 @@ from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.weights import PICKLED, SAFETENSORS, check_finite, check_loaded, check_weight_files
 
+FAST = "tokenizer.json"  # holds a whole tokenizer; other files are then not read
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 MIN_EMBEDDINGS, MIN_COVERAGE = 1000, 0.8  # below which share of the embeddings a vocabulary looks cut off
 
@@ -74,6 +75,11 @@ def read_tokenizer(name: str, source: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = _load(name, source, TEXT, "the tokenizer", AutoTokenizer.from_pretrained)
+    folder = Path(source)
+    used = [FAST] if (folder / FAST).is_file() else tokenizer.vocab_files_names.values()
+    foreign = [found for file in used if (found := describe_foreign_content(folder / file))]
+    if foreign:  # which a list of words, one a line, may be without an error
+        raise InputError(f"{TEXT.key}: {name!r} cannot be loaded: {found}" for found in foreign)
     if tokenizer.is_fast:
         tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
     return tokenizer
@@ -141,14 +147,11 @@ def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | Non
     """What keeps a tokenizer of transformers from reading texts for an encoder, as in `check_vocabulary`."""
     if not tokenizer.vocab_files_names:  # characters or bytes are its vocabulary
         return []
-    names = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
-    folder = Path(tokenizer.name_or_path)
-    foreign = [found for file in names if (found := describe_foreign_content(folder / file))]
-    problems = check_vocabulary(
+    names = sorted({FAST, *tokenizer.vocab_files_names.values()})
+    return check_vocabulary(
         plain, tokenizer.get_vocab(), special_tokens(tokenizer),
         embeddings=embeddings, padding=tokenizer.pad_token_id, files=names,
     )  # fmt: skip
-    return foreign if problems and foreign else problems
 
 
 def check_coverage(tokenizer: Any, embeddings: int | None) -> list[str]:

@@ -34,8 +34,8 @@ def check_weight_files(folder: Path) -> list[str]:
     chosen = next((folder / name for name in names if (folder / name).is_file()), None)
     if chosen is None:
         others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_FORMATS)
-        there = f"; {', '.join(others[:SHOWN])} cannot be read: save it as {SAFETENSORS}" if others else ""
-        return [f"the folder holds no weights ({SAFETENSORS} or {PICKLED}){there}"]
+        there = f"; what it holds, {_few(others)}, is not read" if others else ""
+        return [f"the folder holds no weights, which must be in {SAFETENSORS} or {PICKLED}{there}"]
     if foreign := describe_foreign_content(chosen):
         return [foreign]
     try:

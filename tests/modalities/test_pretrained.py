@@ -142,7 +142,7 @@ WEIGHT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled objects": (pickled_objects, "objects that are no tensors"),
     "cut pickle": (cut_pickle, "pytorch_model.bin is cut off"),
     "none": (lambda folder: (folder / WEIGHTS).unlink(), "the folder holds no weights"),
-    "other format": (other_format, "tf_model.h5 cannot be read"),
+    "other format": (other_format, "what it holds, tf_model.h5, is not read"),
     "shard missing": (without_a_shard, "files of weights are missing (model-00002-of-"),
     "pointer shard": (pointer_shard, "model-00002-of-"),
     "index damaged": (damaged_index, "model.safetensors.index.json is damaged"),
@@ -274,11 +274,19 @@ def test_an_encoder_without_its_tokenizer_is_refused(damage, text_folder, capfd)
     assert words in problem
 
 
-@pytest.mark.parametrize("content", [POINTER, PAGE, "", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"])
-def test_a_vocabulary_in_words_that_is_none_is_refused(content, text_folder, capfd):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (POINTER, "vocab.txt is a Git LFS pointer"),
+        (PAGE + "door\nwall\n", "vocab.txt is a web page"),
+        ("", "vocab.txt is empty"),
+        ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "no vocabulary"),
+    ],
+)
+def test_a_list_of_words_that_is_none_is_refused(content, words, text_folder, capfd):
     remove_tokenizer(text_folder)
     (text_folder / "vocab.txt").write_text(content)
-    assert "vocab.txt is " in (refusal(lambda: load_text(text_folder), capfd) + " vocab.txt is ")
+    assert words in refusal(lambda: load_text(text_folder), capfd)
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2", "distilbert", "xlm-roberta", "camembert", "albert", "t5"])
