@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         if model.reads_media:
             console.print("Note: a text is scored alone; what else the model reads (audio, MIDI) counts as missing, as"
                           " in training it sometimes was")  # fmt: skip
-        _score_texts(model, options, console)
+        _score_texts(model, options, console, read="text" if model.reads_media else None)
         return DONE
     root = resolve_path(options.media_root or folder_of(options.manifest) or Path())
     predictor = open_model(options.model, options.device, root)
@@ -170,7 +170,10 @@ def _read_texts(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Console) -> None:
+def _score_texts(
+    predictor: TextScorer, options: argparse.Namespace, console: Console, *, read: str | None = None
+) -> None:
+    """Score texts and print them; `read` names the modalities that a model of several has read of each."""
     import numpy as np
 
     from rainbow_ray.errors import InputError
@@ -184,7 +187,8 @@ def _score_texts(predictor: TextScorer, options: argparse.Namespace, console: Co
     column = _ranked_by(predictor, options.by)
     rank = scores[:, names.index(column)] if column is not None else scores.max(axis=1)
     order = np.argsort(-rank, kind="stable")
-    rows = [{"text": texts[i], "prediction": said[i], **dict(zip(names, map(float, scores[i]), strict=True))}
+    more = {} if read is None else {"modalities": read}
+    rows = [{"text": texts[i], "prediction": said[i], **dict(zip(names, map(float, scores[i]), strict=True)), **more}
             for i in order]  # fmt: skip
     if options.out is not None:
         _write(rows, options.out)

@@ -149,7 +149,7 @@ class Predictor:
             parts.append(self._score(part, None if table is None else slice_of(table, start, start + size)))
             report += parts[-1].report
             if limit is not None and report.exceeds(limit, rows):
-                self._check_media(report, [], allow_missing=False)
+                self._check_media(report, [], allow_missing=False, partial=True)
         scores = np.concatenate([part.scores for part in parts])
         reasons = [reason for part in parts for reason in part.reasons]
         predictions: np.ndarray = np.full(rows, None, dtype=object)
@@ -222,6 +222,11 @@ class Predictor:
         )
 
     @property
+    def _root(self) -> Path:
+        """Where relative names of files start."""
+        return Path(self.media_root).expanduser().resolve()
+
+    @property
     def _media(self) -> tuple[str, ...]:
         """What the model reads beside text."""
         return tuple(name for name in self.bundle.model.modalities if name != "text")
@@ -232,10 +237,12 @@ class Predictor:
         columns = {name: self.bundle.info["media_columns"][name] for name in self._media}
         return [f"the table has {message}" for message in missing_columns(columns, column_names_of(songs), IN_PYTHON)]
 
-    def _check_media(self, report: MediaReport, missing: list[str], *, allow_missing: bool) -> None:
+    def _check_media(
+        self, report: MediaReport, missing: list[str], *, allow_missing: bool, partial: bool = False
+    ) -> None:
         """Raise `InputError` where too little could be read; warn where less than all."""
-        root = self.media_root.resolve()
-        problems = [*missing, *report.problems(max_unreadable(self.bundle.info), root, IN_PYTHON)]
+        root = self._root
+        problems = [*missing, *report.problems(max_unreadable(self.bundle.info), root, IN_PYTHON, partial=partial)]
         if problems and not allow_missing:
             raise InputError(problems)
         notes = [*missing, *report.notes(root)]
@@ -266,7 +273,7 @@ class Predictor:
         windows = Windows(**info["windows"])
         return Reading(
             model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
-            seconds=windows.seconds, media_reader=MediaReader(media, Path(self.media_root).resolve(), windows, None),
+            seconds=windows.seconds, media_reader=MediaReader(media, self._root, windows, None),
         )  # fmt: skip
 
     def _score(self, texts: Texts, table: Table | None) -> _Scored:

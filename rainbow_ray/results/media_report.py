@@ -152,13 +152,14 @@ class MediaReport:
         """
         return any(one.unusable > limit * rows for one in self.modalities.values())
 
-    def problems(self, limit: float, root: Path, advice: Advice) -> list[str]:
+    def problems(self, limit: float, root: Path, advice: Advice, *, partial: bool = False) -> list[str]:
         """Return a message for each modality of which too few files can be used.
 
         Args:
             limit: Share of the named files that may be unreadable (`data.max_bad_media` of the run).
             root: The folder that relative names start from.
             advice: What the caller can do.
+            partial: Whether reading ended before all rows were read, because the limit is exceeded whatever they hold.
         """
         messages = []
         for modality, one in self.modalities.items():
@@ -166,13 +167,14 @@ class MediaReport:
             if not unusable or (usable and unusable <= limit * named):
                 continue
             few = f"only {usable}" if usable else "none"
-            allowed = f" (data.max_bad_media of the run lets {limit:.0%} be missing)" if usable else ""
+            so_far = " read so far" if partial else ""
+            allowed = f" (data.max_bad_media of the run lets {limit:.0%} be missing)" if usable or partial else ""
             is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in one.reasons)
             where = f", under the media root {root}" if is_misplaced else ""
             help_first = f"name the folder that they lie in with {advice.media_root}, or " if is_misplaced else ""
             help_first += "correct the column of sample rates, which are in Hz, or " if BAD_RATE in one.reasons else ""
             messages.append(
-                f"{few} of {named} {modality} files can be used{allowed}{where}:"
+                f"{few} of {named} {modality} files{so_far} can be used{allowed}{where}:"
                 f" {'; '.join(say_troubles(modality, one.reasons, one.names))}; {help_first}score without them with"
                 f" {advice.allow_missing}"
             )

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
 from rainbow_ray.data.normalize import holds_text, plain_type
 from rainbow_ray.errors import InputError, nearest
-from rainbow_ray.paths import folder_of, resolve_path
+from rainbow_ray.paths import resolve_path
 from rainbow_ray.results.at_scale import (
     IN_PROCESS,
     Done,
@@ -31,7 +31,7 @@ from rainbow_ray.results.at_scale import (
     score_on_ray,
 )
 from rainbow_ray.results.inference import Predictor
-from rainbow_ray.results.media_report import IN_COMMAND, max_unreadable, missing_columns
+from rainbow_ray.results.media_report import IN_COMMAND, MODALITIES_READ, max_unreadable, missing_columns
 from rainbow_ray.results.score_table import Tally, read_media_report
 from rainbow_ray.utils.console import is_live, text_column
 
@@ -47,7 +47,7 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
     if beside is not None and beside.exists() and not options.overwrite and not begun:
         raise InputError(f"--out {out}: stretches go to {beside}, which exists; another name, or --overwrite")
     folder = out.with_name(f"{out.name}.parts")
-    manifest, notes = _table(predictor, options.manifest, options.media_root)
+    manifest, notes = _table(predictor, options.manifest, root)
     task = _task(predictor, manifest, options, root, folder)
     notes += _check_times(predictor, manifest, task)
     # Ray Data's workers are told of in C++, on stderr, as errors that are none (ray#53727)
@@ -103,7 +103,7 @@ class _MediaWatch:
                 return
             self.report += read_media_report(part_file(self.plan.task.folder, part.number))
             if self.report.exceeds(self.limit, self.plan.rows):
-                self._refuse()
+                self._refuse(partial=len(self.plan.waiting) > 0)
 
         return check
 
@@ -111,14 +111,14 @@ class _MediaWatch:
         """Judge all parts together, before anything is moved into place."""
         self.report = self.plan.media
         if not self.allow_missing and self.report.problems(self.limit, self.root, IN_COMMAND):
-            self._refuse()
+            self._refuse(partial=False)
 
-    def _refuse(self) -> None:
+    def _refuse(self, *, partial: bool) -> None:
         self.plan.refuse()
-        raise InputError(self.report.problems(self.limit, self.root, IN_COMMAND))
+        raise InputError(self.report.problems(self.limit, self.root, IN_COMMAND, partial=partial))
 
 
-def _table(predictor: Predictor, location: str, media_root: Path | None) -> tuple[Manifest, list[str]]:
+def _table(predictor: Predictor, location: str, root: Path) -> tuple[Manifest, list[str]]:
     """The table to score; of a model of segments and a table of songs, the segments that are made of it."""
     manifest = open_manifest(location)
     if not predictor.reads_segments:
@@ -130,7 +130,6 @@ def _table(predictor: Predictor, location: str, media_root: Path | None) -> tupl
     song = info["id_column"] if info["id_column"] in names else SONG_ID
     if set(TIMES) & set(names) or song not in names:
         return manifest, list(manifest.notes)
-    root = resolve_path(media_root or folder_of(location) or Path())
     made, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], root)
     return open_manifest(str(made), "segments"), [*manifest.notes, *notes]
 
@@ -154,7 +153,7 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
     if song is not None and pa.types.is_nested(plain_type(manifest.schema.field(song).type)):
         wrong.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or numbers"
                      " are needed")  # fmt: skip
-    if song in ("prediction", "reason", *predictor.score_names):
+    if song in ("prediction", "reason", MODALITIES_READ, *predictor.score_names):
         wrong.append(f"{manifest}: the column {song!r} has a name that predictions have; rename it")
     if predictor.reads_media:
         missing = [f"{manifest}: {line}" for line in missing_columns(info["media_columns"], names, IN_COMMAND)]

@@ -220,6 +220,7 @@ def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
     songs.assign(audio_file=["gone.wav"] * 8 + names[8:]).to_parquet(table)
     code, said = command(*arguments)
     assert (code, scored) == (2, [0, 1]), "five are too many, whatever the other parts hold"
+    assert "none of 8 audio files read so far" in " ".join(said.split())
     assert not out.exists()
     code, said = command(*arguments, "--allow-missing")
     assert (code, scored) == (0, [0, 1, 2, 3, 4]), "parts that are scored are not scored again"
@@ -239,6 +240,10 @@ def test_nothing_that_was_asked_for_is_passed_over(fused, command, tmp_path):
     assert (code, "--allow-missing: only a --manifest" in said) == (2, True)
     code, said = command("--model", fused[0], "--text", "a door and a wall")
     assert (code, "counts as missing" in " ".join(said.split())) == (0, True)
+    (tmp_path / "ideas.txt").write_text("a door\na wall\n")
+    code, said = command("--model", fused[0], "--text-file", tmp_path / "ideas.txt", "--out", tmp_path / "ideas.csv")
+    assert code == 0, said
+    assert pd.read_csv(tmp_path / "ideas.csv")["modalities"].tolist() == ["text", "text"]
 
 
 def test_the_limit_is_the_runs_own(fused, tmp_path):
