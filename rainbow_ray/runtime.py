@@ -8,10 +8,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import FAILED
 from rainbow_ray.errors import InputError, TrainingError, first_line
@@ -19,6 +19,9 @@ from rainbow_ray.ray_errors import user_error
 from rainbow_ray.utils.ray_folder import session_folder
 from rainbow_ray.utils.signals import Interrupted, defer_signals, raise_on_signal
 from rainbow_ray.utils.streams import print_error
+
+if TYPE_CHECKING:
+    import psutil
 
 # read by Ray when it is imported, here and in every process that it starts
 SETTINGS = {
@@ -39,6 +42,8 @@ SETTINGS = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # a thread that asks the hub to convert pickled weights
 }
 HEAD = "gcs_server"  # the process of a Ray without which nothing goes on
+RAYLET = "raylet"  # the process that starts agents and workers
+AGENT_SECONDS = 2.0  # which they are given to end once it is gone
 HEAD_SECONDS = 2.0  # between two looks at it
 GPU_WORKER_CPUS = 4
 READER_CPUS = 0.5  # of one that reads songs for a worker; with none left, both would wait for ever
@@ -218,7 +223,7 @@ def _connected(
     with _without_handler_of_ray(), defer_signals() as deferred:
         context = _start_ray(address, folder)
     if deferred.signal_number is not None:
-        ray.shutdown()
+        _shut_down()
         raise Interrupted(deferred.signal_number)
     install_handlers()  # whatever Ray has installed
     _close_token_file()
@@ -243,7 +248,34 @@ def _connected(
     except lost as error:
         raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
     finally:
-        ray.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """Shut Ray down, and end what its raylet leaves behind.
+
+    Ray gives the raylet one second to end its agents and workers before it kills it. On a busy machine that is too
+    short, and agents that are still starting would notice only much later.
+    """
+    import psutil
+    import ray
+
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # others come and go
+                started += child.children(recursive=True) if child.name() == RAYLET else []
+    ray.shutdown()
+    _end_processes(started)
+
+
+def _end_processes(processes: Sequence[psutil.Process]) -> None:
+    """Kill those processes that do not end on their own within a moment; one whose number was given away is spared."""
+    import psutil
+
+    for process in psutil.wait_procs(processes, timeout=AGENT_SECONDS)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()  # psutil compares the time of its start first
 
 
 @contextlib.contextmanager

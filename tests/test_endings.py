@@ -70,10 +70,13 @@ def test_every_command_ends_with_one_line(tmp_path, module):
 QUICK = ["--phase", "1", "--encoder", "embedded", "training.min_steps=0", "training.epochs=400", "logging.report=false"]
 
 
-def wait_for_records(process: subprocess.Popen[str], pattern: str, folder: Path) -> None:
-    """Wait until a fit has logged an epoch."""
+CHECKPOINTS = "checkpoints/fold-*/step-*.pt"
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Wait until a fit has written one."""
     deadline = time.monotonic() + 240
-    while not any(path.stat().st_size for path in folder.glob(pattern)):
+    while not list(run.glob(CHECKPOINTS)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -84,15 +87,16 @@ def wait_for_records(process: subprocess.Popen[str], pattern: str, folder: Path)
 def test_training_is_stopped_in_order_and_keeps_its_checkpoints(tmp_path, songs_file, number, folds):
     """Folds run in actors of ours, a single split in a TorchTrainer, which has a way of its own with SIGINT."""
     arguments = [*QUICK, "--manifest", str(songs_file), "--folds", folds, "--name", "one run"]
+    arguments.append("training.save_every_n_epochs=1")  # not only once a minute
     process = start(tmp_path, "rainbow_ray.train", *arguments)
-    wait_for_records(process, "runs/one run/checkpoints/fold-*/metrics.jsonl", tmp_path)
+    wait_for_checkpoint(process, tmp_path / "runs" / "one run")
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     code, verb = SIGNALS[number]
     assert end(process, number) == (code, f"{verb}; go on with --resume --name 'one run'\n")
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert (tmp_path / "runs" / "one run" / "split.json").exists()
-    assert list((tmp_path / "runs" / "one run").glob("checkpoints/fold-*/step-*.pt"))
+    assert list((tmp_path / "runs" / "one run").glob(CHECKPOINTS))
 
 
 @pytest.mark.slow

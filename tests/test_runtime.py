@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from rainbow_ray import runtime
 from rainbow_ray.errors import InputError
 from rainbow_ray.runtime import (
     HEAD,
@@ -159,6 +160,19 @@ def test_only_loopback_is_listened_on_by_the_dashboard(ray_session):
         if not address[0].startswith("127."):
             with closing(socket.socket()) as probe:
                 assert probe.connect_ex(address) != 0
+
+
+def test_what_a_raylet_leaves_behind_is_ended(monkeypatch):
+    monkeypatch.setattr(runtime, "AGENT_SECONDS", 0.2)
+    quick, stuck = (subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for code in (
+        "pass", "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    ))  # fmt: skip
+    assert stuck.stdout is not None
+    stuck.stdout.readline()
+    runtime._end_processes([psutil.Process(quick.pid), psutil.Process(stuck.pid)])
+    assert quick.wait(5) == 0
+    assert stuck.wait(5) == -9
+    runtime._end_processes([])
 
 
 WAITING = """
