@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rainbow_ray.results.inference import Predictor
-    from rainbow_ray.results.onnx_bundle import OnnxPredictor
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor | OnnxPredictor:
+def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor:
     """Open a trained model. Needs no network and unpickles nothing.
 
     Args:
@@ -23,7 +22,8 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
         device: `auto`, `cpu`, `cuda` or `mps`; ONNX models run on the CPU.
 
     Returns:
-        The model: `predict` scores texts (and tables, but of ONNX models), `predict_segments` tables of segments.
+        The model: `predict` scores texts and tables, `predict_segments` tables of segments. An ONNX folder gives an
+        `OnnxPredictor`, which scores texts alone.
 
     Raises:
         InputError: The folder is not a whole model, or there is no such media root.
@@ -39,4 +39,5 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
     model = open_model(Path(path), device, media_root)
     if media_root is not None and not model.reads_media:
         warnings.warn(f"media_root {media_root} has no effect: this model reads text alone", stacklevel=2)
-    return model
+    # the usual type, for callers' type checkers: only a folder that `export --onnx` wrote gives the other one
+    return cast("Predictor", model)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -207,12 +208,12 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
     card = (folder / "README.md").read_text()
     assert "up to 24 tokens" in card
     assert limits(folder / "tokenizer.json") == (24, None)
-    names = {}
+    names: dict[str, Any] = {}
     lines = card.rpartition("```python\n")[2].partition("```")[0].replace("this/folder", str(folder))
     exec(lines, names)
     model, whole = names["model"], rainbow_ray.load(run_folder)
     assert isinstance(model, OnnxPredictor)
-    texts = [TEXT, "door " * 60, " ", None, float("nan")]
+    texts: list[Any] = [TEXT, "door " * 60, " ", None, float("nan")]
     wanted = whole.predict(texts)
     found = pd.DataFrame(model.predict(texts))
     np.testing.assert_allclose(found.filter(like="score").astype(float), wanted.filter(like="score").astype(float),

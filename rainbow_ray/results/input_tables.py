@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import pyarrow as pa
 from rainbow_ray.data.normalize import text_column
 from rainbow_ray.errors import InputError, nearest
 
-Table = pd.DataFrame | pa.Table
+Table: TypeAlias = "pd.DataFrame | pa.Table"
 
 
 @dataclass(frozen=True)

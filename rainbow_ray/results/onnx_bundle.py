@@ -165,7 +165,7 @@ def _plain_texts(texts: Any) -> list[str]:
         is_missing = cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType"
         if not is_missing and not isinstance(cell, str):
             raise InputError(f"text {row} is a {type(cell).__name__}, not text")
-        plain.append("" if is_missing else cell.encode("utf-8", "replace").decode())  # half a character is none
+        plain.append(cell.encode("utf-8", "replace").decode() if isinstance(cell, str) else "")  # no half characters
     return plain
 
 

@@ -203,7 +203,12 @@ def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
     arguments = ["--model", folder, "--manifest", table, "--media-root", media, "--out", out, "--part-rows", "4"]
     scored = []
     score = PartScorer.score
-    monkeypatch.setattr(PartScorer, "score", lambda self, part: scored.append(part.number) or score(self, part))
+
+    def counted(self, part):
+        scored.append(part.number)
+        return score(self, part)
+
+    monkeypatch.setattr(PartScorer, "score", counted)
     names = songs["audio_file"].tolist()
     songs.assign(audio_file=["gone.wav"] * 4 + names[4:]).to_parquet(table)  # a whole part, a fifth of the table
     code, said = command(*arguments)
