@@ -12,13 +12,14 @@ if is_command("rainbow_ray"):  # before the slow imports: Ctrl-C during them end
 TYPE_CHECKING = False  # as in `typing`, which takes a while to import
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
+
+    from rainbow_ray.results.inference import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Any:
+def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor:
     """Open a trained model. Needs no network and unpickles nothing.
 
     Args:
@@ -27,14 +28,15 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
         device: `auto`, `cpu`, `cuda` or `mps`; ONNX models run on the CPU.
 
     Returns:
-        A `Predictor`, whose `predict` scores texts and tables, and `predict_segments` tables of segments; or, of an
-        ONNX folder, an `OnnxPredictor`, whose `predict` scores texts.
+        The model: `predict` scores texts and tables, `predict_segments` tables of segments. An ONNX folder gives an
+        `OnnxPredictor`, which scores texts alone.
 
     Raises:
         InputError: The folder is not a whole model, or there is no such media root.
     """
     import warnings
     from pathlib import Path
+    from typing import cast
 
     from rainbow_ray.errors import InputError
     from rainbow_ray.results.opened import open_model
@@ -44,4 +46,5 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
     model = open_model(Path(path), device, media_root)
     if media_root is not None and not model.reads_media:
         warnings.warn(f"media_root {media_root} has no effect: this model reads text alone", stacklevel=2)
-    return model
+    # the usual type, for callers' type checkers: only a folder that `export --onnx` wrote gives the other one
+    return cast("Predictor", model)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from rainbow_ray.config import DataConfig
 from rainbow_ray.data.examples import LABELS_DISAGREE, SAME_SONG
 from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING, TEXT_SHORT
-from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.problems.classes import MAPPED_AWAY, RARE, UNKNOWN
 
 MIN_SHARE = 0.05  # of the rows that were left out: rarer reasons are counted, and get no advice
@@ -40,6 +41,8 @@ def _remedies(data: DataConfig, target: str) -> dict[str, str]:
         TEXT_MISSING: f"text is read from {text} (data.text_columns); is that the right column?",
         TEXT_SHORT.format(data.min_concept_length): f"data.min_concept_length is {data.min_concept_length} characters",
         LABEL_MISSING: f"target {target!r} is null there: {another}",
+        NOT_UTF8: f"write {text} (data.text_columns) as UTF-8",
+        LABEL_NOT_UTF8: f"write target {target!r} as UTF-8",
         LABEL_BROKEN: f"target {target!r} must hold JSON there: mend it, or {another}",
         LABELS_DISAGREE: f"all rows of a song must have the same {target!r}: mend them, or {another}",
         SAME_SONG: f"column {data.id_column!r} (data.id_column) names too few songs: is that the right column?",

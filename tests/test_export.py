@@ -213,7 +213,7 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
     exec(lines, names)
     model, whole = names["model"], rainbow_ray.load(run_folder)
     assert isinstance(model, OnnxPredictor)
-    texts = [TEXT, "door " * 60, " ", None, float("nan")]
+    texts: list[Any] = [TEXT, "door " * 60, " ", None, float("nan")]
     wanted = whole.predict(texts)
     found = pd.DataFrame(model.predict(texts))
     np.testing.assert_allclose(found.filter(like="score").astype(float), wanted.filter(like="score").astype(float),

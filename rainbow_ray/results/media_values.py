@@ -153,8 +153,10 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
         part = rows.take(pa.array(indices))
         for place, (name, cells) in enumerate(values.items()):
             kind = pa.large_binary() if group >> place & 1 else pa.string()
-            part = part.append_column(f"raw_{name}", pa.array([cells[i].value for i in indices], kind))
-            part = part.append_column(f"raw_{name}_rate", pa.array([cells[i].rate for i in indices], pa.int64()))
+            part = part.append_column(f"raw_{name}", pa.array([cells[i].value for i in indices.tolist()], kind))
+            part = part.append_column(
+                f"raw_{name}_rate", pa.array([cells[i].rate for i in indices.tolist()], pa.int64())
+            )
         parts.append(prepare(part, reading=reading))
         order.append(indices)
     table = pa.concat_tables(parts, promote_options="permissive")
