@@ -29,7 +29,8 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 def user_error(error: BaseException) -> InputError | TrainingError | None:
     """Return the error for people that an error is or wraps, without Ray's traceback in its text."""
     for cause in causes_of(error):
-        if type(cause) in (InputError, TrainingError):
+        # not Ray's own mixture of a task's error and its cause, whose text is a traceback
+        if isinstance(cause, InputError | TrainingError) and type(cause) in (InputError, TrainingError):
             return cause
     return None
 
