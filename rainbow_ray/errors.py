@@ -15,14 +15,27 @@ class InputError(Exception):
     def __init__(self, problems: str | Iterable[str]) -> None:
         # names of files, columns and classes may hold anything, line ends and escape sequences too
         self.problems = [printable(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
-        super().__init__(self.problems)  # one argument, so that it travels between Ray processes
+        super().__init__(self.problems)
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[list[str]]]:
+        return type(self), (self.problems,)  # not `args`: Ray Data appends to them what it tried
+
 
 class TrainingError(Exception):
     """The work itself failed in a way that we understand: exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[type[TrainingError], tuple[str]]:
+        return type(self), (self.message,)
 
 
 def printable(text: str) -> str:

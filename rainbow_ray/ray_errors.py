@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from rainbow_ray.errors import InputError, TrainingError
 
@@ -29,8 +29,9 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 def user_error(error: BaseException) -> InputError | TrainingError | None:
     """Return the error for people that an error is or wraps, without Ray's traceback in its text."""
     for cause in causes_of(error):
-        if type(cause) in (InputError, TrainingError):  # a RayTaskError may be an instance of these too
-            return cast("InputError | TrainingError", cause)
+        # not Ray's own mixture of a task's error and its cause, whose text is a traceback
+        if isinstance(cause, InputError | TrainingError) and type(cause) in (InputError, TrainingError):
+            return cause
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from ray.exceptions import RayTaskError, UserCodeException
+from ray.exceptions import RayError, RayTaskError, UserCodeException
 
 from rainbow_ray.errors import InputError, TrainingError
 from rainbow_ray.ray_errors import unwrapped_errors, user_error
@@ -22,7 +22,16 @@ def in_user_code(cause: Exception) -> UserCodeException:
     return error
 
 
+def annotated(error: Exception) -> Exception:
+    """As Ray Data leaves what a task raised, and as the driver gets it."""
+    error = type(error)(*error.args)
+    suffix = "Failed to apply UDF transform after 1/1 attempts."
+    error.args = (f"{error.args[0]}\n{suffix}",) if isinstance(error.args[0], str) else (*error.args, suffix)
+    return RayError.from_bytes(in_task(error).to_bytes())
+
+
 WRAPPED = [
+    annotated,
     lambda error: error,
     in_task,
     lambda error: in_task(error).as_instanceof_cause(),
