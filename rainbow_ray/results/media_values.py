@@ -149,7 +149,7 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
         groups += holds_bytes[name].astype(np.int64) << place
     parts, order = [], []
     for group in np.unique(groups) if len(rows) else [0]:
-        indices = np.flatnonzero(groups == group).tolist()
+        indices = np.flatnonzero(groups == group)
         part = rows.take(pa.array(indices))
         for place, (name, cells) in enumerate(values.items()):
             kind = pa.large_binary() if group >> place & 1 else pa.string()
