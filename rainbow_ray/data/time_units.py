@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.normalize import text_column
 from rainbow_ray.data.times import DAY, SecondsColumn, seconds_column
 from rainbow_ray.errors import InputError
 
@@ -277,8 +278,9 @@ def _count_words(column: pa.ChunkedArray) -> np.ndarray:
     """How many words each row's text has; NaN where it has no text."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return np.full(len(column), np.nan)
-    words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column)))
-    return np.asarray(pc.cast(words, pa.float64()).to_numpy())
+    texts = text_column(column).texts  # some may not be UTF-8
+    words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
+    return np.where(column.is_valid().to_numpy(), pc.cast(words, pa.float64()).to_numpy(), np.nan)
 
 
 def _shown(value: pa.Scalar) -> str:

@@ -16,7 +16,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rainbow_ray.data.containers import INDICATORS, QUOTED, ContainerError, item_name, label_items, single_item
+from rainbow_ray.data.containers import (
+    CLOSING,
+    CONSTANTS,
+    INDICATORS,
+    NUMBER,
+    QUOTED,
+    ContainerError,
+    item_name,
+    label_items,
+    single_item,
+)
 from rainbow_ray.data.normalize import is_bytes_type, label_name, label_names, text_column
 from rainbow_ray.errors import InputError
 
@@ -25,6 +35,7 @@ TORN_PIECE = "a delimiter inside of brackets or quotes"
 MISSING_WORDS = frozenset(
     {"nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a"}
 )  # what tools write for a missing cell
+BRACKETED = re.compile(r"\[[^\[\]{}()'\",]*\w[^\[\]{}()'\",]*\]")  # `[chorus]`: a list of one, or a name
 SHOWN = 3
 
 
@@ -80,6 +91,7 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
                          " data.target_column")  # fmt: skip
     codes, written = pd.factorize(texts.to_numpy())
     written = [str(text) for text in written]
+    keep = {*keep, *_bracketed_names(written)}
     refused: dict[str, list[str]] = {}
     names: list[str | None] = []
     for text in written:
@@ -97,6 +109,15 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
         notes = (f"target {column!r}: {number} rows hold a list of one label, which is taken ({_some(taken)})",)
     new_codes, distinct = pd.factorize(np.array([*names, None], dtype=object))
     return LabelCells(new_codes[codes], tuple(str(name) for name in distinct), notes)  # -1 is the last, a missing one
+
+
+def _bracketed_names(written: Sequence[str]) -> set[str]:
+    """Texts such as `[chorus]` that are names: lists would have no plain names between them, but their own items."""
+    if all(text[:1] in CLOSING for text in written):
+        return set()
+    others = {*written, *CONSTANTS}
+    inner = {text: text[1:-1].strip() for text in written if BRACKETED.fullmatch(text)}
+    return {text for text, word in inner.items() if word not in others and not NUMBER.fullmatch(word)}
 
 
 def several_labels(

@@ -228,13 +228,19 @@ def test_indicator_vectors_are_refused(read):
         read(songs(**{KIND: [[int(j == i % 3) for j in range(3)] for i in range(N)]}), phase=2, data__multi_label=True)
 
 
-@pytest.mark.parametrize("cell", ['["spatial"]', "['spatial']", "{'spatial'}", "('spatial',)", "[spatial]",
+@pytest.mark.parametrize("cell", ['["spatial"]', "['spatial']", "{'spatial'}", "('spatial',)",
                                   "['spatial' 'spatial']", "array(['spatial'])", "{'spatial': True}"])  # fmt: skip
 def test_a_list_of_one_label_is_its_label(read, cell):
     values = [cell if i % 3 == 0 else NAMES[i % 3] for i in range(N)]
     data = read(songs(**{KIND: values}), phase=2)
     assert data.problem.classes == tuple(sorted(NAMES))
     assert any("8 rows hold a list of one label" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize("values", [[f"[{name}]" for name in NAMES], [*NAMES, f"[{NAMES[0]}]"]])
+def test_brackets_without_quotes_are_lists_where_nothing_else_fits(read, values):
+    data = read(songs(**{KIND: [values[i % len(values)] for i in range(N)]}), phase=2)
+    assert data.problem.classes == tuple(sorted(NAMES))
 
 
 @pytest.mark.parametrize(("phase", "field", "value"), [(1, MARKED, True), (2, KIND, "spatial"), (4, NUMBER, 1.5)])
@@ -248,7 +254,9 @@ def test_lists_in_json_stand_for_their_item_or_are_refused(read, phase, field, v
         read(songs(training_data=several, **{field: None}), phase=phase)
 
 
-@pytest.mark.parametrize("name", ["[Verse 1]", "(live)", "(live, acoustic)", "[Live] second take", "a]", "it's"])
+@pytest.mark.parametrize(
+    "name", ["[Verse 1]", "[verse]", "[/chorus]", "(live)", "(live, acoustic)", "[Live] second take", "a]", "it's"]
+)
 def test_names_with_brackets_stay_names(read, name):
     data = read(songs(**{KIND: [name if i % 2 else "b" for i in range(N)]}), phase=2)
     assert name in data.problem.classes
