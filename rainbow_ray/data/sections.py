@@ -320,7 +320,7 @@ def _write(
     digest = hashlib.sha256(f"{manifest.location}\0{seconds}".encode())
     for name in names:  # labels too: who changes them must not find them as they were
         if not _is_heavy(table.schema.field(name).type):
-            digest.update(f"{name}\0{table[name].to_pylist()}".encode())
+            digest.update(f"{name}\0".encode() + _content(table[name]))
     table = table.drop_columns([name for name in MADE if name in names]).take(pa.array([row for row, _, _ in rows]))
     columns: dict[str, pa.Array] = {
         "segment_index": pa.array([i for _, i, _ in rows], pa.int64()),
@@ -337,6 +337,18 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     write_safely(path, lambda file: pq.write_table(table, file))
     return path
+
+
+def _content(column: pa.ChunkedArray) -> bytes:
+    """Bytes that are the same for equal columns."""
+    try:
+        return str(column.to_pylist()).encode()
+    except UnicodeDecodeError:  # text that is not UTF-8, which Arrow keeps as it is
+        sink = pa.BufferOutputStream()
+        table = pa.table({"column": column}).combine_chunks()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
 
 
 def _is_heavy(kind: pa.DataType) -> bool:

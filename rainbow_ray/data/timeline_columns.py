@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.encodings import UndecodableError, decode_text
+from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.time_units import read_times
 from rainbow_ray.data.times import parse_seconds, time_type_problem
 from rainbow_ray.errors import InputError
@@ -81,7 +82,7 @@ def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> Timeli
             return nothing
         return values
 
-    songs = read(id_column, ID_FORM, lambda column: None if pa.types.is_nested(column.type) else column.to_pylist())
+    songs = read(id_column, ID_FORM, lambda column: _ids(column, id_column))
     structures = read(STRUCTURE, STRUCTURE_FORM, _structures)
     files = read(LRC, LRC_FORM, _texts_or_bytes)
     lyrics = read(LYRICS, LYRICS_FORM, _lyrics)
@@ -164,6 +165,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _ids(column: pa.ChunkedArray, name: str) -> list[Any] | None:
+    """The exact text of songs' ids, by which all rows of a song are found; None for a column that holds none."""
+    return None if pa.types.is_nested(column.type) else list(exact_ids(column, name).to_pylist())
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
