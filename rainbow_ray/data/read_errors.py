@@ -23,7 +23,8 @@ UNREACHABLE = ("connect", "gaierror", "timeout", "timedout", "offlinemode", "loc
 UNREACHABLE_TEXT = ("name or service not known", "temporary failure in name resolution", "network is unreachable",
                     "cannot connect", "connection error", "offline mode", "failed to resolve")  # fmt: skip
 DENIED = ("nocredentials", "credential", "gatedrepo", "unauthorized", "forbidden", "accessdenied")
-DENIED_TEXT = ("401", "403", "credential", "access denied", "forbidden", "unauthorized", "anonymous caller")
+DENIED_TEXT = ("credential", "access denied", "forbidden", "unauthorized", "anonymous caller")
+STATUS = re.compile(r"^\W*(\d{3})\b|\b(?:status|error|code|http)\W{1,3}(\d{3})\b(?!\.)", re.IGNORECASE)
 MEMORY = re.compile(r"(malloc|realloc) of size (\d+) failed")
 
 
@@ -71,21 +72,33 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
 
 def _why_remote(error: BaseException, text: str, names: str) -> str:
     """The cause of an error of a back end, by its class and words."""
-    lower = text.lower()
+    lower, status = text.lower(), _http_status(error, text)
     if isinstance(error, ImportError):
         return f"a package that such an address needs is missing ({text})"
     if any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT):
         return f"the server cannot be reached ({text}); check the network, or name a local copy"
-    if isinstance(error, FileNotFoundError) or "404" in lower:
+    if isinstance(error, FileNotFoundError) or status == 404:
         return f"no such file ({text})"
     denied = isinstance(error, PermissionError) or any(word in names for word in DENIED)
-    if denied or any(word in lower for word in DENIED_TEXT):
+    if denied or status in (401, 403) or any(word in lower for word in DENIED_TEXT):
         return f"access is denied ({text}); set the credentials that its file system reads from the environment"
-    if re.search(r"\b5\d\d\b", text):
+    if status is not None and status >= 500:
         return f"the server answered with an error ({text}); try again later, or name a local copy"
     if "range" in lower:
         return f"the server does not send parts of files ({text}); write simplecache:: before the address"
     return f"{text}; try again, or name a local copy"
+
+
+def _http_status(error: BaseException, text: str) -> int | None:
+    """The status that a server answered with, as aiohttp, httpx and requests keep it, or as a message begins with it.
+
+    Not any number in the text: addresses hold ports and names of all digits.
+    """
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status
+    match = STATUS.search(text)
+    return int(match[1] or match[2]) if match is not None else None
 
 
 def _message(error: BaseException) -> str:

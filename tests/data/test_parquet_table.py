@@ -14,6 +14,7 @@ import pytest
 
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.data.parquet_table import RowGroup
+from rainbow_ray.data.read_errors import why_unreadable
 from rainbow_ray.data.stream import _tasks, head
 from rainbow_ray.errors import InputError
 from tests.conftest import song_rows
@@ -346,3 +347,26 @@ def test_small_row_groups_share_a_task():
     assert _tasks(groups, 4) == [[0, 1, 2], [3, 4], [5, 6]]
     assert _tasks(groups, 100) == [list(range(7))]
     assert _tasks([], 4) == []
+
+
+class StatusError(Exception):
+    """As aiohttp's: the status beside a message that holds the address."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (StatusError("Internal, url='http://127.0.0.1:40161/403/404.parquet'", 500), "answered with an error"),
+        (StatusError("no, url='http://127.0.0.1:50012/500.parquet'", 404), "no such file"),
+        (StatusError("no, url='http://127.0.0.1:50012/500.parquet'", 403), "access is denied"),
+        (OSError("502, Bad Gateway"), "answered with an error"),
+        (OSError("HTTP Error 503: busy"), "answered with an error"),
+        (OSError("broken at http://x:40161/500/404.parquet"), "try again, or name a local copy"),
+    ],
+)
+def test_a_status_is_not_taken_from_the_digits_of_an_address(error, words):
+    assert words in why_unreadable(error, remote=True)
