@@ -458,11 +458,12 @@ def online(monkeypatch, tmp_path):
 
 @contextlib.contextmanager
 def serving(folder: Path):
-    handler = type("Handler", (Hub,), {"folder": folder, "asked": []})
+    asked: list[str] = []
+    handler = type("Handler", (Hub,), {"folder": folder, "asked": asked})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.asked
+        yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
