@@ -33,8 +33,8 @@ def quiet_libraries() -> Iterator[None]:
 
     logging.disable_progress_bar()
     before = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    hub_logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity(hub_logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,8 +58,7 @@ def hub_problem() -> str | None:
 
 @functools.cache
 def _ask_hub(endpoint: str) -> str | None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils._http import get_session
+    from huggingface_hub import constants, get_session
 
     is_default = constants.HF_HUB_ETAG_TIMEOUT == constants.DEFAULT_ETAG_TIMEOUT
     seconds = HUB_SECONDS if is_default else float(constants.HF_HUB_ETAG_TIMEOUT)
