@@ -34,7 +34,7 @@ def quiet_libraries() -> Iterator[None]:
     logging.disable_progress_bar()
     before = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
-    hub_logging.set_verbosity(hub_logging.ERROR)
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
