@@ -119,7 +119,10 @@ def _from_local_url(text: str) -> str:
     rest = text.split("://", 1)[1]
     host, slash, path = rest.partition("/")
     plain = slash + path if host.lower() in ("", "localhost") else rest
-    return plain if _expanded(plain).exists() else unquote(plain)
+    try:
+        return plain if _expanded(plain).exists() else unquote(plain)
+    except OSError:  # a name that is too long for any file
+        return plain
 
 
 def _expanded(text: str) -> Path:

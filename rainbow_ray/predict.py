@@ -151,9 +151,13 @@ def _check_against_input(out: Path, source: Path | str | None) -> list[str]:
     if source is None or is_url(str(source)):
         return []
     given, beside = Path(source), out.with_name(f"{out.stem}.stretches{out.suffix}")
-    if given.resolve() in (out.resolve(), beside.resolve()):
+    try:
+        source_path, is_folder = given.resolve(), given.is_dir()
+    except (OSError, RuntimeError):  # a name that is too long, a link to itself: opening it says what is wrong
+        return []
+    if source_path in (out.resolve(), beside.resolve()):
         return [f"--out {out}: this is what is read, or would be written over; another name"]
-    if given.is_dir() and given.resolve() in out.resolve().parents:
+    if is_folder and source_path in out.resolve().parents:
         return [f"--out {out}: it lies in the manifest's folder, and would be read as songs; another folder"]
     return []
 

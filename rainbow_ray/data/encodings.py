@@ -29,7 +29,7 @@ _MIN_COHERENCE = 0.2  # of a text in an encoding of one byte with the letter fre
 _MAX_CHAOS = 0.05
 _CHAOS_MARGIN, _COHERENCE_MARGIN = 0.05, 0.1  # by which the best reading must be ahead of every other
 _HALF_WIDTH = re.compile("[\uff61-\uff9f]")
-_SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[¡-´¶-¿×÷]|[¡-´¶-¿×÷](?=[^\W\d_])")
+_SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[¡-´¶-¿×÷‚ƒ„†‡ˆ‰‹˜]|[¡-´¶-¿×÷](?=[^\W\d_])")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f]")
 
 

@@ -33,13 +33,17 @@ TOO_LARGE = f"larger than {MAX_BYTES // 2**20} MB, which no LRC file is"
 NO_STAMPS = "no line begins with a time such as [01:23.45]"
 FRAME_STAMPS = "times with frames ([hh:mm:ss:ff]), whose frame rate is not known"
 MARKUP = "an HTML or XML page, not LRC"
+BAD_OFFSET = "an [offset:] that is no number of milliseconds"
 OFFSET_BEYOND = "an [offset:] that is larger than its times"
 
 _STAMP = re.compile(rf"\[\s*({CLOCK})\s*\]")
 _START = re.compile(rf"\s*(?:\[\s*{CLOCK}\s*\]\s*)+")
 _WORD_STAMP = re.compile(rf"<\s*({CLOCK})\s*>")
 _CLOSING = re.compile(rf"[\[<]\s*({CLOCK})\s*[\]>]\s*$")
-_OFFSET = re.compile(r"^\s*\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE | re.MULTILINE)
+_OFFSET = re.compile(
+    r"^\s*\[\s*offset\s*:\s*([+-]?\d{1,9}(?:[.,]\d{1,9})?)\s*(?:ms)?\s*\]", re.IGNORECASE | re.MULTILINE
+)
+_OFFSET_TAG = re.compile(r"^\s*\[\s*offset\s*:\s*[^\]\s]", re.IGNORECASE | re.MULTILINE)
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 
 
@@ -88,9 +92,8 @@ def parse_lines(text: str | None) -> list[LrcLine]:
     starts = [[at for at in (_seconds(stamp, style) for stamp in group) if at is not None] for group in stamps]
     every = np.unique(np.array(list(itertools.chain.from_iterable(starts)), dtype=np.float64))
     has_fractions = any("." in stamp or "," in stamp for group in stamps for stamp in group)
-    offset = _OFFSET.search(text or "")
-    sooner = int(offset[1]) / 1000 if offset else 0.0
-    lines = []
+    sooner = _offset_of(text or "")
+    lines: list[tuple[float, LrcLine]] = []
     for row, own_starts in zip(rows, starts, strict=True):
         if not own_starts:
             continue
@@ -99,10 +102,10 @@ def parse_lines(text: str | None) -> list[LrcLine]:
         words, closing = _split_words(_START.sub("", row, count=1), own_starts[0], latest, style, has_fractions)
         end = closing if closing is not None and len(own_starts) == 1 and closing > own_starts[0] else None
         for start in own_starts:
-            lines.append(
-                LrcLine(max(0.0, start - sooner), words, None if end is None else max(0.0, end - sooner))
-            )  # fmt: skip
-    return sorted(lines, key=lambda line: (line.start, line.text))
+            moved_end = None if end is None else max(0.0, end - sooner)
+            lines.append((start, LrcLine(max(0.0, start - sooner), words, moved_end)))
+    # lines of one time stay in the order of the file, and those before 0 in the order of their times
+    return [line for _, line in sorted(lines, key=lambda timed: timed[0])]
 
 
 def read_lrc(root: Path, name: str) -> str:
@@ -150,13 +153,29 @@ def check_lrc(text: str) -> None:
         raise LyricsError(EMPTY)
     lines = parse_lines(text)
     if lines:
-        offset = _OFFSET.search(text)
-        if offset and int(offset[1]) > 0 and not any(line.start for line in lines):
+        if _OFFSET_TAG.search(text) and not _OFFSET.search(text):
+            raise LyricsError(BAD_OFFSET)
+        if _offset_of(text) > 0 and not any(line.start for line in lines):
             raise LyricsError(OFFSET_BEYOND)
+        if any(_has_frames(row) for row in re.split(r"\r\n|\r|\n", text)):
+            raise LyricsError(FRAME_STAMPS)
         return
     if _MARKUP.match(text):
         raise LyricsError(MARKUP)
     raise LyricsError(FRAME_STAMPS if any(map(_START.match, text.splitlines())) else NO_STAMPS)
+
+
+def _offset_of(text: str) -> float:
+    """Seconds by which lines come sooner than their stamps say."""
+    match = _OFFSET.search(text)
+    return float(match[1].replace(",", ".")) / 1000 if match else 0.0
+
+
+def _has_frames(row: str) -> bool:
+    """Whether all stamps at a line's start have four parts."""
+    start = _START.match(row)
+    stamps = _STAMP.findall(start[0]) if start else []
+    return bool(stamps) and all(stamp.count(":") == 3 for stamp in stamps)
 
 
 def find_file(root: Path, name: str) -> Path:

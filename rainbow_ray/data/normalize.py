@@ -30,7 +30,7 @@ JOINERS = "\u200c\u200d"  # which scripts other than Latin, and emoji, need
 
 
 @dataclass(frozen=True)
-class TextColumn:
+class DecodedText:
     """A text column after cleaning.
 
     Attributes:
@@ -43,7 +43,7 @@ class TextColumn:
     undecodable: np.ndarray
 
 
-def text_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "text") -> TextColumn:
+def text_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "text") -> DecodedText:
     """Return the texts of a column: stripped strings, numbers and dates as text, and which cells cannot be decoded.
 
     Args:
@@ -61,7 +61,7 @@ def text_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "tex
     if isinstance(column, pa.ChunkedArray):
         parts = [text_column(chunk, name) for chunk in column.chunks]
         texts = pa.chunked_array([part.texts for part in parts], pa.string())
-        return TextColumn(texts, np.concatenate([np.array([], dtype=bool), *(part.undecodable for part in parts)]))
+        return DecodedText(texts, np.concatenate([np.array([], dtype=bool), *(part.undecodable for part in parts)]))
     plain = decode_storage(column)
     undecodable = np.zeros(len(plain), dtype=bool)
     if is_string_type(plain.type) or is_bytes_type(plain.type):
@@ -72,7 +72,7 @@ def text_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "tex
             texts = pa.array(decoded, pa.string())
     else:
         texts = id_column(plain, name)
-    return TextColumn(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), undecodable)
+    return DecodedText(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), undecodable)
 
 
 def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") -> Any:
@@ -231,7 +231,7 @@ def holds_text(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(plain) or is_bytes_type(plain))
 
 
-def _text_series(column: pd.Series, name: str) -> TextColumn:
+def _text_series(column: pd.Series, name: str) -> DecodedText:
     if not _holds_objects(column):
         return text_column(_to_arrow(column), name)
     _refuse_containers(column, name)
@@ -240,7 +240,7 @@ def _text_series(column: pd.Series, name: str) -> TextColumn:
     is_bytes = [isinstance(cell, bytes | bytearray | memoryview) for cell in column]
     undecodable = np.array([of_bytes and cell is None for of_bytes, cell in zip(is_bytes, cells, strict=True)],
                            dtype=bool)  # fmt: skip
-    return TextColumn(pc.utf8_trim_whitespace(pc.fill_null(pa.array(cells, pa.string()), "")), undecodable)
+    return DecodedText(pc.utf8_trim_whitespace(pc.fill_null(pa.array(cells, pa.string()), "")), undecodable)
 
 
 def _id_series(column: pd.Series, name: str) -> pa.Array:

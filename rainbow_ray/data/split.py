@@ -173,14 +173,18 @@ def _written(text_key: int) -> str:
 def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]:
     """Read a `split.json`. Raises `InputError` when it is none, or contradicts what else was asked for."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"--split-file {path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--split-file {path}: not JSON ({error})") from error
     shape = {"format": int, "by": str, "folds": int, "fold": dict, "text": dict}
     if not isinstance(document, dict) or any(not isinstance(document.get(k), t) for k, t in shape.items()):
         raise InputError(f"--split-file {path}: not a split.json of a run (it needs {', '.join(shape)})")
+    if not all(isinstance(key, str) for key in document["text"].values()):
+        raise InputError(f"--split-file {path}: the values of its `text` must be hashes of texts, as a run writes them")
+    if document["folds"] > max(1, len(document["fold"])):
+        raise InputError(f"--split-file {path}: {document['folds']} folds of {len(document['fold'])} songs")
     problems = []
     if document["format"] > FORMAT:
         problems.append(f"--split-file {path}: its format {document['format']} is newer than this version's {FORMAT}")

@@ -109,7 +109,7 @@ def parts_of_json(text: str) -> list[Part] | None:
         return None
     try:
         parts = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
         return None
     is_list = isinstance(parts, list) and bool(parts) and all(isinstance(part, dict) for part in parts)
     return parts if is_list else None

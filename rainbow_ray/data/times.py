@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DAY = 86_400.0  # seconds; no song is longer
+MAX_TIMESTAMP = 100 * 366 * DAY  # seconds from 1970: zero dates of spreadsheets lie within
 EXPECTED = "seconds from the song's start: numbers, times, durations, or text such as 83.5, 1:23.5, 1:02:03, 83.5s"
 
 INFINITE = "infinite"
@@ -93,6 +94,15 @@ def parse_seconds(value: object) -> float:
     Raises:
         UnreadableTimeError: The value is no time, or its unit is not known (frames, samples).
     """
+    try:
+        return _parse_value(value)
+    except UnreadableTimeError:
+        raise
+    except (ArithmeticError, ValueError, NotImplementedError) as error:  # numbers and dates beyond all limits
+        raise UnreadableTimeError(UNKNOWN) from error
+
+
+def _parse_value(value: object) -> float:
     if value is None or value is pd.NaT or value is pd.NA:
         return math.nan
     if isinstance(value, str):
@@ -102,6 +112,8 @@ def parse_seconds(value: object) -> float:
     if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, np.timedelta64):
         return _finite(float(value))
     if isinstance(value, np.datetime64 | np.timedelta64):
+        if np.datetime_data(value.dtype)[0] == "generic":
+            raise UnreadableTimeError(UNKNOWN)
         value = pd.Timestamp(value) if isinstance(value, np.datetime64) else pd.Timedelta(value)
         return parse_seconds(value)
     if isinstance(value, datetime.timedelta):
@@ -136,13 +148,26 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
         missing = pc.is_null(chunked).to_numpy()
         return SecondsColumn(np.full(len(chunked), np.nan), _reason_where(~missing, UNKNOWN))
     if pa.types.is_timestamp(kind):
-        return _parse_distinct(chunked)
+        return _timestamps(chunked)
     text = _valid_text(chunked)
     numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
     others = np.flatnonzero(~np.isfinite(numbers))
     parsed = _parse_distinct(text.take(pa.array(others, pa.int64())))
     seconds, reasons = numbers.copy(), np.full(len(numbers), None, dtype=object)
     seconds[others], reasons[others] = parsed.seconds, parsed.reasons
+    return SecondsColumn(seconds, reasons)
+
+
+def _timestamps(column: pa.ChunkedArray) -> SecondsColumn:
+    """Times of day on a spreadsheet's zero date; other dates, also those that no calendar has, are unreadable."""
+    valid = column.is_valid().to_numpy()
+    if column.type.tz is not None:
+        return SecondsColumn(np.full(len(column), np.nan), _reason_where(valid, TIME_ZONE))
+    ticks = column.cast(pa.int64()).fill_null(0).to_numpy() / _PER_SECOND[column.type.unit]
+    is_near = valid & (np.abs(ticks) < MAX_TIMESTAMP)
+    seconds, reasons = np.full(len(column), np.nan), _reason_where(valid & ~is_near, A_DATE)
+    parsed = _parse_distinct(column.filter(pa.array(is_near)))
+    seconds[is_near], reasons[is_near] = parsed.seconds, parsed.reasons
     return SecondsColumn(seconds, reasons)
 
 

@@ -78,7 +78,7 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
         watch.conclude()
         tally = finish(plan, out, beside)
     for note in [*notes, *tally.media.notes(root)]:
-        console.print(f"Note: {note}", markup=False)
+        console.print(f"Note: {note}")
     _conclude(tally, out, beside, console)
 
 
@@ -254,7 +254,7 @@ def _conclude(tally: Tally, out: Path, beside: Path | None, console: Console) ->
         else ""
     )
     if read:
-        console.print(f"What the scores have read: {read}", markup=False)
+        console.print(f"What the scores have read: {read}")
     if beside is None:
         console.print(f"{tally.rows} predictions in {out}{why}")
         return

@@ -8,7 +8,7 @@ import pytest
 
 from rainbow_ray.data import encodings, lrc
 from rainbow_ray.data.encodings import UndecodableError, decode_text
-from rainbow_ray.data.lrc import LrcLine, LyricsError, decode_lrc, parse_lines, parse_lrc, read_lrc
+from rainbow_ray.data.lrc import LrcLine, LyricsError, check_lrc, decode_lrc, parse_lines, parse_lrc, read_lrc
 from rainbow_ray.data.sections import Segment, segments_of
 
 CHINESE = "你问我爱你有多深\n我爱你有几分\n我的情也真\n我的爱也真\n月亮代表我的心\n轻轻的一个吻"
@@ -73,7 +73,7 @@ def test_a_stamp_behind_the_words_ends_the_line():
          [(5, 9.25, "hello world"), (9.25, 14.25, "feel the rhythm")]),
         ("[00:01.10]Hello World[00:06.13]\n[00:08.00]Next", [(1.1, 6.13, "Hello World"), (8, 13, "Next")]),
         ("[00:01.00]meet me at [10:30] tonight\n[00:05.00]ok", [(1, 5, "meet me at [10:30] tonight"), (5, 10, "ok")]),
-        ("[00:01.00]月亮\n[00:01.00]the moon\n[00:05.00]", [(1, 5, "the moon 月亮"), (5, 10, None)]),
+        ("[00:01.00]月亮\n[00:01.00]the moon\n[00:05.00]", [(1, 5, "月亮 the moon"), (5, 10, None)]),
     ],
 )  # fmt: skip
 def test_stamps_inside_lines_neither_repeat_nor_stretch_segments(text, segments):
@@ -190,3 +190,31 @@ def test_a_file_without_permission_says_so(root):
     (root / "a.lrc").chmod(0)
     with pytest.raises(LyricsError, match=r"cannot be read .*ermission"):
         read_lrc(root, "a.lrc")
+
+
+def test_lines_of_one_time_keep_the_order_of_the_file():
+    assert parse_lrc("[00:10.00]Zebras run\n[00:10.00]A translation") == [(10, "Zebras run"), (10, "A translation")]
+    moved = "[offset:+5000]\n[00:03.00]alpha second\n[00:01.00]zulu first\n[00:10.00]x"
+    assert parse_lrc(moved) == [(0, "zulu first"), (0, "alpha second"), (5, "x")]
+
+
+@pytest.mark.parametrize("offset", ["500", "+500", "500.0", " 500 ", "500ms", "500 ms"])
+def test_offsets_are_milliseconds(offset):
+    assert parse_lrc(f"[offset:{offset}]\n[00:01.00]a") == [(0.5, "a")]
+
+
+@pytest.mark.parametrize("offset", ["9" * 400, "9" * 5000, "soon"])
+def test_an_offset_that_is_none_is_a_reason(offset):
+    with pytest.raises(LyricsError, match="offset"):
+        check_lrc(f"[offset:{offset}]\n[00:01.00]a")
+
+
+def test_a_line_with_frames_between_others_is_a_reason():
+    with pytest.raises(LyricsError, match="frames"):
+        check_lrc("[00:01.00]a\n[00:00:12:13]b\n[00:20.00]c")
+
+
+def test_a_code_page_of_dos_is_not_taken_for_one_of_windows():
+    text = "[00:10.00]Où est passé l'été dernier, mon chéri\n[00:15.00]Je rêve à la forêt et aux îles lointaines\n"
+    with pytest.raises(UndecodableError):
+        decode_text(text.encode("cp850"))

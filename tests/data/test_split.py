@@ -132,6 +132,14 @@ def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
     ("content", "folds", "by", "word"),
     [
         ("{", None, "id", "not JSON"),
+        ("[" * 100_000, None, "id", "not JSON"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {"a": 0, "b": 1}, "text": {"a": ["x"]}}', None, "id", "hashes"),
+        (
+            '{"format": 1, "by": "id", "folds": 1000000000, "fold": {"a": 0}, "text": {}}',
+            None,
+            "id",
+            "folds of 1 songs",
+        ),
         ("[]", None, "id", "not a split.json"),
         ('{"format": 1}', None, "id", "not a split.json"),
         ('{"format": 9, "by": "id", "folds": 2, "fold": {}, "text": {}}', None, "id", "newer"),

@@ -119,3 +119,22 @@ def test_a_column_and_its_values_are_read_alike():
 )
 def test_clocks_of_three_parts_are_told_by_the_whole_document(clocks, style):
     assert clock_style(clocks, 4.0) == style
+
+
+@pytest.mark.parametrize("value", [
+    10**400, decimal.Decimal("sNaN"), np.timedelta64(5, "Y"), np.timedelta64(5), np.datetime64("30000-01-01"), 1 + 2j,
+])  # fmt: skip
+def test_values_beyond_all_limits_are_unreadable(value):
+    with pytest.raises(UnreadableTimeError):
+        parse_seconds(value)
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([1_700_000_000_000_000], pa.timestamp("ms")), pa.array([2**60], pa.timestamp("s")),
+    pa.array([0], pa.timestamp("s", "Foo/Bar")), pa.array([0], pa.timestamp("us", "UTC")),
+])  # fmt: skip
+def test_timestamps_of_no_calendar_are_unreadable(column):
+    read = seconds_column(column)
+    assert np.isnan(read.seconds).all()
+    assert read.reasons[0] is not None
+    assert seconds_column(pa.array([None, 61], pa.timestamp("s"))).seconds[1] == 61
