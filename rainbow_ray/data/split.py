@@ -172,19 +172,7 @@ def _written(text_key: int) -> str:
 
 def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]:
     """Read a `split.json`. Raises `InputError` when it is none, or contradicts what else was asked for."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"--split-file {path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--split-file {path}: not JSON ({error})") from error
-    shape = {"format": int, "by": str, "folds": int, "fold": dict, "text": dict}
-    if not isinstance(document, dict) or any(not isinstance(document.get(k), t) for k, t in shape.items()):
-        raise InputError(f"--split-file {path}: not a split.json of a run (it needs {', '.join(shape)})")
-    if not all(isinstance(key, str) for key in document["text"].values()):
-        raise InputError(f"--split-file {path}: the values of its `text` must be hashes of texts, as a run writes them")
-    if document["folds"] > max(1, len(document["fold"])):
-        raise InputError(f"--split-file {path}: {document['folds']} folds of {len(document['fold'])} songs")
+    document = _split_document(path)
     problems = []
     if document["format"] > FORMAT:
         problems.append(f"--split-file {path}: its format {document['format']} is newer than this version's {FORMAT}")
@@ -197,8 +185,26 @@ def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]
         problems.append(f"--split-file {path}: it names folds outside 0 to {document['folds'] - 1}")
     if document["folds"] < 1 or not document["fold"]:
         problems.append(f"--split-file {path}: it places no songs")
+    elif document["folds"] > len(document["fold"]) and document["folds"] > 1:
+        problems.append(f"--split-file {path}: it has {document['folds']} folds of {len(document['fold'])} songs")
     if problems:
         raise InputError(problems)
+    return document
+
+
+def _split_document(path: Path) -> dict[str, Any]:
+    """The content of a `split.json`. Raises `InputError` where it is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"--split-file {path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--split-file {path}: not JSON ({error})") from error
+    shape = {"format": int, "by": str, "folds": int, "fold": dict, "text": dict}
+    if not isinstance(document, dict) or any(not isinstance(document.get(k), t) for k, t in shape.items()):
+        raise InputError(f"--split-file {path}: not a split.json of a run (it needs {', '.join(shape)})")
+    if not all(isinstance(key, str) for key in document["text"].values()):
+        raise InputError(f"--split-file {path}: the values of its `text` must be hashes of texts, as a run writes them")
     return document
 
 
