@@ -89,16 +89,13 @@ class SeekableFile:
 
     def peek(self, first: int, count: int) -> np.ndarray:
         with hold_back_stderr(self.is_mpeg):
-            return self._read(self.opened, first, count, reads_on=True)
+            return self._read(self.opened, first, count)
 
-    def _read(self, file: Any, first: int, count: int, *, reads_on: bool = False) -> np.ndarray:
-        """Read a window; with `reads_on` without a preroll where the decoder stands at its first sample already."""
+    def _read(self, file: Any, first: int, count: int) -> np.ndarray:
         count = max(0, min(count, self.frames - first))
+        preroll = min(first, PREROLL) if self.is_mpeg and count else 0
         try:
-            is_there = reads_on and self.is_mpeg and file.tell() == first
-            preroll = min(first, PREROLL) if self.is_mpeg and count and not is_there else 0
-            if not is_there:
-                file.seek(first - preroll)
+            file.seek(first - preroll)
             samples: np.ndarray = file.read(preroll + count, dtype="float32", always_2d=True)
         except _errors() as error:
             raise Trouble(CUT_OFF, _detail(error)) from error

@@ -284,7 +284,7 @@ def ogg_of(seconds: float = 5.0, rate: int = RATE, channels: int = 1) -> bytes:
     return saved(np.repeat(sweep(seconds, rate)[:, None], channels, axis=1), rate, format="OGG", subtype="VORBIS")
 
 
-OGG = ogg_of()
+OGG, LONG = ogg_of(), ogg_of(20.0)
 OGG_FILES = {  # their bytes, seconds that can be read, whether something is lost
     "whole": (OGG, 5.0, False),
     "joined": (OGG * 3, 15.0, False),
@@ -294,8 +294,8 @@ OGG_FILES = {  # their bytes, seconds that can be read, whether something is los
     "more channels": (OGG + ogg_of(channels=2), 5.0, True),
     "damage at a beginning": (OGG + OGG[:58] + b"\x55" * 2000 + OGG[2058:] + OGG, 5.0, True),
     "first page lost": (OGG + b"\x55" * 40 + OGG[40:] + OGG, 5.0, True),
-    "half": (OGG[: len(OGG) // 2], None, True),
-    "half, then another": (OGG[: len(OGG) // 2] + OGG, None, True),
+    "half": (LONG[: len(LONG) // 2], None, True),
+    "half, then another": (LONG[: len(LONG) // 2] + OGG, None, True),
     "last half": (OGG + OGG[: len(OGG) // 2], None, True),
 }
 
