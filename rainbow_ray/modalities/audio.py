@@ -29,7 +29,9 @@ SHORTEST = 0.1  # seconds
 FULL = 32767
 SILENCE = 10 ** (-70 / 20)  # of full scale: the absolute gate of ITU-R BS.1770-4, about ten steps of 16 bits
 VANISHED = 0.2  # a mono mix below this share of what its loudest channel alone would leave in it has cancelled
-ENDS_EARLY = "ends before its header says: what is there is read"
+OUTLIER = 100.0  # times full scale
+AUDIBLE = 0.01  # share of samples above silence, below which a window is only outliers
+ENDS_EARLY = "ends before its header says, or goes on with what cannot be read on: what is there is read"
 
 
 class Sound:
@@ -37,7 +39,7 @@ class Sound:
 
     Args:
         file: Where samples come from.
-        is_cut: Its header claims more than can be read.
+        is_cut: Its header claims more than can be read, or it goes on with what cannot be read.
     """
 
     def __init__(self, file: AudioFile, *, is_cut: bool = False) -> None:
@@ -100,7 +102,10 @@ class Sound:
         mono = mix_down(samples)
         mono = soxr.resample(mono, self.rate, RATE) if self.rate != RATE else mono
         peak = float(np.abs(mono).max(initial=0.0))
-        whole = np.resize(mono / max(1.0, peak), round(seconds * RATE))
+        mono = mono / max(1.0, peak)
+        if peak > OUTLIER and (np.abs(mono) > SILENCE).mean() < AUDIBLE:
+            raise Trouble("single samples far out of range, beside which the rest is silent", f"up to {peak:.1e}")
+        whole = np.resize(mono, round(seconds * RATE))
         return np.round(whole * FULL).astype(np.int16)
 
     def _levels(self, start: float, seconds: float) -> np.ndarray:

@@ -37,6 +37,9 @@ UNREADABLE = "not readable as audio"
 SLACK = 0.1  # seconds by which a length may be wrong: encoders pad their first and last frames
 LEVEL_SECONDS = 0.1  # of sound that have one level
 LONGEST = 24 * 3600.0  # seconds
+PREROLL = (
+    64 * 1152
+)  # samples of MPEG decoded before a place: frames take bits from those before them (255 or 511 bytes)
 READ_AHEAD = 2**13  # bytes that libFLAC reads at once
 FLAC_FRAMES = (b"\xff\xf8", b"\xff\xf9")  # which begin a frame
 
@@ -89,12 +92,14 @@ class SeekableFile:
             return self._read(self.opened, first, count)
 
     def _read(self, file: Any, first: int, count: int) -> np.ndarray:
+        count = max(0, min(count, self.frames - first))
+        preroll = min(first, PREROLL) if self.is_mpeg and count else 0
         try:
-            file.seek(first)
-            samples: np.ndarray = file.read(max(0, min(count, self.frames - first)), dtype="float32", always_2d=True)
+            file.seek(first - preroll)
+            samples: np.ndarray = file.read(preroll + count, dtype="float32", always_2d=True)
         except _errors() as error:
             raise Trouble(CUT_OFF, _detail(error)) from error
-        return samples
+        return samples[preroll:].copy() if preroll else samples
 
 
 class SequentialFile:
@@ -200,7 +205,7 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
         source: Its path, or what is in it.
 
     Returns:
-        The file, and whether its header claims more than can be read.
+        The file, and whether its header claims more than can be read, or it goes on with what cannot be read.
 
     Raises:
         Trouble: It is no audio, or has no samples, or a rate that no sound has.
@@ -210,9 +215,9 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
             header, head = read_header(raw), _head(raw)
         if header.kind == "OGG":
             with _whole(source) as data:
-                links = ogg_links(data)
-            if len(links) > 1:
-                return _open_links(source, links)
+                links, is_whole = ogg_links(data)
+            opened, is_cut = _open_links(source, links) if len(links) > 1 else _open_checked(source, header)
+            return opened, is_cut or not is_whole
         return _open_checked(source, header)
     except _errors() as error:
         foreign = describe_foreign(head) if isinstance(error, _errors()[0]) else None
@@ -220,21 +225,27 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
 
 
 def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
-    """Open the streams of an Ogg file, up to the first that cannot go on from those before it."""
+    """Open the streams of an Ogg file, up to the first that cannot go on from those before it.
+
+    Also tells whether any of them is cut off, or not read.
+    """
     files: list[AudioFile] = []
     failures: tuple[type[Exception], ...] = (Trouble, *_errors())
     is_cut = False
     for link in links:
         try:
-            file, is_cut = _open_checked(source, Header("OGG", (link,)))
+            file, link_is_cut = _open_checked(source, Header("OGG", (link,)))
         except failures:
             if not files:
                 raise
+            is_cut = True
             break
         channels = file.read(0, 1).shape[1]
         if files and (file.rate, channels) != (files[0].rate, files[0].read(0, 1).shape[1]):
+            is_cut = True
             break
         files.append(file)
+        is_cut = is_cut or link_is_cut
     return (JoinedFile(files) if len(files) > 1 else files[0]), is_cut
 
 
@@ -276,7 +287,9 @@ def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header
     if stream is None:
         return _open(source, None) if file is None else file, header, False
     slack = SLACK * stream.rate + 2 * stream.samples // stream.count
-    is_cut = stream.claimed is not None and (stream.claimed - stream.count) * stream.samples / stream.count > slack
+    is_cut = stream.goes_on or (
+        stream.claimed is not None and (stream.claimed - stream.count) * stream.samples / stream.count > slack
+    )
     is_right = file is not None and len(stream.ranges) == 1 and abs(file.frames - stream.samples) <= slack
     if file is not None and is_right and _tail_is_there(file):
         return file, Header("MPEG", None, is_cut), True

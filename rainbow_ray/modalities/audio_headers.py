@@ -228,24 +228,34 @@ def _caf(file: BinaryIO, size: int) -> Header:
     return Header("CAF")
 
 
-def ogg_links(data: bytes | mmap.mmap) -> list[range]:
+def ogg_links(data: bytes | mmap.mmap) -> tuple[list[range], bool]:
     """Find the streams that follow each other in one Ogg file, as recorders of radio and joined files have them.
 
     Args:
         data: The whole file.
 
     Returns:
-        Where each of them lies. libsndfile reads only the first.
+        Where each of them lies (libsndfile reads only the first), and whether they are whole: each has its last page,
+        and no bytes that are no page lie within one, or in place of the first page of one.
     """
-    starts, at, was_start = [0], 0, True
-    while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
-        is_start = bool(data[at + 5] & 2)
+    links: list[range] = []
+    start, at, was_start, is_whole = 0, 0, True, True
+    unended: set[bytes] = set()  # serial numbers of the streams whose last page has not come
+    while (page := data.find(b"OggS", at)) >= 0 and page + 27 <= len(data):
+        flags, serial, segments = data[page + 5], data[page + 14 : page + 18], data[page + 26]
+        is_start = bool(flags & 2)
+        if page > at:
+            is_whole = is_whole and not unended
+            if not unended and not is_start:  # the first pages of the next are lost, without which it is not read
+                return [*links, range(start, at)], False
         if is_start and not was_start:
-            starts.append(at)
+            links.append(range(start, at))
+            is_whole = is_whole and not unended
+            start, unended = page, set()
         was_start = is_start
-        segments = data[at + 26]
-        at += 27 + segments + sum(data[at + 27 : at + 27 + segments])
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+        at = page + 27 + segments + sum(data[page + 27 : page + 27 + segments])
+        unended = unended - {serial} if flags & 4 and at <= len(data) else unended | {serial} if is_start else unended
+    return [*links, range(start, len(data))], is_whole and not unended
 
 
 def _at(file: BinaryIO, place: int, count: int) -> bytes:

@@ -41,7 +41,7 @@ __all__ = [  # beside what is defined here
 MEDIA = {"audio": "rainbow_ray.modalities.audio", "midi": "rainbow_ray.modalities.midi"}
 POSITIONS = ("start", "middle")
 LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
-VERSION = 2  # of what is kept of a file: what earlier ones left is not read
+VERSION = 3  # of what is kept of a file: what earlier ones left is not read
 
 
 class Recording(Protocol):

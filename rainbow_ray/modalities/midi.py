@@ -65,11 +65,15 @@ class _Notes:
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
         """Return the notes that begin inside a window, times from its start: `(notes, FIELDS)`, float32.
 
+        The last window of a file has those too that begin at its very end, as drums without a length do.
+
         Raises:
             EmptyWindow: None begins in it.
         """
         onsets = self.notes[:, ONSET]
-        inside = self.notes[(onsets >= start) & (onsets < start + min(seconds, within or seconds))].copy()
+        end = start + min(seconds, within or seconds)
+        is_last = end > self.duration - ROUNDING
+        inside = self.notes[(onsets >= start) & ((onsets < end) | is_last)].copy()
         if len(inside) == 0:
             raise EmptyWindow("no notes in its window", f"{seconds:g} seconds from {start:.1f}")
         inside[:, ONSET] -= start

@@ -13,6 +13,7 @@ import mmap
 from dataclasses import dataclass
 
 Data = bytes | mmap.mmap
+Kind = tuple[int, int, bool]
 
 KBIT = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
@@ -27,7 +28,7 @@ SEARCHED = 2**16  # bytes in which a stream that begins or goes on somewhere is 
 class FrameHeader:
     """A frame's header: `size` bytes of `samples` samples at `rate` Hz; `side` bytes of side information."""
 
-    kind: tuple[int, int]  # version and rate, which stay the same in a stream
+    kind: Kind  # version, rate, and whether it is mono, which stay the same in a stream
     size: int
     samples: int
     rate: int
@@ -45,6 +46,7 @@ class Mp3Stream:
         rate: Hz.
         claimed: Number of frames that the file's first frame tells, None if it tells none.
         info: A first frame that tells `count`, for decoders.
+        goes_on: Frames of another rate or number of channels follow, as in joined files, which are left out.
     """
 
     ranges: tuple[range, ...]
@@ -53,6 +55,7 @@ class Mp3Stream:
     rate: int
     claimed: int | None
     info: bytes
+    goes_on: bool
 
 
 def parse_header(data: Data, at: int) -> FrameHeader | None:
@@ -67,7 +70,7 @@ def parse_header(data: Data, at: int) -> FrameHeader | None:
     size = (144 if is_first else 72) * KBIT[is_first][bits >> 4] * 1000 // rate + (bits >> 1 & 1)
     is_mono = data[at + 3] >> 6 == 3
     side = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
-    return FrameHeader((version, bits >> 2 & 3), size, 1152 if is_first else 576, rate, side)
+    return FrameHeader((version, bits >> 2 & 3, is_mono), size, 1152 if is_first else 576, rate, side)
 
 
 def find_stream(data: Data) -> Mp3Stream | None:
@@ -84,7 +87,7 @@ def find_stream(data: Data) -> Mp3Stream | None:
     if at is None or first is None:
         return None
     ranges: list[range] = []
-    count, claimed, told = 0, None, None
+    count, claimed, told, goes_on = 0, None, None, False
     while at is not None:
         begin = at
         while (header := parse_header(data, at)) and header.kind == first.kind and at + header.size <= len(data):
@@ -98,10 +101,12 @@ def find_stream(data: Data) -> Mp3Stream | None:
                 count += 1
             at += header.size
         ranges += [range(begin, at)] if at > begin else []
-        at = _find_chain(data, skip_tags(data, at), first.kind)
+        end = skip_tags(data, at)
+        at = _find_chain(data, end, first.kind)
+        goes_on = goes_on or _has_other(data, range(end, len(data) if at is None else at))
     size = sum(map(len, ranges))
     info = _patched(told, first, count, size) or _info_frame(data, ranges, first, count, size)
-    return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info) if count else None
+    return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info, goes_on) if count else None
 
 
 def skip_tags(data: Data, at: int) -> int:
@@ -114,7 +119,16 @@ def skip_tags(data: Data, at: int) -> int:
     return at
 
 
-def _find_chain(data: Data, at: int, kind: tuple[int, int] | None) -> int | None:
+def _has_other(data: Data, gap: range) -> bool:
+    """Whether frames of any kind follow each other in what lies behind, or between, those of a stream."""
+    at = _find_chain(data, gap.start, None) if gap else None
+    if at is None or at >= gap.stop:
+        return False
+    header = parse_header(data, at)
+    return header is not None and parse_header(data, at + header.size) is not None
+
+
+def _find_chain(data: Data, at: int, kind: Kind | None) -> int | None:
     """The next place at which frames of a kind follow each other; a single last frame is found where it should be."""
     end = min(len(data), at + SEARCHED)
     while (at := data.find(b"\xff", at, end)) >= 0:

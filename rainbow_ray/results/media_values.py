@@ -22,6 +22,7 @@ from rainbow_ray.data.manifest import RATE
 from rainbow_ray.data.normalize import decode_storage, is_string_type
 from rainbow_ray.data.sample_rates import parse_sample_rate
 from rainbow_ray.modalities import Reading, prepare
+from rainbow_ray.modalities.audio import mix_down
 from rainbow_ray.modalities.media import TROUBLE
 from rainbow_ray.results.input_tables import Table, column_of, names_of
 
@@ -234,7 +235,9 @@ def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
     if samples.dtype.kind != "f" and scale is None:
         return MediaValue(problem=NOT_SAMPLES, detail=f"{samples.dtype} in place of floats or int16")
     if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS < max(samples.shape):
-        samples = samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float64)
+        with np.errstate(all="ignore"):  # as below
+            channels = (samples if np.argmin(samples.shape) else samples.T) / np.float64(scale or 1.0)
+            samples, scale = mix_down(channels.astype(np.float32)), None
     if samples.ndim != 1:
         return MediaValue(problem=NOT_SAMPLES, detail=f"of shape {samples.shape}")
     hertz = parse_sample_rate(rate)

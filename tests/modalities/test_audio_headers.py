@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import threading
@@ -9,6 +10,7 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
 from rainbow_ray.modalities.audio import RATE, open_recording
 from rainbow_ray.modalities.audio_files import CUT_OFF, JoinedFile, SeekableFile, SequentialFile, hold_back_stderr
@@ -264,3 +266,60 @@ def test_files_that_end_early_are_used_and_told(tmp_path, mp3):
         assert count_troubles(rows, "audio")[0] == {CUT_OFF: 1}
         assert say_notes(rows, "audio")[0].endswith("(half.mp3)")
         assert any("half.mp3" in line for line in check_troubles(rows, ["audio"], 0.5, tmp_path))
+
+
+@pytest.mark.parametrize("bitrate_mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+def test_windows_of_an_mp3_are_what_is_decoded_from_its_beginning(rate, bitrate_mode):
+    data = saved(sweep(rate=rate), rate, format="MP3", bitrate_mode=bitrate_mode, compression_level=0.6)
+    whole = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0]
+    file = open_recording(data).file
+    for first in (0, rate // 2, 7 * rate, 13 * rate + 77):
+        for read in (file.read, file.peek, file.peek):
+            assert np.allclose(read(first, rate), whole[first : first + rate], atol=1e-5)
+        assert np.allclose(file.peek(first + rate, rate), whole[first + rate : first + 2 * rate], atol=1e-5)
+
+
+def ogg_of(seconds: float = 5.0, rate: int = RATE, channels: int = 1) -> bytes:
+    return saved(np.repeat(sweep(seconds, rate)[:, None], channels, axis=1), rate, format="OGG", subtype="VORBIS")
+
+
+OGG, LONG = ogg_of(), ogg_of(20.0)
+OGG_FILES = {  # their bytes, seconds that can be read, whether something is lost
+    "whole": (OGG, 5.0, False),
+    "joined": (OGG * 3, 15.0, False),
+    "tag behind": (OGG + b"TAG" + bytes(125), 5.0, False),
+    "junk between": (OGG + b"junk" * 10 + OGG, 10.0, False),
+    "another rate": (OGG + ogg_of(rate=22_050) + OGG, 5.0, True),
+    "more channels": (OGG + ogg_of(channels=2), 5.0, True),
+    "damage at a beginning": (OGG + OGG[:58] + b"\x55" * 2000 + OGG[2058:] + OGG, 5.0, True),
+    "first page lost": (OGG + b"\x55" * 40 + OGG[40:] + OGG, 5.0, True),
+    "half": (LONG[: len(LONG) // 2], None, True),
+    "half, then another": (LONG[: len(LONG) // 2] + OGG, None, True),
+    "last half": (OGG + OGG[: len(OGG) // 2], None, True),
+}
+
+
+@pytest.mark.parametrize("kind", OGG_FILES)
+def test_ogg_files_that_are_not_read_to_their_end_are_noted(kind):
+    data, seconds, is_lost = OGG_FILES[kind]
+    sound = open_recording(data)
+    if seconds is not None:
+        assert sound.duration == pytest.approx(seconds, abs=0.1)
+    assert (sound.note is not None) == is_lost
+
+
+@pytest.mark.parametrize(("rate", "channels", "is_lost"), [(22_050, 1, False), (44_100, 1, True), (22_050, 2, True)])
+@pytest.mark.parametrize("has_count", [True, False])
+def test_an_mp3_joined_with_one_of_another_form_is_noted(rate, channels, is_lost, has_count):
+    first, second = (
+        saved(np.repeat(sweep(5.0, hertz)[:, None], count, axis=1), hertz, format="MP3")
+        for hertz, count in ((22_050, 1), (rate, channels))
+    )
+    if not has_count:
+        first, second = (data[find_stream(data).ranges[0].start :] for data in (first, second))
+    for data, sounding in ((first + second, 5.0), (first + second + first, 5.0)):
+        sound = open_recording(data)
+        assert (sound.note is not None) == is_lost
+        assert sound.duration > sounding - 0.1
+    assert open_recording(first).note is None

@@ -19,6 +19,7 @@ from rainbow_ray.modalities.midi import (
     ONSET,
     PITCH,
     MidiEncoder,
+    _Notes,
     describe_cut_windows,
     open_recording,
     summarise,
@@ -231,3 +232,14 @@ def test_a_run_warns_of_notes_beyond_the_limit(stems_file, tiny_encoder, tmp_pat
     assert any("24 of 24 MIDI windows have more than 3 notes" in warning for warning in data_of(plan).warnings)
     plan = plan_of(stems_file, tiny_encoder("bert"), **keys)
     assert not any("MIDI" in warning for warning in data_of(plan).warnings)
+
+
+@pytest.mark.parametrize("position", ["start", "middle"])
+def test_notes_without_a_length_at_the_very_end_are_read(position):
+    hits = np.zeros((2, FIELDS))
+    hits[:, ONSET] = 60.0004  # windows begin at times rounded to milliseconds
+    notes = _Notes(hits, 60.0004)
+    start = Windows(10.0, position).starts(notes.duration, "x", notes.sounding(10.0))[0]
+    assert len(notes.read(start, 10.0)) == 2
+    with pytest.raises(EmptyWindow):
+        notes.read(start - 1.0, 10.0)

@@ -189,3 +189,14 @@ def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
     rests, _ = read(folder, ["hidden.wav"] * 2, [(40, 50), (60, 70)])
     with pytest.raises(InputError, match="none of 2 audio files can be used"):
         check_troubles(rests, ["audio"], 0.2, folder)
+
+
+def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
+    wave = tone(4.0)[:, None]
+    loud = wave * 32768  # floats in the range of integers
+    assert np.abs(Sound(Samples(loud, RATE)).read(0.0, 4.0)).mean() > 1000
+    for places in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
+        broken = wave.copy()
+        broken[places] = 1e30
+        with pytest.raises(Trouble, match="far out of range"):
+            Sound(Samples(broken, RATE)).read(0.0, 4.0)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rainbow_ray.modalities.audio import mix_down
 from rainbow_ray.results.media_values import (
     NAME_NOT_UTF8,
     NO_RATE,
@@ -104,3 +105,15 @@ def test_columns_of_arrow_and_pandas_have_the_same_cells():
     assert media_cells(pd.Series(["a.wav", RAW], dtype=object)) == ["a.wav", RAW]
     assert parse_media_value(media_cells(broken)[0], "audio").problem == NAME_NOT_UTF8
     assert media_cells(pa.array([[0.5, 0.25], None], pa.list_(pa.float32())))[0].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize("is_channels_first", [True, False])
+def test_channels_of_arrays_are_mixed_as_those_of_files_are(dtype, is_channels_first):
+    wave = 0.5 * np.sin(np.arange(16_000) / 10)
+    for channels in (np.stack([wave, -wave], axis=1), np.stack([wave, 0.5 * wave], axis=1)):
+        samples = (channels * (2**15 if dtype == "int16" else 1)).astype(dtype)
+        value = parse_media_value(samples.T if is_channels_first else samples, "audio", 16_000).value
+        expected = mix_down(channels.astype(np.float32))
+        assert np.abs(expected).max() > 0.3
+        assert np.allclose(np.frombuffer(value, "<f4"), expected, atol=1e-4)
