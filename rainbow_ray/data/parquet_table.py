@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
+from rainbow_ray.data.column_types import ADVICE, check_names, common_schema, path_value
 from rainbow_ray.data.read_errors import what_it_is, why_unreadable
-from rainbow_ray.data.table_folders import Values, list_folder
+from rainbow_ray.data.table_folders import FolderFiles, Values, list_folder
 from rainbow_ray.errors import InputError, printable
 from rainbow_ray.paths import is_url, resolve_location
 
@@ -58,6 +59,7 @@ class Manifest:
         partitions: By file, values of the columns that its path spells.
         notes: What the user should know of how the table is read.
         written: The location as the user wrote it, for messages.
+        mixed: For each column that files hold with several types, which type is in which file, in words.
     """
 
     location: str
@@ -70,6 +72,7 @@ class Manifest:
     partitions: tuple[Values, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
     written: str = field(default="", compare=False)
+    mixed: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} {self.shown}"
@@ -131,6 +134,8 @@ class Manifest:
         Raises:
             InputError: A column cannot be read.
         """
+        if group.rows == 0:  # its types may be others
+            return
         constants = self.partitions[group.file] if self.partitions else {}
         stored = [name for name in columns if name not in constants]
         schema = pa.schema([self.schema.field(name) for name in columns])
@@ -187,6 +192,9 @@ class Manifest:
                     pass
             except Exception as alone:
                 why = why_unreadable(alone, remote=is_url(self.location))
+                if name in self.mixed and isinstance(alone, pa.ArrowInvalid):  # of a conversion, not of the file
+                    reason = " ".join(str(alone).split())[:200]
+                    why = f"it holds {self.mixed[name]}, which have no common type ({reason}); {ADVICE}"
                 problems.append(f"{where}, column {name!r} cannot be read: {why}")
         return problems or [f"{where} cannot be read: {why_unreadable(error, remote=is_url(self.location))}"]
 
@@ -223,18 +231,18 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
     except Exception as error:
         raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=remote)}") from error
     files = (path,) if listed is None else listed.files
-    partitions = listed.partitions if listed is not None and listed.types else ()
     schemas, groups = _read_footers(filesystem, files, location, label)
-    schema = _common_schema(schemas, files, location, label)
-    types = {} if listed is None else {key: kind for key, kind in listed.types.items() if key not in schema.names}
-    for key, kind in types.items():
-        schema = schema.append(pa.field(key, kind))
-    partitions = tuple({key: values.get(key) for key in types} for values in partitions) if types else ()
-    rows = sum(map(sum, groups))
+    counts = [sum(sizes) for sizes in groups]
+    places = [_shown_file(file, location) or "the file" for file in files]
+    schema, mixed = common_schema(schemas, counts, places, label)
+    partitions: tuple[Values, ...] = ()
+    if listed is not None and listed.types:
+        schema, partitions = _with_partitions(schema, schemas, counts, listed, label)
+    rows = sum(counts)
     if rows == 0:
         raise InputError(f"{label}: the table has no rows")
     notes = tuple(f"{label}: {note}" for note in (listed.notes if listed is not None else ()))
-    return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written)
+    return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written, mixed)
 
 
 def _filesystem(location: str, label: str) -> tuple[FileSystem, str]:
@@ -310,7 +318,12 @@ def _read_footers(
             fragment = _fragment(filesystem, path)
             metadata = fragment.metadata
             sizes = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            check_names(fragment.physical_schema)
             return fragment.physical_schema, sizes
+        except UnicodeDecodeError as error:
+            shown = printable(repr(error.object)[:80])
+            place = _shown_file(path, location) or "the file"
+            return f"{label}: {place} has a column whose name is not UTF-8 ({shown}); rename it"
         except Exception as error:
             within = _shown_file(path, location)
             where = f"{label}: {within} " if within else f"{label}: "
@@ -332,39 +345,34 @@ def _read_footers(
     return [schema for schema, _ in footers], tuple(sizes for _, sizes in footers)
 
 
-def _common_schema(schemas: Sequence[pa.Schema], files: Sequence[str], location: str, label: str) -> pa.Schema:
-    """The columns of all files. Raises `InputError` for names that a file has twice, and types that do not agree."""
+def _with_partitions(
+    schema: pa.Schema, schemas: Sequence[pa.Schema], rows: Sequence[int], listed: FolderFiles, label: str
+) -> tuple[pa.Schema, tuple[Values, ...]]:
+    """Add columns that paths spell; a file's own column comes before that of its path."""
+    stored = {name for part, count in zip(schemas, rows, strict=True) if count for name in part.names}
+    for key, kind in listed.types.items():
+        if key not in schema.names:
+            schema = schema.append(pa.field(key, kind))
+        elif key not in stored:  # only files without rows have it
+            schema = schema.set(schema.get_field_index(key), pa.field(key, kind))
+    partitions: list[Values] = []
     problems = []
-    found: dict[str, dict[pa.DataType, str]] = {}  # the types of a column, each with the first file that has it
-    for schema, path in zip(schemas, files, strict=True):
-        within = _shown_file(path, location)
-        place = within or "the file"
-        twice = [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]
-        problems += [f"{label}: {place} has column {name!r} twice; rename one of them" for name in twice]
-        for column in schema:
-            found.setdefault(column.name, {}).setdefault(_plain_type(column.type), place)
-    fields = []
-    for name, types in found.items():
-        try:
-            parts = [pa.schema([pa.field(name, kind)]) for kind in types]
-            fields.append(pa.unify_schemas(parts, promote_options="permissive").field(0))
-        except pa.ArrowException:
-            told = " and ".join(f"{kind} in {place}" for kind, place in types.items())
-            problems.append(f"{label}: column {name!r} holds {told}; write it with one type in all files")
+    for part, path, values in zip(schemas, listed.files, listed.partitions, strict=True):
+        constants: dict[str, Any] = {key: None for key in listed.types if key not in stored}
+        for key, value in values.items():
+            if key in stored and key in part.names:
+                continue
+            try:
+                constants[key] = path_value(value, schema.field(key).type)
+            except pa.ArrowException:
+                problems.append(
+                    f"{label}: {printable(path)}: {f'{key}={value}'!r} in the path is no value of column {key!r}, which"
+                    f" other files hold as {schema.field(key).type}; write the column into the file"
+                )
+        partitions.append(constants)
     if problems:
-        raise InputError(dict.fromkeys(problems))
-    return pa.schema(fields)
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """A type without the encodings in which files of one table may differ."""
-    if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    return kind
+        raise InputError(problems[:MOST_PROBLEMS])
+    return schema, tuple(partitions)
 
 
 def _with_constants(values: Mapping[str, pa.Array], schema: pa.Schema, constants: Values, rows: int) -> pa.RecordBatch:

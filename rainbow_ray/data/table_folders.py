@@ -6,6 +6,7 @@ passed over although it is a parquet file is counted in a note.
 
 from __future__ import annotations
 
+import heapq
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
     Raises:
         InputError: It holds none, links that lead nowhere, or the files of several versions of a table.
     """
-    found = _walk(filesystem, folder)
+    found, repeated_links = _walk(filesystem, folder)
     try:
         current, kind = current_files(filesystem, folder, found.keys())
     except NotUnderstoodError as error:
@@ -68,6 +69,8 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
     if broken:
         raise InputError(f"{label}: {printable(broken[0])} is a link to a file that is not there"
                          f"{f', and so are {len(broken) - 1} more' if len(broken) > 1 else ''}")  # fmt: skip
+    listed, files = files, _without_repeats(filesystem, found, files)
+    repeats = [name for name in listed if name not in set(files)]
     log = DELTA_LOG if kind == "Delta" else None
     hidden = [name for name in named if _is_hidden(name) and name.partition("/")[0] != log
               and _is_parquet(filesystem, found[name])]  # fmt: skip
@@ -75,8 +78,11 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
     notes = [
         *_note(hidden, "since a name in the path begins with . or _"),
         *_note(foreign, f"since the name does not end in {', '.join(ENDINGS[:2])}"),
-        *_note([name for name in visible if name not in files], f"since the {kind} log no longer has them"),
+        *_note([name for name in visible if name not in listed], f"since the {kind} log no longer has them"),
+        *_note(repeats, "since it links to a file that is read already"),
     ]
+    if repeated_links:
+        notes.append(f"links to folders that are read already are not followed: {_examples(repeated_links)}")
     if not files:
         raise InputError(f"{label}: the folder holds no parquet file (*.parquet){''.join(f'; {n}' for n in notes)}")
     values = [_partition_values(name) for name in files]
@@ -91,26 +97,49 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
     )
 
 
-def _walk(filesystem: FileSystem, folder: str) -> dict[str, str | None]:
-    """Return the path of each file below a folder by its relative name; None for a link that leads nowhere."""
+def _walk(filesystem: FileSystem, folder: str) -> tuple[dict[str, str | None], list[str]]:
+    """Walk a folder and the visible folders that links in it lead to, each once.
+
+    Returns:
+        The path of each file by its relative name, None for a link that leads nowhere; and the relative names of links
+        that are not followed, since they lead to a folder that is read already.
+    """
     if not isinstance(filesystem, LocalFileSystem):
         infos = filesystem.get_file_info(FileSelector(folder, recursive=True))
-        return {_relative(info.path, folder): info.path for info in infos if info.is_file}
+        return {_relative(info.path, folder): info.path for info in infos if info.is_file}, []
     # pyarrow follows a link that leads back up for ever, and leaves out links that lead nowhere
     found: dict[str, str | None] = {}
-    seen = {Path(folder).resolve()}
+    repeated_links: list[str] = []
+    seen: set[str] = set()
+    pending = [(0, folder)]  # visible folders first, then links to folders, then hidden ones
+    while pending:
+        rank, parent = heapq.heappop(pending)
+        real = os.path.realpath(parent)
+        if real in seen:
+            repeated_links += [_relative(parent, folder)] if rank == 1 and Path(parent).is_symlink() else []
+            continue
+        seen.add(real)
+        with os.scandir(parent) as entries:
+            paths = [Path(parent, entry.name) for entry in entries]
+        for path in paths:
+            if path.is_dir():
+                own = 2 if path.name.startswith(HIDDEN) else int(path.is_symlink())
+                heapq.heappush(pending, (max(rank, own), str(path)))
+            else:
+                found[_relative(str(path), folder)] = str(path) if path.exists() else None
+    return found, repeated_links
 
-    def fail(error: OSError) -> None:
-        raise error
 
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders.sort()
-        reached = [Path(parent, name).resolve() for name in folders]
-        folders[:] = [name for name, real in zip(folders, reached, strict=True) if real not in seen]
-        seen.update(reached)
-        for path in (Path(parent, name) for name in files):
-            found[_relative(str(path), folder)] = str(path) if path.exists() else None
-    return found
+def _without_repeats(filesystem: FileSystem, found: Mapping[str, str | None], names: Sequence[str]) -> list[str]:
+    """The names of files without links to others of them."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return list(names)
+    paths = {name: path for name in names if (path := found[name]) is not None}
+    first: dict[str, str] = {}
+    for name in sorted(paths, key=lambda name: Path(paths[name]).is_symlink()):
+        first.setdefault(os.path.realpath(paths[name]), name)
+    kept = set(first.values())
+    return [name for name in names if name in kept]
 
 
 def _relative(path: str, folder: str) -> str:
@@ -144,9 +173,12 @@ def _foreign(filesystem: FileSystem, others: Mapping[str, str | None]) -> list[s
 def _note(names: Sequence[str], why: str) -> list[str]:
     if not names:
         return []
-    shown = ", ".join(printable(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     files = "1 parquet file is" if len(names) == 1 else f"{len(names)} parquet files are"
-    return [f"{files} not read, {why}: {shown}"]
+    return [f"{files} not read, {why}: {_examples(names)}"]
+
+
+def _examples(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _partition_values(name: str) -> dict[str, str | None]:

@@ -62,18 +62,25 @@ def current_files(filesystem: FileSystem, folder: str, names: Collection[str]) -
 def _delta(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple[frozenset[str] | None, str]:
     """The files that the actions of a Delta log leave."""
     active: dict[str, None] = {}
-    for action in _delta_actions(filesystem, folder, names):
-        _refuse_delta_features(action)
-        path = (action.get("add") or action.get("remove") or {}).get("path")
+    has_actions = False
+    for action, place in _delta_actions(filesystem, folder, names):
+        has_actions = True
+        added, removed = _json_object(action.get("add"), place), _json_object(action.get("remove"), place)
+        _refuse_delta_features(added, _json_object(action.get("metaData"), place), place)
+        path = (added or removed).get("path")
         if path is None:
             continue
+        if not isinstance(path, str):
+            raise _damaged(place, "a path in it is no text")
         path = unquote(path)
-        if action.get("add"):
+        if added:
             active[path] = None
         else:
             active.pop(path, None)
-    if not active:
+    if not has_actions:
         return None, ""
+    if not active:
+        raise NotUnderstoodError("the table has no rows: its Delta log has removed all files")
     missing = [path for path in active if path not in names]
     if missing:
         raise NotUnderstoodError(f"this is a Delta table, and {len(missing)} of its files are not in the folder"
@@ -81,8 +88,8 @@ def _delta(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple
     return frozenset(active), "Delta"
 
 
-def _delta_actions(filesystem: FileSystem, folder: str, names: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The actions of the newest checkpoint and of all later commits, in their order."""
+def _delta_actions(filesystem: FileSystem, folder: str, names: Collection[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The actions of the newest checkpoint and of all later commits, in their order, each with the file it is in."""
     logged = [posixpath.basename(name) for name in names if posixpath.dirname(name) == DELTA_LOG]
     checkpoints = {name: int(match[1]) for name in logged if (match := DELTA_CHECKPOINT.fullmatch(name))}
     if any(".checkpoint." in name and name not in checkpoints for name in logged):
@@ -94,13 +101,15 @@ def _delta_actions(filesystem: FileSystem, folder: str, names: Collection[str]) 
         raise NotUnderstoodError(f"this is a Delta table, and commits are missing in its log; {EXPORT}")
     for name in sorted(name for name, version in checkpoints.items() if version == start):
         path = posixpath.join(folder, DELTA_LOG, name)
-        yield from _checkpoint_actions(filesystem, path)
+        for action in _checkpoint_actions(filesystem, path):
+            yield action, posixpath.join(DELTA_LOG, name)
     for version in later:
-        with filesystem.open_input_stream(posixpath.join(folder, DELTA_LOG, commits[version])) as file:
-            lines = file.read().decode("utf-8").splitlines()
+        place = posixpath.join(DELTA_LOG, commits[version])
+        with filesystem.open_input_stream(posixpath.join(folder, place)) as file:
+            lines = file.read().split(b"\n")
         for line in lines:
             if line.strip():
-                yield json.loads(line)
+                yield _parsed(line, place), place
 
 
 def _checkpoint_actions(filesystem: FileSystem, path: str) -> Iterator[dict[str, Any]]:
@@ -114,12 +123,45 @@ def _has_content(value: Any) -> bool:
     return not isinstance(value, dict) or any(part is not None for part in value.values())
 
 
-def _refuse_delta_features(action: dict[str, Any]) -> None:
-    if (action.get("add") or {}).get("deletionVector"):
+def _refuse_delta_features(added: dict[str, Any], metadata: dict[str, Any], place: str) -> None:
+    if added.get("deletionVector"):
         raise NotUnderstoodError(f"this is a Delta table with deleted rows inside its files; {EXPORT}")
-    configuration = (action.get("metaData") or {}).get("configuration") or {}
+    configuration = _json_object(metadata.get("configuration"), place)
     if configuration.get("delta.columnMapping.mode", "none") != "none":
         raise NotUnderstoodError(f"this is a Delta table whose columns have other names in its files; {EXPORT}")
+
+
+def _parsed(text: bytes, place: str) -> dict[str, Any]:
+    """The JSON object that a text of a log holds. Raises `NotUnderstoodError` with the file, where it holds none."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _damaged(place, " ".join(str(error).split())[:200]) from error
+    if not isinstance(document, dict):
+        raise _damaged(place, "an entry in it is no JSON object")
+    return document
+
+
+def _json_object(value: Any, place: str) -> dict[str, Any]:
+    """A part of a log that must be a JSON object; empty where it is absent."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _damaged(place, "an entry in it is no JSON object")
+    return value
+
+
+def _json_list(value: Any, place: str) -> list[Any]:
+    """A part of a log that must be a JSON list; empty where it is absent."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _damaged(place, "an entry in it is no JSON list")
+    return value
+
+
+def _damaged(place: str, why: str) -> NotUnderstoodError:
+    return NotUnderstoodError(f"the log of this table cannot be read: {place} is damaged ({why}); {EXPORT}")
 
 
 def _is_iceberg_metadata(name: str) -> bool:
@@ -135,11 +177,12 @@ def _check_iceberg(filesystem: FileSystem, folder: str, metadata: list[str]) -> 
         assert match is not None
         return int(match[1])
 
-    with filesystem.open_input_stream(posixpath.join(folder, max(metadata, key=number))) as file:
-        document = json.loads(file.read().decode("utf-8"))
-    snapshots = document.get("snapshots") or []
-    operations = {(snapshot.get("summary") or {}).get("operation") for snapshot in snapshots}
-    if operations - {"append"} or len(document.get("snapshot-log") or snapshots) != len(snapshots):
+    place = max(metadata, key=number)
+    with filesystem.open_input_stream(posixpath.join(folder, place)) as file:
+        document = _parsed(file.read(), place)
+    snapshots = [_json_object(entry, place) for entry in _json_list(document.get("snapshots"), place)]
+    operations = {str(_json_object(entry.get("summary"), place).get("operation")) for entry in snapshots}
+    if operations - {"append"} or len(_json_list(document.get("snapshot-log"), place) or snapshots) != len(snapshots):
         raise NotUnderstoodError("this is an Iceberg table in which rows were replaced or deleted, and the old files"
                                  f" are in the folder too; {EXPORT}")  # fmt: skip
 

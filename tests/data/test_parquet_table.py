@@ -370,3 +370,153 @@ class StatusError(Exception):
 )
 def test_a_status_is_not_taken_from_the_digits_of_an_address(error, words):
     assert words in why_unreadable(error, remote=True)
+
+
+BIG = 2**53 + 1
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(20, 0), pa.int64(), pa.uint64(), pa.float32(), pa.string()])
+@pytest.mark.parametrize("other", [*FLOATS, pa.list_(pa.float64())])
+@pytest.mark.parametrize("first", [True, False])
+def test_files_without_rows_do_not_decide_a_type(tmp_path, kind, other, first):
+    values = ["a", "b"] if pa.types.is_string(kind) else [0.5, 1.5] if pa.types.is_floating(kind) else [BIG, BIG + 1]
+    table = pa.table({"n": pa.array(values, pa.float64() if pa.types.is_floating(kind) else kind)})
+    put(tmp_path / "f" / f"{'a' if first else 'c'}.parquet", pa.table({"n": pa.array([], other)}))
+    put(tmp_path / "f" / "b.parquet", table)
+    assert open_manifest(str(tmp_path / "f")).read(["n"]).equals(table)
+
+
+def test_a_column_of_files_without_rows_only_keeps_its_type(tmp_path):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([], pa.int8()), "x": pa.array([], pa.string())}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"x": ["y"]}))
+    assert open_manifest(str(tmp_path / "f")).read().to_pydict() == {"n": [None], "x": ["y"]}
+
+
+@pytest.mark.parametrize("wrap", [lambda kind: kind, pa.list_, lambda kind: pa.struct([("x", kind)])])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pa.decimal128(20, 0), pa.float64()),
+        (pa.decimal128(10, 2), pa.float32()),
+        (pa.decimal256(50, 2), pa.float64()),
+        (pa.float32(), pa.float64()),
+    ],
+)
+def test_types_whose_values_would_be_rounded_are_refused(tmp_path, one, other, wrap):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([None], wrap(one))}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([None], wrap(other))}))
+    message = refused(tmp_path / "f")
+    stored = [pq.read_schema(tmp_path / "f" / name).types[0] for name in ("a.parquet", "b.parquet")]
+    assert f"column 'n' holds {stored[0]} in a.parquet and {stored[1]} in b.parquet" in message
+    assert "write it with one type in all files" in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        (pa.int32(), pa.int64(), pa.int64()),
+        (pa.decimal128(10, 2), pa.decimal128(10, 4), pa.decimal128(12, 4)),
+        (pa.decimal128(10, 2), pa.int32(), pa.decimal128(12, 2)),
+        (pa.uint64(), pa.decimal128(10, 2), pa.decimal128(22, 2)),
+        (pa.int64(), pa.float64(), pa.float64()),
+        (pa.uint64(), pa.float32(), pa.float64()),
+    ],
+)
+def test_types_that_have_a_common_one_are_unified(tmp_path, one, other, wanted):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([1], pa.int8()).cast(one)}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([2], pa.int8()).cast(other)}))
+    found = open_manifest(str(tmp_path / "f")).read(["n"])["n"]
+    assert (found.type, [int(value) for value in found.to_pylist()]) == (wanted, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("one", "value", "other"),
+    [(pa.int64(), BIG, pa.float64()), (pa.uint64(), BIG, pa.float32()), (pa.uint64(), 2**63, pa.int64())],
+)
+def test_values_beyond_the_common_type_are_refused_with_types_and_files(tmp_path, one, value, other):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([value], one)}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([1], other)}))
+    with pytest.raises(InputError) as caught:
+        open_manifest(str(tmp_path / "f")).read(["n"])
+    assert f"it holds {one} in a.parquet and {other} in b.parquet" in str(caught.value)
+    assert "write it with one type in all files" in str(caught.value)
+    assert "export it again" not in str(caught.value)
+
+
+def test_a_delta_table_without_files_has_no_rows(tmp_path):
+    put(tmp_path / "d" / "a.parquet")
+    commit(tmp_path / "d", 0, {"metaData": {}}, {"add": {"path": "a.parquet"}})
+    commit(tmp_path / "d", 1, {"remove": {"path": "a.parquet"}})
+    assert "the table has no rows" in refused(tmp_path / "d")
+
+
+@pytest.mark.parametrize("line", ["null", "[]", "3", '{"add": "x"}', '{"add": {"path": 5}}', '{"metaData": []}',
+                                  '{"metaData": {"configuration": "x"}}', "{", "\udcff"])  # fmt: skip
+def test_damaged_lines_of_a_delta_log_are_named_with_their_file(tmp_path, line):
+    put(tmp_path / "d" / "a.parquet")
+    commit(tmp_path / "d", 0, {"add": {"path": "a.parquet"}})
+    log = tmp_path / "d" / "_delta_log" / f"{1:020d}.json"
+    log.write_bytes(line.encode("utf-8", "surrogateescape"))
+    assert f"{log.name} is damaged" in refused(tmp_path / "d")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{", '{"snapshots": 3}', '{"snapshots": [null, 4]}',
+                                  '{"snapshots": [{"summary": "append"}]}', '{"snapshot-log": 5}'])  # fmt: skip
+def test_damaged_metadata_of_an_iceberg_table_is_named_with_its_file(tmp_path, text):
+    put(tmp_path / "f" / "data" / "a.parquet")
+    (tmp_path / "f" / "metadata").mkdir()
+    (tmp_path / "f" / "metadata" / "00001-x.metadata.json").write_text(text)
+    assert "metadata/00001-x.metadata.json is damaged" in refused(tmp_path / "f")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_names_of_columns_that_are_not_utf_8_are_refused_with_their_file(tmp_path, nested):
+    name = pa.field(b"caf\xe9", pa.int64())
+    schema = pa.schema([pa.field("s", pa.struct([name])) if nested else name])
+    put(tmp_path / "f" / "a.parquet")
+    put(tmp_path / "f" / "b.parquet", pa.Table.from_arrays([pa.nulls(1, schema.types[0])], schema=schema))
+    message = refused(tmp_path / "f")
+    assert "b.parquet has a column whose name is not UTF-8" in message
+    assert "caf\\xe9" in message
+    assert "the file has a column whose name is not UTF-8" in refused(tmp_path / "f" / "b.parquet")
+
+
+def test_links_in_hidden_folders_do_not_hide_what_they_lead_to(tmp_path):
+    put(tmp_path / "f" / "data" / "deep" / "a.parquet")
+    for hidden in (".cache", "_old"):
+        (tmp_path / "f" / hidden).mkdir()
+        (tmp_path / "f" / hidden / "data").symlink_to("../data")
+        (tmp_path / "f" / hidden / "deep").symlink_to("../data/deep")
+    manifest = open_manifest(str(tmp_path / "f"))
+    assert (manifest.rows, manifest.notes) == (24, ())
+
+
+def test_each_file_is_read_once_however_many_links_lead_to_it(tmp_path):
+    put(tmp_path / "f" / "data" / "album=1" / "b.parquet")
+    (tmp_path / "f" / "a_latest").symlink_to("data")
+    (tmp_path / "f" / "current").symlink_to("data/album=1")
+    (tmp_path / "f" / "a.parquet").symlink_to("data/album=1/b.parquet")
+    manifest = open_manifest(str(tmp_path / "f"))
+    assert manifest.rows == 24
+    assert manifest.files[0].endswith("data/album=1/b.parquet")
+    assert any("links to a file that is read already: a.parquet" in note for note in manifest.notes)
+    assert any("a_latest" in note and "current" in note for note in manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [(pa.string(), ["x", "2"]), (pa.int64(), [7, 2]), (pa.float64(), [0.5, 2.0])]
+)
+def test_files_without_a_column_that_others_have_get_the_value_of_their_path(tmp_path, kind, values):
+    put(tmp_path / "f" / "key=1" / "a.parquet", pa.table({"key": pa.array(values[:1], kind), "n": [1]}))
+    put(tmp_path / "f" / "key=2" / "b.parquet", pa.table({"n": [2]}))
+    put(tmp_path / "f" / "other" / "c.parquet", pa.table({"n": [3]}))
+    manifest = open_manifest(str(tmp_path / "f"))
+    assert manifest.read(["key", "n"]).to_pydict() == {"key": [*values, None], "n": [1, 2, 3]}
+    put(tmp_path / "f" / "key=y" / "d.parquet", pa.table({"n": [4]}))
+    if pa.types.is_string(kind):
+        assert open_manifest(str(tmp_path / "f")).read(["key"])["key"].to_pylist() == [*values, "y", None]
+    else:
+        assert f"'key=y' in the path is no value of column 'key', which other files hold as {kind}" in refused(
+            tmp_path / "f"
+        )
