@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rainbow_ray.data.normalize import label_name, scalar_text
@@ -18,15 +21,19 @@ from rainbow_ray.data.normalize import label_name, scalar_text
 CLOSING = {"[": "]", "(": ")", "{": "}"}
 QUOTED = re.compile(r"[uUbBrR]?('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.DOTALL)
 BARE = re.compile(r"[^\s,\[\](){}'\":=]+")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-CALL = re.compile(r"(?:np\.|numpy\.|pd\.|pandas\.|collections\.|decimal\.)?([A-Za-z_]\w*)\(")
-KEYWORD = re.compile(r"\s*,\s*(?:dtype|shape|name|length|ordered|categories)\s*=[^()]*(?:\([^()]*\)[^()]*)*")
+# `007` is no number: its zeros would be lost
+NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+CALL = re.compile(r"(?:np\.|numpy\.|pd\.|pandas\.|collections\.|decimal\.|torch\.|tf\.|jnp\.|pa\.)?([A-Za-z_]\w*)\(")
+KEYWORD = re.compile(
+    r"\s*,\s*(?:dtype|shape|name|length|ordered|categories|index|device|requires_grad|size|mask|fill_value|maxlen)\s*=[^()]*(?:\([^()]*\)[^()]*)*"
+)
 CONTAINER_CALLS = {"array", "list", "tuple", "set", "frozenset", "dict", "OrderedDict", "defaultdict", "deque",
-                   "Index", "dict_keys", "dict_values", "Counter", "mappingproxy"}  # fmt: skip
+                   "Index", "dict_keys", "dict_values", "Counter", "mappingproxy", "Series", "tensor", "Tensor",
+                   "Array", "matrix", "masked_array", "UserList", "CategoricalIndex", "Int64Index"}  # fmt: skip
 SCALAR_CALLS = {"str_", "bytes_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16",
                 "uint32", "uint64", "bool", "bool_", "Decimal"}  # fmt: skip
 CONSTANTS: dict[str, Any] = {"None": None, "null": None, "NULL": None, "nan": None, "NaN": None, "NaT": None,
-                             "NA": None, "<NA>": None, "True": True, "true": True, "False": False, "false": False,
+                             "<NA>": None, "True": True, "true": True, "False": False, "false": False,
                              "np.True_": True, "np.False_": False, "np.nan": None}  # fmt: skip
 SHORTENED = "a list that was shortened with '...'"
 BARE_WORDS = "words without quotes or commas between them"
@@ -74,11 +81,12 @@ def parse_container(text: str) -> list[Any] | dict[Any, Any] | None:
     return document if document is not None else _read(stripped)
 
 
-def container_items(value: Any) -> list[Any] | None:
+def container_items(value: Any, keep: Collection[str] = ()) -> list[Any] | None:
     """Return the items of a container: a list, a mapping of names to booleans, or a text that spells one out.
 
     Args:
         value: A cell of a label column as Python has it.
+        keep: Items that are names as they are written, whatever they look like.
 
     Returns:
         The items, None among them where one is missing, or the keys of a mapping that are true; None where the value
@@ -97,12 +105,14 @@ def container_items(value: Any) -> list[Any] | None:
         return _true_keys([tuple(item) for item in value])
     if any(isinstance(item, list | tuple | dict | set) for item in value):
         raise ContainerError(NESTED)
+    if any(isinstance(item, str) and label_name(item) not in keep and _spells_container(item) for item in value):
+        raise ContainerError(NESTED)
     return [None if item_name(item) is None else item for item in value]
 
 
-def label_items(value: Any) -> list[str | None] | None:
+def label_items(value: Any, keep: Collection[str] = ()) -> list[str | None] | None:
     """Return the names in a container, None among them where one is missing; arguments as in `container_items`."""
-    items = container_items(value)
+    items = container_items(value, keep)
     if items is not None and any(isinstance(item, bool) for item in items):
         raise ContainerError(INDICATORS)
     return None if items is None else [item_name(item) for item in items]
@@ -142,9 +152,46 @@ def item_name(value: Any) -> str | None:
     return (label_name(text) or None) if text is not None else None
 
 
+def load_json(text: str) -> Any:
+    """Return a JSON document in which numbers keep all their digits.
+
+    Args:
+        text: A document.
+
+    Returns:
+        What `json.loads` returns, with numbers as in `read_number`.
+
+    Raises:
+        ValueError: The text is no JSON.
+        RecursionError: It is too deep.
+    """
+    return json.loads(text, parse_int=Decimal, parse_float=read_number)
+
+
+def read_number(text: str) -> Decimal | float | str:
+    """Return the exact value of a number: the text itself where neither a decimal nor a float has that value."""
+    if not re.search(r"[eE]", text):
+        return Decimal(text)
+    number = float(text)  # with an exponent, as programs write floats
+    return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(text) else text
+
+
+def _spells_container(text: str) -> bool:
+    """Whether an item of a list is a list of its own that was written as text; `[Live]` is a name there."""
+    if text.strip()[:1] == "(" and not re.search(r"['\"]", text):
+        return False
+    try:
+        document = parse_container(text)
+    except ContainerError as error:
+        if str(error) == BARE_WORDS:
+            return False
+        raise
+    return document is not None and (bool(re.search(r"['\"({:=]", text)) or len(document) != 1)
+
+
 def _json(text: str) -> list[Any] | dict[Any, Any] | None:
     try:
-        document = json.loads(text)
+        document = load_json(text)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, list | dict) else None
@@ -228,7 +275,7 @@ class _Reader:
         if bare[0] in CONSTANTS:
             return CONSTANTS[bare[0]]
         if NUMBER.fullmatch(bare[0]):
-            return float(bare[0]) if re.search(r"[.eE]", bare[0]) else int(bare[0])
+            return read_number(bare[0])
         return Word(bare[0], bare.start(), bare.end())
 
     def _call(self, call: re.Match[str]) -> Any:
@@ -248,7 +295,10 @@ class _Reader:
         self._skip_space()
         if not self._take(")"):
             raise _TornError
-        return value.text if isinstance(value, Word) else value
+        value = value.text if isinstance(value, Word) else value
+        if call[1] == "Decimal" and isinstance(value, str):
+            return CONSTANTS[value] if value in CONSTANTS else read_number(value) if NUMBER.fullmatch(value) else value
+        return value
 
     def _sequence(self, closing: str) -> Any:
         """The items up to the closing bracket, or a dict where they are pairs."""
@@ -290,13 +340,20 @@ class _Reader:
             if any(isinstance(item, Word) for item in elements[0]):
                 raise ContainerError(BARE_WORDS)
             return elements[0]  # numpy's spelling
+        if any(isinstance(item, Word) for element in elements for item in element):
+            elements = [self._without_nan(element, span) for element, span in zip(elements, spans, strict=False)]
         return [self._one(element, span) for element, span in zip(elements, spans, strict=False)]
+
+    def _without_nan(self, element: list[Any], span: list[int]) -> list[Any]:
+        """An element in which `nan` is a word, as it may be among other words without quotes."""
+        text = self.text[span[0] : span[1]].strip()
+        return [Word(text, *span)] if element == [None] and text.casefold() == "nan" else element
 
     def _one(self, element: list[Any], span: list[int]) -> Any:
         """What stands between two commas: one value, or the words of a name."""
         if len(element) == 1:
             return element[0].text if isinstance(element[0], Word) else element[0]
-        simple = all(isinstance(item, Word | int | float) or item is None for item in element)
+        simple = all(isinstance(item, Word | Decimal | float | bool) or item is None for item in element)
         if not element or not simple or not any(isinstance(item, Word) for item in element):
             raise ContainerError(MIXED)
         return " ".join(self.text[span[0] : span[1]].split())

@@ -247,6 +247,8 @@ def section_kind(name: str | None) -> str | None:
 
 def _numbers(column: pa.ChunkedArray) -> pa.Array:
     """Numbers as float64, NaN for what is none."""
+    if is_string_type(plain_type(column.type)):
+        column = text_column(column).texts  # some may not be UTF-8
     return pa.array(pd.to_numeric(column.to_pandas(), errors="coerce").astype("float64").to_numpy())
 
 

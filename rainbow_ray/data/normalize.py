@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 import unicodedata
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ LARGEST_INTEGER = 2**64  # whole floats below it are written as integers
 LEGACY_SHARE = 0.5  # of printable ASCII, from which on bytes count as text in another encoding
 CONTAINERS = (list, tuple, dict, set, frozenset, np.ndarray, pa.Array, pd.Series)
 LATIN_END = 0x2FF  # the last code point of the Latin letters and their modifiers
+ESCAPE = re.compile(r"\\x[0-9a-f]{2}")  # how a byte that is no text is spelled out
 JOINERS = "\u200c\u200d"  # which scripts other than Latin, and emoji, need
 
 
@@ -79,7 +82,7 @@ def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") 
     """Return the exact text of each cell: different values never share one, whatever their type.
 
     Whole numbers are written without a fraction or an exponent, so that `7`, `7.0` and the decimal `7.00` are one id.
-    Bytes that are not text are written as a UUID, as hexadecimal digits, or with escapes (see `bytes_text`).
+    Bytes that are not text are written as a UUID or with escapes (see `bytes_text`).
 
     Args:
         column: Cells of any type that is not nested, `(rows,)`.
@@ -103,7 +106,13 @@ def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") 
         raise InputError(f"column {name!r} holds {kind}; text or numbers are needed")
     if is_string_type(kind) or is_bytes_type(kind):
         texts = _valid_strings(plain) if is_string_type(kind) else None
-        return texts if texts is not None else _map_distinct(plain.cast(_bytes_like(kind)), bytes_text)
+        return (
+            texts
+            if texts is not None
+            else _map_distinct(
+                plain.cast(_bytes_like(kind)), partial(bytes_text, padded=pa.types.is_fixed_size_binary(kind))
+            )
+        )
     if pa.types.is_floating(kind):
         codes, values = pd.factorize(plain.to_numpy(zero_copy_only=False))  # NaN, and so null, has no code
         return pa.array([scalar_text(value) for value in values], pa.string()).take(pa.array(codes, mask=codes < 0))
@@ -111,11 +120,7 @@ def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") 
         return _map_distinct(plain, scalar_text)
     if pa.types.is_duration(kind):
         return _map_distinct(plain.cast(pa.int64()), lambda count: f"{count} {kind.unit}")
-    texts = plain.cast(pa.string())
-    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):  # the same text for each unit of one time
-        texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+(Z?)$", r"\1\2")
-        texts = pc.replace_substring_regex(texts, r"\.(Z?)$", r"\1")
-    return texts
+    return _plain_text(plain)
 
 
 def scalar_text(value: Any) -> str | None:
@@ -137,25 +142,33 @@ def scalar_text(value: Any) -> str | None:
     return str(value)
 
 
-def bytes_text(raw: bytes) -> str:
+def bytes_text(raw: bytes, *, padded: bool = False) -> str:
     r"""Return an exact text for bytes: decoded where they are UTF-8, otherwise spelled out.
 
     Bytes that are text in another encoding keep their ASCII characters and have escapes for the rest (`caf\xe9`).
-    Sixteen other bytes are written as a UUID, anything else as hexadecimal digits. Trailing NULs, with which columns
-    of fixed size are filled up, do not count.
+    Sixteen other bytes are written as a UUID, anything else with an escape for each byte (`\x05`). Backslashes are
+    doubled where there are escapes, and in texts that look as if they had some, so that different bytes have
+    different texts; only a UUID has one text for its bytes and for its usual spelling.
+
+    Args:
+        raw: The bytes.
+        padded: Whether they come from a column of fixed size, whose texts are filled up with NULs.
+
+    Returns:
+        The text.
 
     Reference:
         RFC 9562 (universally unique identifiers), section 4.
     """
-    stripped = raw.rstrip(b"\0")
+    stripped = raw.rstrip(b"\0") if padded else raw
     text = _decode(stripped)
     if text is not None and (stripped or not raw) and not any(map(_is_control, text)):
-        return text
+        return text.replace("\\", "\\\\") if ESCAPE.search(text) else text
     is_uuid = len(raw) == 16 and 1 <= raw[6] >> 4 <= 8 and raw[8] >> 6 == 0b10
     printable = sum(32 <= byte < 127 for byte in raw)
     if text is None and not is_uuid and printable >= LEGACY_SHARE * len(raw) and not _has_control(raw):
-        return raw.decode("utf-8", "backslashreplace")
-    return str(uuid.UUID(bytes=raw)) if len(raw) == 16 else raw.hex()
+        return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return str(uuid.UUID(bytes=raw)) if len(raw) == 16 else "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def label_name(text: str) -> str:
@@ -270,6 +283,21 @@ def _refuse_containers(column: pd.Series, name: str) -> None:
         kind = type(column.iloc[rows[0]]).__name__
         raise InputError(f"column {name!r} holds a {kind}, not text, in {len(rows)} rows, the first of which is row"
                          f" {rows[0]}: join its parts to one text")  # fmt: skip
+
+
+def _plain_text(column: pa.Array) -> pa.Array:
+    """Values whose text Arrow writes: times have the same one in each unit, and those of an unknown zone are in UTC."""
+    kind = column.type
+    try:
+        texts = column.cast(pa.string())
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(kind) or kind.tz is None:
+            raise
+        return _plain_text(column.cast(pa.timestamp(kind.unit, "UTC")))
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+(Z?)$", r"\1\2")
+        texts = pc.replace_substring_regex(texts, r"\.(Z?)$", r"\1")
+    return texts
 
 
 def _valid_strings(column: pa.Array) -> pa.Array | None:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.containers import ContainerError, parse_container
+from rainbow_ray.data.containers import ContainerError, load_json, parse_container
 from rainbow_ray.data.normalize import (
     decode_storage,
     id_column,
     is_bytes_type,
     is_string_type,
     label_names,
+    plain_type,
     scalar_text,
     text_column,
 )
+from rainbow_ray.errors import InputError
 
 LABEL_MISSING = "no label"
 LABEL_BROKEN = "label not readable as JSON"
 LABEL_NOT_UTF8 = "label that is not UTF-8"
+HALF = r"\\u[dD][89a-fA-F]"  # the escape of one half of a surrogate pair
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, or a byte that is not UTF-8
 
 
@@ -40,14 +45,33 @@ def read_labels(column: pa.ChunkedArray, name: str, field: str | None) -> tuple[
     Returns:
         The labels, `(rows,)`, strings among them in their one form (`label_name`), and why some cannot be read, null
         where they can.
+
+    Raises:
+        InputError: Structs have two fields of one name.
     """
     plain = decode_storage(column)
+    twice = _repeated_field(plain.type) if field is None else _repeated_field(plain.type, field)
+    if twice is not None:
+        raise InputError(f"column {name!r} holds structs in which the field {twice!r} stands twice; rename one of them")
     if field is None or pa.types.is_struct(plain.type):
         labels = decode_storage(plain if field is None else pc.struct_field(plain, field))
         return _decoded_labels(labels, name)
     found = [_json_field(document, field) for document in _documents(plain)]
     values, reasons = [value for value, _ in found], [reason for _, reason in found]
     return label_names(pa.array(values, pa.string()), name), pa.array(reasons, pa.string())
+
+
+def _repeated_field(kind: pa.DataType, only: str | None = None) -> str | None:
+    """A name that two fields of one struct have, at any depth; `only`: the field of the outermost that is read."""
+    if not pa.types.is_nested(kind):
+        return None
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    names = [field.name for field in fields]
+    if only is not None and pa.types.is_struct(kind):
+        fields = [field for field in fields if field.name == only]
+    twice = [field.name for field in fields if names.count(field.name) > 1]
+    inner = (_repeated_field(plain_type(field.type)) for field in fields)
+    return twice[0] if twice else next((name for name in inner if name is not None), None)
 
 
 def _documents(column: pa.ChunkedArray) -> list[str]:
@@ -60,15 +84,75 @@ def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray
     """Labels of one plain type, so that blocks of one column always have one, and which of them are not UTF-8."""
     kind = labels.type
     if pa.types.is_nested(kind):
-        return _decoded_lists(labels)
+        return _decoded_lists(_with_texts(labels, name))
+    if is_bytes_type(kind):
+        labels, kind = _bits_as_digits(labels), labels.type
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        return label_names(labels, name), pa.nulls(len(labels), pa.string())
     if pa.types.is_null(kind):
         return labels.cast(pa.string()), pa.nulls(len(labels), pa.string())
     if not is_string_type(kind) and not (is_bytes_type(kind) and not pa.types.is_fixed_size_binary(kind)):
         plain = label_names(labels, name) if pa.types.is_fixed_size_binary(kind) else labels
         return plain, pa.nulls(len(labels), pa.string())
     cleaned = text_column(labels, name)
-    reasons = [LABEL_NOT_UTF8 if not_text else None for not_text in cleaned.undecodable.tolist()]
+    halves = pc.match_substring_regex(cleaned.texts, HALF).to_numpy()
+    undecodable = cleaned.undecodable.copy()
+    for row in np.flatnonzero(halves):
+        undecodable[row] |= _spells_half(cleaned.texts[int(row)].as_py())
+    reasons = [LABEL_NOT_UTF8 if not_text else None for not_text in undecodable.tolist()]
     return label_names(cleaned.texts, name), pa.array(reasons, pa.string())
+
+
+def _bits_as_digits(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes in which single bytes of the value 0 or 1, as databases export bits, are the digits."""
+    raw = labels.cast(pa.large_binary())
+    for bit, digit in ((b"\0", b"0"), (b"\1", b"1")):
+        is_bit = pc.equal(raw, pa.scalar(bit, pa.large_binary()))
+        raw = pc.if_else(pc.fill_null(is_bit, False), pa.scalar(digit, pa.large_binary()), raw)
+    if pa.types.is_fixed_size_binary(labels.type):
+        return raw.cast(labels.type)
+    return raw
+
+
+def _with_texts(labels: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Lists in which times and bytes of fixed size are texts, since Python's own types do not hold all of them."""
+    kind = labels.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return labels
+    inner = plain_type(kind.value_type)
+    if not (pa.types.is_temporal(inner) or pa.types.is_fixed_size_binary(inner)):
+        return labels
+    chunks = []
+    for chunk in labels.chunks:
+        lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+        offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int64())
+        texts = id_column(chunk.flatten(), name)
+        chunks.append(pa.LargeListArray.from_arrays(offsets, texts, mask=chunk.is_null()))
+    return pa.chunked_array(chunks, pa.large_list(pa.string()))
+
+
+def _spells_half(text: str) -> bool:
+    """Whether a container that is written as text has half a character among its items."""
+    try:
+        return _has_half(parse_container(text))
+    except ContainerError:
+        return False
+
+
+def _has_half(value: Any) -> bool:
+    if isinstance(value, str):
+        return SURROGATE.search(value) is not None
+    items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return any(_has_half(item) for item in items)
+
+
+def _json_values(value: Any) -> Any:
+    """A value that JSON can hold: decimals as their text."""
+    if isinstance(value, dict):
+        return {scalar_text(key) or "": _json_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json_values(item) for item in value]
+    return scalar_text(value) if isinstance(value, Decimal) else value
 
 
 def _decoded_lists(labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
@@ -99,7 +183,7 @@ def _json_field(document: str, field: str) -> tuple[str | None, str | None]:
     if not document:
         return None, None
     try:
-        fields = json.loads(document)
+        fields = load_json(document)
     except (ValueError, RecursionError):
         fields = _python_mapping(document)
         if fields is None:
@@ -109,7 +193,7 @@ def _json_field(document: str, field: str) -> tuple[str | None, str | None]:
     if not isinstance(fields, dict):
         return None, LABEL_BROKEN
     value: Any = fields.get(field)
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    text = json.dumps(_json_values(value), ensure_ascii=False) if isinstance(value, list | dict) else value
     if isinstance(text, str) and SURROGATE.search(text):
         return None, LABEL_NOT_UTF8
     return scalar_text(text), None

@@ -324,9 +324,22 @@ def _time_of_day(moment: datetime.datetime) -> float:
     """The time of a moment on a spreadsheet's zero date; another date is none within a song."""
     if moment.tzinfo is not None:
         raise UnreadableTimeError(TIME_ZONE)
-    if moment.date() not in _ZERO_DATES:
+    if moment.year > datetime.MAXYEAR or moment.date() not in _ZERO_DATES:
         raise UnreadableTimeError(A_DATE)
     return _since_midnight(moment.time())
+
+
+def _timestamps(column: pa.ChunkedArray) -> SecondsColumn:
+    """As `_time_of_day`, of a whole column: also of dates that Python does not have, and of any time zone."""
+    missing = pc.is_null(column).to_numpy()
+    if column.type.tz is not None:
+        return SecondsColumn(np.full(len(column), np.nan), _reason_where(~missing, TIME_ZONE))
+    ticks = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
+    per_second = _PER_SECOND[column.type.unit]
+    days, rest = np.divmod(ticks, int(DAY) * per_second)
+    zero_days = [(date - datetime.date(1970, 1, 1)).days for date in _ZERO_DATES]
+    dated = ~np.isin(days, zero_days) & ~missing
+    return SecondsColumn(np.where(dated | missing, np.nan, rest / per_second), _reason_where(dated, A_DATE))
 
 
 def _without_infinite(seconds: np.ndarray) -> SecondsColumn:

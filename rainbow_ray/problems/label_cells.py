@@ -120,6 +120,17 @@ def _bracketed_names(written: Sequence[str]) -> set[str]:
     return {text for text, word in inner.items() if word not in others and not NUMBER.fullmatch(word)}
 
 
+def _bracketed_in_lists(cells: Sequence[Any]) -> set[str]:
+    """`_bracketed_names` where cells hold several labels: names between delimiters count, other lists speak against."""
+    written = list(dict.fromkeys(label_name(cell) for cell in cells if isinstance(cell, str)))
+    pieces = [piece.strip() for text in written if text[:1] not in CLOSING for piece in re.split(DELIMITERS, text)]
+    in_brackets = [text for text in written if text[:1] == "[" and text[-1:] == "]"]
+    if any(not BRACKETED.fullmatch(text) for text in in_brackets):
+        return set()
+    known = set(pieces)  # `[a b]` may be a list of `a` and `b`
+    return {text for text in _bracketed_names([*pieces, *in_brackets]) if known.isdisjoint(text[1:-1].split())}
+
+
 def several_labels(
     labels: pa.ChunkedArray, column: str, delimiter: str | None = None, keep: Collection[str] = ()
 ) -> list[list[str] | None]:
@@ -139,7 +150,12 @@ def several_labels(
         InputError: A cell has no single reading.
     """
     refused: dict[str, list[str]] = {}
-    cells = labels.to_pylist()
+    try:
+        cells = labels.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise InputError(f"target {column!r} holds {labels.type}, which cannot be read as names of classes: {error}"
+                         ) from error  # fmt: skip
+    keep = {*keep, *_bracketed_in_lists(cells)}
     rows = Counter[str]()
     found: list[list[str] | None] = []
     for cell in cells:
@@ -196,7 +212,7 @@ def without_missing_words(cells: LabelCells, column: str, keep: Collection[str] 
 def _names_of_cell(cell: Any, delimiter: str | None, keep: Collection[str]) -> list[str] | None:
     if isinstance(cell, str) and label_name(cell) in keep:
         return [label_name(cell)]
-    items = label_items(cell)
+    items = label_items(cell, keep)
     if items is None and isinstance(cell, str):
         pieces = re.split(DELIMITERS if delimiter is None else re.escape(delimiter), cell)
         items = [_piece(piece.strip(), plain=delimiter is None) for piece in pieces]

@@ -64,10 +64,28 @@ def test_a_uuid_has_its_usual_text_in_every_storage():
         assert id_column(column).to_pylist() == texts
 
 
-def test_fixed_size_bytes_are_text_or_hexadecimal():
-    assert bytes_text(b"ab\0\0") == "ab"
-    assert bytes_text(b"\xc8\xc9\xca\xcb") == "c8c9cacb"
-    assert bytes_text(b"\0\0") == "0000"
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_different_bytes_have_different_texts(kind):
+    raw = [b"song1", b"song1\0", b"song1\0\0", b"", b"\0", b"\x05", b"05", rb"\x05", rb"\\x05", b"caf\xe9", rb"caf\xe9",
+           rb"caf\\xe9", b"caf\\\xe9", b"\xc8c9", b"\xc8\xc9", b"c8c9", rb"\xc8\xc9", b"C:\\songs\\1"]  # fmt: skip
+    texts = id_column(pa.array(raw, kind)).to_pylist()
+    assert len(set(texts)) == len(raw)
+    assert texts[0] == "song1"
+    assert texts[-1] == "C:\\songs\\1"
+
+
+def test_times_in_an_unknown_zone_are_written_in_utc():
+    column = pa.array([0, None, 60], pa.timestamp("s", "Foo/Bar"))
+    expected = ["1970-01-01 00:00:00Z", None, "1970-01-01 00:01:00Z"]
+    assert id_column(column).to_pylist() == expected
+    assert text_column(column).texts.to_pylist() == [expected[0], "", expected[2]]
+
+
+def test_fixed_size_bytes_are_text_or_escapes():
+    assert bytes_text(b"ab\0\0", padded=True) == "ab"
+    assert id_column(pa.array([b"ab\0\0"], pa.binary(4))).to_pylist() == ["ab"]
+    assert bytes_text(b"\xc8\xc9\xca\xcb") == r"\xc8\xc9\xca\xcb"
+    assert bytes_text(b"\0\0", padded=True) == r"\x00\x00"
     assert len({bytes_text(bytes([200 + i]) * 4) for i in range(50)}) == 50
 
 

@@ -16,6 +16,7 @@ from rainbow_ray.data.containers import ContainerError, label_items, parse_conta
 from rainbow_ray.data.normalize import NOT_UTF8, text_column
 from rainbow_ray.data.raw_labels import LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.data.stream import read_here
+from rainbow_ray.data.times import A_DATE, TIME_ZONE, seconds_column
 from rainbow_ray.errors import InputError
 from rainbow_ray.problems.segmentation import LABEL
 from tests.conftest import segment_rows, song_rows
@@ -374,6 +375,155 @@ def test_a_container_is_read_as_its_program_meant_it():
     for torn in ("[" * 5000, "['a", '{"a": ', "[a, b"):
         with pytest.raises(ContainerError):
             label_items(torn)
+
+
+@pytest.mark.parametrize(("cells", "classes"), [
+    (["{007,7}", "{7}", "{x}"], ("007", "7", "x")),
+    (["[007, 7]", "[7]", "['x']"], ("007", "7", "x")),
+    (["{12345678901234567.1,12345678901234567.2}", "{x}", "{y}"],
+     ("12345678901234567.1", "12345678901234567.2", "x", "y")),
+    (["[12345678901234567.1, 12345678901234567.2]", '["x"]', '["y"]'],
+     ("12345678901234567.1", "12345678901234567.2", "x", "y")),
+    (["[Decimal('7.00'), Decimal('12345678901234567.1')]", "[7.0]", "['x']"], ("12345678901234567.1", "7", "x")),
+    (["[" + "1" * 5000 + "]", "{" + "1" * 4999 + "2}", "['x']"], ("1" * 5000, "1" * 4999 + "2", "x")),
+])  # fmt: skip
+def test_numbers_in_lists_keep_all_their_digits(read, cells, classes):
+    data = read(songs(**{KIND: [cells[i % 3] for i in range(N)]}), phase=2, data__multi_label=True)
+    assert data.problem.classes == classes
+
+
+def test_numbers_in_texts_and_in_columns_are_the_same_classes():
+    decimals = [Decimal("7.00"), Decimal("0.10"), Decimal("12345678901234567.10")]
+    assert label_items(decimals) == label_items(str(decimals)) == ["7", "0.1", "12345678901234567.1"]
+    assert label_items(["[7.00, 0.10, 12345678901234567.10]"][0]) == label_items(decimals)
+    floats = [1e300, 1.5, 1e-8, 1e22, -0.0, 1e15]
+    assert (
+        label_items(json.dumps(floats)) == label_items(floats) == label_items(f"({floats[0]}, {str(floats[1:])[1:-1]})")
+    )
+    assert label_items("[1e999999999, 1e400]") == ["1e999999999", "1e400"]
+
+
+def test_long_integers_in_json_are_classes(read):
+    names = ["1" * 5000, "1" * 4999 + "2", "7"]
+    documents = [f'{{"{KIND}": {names[i % 3]}, "other": {"9" * 4500}}}' for i in range(N)]
+    assert read(songs(training_data=documents, **{KIND: None}), phase=2).problem.classes == tuple(sorted(names))
+    lists = [f'{{"{KIND}": [{names[i % 3]}]}}' for i in range(N)]
+    assert read(songs(training_data=lists, **{KIND: None}), phase=2).problem.classes == tuple(sorted(names))
+
+
+@pytest.mark.parametrize("item", ["['a', 'b']", "['a']", "{a,b}", "[a, b]", "array(['a'])", "Series(['a'])"])
+def test_containers_among_items_are_refused(read, item):
+    values = [[item] if i % 3 == 0 else [NAMES[i % 3]] for i in range(N)]
+    with pytest.raises(InputError, match="lists inside of lists in 8 rows"):
+        read(songs(**{KIND: values}), phase=2, data__multi_label=True)
+    mapping = {item: "both", **{name: name for name in NAMES}}
+    kept = read(songs(**{KIND: values}), phase=2, data__multi_label=True, data__class_mapping=mapping)
+    assert "both" in kept.problem.classes
+
+
+def test_names_with_brackets_among_items_stay_names():
+    for name in ("[Live]", "[Verse 1]", "(live, acoustic)", "[Live] second take", "(live)"):
+        assert label_items([name, "b"]) == [name, "b"]
+
+
+@pytest.mark.parametrize("cell", ["tensor([1, 2], device='cuda:0')", "torch.tensor([1, 2])",
+                                  "Array([1, 2], dtype=int32)",
+                                  "Series([1, 2], index=[0, 1])", "pd.Series([1, 2], name='x')"])  # fmt: skip
+def test_calls_of_other_libraries_are_lists(cell):
+    assert label_items(cell) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "cells", [["[NA, x]", "[EU]"], ["{NA,EU}", "{x}"], ["[nan, x]", "[EU]"], ["['x', NA]", "['EU']"]]
+)
+def test_words_for_what_is_missing_in_lists_are_classes_and_said(read, cells):
+    data = read(songs(**{KIND: [cells[i % 2] for i in range(N)]}), phase=2, data__multi_label=True)
+    word = "nan" if "nan" in cells[0] else "NA"
+    assert data.problem.classes == tuple(sorted(("EU", "x", word)))
+    assert any(f"'{word}' (12 rows) may be a missing value" in warning for warning in data.warnings)
+
+
+def test_missing_items_in_lists_stay_missing():
+    assert label_items("['a', nan]") == label_items("{a,NULL}") == label_items("[a, <NA>]") == ["a", None]
+    assert label_items("[nan]") == [None]
+
+
+def test_names_in_brackets_stay_names_among_several(read):
+    values = ["[Live]" if i % 3 == 0 else "pop; rock" if i % 3 == 1 else "pop" for i in range(N)]
+    data = read(songs(**{KIND: [*values[1:], "rock"]}), phase=2, data__multi_label=True)
+    assert data.problem.classes == ("[Live]", "pop", "rock")
+    lists = ["[a]" if i % 3 == 0 else "[a, b]" if i % 3 == 1 else "b" for i in range(N)]
+    data = read(songs(**{KIND: [*lists[1:], "[c]"]}), phase=2, data__multi_label=True, data__min_songs_per_class=1)
+    assert data.problem.classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("columns", [
+    {"id": pa.array(range(N), pa.timestamp("s", "Foo/Bar"))},
+    {"album": pa.array([i % 4 for i in range(N)], pa.timestamp("s", "Foo/Bar"))},
+    {KIND: pa.array([i % 3 for i in range(N)], pa.timestamp("s", "Foo/Bar"))},
+    {KIND: pa.array([10**12 + i % 3 for i in range(N)], pa.timestamp("s"))},
+])  # fmt: skip
+def test_times_of_unknown_zones_and_far_years_are_read(read, columns):
+    keys = {"data__split_by": "album"} if "album" in columns else {"phase": 2} if KIND in columns else {}
+    assert len(read(songs(**columns), **keys).source) == N
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("s", "Foo/Bar"), pa.timestamp("ns"), pa.time64("ns"),
+                                  pa.duration("ns")])  # fmt: skip
+@pytest.mark.parametrize("size", [-1, 1])
+def test_lists_of_times_keep_all_their_digits(read, kind, size):
+    first = 10**12 if kind == pa.timestamp("s") else 1
+    values = pa.array([[first + i % 3] for i in range(N)], pa.list_(pa.int64(), size)).cast(pa.list_(kind, size))
+    data = read(songs(**{KIND: values}), phase=2, data__multi_label=True)
+    assert len(data.problem.classes) == 3
+    data = read(songs(**{KIND: pa.concat_arrays([pa.array([None], values.type), values[1:]])}), phase=2,
+                data__multi_label=True)  # fmt: skip
+    assert data.profile["dropped"] == {LABEL_MISSING: 1}
+
+
+def test_dates_are_no_times_in_a_song_whatever_their_year_and_zone():
+    far = seconds_column(pa.array([10**12, None, 83], pa.timestamp("s")))
+    assert far.reasons.tolist() == [A_DATE, None, None]
+    assert far.seconds[2] == 83.0
+    zone = seconds_column(pa.array([83, None], pa.timestamp("ms", "Foo/Bar")))
+    assert zone.reasons.tolist() == [TIME_ZONE, None]
+    excel = pa.array([np.datetime64("1899-12-30T00:01:23.5", "ns")])
+    assert seconds_column(excel).seconds.tolist() == [83.5]
+
+
+def test_a_field_that_stands_twice_is_refused(read):
+    names = pa.array([NAMES[i % 3] for i in range(N)])
+    twice = pa.StructArray.from_arrays([names, names], [KIND, KIND])
+    lists = pa.ListArray.from_arrays(pa.array(range(N + 1), pa.int32()), twice)
+    for columns in ({"training_data": twice, KIND: None}, {KIND: twice}, {KIND: lists}):
+        with pytest.raises(InputError, match=f"'{KIND}' stands twice"):
+            read(songs(**columns), phase=2, data__multi_label=True)
+
+
+def test_indices_of_segments_that_are_not_utf8_are_no_numbers():
+    from rainbow_ray.data.manifest import _numbers
+
+    for column in (latin(["1", "caf\xe9", None]), latin(["1", "caf\xe9", None]).dictionary_encode()):
+        numbers = _numbers(pa.chunked_array([column])).to_numpy()
+        assert numbers[0] == 1.0
+        assert np.isnan(numbers[1:]).all()
+
+
+@pytest.mark.parametrize("half", [r'["\ud800", "a"]', r"['a', '\udfff']", r'{"\ud800": true}'])
+@pytest.mark.parametrize("several", [False, True])
+def test_half_a_character_in_a_list_is_not_utf8(read, half, several):
+    values = [half if i < 3 else NAMES[i % 3] for i in range(N)]
+    data = read(songs(**{KIND: values}), phase=2, data__multi_label=several)
+    assert data.profile["dropped"] == {LABEL_NOT_UTF8: 3}
+    assert data.problem.classes == tuple(sorted(NAMES))
+    whole = [r'["\ud83c\udfb5"]' if i % 3 == 0 else NAMES[i % 3] for i in range(N)]
+    assert "\U0001f3b5" in read(songs(**{KIND: whole}), phase=2, data__multi_label=several).problem.classes
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.binary(1), pa.binary_view(), pa.large_binary()])
+def test_bits_are_yes_and_no(read, kind):
+    data = read(songs(**{MARKED: pa.array([bytes([i % 2]) for i in range(N)], kind)}))
+    assert sorted(data.source.targets.tolist()) == [0.0] * 12 + [1.0] * 12
 
 
 @pytest.mark.slow
