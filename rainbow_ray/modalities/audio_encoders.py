@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.config import AudioEncoderConfig
+from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.audio import RATE
@@ -85,10 +86,12 @@ def wants_normalised(name: str) -> bool:
         InputError: The preprocessor is damaged, or made for another sample rate.
     """
     preprocessor = pretrained.read_preprocessor(name, pretrained.source_of(name), pretrained.AUDIO)
-    rate = getattr(preprocessor, "sampling_rate", RATE)
-    if rate != RATE:
-        raise InputError(f"{KEY}.model_name: {name!r} cannot be used: it reads sound at {rate} Hz, and windows have"
-                         f" {RATE} Hz")  # fmt: skip
+    said = getattr(preprocessor, "sampling_rate", None)
+    rate = parse_sample_rate(said)  # a number as text is one; where none is said, encoders read what windows have
+    if rate is not None and rate != RATE:
+        wrong = f"its preprocessor's sampling_rate, {said!r}, is no sample rate in Hz" if rate <= NOT_A_RATE else \
+                f"it reads sound at {rate} Hz, and windows have {RATE} Hz"  # fmt: skip
+        raise InputError(f"{KEY}.model_name: {name!r} cannot be used: {wrong}")
     return bool(getattr(preprocessor, "do_normalize", True))
 
 

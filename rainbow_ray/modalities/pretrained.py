@@ -21,7 +21,14 @@ from rainbow_ray.errors import InputError, first_line
 from rainbow_ray.files import describe_foreign_content
 from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
-from rainbow_ray.modalities.weights import PICKLED, SAFETENSORS, check_finite, check_loaded, check_weight_files
+from rainbow_ray.modalities.weights import (
+    PICKLED,
+    SAFETENSORS,
+    check_finite,
+    check_loaded,
+    check_values,
+    check_weight_files,
+)
 
 FAST = "tokenizer.json"  # holds a whole tokenizer; other files are then not read
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -100,7 +107,7 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
             AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         body, info = _load(name, source, kind, "the weights", load)
-        problems = check_loaded(body, info) or check_finite(body)  # what is missing has no values
+        problems = check_loaded(body, info) or check_finite(body) or check_values(body)  # what is missing has no values
     if problems:
         raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)
     return body

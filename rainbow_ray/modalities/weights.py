@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # after the name of weights that lie in several files
 ZIP, PICKLE = b"PK", b"\x80"  # first bytes
 NEVER_READ = ("pooler.", "masked_spec_embed", "contact_head.", "lm_head.")  # weights that may be missing
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")  # types of safetensors that no weight has
+PARAMETERS = ("weight", "bias", "gamma", "beta")  # last parts of the names of weights; buffers have others
+ROBERTA_FAMILY = ("roberta", "xlm-roberta", "camembert")  # laid out as BERT, but for the numbers of positions
 SHOWN = 3  # names of files or tensors in a message
 
 
@@ -23,6 +27,20 @@ def check_finite(module: Any) -> list[str]:
     """A problem where a module holds weights that are not finite numbers."""
     broken = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
     return [f"its weights are not finite numbers ({_few(broken)})"] if broken else []
+
+
+def check_values(body: Any) -> list[str]:
+    """A problem where a text encoder has one embedding for all tokens, or a body no weight but zeros."""
+    try:
+        table = getattr(body.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # of audio encoders
+        table = None
+    if table is not None and table.ndim == 2 and len(table) > 1 and bool((table == table[:1]).all()):
+        return [f"its embeddings of tokens are all {'zero' if not table.any() else 'the same'}: every text would look"
+                " like any other"]  # fmt: skip
+    if not any(bool(tensor.any()) for tensor in body.parameters() if tensor.ndim > 1):
+        return ["its weights are all zero"]
+    return []
 
 
 def check_weight_files(folder: Path) -> list[str]:
@@ -66,8 +84,8 @@ def _check_safetensors(file: Path) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "pt"):
-            return None
+        with safe_open(file, "pt") as opened:
+            return _integer_problem(file, {name: opened.get_slice(name).get_dtype() for name in opened.keys()})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if _first_bytes(file) == ZIP or _first_bytes(file)[:1] == PICKLE:
             return f"{file.name} is a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
@@ -76,9 +94,29 @@ def _check_safetensors(file: Path) -> str | None:
 
 def _check_pickled(file: Path) -> str | None:
     """What is wrong with a file that is to be one of `torch.save`."""
-    if zipfile.is_zipfile(file) or _first_bytes(file)[:1] == PICKLE:
+    if zipfile.is_zipfile(file):
+        try:
+            state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+            dtypes = {name: tensor.dtype for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        except Exception:  # of torch, for a file whose own loading says what is wrong with it
+            return None
+        whole = {name: str(dtype) for name, dtype in dtypes.items()
+                 if not dtype.is_floating_point and not dtype.is_complex}  # fmt: skip
+        return _integer_problem(file, whole)
+    if _first_bytes(file)[:1] == PICKLE:
         return None
     return f"{file.name} is cut off or damaged: copy it again"
+
+
+def _integer_problem(file: Path, dtypes: Mapping[str, str]) -> str | None:
+    """A problem where weights are whole numbers: of a quantised model, whose scales transformers would not apply."""
+    found = [name for name, dtype in dtypes.items() if (dtype in INTEGERS or dtype.startswith("torch."))
+             and name.rsplit(".", 1)[-1] in PARAMETERS]  # fmt: skip
+    if not found:
+        return None
+    dtype = dtypes[found[0]].removeprefix("torch.")
+    return f"{file.name} holds {len(found)} weights of type {dtype} ({_few(found)}), as quantised models have: use" \
+           " weights that are floats"  # fmt: skip
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -93,6 +131,9 @@ def check_loaded(body: Any, info: dict[str, Any]) -> list[str]:
     missing = sorted(name for name in info["missing_keys"] if not _is_never_read(name))
     mismatched = sorted((name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"])
     problems = []
+    bert = next((name for name in body.config.architectures or () if name.startswith("Bert")), None)
+    if bert and kind in ROBERTA_FAMILY:  # whose weights have the same names
+        problems.append(f"config.json says model_type {kind!r}, but its weights are those of a {bert}")
     if missing:
         unexpected = sorted(info["unexpected_keys"])
         others = f"; its file has {len(unexpected)} others ({_few(unexpected)})" if unexpected else ""

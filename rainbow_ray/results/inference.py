@@ -124,7 +124,7 @@ class Predictor:
             raise InputError("this model predicts segments: give tables to `predict_segments`")
         limit = None if allow_missing else max_unreadable(self.bundle.info)
         table, report = self.predict_with_report(songs, limit)
-        self._check_media(report, self._missing_columns(songs), allow_missing=allow_missing)
+        self._check_media(report, songs, allow_missing=allow_missing)
         return table
 
     def predict_with_report(
@@ -148,8 +148,8 @@ class Predictor:
             part = texts.slice(start, start + size)
             parts.append(self._score(part, None if table is None else slice_of(table, start, start + size)))
             report += parts[-1].report
-            if limit is not None and report.exceeds(limit, rows):
-                self._check_media(report, [], allow_missing=False, partial=True)
+            if limit is not None and start + size < rows and report.exceeds(limit, rows):
+                self._check_media(report, songs, allow_missing=False, partial=True)
         scores = np.concatenate([part.scores for part in parts])
         reasons = [reason for part in parts for reason in part.reasons]
         predictions: np.ndarray = np.full(rows, None, dtype=object)
@@ -201,7 +201,7 @@ class Predictor:
         if not self.reads_segments:
             raise InputError("this model does not predict segments: use `predict`")
         scores = self.segments_with_report(table, check_unit=True)
-        self._check_media(scores.media, self._missing_columns(table), allow_missing=allow_missing)
+        self._check_media(scores.media, table, allow_missing=allow_missing)
         return scores
 
     def segments_with_report(
@@ -231,21 +231,24 @@ class Predictor:
         """What the model reads beside text."""
         return tuple(name for name in self.bundle.model.modalities if name != "text")
 
-    def _missing_columns(self, songs: Any) -> list[str]:
+    def _missing_columns(self, songs: Any) -> tuple[list[str], list[str]]:
+        """Messages about columns of audio and MIDI that a table lacks, and the modalities that are not offered."""
         if not self._media or not isinstance(songs, pd.DataFrame | pa.Table):
-            return []  # whoever gives texts alone wants them scored alone
-        columns = {name: self.bundle.info["media_columns"][name] for name in self._media}
-        return [f"the table has {message}" for message in missing_columns(columns, column_names_of(songs), IN_PYTHON)]
+            return [], list(self._media)  # whoever gives texts alone wants them scored alone
+        info, names = self.bundle.info, column_names_of(songs)
+        columns = {name: info["media_columns"][name] for name in self._media}
+        messages = missing_columns(columns, names, IN_PYTHON, info["text_columns"])
+        absent = [name for name, (column, *_) in columns.items() if column not in names]
+        return [f"the table has {message}" for message in messages], absent
 
-    def _check_media(
-        self, report: MediaReport, missing: list[str], *, allow_missing: bool, partial: bool = False
-    ) -> None:
+    def _check_media(self, report: MediaReport, songs: Any, *, allow_missing: bool, partial: bool = False) -> None:
         """Raise `InputError` where too little could be read; warn where less than all."""
-        root = self._root
-        problems = [*missing, *report.problems(max_unreadable(self.bundle.info), root, IN_PYTHON, partial=partial)]
+        root, limit = self._root, max_unreadable(self.bundle.info)
+        missing, absent = self._missing_columns(songs)
+        problems = [*missing, *report.problems(limit, root, IN_PYTHON, partial=partial, absent=absent)]
         if problems and not allow_missing:
             raise InputError(problems)
-        notes = [*missing, *report.notes(root)]
+        notes = [*missing, *report.notes(root, absent=absent)]
         if notes:
             warnings.warn("\n".join(notes), MediaWarning, stacklevel=3)
 

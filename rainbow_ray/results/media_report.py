@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,9 @@ class MediaReport:
         """
         return any(one.unusable > limit * rows for one in self.modalities.values())
 
-    def problems(self, limit: float, root: Path, advice: Advice, *, partial: bool = False) -> list[str]:
+    def problems(
+        self, limit: float, root: Path, advice: Advice, *, partial: bool = False, absent: Collection[str] = ()
+    ) -> list[str]:
         """Return a message for each modality of which too few files can be used.
 
         Args:
@@ -160,8 +162,11 @@ class MediaReport:
             root: The folder that relative names start from.
             advice: What the caller can do.
             partial: Whether reading ended before all rows were read, because the limit is exceeded whatever they hold.
+            absent: Modalities that the caller does not offer: no row is expected to name them.
         """
-        messages = []
+        unnamed = [] if partial else self._unnamed(absent)
+        messages = [f"no row names {name}, which this model reads; score without {name} with {advice.allow_missing}"
+                    for name in unnamed]  # fmt: skip
         for modality, one in self.modalities.items():
             usable, named, unusable = one.usable, one.named, one.unusable
             if not unusable or (usable and unusable <= limit * named):
@@ -180,18 +185,25 @@ class MediaReport:
             )
         return messages
 
-    def notes(self, root: Path) -> list[str]:
+    def notes(self, root: Path, *, absent: Collection[str] = ()) -> list[str]:
         """Return a line for each reason why files are treated as missing, and for each note on others.
 
         Args:
             root: The folder that relative names start from.
+            absent: Modalities that the caller does not offer.
         """
-        lines = []
+        lines = [f"no row names {name}: the scores are made without it" for name in self._unnamed(absent)]
         for modality, one in self.modalities.items():
             for reason, line in zip(one.reasons, say_troubles(modality, one.reasons, one.names), strict=True):
                 lines.append(f"{line}, under the media root {root}" if reason in MEDIA_ROOT_REASONS else line)
             lines += describe_notes(modality, one.notes, one.note_names)
         return lines
+
+    def _unnamed(self, absent: Collection[str]) -> list[str]:
+        """Modalities that no row of a table names, though it has a column for them."""
+        if not sum(self.rows.values()):
+            return []
+        return [name for name, one in self.modalities.items() if not one.named and name not in absent]
 
 
 def max_unreadable(info: Mapping[str, Any]) -> float:
@@ -200,7 +212,10 @@ def max_unreadable(info: Mapping[str, Any]) -> float:
 
 
 def missing_columns(
-    media_columns: Mapping[str, Sequence[str | None]], names: Sequence[str], advice: Advice
+    media_columns: Mapping[str, Sequence[str | None]],
+    names: Sequence[str],
+    advice: Advice,
+    others: Iterable[str] = (),
 ) -> list[str]:
     """Return a message for each column of audio or MIDI that a model reads and a table does not have.
 
@@ -208,9 +223,12 @@ def missing_columns(
         media_columns: Of each modality its column and, or None, its column of sample rates.
         names: The table's columns.
         advice: What the caller can do.
+        others: Further columns that the model reads: like those of its media, none of them can be the one meant.
     """
+    own = {*others, *(name for pair in media_columns.values() for name in pair)}
+    free = [name for name in names if name not in own]
     return [
-        f"no column {column!r}, in which this model reads {modality}{nearest(str(column), names)}; rename it, or score"
+        f"no column {column!r}, in which this model reads {modality}{nearest(str(column), free)}; rename it, or score"
         f" without {modality} with {advice.allow_missing}"
         for modality, (column, *_) in media_columns.items()
         if column not in names

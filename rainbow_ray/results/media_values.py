@@ -61,7 +61,7 @@ def parse_media_value(cell: Any, modality: str, rate: Any = None, *, bytes_are_s
     Args:
         cell: A file's name (`str`, `os.PathLike`), its bytes (any buffer, or an array of uint8), samples (an array or a
             list of numbers, mono or with a side of channels), a dictionary with `path`, `bytes` or `array` and
-            `sampling_rate`, or nothing (None, NaN, NA, a blank name).
+            `sampling_rate`, or nothing (None, NaN, NA, a blank name, no samples).
         modality: `audio` or `midi`.
         rate: The cell of the column of sample rates, of any type.
         bytes_are_samples: Whether bytes with a rate are float32 samples, as in `audio_waveform`.
@@ -73,7 +73,7 @@ def parse_media_value(cell: Any, modality: str, rate: Any = None, *, bytes_are_s
     if _is_missing(cell):
         return MediaValue()
     if isinstance(cell, Mapping):
-        return _parse_mapping(cell, modality)
+        return _parse_mapping(cell, modality, rate)
     if isinstance(cell, os.PathLike):
         cell = os.fspath(cell)
         cell = os.fsdecode(cell) if isinstance(cell, bytes) else cell
@@ -214,13 +214,20 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _parse_mapping(cell: Mapping[Any, Any], modality: str) -> MediaValue:
-    """A cell as Hugging Face `datasets` writes it: `path` and `bytes`, or `array` and `sampling_rate`."""
-    for key in ("array", "bytes", "path"):  # where there are bytes, the path is only a name
-        inner = _unwrap(cell.get(key))
-        if not _is_missing(inner) and not isinstance(inner, Mapping):
-            return parse_media_value(inner, modality, cell.get("sampling_rate"))
-    return MediaValue() if cell.keys() & {"array", "bytes", "path"} else MediaValue(problem=NOT_MEDIA, detail="dict")
+def _parse_mapping(cell: Mapping[Any, Any], modality: str, rate: Any) -> MediaValue:
+    """A cell as Hugging Face `datasets` writes it: `path` and `bytes`, or `array` and `sampling_rate`.
+
+    Samples without a `sampling_rate` of their own have that of the column of sample rates.
+    """
+    own = _unwrap(cell.get("sampling_rate"))
+    held = [inner for key in ("array", "bytes", "path")  # where there are bytes, the path is only a name
+            if not _is_missing(inner := _unwrap(cell.get(key)))]  # fmt: skip
+    for inner in held:
+        if not isinstance(inner, Mapping):
+            return parse_media_value(inner, modality, rate if _is_missing(own) else own)
+    if held or not cell.keys() & {"array", "bytes", "path"}:
+        return MediaValue(problem=NOT_MEDIA, detail="dict in a dict" if held else "dict")
+    return MediaValue()
 
 
 def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
@@ -231,6 +238,8 @@ def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
         samples = np.asarray(cell)
     except (TypeError, ValueError, RuntimeError) as error:  # parts of several lengths, a tensor on a GPU
         return MediaValue(problem=NOT_SAMPLES, detail=str(error)[:120])
+    if samples.size == 0:  # as lists stand for no sound, like blank names
+        return MediaValue()
     scale = FULL_SCALE.get(samples.dtype.name)
     if samples.dtype.kind != "f" and scale is None:
         return MediaValue(problem=NOT_SAMPLES, detail=f"{samples.dtype} in place of floats or int16")

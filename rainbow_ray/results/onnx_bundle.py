@@ -31,6 +31,7 @@ FOLDER = "onnx"  # of a run
 NEEDED = {"graph", "problem", "score_names", "calibration", "max_tokens", "pad_id", "modalities", "segments", "files"}
 MOST_TOKENS = 8192  # of a batch, with padding
 YES = 0.5
+NOT_UTF8 = "text that is not UTF-8"  # as in data/normalize.py, which needs pyarrow
 
 
 class Described(BaseModel):
@@ -104,15 +105,15 @@ class OnnxPredictor:
 
         Raises `InputError` for a table, and for what is no text.
         """
-        given = _plain_texts(texts)
+        given, undecodable = _plain_texts(texts)
         scores = self.score_texts(given)
         known = ~np.isnan(scores).any(axis=1)
         said = iter(self.decide(scores[known]))
         return [
             {"prediction": next(said), **dict(zip(self.score_names, map(float, row), strict=True)), "reason": None}
             if there
-            else {"prediction": None, **dict.fromkeys(self.score_names), "reason": "no text"}
-            for row, there in zip(scores, known, strict=True)
+            else {"prediction": None, **dict.fromkeys(self.score_names), "reason": NOT_UTF8 if broken else "no text"}
+            for row, there, broken in zip(scores, known, undecodable, strict=True)
         ]
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -173,21 +174,30 @@ class OnnxPredictor:
         return {name: value for name, value in made.items() if name in self.inputs}
 
 
-def _plain_texts(texts: Any) -> list[str]:
-    """Texts as strings, empty for None and NaN. Raises `InputError` for anything else."""
+def _plain_texts(texts: Any) -> tuple[list[str], list[bool]]:
+    """Texts as strings, empty for None, NaN and bytes that are not UTF-8, and which are such bytes.
+
+    Raises `InputError` for anything else.
+    """
     if hasattr(texts, "columns") or hasattr(texts, "column_names"):
         raise InputError("an ONNX model scores texts, not tables: give it a column, such as table['concept']; the run"
                          " that it came from scores tables")  # fmt: skip
-    cells = [texts] if isinstance(texts, str) or texts is None else list(texts)
-    plain = []
+    cells = [texts] if isinstance(texts, str | bytes) or texts is None else list(texts)
+    plain, undecodable = [], [False] * len(cells)
     for row, cell in enumerate(cells):
         if isinstance(cell, str):
             plain.append(cell.encode("utf-8", "replace").decode())  # half a character is none
+        elif isinstance(cell, bytes | bytearray | memoryview):
+            try:
+                plain.append(bytes(cell).decode())
+            except UnicodeDecodeError:
+                plain.append("")
+                undecodable[row] = True
         elif cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType":
             plain.append("")
         else:
             raise InputError(f"text {row} is a {type(cell).__name__}, not text")
-    return plain
+    return plain, undecodable
 
 
 def is_onnx(folder: Path) -> bool:

@@ -156,7 +156,8 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
     if song in ("prediction", "reason", MODALITIES_READ, *predictor.score_names):
         wrong.append(f"{manifest}: the column {song!r} has a name that predictions have; rename it")
     if predictor.reads_media:
-        missing = [f"{manifest}: {line}" for line in missing_columns(info["media_columns"], names, IN_COMMAND)]
+        lines = missing_columns(info["media_columns"], names, IN_COMMAND, info["text_columns"])
+        missing = [f"{manifest}: {line}" for line in lines]
         if not root.is_dir():
             missing.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there. Name another, or"
                            " score without them with --allow-missing")  # fmt: skip

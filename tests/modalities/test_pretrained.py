@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 
+from rainbow_ray.config import TextEncoderConfig
 from rainbow_ray.errors import InputError
 from rainbow_ray.modalities import audio_encoders, hub, pretrained, text
 from tests.conftest import song_rows, tiny_body, tiny_config
@@ -131,6 +132,17 @@ def own_code(folder: Path) -> None:
     (folder / "code.py").write_text(f"import os\nos.mkdir({str(folder / 'it-ran')!r})\n")
 
 
+def quantised(folder: Path) -> None:
+    save_weights(folder, {name: (tensor * 100).to(torch.int8) if tensor.ndim == 2 else tensor
+                          for name, tensor in tensors(folder).items()})  # fmt: skip
+
+
+def quantised_pickle(folder: Path) -> None:
+    torch.save({name: (tensor.abs() * 100).to(torch.uint8) if tensor.ndim == 2 else tensor
+                for name, tensor in tensors(folder).items()}, folder / "pytorch_model.bin")  # fmt: skip
+    (folder / WEIGHTS).unlink()
+
+
 # what is done to a folder, and what the message says: of text and of audio encoders
 WEIGHT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pointer": (lambda folder: (folder / WEIGHTS).write_text(POINTER), "is a Git LFS pointer"),
@@ -148,6 +160,8 @@ WEIGHT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index damaged": (damaged_index, "model.safetensors.index.json is damaged"),
     "layer missing": (without_a_layer, "weights of a"),
     "not finite": (not_finite, "not finite numbers"),
+    "quantised": (quantised, "weights of type I8"),
+    "quantised pickle": (quantised_pickle, "weights of type uint8"),
     "other names": (other_names, "its file has"),
     "fewer layers": (fewer_layers, "config.json says 2"),
     "own code": (own_code, "code of its own, which is never run"),
@@ -224,6 +238,33 @@ def test_weights_of_other_shapes_are_refused(text_folder, capfd):
     edit(text_folder / "config.json", intermediate_size=64)
     problem = refusal(lambda: load_text(text_folder), capfd)
     assert "intermediate.dense.bias is 48, not 64, and 11 more" in problem
+
+
+def test_weights_that_say_nothing_are_refused(text_folder, audio_folder, capfd):
+    state = tensors(text_folder)
+    name = next(name for name in state if name.endswith("word_embeddings.weight"))
+    for made, words in ((torch.zeros_like(state[name]), "all zero"), (torch.ones_like(state[name]), "all the same")):
+        save_weights(text_folder, {**state, name: made})
+        assert f"embeddings of tokens are {words}" in refusal(lambda: load_text(text_folder), capfd)
+    save_weights(audio_folder, {name: torch.zeros_like(tensor) for name, tensor in tensors(audio_folder).items()})
+    assert "weights are all zero" in refusal(lambda: load_audio(audio_folder), capfd)
+
+
+def test_weights_of_bert_under_the_name_of_roberta_are_refused(text_folder, capfd):
+    edit(text_folder / "config.json", model_type="roberta")
+    assert "those of a BertModel" in refusal(lambda: load_text(text_folder), capfd)
+
+
+@pytest.mark.parametrize(("file", "key", "value"), [("tokenizer_config.json", "model_max_length", 1),
+                                                    ("tokenizer_config.json", "model_max_length", 0),
+                                                    ("tokenizer_config.json", "model_max_length", -5),
+                                                    ("tokenizer_config.json", "model_max_length", 7),
+                                                    ("config.json", "max_position_embeddings", 1)])  # fmt: skip
+def test_a_limit_without_room_for_a_text_is_refused(file, key, value, text_folder, capfd):
+    edit(text_folder / file, **{key: value})
+    name = str(text_folder)
+    problem = refusal(lambda: text.token_limit(name, TextEncoderConfig(), text.load_config(name)), capfd)
+    assert f"{file} says {key} {value}, which leaves no room for a text" in problem
 
 
 def test_whole_folders_are_accepted_in_every_format(text_folder, audio_folder):
@@ -361,6 +402,15 @@ def test_what_a_preprocessor_says_is_read(audio_folder, capfd):
     assert audio_encoders.wants_normalised(str(copies[0])) is True
     edit(copies[1] / file.name, sampling_rate=8000)
     assert "reads sound at 8000 Hz" in refusal(lambda: load_audio(copies[1]), capfd)
+    for value, words in (("8000", "at 8000 Hz"), ("many", "'many', is no sample rate"), ([16000], "is no sample rate")):
+        edit(copies[1] / file.name, sampling_rate=value)
+        audio_encoders.wants_normalised.cache_clear()
+        audio_encoders.verify_encoder.cache_clear()
+        assert words in refusal(lambda: load_audio(copies[1]), capfd)
+    for value in ("16000", 16000.0, None):
+        edit(copies[1] / file.name, sampling_rate=value)
+        audio_encoders.wants_normalised.cache_clear()
+        assert audio_encoders.wants_normalised(str(copies[1])) is False
     (copies[2] / file.name).write_text(POINTER)
     assert "preprocessor_config.json is a Git LFS pointer" in refusal(lambda: load_audio(copies[2]), capfd)
 

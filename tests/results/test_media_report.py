@@ -71,3 +71,25 @@ def test_columns_that_are_not_there_are_named():
     assert "'audio_file'" in line
     assert "did you mean audio_files" in line
     assert missing_columns(columns, ["audio_file", "midi_binary"], IN_COMMAND) == []
+
+
+def test_the_models_other_columns_are_not_offered_in_place_of_one():
+    columns = {"audio": ("audio_file", None), "midi": ("midi_file", None)}
+    names = ["midi_file", "audio_text"]
+    (line,) = missing_columns(columns, names, IN_COMMAND, others=["audio_text"])
+    assert "did you mean" not in line
+    assert "did you mean audio_text" in missing_columns(columns, names, IN_COMMAND)[0]
+
+
+def test_a_column_that_names_nothing_is_refused_where_it_is_offered():
+    nothing = MediaReport({"audio": ModalityReport(), "midi": ModalityReport(3)}, {"text+midi": 3})
+    (line,) = nothing.problems(0.2, ROOT, IN_COMMAND)
+    assert "no row names audio" in line
+    assert "--allow-missing" in line
+    assert nothing.notes(ROOT) == ["no row names audio: the scores are made without it"]
+    assert nothing.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
+    assert nothing.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
+    assert nothing.notes(ROOT, absent=["audio"]) == []
+    assert MediaReport({"audio": ModalityReport()}).problems(0.2, ROOT, IN_COMMAND) == [], "there are no rows"
+    some = nothing + MediaReport({"audio": ModalityReport(1)}, {"text+audio": 1})
+    assert some.problems(0.2, ROOT, IN_COMMAND) == []

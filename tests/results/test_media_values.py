@@ -26,7 +26,8 @@ from rainbow_ray.results.media_values import (
 RAW = b"bytes of a file"
 
 
-@pytest.mark.parametrize("cell", [None, float("nan"), np.float64("nan"), pd.NA, pd.NaT, "", "  ", {"path": None}])
+@pytest.mark.parametrize("cell", [None, float("nan"), np.float64("nan"), pd.NA, pd.NaT, "", "  ", {"path": None}, [],
+                                  np.zeros(0), {"array": [], "sampling_rate": 16000}])  # fmt: skip
 def test_an_empty_cell_is_no_trouble(cell):
     assert parse_media_value(cell, "audio") == MediaValue()
 
@@ -67,6 +68,13 @@ def test_samples_of_any_type_are_float32(cell):
     assert np.frombuffer(value.value, "<f4").tolist() == WAVE
 
 
+@pytest.mark.parametrize(("own", "rate"), [({}, 8000), ({"sampling_rate": None}, 8000),
+                                           ({"sampling_rate": float("nan")}, 8000),
+                                           ({"sampling_rate": 16000}, 16000)])  # fmt: skip
+def test_samples_in_a_dictionary_have_the_rate_beside_them_unless_they_have_their_own(own, rate):
+    assert parse_media_value({"array": WAVE, **own}, "audio", 8000).rate == rate
+
+
 def test_channels_become_one():
     left, right = np.linspace(0, 1, 50), np.linspace(1, 0, 50)
     for stereo in (np.stack([left, right]), np.stack([left, right], axis=1), [left.tolist(), right.tolist()]):
@@ -83,6 +91,7 @@ def test_channels_become_one():
         (["a.wav"], "audio", 16000, NOT_SAMPLES), (np.array(["a.wav"]), "audio", 16000, NOT_SAMPLES),
         (np.array([True, False]), "audio", 16000, NOT_SAMPLES), (7, "audio", 16000, NOT_MEDIA),
         (np.float32(7), "audio", 16000, NOT_MEDIA), ({"x": 1}, "audio", 16000, NOT_MEDIA),
+        ({"path": {"path": "a.wav"}}, "audio", 16000, NOT_MEDIA), ({"bytes": {}}, "midi", None, NOT_MEDIA),
         (object(), "midi", None, NOT_MEDIA), ({1}, "midi", None, NOT_MEDIA), ("caf\udce9.wav", "audio", None,
                                                                             NAME_NOT_UTF8),
     ],

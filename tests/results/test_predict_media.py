@@ -148,12 +148,29 @@ def test_a_few_are_warned_of_and_rows_say_what_they_have_read(fused):
         model.predict(
             few.assign(audio_file=["gone.wav" if i < 5 else name for i, name in enumerate(few["audio_file"])])
         )
+    with pytest.raises(InputError, match="only 15 of 20 audio files can be used"):  # all rows were read
+        model.predict(songs.assign(audio_file=["gone.wav"] * 5 + songs["audio_file"].tolist()[5:]))
+
+
+def test_a_column_that_names_nothing_is_refused_or_warned_of(fused):
+    folder, songs, media = fused
+    model = rainbow_ray.load(folder, media_root=media)
+    empty = songs.assign(audio_file=None, concept=[None, *songs["concept"][1:]])
+    with pytest.raises(InputError, match=r"no row names audio.*allow_missing=True"):
+        model.predict(empty)
+    with pytest.warns(MediaWarning, match="no row names audio"):
+        found = model.predict(empty, allow_missing=True)
+    assert found["modalities"].tolist() == ["midi"] + ["text+midi"] * (SONGS - 1)
+    nothing = pd.DataFrame({"concept": [" "], "audio_file": [None], "midi_file": [None]})
+    with pytest.warns(MediaWarning, match="no row names midi"):
+        scored = model.predict(nothing, allow_missing=True)
+    assert scored[["prediction", "modalities", "reason"]].values.tolist() == [[None, None, "nothing to read"]]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what no row names is not missing
-        empty = model.predict(songs.assign(audio_file=None, concept=[None, *songs["concept"][1:]]))
-    assert empty["modalities"].tolist() == ["midi"] + ["text+midi"] * (SONGS - 1)
-    nothing = model.predict(pd.DataFrame({"concept": [" "], "audio_file": [None], "midi_file": [None]}))
-    assert nothing[["prediction", "modalities", "reason"]].values.tolist() == [[None, None, "nothing to read"]]
+        warnings.simplefilter("error")  # texts alone, no rows, and a modality that some rows have
+        assert model.predict(["a door"])["modalities"].tolist() == ["text"]
+        assert len(model.predict(songs.iloc[:0])) == 0
+        some = model.predict(songs.assign(audio_file=[*songs["audio_file"][:3], *[None] * (SONGS - 3)]))
+    assert some["modalities"].tolist() == ["text+audio+midi"] * 3 + ["text+midi"] * (SONGS - 3)
 
 
 def test_a_column_that_is_not_there_is_no_table_of_texts(fused):
@@ -195,6 +212,18 @@ def test_the_command_refuses_and_goes_on(fused, command, tmp_path):
     code, said = command(*arguments, "--media-root", media, "--overwrite")
     assert (code, "no column 'midi_file'" in said) == (2, True)
     assert len(pd.read_parquet(out)) == SONGS, "what was there is left alone"
+
+
+def test_the_command_refuses_a_column_that_names_nothing(fused, command, tmp_path):
+    folder, songs, media = fused
+    songs.assign(audio_file=pd.Series([None] * SONGS, dtype="string")).to_parquet(tmp_path / "songs.parquet")
+    arguments = ["--model", folder, "--manifest", tmp_path / "songs.parquet", "--media-root", media]
+    code, said = command(*arguments, "--out", tmp_path / "out.parquet")
+    assert (code, "no row names audio" in said, "--allow-missing" in said) == (2, True, True), said
+    assert not (tmp_path / "out.parquet").exists()
+    code, said = command(*arguments, "--out", tmp_path / "out.parquet", "--allow-missing")
+    assert (code, "Note: no row names audio" in said) == (0, True), said
+    assert set(pd.read_parquet(tmp_path / "out.parquet")["modalities"]) == {"text+midi"}
 
 
 def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
