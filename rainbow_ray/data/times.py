@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DAY = 86_400.0  # seconds; no song is longer
-MAX_TIMESTAMP = 100 * 366 * DAY  # seconds from 1970: zero dates of spreadsheets lie within
 EXPECTED = "seconds from the song's start: numbers, times, durations, or text such as 83.5, 1:23.5, 1:02:03, 83.5s"
 
 INFINITE = "infinite"
@@ -155,19 +154,6 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
     parsed = _parse_distinct(text.take(pa.array(others, pa.int64())))
     seconds, reasons = numbers.copy(), np.full(len(numbers), None, dtype=object)
     seconds[others], reasons[others] = parsed.seconds, parsed.reasons
-    return SecondsColumn(seconds, reasons)
-
-
-def _timestamps(column: pa.ChunkedArray) -> SecondsColumn:
-    """Times of day on a spreadsheet's zero date; other dates, also those that no calendar has, are unreadable."""
-    valid = column.is_valid().to_numpy()
-    if column.type.tz is not None:
-        return SecondsColumn(np.full(len(column), np.nan), _reason_where(valid, TIME_ZONE))
-    ticks = column.cast(pa.int64()).fill_null(0).to_numpy() / _PER_SECOND[column.type.unit]
-    is_near = valid & (np.abs(ticks) < MAX_TIMESTAMP)
-    seconds, reasons = np.full(len(column), np.nan), _reason_where(valid & ~is_near, A_DATE)
-    parsed = _parse_distinct(column.filter(pa.array(is_near)))
-    seconds[is_near], reasons[is_near] = parsed.seconds, parsed.reasons
     return SecondsColumn(seconds, reasons)
 
 

@@ -407,8 +407,8 @@ def test_what_a_preprocessor_says_is_read(audio_folder, capfd):
         audio_encoders.wants_normalised.cache_clear()
         audio_encoders.verify_encoder.cache_clear()
         assert words in refusal(lambda: load_audio(copies[1]), capfd)
-    for value in ("16000", 16000.0, None):
-        edit(copies[1] / file.name, sampling_rate=value)
+    for right in ("16000", 16000.0, None):
+        edit(copies[1] / file.name, sampling_rate=right)
         audio_encoders.wants_normalised.cache_clear()
         assert audio_encoders.wants_normalised(str(copies[1])) is False
     (copies[2] / file.name).write_text(POINTER)
