@@ -84,7 +84,8 @@ def test_names_in_brackets_reach_an_output_of_latin_1_whole(tmp_path):
     assert "songs [final].parquet" in text
     for kind in KINDS:
         assert kind in text
-    assert list((tmp_path / ("long_folder_name_" * 5)).iterdir()) == []
+    left = [path.name for path in (tmp_path / ("long_folder_name_" * 5)).iterdir()]
+    assert [name for name in left if not name.startswith("torchinductor")] == [], "torch keeps a cache of its own there"
     done = call(tmp_path, "rainbow_ray.check", *arguments, **strange)
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode("latin-1")
