@@ -270,7 +270,8 @@ def _read(
 
     def read(task: pa.Table) -> Iterator[pa.Table]:
         for i in range(len(task)):
-            group = RowGroup(task["file"][i].as_py(), task["group"][i].as_py(), 0, 0)
+            file, number = task["file"][i].as_py(), task["group"][i].as_py()
+            group = RowGroup(file, number, 0, manifest.groups[file][number])
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
             for block, numbers in _slices(manifest, group, columns.projection, rows, examples):
                 yield then(prepare(plain_rows(block, columns)).append_column("example", pa.array(numbers)))
