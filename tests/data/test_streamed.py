@@ -149,9 +149,11 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
 
 def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_session, tiny_encoder):
     """Tables that were whole at the first look: in memory, in the pass over all rows, and in an epoch."""
-    table = pa.table(song_rows(songs=60, stems=1))
+    songs = song_rows(songs=60, stems=1)
     for name in ("a?.parquet", "b\n.parquet"):
-        pq.write_table(table, tmp_path / name, row_group_size=20)
+        own = {**songs, "id": [f"{name[0]} {song}" for song in songs["id"]],
+               "concept": [f"{name[0]} {text}" for text in songs["concept"]]}  # fmt: skip
+        pq.write_table(pa.table(own), tmp_path / name, row_group_size=20)
     plan = plan_of(tmp_path, tiny_encoder("bert"))
     step = functools.partial(prepare, reading=plan.reading)
     count = functools.partial(lengths, reading=plan.reading)
