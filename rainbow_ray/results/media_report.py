@@ -164,7 +164,8 @@ class MediaReport:
             partial: Whether reading ended before all rows were read, because the limit is exceeded whatever they hold.
             absent: Modalities that the caller does not offer: no row is expected to name them.
         """
-        unnamed = [] if partial else self._unnamed(absent)
+        is_one_row = sum(self.rows.values()) == 1  # a song that lacks a modality, as songs in training may
+        unnamed = [] if partial or is_one_row else self._unnamed(absent)
         messages = [f"no row names {name}, which this model reads; score without {name} with {advice.allow_missing}"
                     for name in unnamed]  # fmt: skip
         for modality, one in self.modalities.items():

@@ -88,6 +88,9 @@ def test_a_column_that_names_nothing_is_refused_where_it_is_offered():
     assert "--allow-missing" in line
     assert nothing.notes(ROOT) == ["no row names audio: the scores are made without it"]
     assert nothing.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
+    single = MediaReport({"audio": ModalityReport()}, {"text": 1})
+    assert single.problems(0.2, ROOT, IN_COMMAND) == [], "one song may lack it"
+    assert single.notes(ROOT) == ["no row names audio: the scores are made without it"]
     assert nothing.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
     assert nothing.notes(ROOT, absent=["audio"]) == []
     assert MediaReport({"audio": ModalityReport()}).problems(0.2, ROOT, IN_COMMAND) == [], "there are no rows"
