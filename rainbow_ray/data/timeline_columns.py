@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.normalize import id_column as exact_ids
+from rainbow_ray.data.normalize import is_bytes_type, is_string_type
 from rainbow_ray.data.time_units import read_times
 from rainbow_ray.data.times import parse_seconds, time_type_problem
 from rainbow_ray.errors import InputError
@@ -154,15 +155,6 @@ def _is_all_missing(column: pa.ChunkedArray) -> bool:
     return bool(column.null_count == len(column))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-                or pa.types.is_fixed_size_binary(kind))  # fmt: skip
-
-
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
@@ -181,23 +173,23 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _texts_or_bytes(column: pa.ChunkedArray) -> list[Any] | None:
-    return _values(column) if _is_text(column.type) or _is_bytes(column.type) else None
+    return _values(column) if is_string_type(column.type) or is_bytes_type(column.type) else None
 
 
 def _lyrics(column: pa.ChunkedArray) -> list[Any] | None:
-    if _is_list(column.type) and _is_text(column.type.value_type):
+    if _is_list(column.type) and is_string_type(column.type.value_type):
         return [None if lines is None else "\n".join(line or "" for line in lines) for lines in column.to_pylist()]
     return _texts_or_bytes(column)
 
 
 def _structures(column: pa.ChunkedArray) -> list[Any] | None:
     kind = column.type
-    if _is_text(kind):
+    if is_string_type(kind):
         values = _values(column)
         return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
     if not _is_list(kind):
         return None
-    if _is_text(kind.value_type):
+    if is_string_type(kind.value_type):
         return [None if parts is None else " | ".join(part or "" for part in parts) for parts in column.to_pylist()]
     if not pa.types.is_struct(kind.value_type):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,12 @@ def test_tables_are_drawn_in_ascii_where_nothing_else_is_left(encoding):
 
 def test_streams_without_an_encoding_are_left_alone(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
-    monkeypatch.setattr("sys.stderr", io.StringIO())
+    plain = io.StringIO()
+    monkeypatch.setattr("sys.stderr", plain)
     protect_streams()
+    assert sys.stdout is None
+    assert sys.stderr is plain
+    assert plain.errors is None
 
 
 def calls_of(tree: ast.AST):
