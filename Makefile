@@ -52,7 +52,7 @@ sshd:
 # Kills and faults in full, and the tests that take minutes; `slow` runs a few seeds and the shorter ones.
 campaign: env
 	$(PYTEST) -m "slow and long"
-	$(PYTEST) -m "slow and not long" tests/campaign tests/cluster/test_faults.py --kills 10
+	$(PYTEST) -m "slow and not long" tests/fault_injection tests/cluster/test_faults.py --kills 10
 
 # All tests, with what Ray's workers run; at least 90% of the package.
 coverage: env

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.paths import path_option
+from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import describe, exit_code, raise_on_signal
 from rainbow_ray.utils.streams import close_output, print_error, protect_streams
 
@@ -33,7 +33,7 @@ WISHES: dict[str, tuple[str, str]] = {
 def main(arguments: Sequence[str]) -> int:
     protect_streams()
     options = _parser().parse_args(arguments)
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     try:
         with raise_on_signal():
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Raises `InputError`; other errors that a user can act on are told here."""
-    from cluster import adopt, collect, commands, jobs, up
+    from cluster import adopt, commands, garbage_collect, jobs, up
     from cluster.lifecycle import ClusterError
     from cluster.remote import RemoteError
     from cluster.runpod_api import ApiError
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         "scale": lambda: up.scale(name, options.pods, yes=options.yes, dry_run=options.dry_run),
         "status": lambda: commands.status(name),
         "cost": lambda: commands.cost(name),
-        "gc": lambda: collect.gc(
+        "gc": lambda: garbage_collect.gc(
             volumes=options.volumes, running=options.running, yes=options.yes, dry_run=options.dry_run
         ),
         "ssh": lambda: commands.ssh(name, options.rest[options.rest[:1] == ["--"] :]),

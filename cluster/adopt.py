@@ -9,13 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from cluster.bring_up import bring_up_ray, code_folder, push_code
-from cluster.known import without_api
 from cluster.lifecycle import Cluster, ClusterError
+from cluster.provision import bring_up_ray, code_folder, push_code
+from cluster.registry import without_api
 from cluster.remote import Remote, RemoteError, reach
 from cluster.settings import Settings, say_duration
 from cluster.state import LATE_SECONDS, ClusterFolder, PodRecord, State
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 GONE_SECONDS = 90.0
 NO_TIMER = "WARNING: NOTHING ENDS THIS MACHINE BY ITSELF: end it at https://console.runpod.io/pods when you are done"

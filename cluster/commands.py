@@ -8,15 +8,15 @@ import time
 from typing import Any
 
 from cluster.adopt import NO_TIMER, end_adopted, start_timer
-from cluster.bring_up import bring_up_ray, on_pod
-from cluster.known import head_of, known_cluster, open_api
 from cluster.lifecycle import Cluster, ClusterError
-from cluster.offers import agreed, find_candidates
+from cluster.pricing import agreed, find_candidates
+from cluster.provision import bring_up_ray, on_pod
+from cluster.registry import head_of, known_cluster, open_api
 from cluster.remote import RemoteError, reach
 from cluster.settings import Settings, say_duration
 from cluster.state import ClusterFolder, PodRecord
 from cluster.volumes import say_price
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 DASHBOARD_PORT = 8265
 

@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.bring_up import code_folder, on_pod, push_code
-from cluster.known import head_of
+from cluster.provision import code_folder, on_pod, push_code
+from cluster.registry import head_of
 from cluster.remote import Remote
 from cluster.state import ClusterFolder, State
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 MANIFEST = "base_manifest_db.parquet"  # what RAINBOW_MANIFEST names on pods
 ORIGIN = ".pulled-from"  # in a run that came from a cluster: which

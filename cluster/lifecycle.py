@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from cluster.plan import Candidate
 from cluster.pod_request import pod_request
+from cluster.reconcile import STOPPED, own_pods, update_record, update_records
 from cluster.remote import reach
 from cluster.runpod_api import (
     ApiError,
@@ -23,7 +24,6 @@ from cluster.runpod_api import (
     Unavailable,
 )
 from cluster.state import ClusterFolder, PodRecord, State
-from cluster.survey import STOPPED, own_pods, update_record, update_records
 
 SWEEPS = 4  # listings in which a pod whose creation is uncertain is looked for, before another one is asked for
 CREATE_TRIES = 3  # creations of uncertain outcome, before it is given up

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster.runpod_api import DataCenter, GpuType, Volume
 from cluster.settings import Settings
-from rainbow_ray.errors import nearest
+from rainbow_ray.utils.errors import nearest
 
 STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}  # everything else is none
 # https://docs.runpod.io/pods/pricing: network storage, USD a GB and month, up to 1 TB and beyond

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.state import ClusterFolder, PodRecord
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 CONNECT_SECONDS = 10
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, nearest
 
 DEFAULT_FILE = Path("cluster.yaml")
 SSH_PORT = "22/tcp"

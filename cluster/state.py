@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.runpod_api import DEFAULT_URL
 from cluster.settings import Settings, check_name
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 VERSION = 1
 LATE_SECONDS = 60.0  # that a pod may take to end itself after its deadline

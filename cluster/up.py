@@ -7,17 +7,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.bring_up import build
-from cluster.known import known_cluster, not_adopted, open_api
 from cluster.lifecycle import Cluster, ClusterError, NoRoom
-from cluster.offers import agreed, find_candidates, tell_price, tell_volume, volume_of
 from cluster.plan import Candidate
+from cluster.pricing import agreed, find_candidates, tell_price, tell_volume, volume_of
+from cluster.provision import build
+from cluster.reconcile import surplus
+from cluster.registry import known_cluster, not_adopted, open_api
 from cluster.runpod_api import ApiError, RunPod, Volume
 from cluster.settings import Settings
 from cluster.state import ClusterFolder
-from cluster.survey import surplus
 from cluster.volumes import find_or_make_volume, give_back_volume
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 
 def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) -> int:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes a while to import
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rainbow_ray.results.inference import Predictor
+    from rainbow_ray.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -38,8 +38,8 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
     from pathlib import Path
     from typing import cast
 
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.results.opened import open_model
+    from rainbow_ray.inference.load import open_model
+    from rainbow_ray.utils.errors import InputError
 
     if media_root is not None and not Path(media_root).expanduser().is_dir():
         raise InputError(f"media_root {media_root}: no such folder; audio and MIDI are looked for there")

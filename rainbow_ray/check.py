@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rainbow_ray.checks import Found
-    from rainbow_ray.config import Resolved
+    from rainbow_ray.checks.result import Found
+    from rainbow_ray.config.schema import Resolved
 
 SIGNS = {"good": ("✓", "green"), "word": ("!", "yellow"), "input": ("✗", "red"), "environment": ("✗", "red")}
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.prepare:
         return prepare(resolved, options.address)
 
-    from rainbow_ray.runtime import prepare_environment
+    from rainbow_ray.distributed.ray_cluster import prepare_environment
 
     prepare_environment()
 
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     """Show every finding as soon as it is known; `starting` is Ray on its way up."""
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.checks import Found
+    from rainbow_ray.checks.data import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
-    from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
-    from rainbow_ray.checks.songs import MOST_ROWS, check_lengths, check_songs, probe_songs
-    from rainbow_ray.data.stream import read_here
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.plan import make_plan
+    from rainbow_ray.checks.result import Found
+    from rainbow_ray.data.reader import read_here
+    from rainbow_ray.runs.estimate import check_memory, disk_needed_mb, foresee
+    from rainbow_ray.setup.plan import make_plan
+    from rainbow_ray.setup.prepare import read_data
     from rainbow_ray.utils.console import make_console
+    from rainbow_ray.utils.errors import InputError
 
     console = make_console()
     seen: list[Found] = []
@@ -83,14 +83,14 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
 
 def prepare(resolved: Resolved, address: str | None) -> int:
     """Fill the cache of audio and MIDI: files are read by Ray Data on all CPUs, then encoded here."""
-    from rainbow_ray.runtime import prepare_environment, ray_cluster
+    from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
     prepare_environment()
 
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.checks import Found
     from rainbow_ray.checks.media import prepare_media
-    from rainbow_ray.plan import make_plan
+    from rainbow_ray.checks.result import Found
+    from rainbow_ray.setup.plan import make_plan
+    from rainbow_ray.setup.prepare import read_data
     from rainbow_ray.utils.console import make_console
 
     plan = make_plan(resolved)

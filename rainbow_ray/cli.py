@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rainbow_ray.config import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
-from rainbow_ray.errors import InputError, TrainingError
-from rainbow_ray.paths import path_option
-from rainbow_ray.phases import get_phase
+from rainbow_ray.config.phases import get_phase
+from rainbow_ray.config.schema import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
+from rainbow_ray.utils.errors import InputError, TrainingError
+from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import describe, exit_code
 from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rainbow_ray.cli import DONE, run
-from rainbow_ray.paths import path_option
+from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import raise_on_signal
 
 FOLDER = "onnx"  # beside a run's model/
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     onnx_folder = _check(options)
 
-    from rainbow_ray.runtime import prepare_environment
+    from rainbow_ray.distributed.ray_cluster import prepare_environment
 
     prepare_environment()
 
@@ -30,11 +30,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _export(options: argparse.Namespace, onnx_folder: Path | None) -> None:
     """Write the graph, the folder for transformers, or both."""
-    from rainbow_ray.results.bundle import bundle_hash, load_bundle
+    from rainbow_ray.bundle.bundle import bundle_hash, load_bundle
 
     bundle = load_bundle(options.model)
     if onnx_folder is not None:
-        from rainbow_ray.results.onnx_export import TOLERANCE, export_onnx
+        from rainbow_ray.exporters.onnx import TOLERANCE, export_onnx
 
         made = export_onnx(bundle, onnx_folder, bundle_hash(options.model))
         print(f"{made.folder}: scores as the model does over {made.batches} made-up batches: the largest difference is"
@@ -46,7 +46,7 @@ def _export(options: argparse.Namespace, onnx_folder: Path | None) -> None:
             print(f"It reads {', '.join(bundle.model.modalities)}; one window an example. onnxruntime runs it; `predict"
                   " --text` needs a model of texts alone")  # fmt: skip
     if options.hub_folder is not None:
-        from rainbow_ray.results.hub_folder import write_hub_folder
+        from rainbow_ray.exporters.transformers import write_hub_folder
 
         hub = write_hub_folder(bundle, options.hub_folder)
         print(f"{hub.folder}: AutoModelForSequenceClassification.from_pretrained loads it; the largest difference of a"
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> Path | None:
     """Where the graph goes, if one is asked for. Raises `InputError` with all that is wrong."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     problems = []
     folder = None

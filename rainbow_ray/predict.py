@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, run
-from rainbow_ray.config import ADDRESS_VARIABLE
-from rainbow_ray.number_format import format_number
-from rainbow_ray.paths import folder_of, is_url, location_option, path_option, resolve_path
+from rainbow_ray.config.schema import ADDRESS_VARIABLE
+from rainbow_ray.utils.number_format import format_number
+from rainbow_ray.utils.paths import folder_of, is_url, location_option, path_option, resolve_path
 from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rainbow_ray.results.explain import TextScorer
+    from rainbow_ray.inference.occlusion import TextScorer
 
 WRITERS = (".parquet", ".csv", ".jsonl")
 SHOWN_CHARACTERS = 60
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
 
-    from rainbow_ray.runtime import prepare_environment
+    from rainbow_ray.distributed.ray_cluster import prepare_environment
 
     prepare_environment()
 
-    from rainbow_ray.results.onnx_bundle import OnnxPredictor
-    from rainbow_ray.results.opened import open_model
+    from rainbow_ray.inference.load import open_model
+    from rainbow_ray.inference.onnx_predictor import OnnxPredictor
     from rainbow_ray.utils.console import make_console
 
     console = make_console()
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     root = resolve_path(options.media_root or folder_of(options.manifest) or Path())
     predictor = open_model(options.model, options.device, root)
     if isinstance(predictor, OnnxPredictor):
-        from rainbow_ray.errors import InputError
+        from rainbow_ray.utils.errors import InputError
 
         raise InputError(f"--model {options.model}: an ONNX bundle scores --text and --text-file; tables are scored by"
                          " the run that it came from")  # fmt: skip
 
-    from rainbow_ray.results.score_manifest import score_manifest
+    from rainbow_ray.inference.predict_table import score_manifest
 
     for flag in ("media_root", "allow_missing"):
         if getattr(options, flag) and not predictor.reads_media:
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises `InputError` with all that is wrong before anything is loaded."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     problems = [*_check_out(options)]
     if options.manifest is not None and options.out is None:
@@ -164,7 +164,7 @@ def _check_against_input(out: Path, source: Path | str | None) -> list[str]:
 
 def _read_texts(path: Path) -> list[str]:
     """The lines of a file that say something. Raises `InputError` for what is no UTF-8."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     try:
         # some editors put a mark in front; other characters that end lines somewhere are part of a text
@@ -180,8 +180,8 @@ def _score_texts(
     """Score texts and print them; `read` names the modalities that a model of several has read of each."""
     import numpy as np
 
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.results.explain import words_that_moved
+    from rainbow_ray.inference.occlusion import words_that_moved
+    from rainbow_ray.utils.errors import InputError
 
     texts = [_whole(options.text)] if options.text is not None else _read_texts(options.text_file)
     if not any(text.strip() for text in texts):
@@ -208,7 +208,7 @@ def _score_texts(
 
 def _whole(text: str) -> str:
     """A text of the command line; bytes that are no UTF-8 arrive as halves of characters. Raises `InputError`."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     try:
         text.encode()
@@ -219,7 +219,7 @@ def _whole(text: str) -> str:
 
 def _ranked_by(predictor: TextScorer, name: str | None) -> str | None:
     """The column of a class that was asked for; of a single score, that. Raises `InputError` for an unknown class."""
-    from rainbow_ray.errors import InputError, nearest
+    from rainbow_ray.utils.errors import InputError, nearest
 
     columns = predictor.score_names
     if name is None:
@@ -237,8 +237,8 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     import io
     import json
 
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.files import write_safely
+    from rainbow_ray.utils.errors import InputError
+    from rainbow_ray.utils.io import write_safely
 
     if path.suffix == ".parquet":
         try:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
-from rainbow_ray.paths import path_option
+from rainbow_ray.utils.paths import path_option
 
 if TYPE_CHECKING:
-    from rainbow_ray.results.pages.finished import Finished
+    from rainbow_ray.html_report.run_artifacts import Finished
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,20 +24,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     options = parser.parse_args(arguments)
 
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.runtime import prepare_environment
+    from rainbow_ray.distributed.ray_cluster import prepare_environment
+    from rainbow_ray.utils.errors import InputError
 
     prepare_environment()
     if len(options.runs) == 1:
         if options.out is not None:
             raise InputError("--out is for several runs: the page of one lies in its folder")
-        from rainbow_ray.results.pages import write_report
+        from rainbow_ray.html_report.write import write_report
 
         print(write_report(options.runs[0].resolve()))
         return DONE
 
-    from rainbow_ray.results.pages.comparison import comparison_page
-    from rainbow_ray.results.pages.layout import write_page
+    from rainbow_ray.html_report.comparison import comparison_page
+    from rainbow_ray.html_report.html import write_page
 
     out = options.out or Path("comparison.html")
     if out.is_dir():
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _read_all(paths: Sequence[Path]) -> list[Finished]:
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.results.pages.finished import read_run
+    from rainbow_ray.html_report.run_artifacts import read_run
+    from rainbow_ray.utils.errors import InputError
 
     found, problems = [], []
     for path in paths:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.cli import DONE, run
-from rainbow_ray.paths import path_option
+from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import SIGNALS
 
 if TYPE_CHECKING:
-    from rainbow_ray.serving.guard import Gate
+    from rainbow_ray.serving.auth import Gate
 
 TOKEN_FILE = Path("~/.config/rainbow_ray/serve_token")
 SHORTEST_TOKEN = 16  # characters
@@ -30,13 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     token = _check(options)
 
-    from rainbow_ray.runtime import prepare_environment, ray_cluster
+    from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
     prepare_environment()
 
-    from rainbow_ray.results.inference import Predictor
-    from rainbow_ray.serving.guard import LOOPBACK, Gate, hash_of
-    from rainbow_ray.serving.on_ray import start, stop
+    from rainbow_ray.inference.predictor import Predictor
+    from rainbow_ray.serving.auth import LOOPBACK, Gate, hash_of
+    from rainbow_ray.serving.deploy import start, stop
 
     # what is wrong with the model is told before anything is started
     _can_be_asked(Predictor.load(options.model, options.device), options.model)
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> Token | None:
     """The token that is asked for, if any. Raises `InputError` with all that is wrong."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     problems = []
     for flag, least, most in (("port", 1, 65535), ("replicas", 1, 64), ("timeout", 0.1, 3600)):
@@ -119,7 +119,7 @@ def _taken(host: str, port: int) -> str | None:
 
 def _token(file: Path) -> Token:
     """What a file holds, or a new token in it, which its owner alone may read. Raises `InputError`."""
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -137,8 +137,8 @@ def _token(file: Path) -> Token:
 
 
 def _can_be_asked(predictor: object, model: Path) -> None:
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.results.inference import Predictor
+    from rainbow_ray.inference.predictor import Predictor
+    from rainbow_ray.utils.errors import InputError
 
     assert isinstance(predictor, Predictor)
     if not predictor.reads_text:

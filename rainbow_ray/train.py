@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, make_parser, read_config, run
-from rainbow_ray.config import Config, dump
+from rainbow_ray.config.schema import Config, dump
 from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from rainbow_ray.assemble import Data
-    from rainbow_ray.plan import Plan
-    from rainbow_ray.run_folder import RunFolder
-    from rainbow_ray.runtime import Cluster, Workers
-    from rainbow_ray.training.folds import Job, Outcome, Shared
+    from rainbow_ray.distributed.ray_cluster import Cluster, Workers
+    from rainbow_ray.runs.run_dir import RunFolder
+    from rainbow_ray.setup.plan import Plan
+    from rainbow_ray.setup.prepare import Data
+    from rainbow_ray.training.cross_validation import Job, Outcome, Shared
 
 NONE = "none"  # of time and neighbours
 STARTED = time.perf_counter()
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         print(dump(resolved.config), end="")
         return DONE
 
-    from rainbow_ray.runtime import (
+    from rainbow_ray.distributed.ray_cluster import (
         Stopwatch,
         parse_workers,
         prepare_environment,
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     prepare_environment()
     watch = Stopwatch(STARTED)
 
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.plan import choose_manifest, make_plan
-    from rainbow_ray.run_folder import closing, how_to_resume, open_run
+    from rainbow_ray.runs.run_dir import closing, how_to_resume, open_run
+    from rainbow_ray.setup.plan import choose_manifest, make_plan
+    from rainbow_ray.setup.prepare import read_data
     from rainbow_ray.utils.console import make_console
 
     console = make_console()
@@ -86,10 +86,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def announce(plan: Plan, data: Data, console: Console) -> None:
     """What will be trained on what, before any time is spent on it."""
-    from rainbow_ray.assemble import say_data
-    from rainbow_ray.data.source import songs_of
-    from rainbow_ray.training.batches import decide_length
-    from rainbow_ray.training.reporters import wandb_notes
+    from rainbow_ray.data.batching import decide_length
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.setup.prepare import say_data
+    from rainbow_ray.training.loggers import wandb_notes
 
     split = data.split
     train, _ = split.sides(0)
@@ -106,8 +106,8 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
 
 def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
     """Folds, baselines, refit; then what came out."""
-    from rainbow_ray.run_folder import keep_data
-    from rainbow_ray.training.folds import Shared
+    from rainbow_ray.runs.run_dir import keep_data
+    from rainbow_ray.training.cross_validation import Shared
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
@@ -128,9 +128,9 @@ def conclude(
     baselines: dict[str, np.ndarray], console: Console, watch: Any, mirrors: list[Any],
 ) -> None:  # fmt: skip
     """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
-    from rainbow_ray.results import summary
-    from rainbow_ray.results.kept import keep_model
-    from rainbow_ray.results.pages import write_report
+    from rainbow_ray.bundle.save import keep_model
+    from rainbow_ray.evaluation import summary
+    from rainbow_ray.html_report.write import write_report
     from rainbow_ray.training.checkpoint import write_json
 
     results = summary.evaluate(plan, data, folds, baselines)
@@ -152,7 +152,7 @@ def conclude(
 
 def complete_report(folder: RunFolder, config: Config) -> None:
     """The page of what is finished, where a command was stopped before it was written."""
-    from rainbow_ray.results.pages import FILE, write_report
+    from rainbow_ray.html_report.write import FILE, write_report
 
     if config.logging.report and not folder.file(FILE).exists():
         write_report(folder.path)
@@ -160,8 +160,8 @@ def complete_report(folder: RunFolder, config: Config) -> None:
 
 def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
     """Write the run's `metrics.jsonl` once more from the fits' files: these forget what a killed worker had logged."""
-    from rainbow_ray.files import write_safely
     from rainbow_ray.training.checkpoint import Checkpoints
+    from rainbow_ray.utils.io import write_safely
 
     texts = [Checkpoints(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
     write_safely(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
@@ -169,7 +169,7 @@ def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
 
 def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
     """Where records go beside the fits' own files: the run's `metrics.jsonl`, W&B, TensorBoard."""
-    from rainbow_ray.training.reporters import JsonLines, TensorBoard, Wandb, place, read_lines
+    from rainbow_ray.training.loggers import JsonLines, TensorBoard, Wandb, place, read_lines
 
     file = folder.file("metrics.jsonl")
     sent = {place(record) for record in read_lines(file)} if file.exists() else set()
@@ -189,13 +189,13 @@ def score_folds(
 
     Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
-    from rainbow_ray.data.source import songs_of
-    from rainbow_ray.progress import FitProgress
-    from rainbow_ray.results.baselines import compute_baselines
-    from rainbow_ray.training.batches import decide_length
+    from rainbow_ray.baselines.compute import compute_baselines
+    from rainbow_ray.data.batching import decide_length
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.runs.progress import FitProgress
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.folds import Job, out_of_fold, run_folds, run_team
-    from rainbow_ray.training.reporters import Mirror
+    from rainbow_ray.training.cross_validation import Job, out_of_fold, run_folds, run_team
+    from rainbow_ray.training.loggers import Mirror
 
     jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
     epochs = decide_length(shared.config.training, len(jobs[0].train), songs_of(shared.source, jobs[0].train)).epochs
@@ -220,7 +220,7 @@ def without_neighbours(shared: Shared, jobs: list[Job]) -> list[Job]:
     """The same fits of a model that sees each segment for itself: what time and neighbours bring is told beside it."""
     import dataclasses
 
-    from rainbow_ray.problems.segmentation import Segmentation
+    from rainbow_ray.tasks.segmentation import Segmentation
 
     temporal = shared.config.model.temporal
     asked = isinstance(shared.problem, Segmentation) and shared.config.segments.compare_none
@@ -240,13 +240,13 @@ def refit_all(
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
     import numpy as np
 
-    from rainbow_ray.data.source import songs_of
-    from rainbow_ray.progress import FitProgress
-    from rainbow_ray.results.summary import best_length
-    from rainbow_ray.training.batches import same_steps
+    from rainbow_ray.data.batching import same_steps
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.evaluation.summary import best_length
+    from rainbow_ray.runs.progress import FitProgress
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.folds import Job, run_team
-    from rainbow_ray.training.reporters import Mirror
+    from rainbow_ray.training.cross_validation import Job, run_team
+    from rainbow_ray.training.loggers import Mirror
 
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     songs = songs_of(data.source, everything)
@@ -259,7 +259,7 @@ def refit_all(
 
 def team_of(shared: Shared, cluster: Cluster) -> Workers:
     """The workers that share a fit of this run."""
-    from rainbow_ray.runtime import parse_workers, share_cluster
+    from rainbow_ray.distributed.ray_cluster import parse_workers, share_cluster
 
     training = shared.config.training
     asked = parse_workers(training.workers)

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import DONE, make_parser, read_config, run
-from rainbow_ray.config import Config, dump, short_names
+from rainbow_ray.config.schema import Config, dump, short_names
 from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rainbow_ray.assemble import Data
-    from rainbow_ray.plan import Plan
-    from rainbow_ray.run_folder import RunFolder
-    from rainbow_ray.runtime import Cluster
-    from rainbow_ray.training.folds import Shared
-    from rainbow_ray.training.ledger import Ledger
-    from rainbow_ray.training.space import Axes, Space
-    from rainbow_ray.training.sweep import Sweep
+    from rainbow_ray.distributed.ray_cluster import Cluster
+    from rainbow_ray.runs.run_dir import RunFolder
+    from rainbow_ray.setup.plan import Plan
+    from rainbow_ray.setup.prepare import Data
+    from rainbow_ray.training.cross_validation import Shared
+    from rainbow_ray.tuning.search_space import Axes, Space
+    from rainbow_ray.tuning.trial_log import Ledger
+    from rainbow_ray.tuning.tuner import Sweep
 
 STARTED = time.perf_counter()
 LEAST_SECONDS = 5.0  # for trials, or a budget is refused
@@ -37,13 +37,19 @@ def main(arguments: Sequence[str]) -> int:
         print(dump(resolved.config), end="")
         return DONE
 
-    from rainbow_ray.runtime import Stopwatch, prepare_environment, ray_cluster, say_dashboard, share_sweep
+    from rainbow_ray.distributed.ray_cluster import (
+        Stopwatch,
+        prepare_environment,
+        ray_cluster,
+        say_dashboard,
+        share_sweep,
+    )
 
     prepare_environment()
     watch = Stopwatch(STARTED)
 
-    from rainbow_ray.plan import choose_manifest
-    from rainbow_ray.run_folder import SWEEP, closing, how_to_resume, open_run
+    from rainbow_ray.runs.run_dir import SWEEP, closing, how_to_resume, open_run
+    from rainbow_ray.setup.plan import choose_manifest
     from rainbow_ray.train import complete_report
     from rainbow_ray.utils.console import make_console
 
@@ -85,10 +91,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
     """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.plan import check_values, make_plan
-    from rainbow_ray.segment_plan import SONG_TARGET
-    from rainbow_ray.training.space import explore, load_space, stacked_in
+    from rainbow_ray.setup.plan import check_values, make_plan
+    from rainbow_ray.setup.segment_table import SONG_TARGET
+    from rainbow_ray.tuning.search_space import explore, load_space, stacked_in
+    from rainbow_ray.utils.errors import InputError
 
     tuning, problems = resolved.config.tune, []
     if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
@@ -118,8 +124,8 @@ def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
 
 def check_space(folder: RunFolder, axes: Axes) -> None:
     """Raises `InputError` when a sweep that is gone on with searched another space."""
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.run_folder import SPACE
+    from rainbow_ray.runs.run_dir import SPACE
+    from rainbow_ray.utils.errors import InputError
 
     differs = axes.differences(json.loads(folder.file(SPACE).read_text(encoding="utf-8")))
     if differs:
@@ -128,9 +134,9 @@ def check_space(folder: RunFolder, axes: Axes) -> None:
 
 def read_sweep_data(plan: Plan) -> Data:
     """The songs of a sweep, in memory. Raises `InputError` for more than that."""
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.data.source import Resident
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.data.dataset import Resident
+    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.utils.errors import InputError
 
     data = read_data(plan)
     if not isinstance(data.source, Resident):
@@ -148,11 +154,11 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
     import numpy as np
 
-    from rainbow_ray.assemble import say_data
-    from rainbow_ray.checks.forecast import foresee_trials
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.results.selection import smallest_difference
-    from rainbow_ray.training.reporters import wandb_notes
+    from rainbow_ray.runs.estimate import foresee_trials
+    from rainbow_ray.setup.prepare import say_data
+    from rainbow_ray.training.loggers import wandb_notes
+    from rainbow_ray.tuning.bbc_cv import smallest_difference
+    from rainbow_ray.utils.errors import InputError
 
     split, tuning = data.split, plan.config.tune
     songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
@@ -178,12 +184,12 @@ def tune(
     watch: Any, seconds: float | None,
 ) -> None:  # fmt: skip
     """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
-    from rainbow_ray.errors import TrainingError
-    from rainbow_ray.progress import TrialLines
-    from rainbow_ray.run_folder import keep_data
-    from rainbow_ray.training.folds import Shared
-    from rainbow_ray.training.ledger import Ledger
-    from rainbow_ray.training.sweep import KeepBest, run_sweep
+    from rainbow_ray.runs.progress import TrialLines
+    from rainbow_ray.runs.run_dir import keep_data
+    from rainbow_ray.training.cross_validation import Shared
+    from rainbow_ray.tuning.trial_log import Ledger
+    from rainbow_ray.tuning.tuner import KeepBest, run_sweep
+    from rainbow_ray.utils.errors import TrainingError
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
@@ -214,9 +220,9 @@ def make_sweep(
     plan: Plan, data: Data, shared: Shared, folder: RunFolder, space: Space, slots: Any, ledger: Ledger
 ) -> Sweep:
     """What the engine works with."""
-    from rainbow_ray.modalities import bodies
-    from rainbow_ray.training.sweep import Sweep
-    from rainbow_ray.training.trial import Task, make_rungs
+    from rainbow_ray.modalities import encoder_cache
+    from rainbow_ray.tuning.trial import Task, make_rungs
+    from rainbow_ray.tuning.tuner import Sweep
 
     split = data.split
     sides = [split.sides(fold) for fold in range(split.folds)]
@@ -232,7 +238,9 @@ def make_sweep(
         slots,
         plan.problem.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
-        bodies.share(plan.reading.text) if plan.reading.text and slots.gpu == 0 and slots.workers is None else None,
+        encoder_cache.share(plan.reading.text)
+        if plan.reading.text and slots.gpu == 0 and slots.workers is None
+        else None,
     )
 
 
@@ -242,12 +250,12 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
 
     import numpy as np
 
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.config import Resolved
-    from rainbow_ray.data.split import group_of
-    from rainbow_ray.data.stream import read_here
-    from rainbow_ray.errors import InputError
-    from rainbow_ray.plan import make_plan
+    from rainbow_ray.config.schema import Resolved
+    from rainbow_ray.data.reader import read_here
+    from rainbow_ray.data.splits import group_of
+    from rainbow_ray.setup.plan import make_plan
+    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.utils.errors import InputError
 
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     read = read_data(other, read_here)
@@ -268,7 +276,7 @@ def budget_seconds(config: Config, started: float, reserve: float) -> float | No
 
     Raises `InputError` for a budget that leaves them no time.
     """
-    from rainbow_ray.errors import InputError
+    from rainbow_ray.utils.errors import InputError
 
     tuning, price = config.tune, config.logging.usd_per_hour
     limits = [tuning.budget_minutes * 60] if tuning.budget_minutes is not None else []
@@ -287,7 +295,7 @@ def budget_seconds(config: Config, started: float, reserve: float) -> float | No
 
 def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
     """W&B, where it was asked for: a run a trial, grouped by the sweep."""
-    from rainbow_ray.training.reporters import WandbTrials
+    from rainbow_ray.training.loggers import WandbTrials
 
     return [WandbTrials(plan.config, folder.path)] if plan.config.logging.wandb.enabled else []
 
@@ -296,23 +304,21 @@ def conclude(
     plan: Plan, data: Data, sweep: Sweep, folder: RunFolder, cluster: Cluster, console: Console, watch: Any
 ) -> None:
     """The winner's honest numbers, its model, and everything that is kept."""
-    from rainbow_ray.results import sweep_summary
-    from rainbow_ray.results.confirm import confirm, correct
-    from rainbow_ray.results.pages import write_report
+    from rainbow_ray.html_report.write import write_report
     from rainbow_ray.training.checkpoint import write_json
-    from rainbow_ray.training.space import apply
-    from rainbow_ray.training.trial import prefix_savings
+    from rainbow_ray.tuning import summary
+    from rainbow_ray.tuning.revalidation import confirm, correct
+    from rainbow_ray.tuning.search_space import apply
+    from rainbow_ray.tuning.trial import prefix_savings
 
     ledger = sweep.ledger
     trials = sorted(ledger.ended, key=lambda trial: trial.number)
     winner = ledger.complete(larger_is_better=sweep.larger_is_better)[0]
     config = apply(plan.config, winner.values, f"trial {winner.number}")
     set_aside(folder, len(trials))
-    sweep_summary.write_trials(folder.file("trials.csv"), trials)
-    sweep_summary.write_study(
-        folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better
-    )
-    sweep_summary.write_best(folder.file("best.yaml"), config)
+    summary.write_trials(folder.file("trials.csv"), trials)
+    summary.write_study(folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better)
+    summary.write_best(folder.file("best.yaml"), config)
     corrected = correct(sweep, data)
     watch.mark("correction")
     confirmed = confirm(sweep, data, config, winner, folder.file("confirm"), cluster, console)
@@ -321,14 +327,14 @@ def conclude(
     watch.mark("fresh splits")
     train_best(config, folder, cluster, console)
     watch.mark("best")
-    said = sweep_summary.verdict(config.training.headline, winner, corrected, confirmed, data.profile["songs"])
-    summary = sweep_summary.summarise(
+    said = summary.verdict(config.training.headline, winner, corrected, confirmed, data.profile["songs"])
+    document = summary.summarise(
         plan=plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=confirmed,
         seconds=watch.seconds(), space=sweep.space.name, said=said,
         prefix=prefix_savings(sweep.task, [trial.number for trial in trials]),
     )  # fmt: skip
-    write_json(folder.file("summary.json"), summary)
-    sweep_summary.print_closing(summary, trials, folder.path, console)
+    write_json(folder.file("summary.json"), document)
+    summary.print_closing(document, trials, folder.path, console)
     if plan.config.logging.report:
         console.print(f"What mattered, and what the winner is worth: {write_report(folder.path)}")
 
@@ -362,11 +368,11 @@ def set_aside(folder: RunFolder, trials: int) -> None:
 
 def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Console) -> None:
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
-    from rainbow_ray.assemble import read_data
-    from rainbow_ray.config import Resolved
-    from rainbow_ray.plan import make_plan
-    from rainbow_ray.run_folder import begin_run, same_config
-    from rainbow_ray.runtime import Stopwatch
+    from rainbow_ray.config.schema import Resolved
+    from rainbow_ray.distributed.ray_cluster import Stopwatch
+    from rainbow_ray.runs.run_dir import begin_run, same_config
+    from rainbow_ray.setup.plan import make_plan
+    from rainbow_ray.setup.prepare import read_data
     from rainbow_ray.train import train
     from rainbow_ray.utils.console import make_console
 

@@ -191,8 +191,8 @@ def songs_file(write_table: Callable[..., Path]) -> Path:
 @pytest.fixture
 def stems_file(tmp_path: Path) -> Path:
     """24 songs of 1 to 3 stems; audio everywhere but on some, MIDI on every other; the first two songs lack text."""
-    from tests.modalities.test_audio import saved, tone
-    from tests.modalities.test_midi import song
+    from tests.modalities.audio.test_audio import saved, tone
+    from tests.modalities.midi.test_midi import song
 
     rows = song_rows(songs=24, stems=3)
     kept = [i for i in range(72) if i % 3 <= (i // 3) % 3]
@@ -215,7 +215,7 @@ def stems_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[Any]:
     """One private Ray for the tests of a file that need one in their own process: the next file may start its own."""
-    from rainbow_ray.runtime import prepare_environment, ray_cluster
+    from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
     prepare_environment()
     with ray_cluster(None) as cluster:
@@ -241,3 +241,7 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=flags)
         yield opened
         opened.close()
+
+
+# fixtures of finished runs and sweeps
+from tests.finished_runs import finished, swept  # noqa: E402, F401

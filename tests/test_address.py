@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import song_rows
-from tests.in_process import finish_run, plan_of
+from tests.helpers import finish_run, plan_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -15,9 +15,9 @@ import pytest
 
 from rainbow_ray import train
 from rainbow_ray.cli import run
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
-from tests.in_process import data_of, plan_of
+from tests.helpers import data_of, plan_of
 
 
 @pytest.fixture
@@ -88,12 +88,12 @@ def test_a_hub_out_of_reach_names_the_ways_out(command, songs_file):
 
 
 def test_embedded_weights_that_were_changed(command, songs_file, monkeypatch):
-    from rainbow_ray.modalities import text
+    from rainbow_ray.modalities.text import encoder as text_encoder
 
-    monkeypatch.setitem(text.EMBEDDED_FILES, "config.json", "0" * 64)
-    text.source_of.cache_clear()
+    monkeypatch.setitem(text_encoder.EMBEDDED_FILES, "config.json", "0" * 64)
+    text_encoder.source_of.cache_clear()
     said = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
-    text.source_of.cache_clear()
+    text_encoder.source_of.cache_clear()
     assert "config.json is not the file it should be" in said
 
 
@@ -111,7 +111,7 @@ def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_f
 
 
 def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_path):
-    from rainbow_ray.config import Config, dump
+    from rainbow_ray.config.schema import Config, dump
 
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded", "--resume")
     assert "no unfinished run" in refused(command, *arguments)
@@ -197,8 +197,8 @@ def test_an_encoder_that_lacks_its_files_is_refused_before_ray_starts(command, s
 
 
 def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):
-    from rainbow_ray.config import Config, dump, resolve
-    from rainbow_ray.plan import make_plan
+    from rainbow_ray.config.schema import Config, dump, resolve
+    from rainbow_ray.setup.plan import make_plan
 
     (tmp_path / "printed.yml").write_text(dump(Config()))
     printed = make_plan(resolve(tmp_path / "printed.yml", {}, []))
@@ -208,7 +208,7 @@ def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_p
 
 
 def test_texts_without_words_do_not_stop_the_baselines(write_table):
-    from rainbow_ray.results.baselines import run_baselines
+    from rainbow_ray.baselines.compute import run_baselines
 
     columns = song_rows()
     columns["key"] = [f"{'ABCDEFG'[i % 7]}" for i in range(48)]

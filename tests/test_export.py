@@ -17,12 +17,12 @@ import pytest
 
 import rainbow_ray
 from rainbow_ray import export
+from rainbow_ray.bundle.bundle import load_bundle
 from rainbow_ray.cli import run
-from rainbow_ray.errors import InputError
-from rainbow_ray.results.bundle import load_bundle
-from rainbow_ray.results.onnx_bundle import OnnxPredictor
+from rainbow_ray.inference.onnx_predictor import OnnxPredictor
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs, segment_rows
-from tests.in_process import finish_run, plan_of
+from tests.helpers import finish_run, plan_of
 
 TEXT = "a door and a wall but a river"
 # what a light installation does not have
@@ -104,7 +104,7 @@ def damaged(folder) -> None:
     """A graph that is another, or whose weights would lie elsewhere, is refused."""
     import onnx
 
-    from rainbow_ray.results.bundle_files import file_hashes
+    from rainbow_ray.bundle.integrity import file_hashes
 
     graph = folder / "moved" / "model.onnx"
     model = onnx.load(graph)
@@ -127,7 +127,12 @@ def damaged(folder) -> None:
 
 
 def test_importing_the_light_reader_pulls_in_nothing_heavy():
-    names = ("rainbow_ray", "rainbow_ray.predict", "rainbow_ray.results.onnx_bundle", "rainbow_ray.results.explain")
+    names = (
+        "rainbow_ray",
+        "rainbow_ray.predict",
+        "rainbow_ray.inference.onnx_predictor",
+        "rainbow_ray.inference.occlusion",
+    )
     code = (f"import sys, {', '.join(names)}\n"
             f"print(sorted(set({HEAVY!r}) & set(sys.modules)))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -144,8 +149,8 @@ def test_tokenizers_are_saved_the_same_whatever_the_process_did_before(tiny_enco
     """A fast tokenizer carries the truncation of its author or of its last call."""
     from transformers import AutoTokenizer
 
-    from rainbow_ray.modalities.text import load_tokenizer
-    from rainbow_ray.results.tokenizer_files import save_tokenizer, save_tokenizer_json
+    from rainbow_ray.bundle.tokenizer_files import save_tokenizer, save_tokenizer_json
+    from rainbow_ray.modalities.text.encoder import load_tokenizer
 
     source = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
     document = json.loads((source / "tokenizer.json").read_text())

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.results.inference import Predictor
+from rainbow_ray.inference.predictor import Predictor
 from tests.conftest import song_rows
-from tests.modalities.test_audio import FAMILIES, saved, tone
-from tests.modalities.test_midi import song
+from tests.modalities.audio.test_audio import FAMILIES, saved, tone
+from tests.modalities.midi.test_midi import song
 from tests.test_phases import call
 
 pytestmark = pytest.mark.slow

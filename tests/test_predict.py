@@ -9,14 +9,14 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray import predict
+from rainbow_ray.bundle.bundle import Bundle, save_bundle
 from rainbow_ray.cli import run
-from rainbow_ray.errors import InputError
-from rainbow_ray.results.bundle import Bundle, save_bundle
-from rainbow_ray.results.explain import words_that_moved
-from rainbow_ray.results.inference import Predictor
+from rainbow_ray.inference.occlusion import words_that_moved
+from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.learner import load_fitted
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
-from tests.in_process import data_of, fit_fold, plan_of
+from tests.helpers import data_of, fit_fold, plan_of
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rainbow_ray import assemble, tune
-from rainbow_ray.data.stream import read_here
-from rainbow_ray.errors import InputError
-from rainbow_ray.training.folds import Shared
-from rainbow_ray.training.space import Axes, apply
-from rainbow_ray.training.sweep import text_key
+from rainbow_ray import tune
+from rainbow_ray.data.reader import read_here
+from rainbow_ray.setup import prepare
+from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.tuning.search_space import Axes, apply
+from rainbow_ray.tuning.tuner import text_key
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
-from tests.in_process import data_of, plan_of
+from tests.helpers import data_of, plan_of
 
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
-    read_data = assemble.read_data
-    monkeypatch.setattr(assemble, "read_data", lambda plan, read=read_here: read_data(plan, read))
+    read_data = prepare.read_data
+    monkeypatch.setattr(prepare, "read_data", lambda plan, read=read_here: read_data(plan, read))
 
 
 def with_lyrics(write_table):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import rainbow_ray
-from tests.test_config import OLDER
+from tests.config.test_config import OLDER
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ import yaml
 import rainbow_ray
 from rainbow_ray import tune
 from rainbow_ray.cli import run
-from rainbow_ray.training.ledger import WHOLE, Ledger
-from rainbow_ray.training.reporters import read_lines
+from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.tuning.trial_log import WHOLE, Ledger
 from tests.conftest import song_rows
 
 SPACE = """
@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_folds(sweep):
     folder, _ = sweep
     best = Ledger(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     split = json.loads((folder / "split.json").read_text())
-    from rainbow_ray.problems import make_problem
+    from rainbow_ray.tasks.base import make_problem
     from rainbow_ray.training.checkpoint import Checkpoints
 
     targets, scores = [], []

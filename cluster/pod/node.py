@@ -201,7 +201,7 @@ def keep(role: str) -> None:
         return
     with (local_folder() / "keeper.log").open("a") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "cluster.pod.keeper", role], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "cluster.pod.idle_monitor", role], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True, env={**os.environ, **read_node_env()},
         )  # fmt: skip
 

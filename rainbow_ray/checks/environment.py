@@ -10,15 +10,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rainbow_ray.checks import Found
-from rainbow_ray.config import Config
+from rainbow_ray.checks.result import Found
+from rainbow_ray.config.schema import Config
 
 RAY_SECONDS = 60
 # in a process of its own: it starts while the rest is checked, and leaves nothing behind
 START_RAY = """
 import sys, time
 began = time.perf_counter()
-from rainbow_ray.runtime import prepare_environment, ray_cluster
+from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 prepare_environment()
 with ray_cluster(sys.argv[1] or None) as cluster:
     import ray
@@ -57,7 +57,7 @@ def check_devices(config: Config) -> Iterator[Found]:
     """The device that training would take, and in which precision."""
     import torch
 
-    from rainbow_ray.training.device import pick_device, pick_precision
+    from rainbow_ray.model.device import pick_device, pick_precision
 
     device, notes = pick_device(config.training.device)
     precision, more = pick_precision(config.training.mixed_precision, device)
@@ -88,7 +88,7 @@ def check_disk(folder: Path, needed_mb: float) -> Found:
 
 def check_services(config: Config) -> Iterator[Found]:
     """Keys of W&B and of the hub: whether they are there, never what they are."""
-    from rainbow_ray.training.reporters import knows_wandb, wandb_notes
+    from rainbow_ray.training.loggers import knows_wandb, wandb_notes
 
     if config.logging.wandb.enabled:
         notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rainbow_ray.assemble import Data
-from rainbow_ray.checks import Found
-from rainbow_ray.plan import Plan
-from rainbow_ray.training.device import pick_device, pick_precision
-from rainbow_ray.training.heard import AT_ONCE, Heard
+from rainbow_ray.checks.result import Found
+from rainbow_ray.model.audio_features import AT_ONCE, Heard
+from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.setup.plan import Plan
+from rainbow_ray.setup.prepare import Data
 from rainbow_ray.training.learner import Learner, build_model
 
 MB = 2**20

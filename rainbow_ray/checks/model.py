@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rainbow_ray.assemble import Data
-from rainbow_ray.checks import Found
 from rainbow_ray.checks.media import windows_of
-from rainbow_ray.data.source import Rows
-from rainbow_ray.plan import Plan
-from rainbow_ray.training.batches import decide_length, scoring_batches
-from rainbow_ray.training.device import pick_device, pick_precision
+from rainbow_ray.checks.result import Found
+from rainbow_ray.data.batching import decide_length, scoring_batches
+from rainbow_ray.data.dataset import Rows
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.setup.plan import Plan
+from rainbow_ray.setup.prepare import Data
 from rainbow_ray.training.learner import Learner
-from rainbow_ray.training.step import Stepper
-from rainbow_ray.training.team import Team
+from rainbow_ray.training.train_step import Stepper
 
 TIMED = 3
 FEW = 64  # examples that the model is tried on

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 ADVICE = "write it with one type in all files"
 DIGITS = {pa.int8(): 3, pa.uint8(): 3, pa.int16(): 5, pa.uint16(): 5, pa.int32(): 10, pa.uint32(): 10, pa.int64(): 19,

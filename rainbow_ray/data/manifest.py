@@ -2,8 +2,6 @@
 
 `parquet_table.py` opens and reads it; `plain_rows` is row-local, so that Ray Data can run it on any block. Labels stay
 raw here: a problem's `parse` owns them.
-
-Try it alone: `python -m rainbow_ray.data.manifest data/base_manifest_db.parquet`
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.config import DataConfig
+from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.normalize import (
     NOT_UTF8,
     decode_storage,
@@ -41,7 +39,7 @@ from rainbow_ray.data.raw_labels import (
 )
 from rainbow_ray.data.sample_rates import sample_rate_column
 from rainbow_ray.data.times import seconds_column
-from rainbow_ray.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, nearest
 
 STRUCT_COLUMN = "training_data"
 DEMO = "demo"
@@ -314,11 +312,3 @@ def _join(texts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
         both = pc.and_(pc.not_equal(joined, ""), pc.not_equal(text, ""))
         joined = pc.binary_join_element_wise(joined, text, pc.if_else(both, "\n\n", ""))
     return joined
-
-
-if __name__ == "__main__":
-    import sys
-
-    from rainbow_ray.checks.modules import show_manifest
-
-    sys.exit(show_manifest(sys.argv[1:]))

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 NOT_UTF8 = "text that is not UTF-8"  # the reason of a row whose text cannot be decoded
 LARGEST_INTEGER = 2**64  # whole floats below it are written as integers

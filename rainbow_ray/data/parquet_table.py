@@ -21,8 +21,8 @@ from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 from rainbow_ray.data.column_types import ADVICE, check_names, common_schema, path_value
 from rainbow_ray.data.read_errors import what_it_is, why_unreadable
 from rainbow_ray.data.table_folders import FolderFiles, Values, list_folder
-from rainbow_ray.errors import InputError, printable
-from rainbow_ray.paths import is_url, resolve_location
+from rainbow_ray.utils.errors import InputError, printable
+from rainbow_ray.utils.paths import is_url, resolve_location
 
 SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 PATTERN = re.compile(r"[*?\[]")

@@ -25,7 +25,7 @@ from rainbow_ray.data.normalize import (
     scalar_text,
     text_column,
 )
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 LABEL_MISSING = "no label"
 LABEL_BROKEN = "label not readable as JSON"

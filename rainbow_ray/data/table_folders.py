@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from rainbow_ray.data.table_formats import DELTA_LOG, UNREADABLE_LOG, NotUnderstoodError, current_files
-from rainbow_ray.errors import InputError, printable
+from rainbow_ray.utils.errors import InputError, printable
 
 ENDINGS = (".parquet", ".pq", ".parq")
 HIDDEN = (".", "_")

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.normalize import text_column
 from rainbow_ray.data.times import DAY, SecondsColumn, seconds_column
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 LONG_SONG, TOO_LONG_SONG = 4 * 3600.0, 12 * 3600.0
 LONG_SEGMENT = 900.0

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-from rainbow_ray.errors import first_line
+from rainbow_ray.utils.errors import first_line
 
 HUB_SECONDS = 5.0  # for the hub to answer
 

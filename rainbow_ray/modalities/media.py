@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from rainbow_ray.data.examples import SLOTS, Examples
+from rainbow_ray.modalities.array_cache import Store, hash_of
 from rainbow_ray.modalities.media_counts import NAMED, check_troubles, count_troubles, count_unusable, say_troubles
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
@@ -31,14 +32,13 @@ from rainbow_ray.modalities.media_source import (
     Trouble,
     explain,
 )
-from rainbow_ray.modalities.store import Store, hash_of
 
 __all__ = [  # beside what is defined here
     "NAMED", "TROUBLE", "EmptyWindow", "MediaReader", "Recording", "Span", "Trouble", "Windows", "as_float",
     "check_troubles", "collate", "count_troubles", "count_unusable", "explain", "pad", "say_troubles",
 ]  # fmt: skip
 
-MEDIA = {"audio": "rainbow_ray.modalities.audio", "midi": "rainbow_ray.modalities.midi"}
+MEDIA = {"audio": "rainbow_ray.modalities.audio.reader", "midi": "rainbow_ray.modalities.midi.reader"}
 POSITIONS = ("start", "middle")
 LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
 VERSION = 3  # of what is kept of a file: what earlier ones left is not read

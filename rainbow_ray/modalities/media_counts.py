@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rainbow_ray.errors import InputError
 from rainbow_ray.modalities.media_source import BAD_RATE, BESIDE_OTHER, IN_SEGMENT, LEAVES_ROOT, NO_FILE, NOTE, TROUBLE
+from rainbow_ray.utils.errors import InputError
 
 NAMED = 3  # files of each reason that are named
 

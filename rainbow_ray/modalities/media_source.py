@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.errors import first_line
-from rainbow_ray.modalities.store import hash_of
+from rainbow_ray.modalities.array_cache import hash_of
+from rainbow_ray.utils.errors import first_line
 
 IN_TABLE = "in the table"
 TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing

@@ -17,10 +17,8 @@ from typing import Any
 
 import torch
 
-from rainbow_ray.errors import InputError, first_line
-from rainbow_ray.files import describe_foreign_content
 from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
-from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
+from rainbow_ray.modalities.text.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.weights import (
     PICKLED,
     SAFETENSORS,
@@ -29,6 +27,8 @@ from rainbow_ray.modalities.weights import (
     check_values,
     check_weight_files,
 )
+from rainbow_ray.utils.errors import InputError, first_line
+from rainbow_ray.utils.io import describe_foreign_content
 
 FAST = "tokenizer.json"  # holds a whole tokenizer; other files are then not read
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")

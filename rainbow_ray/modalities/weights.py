@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from rainbow_ray.errors import first_line
-from rainbow_ray.files import describe_foreign_content
+from rainbow_ray.utils.errors import first_line
+from rainbow_ray.utils.io import describe_foreign_content
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # after the name of weights that lie in several files

@@ -2,8 +2,6 @@
 
 A modality that an example lacks is one learned token, in training and in prediction alike; so is one that modality
 dropout hides. Nothing depends on padding, nor on who else is in the batch.
-
-Try it alone: `python -m rainbow_ray.model.fusion`
 """
 
 from __future__ import annotations
@@ -14,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rainbow_ray.config import FusionConfig
-from rainbow_ray.errors import choose
-from rainbow_ray.modalities.attention import Block
+from rainbow_ray.config.schema import FusionConfig
+from rainbow_ray.nn.attention import Block
+from rainbow_ray.utils.errors import choose
 
 KINDS = ("concat", "gated", "cross_attention")
 
@@ -159,11 +157,3 @@ def _mean(tokens: Tokens) -> torch.Tensor:
 
 def _joined(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([t.values for t in tokens], dim=1), torch.cat([t.mask for t in tokens], dim=1)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from rainbow_ray.checks.modules import show_fusion
-
-    sys.exit(show_fusion(sys.argv[1:]))

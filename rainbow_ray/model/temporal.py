@@ -1,7 +1,4 @@
-"""How segments see each other, and when they are: what the head reads beside a segment's own features.
-
-Try it alone: `python -m rainbow_ray.model.temporal`
-"""
+"""How segments see each other, and when they are: what the head reads beside a segment's own features."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ import math
 import torch
 from torch import nn
 
-from rainbow_ray.config import TemporalConfig
-from rainbow_ray.data.stream import Line
-from rainbow_ray.errors import choose
-from rainbow_ray.modalities.attention import Block
+from rainbow_ray.config.schema import TemporalConfig
+from rainbow_ray.data.reader import Line
+from rainbow_ray.nn.attention import Block
+from rainbow_ray.utils.errors import choose
 
 KINDS = ("transformer", "tcn", "none")
 FREQUENCIES = 6  # of each share of the song, doubling from half a turn on
@@ -161,11 +158,3 @@ def _apart(times: torch.Tensor) -> torch.Tensor:
     places = (place[None, :] - place[:, None]).expand_as(seconds)
     logs = [apart.sign() * apart.abs().log1p() for apart in (seconds, places)]
     return torch.stack([*logs, *(log.abs() for log in logs)], dim=-1)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from rainbow_ray.checks.modules import show_temporal
-
-    sys.exit(show_temporal(sys.argv[1:]))

@@ -20,8 +20,8 @@ from swagger_ui_bundle import swagger_ui_path
 from rainbow_ray import __version__
 from rainbow_ray.data.time_units import UnitCheck, check_unit, describe_length, likely_unit
 from rainbow_ray.data.times import DAY, parse_seconds
-from rainbow_ray.results.explain import column_to_explain
-from rainbow_ray.serving.guard import App, Gate, Guard
+from rainbow_ray.inference.occlusion import column_to_explain
+from rainbow_ray.serving.auth import App, Gate, Guard
 from rainbow_ray.serving.service import Service
 
 FORM = Path(__file__).with_name("form.html")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rainbow_ray.errors import InputError
-from rainbow_ray.files import write_safely
-from rainbow_ray.training.reporters import RESULT
+from rainbow_ray.training.loggers import RESULT
+from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.io import write_safely
 
 FORMAT = 2
 KEPT = 2

@@ -12,21 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from rainbow_ray.config import Config
-from rainbow_ray.data.source import Part, Resident, Rows, Source
-from rainbow_ray.data.stream import Batch, Line, make_batch, make_line, to_device
-from rainbow_ray.errors import TrainingError
-from rainbow_ray.modalities import Reading, bodies, make_collates, text
-from rainbow_ray.modalities.words import log_count_ratios
-from rainbow_ray.model.prefix import MB, PrefixStore, States, make_key
-from rainbow_ray.model.rainbow import Known, Rainbow
-from rainbow_ray.problems import Problem, make_problem, no_scores
-from rainbow_ray.problems.segmentation import SONG, Segmentation
-from rainbow_ray.training.batches import EVAL_TOKENS, divide_runs, scoring_batches
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batching import EVAL_TOKENS, divide_runs, scoring_batches
+from rainbow_ray.data.dataset import Part, Resident, Rows, Source
+from rainbow_ray.data.reader import Batch, Line, make_batch, make_line, to_device
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.modalities import encoder_cache
+from rainbow_ray.modalities.spec import Reading, make_collates
+from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
+from rainbow_ray.model.audio_features import Heard
+from rainbow_ray.model.device import SMALLER, Precision, is_out_of_memory
+from rainbow_ray.model.frozen_cache import MB, PrefixStore, States, make_key
+from rainbow_ray.model.model import Known, Rainbow
+from rainbow_ray.tasks.base import Problem, make_problem, no_scores
+from rainbow_ray.tasks.segmentation import SONG, Segmentation
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.device import SMALLER, Precision, is_out_of_memory
-from rainbow_ray.training.heard import Heard
-from rainbow_ray.training.team import Team
+from rainbow_ray.utils.errors import TrainingError
 
 STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
 
@@ -178,14 +180,16 @@ class Learner:
 
     def base_hash(self) -> str:
         """Identifies what is frozen: a checkpoint holds only what is trained."""
-        text_part = bodies.digest(self.reading.text, self.model.text.constant_tensors()) if self.model.text else ""
+        text_part = (
+            encoder_cache.digest(self.reading.text, self.model.text.constant_tensors()) if self.model.text else ""
+        )
         return text_part + (self.model.audio.identity() if self.model.audio is not None else "")
 
     def _build(self, training: np.ndarray) -> Rainbow:
         model = build_model(self.config, self.reading, self.problem)
         if model.words is not None:
             known = self.source.known(training)
-            lists = known.examples.take(known.at).ragged(text.WORDS)
+            lists = known.examples.take(known.at).ragged(text_encoder.WORDS)
             belongs = self.problem.indicators(self.source.targets[known.indices])
             weigh = self.config.model.lexical.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
@@ -218,7 +222,7 @@ class Learner:
             stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(Team())))
         everybody = all(self.team.collect(stored is not None))
         encoded = stored.to(self.device) if stored is not None and everybody else encode(self.team)
-        words = text.pad(self.source.examples.ragged(text.WORDS), 0).to(self.device)
+        words = text_encoder.pad(self.source.examples.ragged(text_encoder.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
 
@@ -229,7 +233,7 @@ class Learner:
             return None
         depth = encoder.constant_depth
         first, same_as = source.distinct  # stems of a song have the same text
-        starts = np.concatenate([[0], np.cumsum(text.lengths(source.examples)[first], dtype=np.int64)])
+        starts = np.concatenate([[0], np.cumsum(text_encoder.lengths(source.examples)[first], dtype=np.int64)])
         shortest = source.known(np.array([int(np.argmin(source.lengths))]))
         like = self._states_of(shortest, depth, None)
         shape = (int(starts[-1]), *like.shape[2:])
@@ -293,7 +297,7 @@ class Learner:
         inputs = make_batch(rows.examples, rows.at, alone).to(self.device).units["text"]
         known = (below[0], below[1].pad(rows.indices).to(self.device)) if below is not None else None
         with self.precision.autocast(self.device):
-            return self.model.text.states(inputs[text.TOKENS], inputs["mask"], depth, known)
+            return self.model.text.states(inputs[text_encoder.TOKENS], inputs["mask"], depth, known)
 
     def _prefix_key(self, depth: int, pooling: str = "") -> str:
         """Everything that what frozen layers say depends on."""
@@ -302,7 +306,7 @@ class Learner:
         assert encoder is not None
         body = encoder.body.config
         return make_key(
-            bodies.digest(self.reading.text, encoder.constant_tensors(depth)), body.to_json_string(),
+            encoder_cache.digest(self.reading.text, encoder.constant_tensors(depth)), body.to_json_string(),
             body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
             self.precision.name, self.device.type, torch.__version__, self.source.token_hash,
         )  # fmt: skip
@@ -379,7 +383,7 @@ class Learner:
     def _batch(self, rows: Rows) -> Batch:
         batch = make_batch(rows.examples, rows.at, self.collates, rows.run)
         if self.states is not None:
-            batch.units["text"][text.STATES] = self.states.pad(rows.indices)
+            batch.units["text"][text_encoder.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)
 
     def _shortest(self, training: np.ndarray) -> Batch | Known:
@@ -403,7 +407,7 @@ def advice(config: Config) -> str:
 def build_model(config: Config, reading: Reading, problem: Problem) -> Rainbow:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
     return Rainbow(
-        bodies.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
+        encoder_cache.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
         temporal=isinstance(problem, Segmentation),
     )  # fmt: skip
 
@@ -412,7 +416,7 @@ def finish_logits(problem: Problem, logits: torch.Tensor, line: Line | None) -> 
     """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
     if not isinstance(problem, Segmentation) or problem.weak is None:
         return logits
-    from rainbow_ray.problems.bags import shares
+    from rainbow_ray.tasks.multiple_instance import shares
 
     assert line is not None
     assert line.run is not None

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from rainbow_ray.config import Config
-from rainbow_ray.errors import InputError
-from rainbow_ray.model.rainbow import Rainbow
+from rainbow_ray.config.schema import Config
+from rainbow_ray.model.model import Rainbow
+from rainbow_ray.utils.errors import InputError
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # ours to transformers'
 NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed

@@ -66,7 +66,7 @@ def price(folder: Path, seconds: float) -> dict[str, float]:
 def write_again(path: Path) -> float:
     import torch
 
-    from rainbow_ray.files import write_safely
+    from rainbow_ray.utils.io import write_safely
 
     state = torch.load(path, weights_only=True)
     began = time.perf_counter()

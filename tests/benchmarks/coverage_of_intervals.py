@@ -11,8 +11,8 @@ import json
 
 import numpy as np
 
-from rainbow_ray.problems.binary import Binary
-from rainbow_ray.results.evaluate import Scored, intervals
+from rainbow_ray.evaluation.bootstrap import Scored, intervals
+from rainbow_ray.tasks.binary import Binary
 
 SHOWN = ("accuracy", "macro_f1", "average_precision_rarer", "roc_auc", "mcc", "log_loss")
 POPULATION = 400_000

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.config import parse_value, resolve
-from rainbow_ray.data.source import at_songs
-from rainbow_ray.model.prefix import PrefixStore
-from rainbow_ray.plan import make_plan
-from rainbow_ray.problems import are_known, no_scores
-from rainbow_ray.results.evaluate import compare_seeds
-from tests.in_process import data_of, fit_fold
+from rainbow_ray.config.schema import parse_value, resolve
+from rainbow_ray.data.dataset import at_songs
+from rainbow_ray.evaluation.bootstrap import compare_seeds
+from rainbow_ray.model.frozen_cache import PrefixStore
+from rainbow_ray.setup.plan import make_plan
+from rainbow_ray.tasks.base import are_known, no_scores
+from tests.helpers import data_of, fit_fold
 
 ALL = ("text", "audio", "midi")
 STORE = 4 * 2**30

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import average_precision_score
 
-from rainbow_ray.data.demo import demo_table
-from rainbow_ray.model.prefix import PrefixStore
-from rainbow_ray.problems import no_scores
-from rainbow_ray.results.calibrate import cross_fit
-from tests.in_process import data_of, fit_fold, plan_of
+from rainbow_ray.calibration.fit import cross_fit
+from rainbow_ray.data.demo.songs import demo_table
+from rainbow_ray.model.frozen_cache import PrefixStore
+from rainbow_ray.tasks.base import no_scores
+from tests.helpers import data_of, fit_fold, plan_of
 
 SONGS, RARE = 400, 20
 METRICS = ("average_precision_rare", "macro_f1", "recall_rare")

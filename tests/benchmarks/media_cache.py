@@ -54,12 +54,12 @@ def save_encoder(folder: Path, *, small: bool) -> Path:
 
 
 def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
-    from rainbow_ray.data.stream import make_batch
-    from rainbow_ray.modalities import make_collates
-    from rainbow_ray.training.device import pick_device, pick_precision
-    from rainbow_ray.training.heard import Heard
+    from rainbow_ray.data.reader import make_batch
+    from rainbow_ray.modalities.spec import make_collates
+    from rainbow_ray.model.audio_features import Heard
+    from rainbow_ray.model.device import pick_device, pick_precision
     from rainbow_ray.training.learner import build_model
-    from tests.in_process import data_of, plan_of
+    from tests.helpers import data_of, plan_of
 
     keys = {"phase": 3, "modalities": ["audio"], "data__window_seconds": seconds,
             "data__media_cache": str(folder / "cache"),

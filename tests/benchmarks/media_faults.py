@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rainbow_ray.modalities.audio.mpeg_frames import find_stream
 from rainbow_ray.modalities.media import MediaReader, Windows, count_troubles
-from rainbow_ray.modalities.mpeg_frames import find_stream
-from tests.modalities.test_audio import saved, tone
-from tests.modalities.test_midi import song
+from tests.modalities.audio.test_audio import saved, tone
+from tests.modalities.midi.test_midi import song
 
 BATCH = 100
 SECONDS = 180.0  # a batch that takes longer hangs

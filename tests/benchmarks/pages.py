@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rainbow_ray.data.demo import write_demo
-from rainbow_ray.results.pages import write_report
-from tests.in_process import finish_run, plan_of
-from tests.results.conftest import write_sweep
+from rainbow_ray.data.demo.songs import write_demo
+from rainbow_ray.html_report.write import write_report
+from tests.finished_runs import write_sweep
+from tests.helpers import finish_run, plan_of
 
 
 def as_a_command(folder: Path) -> None:

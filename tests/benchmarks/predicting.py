@@ -54,7 +54,7 @@ def make_text(rng: random.Random) -> str:
 
 
 def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
-    from tests.in_process import finish_run, plan_of
+    from tests.helpers import finish_run, plan_of
 
     pq.write_table(labelled_songs(), folder / "labelled.parquet")
     return finish_run(plan_of(folder / "labelled.parquet", encoder, **SHORT, **keys), folder / "run")
@@ -62,8 +62,8 @@ def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
 
 def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Songs a second of both, in turns."""
-    from rainbow_ray.results.at_scale import Task, make_plan, open_parts, score_on_ray
-    from rainbow_ray.runtime import prepare_environment, ray_cluster
+    from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
+    from rainbow_ray.inference.batch_inference import Task, make_plan, open_parts, score_on_ray
 
     prepare_environment()
     rng = random.Random(0)
@@ -114,7 +114,7 @@ class PlainLoop:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from rainbow_ray.modalities.text import source_of
+        from rainbow_ray.modalities.text.encoder import source_of
 
         self.torch = torch
         source = source_of("embedded")

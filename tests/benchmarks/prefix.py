@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rainbow_ray.model.prefix import MB, PrefixStore
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.model.frozen_cache import MB, PrefixStore
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loop import FitData, _Run
-from rainbow_ray.training.reporters import Silent
-from rainbow_ray.training.team import Team
-from tests.in_process import data_of, plan_of
+from rainbow_ray.training.loggers import Silent
+from rainbow_ray.training.trainer import FitData, _Run
+from tests.helpers import data_of, plan_of
 
 LAYERS = 6  # of the embedded encoder
 DEPTHS = {"full": "all", "three quarters": 0.75, "half": 0.5, "none": 0}

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.problems import no_scores
-from rainbow_ray.results.baselines import mean_states, run_baselines
-from tests.in_process import data_of, fit_fold, plan_of
+from rainbow_ray.baselines.compute import mean_states, run_baselines
+from rainbow_ray.tasks.base import no_scores
+from tests.helpers import data_of, fit_fold, plan_of
 
 SHOWN = {
     1: ("macro_f1", "accuracy", "average_precision_rarer", "mcc", "log_loss"),

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.config import parse_value, resolve
-from rainbow_ray.model.prefix import PrefixStore
-from rainbow_ray.plan import make_plan
-from rainbow_ray.problems import no_scores
-from rainbow_ray.results.baselines import compute_baselines
-from rainbow_ray.results.evaluate import compare_seeds
-from rainbow_ray.training.folds import Shared
-from tests.in_process import data_of, fit_fold
+from rainbow_ray.baselines.compute import compute_baselines
+from rainbow_ray.config.schema import parse_value, resolve
+from rainbow_ray.evaluation.bootstrap import compare_seeds
+from rainbow_ray.model.frozen_cache import PrefixStore
+from rainbow_ray.setup.plan import make_plan
+from rainbow_ray.tasks.base import no_scores
+from rainbow_ray.training.cross_validation import Shared
+from tests.helpers import data_of, fit_fold
 
 METRICS = ("macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s", "boundary_3s")
 STORE = 4 * 2**30

@@ -15,10 +15,10 @@ import json
 import numpy as np
 from scipy.stats import norm
 
-from rainbow_ray.problems import make_problem
-from rainbow_ray.results.selection import best_of, corrected
-from rainbow_ray.training.ledger import WHOLE
-from rainbow_ray.training.trial import make_rungs
+from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tuning.bbc_cv import best_of, corrected
+from rainbow_ray.tuning.trial import make_rungs
+from rainbow_ray.tuning.trial_log import WHOLE
 
 SONGS, TRIALS, FOLDS, REDUCTION = 84, 30, 5, 3.0
 SIGNALS = {

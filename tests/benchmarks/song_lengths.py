@@ -52,7 +52,7 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
 
     from rainbow_ray.model.temporal import Temporal
     from tests.conftest import segment_rows
-    from tests.in_process import data_of, fit_fold, plan_of
+    from tests.helpers import data_of, fit_fold, plan_of
 
     songs = max(LEAST_SONGS, segments // size)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
 def _line(runs: int, size: int):
     import torch
 
-    from rainbow_ray.data.stream import Line
+    from rainbow_ray.data.reader import Line
 
     starts = torch.arange(size) * 3.0
     times = torch.stack([starts, starts + 3, starts / (3 * size), (starts + 3) / (3 * size)], dim=1)

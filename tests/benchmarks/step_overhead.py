@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rainbow_ray.data.stream import make_batch
-from rainbow_ray.problems.binary import Binary
-from rainbow_ray.training import loop
-from rainbow_ray.training.batches import ENOUGH_TOKENS, divide, plan
+from rainbow_ray.data.batching import ENOUGH_TOKENS, divide, plan
+from rainbow_ray.data.reader import make_batch
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.tasks.binary import Binary
+from rainbow_ray.training import trainer
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.reporters import JsonLines
-from rainbow_ray.training.team import Team
-from tests.in_process import data_of, plan_of
+from rainbow_ray.training.loggers import JsonLines
+from tests.helpers import data_of, plan_of
 
 KEYS = {
     "model__text_encoder__layer": "last",
@@ -46,8 +46,8 @@ def main() -> None:
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = Checkpoints(Path(folder))
-        parts = loop.FitData(data.source, everything, nothing, made.problem, made.reading, None)
-        run = loop._Run(made.config, parts, JsonLines(state.metrics), state, Team())
+        parts = trainer.FitData(data.source, everything, nothing, made.problem, made.reading, None)
+        run = trainer._Run(made.config, parts, JsonLines(state.metrics), state, Team())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:
             prepared = _prepared(run)
@@ -63,7 +63,7 @@ def main() -> None:
     print(json.dumps({**result, "ours_over_hand_median": round(statistics.median(ratios), 4)}))
 
 
-def _prepared(run: loop._Run) -> list[list]:
+def _prepared(run: trainer._Run) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
     lengths = run.source.lengths
     steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
@@ -72,7 +72,7 @@ def _prepared(run: loop._Run) -> list[list]:
     return [[make_batch(rows.examples, rows.at, run.learner.collates) for rows in step] for step in parts]
 
 
-def _by_hand(run: loop._Run, steps: list[list]) -> None:
+def _by_hand(run: trainer._Run, steps: list[list]) -> None:
     model, optimizer = run.model, run.stepper.optimizer
     assert isinstance(run.problem, Binary)
     weight = torch.tensor(run.problem.pos_weight)

@@ -20,7 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rainbow_ray.training.reporters import read_lines
+from rainbow_ray.training.loggers import read_lines
 from tests.conftest import TINY, WORDS
 
 POLL_SECONDS = 1.0

@@ -9,7 +9,7 @@
   has it; three are started, and the median of what they cost beside their fits is added for each config;
 - `best_ours` and, asked for by `--full`, `best_full`: the best score on all folds, of ours and with pruning off. The
   engine with pruning off scores what the plain loop would: states from the store are the encoder's own
-  (`tests/model/test_prefix.py`).
+  (`tests/model/test_frozen_cache.py`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import numpy as np
 import optuna
 import torch
 
-from rainbow_ray.config import Config
+from rainbow_ray.config.schema import Config
+from rainbow_ray.distributed.process_group import Team
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.ledger import Ledger
-from rainbow_ray.training.loop import FitData, _Run
-from rainbow_ray.training.reporters import Silent
-from rainbow_ray.training.space import apply, load_space, quiet_study
-from rainbow_ray.training.team import Team
-from tests.in_process import data_of, plan_of
+from rainbow_ray.training.loggers import Silent
+from rainbow_ray.training.trainer import FitData, _Run
+from rainbow_ray.tuning.search_space import apply, load_space, quiet_study
+from rainbow_ray.tuning.trial_log import Ledger
+from tests.helpers import data_of, plan_of
 
 FOLDS = 5
 SPACE = """

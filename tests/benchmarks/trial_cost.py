@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.ledger import Ledger, Trial
+from rainbow_ray.tuning.trial_log import Ledger, Trial
 
 SPACE = """
 def space(trial):

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rainbow_ray.data.demo import write_demo
-from rainbow_ray.training.reporters import read_lines
+from rainbow_ray.data.demo.songs import write_demo
+from rainbow_ray.training.loggers import read_lines
 
 WORKER = """
 import json, os, sys
@@ -27,8 +27,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from rainbow_ray.modalities import text
-from rainbow_ray.training.team import Team
-from tests.in_process import data_of, fit_fold, plan_of
+from rainbow_ray.distributed.process_group import Team
+from tests.helpers import data_of, fit_fold, plan_of
 
 manifest, folder, threads, keys = sys.argv[1:]
 torch.set_num_threads(int(threads))

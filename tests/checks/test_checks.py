@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rainbow_ray.assemble import read_data
-from rainbow_ray.checks import Found
+from rainbow_ray.checks.data import check_lengths, check_songs, probe_songs
 from rainbow_ray.checks.environment import check_devices, check_disk, check_services
-from rainbow_ray.checks.forecast import check_memory, disk_needed_mb, foresee
 from rainbow_ray.checks.model import check_model
-from rainbow_ray.checks.songs import check_lengths, check_songs, probe_songs
-from rainbow_ray.config import Config
-from rainbow_ray.data.stream import read_here
+from rainbow_ray.checks.result import Found
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.reader import read_here
+from rainbow_ray.runs.estimate import check_memory, disk_needed_mb, foresee
+from rainbow_ray.setup.prepare import read_data
 from tests.conftest import song_rows
-from tests.in_process import plan_of
+from tests.helpers import plan_of
 
 
 def made(manifest: Path, encoder: Path, **keys):

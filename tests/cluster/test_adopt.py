@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cluster.adopt import NO_TIMER, end_adopted, parse_place, start_timer
-from cluster.known import without_api
 from cluster.lifecycle import ClusterError
+from cluster.registry import without_api
 from cluster.settings import Settings
 from cluster.state import ClusterFolder, PodRecord
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 from tests.cluster.machines import processes_of
 from tests.cluster.test_commands import call  # noqa: F401
 from tests.cluster.test_pods import until

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.bring_up import end_surplus
 from cluster.lifecycle import CREATE_TRIES, ClusterError, NoRoom
 from cluster.plan import Candidate
 from cluster.pod_request import pod_request
+from cluster.provision import end_surplus
+from cluster.reconcile import own_pods, surplus
 from cluster.runpod_api import Forbidden, NoBalance, Unauthorized, Unavailable, WrongRequest
 from cluster.state import MARKER, VolumeRecord
-from cluster.survey import own_pods, surplus
 from cluster.volumes import find_or_make_volume, give_back_volume
 from tests.cluster.fake_runpod import KEY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.settings import named_in, parse_duration, read_settings, say_duration
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 
 def written(folder, text):

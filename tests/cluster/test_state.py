@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cluster.settings import Settings
 from cluster.state import ClusterFolder, PodRecord
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ import functools
 
 import pytest
 
-import cluster.collect
-import cluster.known
+import cluster.garbage_collect
+import cluster.registry
 import cluster.up
 from cluster import commands
-from cluster.bring_up import _fill, end_surplus
 from cluster.lifecycle import Cluster, ClusterError
 from cluster.plan import Candidate
 from cluster.pod_request import pod_request
+from cluster.provision import _fill, end_surplus
 from cluster.runpod_api import RunPod
 from cluster.settings import Settings
 from cluster.state import ClusterFolder, VolumeRecord
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 from tests.cluster.fake_runpod import KEY
 
 PLACES = ["EU-RO-1", "US-TX-3"]
@@ -30,10 +30,10 @@ def doors(account, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNPOD_API_URL", account.url)
     monkeypatch.setenv("RUNPOD_API_KEY", KEY)
     quick = functools.partial(Cluster, poll=0.01, settle=0.3)
-    for module in (cluster.up, cluster.known):
+    for module in (cluster.up, cluster.registry):
         monkeypatch.setattr(module, "Cluster", quick)
     patient = functools.partial(RunPod, pause=lambda seconds: None)
-    monkeypatch.setattr(cluster.known, "RunPod", patient)
+    monkeypatch.setattr(cluster.registry, "RunPod", patient)
 
     def build(there, candidates):
         there.resolve()
@@ -90,7 +90,7 @@ def test_workers_without_their_head_are_ended_and_a_new_cluster_begins(account, 
 def test_up_after_a_kill_goes_on(account, doors, when):
     folder = ClusterFolder("rainbow")
     state = folder.begin(Settings(data_centers=PLACES, gpu=["A5000"], pods=2), ttl=3600, api_url=account.url)
-    killed = Cluster(folder, state, cluster.known.open_api(), poll=0.01)
+    killed = Cluster(folder, state, cluster.registry.open_api(), poll=0.01)
     if when != "begun":
         made = killed.client.create_volume("rainbow-rainbow", 50, PLACES[0])
         known = None if when == "volume asked for" else made.id
@@ -216,7 +216,7 @@ def lost_pod(account, name, **env):
 
 
 def collect(**flags):
-    return cluster.collect.gc(**{"volumes": False, "running": False, "yes": True, "dry_run": False, **flags})
+    return cluster.garbage_collect.gc(**{"volumes": False, "running": False, "yes": True, "dry_run": False, **flags})
 
 
 def test_gc_goes_on_beside_a_state_that_cannot_be_read(account, doors, capsys):
@@ -261,7 +261,7 @@ def test_gc_tries_each(account, doors):
 
 
 def test_gc_ends_the_volumes_that_were_made_here_and_no_others(account, doors):
-    client = cluster.known.open_api()
+    client = cluster.registry.open_api()
     theirs = client.create_volume("rainbow-theirs", 10, "EU-RO-1")
     doors.up(pods=1, volume={"name": "songs"})
     collect(volumes=True)

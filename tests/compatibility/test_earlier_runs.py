@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import rainbow_ray
-from rainbow_ray.results.pages import write_report
+from rainbow_ray.html_report.write import write_report
 
 ARCHIVE = Path(__file__).with_name("runs_0_1.tar.xz")
 SONGS = ("binary", "ensemble", "multiclass", "multilabel", "regression")

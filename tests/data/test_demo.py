@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.demo import SONGS, demo_table, write_demo
+from rainbow_ray.data.demo.songs import SONGS, demo_table, write_demo
 
 # of the songs' ids, concepts and labels: people compare figures that were measured on exactly these
 PINNED = "7a1cf89482de4727b11c4badff656fa35510d58deb81730f635f73e2b28a764b"

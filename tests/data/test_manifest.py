@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.config import DataConfig
+from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.examples import good_labels, one_row_an_example
 from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
-from rainbow_ray.errors import InputError
-from rainbow_ray.problems.binary import Binary
+from rainbow_ray.tasks.binary import Binary
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
-from tests.in_process import data_of, plan_of
+from tests.helpers import data_of, plan_of
 
 TARGET = "has_rebracketing_markers"
 LONG = "a text that is surely longer than fifty characters, as the filter asks"

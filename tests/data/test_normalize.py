@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.normalize import bytes_text, id_column, label_name, label_names, scalar_text, text_column
-from rainbow_ray.errors import InputError
+from rainbow_ray.utils.errors import InputError
 
 LATIN = [b"caf\xe9 1", None, b"caf\xe8 1"]
 UUIDS = [uuid.UUID(int=2**127 + i * 2**100 + 0xFF) for i in range(3)] + [uuid.UUID(int=i, version=4) for i in range(3)]

@@ -15,10 +15,10 @@ import pytest
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.read_errors import why_unreadable
-from rainbow_ray.data.stream import _tasks, head
-from rainbow_ray.errors import InputError
+from rainbow_ray.data.reader import _tasks, head
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
-from tests.in_process import data_of, plan_of
+from tests.helpers import data_of, plan_of
 
 
 def put(path: Path, table: pa.Table | None = None, **options: object) -> Path:

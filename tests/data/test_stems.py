@@ -7,16 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.demo import demo_table
-from rainbow_ray.data.demo_media import write_demo_media
+from rainbow_ray.data.dataset import at_songs, average_songs
+from rainbow_ray.data.demo.media import write_demo_media
+from rainbow_ray.data.demo.songs import demo_table
 from rainbow_ray.data.examples import one_row_an_example, song_weights
-from rainbow_ray.data.source import at_songs, average_songs
-from rainbow_ray.errors import InputError
-from rainbow_ray.modalities.audio import open_recording as open_audio
-from rainbow_ray.modalities.midi import PITCH
-from rainbow_ray.modalities.midi import open_recording as open_midi
-from tests.in_process import data_of, plan_of
-from tests.modalities.test_audio import saved, tone
+from rainbow_ray.modalities.audio.reader import open_recording as open_audio
+from rainbow_ray.modalities.midi.reader import PITCH
+from rainbow_ray.modalities.midi.reader import open_recording as open_midi
+from rainbow_ray.utils.errors import InputError
+from tests.helpers import data_of, plan_of
+from tests.modalities.audio.test_audio import saved, tone
 
 PHASE_3 = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0}
 

@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.data.manifest import open_manifest, plain_rows
-from rainbow_ray.data.stream import read_here, read_rows
-from rainbow_ray.errors import InputError
-from rainbow_ray.modalities import prepare
-from rainbow_ray.plan import Plan
-from rainbow_ray.results.at_scale import Part, PartScorer, part_file
-from rainbow_ray.results.inference import Predictor
-from rainbow_ray.results.score_manifest import _task
+from rainbow_ray.data.reader import read_here, read_rows
+from rainbow_ray.inference.batch_inference import Part, PartScorer, part_file
+from rainbow_ray.inference.predict_table import _task
+from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.modalities.spec import prepare
+from rainbow_ray.setup.plan import Plan
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs
 from tests.data.table_fuzzer import FuzzedTable, make_fuzzed_table
-from tests.in_process import data_of, finish_run, plan_of
+from tests.helpers import data_of, finish_run, plan_of
 
 pytestmark = pytest.mark.slow
 

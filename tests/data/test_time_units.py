@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from rainbow_ray.data.time_units import check_unit
-from rainbow_ray.errors import InputError
-from tests.in_process import data_of, plan_of
+from rainbow_ray.utils.errors import InputError
+from tests.helpers import data_of, plan_of
 
 
 def timelines(factor=1.0, segments=6, seconds=10.0, words=4.0, running=np.nan):

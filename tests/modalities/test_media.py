@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.errors import InputError
+from rainbow_ray.modalities.array_cache import Store, hash_of
 from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles, say_troubles
 from rainbow_ray.modalities.media_source import Trouble, check_rate
-from rainbow_ray.modalities.store import Store, hash_of
-from tests.modalities.test_audio import saved, tone
-from tests.modalities.test_midi import song
+from rainbow_ray.utils.errors import InputError
+from tests.modalities.audio.test_audio import saved, tone
+from tests.modalities.midi.test_midi import song
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_files_are_read_once(reader, root, monkeypatch):
     first = reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None]))
     assert [len(row) for row in first["audio"].to_pylist()] == [1, 0, 1]
     assert first["midi_trouble"].to_pylist() == [None] * 3
-    monkeypatch.setattr("rainbow_ray.modalities.audio.open_recording", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: pytest.fail("read again"))
     assert reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None])).equals(first)
 
 
@@ -268,7 +268,7 @@ def test_a_copy_of_a_file_is_not_decoded_again(tmp_path, monkeypatch):
     first = windows_of(album(tmp_path / "one", 220.0, 200.0), tmp_path / "store")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "one", copy, copy_function=shutil.copyfile)
-    monkeypatch.setattr("rainbow_ray.modalities.audio.open_recording", None)
+    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", None)
     for _ in range(2):
         np.testing.assert_array_equal(windows_of(copy, tmp_path / "store"), first)
 

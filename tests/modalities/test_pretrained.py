@@ -17,12 +17,14 @@ import pytest
 import torch
 import transformers
 
-from rainbow_ray.config import TextEncoderConfig
-from rainbow_ray.errors import InputError
-from rainbow_ray.modalities import audio_encoders, hub, pretrained, text
+from rainbow_ray.config.schema import TextEncoderConfig
+from rainbow_ray.modalities import hub, pretrained
+from rainbow_ray.modalities.audio import encoder as audio_encoder
+from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows, tiny_body, tiny_config
-from tests.in_process import data_of, plan_of
-from tests.modalities.test_audio import FAMILIES
+from tests.helpers import data_of, plan_of
+from tests.modalities.audio.test_audio import FAMILIES
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440449768\n"
 PAGE = "<!DOCTYPE html>\n<html><body>404: Not Found</body></html>\n"
@@ -197,13 +199,13 @@ def refusal(load: Callable[[], object], capfd) -> str:
 
 
 def load_text(folder: Path) -> tuple[str, ...]:
-    text.load_config(str(folder))
-    return text.verify_encoder(str(folder))
+    text_encoder.load_config(str(folder))
+    return text_encoder.verify_encoder(str(folder))
 
 
 def load_audio(folder: Path) -> None:
-    audio_encoders.load_config(str(folder))
-    audio_encoders.verify_encoder(str(folder))
+    audio_encoder.load_config(str(folder))
+    audio_encoder.verify_encoder(str(folder))
 
 
 @pytest.mark.parametrize("damage", WEIGHT_DAMAGES)
@@ -263,12 +265,14 @@ def test_weights_of_bert_under_the_name_of_roberta_are_refused(text_folder, capf
 def test_a_limit_without_room_for_a_text_is_refused(file, key, value, text_folder, capfd):
     edit(text_folder / file, **{key: value})
     name = str(text_folder)
-    problem = refusal(lambda: text.token_limit(name, TextEncoderConfig(), text.load_config(name)), capfd)
+    problem = refusal(
+        lambda: text_encoder.token_limit(name, TextEncoderConfig(), text_encoder.load_config(name)), capfd
+    )
     assert f"{file} says {key} {value}, which leaves no room for a text" in problem
 
 
 def test_whole_folders_are_accepted_in_every_format(text_folder, audio_folder):
-    for folder, load in ((text_folder, text.load_body), (audio_folder, audio_encoders.load_body)):
+    for folder, load in ((text_folder, text_encoder.load_body), (audio_folder, audio_encoder.load_body)):
         wanted = load(str(folder)).state_dict()
         assert len(shard(folder)) > 1
         for name, tensor in load(str(folder)).state_dict().items():
@@ -335,7 +339,7 @@ def test_families_whose_tokenizers_are_made_up_are_refused(family, tmp_path, cap
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     CONFIG_MAPPING[family]().save_pretrained(tmp_path)
-    problem = refusal(lambda: text.load_plain_tokenizer(str(tmp_path)), capfd)
+    problem = refusal(lambda: text_encoder.load_plain_tokenizer(str(tmp_path)), capfd)
     assert "no vocabulary" in problem
     assert "tokenizer.json" in problem
 
@@ -362,7 +366,7 @@ def test_merges_that_are_missing_are_noticed(tmp_path, capfd):
     vocabulary |= {word: len(vocabulary) + number for number, word in enumerate(words)}
     tiny_body("roberta").save_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    assert "merges" in refusal(lambda: text.load_plain_tokenizer(str(tmp_path)), capfd)
+    assert "merges" in refusal(lambda: text_encoder.load_plain_tokenizer(str(tmp_path)), capfd)
 
 
 def test_a_vocabulary_that_is_cut_off_is_warned_of(tmp_path, tiny_tokenizer_folder):
@@ -395,22 +399,22 @@ def test_unknown_words_are_warned_of_and_refused_where_there_is_nothing_else(tin
 
 
 def test_what_a_preprocessor_says_is_read(audio_folder, capfd):
-    assert audio_encoders.wants_normalised(str(audio_folder)) is False
+    assert audio_encoder.wants_normalised(str(audio_folder)) is False
     file = audio_folder / "preprocessor_config.json"
     copies = [shutil.copytree(audio_folder, audio_folder.with_name(name)) for name in ("none", "other", "cut")]
     (copies[0] / file.name).unlink()
-    assert audio_encoders.wants_normalised(str(copies[0])) is True
+    assert audio_encoder.wants_normalised(str(copies[0])) is True
     edit(copies[1] / file.name, sampling_rate=8000)
     assert "reads sound at 8000 Hz" in refusal(lambda: load_audio(copies[1]), capfd)
     for value, words in (("8000", "at 8000 Hz"), ("many", "'many', is no sample rate"), ([16000], "is no sample rate")):
         edit(copies[1] / file.name, sampling_rate=value)
-        audio_encoders.wants_normalised.cache_clear()
-        audio_encoders.verify_encoder.cache_clear()
+        audio_encoder.wants_normalised.cache_clear()
+        audio_encoder.verify_encoder.cache_clear()
         assert words in refusal(lambda: load_audio(copies[1]), capfd)
     for right in ("16000", 16000.0, None):
         edit(copies[1] / file.name, sampling_rate=right)
-        audio_encoders.wants_normalised.cache_clear()
-        assert audio_encoders.wants_normalised(str(copies[1])) is False
+        audio_encoder.wants_normalised.cache_clear()
+        assert audio_encoder.wants_normalised(str(copies[1])) is False
     (copies[2] / file.name).write_text(POINTER)
     assert "preprocessor_config.json is a Git LFS pointer" in refusal(lambda: load_audio(copies[2]), capfd)
 
@@ -438,7 +442,7 @@ def test_names_that_can_only_be_paths_ask_no_hub(tmp_path, monkeypatch):
         "~/no/such/encoder": "there is no such folder",
         str(tmp_path / "model.safetensors"): "it is a file; name the folder",
     }.items():
-        for load in (text.load_config, audio_encoders.load_config):
+        for load in (text_encoder.load_config, audio_encoder.load_config):
             with pytest.raises(InputError, match=words):
                 load(name)
 
@@ -525,7 +529,7 @@ def closed_port() -> int:
         return int(opened.getsockname()[1])
 
 
-@pytest.mark.parametrize("load", [text.load_config, audio_encoders.load_config])
+@pytest.mark.parametrize("load", [text_encoder.load_config, audio_encoder.load_config])
 def test_a_hub_out_of_reach_is_asked_once_and_in_silence(load, online, capfd):
     online(f"http://127.0.0.1:{closed_port()}")
     began = time.perf_counter()
@@ -543,7 +547,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(online, monkeypatch, capfd
         silent.listen()
         online(f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.perf_counter()
-        assert "cannot be reached" in refusal(lambda: text.load_config("some/other-encoder"), capfd)
+        assert "cannot be reached" in refusal(lambda: text_encoder.load_config("some/other-encoder"), capfd)
         assert time.perf_counter() - began < 5
 
 
@@ -552,15 +556,15 @@ def test_encoders_come_from_the_hub_and_later_from_its_cache(online, text_folder
 
     with serving(text_folder) as (address, asked):
         online(address)
-        assert text.load_config("some/encoder").model_type == "bert"
-        loaded = text.load_body("some/encoder").state_dict()
+        assert text_encoder.load_config("some/encoder").model_type == "bert"
+        loaded = text_encoder.load_body("some/encoder").state_dict()
         assert asked.count("/") == 1
-    for name, tensor in text.load_body(str(text_folder)).state_dict().items():
+    for name, tensor in text_encoder.load_body(str(text_folder)).state_dict().items():
         assert torch.equal(loaded[name], tensor), name
     for is_offline, port in ((False, closed_port()), (True, closed_port())):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
         online(f"http://127.0.0.1:{port}")
-        text.load_tokenizer.cache_clear()
-        text.load_plain_tokenizer.cache_clear()
-        assert text.load_body("some/encoder").state_dict().keys() == loaded.keys()
+        text_encoder.load_tokenizer.cache_clear()
+        text_encoder.load_plain_tokenizer.cache_clear()
+        assert text_encoder.load_body("some/encoder").state_dict().keys() == loaded.keys()
         assert constants.HF_HUB_OFFLINE is is_offline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rainbow_ray.config import FusionConfig
+from rainbow_ray.config.schema import FusionConfig
 from rainbow_ray.model.fusion import KINDS, Fusion, Tokens, check_fusion, gather_units, hide_at_random
 
 WIDTHS = {"text": 12, "audio": 10, "midi": 8}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rainbow_ray.config import TemporalConfig
-from rainbow_ray.data.stream import Line
+from rainbow_ray.config.schema import TemporalConfig
+from rainbow_ray.data.reader import Line
 from rainbow_ray.model.temporal import Temporal, check_temporal
 
 KINDS = ("transformer", "tcn")

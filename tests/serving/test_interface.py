@@ -10,9 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from rainbow_ray.serving.app import MOST_TEXTS, make_app
-from rainbow_ray.serving.guard import LARGEST_BODY, Gate, hash_of
+from rainbow_ray.serving.auth import LARGEST_BODY, Gate, hash_of
 from rainbow_ray.serving.service import Service
-from tests.in_process import finish_run, plan_of
+from tests.helpers import finish_run, plan_of
 
 TOKEN = "a token of many characters"
 TEXT = "a door and a wall but a river"
@@ -165,7 +165,7 @@ def test_a_model_of_sound_says_that_it_read_text_alone(tmp_path, tiny_encoder):
     import pyarrow.parquet as pq
 
     from tests.conftest import labelled_songs
-    from tests.modalities.test_midi import song
+    from tests.modalities.midi.test_midi import song
 
     (tmp_path / "a.mid").write_bytes(song())
     songs = labelled_songs()

@@ -19,7 +19,7 @@ from rainbow_ray import serve
 from rainbow_ray.cli import run
 from tests.benchmarks.serving import free_port, wait_for
 from tests.conftest import labelled_songs
-from tests.in_process import finish_run, plan_of
+from tests.helpers import finish_run, plan_of
 
 TEXT = "a door and a wall but a river"
 

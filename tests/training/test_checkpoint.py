@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rainbow_ray.errors import InputError
 from rainbow_ray.training.checkpoint import FORMAT, KEPT, Checkpoints
+from rainbow_ray.utils.errors import InputError
 
 
 @pytest.fixture

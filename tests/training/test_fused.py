@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.data.stream import make_batch
-from rainbow_ray.training import loop
-from rainbow_ray.training.device import pick_device, pick_precision
+from rainbow_ray.data.reader import make_batch
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.training import trainer
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.optimizer import make_optimizer
-from rainbow_ray.training.team import Team
-from tests.in_process import data_of, fit_fold, plan_of
+from tests.helpers import data_of, fit_fold, plan_of
 
 KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5, "data__views": 2,
         "training__min_steps": 0, "training__epochs": 3, "training__batch_size": 8}  # fmt: skip
@@ -57,7 +57,7 @@ def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
     _, whole = fit_fold(plan, data, tmp_path / "whole")
     _, again = fit_fold(plan, data, tmp_path / "again")
     assert (again.val_scores == whole.val_scores).all()
-    evaluate, calls = loop._Run.evaluate_epoch, {"n": 0}
+    evaluate, calls = trainer._Run.evaluate_epoch, {"n": 0}
 
     def killed(self):
         calls["n"] += 1
@@ -66,7 +66,7 @@ def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
         evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "evaluate_epoch", killed)
+        patch.setattr(trainer._Run, "evaluate_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             fit_fold(plan, data, tmp_path / "killed")
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
@@ -108,18 +108,18 @@ def test_each_tower_has_its_own_rate(made):
 def test_states_are_computed_once_for_all(made, tmp_path, monkeypatch):
     plan, data = made()
     _, first = fit_fold(plan, data, tmp_path / "a")
-    monkeypatch.setattr("rainbow_ray.training.heard.Heard._encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("rainbow_ray.model.audio_features.Heard._encode", lambda *_: pytest.fail("encoded again"))
     _, second = fit_fold(plan, data, tmp_path / "b")
     assert (first.val_scores == second.val_scores).all()
 
 
 def test_a_cache_that_lost_something_says_so(made, tmp_path):
-    from rainbow_ray.errors import TrainingError
-    from rainbow_ray.modalities import store
+    from rainbow_ray.modalities import array_cache
+    from rainbow_ray.utils.errors import TrainingError
 
     plan, data = made(modalities=["midi"])
     for file in (tmp_path / "cache").glob("midi/*/*.npy"):
         file.unlink()
-    store._HELD.clear()
+    array_cache._HELD.clear()
     with pytest.raises(TrainingError, match="gone or damaged"):
         fit_fold(plan, data, tmp_path / "a")

@@ -1,0 +1,80 @@
+"""What a model of segments must beat: the same baselines as elsewhere, each segment for itself.
+
+Where only songs have labels, they read whole songs, and each segment has an equal share of what they say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.baselines.compute import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.data.splits import Split
+from rainbow_ray.tasks.base import no_scores
+from rainbow_ray.tasks.segmentation import Segmentation, songs_of
+from rainbow_ray.training.cross_validation import Shared
+
+
+def compute_segment_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
+    """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
+    config, source, problem = shared.config, shared.source, shared.problem
+    assert isinstance(problem, Segmentation)
+    seed = config.reproducibility.seed
+    rows = _sample(source.targets, seed)
+    known = source.known(rows)
+    examples = known.examples.take(known.at)
+    summaries = media_summaries(shared, known)
+    states = None
+    if shared.reading.text:
+        states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
+    part = split.take(rows)
+    whole: dict[str, Scores] = {}
+    if problem.weak:
+        songs = songs_of(examples.targets)
+        firsts = np.array([song.start for song in songs])
+        means = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
+        summed = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in summaries.items()}
+        found = run_baselines(
+            problem.inner, _songs(examples, songs, problem), part.take(firsts), means, summed, seed=seed
+        )
+        sizes = np.array([song.stop - song.start for song in songs])
+        for name, said in found.items():
+            shares = said / sizes.reshape(-1, *[1] * (said.ndim - 1))
+            whole[name] = np.repeat(shares, sizes, axis=0)
+    else:
+        labelled = dataclasses.replace(examples, targets=problem.labels(examples.targets))
+        whole = run_baselines(
+            problem.inner, labelled, part, states, summaries, seed=seed, teaches=problem.known(examples.targets)
+        )
+    scores = {name: no_scores(problem, len(source)) for name in whole}
+    for name, found_here in whole.items():
+        scores[name][rows] = found_here
+    return scores
+
+
+def _sample(targets: np.ndarray, seed: int) -> np.ndarray:
+    """The segments of all songs, or of as many as baselines read."""
+    songs = songs_of(targets)
+    if len(targets) <= MOST_EXAMPLES:
+        return np.arange(len(targets))
+    chosen: list[np.ndarray] = []
+    size = 0
+    for i in np.random.default_rng(seed).permutation(len(songs)):
+        rows = np.arange(songs[i].start, songs[i].stop)
+        if size + len(rows) > MOST_EXAMPLES and chosen:
+            break
+        chosen.append(rows)
+        size += len(rows)
+    return np.sort(np.concatenate(chosen))
+
+
+def _songs(examples: Examples, songs: list[slice], problem: Segmentation) -> Examples:
+    """An example a song, with all its words."""
+    texts = examples.texts
+    joined = [" ".join(text for text in texts[song] if text) for song in songs]
+    labels, _ = problem.by_song(examples.targets, np.zeros((len(examples), *no_scores(problem, 1).shape[1:])))
+    table = pa.table({"text": pa.array(joined, pa.string())})
+    return Examples(table, labels, np.ones(len(songs), dtype=np.float32))

@@ -1,0 +1,205 @@
+"""What a finished run left behind, read for its page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from rainbow_ray.tasks.base import Problem, make_problem, score_type
+from rainbow_ray.tasks.segmentation import plain
+from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.utils.errors import InputError, first_line
+
+SEGMENTATION = "segmentation"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished run left. `held` are its out-of-fold predictions, a row an example."""
+
+    path: Path
+    summary: dict[str, Any]
+    profile: dict[str, Any]
+    records: pd.DataFrame
+    held: pd.DataFrame
+    config: str
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as its predictions have it."""
+        name = self.summary["problem"]
+        classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
+        known = {"classes": classes} if classes else {}
+        if name == SEGMENTATION:
+            inner = make_problem(self.summary["inner"], **known)
+            return make_problem(name, inner=inner, weak=self.summary.get("weak"))
+        return make_problem(name, **known)
+
+    @property
+    def alone(self) -> Finished:
+        """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
+        if self.summary["problem"] != SEGMENTATION:
+            return self
+        held = self.held[self.held["target"].notna()]
+        if self.summary.get("weak"):
+            names = list(self.problem.score_names)
+            sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
+            held = self.held.groupby("song", sort=False).first().reset_index()
+            held[names] = sums
+            inner = plain(self.problem)
+            held["prediction"] = inner.decide(sums[:, 0] if names == ["score"] else sums)
+        return dataclasses.replace(self, summary=self._inner, held=held.reset_index(drop=True))
+
+    @property
+    def scores(self) -> np.ndarray:
+        """`(examples,)` or `(examples, classes)`."""
+        columns = list(self.problem.score_names)
+        values = self.held[columns].to_numpy(dtype=score_type(self.problem))
+        return values[:, 0] if columns == ["score"] else values
+
+    @property
+    def decided(self) -> np.ndarray:
+        """Scores that say yes where the run said yes, whatever threshold it had."""
+        said = self.held["prediction"]
+        if self.summary["problem"] == SEGMENTATION and self.summary["inner"] == "multiclass":
+            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            return np.array([[name == one for name in names] for one in said], dtype=np.float32)
+        if self.summary["problem"] in ("binary", SEGMENTATION):
+            return np.asarray(said.to_numpy(dtype=score_type(self.problem)))
+        if self.summary["problem"] == "multilabel":
+            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            return np.array([[name in row for name in names] for row in said], dtype=np.float32)
+        return self.scores
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
+        names = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
+        told = self.held["target"]
+        if self.summary["problem"] == SEGMENTATION:
+            known = told.notna().to_numpy()
+            label = np.full(len(told), np.nan, dtype=score_type(self.problem))
+            label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
+            song = pd.factorize(self.held["song"])[0]
+            place = self.held.groupby("song", sort=False).cumcount()
+            return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1)
+        if self.summary["problem"] == "multiclass":
+            return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
+        if self.summary["problem"] == "multilabel":
+            return np.array([[name in row for name in names] for row in told], dtype=np.float32)
+        return np.asarray(told.to_numpy(dtype=score_type(self.problem)))
+
+    @property
+    def _inner(self) -> dict[str, Any]:
+        return {**self.summary, "problem": self.summary["inner"]}
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each example is called what its label says, `(examples,)`, bool."""
+        told, said = _plain(self.held["target"]), _plain(self.held["prediction"])
+        return np.array([a == b for a, b in zip(told, said, strict=True)], dtype=bool)
+
+
+def read_run(path: Path) -> Finished:
+    """Raises `InputError` for a run that is not finished, or lacks files."""
+    missing = [name for name in FILES if not (path / name).exists()]
+    if "summary.json" in missing and (path / "config.yaml").exists():
+        raise InputError(f"{path}: this run has not finished; go on with --resume")
+    if missing:
+        raise InputError(f"{path}: no run, or files of it are missing: {', '.join(missing)}")
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, read in FILES.items():
+        try:
+            found[name] = read_file(path / name, read)
+        except InputError as error:
+            problems += error.problems
+    problems += (
+        []
+        if problems
+        else [
+            f"{path / name}: {', '.join(lacks)} missing; it is damaged, or of another version"
+            for name, needed in NEEDED.items()
+            if (lacks := lacking(found[name], needed))
+        ]
+    )
+    if problems:
+        raise InputError(problems)
+    predictions = found["predictions.parquet"]
+    # the refit has no songs held out
+    held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
+    summary, records = found["summary.json"], found["metrics.jsonl"]
+    run = Finished(path, summary, found["data.json"], records, held, found["config.yaml"])
+    return dataclasses.replace(run, held=_by_song(run)) if held["song"].duplicated().any() else run
+
+
+def _by_song(run: Finished) -> pd.DataFrame:
+    """One row a song, where scores of its stems are averaged before anything is measured."""
+    if run.summary.get("unit") != "stem":
+        return run.held
+    from rainbow_ray.calibration.apply import Calibration
+
+    names = list(run.problem.score_names)
+    first = run.held.groupby("song", sort=False).first().reset_index()
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_type(run.problem))
+    first[names] = means
+    scores = means[:, 0] if names == ["score"] else means
+    decided = Calibration.from_json(run.summary.get("calibration", {})).decided(scores)
+    first["prediction"] = pd.Series(run.problem.decide(decided), dtype=run.held["prediction"].dtype)
+    return first
+
+
+def read_file(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file. Raises `InputError` for one that is damaged."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: the file is damaged ({first_line(error)})") from error
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "summary.json": read_json,
+    "predictions.parquet": pd.read_parquet,
+    "metrics.jsonl": lambda path: pd.DataFrame(read_lines(path)),
+    "data.json": read_json,
+    "config.yaml": read_text,
+}
+
+# what a page needs of each file
+NEEDED: dict[str, tuple[str, ...]] = {
+    "summary.json": (
+        "phase", "problem", "target", "metric", "best", "ci95", "baselines", "verdict", "signs", "notes", "counts",
+        "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "manifest", "demo",
+    ),
+    "predictions.parquet": ("example_id", "song", "fold", "split", "target", "prediction"),
+    "metrics.jsonl": ("fold", "epoch", "split"),
+    "data.json": ("rows", "songs", "dropped", "labels"),
+}  # fmt: skip
+
+
+def lacking(found: Any, needed: tuple[str, ...]) -> list[str]:
+    """Keys, or columns, that are not there; all of them, where something else is."""
+    return [name for name in needed if not isinstance(found, dict | pd.DataFrame) or name not in found]
+
+
+def _plain(values: pd.Series) -> list[Any]:
+    """Targets and predictions in one form: a yes is 1, a list of classes a sorted tuple."""
+    return [tuple(sorted(v)) if isinstance(v, list | np.ndarray) else float(v) if isinstance(v, bool) else v
+            for v in values]  # fmt: skip

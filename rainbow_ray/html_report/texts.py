@@ -1,0 +1,79 @@
+"""What a run's page shows of its songs beside predictions: their texts, and the words that moved the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.manifest import Manifest, Times, find_columns, open_manifest, plain_rows
+from rainbow_ray.data.reader import head
+from rainbow_ray.data.segments import fold_timelines
+from rainbow_ray.html_report.label_issues import Words
+from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.inference.occlusion import Moved, words_that_moved
+from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.setup.inputs import modalities_of
+from rainbow_ray.setup.segment_table import INDEX, TIMES
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.utils.errors import InputError
+
+MOVING_WORDS = 6
+MOST_ROWS = 200_000  # a page of more songs goes without their texts
+
+
+def texts_of(run: Finished) -> dict[str, str]:
+    """The text of each example; nothing where the manifest cannot be read any more."""
+    try:
+        config = Config.model_validate(yaml.safe_load(run.config))
+        manifest = open_manifest(run.summary["manifest"])
+        if manifest.rows > MOST_ROWS:
+            return {}
+        columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
+        if run.summary["problem"] == "segmentation":
+            columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
+        table = head(manifest, columns.projection)
+    except (InputError, ValueError, yaml.YAMLError):  # the page can do without
+        return {}
+    if run.summary["problem"] == "segmentation":
+        folded = fold_timelines(plain_rows(table, columns)).table
+        return dict(zip(folded["example_id"].to_pylist(), folded["text"].to_pylist(), strict=True))
+    rows = plain_rows(table, columns)
+    songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
+    if config.data.split_by == "row" or run.summary.get("unit") == "stem":
+        return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}
+    return dict(zip(reversed(songs), reversed(texts), strict=True))  # the first row of a song stands for it
+
+
+def _times(manifest: Manifest) -> Times:
+    return Times(*TIMES, INDEX if INDEX in manifest.schema.names else None)
+
+
+def words_of(run: Finished) -> Words | None:
+    """The words that moved a score of a fold's own model, which never saw that fold's songs; None without a model."""
+    folder: Path = run.path / "model"
+    if not folder.exists():
+        return None
+    try:
+        predictor = Predictor.load(folder, "cpu")
+    except InputError:  # damaged, or of another version
+        return None
+    if not predictor.reads_text or predictor.reads_segments:  # what moves a segment is not in its words alone
+        return None
+    in_place: int | None = None
+
+    def moved(text: str, column: str, fold: int) -> list[Moved]:
+        nonlocal in_place
+        if predictor.folds:
+            return words_that_moved(predictor.member(fold), text, column, MOVING_WORDS)
+        if fold != in_place:
+            saved = Checkpoints(run.path / "checkpoints" / f"fold-{fold}").load_model()
+            if saved is None:
+                return []
+            predictor.bundle.model.load_trained_state(saved["model"])
+            in_place = fold
+        return words_that_moved(predictor, text, column, MOVING_WORDS)
+
+    return moved

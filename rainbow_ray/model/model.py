@@ -1,0 +1,329 @@
+"""The model: each modality is encoded by itself, several are fused, a head gives logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
+from rainbow_ray.data.reader import Batch, Line
+from rainbow_ray.modalities.audio.encoder import make_audio_encoder
+from rainbow_ray.modalities.encoder_cache import Bodies
+from rainbow_ray.modalities.midi.reader import MidiEncoder
+from rainbow_ray.modalities.text.bag_of_words import WEIGHTINGS, WordPresence
+from rainbow_ray.modalities.text.encoder import STATES, TOKENS, WORDS, TextEncoder
+from rainbow_ray.model.fusion import Fusion, Tokens, check_fusion, gather_units, hide_at_random
+from rainbow_ray.model.temporal import Temporal, check_temporal
+from rainbow_ray.nn.pooling import POOLINGS, Pooling
+from rainbow_ray.utils.errors import choose
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+READ_AS = 384  # features: the width of text for which the head's rates were measured
+STEMS = 32  # of a song that are told apart
+MIN_SCALE = 1e-4  # a feature that hardly varies on the training side is not blown up
+
+
+def check_model(config: ModelConfig) -> list[str]:
+    """What is wrong with names of parts of the model."""
+    return [
+        *choose("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
+        *choose("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
+        *choose("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
+        *check_fusion(config.fusion),
+        *check_temporal(config.temporal),
+    ]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Features that were computed before, `(examples, width)`, and when these examples are, where they are segments."""
+
+    features: torch.Tensor
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one modality: tokens, and a summary `(examples, width)`, of no meaning where it lacks."""
+
+    tokens: Tokens
+    summary: torch.Tensor
+
+
+class Rainbow(nn.Module):
+    """Text, audio and MIDI in, whichever are among `modalities`; logits `(examples, outputs)` out.
+
+    Text alone goes to the head as one vector. With others, tokens are fused, and the head reads what comes out beside
+    each modality's summary. With `temporal`, examples are segments, and the head reads beside their own features what
+    their neighbours and their time make of them.
+    """
+
+    reach: torch.Tensor
+
+    def __init__(
+        self, bodies: Bodies, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
+        seconds: float = 10.0, *, temporal: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.modalities, self.config = tuple(modalities), config
+        self.text = self.pooling = self.words = self.audio = self.midi = self.fusion = None
+        widths: dict[str, int] = {}  # of the summaries
+        tokens: dict[str, int] = {}
+        if "text" in modalities:
+            self.text = TextEncoder(bodies.text, config.text_encoder)
+            self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
+            self.words = WordPresence(config.lexical.width) if config.lexical.enabled else None
+            tokens["text"] = widths["text"] = self.text.width
+        if "audio" in modalities:
+            self.audio = make_audio_encoder(
+                bodies.audio, config.audio_encoder, normalise=bodies.audio_normalised, weights=bodies.audio_weights
+            )
+            tokens["audio"], widths["audio"] = self.audio.width, self.audio.summary_width
+        if "midi" in modalities:
+            self.midi = MidiEncoder(config.midi_encoder, seconds)
+            tokens["midi"], widths["midi"] = self.midi.width, self.midi.summary_width
+        self.is_fused = self.modalities != ("text",)
+        summed = {**({"words": self.words.width} if self.words is not None else {})}
+        if config.fusion.summaries or not self.is_fused:
+            summed = {**widths, **summed}
+        # text and its words first, as where they are alone
+        self.parts: dict[str, int] = {
+            name: summed[name] for name in ("text", "words", "audio", "midi") if name in summed
+        }
+        self.width = sum(self.parts.values())
+        if self.is_fused:
+            self.fusion = Fusion({name: tokens[name] for name in self.modalities}, config.fusion)
+            self.stems = nn.ModuleDict(
+                {name: nn.Embedding(STEMS, tokens[name]) for name in self.modalities if name != "text"}
+            )
+            for embedding in self.stems.values():
+                assert isinstance(embedding, nn.Embedding)
+                nn.init.zeros_(embedding.weight)
+        self.register_buffer("reach", _reach(self.parts), persistent=False)
+        self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
+        fused = self.fusion.out_width if self.fusion is not None else 0
+        read = self.width + fused
+        self.temporal = Temporal(read, config.temporal) if temporal and config.temporal.kind != "none" else None
+        around = self.temporal.out_width if self.temporal is not None else 0
+        self.head = make_head(read + around, outputs, config.classifier)
+
+    def forward(self, inputs: Batch | Known) -> torch.Tensor:
+        """From a batch, or (without a fusion) from its features."""
+        if isinstance(inputs, Known):
+            return self.classify(inputs.features, line=inputs.line)
+        if self.fusion is None:
+            return self.classify(self.features(inputs), line=inputs.line)
+        present = self.present(inputs)
+        if self.training and self.config.fusion.modality_dropout:
+            present = hide_at_random(present, self.config.fusion.modality_dropout)
+        read = self.read(inputs)
+        return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.line)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
+        if self.fusion is None:
+            return self.join(self.encode(batch), batch.units["text"].get(WORDS), batch.unit_to_example["text"])
+        return self.summaries(batch, self.read(batch), self.present(batch))
+
+    def present(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Which examples have which of this model's modalities, `(examples,)` each."""
+        return {name: batch.present[name] for name in self.modalities}
+
+    def read(self, batch: Batch) -> dict[str, Read]:
+        """Each modality by itself."""
+        found = {}
+        for name in self.modalities:
+            found[name] = self._read_text(batch) if name == "text" else self._read_media(name, batch)
+        return found
+
+    @torch.no_grad()
+    def attention(self, batch: Batch) -> torch.Tensor | None:
+        """Which modality looks how much at which, `(examples, modalities, modalities)`; None where nothing attends."""
+        if self.fusion is None:
+            return None
+        return self.fusion.attention(_where(self.read(batch), self.present(batch)))
+
+    def summaries(
+        self, batch: Batch, read: Mapping[str, Read], present: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:  # fmt: skip
+        """Beside each other, NaN where an example lacks the modality: `(examples, width)`, fp32."""
+        parts = []
+        for name in self.parts:
+            modality = "text" if name == "words" else name
+            if name == "words":
+                assert self.words is not None
+                values = self.words(batch.units["text"][WORDS])
+            else:
+                values = read[name].summary.float()
+            parts.append(torch.where(present[modality][:, None], values, torch.nan))
+        return torch.cat(parts, dim=1) if parts else torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
+
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """The text encoder's part of the features: `(examples, text width)`, fp32."""
+        assert self.pooling is not None
+        inputs = batch.units["text"]
+        units = self.pooling(self._text_hidden(batch), inputs["mask"]).float()
+        return _average(units, batch.unit_to_example["text"], batch.targets.shape[0])
+
+    def join(
+        self, encoded: torch.Tensor, words: torch.Tensor | None, unit_to_example: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Put the words, buckets `(units, words)`, beside what the encoder gave, `(examples, text width)`."""
+        if self.words is None:
+            return encoded
+        assert words is not None
+        present = _average(self.words(words), unit_to_example, encoded.shape[0])
+        return torch.cat([encoded, present], dim=1)
+
+    def classify(
+        self, features: torch.Tensor, fused: torch.Tensor | None = None, line: Line | None = None
+    ) -> torch.Tensor:
+        """Logits `(examples, outputs)` from features `(examples, width)`, what the fusion gave, and when they are."""
+        known = self.standardise(features)
+        if fused is not None:
+            # what is missing is as the average of the training side
+            known = torch.cat([torch.nan_to_num(known) * self.reach, fused.to(known.dtype)], dim=1)
+        if self.temporal is not None:
+            assert line is not None, "segments have a line"
+            known = torch.cat([known, self.temporal(known, line).to(known.dtype)], dim=1)
+        out: torch.Tensor = self.head(known)
+        return out
+
+    @property
+    def features_are_constant(self) -> bool:
+        """Whether `features` are all that the head reads and training does not change them."""
+        if self.fusion is not None or self.text is None or self.pooling is None:
+            return False
+        return not any(p.requires_grad for part in (self.text, self.pooling) for p in part.parameters())
+
+    @torch.no_grad()
+    def fit_statistics(self, features: torch.Tensor) -> None:
+        """Centre and scale the head's inputs by the training side's features, `(examples, width)`."""
+        if isinstance(self.standardise, Standardise):
+            self.standardise.fit(features)
+
+    @torch.no_grad()
+    def set_bias(self, bias: np.ndarray) -> None:
+        """Start the last layer at `bias`, `(outputs,)`."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(torch.from_numpy(bias))
+
+    def towers(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by what they belong to: each modality's encoder, the fusion, what sees time, the head."""
+        owned: dict[str, list[nn.Parameter]] = {}
+        known: set[int] = set()
+        for name in (*self.modalities, "fusion", "temporal"):
+            part = getattr(self, name)
+            found = [p for p in part.parameters() if p.requires_grad] if part is not None else []
+            owned[name] = found
+            known |= {id(p) for p in found}
+        owned["head"] = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return {name: found for name, found in owned.items() if found}
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Everything that differs from the base encoders: trained tensors and fitted buffers."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        encoders = {name: getattr(self, name) for name in ("text", "audio") if getattr(self, name) is not None}
+        base_buffers = {f"{part}.{name}" for part, module in encoders.items() for name, _ in module.named_buffers()}
+        return {k: v for k, v in self.state_dict().items() if k not in frozen and k not in base_buffers}
+
+    def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
+        expected = set(self.trained_state())
+        if expected != set(state):
+            raise ValueError(f"these tensors do not fit the model: {sorted(expected ^ set(state))[:5]}")
+        self.load_state_dict(state, strict=False)
+
+    def _text_hidden(self, batch: Batch) -> torch.Tensor:
+        assert self.text is not None
+        inputs = batch.units["text"]
+        hidden: torch.Tensor = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
+        return hidden
+
+    def _read_text(self, batch: Batch) -> Read:
+        assert self.pooling is not None
+        mask = batch.units["text"]["mask"]
+        hidden = self._text_hidden(batch)
+        return Read(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
+
+    def _read_media(self, name: str, batch: Batch) -> Read:
+        inputs, owner, examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
+        encoder = self.audio if name == "audio" else self.midi
+        assert encoder is not None
+        values = inputs["values"]
+        if owner is not None and len(owner) == 0:  # nobody in this batch has it
+            empty = values.new_zeros(examples, 1, encoder.width)
+            return Read(Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width))
+        if self.audio is not None and name == "audio":
+            tokens = self.audio(values)
+            there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            summary = self.audio.summary(values, tokens)
+        else:
+            assert self.midi is not None
+            tokens, there = self.midi(values, inputs["mask"])
+            summary = self.midi.summary(values, inputs["mask"])
+        tokens = tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
+        return Read(gather_units(tokens, there, owner, examples), _average(summary.float(), owner, examples))
+
+
+def _where(read: Mapping[str, Read], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
+    """Tokens of what is present."""
+    return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
+
+
+def _reach(parts: Mapping[str, int]) -> torch.Tensor:
+    """What the features of each part are multiplied by, `(width,)`, so that media have as much of a say as text.
+
+    Adam moves each weight alike, so in so many steps a part of the head gets as far as it is wide: the 23 numbers that
+    MIDI is summed up in would say next to nothing beside 384 of a text encoder.
+    """
+    return torch.cat([
+        torch.full((width,), READ_AS / width if name in ("audio", "midi") else 1.0) for name, width in parts.items()
+    ] or [torch.zeros(0)])  # fmt: skip
+
+
+class Standardise(nn.Module):
+    """`(x - mean) / scale`, both fitted once; the identity until then."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def fit(self, features: torch.Tensor) -> None:
+        """From `(examples, width)`; NaN is what is not known."""
+        known = ~features.isnan()
+        counts, values = known.sum(dim=0).clamp(min=1), features.nan_to_num()
+        self.mean.copy_(values.sum(dim=0) / counts)
+        spread = (((values - self.mean) ** 2 * known).sum(dim=0) / counts).sqrt()
+        self.scale.copy_(torch.where(spread > MIN_SCALE, spread, torch.ones_like(spread)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.scale
+
+
+def make_head(width: int, outputs: int, config: ClassifierConfig) -> nn.Sequential:
+    """Dropout and a linear layer, with hidden layers before them where `hidden_dims` names some."""
+    layers: list[nn.Module] = []
+    for hidden in config.hidden_dims:
+        layers += [nn.Dropout(config.dropout), nn.Linear(width, hidden), ACTIVATIONS[config.activation]()]
+        width = hidden
+    last = nn.Linear(width, outputs)
+    nn.init.zeros_(last.weight)  # first predictions are the bias alone, not noise
+    return nn.Sequential(*layers, nn.Dropout(config.dropout), last)
+
+
+def _average(units: torch.Tensor, unit_to_example: torch.Tensor | None, examples: int) -> torch.Tensor:
+    """Mean of each example's units: `(examples, width)` from `(units, width)`."""
+    if unit_to_example is None:
+        return units
+    summed = units.new_zeros(examples, units.shape[1]).index_add_(0, unit_to_example, units)
+    counts = units.new_zeros(examples).index_add_(0, unit_to_example, units.new_ones(len(units)))
+    return summed / counts.clamp(min=1)[:, None]

@@ -1,1 +1,0 @@
-"""What came out: metrics with intervals, baselines, the verdict, and the bundle that predicts."""

@@ -1,0 +1,209 @@
+"""What a command shows while it works: bars on a terminal, one plain line a fit or trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+from rich.table import Table
+
+from rainbow_ray.config.schema import short_names
+from rainbow_ray.training.loggers import Record
+from rainbow_ray.tuning.trial_log import Trial
+from rainbow_ray.utils.console import is_live, text_column
+from rainbow_ray.utils.number_format import format_number
+
+LINES = 12  # trials that have ended in the live table
+QUIET_SECONDS = 60.0  # after which a pipe shows where a long fit is
+QUIET_SHARE = 0.1  # of the time so far: the longer it takes, the rarer such lines
+
+
+@dataclass
+class _Fit:
+    """The newest record of an epoch's end of one fit, the best one, and the newest training loss."""
+
+    last: Record | None = None
+    best: Record | None = None
+    loss: float | None = None
+    is_shown: bool = False
+
+
+class FitProgress:
+    """A sink of records that shows how fits go: a bar each on a terminal, one line each at its end elsewhere.
+
+    Args:
+        console: Where it is shown.
+        metrics: Names of the metrics to show.
+        epochs: Length of a fit, in epochs.
+        headline: Metric that says which epoch is best, or None where no song is held out (the refit).
+        larger_is_better: Direction of `headline`.
+    """
+
+    def __init__(
+        self, console: Console, metrics: list[str], epochs: int, *, headline: str | None, larger_is_better: bool = True
+    ) -> None:
+        self.console, self.metrics, self.epochs, self.headline = console, metrics, epochs, headline
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.fits: dict[int | None, _Fit] = {}
+        self.bars: dict[int | None, TaskID] = {}
+        self.began = self.shown_at = time.monotonic()
+        self.progress: Progress | None = None
+        if is_live(console):
+            columns = (text_column("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+            numbers = text_column("{task.fields[numbers]}", takes_the_rest=True)
+            self.progress = Progress(*columns, numbers, console=console, expand=True)
+
+    def __enter__(self) -> FitProgress:
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress:
+            self.progress.stop()
+        for fold in self.fits:
+            self.finish(fold)  # what was stopped shows how far it came
+
+    def __call__(self, record: Record) -> None:
+        fold = record["fold"]
+        fit = self.fits.setdefault(fold, _Fit())
+        if record["split"] == "train":
+            fit.loss = record["loss"]
+        # an epoch ends with its scores, or, where nothing is scored, with the record that counts its examples
+        if record["split"] == "val" or (self.headline is None and "examples" in record):
+            fit.last = record
+            value = self._value(record)
+            if value is not None and (fit.best is None or value > (self._value(fit.best) or float("-inf"))):
+                fit.best = record
+        if self.progress is not None:
+            self._update_bar(fold, fit)
+        elif fit.last is record:
+            self._show_now_and_then(fold, fit)
+
+    def finish(self, fold: int | None) -> None:
+        """Show the line of a fit that has ended, where there is no bar."""
+        fit = self.fits.get(fold)
+        if self.progress is None and fit is not None and fit.last is not None and not fit.is_shown:
+            fit.is_shown = True
+            self._print(fold, fit)
+
+    def _show_now_and_then(self, fold: int | None, fit: _Fit) -> None:
+        now = time.monotonic()
+        if now - self.shown_at > max(QUIET_SECONDS, QUIET_SHARE * (now - self.began)):
+            self._print(fold, fit)
+
+    def _print(self, fold: int | None, fit: _Fit) -> None:
+        assert fit.last is not None
+        self.shown_at = time.monotonic()
+        best = ""
+        if fit.best is not None and self.headline is not None:
+            best = f"  best epoch {fit.best['epoch']}: {self.headline} {_short(fit.best[self.headline])}"
+        self.console.print(f"{_name(fold)}  epoch {fit.last['epoch']}/{self.epochs}  {self._numbers(fit)}{best}")
+
+    def _update_bar(self, fold: int | None, fit: _Fit) -> None:
+        assert self.progress is not None
+        if fold not in self.bars:
+            self.bars[fold] = self.progress.add_task(_name(fold), total=self.epochs, numbers="")
+        completed = fit.last["epoch"] if fit.last is not None else 0
+        self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit, headline_first=True))
+
+    def _numbers(self, fit: _Fit, *, headline_first: bool = False) -> str:
+        """The newest numbers in a line; with the headline first, it is seen on narrow terminals too."""
+        values = {"train_loss": fit.loss}
+        if self.headline is not None and fit.last is not None:
+            values |= {name: fit.last.get(name) for name in self.metrics}
+            if headline_first:
+                values = {self.headline: fit.last.get(self.headline)} | values
+        return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+    def _value(self, record: Record) -> float | None:
+        """The headline of a record, larger for a better one; None where it is not defined."""
+        value = record.get(self.headline) if self.headline is not None else None
+        return None if value is None else self.sign * value
+
+
+def _name(fold: int | None) -> str:
+    return "refit" if fold is None else f"fold {fold + 1}"
+
+
+class TrialLines:
+    """A watcher of a ledger: a table that lives on a terminal, one plain line a trial elsewhere."""
+
+    def __init__(self, console: Console, metric: str, total: int, *, larger_is_better: bool) -> None:
+        self.console, self.metric, self.total = console, metric, total
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.trials: dict[int, Trial] = {}
+        self.best: Trial | None = None
+        self.live = Live(console=console, refresh_per_second=4) if is_live(console) else None
+
+    def __enter__(self) -> TrialLines:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, trial: Trial, event: str) -> None:
+        self.trials[trial.number] = trial
+        complete = trial.state == "complete" and trial.score is not None
+        if complete and (self.best is None or self._value(trial) > self._value(self.best)):
+            self.best = trial
+        if self.live:
+            self.live.update(self._table())
+        elif event == "end":
+            self.console.print(self._line(trial))
+
+    def know(self, trials: Iterable[Trial]) -> None:
+        """Trials of an earlier start."""
+        for trial in trials:
+            self(trial, "known")
+
+    def _line(self, trial: Trial) -> str:
+        score = f"{self.metric} {_short(trial.score)}" if trial.score is not None else trial.reason
+        best = f"  best {_short(self.best.score)} (trial {self.best.number})" if self.best is not None else ""
+        values = describe(trial) if trial.values else "the default config"
+        return (f"trial {trial.number}  {len(self._ended())}/{self.total}  {trial.state}  {score}{best}"
+                f"  {trial.seconds:.1f} s  {values}")  # fmt: skip
+
+    def _table(self) -> Table:
+        ended = self._ended()
+        best = f"; best {self.metric} {_short(self.best.score)}, trial {self.best.number}" if self.best else ""
+        table = Table(title=f"{len(ended)} of {self.total} trials{best}", title_justify="left")
+        for name in ("trial", "state", "done", self.metric, "seconds", "values"):
+            table.add_column(name)
+        running = [trial for trial in self.trials.values() if not trial.ended]
+        for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:LINES]]:
+            done, score = trial.reports[-1] if trial.reports else (0.0, None)
+            seconds = f"{trial.seconds:.0f}" if trial.ended else ""
+            values = describe(trial, 60) if trial.values else "the default config"
+            style = "bold" if self.best is not None and trial.number == self.best.number else None
+            shown = (str(trial.number), trial.state, f"{done:.0f}%", _short(score), seconds, values)
+            table.add_row(*shown, style=style)
+        return table
+
+    def _ended(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.ended]
+
+    def _value(self, trial: Trial) -> float:
+        return self.sign * trial.score if trial.state == "complete" and trial.score is not None else float("-inf")
+
+
+def describe(trial: Trial, most: int = 100) -> str:
+    """A trial's values in a line, with the ends of their keys."""
+    line = ", ".join(f"{name} {_written(trial.values[key])}" for key, name in short_names(trial.values).items())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _written(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value) or "none"
+
+
+def _short(value: Any) -> str:
+    return format_number(value)

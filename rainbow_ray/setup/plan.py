@@ -1,0 +1,236 @@
+"""From a config to what is known before any row is read, with everything wrong said at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rainbow_ray.config.phases import PHASES, get_phase
+from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config, Resolved
+from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
+from rainbow_ray.data.sampling import stacked
+from rainbow_ray.data.splits import read_split_file
+from rainbow_ray.modalities.media import MEDIA, POSITIONS
+from rainbow_ray.modalities.spec import MODALITIES, Reading
+from rainbow_ray.setup.inputs import check_encoders, check_reading, idle_modalities, modalities_of, settle_encoders
+from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
+from rainbow_ray.tasks.base import Problem, make_problem
+from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.utils.paths import resolve_path
+
+ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
+UNITS = ("song", "stem")
+STEM_EPOCHS = 6  # a song of several stems is met several times in each
+WITHOUT_CLASSES = ("binary", "regression")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before any row is read. `demo` when the built-in songs are trained on."""
+
+    config: Config
+    problem: Problem
+    target: str
+    manifest: Manifest
+    columns: Columns
+    reading: Reading
+    unit: str
+    demo: bool
+    known_split: dict[str, Any] | None
+    warnings: list[str]
+    segments: SegmentTable | None = None  # where the problem is of segments
+
+
+def choose_manifest(resolved: Resolved) -> tuple[str, bool]:
+    """Where the songs are, and whether they are the demo's, because nobody named any."""
+    named = resolved.config.data.manifest_path
+    if named == DEMO:
+        return DEMO, True
+    if named is not None:
+        return named, False
+    return (DEFAULT_MANIFEST, False) if resolve_path(DEFAULT_MANIFEST).exists() else (DEMO, True)
+
+
+def make_plan(resolved: Resolved) -> Plan:
+    """Check everything that can be checked without reading rows. Raises `InputError` with all of it."""
+    config = resolved.config
+    phase = get_phase(config.phase)
+    location, demo = choose_manifest(resolved)
+    modalities = modalities_of(config)
+    segments = None
+    if phase.problem == SEGMENTATION:
+        demo = demo and config.segments.path is None
+        demo_songs = functools.partial(_demo_songs, modalities)
+        segments = find_segments(resolved, location, demo_songs, demo=demo)
+        problem, location = segments.problem, segments.location
+    else:
+        problem = make_problem(_problem_name(config))
+    settle_defaults(config, problem)
+    settle_encoders(config, demo=demo)
+    problems = [*_check_names(config, problem), *_check_phase(config)]
+    target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, problem)
+
+    def collect(step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except InputError as error:
+            problems.extend(error.problems)
+            return None
+
+    name = "manifest" if segments is None else "segments"
+    manifest = collect(lambda: open_manifest(_demo_songs(modalities) if location == DEMO else location, name))
+    root = segments.media_root if segments is not None else None
+    find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
+    columns = collect(lambda: find(manifest)) if manifest is not None else None
+    read = collect(lambda: check_reading(config, modalities, manifest, root))
+    split_file = config.data.split_file
+    by = config.data.split_by
+    known = None
+    if split_file is not None:
+        known = collect(lambda: read_split_file(resolve_path(split_file), folds=config.data.folds, by=by))
+    if problems or manifest is None or columns is None or read is None:
+        raise InputError(dict.fromkeys(problems))
+    reading, warnings = read
+    warnings = [*manifest.notes, *warnings]
+    if segments is not None:
+        columns = segments.columns_of(columns)
+        warnings += segments.notes
+    if inner_name(problem) in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
+        columns = dataclasses.replace(columns, null_class=None)
+    idle = _without_effect(resolved, problem, modalities)
+    warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
+    warnings += stacked(config.training, resolved.user_keys - idle.keys())
+    unit = "segment" if segments is not None else config.data.unit or (phase.unit if reading.media else "song")
+    if unit == "stem" and "training.epochs" not in resolved.user_keys:
+        config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
+    return Plan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings, segments)
+
+
+def own_target(phase: int, problem: Problem) -> str:
+    """The label of the phase, or, where another kind of problem is asked of it, that of the phase for that kind."""
+    own = get_phase(phase)
+    kind = "multiclass" if problem.name == "multilabel" else problem.name
+    fitting = [own, *PHASES.values()]
+    return next((one.target for one in fitting if one.problem == kind), own.target)
+
+
+def settle_defaults(config: Config, problem: Problem) -> None:
+    """Put the problem's own loss and metrics where the config names none."""
+    default = problem.defaults
+    config.training.loss = config.training.loss or default.loss
+    config.training.metric = config.training.metric or default.metric
+    if config.logging.metrics is None:
+        config.logging.metrics = list(default.shown)
+
+
+def _problem_name(config: Config) -> str:
+    phase = get_phase(config.phase)
+    free = phase.number in ANY_PROBLEM and config.data.target_type is not None
+    name = str(config.data.target_type) if free else phase.problem
+    return "multilabel" if name == "multiclass" and config.data.multi_label else name
+
+
+def _demo_songs(modalities: Sequence[str]) -> str:
+    """The demo's manifest; with its audio and MIDI beside it, where they are read."""
+    from rainbow_ray.data.demo.songs import write_demo
+
+    def write(folder: Path) -> str:
+        manifest = write_demo(folder)
+        if set(modalities) & set(MEDIA):
+            from rainbow_ray.data.demo.media import write_demo_media
+
+            write_demo_media(folder)
+        return str(manifest)
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray"
+    try:
+        return write(cache)
+    except OSError:  # a home that cannot be written
+        return write(Path(tempfile.mkdtemp(prefix="rainbow_ray-")))
+
+
+def _check_names(config: Config, problem: Problem) -> list[str]:
+    from rainbow_ray.calibration.fit import check_calibration
+    from rainbow_ray.model.device import check_device
+    from rainbow_ray.model.model import check_model
+    from rainbow_ray.training.trainer import check_training
+
+    printed = ("loss", *problem.metric_names)
+    shown = config.logging.metrics or []
+    return [
+        *check_model(config.model),
+        *problem.check(config),
+        *check_training(config),
+        *check_calibration(config.calibration),
+        *check_device(config.training),
+        *(wrong for name in shown for wrong in choose("logging.metrics", name, printed)),
+    ]
+
+
+def _check_phase(config: Config) -> list[str]:
+    phase = get_phase(config.phase)
+    problems = []
+    if config.data.multi_label and _problem_name(config) != "multilabel":
+        problems.append(f"data.multi_label: phase {phase.number} is {phase.problem}, not of classes")
+    if (
+        config.data.target_type not in (None, phase.problem)
+        and phase.number not in ANY_PROBLEM
+        and (phase.problem != SEGMENTATION)
+    ):
+        problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
+    for name in config.modalities or ():
+        problems += choose("--modalities", name, MODALITIES)
+    if config.modalities is not None and not config.modalities:
+        problems.append(f"--modalities: nothing is named; of {', '.join(MODALITIES)}")
+    if config.data.unit is not None:
+        problems += choose("data.unit", config.data.unit, UNITS)
+    problems += choose("data.window_position", config.data.window_position, POSITIONS)
+    train, val = config.data.train_split, config.data.val_split
+    if train + val > 1 + 1e-9:
+        problems.append(f"data.train_split ({train:g}) and data.val_split ({val:g}) make more than 1")
+    return problems
+
+
+def check_values(config: Config, problem: Problem) -> list[str]:
+    """What is wrong with the values of a trial's config, where that can be known without running it."""
+    try:
+        check_encoders(config, modalities_of(config))
+        return _check_names(config, problem)
+    except InputError as error:
+        return error.problems
+
+
+def _without_effect(resolved: Resolved, problem: Problem, modalities: Sequence[str]) -> dict[str, str]:
+    """Known keys that the user set and that change nothing here, and why."""
+    config = resolved.config
+    stopping, lexical = config.training.early_stopping, config.model.lexical
+    from rainbow_ray.calibration.fit import idle_calibration
+
+    idle = {**problem.without_effect(config), **idle_calibration(config.calibration, problem)}
+    if config.training.num_workers is not None:
+        idle["training.num_workers"] = "Ray Data decides how many"
+    if not config.training.save_best_only:
+        idle["training.save_best_only"] = "only the best and the last state are kept"
+    if not stopping.enabled:
+        for name in ("patience", "min_delta", "inner_split"):
+            idle[f"training.early_stopping.{name}"] = "early stopping is off"
+    if not lexical.enabled:
+        for name in ("width", "weighting"):
+            idle[f"model.lexical.{name}"] = "model.lexical.enabled is false"
+    if not config.model.classifier.hidden_dims:
+        idle["model.classifier.activation"] = "the head has no hidden layer"
+    idle |= idle_modalities(config, modalities)
+    idle |= idle_segments(config, problem)
+    if config.data.split_file is not None:
+        for name in ("train_split", "val_split", "random_seed"):
+            idle[f"data.{name}"] = "the split file decides"
+    default = Config()
+    return {key: why for key, why in idle.items() if key in resolved.user_keys and config.at(key) != default.at(key)}

@@ -1,0 +1,226 @@
+"""Labels to class names: mapping, unknown names, and classes that too few songs have.
+
+Everything that is left out, joined or renamed is counted and named, so that nothing vanishes unseen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.config.schema import DataConfig, TrainingConfig
+from rainbow_ray.data.normalize import label_name
+from rainbow_ray.tasks.label_cells import doubtful_names
+from rainbow_ray.utils.errors import InputError, choose, nearest
+
+POLICIES = ("drop", "other", "error")
+OTHER = "other"
+UNKNOWN = "label that data.class_mapping lacks"
+MAPPED_AWAY = "label that data.class_mapping leaves out"
+RARE = "class of too few songs"
+MOST_CLASSES = 1000  # more distinct labels are no classes: numbers, or names of songs
+LEAST_WEIGHED = 6  # songs that a class needs to be weighed up by `auto`
+OWN_WEIGHTS = ("class_balanced", "logit_adjusted")  # losses that bring their own
+SHOWN = 5
+
+
+def check_policies(data: DataConfig) -> list[str]:
+    """What is wrong with the keys that say what becomes of labels."""
+    problems = [
+        *choose("data.unknown_classes", data.unknown_classes, POLICIES),
+        *choose("data.rare_classes", data.rare_classes, POLICIES),
+    ]
+    kinds = {type(value) for value in (data.class_mapping or {}).values() if value is not None}
+    if data.class_mapping is not None and not kinds:
+        problems.append("data.class_mapping: it names no class")
+    if len(kinds) > 1:
+        problems.append("data.class_mapping: it maps to names or to numbers, not to both")
+    return problems
+
+
+def idle_keys(data: DataConfig) -> dict[str, str]:
+    """Keys that say nothing here, and why."""
+    idle = {}
+    if data.class_mapping is None:
+        idle["data.unknown_classes"] = "there is no data.class_mapping"
+    if not data.multi_label:
+        idle["data.label_delimiter"] = "data.multi_label is off"
+    return idle
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """The class of each label, None where it is left out; why it is; and sentences that name them, with their rows."""
+
+    classes: dict[str, str | None]
+    reasons: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
+    """What becomes of labels, of which the rows are counted.
+
+    Raises `InputError` for labels that the mapping lacks, where the policy is `error`.
+    """
+    mapping = _names_of(data.class_mapping) if data.class_mapping is not None else None
+    classes: dict[str, str | None] = {}
+    reasons: dict[str, str] = {}
+    unknown = []
+    to_other = []
+    for label in sorted(labels):
+        if mapping is None:
+            classes[label] = label
+        elif label in mapping:
+            classes[label] = mapping[label]
+            if mapping[label] is None:
+                reasons[label] = MAPPED_AWAY
+        elif data.unknown_classes == "drop":
+            classes[label], reasons[label] = None, UNKNOWN
+        elif data.unknown_classes == "other" or label == OTHER:
+            classes[label] = OTHER
+            to_other += [label] if label != OTHER else []
+        else:
+            unknown.append(label)
+    if unknown:
+        assert mapping is not None
+        raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_some(unknown)}"
+                         f"{nearest(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
+    told = (
+        (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
+        ("labels that data.class_mapping lacks are left out", [k for k, why in reasons.items() if why == UNKNOWN]),
+        ("labels that data.class_mapping leaves out", [k for k, why in reasons.items() if why == MAPPED_AWAY]),
+    )
+    said = [f"{what}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for what, named in told if named]
+    if data.null_class is not None:
+        said.append(f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)")
+    said += _doubtful_classes(labels, classes, column, data)
+    return Renamed(classes, reasons, tuple(said))
+
+
+def _doubtful_classes(
+    labels: Mapping[str, int], classes: Mapping[str, str | None], column: str, data: DataConfig
+) -> tuple[str, ...]:
+    """Warnings about classes that may be none, or one and the same, by their rows."""
+    rows = Counter[str]()
+    for label, name in classes.items():
+        if name is not None:
+            rows[name] += labels[label]
+    return doubtful_names(rows, column, mapped_names(data))
+
+
+def in_order(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
+    """Class names in the order of the mapping's numbers, or of the alphabet. Raises `InputError` for too many."""
+    names = sorted(set(present))
+    if len(names) > MOST_CLASSES:
+        raise InputError(f"{len(names)} different labels are no classes ({_some(names)}); for numbers: --phase 4")
+    numbers = {_text(name): number for name, number in (data.class_mapping or {}).items() if isinstance(number, int)}
+    return tuple(sorted(names, key=lambda name: (numbers.get(name, len(numbers)), name)))
+
+
+def settle_rare(
+    songs: Mapping[str, int], column: str, data: DataConfig
+) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """What becomes of each class by how many songs have it: its name, `other`, or None; and a sentence about it.
+
+    Raises `InputError` where the policy is `error`.
+    """
+    least = data.min_songs_per_class
+    rare = sorted(name for name, n in songs.items() if n < least)
+    if not rare:
+        return {name: name for name in songs}, ()
+    said = _some([f"{name} ({songs[name]})" for name in rare])
+    if data.rare_classes == "error":
+        raise InputError(f"target {column!r} has classes of fewer than {least} songs: {said}; see data.rare_classes"
+                         " (drop, other) and data.min_songs_per_class")  # fmt: skip
+    joined = sum(songs[name] for name in rare) + (songs.get(OTHER, 0) if OTHER not in rare else 0)
+    if data.rare_classes == "other" and joined >= least:
+        note = f"classes of fewer than {least} songs are joined to {OTHER!r}: {said}"
+        return {name: OTHER if name in rare else name for name in songs}, (note,)
+    note = f"classes of fewer than {least} songs are left out: {said}; see data.rare_classes"
+    return {name: None if name in rare else name for name in songs}, (note,)
+
+
+def find_tiny(songs: Mapping[str, int]) -> tuple[str, ...]:
+    """Classes of too few songs to be weighed up: ten times the weight on three songs teaches these, not their class."""
+    return tuple(sorted(name for name, n in songs.items() if 0 < n < LEAST_WEIGHED))
+
+
+def say_tiny(songs: Mapping[str, int], config: TrainingConfig, what: str) -> tuple[str, ...]:
+    """A sentence on classes that `auto` does not weigh up, and on what follows."""
+    tiny = [f"{name} ({songs[name]})" for name in find_tiny(songs)]
+    if config.class_weights != "auto" or config.loss in OWN_WEIGHTS or config.sampling != "none" or not tiny:
+        return ()
+    return (f"classes of too few songs to be weighed up: {_some(tiny)}; {what} (training.class_weights=balanced)",)
+
+
+def weights_of(
+    classes: Sequence[str], counts: np.ndarray, config: TrainingConfig, tiny: Sequence[str] = ()
+) -> np.ndarray:
+    """The weight of each class, `(classes,)`: 1 on average over the training side where they are `balanced`.
+
+    A class without a song weighs nothing. `auto` is `balanced` without `tiny` classes, and with them `none`.
+    """
+    asked = config.class_weights
+    if isinstance(asked, list):
+        return np.array(asked, dtype=np.float32)
+    if isinstance(asked, dict):
+        named = {label_name(name): weight for name, weight in asked.items()}
+        return np.array([named.get(name, 1.0) for name in classes], dtype=np.float32)
+    if asked == "none" or (asked == "auto" and tiny):
+        return np.ones(len(classes), dtype=np.float32)
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1)), 0.0)
+    return weights.astype(np.float32)
+
+
+def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
+    """What is wrong with weights given by hand, now that the classes are known."""
+    listed = ", ".join(classes)
+    if isinstance(asked, list) and len(asked) != len(classes):
+        return [f"training.class_weights: {len(asked)} weights for {len(classes)} classes ({listed})"]
+    if isinstance(asked, dict):
+        return [f"training.class_weights: no class {name!r}{nearest(name, classes)}; there are: {listed}"
+                for name in asked if label_name(name) not in classes]  # fmt: skip
+    return []
+
+
+def effective_weights(counts: np.ndarray, beta: float) -> np.ndarray:
+    """Class-balanced weights, 1 on average over the examples (Cui et al. 2019, eq. 8: (1 - β) / (1 - β^n))."""
+    present = counts > 0
+    weights = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts, 1)), 0.0)
+    return np.asarray(weights * counts.sum() / max(1e-12, float((weights * counts).sum())), dtype=np.float32)
+
+
+def counted(names: Iterable[str]) -> dict[str, int]:
+    """How often each name occurs, the most frequent first."""
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _names_of(mapping: Mapping[str, str | int | None]) -> dict[str, str | None]:
+    """A mapping to numbers names each class by its first label."""
+    first: dict[int, str] = {}
+    named: dict[str, str | None] = {}
+    for label, value in mapping.items():
+        name = first.setdefault(value, _text(label)) if isinstance(value, int) else value
+        name = label_name(name) if name is not None else None
+        named[_text(label)] = name
+    return named
+
+
+def mapped_names(data: DataConfig) -> frozenset[str]:
+    """Labels that `data.class_mapping` names, and the classes that it maps them to."""
+    mapping = _names_of(data.class_mapping or {})
+    return frozenset({*mapping, *(name for name in mapping.values() if name is not None)})
+
+
+def _text(label: Any) -> str:
+    return label_name(str(label))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

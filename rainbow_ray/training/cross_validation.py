@@ -1,0 +1,305 @@
+"""Where fits run: folds side by side in warm actors; what several workers share, or streams, in a TorchTrainer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batching import Length
+from rainbow_ray.data.dataset import Source
+from rainbow_ray.distributed.actor_pool import Lost, Piece, work_through
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.ray_cluster import Cluster, Workers
+from rainbow_ray.distributed.ray_errors import causes_of, user_error
+from rainbow_ray.modalities.spec import Reading
+from rainbow_ray.model.device import SMALLER, is_out_of_memory
+from rainbow_ray.tasks.base import Problem, no_scores
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.loggers import JsonLines, Mirror, Reporter, Silent
+from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+
+POLL_SECONDS = 0.3
+RESTARTS = 3  # of a worker that dies; what kills it more often kills it always
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit to run, in a folder of its own. `fold` is null for the refit, which has nothing to score."""
+
+    fold: int | None
+    train: np.ndarray
+    val: np.ndarray
+    folder: Path
+    length: Length | None = None
+    config: Config | None = None  # in place of the one that all share
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a job: scores of both its sides, and the facts that the summary tells."""
+
+    job: Job
+    train_scores: np.ndarray
+    val_scores: np.ndarray
+    facts: dict[str, Any]
+    parts: dict[str, np.ndarray] = field(default_factory=dict)  # of the scored side, with some modalities alone
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all fits of a run have in common: put once into Ray's object store."""
+
+    config: Config
+    source: Source
+    problem: Problem
+    reading: Reading
+    by: str
+    prefix: Path | None = None  # folder for what frozen layers say
+
+
+def run_folds(
+    shared: Shared, jobs: list[Job], cluster: Cluster, mirror: Mirror, beside: Callable[[Shared], T]
+) -> tuple[list[Outcome], T]:
+    """Run jobs side by side, each in an actor that has read data and encoder once; finished ones are not run again.
+
+    `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free. An
+    actor that dies is started again, and its job goes on from its checkpoint, there or in another actor.
+    """
+    import ray
+
+    waiting = [job for job in jobs if _is_waiting(job)]
+    side_by_side, resources = cluster.slots(len(waiting) + 1)
+    common = ray.put(shared)
+    worker = ray.remote(**resources, max_restarts=RESTARTS)(_FoldWorker)
+    actors = [worker.remote() for _ in range(side_by_side)]
+    pieces: list[Piece] = [lambda actor, job=job: actor.run.remote([common], job) for job in waiting]  # type: ignore[misc]
+    pieces.append(lambda actor: actor.call.remote([common], beside))
+    with _following(mirror):
+        try:
+            *_, extra = work_through(actors, pieces, tries=RESTARTS)
+        except ray.exceptions.RayTaskError as error:
+            known = understood(error)
+            if known is None:
+                raise
+            raise known from error
+        except Lost as error:
+            raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
+                                " --resume") from error  # fmt: skip
+    for actor in actors:
+        ray.kill(actor)
+    return [read_outcome(job) for job in jobs], extra
+
+
+def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) -> list[Outcome]:
+    """Run jobs one after the other, each shared by all workers of one TorchTrainer; finished ones are not run again.
+
+    When a worker dies, all start again from the checkpoint; elastic ones go on with those that are left.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    waiting = [job for job in jobs if _is_waiting(job)]
+    if waiting:
+        storage = waiting[0].folder.resolve().parent / "ray"
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"shared": ray.put(shared), "jobs": waiting, "threads": workers.threads},
+            torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers.fewest if workers.fewest == workers.most else (workers.fewest, workers.most),
+                use_gpu=workers.gpu,
+                resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
+            ),
+            # a name of its own for each start: Train would otherwise silently take up an earlier one's state
+            run_config=RunConfig(
+                name=f"{waiting[0].folder.name}-{time.time_ns()}",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+            ),
+        )
+        # Train's own handler of SIGINT ends the process with exit code 0; ours raises, and Ray is then shut down
+        trainer._register_sigint_handler = lambda controller: None  # noqa: ARG005
+        with _following(mirror):
+            _fit(trainer)
+        shutil.rmtree(storage, ignore_errors=True)
+    else:
+        mirror.poll()
+    return [read_outcome(job) for job in jobs]
+
+
+class _FoldWorker:
+    """An actor: it reads the shared data once and keeps the encoder warm between folds.
+
+    `common` comes with each call rather than once: Ray starts an actor anew without what its constructor was given.
+    """
+
+    def __init__(self) -> None:
+        self.shared: Shared | None = None
+
+    def ready(self) -> None:
+        """Answers when the actor is there."""
+
+    def run(self, common: list[Any], job: Job) -> None:
+        run_job(self._take(common), job, Team())
+
+    def call(self, common: list[Any], work: Callable[[Shared], Any]) -> Any:
+        return work(self._take(common))
+
+    def _take(self, common: list[Any]) -> Shared:
+        import ray
+
+        if self.shared is None:
+            self.shared = ray.get(common[0])  # in a list, where Ray leaves the fetching to us
+        return self.shared
+
+
+def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
+    """What each of a TorchTrainer's workers runs.
+
+    An error that we understand is given back rather than raised: all workers meet it in the same step, and Train would
+    start them again to meet it once more.
+    """
+    import ray
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    context = ray.train.get_context()
+    torch.set_num_threads(arguments["threads"])
+    # parameters that a cut encoder leaves unused get no gradient; buffers are the same on all workers from the start
+    options = {"find_unused_parameters": True, "broadcast_buffers": False}
+    prepare = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
+    team = Team(context.get_world_rank(), context.get_world_size(), prepare)
+    shared = ray.get(arguments["shared"])
+    try:
+        for job in arguments["jobs"]:
+            if Checkpoints(job.folder).load_result() is None:
+                run_job(shared, job, team)
+    except Exception as error:
+        known = user_error(error)  # wrapped, where it comes from tasks that read songs for this worker
+        if known is None:
+            raise
+        return known
+    return None
+
+
+def _is_waiting(job: Job) -> bool:
+    """Whether a job has to run; what it logged after its last checkpoint is forgotten before anyone reads it."""
+    state = Checkpoints(job.folder)
+    if state.load_result() is not None:
+        return False
+    last, _ = state.newest()
+    JsonLines(state.metrics).cut_back(last["progress"]["step"] if last else -1)
+    return True
+
+
+def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.ndarray], None] | None = None) -> None:
+    """Run one job in this process, from its checkpoint if it has one, and keep its result."""
+    from rainbow_ray.model.frozen_cache import MB, PrefixStore
+    from rainbow_ray.training.trainer import FitData, fit
+
+    state = Checkpoints(job.folder)
+    reporter: Reporter = JsonLines(state.metrics) if team.leads else Silent()
+    if team.leads:
+        state.clear_debris()
+    config = job.config or shared.config
+    limit = config.training.prefix_limit * MB
+    data = FitData(
+        source=shared.source,
+        train=job.train,
+        val=job.val,
+        problem=shared.problem,
+        reading=shared.reading,
+        fold=job.fold,
+        by=shared.by,
+        length=job.length,
+        prefix=PrefixStore(shared.prefix, limit) if shared.prefix is not None and limit else None,
+        watch=watch,
+    )
+    fitted = fit(config, data, reporter, state, team)
+    if team.leads:
+        parts = {f"only {name}": scores for name, scores in fitted.parts.items()}
+        state.save_result({"train": fitted.train_scores, "val": fitted.val_scores, **parts}, fitted.facts)
+
+
+def read_outcome(job: Job) -> Outcome:
+    """What a finished job left. Raises `TrainingError` where it left nothing."""
+    result = Checkpoints(job.folder).load_result()
+    if result is None:
+        raise TrainingError(f"{job.folder}: the fit ended without a result")
+    arrays, facts = result
+    parts = {name.removeprefix("only "): scores for name, scores in arrays.items() if name.startswith("only ")}
+    return Outcome(job, arrays["train"], arrays["val"], facts, parts)
+
+
+def out_of_fold(
+    source: Source, problem: Problem, folds: Sequence[Outcome], scores_of: Callable[[Outcome], np.ndarray]
+) -> np.ndarray:
+    """Some scores of all examples, each from the fold that held it out; NaN where none did."""
+    scores = no_scores(problem, len(source))
+    for outcome in folds:
+        scores[outcome.job.val] = scores_of(outcome)
+    return scores
+
+
+def _fit(trainer: Any) -> None:
+    """Run a trainer; an error of ours inside a worker comes out as itself."""
+    from ray.exceptions import RayActorError
+    from ray.train import TrainingFailedError
+
+    try:
+        told = trainer.fit().return_value
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values())
+        if failures and all(isinstance(failure, RayActorError) for failure in failures):
+            why = first_line(failures[0])
+            raise TrainingError(f"workers died {RESTARTS + 1} times ({why}); go on with --resume") from error
+        known = next((known for failure in failures if (known := understood(failure)) is not None), None)
+        if known is not None:
+            raise known from error
+        raise
+    if told is not None:
+        raise told
+
+
+def understood(error: BaseException) -> TrainingError | InputError | None:
+    """An error of a worker's as one for people, where it is or wraps one."""
+    known = user_error(error)
+    if known is not None:
+        return known
+    for cause in causes_of(error):
+        if is_out_of_memory(cause):
+            return TrainingError(f"memory does not suffice for one song alone ({first_line(cause)}); {SMALLER}")
+    return None
+
+
+@contextlib.contextmanager
+def _following(mirror: Mirror) -> Iterator[None]:
+    """Copy new records on while the fits run."""
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(POLL_SECONDS):
+            mirror.poll()
+
+    thread = threading.Thread(target=follow, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        mirror.poll()

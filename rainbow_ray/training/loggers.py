@@ -1,0 +1,258 @@
+"""Where the records of a fit go. The file is the truth; the terminal, W&B and TensorBoard mirror it.
+
+A record is a flat object: `fold` (null for the refit), `epoch`, `step`, `split`, `seconds`, then metrics. The fit
+itself appends to its own file, wherever it runs; the driver's `Mirror` copies new lines on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.tuning.trial_log import Trial
+from rainbow_ray.utils.errors import InputError, first_line
+
+Record = dict[str, Any]
+RESULT = "result.npz"  # beside the records of a fit that has ended
+Place = tuple[Any, ...]
+
+
+class Reporter(Protocol):
+    def log(self, record: Record) -> None: ...
+
+    def cut_back(self, step: int) -> None:
+        """Forget what was logged after `step`: it will be logged again."""
+
+
+class Silent:
+    """For workers that do not lead."""
+
+    def log(self, record: Record) -> None:
+        pass
+
+    def cut_back(self, step: int) -> None:
+        pass
+
+
+class JsonLines:
+    """Append records to a file, one line each, handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def log(self, record: Record) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def cut_back(self, step: int) -> None:
+        """Forget what lies after `step`: it will be logged again."""
+        from rainbow_ray.utils.io import write_safely
+
+        if self.path.exists():
+            kept = [record for record in read_lines(self.path) if record["step"] <= step]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_safely(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file, up to a line that is none: a killed process leaves half a line, a power cut worse."""
+    records: list[Record] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            break
+        records.append(record)
+    return records
+
+
+def place(record: Record) -> Place:
+    """What is unique in a run's records."""
+    return record["fold"], record["epoch"], record["step"], record["split"]
+
+
+class Mirror:
+    """Follows the files of several fits in the driver.
+
+    Args:
+        files: `metrics.jsonl` of each fit.
+        sinks: Each is called with every new record.
+        on_end: Called with the fold of each fit that has ended, after its last record.
+    """
+
+    def __init__(
+        self, files: Iterable[Path], sinks: Iterable[Callable[[Record], None]],
+        on_end: Callable[[int | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.read = dict.fromkeys(files, (0, 0))  # inode and position of each
+        self.seen: set[Place] = set()
+        self.sinks = list(sinks)
+        self.on_end = on_end
+        self.folds: dict[Path, int | None] = {}  # of fits that have not ended
+
+    def poll(self) -> None:
+        for path, (inode, position) in self.read.items():
+            if not path.exists():
+                continue
+            has_ended = path.with_name(RESULT).exists()  # asked first: no record follows it
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno()).st_ino
+                # a fit that went on from a checkpoint has cut its file back: a new file under the same name
+                position = position if found == inode else 0
+                file.seek(position)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self.read[path] = (found, position + len(whole))
+            for line in whole.splitlines():
+                self._hand_on(path, json.loads(line))
+            if has_ended and path in self.folds:
+                fold = self.folds.pop(path)
+                if self.on_end is not None:
+                    self.on_end(fold)
+
+    def _hand_on(self, path: Path, record: Record) -> None:
+        if place(record) not in self.seen:
+            self.folds[path] = record["fold"]
+            self.seen.add(place(record))
+            for sink in self.sinks:
+                sink(record)
+
+
+class Wandb:
+    """Mirror to Weights & Biases: one W&B run a run of ours, under an id of our own, so that resuming continues it."""
+
+    def __init__(self, config: Config, name: str, folder: Path, sent: Collection[Place]) -> None:
+        import wandb
+
+        self.sent = sent  # by an earlier start of the same run
+        options = config.logging.wandb
+        with _refusals_of_wandb():
+            self.run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=options.name or name,
+                id=name,
+                group=name,
+                dir=str(folder),
+                resume="allow",
+                mode=_wandb_mode(),
+                config=config.model_dump(),
+                settings=wandb.Settings(silent=True),
+            )
+
+    def __call__(self, record: Record) -> None:
+        if place(record) in self.sent:
+            return
+        prefix = _prefix(record)
+        values = {f"{prefix}/{k}": v for k, v in _numbers(record).items()}
+        self.run.log({**values, f"{prefix}/epoch": record["epoch"], f"{prefix}/step": record["step"]})
+
+    def close(self, summary: dict[str, Any]) -> None:
+        self.run.summary.update(summary)
+        self.run.finish()
+
+
+class WandbTrials:
+    """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    def __call__(self, trial: Trial, event: str) -> None:
+        import wandb
+
+        if event != "end":
+            return
+        options, name = self.config.logging.wandb, f"trial-{trial.number:04d}"
+        with _refusals_of_wandb():
+            run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=name,
+                id=f"{self.folder.name}-{name}",
+                group=self.folder.name,
+                dir=str(self.folder),
+                resume="allow",
+                reinit="finish_previous",
+                mode=_wandb_mode(),
+                config=trial.values,
+                settings=wandb.Settings(silent=True),
+            )
+        metric = self.config.training.headline
+        for done, score in trial.reports:
+            run.log({metric: score, "done": done})
+        run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
+        run.finish()
+
+
+class TensorBoard:
+    """Mirror to TensorBoard event files."""
+
+    def __init__(self, folder: Path, sent: Collection[Place]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.sent = sent  # by an earlier start of the same run
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __call__(self, record: Record) -> None:
+        if place(record) in self.sent:
+            return
+        for name, value in _numbers(record).items():
+            self.writer.add_scalar(f"{_prefix(record)}/{name}", value, record["step"])
+
+    def close(self, summary: dict[str, Any]) -> None:  # noqa: ARG002
+        self.writer.close()
+
+
+def _prefix(record: Record) -> str:
+    fold = "refit" if record["fold"] is None else f"fold-{record['fold']}"
+    return f"{fold}/{record['split']}"
+
+
+def _numbers(record: Record) -> dict[str, float]:
+    places = ("fold", "epoch", "step", "split", "seconds")
+    return {k: v for k, v in record.items() if k not in places and isinstance(v, int | float)}
+
+
+def wandb_notes(config: Config) -> list[str]:
+    """Return what is to be said before a run is mirrored to Weights & Biases: that it is kept offline without a key."""
+    if not config.logging.wandb.enabled or knows_wandb() or _wandb_mode() != "offline":
+        return []
+    return ["W&B: no key (WANDB_API_KEY or ~/.netrc), so the run is logged offline, to its folder wandb/; `wandb login`"
+            " and `wandb sync` send it later"]  # fmt: skip
+
+
+def _wandb_mode() -> Literal["offline"] | None:
+    """Return the mode for `wandb.init`; None leaves it to WANDB_MODE and W&B's own default, which needs a key."""
+    if os.environ.get("WANDB_MODE"):
+        return None
+    return None if knows_wandb() else "offline"
+
+
+@contextlib.contextmanager
+def _refusals_of_wandb() -> Iterator[None]:
+    """Raise `InputError` where W&B refuses a run: for want of a key, or because of a wrong one."""
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        raise InputError(f"--wandb: W&B refuses the run ({first_line(error)}); check WANDB_API_KEY or `wandb login`, or"
+                         " set WANDB_MODE=offline") from error  # fmt: skip
+
+
+def knows_wandb() -> bool:
+    """Whether this machine has a key of Weights & Biases."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="ignore")

@@ -1,0 +1,133 @@
+"""Resolution of paths that a user writes: one absolute spelling for this process and for every worker.
+
+Workers of a cluster have working folders of their own, where a relative path means something else: what they are given
+has gone through `resolve_path` or `resolve_location`. In a config, `~` and `file://` are expanded when it is read
+(`expand`), while relative paths stay relative, so that a config file can be used elsewhere. Imports nothing heavy:
+`predict --text` needs this module too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from rainbow_ray.utils.errors import InputError
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
+LOCAL_SCHEMES = ("file", "local")
+EMBEDDED = "embedded"  # the encoder that needs no files
+
+
+def is_url(location: str) -> bool:
+    """Whether a location names a file system other than the local one, as fsspec writes it (`s3://`, `a::b://`)."""
+    match = URL.match(location)
+    return match is not None and not (match[1] == "::" and "://" not in location)
+
+
+def resolve_path(path: str | Path) -> Path:
+    """Return a local path as an absolute one.
+
+    `~` and `~user` are expanded, `file://` URLs are decoded. Links and `..` stay as they are: what they lead to is the
+    file system's business.
+
+    Args:
+        path: A path, relative to the working folder or absolute, or a `file://` URL.
+
+    Raises:
+        InputError: The path is empty, or relative while the working folder is gone.
+    """
+    text = _from_local_url(os.fspath(path))
+    if not text:
+        raise InputError("an empty path names nothing; write a file or a folder")
+    if "\0" in text:
+        raise InputError(f"{text}: a path has no null characters")
+    try:
+        return _expanded(text).absolute()
+    except FileNotFoundError as error:
+        raise InputError(f"{text}: the working folder is gone; write an absolute path") from error
+
+
+def resolve_location(location: str) -> str:
+    """Return where a table is: a URL as it was written, anything else as an absolute local path.
+
+    Raises:
+        InputError: As `resolve_path`.
+    """
+    return location if is_url(location) and _scheme(location) not in LOCAL_SCHEMES else str(resolve_path(location))
+
+
+def expand(location: str) -> str:
+    """Return a path or URL with the home folder in place of `~`, and a `file://` URL as a path; otherwise as it is."""
+    if is_url(location):
+        return str(resolve_path(location)) if _scheme(location) in LOCAL_SCHEMES else location
+    return str(_expanded(location)) if location.startswith("~") else location
+
+
+def resolve_encoder(name: str) -> str:
+    """Return the name of an encoder: an absolute path where it is a folder, otherwise the hub's name as it is."""
+    if name in ("", EMBEDDED):
+        return name
+    is_local = name.startswith((".", "~", os.sep)) or is_url(name) or _expanded(name).is_dir()
+    return str(resolve_path(name)) if is_local else name
+
+
+def expand_space(name: str) -> str:
+    """Return `FILE:FUNCTION` with the home folder in place of `~`; `module:function` stays as it is."""
+    place, colon, function = name.rpartition(":")
+    return f"{expand(place)}:{function}" if colon else name
+
+
+def path_option(text: str) -> Path:
+    """`type=` of a command's options that name local files and folders: `~` and `file://` are expanded.
+
+    Relative paths stay as they were written, for messages; what goes to a worker goes through `resolve_path`.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names neither a file nor a folder")
+    return Path(expand(text))
+
+
+def location_option(text: str) -> str:
+    """`type=` of a command's options that name a table: as `path_option`, or a URL."""
+    return expand(text) if is_url(text) else str(path_option(text))
+
+
+def folder_of(location: str) -> Path | None:
+    """Return the folder that relative media paths of a table start from; None for a table that is not local.
+
+    It is the table's folder, or the table itself where that is a folder of files.
+    """
+    if is_url(location):
+        location = resolve_location(location)
+        if is_url(location):
+            return None
+    path = resolve_path(location)
+    return path if path.is_dir() else path.parent
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _from_local_url(text: str) -> str:
+    """The path of a `file://` URL; of percent signs that could be meant either way, the one that is there."""
+    if not is_url(text) or _scheme(text) not in LOCAL_SCHEMES:
+        return text
+    rest = text.split("://", 1)[1]
+    host, slash, path = rest.partition("/")
+    plain = slash + path if host.lower() in ("", "localhost") else rest
+    try:
+        return plain if _expanded(plain).exists() else unquote(plain)
+    except OSError:  # a name that is too long for any file
+        return plain
+
+
+def _expanded(text: str) -> Path:
+    """A path with the home folder in place of `~`; `~name` stays where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

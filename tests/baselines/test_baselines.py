@@ -1,0 +1,60 @@
+"""Baselines: on the folds they are given, choosing inside the training side, never seeing the songs they score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rainbow_ray.baselines.compute import mean_states, run_baselines
+from tests.helpers import data_of, plan_of
+
+NAMES = ["majority", "text length", "TF-IDF + linear", "words + stumps", "frozen + linear"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.conftest import song_rows
+
+    path = tmp_path_factory.mktemp("songs") / "songs.parquet"
+    pq.write_table(pa.table(song_rows(songs=40, stems=1)), path)
+    plan = plan_of(path)
+    data = data_of(plan)
+    return data, mean_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
+
+
+def test_all_five_are_scored_once(parts):
+    data, states = parts
+    scores = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    assert list(scores) == NAMES
+    assert all(np.isfinite(values).all() for values in scores.values())
+    truth = data.examples.targets > 0.5
+    assert ((scores["words + stumps"] > 0.5) == truth).mean() > 0.95  # the label is one word
+    assert len(np.unique(scores["majority"])) <= data.split.folds
+
+
+def test_a_label_of_a_scored_song_changes_nothing_in_its_fold(parts):
+    data, states = parts
+    before = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    _, val = data.split.sides(0)
+    data.examples.targets[val] = 1 - data.examples.targets[val]
+    after = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    data.examples.targets[val] = 1 - data.examples.targets[val]
+    for name in NAMES:
+        np.testing.assert_array_equal(before[name][val], after[name][val], err_msg=name)
+
+
+def test_mean_states_are_those_of_the_encoder(parts):
+    import torch
+
+    from rainbow_ray.modalities.text import encoder as text_encoder
+
+    data, states = parts
+    assert states.shape == (40, 7, 384)
+    inputs = text_encoder.load_tokenizer("embedded")([data.examples.texts[5]], return_tensors="pt")
+    with torch.no_grad():
+        hidden = text_encoder.load_body("embedded").eval()(**inputs, output_hidden_states=True).hidden_states
+    expected = np.stack([h[0].mean(0).numpy() for h in hidden])
+    np.testing.assert_allclose(states[5], expected, atol=1e-4)

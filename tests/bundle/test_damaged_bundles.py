@@ -1,0 +1,291 @@
+"""Two hundred ways in which a bundle can be damaged or hostile: refused in words, and nothing outside it is read."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import rainbow_ray
+from rainbow_ray.bundle.integrity import file_hashes
+from rainbow_ray.inference.onnx_predictor import OnnxPredictor
+from rainbow_ray.utils.errors import InputError
+from tests.conftest import labelled_songs
+from tests.helpers import finish_run, plan_of
+
+DAMAGED = 200
+SECRET = "the secret of another folder"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, tiny_encoder):
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("whole")
+    pq.write_table(labelled_songs(), folder / "songs.parquet")
+    keys = {"phase": 2, "training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "training__ensemble": True}
+    run = finish_run(
+        plan_of(folder / "songs.parquet", tiny_encoder("bert"), logging__report=False, **keys), folder / "r"
+    )
+    return run / "model"
+
+
+def rehash(folder: Path) -> None:
+    """What somebody who damages on purpose does afterwards."""
+    document = json.loads((folder / "bundle.json").read_text())
+    document["files"] = file_hashes(folder)
+    (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_each_is_refused_or_scores_and_reads_nothing_outside(bundle, tmp_path, monkeypatch):
+    (tmp_path / "secret.txt").write_text(SECRET)
+    opened = watch_opening(monkeypatch, tmp_path)
+    refused = 0
+    for seed in range(DAMAGED):
+        folder = tmp_path / f"b{seed}"
+        shutil.copytree(bundle, folder)
+        damage(folder, random.Random(seed))
+        said = refusal(folder)
+        refused += said is not None
+        assert said is None or (str(folder) in said and SECRET not in said)
+        outside = {path for path in opened if "secret" in path}
+        assert not outside, outside
+        shutil.rmtree(folder)
+    assert refused > DAMAGED * 0.8
+
+
+def refusal(folder: Path) -> str | None:
+    """Why a bundle is refused; None where it is opened and scores."""
+    try:
+        rainbow_ray.load(folder).predict(["a door"])
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def watch_opening(monkeypatch, root: Path) -> set[str]:
+    opened: set[str] = set()
+    plain = builtins.open
+
+    def watched(file, *arguments, **keys):
+        opened.add(str(file))
+        return plain(file, *arguments, **keys)
+
+    io_open = Path.open
+
+    def watched_path(self, *arguments, **keys):
+        opened.add(str(self))
+        return io_open(self, *arguments, **keys)
+
+    monkeypatch.setattr(builtins, "open", watched)
+    monkeypatch.setattr(Path, "open", watched_path)
+    return opened
+
+
+def damage(folder: Path, rng: random.Random) -> None:
+    """One thing that goes wrong with a copy, or is done to it."""
+    rng.choice([lose, cut, flip, add, link, hostile_config, hostile_description])(folder, rng)
+
+
+def one_of(folder: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def lose(folder: Path, rng: random.Random) -> None:
+    if rng.random() < 0.3:
+        shutil.rmtree(folder / "encoder")
+    else:
+        one_of(folder, rng).unlink()
+
+
+def cut(folder: Path, rng: random.Random) -> None:
+    file = one_of(folder, rng)
+    data = file.read_bytes()
+    file.write_bytes(data[: rng.randrange(max(1, len(data)))])
+
+
+def flip(folder: Path, rng: random.Random) -> None:
+    file = one_of(folder, rng)
+    data = bytearray(file.read_bytes())
+    for _ in range(rng.randint(1, 20)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    file.write_bytes(bytes(data))
+    if rng.random() < 0.5 and file.name != "bundle.json":
+        rehash(folder)
+
+
+def add(folder: Path, rng: random.Random) -> None:
+    (folder / rng.choice(["pytorch_model.bin", "modeling.py", "x.pkl", "more.json"])).write_bytes(b"\x80\x04x.")
+    if rng.random() < 0.5:
+        rehash(folder)
+
+
+def link(folder: Path, rng: random.Random) -> None:
+    target = folder / rng.choice(["tokenizer.json", "model.safetensors", "bundle.json"])
+    target.unlink()
+    target.symlink_to(folder.parent / "secret.txt")
+
+
+def hostile_config(folder: Path, rng: random.Random) -> None:
+    name, key, value = rng.choice(
+        [
+            ("tokenizer_config.json", "auto_map", {"AutoTokenizer": "x.Y"}),
+            ("tokenizer_config.json", "vocab_file", "../secret.txt"),
+            ("tokenizer_config.json", "tokenizer_file", "../secret.txt"),
+            ("encoder/config.json", "auto_map", {"AutoModel": "x.Y"}),
+            ("encoder/config.json", "hidden_size", 10**9),
+            ("encoder/config.json", "num_hidden_layers", 10**9),
+            ("encoder/config.json", "vocab_size", -1),
+            ("encoder/config.json", "model_type", "../secret"),
+            ("encoder/config.json", "num_attention_heads", 0),
+        ]
+    )
+    document = json.loads((folder / name).read_text())
+    document[key] = value
+    (folder / name).write_text(json.dumps(document))
+    rehash(folder)
+
+
+def hostile_description(folder: Path, rng: random.Random) -> None:
+    document = json.loads((folder / "bundle.json").read_text())
+    key = rng.choice(["format", "problem", "members", "model", "files", "calibration", "modalities", "max_tokens"])
+    document[key] = rng.choice([None, 9, -1, "x", [], {}, [{}], {"name": "os.system"}, {"../../secret.txt": "0" * 64}])
+    (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_a_pickle_in_the_place_of_tensors_is_not_opened(bundle, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it-ran"),)
+
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").write_bytes(pickle.dumps(Hostile()))
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="pickle"):
+        rainbow_ray.load(tmp_path / "b")
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("value", [
+    {"temperature": 0}, {"temperature": float("nan")}, {"temperature": -1}, {"temperature": "x"},
+    {"knots": [[[0, 1], [0, 1]]]}, {"knots": [[[1, 0], [0, 1]]] * 3}, {"knots": [[[], []]] * 3}, {"thresholds": [0.5]},
+])  # fmt: skip
+def test_a_calibration_that_cannot_be_one_is_refused(bundle, tmp_path, value):
+    shutil.copytree(bundle, tmp_path / "b")
+    document = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "calibration": value}))
+    with pytest.raises(InputError, match="damaged"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_nothing_is_asked_of_a_hub(bundle, tmp_path, monkeypatch):
+    import socket
+
+    asked: list[object] = []
+
+    def refuse(self, address):
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for kind in ("dpt", "detr", "mask2former"):
+        folder = tmp_path / kind
+        shutil.copytree(bundle, folder)
+        hostile = {
+            "model_type": kind,
+            "backbone": "some/repo",
+            "use_pretrained_backbone": True,
+            "backbone_config": None,
+        }
+        (folder / "encoder" / "config.json").write_text(json.dumps(hostile))
+        rehash(folder)
+        with pytest.raises(InputError):
+            rainbow_ray.load(folder)
+    (folder / "bundle.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="damaged"):
+        rainbow_ray.load(folder)
+    assert asked == []
+
+
+def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    document = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "format": 99}))
+    with pytest.raises(InputError, match="install a newer rainbow_ray"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_no_onnx_model_is_told(tmp_path):
+    with pytest.raises(InputError, match="export RUN --onnx"):
+        OnnxPredictor.load(tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440449768\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "bundle.json", "member-1.safetensors"])
+def test_a_clone_without_its_large_files_is_told_what_to_run(bundle, tmp_path, name):
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / name).write_text(POINTER)
+    with pytest.raises(InputError, match=f"{name} is a Git LFS pointer, .* run `git lfs pull`"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="the model cannot be used: its tokenizer has no vocabulary") as caught:
+        rainbow_ray.load(tmp_path / "b")
+    assert str(tmp_path / "b") in str(caught.value)
+
+
+def test_a_tokenizer_beyond_the_embeddings_is_refused(bundle, tmp_path):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(bundle, tmp_path / "b")
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    tokenizer.add_tokens([f"word{i}" for i in range(60)])
+    tokenizer.save_pretrained(tmp_path / "b")
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="beyond the 128 that the encoder has embeddings for"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_weights_that_are_not_finite_are_refused(bundle, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(bundle, tmp_path / "b")
+    tensors = {name: tensor.clone() for name, tensor in load_file(bundle / "model.safetensors").items()}
+    next(tensor for tensor in tensors.values() if tensor.ndim == 2)[0, 0] = float("nan")
+    save_file(tensors, tmp_path / "b" / "model.safetensors")
+    rehash(tmp_path / "b")
+    with pytest.raises(InputError, match="not finite numbers"):
+        rainbow_ray.load(tmp_path / "b")
+
+
+def test_special_tokens_in_texts_are_text_in_bundles_of_any_version(bundle, tmp_path, tiny_encoder):
+    from rainbow_ray.modalities.text.encoder import load_plain_tokenizer
+
+    assert json.loads((bundle / "tokenizer_config.json").read_text())["split_special_tokens"] is True
+    shutil.copytree(bundle, tmp_path / "b")  # as one that was saved before
+    config = json.loads((bundle / "tokenizer_config.json").read_text())
+    del config["split_special_tokens"]
+    (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps(config))
+    rehash(tmp_path / "b")
+    texts = ["a door [PAD] wall", "[SEP] a [CLS]", "a door and a wall"]
+    wanted = load_plain_tokenizer(str(tiny_encoder("bert")))(texts)
+    assert load_plain_tokenizer(str(bundle))(texts) == load_plain_tokenizer(str(tmp_path / "b"))(texts) == wanted
+    assert all(not {0, 1, 2, 3, 4} & set(row[1:-1]) for row in wanted)
+    scores = [
+        rainbow_ray.load(folder).predict(texts).filter(like="score").to_numpy() for folder in (bundle, tmp_path / "b")
+    ]
+    assert (scores[0] == scores[1]).all()

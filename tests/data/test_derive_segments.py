@@ -1,0 +1,84 @@
+"""Timelines out of a manifest: the structure as it is written, LRC files, fixed windows."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data.derive_segments import Segment, make_segments, parse_lrc, parse_structure, segments_of
+from rainbow_ray.data.manifest import open_manifest, section_kind
+from rainbow_ray.utils.errors import InputError
+
+STRUCTURE = "Intro : quiet, [00:00.000]-[00:10.500] | Verse 1: a voice, alone, [00:10.500]-[01:02.000] | Coda"
+
+
+def test_a_structure_is_read_and_what_is_written_otherwise_left_out():
+    assert parse_structure(STRUCTURE) == [
+        Segment(0.0, 10.5, "quiet", "Intro"), Segment(10.5, 62.0, "a voice, alone", "Verse 1")
+    ]  # fmt: skip
+    assert parse_structure(None) == parse_structure("") == parse_structure("verse, chorus") == []
+
+
+def test_lrc_lines_with_several_stamps_and_other_lines():
+    text = "[ar: someone]\n[00:12.50]first\n[00:01.00][00:20.00]again\n[01:02:50] colon\nno stamp\n[00:30.00]"
+    assert parse_lrc(text) == [(1.0, "again"), (12.5, "first"), (20.0, "again"), (30.0, ""), (62.5, "colon")]
+
+
+def test_an_offset_lets_lines_come_sooner_and_stamps_of_words_are_no_words():
+    text = "[offset: +500]\n[00:12.50]<00:12.50>first <00:13.10>words\n[00:00.20]at once"
+    assert parse_lrc(text) == [(0.0, "at once"), (12.0, "first words")]
+    assert parse_lrc("[OFFSET:-250]\n[00:01.00] late") == [(1.25, "late")]
+    assert parse_lrc("[offset: none]\n[00:01.00] as it is") == [(1.0, "as it is")]
+
+
+def test_other_labels_are_another_table(write_table, tmp_path):
+    """A run that goes on must not find the labels of another."""
+    made = set()
+    for label in ("a", "b", "a"):
+        songs = {"id": ["x"], "song_structure": [STRUCTURE], "kind": [label], "audio_waveform": [[0.0] * 9]}
+        manifest = open_manifest(str(write_table(songs)))
+        made.add(make_segments(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
+    assert len(made) == 2
+
+
+def test_each_song_gets_the_best_timeline_it_has():
+    kind, made = segments_of(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
+    assert (kind, [one.text for one in made]) == ("structure", ["sung", "more words"])
+    kind, made = segments_of(None, "[00:02.00]sung\n[00:11.00]more", "[00:20.000]", 10)
+    assert (kind, made) == ("lrc", [Segment(2.0, 11.0, "sung", None), Segment(11.0, 20.0, "more", None)])
+    kind, made = segments_of("", None, "00:25", 10)
+    assert (kind, [(one.start, one.end) for one in made]) == ("windows", [(0, 10), (10, 25)])
+    assert segments_of(None, None, "soon", 10) == ("nothing", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("Verse 2 - Bridging", "verse"), ("CHORUS", "chorus"), ("Pre-Chorus", "pre-chorus"), (None, None), ("", None),
+     ("12", None), ("Xyzzy", "other")],
+)  # fmt: skip
+def test_a_section_is_reduced_to_its_kind(name, kind):
+    assert section_kind(name) in (kind, "chorus" if name == "Pre-Chorus" else kind)
+
+
+def test_the_table_has_a_row_a_segment_and_stem_with_the_songs_columns(write_table, tmp_path):
+    (tmp_path / "b.lrc").write_text("[00:01.00]one\n[00:05.00]two\n", encoding="utf-8")
+    songs = write_table(
+        {"song_id": ["a", "a", "b", "c", "d"], "song_structure": [STRUCTURE, STRUCTURE, None, None, None],
+         "lrc_file": [None, None, "b.lrc", "../etc/passwd", None], "total_running_time": [None] * 3 + ["00:30", None],
+         "rebracketing_type": ["spatial", "spatial", "temporal", "causal", "causal"]}
+    )  # fmt: skip
+    path, notes = make_segments(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
+    table = pq.read_table(path).to_pandas()
+    assert table["song_id"].tolist() == ["a"] * 4 + ["b"] * 2 + ["c"] * 3
+    assert table["lyric_text"].tolist()[4:6] == ["one", "two"]
+    assert set(table["rebracketing_type"]) == {"spatial", "temporal", "causal"}
+    assert "1 songs have no timeline" in " ".join(notes)
+    again, _ = make_segments(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
+    assert again == path
+    assert list((tmp_path / "made").iterdir()) == [path]
+
+
+def test_no_timeline_at_all_is_said(write_table, tmp_path):
+    songs = write_table({"song_id": ["a"], "concept": ["x"]})
+    with pytest.raises(InputError, match="--segments"):
+        make_segments(open_manifest(str(songs)), tmp_path, "song_id", 10.0, tmp_path)

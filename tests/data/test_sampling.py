@@ -1,0 +1,111 @@
+"""What is done for rare classes: one means at a time, or a word about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rainbow_ray.config.schema import Config, TrainingConfig
+from rainbow_ray.data.sampling import stacked
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.tuning.search_space import Space, stacked_in
+from rainbow_ray.tuning.trial import Task, make_rungs, out_of_fold, run_trial
+from tests.conftest import labelled_songs
+from tests.distributed.test_process_group import KEYS, run_team, without_dropout
+from tests.helpers import data_of, fit_fold, plan_of
+
+
+@pytest.mark.parametrize("how", ["oversample", "undersample"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pos_weight", 5.0),
+        ("class_weights", [1.0, 2.0]),
+        ("class_weights", {"a": 1.0, "b": 3.0}),
+        ("loss", "class_balanced"),
+        ("loss", "logit_adjusted"),
+    ],
+)
+def test_weights_on_top_of_a_sampler_warn(how, key, value):
+    training = TrainingConfig(sampling=how, **{key: value})
+    (warning,) = stacked(training, {"training.sampling", f"training.{key}"})
+    assert f"training.{key}" in warning
+    assert f"training.sampling={how}" in warning
+
+
+def test_weights_that_the_sampler_leaves_nothing_to_do_warn_only_who_set_them():
+    training = TrainingConfig(sampling="oversample", class_weights="balanced")
+    assert stacked(training, {"training.sampling"}) == []
+    (warning,) = stacked(training, {"training.sampling", "training.class_weights"})
+    assert "nothing is left" in warning
+
+
+def test_one_means_alone_is_silent():
+    everything = {"training.sampling", "training.pos_weight", "training.class_weights", "training.loss"}
+    assert stacked(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
+    assert stacked(TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything) == []
+    assert stacked(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
+
+
+def test_a_space_that_stacks_says_so():
+    def suggest(trial):
+        trial.suggest_categorical("training.sampling", ["none", "oversample"])
+        trial.suggest_categorical("training.pos_weight", ["auto", 4.0])
+
+    found = stacked_in(Space(suggest, "mine:space", __file__), Config(), seed=0)
+    assert any("training.pos_weight acts on top of training.sampling=oversample" in line for line in found)
+    assert all(line.startswith("in some trials") for line in found)
+
+
+CLASSES = {"phase": 2}
+LABELS = {"phase": 2, "data__multi_label": True, "data__target_column": "both"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"training__sampling": "oversample", "training__pos_weight": None},
+        {**CLASSES, "training__sampling": "undersample"},
+        pytest.param({**CLASSES, "training__class_weights": {"causal": 4.0}}, marks=pytest.mark.long),
+        pytest.param({**CLASSES, "training__loss": "logit_adjusted"}, marks=pytest.mark.long),
+        pytest.param({**LABELS, "training__loss": "class_balanced"}, marks=pytest.mark.long),
+        {**LABELS, "training__sampling": "oversample"},
+        {"phase": 4, "training__loss": "zero_inflated"},
+    ],
+    ids=lambda keys: "-".join(map(str, keys.values())),
+)
+def test_two_workers_do_what_one_does(write_table, tiny_encoder, tmp_path, keys):
+    manifest, encoder = write_table(labelled_songs()), without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
+    keys = {**KEYS, **keys, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
+    made = plan_of(manifest, encoder, **keys)
+    _, alone = fit_fold(made, data_of(made), tmp_path / "one")
+    run_team(tmp_path / "two", manifest, encoder, keys)
+    one, two = (Checkpoints(tmp_path / name).load_model() for name in ("one", "two"))
+    assert one["problem"] == two["problem"], "both saw the same balance"
+    for name, value in one["model"].items():
+        np.testing.assert_allclose(two["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    assert alone.facts["workers"] == 1
+
+
+def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, tiny_encoder, tmp_path):
+    short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
+    plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
+    task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    asked = [
+        {},
+        {"training.sampling": "oversample"},
+        {"training.sampling": "undersample"},
+        {"training.class_weights": "none"},
+        {"training.class_weights": {"causal": 9.0}},
+        {"training.loss": "logit_adjusted"},
+    ]
+    found = []
+    for number, values in enumerate(asked):
+        run_trial(task, shared, number, values, lambda *_: None)
+        found.append(out_of_fold(task, number))
+    assert all(np.isfinite(scores).all() for scores in found)
+    assert len({scores.tobytes() for scores in found}) == len(asked)

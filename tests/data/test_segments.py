@@ -1,0 +1,353 @@
+"""Timelines: rows of segments and stems folded to songs in the order of time, and what tables have wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
+from rainbow_ray.data.splits import write_json
+from rainbow_ray.setup.segment_table import UNKNOWN_SONG, inner_name
+from rainbow_ray.tasks.segmentation import END, LABEL, PLACE, SONG, START, _seconds, best_of
+from rainbow_ray.utils.errors import InputError
+from tests.conftest import segment_rows, song_rows
+from tests.helpers import data_of, plan_of
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def read(write_table, tiny_encoder):
+    """The data of a run over a table of segments, changed by `mend`."""
+
+    def make(mend=None, rows=None, songs=None, **keys):
+        rows = rows or segment_rows()
+        if mend is not None:
+            mend(rows)
+        segments = write_table(rows, "segments.parquet")
+        manifest = songs or "demo"
+        encoder = tiny_encoder("bert")
+        return data_of(plan_of(manifest, encoder, phase=5, segments__path=str(segments), **keys))
+
+    return make
+
+
+def put(column, value, *rows):
+    def change(table):
+        for row in rows:
+            table[column][row] = value
+
+    return change
+
+
+def test_stems_are_folded_and_songs_follow_time(read):
+    data = read()
+    targets = data.source.targets
+    assert len(data.source) == 12 * 8
+    assert data.profile["dropped"] == {FURTHER_STEMS: 12 * 8}
+    assert (np.diff(targets[:, SONG]) >= 0).all()
+    for song in range(12):
+        rows = targets[targets[:, SONG] == song]
+        assert rows[:, PLACE].tolist() == list(range(8))
+        assert (np.diff(rows[:, START]) > 0).all()
+        assert (rows[:, END] > rows[:, START]).all()
+    ids = data.index.strings("example_id")
+    assert ids[:2].tolist() == ["00#000000", "00#000001"]
+    assert len(set(ids)) == len(ids)
+    for fold in range(data.split.folds):
+        train, val = data.split.sides(fold)
+        assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
+
+
+def test_rows_in_any_order_are_the_same_timelines(read):
+    rows = segment_rows()
+    order = np.random.default_rng(0).permutation(len(rows["song_id"]))
+    a, b = read(rows=rows), read(rows={name: [values[i] for i in order] for name, values in rows.items()})
+    assert np.array_equal(a.source.targets, b.source.targets)
+    assert a.index.texts.tolist() == b.index.texts.tolist()
+    mixed = segment_rows()
+    mixed["segment_index"] = [7 - i for i in mixed["segment_index"]]
+    c = read(rows=mixed)
+    assert np.array_equal(a.source.targets, c.source.targets), "time decides"
+    assert any("not in the order of their index" in warning for warning in c.warnings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("start_seconds", NAN), ("end_seconds", NAN), ("start_seconds", None), ("end_seconds", 0.0),
+     ("start_seconds", float("inf")), ("start_seconds", -3.0)],
+)  # fmt: skip
+def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, column, value):
+    data = read(put(column, value, 4, 5))  # both stems of the third segment of the first song
+    targets = data.source.targets
+    assert len(targets) == 12 * 8
+    assert data.profile["masked"] == {NO_LENGTH: 1}
+    assert np.isnan(targets[2, LABEL])
+    assert np.isfinite(targets[:, START:]).all()
+    assert data.index.texts[2] == read().index.texts[2]
+    assert any("masked" in warning for warning in data.warnings)
+
+
+def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
+    rows = segment_rows()
+    data = read(put("start_seconds", NAN, 4, 5))
+    assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
+    plain = read().source.targets
+    same = np.delete(np.arange(len(plain)), 2)
+    assert data.problem.metric("time_accuracy", data.source.targets, best_of(data.problem, data.source.targets)) == 1.0
+    assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
+
+
+def test_of_equal_start_and_end_nothing_is_learned(read):
+    rows = segment_rows()
+    data = read(put("end_seconds", rows["start_seconds"][4], 4, 5))
+    assert data.profile["masked"] == {NO_LENGTH: 1}
+
+
+def test_labels_that_lack_are_masked_not_dropped(read):
+    data = read(put("segment_rebracketing_type", None, 0, 1, 8, 9))
+    assert len(data.source) == 12 * 8
+    assert np.isnan(data.source.targets[[0, 4], LABEL]).all()
+    assert data.profile["segments"]["labelled"] == 12 * 8 - 2
+
+
+def test_a_stem_that_has_the_label_speaks_for_those_that_lack_it(read):
+    data = read(put("segment_rebracketing_type", None, 0))
+    assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_one(read):
+    rows = segment_rows()
+    labels = rows["segment_rebracketing_type"]
+    labels[::2] = [None] * len(labels[::2])
+    for i in (0, 16, 32, 48):  # the first segment of four songs has none at all
+        labels[i + 1] = None
+    data = read(rows=rows, data__null_class="nothing")
+    assert data.profile["masked"] == {}
+    nothing = data.problem.tell(data.source.targets)
+    assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
+
+
+def test_the_words_are_those_of_a_stem_that_has_them(read):
+    rows = segment_rows()
+    rows["lyric_text"][0] = None
+    rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the words
+    data = read(rows=rows)
+    assert data.index.texts.tolist() == read().index.texts.tolist()
+    assert np.array_equal(data.source.targets, read().source.targets)
+
+
+def test_stems_whose_times_differ_by_a_breath_are_one_segment(read):
+    rows = segment_rows()
+    for name in ("start_seconds", "end_seconds"):
+        jitter = np.random.default_rng(0).uniform(0, 0.0002, len(rows[name]))
+        rows[name] = [at + by for at, by in zip(rows[name], jitter, strict=True)]
+    assert len(read(rows=rows).source) == 12 * 8
+
+
+def test_segments_of_no_place_and_time_are_not_each_others_stems(read):
+    rows = segment_rows(stems=1)
+    del rows["segment_index"]
+    data = read(put("end_seconds", NAN, 1), rows=put_all(rows, "start_seconds", 1, 2, 3))
+    assert len(data.source) == 12 * 8
+    assert data.profile["masked"] == {NO_LENGTH: 3}
+
+
+def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
+    """A split that is kept finds its songs again, also when one of them has grown."""
+    data = read()
+    write_json(data.split, data.index, tmp_path / "split.json")
+    more = segment_rows(songs=1, segments=14)
+    rows = segment_rows()
+    grown = {name: [*rows[name][16:], *more[name]] for name in rows}
+    again = read(rows=grown, data__split_file=str(tmp_path / "split.json"))
+    folds = [dict(zip(one.index.songs, one.split.fold.tolist(), strict=True)) for one in (data, again)]
+    assert folds[0] == folds[1]
+    ids = again.index.ids.tolist()
+    assert ids == sorted(ids)
+
+
+def put_all(rows, column, *at):
+    for row in at:
+        rows[column][row] = NAN
+    return rows
+
+
+def test_stems_that_disagree_are_masked(read):
+    rows = segment_rows()
+    other = "causal" if rows["segment_rebracketing_type"][0] != "causal" else "spatial"
+    data = read(put("segment_rebracketing_type", other, 0))
+    assert data.profile["masked"] == {STEMS_DISAGREE: 1}
+    assert np.isnan(data.source.targets[0, LABEL])
+
+
+def test_duplicate_indices_are_told_apart_by_time(read):
+    data = read(put("segment_index", 1, 4, 5))
+    assert len(data.source) == 12 * 8
+    assert any("share their index" in warning for warning in data.warnings)
+
+
+def test_songs_that_the_manifest_lacks_and_songs_without_segments(read, write_table):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(1, 13)]  # 00 has segments and no song, 12 a song and no segments
+    data = read(songs=write_table(songs, "songs.parquet"))
+    assert data.profile["dropped"][UNKNOWN_SONG] == 16
+    assert len(np.unique(data.source.targets[:, SONG])) == 11
+    assert any("1 songs of the manifest have no segments" in warning for warning in data.warnings)
+
+
+def test_a_song_without_any_label_is_left_out(read):
+    rows = segment_rows()
+    data = read(put("segment_rebracketing_type", None, *range(16)), rows=rows)
+    assert len(data.source) == 11 * 8
+    assert data.profile["dropped"]["segments of songs without any label that can be used"] == 8
+
+
+def test_songs_of_one_segment_can_be_learned_from(read):
+    data = read(rows=segment_rows(segments=1, songs=24))
+    assert len(data.source) == 24
+    assert any("24 songs have one segment" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("mend", "says"),
+    [
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])),
+            "96: no label.*null",
+        ),
+        (
+            lambda rows: rows.update(end_seconds=[0.0] * len(rows["song_id"])),
+            "96: segment of zero, negative or unknown length: start_seconds and end_seconds must be seconds",
+        ),
+        (
+            lambda rows: rows.update(segment_rebracketing_type=[f"{i % 2}" for i in range(len(rows["song_id"]))]),
+            "96: segment whose stems carry different labels: name another target",
+        ),
+        (lambda rows: rows.pop("start_seconds"), "start_seconds"),
+        (lambda rows: rows.update(song_id=["one"] * len(rows["song_id"])), "fewer than 2 songs"),
+        (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "192: no id: column song_id"),
+    ],
+)
+def test_nothing_left_is_said_with_what_to_do(read, mend, says):
+    rows = segment_rows()
+    rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
+    with pytest.raises(InputError, match=says):
+        read(mend, rows=rows)
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_ids_that_the_manifest_writes_otherwise_are_what_is_said(read, write_table, known):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" if i < known else str(i + 100) for i in range(12)]
+    with pytest.raises(InputError, match=rf"{192 - 16 * known}: segment of a song that the manifest lacks.*: ids in"
+                                         rf" song_id .* such as '0{known}' must be those of songs"):  # fmt: skip
+        read(songs=write_table(songs, "songs.parquet"))
+
+
+def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read, write_table):
+    songs = song_rows(songs=11, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(11)]
+    rows = segment_rows()
+    rows["segment_rebracketing_type"] = pa.nulls(len(rows["song_id"]), pa.string()).to_pylist()
+    with pytest.raises(InputError, match="is null in all segments; name another"):
+        read(rows=rows, songs=write_table(songs, "songs.parquet"))
+
+
+def test_windows_cover_a_long_song_and_are_stitched_once():
+    size, together = 53, 16
+    near = Neighbours(np.arange(size), np.full(size, size), together, 0.5)
+    song = np.arange(size)
+    trained = near.windows(song, shift=5)
+    assert np.concatenate(trained).tolist() == song.tolist()
+    assert max(map(len, trained)) <= together
+    scored = near.scored_windows(song)
+    assert all(len(window) == together for window in scored)
+    said = np.concatenate([window[near.kept(window)] for window in scored])
+    assert sorted(said.tolist()) == song.tolist(), "each segment is said once"
+    for window in scored:
+        inner = window[near.kept(window)]
+        assert inner[0] == 0 or inner[0] - window[0] >= 3, "with neighbours on both sides"
+        assert inner[-1] == size - 1 or window[-1] - inner[-1] >= 3
+
+
+@pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
+def test_every_segment_is_said_once_whatever_the_windows(size, together, overlap):
+    near = Neighbours(np.arange(size), np.full(size, size), together, overlap)
+    windows = near.scored_windows(np.arange(size))
+    said = np.concatenate([window[near.kept(window)] for window in windows])
+    assert sorted(said.tolist()) == list(range(size))
+
+
+def test_real_timelines_read(real_manifest, tiny_encoder):
+    path = real_manifest.parent / "training_segments_metadata.parquet"
+    data = data_of(plan_of(real_manifest, tiny_encoder("bert"), phase=5, segments__path=str(path)))
+    assert data.profile["segments"]["labelled"] > 500
+    times = pq.read_table(path, columns=["end_seconds"])["end_seconds"].to_pandas()
+    assert data.source.targets[:, END].max() <= times.max() + 1e-3
+
+
+def test_a_settled_config_can_be_run_again(read, write_table):
+    songs = song_rows(songs=12, stems=1)
+    songs["id"] = [f"{i:02d}" for i in range(12)]
+    manifest = write_table(songs, "songs.parquet")
+    data = read(songs=manifest)
+    again = read(songs=manifest, data__id_column="song_id")
+    assert np.array_equal(data.source.targets, again.source.targets)
+
+
+def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
+    keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__together": 4,
+            "segments__overlap": 0.5, "training__smoothing": 0.9, "training__smoothing_limit": 2.0,
+            "training__boundary": 0.9}  # fmt: skip
+    said = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
+    assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
+    assert "has no effect" not in " ".join(read(**keys).warnings)
+    (bag,) = [one for one in read(segments__bag="noisy_or").warnings if "no effect" in one]
+    assert bag.startswith("segments.bag has no effect: segments have labels of their own")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind", "says"),
+    [
+        ("level", lambda i: i % 3, "multiclass", "3 different integers, read as classes: data.target_type=regression"),
+        ("bpm", lambda i: 60 + i % 90, "regression", "90 different integers, read as numbers"),
+        ("marked", lambda i: ["True", "false", None][i % 3], "binary", ""),
+        ("called", lambda i: ["true", "maybe"][i % 2], "multiclass", ""),
+        ("fields.marked", lambda i: i % 2 == 0, "binary", ""),
+    ],
+)
+def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_encoder, column, values, kind, says):
+    rows = segment_rows(stems=1)
+    name, _, field = column.partition(".")
+    told = [values(i) for i in range(len(rows["song_id"]))]
+    rows[name] = [json.dumps({field: one}) for one in told] if field else told
+    path = write_table(rows, "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
+    assert inner_name(plan.problem) == kind
+    notes = " ".join(plan.warnings)
+    assert says in notes
+    assert says or "integers" not in notes
+    named = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column,
+                    data__target_type=kind)  # fmt: skip
+    assert "integers" not in " ".join(named.warnings)
+
+
+@pytest.mark.parametrize("column", ["segment_rebracketing_type", "segment_has_rebracketing_markers"])
+def test_labels_of_segments_are_no_text(read, column):
+    other = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
+    with pytest.raises(InputError, match=f"{column!r} is a label or computed from one"):
+        read(data__text_columns=["lyric_text", column], data__target_column=other)
+
+
+def test_text_that_is_not_asked_of_segments_is_said(write_table, tiny_encoder):
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__require_concept=True,
+                   data__min_concept_length=500)  # fmt: skip
+    said = " ".join(plan.warnings)
+    assert "data.require_concept has no effect" in said
+    assert "data.min_concept_length has no effect" in said

@@ -1,0 +1,158 @@
+"""Runs of neighbours as steps, shares and micro-batches: whole, all of them, and about as large as each other."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rainbow_ray.data.batching import divide_runs, plan_runs, share_runs
+from rainbow_ray.data.reader import make_line
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.model.device import Precision
+from rainbow_ray.training import learner as learners
+from rainbow_ray.training.learner import Learner
+from rainbow_ray.utils.errors import TrainingError
+from tests.conftest import segment_rows
+from tests.helpers import data_of, fit_fold, plan_of
+
+
+def runs_of(sizes):
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    return [np.arange(a, b) for a, b in itertools.pairwise(edges)]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 40])
+def test_an_epoch_has_each_run_once_whole_and_no_empty_step(steps):
+    runs = runs_of(np.random.default_rng(0).integers(1, 60, 40))
+    planned = plan_runs(runs, steps, seed=1, epoch=3)
+    assert len(planned) == steps
+    assert all(len(step) for step in planned)
+    assert sorted(run.tolist() for step in planned for run in step.runs) == [run.tolist() for run in runs]
+    again, other = (plan_runs(runs, steps, seed=1, epoch=epoch) for epoch in (3, 4))
+    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, again, strict=True))
+    assert steps == 40 or not all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, other, strict=True))
+
+
+def test_steps_are_about_as_large_as_each_other():
+    runs = runs_of(np.full(64, 10))
+    assert {len(step) for step in plan_runs(runs, 16, seed=0, epoch=0)} == {40}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_workers_share_a_steps_runs(workers):
+    runs = runs_of([5, 30, 2, 17, 9])
+    shares = [share_runs(runs, rank, workers) for rank in range(workers)]
+    assert sorted(run.tolist() for share in shares for run in share.runs) == [run.tolist() for run in runs]
+    if workers == 2:
+        assert abs(len(shares[0]) - len(shares[1])) <= 5
+
+
+def test_micro_batches_are_filled_by_tokens_and_keep_runs_whole():
+    sizes = [4, 4, 4, 50, 1]
+    runs = runs_of(sizes)
+    lengths = np.repeat([10, 100, 12, 5, 11], sizes)
+    batches = divide_runs(runs, lengths, max_examples=16, max_tokens=400)
+    assert sorted(run.tolist() for batch in batches for run in batch.runs) == [run.tolist() for run in runs]
+    for batch in batches:
+        assert len(batch.runs) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
+    assert len(batches) == 3, "one of long lines, one of the others, one run that is more alone"
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4], [2, 5, 1]])
+def test_windows_that_touch_stay_apart(sizes):
+    """All of one song, one after the other: nothing in their indices tells where one ends."""
+    runs = runs_of(sizes)
+    (step,) = plan_runs(runs, 1, seed=0, epoch=0)
+    share = share_runs(step.runs, 0, 1)
+    (batch,) = divide_runs(share.runs, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
+    assert sorted(map(len, batch.runs)) == sorted(sizes)
+    table = pa.table({name: np.arange(12.0) for name in ("start", "end", "start_share", "end_share", "place")})
+    line = make_line(table, batch.indices, batch.run)
+    assert line is not None
+    assert torch.bincount(line.run).tolist() == [len(run) for run in batch.runs]
+
+
+@pytest.fixture
+def segments(write_table, tiny_encoder):
+    """Plan and data of songs of 24 segments, of lines of all lengths."""
+
+    def make(**keys):
+        rows = segment_rows(segments=24, stems=1)
+        long = np.random.default_rng(1).integers(1, 30, len(rows["song_id"]))
+        rows["lyric_text"] = [f"{text} {'door ' * n}" for text, n in zip(rows["lyric_text"], long, strict=True)]
+        path = write_table(rows, "segments.parquet")
+        plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__folds=2,
+                       training__epochs=1, training__min_steps=0, training__device="cpu", **keys)  # fmt: skip
+        return plan, data_of(plan)
+
+    return make
+
+
+def learner_of(plan, data):
+    problem = data.problem.fit(data.source.targets, plan.config.training)
+    everything = np.arange(len(data.source))
+    torch.manual_seed(0)
+    device, precision = torch.device("cpu"), Precision(None)
+    return Learner(plan.config, data.source, plan.reading, problem, everything, device=device, precision=precision,
+                   team=Team())  # fmt: skip
+
+
+@pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
+def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypatch, together, overlap):
+    learner = learner_of(*segments(segments__together=together, segments__overlap=overlap))
+    everything = np.arange(len(learner.source))
+    many, _ = learner.score(everything)
+    monkeypatch.setattr(learners, "EVAL_TOKENS", 1)  # each window alone
+    alone, _ = learner.score(everything)
+    assert np.isfinite(many).all()
+    assert many == pytest.approx(alone, abs=1e-5)
+
+
+def test_long_songs_are_trained_and_scored(segments, tmp_path):
+    plan, data = segments(segments__together=5)
+    val, fitted = fit_fold(plan, data, tmp_path / "fit")
+    assert fitted.val_scores.shape[0] == len(val)
+    assert fitted.val_scores.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_windows_that_touch_have_no_jump_between_them(segments):
+    """The loss of a step does not depend on which of its windows lie in one micro-batch."""
+    learner = learner_of(*segments(segments__together=8))
+    first, second = np.arange(8), np.arange(8, 16)
+    (both,) = plan_runs([first, second], 1, seed=0, epoch=0)
+    with torch.no_grad():
+        learner.model.eval()
+        apart = [learner.losses(next(learner.rows(plan_runs([run], 1, seed=0, epoch=0))))[0] for run in both.runs]
+        together = learner.losses(next(learner.rows([both])))[0]
+    assert torch.allclose(together, torch.cat(apart), atol=1e-5)
+
+
+def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
+    learner = learner_of(*segments(segments__together=8))
+    near = learner.source.neighbours
+    monkeypatch.setattr(type(near), "scored_windows", lambda self, song: [song[:8], song[8:16]])
+    monkeypatch.setattr(type(near), "kept", lambda self, run: np.ones(len(run), dtype=bool))
+    with pytest.raises(TrainingError, match="not finite"):
+        learner.score(np.arange(len(learner.source)))
+
+
+def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatch):
+    learner = learner_of(*segments(segments__together=8))
+    everything = np.arange(len(learner.source))
+    whole, _ = learner.score(everything)
+    losses, most = learner.losses, [40]
+
+    def scarce(rows, only=None):
+        if len(rows) > most[0]:
+            raise torch.OutOfMemoryError("out of memory")
+        return losses(rows, only)
+
+    monkeypatch.setattr(learner, "losses", scarce)
+    assert learner.score(everything)[0] == pytest.approx(whole, abs=1e-5)
+    most[0] = 7
+    with pytest.raises(TrainingError, match=r"segments\.together"):
+        learner.score(everything)

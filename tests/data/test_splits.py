@@ -1,0 +1,193 @@
+"""Splits keep songs and equal texts whole, whatever the data; they are seeded, reusable and honest about leaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rainbow_ray.data.examples import Examples, text_key
+from rainbow_ray.data.splits import group_of, make_split, read_split_file, write_json
+from rainbow_ray.utils.errors import InputError
+
+
+def examples_of(songs: list[str], texts: list[str], held_out: list[str | None] | None = None) -> Examples:
+    n = len(songs)
+    table = pa.table(
+        {
+            "example_id": [f"{song}#{i}" for i, song in enumerate(songs)],
+            "song": songs,
+            "text": texts,
+            "held_out": pa.array(held_out or [None] * n, pa.string()),
+        }
+    )
+    rng = np.random.default_rng(len(songs))
+    return Examples(table, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
+
+
+def random_examples(seed: int, n: int = 60) -> Examples:
+    rng = np.random.default_rng(seed)
+    songs = [f"s{rng.integers(0, n // 2)}" for _ in range(n)]
+    texts = [f"Text {rng.integers(0, 3 * n)}!" for _ in range(n)]
+    return examples_of(songs, texts, [f"album {rng.integers(0, 6)}" for _ in range(n)])
+
+
+def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, known=None):
+    strata = examples.targets.astype(int)
+    return make_split(examples, strata, folds=folds, val_split=0.2, by=by, seed=seed, known=known)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("folds", [1, 2, 5])
+def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
+    examples = random_examples(seed)
+    made = split(examples, folds)
+    for fold in range(made.folds):
+        train, val = made.sides(fold)
+        assert len(np.intersect1d(train, val)) == 0
+        assert len(val) > 0
+        assert not set(examples.songs[train]) & set(examples.songs[val])
+        assert not {text_key(t) for t in examples.texts[train]} & {text_key(t) for t in examples.texts[val]}
+    if folds > 1:
+        assert np.bincount(made.fold, minlength=folds).sum() == len(examples)
+    assert made.shared_texts == 0
+
+
+def test_texts_equal_but_for_case_and_punctuation_are_one_group():
+    examples = examples_of(["a", "b", "c"], ["The  Door, opens", "the door opens!", "another"])
+    assert group_of(examples, "id").tolist() == [0, 0, 1]
+
+
+def test_groups_hang_together_over_chains():
+    examples = examples_of(["a", "a", "b", "c"], ["x", "y", "y", "z"], ["1", "2", None, None])
+    assert group_of(examples, "id").tolist() == [0, 0, 0, 1]
+    assert group_of(examples, "album").tolist() == [0, 0, 0, 1]
+
+
+def test_a_column_is_held_out_whole():
+    n = 48
+    examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)], [f"a{i % 6}" for i in range(n)])
+    made = split(examples, folds=3, by="album")
+    albums = examples.strings("held_out")
+    for fold in range(3):
+        train, val = made.sides(fold)
+        assert not set(albums[train]) & set(albums[val])
+
+
+def test_classes_are_spread_and_the_seed_decides():
+    n = 100
+    examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)])
+    shares = [examples.targets[split(examples).sides(k)[1]].mean() for k in range(5)]
+    assert max(shares) - min(shares) <= 0.11
+    assert (split(examples, seed=1).fold == split(examples, seed=1).fold).all()
+    assert (split(examples, seed=1).fold != split(examples, seed=2).fold).any()
+    _, val = split(examples, folds=1).sides(0)
+    assert len(val) == 20
+    assert abs(examples.targets[val].mean() - examples.targets.mean()) < 0.06
+
+
+def test_a_row_split_leaks_and_says_how_much():
+    examples = examples_of([f"s{i // 4}" for i in range(80)], [f"t{i // 4}" for i in range(80)])
+    assert split(examples, by="row").shared_texts > 10
+
+
+def test_a_class_with_fewer_songs_than_folds_does_not_stop_the_split():
+    examples = examples_of([f"s{i}" for i in range(30)], [f"t{i}" for i in range(30)])
+    strata = np.array([1] * 2 + [0] * 28)
+    made = make_split(examples, strata, folds=5, val_split=0.2, by="id", seed=0)
+    assert sorted(np.bincount(made.fold)) == [6] * 5
+
+
+def test_folds_are_capped_by_groups_and_one_group_is_refused():
+    examples = examples_of(["a", "b", "c"], ["x", "y", "z"])
+    assert split(examples, folds=5).folds == 3
+    with pytest.raises(InputError, match="one group"):
+        split(examples_of(["a", "a"], ["x", "y"]))
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
+    n = 60
+    songs, texts = [f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)]
+    old = examples_of(songs[:40], texts[:40])
+    first = split(old, folds)
+    file = tmp_path / "split.json"
+    write_json(first, old, file)
+    known = read_split_file(file, folds=None, by="id")
+    # the known songs come last this time, one new song repeats a known text
+    table = examples_of(songs[:40], texts[:40]).table
+    fresh = examples_of([f"n{i}" for i in range(20)], [*texts[40:59], "T3"]).table
+    both = pa.concat_tables([fresh, table])
+    rng = np.random.default_rng(0)
+    examples = Examples(both, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
+    second = split(examples, folds, known=known)
+    assert (second.fold[20:] == first.fold).all()
+    assert second.fold[19] == first.fold[3]
+    assert second.folds == folds
+    assert np.bincount(second.fold[:20] + 1).max() < 20
+    assert not set(second.fold) - set(first.fold)
+
+
+@pytest.mark.parametrize(
+    ("content", "folds", "by", "word"),
+    [
+        ("{", None, "id", "not JSON"),
+        ("[" * 100_000, None, "id", "not JSON"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {"a": 0, "b": 1}, "text": {"a": ["x"]}}', None, "id", "hashes"),
+        (
+            '{"format": 1, "by": "id", "folds": 1000000000, "fold": {"a": 0}, "text": {}}',
+            None,
+            "id",
+            "folds of 1 songs",
+        ),
+        ("[]", None, "id", "not a split.json"),
+        ('{"format": 1}', None, "id", "not a split.json"),
+        ('{"format": 9, "by": "id", "folds": 2, "fold": {}, "text": {}}', None, "id", "newer"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {}, "text": {}}', 5, "id", "--folds asks for 5"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {}, "text": {}}', 2, "row", "split by id"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {"a": 7}, "text": {}}', 2, "id", "outside"),
+    ],
+)
+def test_a_split_file_that_does_not_fit_is_refused(tmp_path, content, folds, by, word):
+    file = tmp_path / "split.json"
+    file.write_text(content)
+    with pytest.raises(InputError, match=word):
+        read_split_file(file, folds=folds, by=by)
+
+
+def test_a_missing_split_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_split_file(tmp_path / "none.json", folds=None, by="id")
+
+
+def test_keys_of_texts_know_scripts_and_forms():
+    assert text_key("caf\u00e9") == text_key("cafe\u0301")
+    assert text_key("\u0915\u0940") != text_key("\u0915\u093e")
+    assert text_key("\U0001f319") != text_key("\U0001f300")
+
+
+def test_a_single_split_has_every_class_on_both_sides_where_it_can():
+    examples = examples_of([f"s{i}" for i in range(40)], [f"t{i}" for i in range(40)])
+    strata = np.array([1] * 4 + [0] * 36)
+    for seed in range(10):
+        made = make_split(examples, strata, folds=1, val_split=0.15, by="id", seed=seed)
+        train, val = made.sides(0)
+        assert strata[train].any()
+        assert strata[val].any()
+
+
+def test_a_split_that_leaves_a_side_empty_is_refused():
+    examples = examples_of([f"s{i}" for i in range(9)], [f"t{i}" for i in range(9)])
+    with pytest.raises(InputError, match="one side empty"):
+        make_split(examples, np.zeros(9, int), folds=1, val_split=0.99, by="id", seed=0)
+    places = dict.fromkeys(examples.ids, 0)
+    known = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
+    with pytest.raises(InputError, match="no song to train on"):
+        split(examples, folds=1, known=known)
+
+
+def test_a_split_file_that_cuts_texts_is_counted():
+    examples = examples_of([f"s{i}" for i in range(6)], ["same", "same", "a", "b", "c", "d"])
+    places = {example: i % 2 for i, example in enumerate(examples.ids)}
+    made = split(examples, known={"format": 1, "by": "id", "folds": 2, "fold": places, "text": {}})
+    assert (made.shared_texts, made.cut_groups) == (1, 1)

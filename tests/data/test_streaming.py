@@ -1,0 +1,171 @@
+"""Songs that are read anew each epoch: the same examples as from memory, each once, in planned windows."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.data import streaming
+from rainbow_ray.data.reader import make_batch, read_rows
+from rainbow_ray.data.splits import deal
+from rainbow_ray.modalities.spec import Reading, lengths, make_collates, prepare
+from rainbow_ray.setup.prepare import read_data
+from rainbow_ray.utils.errors import InputError
+from tests.conftest import song_rows
+from tests.data.test_parquet_table import damage
+from tests.helpers import fit_fold, plan_of
+
+pytestmark = pytest.mark.slow
+
+SONGS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two files of row groups of unlike sizes, with texts of several songs repeated, and rows to leave out."""
+    rows = song_rows(songs=SONGS, stems=2)
+    rows["id"] = [f"song {i // 2:03d}" for i in range(2 * SONGS)]
+    rows["concept"] = [f"{text} {i // 2 % 290}" for i, text in enumerate(rows["concept"])]
+    rows["concept"][7] = None
+    rows["concept"][40] = "short"
+    table = pa.table(rows)
+    path = tmp_path_factory.mktemp("songs")
+    pq.write_table(table.slice(0, 350), path / "a.parquet", row_group_size=33)
+    pq.write_table(table.slice(350), path / "b.parquet", row_group_size=90)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(folder, ray_session, tiny_encoder):
+    """The same songs from memory and streamed, with few of them known beforehand."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(streaming, "SAMPLE", 40)
+    patch.setattr(streaming, "WINDOW", 64)
+    patch.setattr(streaming, "TASK", 50)
+    patch.setattr(streaming, "READ", 16)
+    make = functools.partial(plan_of, folder, tiny_encoder("bert"))
+    yield read_data(make()), read_data(make(data__resident_limit=0))
+    patch.undo()
+
+
+def test_the_index_knows_what_memory_knows(both):
+    memory, stream = both
+    assert not stream.source.in_memory
+    order = np.argsort(stream.index.ids)
+    assert (stream.index.ids[order] == memory.index.ids).all()
+    assert (stream.index.songs[order] == memory.index.songs).all()
+    for name in ("targets", "weights", "lengths"):
+        assert (getattr(stream.source, name)[order] == getattr(memory.source, name)).all(), name
+    assert (stream.index.text_keys[order] == memory.index.text_keys).all()
+    same = ("rows", "examples", "songs", "dropped", "characters", "data_hash", "labels", "texts_cut")
+    assert {key: stream.profile[key] for key in same} == {key: memory.profile[key] for key in same}
+    assert any("read anew each epoch" in warning for warning in stream.warnings)
+
+
+def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
+    memory, stream = both
+    collates = make_collates(Reading(text=str(tiny_encoder("bert"))))
+    place = {name: i for i, name in enumerate(memory.index.ids)}
+    indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
+    doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
+    windows = stream.source.windows(doubled, seed=1, epoch=4)
+    assert sorted(np.concatenate(windows)) == sorted(doubled)
+    parts = [part for window in windows for part in np.array_split(window, 9)]
+    for rows, part in zip(stream.source.visit(parts), parts, strict=True):
+        assert (rows.indices == part).all()
+        batch = make_batch(rows.examples, rows.at, collates)
+        assert batch.example_ids == list(stream.index.ids[part])
+        ours = make_batch(memory.examples, np.array([place[name] for name in batch.example_ids]), collates)
+        for name, tensor in ours.units["text"].items():
+            assert (batch.units["text"][name] == tensor).all()
+        assert (batch.targets == ours.targets).all()
+        # only what is still needed stays
+        assert len(rows.examples) <= streaming.WINDOW + 2 * streaming.READ + 90
+
+
+def test_a_worker_without_a_share_of_the_first_step_waits_for_its_own(both):
+    source, nothing = both[1].source, np.array([], dtype=np.int64)
+    sizes = [len(rows) for rows in source.visit([nothing, np.array([3, 1]), nothing])]
+    assert sizes == [0, 2, 0]
+
+
+def test_repeated_texts_count_each_time(tmp_path):
+    rows = song_rows(songs=2000, stems=1)
+    rows["concept"] = ["the same long text of all songs " * 20] * 2000
+    pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
+    plan = plan_of(tmp_path / "songs.parquet")
+    assert streaming.size_in_memory(plan.manifest, plan.columns) > 2000 * 600
+
+
+def test_epochs_differ_and_repeat(both):
+    source = both[1].source
+    everything = np.arange(len(source))
+    first, again, other = (np.concatenate(source.windows(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_the_sample_is_known_with_its_text(both):
+    memory, stream = both
+    known = stream.source.known(np.arange(len(stream.source)))
+    assert len(known) == 40
+    texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
+    for i, at in zip(known.indices, known.at, strict=True):
+        assert known.examples.texts[at] == texts[stream.index.ids[i]]
+
+
+def test_many_groups_are_dealt_whole_and_in_proportion():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 30_000, 50_000)
+    strata = (rng.random(30_000) < 0.2).astype(int)[groups]
+    part = deal(groups, strata, [0.1, 0.3], seed=3)
+    assert max(len(set(part[groups == g])) for g in range(200)) == 1
+    for k, share in enumerate([0.1, 0.3, 0.6]):
+        assert np.mean(part == k) == pytest.approx(share, abs=0.01)
+        assert strata[part == k].mean() == pytest.approx(strata.mean(), abs=0.01)
+    assert (deal(groups, strata, [0.1, 0.3], seed=3) == part).all()
+    assert (deal(groups, strata, [0.1, 0.3], seed=4) != part).any()
+
+
+def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encoder, tmp_path):
+    keys = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5,
+            "data__media_cache": str(tmp_path / "cache"), "training__epochs": 1, "training__min_steps": 0}  # fmt: skip
+    make = functools.partial(plan_of, stems_file, tiny_encoder("bert"), **keys)
+    memory, plan = read_data(make()), make(data__resident_limit=0)
+    stream = read_data(plan)
+    assert isinstance(stream.source, streaming.Streamed)
+    names = ["example_id", "audio", "audio_slot", "midi", "midi_slot"]
+    found = stream.source.read(np.arange(len(stream.source))).table.select(names).sort_by("example_id")
+    assert found.equals(memory.index.table.select(names).sort_by("example_id"))
+    val, fitted = fit_fold(plan, stream, tmp_path / "fit")
+    assert np.isfinite(fitted.val_scores).all()
+    has_midi = np.array([len(row) > 0 for row in stream.index.table["midi"].to_pylist()])[val]
+    assert (np.isfinite(fitted.parts["midi"]).all(axis=1) == has_midi).all()
+
+
+def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_session, tiny_encoder):
+    """Tables that were whole at the first look: in memory, in the pass over all rows, and in an epoch."""
+    songs = song_rows(songs=60, stems=1)
+    for name in ("a?.parquet", "b\n.parquet"):
+        own = {**songs, "id": [f"{name[0]} {song}" for song in songs["id"]],
+               "concept": [f"{name[0]} {text}" for text in songs["concept"]]}  # fmt: skip
+        pq.write_table(pa.table(own), tmp_path / name, row_group_size=20)
+    plan = plan_of(tmp_path, tiny_encoder("bert"))
+    step = functools.partial(prepare, reading=plan.reading)
+    count = functools.partial(lengths, reading=plan.reading)
+    assert read_rows(plan.manifest, plan.columns, step).num_rows == 120
+    stream = read_data(plan_of(tmp_path, tiny_encoder("bert"), data__resident_limit=0)).source
+    damage(tmp_path / "b\n.parquet", 1, "concept")
+    for read in (
+        lambda: read_rows(plan.manifest, plan.columns, step),
+        lambda: streaming.read_index(plan.manifest, plan.columns, step, count),
+        lambda: list(stream.visit([np.arange(len(stream))])),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert type(caught.value) is InputError
+        assert "b\\n.parquet, row group 1, column 'concept' cannot be read" in str(caught.value)

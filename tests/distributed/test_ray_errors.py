@@ -1,0 +1,60 @@
+"""Errors of Ray's tasks come out as what the task raised, whatever Ray put around it."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from ray.exceptions import RayError, RayTaskError, UserCodeException
+
+from rainbow_ray.distributed.ray_errors import unwrapped_errors, user_error
+from rainbow_ray.training.cross_validation import understood
+from rainbow_ray.utils.errors import InputError, TrainingError
+
+
+def in_task(cause: Exception) -> RayTaskError:
+    return RayTaskError("read", "Traceback …", cause, "ray::read", 1, "127.0.0.1")
+
+
+def in_user_code(cause: Exception) -> UserCodeException:
+    error = UserCodeException("UDF failed to process a data block.")
+    error.__cause__ = cause
+    return error
+
+
+def annotated(error: Exception) -> Exception:
+    """As Ray Data leaves what a task raised, and as the driver gets it."""
+    error = type(error)(*error.args)
+    suffix = "Failed to apply UDF transform after 1/1 attempts."
+    error.args = (f"{error.args[0]}\n{suffix}",) if isinstance(error.args[0], str) else (*error.args, suffix)
+    return RayError.from_bytes(in_task(error).to_bytes())
+
+
+WRAPPED = [
+    annotated,
+    lambda error: error,
+    in_task,
+    lambda error: in_task(error).as_instanceof_cause(),
+    lambda error: in_task(in_user_code(error)),
+    lambda error: in_task(in_task(error).as_instanceof_cause()).as_instanceof_cause(),
+    lambda error: pickle.loads(pickle.dumps(in_task(error))),  # noqa: S301
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+@pytest.mark.parametrize("error", [InputError(["one", "two"]), TrainingError("three")])
+def test_an_error_for_people_comes_out_as_itself(wrap, error):
+    with pytest.raises(type(error)) as caught, unwrapped_errors():
+        raise wrap(error)
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+    assert str(understood(wrap(error))) == str(error)
+
+
+def test_other_errors_keep_their_traceback():
+    error = in_task(KeyError("a defect"))
+    assert user_error(error) is None
+    assert understood(error) is None
+    with pytest.raises(RayTaskError), unwrapped_errors():
+        raise error
+    assert "memory does not suffice" in str(understood(in_task(in_user_code(MemoryError("no more")))))

@@ -1,0 +1,101 @@
+"""Intervals and comparisons over songs, the verdict's words, signs of collapse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rainbow_ray.config.schema import TrainingConfig
+from rainbow_ray.evaluation.bootstrap import Difference, Scored, best_baseline, compare, intervals, resample, verdict
+from rainbow_ray.evaluation.diagnostics import signs
+from rainbow_ray.tasks.binary import Binary
+
+PROBLEM = Binary()
+
+
+def test_songs_are_drawn_whole():
+    songs = np.array(["a", "b", "a", "c", "b", "a"])
+    for rows in resample(songs, seed=0):
+        drawn, counts = np.unique(rows, return_counts=True)
+        for song in "abc":
+            times = {int(counts[drawn == i][0]) if i in drawn else 0 for i in np.flatnonzero(songs == song)}
+            assert len(times) == 1
+        break
+
+
+def test_repeating_each_song_does_not_narrow_its_interval():
+    rng = np.random.default_rng(0)
+    targets, scores = (rng.random(40) < 0.5).astype(float), rng.random(40)
+    songs = np.array([f"s{i}" for i in range(40)])
+    once = intervals(PROBLEM, targets, Scored(scores, scores), songs, seed=0)["accuracy"]
+    nine = np.repeat(scores, 9)
+    often = intervals(PROBLEM, np.repeat(targets, 9), Scored(nine, nine), np.repeat(songs, 9), seed=0)["accuracy"]
+    np.testing.assert_allclose(once, often)
+
+
+def test_what_most_resamples_cannot_define_has_no_interval():
+    targets = np.array([1.0] + [0.0] * 2)
+    found = intervals(PROBLEM, targets, Scored(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0)
+    assert found["roc_auc"] is None
+    assert found["accuracy"] == [1.0, 1.0]
+
+
+def test_a_paired_comparison_is_narrower_than_its_parts():
+    rng = np.random.default_rng(0)
+    n = 200
+    targets = (rng.random(n) < 0.5).astype(float)
+    hard = rng.random(n) < 0.3  # both fail on the same songs
+    model = np.where(hard, 1 - targets, targets) * 0.8 + 0.1
+    baseline = model.copy()
+    baseline[:10] = 1 - model[:10]
+    songs = np.arange(n).astype(str)
+    gap = compare(PROBLEM, "accuracy", targets, model, baseline, songs, seed=0)
+    low, high = intervals(PROBLEM, targets, Scored(model, model), songs, seed=0)["accuracy"]
+    assert gap.high - gap.low < 0.8 * (high - low)
+    assert compare(PROBLEM, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
+    worse = compare(PROBLEM, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)
+    better = compare(PROBLEM, "log_loss", targets, model, np.full(n, 0.5), songs, seed=0)
+    assert worse.value == -better.value
+
+
+def test_the_best_baseline_follows_the_metric():
+    baselines = {"a": {"macro_f1": 0.6, "log_loss": 0.9}, "b": {"macro_f1": None, "log_loss": 0.2}}
+    assert best_baseline(PROBLEM, "macro_f1", baselines) == "a"
+    assert best_baseline(PROBLEM, "log_loss", baselines) == "b"
+    assert best_baseline(PROBLEM, "mcc", {"a": {"mcc": None}}) is None
+
+
+@pytest.mark.parametrize(
+    ("gap", "best", "words"),
+    [
+        (Difference(0.2, 0.1, 0.3), "majority", "beats the best baseline, majority"),
+        (Difference(-0.2, -0.3, -0.1), "words + stumps", "Words alone do better"),
+        (Difference(-0.2, -0.3, -0.1), "frozen + linear", "loses to"),
+        (Difference(0.1, -0.1, 0.3), "majority", "ahead of the best baseline"),
+        (Difference(-0.1, -0.3, 0.1), "majority", "behind the best baseline"),
+        (None, "majority", "No verdict"),
+    ],
+)
+def test_the_verdict_says_what_the_interval_allows(gap, best, words):
+    sentence = verdict("macro_f1", best, 0.5, 0.7, gap, 43)
+    assert words in sentence
+    assert ("Words alone" in sentence) == (words == "Words alone do better")
+
+
+def facts(losses, best_step=50, warmup_steps=10):
+    return [{"losses": losses, "best_step": best_step, "warmup_steps": warmup_steps}] * 3
+
+
+def test_collapse_is_said_with_the_key_to_try():
+    config = TrainingConfig()
+    assert signs(config, facts([0.7, 0.2]), [True, False], "binary") == []
+    one_class = signs(config, facts([0.7, 0.2]), [True, True], "binary")
+    assert "every song is predicted True" in one_class[0]
+    assert "training.pos_weight" in one_class[0]
+    flat = signs(config, facts([0.7, 0.699]), [True, False], "binary")
+    assert "hardly moved" in flat[0]
+    assert "training.head_learning_rate" in flat[0]
+    config.early_stopping.enabled = True
+    early = signs(config, facts([0.7, 0.2], best_step=5), [True, False], "binary")
+    assert "warm-up" in early[0]
+    assert "training.warmup_ratio=0" in early[0]

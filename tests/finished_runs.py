@@ -1,0 +1,105 @@
+"""Finished runs and sweeps of tiny models, for what reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rainbow_ray.tuning.trial_log import WHOLE, Ledger, Trial
+from tests.conftest import HOSTILE, labelled_songs, segment_rows
+from tests.helpers import finish_run, plan_of
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable[[str], Path]:
+    """A finished run of a problem, made once."""
+    made: dict[str, Path] = {}
+    keys = {
+        "binary": {"phase": 1},
+        "multiclass": {"phase": 2},
+        "multilabel": {"phase": 2, "data__multi_label": True, "data__target_column": "both"},
+        "regression": {"phase": 4},
+        "segmentation": {"phase": 5},
+        "segmentation of numbers": {"phase": 5, "data__target_column": "loudness"},
+        "weak segmentation": {"phase": 5, "data__target_column": "rebracketing_type"},
+        "weak yes and no": {"phase": 5, "data__target_column": "marked"},
+    }
+
+    def make(problem: str) -> Path:
+        if problem not in made:
+            folder = tmp_path_factory.mktemp(problem.replace(" ", "-"))
+            table = timelines() if keys[problem]["phase"] == 5 else labelled_songs()
+            pq.write_table(table, folder / "songs.parquet")
+            short: dict[str, Any] = {"training__epochs": 3, "training__min_steps": 0, "data__folds": 3}
+            manifest = folder / "songs.parquet"
+            if keys[problem]["phase"] == 5:
+                manifest, short["segments__path"] = Path("demo"), str(folder / "songs.parquet")
+            plan = plan_of(manifest, tiny_encoder("bert"), **keys[problem], **short)
+            made[problem] = finish_run(plan, folder / "run")
+        return made[problem]
+
+    return make
+
+
+def timelines() -> pa.Table:
+    """Segments of songs, one of a hostile name and a hostile line; some lack labels, one has no words."""
+    rows = segment_rows(songs=14, segments=6, stems=1)
+    rows["song_id"] = [HOSTILE if song == "03" else song for song in rows["song_id"]]
+    rows["lyric_text"][18] += " " + HOSTILE
+    for i in (4, 20, 40):
+        rows["segment_rebracketing_type"][i] = rows["loudness"][i] = None
+    rows["lyric_text"][30] = None
+    rows["marked"] = [kind == "spatial" for kind in rows["rebracketing_type"]]
+    return pa.table(rows)
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "sweep")
+
+
+def write_sweep(folder: Path) -> Path:
+    """What a sweep of 30 trials leaves, in which the learning rate decides and the pooling does nothing."""
+    folder.mkdir()
+    ledger, rng = Ledger(folder / "trials.jsonl"), np.random.default_rng(0)
+    rate = json.dumps(
+        {"name": "FloatDistribution", "attributes": {"low": 1e-5, "high": 1e-1, "log": True, "step": None}}
+    )
+    pooling = json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": ["mean", "cls", "max"]}})
+    for number in range(30):
+        rate_now = float(10 ** rng.uniform(-5, -1))
+        params = {
+            "training.learning_rate": rate_now,
+            "model.text_encoder.pooling": str(rng.choice(["mean", "cls", "max"])),
+        }
+        distributions = {"training.learning_rate": rate, "model.text_encoder.pooling": pooling}
+        ledger.start(Trial(number, params, params, distributions))
+        if number % 10 == 9:
+            ledger.end(number, "failed", score=None, seconds=1.0, reason="training.loss <is> not finite")
+            continue
+        score = 0.9 - 0.05 * (np.log10(rate_now) + 3) ** 2 + rng.normal(0, 0.01)
+        done = WHOLE if number % 3 else 20.0
+        ledger.report(number, done, float(score))
+        ledger.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
+    summary = {
+        "phase": 1, "problem": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
+        "trials": {"total": 30, "complete": 18, "pruned": 9, "failed": 3},
+        "winner": {"trial": 4, "values": {"training.learning_rate": 0.00123456}, "score": 0.91},
+        "corrected": {"value": 0.87, "low": 0.8, "high": 0.93, "gain": None},
+        "confirmed": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,
+                      "best_baseline": "words + stumps", "baseline": 0.7},
+        "verdict": "The sweep found something: trial 4 beats the default config.",
+        "seconds": {"total": 100.0, "parts": {"trials": 90.0, "best": 10.0}}, "trial_seconds": 180.0, "cost_usd": 0.02,
+        "prefix_seconds": {"spent": 2.0, "without": 320.0},
+        "config_hash": "c0ffee", "data_hash": "decade",
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("phase: 1\n")
+    return folder

@@ -1,0 +1,311 @@
+"""Tables scored in parts: cut rightly, streamed, killed and gone on with, joined; what has no score has a reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rainbow_ray
+from rainbow_ray import predict
+from rainbow_ray.cli import run
+from rainbow_ray.data.manifest import open_manifest
+from rainbow_ray.inference.batch_inference import Part, PartScorer, between_songs, plan_parts, read_range
+from tests.conftest import labelled_songs, segment_rows, song_rows
+from tests.data.test_parquet_table import damage
+from tests.helpers import finish_run, plan_of
+
+SHORT = {"training__epochs": 2, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_encoder):
+    made = {}
+
+    def make(phase):
+        if phase not in made:
+            folder = tmp_path_factory.mktemp(f"phase{phase}")
+            table = manifest = folder / "songs.parquet"
+            keys = {"phase": phase, **SHORT}
+            if phase == 5:
+                pq.write_table(pa.table(segment_rows(songs=10, segments=5)), table)
+                manifest, keys["segments__path"], keys["segments__compare_none"] = "demo", str(table), False
+            else:
+                pq.write_table(labelled_songs(), table)
+            made[phase] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run")
+        return made[phase]
+
+    return make
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+        code = run(predict.main)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def test_parts_cover_all_rows_once_and_end_between_songs():
+    codes = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
+    cuts = between_songs(codes)
+    assert cuts.tolist() == [2, 5, 6, 8, 12]
+    parts = plan_parts(12, 4, cuts)
+    assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 12)]
+    mixed = between_songs(np.array([0, 1, 0, 1, 2]))
+    assert mixed.tolist() == [4, 5]
+    assert [(part.start, part.stop) for part in plan_parts(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert plan_parts(0, 4) == []
+
+
+def test_a_range_is_read_across_row_groups_and_files(tmp_path):
+    for i in range(2):
+        rows = pa.table({"id": list(range(50 * i, 50 * i + 50))})
+        pq.write_table(rows, tmp_path / f"{i}.parquet", row_group_size=7)
+    manifest = open_manifest(str(tmp_path))
+    for start, stop in ((0, 100), (3, 5), (48, 53), (99, 100), (13, 64)):
+        batches = read_range(manifest, ["id"], Part(0, start, stop), 10)
+        assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(start, stop))
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
+def test_in_parts_as_in_one(models, door, tmp_path, kind):
+    rows = pd.DataFrame(song_rows(songs=30, stems=1))
+    rows.loc[[3, 7], "concept"] = [None, " "]
+    rows.to_parquet(tmp_path / "songs.parquet")
+    out = tmp_path / f"scores{kind}"
+    arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--part-rows", "7"]
+    code, said = door(*arguments)
+    assert code == 0, said
+    assert "30 predictions" in said
+    assert "2 (no text)" in said
+    read = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".jsonl": lambda p: pd.read_json(p, lines=True, dtype={"id": str}),
+    }[kind]
+    found, wanted = read(out), rainbow_ray.load(models(2)).predict(rows)
+    scores = [name for name in wanted if str(name).startswith("score")]
+    np.testing.assert_allclose(found[scores].astype(float), wanted[scores].astype(float), atol=1e-5)
+    assert found["id"].tolist() == rows["id"].tolist()
+    assert found["reason"].fillna("").tolist() == wanted["reason"].fillna("").tolist()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["songs.parquet", out.name])
+
+
+def test_text_that_is_no_text_has_its_reason(models, door, tmp_path):
+    good = "a door and a wall but a river"
+    values = pa.array([good.encode(), b"caf\xe9 door", None, b"", ("but " * 250_000).encode()], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    pq.write_table(pa.table({"id": list("abcde"), "concept": texts}), tmp_path / "songs.parquet")
+    out = tmp_path / "o.parquet"
+    code, said = door("--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert code == 0, said
+    found = pd.read_parquet(out)
+    assert found["reason"].fillna("").tolist() == ["", "text that is not UTF-8", "no text", "no text", ""]
+    assert found["score"].isna().tolist() == [False, True, True, True, False]
+
+
+def test_segments_of_a_song_stay_together(models, door, tmp_path):
+    rows = pd.DataFrame(segment_rows(songs=12, segments=6))
+    rows.to_parquet(tmp_path / "segments.parquet", row_group_size=5)
+    arguments = ["--model", models(5), "--manifest", tmp_path / "segments.parquet", "--out"]
+    assert door(*arguments, tmp_path / "a.parquet", "--part-rows", "10")[0] == 0
+    assert door(*arguments, tmp_path / "b.parquet")[0] == 0
+    names = ["song", "start", "prediction"]
+    for kind in ("a.parquet", "a.stretches.parquet"):
+        first, second = (pd.read_parquet(tmp_path / name) for name in (kind, kind.replace("a.", "b.", 1)))
+        pd.testing.assert_frame_equal(first[names], second[names])
+    scores = [name for name in first if str(name).startswith("score")]
+    np.testing.assert_allclose(first[scores], second[scores], atol=1e-5)
+
+
+def test_what_was_begun_is_not_taken_for_something_else(models, door, tmp_path):
+    pd.DataFrame(song_rows(songs=30, stems=1)).to_parquet(tmp_path / "songs.parquet")
+    out = tmp_path / "o.csv"
+    (tmp_path / "o.csv.parts").mkdir()
+    (tmp_path / "o.csv.parts" / "plan.json").write_text('{"model": "another", "parts": []}')
+    arguments = ["--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out]
+    code, said = door(*arguments)
+    assert (code, "--resume" in said) == (2, True)
+    code, said = door(*arguments, "--resume")
+    assert (code, "another model" in said) == (2, True)
+    assert door(*arguments, "--overwrite")[0] == 0
+    assert len(pd.read_csv(out)) == 30
+
+
+def test_nothing_that_is_read_or_that_is_not_ours_is_written_over(models, door, tmp_path):
+    songs, ideas = tmp_path / "songs.parquet", tmp_path / "ideas.csv"
+    pd.DataFrame(song_rows(songs=10, stems=1)).to_parquet(songs)
+    ideas.write_text("a door\n")
+    before = songs.read_bytes()
+    for arguments in (["--manifest", songs, "--out", songs], ["--text-file", ideas, "--out", ideas],
+                      ["--manifest", tmp_path, "--out", tmp_path / "o.parquet"]):  # fmt: skip
+        code, said = door("--model", models(1), *arguments, "--overwrite")
+        assert code == 2, said
+        assert "another" in said
+    assert songs.read_bytes() == before
+    parts = tmp_path / "o.csv.parts"
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("mine")
+    for flag in ("--overwrite", "--resume"):
+        code, said = door("--model", models(1), "--manifest", songs, "--out", tmp_path / "o.csv", flag)
+        assert (code, "something else has that name" in said) == (2, True)
+    assert (parts / "thesis.txt").read_text() == "mine"
+
+
+def stopped(models, door, monkeypatch, songs, out, *more):
+    """A prediction that is cut off after its first part."""
+    score = PartScorer.score
+
+    def once(self, part):
+        if part.number:
+            raise KeyboardInterrupt
+        return score(self, part)
+
+    monkeypatch.setattr(PartScorer, "score", once)
+    assert door("--model", models(1), "--manifest", songs, "--out", out, "--part-rows", "4", *more)[0] == 130
+    monkeypatch.setattr(PartScorer, "score", score)
+
+
+def test_parts_of_another_table_or_torn_ones_are_not_taken(models, door, monkeypatch, tmp_path):
+    songs, out = tmp_path / "songs.parquet", tmp_path / "o.csv"
+    rows = pd.DataFrame(song_rows(songs=10, stems=1))
+    rows.to_parquet(songs)
+    arguments = ["--model", models(1), "--manifest", songs, "--out", out, "--resume"]
+    stopped(models, door, monkeypatch, songs, out)
+    rows.assign(concept="another song of a door and a wall, as long as it must be").to_parquet(songs)
+    code, said = door(*arguments)
+    assert (code, "another files" in said) == (2, True)
+    stopped(models, door, monkeypatch, songs, out, "--overwrite")
+    (tmp_path / "o.csv.parts" / "part-000000.parquet").write_bytes(b"PAR1 torn")
+    assert door(*arguments)[0] == 0
+    assert pd.read_csv(out, dtype=str)["id"].tolist() == rows["id"].tolist()
+    out.unlink()
+    stopped(models, door, monkeypatch, songs, out)
+    (tmp_path / "o.csv.parts" / "plan.json").write_text("[")
+    assert door(*arguments)[0] == 0
+    assert len(pd.read_csv(out)) == 10
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_ids_stay_what_they_are(models, door, tmp_path, kind):
+    numbers = pa.array([9007199254740993, None, 9007199254740995, 1], pa.int64())
+    raw = pa.array([b"caf\xe9", b"b", None, b"d"], pa.binary())
+    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), null_count=1)
+    text = ["a door and a wall but a river"] * 4
+    for name, ids in (("numbers", numbers), ("torn", torn), ("bytes", raw)):
+        pq.write_table(pa.table({"id": ids, "concept": text}), tmp_path / f"{name}.parquet")
+        out = tmp_path / f"{name}{kind}"
+        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, said
+        assert out.read_text(encoding="utf-8").count("\n") == (5 if kind == ".csv" else 4)
+    assert "9007199254740993" in (tmp_path / f"numbers{kind}").read_text()
+    assert "9007199254740995" in (tmp_path / f"numbers{kind}").read_text()
+
+
+def test_a_score_does_not_depend_on_what_kind_of_column_its_text_is_in(models, door, tmp_path):
+    kinds = {"alone": pa.array([12, 345]), "gaps": pa.array([12, None]), "text": pa.array(["12", "345"]),
+             "dictionary": pa.array(["12", None]).dictionary_encode()}  # fmt: skip
+    found = {}
+    for name, column in kinds.items():
+        pq.write_table(pa.table({"id": ["a", "b"], "concept": column}), tmp_path / f"{name}.parquet")
+        out = tmp_path / f"{name}.out.parquet"
+        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, said
+        found[name] = pd.read_parquet(out)["score"][0]
+    assert max(found.values()) - min(found.values()) < 1e-6
+    assert rainbow_ray.load(models(1)).predict(pd.Series(["12", None], dtype="category"))["score"][0] == pytest.approx(
+        found["text"], abs=1e-6
+    )
+
+
+def test_segments_with_words_that_are_no_text_are_scored_without_them(models, door, tmp_path):
+    rows = pa.table(segment_rows(songs=3, segments=4, stems=1))
+    raw = pa.array([b"caf\xe9"] + [b"door"] * 11, pa.binary())
+    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    at = rows.column_names.index("lyric_text")
+    pq.write_table(rows.set_column(at, "lyric_text", torn), tmp_path / "s.parquet")
+    out = tmp_path / "o.parquet"
+    code, said = door("--model", models(5), "--manifest", tmp_path / "s.parquet", "--out", out)
+    assert code == 0, said
+    assert len(pd.read_parquet(out)) == 12
+    assert "1: text that is not UTF-8" in said
+
+
+def test_damage_in_the_middle_is_told_with_file_and_column(models, door, tmp_path):
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        pq.write_table(pa.table(song_rows(songs=30, stems=1)), folder / name, row_group_size=10)
+    damage(folder / "b.parquet", 1, "concept")
+    code, said = door("--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--part-rows", "7")
+    assert code == 2, said
+    assert "b.parquet, row group 1, column 'concept' cannot be read" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monkeypatch, tmp_path):
+    (tmp_path / "which songs?").mkdir()
+    for name in ("songs.parquet", "_old.parquet"):
+        pq.write_table(pa.table(song_rows(songs=30, stems=1)), tmp_path / "which songs?" / name)
+    (tmp_path / "model").symlink_to(models(1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = []
+    load = PartScorer.__init__
+
+    def keep(self, task):
+        given.append(task)
+        load(self, task)
+
+    monkeypatch.setattr(PartScorer, "__init__", keep)
+    code, said = door("--model", "model", "--manifest=~/which songs?", "--out", "scores.csv")
+    assert code == 0, said
+    assert "1 parquet file is not read" in said
+    task = given[0]
+    assert (task.model, task.manifest) == (str(tmp_path / "model"), str(tmp_path / "which songs?"))
+    assert task.media_root == task.manifest  # as in training: paths start in the folder of the table
+    assert task.folder == tmp_path / "scores.csv.parts"
+    assert len(pd.read_csv("scores.csv")) == 30
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_is_gone_on_with_on_ray(models, tmp_path):
+    """SIGKILL in the middle of workers on Ray; what was written is not scored again, and all is as in one process."""
+    rows = pd.DataFrame(song_rows(songs=4000, stems=1))
+    rows["concept"] = [f"{text} {i}" for i, text in enumerate(rows["concept"])]
+    rows.to_parquet(tmp_path / "songs.parquet")
+    out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
+    command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(models(1)), "--manifest",
+               str(tmp_path / "songs.parquet"), "--out", str(out), "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen([*command, "--part-rows", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list(parts.glob("part-*.parquet"))) < 3 and time.monotonic() < end:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    time.sleep(3)  # its workers notice
+    before = {file.name: file.stat().st_mtime_ns for file in parts.glob("part-*.parquet")}
+    assert 0 < len(before) < 40
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{100 * len(before)} of 4000 rows were scored before" in done.stdout
+    found = pd.read_parquet(out)
+    assert found["id"].tolist() == rows["id"].tolist()
+    wanted = rainbow_ray.load(models(1)).predict(rows)
+    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
+    assert not parts.exists()

@@ -1,0 +1,98 @@
+"""What could not be read, summed over parts and judged as in training, with advice that fits the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rainbow_ray.inference.media_report import (
+    IN_COMMAND,
+    IN_PYTHON,
+    MediaReport,
+    ModalityReport,
+    decode,
+    encode,
+    missing_columns,
+)
+
+ROOT = Path("/media")
+
+
+def report(named, bad, reason="no such file", names=("a.wav",)):
+    reasons = {reason: bad} if bad else {}
+    return MediaReport(
+        {"audio": ModalityReport(named, reasons, {key: list(names) for key in reasons})}, {"text": named}
+    )
+
+
+def test_parts_add_up():
+    total = report(10, 2, names=["a", "b"]) + report(5, 3, names=["b", "c", "d"]) + report(5, 1, "no samples", ["e"])
+    audio = total.modalities["audio"]
+    assert (audio.named, audio.unusable, audio.reasons) == (20, 6, {"no such file": 5, "no samples": 1})
+    assert audio.names == {"no such file": ["a", "b", "c"], "no samples": ["e"]}
+    assert total.rows == {"text": 20}
+    assert decode(encode(total)) == total
+    assert decode(None) == MediaReport()
+    assert MediaReport() + total == total
+
+
+@pytest.mark.parametrize(
+    ("named", "bad", "refused"), [(10, 0, False), (10, 2, False), (10, 3, True), (1, 1, True), (0, 0, False)]
+)
+def test_the_limit_is_that_of_training(named, bad, refused):
+    assert bool(report(named, bad).problems(0.2, ROOT, IN_COMMAND)) is refused
+    assert bool(report(named, bad).problems(1.0, ROOT, IN_COMMAND)) is (0 < bad == named)
+
+
+def test_it_is_certain_before_the_end_only_where_nothing_can_make_up_for_it():
+    assert not report(10, 10).exceeds(0.2, rows=50)
+    assert report(11, 11).exceeds(0.2, rows=50)
+
+
+def test_advice_fits_the_reason():
+    (missing,) = report(10, 10).problems(0.2, ROOT, IN_COMMAND)
+    for word in ("none of 10 audio files", "under the media root /media", "no such file (a.wav", "--media-root",
+                 "--allow-missing"):  # fmt: skip
+        assert word in missing
+    (damaged,) = report(10, 5, "not readable as audio").problems(0.2, ROOT, IN_PYTHON)
+    assert "only 5 of 10" in damaged
+    assert "lets 20% be missing" in damaged
+    assert "allow_missing=True" in damaged
+    assert "media root" not in damaged
+    assert "media_root" not in damaged
+    assert report(10, 5).notes(ROOT) == ["5 audio files are treated as missing: no such file (a.wav, …), under the"
+                                         " media root /media"]  # fmt: skip
+
+
+def test_columns_that_are_not_there_are_named():
+    columns = {"audio": ("audio_file", None), "midi": ("midi_binary", None)}
+    (line,) = missing_columns(columns, ["audio_files", "midi_binary"], IN_COMMAND)
+    assert "'audio_file'" in line
+    assert "did you mean audio_files" in line
+    assert missing_columns(columns, ["audio_file", "midi_binary"], IN_COMMAND) == []
+
+
+def test_the_models_other_columns_are_not_offered_in_place_of_one():
+    columns = {"audio": ("audio_file", None), "midi": ("midi_file", None)}
+    names = ["midi_file", "audio_text"]
+    (line,) = missing_columns(columns, names, IN_COMMAND, others=["audio_text"])
+    assert "did you mean" not in line
+    assert "did you mean audio_text" in missing_columns(columns, names, IN_COMMAND)[0]
+
+
+def test_a_column_that_names_nothing_is_refused_where_it_is_offered():
+    nothing = MediaReport({"audio": ModalityReport(), "midi": ModalityReport(3)}, {"text+midi": 3})
+    (line,) = nothing.problems(0.2, ROOT, IN_COMMAND)
+    assert "no row names audio" in line
+    assert "--allow-missing" in line
+    assert nothing.notes(ROOT) == ["no row names audio: the scores are made without it"]
+    assert nothing.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
+    single = MediaReport({"audio": ModalityReport()}, {"text": 1})
+    assert single.problems(0.2, ROOT, IN_COMMAND) == [], "one song may lack it"
+    assert single.notes(ROOT) == ["no row names audio: the scores are made without it"]
+    assert nothing.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
+    assert nothing.notes(ROOT, absent=["audio"]) == []
+    assert MediaReport({"audio": ModalityReport()}).problems(0.2, ROOT, IN_COMMAND) == [], "there are no rows"
+    some = nothing + MediaReport({"audio": ModalityReport(1)}, {"text+audio": 1})
+    assert some.problems(0.2, ROOT, IN_COMMAND) == []

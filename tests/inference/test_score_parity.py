@@ -1,0 +1,203 @@
+"""One truth: held-out rows, `load`, the ensemble, ONNX say the same of a song, whatever the order and the company."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rainbow_ray
+from rainbow_ray.bundle.bundle import bundle_hash
+from rainbow_ray.inference.onnx_predictor import OnnxPredictor
+from tests.conftest import labelled_songs, segment_rows
+from tests.helpers import finish_run, plan_of
+
+FOLDS = 3
+SHORT: dict[str, Any] = {
+    "training__epochs": 3,
+    "training__min_steps": 0,
+    "data__folds": FOLDS,
+    "training__ensemble": True,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "binary": {"phase": 1},
+    "multiclass": {"phase": 2},
+    "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
+    "regression": {"phase": 4},
+    "segmentation": {"phase": 5, "segments__decoding": "viterbi", "segments__compare_none": False},
+    "fused": {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5},
+}
+CALIBRATED = {"calibration__method": "temperature", "calibration__threshold": "f1"}
+
+
+@pytest.fixture(scope="module")
+def ensembles(tmp_path_factory, tiny_encoder):
+    """A run of each kind that keeps its folds' models, and the table it was trained on."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            manifest = table = folder / "songs.parquet"
+            keys = {**KINDS[kind], **SHORT}
+            if kind == "fused":
+                write_stems(folder)
+                keys["data__media_cache"] = str(folder / "cache")
+            elif kind == "segmentation":
+                pq.write_table(pa.table(segment_rows(songs=14, segments=6, stems=2)), table)
+                manifest, keys["segments__path"] = "demo", str(table)
+            else:
+                pq.write_table(labelled_songs(), table)
+            made[kind] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run"), table
+        return made[kind]
+
+    return make
+
+
+def write_stems(folder):
+    """What the fixture `stems_file` writes, for a whole module."""
+    from tests.modalities.audio.test_audio import saved, tone
+    from tests.modalities.midi.test_midi import song
+
+    rows = labelled_songs().to_pandas()
+    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(rows))]
+    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(rows))]
+    (folder / "a.wav").write_bytes(saved(tone(2.0)))
+    (folder / "b.wav").write_bytes(saved(tone(2.0, pitch=900)))
+    (folder / "a.mid").write_bytes(song())
+    rows.to_parquet(folder / "songs.parquet")
+
+
+def held_out(run):
+    """The run's held-out rows by example, and the columns of their scores."""
+    rows = pd.read_parquet(run / "predictions.parquet")
+    rows = rows[(rows["split"] == "val") & rows["fold"].notna()].set_index("example_id")
+    return rows, [name for name in map(str, rows) if name == "score" or name.startswith("score_")]
+
+
+def said_of(predictor, kind, table):
+    """What a model says of a table, by the run's names of examples."""
+    if kind == "segmentation":
+        return predictor.predict_segments(pd.read_parquet(table)).segments.set_index("example_id")
+    rows = pd.read_parquet(table)
+    names = rows["id"] if kind != "fused" else [f"{name}#{i}" for i, name in enumerate(rows["id"])]
+    return predictor.predict(rows).set_index(pd.Index(names))
+
+
+def assert_same_answers(found, wanted):
+    plain = [[tuple(v) if isinstance(v, list | tuple | np.ndarray) else v for v in some] for some in (found, wanted)]
+    if plain[1] and isinstance(plain[1][0], float):
+        np.testing.assert_allclose(plain[0], plain[1], atol=1e-4)
+    else:
+        assert plain[0] == plain[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_member_says_of_its_fold_what_the_run_says(ensembles, kind):
+    run, table = ensembles(kind)
+    predictor = rainbow_ray.load(run)
+    predictor.media_root = table.parent
+    rows, scores = held_out(run)
+    assert predictor.folds == list(range(FOLDS))
+    for fold in predictor.folds:
+        own = rows[rows["fold"] == fold]
+        member = predictor.member(fold)
+        member.media_root = table.parent
+        found = said_of(member, kind, table).loc[own.index]
+        np.testing.assert_allclose(found[scores], own[scores], atol=1e-5)
+        assert_same_answers(found["prediction"], own["prediction"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ensemble_is_the_mean_of_its_members_in_any_order(ensembles, kind):
+    run, table = ensembles(kind)
+    predictor = rainbow_ray.load(run / "model")
+    members = [predictor.member(fold) for fold in predictor.folds]
+    for one in [predictor, *members]:
+        one.media_root = table.parent
+    _, scores = held_out(run)
+    whole = said_of(predictor, kind, table)[scores]
+    mean = np.mean([said_of(one, kind, table)[scores].to_numpy() for one in members], axis=0)
+    np.testing.assert_allclose(whole, mean, atol=1e-5)
+    if kind != "segmentation":
+        turned = pd.read_parquet(table).iloc[::-1]
+        np.testing.assert_allclose(predictor.predict(turned)[scores].iloc[::-1], whole, atol=1e-5)
+        np.testing.assert_allclose(predictor.predict(turned.iloc[:1])[scores], whole.iloc[-1:], atol=1e-5)
+
+
+def test_calibrated_members_are_what_the_other_folds_taught(tmp_path, tiny_encoder):
+    from tests.conftest import song_rows
+
+    pq.write_table(pa.table(song_rows(songs=90, stems=1)), tmp_path / "songs.parquet")
+    plan = plan_of(tmp_path / "songs.parquet", tiny_encoder("bert"), **SHORT, **CALIBRATED)
+    run = finish_run(plan, tmp_path / "run")
+    document = json.loads((run / "model" / "bundle.json").read_text())
+    assert len({json.dumps(one["calibration"]) for one in document["members"]}) == FOLDS
+    rows, scores = held_out(run)
+    songs = pd.read_parquet(tmp_path / "songs.parquet").set_index("id")
+    predictor = rainbow_ray.load(run)
+    for fold in predictor.folds:
+        own = rows[rows["fold"] == fold]
+        found = predictor.member(fold).predict(songs.loc[own.index])
+        np.testing.assert_allclose(found[scores], own[scores], atol=1e-5)
+        assert found["prediction"].tolist() == own["prediction"].tolist()
+
+
+def test_the_card_says_what_there_is_to_know(ensembles):
+    run, _ = ensembles("multiclass")
+    card = (run / "model" / "README.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["ensemble"] == FOLDS
+    for said in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load", "Limits",
+                 f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
+        assert said in card, said
+    assert json.loads((run / "model" / "bundle.json").read_text())["files"]["README.md"]
+
+
+def test_what_members_share_lies_once(ensembles):
+    run, _ = ensembles("binary")
+    sizes = {file.name: file.stat().st_size for file in (run / "model").glob("*.safetensors")}
+    assert set(sizes) == {"model.safetensors", *(f"member-{i}.safetensors" for i in range(FOLDS))}
+    predictor = rainbow_ray.load(run)
+    first, second = (one.model.text.body.embeddings.word_embeddings.weight for one in predictor.bundle.members[:2])
+    assert first.data_ptr() == second.data_ptr()
+
+
+def test_no_member_where_there_is_none(ensembles):
+    from rainbow_ray.utils.errors import InputError
+
+    run, _ = ensembles("binary")
+    with pytest.raises(InputError, match="no member of fold 7: there are 0, 1, 2"):
+        rainbow_ray.load(run).member(7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "segmentation" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+)
+def test_onnx_says_the_same(ensembles, tmp_path, kind):
+    from rainbow_ray.bundle.bundle import load_bundle
+    from rainbow_ray.exporters.onnx import TOLERANCE, export_onnx
+
+    run, table = ensembles(kind)
+    made = export_onnx(load_bundle(run), tmp_path / "onnx", bundle_hash(run))
+    assert made.parity <= TOLERANCE
+    shutil.move(tmp_path / "onnx", tmp_path / "moved")
+    if kind == "fused":
+        return  # its graph is parity-checked; the light reader has no media
+    light, whole = OnnxPredictor.load(tmp_path / "moved"), rainbow_ray.load(run)
+    rows = pd.read_parquet(table)
+    texts = [*rows["lyric_text" if kind == "segmentation" else "concept"][:20], "", "  ", "x " * 400]
+    scores = light.score_texts(texts)
+    assert light.score_names == whole.score_names
+    np.testing.assert_allclose(scores, whole.score_texts(texts), atol=1e-4)
+    known = ~np.isnan(scores).any(axis=1)
+    assert (~known).sum() == 2
+    assert_same_answers(light.decide(scores[known]), whole.decide(scores[known]))
+    np.testing.assert_allclose(light.score_texts(texts[::-1])[::-1], scores, atol=1e-5)

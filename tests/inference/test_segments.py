@@ -1,0 +1,133 @@
+"""Tables of segments scored by a bundle: what cannot be used is said, and stands in no stretch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rainbow_ray import predict
+from rainbow_ray.data.manifest import ID_MISSING
+from rainbow_ray.data.segments import NO_LENGTH
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.evaluation.summary import NONE, evaluate
+from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.training.cross_validation import Job, Shared, out_of_fold, read_outcome, run_job
+from rainbow_ray.utils.errors import InputError
+from tests.conftest import segment_rows
+from tests.helpers import data_of, plan_of
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(segment_rows(songs=3, segments=6))
+
+
+def test_what_has_no_time_has_scores_a_reason_and_no_stretch(finished, table, tmp_path, capsys):
+    table.loc[table["song_id"] == "00", "start_seconds"] = np.nan
+    table.loc[2 * 8 : 2 * 8 + 1, "end_seconds"] = -5.0  # the third segment of the second song
+    table.loc[table.index[-2:], "song_id"] = None
+    table.to_parquet(tmp_path / "p.parquet")
+    run, out = finished("segmentation"), tmp_path / "o.parquet"
+    predict.main(["--model", str(run), "--manifest", str(tmp_path / "p.parquet"), "--out", str(out)])
+    said = capsys.readouterr().out
+    assert f"7: {NO_LENGTH}" in said
+    assert f"2: {ID_MISSING}" in said
+    found, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.stretches.parquet")
+    lost = found["reason"].notna()
+    assert lost.sum() == 7
+    assert len(found) == 3 * 6 - 1
+    assert found.loc[lost, ["start", "end"]].isna().all(axis=None)
+    assert (found.loc[~lost, "end"] > found.loc[~lost, "start"]).all()
+    assert found["prediction"].notna().all()
+    assert set(stretches["song"]) == {"01", "02"}
+    assert stretches["segments"].sum() == (~lost).sum()
+    assert not stretches["weak"].any()
+
+
+def test_weak_stretches_say_so(finished, table):
+    found = Predictor.load(finished("weak yes and no")).predict_segments(table)
+    assert found.stretches["weak"].all()
+    assert found.segments["weak"].all()
+    yes = found.segments.groupby("song")["prediction"].any()
+    assert (yes == (found.segments.groupby("song")["score"].sum() > 0.5)).all()
+
+
+def test_a_long_song_is_scored_whole(finished):
+    """Windows of one song that do not follow each other lie in one batch: lengths decide that."""
+    lines = pd.DataFrame(segment_rows(songs=1, segments=704, stems=1))
+    lines.loc[300, "lyric_text"] += " river" * 12
+    lines.loc[690, "lyric_text"] += " river" * 8
+    found = Predictor.load(finished("segmentation")).predict_segments(lines).segments
+    scores = found[[name for name in found if str(name).startswith("score_")]]
+    assert scores.notna().all(axis=None)
+    assert scores.sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, tiny_encoder, tmp_path):
+    """With the same scores, the baseline is level with the model to the bit."""
+    path = write_table(segment_rows(), "segments.parquet")
+    plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
+                   data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
+    data = data_of(plan)
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id")
+    jobs = [Job(k, *data.split.sides(k), tmp_path / str(k)) for k in range(2)]
+    for job in jobs:
+        run_job(shared, job, Team())
+    folds = [read_outcome(job) for job in jobs]
+    scores = out_of_fold(data.source, data.problem, folds, lambda outcome: outcome.val_scores)
+    results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
+    assert results.baselines[NONE] == results.metrics
+    assert results.baselines["other"] != results.metrics, "else this tells nothing"
+
+
+def test_stretches_do_not_run_across_gaps_of_time(finished, table):
+    table = table[table["song_id"] == "00"].drop_duplicates("segment_index")
+    starts, ends = [0.0, 5.0, 10.0, 60.0, 65.0, 70.2], [5.0, 10.0, 15.0, 65.0, 70.0, 75.0]
+    table = table.assign(start_seconds=starts, end_seconds=ends, lyric_text="the same line")
+    found = Predictor.load(finished("segmentation")).predict_segments(table)
+    stretches = found.stretches
+    assert stretches["segments"].sum() == 6
+    assert not ((stretches["start"] < 20) & (stretches["end"] > 20)).any()
+    same = found.segments["prediction"].nunique() == 1
+    assert not same or len(stretches) == 2
+
+
+@pytest.mark.parametrize("kind", ["text", "mixed", "duration", "time", "decimal comma"])
+def test_times_of_a_frame_are_read_however_they_are_written(finished, table, kind):
+    predictor = Predictor.load(finished("segmentation"))
+    table = table.assign(start_seconds=table["segment_index"] * 10.0, end_seconds=table["segment_index"] * 10.0 + 10)
+    plain = predictor.predict_segments(table).segments
+    write = {
+        "text": lambda s: f"0:{s:04.1f}" if s < 60 else f"1:{s - 60:04.1f}",
+        "mixed": lambda s: s if s > 30 else f"{s} s",
+        "duration": lambda s: pd.Timedelta(seconds=s),
+        "time": lambda s: (pd.Timestamp(0) + pd.Timedelta(seconds=s)).time(),
+        "decimal comma": lambda s: f"{s:.1f}".replace(".", ","),
+    }[kind]
+    written = table.assign(**{name: table[name].map(write) for name in ("start_seconds", "end_seconds")})
+    found = predictor.predict_segments(written).segments
+    pd.testing.assert_frame_equal(found, plain)
+
+
+def test_a_frame_in_another_unit_is_refused_and_one_that_is_suspected_warns(finished, table):
+    predictor = Predictor.load(finished("segmentation"))
+    times = ["start_seconds", "end_seconds"]
+    for factor, unit in ((1e6, "microseconds"), (44_100 * 60, "samples|microseconds"), (1 / 86_400, "days")):
+        with pytest.raises(InputError, match=f"likely ({unit})"):
+            predictor.predict_segments(table.assign(**{name: table[name] * factor for name in times}))
+    with pytest.warns(UserWarning, match="likely milliseconds"):
+        predictor.predict_segments(table.assign(lyric_text=None, **{name: table[name] * 1000 for name in times}))
+    with pytest.raises(InputError, match=r"'start_seconds'.*'soon'.*write seconds"):
+        predictor.predict_segments(table.assign(start_seconds="soon"))
+    with pytest.raises(InputError, match="'end_seconds' holds list"):
+        predictor.predict_segments(table.assign(end_seconds=[[1.0]] * len(table)))
+
+
+def test_a_table_in_another_unit_ends_the_command_before_it_scores(finished, table, tmp_path):
+    table = table.assign(start_seconds=table["start_seconds"] * 1e6, end_seconds=table["end_seconds"] * 1e6)
+    table.to_parquet(tmp_path / "p.parquet")
+    out = ["--out", str(tmp_path / "o.parquet")]
+    with pytest.raises(InputError, match="likely microseconds: divide by 1000000"):
+        predict.main(["--model", str(finished("segmentation")), "--manifest", str(tmp_path / "p.parquet"), *out])
+    assert not (tmp_path / "o.parquet").exists()

@@ -1,0 +1,202 @@
+"""Windows lie where something sounds; those in which nothing does are counted and treated as missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rainbow_ray.modalities.audio.files import Samples
+from rainbow_ray.modalities.audio.reader import RATE, Sound, mix_down, open_recording
+from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Trouble, Windows, check_troubles, count_troubles
+from rainbow_ray.modalities.media_counts import count_unusable
+from rainbow_ray.utils.errors import InputError
+from tests.modalities.audio.test_audio import saved, tone
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def sound_of(*parts: np.ndarray) -> Sound:
+    return open_recording(saved(np.concatenate(parts)))
+
+
+def first_start(sound: Sound, seconds: float = 10.0, position: str = "middle") -> float:
+    return Windows(seconds, position).starts(sound.duration, "x", sound.sounding(seconds))[0]
+
+
+ORDINARY = {
+    "sound": [tone(40)],
+    "a pause at both ends": [silence(2), tone(35), silence(4)],
+    "a pause in the middle": [tone(18), silence(3), tone(18)],
+    "shorter than a window": [silence(1), tone(4), silence(1)],
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_an_ordinary_file_is_read_in_its_middle(name):
+    sound = sound_of(*ORDINARY[name])
+    assert sound.sounding(10.0) == (0.0, sound.duration)
+    assert first_start(sound) == Windows(10.0).starts(sound.duration, "x")[0]
+
+
+@pytest.mark.parametrize(("parts", "begin", "end"), [
+    ([tone(30), silence(50)], 0, 30),
+    ([silence(50), tone(30)], 50, 80),
+    ([silence(20), tone(30), silence(60)], 20, 50),
+    ([tone(40), silence(120), tone(30)], 0, 40),
+    ([tone(30), silence(120), tone(40)], 150, 190),
+    ([silence(60), tone(3), silence(60)], 60, 63),
+])  # fmt: skip
+def test_the_middle_window_is_of_what_sounds(parts, begin, end):
+    sound = sound_of(*parts)
+    start = first_start(sound)
+    assert start == pytest.approx(min(max(0.0, (begin + end) / 2 - 5.0), sound.duration - 10.0), abs=0.2)
+    assert np.abs(sound.read(start, 10.0)).max() > 1000
+    assert first_start(sound, position="start") == pytest.approx(begin, abs=0.2)
+
+
+def test_all_drawn_windows_are_of_what_sounds():
+    sound = sound_of(silence(60), tone(40), silence(60))
+    starts = Windows(10.0, views=9).starts(sound.duration, "x", sound.sounding(10.0))
+    assert all(60 <= start <= 90.1 for start in starts)
+    assert len(set(starts)) == 9
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.5, 10.0, 30.0])
+def test_a_file_that_sounds_somewhere_never_has_a_silent_window(seconds):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        parts = [tone(float(length)) if rng.random() < 0.4 else silence(float(length))
+                 for length in rng.exponential(8.0, 12)]  # fmt: skip
+        sound = sound_of(*parts, tone(0.7), silence(float(rng.uniform(0, 40))))
+        window = sound.read(first_start(sound, seconds), seconds)
+        assert np.abs(window).max() > 1000
+
+
+SILENT = {
+    "zeros": np.zeros(20 * RATE, np.float32),
+    "a constant": np.full(20 * RATE, 0.3, np.float32),
+    "dither": (np.random.default_rng(0).uniform(-1, 1, 20 * RATE) / 32768).astype(np.float32),
+    "two silent channels": np.zeros((20 * RATE, 2), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_silence_is_an_empty_window(name):
+    sound = open_recording(saved(SILENT[name]))
+    with pytest.raises(EmptyWindow, match="silent"):
+        sound.read(first_start(sound), 10.0)
+
+
+def test_quiet_sound_is_sound():
+    sound = open_recording(saved(0.002 * tone(20)))
+    assert np.abs(sound.read(first_start(sound), 10.0)).max() > 0
+
+
+@pytest.mark.parametrize("other", [-1.0, -0.98, -0.9])
+def test_channels_that_cancel_each_other_are_not_mixed(other):
+    wave = tone(12)
+    window = open_recording(saved(np.stack([wave, other * wave], axis=1))).read(1.0, 4.0)
+    assert np.abs(window).max() == pytest.approx(0.5 * 32767, rel=0.02)
+
+
+def test_the_mix_of_other_channels_is_their_mean():
+    rng = np.random.default_rng(0)
+    for samples in (rng.normal(size=(4000, 2)), np.stack([tone(1), 0 * tone(1)], 1), np.eye(8)[:, :6]):
+        plain = samples.astype(np.float32)
+        assert np.array_equal(mix_down(plain), plain.mean(axis=1, dtype=np.float64).astype(np.float32))
+
+
+def test_samples_in_the_table_are_looked_at_too():
+    wave = np.concatenate([silence(50), tone(20)])
+    sound = Sound(Samples(wave[:, None], RATE))
+    assert 50 <= first_start(sound) <= 60
+
+
+def read(folder, names, spans=None, **arguments):
+    reader = MediaReader(("audio",), folder, Windows(10.0, **arguments), folder / "store")
+    columns = {"raw_audio": names}
+    if spans is not None:
+        columns |= {"start": [float(start) for start, _ in spans], "end": [float(end) for _, end in spans]}
+    return reader(pa.table(columns)), reader
+
+
+@pytest.fixture
+def folder(tmp_path):
+    wave = tone(30)
+    parts = {"sounds": wave, "silent": 0 * wave, "antiphase": np.stack([wave, -wave], axis=1),
+             "hidden": np.concatenate([wave, silence(120), wave])}  # fmt: skip
+    for name, samples in parts.items():
+        (tmp_path / f"{name}.wav").write_bytes(saved(samples))
+    return tmp_path
+
+
+def test_silent_files_are_counted_and_treated_as_missing(folder):
+    names = ["antiphase.wav", "silent.wav", "hidden.wav", "sounds.wav"]
+    rows, reader = read(folder, names)
+    assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 1, 1]
+    assert count_troubles(rows, "audio") == ({"silent": 1}, {"silent": ["silent.wav"]}, 4)
+    for windows in rows["audio"].to_pylist():
+        assert all(np.abs(reader.store.get("audio", name)).max() > 1000 for name in windows)
+    with pytest.raises(InputError, match=r"only 3 of 4 audio files can be used.*silent.*max_bad_media higher"):
+        check_troubles(rows, ["audio"], 0.2, folder)
+
+
+class Pulses:
+    """A recording of ten seconds that sounds in every second one."""
+
+    duration = 10.0
+
+    def sounding(self, seconds: float) -> tuple[float, float]:
+        return 0.0, 10.0
+
+    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+        if int(start) % 2:
+            raise EmptyWindow("silent")
+        return np.full(4, int(start), np.int16)
+
+
+def test_views_in_which_nothing_sounds_are_left_out(folder, monkeypatch):
+    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: Pulses())
+    reader = MediaReader(("audio",), folder, Windows(1.0, views=12), None)
+    rows = reader(pa.table({"raw_audio": ["sounds.wav"]}))
+    starts = Windows(1.0, views=12).starts(10.0, "sounds.wav")
+    heard = [int(start) for start in starts if not int(start) % 2]
+    assert [reader.store.get("audio", name)[0] for name in rows["audio"][0].as_py()] == heard
+    assert 1 <= len(heard) < 12
+    assert rows["audio_trouble"].to_pylist() == [None]
+
+
+def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, monkeypatch):
+    class Damaged(Pulses):
+        def sounding(self, seconds: float) -> tuple[float, float]:
+            raise Trouble("damaged")
+
+    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: Damaged())
+    reader = MediaReader(("audio",), folder, Windows(1.0), None)
+    assert len(reader(pa.table({"raw_audio": ["sounds.wav"]}))["audio"][0].as_py()) == 1
+
+
+def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
+    rows, _ = read(folder, ["hidden.wav"] * 4, [(0, 10), (40, 50), (60, 70), (100, 110)])
+    assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 0, 0]
+    counts, _, total = count_troubles(rows, "audio")
+    assert counts == {"silent, in the seconds of its segment": 3}
+    assert (count_unusable(counts), total) == (0, 4)
+    assert len(check_troubles(rows, ["audio"], 0.2, folder)) == 1
+    rests, _ = read(folder, ["hidden.wav"] * 2, [(40, 50), (60, 70)])
+    with pytest.raises(InputError, match="none of 2 audio files can be used"):
+        check_troubles(rests, ["audio"], 0.2, folder)
+
+
+def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
+    wave = tone(4.0)[:, None]
+    loud = wave * 32768  # floats in the range of integers
+    assert np.abs(Sound(Samples(loud, RATE)).read(0.0, 4.0)).mean() > 1000
+    for places in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
+        broken = wave.copy()
+        broken[places] = 1e30
+        with pytest.raises(Trouble, match="far out of range"):
+            Sound(Samples(broken, RATE)).read(0.0, 4.0)

@@ -1,0 +1,194 @@
+"""What frozen layers say: computed once for all epochs, fits and processes, and the same as when computed each time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rainbow_ray.model.frozen_cache import MB, PrefixStore, States, make_key
+from rainbow_ray.training.loggers import read_lines
+from tests.helpers import data_of, fit_fold, plan_of, source_of
+
+QUICK = {"training__min_steps": 0, "training__epochs": 2, "training__batch_size": 8, "training__learning_rate": 1e-3}
+SHAPE = (5, 3)
+
+
+def filled(value: float):
+    return lambda out: out.fill_(value)
+
+
+def must_not_run(out: torch.Tensor) -> None:
+    raise AssertionError("it was computed before")
+
+
+def test_states_are_computed_once(tmp_path):
+    store = PrefixStore(tmp_path, MB)
+    first = store.get("a", SHAPE, torch.float32, filled(2.0))
+    again = PrefixStore(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
+    assert torch.equal(first, torch.full(SHAPE, 2.0))
+    assert torch.equal(first, again)
+    again.add_(1)  # whoever writes, writes for himself
+    assert torch.equal(store.find("a", SHAPE, torch.float32), first)
+    assert store.find("b", SHAPE, torch.float32) is None
+    assert store.find("a", (7, 3), torch.float32) is None, "a file of another size is not these states"
+    half = store.get("c", SHAPE, torch.bfloat16, filled(0.5))
+    assert half.dtype == torch.bfloat16
+    assert half.float().sum() == 7.5
+    store.remove()
+    assert not tmp_path.exists()
+
+
+def test_the_longest_unused_make_room(tmp_path):
+    size = SHAPE[0] * SHAPE[1] * 4
+    store = PrefixStore(tmp_path, 2 * size)
+    kept = store.get("a", SHAPE, torch.float32, filled(1.0))
+    store.get("b", SHAPE, torch.float32, filled(2.0))
+    os.utime(tmp_path / "b.states", (1, 1))
+    store.get("a", SHAPE, torch.float32, must_not_run)
+    store.get("c", SHAPE, torch.float32, filled(3.0))
+    assert {path.stem for path in tmp_path.glob("*.states")} == {"a", "c"}
+    assert PrefixStore(tmp_path, size - 1).get("d", SHAPE, torch.float32, must_not_run) is None
+    assert kept.sum() == 15
+
+
+def test_a_failure_leaves_nothing_half_done(tmp_path):
+    store = PrefixStore(tmp_path, MB)
+
+    def fail(out: torch.Tensor) -> None:
+        out[0] = 1.0
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        store.get("a", SHAPE, torch.float32, fail)
+    assert store.find("a", SHAPE, torch.float32) is None
+    assert store.get("a", SHAPE, torch.float32, filled(1.0)).sum() == 15
+
+
+def _compute(folder: Path, log: Path, die: bool) -> None:
+    def slowly(out: torch.Tensor) -> None:
+        with log.open("a") as file:
+            file.write("computed\n")
+        out[0] = 9.0
+        time.sleep(2.0)
+        if die:
+            os._exit(9)
+        out.fill_(1.0)
+
+    store = PrefixStore(folder, MB)
+    assert store.get("a", SHAPE, torch.float32, slowly).sum() == 15
+
+
+@pytest.mark.parametrize("die", [False, True])
+def test_of_several_processes_one_computes(tmp_path, die):
+    context = multiprocessing.get_context("spawn")  # torch has threads: a fork of it may hang
+    log = tmp_path / "log"
+    if die:
+        first = context.Process(target=_compute, args=(tmp_path / "store", log, True))
+        first.start()
+        first.join(90)
+        assert first.exitcode == 9
+        log.unlink()
+    others = [context.Process(target=_compute, args=(tmp_path / "store", log, False)) for _ in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(90)
+    assert [process.exitcode for process in others] == [0, 0]
+    assert log.read_text() == "computed\n"
+    assert not list((tmp_path / "store").glob(".*.tmp")), "what a dead process began would take room for ever"
+
+
+def test_states_are_padded_with_zeros():
+    states = States(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]), np.arange(3))
+    padded = states.pad(np.array([2, 0]))
+    assert padded.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
+
+
+def test_keys_tell_their_parts_apart():
+    assert make_key("ab", "c") != make_key("a", "bc")
+    assert make_key(1, "x") == make_key(1, "x")
+
+
+def counted(monkeypatch) -> list[int]:
+    """Notes each forward pass of the embeddings: the first thing that a frozen prefix does."""
+    from rainbow_ray.modalities.text.adapters import LAYOUTS
+
+    calls: list[int] = []
+    for layout in {type(layout) for layout in LAYOUTS.values()}:
+        embed = layout.embed
+
+        def note(self, body, input_ids, mask, embed=embed):
+            calls.append(len(input_ids))
+            return embed(self, body, input_ids, mask)
+
+        monkeypatch.setattr(layout, "embed", note)
+    return calls
+
+
+FREEZING = [
+    {"model__text_encoder__layer": "last", "model__text_encoder__freeze_layers": 2},
+    {"model__text_encoder__layer": 3, "model__text_encoder__freeze_layers": 0.25},
+    {"model__text_encoder__layer": "mix", "model__text_encoder__freeze_layers": "all"},
+    {"model__text_encoder__layer": 2, "model__text_encoder__pooling": "attention"},
+]
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("keys", FREEZING)
+def test_training_is_the_same_with_and_without(songs_file, tiny_encoder, tmp_path, monkeypatch, family, keys):
+    plan = plan_of(songs_file, tiny_encoder(family), **QUICK, **keys)
+    data = data_of(plan)
+    _, plain = fit_fold(plan, data, tmp_path / "plain")
+    calls = counted(monkeypatch)
+    store = PrefixStore(tmp_path / "prefix", MB)
+    _, fitted = fit_fold(plan, data, tmp_path / "stored", prefix=store)
+    np.testing.assert_allclose(fitted.val_scores, plain.val_scores, atol=1e-5)
+    np.testing.assert_allclose(fitted.facts["losses"], plain.facts["losses"], rtol=1e-5)
+    assert sum(calls) == len(source_of(data.examples).distinct[0]) + 1, "each text once, and one to see the shape"
+    calls.clear()
+    fit_fold(plan, data, tmp_path / "fold", fold=1, prefix=store)
+    assert sum(calls) == 1
+    names = [record["split"] for record in read_lines(tmp_path / "stored" / "metrics.jsonl")]
+    assert names.count("val") == 2
+
+
+def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    def fit(depth, name, prefix):
+        plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__layer="last",
+                       model__text_encoder__freeze_layers=depth)  # fmt: skip
+        return fit_fold(plan, data_of(plan), tmp_path / name, prefix=prefix)[1]
+
+    plain = fit(3, "plain", None)
+    store = PrefixStore(tmp_path / "prefix", MB)
+    fit(1, "shallow", store)
+    calls = counted(monkeypatch)
+    deep = fit(3, "deep", store)
+    assert sum(calls) == 1, "one to see the shape"
+    np.testing.assert_allclose(deep.val_scores, plain.val_scores, atol=1e-5)
+
+
+def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_encoder, tmp_path):
+    plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, **FREEZING[0])
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", prefix=PrefixStore(tmp_path / "prefix", 10))
+    assert any("training.prefix_limit" in note for note in fitted.facts["notes"])
+    assert np.isfinite(fitted.val_scores).all()
+
+
+def test_frozen_features_are_computed_once_for_all_fits(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
+    data = data_of(plan)
+    store = PrefixStore(tmp_path / "prefix", MB)
+    _, first = fit_fold(plan, data, tmp_path / "a", prefix=store)
+    calls = counted(monkeypatch)
+    _, again = fit_fold(plan, data, tmp_path / "b", prefix=store)
+    assert not calls
+    np.testing.assert_array_equal(first.val_scores, again.val_scores)
+    other = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__pooling="max")
+    fit_fold(other, data, tmp_path / "c", prefix=store)
+    assert sum(calls) == len(data.examples)

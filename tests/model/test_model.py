@@ -1,0 +1,148 @@
+"""The model: poolings by hand, units averaged to examples, statistics, what is trained and what is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
+from rainbow_ray.data.reader import Batch
+from rainbow_ray.modalities.encoder_cache import Bodies
+from rainbow_ray.model.model import Rainbow, Standardise, check_model, make_head
+from rainbow_ray.nn.pooling import POOLINGS, Pooling
+from tests.conftest import tiny_body
+
+
+def batch_of(units: int = 3, examples: int = 3, length: int = 7) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(units, length, dtype=torch.long)
+    mask[0, 4:] = 0
+    inputs = {
+        "input_ids": torch.randint(5, 60, (units, length), generator=generator),
+        "mask": mask,
+        "words": torch.randint(0, 99, (units, 5), generator=generator),
+    }
+    belongs = torch.arange(units) * examples // units
+    names = [f"e{i}" for i in range(examples)]
+    return Batch(
+        names,
+        names,
+        {"text": inputs},
+        {"text": belongs},
+        {"text": torch.ones(examples).bool()},
+        torch.zeros(examples),
+        torch.ones(examples),
+    )
+
+
+def model_of(**keys) -> Rainbow:
+    config = ModelConfig()
+    for key, value in keys.items():
+        section, name = key.split("__")
+        setattr(getattr(config, section), name, value)
+    torch.manual_seed(0)
+    return Rainbow(Bodies(tiny_body("bert")), config, outputs=1).eval()
+
+
+HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [9.0, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]]])
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("cls", [[1.0, 2.0], [5.0, 6.0]]),
+        ("mean", [[2.0, -1.0], [7.0, 5.0]]),
+        ("max", [[3.0, 2.0], [9.0, 8.0]]),
+        ("attention", [[2.0, -1.0], [7.0, 5.0]]),  # it starts as the mean
+    ],
+)
+def test_poolings(kind, expected):
+    torch.testing.assert_close(Pooling(kind, 2)(HIDDEN, MASK), torch.tensor(expected))
+
+
+def test_attention_pooling_learns_and_stays_inside_the_mask():
+    pooling = Pooling("attention", 2)
+    with torch.no_grad():
+        pooling.query.weight.copy_(torch.tensor([[100.0, 0.0]]))
+    torch.testing.assert_close(pooling(HIDDEN, MASK), torch.tensor([[3.0, -4.0], [9.0, 1.0]]))
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_logits_do_not_change_with_padding_or_company(kind):
+    model = model_of(text_encoder__pooling=kind)
+    torch.nn.init.normal_(model.head[-1].weight)
+    batch = batch_of()
+    with torch.no_grad():
+        together = model(batch)
+        inputs = {k: v[:1] for k, v in batch.units["text"].items()}
+        inputs = {"input_ids": inputs["input_ids"][:, :4], "mask": inputs["mask"][:, :4], "words": inputs["words"]}
+        one = Batch(
+            ["e0"],
+            ["e0"],
+            {"text": inputs},
+            {"text": torch.zeros(1).long()},
+            {"text": torch.ones(1).bool()},
+            torch.zeros(1),
+            torch.ones(1),
+        )
+        torch.testing.assert_close(model(one), together[:1], atol=1e-5, rtol=0)
+
+
+def test_units_of_an_example_are_averaged():
+    model = model_of()
+    torch.nn.init.normal_(model.head[-1].weight)
+    single, double = batch_of(units=4, examples=4), batch_of(units=4, examples=2)
+    with torch.no_grad():
+        units = model.features(single)
+        torch.testing.assert_close(model.features(double), (units[0::2] + units[1::2]) / 2)
+
+
+def test_statistics_centre_and_scale_and_spare_constant_features():
+    module = Standardise(3)
+    features = torch.tensor([[1.0, 5.0, 2.0], [3.0, 5.0, 6.0]])
+    module.fit(features)
+    torch.testing.assert_close(module(features), torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]))
+
+
+def test_the_head_has_the_layers_that_were_asked_for():
+    head = make_head(10, 2, ClassifierConfig(hidden_dims=[8, 4], activation="tanh", dropout=0.1))
+    kinds = [type(module).__name__ for module in head]
+    assert kinds == ["Dropout", "Linear", "Tanh", "Dropout", "Linear", "Tanh", "Dropout", "Linear"]
+    assert head[-1].weight.shape == (2, 4)
+
+
+def test_first_predictions_are_the_bias_alone():
+    model = model_of()
+    model.set_bias(np.array([0.7], dtype=np.float32))
+    torch.testing.assert_close(model(batch_of()), torch.full((3, 1), 0.7))
+
+
+@pytest.mark.parametrize("frozen", [0, 1, "all"])
+def test_what_is_trained_is_all_that_needs_keeping(frozen):
+    keys = {"text_encoder__layer": 2, "text_encoder__freeze_layers": frozen}
+    model, other = model_of(**keys), model_of(**keys)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+        model.standardise.fit(torch.randn(5, model.standardise.mean.shape[0]))
+        model.words.table.normal_()
+    state = model.trained_state()
+    assert all(not name.startswith("text.") for name in state) == (frozen == "all")
+    other.load_trained_state(state)
+    torch.testing.assert_close(other(batch_of()), model(batch_of()))
+    assert model.features_are_constant == (frozen == "all")
+    with pytest.raises(ValueError, match="do not fit"):
+        other.load_trained_state({"head.1.weight": torch.zeros(1)})
+
+
+def test_names_are_checked():
+    config = ModelConfig()
+    config.text_encoder.pooling = "men"
+    config.classifier.activation = "rleu"
+    config.lexical.weighting = "tf"
+    problems = check_model(config)
+    assert len(problems) == 3
+    assert "did you mean mean" in problems[0]

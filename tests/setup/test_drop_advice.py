@@ -1,0 +1,66 @@
+"""What is advised follows from the reasons for which rows were left out."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from rainbow_ray.config.schema import DataConfig
+from rainbow_ray.data.examples import SAME_SONG
+from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING
+from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
+from rainbow_ray.setup.drop_advice import advise
+from rainbow_ray.utils.errors import InputError
+from tests.conftest import song_rows
+from tests.helpers import data_of, plan_of
+
+SHORT = ["short"] * 48
+TEXT_KEY, LABEL_KEY, ID_KEY, COLUMN_KEY = (
+    "data.min_concept_length", "data.target_column", "data.id_column", "data.text_columns"
+)  # fmt: skip
+BROKEN = ['{"has_rebracketing_markers": tru'] * 48
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"concept": SHORT}, {TEXT_KEY}),
+        ({"concept": [None] * 48}, {COLUMN_KEY}),
+        ({"has_rebracketing_markers": None, "training_data": BROKEN}, {LABEL_KEY}),
+        ({"has_rebracketing_markers": [None] * 47 + [True]}, {LABEL_KEY}),
+        ({"id": [None] * 47 + ["a"]}, {ID_KEY}),
+        ({"id": ["a", "b"] * 24, "has_rebracketing_markers": [True, False] * 24}, {ID_KEY}),
+        ({"concept": ["short"] * 24 + [None] * 24}, {TEXT_KEY, COLUMN_KEY}),
+    ],
+)
+def test_advice_fits_the_reason(write_table, columns, expected):
+    rows = {name: values for name, values in {**song_rows(), **columns}.items() if values is not None}
+    if "concept" in columns:
+        rows["concept"] = pa.array(columns["concept"], pa.string())
+    with pytest.raises(InputError) as caught:
+        data_of(plan_of(write_table(rows)))
+    said = str(caught.value)
+    assert "songs are left of 48 rows" in said or "one class only" in said
+    assert {key for key in (TEXT_KEY, LABEL_KEY, ID_KEY, COLUMN_KEY) if key in said} == expected
+
+
+def test_one_class_that_others_were_dropped_beside_says_so(write_table):
+    rows = song_rows()
+    rows["concept"] = [
+        text if marked else "short"
+        for text, marked in zip(rows["concept"], rows["has_rebracketing_markers"], strict=True)
+    ]
+    with pytest.raises(InputError) as caught:
+        data_of(plan_of(write_table(rows)))
+    first, second = caught.value.problems
+    assert "one class only" in first
+    assert second.startswith("left out: 24 rows: text under 50 characters; data.min_concept_length")
+
+
+def test_rare_reasons_and_further_rows_bring_no_advice():
+    data = DataConfig()
+    assert advise({}, data, "t") == []
+    (only,) = advise({LABEL_BROKEN: 99, ID_MISSING: 1, SAME_SONG: 500}, data, "t")
+    assert "must hold JSON" in only
+    assert len(advise({LABEL_MISSING: 50, TEXT_MISSING: 50}, data, "t")) == 2
+    assert advise({"a reason that is new": 3}, data, "t") == []

@@ -1,0 +1,97 @@
+"""The hall: which songs are meant, how many fits run side by side, how doors end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from rainbow_ray.cli import run
+from rainbow_ray.config.schema import resolve
+from rainbow_ray.data.demo.songs import write_demo
+from rainbow_ray.distributed.ray_cluster import Cluster
+from rainbow_ray.runs.run_dir import RunFolder, closing
+from rainbow_ray.setup.plan import choose_manifest
+from rainbow_ray.utils.errors import InputError, TrainingError, nearest
+from tests.helpers import data_of, plan_of
+
+
+def chosen(*overrides):
+    return choose_manifest(resolve(None, {}, list(overrides)))
+
+
+def test_demo_songs_stand_in_only_where_nothing_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert chosen() == ("demo", True)
+    assert chosen(("data.manifest_path", "mine.parquet")) == ("mine.parquet", False)
+    assert chosen(("data.manifest_path", "demo")) == ("demo", True)
+    Path("data").mkdir()
+    Path("data/base_manifest_db.parquet").touch()
+    assert chosen() == ("data/base_manifest_db.parquet", False)
+
+
+def test_the_demo_has_what_phase_1_needs(tmp_path):
+    data = data_of(plan_of(write_demo(tmp_path)))
+    assert data.profile["songs"] == 160
+    assert len(data.profile["dropped"]) == 4
+    assert data.split.folds == 5
+    assert data.split.shared_texts == 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "fits", "expected"),
+    [
+        (2, 0, 5, (2, {"num_cpus": 1})),
+        (16, 0, 5, (5, {"num_cpus": 3})),
+        (1, 0, 5, (1, {"num_cpus": 1})),
+        (8, 2, 5, (2, {"num_gpus": 1, "num_cpus": 4})),
+        (2, 4, 5, (4, {"num_gpus": 1, "num_cpus": 1})),
+        (8, 1, 0, (1, {"num_gpus": 1, "num_cpus": 4})),
+    ],
+)
+def test_fits_side_by_side_never_ask_for_more_than_there_is(cpus, gpus, fits, expected):
+    assert Cluster(cpus, gpus, None, node_cpus=cpus).slots(fits) == expected
+    assert Cluster(cpus, gpus, None, node_cpus=1).slots(fits)[1]["num_cpus"] == 1
+
+
+def raising(error: BaseException):
+    def main(_):
+        raise error
+
+    return main
+
+
+def test_doors_end_with_their_codes(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    assert run(lambda _: 0) == 0
+    assert run(raising(InputError(["a: wrong", "b: wrong"]))) == 2
+    assert capsys.readouterr().err == "error: a: wrong\nerror: b: wrong\n"
+    assert run(raising(TrainingError("lost"))) == 1
+    assert run(raising(KeyboardInterrupt())) == 130
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()))  # ours keeps its traceback
+
+
+def test_names_that_are_near_are_offered():
+    assert nearest("poolin", ["pooling", "loss"]) == " (did you mean pooling?)"
+    assert nearest("epochs", ["training.epochs"]) == " (did you mean training.epochs?)"
+    assert nearest("zzz", ["pooling"]) == ""
+
+
+def test_only_a_run_that_has_begun_can_be_gone_on_with(tmp_path):
+    run_folder = RunFolder(tmp_path / "one run")
+    for begun, finished, expected in (
+        ((), (), []),
+        (("split.json",), (), ["go on with --resume --name 'one run'"]),
+        (("split.json",), ("summary.json",), []),
+    ):
+        run_folder.path.mkdir(exist_ok=True)
+        for name in (*begun, *finished):
+            run_folder.file(name).touch()
+        with pytest.raises(KeyboardInterrupt) as caught, closing(run_folder):
+            raise KeyboardInterrupt
+        assert getattr(caught.value, "__notes__", []) == expected
+        assert run_folder.path.exists() is bool(begun)
+    with pytest.raises(KeyboardInterrupt), closing(None):
+        raise KeyboardInterrupt

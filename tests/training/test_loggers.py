@@ -1,0 +1,104 @@
+"""Records: whole lines only, cut back on resuming, mirrored once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.training.loggers import JsonLines, Mirror, TensorBoard, Wandb, read_lines, wandb_notes
+from rainbow_ray.utils.errors import InputError
+
+
+def record(epoch: int, fold: int | None = 0, **values) -> dict:
+    return {"fold": fold, "epoch": epoch, "step": epoch * 5, "split": "val", "seconds": 1.0, **values}
+
+
+def test_a_half_line_is_no_record_and_is_dropped_on_cutting_back(tmp_path):
+    lines = JsonLines(tmp_path / "m.jsonl")
+    for epoch in (1, 2, 3):
+        lines.log(record(epoch))
+    with lines.path.open("a") as file:
+        file.write('{"fold": 0, "epo')
+    assert [r["epoch"] for r in read_lines(lines.path)] == [1, 2, 3]
+    lines.cut_back(10)
+    lines.log(record(3, loss=0.5))
+    assert [r["epoch"] for r in read_lines(lines.path)] == [1, 2, 3]
+    assert read_lines(lines.path)[-1]["loss"] == 0.5
+    JsonLines(tmp_path / "none.jsonl").cut_back(0)
+
+
+def test_a_mirror_hands_each_whole_line_on_once(tmp_path):
+    seen: list[int] = []
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    mirror = Mirror(files, [lambda r: seen.append(r["epoch"])])
+    mirror.poll()
+    JsonLines(files[0]).log(record(1))
+    mirror.poll()
+    with files[1].open("w") as file:
+        file.write(json.dumps(record(2)))
+    mirror.poll()
+    assert seen == [1]
+    with files[1].open("a") as file:
+        file.write("\n" + json.dumps(record(3)) + "\n")
+    mirror.poll()
+    mirror.poll()
+    assert seen == [1, 2, 3]
+
+
+def test_tensorboard_files_hold_the_numbers(tmp_path):
+    board = TensorBoard(tmp_path, {(0, 2, 10, "val")})
+    board(record(2, earlier=1.0))
+    board(record(1, loss=0.25, undefined={"mcc": "why"}, mcc=None))
+    board.close({})
+    (file,) = (tmp_path / "tensorboard").glob("events.*")
+    content = file.read_bytes()
+    assert b"fold-0/val/loss" in content
+    assert b"mcc" not in content
+    assert b"earlier" not in content  # an earlier start sent it
+
+
+def test_a_mirror_reads_a_file_that_was_cut_back_from_its_start(tmp_path):
+    lines = JsonLines(tmp_path / "m.jsonl")
+    for epoch in range(1, 101):
+        lines.log(record(epoch, text="x" * (epoch % 7)))
+    seen: list[int] = []
+    mirror = Mirror([lines.path], [lambda r: seen.append(r["epoch"])])
+    mirror.poll()
+    lines.cut_back(40)
+    for epoch in range(41, 131):
+        lines.log(record(epoch))
+        if epoch % 13 == 0:
+            mirror.poll()
+    mirror.poll()
+    assert seen == list(range(1, 131))
+
+
+@pytest.fixture
+def _without_a_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.usefixtures("_without_a_key")
+def test_a_run_that_is_mirrored_offline_says_so_first(monkeypatch, tmp_path):
+    assert wandb_notes(Config()) == []
+    config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
+    (note,) = wandb_notes(config)
+    assert "no key" in note
+    assert "offline" in note
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert wandb_notes(config) == []
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")  # it was asked for
+    assert wandb_notes(config) == []
+
+
+@pytest.mark.usefixtures("_without_a_key")
+def test_a_key_that_wandb_refuses_is_the_users_to_mend(monkeypatch, tmp_path):
+    config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(InputError, match=r"--wandb: W&B refuses the run \(.*WANDB_MODE=offline"):
+        Wandb(config, "run", tmp_path, ())

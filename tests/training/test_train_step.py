@@ -1,0 +1,135 @@
+"""Out of memory: the micro-batch is halved, the step repeated, the user told, the gradient the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.loggers import Silent
+from rainbow_ray.training.trainer import FitData, _Run
+from rainbow_ray.utils.errors import TrainingError
+from tests.helpers import data_of, fit_fold, plan_of
+
+KEYS = {
+    "training__min_steps": 0, "training__epochs": 2, "training__batch_size": 16, "training__learning_rate": 1e-3,
+    "model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": 2,
+}  # fmt: skip
+
+
+def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
+    """Let micro-batches and scoring of more than `examples` run out of memory; returns the sizes that were tried."""
+    tried: list[int] = []
+    losses = Learner.losses
+
+    def limited(self, rows, only=None):
+        tried.append(len(rows))
+        if len(rows) > examples:
+            raise error("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return losses(self, rows, only)
+
+    monkeypatch.setattr(Learner, "losses", limited)
+    return tried
+
+
+def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
+    """Of the first step, before the optimiser makes use of them."""
+    train, val = data.split.sides(0)
+    fit_data = FitData(data.source, train, val, plan.problem, plan.reading, 0)
+    run = _Run(plan.config, fit_data, Silent(), Checkpoints(folder), Team())
+    monkeypatch.setattr(run.stepper, "_update", lambda: None)
+    run.stepper.take(run.source.known(train[:16]), 16.0, number=1)
+    return [p.grad.clone() for p in run.model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_the_micro_batch_is_halved_and_the_model_is_the_same(songs_file, tiny_encoder, tmp_path, monkeypatch, error):
+    encoder = tiny_encoder("bert")
+    plan = plan_of(songs_file, encoder, **KEYS)
+    data = data_of(plan)
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: x)
+    _, whole = fit_fold(plan, data, tmp_path / "whole")
+    gradients = gradients_of(plan, data, tmp_path / "a", monkeypatch)
+    with monkeypatch.context() as patch:
+        tried = run_out_above(3, patch, error)
+        _, halved = fit_fold(plan, data, tmp_path / "halved")
+        for one, other in zip(gradients, gradients_of(plan, data, tmp_path / "b", patch), strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    assert max(tried) > 3
+    np.testing.assert_allclose(halved.facts["losses"], whole.facts["losses"], rtol=1e-3)
+    np.testing.assert_allclose(halved.val_scores, whole.val_scores, rtol=1e-2)
+    said = [note for note in halved.facts["notes"] if "out of memory" in note]
+    assert said
+    assert "in step 1" in said[0]
+    assert not any("in step 2" in note for note in said)  # it stays halved
+
+
+def test_a_token_budget_is_halved_too(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, tiny_encoder("bert"), training__batch_tokens=4000, **KEYS)
+    run_out_above(5, monkeypatch)
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path)
+    assert any("tokens" in note for note in fitted.facts["notes"])
+
+
+def test_one_example_that_does_not_fit_is_an_error_with_advice(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
+    run_out_above(0, monkeypatch)
+    with pytest.raises(TrainingError, match="max_length"):
+        fit_fold(plan, data_of(plan), tmp_path)
+
+
+def test_other_errors_are_not_taken_for_it(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
+    monkeypatch.setattr(Learner, "losses", lambda self, rows: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError):
+        fit_fold(plan, data_of(plan), tmp_path)
+
+
+# a real one: the address space of the process ends a little above what a small micro-batch needs
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from rainbow_ray.training.learner import Learner
+from tests.helpers import data_of, fit_fold, plan_of
+torch.set_num_threads(1)
+manifest, folder = map(Path, sys.argv[1:])
+plan = plan_of(manifest, "embedded", model__text_encoder__freeze_layers=0, model__text_encoder__layer="last",
+    training__batch_size=64, training__min_steps=0, training__epochs=1, data__folds=2)
+data = data_of(plan)
+losses = Learner.losses
+def limit_first(self, rows, only=None):
+    if torch.is_grad_enabled() and not hasattr(Learner, "limited"):
+        Learner.limited = True
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20, resource.RLIM_INFINITY))
+    return losses(self, rows, only)
+Learner.losses = limit_first
+_, fitted = fit_fold(plan, data, folder)
+print("\\n".join(fitted.facts["notes"]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
+def test_a_cpu_that_runs_out_of_memory_goes_on_smaller(write_table, tmp_path):
+    from tests.conftest import song_rows
+
+    rows = song_rows(songs=128, stems=1)
+    rows["concept"] = [text * 20 for text in rows["concept"]]
+    rows["id"] = [f"song {i}" for i in range(128)]
+    rows["concept"] = [f"{text} {i}" for i, text in enumerate(rows["concept"])]
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, write_table(rows), tmp_path / "fit"],
+        capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "out of memory on cpu in step 1" in done.stdout

@@ -1,0 +1,306 @@
+"""The loop: it learns, repeats itself, goes on where it was, and its gradient does not depend on how steps are cut."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rainbow_ray.config.schema import TrainingConfig
+from rainbow_ray.data.batching import decide_length, same_steps
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.modalities.spec import Reading
+from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.training import learner, trainer
+from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.loggers import JsonLines, read_lines
+from rainbow_ray.training.optimizer import make_optimizer
+from rainbow_ray.utils.errors import TrainingError
+from tests.helpers import data_of, fit_fold, plan_of, source_of
+
+QUICK = {"training__min_steps": 0, "training__epochs": 3, "training__batch_size": 8}
+UNFROZEN = {"model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": 2}
+
+
+@pytest.fixture
+def encoder(tiny_encoder):
+    return tiny_encoder("bert")
+
+
+def run_of(plan, data, folder: Path, fold: int = 0):
+    train, val = data.split.sides(fold)
+    state = Checkpoints(folder)
+    fit_data = trainer.FitData(source_of(data.examples), train, val, plan.problem, plan.reading, fold)
+    return trainer._Run(plan.config, fit_data, JsonLines(state.metrics), state, Team())
+
+
+@pytest.mark.parametrize("keys", [{}, UNFROZEN, {"model__text_encoder__layer": "mix"}])
+def test_it_learns_a_word(songs_file, encoder, tmp_path, keys):
+    plan = plan_of(songs_file, encoder, training__min_steps=100, training__head_learning_rate=3e-3, **keys)
+    val, fitted = fit_fold(plan, data := data_of(plan), tmp_path)
+    assert plan.problem.metric("accuracy", data.examples.targets[val], fitted.val_scores) >= 0.8
+    losses = fitted.facts["losses"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("keys", [{}, UNFROZEN])
+def test_the_same_config_gives_identical_numbers(songs_file, encoder, tmp_path, keys):
+    plan = plan_of(songs_file, encoder, **QUICK, **keys)
+    data = data_of(plan)
+    first, second = (fit_fold(plan, data, tmp_path / name)[1] for name in "ab")
+    assert (first.val_scores == second.val_scores).all()
+    assert first.facts["losses"] == second.facts["losses"]
+    other = plan_of(songs_file, encoder, reproducibility__seed=1, data__random_seed=42, **QUICK, **UNFROZEN)
+    assert (fit_fold(other, data_of(other), tmp_path / "c")[1].val_scores != first.val_scores).any()
+
+
+@pytest.mark.parametrize("keys", [{}, {**UNFROZEN, "model__classifier__dropout": 0.2}])
+@pytest.mark.parametrize("stopping", [False, True])
+def test_it_goes_on_from_a_checkpoint_to_the_same_end(songs_file, encoder, tmp_path, monkeypatch, keys, stopping):
+    keys = {**keys, "training__save_every_n_epochs": 1, "training__early_stopping__enabled": stopping}
+    plan = plan_of(songs_file, encoder, **QUICK, **keys)
+    data = data_of(plan)
+    _, whole = fit_fold(plan, data, tmp_path / "whole")
+
+    calls = {"n": 0}
+    evaluate = trainer._Run.evaluate_epoch
+
+    def killed(self):
+        calls["n"] += 1
+        if calls["n"] == 3:
+            raise KeyboardInterrupt
+        evaluate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Run, "evaluate_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_fold(plan, data, tmp_path / "killed")
+    _, resumed = fit_fold(plan, data, tmp_path / "killed")
+    assert (resumed.val_scores == whole.val_scores).all()
+    assert resumed.facts["losses"] == whole.facts["losses"]
+
+
+def test_a_lost_best_model_is_not_replaced_by_the_last_one(songs_file, encoder, tmp_path):
+    keys = {"training__early_stopping__enabled": True, "training__checkpoint_seconds": 0.0}
+    plan = plan_of(songs_file, encoder, **QUICK, **keys)
+    data = data_of(plan)
+    _, whole = fit_fold(plan, data, tmp_path)
+    for path in tmp_path.glob("best-*.pt"):
+        path.write_bytes(b"torn")
+    _, again = fit_fold(plan, data, tmp_path)
+    assert (again.val_scores == whole.val_scores).all()
+    assert any("best epoch" in note for note in again.facts["notes"])
+
+
+def test_checkpoints_of_another_encoder_are_not_taken(songs_file, tiny_encoder, tmp_path):
+    folders = [tiny_encoder("bert"), tiny_encoder("roberta")]
+    for number, encoder in enumerate(folders):
+        keys = {"training__checkpoint_seconds": 0.0, "training__epochs": 3 - number}
+        plan = plan_of(songs_file, encoder, **{**QUICK, **keys})
+        _, fitted = fit_fold(plan, data_of(plan), tmp_path)
+    assert any("another encoder" in note for note in fitted.facts["notes"])
+    records = read_lines(tmp_path / "metrics.jsonl")
+    assert [r["epoch"] for r in records if r["split"] == "val"] == [1, 2]
+    assert Checkpoints(tmp_path).newest()[0]["progress"]["epoch"] == 2
+
+
+def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    data = data_of(plan)
+    _, shared = fit_fold(plan, data, tmp_path / "a")
+    monkeypatch.setattr(learner.Learner, "_find_features", lambda _: None)
+    _, computed = fit_fold(plan, data, tmp_path / "b")
+    np.testing.assert_allclose(shared.val_scores, computed.val_scores, atol=1e-5)
+
+
+CUTS = [{"training__batch_tokens": 30}, {"training__batch_size": 2, "training__gradient_accumulation_steps": 4}]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_path, monkeypatch, cut):
+    gradients = []
+    for number, keys in enumerate(({}, cut)):
+        plan = plan_of(songs_file, encoder, **{**QUICK, **UNFROZEN, "training__max_grad_norm": 0.0, **keys})
+        data = data_of(plan)
+        weights = np.linspace(0.5, 2.0, len(data.examples)).astype(np.float32)
+        weighted = Examples(data.examples.table, data.examples.targets, weights)
+        run = run_of(plan, dataclasses.replace(data, examples=weighted), tmp_path / str(number))
+        run.model.eval()  # no dropout: only the cut differs
+        monkeypatch.setattr(run.stepper, "_update", lambda: None)
+        step = run.train[:8]
+        weight = weights[step].sum()
+        total = run.stepper.take(run.source.known(step), weight, number=1).loss
+        gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+        losses, _ = run.learner.losses(run.source.known(step))
+        assert total == pytest.approx(losses.sum().item() / weight, rel=1e-5)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_songs(songs_file, encoder, tmp_path, monkeypatch):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    data = data_of(plan)
+    loss = type(plan.problem).loss
+    monkeypatch.setattr(type(plan.problem), "loss", lambda self, x, y: loss(self, x, y) * math.nan)
+    with pytest.raises(TrainingError) as caught:
+        fit_fold(plan, data, tmp_path)
+    named = str(caught.value).partition("songs ")[2].partition(":")[0].split(", ")
+    assert 1 <= len(named) <= 8
+    assert set(named) <= set(data.examples.songs)
+    assert "learning_rate" in str(caught.value)
+
+
+def test_early_stopping_looks_at_an_inner_split_only(songs_file, encoder, tmp_path):
+    keys = {"training__early_stopping__enabled": True, "training__early_stopping__patience": 2}
+    plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 40}, **keys)
+    data = data_of(plan)
+    run = run_of(plan, data, tmp_path / "run")
+    train, val = data.split.sides(0)
+    assert set(run.train) | set(run.inner) == set(train)
+    assert not set(run.inner) & (set(run.train) | set(val))
+    _, fitted = fit_fold(plan, data, tmp_path / "fit")
+    records = read_lines(tmp_path / "fit" / "metrics.jsonl")
+    inner = {r["epoch"]: r["macro_f1"] for r in records if r["split"] == "inner"}
+    assert fitted.facts["epochs"] < 40
+    assert fitted.facts["epochs"] == fitted.facts["best_epoch"] + 2
+    assert inner[fitted.facts["best_epoch"]] == max(inner.values())
+    # the model that is kept is the best one, not the last
+    kept = Checkpoints(tmp_path / "fit").load_model()["model"]
+    best = Checkpoints(tmp_path / "fit").load_best(fitted.facts["best_epoch"])["model"]
+    assert all(torch.equal(kept[name], best[name]) for name in best)
+
+
+def test_records_are_unique_and_complete(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, logging__log_every_n_steps=1, **QUICK)
+    fit_fold(plan, data_of(plan), tmp_path)
+    records = read_lines(tmp_path / "metrics.jsonl")
+    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(places) == len(set(places))
+    val = [r for r in records if r["split"] == "val"]
+    assert [r["epoch"] for r in val] == [1, 2, 3]
+    assert {"loss", "seconds", *plan.problem.metric_names} <= set(val[0])
+    assert json.dumps(val)
+
+
+def test_layers_below_learn_more_slowly(encoder):
+    from rainbow_ray.config.schema import Config
+
+    config = Config()
+    config.model.text_encoder.layer = 3
+    config.model.text_encoder.freeze_layers = 1
+    config.training.layer_decay = 0.5
+    config.training.learning_rate = 1e-4
+    model = learner.build_model(config, Reading(text=str(encoder)), make_problem("binary"))
+    optimizer = make_optimizer(model, config, torch.device("cpu"))
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    layers = model.text.layers[0]
+    assert not any(id(p) in rates for p in layers[0].parameters())
+    assert {rates[id(p)] for p in layers[1].parameters()} == {5e-5}
+    assert {rates[id(p)] for p in layers[2].parameters()} == {1e-4}
+    assert {rates[id(p)] for p in model.head.parameters()} == {config.training.head_learning_rate}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert (decays[id(parameter)] == 0) == (parameter.ndim < 2), name
+    assert {decays[id(p)] for p in layers[2].parameters() if p.ndim > 1} == {config.training.weight_decay}
+    assert {decays[id(p)] for p in model.head.parameters() if p.ndim > 1} == {config.training.head_weight_decay}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_schedules_warm_up_and_decay(songs_file, encoder, tmp_path, schedule):
+    keys = {"training__schedule": schedule, "training__warmup_ratio": 0.2, "logging__log_every_n_steps": 1}
+    plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 10}, **keys)
+    fit_fold(plan, data_of(plan), tmp_path)
+    rates = [r["lr"] for r in read_lines(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    top = max(rates)
+    assert rates[0] < top == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(top if schedule == "constant" else 0.0, abs=1e-9)
+
+
+SWITCHES = [
+    {"training__mixed_precision": "bf16"},
+    {"training__sampling": "oversample"},
+    {"training__sampling": "undersample"},
+    {"training__loss": "focal"},
+    {"training__loss": "asymmetric"},
+    {"model__text_encoder__pooling": "attention"},
+    {"model__lexical__enabled": False, "model__classifier__standardise": False},
+]
+
+
+@pytest.mark.parametrize("keys", SWITCHES)
+def test_every_switch_trains(songs_file, encoder, tmp_path, keys):
+    longer = {**QUICK, "training__epochs": 20, "training__learning_rate": 1e-3}
+    plan = plan_of(songs_file, encoder, **longer, **UNFROZEN, **keys)
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path)
+    assert fitted.facts["losses"][-1] < fitted.facts["losses"][0]
+    assert np.isfinite(fitted.val_scores).all()
+    if "training__mixed_precision" in keys:
+        assert fitted.facts["precision"] == "bf16"
+
+
+def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
+    data = data_of(plan)
+    val, fitted = fit_fold(plan, data, tmp_path)
+    model, problem = learner.load_fitted(plan.config, plan.reading, plan.problem, tmp_path)
+    run = run_of(plan, data, tmp_path / "other")
+    run.learner.model = copy.deepcopy(model)
+    scores, _ = run.learner.score(val)
+    np.testing.assert_allclose(scores, fitted.val_scores, atol=1e-6)
+    assert vars(problem)["pos_weight"] > 0
+
+
+def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    data = data_of(plan)
+    _, first = fit_fold(plan, data, tmp_path / "a")
+    order = np.arange(len(data.examples))[::-1].copy()
+    turned = data.examples.take(order)
+    train, val = data.split.sides(0)
+    back = np.argsort(order)
+    state = Checkpoints(tmp_path / "b")
+    parts = trainer.FitData(source_of(turned), back[train], back[val], plan.problem, plan.reading, 0)
+    second = trainer.fit(plan.config, parts, JsonLines(state.metrics), state)
+    np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
+
+
+def test_sampling_and_pos_weight_do_not_add_up(songs_file, encoder, tmp_path):
+    for how, balanced in (("oversample", True), ("none", False)):
+        plan = plan_of(songs_file, encoder, training__sampling=how, **QUICK)
+        data = data_of(plan)
+        data.examples.targets[:] = 0
+        data.examples.targets[::6] = 1
+        run = run_of(plan, data, tmp_path / how)
+        assert (run.problem.pos_weight == 1.0) == balanced
+
+
+def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, training__early_stopping__enabled=True, **QUICK)
+    data = data_of(plan)
+    train, _ = data.split.sides(0)
+    data.examples.targets[:] = 0
+    data.examples.targets[train[0]] = 1  # one positive cannot lie on both sides
+    _, fitted = fit_fold(plan, data, tmp_path)
+    assert any("early stopping looks at the loss" in note for note in fitted.facts["notes"])
+    assert fitted.facts["epochs"] == 3
+
+
+def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
+    plan = plan_of(songs_file, encoder, **QUICK)
+    run = run_of(plan, data_of(plan), tmp_path)
+    scores, loss = run.learner.score(np.array([], dtype=np.int64))
+    assert (scores.shape, loss) == ((0,), None)
+
+
+def test_the_refit_takes_the_steps_of_the_folds():
+    fold = decide_length(TrainingConfig(), 192)
+    refit = same_steps(fold.step_size, 12, 240)
+    assert (refit.step_size, refit.epochs, refit.steps_per_epoch) == (fold.step_size, 12, 30)

@@ -1,0 +1,346 @@
+"""Search spaces: what they ask for is checked before the sweep, with the line that is wrong."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from rainbow_ray.config.phases import PHASES
+from rainbow_ray.config.schema import Config, known_keys
+from rainbow_ray.setup.plan import check_values, settle_defaults
+from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space, quiet_study
+from rainbow_ray.utils.errors import InputError
+
+
+@pytest.fixture
+def config(tiny_encoder) -> Config:
+    config = Config()
+    settle_defaults(config, make_problem("binary"))
+    config.model.text_encoder.model_name = str(tiny_encoder("bert"))
+    return config
+
+
+@pytest.fixture
+def check():
+    return functools.partial(check_values, problem=make_problem("binary"))
+
+
+def of(suggest) -> Space:
+    return Space(suggest, "test:space", __file__)
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(text)
+    return f"{path}:space"
+
+
+def test_phase_1_can_be_searched_and_holds_the_default(config, check):
+    space = load_space(None, 1)
+    axes = explore(space, config, check, seed=0)
+    asked = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
+             "hidden_dims", "batch_size", "warmup_ratio", "layer_decay", "head_learning_rate"}  # fmt: skip
+    assert asked <= {key.rpartition(".")[2] for key in axes.distributions}
+    default = default_trial(space, config)
+    params = default.params
+    assert params.keys() == default.distributions.keys()
+    assert default.values == {}
+    assert params["model.text_encoder.layer"] == 0.34
+    assert apply(config, params, "trial").hash() == config.hash()
+    assert "training.focal_gamma" not in params, "it belongs to focal alone"
+
+
+def test_focal_has_its_gamma_and_nothing_else_has(config):
+    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=1))
+    losses = set()
+    for _ in range(60):
+        values = load_space(None, 1).draw(study.ask())
+        losses.add(values["training.loss"])
+        assert ("training.focal_gamma" in values) == (values["training.loss"] == "focal")
+        layer, frozen = values["model.text_encoder.layer"], values["model.text_encoder.freeze_layers"]
+        learns = frozen != "all" and (isinstance(layer, str) or frozen < layer)
+        assert ("training.learning_rate" in values) == learns, "no layer learns that is read"
+        assert set(values) <= set(known_keys())
+    assert losses == {"bce", "focal", "asymmetric"}
+
+
+def test_lists_travel_as_strings_and_depths_as_they_are(config):
+    values = {"model.classifier.hidden_dims": "256,128", "model.text_encoder.freeze_layers": 0.5}
+    changed = apply(config, values, "trial 3")
+    assert changed.model.classifier.hidden_dims == [256, 128]
+    assert changed.model.text_encoder.freeze_layers == 0.5
+    assert apply(config, {"model.classifier.hidden_dims": ""}, "trial 4").model.classifier.hidden_dims == []
+    assert apply(config, {"data.text_columns": "concept,lyrics"}, "trial 5").data.text_columns == ["concept", "lyrics"]
+    assert config.model.classifier.hidden_dims == []
+    with pytest.raises(InputError, match=r"trial 6: training\.batch_size: 'many'"):
+        apply(config, {"training.batch_size": "many"}, "trial 6")
+
+
+def test_constants_are_set_for_all_trials_alike(config, check):
+    def space(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.1)
+        return {"training.epochs": 3}
+
+    axes = explore(of(space), config, check, seed=0)
+    assert axes.constants == {"training.epochs": ["3"]}
+    values = of(space).draw(optuna.trial.FixedTrial({"training.weight_decay": 0.05}))
+    assert values == {"training.weight_decay": 0.05, "training.epochs": 3}
+
+
+WRONG = {
+    "an unknown axis": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "unknown axis 'training.lerning_r"),
+    "nothing": ("pass", "asks for nothing"),
+    "the metric": ("trial.suggest_categorical('training.metric', ['f1', 'mcc'])", "training.metric changes what a sco"),
+    "the target": ("trial.suggest_categorical('data.target_column', ['a', 'b'])", "data.target_column changes what"),
+    "a filter": ("trial.suggest_int('data.min_concept_length', 10, 50)", "data.min_concept_length changes what a"),
+    "the split": ("trial.suggest_int('data.folds', 2, 5)", "data.folds changes what a score means"),
+    "the seed": ("trial.suggest_int('reproducibility.seed', 0, 5)", "reproducibility.seed changes what a score means"),
+    "workers": ("trial.suggest_int('training.workers', 1, 2)", "training.workers does not change the model"),
+    "a wrong value": ("trial.suggest_int('training.batch_size', -4, -1)", "training.batch_size"),
+    "an unknown name": ("trial.suggest_categorical('model.text_encoder.pooling', ['meen'])", "'meen' is unknown"),
+    "a layer too many": ("trial.suggest_int('model.text_encoder.layer', 1, 99)", "is beyond the encoder"),
+    "an error": ("trial.suggest_float('training.weight_decay', 1.0, 0.0)", "line 2: `trial.suggest_float('training.we"),
+    "no dict": ("return trial.suggest_float('training.weight_decay', 0.0, 1.0)", "returned a float, not a dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_before_the_sweep(config, check, tmp_path, name):
+    line, said = WRONG[name]
+    space = load_space(write(tmp_path, f"def space(trial):\n    {line}\n"), 1)
+    with pytest.raises(InputError) as caught:
+        explore(space, config, check, seed=0)
+    assert said in str(caught.value)
+
+
+def test_everything_wrong_is_said_at_once(config, check, tmp_path):
+    text = """def space(trial):
+    trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)
+    trial.suggest_categorical('training.metric', ['f1', 'mcc'])
+"""
+    with pytest.raises(InputError) as caught:
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.py:space", "no file nowhere.py"),
+        ("space", "FILE:FUNCTION"),
+        ("tune_spaces.phase9:space", "no module"),
+        ("tune_spaces.phase1:spice", r"no function 'spice' \(did you mean space\?\)"),
+    ],
+)
+def test_a_space_that_is_not_there(name, said):
+    with pytest.raises(InputError, match=said):
+        load_space(name, 1)
+
+
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path):
+    name = write(tmp_path, "import os\nraise RuntimeError('half written')\n")
+    with pytest.raises(InputError, match=r"half written .*mine\.py, line 2"):
+        load_space(name, 1)
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path, config, check):
+    (tmp_path / "beside_it.py").write_text("def axis(t):\n    t.suggest_float('training.weight_decay', 0.0, 1.0)\n")
+    name = write(tmp_path, "import beside_it\ndef space(trial):\n    beside_it.axis(trial)\n")
+    assert set(explore(load_space(name, 1), config, check, seed=0).distributions) == {"training.weight_decay"}
+
+
+def test_another_space_is_told_apart(config, check):
+    def one(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.1)
+        trial.suggest_int("training.batch_size", 4, 8)
+
+    def other(trial):
+        trial.suggest_float("training.weight_decay", 0.0, 0.2)
+        trial.suggest_float("training.warmup_ratio", 0.0, 0.2)
+
+    kept = explore(of(one), config, check, seed=0).to_json()
+    assert explore(of(one), config, check, seed=5).differences(kept) == []
+    said = " ".join(explore(of(other), config, check, seed=0).differences(kept))
+    for part in ("training.batch_size is gone", "training.warmup_ratio is new", "training.weight_decay was"):
+        assert part in said
+
+
+def test_a_default_outside_of_the_space_is_no_point_of_it(config):
+    for outside in (
+        lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,
+        lambda trial: trial.suggest_categorical("training.loss", ["focal"]) and None,
+    ):
+        assert default_trial(of(outside), config).params == {}
+    inside = default_trial(of(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
+    assert inside.params == {"training.batch_size": 32}
+
+
+def test_constants_are_set_for_the_default_config_too(config):
+    def space(trial):
+        trial.suggest_int("training.batch_size", 1, 8)
+        return {"training.epochs": 7}
+
+    assert default_trial(of(space), config).values == {"training.epochs": 7}, "although it lies outside"
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        (lambda trial: {1: 2}, "config keys to constants"),
+        (lambda trial: [1], "returned a list"),
+        (lambda trial: sys.exit(3), "SystemExit: 3"),
+        (lambda trial: trial.suggest_int("training.epochs", 1, 3) and {"training.epochs": 2}, "returns a constant"),
+        (lambda trial: {"training.weight_decay": np.float32(0.1)}, "is a float32, not a plain number"),
+        (lambda trial: {"data.text_columns": {"concept"}}, "is a set, not a plain"),
+    ],
+)  # fmt: skip
+def test_what_is_no_space(config, check, space, says):
+    with pytest.raises(InputError, match=says):
+        explore(of(space), config, check, seed=0)
+
+
+@pytest.mark.parametrize("name", ["itertools:chain", "sys:exit", ".foo:space", "nowhere.at.all:space"])
+def test_what_names_no_space(config, check, name):
+    with pytest.raises(InputError):
+        explore(load_space(name, 1), config, check, seed=0)
+
+
+def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path):
+    with pytest.raises(InputError, match=r"mine.py, line 2: `def space\(trial\)`"):
+        load_space(write(tmp_path, "\ndef space(trial)\n    pass\n"), 1)
+    with pytest.raises(InputError, match="SystemExit"):
+        load_space(write(tmp_path, "raise SystemExit(0)\n"), 1)
+
+
+def test_a_rare_draw_is_objected_to_when_it_comes(config):
+    values = {"training.metric": "accuracy"}
+    (problem,) = of(lambda trial: values).objections(values)
+    assert "changes what a score means" in problem
+
+
+def test_each_phase_that_trains_has_a_space():
+    for number in PHASES:
+        assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
+
+
+def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
+    of = {kind: load_space(None, 5, kind).draw(quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
+          for kind in ("segmentation", "weak segmentation")}  # fmt: skip
+    assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {"training.smoothing", "training.boundary"}
+    assert not [key for key in of["weak segmentation"] if key in ("training.smoothing", "training.boundary")]
+
+
+def problems_of(tmp_path, config, check, *lines: str) -> list[str]:
+    text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
+    with pytest.raises(InputError) as caught:
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    return caught.value.problems
+
+
+DECAY = "trial.suggest_float('training.weight_decay', {})"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ranges"),
+    [
+        (DECAY.format("0.0, 0.1"), DECAY.format("0.0, 0.5"), ("float 0 to 0.1", "float 0 to 0.5")),
+        (DECAY.format("1e-4, 0.1"), DECAY.format("1e-4, 0.1, log=True"), ("0.1 at", "0.1, log at")),
+        (DECAY.format("0.0, 1.0"), DECAY.format("0.0, 1.0, step=0.5"), ("1 at", "1, step 0.5 at")),
+        (DECAY.format("0.0, 1.0"), "trial.suggest_int('training.weight_decay', 0, 1)", ("float 0 to 1", "int 0 to 1")),
+        (
+            "trial.suggest_categorical('training.loss', ['bce', 'focal'])",
+            "trial.suggest_categorical('training.loss', ['focal', 'bce'])",
+            ("['bce', 'focal']", "['focal', 'bce']"),
+        ),
+    ],
+)
+def test_a_key_that_is_asked_for_twice_in_different_ways_is_refused_with_both_lines(
+    config, check, tmp_path, first, second, ranges
+):
+    (problem,) = problems_of(tmp_path, config, check, first, "pass", second)
+    assert "is asked for twice" in problem
+    assert "mine.py:2" in problem
+    assert "mine.py:4" in problem
+    for words in ranges:
+        assert words in problem
+
+
+def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
+    (tmp_path / "axes_beside.py").write_text(
+        "def decay(t, high):\n    t.suggest_float('training.weight_decay', 0.0, high)\n"
+    )
+    text = (
+        "import axes_beside\ndef space(trial):\n    axes_beside.decay(trial, 0.1)\n    "
+        + DECAY.format("0.0, 0.2")
+        + "\n"
+    )
+    with pytest.raises(InputError, match=r"axes_beside\.py:2, and float 0 to 0\.2 at .*mine\.py:4"):
+        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+
+
+def test_a_key_that_is_asked_for_twice_in_the_same_way_has_one_value(config, check, tmp_path):
+    lines = (f"first = {DECAY.format('0.0, 0.1')}", f"assert {DECAY.format('0.0, high=0.1')} == first")
+    text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
+    axes = explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    assert list(axes.distributions) == ["training.weight_decay"]
+
+
+BRANCHES = "trial.suggest_categorical('training.loss', ['bce', 'focal']) == 'bce'"
+
+
+def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, check, tmp_path):
+    text = f"def space(trial):\n    {DECAY.format('0.0, 0.1 if ' + BRANCHES + ' else 0.2')}\n"
+    assert len(explore(load_space(write(tmp_path, text), 1), config, check, seed=0).distributions) == 2
+    for other in ("trial.suggest_int('training.weight_decay', 0, 1)",
+                  "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
+        lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {other}")
+        (problem,) = problems_of(tmp_path, config, check, *lines)
+        assert "in two ways that one search cannot hold" in problem
+        assert "mine.py:3" in problem
+        assert "mine.py:5" in problem
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ("trial.suggest_float('training.weight_decay', 1.0, 0.0)", "low <= high"),
+        ("trial.suggest_float('training.weight_decay', 0.0, 1.0, log=True)", "low > 0"),
+        ("trial.suggest_float('training.weight_decay', -1.0, 1.0, log=True)", "low > 0"),
+        ("trial.suggest_float('training.weight_decay', 0.1, 1.0, log=True, step=0.1)", "step"),
+        ("trial.suggest_float('training.weight_decay', 0.0, float('inf'))", "high=inf is not finite"),
+        ("trial.suggest_float('training.weight_decay', float('nan'), 1.0)", "low=nan is not finite"),
+        ("trial.suggest_float('training.weight_decay', '0', '1')", "low='0' is no number"),
+        ("trial.suggest_float('training.weight_decay', False, 1.0)", "low=False is no number"),
+        ("trial.suggest_float('training.weight_decay', 0.0)", "missing 1 required positional argument: 'high'"),
+        ("trial.suggest_float('training.weight_decay', 0.0, 1.0, lag=True)", "unexpected keyword argument 'lag'"),
+        ("trial.suggest_int('training.batch_size', 1.5, 8)", "low=1.5 is no whole number"),
+        ("trial.suggest_int('training.batch_size', 0, 8, log=True)", "low >= 1"),
+        ("trial.suggest_int('training.batch_size', 1, 8, step=0)", "step > 0"),
+        ("trial.suggest_categorical('training.loss', [])", "one or more elements"),
+        ("trial.suggest_categorical('training.loss', 'bce')", "choices must be a list, not a str"),
+        ("trial.suggest_categorical('training.loss', {'bce', 'focal'})", "choices must be a list, not a set"),
+        ("trial.suggest_int(3, 1, 8)", "3 is no key"),
+        ("trial.suggest_flaot('training.weight_decay', 0.0, 1.0)", "suggest_flaot"),
+    ],
+)
+def test_a_range_that_holds_nothing_is_refused_with_its_line(config, check, tmp_path, call, reason):
+    (problem,) = problems_of(tmp_path, config, check, call)
+    assert reason in problem
+    assert "mine.py, line 2: `trial.suggest_" in problem
+
+
+def test_all_impossible_ranges_are_listed_at_once(config, check, tmp_path):
+    problems = problems_of(
+        tmp_path, config, check, DECAY.format("1.0, 0.0"), "trial.suggest_int('training.batch_size', 8, 1)",
+        "trial.suggest_float('training.lerning_rate', 0.0, 1.0)", DECAY.format("0.0, 0.0"),
+    )  # fmt: skip
+    assert [next(word for word in ("weight_decay", "batch_size", "lerning_rate") if word in p) for p in problems] == [
+        "weight_decay", "batch_size", "lerning_rate"
+    ]  # fmt: skip
