@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rainbow_ray.cli import DONE, FAILED, WRONG_INPUT, make_parser, read_config, run
+from rainbow_ray.cli import make_parser, read_config, run
+from rainbow_ray.utils.errors import EXIT_FAILURE, EXIT_INPUT_ERROR, EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     """Show every finding as soon as it is known; `starting` is Ray on its way up."""
     from rainbow_ray.checks.data import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
+    from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, foresee
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
     from rainbow_ray.checks.result import Found
     from rainbow_ray.data.reader import read_here
-    from rainbow_ray.runs.estimate import check_memory, disk_needed_mb, foresee
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.setup.prepare import read_data
     from rainbow_ray.utils.console import make_console
@@ -98,7 +99,7 @@ def prepare(resolved: Resolved, address: str | None) -> int:
         data = read_data(plan)
     lines = [*(Found("word", "media", line) for line in data.warnings), prepare_media(plan, data)]
     _show(lines, console=make_console(), seen=[])
-    return DONE
+    return EXIT_SUCCESS
 
 
 def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> None:
@@ -116,12 +117,12 @@ def _close(console: Console, seen: list[Found]) -> int:
     wrong, failed, words = (marks.count(mark) for mark in ("input", "environment", "word"))
     if wrong:
         console.print(f"{wrong} to mend in the input or the config.", style="bold")
-        return WRONG_INPUT
+        return EXIT_INPUT_ERROR
     if failed:
         console.print(f"{failed} to mend on this machine.", style="bold")
-        return FAILED
+        return EXIT_FAILURE
     console.print(f"Ready to train{f', with {words} things to know' if words else ''}.", style="bold")
-    return DONE
+    return EXIT_SUCCESS
 
 
 def _cpus() -> int:

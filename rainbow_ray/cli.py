@@ -11,12 +11,10 @@ from typing import Any
 
 from rainbow_ray.config.phases import get_phase
 from rainbow_ray.config.schema import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
-from rainbow_ray.utils.errors import InputError, TrainingError
+from rainbow_ray.utils.errors import EXIT_FAILURE, EXIT_INPUT_ERROR, InputError, TrainingError
 from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import describe, exit_code
 from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
-
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 # packages that a light installation lacks, and the extra that brings them
 EXTRAS = {
@@ -201,21 +199,21 @@ def _report(error: Exception) -> int | None:
     if isinstance(error, InputError):
         for problem in error.problems:
             print_error(problem)
-        return WRONG_INPUT
+        return EXIT_INPUT_ERROR
     if isinstance(error, TrainingError):
         print_error(str(error))
-        return FAILED
+        return EXIT_FAILURE
     if isinstance(error, BrokenPipeError):  # `… | head`
         close_output()
-        return FAILED
+        return EXIT_FAILURE
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
         print_error(f"{error.filename}: {error.strerror}")
-        return WRONG_INPUT
+        return EXIT_INPUT_ERROR
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         close_output()  # it may be what cannot be written
         print_error(f"{error.filename or 'standard output'}: {error.strerror}")
-        return FAILED
+        return EXIT_FAILURE
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
         print_error(f"{package} is not installed: pip install 'rainbow-ray[{EXTRAS[package]}]'")
-        return WRONG_INPUT
+        return EXIT_INPUT_ERROR
     return None

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rainbow_ray.cli import DONE, run
+from rainbow_ray.cli import run
+from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import raise_on_signal
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with raise_on_signal():  # what is half written is removed
         _export(options, onnx_folder)
-    return DONE
+    return EXIT_SUCCESS
 
 
 def _export(options: argparse.Namespace, onnx_folder: Path | None) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.cli import DONE, run
+from rainbow_ray.cli import run
 from rainbow_ray.config.schema import ADDRESS_VARIABLE
+from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.number_format import format_number
 from rainbow_ray.utils.paths import folder_of, is_url, location_option, path_option, resolve_path
 from rainbow_ray.utils.signals import raise_on_signal
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             console.print("Note: a text is scored alone; what else the model reads (audio, MIDI) counts as missing, as"
                           " in training it sometimes was")  # fmt: skip
         _score_texts(model, options, console, read="text" if model.reads_media else None)
-        return DONE
+        return EXIT_SUCCESS
     root = resolve_path(options.media_root or folder_of(options.manifest) or Path())
     predictor = open_model(options.model, options.device, root)
     if isinstance(predictor, OnnxPredictor):
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.out.with_name(f"{options.out.name}.parts").exists():
                 error.add_note("the parts that are scored are kept: go on with the same command and --resume")
             raise
-    return DONE
+    return EXIT_SUCCESS
 
 
 def _parser() -> argparse.ArgumentParser:

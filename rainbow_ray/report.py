@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rainbow_ray.cli import DONE, run
+from rainbow_ray.cli import run
+from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.paths import path_option
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         from rainbow_ray.html_report.write import write_report
 
         print(write_report(options.runs[0].resolve()))
-        return DONE
+        return EXIT_SUCCESS
 
     from rainbow_ray.html_report.comparison import comparison_page
     from rainbow_ray.html_report.html import write_page
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--out {out}: the file exists; another name, or --overwrite")
     write_page(comparison_page(_read_all(options.runs)), out)
     print(out)
-    return DONE
+    return EXIT_SUCCESS
 
 
 def _read_all(paths: Sequence[Path]) -> list[Finished]:

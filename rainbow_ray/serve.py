@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rainbow_ray.cli import DONE, run
+from rainbow_ray.cli import run
+from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import SIGNALS
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
             ended.wait()
         finally:
             stop()
-    return DONE
+    return EXIT_SUCCESS
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from rainbow_ray.distributed.ray_cluster import Stopwatch
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.model.frozen_cache import PrefixStore
 from rainbow_ray.runs.run_dir import begin_run, keep_data
+from rainbow_ray.runs.train_run import conclude
 from rainbow_ray.setup.plan import Plan, make_plan
-from rainbow_ray.setup.prepare import Data, read_data
-from rainbow_ray.train import conclude
+from rainbow_ray.setup.prepare import read_data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.cross_validation import Job, Shared, read_outcome, run_job
 from rainbow_ray.training.loggers import JsonLines, Silent

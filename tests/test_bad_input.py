@@ -208,7 +208,7 @@ def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_p
 
 
 def test_texts_without_words_do_not_stop_the_baselines(write_table):
-    from rainbow_ray.baselines.compute import run_baselines
+    from rainbow_ray.baselines.common import run_baselines
 
     columns = song_rows()
     columns["key"] = [f"{'ABCDEFG'[i % 7]}" for i in range(48)]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rainbow_ray import tune
 from rainbow_ray.data.reader import read_here
+from rainbow_ray.runs import tune_run
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import Shared
 from rainbow_ray.tuning.search_space import Axes, apply
@@ -36,17 +36,17 @@ def with_lyrics(write_table):
 def test_more_folds_than_songs(songs_file, tiny_encoder):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=30)
     with pytest.raises(InputError, match="--folds 30: only 24 groups of songs"):
-        tune.read_sweep_data(plan)
+        tune_run.read_sweep_data(plan)
 
 
 def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
-    data, axes = tune.read_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
+    data, axes = tune_run.read_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
     shown = Console(file=io.StringIO())
-    assert tune.announce(plan, data, axes, 2, shown) > 0
+    assert tune_run.announce(plan, data, axes, 2, shown) > 0
     monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):
-        tune.announce(plan, data, axes, 2, shown)
+        tune_run.announce(plan, data, axes, 2, shown)
 
 
 def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
@@ -55,11 +55,11 @@ def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder
     shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert text_key(both) != text_key(plan.config)
-    variant = tune.prepare_variant(both, data=data, shared=shared)
+    variant = tune_run.prepare_variant(both, data=data, shared=shared)
     np.testing.assert_array_equal(variant.source.targets, data.source.targets)
     assert (variant.source.lengths > data.source.lengths).all()
     other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
-    assert tune.prepare_variant(other, data=data, shared=shared).reading != plan.reading
+    assert tune_run.prepare_variant(other, data=data, shared=shared).reading != plan.reading
     head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
     assert text_key(head) == text_key(plan.config), "what reads the same text is read once"
 
@@ -72,7 +72,7 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="not the same songs"):
-        tune.prepare_variant(other, data=data, shared=shared)
+        tune_run.prepare_variant(other, data=data, shared=shared)
 
 
 def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table, tiny_encoder):
@@ -83,4 +83,4 @@ def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table,
     shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have the same text"):
-        tune.prepare_variant(other, data=data, shared=shared)
+        tune_run.prepare_variant(other, data=data, shared=shared)

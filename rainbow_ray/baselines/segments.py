@@ -10,11 +10,12 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.baselines.compute import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
+from rainbow_ray.baselines.common import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
 from rainbow_ray.tasks.base import no_scores
-from rainbow_ray.tasks.segmentation import Segmentation, songs_of
+from rainbow_ray.tasks.segment_targets import songs_of
+from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.training.cross_validation import Shared
 
 

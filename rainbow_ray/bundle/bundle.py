@@ -25,11 +25,10 @@ from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from rainbow_ray.bundle.integrity import DESCRIPTION, check_files, file_hashes
+from rainbow_ray.bundle.integrity import DESCRIPTION, check_files, file_hashes, is_onnx
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.inference.onnx_predictor import is_onnx
 from rainbow_ray.modalities.encoder_cache import Bodies
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings

@@ -14,6 +14,7 @@ from typing import Any
 from rainbow_ray.utils.io import describe_foreign_content
 
 DESCRIPTION = "bundle.json"
+GRAPH = "model.onnx"
 # no suffix that somebody unpickles or runs
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
@@ -59,6 +60,11 @@ def check_files(folder: Path, formats: Collection[int], needed: Collection[str])
         raise ValueError(f"files that are missing, added or not as they were saved: {', '.join(sorted(changed))}")
     _refuse_what_leads_out(folder, there)
     return document
+
+
+def is_onnx(folder: Path) -> bool:
+    """Whether a folder holds an ONNX bundle."""
+    return (folder / GRAPH).is_file() and (folder / DESCRIPTION).is_file()
 
 
 def _refuse_what_leads_out(folder: Path, names: Collection[str]) -> None:

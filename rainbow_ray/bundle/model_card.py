@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rainbow_ray.html_report.html import interval, number
+from rainbow_ray.utils.number_format import format_interval, format_number
 
 FEW_SONGS = 500
 USE = "## How to load it"
@@ -54,9 +54,12 @@ def _numbers(summary: Mapping[str, Any]) -> str:
     names = [name for name, value in summary["best"].items() if name != "epoch" and value is not None]
     names = [summary["metric"], *(name for name in names if name != summary["metric"])][:8]
     head = f"| | {' | '.join(name.replace('_', ' ') for name in names)} |"
-    rows = [["model", *(number(summary["best"].get(name)) for name in names)],
-            ["95% interval", *(interval(summary["ci95"].get(name)) for name in names)]]  # fmt: skip
-    rows += [[name, *(number(values.get(metric)) for metric in names)] for name, values in summary["baselines"].items()]
+    rows = [["model", *(format_number(summary["best"].get(name)) for name in names)],
+            ["95% interval", *(format_interval(summary["ci95"].get(n), separator=" to ") for n in names)]]  # fmt: skip
+    rows += [
+        [name, *(format_number(values.get(metric)) for metric in names)]
+        for name, values in summary["baselines"].items()
+    ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     how = "Each song was scored by a model that never saw it; intervals draw songs. Baselines stand on the same songs."
     return f"## How good it is\n\n{how}\n\n{head}\n|{' --- |' * (len(names) + 1)}\n{table}"

@@ -13,7 +13,7 @@ from rainbow_ray.bundle.model_card import write_card
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.summary import Results
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.training.cross_validation import Outcome
 from rainbow_ray.training.learner import load_fitted
 

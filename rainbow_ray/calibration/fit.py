@@ -15,40 +15,11 @@ import numpy as np
 from rainbow_ray.calibration.apply import TINY, Calibration, tempered
 from rainbow_ray.config.schema import CalibrationConfig
 from rainbow_ray.tasks.base import Problem
-from rainbow_ray.utils.errors import choose
 
-METHODS = ("none", "temperature", "isotonic")
-THRESHOLDS = ("fixed", "f1", "recall_at_precision", "cost")
 UNCALIBRATED = ("regression", "segmentation")
 LEAST_SONGS = 50
 HALF = 0.5
 TEMPERATURES = (0.05, 20.0)
-
-
-def check_calibration(config: CalibrationConfig) -> list[str]:
-    """What is wrong with the keys of the section."""
-    return [
-        *choose("calibration.method", config.method, METHODS),
-        *choose("calibration.threshold", config.threshold, THRESHOLDS),
-    ]
-
-
-def idle_calibration(config: CalibrationConfig, problem: Problem) -> dict[str, str]:
-    """Keys of the section that say nothing here, and why."""
-    idle = {}
-    if problem.name == "segmentation":
-        return {}  # said with the other keys of segments
-    if problem.name == "regression":
-        return dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields), "numbers have none")
-    if problem.name == "multiclass":
-        idle = dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields if name != "method"),
-                             "the likeliest class is taken")  # fmt: skip
-    if config.threshold != "recall_at_precision":
-        idle["calibration.precision"] = f"the threshold is {config.threshold}"
-    if config.threshold != "cost":
-        for name in ("cost_false_positive", "cost_false_negative"):
-            idle[f"calibration.{name}"] = f"the threshold is {config.threshold}"
-    return idle
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.data.reader import head
 from rainbow_ray.data.streaming import size_in_memory
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data, say_labels
+from rainbow_ray.setup.prepare import say_labels
+from rainbow_ray.setup.prepared import Data
 
 if TYPE_CHECKING:
     from rainbow_ray.checks.label_leakage import Kind

@@ -12,7 +12,7 @@ from rainbow_ray.checks.result import Found
 from rainbow_ray.model.audio_features import AT_ONCE, Heard
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.training.learner import Learner, build_model
 
 MB = 2**20

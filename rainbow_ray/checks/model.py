@@ -15,7 +15,7 @@ from rainbow_ray.data.dataset import Rows
 from rainbow_ray.distributed.process_group import Team
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.train_step import Stepper
 

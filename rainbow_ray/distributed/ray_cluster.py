@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.cli import FAILED
 from rainbow_ray.distributed.ray_errors import user_error
 from rainbow_ray.distributed.ray_folder import session_folder
-from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+from rainbow_ray.utils.errors import EXIT_FAILURE, InputError, TrainingError, first_line
 from rainbow_ray.utils.signals import Interrupted, defer_signals, raise_on_signal
 from rainbow_ray.utils.streams import print_error
 
@@ -339,7 +338,7 @@ def _told_of_its_end(advice: str) -> Iterator[None]:
             if any(map(is_gone, heads)):
                 print_error("; ".join(filter(None, ["Ray was lost (its head process died)", advice])))
                 sys.stderr.flush()
-                os._exit(FAILED)
+                os._exit(EXIT_FAILURE)
 
     thread = threading.Thread(target=watch, daemon=True, name="head of Ray")
     thread.start()

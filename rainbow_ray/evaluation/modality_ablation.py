@@ -12,7 +12,7 @@ import numpy as np
 from rainbow_ray.data.dataset import at_songs
 from rainbow_ray.evaluation.bootstrap import Difference, compare
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.tasks.base import Metrics, are_known
 from rainbow_ray.training.cross_validation import Outcome, out_of_fold
 from rainbow_ray.utils.number_format import format_difference, format_numbers

@@ -29,10 +29,9 @@ from rainbow_ray.evaluation.bootstrap import (
 from rainbow_ray.evaluation.diagnostics import signs
 from rainbow_ray.evaluation.modality_ablation import Brought, attention, behind, compare_modalities
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.tasks.base import Metrics, are_known, score_type
-from rainbow_ray.tasks.decoding import decode_sides
-from rainbow_ray.tasks.segmentation import WEAK, Segmentation, plain
+from rainbow_ray.tasks.segmentation import WEAK, Segmentation, decode_sides, plain
 from rainbow_ray.training.cross_validation import Outcome, out_of_fold
 from rainbow_ray.utils.io import write_safely
 from rainbow_ray.utils.number_format import format_interval, format_number

@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from rainbow_ray.bundle.bundle import CARD, Bundle
-from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes
+from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, file_hashes
 from rainbow_ray.bundle.model_card import onnx_use, with_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.reader import Batch, Line
 from rainbow_ray.inference.ensemble import Scorer
-from rainbow_ray.inference.onnx_predictor import FORMAT, GRAPH
+from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
 from rainbow_ray.modalities.text.encoder import TOKENS, WORDS, load_tokenizer, pad_id

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rainbow_ray.inference.onnx_predictor import FOLDER, OnnxPredictor, is_onnx
+from rainbow_ray.bundle.integrity import is_onnx
+from rainbow_ray.inference.onnx_predictor import FOLDER, OnnxPredictor
 from rainbow_ray.utils.errors import InputError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
-from rainbow_ray.bundle.integrity import DESCRIPTION, check_files
+from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, check_files
 from rainbow_ray.calibration.apply import Calibration
-from rainbow_ray.modalities.text.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.text.word_hashing import word_buckets
+from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
-GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 FOLDER = "onnx"  # of a run
 NEEDED = {"graph", "problem", "score_names", "calibration", "max_tokens", "pad_id", "modalities", "segments", "files"}
 MOST_TOKENS = 8192  # of a batch, with padding
@@ -198,11 +198,6 @@ def _plain_texts(texts: Any) -> tuple[list[str], list[bool]]:
         else:
             raise InputError(f"text {row} is a {type(cell).__name__}, not text")
     return plain, undecodable
-
-
-def is_onnx(folder: Path) -> bool:
-    """Whether a folder holds an ONNX bundle."""
-    return (folder / GRAPH).is_file() and (folder / DESCRIPTION).is_file()
 
 
 def _open(folder: Path) -> tuple[InferenceSession, Tokenizer]:

@@ -31,7 +31,8 @@ from rainbow_ray.modalities.spec import Reading, lengths, make_collates, modalit
 from rainbow_ray.model.audio_features import Heard
 from rainbow_ray.model.device import pick_precision
 from rainbow_ray.tasks.base import no_scores
-from rainbow_ray.tasks.segmentation import PLACE, SONG, WEAK, Segmentation, songs_of
+from rainbow_ray.tasks.segment_targets import PLACE, SONG, songs_of
+from rainbow_ray.tasks.segmentation import WEAK, Segmentation
 from rainbow_ray.utils.errors import InputError, first_line, nearest
 
 ROW = "row"  # column: the row's place in the table that was given

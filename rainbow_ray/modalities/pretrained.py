@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
-from rainbow_ray.modalities.text.tokenization import PlainTokenizer, check_vocabulary
+from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.weights import (
     PICKLED,
     SAFETENSORS,

@@ -12,9 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
-from rainbow_ray.config.schema import short_names
 from rainbow_ray.training.loggers import Record
-from rainbow_ray.tuning.trial_log import Trial
+from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.number_format import format_number
 
@@ -168,7 +167,7 @@ class TrialLines:
     def _line(self, trial: Trial) -> str:
         score = f"{self.metric} {_short(trial.score)}" if trial.score is not None else trial.reason
         best = f"  best {_short(self.best.score)} (trial {self.best.number})" if self.best is not None else ""
-        values = describe(trial) if trial.values else "the default config"
+        values = format_values(trial) if trial.values else "the default config"
         return (f"trial {trial.number}  {len(self._ended())}/{self.total}  {trial.state}  {score}{best}"
                 f"  {trial.seconds:.1f} s  {values}")  # fmt: skip
 
@@ -182,7 +181,7 @@ class TrialLines:
         for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:LINES]]:
             done, score = trial.reports[-1] if trial.reports else (0.0, None)
             seconds = f"{trial.seconds:.0f}" if trial.ended else ""
-            values = describe(trial, 60) if trial.values else "the default config"
+            values = format_values(trial, 60) if trial.values else "the default config"
             style = "bold" if self.best is not None and trial.number == self.best.number else None
             shown = (str(trial.number), trial.state, f"{done:.0f}%", _short(score), seconds, values)
             table.add_row(*shown, style=style)
@@ -193,16 +192,6 @@ class TrialLines:
 
     def _value(self, trial: Trial) -> float:
         return self.sign * trial.score if trial.state == "complete" and trial.score is not None else float("-inf")
-
-
-def describe(trial: Trial, most: int = 100) -> str:
-    """A trial's values in a line, with the ends of their keys."""
-    line = ", ".join(f"{name} {_written(trial.values[key])}" for key, name in short_names(trial.values).items())
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def _written(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from rainbow_ray.config.schema import UNTRAINED, Config, dump, with_resolved_paths
 from rainbow_ray.data.splits import write_json as write_split
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.training.checkpoint import write_json
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.io import write_safely

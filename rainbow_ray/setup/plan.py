@@ -20,6 +20,7 @@ from rainbow_ray.modalities.media import MEDIA, POSITIONS
 from rainbow_ray.modalities.spec import MODALITIES, Reading
 from rainbow_ray.setup.inputs import check_encoders, check_reading, idle_modalities, modalities_of, settle_encoders
 from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
+from rainbow_ray.setup.validate import check_calibration, check_training, idle_calibration
 from rainbow_ray.tasks.base import Problem, make_problem
 from rainbow_ray.utils.errors import InputError, choose
 from rainbow_ray.utils.paths import resolve_path
@@ -158,10 +159,8 @@ def _demo_songs(modalities: Sequence[str]) -> str:
 
 
 def _check_names(config: Config, problem: Problem) -> list[str]:
-    from rainbow_ray.calibration.fit import check_calibration
     from rainbow_ray.model.device import check_device
     from rainbow_ray.model.model import check_model
-    from rainbow_ray.training.trainer import check_training
 
     printed = ("loss", *problem.metric_names)
     shown = config.logging.metrics or []
@@ -212,7 +211,6 @@ def _without_effect(resolved: Resolved, problem: Problem, modalities: Sequence[s
     """Known keys that the user set and that change nothing here, and why."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical
-    from rainbow_ray.calibration.fit import idle_calibration
 
     idle = {**problem.without_effect(config), **idle_calibration(config.calibration, problem)}
     if config.training.num_workers is not None:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.config.schema import Config, DataConfig
-from rainbow_ray.data.dataset import Resident, Source
+from rainbow_ray.data.dataset import Resident
 from rainbow_ray.data.examples import (
-    LABELS_DISAGREE,
     SAME_SONG,
     Examples,
     count,
@@ -31,46 +26,25 @@ from rainbow_ray.data.manifest import UNDECODABLE, Columns, Manifest
 from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.data.reader import Prepare, read_rows
-from rainbow_ray.data.splits import Split, group_of, identity, make_split
+from rainbow_ray.data.splits import group_of, make_split
 from rainbow_ray.data.streaming import make_streamed, read_index, size_in_memory
 from rainbow_ray.modalities.media import check_troubles
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
-from rainbow_ray.modalities.spec import lengths, modalities_present, prepare
+from rainbow_ray.modalities.spec import lengths, prepare
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.modalities.text.encoder import PRESENT
 from rainbow_ray.setup.drop_advice import advise
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, MUCH, Data, data_warnings, describe
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_labels
 
-MUCH = 0.2  # of the rows: where as many were left out, that may be why nothing can be learned
 NOTHING_TO_READ = "neither text nor audio nor MIDI"
-MIN_SONGS = 10
-FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
-DEFAULT_FOLDS = 5
 SHOWN_CLASSES = 8  # in the first lines of a run
 MAX_UNKNOWN = 0.03  # share of unknown tokens that needs no warning
 ALL_UNKNOWN = 0.95  # share of them from which on nothing can be learned
 
 Read = Callable[[Manifest, Columns, Prepare], pa.Table]
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data of a run: its source, where each example lies, and what `data.json` says.
-
-    `index` has every example, without text where the source streams; `examples` are those that lie in memory whole: all
-    of them, or a sample.
-    """
-
-    problem: Problem  # as the labels have it: it knows its classes
-    source: Source
-    index: Examples
-    examples: Examples
-    split: Split
-    profile: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
 
 
 def read_data(plan: Plan, read: Read | None = None) -> Data:
@@ -234,11 +208,6 @@ def undecodable_texts(rows: pa.Table) -> list[str]:
     return [note] if number else []
 
 
-def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
-    """How many examples have which modalities: by their names, joined by +."""
-    return dict(Counter(modalities_present(table, modalities)).most_common())
-
-
 def say_data(plan: Plan, data: Data) -> list[str]:
     """What was read and what was left out, a line each."""
     profile = data.profile
@@ -255,62 +224,3 @@ def say_labels(labels: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {value}" for name, value in format_labels(labels))
     said = [f"{n} {label}" for label, n in list(labels.items())[:SHOWN_CLASSES]]
     return ", ".join(said) + (f" and {len(labels) - len(said)} more classes" if len(labels) > len(said) else "")
-
-
-def describe(
-    plan: Plan, problem: Problem, examples: Examples, split: Split, described: dict[str, Any]
-) -> dict[str, Any]:
-    """The profile with labels, tokens, modalities and split."""
-    limit = plan.reading.max_tokens
-    cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
-    tokens = {"texts_cut": cut, "max_tokens": limit}
-    first, _ = one_a_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
-    return {
-        **described,
-        "labels": problem.describe(examples.targets[first]),
-        **tokens,
-        "presence": presence(examples.table, plan.reading.modalities),
-        "shared_texts_across_folds": split.shared_texts,
-        "split_hash": identity(split),
-    }
-
-
-def data_warnings(
-    plan: Plan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
-) -> list[str]:
-    """What is to be told of the songs and their split."""
-    warnings = []
-    dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
-    data = plan.config.data
-    if split.folds != folds and plan.known_split is None:
-        warnings.append(f"--folds {folds}: there are only {split.folds} groups to hold out, so as many folds")
-    if split.by == "row":
-        warnings.append(f"LEAK: --split-by row puts {split.shared_texts} texts on both sides of a fold: these numbers"
-                        " say how well texts are remembered, not how well new songs are read")  # fmt: skip
-    if LABELS_DISAGREE in dropped:
-        warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries different labels")
-    if cut:
-        warnings.append(
-            f"{cut} of {examples} texts are cut at {plan.reading.max_tokens} tokens (model.text_encoder.max_length)"
-        )
-    if split.by != "row" and split.shared_texts:
-        warnings.append(f"LEAK: {split.shared_texts} texts stand on both sides of a fold of {data.split_file}")
-    if split.by != "row" and split.cut_groups:
-        warnings.append(f"{split.cut_groups} groups (songs that belong together) are cut by {data.split_file}")
-    if plan.known_split is not None and plan.known_split.get("data_hash") != described["data_hash"]:
-        known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
-        warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"
-                        f" {examples - known} are new")  # fmt: skip
-    return [*warnings, *_idle_with(split.folds, plan.config)]
-
-
-def _idle_with(folds: int, config: Config) -> list[str]:
-    """Keys that say nothing with so many folds."""
-    data, idle = config.data, []
-    if folds > 1 and (data.train_split, data.val_split) != (DataConfig().train_split, DataConfig().val_split):
-        idle.append(f"data.train_split and data.val_split have no effect with {folds} folds (--folds 1)")
-    elif data.train_split + data.val_split < 1 - 1e-9:
-        idle.append("data.train_split has no effect: all songs that are not scored are trained on")
-    if folds == 1 and config.training.ensemble:
-        idle.append("training.ensemble has no effect: one split trains one model")
-    return idle

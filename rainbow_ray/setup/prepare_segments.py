@@ -29,10 +29,11 @@ from rainbow_ray.data.segments import (
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.modalities.spec import lengths
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
+from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
 from rainbow_ray.setup.segment_table import TIMES as SECONDS
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
-from rainbow_ray.tasks.segmentation import LABEL, Segmentation
+from rainbow_ray.tasks.segment_targets import LABEL
+from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.utils.errors import InputError
 
 MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
@@ -148,7 +149,7 @@ def _advice(plan: Plan, folded: Folded, rows: pa.Table) -> str:
 
 def _weights(problem: Segmentation, targets: np.ndarray) -> np.ndarray:
     """A labelled segment counts by how long it is, 1 on average; a song's label as one, on its first segment."""
-    from rainbow_ray.tasks.segmentation import END, START, songs_of
+    from rainbow_ray.tasks.segment_targets import END, START, songs_of
 
     if problem.weak:
         weights = np.zeros(len(targets), dtype=np.float32)

@@ -134,6 +134,9 @@ class Problem(Protocol):
 
     def larger_is_better(self, metric: str) -> bool: ...
 
+    def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
+        """Return the scores of a model that makes no error."""
+
     def to_json(self) -> Mapping[str, Any]:
         """What a bundle keeps, to be given back to the constructor."""
 
@@ -158,16 +161,6 @@ def are_known(scores: np.ndarray, like: Problem) -> np.ndarray:
     """Which examples were scored, `(…,)`, of scores `(…,)` or `(…, classes)`."""
     missing = np.isnan(scores)
     return np.asarray(~(missing if like.score_names == ("score",) else missing.any(axis=-1)))
-
-
-def best_possible(problem: Problem, targets: np.ndarray) -> np.ndarray:
-    """Scores that say of each example just what it is."""
-    if problem.name == "segmentation":
-        from rainbow_ray.tasks.segmentation import Segmentation, best_of
-
-        assert isinstance(problem, Segmentation)
-        return best_of(problem, targets)
-    return targets if problem.score_names == ("score",) else problem.indicators(targets).astype(np.float32)
 
 
 def make_problem(name: str, **state: Any) -> Problem:

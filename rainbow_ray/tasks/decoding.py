@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-
-from rainbow_ray.tasks.base import Metrics, Problem, are_known
-from rainbow_ray.tasks.segmentation import Segmentation
 
 TINY = 1e-7
 HALF = 0.5  # from where on a song is yes
@@ -50,28 +47,3 @@ def relative(shares: np.ndarray, songs: Sequence[slice]) -> np.ndarray:
         if shares[rows].sum() > HALF:
             made[rows] = shares[rows] / max(float(shares[rows].max()), TINY)
     return made
-
-
-def decode_sides(
-    problem: Problem, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
-) -> np.ndarray:
-    """Scores as the decoding leaves them, each side's by what its training side teaches; those of songs as they are.
-
-    A side that has not been scored yet stays so.
-    """
-    if not isinstance(problem, Segmentation):
-        return scores
-    decoded = scores.copy()
-    for train, val in sides:
-        if len(val) and are_known(scores[val], problem).all():
-            decoded[val] = problem.with_transitions(targets[train]).decode(targets[val], scores[val])
-    return decoded
-
-
-def measure_decoded(problem: Problem, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
-    """All metrics of a fitted problem, of those that look at what is decided as the decoding leaves it."""
-    metrics, undefined = problem.metrics(targets, scores)
-    if isinstance(problem, Segmentation) and len(targets):
-        decoded = problem.decode(targets, scores)
-        metrics |= {name: problem.metric(name, targets, decoded) for name in problem.decided_metrics}
-    return metrics, undefined

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from rainbow_ray.tasks.segmentation import LABEL, PLACE, SONG
+from rainbow_ray.tasks.segment_targets import LABEL, PLACE, SONG
 
 if TYPE_CHECKING:
-    from rainbow_ray.tasks.segmentation import Segmentation
+    from rainbow_ray.tasks.base import Problem
 
 TINY = 1e-7
 
 
-def shares(problem: Segmentation, logits: torch.Tensor, song: torch.Tensor) -> torch.Tensor:
+def shares(inner: Problem, pooling: str, logits: torch.Tensor, song: torch.Tensor) -> torch.Tensor:
     """Log shares `(segments, classes)` of whole songs; `song` numbers them from 0, `(segments,)`.
 
     attention: a softmax over the song's segments weighs what each says (Ilse et al. 2018, eq. 7, on scores).
@@ -27,20 +27,20 @@ def shares(problem: Segmentation, logits: torch.Tensor, song: torch.Tensor) -> t
     each brings it about. Of several classes the songs' scores are made to sum to 1.
     """
     songs = int(song.max()) + 1 if len(song) else 0
-    if problem.weak == "attention":
-        said = _log_classes(problem, logits[:, :-1])
+    if pooling == "attention":
+        said = _log_classes(inner, logits[:, :-1])
         return said + _log_softmax_by(logits[:, -1], song, songs)[:, None]
-    absent = torch.log1p(-_log_classes(problem, logits).exp().clamp(max=1 - TINY))  # log(1 - p) of each segment
+    absent = torch.log1p(-_log_classes(inner, logits).exp().clamp(max=1 - TINY))  # log(1 - p) of each segment
     together = absent.new_zeros(songs, absent.shape[1]).index_add(0, song, absent)
     score = 1 - together.exp()
-    if problem.inner.name == "binary":
+    if inner.name == "binary":
         score = torch.stack([together[:, 1].exp(), score[:, 1]], dim=1)
     score = score / score.sum(dim=1, keepdim=True).clamp(min=TINY)
     part = (absent / together.clamp(max=-TINY)[song]).clamp(min=TINY)
     return (score[song] * part).clamp(min=TINY**2).log()
 
 
-def bag_loss(problem: Segmentation, log_shares: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def bag_loss(inner: Problem, log_shares: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The song's loss on its first segment, 0 on the others: `(segments,)`."""
     first = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
     first[1:] = (targets[1:, SONG] != targets[:-1, SONG]) | (targets[1:, PLACE] <= targets[:-1, PLACE])
@@ -49,19 +49,19 @@ def bag_loss(problem: Segmentation, log_shares: torch.Tensor, targets: torch.Ten
     score = log_shares.new_zeros(songs, log_shares.shape[1]).index_add(0, song, log_shares.exp()).clamp(min=TINY)
     label = targets[first, LABEL].nan_to_num()
     # logits that the inner loss reads back as these scores
-    said = (score[:, 1:] / (1 - score[:, 1:]).clamp(min=TINY)).log() if problem.inner.name == "binary" else score.log()
-    loss = problem.inner.loss(said, label)
+    said = (score[:, 1:] / (1 - score[:, 1:]).clamp(min=TINY)).log() if inner.name == "binary" else score.log()
+    loss = inner.loss(said, label)
     return log_shares.new_zeros(len(targets)).masked_scatter(first, loss)
 
 
-def segment_shares(problem: Segmentation, log_shares: torch.Tensor) -> torch.Tensor:
+def segment_shares(inner: Problem, log_shares: torch.Tensor) -> torch.Tensor:
     """Shares as scores: `(segments,)` of yes, or `(segments, classes)`."""
     made = log_shares.float().exp()
-    return made[:, 1] if problem.inner.name == "binary" else made
+    return made[:, 1] if inner.name == "binary" else made
 
 
-def _log_classes(problem: Segmentation, logits: torch.Tensor) -> torch.Tensor:
-    if problem.inner.name == "binary":
+def _log_classes(inner: Problem, logits: torch.Tensor) -> torch.Tensor:
+    if inner.name == "binary":
         return torch.cat([functional.logsigmoid(-logits), functional.logsigmoid(logits)], dim=1)
     return functional.log_softmax(logits, dim=1)
 

@@ -240,6 +240,9 @@ class Regression:
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
 
+    def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
+        return targets
+
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)
 

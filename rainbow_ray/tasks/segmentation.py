@@ -8,7 +8,7 @@ knows which segments are neighbours, and nothing about the inner problem is writ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.metrics.segments import ABOUT_TIME, Fit, about_time, contiguous_pieces, durations, fit_of
-from rainbow_ray.tasks.base import Defaults, Labels, Metrics, Problem, best_possible, make_problem
+from rainbow_ray.tasks.base import Defaults, Labels, Metrics, Problem, are_known, make_problem
+from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START, songs_of
 from rainbow_ray.utils.errors import InputError, choose
 
 if TYPE_CHECKING:
     import torch
 
-LABEL, START, END, PLACE, SONG = range(5)  # the columns of a target
 INNER = ("multiclass", "binary", "regression")
 DECODINGS = ("argmax", "median", "viterbi")
 BAGS = ("attention", "noisy_or")
@@ -209,7 +209,7 @@ class Segmentation:
         if self.weak:
             from rainbow_ray.tasks.multiple_instance import bag_loss
 
-            return bag_loss(self, logits, targets)
+            return bag_loss(self.inner, logits, targets)
         label = targets[:, LABEL]
         known = ~label.isnan()
         label = label.nan_to_num()
@@ -236,7 +236,7 @@ class Segmentation:
         if self.weak:
             from rainbow_ray.tasks.multiple_instance import segment_shares
 
-            return segment_shares(self, logits)
+            return segment_shares(self.inner, logits)
         return self.inner.scores(logits)
 
     def decide(self, scores: np.ndarray) -> list[Any]:
@@ -296,6 +296,9 @@ class Segmentation:
     def larger_is_better(self, metric: str) -> bool:
         return metric != TIME_ERROR and self.inner.larger_is_better(metric)
 
+    def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
+        return self.inner.perfect_scores(np.where(self.known(targets), self.labels(targets), 0.0))
+
     def to_json(self) -> Mapping[str, Any]:
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "inner"}
         return {**state, "inner": {"name": self.inner.name, **self.inner.to_json()}}
@@ -344,15 +347,6 @@ class Segmentation:
         return tuple(map(tuple, np.log(counts / counts.sum(axis=1, keepdims=True)).tolist()))
 
 
-def songs_of(targets: np.ndarray) -> list[slice]:
-    """The rows of each song; one that is drawn twice in a row counts as two."""
-    if len(targets) == 0:
-        return []
-    begins = (np.diff(targets[:, SONG]) != 0) | (np.diff(targets[:, PLACE]) <= 0)
-    edges = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(targets)]])
-    return [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-
-
 def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -> None:
     """Raises `InputError` for a metric that needs segments' own labels."""
     if metric is not None and metric not in problem.metric_names:
@@ -371,6 +365,26 @@ def plain(problem: Problem) -> Problem:
     return problem.inner if isinstance(problem, Segmentation) else problem
 
 
-def best_of(problem: Segmentation, targets: np.ndarray) -> np.ndarray:
-    """Scores that say of each segment just what it is."""
-    return best_possible(problem.inner, np.where(problem.known(targets), problem.labels(targets), 0.0))
+def decode_sides(
+    problem: Problem, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
+) -> np.ndarray:
+    """Scores as the decoding leaves them, each side's by what its training side teaches; those of songs as they are.
+
+    A side that has not been scored yet stays so.
+    """
+    if not isinstance(problem, Segmentation):
+        return scores
+    decoded = scores.copy()
+    for train, val in sides:
+        if len(val) and are_known(scores[val], problem).all():
+            decoded[val] = problem.with_transitions(targets[train]).decode(targets[val], scores[val])
+    return decoded
+
+
+def measure_decoded(problem: Problem, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
+    """All metrics of a fitted problem, of those that look at what is decided as the decoding leaves it."""
+    metrics, undefined = problem.metrics(targets, scores)
+    if isinstance(problem, Segmentation) and len(targets):
+        decoded = problem.decode(targets, scores)
+        metrics |= {name: problem.metric(name, targets, decoded) for name in problem.decided_metrics}
+    return metrics, undefined

@@ -26,7 +26,8 @@ from rainbow_ray.model.device import SMALLER, Precision, is_out_of_memory
 from rainbow_ray.model.frozen_cache import MB, PrefixStore, States, make_key
 from rainbow_ray.model.model import Known, Rainbow
 from rainbow_ray.tasks.base import Problem, make_problem, no_scores
-from rainbow_ray.tasks.segmentation import SONG, Segmentation
+from rainbow_ray.tasks.segment_targets import SONG
+from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.utils.errors import TrainingError
 
@@ -420,7 +421,7 @@ def finish_logits(problem: Problem, logits: torch.Tensor, line: Line | None) -> 
 
     assert line is not None
     assert line.run is not None
-    return shares(problem, logits, line.run)
+    return shares(problem.inner, problem.weak, logits, line.run)
 
 
 def load_fitted(config: Config, reading: Reading, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:

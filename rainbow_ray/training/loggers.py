@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.errors import InputError, first_line
 
 Record = dict[str, Any]
@@ -135,7 +134,7 @@ class Wandb:
 
         self.sent = sent  # by an earlier start of the same run
         options = config.logging.wandb
-        with _refusals_of_wandb():
+        with wandb_errors():
             self.run = wandb.init(
                 project=options.project,
                 entity=options.entity,
@@ -144,7 +143,7 @@ class Wandb:
                 group=name,
                 dir=str(folder),
                 resume="allow",
-                mode=_wandb_mode(),
+                mode=wandb_mode(),
                 config=config.model_dump(),
                 settings=wandb.Settings(silent=True),
             )
@@ -159,39 +158,6 @@ class Wandb:
     def close(self, summary: dict[str, Any]) -> None:
         self.run.summary.update(summary)
         self.run.finish()
-
-
-class WandbTrials:
-    """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
-
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.config, self.folder = config, folder
-
-    def __call__(self, trial: Trial, event: str) -> None:
-        import wandb
-
-        if event != "end":
-            return
-        options, name = self.config.logging.wandb, f"trial-{trial.number:04d}"
-        with _refusals_of_wandb():
-            run = wandb.init(
-                project=options.project,
-                entity=options.entity,
-                name=name,
-                id=f"{self.folder.name}-{name}",
-                group=self.folder.name,
-                dir=str(self.folder),
-                resume="allow",
-                reinit="finish_previous",
-                mode=_wandb_mode(),
-                config=trial.values,
-                settings=wandb.Settings(silent=True),
-            )
-        metric = self.config.training.headline
-        for done, score in trial.reports:
-            run.log({metric: score, "done": done})
-        run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
-        run.finish()
 
 
 class TensorBoard:
@@ -225,13 +191,13 @@ def _numbers(record: Record) -> dict[str, float]:
 
 def wandb_notes(config: Config) -> list[str]:
     """Return what is to be said before a run is mirrored to Weights & Biases: that it is kept offline without a key."""
-    if not config.logging.wandb.enabled or knows_wandb() or _wandb_mode() != "offline":
+    if not config.logging.wandb.enabled or knows_wandb() or wandb_mode() != "offline":
         return []
     return ["W&B: no key (WANDB_API_KEY or ~/.netrc), so the run is logged offline, to its folder wandb/; `wandb login`"
             " and `wandb sync` send it later"]  # fmt: skip
 
 
-def _wandb_mode() -> Literal["offline"] | None:
+def wandb_mode() -> Literal["offline"] | None:
     """Return the mode for `wandb.init`; None leaves it to WANDB_MODE and W&B's own default, which needs a key."""
     if os.environ.get("WANDB_MODE"):
         return None
@@ -239,7 +205,7 @@ def _wandb_mode() -> Literal["offline"] | None:
 
 
 @contextlib.contextmanager
-def _refusals_of_wandb() -> Iterator[None]:
+def wandb_errors() -> Iterator[None]:
     """Raise `InputError` where W&B refuses a run: for want of a key, or because of a wrong one."""
     import wandb
 

@@ -18,20 +18,18 @@ import torch
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.batching import Length, decide_length, plan, plan_runs, share_of, share_runs
 from rainbow_ray.data.dataset import Part, Source, average_songs, songs_of
-from rainbow_ray.data.sampling import SAMPLINGS, sample
+from rainbow_ray.data.sampling import sample
 from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.distributed.ray_cluster import parse_workers
 from rainbow_ray.modalities.spec import Reading
 from rainbow_ray.model.device import be_deterministic, gpu_use, peak_memory_mb, pick_device, pick_precision
 from rainbow_ray.model.frozen_cache import PrefixStore
-from rainbow_ray.tasks.base import Problem, best_possible
-from rainbow_ray.tasks.decoding import measure_decoded
+from rainbow_ray.tasks.base import Problem
+from rainbow_ray.tasks.segmentation import measure_decoded
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.loggers import Reporter
-from rainbow_ray.training.optimizer import SCHEDULES
 from rainbow_ray.training.train_step import Stepper, rng_state, set_rng_state
-from rainbow_ray.utils.errors import InputError, TrainingError, choose
+from rainbow_ray.utils.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,6 @@ class Fitted:
     val_scores: np.ndarray
     facts: dict[str, Any]
     parts: dict[str, np.ndarray] = field(default_factory=dict)  # of `val`, by modalities that alone were read
-
-
-def check_training(config: Config) -> list[str]:
-    """What is wrong with names that the loop reads."""
-    try:
-        parse_workers(config.training.workers)
-        workers = []
-    except InputError as error:
-        workers = error.problems
-    return [
-        *workers,
-        *choose("training.schedule", config.training.schedule, SCHEDULES),
-        *choose("training.sampling", config.training.sampling, SAMPLINGS),
-    ]
 
 
 def fit(config: Config, data: FitData, reporter: Reporter, state: Checkpoints, team: Team | None = None) -> Fitted:
@@ -391,7 +375,7 @@ class _Run:
         """The headline metric, or the loss where the inner split is too small to define it."""
         metric = self.config.training.headline
         targets = self.source.targets[self.inner]
-        if len(targets) == 0 or self.problem.metric(metric, targets, best_possible(self.problem, targets)) is not None:
+        if len(targets) == 0 or self.problem.metric(metric, targets, self.problem.perfect_scores(targets)) is not None:
             return metric, []
         why = f"{metric} is not defined on the {len(targets)} songs of the inner split"
         return "loss", [f"{why}: early stopping looks at the loss"]

@@ -16,9 +16,9 @@ from rainbow_ray.data.dataset import at_songs, average_songs
 from rainbow_ray.data.splits import Split, make_split
 from rainbow_ray.distributed.ray_cluster import Cluster
 from rainbow_ray.evaluation.bootstrap import best_baseline, compare_seeds
-from rainbow_ray.setup.prepare import Data
+from rainbow_ray.setup.prepared import Data
 from rainbow_ray.tasks.base import are_known, no_scores
-from rainbow_ray.tasks.decoding import decode_sides
+from rainbow_ray.tasks.segmentation import decode_sides
 from rainbow_ray.training.cross_validation import Job, Shared, run_folds
 from rainbow_ray.training.loggers import Mirror
 from rainbow_ray.tuning.bbc_cv import Corrected, corrected

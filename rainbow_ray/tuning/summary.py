@@ -15,10 +15,9 @@ from rich.table import Table
 
 from rainbow_ray.config.schema import Config, dump
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.runs.progress import describe
 from rainbow_ray.tasks.segmentation import plain
 from rainbow_ray.tuning.bbc_cv import Corrected
-from rainbow_ray.tuning.trial_log import Trial
+from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.io import write_safely
 from rainbow_ray.utils.number_format import format_difference, format_interval, format_number, format_numbers
 
@@ -181,7 +180,7 @@ def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
     best = sorted(done, key=lambda trial: abs((trial.score or 0.0) - (summary["winner"]["score"] or 0.0)))[:SHOWN]
     for trial in best:
         style = "bold" if trial.number == summary["winner"]["trial"] else None
-        values = describe(trial) if trial.values else "the default config"
+        values = format_values(trial) if trial.values else "the default config"
         table.add_row(str(trial.number), format_number(trial.score), f"{trial.seconds:.0f}", values, style=style)
     console.print(table, soft_wrap=False)
     confirmed, corrected = summary["confirmed"], summary["corrected"]

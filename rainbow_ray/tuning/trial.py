@@ -15,7 +15,7 @@ from rainbow_ray.data.dataset import average_songs
 from rainbow_ray.distributed.process_group import Team
 from rainbow_ray.distributed.ray_cluster import Workers
 from rainbow_ray.tasks.base import are_known, no_scores
-from rainbow_ray.tasks.decoding import decode_sides
+from rainbow_ray.tasks.segmentation import decode_sides
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.cross_validation import Job, Shared, run_job, run_team
 from rainbow_ray.training.loggers import Mirror

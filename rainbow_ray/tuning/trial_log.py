@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rainbow_ray.config.schema import short_names
+
 State = Literal["running", "complete", "pruned", "failed"]
 WHOLE = 100.0  # `done` of a trial that ran all its folds and epochs
 
@@ -111,3 +113,13 @@ class Ledger:
             trial = self.trials[number]
             trial.state, trial.score = event["state"], event["score"]
             trial.seconds, trial.reason = event["seconds"], event["reason"]
+
+
+def format_values(trial: Trial, max_length: int = 100) -> str:
+    """A trial's values in a line, with the ends of their keys."""
+    line = ", ".join(f"{name} {_written(trial.values[key])}" for key, name in short_names(trial.values).items())
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
+
+
+def _written(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value) or "none"

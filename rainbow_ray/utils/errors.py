@@ -9,6 +9,10 @@ from collections.abc import Iterable
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, separators of lines
 
 
+# exit codes of every command
+EXIT_SUCCESS, EXIT_FAILURE, EXIT_INPUT_ERROR = 0, 1, 2
+
+
 class InputError(Exception):
     """The input or the config is wrong: exit code 2. Holds every problem that could be known at once, a line each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.baselines.compute import mean_states, run_baselines
+from rainbow_ray.baselines.common import mean_states, run_baselines
 from tests.helpers import data_of, plan_of
 
 NAMES = ["majority", "text length", "TF-IDF + linear", "words + stumps", "frozen + linear"]

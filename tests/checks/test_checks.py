@@ -12,11 +12,11 @@ import pytest
 
 from rainbow_ray.checks.data import check_lengths, check_songs, probe_songs
 from rainbow_ray.checks.environment import check_devices, check_disk, check_services
+from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, foresee
 from rainbow_ray.checks.model import check_model
 from rainbow_ray.checks.result import Found
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.reader import read_here
-from rainbow_ray.runs.estimate import check_memory, disk_needed_mb, foresee
 from rainbow_ray.setup.prepare import read_data
 from tests.conftest import song_rows
 from tests.helpers import plan_of

@@ -17,7 +17,7 @@ from rainbow_ray.data.normalize import NOT_UTF8, text_column
 from rainbow_ray.data.raw_labels import LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.data.reader import read_here
 from rainbow_ray.data.times import A_DATE, TIME_ZONE, seconds_column
-from rainbow_ray.tasks.segmentation import LABEL
+from rainbow_ray.tasks.segment_targets import LABEL
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, plan_of

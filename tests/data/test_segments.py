@@ -12,7 +12,8 @@ import pytest
 from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
 from rainbow_ray.data.splits import write_json
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG, inner_name
-from rainbow_ray.tasks.segmentation import END, LABEL, PLACE, SONG, START, _seconds, best_of
+from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START
+from rainbow_ray.tasks.segmentation import _seconds
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, plan_of
@@ -98,7 +99,7 @@ def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
     assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
     plain = read().source.targets
     same = np.delete(np.arange(len(plain)), 2)
-    assert data.problem.metric("time_accuracy", data.source.targets, best_of(data.problem, data.source.targets)) == 1.0
+    assert data.problem.metric("time_accuracy", data.source.targets(data.problem, data.source.targets)) == 1.0
     assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
 
 

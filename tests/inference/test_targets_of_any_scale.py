@@ -12,7 +12,7 @@ import pytest
 
 import rainbow_ray
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
-from rainbow_ray.tasks.segmentation import LABEL
+from rainbow_ray.tasks.segment_targets import LABEL
 from rainbow_ray.utils.number_format import (
     format_alike,
     format_difference,

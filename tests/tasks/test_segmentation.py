@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from rainbow_ray.config.schema import Config, TrainingConfig
 from rainbow_ray.tasks.base import make_problem
-from rainbow_ray.tasks.decoding import decode_sides, measure_decoded, median, viterbi
+from rainbow_ray.tasks.decoding import median, viterbi
 from rainbow_ray.tasks.multiclass import Multiclass
 from rainbow_ray.tasks.multiple_instance import bag_loss, shares
-from rainbow_ray.tasks.segmentation import LABEL, Segmentation, best_of, songs_of
+from rainbow_ray.tasks.segment_targets import LABEL, songs_of
+from rainbow_ray.tasks.segmentation import Segmentation, decode_sides, measure_decoded
 from rainbow_ray.utils.errors import InputError
 
 NAN = float("nan")
@@ -96,7 +97,7 @@ def test_other_inner_problems_have_losses_of_their_own(name):
 
 def test_perfect_scores_have_perfect_metrics_and_masked_segments_do_not_count():
     targets = timeline([0, 0, 1, NAN, 2], [1, 1, 0])
-    scores = best_of(PLAIN, targets)
+    scores = PLAIN.perfect_scores(targets)
     values, _ = PLAIN.metrics(targets, scores)
     assert {name: values[name] for name in ("macro_f1", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s")} == {
         name: pytest.approx(1.0) for name in ("macro_f1", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s")
@@ -176,13 +177,13 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
     problem = Segmentation(plain, weak=bag)
     targets = timeline([1, 1, 1], [0, 0])
     logits = torch.randn(5, problem.outputs, requires_grad=True)
-    said = shares(problem, logits, torch.tensor([0, 0, 0, 1, 1]))
+    said = shares(problem.inner, problem.weak, logits, torch.tensor([0, 0, 0, 1, 1]))
     scores = problem.scores(said)
     sums = torch.stack([scores[:3].sum(0), scores[3:].sum(0)])
     assert ((sums > 0) & (sums <= 1 + 1e-5)).all()
     if inner == "multiclass":
         assert torch.allclose(sums.sum(1), torch.ones(2), atol=1e-4)
-    cost = bag_loss(problem, said, torch.from_numpy(targets))
+    cost = bag_loss(problem.inner, said, torch.from_numpy(targets))
     assert (cost != 0).tolist() == [True, False, False, True, False]
     label = torch.tensor([1, 0])
     right = sums[torch.arange(2), label] if inner == "multiclass" else torch.where(label == 1, sums, 1 - sums)
@@ -202,7 +203,7 @@ def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
     targets = timeline([1] * 8, [0] * 4, [1])
     logits = torch.full((13, problem.outputs), 4.0)
     logits[6:8], logits[8:12] = -4.0, -4.0
-    scores = problem.scores(shares(problem, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))).numpy()
+    scores = problem.scores(shares(problem.inner, problem.weak, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))).numpy()
     said = problem.decode(targets, scores)
     assert problem.decide(said)[8:] == [False] * 4 + [True]
     assert problem.decide(said)[:8] == ([True] * 6 + [False] * 2)
@@ -215,7 +216,7 @@ def test_noisy_or_worked_by_hand():
     """P(song) = 1 - ∏ (1 - p) of its segments."""
     problem = Segmentation(make_problem("binary"), weak="noisy_or")
     p = torch.tensor([0.2, 0.5])
-    said = problem.scores(shares(problem, torch.logit(p)[:, None], torch.tensor([0, 0])))
+    said = problem.scores(shares(problem.inner, problem.weak, torch.logit(p)[:, None], torch.tensor([0, 0])))
     assert float(said.sum()) == pytest.approx(1 - 0.8 * 0.5, rel=1e-5)
     assert float(said[1] / said[0]) == pytest.approx(np.log(0.5) / np.log(0.8), rel=1e-4)
 

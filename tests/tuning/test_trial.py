@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from rainbow_ray.tasks.decoding import decode_sides
+from rainbow_ray.tasks.segmentation import decode_sides
 from rainbow_ray.training.checkpoint import Checkpoints
 from rainbow_ray.training.cross_validation import Shared, run_job
 from rainbow_ray.tuning import trial as trials

@@ -18,8 +18,8 @@ from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.text.adapters import LAYOUTS, find_layers
-from rainbow_ray.modalities.text.tokenization import PlainTokenizer
 from rainbow_ray.modalities.text.word_hashing import word_buckets
+from rainbow_ray.modalities.tokenization import PlainTokenizer
 from rainbow_ray.modalities.weights import ROBERTA_FAMILY
 from rainbow_ray.utils.errors import InputError, first_line
 

@@ -10,14 +10,14 @@ import numpy as np
 import psutil
 import torch
 
-from rainbow_ray.baselines.compute import MOST_EXAMPLES
+from rainbow_ray.baselines.common import MOST_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import Measured, check_model
 from rainbow_ray.checks.result import Found
 from rainbow_ray.data.batching import decide_length
 from rainbow_ray.distributed.ray_cluster import parse_workers
 from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import FOLDS_BELOW, Data
+from rainbow_ray.setup.prepared import FOLDS_BELOW, Data
 
 SPARE = 0.9  # of the memory: the rest is the system's and fragmentation's
 # fixed costs of a run, as many times a start of Ray: reading data, starting workers, the trainer of the refit

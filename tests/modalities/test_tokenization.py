@@ -12,7 +12,7 @@ import transformers
 from rainbow_ray.inference.onnx_predictor import _plain_tokenizer
 from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.text import encoder as text_encoder
-from rainbow_ray.modalities.text.tokenization import PlainTokenizer, check_vocabulary
+from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzé<>[]/.,!?"
 ORDINARY = ["a river, a door!", "two  spaces é [b] < s > a", "", "x", "unknown 7 ☃ signs", "line\nbreak"]

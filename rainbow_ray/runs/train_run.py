@@ -1,0 +1,259 @@
+"""A run of `python -m rainbow_ray.train`: folds, baselines, refit, results."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from rainbow_ray.config.schema import Config, Resolved
+from rainbow_ray.utils.errors import EXIT_SUCCESS
+from rainbow_ray.utils.signals import raise_on_signal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+
+    from rainbow_ray.distributed.ray_cluster import Cluster, Workers
+    from rainbow_ray.runs.run_dir import RunFolder
+    from rainbow_ray.setup.plan import Plan
+    from rainbow_ray.setup.prepared import Data
+    from rainbow_ray.training.cross_validation import Job, Outcome, Shared
+
+NONE = "none"  # of time and neighbours
+STARTED = time.perf_counter()
+
+
+def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
+    from rainbow_ray.distributed.ray_cluster import (
+        Stopwatch,
+        parse_workers,
+        prepare_environment,
+        ray_cluster,
+        say_dashboard,
+        say_network,
+        share_cluster,
+    )
+
+    prepare_environment()
+    watch = Stopwatch(STARTED)
+
+    from rainbow_ray.runs.run_dir import closing, how_to_resume, open_run
+    from rainbow_ray.setup.plan import choose_manifest, make_plan
+    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.utils.console import make_console
+
+    console = make_console()
+
+    if choose_manifest(resolved)[1]:
+        console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
+    plan = make_plan(resolved)
+    device = plan.config.training.device
+    folder = None if options.dry_run else open_run(plan.config, options.name, resume=options.resume)
+    if folder is not None and folder.finished:
+        complete_report(folder, plan.config)
+        console.print(f"{folder.path} is finished: nothing is left to do.")
+        return EXIT_SUCCESS
+    if options.resume and folder is not None:
+        console.print(f"Going on with {folder.path}")
+    watch.mark("imports and checks")
+    advice = how_to_resume(folder) if folder is not None else ""
+    with raise_on_signal(), closing(folder), ray_cluster(options.address, advice) as cluster:
+        watch.mark("ray")
+        for line in say_dashboard(cluster):
+            console.print(line)
+        # before data are read: what is wrong with workers can be known now
+        asked = parse_workers(plan.config.training.workers)
+        share_cluster(cluster, asked, device=device, streams=False)
+        for line in say_network(cluster, asked, device=device):
+            console.print(line)
+        data = read_data(plan)
+        watch.mark("data")
+        announce(plan, data, console)
+        if folder is not None:
+            train(plan, data, folder, cluster, console, watch)
+    return EXIT_SUCCESS
+
+
+def announce(plan: Plan, data: Data, console: Console) -> None:
+    """What will be trained on what, before any time is spent on it."""
+    from rainbow_ray.data.batching import decide_length
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.setup.prepare import say_data
+    from rainbow_ray.training.loggers import wandb_notes
+
+    split = data.split
+    train, _ = split.sides(0)
+    length = decide_length(plan.config.training, len(train), songs_of(data.source, train))
+    said = [
+        *say_data(plan, data),
+        f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
+        f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
+        *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes, *wandb_notes(plan.config)]),
+    ]
+    for line in said:
+        console.print(line)
+
+
+def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
+    """Folds, baselines, refit; then what came out."""
+    from rainbow_ray.runs.run_dir import keep_data
+    from rainbow_ray.training.cross_validation import Shared
+
+    keep_data(folder, data)
+    prefix = folder.file("prefix")
+    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
+    mirrors = open_mirrors(plan, folder)
+    folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
+    watch.mark("folds and baselines")
+    # an ensemble keeps the folds' own models in place of one more
+    refits = data.split.folds > 1 and not plan.config.training.ensemble
+    refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if refits else None
+    watch.mark("refit")
+    shutil.rmtree(prefix, ignore_errors=True)
+    conclude(plan, data, folder, folds, refit, baselines, console, watch, mirrors)
+
+
+def conclude(
+    plan: Plan, data: Data, folder: RunFolder, folds: list[Outcome], refit: Outcome | None,
+    baselines: dict[str, np.ndarray], console: Console, watch: Any, mirrors: list[Any],
+) -> None:  # fmt: skip
+    """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
+    from rainbow_ray.bundle.save import keep_model
+    from rainbow_ray.evaluation import summary
+    from rainbow_ray.html_report.write import write_report
+    from rainbow_ray.training.checkpoint import write_json
+
+    results = summary.evaluate(plan, data, folds, baselines)
+    watch.mark("intervals")
+    outcomes = [*folds, *([refit] if refit else [])]
+    summary.write_predictions(folder.file("predictions.parquet"), data, results, outcomes)
+    watch.mark("predictions")
+    document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
+    keep_model(plan, data, folder.file("model"), outcomes, results, document)
+    keep_records(folder, outcomes)
+    for mirror in mirrors:
+        if hasattr(mirror, "close"):
+            mirror.close({f"best/{k}": v for k, v in document["best"].items()})
+    write_json(folder.file("summary.json"), document)
+    summary.print_closing(document, folder.path, plan.config.logging.shown, console)
+    if plan.config.logging.report:
+        console.print(f"What it learned, and which songs to look at: {write_report(folder.path)}")
+
+
+def complete_report(folder: RunFolder, config: Config) -> None:
+    """The page of what is finished, where a command was stopped before it was written."""
+    from rainbow_ray.html_report.write import FILE, write_report
+
+    if config.logging.report and not folder.file(FILE).exists():
+        write_report(folder.path)
+
+
+def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
+    """Write the run's `metrics.jsonl` once more from the fits' files: these forget what a killed worker had logged."""
+    from rainbow_ray.training.checkpoint import Checkpoints
+    from rainbow_ray.utils.io import write_safely
+
+    texts = [Checkpoints(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
+    write_safely(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
+
+
+def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
+    """Where records go beside the fits' own files: the run's `metrics.jsonl`, W&B, TensorBoard."""
+    from rainbow_ray.training.loggers import JsonLines, TensorBoard, Wandb, place, read_lines
+
+    file = folder.file("metrics.jsonl")
+    sent = {place(record) for record in read_lines(file)} if file.exists() else set()
+    file.unlink(missing_ok=True)  # written anew from the fits' files, which are the truth
+    mirrors: list[Any] = [JsonLines(file).log]
+    if plan.config.logging.wandb.enabled:
+        mirrors.append(Wandb(plan.config, folder.path.name, folder.path, sent))
+    if plan.config.logging.tensorboard:
+        mirrors.append(TensorBoard(folder.path, sent))
+    return mirrors
+
+
+def score_folds(
+    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any]
+) -> tuple[list[Outcome], dict[str, np.ndarray]]:
+    """Train on all folds but one and score that one, for each; and the baselines, on the same folds.
+
+    Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
+    """
+    from rainbow_ray.baselines.compute import compute_baselines
+    from rainbow_ray.data.batching import decide_length
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.runs.progress import FitProgress
+    from rainbow_ray.training.checkpoint import METRICS
+    from rainbow_ray.training.cross_validation import Job, out_of_fold, run_folds, run_team
+    from rainbow_ray.training.loggers import Mirror
+
+    jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
+    epochs = decide_length(shared.config.training, len(jobs[0].train), songs_of(shared.source, jobs[0].train)).epochs
+    headline = shared.config.training.headline
+    larger = shared.problem.larger_is_better(headline)
+    shown = shared.config.logging.shown
+    with FitProgress(console, shown, epochs, headline=headline, larger_is_better=larger) as progress:
+        mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, progress], progress.finish)
+        baselines = functools.partial(compute_baselines, split=data.split)
+        alone = without_neighbours(shared, jobs)
+        shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
+        together = run_team(shared, [*jobs, *alone], team_of(shared, cluster), mirror) if shares else []
+        outcomes, scores = run_folds(shared, [] if shares else [*jobs, *alone], cluster, mirror, baselines)
+        outcomes = together or outcomes
+        if alone:
+            found = outcomes[len(jobs) :]
+            scores[NONE] = out_of_fold(data.source, data.problem, found, lambda outcome: outcome.val_scores)
+        return outcomes[: len(jobs)], scores
+
+
+def without_neighbours(shared: Shared, jobs: list[Job]) -> list[Job]:
+    """The same fits of a model that sees each segment for itself: what time and neighbours bring is told beside it."""
+    import dataclasses
+
+    from rainbow_ray.tasks.segmentation import Segmentation
+
+    temporal = shared.config.model.temporal
+    asked = isinstance(shared.problem, Segmentation) and shared.config.segments.compare_none
+    if not asked or temporal.kind == NONE:
+        return []
+    config = shared.config.model_copy(deep=True)
+    config.model.temporal.kind = NONE
+    return [
+        dataclasses.replace(job, config=config, folder=job.folder.with_name(f"none-{job.folder.name}")) for job in jobs
+    ]
+
+
+def refit_all(
+    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any],
+    folds: list[Outcome],
+) -> Outcome:  # fmt: skip
+    """One more fit on all songs, for the folds' median best length: the model that is kept."""
+    import numpy as np
+
+    from rainbow_ray.data.batching import same_steps
+    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.evaluation.summary import best_length
+    from rainbow_ray.runs.progress import FitProgress
+    from rainbow_ray.training.checkpoint import METRICS
+    from rainbow_ray.training.cross_validation import Job, run_team
+    from rainbow_ray.training.loggers import Mirror
+
+    everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
+    songs = songs_of(data.source, everything)
+    length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
+    job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
+    with FitProgress(console, shared.config.logging.shown, length.epochs, headline=None) as progress:
+        mirror = Mirror([job.folder / METRICS], [*mirrors, progress], progress.finish)
+        return run_team(shared, [job], team_of(shared, cluster), mirror)[0]
+
+
+def team_of(shared: Shared, cluster: Cluster) -> Workers:
+    """The workers that share a fit of this run."""
+    from rainbow_ray.distributed.ray_cluster import parse_workers, share_cluster
+
+    training = shared.config.training
+    asked = parse_workers(training.workers)
+    return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)

@@ -1,0 +1,42 @@
+"""Loggers of trials: each trial of a sweep as a run of its own in Weights & Biases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.training.loggers import wandb_errors, wandb_mode
+from rainbow_ray.tuning.trial_log import Trial
+
+
+class WandbTrials:
+    """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    def __call__(self, trial: Trial, event: str) -> None:
+        import wandb
+
+        if event != "end":
+            return
+        options, name = self.config.logging.wandb, f"trial-{trial.number:04d}"
+        with wandb_errors():
+            run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=name,
+                id=f"{self.folder.name}-{name}",
+                group=self.folder.name,
+                dir=str(self.folder),
+                resume="allow",
+                reinit="finish_previous",
+                mode=wandb_mode(),
+                config=trial.values,
+                settings=wandb.Settings(silent=True),
+            )
+        metric = self.config.training.headline
+        for done, score in trial.reports:
+            run.log({metric: score, "done": done})
+        run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
+        run.finish()
