@@ -37,7 +37,7 @@ class ClusterError(Exception):
     """Something that was tried and did not come about; nothing is left running unsaid."""
 
 
-class NoRoom(ClusterError):
+class NoCapacityError(ClusterError):
     """None of the candidates could be placed."""
 
 
@@ -52,7 +52,7 @@ class Cluster:
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     poll: float = 2.0  # seconds between listings
-    settle: float = SETTLE_SECONDS
+    finalize_labels: float = SETTLE_SECONDS
     made_volume: bool = False  # by this command: nothing lies on it that anybody would miss
     stop: threading.Event = field(default_factory=threading.Event)  # Ctrl-C: whoever waits gives up
     _unplaced: set[Candidate] = field(default_factory=set)
@@ -97,7 +97,7 @@ class Cluster:
         return [pod for pod in found.values() if pod.status != "TERMINATED"]
 
     def resolve(self) -> None:
-        """Pods that were asked for and never heard of: found by name, or given up when they were not for `settle`.
+        """Pods that were asked for and never heard of: found by name, or given up when they were not for `finalize_labels`.
 
         Raises `ApiError`.
         """
@@ -105,7 +105,7 @@ class Cluster:
             now = self.clock()
             self.look()
             for record in self.state.uncertain:
-                if now - record.since >= self.settle:
+                if now - record.since >= self.finalize_labels:
                     self._forget(record)
             if not self.state.uncertain or self.stop.is_set():
                 return
@@ -115,7 +115,7 @@ class Cluster:
         """One pod of the first candidate that has room. It is written down before it is asked for.
 
         Where nobody knows what became of a creation, and it does not turn up, another pod is asked for; the record of
-        the first stays. Raises `ApiError` for what no other candidate would mend, `NoRoom` when none has room.
+        the first stays. Raises `ApiError` for what no other candidate would mend, `NoCapacityError` when none has room.
         """
         self._need_volume()
         told, uncertain = [], 0
@@ -141,7 +141,7 @@ class Cluster:
                 self.save()
                 return record
         tried = "\n  ".join(told) or "nothing that was asked for is free"
-        raise NoRoom(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
+        raise NoCapacityError(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
 
     def end(self, record: PodRecord) -> None:
         """End one pod. Raises `ApiError`."""
@@ -185,12 +185,12 @@ class Cluster:
         Pods are ended by id whether they are listed or not; one whose creation is uncertain is looked for until it can
         no longer turn up. Raises `ClusterError` with the pods that are left, and when they end themselves.
         """
-        until, empty = self.clock() + DOWN_SECONDS + self.settle, 0
+        until, empty = self.clock() + DOWN_SECONDS + self.finalize_labels, 0
         told: set[str] = set()
         while True:
             now = self.clock()
             problems = [*self._end_known(told), *self._look_again()]
-            young = [record for record in self.state.uncertain if now - record.since < self.settle]
+            young = [record for record in self.state.uncertain if now - record.since < self.finalize_labels]
             empty = 0 if problems or young or self.state.living else empty + 1
             if empty >= EMPTY_LOOKS:
                 break

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster.runpod_api import DataCenter, GpuType, Volume
 from cluster.settings import Settings
-from rainbow_ray.utils.errors import nearest
+from rainbow_ray.utils.errors import did_you_mean
 
 STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}  # everything else is none
 # https://docs.runpod.io/pods/pricing: network storage, USD a GB and month, up to 1 TB and beyond
@@ -78,7 +78,7 @@ def _choose_gpus(gpus: Sequence[GpuType], settings: Settings) -> tuple[list[GpuT
         for name in settings.gpu:
             matches = match_gpu(name, gpus)
             if not matches:
-                refused.append(f"{name}: no such GPU{nearest(name, [gpu.name for gpu in gpus])}")
+                refused.append(f"{name}: no such GPU{did_you_mean(name, [gpu.name for gpu in gpus])}")
             wanted += [gpu for gpu in matches if gpu not in wanted]
     else:
         wanted = sorted(gpus, key=lambda gpu: (pod_price(gpu, settings), gpu.name))
@@ -131,7 +131,7 @@ def _choose_centers(
     for name in wanted:
         center = by_id.get(name)
         if center is None:
-            refused.append(f"{name}: no such data centre{nearest(name, by_id)}")
+            refused.append(f"{name}: no such data centre{did_you_mean(name, by_id)}")
         elif settings.pods > 1 and not center.globalNetwork:
             if settings.data_centers or volume is not None:
                 refused.append(f"{name}: no private network between pods there (needed for more than one)")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 
 DEFAULT_FILE = Path("cluster.yaml")
 SSH_PORT = "22/tcp"
@@ -105,7 +105,7 @@ def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
     """Raises `InputError` with everything that is wrong, and where."""
     document = _document(path)
     problems = [
-        f"{path or DEFAULT_FILE}: {key}: unknown{nearest(str(key), Settings.model_fields)}"
+        f"{path or DEFAULT_FILE}: {key}: unknown{did_you_mean(str(key), Settings.model_fields)}"
         for key in document
         if key not in Settings.model_fields
     ]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.lifecycle import Cluster, ClusterError, NoRoom
+from cluster.lifecycle import Cluster, ClusterError, NoCapacityError
 from cluster.plan import Candidate
 from cluster.pricing import agreed, find_candidates, tell_price, tell_volume, volume_of
 from cluster.provision import build
@@ -114,7 +114,7 @@ def _place(cluster: Cluster, candidates: Sequence[Candidate], volume: Volume | N
         find_or_make_volume(cluster, name, settings.volume.size, place)
         try:
             return _build(cluster, [candidate for candidate in candidates if candidate.data_center == place])
-        except NoRoom as problem:
+        except NoCapacityError as problem:
             if place == places[-1] or not cluster.made_volume:
                 raise
             print(f"{problem}\ntrying another data centre", file=sys.stderr)

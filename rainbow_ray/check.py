@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rainbow_ray.checks.result import Found
+    from rainbow_ray.checks.result import CheckResult
     from rainbow_ray.config.schema import Resolved
 
 SIGNS = {"good": ("✓", "green"), "word": ("!", "yellow"), "input": ("✗", "red"), "environment": ("✗", "red")}
@@ -49,23 +49,23 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     """Show every finding as soon as it is known; `starting` is Ray on its way up."""
     from rainbow_ray.checks.data import MOST_ROWS, check_lengths, check_songs, probe_songs
     from rainbow_ray.checks.environment import check_devices, check_disk, check_ray, check_services
-    from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, foresee
+    from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, estimate_run
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
-    from rainbow_ray.checks.result import Found
+    from rainbow_ray.checks.result import CheckResult
     from rainbow_ray.data.reader import read_here
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
     from rainbow_ray.utils.errors import InputError
 
     console = make_console()
-    seen: list[Found] = []
+    seen: list[CheckResult] = []
     show = functools.partial(_show, console=console, seen=seen)
     try:
         show(check_devices(resolved.config))
         plan = make_plan(resolved)
-        data = read_data(plan, functools.partial(read_here, most=MOST_ROWS))
+        data = prepare_data(plan, functools.partial(read_here, most=MOST_ROWS))
         show(check_songs(plan, data))
         show([check_lengths(plan, data)] if plan.reading.text else [])
         show(probe_songs(plan, data))
@@ -76,9 +76,9 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
         show(check_services(plan.config))
         found_ray, seconds = check_ray(starting)
         show([found_ray])
-        show(foresee(plan, data, measured, seconds, slots=_cpus()))
+        show(estimate_run(plan, data, measured, seconds, slots=_cpus()))
     except InputError as error:
-        show(Found("input", "input", problem) for problem in error.problems)
+        show(CheckResult("input", "input", problem) for problem in error.problems)
     return _close(console, seen)
 
 
@@ -89,20 +89,20 @@ def prepare(resolved: Resolved, address: str | None) -> int:
     prepare_environment()
 
     from rainbow_ray.checks.media import prepare_media
-    from rainbow_ray.checks.result import Found
+    from rainbow_ray.checks.result import CheckResult
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
 
     plan = make_plan(resolved)
     with ray_cluster(address):
-        data = read_data(plan)
-    lines = [*(Found("word", "media", line) for line in data.warnings), prepare_media(plan, data)]
+        data = prepare_data(plan)
+    lines = [*(CheckResult("word", "media", line) for line in data.warnings), prepare_media(plan, data)]
     _show(lines, console=make_console(), seen=[])
     return EXIT_SUCCESS
 
 
-def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> None:
+def _show(found: Iterable[CheckResult], *, console: Console, seen: list[CheckResult]) -> None:
     from rich.text import Text
 
     from rainbow_ray.utils.streams import printable
@@ -112,7 +112,7 @@ def _show(found: Iterable[Found], *, console: Console, seen: list[Found]) -> Non
         console.print(Text.assemble(SIGNS[finding.mark], printable(f" {finding.part}: {finding.text}")))
 
 
-def _close(console: Console, seen: list[Found]) -> int:
+def _close(console: Console, seen: list[CheckResult]) -> int:
     marks = [one.mark for one in seen]
     wrong, failed, words = (marks.count(mark) for mark in ("input", "environment", "word"))
     if wrong:

@@ -188,7 +188,7 @@ def _score_texts(
     if not any(text.strip() for text in texts):
         raise InputError(f"{'--text' if options.text is not None else options.text_file}: there is no text in it")
     names, scores = predictor.score_names, predictor.score_texts(texts)
-    said = predictor.decide(scores)
+    said = predictor.decode_predictions(scores)
     column = _ranked_by(predictor, options.by)
     rank = scores[:, names.index(column)] if column is not None else scores.max(axis=1)
     order = np.argsort(-rank, kind="stable")
@@ -220,7 +220,7 @@ def _whole(text: str) -> str:
 
 def _ranked_by(predictor: TextScorer, name: str | None) -> str | None:
     """The column of a class that was asked for; of a single score, that. Raises `InputError` for an unknown class."""
-    from rainbow_ray.utils.errors import InputError, nearest
+    from rainbow_ray.utils.errors import InputError, did_you_mean
 
     columns = predictor.score_names
     if name is None:
@@ -228,7 +228,7 @@ def _ranked_by(predictor: TextScorer, name: str | None) -> str | None:
     classes = [column.removeprefix("score_") for column in columns] if len(columns) > 1 else []
     if name not in classes:
         known = f"; there are: {', '.join(classes)}" if classes else ": this model has none"
-        raise InputError(f"--class {name!r}: no such class{nearest(name, classes)}{known}")
+        raise InputError(f"--class {name!r}: no such class{did_you_mean(name, classes)}{known}")
     return f"score_{name}"
 
 
@@ -239,7 +239,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     import json
 
     from rainbow_ray.utils.errors import InputError
-    from rainbow_ray.utils.io import write_safely
+    from rainbow_ray.utils.io import atomic_write
 
     if path.suffix == ".parquet":
         try:
@@ -248,7 +248,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         except ModuleNotFoundError as error:
             raise InputError(f"--out {path}: parquet needs the whole of rainbow_ray (pip install 'rainbow-ray[train]');"
                              " .csv and .jsonl do not") from error  # fmt: skip
-        write_safely(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
+        atomic_write(path, lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
         return
     text = io.StringIO()
     if path.suffix == ".csv":
@@ -257,7 +257,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         table.writerows({**row, "prediction": _cell(row["prediction"])} for row in rows)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_safely(path, lambda file: file.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    atomic_write(path, lambda file: file.write_text(text.getvalue(), encoding="utf-8", newline=""))
 
 
 def _cell(prediction: object) -> object:

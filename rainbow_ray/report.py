@@ -13,7 +13,7 @@ from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.paths import path_option
 
 if TYPE_CHECKING:
-    from rainbow_ray.html_report.run_artifacts import Finished
+    from rainbow_ray.html_report.run_artifacts import RunArtifacts
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_SUCCESS
 
 
-def _read_all(paths: Sequence[Path]) -> list[Finished]:
+def _read_all(paths: Sequence[Path]) -> list[RunArtifacts]:
     from rainbow_ray.html_report.run_artifacts import read_run
     from rainbow_ray.utils.errors import InputError
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger, Trial
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from tests.conftest import HOSTILE, labelled_songs, segment_rows
 from tests.helpers import finish_run, plan_of
 
@@ -68,7 +68,7 @@ def swept(tmp_path: Path) -> Path:
 def write_sweep(folder: Path) -> Path:
     """What a sweep of 30 trials leaves, in which the learning rate decides and the pooling does nothing."""
     folder.mkdir()
-    ledger, rng = Ledger(folder / "trials.jsonl"), np.random.default_rng(0)
+    trial_log, rng = TrialLog(folder / "trials.jsonl"), np.random.default_rng(0)
     rate = json.dumps(
         {"name": "FloatDistribution", "attributes": {"low": 1e-5, "high": 1e-1, "log": True, "step": None}}
     )
@@ -80,14 +80,14 @@ def write_sweep(folder: Path) -> Path:
             "model.text_encoder.pooling": str(rng.choice(["mean", "cls", "max"])),
         }
         distributions = {"training.learning_rate": rate, "model.text_encoder.pooling": pooling}
-        ledger.start(Trial(number, params, params, distributions))
+        trial_log.start(Trial(number, params, params, distributions))
         if number % 10 == 9:
-            ledger.end(number, "failed", score=None, seconds=1.0, reason="training.loss <is> not finite")
+            trial_log.end(number, "failed", score=None, seconds=1.0, reason="training.loss <is> not finite")
             continue
         score = 0.9 - 0.05 * (np.log10(rate_now) + 3) ** 2 + rng.normal(0, 0.01)
-        done = WHOLE if number % 3 else 20.0
-        ledger.report(number, done, float(score))
-        ledger.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
+        done = FULL_BUDGET if number % 3 else 20.0
+        trial_log.report(number, done, float(score))
+        trial_log.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
     summary = {
         "phase": 1, "problem": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
         "trials": {"total": 30, "complete": 18, "pruned": 9, "failed": 3},

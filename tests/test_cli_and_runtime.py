@@ -10,10 +10,10 @@ import pytest
 from rainbow_ray.cli import run
 from rainbow_ray.config.schema import resolve
 from rainbow_ray.data.demo.songs import write_demo
-from rainbow_ray.distributed.ray_cluster import Cluster
+from rainbow_ray.distributed.ray_cluster import RayResources
 from rainbow_ray.runs.run_dir import RunFolder, closing
 from rainbow_ray.setup.plan import choose_manifest
-from rainbow_ray.utils.errors import InputError, TrainingError, nearest
+from rainbow_ray.utils.errors import InputError, TrainingError, did_you_mean
 from tests.helpers import data_of, plan_of
 
 
@@ -51,8 +51,8 @@ def test_the_demo_has_what_phase_1_needs(tmp_path):
     ],
 )
 def test_fits_side_by_side_never_ask_for_more_than_there_is(cpus, gpus, fits, expected):
-    assert Cluster(cpus, gpus, None, node_cpus=cpus).slots(fits) == expected
-    assert Cluster(cpus, gpus, None, node_cpus=1).slots(fits)[1]["num_cpus"] == 1
+    assert RayResources(cpus, gpus, None, node_cpus=cpus).slots(fits) == expected
+    assert RayResources(cpus, gpus, None, node_cpus=1).slots(fits)[1]["num_cpus"] == 1
 
 
 def raising(error: BaseException):
@@ -74,9 +74,9 @@ def test_doors_end_with_their_codes(capsys, monkeypatch):
 
 
 def test_names_that_are_near_are_offered():
-    assert nearest("poolin", ["pooling", "loss"]) == " (did you mean pooling?)"
-    assert nearest("epochs", ["training.epochs"]) == " (did you mean training.epochs?)"
-    assert nearest("zzz", ["pooling"]) == ""
+    assert did_you_mean("poolin", ["pooling", "loss"]) == " (did you mean pooling?)"
+    assert did_you_mean("epochs", ["training.epochs"]) == " (did you mean training.epochs?)"
+    assert did_you_mean("zzz", ["pooling"]) == ""
 
 
 def test_only_a_run_that_has_begun_can_be_gone_on_with(tmp_path):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rainbow_ray.data.reader import read_here
 from rainbow_ray.runs import tune_run
 from rainbow_ray.setup import prepare
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Axes, apply
 from rainbow_ray.tuning.tuner import text_key
 from rainbow_ray.utils.errors import InputError
@@ -23,7 +23,7 @@ from tests.helpers import data_of, plan_of
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
-    read_data = prepare.read_data
+    read_data = prepare.prepare_data
     monkeypatch.setattr(prepare, "read_data", lambda plan, read=read_here: read_data(plan, read))
 
 
@@ -43,16 +43,16 @@ def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
     data, axes = tune_run.read_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
     shown = Console(file=io.StringIO())
-    assert tune_run.announce(plan, data, axes, 2, shown) > 0
+    assert tune_run.print_sweep_header(plan, data, axes, 2, shown) > 0
     monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):
-        tune_run.announce(plan, data, axes, 2, shown)
+        tune_run.print_sweep_header(plan, data, axes, 2, shown)
 
 
 def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
     plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert text_key(both) != text_key(plan.config)
     variant = tune_run.prepare_variant(both, data=data, shared=shared)
@@ -69,7 +69,7 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     rows["lyrics"] = ["" if i % 3 == 0 else text for i, text in enumerate(rows["concept"])]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="not the same songs"):
         tune_run.prepare_variant(other, data=data, shared=shared)
@@ -80,7 +80,7 @@ def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table,
     rows["lyrics"] = [f"the same words that two songs sing in turn, number {i // 2} of them all" for i in range(24)]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have the same text"):
         tune_run.prepare_variant(other, data=data, shared=shared)

@@ -19,8 +19,8 @@ import yaml
 import rainbow_ray
 from rainbow_ray import tune
 from rainbow_ray.cli import run
-from rainbow_ray.training.loggers import read_lines
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger
+from rainbow_ray.training.loggers import read_records
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
 from tests.conftest import song_rows
 
 SPACE = """
@@ -75,19 +75,19 @@ def sweep(command, tmp_path_factory) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_a_sweep_holds_everything(sweep):
     folder, said = sweep
-    ledger = Ledger(folder / "trials.jsonl")
-    assert sorted(ledger.trials) == [0, 1, 2, 3, 4]
-    assert all(trial.ended for trial in ledger.trials.values())
-    assert ledger.trials[0].values == {}, "the config as it is"
-    (failed,) = [trial for trial in ledger.ended if trial.state == "failed"]
+    trial_log = TrialLog(folder / "trials.jsonl")
+    assert sorted(trial_log.trials) == [0, 1, 2, 3, 4]
+    assert all(trial.ended for trial in trial_log.trials.values())
+    assert trial_log.trials[0].values == {}, "the config as it is"
+    (failed,) = [trial for trial in trial_log.ended if trial.state == "failed"]
     assert "not finite" in failed.reason
-    assert ledger.trials[4].state == "pruned", "far behind after its first fold"
-    assert len(ledger.trials[4].reports) == 1
-    for trial in ledger.ended:
+    assert trial_log.trials[4].state == "pruned", "far behind after its first fold"
+    assert len(trial_log.trials[4].reports) == 1
+    for trial in trial_log.ended:
         if trial.state == "complete":
-            assert trial.reports[-1] == (WHOLE, trial.score)
+            assert trial.reports[-1] == (FULL_BUDGET, trial.score)
     summary = json.loads((folder / "summary.json").read_text())
-    complete = ledger.complete(larger_is_better=True)
+    complete = trial_log.complete(larger_is_better=True)
     assert summary["winner"]["trial"] == complete[0].number
     assert summary["trials"]["total"] == 5
     assert summary["trials"]["failed"] == 1
@@ -101,20 +101,20 @@ def test_a_sweep_holds_everything(sweep):
     assert not (folder / "prefix").exists()
     with (folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == [ledger.trials[n].state for n in range(5)]
+    assert [row["state"] for row in rows] == [trial_log.trials[n].state for n in range(5)]
 
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_folds(sweep):
     folder, _ = sweep
-    best = Ledger(folder / "trials.jsonl").complete(larger_is_better=True)[0]
+    best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     split = json.loads((folder / "split.json").read_text())
-    from rainbow_ray.tasks.base import make_problem
-    from rainbow_ray.training.checkpoint import Checkpoints
+    from rainbow_ray.tasks.base import make_task
+    from rainbow_ray.training.checkpoint import CheckpointManager
 
     targets, scores = [], []
     for fold in range(3):
-        arrays, facts = Checkpoints(folder / "trials" / f"{best.number:04d}" / f"fold-{fold}").load_result()
+        arrays, facts = CheckpointManager(folder / "trials" / f"{best.number:04d}" / f"fold-{fold}").load_result()
         assert facts["fold"] == fold
         scores.append(arrays["val"])
     ids = sorted(split["fold"])
@@ -123,18 +123,18 @@ def test_scores_are_those_of_the_folds(sweep):
         songs = song_rows(songs=30, stems=1)
         label = dict(zip(songs["id"], songs["has_rebracketing_markers"], strict=True))
         targets += [float(label[i.split("/")[0].split("#")[0]]) for i in of_fold]
-    value = make_problem("binary").metric("macro_f1", np.array(targets, np.float32), np.concatenate(scores))
+    value = make_task("binary").metric("macro_f1", np.array(targets, np.float32), np.concatenate(scores))
     assert value == pytest.approx(best.score)
 
 
 @pytest.mark.slow
 def test_optuna_opens_the_study(sweep):
     folder, _ = sweep
-    ledger = Ledger(folder / "trials.jsonl")
+    trial_log = TrialLog(folder / "trials.jsonl")
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'study.db'}")
     states = [trial.state.name.lower().replace("fail", "failed") for trial in study.trials]
-    assert states == [ledger.trials[n].state for n in range(5)]
-    assert study.best_trial.user_attrs["number"] == ledger.complete(larger_is_better=True)[0].number
+    assert states == [trial_log.trials[n].state for n in range(5)]
+    assert study.best_trial.user_attrs["number"] == trial_log.complete(larger_is_better=True)[0].number
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_the_best_config_can_be_trained(sweep):
     folder, _ = sweep
     assert json.loads((folder / "best" / "summary.json").read_text())["best"]
     assert len(rainbow_ray.load(folder / "best").predict(["a door that was a wall until someone knocked"])) == 1
-    best = Ledger(folder / "trials.jsonl").complete(larger_is_better=True)[0]
+    best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     document = yaml.safe_load((folder / "best.yaml").read_text())
     for key, value in best.values.items():
         found = document
@@ -159,7 +159,7 @@ def test_the_best_config_can_be_trained(sweep):
 @pytest.mark.slow
 def test_only_the_best_keep_their_models(sweep):
     folder, _ = sweep
-    best = [trial.number for trial in Ledger(folder / "trials.jsonl").complete(larger_is_better=True)[:3]]
+    best = [trial.number for trial in TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[:3]]
     assert {int(path.parent.parent.name) for path in folder.glob("trials/*/fold-*/model.pt")} == set(best)
 
 
@@ -180,9 +180,9 @@ def test_trials_are_added_and_nothing_is_overwritten(sweep, command, tmp_path):
     assert "5 trials have ended before" in said
     after = (own / "trials.jsonl").read_text()
     assert after.startswith(before)
-    ledger = Ledger(own / "trials.jsonl")
-    assert sorted(ledger.trials) == list(range(7))
-    assert len({json.dumps(trial.values, sort_keys=True) for trial in ledger.trials.values()}) == 7, "new points"
+    trial_log = TrialLog(own / "trials.jsonl")
+    assert sorted(trial_log.trials) == list(range(7))
+    assert len({json.dumps(trial.values, sort_keys=True) for trial in trial_log.trials.values()}) == 7, "new points"
     assert json.loads((own / "summary-of-5.json").read_text())["trials"]["total"] == 5
     assert (own / "best-of-5" / "summary.json").exists()
     assert json.loads((own / "summary.json").read_text())["trials"]["total"] == 7
@@ -217,18 +217,18 @@ def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
     longer = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--concurrent", "1"]
     process = start(tmp_path, *[part for part in longer if part != "training.epochs=4"])
     path = tmp_path / "runs" / "s" / "trials.jsonl"
-    wait_for(lambda: path.exists() and len(Ledger(path).ended) >= 1, process)
+    wait_for(lambda: path.exists() and len(TrialLog(path).ended) >= 1, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 130, out + err
     assert "--resume --name s" in out + err
     assert "Traceback" not in out + err
-    ended = {trial.number: trial for trial in Ledger(path).ended}
+    ended = {trial.number: trial for trial in TrialLog(path).ended}
     assert 1 <= len(ended) < 6
     call(tmp_path, *[part for part in longer if part != "training.epochs=4"], "--resume")
-    ledger = Ledger(path)
-    assert sorted(ledger.trials) == list(range(6))
-    assert all(ledger.trials[number] == trial for number, trial in ended.items())
+    trial_log = TrialLog(path)
+    assert sorted(trial_log.trials) == list(range(6))
+    assert all(trial_log.trials[number] == trial for number, trial in ended.items())
 
 
 @pytest.mark.long
@@ -239,8 +239,8 @@ def test_a_budget_stops_in_time_and_the_rest_can_be_gone_on_with(command, tmp_pa
     assert not (tmp_path / "runs" / "s").exists()
     said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "2.5")
     assert "The budget is spent with" in said
-    ledger = Ledger(tmp_path / "runs" / "s" / "trials.jsonl")
-    assert 1 <= len(ledger.ended) < 500
+    trial_log = TrialLog(tmp_path / "runs" / "s" / "trials.jsonl")
+    assert 1 <= len(trial_log.ended) < 500
     assert (tmp_path / "runs" / "s" / "summary.json").exists()
 
 
@@ -251,8 +251,8 @@ def test_several_workers_share_a_trial(command, tmp_path):
         pytest.skip("two workers need two CPUs")
     call(tmp_path, *command, "--trials", "1", "--name", "s", "--workers-per-trial", "2", "--folds", "1")
     trials = tmp_path / "runs" / "s" / "trials"
-    assert Ledger(trials.parent / "trials.jsonl").trials[0].state == "complete"
-    assert read_lines(trials / "0000" / "fold-0" / "metrics.jsonl")
+    assert TrialLog(trials.parent / "trials.jsonl").trials[0].state == "complete"
+    assert read_records(trials / "0000" / "fold-0" / "metrics.jsonl")
 
 
 def wait_for(done, process: subprocess.Popen, seconds: float = 300) -> None:

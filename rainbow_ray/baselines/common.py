@@ -15,17 +15,17 @@ import torch
 from rainbow_ray.baselines.models import Family, family_of
 from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.data.batching import scoring_batches
-from rainbow_ray.data.dataset import Rows, Source, distinct_windows
+from rainbow_ray.data.dataset import Dataset, ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.reader import make_batch
 from rainbow_ray.data.splits import Split, joined_strata
-from rainbow_ray.modalities.spec import Reading, make_collates
+from rainbow_ray.modalities.spec import InputSpec, make_collates
 from rainbow_ray.modalities.text.encoder import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.text.word_hashing import WORD
-from rainbow_ray.model.audio_features import Heard
+from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_device, pick_precision
-from rainbow_ray.tasks.base import Problem, no_scores
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.tasks.base import Task, empty_scores
+from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.training.learner import build_model
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
@@ -39,7 +39,7 @@ Scores = np.ndarray
 Fit = Callable[[np.ndarray, np.ndarray], Scores]  # (train, val) indices to scores of val
 
 
-def media_summaries(shared: Shared, known: Rows) -> dict[str, np.ndarray]:
+def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndarray]:
     """What can be said of each example's audio and MIDI without learning, `(examples, width)`; 0 where missing."""
     reading = shared.reading
     if not reading.media:
@@ -51,7 +51,7 @@ def media_summaries(shared: Shared, known: Rows) -> dict[str, np.ndarray]:
     model = (
         build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.problem).eval().to(device)
     )
-    heard = Heard(model, reading, device, precision)
+    heard = AudioFeatureCache(model, reading, device, precision)
     heard.prepare(distinct_windows(known.examples.table, "audio"))
     collates = make_collates(dataclasses.replace(reading, modalities=reading.media), heard.find)
     found: dict[str, np.ndarray] = {
@@ -66,7 +66,7 @@ def media_summaries(shared: Shared, known: Rows) -> dict[str, np.ndarray]:
     return found
 
 
-def _one_a_song(source: Source, indices: np.ndarray) -> np.ndarray:
+def _one_a_song(source: Dataset, indices: np.ndarray) -> np.ndarray:
     """Places in `indices` that hold one example of each song (all, where each example stands for itself)."""
     if source.songs is None:
         return np.arange(len(indices))
@@ -81,7 +81,7 @@ def _mean_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def run_baselines(
-    problem: Problem, examples: Examples, split: Split, states: np.ndarray | None,
+    problem: Task, examples: Examples, split: Split, states: np.ndarray | None,
     summaries: Mapping[str, np.ndarray] | None = None, *, seed: int, teaches: np.ndarray | None = None,
 ) -> dict[str, Scores]:  # fmt: skip
     """Out-of-fold scores `(examples, …)` of each baseline; NaN for examples that no fold scores.
@@ -100,27 +100,27 @@ def run_baselines(
         return lambda train, val: family.score(make(), inputs, targets, train, val)
 
     baselines: dict[str, Fit] = {
-        family.floor: lambda train, val: family.constant(targets[train], len(val)),
+        family.trivial: lambda train, val: family.constant(targets[train], len(val)),
     }
     if any(texts):
         baselines |= {
             "text length": fitted(lambda: _scaled(family.linear(1.0)), words),
             "TF-IDF + linear": fitted(lambda: _tf_idf(family.linear(1.0)), texts),
-            "words + stumps": fitted(lambda: _present(family.stumps(seed)), texts),
+            "words + stumps": fitted(lambda: _present(family.boosting(seed)), texts),
         }
     if states is not None:
         baselines["frozen + linear"] = lambda train, val: _frozen(family, states, targets, songs, train, val, seed)
     for name, values in (summaries or {}).items():
         baselines[f"{name} + linear"] = fitted(lambda: _scaled(family.linear(MEDIA_PENALTY)), values)
-    scores = {name: no_scores(problem, len(examples)) for name in baselines}
+    scores = {name: empty_scores(problem, len(examples)) for name in baselines}
     for fold in range(split.folds):
-        train, val = split.sides(fold)
+        train, val = split.train_val_indices(fold)
         train = train if teaches is None else train[teaches[train]]
         wordless = not any(WORD.search(text.lower()) for text in texts[train])
         for name, fit in baselines.items():
             # matrices this small are multiplied twelve times slower by threads that wait for each other
             with threadpool_limits(1):
-                chosen = baselines[family.floor] if wordless and name in NEEDS_WORDS else fit
+                chosen = baselines[family.trivial] if wordless and name in NEEDS_WORDS else fit
                 scores[name][val] = chosen(train, val)
     return scores
 
@@ -132,7 +132,7 @@ def mean_states(examples: Examples, encoder: str, config: TextEncoderConfig, dev
     model = TextEncoder(load_body(encoder), whole).eval().to(target)
     lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
     states: np.ndarray | None = None
-    collates = make_collates(Reading(text=encoder))
+    collates = make_collates(InputSpec(text=encoder))
     with torch.no_grad():
         for indices in scoring_batches(np.arange(len(examples)), lengths):
             batch = make_batch(examples, indices, collates).to(target)

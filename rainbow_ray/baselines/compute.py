@@ -15,17 +15,17 @@ from rainbow_ray.baselines.common import (
 )
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.data.splits import Split
-from rainbow_ray.tasks.base import no_scores
+from rainbow_ray.tasks.base import empty_scores
 from rainbow_ray.tasks.segmentation import Segmentation
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
+def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
     if isinstance(shared.problem, Segmentation):
         return compute_segment_baselines(shared, split)
     config, source = shared.config, shared.source
-    known = source.known(np.arange(len(source)))
+    known = source.in_memory_subset(np.arange(len(source)))
     alone = known.take(_one_a_song(source, known.indices))
     summaries = media_summaries(shared, known)
     if source.songs is not None:
@@ -44,7 +44,7 @@ def compute_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
         states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
     part = split.take(known.indices)
     scores = run_baselines(shared.problem, examples, part, states, summaries, seed=config.reproducibility.seed)
-    whole = {name: no_scores(shared.problem, len(source)) for name in scores}
+    whole = {name: empty_scores(shared.problem, len(source)) for name in scores}
     for name, values in scores.items():
         whole[name][known.indices] = values
         if source.songs is not None:  # a song's stems all say what the song says

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.tasks.base import Task
 
 STUMPS = 100
 SLOW = 2000  # iterations that a logistic regression may take
@@ -17,14 +17,14 @@ SLOW = 2000  # iterations that a logistic regression may take
 
 @dataclass(frozen=True)
 class Family:
-    """`linear` takes the inverse strength of L2, `stumps` a seed; `guess(model, inputs)` gives scores `(rows, …)`.
+    """`linear` takes the inverse strength of L2, `boosting` a seed; `guess(model, inputs)` gives scores `(rows, …)`.
 
-    `floor` names what knows nothing but the labels; `cost` is smaller for better scores, whose targets come first.
+    `trivial` names what knows nothing but the labels; `cost` is smaller for better scores, whose targets come first.
     """
 
-    floor: str
+    trivial: str
     linear: Callable[[float], Any]
-    stumps: Callable[[int], Any]
+    boosting: Callable[[int], Any]
     labels: Callable[[np.ndarray], np.ndarray]
     guess: Callable[[Any, Any], np.ndarray]
     constant: Callable[[np.ndarray, int], np.ndarray]
@@ -41,7 +41,7 @@ class Family:
         return self.guess(model, inputs[val])
 
 
-def family_of(problem: Problem) -> Family:
+def family_of(problem: Task) -> Family:
     """The models for a problem's kind of targets."""
     make = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
     return make[problem.name](problem)
@@ -63,7 +63,7 @@ def _as_float64(inputs: Any) -> Any:
     return inputs.astype(np.float64)
 
 
-def _binary(problem: Problem) -> Family:
+def _binary(problem: Task) -> Family:
     return Family(
         "majority", _logistic, _boosted,
         labels=lambda targets: targets > 0.5,
@@ -74,7 +74,7 @@ def _binary(problem: Problem) -> Family:
     )  # fmt: skip
 
 
-def _multiclass(problem: Problem) -> Family:
+def _multiclass(problem: Task) -> Family:
     classes = len(problem.score_names)
 
     def guess(model: Any, inputs: Any) -> np.ndarray:
@@ -83,7 +83,7 @@ def _multiclass(problem: Problem) -> Family:
         return scores
 
     def constant(targets: np.ndarray, n: int) -> np.ndarray:
-        return np.tile(problem.indicators(targets).mean(axis=0), (n, 1))
+        return np.tile(problem.one_hot(targets).mean(axis=0), (n, 1))
 
     return Family(
         "majority", _logistic, _boosted,
@@ -93,7 +93,7 @@ def _multiclass(problem: Problem) -> Family:
     )  # fmt: skip
 
 
-def _multilabel(problem: Problem) -> Family:
+def _multilabel(problem: Task) -> Family:
     from sklearn.multiclass import OneVsRestClassifier
 
     classes = len(problem.score_names)
@@ -105,7 +105,7 @@ def _multilabel(problem: Problem) -> Family:
     return Family(
         "majority",
         linear=lambda strength: OneVsRestClassifier(_logistic(strength)),
-        stumps=lambda seed: OneVsRestClassifier(_boosted(seed)),
+        boosting=lambda seed: OneVsRestClassifier(_boosted(seed)),
         labels=lambda targets: targets.astype(np.int64), guess=guess,
         constant=lambda targets, n: np.tile(targets.mean(axis=0), (n, 1)),
         cost=lambda targets, scores: problem.metric("log_loss", targets, scores) or 0.0,
@@ -113,7 +113,7 @@ def _multilabel(problem: Problem) -> Family:
     )  # fmt: skip
 
 
-def _regression(problem: Problem) -> Family:  # noqa: ARG001
+def _regression(problem: Task) -> Family:  # noqa: ARG001
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
@@ -124,7 +124,7 @@ def _regression(problem: Problem) -> Family:  # noqa: ARG001
         # Ridge narrows targets to the type of its inputs
         linear=lambda strength: make_pipeline(FunctionTransformer(_as_float64, accept_sparse=True),
                                               Ridge(alpha=1 / strength)),
-        stumps=lambda seed: GradientBoostingRegressor(n_estimators=STUMPS, max_depth=1, random_state=seed),
+        boosting=lambda seed: GradientBoostingRegressor(n_estimators=STUMPS, max_depth=1, random_state=seed),
         labels=lambda targets: targets, guess=lambda model, inputs: np.asarray(model.predict(inputs)),
         constant=lambda targets, n: np.full(n, targets.mean()),
         cost=lambda targets, scores: float(np.mean((targets - scores) ** 2)),

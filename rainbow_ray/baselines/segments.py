@@ -13,19 +13,19 @@ import pyarrow as pa
 from rainbow_ray.baselines.common import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
-from rainbow_ray.tasks.base import no_scores
-from rainbow_ray.tasks.segment_targets import songs_of
+from rainbow_ray.tasks.base import empty_scores
+from rainbow_ray.tasks.segment_targets import song_slices
 from rainbow_ray.tasks.segmentation import Segmentation
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_segment_baselines(shared: Shared, split: Split) -> dict[str, Scores]:
+def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
     config, source, problem = shared.config, shared.source, shared.problem
     assert isinstance(problem, Segmentation)
     seed = config.reproducibility.seed
     rows = _sample(source.targets, seed)
-    known = source.known(rows)
+    known = source.in_memory_subset(rows)
     examples = known.examples.take(known.at)
     summaries = media_summaries(shared, known)
     states = None
@@ -34,7 +34,7 @@ def compute_segment_baselines(shared: Shared, split: Split) -> dict[str, Scores]
     part = split.take(rows)
     whole: dict[str, Scores] = {}
     if problem.weak:
-        songs = songs_of(examples.targets)
+        songs = song_slices(examples.targets)
         firsts = np.array([song.start for song in songs])
         means = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
         summed = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in summaries.items()}
@@ -48,9 +48,15 @@ def compute_segment_baselines(shared: Shared, split: Split) -> dict[str, Scores]
     else:
         labelled = dataclasses.replace(examples, targets=problem.labels(examples.targets))
         whole = run_baselines(
-            problem.inner, labelled, part, states, summaries, seed=seed, teaches=problem.known(examples.targets)
+            problem.inner,
+            labelled,
+            part,
+            states,
+            summaries,
+            seed=seed,
+            teaches=problem.known(examples.targets),
         )
-    scores = {name: no_scores(problem, len(source)) for name in whole}
+    scores = {name: empty_scores(problem, len(source)) for name in whole}
     for name, found_here in whole.items():
         scores[name][rows] = found_here
     return scores
@@ -58,7 +64,7 @@ def compute_segment_baselines(shared: Shared, split: Split) -> dict[str, Scores]
 
 def _sample(targets: np.ndarray, seed: int) -> np.ndarray:
     """The segments of all songs, or of as many as baselines read."""
-    songs = songs_of(targets)
+    songs = song_slices(targets)
     if len(targets) <= MOST_EXAMPLES:
         return np.arange(len(targets))
     chosen: list[np.ndarray] = []
@@ -76,6 +82,6 @@ def _songs(examples: Examples, songs: list[slice], problem: Segmentation) -> Exa
     """An example a song, with all its words."""
     texts = examples.texts
     joined = [" ".join(text for text in texts[song] if text) for song in songs]
-    labels, _ = problem.by_song(examples.targets, np.zeros((len(examples), *no_scores(problem, 1).shape[1:])))
+    labels, _ = problem.by_song(examples.targets, np.zeros((len(examples), *empty_scores(problem, 1).shape[1:])))
     table = pa.table({"text": pa.array(joined, pa.string())})
     return Examples(table, labels, np.ones(len(songs), dtype=np.float32))

@@ -29,13 +29,13 @@ from rainbow_ray.bundle.integrity import DESCRIPTION, check_files, file_hashes, 
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.modalities.encoder_cache import Bodies
+from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
 from rainbow_ray.modalities.text.encoder import check_embeddings
 from rainbow_ray.modalities.weights import check_finite
-from rainbow_ray.model.model import Rainbow
-from rainbow_ray.tasks.base import Problem, make_problem
+from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.tasks.base import Task, make_task
 from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
@@ -73,8 +73,8 @@ class Described(BaseModel):
 class Member:
     """One fit of an ensemble: its model, its problem as fitted, what its scores become, and the fold it never saw."""
 
-    model: Rainbow
-    problem: Problem
+    model: RainbowModel
+    problem: Task
     calibration: Calibration = field(default_factory=Calibration)
     fold: int | None = None
 
@@ -83,8 +83,8 @@ class Member:
 class Bundle:
     """A model with all that it needs to score songs. `problem` decides; an ensemble's scores are averaged before."""
 
-    model: Rainbow  # an ensemble's first
-    problem: Problem
+    model: RainbowModel  # an ensemble's first
+    problem: Task
     tokenizer: str  # where `load_tokenizer` finds it
     info: dict[str, Any]
     members: tuple[Member, ...] = ()  # none: the model is one fit
@@ -193,7 +193,7 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(models[0], problem, str(folder), document, members)
 
 
-def _check_tokenizer(path: Path, folder: Path, model: Rainbow) -> None:
+def _check_tokenizer(path: Path, folder: Path, model: RainbowModel) -> None:
     """Raise `InputError` for a bundle whose tokenizer is not its encoder's, or knows no word."""
     if model.text is None:
         return
@@ -232,16 +232,16 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _described(problem: Problem) -> dict[str, Any]:
+def _described(problem: Task) -> dict[str, Any]:
     return {"name": problem.name, **problem.to_json()}
 
 
-def _problem_of(described: Mapping[str, Any]) -> Problem:
+def _problem_of(described: Mapping[str, Any]) -> Task:
     state = dict(described)
-    return make_problem(state.pop("name"), **state)
+    return make_task(state.pop("name"), **state)
 
 
-def _build(folder: Path, document: Mapping[str, Any], problem: Problem, tensors: dict[str, torch.Tensor]) -> Rainbow:
+def _build(folder: Path, document: Mapping[str, Any], problem: Task, tensors: dict[str, torch.Tensor]) -> RainbowModel:
     """The model around its tensors: members share those that are the same. Raises `ValueError` where they do not fit.
 
     It is put together without memory first: what a damaged config asks for is known before it is given.
@@ -257,9 +257,9 @@ def _build(folder: Path, document: Mapping[str, Any], problem: Problem, tensors:
     return model.eval()
 
 
-def _empty(folder: Path, document: Mapping[str, Any], problem: Problem) -> Rainbow:
+def _empty(folder: Path, document: Mapping[str, Any], problem: Task) -> RainbowModel:
     modalities = document.get("modalities", ["text"])
-    bodies = Bodies(
+    bodies = EncoderCache(
         _empty_body(folder / "encoder") if "text" in modalities else None,
         _empty_body(folder / "audio_encoder") if (folder / "audio_encoder").exists() else None,
         audio_normalised=document.get("audio_normalised", True),
@@ -267,7 +267,7 @@ def _empty(folder: Path, document: Mapping[str, Any], problem: Problem) -> Rainb
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
     temporal = isinstance(problem, Segmentation)
-    return Rainbow(bodies, config, problem.outputs, modalities, seconds, temporal=temporal)
+    return RainbowModel(bodies, config, problem.outputs, modalities, seconds, temporal=temporal)
 
 
 def _empty_body(folder: Path) -> Any:

@@ -12,14 +12,19 @@ from rainbow_ray.bundle.bundle import Bundle, Member, save_bundle
 from rainbow_ray.bundle.model_card import write_card
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.summary import Results
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import Data
-from rainbow_ray.training.cross_validation import Outcome
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.training.cross_validation import FitResult
 from rainbow_ray.training.learner import load_fitted
 
 
 def keep_model(
-    plan: Plan, data: Data, folder: Path, outcomes: Sequence[Outcome], results: Results, summary: Mapping[str, Any]
+    plan: RunPlan,
+    data: PreparedData,
+    folder: Path,
+    outcomes: Sequence[FitResult],
+    results: Results,
+    summary: Mapping[str, Any],
 ) -> None:
     """Write the bundle of a run: of the last of its fits, or, where an ensemble was asked for, of all of them."""
     if plan.config.training.ensemble and len(outcomes) > 1:
@@ -50,7 +55,7 @@ def keep_model(
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
-def _member(plan: Plan, data: Data, outcome: Outcome, results: Results) -> Member:
+def _member(plan: RunPlan, data: PreparedData, outcome: FitResult, results: Results) -> Member:
     """A fold's fit, with what the other folds teach of its scores: as the run's held-out scores were made."""
     model, problem = load_fitted(plan.config, plan.reading, data.problem, outcome.job.folder)
     assert outcome.job.fold is not None, "a refit is no member"
@@ -58,14 +63,14 @@ def _member(plan: Plan, data: Data, outcome: Outcome, results: Results) -> Membe
     return Member(model, problem, calibration, outcome.job.fold)
 
 
-def _media_info(plan: Plan) -> dict[str, Any]:
+def _media_info(plan: RunPlan) -> dict[str, Any]:
     """What a bundle needs to know of audio and MIDI: which windows are read, and how many files may be unreadable."""
     if plan.reading.media_reader is None:
         return {}
     return {"windows": vars(plan.reading.media_reader.windows), "max_bad_media": plan.config.data.max_bad_media}
 
 
-def _segment_info(plan: Plan) -> dict[str, Any]:
+def _segment_info(plan: RunPlan) -> dict[str, Any]:
     """What a bundle needs to know of a table of segments."""
     times, segments = plan.columns.times, plan.config.segments
     if times is None:

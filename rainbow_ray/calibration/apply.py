@@ -33,7 +33,7 @@ class Calibration:
             return made.reshape(scores.shape).astype(np.float32)
         return scores if self.temperature == 1.0 else tempered(scores, self.temperature, exclusive=self.exclusive)
 
-    def decided(self, scores: np.ndarray) -> np.ndarray:
+    def thresholded(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated scores with the threshold moved to a half: 1 for yes and 0 for no."""
         if not self.thresholds:
             return scores

@@ -14,7 +14,7 @@ import numpy as np
 
 from rainbow_ray.calibration.apply import TINY, Calibration, tempered
 from rainbow_ray.config.schema import CalibrationConfig
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.tasks.base import Task
 
 UNCALIBRATED = ("regression", "segmentation")
 LEAST_SONGS = 50
@@ -28,13 +28,13 @@ class Calibrated:
 
     calibration: Calibration
     scores: np.ndarray
-    decided: np.ndarray
+    thresholded: np.ndarray
     notes: tuple[str, ...] = ()
     by_fold: Mapping[int, Calibration] = field(default_factory=dict)  # what the other folds teach of each
 
 
 def calibrate(
-    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> Calibrated:  # fmt: skip
     """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
@@ -57,7 +57,7 @@ def calibrate(
 
 
 def fit_calibration(
-    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
+    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
 ) -> tuple[Calibration, list[str]]:
     """What these songs teach, and a note where they are too few to teach anything."""
     asked = config.method != "none" or config.threshold != "fixed"
@@ -67,7 +67,7 @@ def fit_calibration(
     if n < LEAST_SONGS:
         few = f"{n} songs are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
         return Calibration(), [f"{few}: scores stay as they are, and yes is from 0.5 on"]
-    truth = problem.indicators(targets).astype(np.float64)
+    truth = problem.one_hot(targets).astype(np.float64)
     truth = truth[:, 0] if scores.ndim == 1 else truth
     made = _fit_scores(config.method, truth, scores, exclusive=problem.name == "multiclass")
     if problem.name == "multiclass" or config.threshold == "fixed":
@@ -84,7 +84,7 @@ def fit_calibration(
 
 
 def cross_fit(
-    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Calibrated scores, and the same with their thresholds at a half: each fold's by what the others teach.
@@ -95,7 +95,7 @@ def cross_fit(
 
 
 def learn_by_fold(
-    config: CalibrationConfig, problem: Problem, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> dict[int, Calibration]:  # fmt: skip
     """For each fold what the songs of all others teach; nothing for one fold alone."""
@@ -110,12 +110,12 @@ def learn_by_fold(
 def _apply_by_fold(
     by_fold: Mapping[int, Calibration], scores: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    probabilities, decided = scores.copy(), scores.copy()
+    probabilities, thresholded = scores.copy(), scores.copy()
     for fold, made in by_fold.items():
         inside = folds == fold
         probabilities[inside] = made.probabilities(scores[inside])
-        decided[inside] = made.decided(probabilities[inside])
-    return probabilities, decided
+        thresholded[inside] = made.thresholded(probabilities[inside])
+    return probabilities, thresholded
 
 
 def _fit_scores(method: str, truth: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.checks.result import Found
-from rainbow_ray.data.dataset import average_songs
+from rainbow_ray.checks.result import CheckResult
+from rainbow_ray.data.dataset import mean_score_per_song
 from rainbow_ray.data.manifest import STRUCT_COLUMN
 from rainbow_ray.data.normalize import decode_storage, id_column, is_bytes_type, is_string_type, plain_type
 from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.data.reader import head
 from rainbow_ray.data.streaming import size_in_memory
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepare import say_labels
-from rainbow_ray.setup.prepared import Data
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepare import summarize_labels
+from rainbow_ray.setup.prepared import PreparedData
 
 if TYPE_CHECKING:
     from rainbow_ray.checks.label_leakage import Kind
@@ -27,34 +27,34 @@ PROBED: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "regr
 MOST_ROWS = 20_000  # of a manifest are looked at
 
 
-def check_songs(plan: Plan, data: Data) -> Iterator[Found]:
+def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     """Songs, labels, what was left out, leaks."""
     profile = data.profile
     part = f"{profile['rows']} rows"
     if profile["rows"] < plan.manifest.rows:
         part = f"{profile['rows']} of {plan.manifest.rows} rows, looked at here and there,"
-    yield Found("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.shown};"
-                f" {say_labels(profile['labels'])}")  # fmt: skip
+    yield CheckResult("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.shown};"
+                f" {summarize_labels(profile['labels'])}")  # fmt: skip
     for reason, n in profile["dropped"].items():
-        yield Found("good", "songs", f"left out: {n} rows: {reason}")
+        yield CheckResult("good", "songs", f"left out: {n} rows: {reason}")
     examples = f"{plan.unit}s"
-    first, _ = average_songs(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
+    first, _ = mean_score_per_song(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
     rarest = min(np.unique(data.problem.strata(data.source.targets[first]), return_counts=True)[1])
     if rarest < 10:
-        yield Found("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
-    train, val = data.split.sides(0)
+        yield CheckResult("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
+    train, val = data.split.train_val_indices(0)
     how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
-    yield Found("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on, {len(val)} to score,"
+    yield CheckResult("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on, {len(val)} to score,"
                 " at a time; songs with equal texts stay together")  # fmt: skip
     size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.resident_limit
     if size > limit:
         above = f"about {size:.0f} MB, above data.resident_limit ({limit} MB)"
-        yield Found("word", "memory", f"the songs take {above}: they are read anew each epoch")
+        yield CheckResult("word", "memory", f"the songs take {above}: they are read anew each epoch")
     for warning in [*plan.warnings, *data.warnings]:
-        yield Found("word", "leaks" if warning.startswith("LEAK") else "settings", warning)
+        yield CheckResult("word", "leaks" if warning.startswith("LEAK") else "settings", warning)
 
 
-def check_lengths(plan: Plan, data: Data) -> Found:
+def check_lengths(plan: RunPlan, data: PreparedData) -> CheckResult:
     """How long texts are in the encoder's tokens, and how many are cut."""
     tokens = data.examples.table["tokens"].to_numpy()
     middle, high, most = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
@@ -63,11 +63,11 @@ def check_lengths(plan: Plan, data: Data) -> Found:
         f"{middle} tokens at the median, {high} at 95%, {most} at most; {cut:.0%} are cut at {plan.reading.max_tokens}"
     )
     if cut > 0.05:
-        return Found("word", "tokens", f"{text}: model.text_encoder.max_length, or an encoder that reads more")
-    return Found("good", "tokens", text)
+        return CheckResult("word", "tokens", f"{text}: model.text_encoder.max_length, or an encoder that reads more")
+    return CheckResult("good", "tokens", text)
 
 
-def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
+def probe_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     """The label probe: what words, length and other columns tell of the label."""
     from rainbow_ray.checks.label_leakage import probe_labels
 
@@ -75,16 +75,16 @@ def probe_songs(plan: Plan, data: Data) -> Iterator[Found]:
     kind = PROBED.get(data.problem.name)
     if kind is None:
         of = "several classes" if plan.segments is None else "segments"
-        yield Found("word", "probe", f"labels of {of} are not probed")
+        yield CheckResult("word", "probe", f"labels of {of} are not probed")
         return
-    labels = data.problem.tell(data.examples.targets) if kind == "multiclass" else None
+    labels = data.problem.decode_targets(data.examples.targets) if kind == "multiclass" else None
     for finding in probe_labels(
         data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=labels
     ):
-        yield Found("word" if finding.severity == "warn" else "good", "probe", finding.text)
+        yield CheckResult("word" if finding.severity == "warn" else "good", "probe", finding.text)
 
 
-def _columns(plan: Plan) -> pa.Table:
+def _columns(plan: RunPlan) -> pa.Table:
     """All columns of the manifest that can hold a label in disguise, `training_data` as a struct."""
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rainbow_ray.checks.result import Found
+from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
 
 RAY_SECONDS = 60
@@ -34,26 +34,26 @@ def start_ray(address: str | None) -> subprocess.Popen[str]:
                             encoding="utf-8", errors="replace")  # fmt: skip
 
 
-def check_ray(starting: subprocess.Popen[str]) -> tuple[Found, float]:
+def check_ray(starting: subprocess.Popen[str]) -> tuple[CheckResult, float]:
     """What came of `start_ray`, and the seconds that it took."""
     try:
         out, err = starting.communicate(timeout=RAY_SECONDS)
     except subprocess.TimeoutExpired:
         starting.kill()
         starting.communicate()
-        return Found("environment", "Ray", f"did not run a task within {RAY_SECONDS} s"), float(RAY_SECONDS)
+        return CheckResult("environment", "Ray", f"did not run a task within {RAY_SECONDS} s"), float(RAY_SECONDS)
     line = next((line for line in out.splitlines() if line.startswith("RAY ")), None)
     if line is None:
         why = (err.strip().splitlines() or ["no word"])[-1][:300]
-        return Found("environment", "Ray", f"does not start: {why}"), 0.0
+        return CheckResult("environment", "Ray", f"does not start: {why}"), 0.0
     _, cpus, gpus, seconds = line.split()
     version = importlib.metadata.version("ray")
-    return Found("good", "Ray", f"{version} starts and runs a task in {seconds} s: {cpus} CPUs, {gpus} GPUs"), float(
-        seconds
-    )
+    return CheckResult(
+        "good", "Ray", f"{version} starts and runs a task in {seconds} s: {cpus} CPUs, {gpus} GPUs"
+    ), float(seconds)
 
 
-def check_devices(config: Config) -> Iterator[Found]:
+def check_devices(config: Config) -> Iterator[CheckResult]:
     """The device that training would take, and in which precision."""
     import torch
 
@@ -68,13 +68,13 @@ def check_devices(config: Config) -> Iterator[Found]:
         described = f"{device.type}, {os.cpu_count()} cores"
         if shutil.which("nvidia-smi") and config.training.device == "auto":
             unseen = f"nvidia-smi is here, but torch {torch.__version__} sees no GPU"
-            yield Found("environment", "device", f"{unseen}: install the CUDA build of the same version")
-    yield Found("good", "device", f"{described}; training in {precision.name}")
+            yield CheckResult("environment", "device", f"{unseen}: install the CUDA build of the same version")
+    yield CheckResult("good", "device", f"{described}; training in {precision.name}")
     for note in [*notes, *more]:
-        yield Found("word", "device", note)
+        yield CheckResult("word", "device", note)
 
 
-def check_disk(folder: Path, needed_mb: float) -> Found:
+def check_disk(folder: Path, needed_mb: float) -> CheckResult:
     """Room for checkpoints and the model where runs are written."""
     where = folder.resolve()
     while not where.exists():
@@ -82,25 +82,27 @@ def check_disk(folder: Path, needed_mb: float) -> Found:
     free = shutil.disk_usage(where).free / 2**20
     what = f"{free / 1024:.1f} GB free at {where}, a run writes about {max(1.0, needed_mb):.0f} MB"
     if not os.access(where, os.W_OK):
-        return Found("input", "disk", f"{where} cannot be written; choose another --output-dir")
-    return Found("good" if free > 1.2 * needed_mb else "environment", "disk", what)
+        return CheckResult("input", "disk", f"{where} cannot be written; choose another --output-dir")
+    return CheckResult("good" if free > 1.2 * needed_mb else "environment", "disk", what)
 
 
-def check_services(config: Config) -> Iterator[Found]:
+def check_services(config: Config) -> Iterator[CheckResult]:
     """Keys of W&B and of the hub: whether they are there, never what they are."""
     from rainbow_ray.training.loggers import knows_wandb, wandb_notes
 
     if config.logging.wandb.enabled:
         notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]
-        yield from (Found("word", "W&B", note) for note in notes)
+        yield from (CheckResult("word", "W&B", note) for note in notes)
         if knows_wandb():
-            yield Found("good", "W&B", "a key is here")
+            yield CheckResult("good", "W&B", "a key is here")
         elif not notes:
-            yield Found("word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={os.environ['WANDB_MODE']}")
+            yield CheckResult(
+                "word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={os.environ['WANDB_MODE']}"
+            )
     name = str(config.model.text_encoder.model_name)
     if name == "embedded" or Path(name).exists():
         return
     from huggingface_hub import get_token
 
     token = "a hub token is here" if get_token() else "no hub token (HF_TOKEN): public models only"
-    yield Found("good" if get_token() else "word", "hub", f"{token}; {name} is taken from the hub or its cache")
+    yield CheckResult("good" if get_token() else "word", "hub", f"{token}; {name} is taken from the hub or its cache")

@@ -13,11 +13,11 @@ import torch
 from rainbow_ray.baselines.common import MOST_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import Measured, check_model
-from rainbow_ray.checks.result import Found
-from rainbow_ray.data.batching import decide_length
+from rainbow_ray.checks.result import CheckResult
+from rainbow_ray.data.batching import make_training_schedule
 from rainbow_ray.distributed.ray_cluster import parse_workers
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import FOLDS_BELOW, Data
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
 
 SPARE = 0.9  # of the memory: the rest is the system's and fragmentation's
 # fixed costs of a run, as many times a start of Ray: reading data, starting workers, the trainer of the refit
@@ -26,7 +26,7 @@ STARTS_OF_FOLDS, STARTS_OF_ONE_SPLIT = 6.5, 5.0
 HEAD_SECONDS = 0.002  # of a step of the head alone
 
 
-def check_memory(plan: Plan, data: Data, measured: Measured) -> Found:
+def check_memory(plan: RunPlan, data: PreparedData, measured: Measured) -> CheckResult:
     """Memory of a micro-batch of the longest texts, and the largest that fits."""
     device = measured.learner.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -41,22 +41,24 @@ def check_memory(plan: Plan, data: Data, measured: Measured) -> Found:
     text = f"about {_size(needed)} for micro-batches of {batch} {one}s of {longest} tokens; {_size(free)} are free"
     if fits < 1:
         advice = f"not even one {one} fits; freeze more layers, or cut texts shorter"
-        return Found("environment", "memory", f"{text}: {advice}")
+        return CheckResult("environment", "memory", f"{text}: {advice}")
     room = f"up to {min(fits, 100_000)} {one}s fit"
     if needed > SPARE * free:
-        return Found("word", "memory", f"{text}: {room}; larger ones are halved as they run out of memory, or set"
+        return CheckResult("word", "memory", f"{text}: {room}; larger ones are halved as they run out of memory, or set"
                      f" training.batch_size={max(1, 2 ** int(np.log2(fits)))}")  # fmt: skip
-    return Found("good", "memory", f"{text}: {room}")
+    return CheckResult("good", "memory", f"{text}: {room}")
 
 
-def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slots: int) -> Iterator[Found]:
+def estimate_run(
+    plan: RunPlan, data: PreparedData, measured: Measured, ray_seconds: float, slots: int
+) -> Iterator[CheckResult]:
     """Time and cost of the run to come, from the step that was measured."""
     # a manifest may be so large that only some of its rows were looked at
     share = plan.manifest.rows / max(1, data.profile["rows"])
     many = plan.config.data.folds is None and data.profile["songs"] * share >= FOLDS_BELOW
     training, folds = plan.config.training, 1 if many else data.split.folds
-    train, val = (len(side) * share for side in data.split.sides(0))
-    length = decide_length(training, round(train))
+    train, val = (len(side) * share for side in data.split.train_val_indices(0))
+    length = make_training_schedule(training, round(train))
     if measured.learner.model.features_are_constant:
         fit = (train + val) * measured.encode_seconds + length.steps * HEAD_SECONDS
     else:
@@ -72,7 +74,7 @@ def foresee(plan: Plan, data: Data, measured: Measured, ray_seconds: float, slot
     price = plan.config.logging.usd_per_hour
     cost = f", ${total / 3600 * price:.3f}" if price is not None else "; --usd-per-hour tells the cost"
     parts = f"{_time(fits)} of training ({steps}), the rest to start and to compare"
-    yield Found("good", "the run", f"about {_time(total)}{cost}: {parts}")
+    yield CheckResult("good", "the run", f"about {_time(total)}{cost}: {parts}")
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,18 @@ class SweepCost:
 
     text: str
     closing: float
-    disk: Found
+    disk: CheckResult
 
 
-def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
+def estimate_trials(plan: RunPlan, data: PreparedData, concurrent: int) -> SweepCost:
     """Time and cost of a sweep: between trials as cheap as the default config, and trials that train all layers.
 
     The first as measured here; the second by arithmetic, from one pass of the layers that the default reads.
     """
     _, measured = check_model(plan, data)
     tuning, folds = plan.config.tune, data.split.folds
-    train, val = (len(side) for side in data.split.sides(0))
-    length = decide_length(plan.config.training, train)
+    train, val = (len(side) for side in data.split.train_val_indices(0))
+    length = make_training_schedule(plan.config.training, train)
     encoder = measured.learner.model.text
     times = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
     whole = measured.encode_seconds * times  # of one example through all layers
@@ -111,7 +113,7 @@ def foresee_trials(plan: Plan, data: Data, concurrent: int) -> SweepCost:
     return SweepCost(text, closing, check_disk(Path(plan.config.logging.output_dir), models))
 
 
-def disk_needed_mb(data: Data, measured: Measured) -> float:
+def disk_needed_mb(data: PreparedData, measured: Measured) -> float:
     """Two checkpoints and a model of each fit, and the bundle."""
     fits = data.split.folds + (data.split.folds > 1)
     weights = sum(p.numel() * p.element_size() for p in measured.learner.model.parameters())

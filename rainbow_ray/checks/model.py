@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from rainbow_ray.checks.media import windows_of
-from rainbow_ray.checks.result import Found
-from rainbow_ray.data.batching import decide_length, scoring_batches
-from rainbow_ray.data.dataset import Rows
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.checks.result import CheckResult
+from rainbow_ray.data.batching import make_training_schedule, scoring_batches
+from rainbow_ray.data.dataset import ExampleView
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import pick_device, pick_precision
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import Data
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.train_step import Stepper
 
@@ -35,19 +35,19 @@ class Measured:
     state_bytes: int
 
 
-def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
+def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], Measured]:
     """Load the encoder, take a step on the longest texts, and look at memory."""
     config = plan.config
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
-    train, _ = data.split.sides(0)
+    train, _ = data.split.train_val_indices(0)
     problem = data.problem.fit(data.source.targets[train], config.training)
     longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:FEW]
     few = np.sort(np.random.default_rng(0).choice(train, min(FEW, len(train)), replace=False))
     began = time.perf_counter()
     small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
     learner = Learner(
-        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=Team(),
+        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=ProcessGroup(),
         hear=windows_of(data, np.concatenate([longest, few])),
     )  # fmt: skip
     loaded = time.perf_counter() - began
@@ -55,22 +55,22 @@ def check_model(plan: Plan, data: Data) -> tuple[list[Found], Measured]:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
     sizes = f"{everything / 1e6:.1f} million parameters, {trained / 1e6:.3g} million of them trained"
-    found = [Found("good", "encoder", f"{plan.reading.said} loads in {loaded:.1f} s; {sizes}")]
+    found = [CheckResult("good", "encoder", f"{plan.reading.said} loads in {loaded:.1f} s; {sizes}")]
     stepper = Stepper(learner, config.training, warmup_steps=0, steps=10)
-    two = [_held_by(learner, learner.source.known(longest[:size])) for size in (1, min(4, len(longest)))]
+    two = [_held_by(learner, learner.source.in_memory_subset(longest[:size])) for size in (1, min(4, len(longest)))]
     per_example = (two[1] - two[0]) / max(1, min(4, len(longest)) - 1)
-    size = decide_length(config.training, len(train)).step_size
+    size = make_training_schedule(config.training, len(train)).step_size
     step, encode = _seconds(learner, stepper, few, min(size, len(few)))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # a gradient and AdamW's two moments for each trained weight
     fixed = weights + 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     state = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + 10 * 2**20
     read = "songs" if plan.segments is None else "segments"
-    found.append(Found("good", "one step", f"forward and backward of {size} {read} take {step:.2f} s"))
+    found.append(CheckResult("good", "one step", f"forward and backward of {size} {read} take {step:.2f} s"))
     return found, Measured(learner, fixed, max(per_example, 1.0), step, encode, state)
 
 
-def _held_by(learner: Learner, rows: Rows) -> int:
+def _held_by(learner: Learner, rows: ExampleView) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage once; on CUDA the allocator's own count."""
     model = learner.model.train()
     if learner.device.type == "cuda":
@@ -104,12 +104,12 @@ def _seconds(learner: Learner, stepper: Stepper, few: np.ndarray, size: int) -> 
     for _ in range(TIMED):
         began = time.perf_counter()
         learner.model.train()
-        stepper.take(learner.source.known(few[:size]), float(size), number=1)
+        stepper.take(learner.source.in_memory_subset(few[:size]), float(size), number=1)
         steps.append(time.perf_counter() - began)
         began = time.perf_counter()
         with torch.no_grad():
             for batch in batches:
                 learner.model.eval()
-                learner.losses(learner.source.known(batch))
+                learner.losses(learner.source.in_memory_subset(batch))
         encodings.append((time.perf_counter() - began) / len(few))
     return float(np.median(steps)), float(np.median(encodings))

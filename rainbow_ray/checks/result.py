@@ -9,7 +9,7 @@ Mark = Literal["good", "word", "input", "environment"]
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """One line of a check. `input` and `environment` are failures: whose, decides the exit code."""
 
     mark: Mark

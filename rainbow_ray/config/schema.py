@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import expand, expand_space, resolve_encoder
 
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
@@ -24,7 +24,7 @@ DEFAULT_AUDIO_ENCODER = "facebook/wav2vec2-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
 ENVIRONMENT_PREFIX = "RAINBOW_"
 # what a result does not depend on, and what a run may be gone on with otherwise
-UNTRAINED: dict[str, Any] = {
+HASH_EXCLUDED: dict[str, Any] = {
     "logging": True,
     # but for `reduction`: it says when trials are compared, and earlier ones were at other times
     "tune": {"trials", "space", "concurrent", "gpus_per_trial", "workers_per_trial", "prune", "confirm_seeds", "keep",
@@ -401,7 +401,7 @@ class Config(Section):
 
     def hash(self) -> str:
         """Identifies what is trained: everything but where it is logged."""
-        document = self.model_dump(exclude=UNTRAINED)
+        document = self.model_dump(exclude=HASH_EXCLUDED)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
     def at(self, key: str) -> Any:
@@ -432,7 +432,7 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
     sources += [(key, value, f"command line: {key}") for key, value in overrides]
     for key, value, where in sources:
         if key not in known_keys():
-            problems.append(f"{where}: unknown key{nearest(key, known_keys())}")
+            problems.append(f"{where}: unknown key{did_you_mean(key, known_keys())}")
             continue
         problems += _check_path(key, value, where)
         _set(merged, key, _resolved(key, value))
@@ -449,7 +449,7 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
 def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """The config with some dotted keys set. Raises `InputError` with all unknown keys and wrong values."""
     document = config.model_dump()
-    problems = [f"{where}: unknown key{nearest(key, known_keys())}" for key in values if key not in known_keys()]
+    problems = [f"{where}: unknown key{did_you_mean(key, known_keys())}" for key in values if key not in known_keys()]
     if problems:
         raise InputError(problems)
     for key, value in values.items():

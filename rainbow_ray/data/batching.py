@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.dataset import Part
+from rainbow_ray.data.dataset import BatchIndices
 
 SPAN = 16  # steps that are sorted by length together, where an epoch has many
 JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
@@ -23,7 +23,7 @@ PADDING = 0.75  # a micro-batch that is large enough ends before a text shorter 
 
 
 @dataclass(frozen=True)
-class Length:
+class TrainingSchedule:
     """How long training runs. `step_size` is examples of a global step."""
 
     epochs: int
@@ -36,9 +36,9 @@ class Length:
         return self.epochs * self.steps_per_epoch
 
 
-def same_steps(step_size: int, epochs: int, examples: int, songs: int | None = None) -> Length:
+def same_steps(step_size: int, epochs: int, examples: int, songs: int | None = None) -> TrainingSchedule:
     """Another number of examples, trained as before: the same steps' size and the same epochs."""
-    return Length(epochs, step_size, _steps(step_size, examples, songs))
+    return TrainingSchedule(epochs, step_size, _steps(step_size, examples, songs))
 
 
 def _steps(size: int, examples: int, songs: int | None) -> int:
@@ -46,7 +46,7 @@ def _steps(size: int, examples: int, songs: int | None) -> int:
     return steps if songs is None else min(steps, songs)
 
 
-def decide_length(config: TrainingConfig, examples: int, songs: int | None = None) -> Length:
+def make_training_schedule(config: TrainingConfig, examples: int, songs: int | None = None) -> TrainingSchedule:
     """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow.
 
     Where the examples of `songs` stay together, no step is less than a song.
@@ -69,10 +69,10 @@ def decide_length(config: TrainingConfig, examples: int, songs: int | None = Non
     if notes:
         few = f"{steps(asked) * config.epochs} steps are fewer than training.min_steps ({config.min_steps})"
         notes = [f"{few}: {', '.join(notes)}"]
-    return Length(epochs, size, steps(size), tuple(notes))
+    return TrainingSchedule(epochs, size, steps(size), tuple(notes))
 
 
-def plan(
+def plan_batches(
     lengths: np.ndarray, *, step_size: int, seed: int, epoch: int, windows: list[np.ndarray] | None = None
 ) -> list[np.ndarray]:
     """Indices into `lengths` of each step of an epoch: every example once, the same for the same seed and epoch.
@@ -105,7 +105,7 @@ def share_of(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.
     return np.asarray(step[np.argsort(-lengths[step], kind="stable")][owner == rank])
 
 
-def divide(
+def divide_batch(
     step: np.ndarray, lengths: np.ndarray, *, max_examples: int, max_tokens: int | None, enough_tokens: int
 ) -> list[np.ndarray]:
     """Cut a step to micro-batches of like lengths, longest first.
@@ -128,7 +128,7 @@ def divide(
     return batches
 
 
-def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[Part]:
+def plan_sequences(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[BatchIndices]:
     """Whole runs of neighbours, in random order, as `steps` steps of about as many examples each, one run at least."""
     assert len(runs) >= steps, "a step has a run of its own"
     order = np.random.default_rng([seed, epoch]).permutation(len(runs)).tolist()
@@ -140,10 +140,10 @@ def plan_runs(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> l
         number = max(min(wanted, number + bool(planned[number])), steps - left)
         planned[number].append(runs[i])
         before += len(runs[i])
-    return [Part.of_runs(step) for step in planned]
+    return [BatchIndices.of_runs(step) for step in planned]
 
 
-def share_runs(runs: list[np.ndarray], rank: int, size: int) -> Part:
+def share_runs(runs: list[np.ndarray], rank: int, size: int) -> BatchIndices:
     """A worker's share of a step's runs: the longest first, each to who has the least so far."""
     done = np.zeros(size)
     mine = []
@@ -151,12 +151,12 @@ def share_runs(runs: list[np.ndarray], rank: int, size: int) -> Part:
         owner = int(done.argmin())
         done[owner] += len(run)
         mine += [run] if owner == rank else []
-    return Part.of_runs(mine)
+    return BatchIndices.of_runs(mine)
 
 
-def divide_runs(
+def divide_sequences(
     runs: list[np.ndarray], lengths: np.ndarray, *, max_examples: int, max_tokens: int | None
-) -> list[Part]:
+) -> list[BatchIndices]:
     """Micro-batches of whole runs, those with long segments first.
 
     At most `max_examples` each, and `max_tokens` tokens when all segments are padded to the longest; a run that is more
@@ -172,13 +172,13 @@ def divide_runs(
             size = longest = 0
         batches[-1].append(run)
         size, longest = size + len(run), max(longest, int(lengths[run].max()))
-    return [Part.of_runs(batch) for batch in batches]
+    return [BatchIndices.of_runs(batch) for batch in batches]
 
 
 def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """Batches for scoring alone: of like lengths, as large as is safe."""
     if len(indices) == 0:
         return []
-    return divide(
+    return divide_batch(
         indices, lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS, enough_tokens=ENOUGH_TOKENS["cpu"]
     )

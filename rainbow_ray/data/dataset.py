@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.segments import Neighbours
+from rainbow_ray.data.segments import SequenceIndex
 from rainbow_ray.data.splits import make_split
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchIndices:
     """Some examples of a source, by their indices, and which of them are read together.
 
     `run[i]` numbers what example i is read together with; a run's examples follow each other. None: each example stands
@@ -35,7 +35,7 @@ class Part:
     run: np.ndarray | None = None
 
     @classmethod
-    def of_runs(cls, runs: Sequence[np.ndarray]) -> Part:
+    def of_runs(cls, runs: Sequence[np.ndarray]) -> BatchIndices:
         if not runs:
             return cls(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
         return cls(np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs]))
@@ -50,10 +50,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExampleView:
     """Some examples that lie in memory now: `indices` in their source, which are rows `at` of `examples`.
 
-    `run` as in `Part`.
+    `run` as in `BatchIndices`.
     """
 
     examples: Examples
@@ -64,12 +64,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def take(self, which: np.ndarray) -> Rows:
-        return Rows(
+    def take(self, which: np.ndarray) -> ExampleView:
+        return ExampleView(
             self.examples, self.at[which], self.indices[which], self.run[which] if self.run is not None else None
         )
 
-    def read_together(self, run: np.ndarray | None) -> Rows:
+    def read_together(self, run: np.ndarray | None) -> ExampleView:
         return dataclasses.replace(self, run=run)
 
     @property
@@ -86,7 +86,7 @@ def run_places(run: np.ndarray | None, size: int) -> list[np.ndarray]:
     return np.split(places, places[1:] if run is None else np.flatnonzero(np.diff(run)) + 1)
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """What training asks of data. Arrays are `(examples,)`; indices count all examples of the source."""
 
     @property
@@ -109,7 +109,7 @@ class Source(Protocol):
         """The song of each example as a number, where a song's examples are scored as one; None: each for itself."""
 
     @property
-    def neighbours(self) -> Neighbours | None:
+    def neighbours(self) -> SequenceIndex | None:
         """Which examples must share a batch, where they are segments of songs; None: each stands for itself."""
 
     def __len__(self) -> int: ...
@@ -120,28 +120,30 @@ class Source(Protocol):
     def names(self, indices: np.ndarray) -> list[str]:
         """The songs of some examples, each once."""
 
-    def known(self, indices: np.ndarray) -> Rows:
+    def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         """Those of `indices` that always lie in memory: all of them, or a sample."""
 
     def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
         """`indices` (repeats allowed) in the pieces that an epoch visits one after the other."""
 
-    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
+    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
         """The rows of each part, in turn. Where examples are read, parts must follow `windows`."""
 
-    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
+    def validation_mask(
+        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+    ) -> np.ndarray:
         """Which of `indices` an inner split holds out: bool, as long as `indices`. Songs stay whole."""
 
 
 @dataclass(frozen=True)
-class Resident:
+class InMemoryDataset:
     """All examples lie in memory."""
 
     examples: Examples
     lengths: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = True
-    neighbours: Neighbours | None = None
+    neighbours: SequenceIndex | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -176,21 +178,23 @@ class Resident:
     def names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.examples.songs[indices]))
 
-    def known(self, indices: np.ndarray) -> Rows:
-        return Rows(self.examples, indices, indices)
+    def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
+        return ExampleView(self.examples, indices, indices)
 
     def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:  # noqa: ARG002
         return [indices]
 
-    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
-        return (self.known(part) for part in parts)
+    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
+        return (self.in_memory_subset(part) for part in parts)
 
-    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:
+    def validation_mask(
+        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+    ) -> np.ndarray:
         side = self.examples.take(indices)
         return np.asarray(make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0)
 
 
-def songs_of(source: Source, indices: np.ndarray) -> int | None:
+def count_songs(source: Dataset, indices: np.ndarray) -> int | None:
     """How many songs `indices` are of, where their examples stay together; None where each stands for itself."""
     return len(source.neighbours.whole_songs(indices)) if source.neighbours is not None else None
 
@@ -202,7 +206,7 @@ def distinct_windows(table: pa.Table, modality: str) -> list[str]:
     return [str(name) for name in pc.unique(pc.list_flatten(table[modality])).to_pylist()]
 
 
-def average_songs(source: Source, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_score_per_song(source: Dataset, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One example of each song among `indices`, and the mean of their scores: `(songs,)`, `(songs, …)`.
 
     Examples without a score (NaN) do not count; a song of which none has one has none. Where each example stands for
@@ -218,11 +222,11 @@ def average_songs(source: Source, indices: np.ndarray, scores: np.ndarray) -> tu
     return indices[first], means.astype(scores.dtype)
 
 
-def at_songs(source: Source, scores: np.ndarray) -> np.ndarray:
+def scatter_song_means(source: Dataset, scores: np.ndarray) -> np.ndarray:
     """Scores `(examples, …)` with the mean of a song's examples at one of them, and NaN at the others."""
     if source.songs is None:
         return scores
     made = np.full_like(scores, np.nan)
-    first, means = average_songs(source, np.arange(len(scores)), scores)
+    first, means = mean_score_per_song(source, np.arange(len(scores)), scores)
     made[first] = means
     return made

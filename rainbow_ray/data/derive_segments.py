@@ -35,7 +35,7 @@ from rainbow_ray.data.segment_columns import (
 from rainbow_ray.data.time_units import check_unit
 from rainbow_ray.data.times import CLOCK, UnreadableTimeError, clock_seconds, clock_style, parse_seconds
 from rainbow_ray.utils.errors import InputError
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 
 __all__ = ["Segment", "make_segments", "parse_lrc", "parse_structure", "segments_of"]
 
@@ -46,7 +46,7 @@ SECTION = re.compile(
 )
 SECTION_SECONDS = 20.0  # that a part of a song usually lasts
 LAST_LINE = 5.0  # seconds that the last line of an LRC file is taken to last, where nothing else ends it
-MADE = ("segment_index", "start_seconds", "end_seconds", "lyric_text", "structure_section")
+DERIVED_COLUMNS = ("segment_index", "start_seconds", "end_seconds", "lyric_text", "structure_section")
 NAMED = 3  # files and parts that a message names
 
 
@@ -321,7 +321,9 @@ def _write(
     for name in names:  # labels too: who changes them must not find them as they were
         if not _is_heavy(table.schema.field(name).type):
             digest.update(f"{name}\0".encode() + _content(table[name]))
-    table = table.drop_columns([name for name in MADE if name in names]).take(pa.array([row for row, _, _ in rows]))
+    table = table.drop_columns([name for name in DERIVED_COLUMNS if name in names]).take(
+        pa.array([row for row, _, _ in rows])
+    )
     columns: dict[str, pa.Array] = {
         "segment_index": pa.array([i for _, i, _ in rows], pa.int64()),
         "start_seconds": pa.array([s.start for _, _, s in rows], pa.float64()),
@@ -335,7 +337,7 @@ def _write(
         digest.update(str(table[name].to_pylist()).encode())
     path = folder / f"{digest.hexdigest()[:16]}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
-    write_safely(path, lambda file: pq.write_table(table, file))
+    atomic_write(path, lambda file: pq.write_table(table, file))
     return path
 
 

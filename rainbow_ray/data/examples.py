@@ -114,7 +114,7 @@ class Examples:
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
 
 
-def one_row_an_example(
+def build_examples(
     rows: pa.Table, targets: np.ndarray, *, by_row: bool, sort_by: str = "example_id", join: Sequence[str] = (),
     agree: bool = False,
 ) -> tuple[pa.Table, np.ndarray, dict[str, int]]:  # fmt: skip
@@ -180,7 +180,7 @@ def _alone(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
     return lists, pa.array([[0] * len(row) for row in lists.to_pylist()], pa.list_(pa.int16()))
 
 
-def one_a_song(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def first_per_song(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each song, and which song each row is of, as a number."""
     _, first, of = np.unique(_codes(table["song"]), return_index=True, return_inverse=True)
     return first, of
@@ -191,7 +191,7 @@ def song_weights(songs: np.ndarray) -> np.ndarray:
     return np.asarray(1.0 / np.bincount(songs)[songs], dtype=np.float32)
 
 
-def leave_out(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
+def mark_dropped(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
     """The rows with further ones dropped: `reasons` has a string or None for each row that was good so far."""
     dropped = rows["dropped"].to_numpy(zero_copy_only=False)
     dropped[rows["dropped"].is_null().to_numpy()] = reasons

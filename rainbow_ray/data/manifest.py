@@ -1,6 +1,6 @@
 """The manifest: a parquet table of songs and stems, checked and brought to one plain layout.
 
-`parquet_table.py` opens and reads it; `plain_rows` is row-local, so that Ray Data can run it on any block. Labels stay
+`parquet_table.py` opens and reads it; `normalize_rows` is row-local, so that Ray Data can run it on any block. Labels stay
 raw here: a problem's `parse` owns them.
 """
 
@@ -39,7 +39,7 @@ from rainbow_ray.data.raw_labels import (
 )
 from rainbow_ray.data.sample_rates import sample_rate_column
 from rainbow_ray.data.times import seconds_column
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 
 STRUCT_COLUMN = "training_data"
 DEMO = "demo"
@@ -111,7 +111,7 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     media, wrong = _find_media(manifest, config, modalities)
     split_column = config.split_by if config.split_by not in ("id", "row") else None
     problems = [
-        f"{manifest}: no column {name!r} ({key}){nearest(name, names)}"
+        f"{manifest}: no column {name!r} ({key}){did_you_mean(name, names)}"
         for key, name in [
             ("data.id_column", config.id_column),
             *(("data.text_columns", name) for name in wanted),
@@ -122,7 +122,7 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     problems += wrong
     label = _find_label(manifest.schema, target)
     if label is None:
-        offered = nearest(target, [*names, *_fields(manifest.schema)])
+        offered = did_you_mean(target, [*names, *_fields(manifest.schema)])
         problems.append(f"{manifest}: no label {target!r} (data.target_column), neither a column"
                         f" nor a field of {STRUCT_COLUMN}{offered}")  # fmt: skip
     readable = {config.id_column: "data.id_column", **dict.fromkeys(wanted, "data.text_columns")}
@@ -165,7 +165,7 @@ def _find_media(
             found.append(MediaColumn(modality, binary, RATE if modality == "audio" else None))
         elif named not in names:
             problems.append(f"{manifest}: no column {named!r} (data.{modality}_column)"
-                            f"{nearest(named, names)}; or leave {modality} out of --modalities")  # fmt: skip
+                            f"{did_you_mean(named, names)}; or leave {modality} out of --modalities")  # fmt: skip
         else:
             found.append(MediaColumn(modality, named))
     for column in found:
@@ -176,7 +176,7 @@ def _find_media(
     return tuple(found), problems
 
 
-def plain_rows(block: pa.Table, columns: Columns) -> pa.Table:
+def normalize_rows(block: pa.Table, columns: Columns) -> pa.Table:
     """One block as `song, text, label, held_out, dropped`: strings, the label as it came, the reason of a drop.
 
     A dropped row keeps its place, so that drops can be counted; a null `dropped` means that the row is used.
@@ -277,7 +277,7 @@ def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None
 
 
 def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
-    """All raw labels of a target, as `plain_rows` has them; None where there is no such column."""
+    """All raw labels of a target, as `normalize_rows` has them; None where there is no such column."""
     found = _find_label(manifest.schema, target)
     if found is None:
         return None

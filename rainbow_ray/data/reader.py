@@ -1,7 +1,7 @@
 """Ray Data reads the manifest, brings it to plain rows and prepares it; batches are cut from what it gives.
 
 What fits into memory is read once, before any worker starts (`read_rows`). What does not is read anew each epoch
-(`data/streamed.py`), through the same `plain_rows` and `prepare`.
+(`data/streamed.py`), through the same `normalize_rows` and `prepare`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.segments import PLACE, SHARES, TIMES
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
@@ -35,7 +35,7 @@ Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
 
 
 @dataclass(frozen=True)
-class Line:
+class SegmentTimes:
     """When segments are, and which of them a model sees together.
 
     `times` is `(segments, 4)`: start and end in seconds, and both as shares of the song. `run`, `(segments,)`, numbers
@@ -45,9 +45,9 @@ class Line:
     times: torch.Tensor
     run: torch.Tensor | None
 
-    def to(self, device: torch.device) -> Line:
+    def to(self, device: torch.device) -> SegmentTimes:
         run = self.run.to(device, non_blocking=True) if self.run is not None else None
-        return Line(self.times.to(device, non_blocking=True), run)
+        return SegmentTimes(self.times.to(device, non_blocking=True), run)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Batch:
     present: dict[str, torch.Tensor]
     targets: torch.Tensor
     weights: torch.Tensor
-    line: Line | None = None  # of segments
+    line: SegmentTimes | None = None  # of segments
 
     def to(self, device: torch.device) -> Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,11 +126,11 @@ def make_batch(
         present=present,
         targets=torch.from_numpy(examples.targets[indices]),
         weights=torch.from_numpy(examples.weights[indices]),
-        line=make_line(examples.table, indices, run),
+        line=make_segment_times(examples.table, indices, run),
     )
 
 
-def make_line(table: pa.Table, indices: np.ndarray, run: np.ndarray | None) -> Line | None:
+def make_segment_times(table: pa.Table, indices: np.ndarray, run: np.ndarray | None) -> SegmentTimes | None:
     """When some rows of a table of segments are, read together as `run` says; None of a table of songs."""
     if PLACE not in table.column_names:
         return None
@@ -141,7 +141,7 @@ def make_line(table: pa.Table, indices: np.ndarray, run: np.ndarray | None) -> L
     numbers = np.arange(len(indices))
     if run is not None and len(run):
         numbers = np.concatenate([[0], np.cumsum(np.diff(run) != 0)])
-    return Line(torch.from_numpy(times), torch.from_numpy(numbers))
+    return SegmentTimes(torch.from_numpy(times), torch.from_numpy(numbers))
 
 
 def head(manifest: Manifest, names: list[str], most: int | None = None) -> pa.Table:
@@ -168,7 +168,7 @@ def _first_rows(manifest: Manifest, group: RowGroup, names: list[str], most: int
 
 def read_here(manifest: Manifest, columns: Columns, prepare: Prepare, *, most: int | None = None) -> pa.Table:
     """Rows as `read_rows` gives them, of `head`, and with their number there as `row`; without Ray."""
-    rows = prepare(plain_rows(head(manifest, columns.projection, most), columns))
+    rows = prepare(normalize_rows(head(manifest, columns.projection, most), columns))
     return rows.append_column("row", pa.array(np.arange(len(rows)))).combine_chunks()
 
 
@@ -209,7 +209,7 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
                 yield pa.Table.from_batches([batch])
 
     def step(block: pa.Table) -> pa.Table:
-        return prepare(plain_rows(block, columns))
+        return prepare(normalize_rows(block, columns))
 
     with unwrapped_errors():
         tasks = [pa.table({"group": pa.array(numbers, pa.int64())}) for numbers in _tasks(groups, rows)]

@@ -17,7 +17,7 @@ EVEN_WEIGHTS = ("auto", "balanced")  # computed from what is left after sampling
 EVENING_LOSSES = ("class_balanced", "logit_adjusted")
 
 
-def sample(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray:
+def resample_indices(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray:
     """Indices into `strata`, `(examples,)`, for one epoch.
 
     `oversample` repeats the rarer classes until all are as frequent as the most frequent one (each example at least
@@ -37,7 +37,7 @@ def sample(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray
     return np.sort(np.concatenate([*whole, *rest]))
 
 
-def stacked(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
+def conflicting_imbalance_settings(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
     """What the user set that evens classes out once more after a sampler, or has nothing left to even out."""
     if training.sampling == "none":
         return []

@@ -34,7 +34,7 @@ FURTHER_STEMS = "further stems of a segment"
 
 
 @dataclass(frozen=True)
-class Folded:
+class SegmentExamples:
     """An example a segment. `table` is sorted by song and time; `label` is raw.
 
     `masked[i]` is why segment i teaches nothing, None where it does. `dropped` counts rows by reason.
@@ -51,7 +51,7 @@ class Folded:
         """The songs' numbers, `(segments,)`."""
         return np.asarray(pd.factorize(self.table["song"].to_pandas())[0])
 
-    def keep(self, rows: np.ndarray) -> Folded:
+    def keep(self, rows: np.ndarray) -> SegmentExamples:
         """Only some segments, of whole songs; `rows` is bool."""
         mask = pa.array(rows)
         return dataclasses.replace(
@@ -59,7 +59,7 @@ class Folded:
         )
 
 
-def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | None = None) -> Folded:
+def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None = None) -> SegmentExamples:
     """Rows of segments (with `start`, `end`, seconds, and `place` as the table has it) to one example a segment.
 
     Rows that agree in song, place and times are stems of one segment: the first stands for them, with the windows of
@@ -98,7 +98,7 @@ def fold_timelines(rows: pa.Table, join: Sequence[str] = (), null_class: str | N
     masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
     masked[~times["known"].to_numpy()] = NO_LENGTH
     table = _with_places(table, segments["song"], times)
-    return Folded(table, label, masked, dropped, (*_notes(segments), *_undecodable(chosen, stem_of)))
+    return SegmentExamples(table, label, masked, dropped, (*_notes(segments), *_undecodable(chosen, stem_of)))
 
 
 def _undecodable(rows: pa.Table, stem_of: np.ndarray) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def _notes(segments: pd.DataFrame) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class SequenceIndex:
     """Which examples are read together: those of a song, or of windows of a longer one.
 
     `place[i]` is example i's place in its song, of `size[i]`; a song's examples follow each other.
@@ -222,7 +222,7 @@ class Neighbours:
     overlap: float
 
     @classmethod
-    def of(cls, table: pa.Table, together: int, overlap: float) -> Neighbours:
+    def of(cls, table: pa.Table, together: int, overlap: float) -> SequenceIndex:
         return cls(table[PLACE].to_numpy(), table[SIZE].to_numpy(), together, overlap)
 
     def whole_songs(self, indices: np.ndarray) -> list[np.ndarray]:

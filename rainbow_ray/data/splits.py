@@ -25,7 +25,7 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.utils.errors import InputError
 
 FORMAT = 1
-NEVER_SCORED = -1  # the fold of a song that only trains
+TRAIN_ONLY = -1  # the fold of a song that only trains
 CHUNK = 10_000  # songs that are written at a time
 MANY = 20_000  # groups from which on they are dealt out at once
 DRAWS = 100  # seeded draws of a single split, of which the best balanced is taken
@@ -42,7 +42,7 @@ class Split:
     shared_texts: int  # texts that stand on both sides of some fold
     cut_groups: int  # groups that do: only a split file can cut one
 
-    def sides(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    def train_val_indices(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(train, val)` of one fold."""
         return np.flatnonzero(self.fold != fold), np.flatnonzero(self.fold == fold)
 
@@ -74,8 +74,8 @@ def make_split(
         fold = _extend(examples, groups, strata, known, by)
         folds = int(known["folds"])
     elif n_groups > MANY:
-        parts = deal(groups, strata, [val_split] if folds == 1 else [1 / folds] * folds, seed)
-        fold = np.where(parts < folds, parts, NEVER_SCORED)
+        parts = assign_groups(groups, strata, [val_split] if folds == 1 else [1 / folds] * folds, seed)
+        fold = np.where(parts < folds, parts, TRAIN_ONLY)
     elif folds == 1:
         fold = _single(groups, strata, val_split, seed)
     else:
@@ -114,7 +114,7 @@ def group_of(examples: Examples, by: str) -> np.ndarray:
     return np.asarray(pd.factorize(component)[0])
 
 
-def deal(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
+def assign_groups(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
     """Deal many groups (integers) to parts by their shares: each example's part, `len(shares)` where none is left.
 
     Groups stay whole; each stratum (of a group's first example) is dealt by itself, in a seeded order.
@@ -130,7 +130,7 @@ def deal(groups: np.ndarray, strata: np.ndarray, shares: list[float], seed: int)
     return part[codes]
 
 
-def identity(split: Split) -> str:
+def split_hash(split: Split) -> str:
     """Tells whether two splits of the same data are one."""
     return hashlib.sha256(split.fold.astype(np.int8).tobytes()).hexdigest()[:16]
 
@@ -180,7 +180,7 @@ def read_split_file(path: Path, *, folds: int | None, by: str) -> dict[str, Any]
         problems.append(f"--split-file {path}: it has {document['folds']} fold(s), but --folds asks for {folds}")
     if by != document["by"]:
         problems.append(f"--split-file {path}: it is split by {document['by']}, but --split-by asks for {by}")
-    valid = range(NEVER_SCORED, document["folds"])
+    valid = range(TRAIN_ONLY, document["folds"])
     if any(fold not in valid for fold in document["fold"].values()):
         problems.append(f"--split-file {path}: it names folds outside 0 to {document['folds'] - 1}")
     if document["folds"] < 1 or not document["fold"]:
@@ -209,7 +209,7 @@ def _split_document(path: Path) -> dict[str, Any]:
 
 
 def _k_fold(groups: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    fold = np.full(len(groups), NEVER_SCORED)
+    fold = np.full(len(groups), TRAIN_ONLY)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), joined_strata(strata, folds), groups)):
         fold[val] = number
@@ -236,7 +236,7 @@ def _single(groups: np.ndarray, strata: np.ndarray, val_split: float, seed: int)
         val = min((val for _, val in draws.split(groups, groups=groups)), key=imbalance)
     except ValueError as error:
         raise InputError(f"data.val_split: {val_split:g} of {groups.max() + 1} groups leaves one side empty") from error
-    fold = np.full(len(groups), NEVER_SCORED)
+    fold = np.full(len(groups), TRAIN_ONLY)
     fold[val] = 0
     return fold
 
@@ -250,7 +250,7 @@ def _extend(examples: Examples, groups: np.ndarray, strata: np.ndarray, known: d
         keys = examples.text_keys
         for i in np.flatnonzero(fold == -2):
             fold[i] = by_text.get(_written(keys[i]), -2)
-    candidates = [NEVER_SCORED, 0] if known["folds"] == 1 else list(range(known["folds"]))
+    candidates = [TRAIN_ONLY, 0] if known["folds"] == 1 else list(range(known["folds"]))
     wanted = {place: sum(value == place for value in places.values()) / max(1, len(places)) for place in candidates}
     for group in pd.unique(groups[fold == -2]):
         members = np.flatnonzero(groups == group)

@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.dataset import Rows, distinct_windows
+from rainbow_ray.data.dataset import ExampleView, distinct_windows
 from rainbow_ray.data.examples import NOT_KEPT, SLOTS, Examples, song_without_text, text_key
-from rainbow_ray.data.manifest import Columns, Manifest, plain_rows
+from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.reader import Prepare, head
-from rainbow_ray.data.splits import deal
+from rainbow_ray.data.splits import assign_groups
 from rainbow_ray.distributed.ray_cluster import READER_CPUS
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
 
@@ -32,11 +32,11 @@ TASK = 4096  # rows of one reading task, at least: smaller row groups are read t
 BUFFERED = 256 * 2**20  # bytes that Ray Data may hold ready for one reader
 ESTIMATED = 2000  # rows that the size in memory is estimated from
 SAMPLE = 5_000  # examples that stay in memory: statistics and baselines are taken from them
-HEAVY = ("text", "words", "input_ids")  # what the index leaves out
+LARGE_COLUMNS = ("text", "words", "input_ids")  # what the index leaves out
 
 
 @dataclass(frozen=True)
-class Pieces:
+class RowGroups:
     """The row groups of a manifest, in its order: `first[i]` is the row that piece i begins with."""
 
     file: np.ndarray
@@ -66,7 +66,7 @@ def read_index(
 
     That is `row`, `text_key`, `text_hash`, `characters`, `tokens` and, by `length_of`, `length`.
     """
-    pieces = find_pieces(manifest)
+    pieces = find_row_groups(manifest)
 
     def slim(block: pa.Table) -> pa.Table:
         texts = block["text"].combine_chunks().dictionary_encode()
@@ -79,7 +79,7 @@ def read_index(
             .append_column("text_hash", hashes.take(texts.indices))
             .append_column("characters", pc.utf8_length(pc.fill_null(block["text"], "")))
             .append_column("length", pa.array(length_of(block), pa.int32()))
-            .drop_columns([name for name in HEAVY if name in block.column_names])
+            .drop_columns([name for name in LARGE_COLUMNS if name in block.column_names])
         )
 
     items = _items(pieces, np.arange(pieces.rows), np.arange(pieces.rows))
@@ -88,9 +88,9 @@ def read_index(
     return table.rename_columns(["row" if name == "example" else name for name in table.column_names])
 
 
-def find_pieces(manifest: Manifest) -> Pieces:
+def find_row_groups(manifest: Manifest) -> RowGroups:
     groups = manifest.row_groups()
-    return Pieces(
+    return RowGroups(
         np.array([group.file for group in groups]),
         np.array([group.group for group in groups]),
         np.array([group.start for group in groups]),
@@ -99,7 +99,7 @@ def find_pieces(manifest: Manifest) -> Pieces:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamingDataset:
     """A source whose examples are read anew each epoch. `index` has a slim row an example, in the manifest's order.
 
     `sample` are some of them that stay in memory, the ones with the numbers `sampled` (sorted).
@@ -110,7 +110,7 @@ class Streamed:
     prepare: Prepare
     index: Examples
     groups: np.ndarray
-    pieces: Pieces
+    pieces: RowGroups
     sample: Examples
     sampled: np.ndarray
     songs: np.ndarray | None = None
@@ -138,9 +138,9 @@ class Streamed:
     def names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.index.table["song"].take(pa.array(indices)).to_pylist()))
 
-    def known(self, indices: np.ndarray) -> Rows:
+    def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         inside = np.flatnonzero(np.isin(self.sampled, indices))
-        return Rows(self.sample, inside, self.sampled[inside])
+        return ExampleView(self.sample, inside, self.sampled[inside])
 
     def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
         turn = np.argsort(np.random.default_rng([seed, epoch, 2]).permutation(len(self.pieces.first)))
@@ -148,7 +148,7 @@ class Streamed:
         ordered = indices[np.lexsort((indices, turn[piece]))]
         return [ordered[start : start + WINDOW] for start in range(0, len(ordered), WINDOW)]
 
-    def visit(self, parts: Iterable[np.ndarray]) -> Iterator[Rows]:
+    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
         parts = list(parts)
         everything = np.concatenate([np.array([], dtype=np.int64), *parts])
         wanted, first = np.unique(everything, return_index=True)
@@ -159,7 +159,7 @@ class Streamed:
         numbers = np.array([], dtype=np.int64)
         for part in parts:
             if len(part) == 0:  # a step of fewer examples than there are workers
-                yield Rows(self.sample, part, part)
+                yield ExampleView(self.sample, part, part)
                 continue
             while (place[part] < 0).any():
                 block = next(blocks)
@@ -173,11 +173,13 @@ class Streamed:
                 place[numbers] = np.arange(len(numbers))
             assert table is not None
             targets, weights = self.targets[numbers], self.weights[numbers]
-            yield Rows(Examples(table, targets, weights), place[part], part)
+            yield ExampleView(Examples(table, targets, weights), place[part], part)
             np.subtract.at(uses, part, 1)
 
-    def hold_out(self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarray:  # noqa: ARG002
-        return np.asarray(deal(self.groups[indices], strata, [share, 1 - share], seed) == 0)
+    def validation_mask(
+        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+    ) -> np.ndarray:
+        return np.asarray(assign_groups(self.groups[indices], strata, [share, 1 - share], seed) == 0)
 
     def read(self, indices: np.ndarray, *, whole: bool = False) -> Examples:
         """Some examples at once, with their text if `whole`."""
@@ -208,20 +210,22 @@ class Streamed:
             yield block
 
 
-def make_streamed(
+def make_streaming_dataset(
     manifest: Manifest, columns: Columns, prepare: Prepare, index: Examples, groups: np.ndarray, *, seed: int
-) -> Streamed:
+) -> StreamingDataset:
     """The source of an index, its sample read."""
     n = len(index)
     sampled = np.sort(np.random.default_rng(seed).choice(n, min(SAMPLE, n), replace=False))
     nothing = Examples(index.table.slice(0, 0), index.targets[:0], index.weights[:0])
-    pieces = find_pieces(manifest)
-    bare = Streamed(manifest, columns, prepare, index, groups, pieces, nothing, sampled[:0])
+    pieces = find_row_groups(manifest)
+    bare = StreamingDataset(manifest, columns, prepare, index, groups, pieces, nothing, sampled[:0])
     sample = bare.read(sampled, whole=True)
-    return Streamed(manifest, columns, prepare, index, groups, pieces, sample, sampled)
+    return StreamingDataset(manifest, columns, prepare, index, groups, pieces, sample, sampled)
 
 
-def _items(pieces: Pieces, rows: np.ndarray, examples: np.ndarray, order: np.ndarray | None = None) -> list[pa.Table]:
+def _items(
+    pieces: RowGroups, rows: np.ndarray, examples: np.ndarray, order: np.ndarray | None = None
+) -> list[pa.Table]:
     """What reading tasks are told: piece by piece, which of its rows are wanted and as which example.
 
     Pieces follow each other in `order`; small ones share a task.
@@ -274,7 +278,7 @@ def _read(
             group = RowGroup(file, number, 0, manifest.groups[file][number])
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
             for block, numbers in _slices(manifest, group, columns.projection, rows, examples):
-                yield then(prepare(plain_rows(block, columns)).append_column("example", pa.array(numbers)))
+                yield then(prepare(normalize_rows(block, columns)).append_column("example", pa.array(numbers)))
 
     with ray.data.DataContext.current(context):  # a dataset keeps the context that it was made in
         dataset = ray.data.from_arrow(items).map_batches(

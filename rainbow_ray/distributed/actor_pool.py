@@ -9,17 +9,17 @@ from typing import Any
 Piece = Callable[[Any], Any]  # an actor's call for a piece of work: `lambda actor: actor.run.remote(…)`
 
 
-class Lost(Exception):
+class ActorLostError(Exception):
     """A piece whose actors died too often, or no actor is left."""
 
 
-def work_through(actors: Sequence[Any], pieces: Sequence[Piece], *, tries: int) -> list[Any]:
+def run_with_retries(actors: Sequence[Any], pieces: Sequence[Piece], *, tries: int) -> list[Any]:
     """The results, in the order of the pieces.
 
     A piece goes to an actor that has answered, never to one that waits for a place: when a machine is gone, its actors
     are started again where there is room, perhaps nowhere. An actor needs a method `ready`, and restarts of its own.
 
-    Raises `Lost`, and what a piece raises (`ray.exceptions.RayTaskError`).
+    Raises `ActorLostError`, and what a piece raises (`ray.exceptions.RayTaskError`).
     """
     import ray
     from ray.exceptions import RayActorError
@@ -35,7 +35,7 @@ def work_through(actors: Sequence[Any], pieces: Sequence[Piece], *, tries: int) 
             actor, (number, piece) = idle.pop(), waiting.popleft()
             working[piece(actor)] = (actor, number)
         if not (coming or working):
-            raise Lost("no worker is left")
+            raise ActorLostError("no worker is left")
         (reference,), _ = ray.wait([*working, *coming], num_returns=1)
         if reference in coming:
             actor = coming.pop(reference)
@@ -49,7 +49,7 @@ def work_through(actors: Sequence[Any], pieces: Sequence[Piece], *, tries: int) 
         except RayActorError as error:
             deaths[number] += 1
             if deaths[number] > tries:
-                raise Lost(str(error)) from error
+                raise ActorLostError(str(error)) from error
             waiting.appendleft((number, pieces[number]))
             coming[_ask(actor)] = actor
     return [results[number] for number in range(len(pieces))]

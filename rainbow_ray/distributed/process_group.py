@@ -18,7 +18,7 @@ def _as_it_is(module: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """`size` workers, of which this one is number `rank`; every method is called by all of them, in the same order.
 
     `wrap` makes a module's backward pass average gradients over the workers (DistributedDataParallel).
@@ -29,7 +29,7 @@ class Team:
     wrap: Callable[[nn.Module], nn.Module] = _as_it_is
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this worker writes files."""
         return self.rank == 0
 

@@ -52,7 +52,7 @@ DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayResources:
     """What there is to work with."""
 
     cpus: int
@@ -70,7 +70,7 @@ class Cluster:
         return side_by_side, {"num_cpus": cpus}
 
 
-def say_dashboard(cluster: Cluster) -> list[str]:
+def describe_dashboard(cluster: RayResources) -> list[str]:
     """Where the dashboard is and how one gets in."""
     if cluster.dashboard is None:
         return []
@@ -92,7 +92,7 @@ class Workers:
     threads: int
 
 
-def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: str, streams: bool) -> Workers:
+def allocate_workers(cluster: RayResources, asked: tuple[int, int] | None, *, device: str, streams: bool) -> Workers:
     """The workers of one fit: those asked for, or all GPUs, or one on the CPU. Raises `InputError` for too many.
 
     Where songs are read while training goes on, the readers are left a CPU.
@@ -114,7 +114,7 @@ def share_cluster(cluster: Cluster, asked: tuple[int, int] | None, *, device: st
     return Workers(fewest, most, gpu, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, threads)
 
 
-def say_network(cluster: Cluster, asked: tuple[int, int] | None, *, device: str) -> list[str]:
+def describe_network(cluster: RayResources, asked: tuple[int, int] | None, *, device: str) -> list[str]:
     """A warning where the workers of one fit would lie on several machines."""
     gpu = cluster.gpus > 0 and device in ("auto", "cuda")
     near = cluster.node_gpus if gpu else cluster.node_cpus
@@ -127,7 +127,7 @@ def say_network(cluster: Cluster, asked: tuple[int, int] | None, *, device: str)
 
 
 @dataclass(frozen=True)
-class Slots:
+class TrialResources:
     """How many trials run side by side, what each is given, and who shares its fits where these are several."""
 
     concurrent: int
@@ -136,9 +136,15 @@ class Slots:
     workers: Workers | None
 
 
-def share_sweep(
-    cluster: Cluster, *, trials: int, concurrent: int | None, gpus_per_trial: float | None, workers: int, device: str
-) -> Slots:
+def allocate_trials(
+    cluster: RayResources,
+    *,
+    trials: int,
+    concurrent: int | None,
+    gpus_per_trial: float | None,
+    workers: int,
+    device: str,
+) -> TrialResources:
     """The arithmetic of a sweep. Raises `InputError` for more than there is: Tune would wait for ever."""
     gpu = cluster.gpus > 0 and device in ("auto", "cuda")
     if gpus_per_trial is not None and not gpu:
@@ -159,12 +165,12 @@ def share_sweep(
     cpus = min(cluster.cpus / (asked * workers), cluster.node_cpus)
     cpus = float(int(cpus)) if cpus >= 1 else cpus
     if workers == 1:
-        return Slots(asked, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, each if gpu else 0.0, None)
+        return TrialResources(asked, min(cpus, GPU_WORKER_CPUS) if gpu else cpus, each if gpu else 0.0, None)
     # Train's workers lie outside of what Tune counts for a trial, which itself only waits for them
     own = min(cpus, GPU_WORKER_CPUS) if gpu else cpus
     if asked * (WAITING_CPU + workers * own) > cluster.cpus:
         own = (cluster.cpus / asked - WAITING_CPU) / workers
-    return Slots(asked, WAITING_CPU, 0.0, Workers(workers, workers, gpu, own, max(1, int(cpus))))
+    return TrialResources(asked, WAITING_CPU, 0.0, Workers(workers, workers, gpu, own, max(1, int(cpus))))
 
 
 def parse_workers(value: int | str | None) -> tuple[int, int] | None:
@@ -188,7 +194,7 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, advice: str = "") -> Iterator[Cluster]:
+def ray_cluster(address: str | None, advice: str = "") -> Iterator[RayResources]:
     """Start a Ray of this command's own, or join the one at `address`; it is left as it was found.
 
     Never the cluster that happens to run on this machine: only a named one is joined. SIGINT and SIGTERM raise
@@ -210,7 +216,7 @@ def ray_cluster(address: str | None, advice: str = "") -> Iterator[Cluster]:
 
 def _connected(
     address: str | None, folder: str | None, advice: str, install_handlers: Callable[[], None]
-) -> Iterator[Cluster]:
+) -> Iterator[RayResources]:
     """Connect to Ray, yield what it has, and disconnect."""
     if address and token_path().exists():
         # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
@@ -232,7 +238,7 @@ def _connected(
         resources = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         with _told_of_its_end(advice) if not address else contextlib.nullcontext():
-            yield Cluster(
+            yield RayResources(
                 cpus=max(1, int(resources.get("CPU", 1))),
                 gpus=int(resources.get("GPU", 0)),
                 dashboard=context.dashboard_url or None,

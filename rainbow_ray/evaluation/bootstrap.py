@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.tasks.base import Metrics, Problem, are_known
+from rainbow_ray.tasks.base import Metrics, Task, is_scored
 from rainbow_ray.utils.number_format import format_difference, format_numbers
 
 LEVEL = 0.95
@@ -35,28 +35,30 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPredictions:
     """Scores `(examples, …)`, and the same with yes from a half on, whatever threshold was chosen for them."""
 
     scores: np.ndarray
-    decided: np.ndarray
+    thresholded: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Scored:
-        return Scored(self.scores[rows], self.decided[rows])
+    def take(self, rows: np.ndarray) -> ScoredPredictions:
+        return ScoredPredictions(self.scores[rows], self.thresholded[rows])
 
-    def read_by(self, problem: Problem, metric: str) -> np.ndarray:
+    def read_by(self, problem: Task, metric: str) -> np.ndarray:
         """Which of the two a metric looks at."""
-        return self.decided if metric in problem.decided_metrics else self.scores
+        return self.thresholded if metric in problem.threshold_metrics else self.scores
 
 
-def measure(problem: Problem, targets: np.ndarray, scored: Scored) -> tuple[Metrics, dict[str, str]]:
+def measure(problem: Task, targets: np.ndarray, scored: ScoredPredictions) -> tuple[Metrics, dict[str, str]]:
     """All metrics, and why each null is."""
     values, undefined = problem.metrics(targets, scored.scores)
-    return values | {name: problem.metric(name, targets, scored.decided) for name in problem.decided_metrics}, undefined
+    return values | {
+        name: problem.metric(name, targets, scored.thresholded) for name in problem.threshold_metrics
+    }, undefined
 
 
-def intervals(
-    problem: Problem, targets: np.ndarray, scored: Scored, songs: np.ndarray, *, seed: int
+def bootstrap_ci(
+    problem: Task, targets: np.ndarray, scored: ScoredPredictions, songs: np.ndarray, *, seed: int
 ) -> dict[str, list[float] | None]:
     """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
     values: dict[str, list[float | None]] = {name: [] for name in problem.metric_names}
@@ -66,8 +68,8 @@ def intervals(
     return {name: percentiles(found) for name, found in values.items()}
 
 
-def compare(
-    problem: Problem,
+def paired_bootstrap(
+    problem: Task,
     metric: str,
     targets: np.ndarray,
     model: np.ndarray,
@@ -76,12 +78,12 @@ def compare(
     *,
     seed: int,
 ) -> Difference | None:
-    """`compare_seeds` of one seed: scores `(examples, …)`."""
-    return compare_seeds(problem, metric, targets, model[None], baseline[None], songs, seed=seed)
+    """`paired_bootstrap_over_seeds` of one seed: scores `(examples, …)`."""
+    return paired_bootstrap_over_seeds(problem, metric, targets, model[None], baseline[None], songs, seed=seed)
 
 
-def compare_seeds(
-    problem: Problem,
+def paired_bootstrap_over_seeds(
+    problem: Task,
     metric: str,
     targets: np.ndarray,
     ours: np.ndarray,
@@ -96,7 +98,7 @@ def compare_seeds(
     defined.
     """
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
-    known = are_known(ours, problem) & are_known(theirs, problem)
+    known = is_scored(ours, problem) & is_scored(theirs, problem)
 
     def gain(rows: np.ndarray) -> float | None:
         gains = []
@@ -128,7 +130,7 @@ def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:
         yield order[np.repeat(first[drawn], sizes) + inside]
 
 
-def best_baseline(problem: Problem, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
+def best_baseline(problem: Task, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
     """The name of the baseline that is best on the metric."""
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
     defined = {name: value for name, values in baselines.items() if (value := values.get(metric)) is not None}

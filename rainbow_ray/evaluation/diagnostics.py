@@ -16,7 +16,9 @@ WEIGHTS = {
 FLAT = 0.98  # a training loss that stays above this share of its first value has not moved
 
 
-def signs(config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any], kind: str) -> list[str]:
+def training_warnings(
+    config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any], kind: str
+) -> list[str]:
     """`facts` of each fit, `decisions` over all scored songs, the `kind` of problem by its name."""
     found = []
     if len(decisions) > 1 and len(set(decisions)) == 1:

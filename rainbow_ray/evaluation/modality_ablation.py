@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.data.dataset import at_songs
-from rainbow_ray.evaluation.bootstrap import Difference, compare
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import Data
-from rainbow_ray.tasks.base import Metrics, are_known
-from rainbow_ray.training.cross_validation import Outcome, out_of_fold
+from rainbow_ray.data.dataset import scatter_song_means
+from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.tasks.base import Metrics, is_scored
+from rainbow_ray.training.cross_validation import FitResult, out_of_fold
 from rainbow_ray.utils.number_format import format_difference, format_numbers
 
 
 @dataclass(frozen=True)
-class Brought:
+class ModalityAblation:
     """`metrics` of a subset of the modalities on the `songs` that have any of it.
 
     `all_of_them` is the headline metric there with every modality read, `gain` how much better that is.
@@ -35,9 +35,9 @@ class Brought:
         return {**self.metrics, "songs": self.songs, "all_of_them": self.all_of_them, "gain": gain}
 
 
-def compare_modalities(
-    plan: Plan, data: Data, folds: list[Outcome], scores: np.ndarray, held: np.ndarray
-) -> dict[str, Brought]:
+def ablate_modalities(
+    plan: RunPlan, data: PreparedData, folds: list[FitResult], scores: np.ndarray, held: np.ndarray
+) -> dict[str, ModalityAblation]:
     """Each subset of the modalities by its name; nothing where there is but one.
 
     `scores` are those of every modality, `(examples, …)`, a song's stems averaged; `held` are the rows to look at. A
@@ -47,24 +47,26 @@ def compare_modalities(
     if len(names) == 1:
         return {}
 
-    def measure(name: str, part: np.ndarray) -> Brought:
-        rows = held[are_known(part[held], problem)]
+    def measure(name: str, part: np.ndarray) -> ModalityAblation:
+        rows = held[is_scored(part[held], problem)]
         targets, songs = data.source.targets[rows], data.index.codes("song", rows)
         gain = None
         if name in names:
             seed = plan.config.reproducibility.seed
-            gain = compare(problem, metric, targets, scores[rows], part[rows], songs, seed=seed)
+            gain = paired_bootstrap(problem, metric, targets, scores[rows], part[rows], songs, seed=seed)
         metrics, _ = problem.metrics(targets, part[rows])
-        return Brought(len(np.unique(songs)), metrics, problem.metric(metric, targets, scores[rows]), gain)
+        return ModalityAblation(len(np.unique(songs)), metrics, problem.metric(metric, targets, scores[rows]), gain)
 
     parts = {
-        name: at_songs(data.source, out_of_fold(data.source, problem, folds, functools.partial(_part_of, name=name)))
+        name: scatter_song_means(
+            data.source, out_of_fold(data.source, problem, folds, functools.partial(_part_of, name=name))
+        )
         for name in folds[0].parts
     }
     return {name: measure(name, part) for name, part in (parts | {"+".join(names): scores}).items()}
 
 
-def behind(metric: str, brought: Mapping[str, Brought]) -> list[str]:
+def behind(metric: str, brought: Mapping[str, ModalityAblation]) -> list[str]:
     """A word where all modalities together do not beat one of them alone, on the songs that have it."""
     gains = {name: one.gain for name, one in brought.items() if one.gain is not None}
     if not gains:
@@ -80,7 +82,7 @@ def behind(metric: str, brought: Mapping[str, Brought]) -> list[str]:
     ]
 
 
-def attention(plan: Plan, folds: list[Outcome]) -> dict[str, dict[str, float]] | None:
+def attention(plan: RunPlan, folds: list[FitResult]) -> dict[str, dict[str, float]] | None:
     """Which modality looks how much at which, on average over the folds."""
     tables = [outcome.facts["attention"] for outcome in folds]
     if any(table is None for table in tables):
@@ -89,5 +91,5 @@ def attention(plan: Plan, folds: list[Outcome]) -> dict[str, dict[str, float]] |
     return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, mean, strict=True)}
 
 
-def _part_of(outcome: Outcome, name: str) -> np.ndarray:
+def _part_of(outcome: FitResult, name: str) -> np.ndarray:
     return outcome.parts[name]

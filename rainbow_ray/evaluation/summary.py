@@ -15,25 +15,25 @@ from rich.table import Table
 
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.calibration.fit import calibrate
-from rainbow_ray.data.dataset import at_songs
+from rainbow_ray.data.dataset import scatter_song_means
 from rainbow_ray.data.segments import TIMES
 from rainbow_ray.evaluation.bootstrap import (
     Difference,
-    Scored,
+    ScoredPredictions,
     best_baseline,
-    compare,
-    intervals,
+    bootstrap_ci,
     measure,
+    paired_bootstrap,
     verdict,
 )
-from rainbow_ray.evaluation.diagnostics import signs
-from rainbow_ray.evaluation.modality_ablation import Brought, attention, behind, compare_modalities
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import Data
-from rainbow_ray.tasks.base import Metrics, are_known, score_type
-from rainbow_ray.tasks.segmentation import WEAK, Segmentation, decode_sides, plain
-from rainbow_ray.training.cross_validation import Outcome, out_of_fold
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.evaluation.diagnostics import training_warnings
+from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_modalities, attention, behind
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.tasks.base import Metrics, is_scored, score_dtype
+from rainbow_ray.tasks.segmentation import WEAK, Segmentation, base_task_of, decode_sides
+from rainbow_ray.training.cross_validation import FitResult, out_of_fold
+from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 NONE = "none"  # the baseline that is this model without time and neighbours
@@ -56,44 +56,48 @@ class Results:
     best_baseline: str | None
     gap: Difference | None
     verdict: str
-    signs: list[str]
+    training_warnings: list[str]
     details: dict[str, Any]
-    scored: Scored  # of all examples, NaN for those that no fold held out
+    scored: ScoredPredictions  # of all examples, NaN for those that no fold held out
     calibration: Calibration  # what all of them teach
     calibrations: Mapping[int, Calibration]  # what the other folds teach of each
     notes: list[str]
     examples: int
     songs: int
-    brought: dict[str, Brought]  # by what alone was read, where there are several
+    brought: dict[str, ModalityAblation]  # by what alone was read, where there are several
 
 
-def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[str, np.ndarray]) -> Results:
+def evaluate(plan: RunPlan, data: PreparedData, folds: list[FitResult], baselines: Mapping[str, np.ndarray]) -> Results:
     """Put the folds' scores together and hold them against the baselines, on the same songs."""
     problem, seed = data.problem, plan.config.reproducibility.seed
     metric = plan.config.training.headline
     every = np.flatnonzero(data.split.fold >= 0)
-    scores = at_songs(data.source, out_of_fold(data.source, problem, folds, lambda outcome: outcome.val_scores))
-    held = every[are_known(scores[every], problem)]
-    baselines = {name: at_songs(data.source, values) for name, values in baselines.items()}
+    scores = scatter_song_means(
+        data.source, out_of_fold(data.source, problem, folds, lambda outcome: outcome.val_scores)
+    )
+    held = every[is_scored(scores[every], problem)]
+    baselines = {name: scatter_song_means(data.source, values) for name, values in baselines.items()}
     # where examples are many, baselines speak for some of them, and are compared on those
-    both = held[are_known(next(iter(baselines.values()))[held], problem)]
+    both = held[is_scored(next(iter(baselines.values()))[held], problem)]
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     compared = np.isin(held, both)
     asked = plan.config.calibration
     made = calibrate(asked, problem, targets, scores[held], songs, data.split.fold[held])
-    scored = Scored(scores, scores.copy())
-    scored.scores[held], scored.decided[held] = made.scores, made.decided
-    sides = [data.split.sides(fold) for fold in range(data.split.folds)]
-    scored.decided[held] = decode_sides(problem, data.source.targets, sides, scored.decided)[held]
+    scored = ScoredPredictions(scores, scores.copy())
+    scored.scores[held], scored.thresholded[held] = made.scores, made.thresholded
+    sides = [data.split.train_val_indices(fold) for fold in range(data.split.folds)]
+    scored.thresholded[held] = decode_sides(problem, data.source.targets, sides, scored.thresholded)[held]
     metrics, undefined = measure(problem, targets, scored.take(held))
-    others = {name: Scored(values, values) for name, values in baselines.items()}
+    others = {name: ScoredPredictions(values, values) for name, values in baselines.items()}
     if NONE in baselines:  # the same model: decoded as ours is
-        others[NONE] = Scored(baselines[NONE], decode_sides(problem, data.source.targets, sides, baselines[NONE]))
+        others[NONE] = ScoredPredictions(
+            baselines[NONE], decode_sides(problem, data.source.targets, sides, baselines[NONE])
+        )
     measured = {name: measure(problem, targets[compared], one.take(both))[0] for name, one in others.items()}
     best = best_baseline(problem, metric, measured)
     gap = None
     if best is not None:
-        gap = compare(
+        gap = paired_bootstrap(
             problem, metric, targets[compared], scored.read_by(problem, metric)[both],
             others[best].read_by(problem, metric)[both],
             songs[compared], seed=seed,
@@ -102,11 +106,11 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
     labelled = held[problem.known(targets)] if isinstance(problem, Segmentation) else held
-    decided = problem.decide(scored.decided[labelled])
-    found = signs(plan.config.training, [o.facts for o in folds], decided, plain(problem).name)
-    ci95 = intervals(problem, targets, scored.take(held), songs, seed=seed)
-    details = problem.details(targets, scored.decided[held])
-    brought = compare_modalities(plan, data, folds, scores, held)
+    thresholded = problem.decode_predictions(scored.thresholded[labelled])
+    found = training_warnings(plan.config.training, [o.facts for o in folds], thresholded, base_task_of(problem).name)
+    ci95 = bootstrap_ci(problem, targets, scored.take(held), songs, seed=seed)
+    details = problem.details(targets, scored.thresholded[held])
+    brought = ablate_modalities(plan, data, folds, scores, held)
     found += behind(metric, brought)
     return Results(
         metrics, undefined, ci95, measured, best, gap, sentence, found, details, scored, made.calibration, made.by_fold,
@@ -115,7 +119,7 @@ def evaluate(plan: Plan, data: Data, folds: list[Outcome], baselines: Mapping[st
     )  # fmt: skip
 
 
-def write_predictions(path: Path, data: Data, results: Results, outcomes: list[Outcome]) -> None:
+def write_predictions(path: Path, data: PreparedData, results: Results, outcomes: list[FitResult]) -> None:
     """A row an example, fold and side: unique per (`example_id`, `fold`, `split`).
 
     Scores that were held out are calibrated by what the other folds teach, all others by what all of them do.
@@ -132,20 +136,25 @@ def write_predictions(path: Path, data: Data, results: Results, outcomes: list[O
             elif isinstance(data.problem, Segmentation):
                 targets = data.source.targets
                 fitted = data.problem.with_transitions(targets[outcome.job.train])
-                scored = Scored(scores, fitted.decode(targets[rows], scores) if len(scores) else scores)
+                scored = ScoredPredictions(scores, fitted.decode(targets[rows], scores) if len(scores) else scores)
             else:
                 made = results.calibration.probabilities(scores)
-                scored = Scored(made, results.calibration.decided(made))
+                scored = ScoredPredictions(made, results.calibration.thresholded(made))
             parts.append(_prediction_rows(data, outcome.job.fold, split, rows, scored))
     table = pa.concat_tables(parts)
-    write_safely(path, lambda file: pq.write_table(table, file))
+    atomic_write(path, lambda file: pq.write_table(table, file))
 
 
-def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray, scored: Scored) -> pa.Table:
+def _prediction_rows(
+    data: PreparedData, fold: int | None, split: str, rows: np.ndarray, scored: ScoredPredictions
+) -> pa.Table:
     n, problem = len(rows), data.problem
-    columns = scored.scores.reshape(n, len(problem.score_names)).astype(score_type(problem))
-    told, decided = problem.tell(data.source.targets[rows]), problem.decide(scored.decided) if n else []
-    kind = PREDICTION_TYPES[plain(problem).name]
+    columns = scored.scores.reshape(n, len(problem.score_names)).astype(score_dtype(problem))
+    told, thresholded = (
+        problem.decode_targets(data.source.targets[rows]),
+        problem.decode_predictions(scored.thresholded) if n else [],
+    )
+    kind = PREDICTION_TYPES[base_task_of(problem).name]
     # a yes is 1, as files of the first version have it
     target = data.source.targets[rows] if problem.name == "binary" else told
     at = pa.array(rows)
@@ -163,14 +172,19 @@ def _prediction_rows(data: Data, fold: int | None, split: str, rows: np.ndarray,
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
             "target": pa.array(target, pa.float32() if problem.name == "binary" else kind),
-            "prediction": pa.array(decided, kind),
+            "prediction": pa.array(thresholded, kind),
             **{name: pa.array(columns[:, i]) for i, name in enumerate(problem.score_names)},
         }
     )
 
 
-def summarise(
-    plan: Plan, data: Data, results: Results, folds: list[Outcome], refit: Outcome | None, seconds: dict[str, Any]
+def summarize(
+    plan: RunPlan,
+    data: PreparedData,
+    results: Results,
+    folds: list[FitResult],
+    refit: FitResult | None,
+    seconds: dict[str, Any],
 ) -> dict[str, Any]:
     """`summary.json`."""
     fits = [*folds, *([refit] if refit else [])]
@@ -206,7 +220,7 @@ def summarise(
         "best_baseline": results.best_baseline,
         "difference": vars(results.gap) if results.gap else None,
         "verdict": results.verdict,
-        "signs": results.signs,
+        "signs": results.training_warnings,
         "notes": [*notes(plan, data, fits), *results.notes],
         "calibration": results.calibration.to_json(),
         "ensemble": len(folds) if plan.config.training.ensemble and refit is None and len(folds) > 1 else None,
@@ -240,12 +254,12 @@ def summarise(
     }
 
 
-def best_length(folds: list[Outcome]) -> int:
+def best_length(folds: list[FitResult]) -> int:
     """The median best number of epochs over the folds: how long the refit trains."""
     return max(1, round(float(np.median([outcome.facts["best_epoch"] for outcome in folds]))))
 
 
-def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
+def notes(plan: RunPlan, data: PreparedData, fits: list[FitResult]) -> list[str]:
     """Everything that differs from what was asked for or deserves a word, once each."""
     said = [*plan.warnings, *data.warnings, *(note for outcome in fits for note in outcome.facts["notes"])]
     if plan.reading.audio not in (None, "embedded"):
@@ -259,7 +273,7 @@ def notes(plan: Plan, data: Data, fits: list[Outcome]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def print_closing(summary: Mapping[str, Any], folder: Path, shown: list[str], console: Console) -> None:
+def print_summary(summary: Mapping[str, Any], folder: Path, shown: list[str], console: Console) -> None:
     """The table that closes a run: result, interval, baselines, verdict, cost, where the files lie."""
     names = [name for name in dict.fromkeys([summary["metric"], *shown]) if name != "loss"]
     folds = summary["counts"]["folds"]

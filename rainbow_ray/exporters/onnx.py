@@ -30,16 +30,16 @@ from rainbow_ray.bundle.bundle import CARD, Bundle
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, file_hashes
 from rainbow_ray.bundle.model_card import onnx_use, with_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
-from rainbow_ray.data.reader import Batch, Line
+from rainbow_ray.data.reader import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import Scorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
 from rainbow_ray.modalities.text.encoder import TOKENS, WORDS, load_tokenizer, pad_id
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.regression import Regression
-from rainbow_ray.tasks.segmentation import Segmentation, plain
+from rainbow_ray.tasks.segmentation import Segmentation, base_task_of
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 
 TOLERANCE = 1e-4  # of a score; of numbers, of how far they are spread, or of the distance from their mean
@@ -70,7 +70,7 @@ class Graph(nn.Module):
         b = first.shape[0]
         there = {name: inputs.get(f"has_{name}", first.new_ones(b, dtype=torch.bool)) for name in self.model.modalities}
         units = {name: self._units(name, inputs) for name in self.model.modalities}
-        line = Line(inputs["times"], None) if "times" in inputs else None
+        line = SegmentTimes(inputs["times"], None) if "times" in inputs else None
         nothing = first.new_zeros(b, dtype=torch.float32)
         scores: torch.Tensor = self.scorer(Batch([], [], units, dict.fromkeys(units), there, nothing, nothing, line))
         return scores
@@ -84,7 +84,7 @@ class Graph(nn.Module):
             return {"values": values, "mask": inputs["midi_mask"], "stem": stem}
         audio = self.model.audio
         assert audio is not None
-        return {"values": values if audio.trains_waves else audio.constant(values), "stem": stem}
+        return {"values": values if audio.trains_feature_extractor else audio.constant(values), "stem": stem}
 
 
 def export_onnx(bundle: Bundle, folder: Path, source: str) -> Exported:
@@ -130,9 +130,9 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
     return worst
 
 
-def _origin_and_unit(problem: Problem) -> tuple[float, float]:
+def _origin_and_unit(problem: Task) -> tuple[float, float]:
     """Where a problem's scores lie, and how far from each other: of numbers, as the targets did."""
-    inner = plain(problem)
+    inner = base_task_of(problem)
     if isinstance(inner, Regression) and inner.transform != "log1p":
         return inner.shift, inner.scale
     return 0.0, 1.0
@@ -228,7 +228,7 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
         "phase": info.get("phase"),
         "target": info.get("target"),
         "modalities": list(bundle.model.modalities),
-        "problem": plain(problem).name,
+        "problem": base_task_of(problem).name,
         "score_names": list(problem.score_names),
         "calibration": bundle.calibration.to_json(),
         "text_columns": info["text_columns"],

@@ -23,8 +23,8 @@ from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.exporters.onnx import Graph, make_inputs
 from rainbow_ray.inference.load import HUB_MARK
 from rainbow_ray.modalities.text.encoder import TOKENS
-from rainbow_ray.model.model import Rainbow, Standardise
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.model.model import RainbowModel, Standardizer
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.utils.errors import InputError, TrainingError
 
 TOLERANCE = 1e-4
@@ -114,7 +114,7 @@ def _why_not(bundle: Bundle) -> list[str]:
     return problems
 
 
-def _is_bounded(problem: Problem) -> bool:
+def _is_bounded(problem: Task) -> bool:
     return getattr(problem, "low", None) is not None or getattr(problem, "high", None) is not None
 
 
@@ -154,14 +154,14 @@ def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     return made, notes
 
 
-def _fill(hidden: nn.Linear, last: nn.Linear, model: Rainbow, problem: Problem) -> None:
+def _fill(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, problem: Task) -> None:
     """Our two layers into the family's, centring and scaling folded into the first, a number's unit into the last."""
     ours = [layer for layer in model.head if isinstance(layer, nn.Linear)]
     assert len(ours) == 2
     first, second = ours
     with torch.no_grad():
         weight, bias = first.weight.detach(), first.bias.detach()
-        if isinstance(model.standardise, Standardise):
+        if isinstance(model.standardise, Standardizer):
             weight = weight / model.standardise.scale
             bias = bias - weight @ model.standardise.mean
         hidden.weight.copy_(weight)

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.evaluation.bootstrap import Difference, compare
+from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap
 from rainbow_ray.html_report.charts import gains
 from rainbow_ray.html_report.html import Page, Section, Table, number
-from rainbow_ray.html_report.run_artifacts import Finished
-from rainbow_ray.tasks.segmentation import plain
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
+from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_difference
 
 SEED = 0
 
 
-def comparison_page(runs: Sequence[Finished]) -> Page:
+def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
     """Each run against the first, song by song. Raises `InputError` where they cannot be compared."""
     first = runs[0]
     _check(runs)
@@ -30,14 +30,14 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     metric, problem = first.summary["metric"], first.problem
     names = _names(runs)
     rows = [pd.Index(run.held["example_id"]).get_indexer(pd.Index(shared)) for run in runs]
-    decides = metric in problem.decided_metrics
-    scores = [(run.decided if decides else run.scores)[taken] for run, taken in zip(runs, rows, strict=True)]
+    decides = metric in problem.threshold_metrics
+    scores = [(run.thresholded if decides else run.scores)[taken] for run, taken in zip(runs, rows, strict=True)]
     targets = first.targets[rows[0]]
     songs = first.held["song"].to_numpy()[rows[0]]
     table, sentences, gaps = [], [], {}
     for place, (run, name, ours) in enumerate(zip(runs, names, scores, strict=True)):
         value = problem.metric(metric, targets, ours)
-        gap = None if place == 0 else compare(problem, metric, targets, ours, scores[0], songs, seed=SEED)
+        gap = None if place == 0 else paired_bootstrap(problem, metric, targets, ours, scores[0], songs, seed=SEED)
         table.append([name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
         if gap is not None:
             gaps[name] = gap
@@ -51,7 +51,7 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     )
     right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
     tables = [Table(["run", metric.replace("_", " "), f"against {names[0]} [95%]", "config"], table)]
-    if plain(problem).name != "regression":
+    if base_task_of(problem).name != "regression":
         head = ["right in", "both", f"only {names[0]}", "only itself", "neither"]
         counts = [
             [name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
@@ -68,7 +68,7 @@ def comparison_page(runs: Sequence[Finished]) -> Page:
     )
 
 
-def _names(runs: Sequence[Finished]) -> list[str]:
+def _names(runs: Sequence[RunArtifacts]) -> list[str]:
     """What each run is called: its folder, with the one above it where several have the same name."""
     paths = [run.path.resolve() for run in runs]
     alike = Counter(path.name for path in paths)
@@ -76,7 +76,7 @@ def _names(runs: Sequence[Finished]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
-def _check(runs: Sequence[Finished]) -> None:
+def _check(runs: Sequence[RunArtifacts]) -> None:
     first, problems = runs[0], []
     for run in runs[1:]:
         for key in ("problem", "target"):
@@ -90,7 +90,7 @@ def _check(runs: Sequence[Finished]) -> None:
         raise InputError(problems)
 
 
-def _warnings(runs: Sequence[Finished]) -> list[str]:
+def _warnings(runs: Sequence[RunArtifacts]) -> list[str]:
     if len({run.summary["data_hash"] for run in runs}) > 1:
         return ["These runs were made with different songs, texts or labels; labels are those of the first."]
     if len({run.profile.get("split_hash") for run in runs}) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.html_report.theme import Chart
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Part:
+class HtmlBlock:
     """A piece of a text, and how far it moved the model (0: not at all)."""
 
     text: str
@@ -39,7 +39,7 @@ class Song:
 
     name: str
     claim: str
-    parts: list[Part]
+    parts: list[HtmlBlock]
     words: str = ""
 
 
@@ -69,7 +69,7 @@ class Page:
 def write_page(page: Page, path: Path, plots: Path | None = None) -> None:
     """Write the page, and its charts as PNG into `plots`."""
     html = render(page)
-    write_safely(path, lambda file: file.write_text(html, encoding="utf-8"))
+    atomic_write(path, lambda file: file.write_text(html, encoding="utf-8"))
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for section in page.sections:

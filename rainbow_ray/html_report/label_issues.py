@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.html_report.html import Part, Section, Song
-from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.html_report.html import HtmlBlock, Section, Song
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.inference.occlusion import Moved
 from rainbow_ray.utils.number_format import format_number
 
@@ -19,7 +19,7 @@ SHOWN_SONGS = 6
 Words = Callable[[str, str, int], list[Moved]]  # of a text, a score's column, a fold
 
 
-def contradictions(run: Finished) -> pd.DataFrame:
+def contradictions(run: RunArtifacts) -> pd.DataFrame:
     """Held-out predictions that contradict their label, the surest first.
 
     `wrong` says how surely, from 0 to 1 (of numbers: how far off, in spreads of the true ones); `column` names the
@@ -30,7 +30,7 @@ def contradictions(run: Finished) -> pd.DataFrame:
     if run.summary["problem"] == "regression":
         wrong, column = np.abs(scores - targets) / max(1e-9, float(targets.std())), np.zeros(len(scores), dtype=int)
     else:
-        truth = run.problem.indicators(targets)
+        truth = run.problem.one_hot(targets)
         gap = np.abs(truth - columns)
         # of several classes: how surely a wrong one, and how surely not the right one
         ways = [np.where(truth, gap, 0).max(axis=1), np.where(truth, 0, gap).max(axis=1)]
@@ -41,7 +41,7 @@ def contradictions(run: Finished) -> pd.DataFrame:
     return found[found["wrong"] > 0].sort_values("wrong", ascending=False, kind="stable")
 
 
-def songs_to_look_at(run: Finished, texts: Mapping[str, str], moved: Words | None) -> Section:
+def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None) -> Section:
     shown = contradictions(run).head(SHOWN_SONGS)
     what = "segment" if "inner" in run.summary and not run.summary.get("weak") else "song"
     words: dict[str, list[Moved]] = {}
@@ -75,13 +75,13 @@ def songs_to_look_at(run: Finished, texts: Mapping[str, str], moved: Words | Non
     return Section("songs", f"{what.capitalize()}s to look at", text, songs=songs)
 
 
-def _marked(text: str, words: list[Moved]) -> list[Part]:
+def _marked(text: str, words: list[Moved]) -> list[HtmlBlock]:
     """The text with the words that moved the model marked, whatever their case."""
     by = {one.word: one.by for one in words}
     if not by:
-        return [Part(text)] if text else []
+        return [HtmlBlock(text)] if text else []
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, by))})\b", re.IGNORECASE)
-    return [Part(piece, by.get(piece.lower(), 0.0)) for piece in pattern.split(text) if piece]
+    return [HtmlBlock(piece, by.get(piece.lower(), 0.0)) for piece in pattern.split(text) if piece]
 
 
 def _say(value: Any) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from rainbow_ray.html_report.html import Section, Table, number
-from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
 
 
-def modality_section(run: Finished) -> list[Section]:
+def modality_section(run: RunArtifacts) -> list[Section]:
     """Nothing for runs that read one modality."""
     summary = run.summary
     found = summary.get("modalities")
     if not found:
         return []
     metric = summary["metric"]
-    shown = list(dict.fromkeys([metric, *(name for name in run.problem.defaults.shown if name != "loss")]))
+    shown = list(dict.fromkeys([metric, *(name for name in run.problem.defaults.shown_metrics if name != "loss")]))
     ordered = sorted(found.items(), key=lambda item: item[0].count("+"), reverse=True)
     rows = [[_named(name), str(values["songs"]), *(number(values.get(one)) for one in shown),
              number(values["all_of_them"])] for name, values in ordered]  # fmt: skip

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.tasks.base import Problem, make_problem, score_type
-from rainbow_ray.tasks.segmentation import plain
-from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.tasks.base import Task, make_task, score_dtype
+from rainbow_ray.tasks.segmentation import base_task_of
+from rainbow_ray.training.loggers import read_records
 from rainbow_ray.utils.errors import InputError, first_line
 
 SEGMENTATION = "segmentation"
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunArtifacts:
     """What a finished run left. `held` are its out-of-fold predictions, a row an example."""
 
     path: Path
@@ -34,18 +34,18 @@ class Finished:
     config: str
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> Task:
         """The problem as its predictions have it."""
         name = self.summary["problem"]
         classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
         known = {"classes": classes} if classes else {}
         if name == SEGMENTATION:
-            inner = make_problem(self.summary["inner"], **known)
-            return make_problem(name, inner=inner, weak=self.summary.get("weak"))
-        return make_problem(name, **known)
+            inner = make_task(self.summary["inner"], **known)
+            return make_task(name, inner=inner, weak=self.summary.get("weak"))
+        return make_task(name, **known)
 
     @property
-    def alone(self) -> Finished:
+    def alone(self) -> RunArtifacts:
         """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
         if self.summary["problem"] != SEGMENTATION:
             return self
@@ -55,26 +55,26 @@ class Finished:
             sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
             held = self.held.groupby("song", sort=False).first().reset_index()
             held[names] = sums
-            inner = plain(self.problem)
-            held["prediction"] = inner.decide(sums[:, 0] if names == ["score"] else sums)
+            inner = base_task_of(self.problem)
+            held["prediction"] = inner.decode_predictions(sums[:, 0] if names == ["score"] else sums)
         return dataclasses.replace(self, summary=self._inner, held=held.reset_index(drop=True))
 
     @property
     def scores(self) -> np.ndarray:
         """`(examples,)` or `(examples, classes)`."""
         columns = list(self.problem.score_names)
-        values = self.held[columns].to_numpy(dtype=score_type(self.problem))
+        values = self.held[columns].to_numpy(dtype=score_dtype(self.problem))
         return values[:, 0] if columns == ["score"] else values
 
     @property
-    def decided(self) -> np.ndarray:
+    def thresholded(self) -> np.ndarray:
         """Scores that say yes where the run said yes, whatever threshold it had."""
         said = self.held["prediction"]
         if self.summary["problem"] == SEGMENTATION and self.summary["inner"] == "multiclass":
             names = [name.removeprefix("score_") for name in self.problem.score_names]
             return np.array([[name == one for name in names] for one in said], dtype=np.float32)
         if self.summary["problem"] in ("binary", SEGMENTATION):
-            return np.asarray(said.to_numpy(dtype=score_type(self.problem)))
+            return np.asarray(said.to_numpy(dtype=score_dtype(self.problem)))
         if self.summary["problem"] == "multilabel":
             names = [name.removeprefix("score_") for name in self.problem.score_names]
             return np.array([[name in row for name in names] for row in said], dtype=np.float32)
@@ -87,7 +87,7 @@ class Finished:
         told = self.held["target"]
         if self.summary["problem"] == SEGMENTATION:
             known = told.notna().to_numpy()
-            label = np.full(len(told), np.nan, dtype=score_type(self.problem))
+            label = np.full(len(told), np.nan, dtype=score_dtype(self.problem))
             label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
             song = pd.factorize(self.held["song"])[0]
             place = self.held.groupby("song", sort=False).cumcount()
@@ -96,7 +96,7 @@ class Finished:
             return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
         if self.summary["problem"] == "multilabel":
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
-        return np.asarray(told.to_numpy(dtype=score_type(self.problem)))
+        return np.asarray(told.to_numpy(dtype=score_dtype(self.problem)))
 
     @property
     def _inner(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Finished:
         return np.array([a == b for a, b in zip(told, said, strict=True)], dtype=bool)
 
 
-def read_run(path: Path) -> Finished:
+def read_run(path: Path) -> RunArtifacts:
     """Raises `InputError` for a run that is not finished, or lacks files."""
     missing = [name for name in FILES if not (path / name).exists()]
     if "summary.json" in missing and (path / "config.yaml").exists():
@@ -138,11 +138,11 @@ def read_run(path: Path) -> Finished:
     # the refit has no songs held out
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
     summary, records = found["summary.json"], found["metrics.jsonl"]
-    run = Finished(path, summary, found["data.json"], records, held, found["config.yaml"])
+    run = RunArtifacts(path, summary, found["data.json"], records, held, found["config.yaml"])
     return dataclasses.replace(run, held=_by_song(run)) if held["song"].duplicated().any() else run
 
 
-def _by_song(run: Finished) -> pd.DataFrame:
+def _by_song(run: RunArtifacts) -> pd.DataFrame:
     """One row a song, where scores of its stems are averaged before anything is measured."""
     if run.summary.get("unit") != "stem":
         return run.held
@@ -150,11 +150,11 @@ def _by_song(run: Finished) -> pd.DataFrame:
 
     names = list(run.problem.score_names)
     first = run.held.groupby("song", sort=False).first().reset_index()
-    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_type(run.problem))
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_dtype(run.problem))
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
-    decided = Calibration.from_json(run.summary.get("calibration", {})).decided(scores)
-    first["prediction"] = pd.Series(run.problem.decide(decided), dtype=run.held["prediction"].dtype)
+    decided = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)
+    first["prediction"] = pd.Series(run.problem.decode_predictions(decided), dtype=run.held["prediction"].dtype)
     return first
 
 
@@ -177,7 +177,7 @@ def read_text(path: Path) -> str:
 FILES: dict[str, Callable[[Path], Any]] = {
     "summary.json": read_json,
     "predictions.parquet": pd.read_parquet,
-    "metrics.jsonl": lambda path: pd.DataFrame(read_lines(path)),
+    "metrics.jsonl": lambda path: pd.DataFrame(read_records(path)),
     "data.json": read_json,
     "config.yaml": read_text,
 }

@@ -9,9 +9,9 @@ import pandas as pd
 
 from rainbow_ray.html_report import charts
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
-from rainbow_ray.html_report.label_issues import Words, songs_to_look_at
+from rainbow_ray.html_report.label_issues import Words, find_label_issues
 from rainbow_ray.html_report.modalities import modality_section
-from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.html_report.timelines import timelines_of
 from rainbow_ray.utils.number_format import format_labels
 
@@ -38,7 +38,7 @@ MEANINGS = {
 }
 
 
-def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None) -> Page:
+def run_page(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None = None) -> Page:
     """`texts` by example, where they are at hand; `moved` gives the words that moved the model of a fold."""
     summary = run.summary
     demo = " on the built-in demo songs" if summary["demo"] else ""
@@ -53,7 +53,7 @@ def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None
             _how_it_learned(run),
             *_timelines(run, texts),
             *_how_right(run.alone),
-            songs_to_look_at(run.alone, texts, moved),
+            find_label_issues(run.alone, texts, moved),
             _data(run),
             _cost(run),
             Section("config", "The config", code=run.config),
@@ -62,10 +62,10 @@ def run_page(run: Finished, texts: Mapping[str, str], moved: Words | None = None
     )
 
 
-def _numbers(run: Finished) -> Section:
+def _numbers(run: RunArtifacts) -> Section:
     summary = run.summary
     headline = summary["metric"]
-    shown = list(dict.fromkeys([headline, *(n for n in run.problem.defaults.shown if n != "loss")]))
+    shown = list(dict.fromkeys([headline, *(n for n in run.problem.defaults.shown_metrics if n != "loss")]))
     rows = [["model", *(number(summary["best"].get(name)) for name in shown)]]
     rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in shown)])
     for name, values in summary["baselines"].items():
@@ -90,24 +90,24 @@ def _numbers(run: Finished) -> Section:
     )  # fmt: skip
 
 
-def _timelines(run: Finished, texts: Mapping[str, str]) -> list[Section]:
+def _timelines(run: RunArtifacts, texts: Mapping[str, str]) -> list[Section]:
     made = timelines_of(run, texts)
     if made is None:
         return []
     return [Section("timelines", "The songs in time", [made.says], timelines=made, plots=[made.picture])]
 
 
-def _how_it_learned(run: Finished) -> Section:
+def _how_it_learned(run: RunArtifacts) -> Section:
     return Section("learning", "How it learned", charts=charts.learning_curves(run.records, run.summary["metric"]))
 
 
-def _how_right(run: Finished) -> list[Section]:
+def _how_right(run: RunArtifacts) -> list[Section]:
     summary, scores, targets = run.summary, run.scores, run.targets
     songs = pd.factorize(run.held["song"])[0]
     if summary["problem"] == "regression":
         return [Section("errors", "How far off it is", charts=charts.scatter(targets, scores))]
     names = list(class_names(run))
-    truth, columns = run.problem.indicators(targets), scores.reshape(len(scores), -1)
+    truth, columns = run.problem.one_hot(targets), scores.reshape(len(scores), -1)
     drawn, tables = charts.rank_curves(truth, columns, names[-columns.shape[1] :], songs, SEED), []
     if summary["problem"] == "multiclass":
         right = scores.argmax(1) == targets.astype(int)
@@ -125,13 +125,13 @@ def _how_right(run: Finished) -> list[Section]:
     return [Section("errors", "Where it is right, and how sure", tables=tables, charts=drawn)]
 
 
-def class_names(run: Finished) -> Sequence[str]:
+def class_names(run: RunArtifacts) -> Sequence[str]:
     """The classes in the order of the confusion matrix; of yes and no the last one has the score."""
     columns = run.problem.score_names
     return ("False", "True") if columns == ("score",) else [name.removeprefix("score_") for name in columns]
 
 
-def _data(run: Finished) -> Section:
+def _data(run: RunArtifacts) -> Section:
     profile, counts = run.profile, run.summary["counts"]
     rows = [["rows", str(profile["rows"])], ["songs", str(profile["songs"])], ["folds", str(counts["folds"])]]
     rows += [[f"left out: {reason}", str(n)] for reason, n in profile["dropped"].items()]
@@ -141,7 +141,7 @@ def _data(run: Finished) -> Section:
     return Section("data", "The songs", text, [Table(["", "count"], rows), Table(["label", ""], labels)])
 
 
-def _cost(run: Finished) -> Section:
+def _cost(run: RunArtifacts) -> Section:
     summary, seconds = run.summary, run.summary["seconds"]
     rows = [[part, f"{value:.1f} s"] for part, value in seconds["parts"].items()] if "parts" in seconds else []
     rows.append(["in all", f"{seconds['total']:.1f} s"])

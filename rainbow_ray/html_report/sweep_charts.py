@@ -19,7 +19,7 @@ LOGARITHMIC = 50  # times the least value that the most must be
 
 
 @dataclass(frozen=True)
-class Search:
+class SweepArtifacts:
     """Trials of a sweep that have ended, in their order, and the metric that they were chosen by."""
 
     trials: Sequence[Trial]
@@ -46,7 +46,7 @@ class Search:
         return np.asarray((scores - scores.min()) / max(1e-12, float(np.ptp(scores))))
 
 
-def history(search: Search) -> Chart:
+def history(search: SweepArtifacts) -> Chart:
     """Scores of all trials in their order, and the best so far."""
 
     def draw(figure: Figure, palette: Palette) -> None:
@@ -63,7 +63,7 @@ def history(search: Search) -> Chart:
     return Chart("history", "Trial by trial", "Scores of all trials in their order; the line is the best so far.", draw)
 
 
-def axes_by_importance(search: Search) -> list[Chart]:
+def axes_by_importance(search: SweepArtifacts) -> list[Chart]:
     """Importance, parallel coordinates, and a slice for each of the axes that mattered most."""
     shares = importance(search)
     first = sorted(search.varied, key=lambda name: -shares.get(name, 0.0))[:SHOWN_AXES]
@@ -94,7 +94,7 @@ def axes_by_importance(search: Search) -> list[Chart]:
     ]  # fmt: skip
 
 
-def importance(search: Search) -> dict[str, float]:
+def importance(search: SweepArtifacts) -> dict[str, float]:
     """fANOVA (Hutter et al. 2014) over the axes that complete trials have in common; empty where scores do not vary."""
     import optuna
 
@@ -114,12 +114,12 @@ def importance(search: Search) -> dict[str, float]:
             return {}
 
 
-def words(search: Search, name: str) -> str:
+def words(search: SweepArtifacts, name: str) -> str:
     """The end of a varied key that tells it from the others, as words."""
     return short_names(search.varied)[name].replace("_", " ").replace(".", " ")
 
 
-def _slice(search: Search, name: str) -> Chart:
+def _slice(search: SweepArtifacts, name: str) -> Chart:
     some = [trial for trial in search.complete if name in trial.params]
     values = [trial.params[name] for trial in some]
     plain = _are_numbers(values)

@@ -8,9 +8,9 @@ from typing import Any
 
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
 from rainbow_ray.html_report.run_artifacts import lacking, read_file, read_json
-from rainbow_ray.html_report.sweep_charts import Search, axes_by_importance, history
-from rainbow_ray.tasks.base import make_problem
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger, Trial
+from rainbow_ray.html_report.sweep_charts import SweepArtifacts, axes_by_importance, history
+from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError
 
 NEEDED = ("summary.json", "trials.jsonl", "config.yaml")
@@ -32,12 +32,12 @@ class Swept:
     config: str
 
     @property
-    def search(self) -> Search:
+    def search(self) -> SweepArtifacts:
         """Its trials and what they were chosen by."""
         metric = self.summary["metric"]
-        inner = {"inner": make_problem(self.summary["inner"])} if "inner" in self.summary else {}
-        larger = make_problem(self.summary["problem"], **inner).larger_is_better(metric)
-        return Search(self.trials, metric.replace("_", " "), larger)
+        inner = {"inner": make_task(self.summary["inner"])} if "inner" in self.summary else {}
+        larger = make_task(self.summary["problem"], **inner).larger_is_better(metric)
+        return SweepArtifacts(self.trials, metric.replace("_", " "), larger)
 
 
 def read_sweep(path: Path) -> Swept:
@@ -50,7 +50,7 @@ def read_sweep(path: Path) -> Swept:
     summary = read_file(path / "summary.json", read_json)
     if lacks := lacking(summary, SUMMARY):
         raise InputError(f"{path / 'summary.json'}: {', '.join(lacks)} missing; it is damaged, or of another version")
-    trials = sorted(Ledger(path / "trials.jsonl").ended, key=lambda trial: trial.number)
+    trials = sorted(TrialLog(path / "trials.jsonl").ended, key=lambda trial: trial.number)
     return Swept(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
 
 
@@ -112,7 +112,7 @@ def _axes(sweep: Swept) -> Section:
 
 def _cost(sweep: Swept) -> Section:
     summary = sweep.summary
-    done = sum((t.reports[-1][0] if t.reports else 0.0) / WHOLE for t in sweep.trials)
+    done = sum((t.reports[-1][0] if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
     rows = [[part, f"{value:.1f} s"] for part, value in summary["seconds"]["parts"].items()]
     rows += [["in all", f"{summary['seconds']['total']:.1f} s"],
              ["trials, over all actors", f"{summary['trial_seconds']:.0f} s"]]  # fmt: skip

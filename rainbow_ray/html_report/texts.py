@@ -8,23 +8,23 @@ from pathlib import Path
 import yaml
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.manifest import Manifest, Times, find_columns, open_manifest, plain_rows
+from rainbow_ray.data.manifest import Manifest, Times, find_columns, normalize_rows, open_manifest
 from rainbow_ray.data.reader import head
-from rainbow_ray.data.segments import fold_timelines
+from rainbow_ray.data.segments import merge_stems
 from rainbow_ray.html_report.label_issues import Words
-from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.inference.occlusion import Moved, words_that_moved
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.setup.inputs import modalities_of
 from rainbow_ray.setup.segment_table import INDEX, TIMES
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.utils.errors import InputError
 
 MOVING_WORDS = 6
 MOST_ROWS = 200_000  # a page of more songs goes without their texts
 
 
-def texts_of(run: Finished) -> dict[str, str]:
+def texts_of(run: RunArtifacts) -> dict[str, str]:
     """The text of each example; nothing where the manifest cannot be read any more."""
     try:
         config = Config.model_validate(yaml.safe_load(run.config))
@@ -38,9 +38,9 @@ def texts_of(run: Finished) -> dict[str, str]:
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
     if run.summary["problem"] == "segmentation":
-        folded = fold_timelines(plain_rows(table, columns)).table
+        folded = merge_stems(normalize_rows(table, columns)).table
         return dict(zip(folded["example_id"].to_pylist(), folded["text"].to_pylist(), strict=True))
-    rows = plain_rows(table, columns)
+    rows = normalize_rows(table, columns)
     songs, texts = rows["song"].to_pylist(), rows["text"].to_pylist()
     if config.data.split_by == "row" or run.summary.get("unit") == "stem":
         return {f"{song}#{i}": text for i, (song, text) in enumerate(zip(songs, texts, strict=True))}
@@ -51,7 +51,7 @@ def _times(manifest: Manifest) -> Times:
     return Times(*TIMES, INDEX if INDEX in manifest.schema.names else None)
 
 
-def words_of(run: Finished) -> Words | None:
+def words_of(run: RunArtifacts) -> Words | None:
     """The words that moved a score of a fold's own model, which never saw that fold's songs; None without a model."""
     folder: Path = run.path / "model"
     if not folder.exists():
@@ -69,7 +69,7 @@ def words_of(run: Finished) -> Words | None:
         if predictor.folds:
             return words_that_moved(predictor.member(fold), text, column, MOVING_WORDS)
         if fold != in_place:
-            saved = Checkpoints(run.path / "checkpoints" / f"fold-{fold}").load_model()
+            saved = CheckpointManager(run.path / "checkpoints" / f"fold-{fold}").load_model()
             if saved is None:
                 return []
             predictor.bundle.model.load_trained_state(saved["model"])

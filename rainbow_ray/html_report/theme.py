@@ -18,7 +18,7 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 
 DPI = 150
 
@@ -71,7 +71,7 @@ class Chart:
         path = folder / f"{self.name}.png"
         with mpl.rc_context({**_style(LIGHT), "figure.facecolor": LIGHT.paper}):
             figure = self._figure(LIGHT)
-            write_safely(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+            atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
         return path
 
     def _figure(self, palette: Palette) -> Figure:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rainbow_ray.html_report.run_artifacts import Finished
+from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.html_report.theme import Chart, Palette
 from rainbow_ray.metrics.segments import durations
 from rainbow_ray.utils.number_format import format_number
@@ -36,7 +36,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Line:
+class TimelineRow:
     """A song's drawing, and how well it went in a sentence."""
 
     song: str
@@ -50,13 +50,13 @@ class Line:
 class Timelines:
     """What a section shows: lines, the classes in the order of their colours, and the same as a picture."""
 
-    lines: list[Line]
+    lines: list[TimelineRow]
     legend: list[str]
     picture: Chart
     says: str
 
 
-def timelines_of(run: Finished, texts: Mapping[str, str]) -> Timelines | None:
+def timelines_of(run: RunArtifacts, texts: Mapping[str, str]) -> Timelines | None:
     """Nothing for runs that are not of segments."""
     if run.summary["problem"] != "segmentation":
         return None
@@ -80,11 +80,11 @@ def timelines_of(run: Finished, texts: Mapping[str, str]) -> Timelines | None:
     return Timelines(lines, legend, _picture(run, songs[:ON_PICTURE], legend), says)
 
 
-def _has_classes(run: Finished) -> bool:
+def _has_classes(run: RunArtifacts) -> bool:
     return bool(run.summary["inner"] != "regression")
 
 
-def _badness(run: Finished, rows: pd.DataFrame) -> float:
+def _badness(run: RunArtifacts, rows: pd.DataFrame) -> float:
     """Share of the labelled time that is called wrong; of numbers, how far off they are; of weak ones, as songs."""
     if run.summary.get("weak"):
         return 1.0 - _of_its_class(run, rows)
@@ -99,7 +99,7 @@ def _badness(run: Finished, rows: pd.DataFrame) -> float:
     return float(missed @ seconds / seconds.sum())
 
 
-def _of_its_class(run: Finished, rows: pd.DataFrame) -> float:
+def _of_its_class(run: RunArtifacts, rows: pd.DataFrame) -> float:
     """What a weak song's segments say together of the class that the song has."""
     names, target = list(run.problem.score_names), rows["target"].iloc[0]
     sums = rows[names].to_numpy(dtype=np.float64).sum(axis=0)
@@ -107,7 +107,7 @@ def _of_its_class(run: Finished, rows: pd.DataFrame) -> float:
     return float(np.clip(said, 0.0, 1.0))
 
 
-def _sure(run: Finished, rows: pd.DataFrame) -> np.ndarray:
+def _sure(run: RunArtifacts, rows: pd.DataFrame) -> np.ndarray:
     """How sure each prediction is, 0 to 1: the score of the class that is called, whichever has the highest.
 
     Of numbers, how large it is beside the largest; of weak ones, the part in the song beside the largest.
@@ -127,7 +127,9 @@ def _sure(run: Finished, rows: pd.DataFrame) -> np.ndarray:
     return np.asarray(sure / max(float(sure.max()), 1e-9) if run.summary.get("weak") else sure)
 
 
-def _line(run: Finished, song: str, rows: pd.DataFrame, texts: Mapping[str, str], legend: Sequence[str]) -> Line:
+def _line(
+    run: RunArtifacts, song: str, rows: pd.DataFrame, texts: Mapping[str, str], legend: Sequence[str]
+) -> TimelineRow:
     whole = max(float(rows["end"].max()), 1e-9)
     sure = _sure(run, rows)
     boxes = []
@@ -152,10 +154,10 @@ def _line(run: Finished, song: str, rows: pd.DataFrame, texts: Mapping[str, str]
     else:
         claim = f"off by {format_number(badness, 2)} on average"
     shown = ["called", "sure"] if run.summary.get("weak") else list(ROWS)
-    return Line(song, claim, boxes, whole, shown)
+    return TimelineRow(song, claim, boxes, whole, shown)
 
 
-def _picture(run: Finished, songs: Sequence[tuple[float, str, pd.DataFrame]], legend: Sequence[str]) -> Chart:
+def _picture(run: RunArtifacts, songs: Sequence[tuple[float, str, pd.DataFrame]], legend: Sequence[str]) -> Chart:
     weak = bool(run.summary.get("weak"))
 
     def draw(figure: Figure, palette: Palette) -> None:

@@ -36,10 +36,10 @@ from rainbow_ray.inference.prediction_files import (
 )
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.utils.errors import InputError, TrainingError
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 
 if TYPE_CHECKING:
-    from rainbow_ray.distributed.ray_cluster import Cluster
+    from rainbow_ray.distributed.ray_cluster import RayResources
 
 IN_PROCESS = 20_000  # rows: below, Ray takes longer to start than it saves
 PART_ROWS = 10_000
@@ -53,7 +53,7 @@ TRIES = 3
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """Rows `start` to `stop` of the manifest."""
 
     number: int
@@ -72,7 +72,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoringTask:
     """All that a worker must know: it opens model and manifest for itself."""
 
     model: str
@@ -89,7 +89,7 @@ class Task:
 class PartScorer:
     """A warm worker: it reads the model once and writes the files of the parts that it is given."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ScoringTask) -> None:
         if task.threads is not None:
             import torch
 
@@ -99,18 +99,18 @@ class PartScorer:
         self.manifest = open_manifest(task.manifest, task.name)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """For Ray Data: columns of `Part` in, columns of `Done` out."""
+        """For Ray Data: columns of `Chunk` in, columns of `Done` out."""
         parts = zip(*(rows[name].tolist() for name in ("number", "start", "stop")), strict=True)
-        done = [asdict(self.score(Part(*part))) for part in parts]
+        done = [asdict(self.score(Chunk(*part))) for part in parts]
         return {name: np.array([one[name] for one in done]) for name in done[0]}
 
-    def score(self, part: Part) -> Done:
+    def score(self, part: Chunk) -> Done:
         """Write a part's file (of segments, two)."""
         began = time.perf_counter()
         rows, unscored = (self._segments if self.predictor.reads_segments else self._songs)(part)
         return Done(part.number, rows, unscored, time.perf_counter() - began)
 
-    def _songs(self, part: Part) -> tuple[int, int]:
+    def _songs(self, part: Chunk) -> tuple[int, int]:
         task, predictor = self.task, self.predictor
         counts = [0, 0]
         texts = predictor.bundle.info["text_columns"]
@@ -133,10 +133,10 @@ class PartScorer:
                 writer.add_key_value_metadata({MEDIA: encode(report)})
                 writer.close()
 
-        write_safely(part_file(task.folder, part.number), write)
+        atomic_write(part_file(task.folder, part.number), write)
         return counts[0], counts[1]
 
-    def _segments(self, part: Part) -> tuple[int, int]:
+    def _segments(self, part: Chunk) -> tuple[int, int]:
         table = pa.Table.from_batches(list(read_range(self.manifest, list(self.task.columns), part, AT_ONCE)))
         own = self.predictor.bundle.info["id_column"]
         if own not in table.column_names and self.task.song in table.column_names:
@@ -146,8 +146,8 @@ class PartScorer:
         segments = pa.Table.from_pandas(found.segments, preserve_index=False)
         metadata = {**(segments.schema.metadata or {}), MEDIA: encode(found.media)}
         segments = segments.replace_schema_metadata(metadata)
-        write_safely(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
-        write_safely(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
+        atomic_write(part_file(self.task.folder, part.number, "stretches"), lambda f: pq.write_table(stretches, f))
+        atomic_write(part_file(self.task.folder, part.number), lambda f: pq.write_table(segments, f))
         return len(segments), int(found.segments["prediction"].isna().sum())
 
 
@@ -155,7 +155,7 @@ def part_file(folder: Path, number: int, kind: str = "part") -> Path:
     return folder / f"{kind}-{number:06d}.parquet"
 
 
-def read_range(manifest: Manifest, columns: list[str], part: Part, size: int) -> Iterator[pa.RecordBatch]:
+def read_range(manifest: Manifest, columns: list[str], part: Chunk, size: int) -> Iterator[pa.RecordBatch]:
     """A part's rows, at most `size` at once; row groups that have none of them are not read."""
     for group in manifest.row_groups():
         if group.start < part.stop and group.start + group.rows > part.start:
@@ -167,7 +167,7 @@ def read_range(manifest: Manifest, columns: list[str], part: Part, size: int) ->
                 at += len(batch)
 
 
-def plan_parts(rows: int, size: int, cuts: np.ndarray | None = None) -> list[Part]:
+def plan_parts(rows: int, size: int, cuts: np.ndarray | None = None) -> list[Chunk]:
     """Ranges of about `size` rows. `cuts`, sorted, are the places where they may end (the last is `rows`)."""
     ends = []
     at = 0
@@ -177,7 +177,7 @@ def plan_parts(rows: int, size: int, cuts: np.ndarray | None = None) -> list[Par
             wanted = int(cuts[np.searchsorted(cuts, wanted)])
         ends.append((at, wanted))
         at = wanted
-    return [Part(number, *pair) for number, pair in enumerate(ends)]
+    return [Chunk(number, *pair) for number, pair in enumerate(ends)]
 
 
 def between_songs(codes: np.ndarray) -> np.ndarray:
@@ -189,15 +189,15 @@ def between_songs(codes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChunkPlan:
     """What is to be scored, and which of it is still to be done."""
 
-    task: Task
-    parts: list[Part]
+    task: ScoringTask
+    parts: list[Chunk]
     rows: int
 
     @property
-    def waiting(self) -> list[Part]:
+    def waiting(self) -> list[Chunk]:
         return [part for part in self.parts if not _is_whole(part_file(self.task.folder, part.number))]
 
     @property
@@ -219,7 +219,7 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None) -> Plan:
+def plan_chunks(task: ScoringTask, workers: int, *, segments: bool, part_rows: int | None) -> ChunkPlan:
     """Cut the manifest to parts for so many workers."""
     manifest = open_manifest(task.manifest, task.name)
     size = part_rows or max(LEAST_PART, min(PART_ROWS, -(-manifest.rows // (workers * PARTS_A_WORKER))))
@@ -229,10 +229,10 @@ def make_plan(task: Task, workers: int, *, segments: bool, part_rows: int | None
         songs = songs.combine_chunks() if isinstance(songs, pa.ChunkedArray) else songs
         codes = np.asarray(songs.indices.fill_null(-1)) + 1
         cuts = between_songs(codes)
-    return Plan(task, plan_parts(manifest.rows, size, cuts), manifest.rows)
+    return ChunkPlan(task, plan_parts(manifest.rows, size, cuts), manifest.rows)
 
 
-def open_parts(plan: Plan, *, resume: bool, overwrite: bool, allow_missing: bool = False) -> Plan:
+def open_parts(plan: ChunkPlan, *, resume: bool, overwrite: bool, allow_missing: bool = False) -> ChunkPlan:
     """Claim the folder of the parts: a new one, or, with `resume`, that of a command that was stopped.
 
     Parts of which too few files could be read are gone on with where that is allowed now, otherwise begun anew.
@@ -264,12 +264,12 @@ def open_parts(plan: Plan, *, resume: bool, overwrite: bool, allow_missing: bool
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         document = {**identity, "parts": [[part.start, part.stop] for part in plan.parts]}
-        write_safely(folder / PLAN, lambda file: file.write_text(json.dumps(document), encoding="utf-8"))
+        atomic_write(folder / PLAN, lambda file: file.write_text(json.dumps(document), encoding="utf-8"))
         return plan
     differ = _differences(known, identity)
     if differ:
         raise InputError(f"{folder}: it was begun with another {' and '.join(differ)}; --overwrite begins anew")
-    return Plan(plan.task, [Part(i, *pair) for i, pair in enumerate(known["parts"])], plan.rows)
+    return ChunkPlan(plan.task, [Chunk(i, *pair) for i, pair in enumerate(known["parts"])], plan.rows)
 
 
 def _differences(known: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
@@ -277,7 +277,7 @@ def _differences(known: dict[str, Any] | None, identity: dict[str, Any]) -> list
     return [name for name, value in identity.items() if (known or {}).get(name) != value]
 
 
-def _files_of(task: Task) -> list[list[Any]]:
+def _files_of(task: ScoringTask) -> list[list[Any]]:
     """What the manifest's files are by now: name, size, when they were written."""
     manifest = open_manifest(task.manifest, task.name)
     found = manifest.filesystem.get_file_info(list(manifest.files))
@@ -299,7 +299,7 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("parts"), list) else None
 
 
-def score_here(plan: Plan, told: Callable[[Done], None]) -> None:
+def score_here(plan: ChunkPlan, told: Callable[[Done], None]) -> None:
     """Score what is waiting in this process."""
     waiting = plan.waiting
     scorer = PartScorer(plan.task) if waiting else None
@@ -308,32 +308,32 @@ def score_here(plan: Plan, told: Callable[[Done], None]) -> None:
         told(scorer.score(part))
 
 
-def score_on_ray(plan: Plan, cluster: Cluster, workers: int, told: Callable[[Done], None]) -> None:
+def score_on_ray(plan: ChunkPlan, cluster: RayResources, workers: int, told: Callable[[Done], None]) -> None:
     """Score what is waiting on warm workers of a running Ray."""
     import ray
 
     from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
-    from rainbow_ray.training.cross_validation import understood
+    from rainbow_ray.training.cross_validation import user_facing_error
 
     waiting = plan.waiting
     if not waiting:
         return
     quiet_ray_data(ray.data.DataContext.get_current())
     side_by_side, resources = cluster.slots(min(workers, len(waiting)))
-    task = Task(**{**vars(plan.task), "threads": int(resources["num_cpus"])})
+    task = ScoringTask(**{**vars(plan.task), "threads": int(resources["num_cpus"])})
     dataset = ray.data.from_items([asdict(part) for part in waiting], override_num_blocks=len(waiting))
     dataset = dataset.map_batches(
         PartScorer, fn_constructor_args=(task,), batch_size=1, batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=side_by_side, max_tasks_in_flight_per_actor=1), **resources,
     )  # fmt: skip
-    with unwrapped_errors(understood):
+    with unwrapped_errors(user_facing_error):
         for row in dataset.iter_rows():
             told(Done(int(row["number"]), int(row["rows"]), int(row["unscored"]), float(row["seconds"])))
     if plan.waiting:
         raise TrainingError(f"{len(plan.waiting)} parts were not written; go on with --resume")
 
 
-def finish(plan: Plan, out: Path, beside: Path | None) -> Tally:
+def finish(plan: ChunkPlan, out: Path, beside: Path | None) -> Tally:
     """One file of all parts (and one of all stretches), then the parts are gone. What there is in them."""
     folder = plan.task.folder
     stretches = [part_file(folder, part.number, "stretches") for part in plan.parts] if beside is not None else []

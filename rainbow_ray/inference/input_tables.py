@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rainbow_ray.data.normalize import text_column
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 
 Table: TypeAlias = "pd.DataFrame | pa.Table"
 
@@ -80,7 +80,7 @@ def _of_table(table: Table, columns: Sequence[str]) -> Texts:
     names = names_of(table)
     missing = [name for name in columns if name not in names]
     if missing:
-        raise InputError(f"the table has no column {name!r}{nearest(name, names)}" for name in missing)
+        raise InputError(f"the table has no column {name!r}{did_you_mean(name, names)}" for name in missing)
     cleaned = [text_column(column_of(table, name), name) for name in columns]
     index = table.index if isinstance(table, pd.DataFrame) else pd.RangeIndex(len(table))
     undecodable = np.zeros(len(table), dtype=bool)

@@ -18,14 +18,14 @@ import pyarrow as pa
 from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.modalities.media_counts import (
     NAMED,
+    count_media_errors,
     count_notes,
-    count_troubles,
     count_unusable,
+    describe_media_errors,
     describe_notes,
-    say_troubles,
 )
 from rainbow_ray.modalities.media_source import BAD_RATE, LEAVES_ROOT, NO_FILE
-from rainbow_ray.utils.errors import nearest
+from rainbow_ray.utils.errors import did_you_mean
 
 MODALITIES_READ = "modalities"  # column: which modalities a row's score has read, joined by +
 MEDIA_ROOT_REASONS = (NO_FILE, LEAVES_ROOT)
@@ -123,7 +123,7 @@ class MediaReport:
         """
         counted = {}
         for name in modalities:
-            reasons, names, named = count_troubles(rows, name)
+            reasons, names, named = count_media_errors(rows, name)
             counted[name] = ModalityReport(named, reasons, names, *count_notes(rows, name))
         return cls(counted, dict(Counter(one or "" for one in read).most_common()))
 
@@ -181,7 +181,7 @@ class MediaReport:
             help_first += "correct the column of sample rates, which are in Hz, or " if BAD_RATE in one.reasons else ""
             messages.append(
                 f"{few} of {named} {modality} files{so_far} can be used{allowed}{where}:"
-                f" {'; '.join(say_troubles(modality, one.reasons, one.names))}; {help_first}score without them with"
+                f" {'; '.join(describe_media_errors(modality, one.reasons, one.names))}; {help_first}score without them with"
                 f" {advice.allow_missing}"
             )
         return messages
@@ -195,7 +195,7 @@ class MediaReport:
         """
         lines = [f"no row names {name}: the scores are made without it" for name in self._unnamed(absent)]
         for modality, one in self.modalities.items():
-            for reason, line in zip(one.reasons, say_troubles(modality, one.reasons, one.names), strict=True):
+            for reason, line in zip(one.reasons, describe_media_errors(modality, one.reasons, one.names), strict=True):
                 lines.append(f"{line}, under the media root {root}" if reason in MEDIA_ROOT_REASONS else line)
             lines += describe_notes(modality, one.notes, one.note_names)
         return lines
@@ -229,7 +229,7 @@ def missing_columns(
     own = {*others, *(name for pair in media_columns.values() for name in pair)}
     free = [name for name in names if name not in own]
     return [
-        f"no column {column!r}, in which this model reads {modality}{nearest(str(column), free)}; rename it, or score"
+        f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), free)}; rename it, or score"
         f" without {modality} with {advice.allow_missing}"
         for modality, (column, *_) in media_columns.items()
         if column not in names

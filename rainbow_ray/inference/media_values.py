@@ -23,8 +23,8 @@ from rainbow_ray.data.normalize import decode_storage, is_string_type
 from rainbow_ray.data.sample_rates import parse_sample_rate
 from rainbow_ray.inference.input_tables import Table, column_of, names_of
 from rainbow_ray.modalities.audio.reader import mix_down
-from rainbow_ray.modalities.media import TROUBLE
-from rainbow_ray.modalities.spec import Reading, prepare
+from rainbow_ray.modalities.media_source import TROUBLE
+from rainbow_ray.modalities.spec import InputSpec, prepare
 
 MOST_CHANNELS = 8  # the shorter side of a table of samples is its channels, up to so many
 FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}  # integer samples of a known scale
@@ -131,7 +131,7 @@ def read_media_values(
     return values
 
 
-def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], reading: Reading) -> pa.Table:
+def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], reading: InputSpec) -> pa.Table:
     """Return rows with what each modality's encoder reads, in their order.
 
     Args:

@@ -27,7 +27,7 @@ class TextScorer(Protocol):
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Calibrated scores, `(texts, scores)`, NaN where there is no text."""
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """What such scores say of each text."""
 
 

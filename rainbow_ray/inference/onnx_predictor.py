@@ -108,7 +108,7 @@ class OnnxPredictor:
         given, undecodable = _plain_texts(texts)
         scores = self.score_texts(given)
         known = ~np.isnan(scores).any(axis=1)
-        said = iter(self.decide(scores[known]))
+        said = iter(self.decode_predictions(scores[known]))
         return [
             {"prediction": next(said), **dict(zip(self.score_names, map(float, row), strict=True)), "reason": None}
             if there
@@ -133,7 +133,7 @@ class OnnxPredictor:
             scores[there] = self.calibration.probabilities(plain).reshape(len(there), len(names))
         return scores
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """What calibrated scores `(texts, scores)` say: yes or no, a class, several of them, or a number."""
         kind, classes = self.info["problem"], [name.removeprefix("score_") for name in self.score_names]
         if kind == "regression":
@@ -141,7 +141,7 @@ class OnnxPredictor:
         if kind == "multiclass":
             return [classes[i] for i in scores.argmax(axis=1)]
         plain = scores[:, 0] if self.score_names == ["score"] else scores
-        yes = self.calibration.decided(plain) > YES
+        yes = self.calibration.thresholded(plain) > YES
         if kind == "binary":
             return [bool(one) for one in yes]
         return [tuple(classes[i] for i in np.flatnonzero(row)) for row in yes]

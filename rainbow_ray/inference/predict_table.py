@@ -18,13 +18,13 @@ from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
 from rainbow_ray.data.normalize import holds_text, plain_type
 from rainbow_ray.inference.batch_inference import (
     IN_PROCESS,
+    ChunkPlan,
     Done,
-    Plan,
-    Task,
+    ScoringTask,
     finish,
-    make_plan,
     open_parts,
     part_file,
+    plan_chunks,
     score_here,
     score_on_ray,
 )
@@ -32,7 +32,7 @@ from rainbow_ray.inference.media_report import IN_COMMAND, MODALITIES_READ, max_
 from rainbow_ray.inference.prediction_files import Tally, read_media_report
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.utils.console import is_live, text_column
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import resolve_path
 
 SONG_ID = "id"  # of tables of songs
@@ -57,8 +57,8 @@ def score_manifest(predictor: Predictor, options: argparse.Namespace, root: Path
 
         here = options.workers is None and options.address is None and manifest.rows < IN_PROCESS
 
-        def opened(workers: int) -> Plan:
-            plan = make_plan(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows)
+        def opened(workers: int) -> ChunkPlan:
+            plan = plan_chunks(task, workers, segments=predictor.reads_segments, part_rows=options.part_rows)
             return open_parts(
                 plan, resume=options.resume, overwrite=options.overwrite, allow_missing=options.allow_missing
             )
@@ -89,7 +89,7 @@ class _MediaWatch:
         InputError: More files than `data.max_bad_media` of the run cannot be used.
     """
 
-    def __init__(self, predictor: Predictor, plan: Plan, root: Path, *, allow_missing: bool) -> None:
+    def __init__(self, predictor: Predictor, plan: ChunkPlan, root: Path, *, allow_missing: bool) -> None:
         self.plan, self.root, self.allow_missing = plan, root, allow_missing
         self.limit = max_unreadable(predictor.bundle.info)
         self.report = plan.media
@@ -134,7 +134,9 @@ def _table(predictor: Predictor, location: str, root: Path) -> tuple[Manifest, l
     return open_manifest(str(made), "segments"), [*manifest.notes, *notes]
 
 
-def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace, root: Path, folder: Path) -> Task:
+def _task(
+    predictor: Predictor, manifest: Manifest, options: argparse.Namespace, root: Path, folder: Path
+) -> ScoringTask:
     """What workers need to know. Raises `InputError` for columns that the model reads and the table has not."""
     info, names = predictor.bundle.info, manifest.schema.names
     own = info.get("id_column", SONG_ID)
@@ -148,7 +150,7 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
         times = [name for name in info["times"] if name is not None and name in names]
         if own not in names:
             wrong.append(f"{manifest}: no column {info['id_column']!r}, which names each segment's song"
-                         f"{nearest(info['id_column'], names)}")  # fmt: skip
+                         f"{did_you_mean(info['id_column'], names)}")  # fmt: skip
     song = own if own in names else None
     if song is not None and pa.types.is_nested(plain_type(manifest.schema.field(song).type)):
         wrong.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or numbers"
@@ -168,13 +170,13 @@ def _task(predictor: Predictor, manifest: Manifest, options: argparse.Namespace,
     wanted += [RATE] if "audio" in info.get("media_columns", {}) else []  # arrays of samples have their rate there
     media = [name for name in wanted if name in names]
     columns = tuple(dict.fromkeys([*([song] if song else []), *info["text_columns"], *times, *media]))
-    return Task(
+    return ScoringTask(
         str(resolve_path(options.model)), options.device, str(resolve_path(root)), manifest.location, manifest.name,
         columns, song, resolve_path(folder)
     )  # fmt: skip
 
 
-def _check_times(predictor: Predictor, manifest: Manifest, task: Task) -> list[str]:
+def _check_times(predictor: Predictor, manifest: Manifest, task: ScoringTask) -> list[str]:
     """Warnings about the times of a table of segments. Raises `InputError` where they cannot be in seconds."""
     if not predictor.reads_segments or task.song is None:
         return []
@@ -188,7 +190,7 @@ def _wrong_texts(manifest: Manifest, wanted: list[str]) -> list[str]:
     names, problems = manifest.schema.names, []
     for name in wanted:
         if name not in names:
-            problems.append(f"{manifest}: no column {name!r}, which this model reads{nearest(name, names)}")
+            problems.append(f"{manifest}: no column {name!r}, which this model reads{did_you_mean(name, names)}")
             continue
         kind = manifest.schema.field(name).type
         if not holds_text(kind):
@@ -212,7 +214,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(plan: Plan, console: Console) -> Iterator[Callable[[Done], None]]:
+def _progress(plan: ChunkPlan, console: Console) -> Iterator[Callable[[Done], None]]:
     """A bar on a terminal, a plain line now and then elsewhere: rows, rate, what is left."""
     waiting = {part.number: part.stop - part.start for part in plan.waiting}
     before, total = plan.rows - sum(waiting.values()), plan.rows

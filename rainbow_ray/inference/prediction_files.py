@@ -17,19 +17,19 @@ import pyarrow.parquet as pq
 from rainbow_ray.evaluation.summary import PREDICTION_TYPES
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport, decode
 from rainbow_ray.inference.predictor import REASON
-from rainbow_ray.tasks.base import Problem, score_type
-from rainbow_ray.tasks.segmentation import WEAK, plain
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.tasks.base import Task, score_dtype
+from rainbow_ray.tasks.segmentation import WEAK, base_task_of
+from rainbow_ray.utils.io import atomic_write
 
 UNUSABLE, MEDIA = b"unusable", b"media"  # metadata of a part's files
 ROWS = 16_384  # joined at once
 
 
 def to_table(
-    found: pd.DataFrame, problem: Problem, score_names: Sequence[str], song: str | None, songs: pa.Array | None
+    found: pd.DataFrame, problem: Task, score_names: Sequence[str], song: str | None, songs: pa.Array | None
 ) -> pa.Table:
     """What `Predictor.predict` gave, each column of one type whatever the rows, the song in front."""
-    kind = PREDICTION_TYPES[plain(problem).name]
+    kind = PREDICTION_TYPES[base_task_of(problem).name]
     said = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value
             for value in found["prediction"]]  # fmt: skip
     columns = {song: songs} if song is not None and songs is not None else {}
@@ -41,7 +41,7 @@ def to_table(
             **columns,
             "prediction": pa.array(said, kind),
             **{
-                name: pa.array(found[name].to_numpy(dtype=score_type(problem)), from_pandas=True)
+                name: pa.array(found[name].to_numpy(dtype=score_dtype(problem)), from_pandas=True)
                 for name in score_names
             },
             **read,
@@ -94,7 +94,7 @@ def read_media_report(file: Path) -> MediaReport:
 
 def join_parts(files: Sequence[Path], out: Path) -> None:
     """Parts as one file, in their order, of the kind that its name says; some rows at a time."""
-    write_safely(out, lambda file: _WRITE[out.suffix](files, file))
+    atomic_write(out, lambda file: _WRITE[out.suffix](files, file))
 
 
 def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:

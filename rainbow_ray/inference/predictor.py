@@ -31,11 +31,12 @@ from rainbow_ray.inference.media_report import (
     missing_columns,
 )
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
-from rainbow_ray.modalities.media import TROUBLE, MediaReader, Windows
-from rainbow_ray.modalities.spec import Reading, lengths, make_collates, modalities_present
-from rainbow_ray.model.audio_features import Heard
+from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media_source import TROUBLE
+from rainbow_ray.modalities.spec import InputSpec, lengths, make_collates, modalities_present
+from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_device, pick_precision
-from rainbow_ray.tasks.base import are_known, no_scores, score_type
+from rainbow_ray.tasks.base import empty_scores, is_scored, score_dtype
 from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.utils.errors import InputError
 
@@ -142,7 +143,7 @@ class Predictor:
         table = songs if isinstance(songs, pd.DataFrame | pa.Table) else None
         problem, rows = self.bundle.problem, len(texts.texts)
         size = AT_ONCE if self.bundle.model.is_fused else max(1, rows)
-        parts = [_Scored(no_scores(problem, 0), [], [], MediaReport())]
+        parts = [_Scored(empty_scores(problem, 0), [], [], MediaReport())]
         report = MediaReport()
         for start in range(0, rows, size):
             part = texts.slice(start, start + size)
@@ -153,10 +154,10 @@ class Predictor:
         scores = np.concatenate([part.scores for part in parts])
         reasons = [reason for part in parts for reason in part.reasons]
         predictions: np.ndarray = np.full(rows, None, dtype=object)
-        scored = np.flatnonzero(are_known(scores, problem))
+        scored = np.flatnonzero(is_scored(scores, problem))
         if len(scored):
             scores[scored] = self.calibration.probabilities(scores[scored])
-            said = problem.decide(self.calibration.decided(scores[scored]))
+            said = problem.decode_predictions(self.calibration.thresholded(scores[scored]))
             for at, decided in zip(scored, said, strict=True):
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
         columns = scores.reshape(rows, len(problem.score_names)).T
@@ -171,12 +172,12 @@ class Predictor:
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """What `predict` scores, `(texts, scores)`, NaN where there is no text."""
-        return self.predict(texts)[self.score_names].to_numpy(dtype=score_type(self.bundle.problem))
+        return self.predict(texts)[self.score_names].to_numpy(dtype=score_dtype(self.bundle.problem))
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """What calibrated scores `(texts, scores)` say."""
         plain = scores[:, 0] if self.score_names == ["score"] else scores
-        return self.bundle.problem.decide(self.calibration.decided(plain))
+        return self.bundle.problem.decode_predictions(self.calibration.thresholded(plain))
 
     @property
     def reads_segments(self) -> bool:
@@ -267,14 +268,14 @@ class Predictor:
         found[REASON] = np.where(empty, np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object), np.array(None))
         return found[[*kept, REASON]].set_index(texts.index)
 
-    def _reading(self) -> Reading:
+    def _reading(self) -> InputSpec:
         """What the model reads, with a store of its own in memory."""
         info, model = self.bundle.info, self.bundle.model
         if not model.is_fused:
-            return Reading(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
+            return InputSpec(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
         media = tuple(name for name in model.modalities if name != "text")
         windows = Windows(**info["windows"])
-        return Reading(
+        return InputSpec(
             model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
             seconds=windows.seconds, media_reader=MediaReader(media, self._root, windows, None),
         )  # fmt: skip
@@ -295,12 +296,12 @@ class Predictor:
                 f"{name}{SLOTS}", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
             )
         chosen = np.flatnonzero(present)
-        scores, reasons = no_scores(problem, size), np.full(size, None, dtype=object)
+        scores, reasons = empty_scores(problem, size), np.full(size, None, dtype=object)
         reasons[~present] = _why(rows, reading, ~present)
         reasons[~present & texts.undecodable] = NOT_UTF8
         rows = rows.append_column("example_id", [[str(i) for i in range(size)]]).take(pa.array(chosen))
         examples = Examples(rows, np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32))
-        heard = Heard(model, reading, self.device, pick_precision("off", self.device)[0])
+        heard = AudioFeatureCache(model, reading, self.device, pick_precision("off", self.device)[0])
         heard.prepare(
             [window for row in rows["audio"].to_pylist() for window in row] if "audio" in reading.media else []
         )
@@ -334,7 +335,7 @@ class _Scored:
     report: MediaReport
 
 
-def _why(rows: pa.Table, reading: Reading, missing: np.ndarray) -> list[str]:
+def _why(rows: pa.Table, reading: InputSpec, missing: np.ndarray) -> list[str]:
     """Why rows cannot be scored: what is wrong with their files, or that there is nothing."""
     if not reading.media:
         return [NO_TEXT] * int(missing.sum())

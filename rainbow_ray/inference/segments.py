@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 
 from rainbow_ray.bundle.bundle import Bundle
-from rainbow_ray.data.batching import EVAL_TOKENS, divide_runs
+from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import Columns, Times, plain_rows
+from rainbow_ray.data.manifest import Columns, Times, normalize_rows
 from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.reader import make_batch
 from rainbow_ray.data.segment_columns import RUNNING_TIME
-from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, Neighbours, fold_timelines
+from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, SequenceIndex, merge_stems
 from rainbow_ray.data.segments import PLACE as PLACE_IN_TABLE
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import parse_values, time_type_problem
@@ -27,13 +27,13 @@ from rainbow_ray.inference.input_tables import column_of, names_of
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
 from rainbow_ray.metrics.segments import contiguous_pieces, merge
-from rainbow_ray.modalities.spec import Reading, lengths, make_collates, modalities_present
-from rainbow_ray.model.audio_features import Heard
+from rainbow_ray.modalities.spec import InputSpec, lengths, make_collates, modalities_present
+from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
-from rainbow_ray.tasks.base import no_scores
-from rainbow_ray.tasks.segment_targets import PLACE, SONG, songs_of
+from rainbow_ray.tasks.base import empty_scores
+from rainbow_ray.tasks.segment_targets import PLACE, SONG, song_slices
 from rainbow_ray.tasks.segmentation import WEAK, Segmentation
-from rainbow_ray.utils.errors import InputError, first_line, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean, first_line
 
 ROW = "row"  # column: the row's place in the table that was given
 
@@ -111,7 +111,7 @@ def warn_of_times(bundle: Bundle, table: pa.Table) -> None:
 def score_segments(
     bundle: Bundle,
     scorer: Scorer,
-    reading: Reading,
+    reading: InputSpec,
     device: torch.device,
     table: pd.DataFrame | pa.Table,
     *,
@@ -135,25 +135,25 @@ def score_segments(
     names = names_of(table)
     missing = [name for name in needed_columns(bundle) if name not in names]
     if missing:
-        raise InputError(f"the table has no column {name!r}, which this model reads{nearest(name, names)}"
+        raise InputError(f"the table has no column {name!r}, which this model reads{did_you_mean(name, names)}"
                          for name in missing)  # fmt: skip
     problem = bundle.problem
     assert isinstance(problem, Segmentation)
     plain, undecodable = _plain_table(bundle, table)
     if check_unit:
         warn_of_times(bundle, plain)
-    rows = plain_rows(plain, _columns(bundle, names))
+    rows = normalize_rows(plain, _columns(bundle, names))
     rows = rows.append_column(ROW, pa.array(np.arange(len(rows))))
     if each_row:
         places = pa.array(np.arange(len(rows), dtype=np.float64))
         rows = rows.set_column(rows.column_names.index(PLACE_IN_TABLE), PLACE_IN_TABLE, places)
     values = read_media_values(table, bundle.info.get("media_columns", {}), reading.media, len(rows))
     rows = prepare_with_media(rows, values, reading)
-    folded = fold_timelines(rows, reading.media)
+    folded = merge_stems(rows, reading.media)
     size = len(folded.table)
     targets = np.full((size, SONG + 1), np.nan, dtype=np.float32)
     targets[:, PLACE], targets[:, SONG] = folded.table["place"].to_numpy(), folded.song
-    scores = no_scores(problem, size)
+    scores = empty_scores(problem, size)
     if size:
         scores = _score(
             bundle, scorer, reading, device, Examples(folded.table, targets, np.ones(size, dtype=np.float32))
@@ -169,7 +169,7 @@ def score_segments(
             "start": np.where(timeless, np.nan, folded.table["start"].to_numpy()).astype(np.float32),
             "end": np.where(timeless, np.nan, folded.table["end"].to_numpy()).astype(np.float32),
             "text": folded.table["text"].to_pandas(),
-            "prediction": pd.Series(problem.decide(decided) if size else [], dtype=object),
+            "prediction": pd.Series(problem.decode_predictions(decided) if size else [], dtype=object),
             **dict(zip(problem.score_names, columns, strict=True)),
             **({MODALITIES_READ: pd.Series([one or None for one in read], dtype=object)} if reading.media else {}),
             WEAK: bool(problem.weak),
@@ -233,21 +233,23 @@ def _columns(bundle: Bundle, names: list[str]) -> Columns:
 
 
 @torch.inference_mode()
-def _score(bundle: Bundle, scorer: Scorer, reading: Reading, device: torch.device, examples: Examples) -> np.ndarray:
+def _score(bundle: Bundle, scorer: Scorer, reading: InputSpec, device: torch.device, examples: Examples) -> np.ndarray:
     problem = bundle.problem
     assert isinstance(problem, Segmentation)
     cut = bundle.info["segments"]
     together = len(examples) if problem.weak else cut["together"]
-    neighbours = Neighbours.of(examples.table, together, cut["overlap"])
-    heard = Heard(bundle.model, reading, device, pick_precision("off", device)[0])
+    neighbours = SequenceIndex.of(examples.table, together, cut["overlap"])
+    heard = AudioFeatureCache(bundle.model, reading, device, pick_precision("off", device)[0])
     heard.prepare(
         [window for row in examples.table["audio"].to_pylist() for window in row] if "audio" in reading.media else []
     )
     collates = make_collates(reading, heard.find)
-    songs = [np.arange(song.start, song.stop) for song in songs_of(examples.targets)]
+    songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
     windows = [window for song in songs for window in neighbours.scored_windows(song)]
-    scores = no_scores(problem, len(examples))
-    batches = divide_runs(windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS)
+    scores = empty_scores(problem, len(examples))
+    batches = divide_sequences(
+        windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS
+    )
     for part in batches:
         rows = part.indices
         batch = make_batch(examples, rows, collates, part.run).to(device)

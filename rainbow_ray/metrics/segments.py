@@ -24,7 +24,7 @@ ABOUT_TIME = ("time_accuracy", "edit", *(f"f1_at_{round(100 * share)}" for share
 
 
 @dataclass(frozen=True)
-class Stretches:
+class LabeledIntervals:
     """`labels[i]` holds from `starts[i]` to `ends[i]`, seconds; each begins where the last one ends."""
 
     labels: np.ndarray
@@ -104,7 +104,7 @@ def contiguous_pieces(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.cumsum(opens).astype(np.int32)
 
 
-def merge(labels: np.ndarray, seconds: np.ndarray, pieces: np.ndarray | None = None) -> Stretches:
+def merge(labels: np.ndarray, seconds: np.ndarray, pieces: np.ndarray | None = None) -> LabeledIntervals:
     """Merge equal neighbours that no gap separates.
 
     Args:
@@ -118,7 +118,7 @@ def merge(labels: np.ndarray, seconds: np.ndarray, pieces: np.ndarray | None = N
     changes = np.flatnonzero((np.diff(labels) != 0) | (np.diff(pieces) != 0))
     last = np.append(changes, len(labels) - 1) if len(labels) else np.array([], dtype=np.int64)
     stops = ends[last]
-    return Stretches(labels[last], np.concatenate([[0.0], stops[:-1]])[: len(last)], stops)
+    return LabeledIntervals(labels[last], np.concatenate([[0.0], stops[:-1]])[: len(last)], stops)
 
 
 def edit_score(truth: Sequence[int] | np.ndarray, said: Sequence[int] | np.ndarray) -> float:
@@ -132,7 +132,7 @@ def edit_score(truth: Sequence[int] | np.ndarray, said: Sequence[int] | np.ndarr
     return 1.0 - float(row[-1]) / max(len(truth), len(said), 1)
 
 
-def count_found(truth: Stretches, said: Stretches, overlap: float) -> tuple[int, int, int]:
+def count_found(truth: LabeledIntervals, said: LabeledIntervals, overlap: float) -> tuple[int, int, int]:
     """True positives, false positives, false negatives at an overlap (Lea et al. 2017, section 4.1).
 
     A predicted stretch takes the true one of its label that it has the largest intersection over union with; a true one

@@ -27,7 +27,7 @@ _HELD: dict[str, np.ndarray] = {}  # by hash, so that what is kept is right for 
 _held_bytes = 0
 
 
-class Store:
+class ArrayCache:
     """Arrays and small documents by key. Without a folder they live only in this object."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -112,7 +112,7 @@ def hash_of(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
-def default_folder() -> Path:
+def default_cache_dir() -> Path:
     """Where media are kept if nobody says otherwise."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray" / "media"
 

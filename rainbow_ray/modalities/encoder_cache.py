@@ -1,6 +1,6 @@
 """Encoders kept warm: a process reads one once, all its fits share what they do not train, and so may all processes.
 
-A fit's model is built around `fresh_body`: modules of its own around tensors that are the base's. What is trained
+A fit's model is built around `clone_encoder`: modules of its own around tensors that are the base's. What is trained
 takes memory of its own (`TextEncoder` sees to that); what is frozen is never written to.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.modalities.audio import encoder as audio_encoder
-from rainbow_ray.modalities.spec import Reading
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import encoder as text_encoder
 
 AUDIO = "audio:"  # before the name of an encoder that reads sound
@@ -28,7 +28,7 @@ _ADOPTED: dict[str, Mapping[str, np.ndarray]] = {}
 
 
 @dataclass(frozen=True)
-class Bodies:
+class EncoderCache:
     """Encoders that came trained, by modality; audio has none where its net is our own."""
 
     text: Any = None
@@ -37,7 +37,7 @@ class Bodies:
     audio_normalised: bool = True
 
 
-def fresh_body(name: str) -> Any:
+def clone_encoder(name: str) -> Any:
     """Modules of one's own around the encoder's tensors."""
     body = _warm(name)
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=True) for p in body.parameters()}
@@ -45,23 +45,23 @@ def fresh_body(name: str) -> Any:
     return copy.deepcopy(body, memo)
 
 
-def bodies_of(reading: Reading) -> Bodies:
+def encoders_of(reading: InputSpec) -> EncoderCache:
     """Fresh bodies of what is read."""
-    text_body = fresh_body(reading.text) if "text" in reading.modalities else None
+    text_body = clone_encoder(reading.text) if "text" in reading.modalities else None
     if reading.audio is None or reading.audio == audio_encoder.EMBEDDED:
-        return Bodies(text_body)
+        return EncoderCache(text_body)
     name = f"{AUDIO}{reading.audio}"
-    body = fresh_body(name)
+    body = clone_encoder(name)
     weights = digest(name, [key for key, _ in body.named_parameters()])
-    return Bodies(text_body, body, weights, audio_encoder.wants_normalised(reading.audio))
+    return EncoderCache(text_body, body, weights, audio_encoder.wants_normalised(reading.audio))
 
 
-def share(name: str) -> dict[str, np.ndarray]:
+def export_weights(name: str) -> dict[str, np.ndarray]:
     """All tensors of an encoder as arrays, for Ray's object store: one copy for all processes of a machine."""
     return {key: tensor.detach().numpy() for key, tensor in _tensors(_warm(name)).items()}
 
 
-def adopt(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def use_shared_weights(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """In a worker: fits of this encoder are built around these arrays, which may be read-only memory."""
     if _ADOPTED.get(name) is not arrays:
         _ADOPTED.clear()

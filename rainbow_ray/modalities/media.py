@@ -19,8 +19,7 @@ import pyarrow as pa
 import torch
 
 from rainbow_ray.data.examples import SLOTS, Examples
-from rainbow_ray.modalities.array_cache import Store, hash_of
-from rainbow_ray.modalities.media_counts import NAMED, check_troubles, count_troubles, count_unusable, say_troubles
+from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
     IN_SEGMENT,
@@ -28,15 +27,9 @@ from rainbow_ray.modalities.media_source import (
     NOTE,
     TROUBLE,
     EmptyWindow,
-    Source,
-    Trouble,
-    explain,
+    MediaError,
+    MediaSource,
 )
-
-__all__ = [  # beside what is defined here
-    "NAMED", "TROUBLE", "EmptyWindow", "MediaReader", "Recording", "Span", "Trouble", "Windows", "as_float",
-    "check_troubles", "collate", "count_troubles", "count_unusable", "explain", "pad", "say_troubles",
-]  # fmt: skip
 
 MEDIA = {"audio": "rainbow_ray.modalities.audio.reader", "midi": "rainbow_ray.modalities.midi.reader"}
 POSITIONS = ("start", "middle")
@@ -119,7 +112,7 @@ class Span:
 class MediaReader:
     """Reads the windows of rows into a store. `modalities` in the order in which their duration counts.
 
-    With `stands_in`, what the store has of a file stays good where the file is not: so a store travels. Without it, a
+    With `cache_without_files`, what the store has of a file stays good where the file is not: so a store travels. Without it, a
     name that another collection of songs shares brings nobody another's sound.
     """
 
@@ -127,11 +120,11 @@ class MediaReader:
     root: Path
     windows: Windows
     folder: Path | None
-    stands_in: bool = False
+    cache_without_files: bool = False
 
     @functools.cached_property
-    def store(self) -> Store:
-        return Store(self.folder)
+    def store(self) -> ArrayCache:
+        return ArrayCache(self.folder)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Read the media of some rows.
@@ -167,23 +160,23 @@ class MediaReader:
             rows = rows.append_column(f"{name}{LENGTHS}", lengths)
         return rows
 
-    def _sources(self, rows: pa.Table, modality: str) -> list[Source | str | None]:
+    def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
         """What each row has of a modality: a source, why it is none, or None where there is nothing."""
         raw, rates = (
             rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
             for name in _raw_columns(modality)
         )
-        sources: list[Source | str | None] = []
+        sources: list[MediaSource | str | None] = []
         for value, rate in zip(raw, rates, strict=True):
             try:
-                sources.append(None if _is_nothing(value) else Source.of(value, self.root, rate))
-            except Trouble as error:
+                sources.append(None if _is_nothing(value) else MediaSource.of(value, self.root, rate))
+            except MediaError as error:
                 sources.append(_told(error, IN_TABLE))
         return sources
 
-    def _look(self, named: Mapping[str, Source | str], span: Span | None = None) -> dict[str, Any]:
+    def _look(self, named: Mapping[str, MediaSource | str], span: Span | None = None) -> dict[str, Any]:
         """`{modality: {windows, trouble, note}}` of one stem; from the store where nothing has changed since."""
-        sources = {name: source for name, source in named.items() if isinstance(source, Source)}
+        sources = {name: source for name, source in named.items() if isinstance(source, MediaSource)}
         bad = {name: {"windows": [], "trouble": text} for name, text in named.items() if isinstance(text, str)}
         if not sources:
             return bad
@@ -191,7 +184,8 @@ class MediaReader:
         key = hash_of(VERSION, names, self.windows, *([span] if span else []))
         known = self.store.read_look(key)
         if known is not None and all(
-            source.is_still(known.get(name, {}), stands_in=self.stands_in) for name, source in sources.items()
+            source.is_still(known.get(name, {}), cache_without_files=self.cache_without_files)
+            for name, source in sources.items()
         ):
             moved = {name: source for name, source in sources.items() if source.is_elsewhere(known[name])}
             if moved:  # the same content: the next reader need not hash it again
@@ -207,13 +201,13 @@ class MediaReader:
             self.store.write_look(key, look)
         return look | bad
 
-    def _read(self, sources: Mapping[str, Source], span: Span | None) -> dict[str, Any]:
+    def _read(self, sources: Mapping[str, MediaSource], span: Span | None) -> dict[str, Any]:
         opened: dict[str, Recording] = {}
         look: dict[str, Any] = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
         for name, source in sources.items():
             try:
                 opened[name] = importlib.import_module(MEDIA[name]).open_recording(source.content(), source.rate)
-            except Trouble as trouble:
+            except MediaError as trouble:
                 look[name]["trouble"] = _told(trouble, source.shown)
         if not opened:
             return look
@@ -229,7 +223,7 @@ class MediaReader:
                     own_starts = self._starts(recording, stem)
                     windows = _sounding_windows(recording, own_starts, self.windows.seconds)
                     starts = own_starts
-            except Trouble as trouble:
+            except MediaError as trouble:
                 look[name]["trouble"] = _told(trouble, sources[name].shown)
                 continue
             look[name]["windows"] = [self.store.put_content(name, window) for window in windows]
@@ -242,7 +236,7 @@ class MediaReader:
         """Where the windows of a recording begin, in seconds."""
         try:
             sounding = recording.sounding(self.windows.seconds)
-        except Trouble:  # damaged somewhere: its windows may be whole
+        except MediaError:  # damaged somewhere: its windows may be whole
             sounding = (0.0, recording.duration)
         return self.windows.starts(recording.duration, stem, sounding)
 
@@ -253,7 +247,7 @@ def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np
     try:
         return [recording.read(start, seconds, own)]
     except EmptyWindow as empty:
-        raise Trouble(f"{empty.reason}{IN_SEGMENT}", empty.detail) from empty
+        raise MediaError(f"{empty.reason}{IN_SEGMENT}", empty.detail) from empty
 
 
 def _sounding_windows(
@@ -272,7 +266,7 @@ def _sounding_windows(
         except EmptyWindow as error:
             empty = empty or error
     if empty is not None and not windows:
-        raise Trouble(f"{empty.reason}{where}", empty.detail) from empty
+        raise MediaError(f"{empty.reason}{where}", empty.detail) from empty
     return windows
 
 
@@ -281,7 +275,7 @@ def _raw_columns(modality: str) -> list[str]:
     return [f"raw_{modality}", f"raw_{modality}_rate"]
 
 
-def _told(trouble: Trouble, name: str) -> str:
+def _told(trouble: MediaError, name: str) -> str:
     """A trouble as it is kept: its reason, the file, and what is particular to it, a line each."""
     return "\n".join(" ".join(part.splitlines()) for part in (trouble.reason, name, trouble.detail))
 

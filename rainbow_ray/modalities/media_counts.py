@@ -17,7 +17,7 @@ from rainbow_ray.utils.errors import InputError
 NAMED = 3  # files of each reason that are named
 
 
-def count_troubles(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[str, list[str]], int]:
+def count_media_errors(rows: pa.Table, modality: str) -> tuple[dict[str, int], dict[str, list[str]], int]:
     """Count the files of a modality that are treated as missing.
 
     Args:
@@ -38,7 +38,7 @@ def count_unusable(counts: Mapping[str, int]) -> int:
     return sum(n for reason, n in counts.items() if not reason.endswith((IN_SEGMENT, BESIDE_OTHER)))
 
 
-def say_troubles(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
+def describe_media_errors(modality: str, counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a line for each reason."""
     return [
         f"{_files(n, modality)} treated as missing: {reason} {_examples(names[reason], n)}"
@@ -56,12 +56,12 @@ def describe_notes(modality: str, counts: Mapping[str, int], names: Mapping[str,
     return [f"{_files(n, modality)} used, but: {note} {_examples(names[note], n)}" for note, n in counts.items()]
 
 
-def say_notes(rows: pa.Table, modality: str) -> list[str]:
+def describe_media_notes(rows: pa.Table, modality: str) -> list[str]:
     """Return a line for each note on files that are used."""
     return describe_notes(modality, *count_notes(rows, modality))
 
 
-def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:
+def check_media_errors(rows: pa.Table, modalities: Sequence[str], limit: float, root: Path) -> list[str]:
     """Check that enough files of each modality can be used.
 
     Args:
@@ -78,8 +78,8 @@ def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root
     """
     lines, problems = [], []
     for modality in modalities:
-        counts, names, total = count_troubles(rows, modality)
-        reasons, bad = say_troubles(modality, counts, names), count_unusable(counts)
+        counts, names, total = count_media_errors(rows, modality)
+        reasons, bad = describe_media_errors(modality, counts, names), count_unusable(counts)
         usable = total - sum(counts.values())
         if total == 0:
             problems.append(f"no row names {modality}: see data.{modality}_column, or leave {modality} out of"
@@ -92,7 +92,7 @@ def check_troubles(rows: pa.Table, modalities: Sequence[str], limit: float, root
                 advice.append("set data.max_bad_media higher if this is as it should be")
             problems.append(f"{few} of {total} {modality} files can be used{allowed}. {'; '.join(reasons)}."
                             f" What helps: {'; '.join(advice)}; or leave {modality} out of --modalities")  # fmt: skip
-        lines += reasons + say_notes(rows, modality)
+        lines += reasons + describe_media_notes(rows, modality)
     if problems:
         raise InputError(problems)
     return lines

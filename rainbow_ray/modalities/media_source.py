@@ -26,7 +26,7 @@ LEAVES_ROOT = "a path that leaves the media root"
 RATES = (1_000, 768_000)  # Hz
 
 
-class Trouble(Exception):
+class MediaError(Exception):
     """Why a file cannot be used: a reason that many files share, and what is particular to this one."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -34,7 +34,7 @@ class Trouble(Exception):
         self.reason, self.detail = reason, detail
 
 
-class EmptyWindow(Trouble):
+class EmptyWindow(MediaError):
     """A window of a readable file in which nothing sounds: silence, or no notes."""
 
 
@@ -60,12 +60,12 @@ def check_rate(rate: Any) -> int | None:
     if rate is None or (is_number and rate != rate):
         return None
     if not is_number or not RATES[0] <= rate <= RATES[1]:
-        raise Trouble(BAD_RATE, f"{str(rate)[:40]} Hz: from {RATES[0]} to {RATES[1]} are read")
+        raise MediaError(BAD_RATE, f"{str(rate)[:40]} Hz: from {RATES[0]} to {RATES[1]} are read")
     return int(rate)
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """A stem's file of one modality: a path, or its bytes (encoded, or samples with a rate).
 
     Attributes:
@@ -81,8 +81,8 @@ class Source:
     rate: int | None
 
     @classmethod
-    def of(cls, value: str | bytes, root: Path, rate: Any) -> Source:
-        """Make a source of a path under `root`, or of bytes. Raises `Trouble` for a rate that is none."""
+    def of(cls, value: str | bytes, root: Path, rate: Any) -> MediaSource:
+        """Make a source of a path under `root`, or of bytes. Raises `MediaError` for a rate that is none."""
         if isinstance(value, bytes):
             rate = check_rate(rate)
             return cls(f"bytes {hash_of(value, rate)}", None, value, rate)
@@ -116,14 +116,14 @@ class Source:
             return None if self.stat is None else [*self.stat]
         return [*self.stat, _digest(self.path) if self.path.is_file() else ""]
 
-    def is_still(self, look: Mapping[str, Any], *, stands_in: bool) -> bool:
-        """Whether a look is of the file as it is now, or (with `stands_in`) of one that is not here.
+    def is_still(self, look: Mapping[str, Any], *, cache_without_files: bool) -> bool:
+        """Whether a look is of the file as it is now, or (with `cache_without_files`) of one that is not here.
 
         The content is hashed only where `stat` differs, as it does for the same file on another machine.
         """
         if self.stat is None:
             was_missing = "mark" in look and look["mark"] is None
-            return was_missing or (stands_in and bool(look.get("windows")))
+            return was_missing or (cache_without_files and bool(look.get("windows")))
         before = look.get("mark")
         if not isinstance(before, list) or before[:1] != self.stat[:1]:
             return False
@@ -134,26 +134,26 @@ class Source:
         return self.stat is not None and look.get("mark", [])[: len(self.stat)] != self.stat
 
     def content(self) -> Path | bytes:
-        """Return the path or the bytes. Raises `Trouble` where there is nothing to read."""
+        """Return the path or the bytes. Raises `MediaError` where there is nothing to read."""
         if self.data is not None:
             if not self.data:
-                raise Trouble("empty (0 bytes)")
+                raise MediaError("empty (0 bytes)")
             return self.data
         assert self.path is not None
         if ".." in Path(self.name).parts:
-            raise Trouble(LEAVES_ROOT)
+            raise MediaError(LEAVES_ROOT)
         try:
             is_there = self.path.exists()
         except (OSError, ValueError):
             is_there = False
         if not is_there:
-            raise Trouble(NO_FILE)
+            raise MediaError(NO_FILE)
         if not self.path.is_file():
-            raise Trouble("not a file")
+            raise MediaError("not a file")
         if self.stat is None:
-            raise Trouble("a file that must not be read (permissions)")
+            raise MediaError("a file that must not be read (permissions)")
         if self.stat[0] == 0:
-            raise Trouble("empty (0 bytes)")
+            raise MediaError("empty (0 bytes)")
         return self.path
 
 

@@ -19,7 +19,7 @@ MODALITIES = ("text", "audio", "midi")
 
 
 @dataclass(frozen=True)
-class Reading:
+class InputSpec:
     """What is read, and with which encoders (their names; audio's is None where it is not read)."""
 
     modalities: tuple[str, ...] = ("text",)
@@ -65,7 +65,7 @@ def modalities_present(table: pa.Table, modalities: Sequence[str]) -> list[str]:
 WINDOW_TOKENS = 64  # of text, that a window of audio or MIDI takes as much memory as
 
 
-def lengths(table: pa.Table, reading: Reading) -> np.ndarray:
+def lengths(table: pa.Table, reading: InputSpec) -> np.ndarray:
     """About how much each example is to be read, in tokens: `(examples,)`."""
     import pyarrow.compute as pc
 
@@ -77,7 +77,7 @@ def lengths(table: pa.Table, reading: Reading) -> np.ndarray:
     return np.asarray(total)
 
 
-def prepare(rows: pa.Table, *, reading: Reading) -> pa.Table:
+def prepare(rows: pa.Table, *, reading: InputSpec) -> pa.Table:
     """Plain rows with what each modality's encoder reads, row by row. Text is tokenised also where it is not read."""
     from rainbow_ray.modalities.text import encoder as text_encoder
 
@@ -90,7 +90,7 @@ Find = Callable[[str, str], Any]  # (modality, window) to what is read in its pl
 
 
 def make_collates(
-    reading: Reading, find: Find | None = None, draw: Callable[[], int | None] | None = None
+    reading: InputSpec, find: Find | None = None, draw: Callable[[], int | None] | None = None
 ) -> Mapping[str, Any]:
     """How each modality pads its part of a batch: `make_batch` takes these. `find` is needed where media are read."""
     from rainbow_ray.modalities import media

@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from rainbow_ray.modalities.array_cache import Store, hash_of
+from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
 from rainbow_ray.modalities.audio.encoder import as_waves
-from rainbow_ray.modalities.spec import Reading
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.device import Precision, is_out_of_memory
-from rainbow_ray.model.model import Rainbow
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import TrainingError
 
 STATES = "states"
 AT_ONCE = 16  # windows
 
 
-class Heard:
+class AudioFeatureCache:
     """Finds what the model reads in place of a window: notes, samples, or the states of frozen layers."""
 
-    def __init__(self, model: Rainbow, reading: Reading, device: torch.device, precision: Precision) -> None:
+    def __init__(self, model: RainbowModel, reading: InputSpec, device: torch.device, precision: Precision) -> None:
         self.model, self.device, self.precision = model, device, precision
-        self.store = reading.media_reader.store if reading.media_reader is not None else Store(None)
+        self.store = reading.media_reader.store if reading.media_reader is not None else ArrayCache(None)
         self.seconds = 0.0  # spent on states
         audio = model.audio
         self.identity = None
-        if audio is not None and not audio.trains_waves:
+        if audio is not None and not audio.trains_feature_extractor:
             self.identity = hash_of(audio.identity(), precision.name, device.type)
 
     def key(self, window: str) -> str:

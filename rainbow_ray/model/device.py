@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.utils.errors import choose
+from rainbow_ray.utils.errors import check_choice
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
@@ -34,7 +34,7 @@ class Precision:
 
 
 def check_device(config: TrainingConfig) -> list[str]:
-    return choose("training.device", config.device, DEVICES)
+    return check_choice("training.device", config.device, DEVICES)
 
 
 def pick_device(name: str) -> tuple[torch.device, list[str]]:
@@ -63,7 +63,7 @@ def pick_precision(asked: bool | str, device: torch.device) -> tuple[Precision, 
     return Precision(None), []
 
 
-def be_deterministic(on: bool) -> None:
+def set_deterministic(on: bool) -> None:
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # warn_only: a kernel without a deterministic form must not end a run
@@ -71,7 +71,9 @@ def be_deterministic(on: bool) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-SMALLER = "try a smaller model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
+OUT_OF_MEMORY_ADVICE = (
+    "try a smaller model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
+)
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
@@ -95,7 +97,7 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, kB on Linux
 
 
-def gpu_use(device: torch.device) -> float | None:
+def gpu_utilization(device: torch.device) -> float | None:
     """Share of the last moments in which the GPU had work, 0 to 1; None where nobody tells."""
     if device.type != "cuda":
         return None

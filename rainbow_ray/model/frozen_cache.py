@@ -23,7 +23,7 @@ ROOM_LEFT = 1.2  # times its size must be free on the disk before a file is writ
 
 
 @dataclass(frozen=True)
-class States:
+class CachedHiddenStates:
     """States of distinct texts, `(tokens of all texts, …, width)`.
 
     Example i has text `same_as[i]`, and those of text j begin at `starts[j]`.
@@ -45,7 +45,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class PrefixStore:
+class FrozenFeatureCache:
     """States in files of one folder, which together take at most `limit` bytes: the longest unused go first."""
 
     folder: Path

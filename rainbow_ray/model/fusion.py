@@ -14,14 +14,14 @@ from torch import nn
 
 from rainbow_ray.config.schema import FusionConfig
 from rainbow_ray.nn.attention import Block
-from rainbow_ray.utils.errors import choose
+from rainbow_ray.utils.errors import check_choice
 
 KINDS = ("concat", "gated", "cross_attention")
 
 
 def check_fusion(config: FusionConfig) -> list[str]:
     """What is wrong with the names and sizes of a fusion."""
-    problems = choose("model.fusion.kind", config.kind, KINDS)
+    problems = check_choice("model.fusion.kind", config.kind, KINDS)
     if config.width % config.heads:
         problems.append(f"model.fusion.heads: {config.heads} do not divide the width, {config.width}")
     return problems
@@ -120,7 +120,7 @@ class Fusion(nn.Module):
         return Tokens(block[name](hidden[name].values, context, mask), hidden[name].mask)
 
 
-def hide_at_random(present: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+def apply_modality_dropout(present: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
     """Modality dropout: what is present `(examples,)`, less a share of it; each example keeps one modality at least."""
     names = list(present)
     there = torch.stack([present[name] for name in names], dim=1)

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
-from rainbow_ray.data.reader import Batch, Line
+from rainbow_ray.data.reader import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import make_audio_encoder
-from rainbow_ray.modalities.encoder_cache import Bodies
+from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.modalities.midi.reader import MidiEncoder
 from rainbow_ray.modalities.text.bag_of_words import WEIGHTINGS, WordPresence
 from rainbow_ray.modalities.text.encoder import STATES, TOKENS, WORDS, TextEncoder
-from rainbow_ray.model.fusion import Fusion, Tokens, check_fusion, gather_units, hide_at_random
+from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 from rainbow_ray.model.temporal import Temporal, check_temporal
 from rainbow_ray.nn.pooling import POOLINGS, Pooling
-from rainbow_ray.utils.errors import choose
+from rainbow_ray.utils.errors import check_choice
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 READ_AS = 384  # features: the width of text for which the head's rates were measured
@@ -30,31 +30,31 @@ MIN_SCALE = 1e-4  # a feature that hardly varies on the training side is not blo
 def check_model(config: ModelConfig) -> list[str]:
     """What is wrong with names of parts of the model."""
     return [
-        *choose("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
-        *choose("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
-        *choose("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
+        *check_choice("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
+        *check_choice("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
+        *check_choice("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
         *check_fusion(config.fusion),
         *check_temporal(config.temporal),
     ]
 
 
 @dataclass(frozen=True)
-class Known:
+class PrecomputedFeatures:
     """Features that were computed before, `(examples, width)`, and when these examples are, where they are segments."""
 
     features: torch.Tensor
-    line: Line | None = None
+    line: SegmentTimes | None = None
 
 
 @dataclass(frozen=True)
-class Read:
+class ModalityOutput:
     """What was read of one modality: tokens, and a summary `(examples, width)`, of no meaning where it lacks."""
 
     tokens: Tokens
     summary: torch.Tensor
 
 
-class Rainbow(nn.Module):
+class RainbowModel(nn.Module):
     """Text, audio and MIDI in, whichever are among `modalities`; logits `(examples, outputs)` out.
 
     Text alone goes to the head as one vector. With others, tokens are fused, and the head reads what comes out beside
@@ -62,10 +62,10 @@ class Rainbow(nn.Module):
     their neighbours and their time make of them.
     """
 
-    reach: torch.Tensor
+    feature_scale: torch.Tensor
 
     def __init__(
-        self, bodies: Bodies, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
+        self, bodies: EncoderCache, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
         seconds: float = 10.0, *, temporal: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -104,22 +104,22 @@ class Rainbow(nn.Module):
                 assert isinstance(embedding, nn.Embedding)
                 nn.init.zeros_(embedding.weight)
         self.register_buffer("reach", _reach(self.parts), persistent=False)
-        self.standardise = Standardise(self.width) if config.classifier.standardise else nn.Identity()
+        self.standardise = Standardizer(self.width) if config.classifier.standardise else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
         read = self.width + fused
         self.temporal = Temporal(read, config.temporal) if temporal and config.temporal.kind != "none" else None
         around = self.temporal.out_width if self.temporal is not None else 0
         self.head = make_head(read + around, outputs, config.classifier)
 
-    def forward(self, inputs: Batch | Known) -> torch.Tensor:
+    def forward(self, inputs: Batch | PrecomputedFeatures) -> torch.Tensor:
         """From a batch, or (without a fusion) from its features."""
-        if isinstance(inputs, Known):
+        if isinstance(inputs, PrecomputedFeatures):
             return self.classify(inputs.features, line=inputs.line)
         if self.fusion is None:
             return self.classify(self.features(inputs), line=inputs.line)
         present = self.present(inputs)
         if self.training and self.config.fusion.modality_dropout:
-            present = hide_at_random(present, self.config.fusion.modality_dropout)
+            present = apply_modality_dropout(present, self.config.fusion.modality_dropout)
         read = self.read(inputs)
         return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.line)
 
@@ -133,7 +133,7 @@ class Rainbow(nn.Module):
         """Which examples have which of this model's modalities, `(examples,)` each."""
         return {name: batch.present[name] for name in self.modalities}
 
-    def read(self, batch: Batch) -> dict[str, Read]:
+    def read(self, batch: Batch) -> dict[str, ModalityOutput]:
         """Each modality by itself."""
         found = {}
         for name in self.modalities:
@@ -148,7 +148,7 @@ class Rainbow(nn.Module):
         return self.fusion.attention(_where(self.read(batch), self.present(batch)))
 
     def summaries(
-        self, batch: Batch, read: Mapping[str, Read], present: Mapping[str, torch.Tensor]
+        self, batch: Batch, read: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:  # fmt: skip
         """Beside each other, NaN where an example lacks the modality: `(examples, width)`, fp32."""
         parts = []
@@ -180,13 +180,13 @@ class Rainbow(nn.Module):
         return torch.cat([encoded, present], dim=1)
 
     def classify(
-        self, features: torch.Tensor, fused: torch.Tensor | None = None, line: Line | None = None
+        self, features: torch.Tensor, fused: torch.Tensor | None = None, line: SegmentTimes | None = None
     ) -> torch.Tensor:
         """Logits `(examples, outputs)` from features `(examples, width)`, what the fusion gave, and when they are."""
         known = self.standardise(features)
         if fused is not None:
             # what is missing is as the average of the training side
-            known = torch.cat([torch.nan_to_num(known) * self.reach, fused.to(known.dtype)], dim=1)
+            known = torch.cat([torch.nan_to_num(known) * self.feature_scale, fused.to(known.dtype)], dim=1)
         if self.temporal is not None:
             assert line is not None, "segments have a line"
             known = torch.cat([known, self.temporal(known, line).to(known.dtype)], dim=1)
@@ -203,7 +203,7 @@ class Rainbow(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, features: torch.Tensor) -> None:
         """Centre and scale the head's inputs by the training side's features, `(examples, width)`."""
-        if isinstance(self.standardise, Standardise):
+        if isinstance(self.standardise, Standardizer):
             self.standardise.fit(features)
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ class Rainbow(nn.Module):
         assert isinstance(last, nn.Linear)
         last.bias.copy_(torch.from_numpy(bias))
 
-    def towers(self) -> dict[str, list[nn.Parameter]]:
+    def parameters_by_component(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by what they belong to: each modality's encoder, the fusion, what sees time, the head."""
         owned: dict[str, list[nn.Parameter]] = {}
         known: set[int] = set()
@@ -244,20 +244,22 @@ class Rainbow(nn.Module):
         hidden: torch.Tensor = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
         return hidden
 
-    def _read_text(self, batch: Batch) -> Read:
+    def _read_text(self, batch: Batch) -> ModalityOutput:
         assert self.pooling is not None
         mask = batch.units["text"]["mask"]
         hidden = self._text_hidden(batch)
-        return Read(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
+        return ModalityOutput(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
 
-    def _read_media(self, name: str, batch: Batch) -> Read:
+    def _read_media(self, name: str, batch: Batch) -> ModalityOutput:
         inputs, owner, examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
         encoder = self.audio if name == "audio" else self.midi
         assert encoder is not None
         values = inputs["values"]
         if owner is not None and len(owner) == 0:  # nobody in this batch has it
             empty = values.new_zeros(examples, 1, encoder.width)
-            return Read(Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width))
+            return ModalityOutput(
+                Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width)
+            )
         if self.audio is not None and name == "audio":
             tokens = self.audio(values)
             there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -267,10 +269,10 @@ class Rainbow(nn.Module):
             tokens, there = self.midi(values, inputs["mask"])
             summary = self.midi.summary(values, inputs["mask"])
         tokens = tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
-        return Read(gather_units(tokens, there, owner, examples), _average(summary.float(), owner, examples))
+        return ModalityOutput(gather_units(tokens, there, owner, examples), _average(summary.float(), owner, examples))
 
 
-def _where(read: Mapping[str, Read], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
+def _where(read: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
     """Tokens of what is present."""
     return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
 
@@ -286,7 +288,7 @@ def _reach(parts: Mapping[str, int]) -> torch.Tensor:
     ] or [torch.zeros(0)])  # fmt: skip
 
 
-class Standardise(nn.Module):
+class Standardizer(nn.Module):
     """`(x - mean) / scale`, both fitted once; the identity until then."""
 
     mean: torch.Tensor

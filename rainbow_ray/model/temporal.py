@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import TemporalConfig
-from rainbow_ray.data.reader import Line
+from rainbow_ray.data.reader import SegmentTimes
 from rainbow_ray.nn.attention import Block
-from rainbow_ray.utils.errors import choose
+from rainbow_ray.utils.errors import check_choice
 
 KINDS = ("transformer", "tcn", "none")
 FREQUENCIES = 6  # of each share of the song, doubling from half a turn on
@@ -24,7 +24,7 @@ REACH = 0.3
 
 def check_temporal(config: TemporalConfig) -> list[str]:
     """What is wrong with the names and sizes of the part."""
-    problems = choose("model.temporal.kind", config.kind, KINDS)
+    problems = check_choice("model.temporal.kind", config.kind, KINDS)
     if config.width % config.heads:
         problems.append(f"model.temporal.heads: {config.heads} do not divide the width, {config.width}")
     return problems
@@ -48,7 +48,7 @@ class Temporal(nn.Module):
         self.mix: Transformer | ConvStages = Transformer(config) if config.kind == "transformer" else ConvStages(config)
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: torch.Tensor, line: Line) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, line: SegmentTimes) -> torch.Tensor:
         hidden = self.project(features) + self.when(self.fourier(line.times))
         if line.run is None:
             middle = line.times[:, :2].mean(dim=1)

@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from rainbow_ray.config.schema import UNTRAINED, Config, dump, with_resolved_paths
+from rainbow_ray.config.schema import HASH_EXCLUDED, Config, dump, with_resolved_paths
 from rainbow_ray.data.splits import write_json as write_split
-from rainbow_ray.setup.prepared import Data
+from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import write_json
 from rainbow_ray.utils.errors import InputError
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.paths import resolve_path
 
 PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
@@ -87,12 +87,12 @@ def begin_run(config: Config, path: Path) -> RunFolder:
     """The folder of a run with what stands in it from the start; one that has begun is left as it is."""
     run = RunFolder(path)
     if not run.file("env.json").exists():
-        write_safely(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
+        atomic_write(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
         write_json(run.file("env.json"), environment())
     return run
 
 
-def keep_data(run: RunFolder, data: Data) -> None:
+def keep_data(run: RunFolder, data: PreparedData) -> None:
     """Write `data.json` and `split.json`. Raises `InputError` when a run that is gone on with had other data."""
     split = run.file("split.json")
     if split.exists():
@@ -103,7 +103,7 @@ def keep_data(run: RunFolder, data: Data) -> None:
             raise InputError(f"--resume: {what} have changed since {run.path} began; start a new run")
         return
     write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
-    write_safely(split, lambda path: write_split(data.split, data.index, path))
+    atomic_write(split, lambda path: write_split(data.split, data.index, path))
 
 
 def abandon(run: RunFolder) -> None:
@@ -224,7 +224,7 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:120]})"]
     theirs = with_resolved_paths(theirs)
-    return _compare(theirs.model_dump(exclude=UNTRAINED), config.model_dump(exclude=UNTRAINED))
+    return _compare(theirs.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
 
 
 def _compare(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:

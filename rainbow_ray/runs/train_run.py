@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from rainbow_ray.distributed.ray_cluster import Cluster, Workers
+    from rainbow_ray.distributed.ray_cluster import RayResources, Workers
     from rainbow_ray.runs.run_dir import RunFolder
-    from rainbow_ray.setup.plan import Plan
-    from rainbow_ray.setup.prepared import Data
-    from rainbow_ray.training.cross_validation import Job, Outcome, Shared
+    from rainbow_ray.setup.plan import RunPlan
+    from rainbow_ray.setup.prepared import PreparedData
+    from rainbow_ray.training.cross_validation import FitContext, FitJob, FitResult
 
 NONE = "none"  # of time and neighbours
 STARTED = time.perf_counter()
@@ -29,12 +29,12 @@ STARTED = time.perf_counter()
 def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     from rainbow_ray.distributed.ray_cluster import (
         Stopwatch,
+        allocate_workers,
+        describe_dashboard,
+        describe_network,
         parse_workers,
         prepare_environment,
         ray_cluster,
-        say_dashboard,
-        say_network,
-        share_cluster,
     )
 
     prepare_environment()
@@ -42,7 +42,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
 
     from rainbow_ray.runs.run_dir import closing, how_to_resume, open_run
     from rainbow_ray.setup.plan import choose_manifest, make_plan
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
 
     console = make_console()
@@ -62,33 +62,33 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     advice = how_to_resume(folder) if folder is not None else ""
     with raise_on_signal(), closing(folder), ray_cluster(options.address, advice) as cluster:
         watch.mark("ray")
-        for line in say_dashboard(cluster):
+        for line in describe_dashboard(cluster):
             console.print(line)
         # before data are read: what is wrong with workers can be known now
         asked = parse_workers(plan.config.training.workers)
-        share_cluster(cluster, asked, device=device, streams=False)
-        for line in say_network(cluster, asked, device=device):
+        allocate_workers(cluster, asked, device=device, streams=False)
+        for line in describe_network(cluster, asked, device=device):
             console.print(line)
-        data = read_data(plan)
+        data = prepare_data(plan)
         watch.mark("data")
-        announce(plan, data, console)
+        print_run_header(plan, data, console)
         if folder is not None:
             train(plan, data, folder, cluster, console, watch)
     return EXIT_SUCCESS
 
 
-def announce(plan: Plan, data: Data, console: Console) -> None:
+def print_run_header(plan: RunPlan, data: PreparedData, console: Console) -> None:
     """What will be trained on what, before any time is spent on it."""
-    from rainbow_ray.data.batching import decide_length
-    from rainbow_ray.data.dataset import songs_of
-    from rainbow_ray.setup.prepare import say_data
+    from rainbow_ray.data.batching import make_training_schedule
+    from rainbow_ray.data.dataset import count_songs
+    from rainbow_ray.setup.prepare import describe_dataset
     from rainbow_ray.training.loggers import wandb_notes
 
     split = data.split
-    train, _ = split.sides(0)
-    length = decide_length(plan.config.training, len(train), songs_of(data.source, train))
+    train, _ = split.train_val_indices(0)
+    length = make_training_schedule(plan.config.training, len(train), count_songs(data.source, train))
     said = [
-        *say_data(plan, data),
+        *describe_dataset(plan, data),
         f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
         f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
         *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes, *wandb_notes(plan.config)]),
@@ -97,14 +97,16 @@ def announce(plan: Plan, data: Data, console: Console) -> None:
         console.print(line)
 
 
-def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: Console, watch: Any) -> None:
+def train(
+    plan: RunPlan, data: PreparedData, folder: RunFolder, cluster: RayResources, console: Console, watch: Any
+) -> None:
     """Folds, baselines, refit; then what came out."""
     from rainbow_ray.runs.run_dir import keep_data
-    from rainbow_ray.training.cross_validation import Shared
+    from rainbow_ray.training.cross_validation import FitContext
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
+    shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -113,11 +115,11 @@ def train(plan: Plan, data: Data, folder: RunFolder, cluster: Cluster, console: 
     refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if refits else None
     watch.mark("refit")
     shutil.rmtree(prefix, ignore_errors=True)
-    conclude(plan, data, folder, folds, refit, baselines, console, watch, mirrors)
+    evaluate_and_save(plan, data, folder, folds, refit, baselines, console, watch, mirrors)
 
 
-def conclude(
-    plan: Plan, data: Data, folder: RunFolder, folds: list[Outcome], refit: Outcome | None,
+def evaluate_and_save(
+    plan: RunPlan, data: PreparedData, folder: RunFolder, folds: list[FitResult], refit: FitResult | None,
     baselines: dict[str, np.ndarray], console: Console, watch: Any, mirrors: list[Any],
 ) -> None:  # fmt: skip
     """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
@@ -131,14 +133,14 @@ def conclude(
     outcomes = [*folds, *([refit] if refit else [])]
     summary.write_predictions(folder.file("predictions.parquet"), data, results, outcomes)
     watch.mark("predictions")
-    document = summary.summarise(plan, data, results, folds, refit, watch.seconds())
+    document = summary.summarize(plan, data, results, folds, refit, watch.seconds())
     keep_model(plan, data, folder.file("model"), outcomes, results, document)
     keep_records(folder, outcomes)
     for mirror in mirrors:
         if hasattr(mirror, "close"):
             mirror.close({f"best/{k}": v for k, v in document["best"].items()})
     write_json(folder.file("summary.json"), document)
-    summary.print_closing(document, folder.path, plan.config.logging.shown, console)
+    summary.print_summary(document, folder.path, plan.config.logging.shown, console)
     if plan.config.logging.report:
         console.print(f"What it learned, and which songs to look at: {write_report(folder.path)}")
 
@@ -151,56 +153,66 @@ def complete_report(folder: RunFolder, config: Config) -> None:
         write_report(folder.path)
 
 
-def keep_records(folder: RunFolder, outcomes: list[Outcome]) -> None:
+def keep_records(folder: RunFolder, outcomes: list[FitResult]) -> None:
     """Write the run's `metrics.jsonl` once more from the fits' files: these forget what a killed worker had logged."""
-    from rainbow_ray.training.checkpoint import Checkpoints
-    from rainbow_ray.utils.io import write_safely
+    from rainbow_ray.training.checkpoint import CheckpointManager
+    from rainbow_ray.utils.io import atomic_write
 
-    texts = [Checkpoints(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
-    write_safely(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
+    texts = [CheckpointManager(outcome.job.folder).metrics.read_text(encoding="utf-8") for outcome in outcomes]
+    atomic_write(folder.file("metrics.jsonl"), lambda path: path.write_text("".join(texts), encoding="utf-8"))
 
 
-def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
+def open_mirrors(plan: RunPlan, folder: RunFolder) -> list[Any]:
     """Where records go beside the fits' own files: the run's `metrics.jsonl`, W&B, TensorBoard."""
-    from rainbow_ray.training.loggers import JsonLines, TensorBoard, Wandb, place, read_lines
+    from rainbow_ray.training.loggers import JsonLinesLogger, TensorBoardLogger, WandbLogger, read_records, record_key
 
     file = folder.file("metrics.jsonl")
-    sent = {place(record) for record in read_lines(file)} if file.exists() else set()
+    sent = {record_key(record) for record in read_records(file)} if file.exists() else set()
     file.unlink(missing_ok=True)  # written anew from the fits' files, which are the truth
-    mirrors: list[Any] = [JsonLines(file).log]
+    mirrors: list[Any] = [JsonLinesLogger(file).log]
     if plan.config.logging.wandb.enabled:
-        mirrors.append(Wandb(plan.config, folder.path.name, folder.path, sent))
+        mirrors.append(WandbLogger(plan.config, folder.path.name, folder.path, sent))
     if plan.config.logging.tensorboard:
-        mirrors.append(TensorBoard(folder.path, sent))
+        mirrors.append(TensorBoardLogger(folder.path, sent))
     return mirrors
 
 
 def score_folds(
-    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any]
-) -> tuple[list[Outcome], dict[str, np.ndarray]]:
+    shared: FitContext,
+    data: PreparedData,
+    folder: RunFolder,
+    cluster: RayResources,
+    console: Console,
+    mirrors: list[Any],
+) -> tuple[list[FitResult], dict[str, np.ndarray]]:
     """Train on all folds but one and score that one, for each; and the baselines, on the same folds.
 
     Folds run side by side; one split alone, shared fits and streams are trained in a TorchTrainer.
     """
     from rainbow_ray.baselines.compute import compute_baselines
-    from rainbow_ray.data.batching import decide_length
-    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.data.batching import make_training_schedule
+    from rainbow_ray.data.dataset import count_songs
     from rainbow_ray.runs.progress import FitProgress
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.cross_validation import Job, out_of_fold, run_folds, run_team
-    from rainbow_ray.training.loggers import Mirror
+    from rainbow_ray.training.cross_validation import FitJob, out_of_fold, run_distributed, run_folds
+    from rainbow_ray.training.loggers import LogForwarder
 
-    jobs = [Job(k, *data.split.sides(k), folder.path / "checkpoints" / f"fold-{k}") for k in range(data.split.folds)]
-    epochs = decide_length(shared.config.training, len(jobs[0].train), songs_of(shared.source, jobs[0].train)).epochs
+    jobs = [
+        FitJob(k, *data.split.train_val_indices(k), folder.path / "checkpoints" / f"fold-{k}")
+        for k in range(data.split.folds)
+    ]
+    epochs = make_training_schedule(
+        shared.config.training, len(jobs[0].train), count_songs(shared.source, jobs[0].train)
+    ).epochs
     headline = shared.config.training.headline
     larger = shared.problem.larger_is_better(headline)
     shown = shared.config.logging.shown
     with FitProgress(console, shown, epochs, headline=headline, larger_is_better=larger) as progress:
-        mirror = Mirror([job.folder / METRICS for job in jobs], [*mirrors, progress], progress.finish)
+        mirror = LogForwarder([job.folder / METRICS for job in jobs], [*mirrors, progress], progress.finish)
         baselines = functools.partial(compute_baselines, split=data.split)
         alone = without_neighbours(shared, jobs)
         shares = len(jobs) == 1 or shared.config.training.workers is not None or not shared.source.in_memory
-        together = run_team(shared, [*jobs, *alone], team_of(shared, cluster), mirror) if shares else []
+        together = run_distributed(shared, [*jobs, *alone], team_of(shared, cluster), mirror) if shares else []
         outcomes, scores = run_folds(shared, [] if shares else [*jobs, *alone], cluster, mirror, baselines)
         outcomes = together or outcomes
         if alone:
@@ -209,7 +221,7 @@ def score_folds(
         return outcomes[: len(jobs)], scores
 
 
-def without_neighbours(shared: Shared, jobs: list[Job]) -> list[Job]:
+def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
     """The same fits of a model that sees each segment for itself: what time and neighbours bring is told beside it."""
     import dataclasses
 
@@ -227,33 +239,33 @@ def without_neighbours(shared: Shared, jobs: list[Job]) -> list[Job]:
 
 
 def refit_all(
-    shared: Shared, data: Data, folder: RunFolder, cluster: Cluster, console: Console, mirrors: list[Any],
-    folds: list[Outcome],
-) -> Outcome:  # fmt: skip
+    shared: FitContext, data: PreparedData, folder: RunFolder, cluster: RayResources, console: Console, mirrors: list[Any],
+    folds: list[FitResult],
+) -> FitResult:  # fmt: skip
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
     import numpy as np
 
     from rainbow_ray.data.batching import same_steps
-    from rainbow_ray.data.dataset import songs_of
+    from rainbow_ray.data.dataset import count_songs
     from rainbow_ray.evaluation.summary import best_length
     from rainbow_ray.runs.progress import FitProgress
     from rainbow_ray.training.checkpoint import METRICS
-    from rainbow_ray.training.cross_validation import Job, run_team
-    from rainbow_ray.training.loggers import Mirror
+    from rainbow_ray.training.cross_validation import FitJob, run_distributed
+    from rainbow_ray.training.loggers import LogForwarder
 
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    songs = songs_of(data.source, everything)
+    songs = count_songs(data.source, everything)
     length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
-    job = Job(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
+    job = FitJob(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
     with FitProgress(console, shared.config.logging.shown, length.epochs, headline=None) as progress:
-        mirror = Mirror([job.folder / METRICS], [*mirrors, progress], progress.finish)
-        return run_team(shared, [job], team_of(shared, cluster), mirror)[0]
+        mirror = LogForwarder([job.folder / METRICS], [*mirrors, progress], progress.finish)
+        return run_distributed(shared, [job], team_of(shared, cluster), mirror)[0]
 
 
-def team_of(shared: Shared, cluster: Cluster) -> Workers:
+def team_of(shared: FitContext, cluster: RayResources) -> Workers:
     """The workers that share a fit of this run."""
-    from rainbow_ray.distributed.ray_cluster import parse_workers, share_cluster
+    from rainbow_ray.distributed.ray_cluster import allocate_workers, parse_workers
 
     training = shared.config.training
     asked = parse_workers(training.workers)
-    return share_cluster(cluster, asked, device=training.device, streams=not shared.source.in_memory)
+    return allocate_workers(cluster, asked, device=training.device, streams=not shared.source.in_memory)

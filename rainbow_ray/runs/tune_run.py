@@ -16,13 +16,13 @@ from rainbow_ray.utils.signals import raise_on_signal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rainbow_ray.distributed.ray_cluster import Cluster
+    from rainbow_ray.distributed.ray_cluster import RayResources
     from rainbow_ray.runs.run_dir import RunFolder
-    from rainbow_ray.setup.plan import Plan
-    from rainbow_ray.setup.prepared import Data
-    from rainbow_ray.training.cross_validation import Shared
+    from rainbow_ray.setup.plan import RunPlan
+    from rainbow_ray.setup.prepared import PreparedData
+    from rainbow_ray.training.cross_validation import FitContext
     from rainbow_ray.tuning.search_space import Axes, Space
-    from rainbow_ray.tuning.trial_log import Ledger
+    from rainbow_ray.tuning.trial_log import TrialLog
     from rainbow_ray.tuning.tuner import Sweep
 
 STARTED = time.perf_counter()
@@ -32,10 +32,10 @@ LEAST_SECONDS = 5.0  # for trials, or a budget is refused
 def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     from rainbow_ray.distributed.ray_cluster import (
         Stopwatch,
+        allocate_trials,
+        describe_dashboard,
         prepare_environment,
         ray_cluster,
-        say_dashboard,
-        share_sweep,
     )
 
     prepare_environment()
@@ -67,22 +67,22 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     advice = how_to_resume(folder) if folder is not None else ""
     with raise_on_signal(), closing(folder), ray_cluster(options.address, advice) as cluster:
         watch.mark("ray")
-        for line in say_dashboard(cluster):
+        for line in describe_dashboard(cluster):
             console.print(line)
-        slots = share_sweep(
+        slots = allocate_trials(
             cluster, trials=tuning.trials, concurrent=tuning.concurrent, gpus_per_trial=tuning.gpus_per_trial,
             workers=tuning.workers_per_trial, device=plan.config.training.device,
         )  # fmt: skip
         data = read_sweep_data(plan)
         watch.mark("data")
-        reserve = announce(plan, data, axes, slots.concurrent, console)
+        reserve = print_sweep_header(plan, data, axes, slots.concurrent, console)
         seconds = budget_seconds(plan.config, STARTED, reserve)
         if folder is not None:
             tune(plan, data, folder, space, slots, cluster, console, watch, seconds)
     return EXIT_SUCCESS
 
 
-def plan_sweep(resolved: Any) -> tuple[Plan, Space, Axes]:
+def plan_sweep(resolved: Any) -> tuple[RunPlan, Space, Axes]:
     """Everything that can be checked before Ray starts. Raises `InputError` with all of it."""
     from rainbow_ray.setup.plan import check_values, make_plan
     from rainbow_ray.setup.segment_table import SONG_TARGET
@@ -125,14 +125,14 @@ def check_space(folder: RunFolder, axes: Axes) -> None:
         raise InputError(f"--resume: {folder.path} searched another space: {'; '.join(differs)}; start a new sweep")
 
 
-def read_sweep_data(plan: Plan) -> Data:
+def read_sweep_data(plan: RunPlan) -> PreparedData:
     """The songs of a sweep, in memory. Raises `InputError` for more than that."""
-    from rainbow_ray.data.dataset import Resident
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.data.dataset import InMemoryDataset
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.errors import InputError
 
-    data = read_data(plan)
-    if not isinstance(data.source, Resident):
+    data = prepare_data(plan)
+    if not isinstance(data.source, InMemoryDataset):
         limit = plan.config.data.resident_limit
         raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.shown} takes"
                          f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
@@ -143,12 +143,12 @@ def read_sweep_data(plan: Plan) -> Data:
     return data
 
 
-def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Console) -> float:
+def print_sweep_header(plan: RunPlan, data: PreparedData, axes: Axes, concurrent: int, console: Console) -> float:
     """What will be searched, what it will cost, what so many songs can show; returns seconds to keep for the end."""
     import numpy as np
 
-    from rainbow_ray.checks.estimate import foresee_trials
-    from rainbow_ray.setup.prepare import say_data
+    from rainbow_ray.checks.estimate import estimate_trials
+    from rainbow_ray.setup.prepare import describe_dataset
     from rainbow_ray.training.loggers import wandb_notes
     from rainbow_ray.tuning.bbc_cv import smallest_difference
     from rainbow_ray.utils.errors import InputError
@@ -156,13 +156,13 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
     split, tuning = data.split, plan.config.tune
     songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
     said = [
-        *say_data(plan, data),
+        *describe_dataset(plan, data),
         f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
         f" {plan.reading.said}; {len(axes.distributions)} axes: " + ", ".join(short_names(axes.distributions).values()),
         f"{songs} scored songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two"
         " configs; what is smaller is luck",
     ]
-    cost = foresee_trials(plan, data, concurrent)
+    cost = estimate_trials(plan, data, concurrent)
     if cost.disk.mark != "good":
         raise InputError(f"--output-dir: {cost.disk.text}; free some, or choose another folder")
     said += [cost.text]
@@ -173,53 +173,59 @@ def announce(plan: Plan, data: Data, axes: Axes, concurrent: int, console: Conso
 
 
 def tune(
-    plan: Plan, data: Data, folder: RunFolder, space: Space, slots: Any, cluster: Cluster, console: Console,
+    plan: RunPlan, data: PreparedData, folder: RunFolder, space: Space, slots: Any, cluster: RayResources, console: Console,
     watch: Any, seconds: float | None,
 ) -> None:  # fmt: skip
     """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
     from rainbow_ray.runs.progress import TrialLines
     from rainbow_ray.runs.run_dir import keep_data
-    from rainbow_ray.training.cross_validation import Shared
-    from rainbow_ray.tuning.trial_log import Ledger
+    from rainbow_ray.training.cross_validation import FitContext
+    from rainbow_ray.tuning.trial_log import TrialLog
     from rainbow_ray.tuning.tuner import KeepBest, run_sweep
     from rainbow_ray.utils.errors import TrainingError
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
-    ledger = Ledger(folder.file("trials.jsonl"))
-    sweep = make_sweep(plan, data, shared, folder, space, slots, ledger)
-    before = len(ledger.ended)
+    shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
+    trial_log = TrialLog(folder.file("trials.jsonl"))
+    sweep = make_sweep(plan, data, shared, folder, space, slots, trial_log)
+    before = len(trial_log.ended)
     if before:
-        console.print(f"{before} trials have ended before, {len(ledger.interrupted)} were interrupted")
+        console.print(f"{before} trials have ended before, {len(trial_log.interrupted)} were interrupted")
     larger = sweep.larger_is_better
     with TrialLines(console, plan.config.training.headline, sweep.total, larger_is_better=larger) as lines:
-        lines.know(ledger.ended)
-        ledger.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
+        lines.know(trial_log.ended)
+        trial_log.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
         run_sweep(sweep, seconds=seconds)
     watch.mark("trials")
-    missing = sweep.total - len(ledger.ended)
+    missing = sweep.total - len(trial_log.ended)
     if missing > 0:
         console.print(f"The budget is spent with {missing} trials to go; --resume goes on with them")
-    complete = ledger.complete(larger_is_better=sweep.larger_is_better)
+    complete = trial_log.complete(larger_is_better=sweep.larger_is_better)
     if not complete:
-        reasons = "; ".join(dict.fromkeys(trial.reason for trial in ledger.ended if trial.reason)) or "out of time"
+        reasons = "; ".join(dict.fromkeys(trial.reason for trial in trial_log.ended if trial.reason)) or "out of time"
         raise TrainingError(f"no trial of {folder.path} ran to its end: {reasons}")
     conclude(plan, data, sweep, folder, cluster, console, watch)
     shutil.rmtree(prefix, ignore_errors=True)
 
 
 def make_sweep(
-    plan: Plan, data: Data, shared: Shared, folder: RunFolder, space: Space, slots: Any, ledger: Ledger
+    plan: RunPlan,
+    data: PreparedData,
+    shared: FitContext,
+    folder: RunFolder,
+    space: Space,
+    slots: Any,
+    trial_log: TrialLog,
 ) -> Sweep:
     """What the engine works with."""
     from rainbow_ray.modalities import encoder_cache
-    from rainbow_ray.tuning.trial import Task, make_rungs
+    from rainbow_ray.tuning.trial import TrialContext, make_rungs
     from rainbow_ray.tuning.tuner import Sweep
 
     split = data.split
-    sides = [split.sides(fold) for fold in range(split.folds)]
-    task = Task(
+    sides = [split.train_val_indices(fold) for fold in range(split.folds)]
+    task = TrialContext(
         shared, sides, make_rungs(split.folds, plan.config.tune.reduction), folder.file("trials"), slots.workers
     )
     task.folder.mkdir(exist_ok=True)
@@ -227,17 +233,17 @@ def make_sweep(
         plan.config,
         space,
         task,
-        ledger,
+        trial_log,
         slots,
         plan.problem.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
-        encoder_cache.share(plan.reading.text)
+        encoder_cache.export_weights(plan.reading.text)
         if plan.reading.text and slots.gpu == 0 and slots.workers is None
         else None,
     )
 
 
-def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
+def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -> FitContext:
     """The same songs with their text read as another config says. Raises `InputError` where they are not the same."""
     import dataclasses
 
@@ -247,11 +253,11 @@ def prepare_variant(config: Config, *, data: Data, shared: Shared) -> Shared:
     from rainbow_ray.data.reader import read_here
     from rainbow_ray.data.splits import group_of
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.errors import InputError
 
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
-    read = read_data(other, read_here)
+    read = prepare_data(other, read_here)
     same = np.array_equal(read.index.ids, data.index.ids) and np.array_equal(read.source.targets, data.source.targets)
     if not same or read.problem != data.problem:
         raise InputError("with this text not the same songs are left, and scores could not be compared; see"
@@ -286,48 +292,54 @@ def budget_seconds(config: Config, started: float, reserve: float) -> float | No
     return left
 
 
-def open_mirrors(plan: Plan, folder: RunFolder) -> list[Any]:
+def open_mirrors(plan: RunPlan, folder: RunFolder) -> list[Any]:
     """W&B, where it was asked for: a run a trial, grouped by the sweep."""
-    from rainbow_ray.tuning.trial_loggers import WandbTrials
+    from rainbow_ray.tuning.trial_loggers import WandbTrialLogger
 
-    return [WandbTrials(plan.config, folder.path)] if plan.config.logging.wandb.enabled else []
+    return [WandbTrialLogger(plan.config, folder.path)] if plan.config.logging.wandb.enabled else []
 
 
 def conclude(
-    plan: Plan, data: Data, sweep: Sweep, folder: RunFolder, cluster: Cluster, console: Console, watch: Any
+    plan: RunPlan,
+    data: PreparedData,
+    sweep: Sweep,
+    folder: RunFolder,
+    cluster: RayResources,
+    console: Console,
+    watch: Any,
 ) -> None:
     """The winner's honest numbers, its model, and everything that is kept."""
     from rainbow_ray.html_report.write import write_report
     from rainbow_ray.training.checkpoint import write_json
     from rainbow_ray.tuning import summary
-    from rainbow_ray.tuning.revalidation import confirm, correct
+    from rainbow_ray.tuning.revalidation import correct_selection, revalidate
     from rainbow_ray.tuning.search_space import apply
     from rainbow_ray.tuning.trial import prefix_savings
 
-    ledger = sweep.ledger
-    trials = sorted(ledger.ended, key=lambda trial: trial.number)
-    winner = ledger.complete(larger_is_better=sweep.larger_is_better)[0]
+    trial_log = sweep.trial_log
+    trials = sorted(trial_log.ended, key=lambda trial: trial.number)
+    winner = trial_log.complete(larger_is_better=sweep.larger_is_better)[0]
     config = apply(plan.config, winner.values, f"trial {winner.number}")
-    set_aside(folder, len(trials))
+    quarantine(folder, len(trials))
     summary.write_trials(folder.file("trials.csv"), trials)
     summary.write_study(folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better)
     summary.write_best(folder.file("best.yaml"), config)
-    corrected = correct(sweep, data)
+    corrected = correct_selection(sweep, data)
     watch.mark("correction")
-    confirmed = confirm(sweep, data, config, winner, folder.file("confirm"), cluster, console)
+    confirmed = revalidate(sweep, data, config, winner, folder.file("confirm"), cluster, console)
     for weights in folder.file("confirm").glob("**/*.pt"):
         weights.unlink(missing_ok=True)  # its scores are what is kept
     watch.mark("fresh splits")
     train_best(config, folder, cluster, console)
     watch.mark("best")
     said = summary.verdict(config.training.headline, winner, corrected, confirmed, data.profile["songs"])
-    document = summary.summarise(
+    document = summary.summarize(
         plan=plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=confirmed,
         seconds=watch.seconds(), space=sweep.space.name, said=said,
-        prefix=prefix_savings(sweep.task, [trial.number for trial in trials]),
+        prefix=prefix_savings(sweep.context, [trial.number for trial in trials]),
     )  # fmt: skip
     write_json(folder.file("summary.json"), document)
-    summary.print_closing(document, trials, folder.path, console)
+    summary.print_summary(document, trials, folder.path, console)
     if plan.config.logging.report:
         console.print(f"What mattered, and what the winner is worth: {write_report(folder.path)}")
 
@@ -342,7 +354,7 @@ def trials_told(folder: RunFolder) -> int:
     return int(json.loads(folder.file("summary.json").read_text(encoding="utf-8"))["trials"]["total"])
 
 
-def set_aside(folder: RunFolder, trials: int) -> None:
+def quarantine(folder: RunFolder, trials: int) -> None:
     """A result of fewer trials is kept under another name: what is finished is never overwritten."""
     if not folder.finished or (before := trials_told(folder)) == trials:
         return
@@ -359,14 +371,14 @@ def set_aside(folder: RunFolder, trials: int) -> None:
             source.replace(source.with_name(f"{source.stem}-of-{before}{source.suffix}"))
 
 
-def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Console) -> None:
+def train_best(config: Config, folder: RunFolder, cluster: RayResources, console: Console) -> None:
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
     from rainbow_ray.config.schema import Resolved
     from rainbow_ray.distributed.ray_cluster import Stopwatch
     from rainbow_ray.runs.run_dir import begin_run, same_config
     from rainbow_ray.runs.train_run import train
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.setup.prepare import read_data
+    from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
 
     path = folder.file("best")
@@ -378,4 +390,4 @@ def train_best(config: Config, folder: RunFolder, cluster: Cluster, console: Con
     console.print(f"The winner's run, in {best.path} …")
     plan = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     # its own table says nothing that the sweep's does not say better
-    train(plan, read_data(plan), best, cluster, make_console(quiet=True), Stopwatch(time.perf_counter()))
+    train(plan, prepare_data(plan), best, cluster, make_console(quiet=True), Stopwatch(time.perf_counter()))

@@ -93,7 +93,7 @@ class Service:
         if np.isnan(row).any():
             return Answer(None, {}, NO_TEXT)
         names = [name.removeprefix("score_") for name in self.predictor.score_names]
-        said = self.predictor.decide(row[None])[0]
+        said = self.predictor.decode_predictions(row[None])[0]
         return Answer(
             list(said) if isinstance(said, tuple) else said, dict(zip(names, map(float, row), strict=True)), None,
             "text" if self.predictor.reads_media else None,

@@ -15,10 +15,10 @@ from rainbow_ray.config.schema import (
     known_keys,
 )
 from rainbow_ray.data.manifest import Manifest
-from rainbow_ray.modalities.array_cache import default_folder
+from rainbow_ray.modalities.array_cache import default_cache_dir
 from rainbow_ray.modalities.audio.encoder import EMBEDDED, check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader, Windows
-from rainbow_ray.modalities.spec import MODALITIES, Reading
+from rainbow_ray.modalities.spec import MODALITIES, InputSpec
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
@@ -29,7 +29,7 @@ def modalities_of(config: Config) -> tuple[str, ...]:
     return tuple(name for name in MODALITIES if name in asked)
 
 
-def settle_encoders(config: Config, *, demo: bool) -> None:
+def resolve_encoders(config: Config, *, demo: bool) -> None:
     """Put default encoders where the config names none."""
     text_encoder, audio_encoder, modalities = (
         config.model.text_encoder,
@@ -42,9 +42,9 @@ def settle_encoders(config: Config, *, demo: bool) -> None:
         audio_encoder.model_name = audio_encoder.model_name or (EMBEDDED if demo else DEFAULT_AUDIO_ENCODER)
 
 
-def check_reading(
+def resolve_inputs(
     config: Config, modalities: Sequence[str], manifest: Manifest | None, root: Path | None = None
-) -> tuple[Reading, list[str]]:
+) -> tuple[InputSpec, list[str]]:
     """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong.
 
     `root` is where media lie if the config does not say; by default the manifest's folder.
@@ -63,12 +63,14 @@ def check_reading(
         raise InputError(problems)
     name, limit, audio, warnings = found
     if not media:
-        return Reading(("text",), name, limit), warnings
+        return InputSpec(("text",), name, limit), warnings
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.views, config.split_seed)
-    folder = resolve_path(data.media_cache) if data.media_cache is not None else default_folder()
-    reader = MediaReader(media, root.resolve(), windows, folder.resolve(), stands_in=data.media_cache is not None)
-    return Reading(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
+    folder = resolve_path(data.media_cache) if data.media_cache is not None else default_cache_dir()
+    reader = MediaReader(
+        media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
+    )
+    return InputSpec(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
 
 
 def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 from rainbow_ray.config.phases import PHASES, get_phase
 from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config, Resolved
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
-from rainbow_ray.data.sampling import stacked
+from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
 from rainbow_ray.modalities.media import MEDIA, POSITIONS
-from rainbow_ray.modalities.spec import MODALITIES, Reading
-from rainbow_ray.setup.inputs import check_encoders, check_reading, idle_modalities, modalities_of, settle_encoders
+from rainbow_ray.modalities.spec import MODALITIES, InputSpec
+from rainbow_ray.setup.inputs import check_encoders, idle_modalities, modalities_of, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
 from rainbow_ray.setup.validate import check_calibration, check_training, idle_calibration
-from rainbow_ray.tasks.base import Problem, make_problem
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.tasks.base import Task, make_task
+from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.paths import resolve_path
 
 ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
@@ -34,15 +34,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What is known before any row is read. `demo` when the built-in songs are trained on."""
 
     config: Config
-    problem: Problem
+    problem: Task
     target: str
     manifest: Manifest
     columns: Columns
-    reading: Reading
+    reading: InputSpec
     unit: str
     demo: bool
     known_split: dict[str, Any] | None
@@ -60,7 +60,7 @@ def choose_manifest(resolved: Resolved) -> tuple[str, bool]:
     return (DEFAULT_MANIFEST, False) if resolve_path(DEFAULT_MANIFEST).exists() else (DEMO, True)
 
 
-def make_plan(resolved: Resolved) -> Plan:
+def make_plan(resolved: Resolved) -> RunPlan:
     """Check everything that can be checked without reading rows. Raises `InputError` with all of it."""
     config = resolved.config
     phase = get_phase(config.phase)
@@ -73,9 +73,9 @@ def make_plan(resolved: Resolved) -> Plan:
         segments = find_segments(resolved, location, demo_songs, demo=demo)
         problem, location = segments.problem, segments.location
     else:
-        problem = make_problem(_problem_name(config))
-    settle_defaults(config, problem)
-    settle_encoders(config, demo=demo)
+        problem = make_task(_problem_name(config))
+    resolve_defaults(config, problem)
+    resolve_encoders(config, demo=demo)
     problems = [*_check_names(config, problem), *_check_phase(config)]
     target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, problem)
 
@@ -91,7 +91,7 @@ def make_plan(resolved: Resolved) -> Plan:
     root = segments.media_root if segments is not None else None
     find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
     columns = collect(lambda: find(manifest)) if manifest is not None else None
-    read = collect(lambda: check_reading(config, modalities, manifest, root))
+    read = collect(lambda: resolve_inputs(config, modalities, manifest, root))
     split_file = config.data.split_file
     by = config.data.split_by
     known = None
@@ -108,14 +108,14 @@ def make_plan(resolved: Resolved) -> Plan:
         columns = dataclasses.replace(columns, null_class=None)
     idle = _without_effect(resolved, problem, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
-    warnings += stacked(config.training, resolved.user_keys - idle.keys())
+    warnings += conflicting_imbalance_settings(config.training, resolved.user_keys - idle.keys())
     unit = "segment" if segments is not None else config.data.unit or (phase.unit if reading.media else "song")
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
-    return Plan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings, segments)
+    return RunPlan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings, segments)
 
 
-def own_target(phase: int, problem: Problem) -> str:
+def own_target(phase: int, problem: Task) -> str:
     """The label of the phase, or, where another kind of problem is asked of it, that of the phase for that kind."""
     own = get_phase(phase)
     kind = "multiclass" if problem.name == "multilabel" else problem.name
@@ -123,13 +123,13 @@ def own_target(phase: int, problem: Problem) -> str:
     return next((one.target for one in fitting if one.problem == kind), own.target)
 
 
-def settle_defaults(config: Config, problem: Problem) -> None:
+def resolve_defaults(config: Config, problem: Task) -> None:
     """Put the problem's own loss and metrics where the config names none."""
     default = problem.defaults
     config.training.loss = config.training.loss or default.loss
     config.training.metric = config.training.metric or default.metric
     if config.logging.metrics is None:
-        config.logging.metrics = list(default.shown)
+        config.logging.metrics = list(default.shown_metrics)
 
 
 def _problem_name(config: Config) -> str:
@@ -158,7 +158,7 @@ def _demo_songs(modalities: Sequence[str]) -> str:
         return write(Path(tempfile.mkdtemp(prefix="rainbow_ray-")))
 
 
-def _check_names(config: Config, problem: Problem) -> list[str]:
+def _check_names(config: Config, problem: Task) -> list[str]:
     from rainbow_ray.model.device import check_device
     from rainbow_ray.model.model import check_model
 
@@ -170,7 +170,7 @@ def _check_names(config: Config, problem: Problem) -> list[str]:
         *check_training(config),
         *check_calibration(config.calibration),
         *check_device(config.training),
-        *(wrong for name in shown for wrong in choose("logging.metrics", name, printed)),
+        *(wrong for name in shown for wrong in check_choice("logging.metrics", name, printed)),
     ]
 
 
@@ -186,19 +186,19 @@ def _check_phase(config: Config) -> list[str]:
     ):
         problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
     for name in config.modalities or ():
-        problems += choose("--modalities", name, MODALITIES)
+        problems += check_choice("--modalities", name, MODALITIES)
     if config.modalities is not None and not config.modalities:
         problems.append(f"--modalities: nothing is named; of {', '.join(MODALITIES)}")
     if config.data.unit is not None:
-        problems += choose("data.unit", config.data.unit, UNITS)
-    problems += choose("data.window_position", config.data.window_position, POSITIONS)
+        problems += check_choice("data.unit", config.data.unit, UNITS)
+    problems += check_choice("data.window_position", config.data.window_position, POSITIONS)
     train, val = config.data.train_split, config.data.val_split
     if train + val > 1 + 1e-9:
         problems.append(f"data.train_split ({train:g}) and data.val_split ({val:g}) make more than 1")
     return problems
 
 
-def check_values(config: Config, problem: Problem) -> list[str]:
+def check_values(config: Config, problem: Task) -> list[str]:
     """What is wrong with the values of a trial's config, where that can be known without running it."""
     try:
         check_encoders(config, modalities_of(config))
@@ -207,7 +207,7 @@ def check_values(config: Config, problem: Problem) -> list[str]:
         return error.problems
 
 
-def _without_effect(resolved: Resolved, problem: Problem, modalities: Sequence[str]) -> dict[str, str]:
+def _without_effect(resolved: Resolved, problem: Task, modalities: Sequence[str]) -> dict[str, str]:
     """Known keys that the user set and that change nothing here, and why."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.dataset import Resident
+from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import (
     SAME_SONG,
     Examples,
+    build_examples,
     count,
+    first_per_song,
     good_labels,
-    leave_out,
-    one_a_song,
-    one_row_an_example,
+    mark_dropped,
     profile,
     song_weights,
 )
@@ -27,15 +27,23 @@ from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.data.reader import Prepare, read_rows
 from rainbow_ray.data.splits import group_of, make_split
-from rainbow_ray.data.streaming import make_streamed, read_index, size_in_memory
-from rainbow_ray.modalities.media import check_troubles
+from rainbow_ray.data.streaming import make_streaming_dataset, read_index, size_in_memory
+from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
 from rainbow_ray.modalities.spec import lengths, prepare
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.modalities.text.encoder import PRESENT
 from rainbow_ray.setup.drop_advice import advise
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, MUCH, Data, data_warnings, describe
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import (
+    DEFAULT_FOLDS,
+    FOLDS_BELOW,
+    MIN_SONGS,
+    MUCH,
+    PreparedData,
+    data_warnings,
+    describe,
+)
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_labels
 
@@ -47,7 +55,7 @@ ALL_UNKNOWN = 0.95  # share of them from which on nothing can be learned
 Read = Callable[[Manifest, Columns, Prepare], pa.Table]
 
 
-def read_data(plan: Plan, read: Read | None = None) -> Data:
+def prepare_data(plan: RunPlan, read: Read | None = None) -> PreparedData:
     """Read, prepare and split the songs. Raises `InputError` when they cannot be trained on.
 
     Ray must run, unless `read` is given: it reads in Ray's place, into memory.
@@ -60,13 +68,13 @@ def read_data(plan: Plan, read: Read | None = None) -> Data:
     if streams:
         much = f"{plan.manifest.shown} takes {size / 2**20:.0f} MB, more than {limit}"
         raise InputError(f"data.resident_limit: segments are kept in memory, and {much}; set it higher")
-    from rainbow_ray.setup.prepare_segments import read_segments
+    from rainbow_ray.setup.prepare_segments import prepare_segments
 
     prepare_rows = functools.partial(prepare, reading=plan.reading)
-    return _check_unknown_tokens(plan, read_segments(plan, *_read_rows(plan, prepare_rows, read, streams=False)))
+    return _check_unknown_tokens(plan, prepare_segments(plan, *_read_rows(plan, prepare_rows, read, streams=False)))
 
 
-def _check_unknown_tokens(plan: Plan, data: Data) -> Data:
+def _check_unknown_tokens(plan: RunPlan, data: PreparedData) -> PreparedData:
     """Warn where the encoder's tokenizer does not know the words of the texts; refuse where it knows none."""
     if not plan.reading.text:
         return data
@@ -90,7 +98,7 @@ def _unknown_share(table: pa.Table, encoder: str) -> float:
     return float(pc.sum(pc.equal(ids, tokenizer.unk_token_id)).as_py() or 0) / total
 
 
-def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> Data:
+def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -> PreparedData:
     """The data of a run over songs, or their stems."""
     config, reading = plan.config, plan.reading
     prepare_rows = functools.partial(prepare, reading=reading)
@@ -104,10 +112,10 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
     parsed = plan.problem.parse(good, plan.target, config.data)
     usable = parsed.usable
     if not usable.all():
-        rows = leave_out(rows, parsed.left_out)
+        rows = mark_dropped(rows, parsed.left_out)
     # of stems that a row split parts, each is scored for itself
     stems = plan.unit == "stem" and config.data.split_by != "row"
-    table, targets, dropped = one_row_an_example(
+    table, targets, dropped = build_examples(
         rows, parsed.targets[usable], by_row=config.data.split_by == "row" or stems,
         sort_by="row" if streams else "example_id", join=reading.media, agree=stems,
     )  # fmt: skip
@@ -117,9 +125,9 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
     songs = pc.count_distinct(table["song"]).as_py()
     settled = None
     if len(targets):
-        first, of = one_a_song(table) if stems else (np.arange(len(targets)),) * 2
+        first, of = first_per_song(table) if stems else (np.arange(len(targets)),) * 2
         try:
-            settled = parsed.problem.settle(targets[first], plan.target, config)
+            settled = parsed.problem.finalize_labels(targets[first], plan.target, config)
         except InputError as error:  # one class only, say: what was left out before may be the reason
             lost = {reason: n for reason, n in dropped.items() if reason != SAME_SONG}
             more = "; ".join([f"left out: {_left_out(lost)}", *advise(lost, config.data, plan.target)])
@@ -160,18 +168,20 @@ def _read_songs(plan: Plan, read: Read | None, size: int, *, streams: bool) -> D
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
         groups = group_of(index, config.data.split_by)
         pa.default_memory_pool().release_unused()  # of the pass over all rows
-        streamed = make_streamed(plan.manifest, plan.columns, prepare_rows, index, groups, seed=config.split_seed)
+        streamed = make_streaming_dataset(
+            plan.manifest, plan.columns, prepare_rows, index, groups, seed=config.split_seed
+        )
         streamed = dataclasses.replace(streamed, songs=codes)
-        return Data(problem, streamed, index, streamed.sample, split, described, warnings)
-    resident = Resident(index, lengths(index.table, reading), codes)
-    return Data(problem, resident, index, index, split, described, warnings)
+        return PreparedData(problem, streamed, index, streamed.sample, split, described, warnings)
+    resident = InMemoryDataset(index, lengths(index.table, reading), codes)
+    return PreparedData(problem, resident, index, index, split, described, warnings)
 
 
 def _left_out(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
 
 
-def _read_rows(plan: Plan, prepare_rows: Prepare, read: Read | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
+def _read_rows(plan: RunPlan, prepare_rows: Prepare, read: Read | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
     """All rows, prepared, and what is to be told of their media."""
     if streams and plan.reading.media and plan.unit == "song":
         limit = f"data.resident_limit ({plan.config.data.resident_limit} MB)"
@@ -182,12 +192,12 @@ def _read_rows(plan: Plan, prepare_rows: Prepare, read: Read | None, *, streams:
     return _check_media(plan, (read or read_rows)(plan.manifest, plan.columns, prepare_rows))
 
 
-def _check_media(plan: Plan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
+def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     """Rows with anything to read, and what is to be told of files that cannot be used."""
     reading, config = plan.reading, plan.config.data
     if reading.media_reader is None:
         return rows, []
-    said = check_troubles(rows, reading.media, config.max_bad_media, reading.media_reader.root)
+    said = check_media_errors(rows, reading.media, config.max_bad_media, reading.media_reader.root)
     if "midi" in reading.media:
         said += describe_cut_windows(rows, plan.config.model.midi_encoder.max_notes)
     if plan.segments is not None:  # one without anything to read is still its neighbours' neighbour
@@ -208,17 +218,17 @@ def undecodable_texts(rows: pa.Table) -> list[str]:
     return [note] if number else []
 
 
-def say_data(plan: Plan, data: Data) -> list[str]:
+def describe_dataset(plan: RunPlan, data: PreparedData) -> list[str]:
     """What was read and what was left out, a line each."""
     profile = data.profile
     return [
         f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.shown};"
-        f" {say_labels(profile['labels'])}",
+        f" {summarize_labels(profile['labels'])}",
         *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
     ]
 
 
-def say_labels(labels: Mapping[str, float]) -> str:
+def summarize_labels(labels: Mapping[str, float]) -> str:
     """How the labels are spread, in a line: the largest classes, or a number's quantiles."""
     if any(isinstance(n, float) for n in labels.values()):
         return ", ".join(f"{name} {value}" for name, value in format_labels(labels))

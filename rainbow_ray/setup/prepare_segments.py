@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.dataset import Resident
+from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import Examples, profile
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
@@ -21,15 +21,15 @@ from rainbow_ray.data.segments import (
     PLACE,
     SIZE,
     STEMS_DISAGREE,
-    Folded,
-    Neighbours,
+    SegmentExamples,
+    SequenceIndex,
     count_masked,
-    fold_timelines,
+    merge_stems,
 )
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.modalities.spec import lengths
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, Data, data_warnings, describe
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, PreparedData, data_warnings, describe
 from rainbow_ray.setup.segment_table import TIMES as SECONDS
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
 from rainbow_ray.tasks.segment_targets import LABEL
@@ -39,13 +39,13 @@ from rainbow_ray.utils.errors import InputError
 MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
 
 
-def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
+def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> PreparedData:
     """The data of a run over segments. Raises `InputError` where they cannot be trained on."""
     config, segments = plan.config, plan.segments
     assert segments is not None
     n_rows = len(rows)
     known = drop_unknown_songs(rows, segments.songs)
-    folded = fold_timelines(known, plan.reading.media, plan.columns.null_class)
+    folded = merge_stems(known, plan.reading.media, plan.columns.null_class)
     read = folded
     try:
         problem, targets, folded, notes = _labels(plan, folded)
@@ -76,12 +76,14 @@ def read_segments(plan: Plan, rows: pa.Table, said: list[str]) -> Data:
     idle, default = idle_by_labels(config, problem), Config()
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
     warnings += data_warnings(plan, split, folds, described, index)
-    neighbours = Neighbours.of(folded.table, together, config.segments.overlap)
-    source = Resident(index, lengths(index.table, plan.reading), neighbours=neighbours)
-    return Data(problem, source, index, index, split, described, warnings)
+    neighbours = SequenceIndex.of(folded.table, together, config.segments.overlap)
+    source = InMemoryDataset(index, lengths(index.table, plan.reading), neighbours=neighbours)
+    return PreparedData(problem, source, index, index, split, described, warnings)
 
 
-def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folded, tuple[str, ...]]:
+def _labels(
+    plan: RunPlan, folded: SegmentExamples
+) -> tuple[Segmentation, np.ndarray, SegmentExamples, tuple[str, ...]]:
     """The problem as the labels have it, targets `(segments, 5)`, and the timelines of songs that have any label.
 
     Raises `InputError` where none has.
@@ -102,7 +104,7 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
         label, table["start"].to_numpy(), table["end"].to_numpy(), table[PLACE].to_numpy().astype(np.float32),
         folded.song.astype(np.float32),
     ], axis=1)  # fmt: skip
-    settled = dataclasses.replace(problem, inner=parsed.problem).settle(targets, plan.target, plan.config)
+    settled = dataclasses.replace(problem, inner=parsed.problem).finalize_labels(targets, plan.target, plan.config)
     masked[good] = np.where([reason is None for reason in masked[good]], settled.left_out[good], masked[good])
     targets = settled.targets
     has_any = np.bincount(folded.song, weights=~np.isnan(targets[:, LABEL])) > 0
@@ -115,17 +117,17 @@ def _labels(plan: Plan, folded: Folded) -> tuple[Segmentation, np.ndarray, Folde
     return settled.problem, targets[kept], folded, (*parsed.notes, *settled.notes)
 
 
-def _reasons(folded: Folded) -> dict[str, int]:
+def _reasons(folded: SegmentExamples) -> dict[str, int]:
     """Why rows and segments were left out, most frequent first; stems of one segment lose nothing."""
     found = {**folded.dropped, **count_masked(folded.masked)}
     return dict(sorted(((why, n) for why, n in found.items() if why != FURTHER_STEMS), key=lambda item: -item[1]))
 
 
-def _left_out(folded: Folded) -> str:
+def _left_out(folded: SegmentExamples) -> str:
     return ", ".join(f"{n}: {reason}" for reason, n in _reasons(folded).items())
 
 
-def _advice(plan: Plan, folded: Folded, rows: pa.Table) -> str:
+def _advice(plan: RunPlan, folded: SegmentExamples, rows: pa.Table) -> str:
     """What to do about the most frequent reason."""
     why = next(iter(_reasons(folded)), None)
     id_column = plan.config.data.id_column
@@ -149,18 +151,18 @@ def _advice(plan: Plan, folded: Folded, rows: pa.Table) -> str:
 
 def _weights(problem: Segmentation, targets: np.ndarray) -> np.ndarray:
     """A labelled segment counts by how long it is, 1 on average; a song's label as one, on its first segment."""
-    from rainbow_ray.tasks.segment_targets import END, START, songs_of
+    from rainbow_ray.tasks.segment_targets import END, START, song_slices
 
     if problem.weak:
         weights = np.zeros(len(targets), dtype=np.float32)
-        weights[[rows.start for rows in songs_of(targets)]] = 1.0
+        weights[[rows.start for rows in song_slices(targets)]] = 1.0
         return weights
     known = problem.known(targets)
     seconds = np.where(known, targets[:, END] - targets[:, START], 0.0)
     return np.asarray(seconds / seconds[known].mean(), dtype=np.float32)
 
 
-def _described(folded: Folded, targets: np.ndarray) -> dict[str, Any]:
+def _described(folded: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:
     """How many segments songs have, for `data.json`."""
     sizes = folded.table[SIZE].to_numpy()[folded.table[PLACE].to_numpy() == 0]
     return {

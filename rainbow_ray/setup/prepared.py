@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig
-from rainbow_ray.data.dataset import Source
-from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, one_a_song
-from rainbow_ray.data.splits import Split, identity
+from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, first_per_song
+from rainbow_ray.data.splits import Split, split_hash
 from rainbow_ray.modalities.spec import modalities_present
-from rainbow_ray.setup.plan import Plan
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.tasks.base import Task
 
 MUCH = 0.2  # of the rows: where as many were left out, that may be why nothing can be learned
 MIN_SONGS = 10
@@ -25,15 +25,15 @@ DEFAULT_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Data:
+class PreparedData:
     """The data of a run: its source, where each example lies, and what `data.json` says.
 
     `index` has every example, without text where the source streams; `examples` are those that lie in memory whole: all
     of them, or a sample.
     """
 
-    problem: Problem  # as the labels have it: it knows its classes
-    source: Source
+    problem: Task  # as the labels have it: it knows its classes
+    source: Dataset
     index: Examples
     examples: Examples
     split: Split
@@ -47,25 +47,25 @@ def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
 
 
 def describe(
-    plan: Plan, problem: Problem, examples: Examples, split: Split, described: dict[str, Any]
+    plan: RunPlan, problem: Task, examples: Examples, split: Split, described: dict[str, Any]
 ) -> dict[str, Any]:
     """The profile with labels, tokens, modalities and split."""
     limit = plan.reading.max_tokens
     cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
     tokens = {"texts_cut": cut, "max_tokens": limit}
-    first, _ = one_a_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
+    first, _ = first_per_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
     return {
         **described,
         "labels": problem.describe(examples.targets[first]),
         **tokens,
         "presence": presence(examples.table, plan.reading.modalities),
         "shared_texts_across_folds": split.shared_texts,
-        "split_hash": identity(split),
+        "split_hash": split_hash(split),
     }
 
 
 def data_warnings(
-    plan: Plan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
+    plan: RunPlan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
 ) -> list[str]:
     """What is to be told of the songs and their split."""
     warnings = []

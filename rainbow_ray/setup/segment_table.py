@@ -20,9 +20,9 @@ from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import time_type_problem
-from rainbow_ray.tasks.base import Problem, make_problem
+from rainbow_ray.tasks.base import Task, make_task
 from rainbow_ray.tasks.segmentation import Segmentation
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
 SEGMENTATION = "segmentation"
@@ -41,7 +41,7 @@ class SegmentTable:
     """Where the segments are and what is predicted of them. `songs` are the manifest's ids, where one was named too."""
 
     location: str
-    problem: Problem
+    problem: Task
     target: str
     media_root: Path | None
     times: Times
@@ -54,7 +54,7 @@ class SegmentTable:
         return dataclasses.replace(columns, times=self.times, section=section, require_text=False)
 
 
-def inner_name(problem: Problem) -> str:
+def inner_name(problem: Task) -> str:
     """What is predicted of one example: of a segmentation, its inner problem."""
     return str(getattr(problem, "inner", problem).name)
 
@@ -100,8 +100,8 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
     kind, told = (config.data.target_type, []) if config.data.target_type else _kind(table, target)
     notes += told
     segments = config.segments
-    problem = make_problem(
-        SEGMENTATION, inner=make_problem(kind), decoding=segments.decoding, filter_width=segments.filter_width
+    problem = make_task(
+        SEGMENTATION, inner=make_task(kind), decoding=segments.decoding, filter_width=segments.filter_width
     )
     if segments.path is None and not demo and target.endswith(SECTION) and config.data.text_columns == [TEXT]:
         notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
@@ -110,7 +110,7 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
     return SegmentTable(table.written, problem, target, root, times, songs, notes)
 
 
-def idle_segments(config: Config, problem: Problem) -> dict[str, str]:
+def idle_segments(config: Config, problem: Task) -> dict[str, str]:
     """Keys of segments that say nothing here, and why."""
     keys = known_keys()
     own = ("segments.", "model.temporal.", "training.smoothing", "training.boundary")
@@ -160,7 +160,7 @@ def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, l
     id_column = config.data.id_column
     if id_column not in manifest.schema.names:
         raise InputError(f"{manifest}: no column {id_column!r} (data.id_column)"
-                         f"{nearest(id_column, manifest.schema.names)}")  # fmt: skip
+                         f"{did_you_mean(id_column, manifest.schema.names)}")  # fmt: skip
     root = folder_of(manifest.location)
     lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
     made, notes = make_segments(
@@ -181,7 +181,7 @@ def wrong_times(table: Manifest) -> list[str]:
     problems, names = [], table.schema.names
     for name in TIMES:
         if name not in names:
-            problems.append(f"{table}: no column {name!r}, which says when a segment is{nearest(name, names)}")
+            problems.append(f"{table}: no column {name!r}, which says when a segment is{did_you_mean(name, names)}")
             continue
         wrong = time_type_problem(table.schema.field(name).type)
         if wrong is not None:
@@ -248,7 +248,7 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
     if id_column not in names and id_column == SONG:  # settled by the segments: a manifest of songs has its own
         id_column = DataConfig().id_column
     if id_column not in names:
-        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){nearest(id_column, names)}")
+        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){did_you_mean(id_column, names)}")
     column = manifest.read([id_column])[id_column]
     return frozenset(pc.unique(exact_ids(column, id_column)).drop_null().to_pylist())
 

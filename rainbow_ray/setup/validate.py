@@ -5,8 +5,8 @@ from __future__ import annotations
 from rainbow_ray.config.schema import CalibrationConfig, Config
 from rainbow_ray.data.sampling import SAMPLINGS
 from rainbow_ray.distributed.ray_cluster import parse_workers
-from rainbow_ray.tasks.base import Problem
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.utils.errors import InputError, check_choice
 
 SCHEDULES = ("linear", "cosine", "constant")
 METHODS = ("none", "temperature", "isotonic")
@@ -16,12 +16,12 @@ THRESHOLDS = ("fixed", "f1", "recall_at_precision", "cost")
 def check_calibration(config: CalibrationConfig) -> list[str]:
     """What is wrong with the keys of the section."""
     return [
-        *choose("calibration.method", config.method, METHODS),
-        *choose("calibration.threshold", config.threshold, THRESHOLDS),
+        *check_choice("calibration.method", config.method, METHODS),
+        *check_choice("calibration.threshold", config.threshold, THRESHOLDS),
     ]
 
 
-def idle_calibration(config: CalibrationConfig, problem: Problem) -> dict[str, str]:
+def idle_calibration(config: CalibrationConfig, problem: Task) -> dict[str, str]:
     """Keys of the section that say nothing here, and why."""
     idle = {}
     if problem.name == "segmentation":
@@ -48,6 +48,6 @@ def check_training(config: Config) -> list[str]:
         workers = error.problems
     return [
         *workers,
-        *choose("training.schedule", config.training.schedule, SCHEDULES),
-        *choose("training.sampling", config.training.sampling, SAMPLINGS),
+        *check_choice("training.schedule", config.training.schedule, SCHEDULES),
+        *check_choice("training.sampling", config.training.sampling, SAMPLINGS),
     ]

@@ -16,7 +16,7 @@ from rainbow_ray.utils.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-PROBLEMS = {
+TASKS = {
     "binary": "rainbow_ray.tasks.binary:Binary",
     "multiclass": "rainbow_ray.tasks.multiclass:Multiclass",
     "multilabel": "rainbow_ray.tasks.multilabel:Multilabel",
@@ -29,16 +29,16 @@ NO_METRICS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Defaults:
+class TaskDefaults:
     """What a problem takes where the config says nothing."""
 
     loss: str
     metric: str
-    shown: tuple[str, ...]
+    shown_metrics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Labels:
+class ParsedLabels:
     """Labels as targets: float32, float64 of numbers, `(rows, …)`.
 
     `problem` knows what it read from them (its classes).
@@ -47,7 +47,7 @@ class Labels:
     sentences for the person whose labels they are.
     """
 
-    problem: Problem
+    problem: Task
     targets: np.ndarray
     left_out: np.ndarray
     notes: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Labels:
         return np.array([reason is None for reason in self.left_out], dtype=bool)
 
 
-class Problem(Protocol):
+class Task(Protocol):
     """What training and results ask of a problem.
 
     Targets and scores are `(examples, …)`, float32, float64 of numbers.
@@ -67,10 +67,10 @@ class Problem(Protocol):
     name: str
 
     @property
-    def defaults(self) -> Defaults: ...
+    def defaults(self) -> TaskDefaults: ...
 
     @property
-    def decided_metrics(self) -> frozenset[str]:
+    def threshold_metrics(self) -> frozenset[str]:
         """Those that look at what is decided, not at how surely."""
 
     @property
@@ -90,19 +90,19 @@ class Problem(Protocol):
     def without_effect(self, config: Config) -> Mapping[str, str]:
         """Dotted keys that this problem does not read as it is configured, and why."""
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         """Raw labels of rows to targets. Raises `InputError` when they cannot be this problem's."""
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         """The same of examples, one a song: what is too rare goes. Raises `InputError` where nothing can be learned."""
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """Integers that a split keeps in proportion and a sampler balances, `(examples,)`."""
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         """What words may speak for, `(examples, columns)`, bool."""
 
-    def fit(self, targets: np.ndarray, config: TrainingConfig) -> Problem:
+    def fit(self, targets: np.ndarray, config: TrainingConfig) -> Task:
         """The same problem with what it learns from the training side's targets."""
 
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
@@ -114,11 +114,11 @@ class Problem(Protocol):
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits to what `predictions.parquet` holds: `(examples,)`, or `(examples, classes)`."""
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """Scores to predictions as a person reads them."""
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
-        """Targets as a person reads them, of the kind that `decide` gives."""
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
+        """Targets as a person reads them, of the kind that `decode_predictions` gives."""
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         """How the labels are spread, for `data.json` and the first lines of a run."""
@@ -146,27 +146,27 @@ def nothing_left_out(rows: int) -> np.ndarray:
     return np.full(rows, None, dtype=object)
 
 
-def no_scores(problem: Problem, *shape: int) -> np.ndarray:
+def empty_scores(problem: Task, *shape: int) -> np.ndarray:
     """NaN for each score of `shape` examples, `(…,)` or `(…, classes)`: what no fold has scored yet."""
     columns = () if problem.score_names == ("score",) else (len(problem.score_names),)
-    return np.full((*shape, *columns), np.nan, dtype=score_type(problem))
+    return np.full((*shape, *columns), np.nan, dtype=score_dtype(problem))
 
 
-def score_type(problem: Problem) -> type[np.floating[Any]]:
+def score_dtype(problem: Task) -> type[np.floating[Any]]:
     """float64 of scores that are numbers of a target's scale, float32 of all others."""
     return np.float64 if getattr(problem, "inner", problem).name == "regression" else np.float32
 
 
-def are_known(scores: np.ndarray, like: Problem) -> np.ndarray:
+def is_scored(scores: np.ndarray, like: Task) -> np.ndarray:
     """Which examples were scored, `(…,)`, of scores `(…,)` or `(…, classes)`."""
     missing = np.isnan(scores)
     return np.asarray(~(missing if like.score_names == ("score",) else missing.any(axis=-1)))
 
 
-def make_problem(name: str, **state: Any) -> Problem:
+def make_task(name: str, **state: Any) -> Task:
     """A problem by its name. Raises `InputError` for one that is not there."""
-    if name not in PROBLEMS:
-        raise InputError(f"problem {name!r} is unknown; one of: {', '.join(PROBLEMS)}")
-    module, _, attribute = PROBLEMS[name].partition(":")
-    made: Problem = getattr(importlib.import_module(module), attribute)(**state)
+    if name not in TASKS:
+        raise InputError(f"problem {name!r} is unknown; one of: {', '.join(TASKS)}")
+    module, _, attribute = TASKS[name].partition(":")
+    made: Task = getattr(importlib.import_module(module), attribute)(**state)
     return made

@@ -13,10 +13,10 @@ import pyarrow as pa
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import is_string_type, label_name, scalar_text
 from rainbow_ray.data.raw_labels import LABEL_MISSING
-from rainbow_ray.tasks.base import Defaults, Labels, nothing_left_out
+from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.class_labels import MAPPED_AWAY, POLICIES, SHOWN, UNKNOWN
 from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +71,8 @@ class Binary:
     name = "binary"
     outputs = 1
     score_names = ("score",)
-    decided_metrics = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_f1", "mcc"})
-    defaults = Defaults("bce", "macro_f1", ("loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"))
+    threshold_metrics = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_f1", "mcc"})
+    defaults = TaskDefaults("bce", "macro_f1", ("loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"))
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -81,8 +81,8 @@ class Binary:
     def check(self, config: Config) -> list[str]:
         training = config.training
         return [
-            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
             *_check_mapping(config.data),
         ]
 
@@ -95,7 +95,7 @@ class Binary:
             idle["data.unknown_classes"] = "there is no data.class_mapping"
         return {**idle, **FOREIGN}
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         if pa.types.is_nested(labels.type):
             raise InputError(f"target {column!r} holds {labels.type}, and a song has one label; name another with"
                              " data.target_column")  # fmt: skip
@@ -118,18 +118,18 @@ class Binary:
                              " data.target_column")  # fmt: skip
         # the last entry is that of missing labels, whose code is -1
         why = np.array([*reasons, LABEL_MISSING], dtype=object)[cells.codes]
-        return Labels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], why, cells.notes)
+        return ParsedLabels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], why, cells.notes)
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         if len(np.unique(targets)) < 2:
             only = bool(targets[0])
             raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
-        return Labels(self, targets, nothing_left_out(len(targets)))
+        return ParsedLabels(self, targets, nothing_left_out(len(targets)))
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         return np.asarray(targets[:, None] > 0.5)
 
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Binary:
@@ -188,16 +188,16 @@ class Binary:
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().sigmoid().squeeze(-1)
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         decided: list[Any] = (scores > THRESHOLD).tolist()
         return decided
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
-        return self.decide(targets)
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
+        return self.decode_predictions(targets)
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         values, counts = np.unique(targets, return_counts=True)
-        return {str(told): int(n) for told, n in zip(self.tell(values), counts, strict=True)}
+        return {str(told): int(n) for told, n in zip(self.decode_targets(values), counts, strict=True)}
 
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
         values = {name: self.metric(name, targets, scores) for name in METRICS}
@@ -227,7 +227,7 @@ class Binary:
 
 def _check_mapping(data: DataConfig) -> list[str]:
     """What is wrong with a mapping of labels to true and false, and with what becomes of other labels."""
-    problems = [*choose("data.unknown_classes", data.unknown_classes, POLICIES)]
+    problems = [*check_choice("data.unknown_classes", data.unknown_classes, POLICIES)]
     if data.class_mapping is None:
         return problems
     problems += [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"

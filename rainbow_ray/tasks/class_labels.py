@@ -15,7 +15,7 @@ import numpy as np
 from rainbow_ray.config.schema import DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.tasks.label_cells import doubtful_names
-from rainbow_ray.utils.errors import InputError, choose, nearest
+from rainbow_ray.utils.errors import InputError, check_choice, did_you_mean
 
 POLICIES = ("drop", "other", "error")
 OTHER = "other"
@@ -31,8 +31,8 @@ SHOWN = 5
 def check_policies(data: DataConfig) -> list[str]:
     """What is wrong with the keys that say what becomes of labels."""
     problems = [
-        *choose("data.unknown_classes", data.unknown_classes, POLICIES),
-        *choose("data.rare_classes", data.rare_classes, POLICIES),
+        *check_choice("data.unknown_classes", data.unknown_classes, POLICIES),
+        *check_choice("data.rare_classes", data.rare_classes, POLICIES),
     ]
     kinds = {type(value) for value in (data.class_mapping or {}).values() if value is not None}
     if data.class_mapping is not None and not kinds:
@@ -88,7 +88,7 @@ def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
     if unknown:
         assert mapping is not None
         raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_some(unknown)}"
-                         f"{nearest(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
+                         f"{did_you_mean(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
     told = (
         (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
         ("labels that data.class_mapping lacks are left out", [k for k, why in reasons.items() if why == UNKNOWN]),
@@ -183,7 +183,7 @@ def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
     if isinstance(asked, list) and len(asked) != len(classes):
         return [f"training.class_weights: {len(asked)} weights for {len(classes)} classes ({listed})"]
     if isinstance(asked, dict):
-        return [f"training.class_weights: no class {name!r}{nearest(name, classes)}; there are: {listed}"
+        return [f"training.class_weights: no class {name!r}{did_you_mean(name, classes)}; there are: {listed}"
                 for name in asked if label_name(name) not in classes]  # fmt: skip
     return []
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.data.raw_labels import LABEL_MISSING
-from rainbow_ray.tasks.base import NO_METRICS, Defaults, Labels
+from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults
 from rainbow_ray.tasks.class_labels import (
     OWN_WEIGHTS,
     RARE,
@@ -31,7 +31,7 @@ from rainbow_ray.tasks.class_labels import (
     weights_of,
 )
 from rainbow_ray.tasks.label_cells import single_labels
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,8 @@ class Multiclass:
     tiny: tuple[str, ...] = ()  # classes of too few songs to be weighed up
 
     name = "multiclass"
-    decided_metrics = NO_METRICS  # the likeliest class is taken, whatever its score
-    defaults = Defaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))
+    threshold_metrics = NO_METRICS  # the likeliest class is taken, whatever its score
+    defaults = TaskDefaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))
 
     def __post_init__(self) -> None:
         for name in ("classes", "weights", "prior", "tiny"):  # lists, where they come from a file
@@ -81,8 +81,8 @@ class Multiclass:
     def check(self, config: Config) -> list[str]:
         training = config.training
         return [
-            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
             *check_policies(config.data),
         ]
 
@@ -95,7 +95,7 @@ class Multiclass:
             idle["training.class_weights"] = f"the loss {training.loss} brings its own"
         return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         if pa.types.is_nested(labels.type):
             raise InputError(f"target {column!r} holds {labels.type}: for lists of classes, data.multi_label=true")
         cells = single_labels(labels, column, mapped_names(data))
@@ -108,9 +108,9 @@ class Multiclass:
         code = np.array([*(number.get(str(renamed[name]), 0) for name in cells.names), 0], dtype=np.float32)
         why = np.array([*(reasons.get(name) for name in cells.names), LABEL_MISSING], dtype=object)
         problem = dataclasses.replace(self, classes=classes)
-        return Labels(problem, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
+        return ParsedLabels(problem, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         codes = targets.astype(np.int64)
         songs = {name: int(n) for name, n in zip(self.classes, np.bincount(codes, minlength=len(self.classes)),
                                                  strict=True) if n}  # fmt: skip
@@ -136,12 +136,12 @@ class Multiclass:
                 sizes[new] += n
         notes = (*notes, *say_tiny(sizes, config.training, "all classes count by their songs"))
         settled = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
-        return Labels(settled, code[codes], why[codes], notes)
+        return ParsedLabels(settled, code[codes], why[codes], notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         return np.asarray(targets.astype(np.int64)[:, None] == np.arange(len(self.classes)))
 
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Multiclass:
@@ -188,14 +188,14 @@ class Multiclass:
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().softmax(-1)
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         return [self.classes[i] for i in scores.argmax(-1)]
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return [self.classes[i] for i in targets.astype(np.int64)]
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:
-        return dict(counted(self.tell(targets)))
+        return dict(counted(self.decode_targets(targets)))
 
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
         values = {name: self.metric(name, targets, scores) for name in METRICS}
@@ -222,7 +222,7 @@ class Multiclass:
         return metric not in SMALLER_IS_BETTER
 
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
-        return self.indicators(targets).astype(np.float32)
+        return self.one_hot(targets).astype(np.float32)
 
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)

@@ -15,7 +15,7 @@ from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.tasks import binary
-from rainbow_ray.tasks.base import Defaults, Labels, nothing_left_out
+from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.class_labels import (
     RARE,
     check_policies,
@@ -33,7 +33,7 @@ from rainbow_ray.tasks.class_labels import (
 )
 from rainbow_ray.tasks.label_cells import several_labels
 from rainbow_ray.tasks.multiclass import FOREIGN, LEAST_SHARE, LOSS_KEYS, ratio
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +56,8 @@ class Multilabel:
     tiny: tuple[str, ...] = ()  # classes of too few songs to be weighed up
 
     name = "multilabel"
-    decided_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
-    defaults = Defaults(
+    threshold_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
+    defaults = TaskDefaults(
         "bce", "macro_f1", ("loss", "subset_accuracy", "macro_f1", "micro_f1", "macro_average_precision")
     )
 
@@ -80,8 +80,8 @@ class Multilabel:
     def check(self, config: Config) -> list[str]:
         training = config.training
         return [
-            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
             *check_policies(config.data),
         ]
 
@@ -92,7 +92,7 @@ class Multilabel:
                  if training.loss != loss}  # fmt: skip
         return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         lists = several_labels(labels, column, data.label_delimiter, mapped_names(data))
         if data.null_class is not None:
             lists = [[label_name(data.null_class)] if names is None else names for names in lists]
@@ -111,9 +111,9 @@ class Multilabel:
                 left_out[row] = reasons.get(names[0], LEFT_OUT)
             if names is None:
                 left_out[row] = LABEL_MISSING
-        return Labels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
+        return ParsedLabels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         songs = {name: int(n) for name, n in zip(self.classes, targets.sum(0), strict=True) if n}
         becomes, notes = settle_rare(songs, column, config.data)
         classes = in_order((name for name in becomes.values() if name is not None), config.data)
@@ -136,14 +136,14 @@ class Multilabel:
         sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
         notes = (*notes, *say_tiny(sizes, config.training, "they weigh no more than others"))
         problem = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
-        return Labels(problem, settled, left_out, notes)
+        return ParsedLabels(problem, settled, left_out, notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The rarest class that a song has (0: none), so that no fold is without it."""
         order = np.argsort(targets.sum(0), kind="stable")
         return np.where(targets.any(axis=1), 1 + order[targets[:, order].argmax(axis=1)], 0)
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         return np.asarray(targets > 0.5)
 
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Multilabel:
@@ -192,14 +192,14 @@ class Multilabel:
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().sigmoid()
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
-        return self.tell(scores > binary.THRESHOLD)
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
+        return self.decode_targets(scores > binary.THRESHOLD)
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return [tuple(self.classes[i] for i in np.flatnonzero(row > 0.5)) for row in np.asarray(targets)]
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:
-        counts = counted(name for names in self.tell(targets) for name in names)
+        counts = counted(name for names in self.decode_targets(targets) for name in names)
         none = int((~targets.any(axis=1)).sum())
         return {**counts, **({"none of them": none} if none else {})}
 
@@ -230,7 +230,7 @@ class Multilabel:
         return metric not in SMALLER_IS_BETTER
 
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
-        return self.indicators(targets).astype(np.float32)
+        return self.one_hot(targets).astype(np.float32)
 
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)

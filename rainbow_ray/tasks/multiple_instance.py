@@ -14,12 +14,12 @@ from torch.nn import functional
 from rainbow_ray.tasks.segment_targets import LABEL, PLACE, SONG
 
 if TYPE_CHECKING:
-    from rainbow_ray.tasks.base import Problem
+    from rainbow_ray.tasks.base import Task
 
 TINY = 1e-7
 
 
-def shares(inner: Problem, pooling: str, logits: torch.Tensor, song: torch.Tensor) -> torch.Tensor:
+def instance_log_probs(inner: Task, pooling: str, logits: torch.Tensor, song: torch.Tensor) -> torch.Tensor:
     """Log shares `(segments, classes)` of whole songs; `song` numbers them from 0, `(segments,)`.
 
     attention: a softmax over the song's segments weighs what each says (Ilse et al. 2018, eq. 7, on scores).
@@ -40,7 +40,7 @@ def shares(inner: Problem, pooling: str, logits: torch.Tensor, song: torch.Tenso
     return (score[song] * part).clamp(min=TINY**2).log()
 
 
-def bag_loss(inner: Problem, log_shares: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def multiple_instance_loss(inner: Task, log_shares: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The song's loss on its first segment, 0 on the others: `(segments,)`."""
     first = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
     first[1:] = (targets[1:, SONG] != targets[:-1, SONG]) | (targets[1:, PLACE] <= targets[:-1, PLACE])
@@ -54,13 +54,13 @@ def bag_loss(inner: Problem, log_shares: torch.Tensor, targets: torch.Tensor) ->
     return log_shares.new_zeros(len(targets)).masked_scatter(first, loss)
 
 
-def segment_shares(inner: Problem, log_shares: torch.Tensor) -> torch.Tensor:
+def instance_scores(inner: Task, log_shares: torch.Tensor) -> torch.Tensor:
     """Shares as scores: `(segments,)` of yes, or `(segments, classes)`."""
     made = log_shares.float().exp()
     return made[:, 1] if inner.name == "binary" else made
 
 
-def _log_classes(inner: Problem, logits: torch.Tensor) -> torch.Tensor:
+def _log_classes(inner: Task, logits: torch.Tensor) -> torch.Tensor:
     if inner.name == "binary":
         return torch.cat([functional.logsigmoid(-logits), functional.logsigmoid(logits)], dim=1)
     return functional.log_softmax(logits, dim=1)

@@ -15,9 +15,9 @@ import pyarrow as pa
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import decode_storage, id_column, is_bytes_type, is_string_type
 from rainbow_ray.data.raw_labels import LABEL_MISSING
-from rainbow_ray.tasks.base import NO_METRICS, Defaults, Labels, nothing_left_out
+from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.number_format import rounded_alike
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Regression:
     delta: float = 1.0
 
     name = "regression"
-    defaults = Defaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
+    defaults = TaskDefaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
     score_names = ("score",)
-    decided_metrics = NO_METRICS
+    threshold_metrics = NO_METRICS
 
     @property
     def outputs(self) -> int:
@@ -69,9 +69,9 @@ class Regression:
     def check(self, config: Config) -> list[str]:
         training = config.training
         problems = [
-            *choose("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *choose("training.metric", training.metric or self.defaults.metric, METRICS),
-            *choose("training.target_transform", training.target_transform, TRANSFORMS),
+            *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.target_transform", training.target_transform, TRANSFORMS),
         ]
         low, high = config.data.target_bounds or (None, None)
         if low is not None and high is not None and low >= high:
@@ -89,7 +89,7 @@ class Regression:
             idle["training.huber_delta"] = f"the loss is {config.training.loss}"
         return idle
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         plain = decode_storage(labels.combine_chunks())
         if pa.types.is_boolean(plain.type) or pa.types.is_nested(plain.type):
             raise InputError(f"target {column!r} holds {plain.type}, not numbers; name another with data.target_column")
@@ -113,9 +113,9 @@ class Regression:
             raise InputError(f"target {column!r} is infinite, or too large (above {LARGEST:.1e}), in {endless} rows")
         low, high = data.target_bounds or (None, None)
         problem = dataclasses.replace(self, low=low, high=high)
-        return Labels(problem, targets, left_out, notes)
+        return ParsedLabels(problem, targets, left_out, notes)
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         problems = []
         low, high = self.low, self.high
         if len(np.unique(targets)) < 2:
@@ -132,7 +132,7 @@ class Regression:
         if problems:
             raise InputError(problems)
         notes = _narrowed(targets, column) if config.training.target_transform == "none" else ()
-        return Labels(self, targets, nothing_left_out(len(targets)), notes)
+        return ParsedLabels(self, targets, nothing_left_out(len(targets)), notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
@@ -144,7 +144,7 @@ class Regression:
         cuts = np.unique(np.quantile(targets[rest], np.arange(1, STRATA) / STRATA))
         return np.where(rest, 1 + np.searchsorted(cuts, targets, side="right"), 0)
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         strata = self.strata(targets)
         return np.asarray(strata[:, None] == np.unique(strata))
 
@@ -207,10 +207,10 @@ class Regression:
         value = torch.maximum(value, exact(self.low)) if self.low is not None else value
         return torch.minimum(value, exact(self.high)) if self.high is not None else value
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         return [float(score) for score in scores]
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return [float(target) for target in targets]
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 LABEL, START, END, PLACE, SONG = range(5)  # the columns of a target
 
 
-def songs_of(targets: np.ndarray) -> list[slice]:
+def song_slices(targets: np.ndarray) -> list[slice]:
     """The rows of each song; one that is drawn twice in a row counts as two."""
     if len(targets) == 0:
         return []

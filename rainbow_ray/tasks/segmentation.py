@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.metrics.segments import ABOUT_TIME, Fit, about_time, contiguous_pieces, durations, fit_of
-from rainbow_ray.tasks.base import Defaults, Labels, Metrics, Problem, are_known, make_problem
-from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START, songs_of
-from rainbow_ray.utils.errors import InputError, choose
+from rainbow_ray.tasks.base import Metrics, ParsedLabels, Task, TaskDefaults, is_scored, make_task
+from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START, song_slices
+from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Segmentation:
     `weak` names how a song's label is made of its segments', where segments have none of their own.
     """
 
-    inner: Problem
+    inner: Task
     decoding: str = "argmax"
     filter_width: int = 3
     smoothing: float = 0.15
@@ -54,7 +54,7 @@ class Segmentation:
     def __post_init__(self) -> None:
         if isinstance(self.inner, Mapping):  # from a file
             state = dict(self.inner)
-            object.__setattr__(self, "inner", make_problem(state.pop("name"), **state))
+            object.__setattr__(self, "inner", make_task(state.pop("name"), **state))
         object.__setattr__(self, "transitions", tuple(tuple(row) for row in self.transitions))
 
     @property
@@ -76,29 +76,29 @@ class Segmentation:
         return (*self.inner.metric_names, *about_time)
 
     @property
-    def decided_metrics(self) -> frozenset[str]:
+    def threshold_metrics(self) -> frozenset[str]:
         if not self.has_classes:
             return frozenset(self.metric_names)
         decided = {"accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", *ABOUT_TIME}
-        return frozenset((self.inner.decided_metrics | decided) & set(self.metric_names))
+        return frozenset((self.inner.threshold_metrics | decided) & set(self.metric_names))
 
     @property
-    def defaults(self) -> Defaults:
+    def defaults(self) -> TaskDefaults:
         inner = self.inner.defaults
         if self.weak or not self.has_classes:
             return inner
-        return Defaults(inner.loss, inner.metric, ("loss", "macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50",
+        return TaskDefaults(inner.loss, inner.metric, ("loss", "macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50",
                                                    "boundary_3s"))  # fmt: skip
 
     def check(self, config: Config) -> list[str]:
         training, segments = config.training, config.segments
         metrics = (*self.inner.metric_names, *(ABOUT_TIME if self.has_classes else (TIME_ERROR,)))
-        plain = config.model_copy(update={"training": training.model_copy(update={"metric": None})})
+        base_task_of = config.model_copy(update={"training": training.model_copy(update={"metric": None})})
         problems = [
-            *self.inner.check(plain),
-            *choose("training.metric", training.metric or self.defaults.metric, metrics),
-            *choose("segments.decoding", segments.decoding, DECODINGS),
-            *choose("segments.bag", segments.bag, BAGS),
+            *self.inner.check(base_task_of),
+            *check_choice("training.metric", training.metric or self.defaults.metric, metrics),
+            *check_choice("segments.decoding", segments.decoding, DECODINGS),
+            *check_choice("segments.bag", segments.bag, BAGS),
         ]
         if segments.decoding == "viterbi" and not self.has_classes:
             problems.append("segments.decoding: viterbi needs classes, and the target is a number; median smooths it")
@@ -119,18 +119,18 @@ class Segmentation:
             idle["segments.bag"] = "a number is learned from segments only"
         return idle
 
-    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> Labels:
+    def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         """Labels of segments that have one, as the inner problem's targets, `(segments,)`."""
         return self.inner.parse(labels, column, data)
 
-    def settle(self, targets: np.ndarray, column: str, config: Config) -> Labels:
+    def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         """The same of segments: a class counts by the songs that have it."""
         known = ~np.isnan(targets[:, LABEL])
         if not known.any():
             raise InputError(f"target {column!r}: no segment has a label that can be used; name another column with"
                              " data.target_column")  # fmt: skip
         pairs, of = np.unique(targets[known][:, [SONG, LABEL]], axis=0, return_inverse=True)
-        settled = self.inner.settle(pairs[:, 1], column, config)
+        settled = self.inner.finalize_labels(pairs[:, 1], column, config)
         label = np.full(len(targets), np.nan, dtype=targets.dtype)
         label[known] = np.where(settled.usable, settled.targets, np.nan)[of.ravel()]
         left_out = np.full(len(targets), None, dtype=object)
@@ -154,7 +154,7 @@ class Segmentation:
             notes = (*notes, said)
         made = targets.copy()
         made[:, LABEL] = label
-        return Labels(problem, made, left_out, notes)
+        return ParsedLabels(problem, made, left_out, notes)
 
     def labels(self, targets: np.ndarray) -> np.ndarray:
         """The inner problem's targets, `(segments,)`, NaN where there is none."""
@@ -172,9 +172,9 @@ class Segmentation:
             strata[~known] = strata[known].max() + 1
         return strata
 
-    def indicators(self, targets: np.ndarray) -> np.ndarray:
+    def one_hot(self, targets: np.ndarray) -> np.ndarray:
         known = self.known(targets)
-        inner = self.inner.indicators(np.where(known, self.labels(targets), 0.0))
+        inner = self.inner.one_hot(np.where(known, self.labels(targets), 0.0))
         return np.asarray(inner & known[:, None])
 
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Segmentation:
@@ -207,9 +207,9 @@ class Segmentation:
         import torch
 
         if self.weak:
-            from rainbow_ray.tasks.multiple_instance import bag_loss
+            from rainbow_ray.tasks.multiple_instance import multiple_instance_loss
 
-            return bag_loss(self.inner, logits, targets)
+            return multiple_instance_loss(self.inner, logits, targets)
         label = targets[:, LABEL]
         known = ~label.isnan()
         label = label.nan_to_num()
@@ -234,35 +234,35 @@ class Segmentation:
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         if self.weak:
-            from rainbow_ray.tasks.multiple_instance import segment_shares
+            from rainbow_ray.tasks.multiple_instance import instance_scores
 
-            return segment_shares(self.inner, logits)
+            return instance_scores(self.inner, logits)
         return self.inner.scores(logits)
 
-    def decide(self, scores: np.ndarray) -> list[Any]:
-        return self.inner.decide(scores)
+    def decode_predictions(self, scores: np.ndarray) -> list[Any]:
+        return self.inner.decode_predictions(scores)
 
     def decode(self, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Scores as the decoding leaves them, of whole songs: by each segment's neighbours as well."""
         if self.weak and self.inner.name == "binary":
             from rainbow_ray.tasks.decoding import relative
 
-            return relative(scores, songs_of(targets))
+            return relative(scores, song_slices(targets))
         if self.decoding == "argmax" or self.weak:
             return scores
         from rainbow_ray.tasks.decoding import median, viterbi
 
         decoded = scores.copy()
-        for rows in songs_of(targets):
+        for rows in song_slices(targets):
             if self.decoding == "median":
                 decoded[rows] = median(scores[rows], self.filter_width)
             else:
                 decoded[rows] = viterbi(scores[rows], np.array(self.transitions))
         return decoded
 
-    def tell(self, targets: np.ndarray) -> list[Any]:
+    def decode_targets(self, targets: np.ndarray) -> list[Any]:
         known = self.known(targets)
-        told = self.inner.tell(np.where(known, self.labels(targets), 0.0))
+        told = self.inner.decode_targets(np.where(known, self.labels(targets), 0.0))
         return [one if there else None for one, there in zip(told, known, strict=True)]
 
     def describe(self, targets: np.ndarray) -> dict[str, float]:
@@ -282,7 +282,7 @@ class Segmentation:
         if name in self.inner.metric_names:
             return self.inner.metric(name, self.labels(targets[known]), scores[known])
         if name == TIME_ERROR:
-            seconds = np.concatenate([_seconds(targets[rows]) for rows in songs_of(targets)])[known]
+            seconds = np.concatenate([_seconds(targets[rows]) for rows in song_slices(targets)])[known]
             missed = np.abs(self.labels(targets[known]) - scores[known])
             return float(missed @ seconds / seconds.sum()) if seconds.sum() else None
         return about_time(name, self._fits(targets, scores))
@@ -305,7 +305,7 @@ class Segmentation:
 
     def by_song(self, targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of weak segments: the songs' labels, and their scores, which segments share among them."""
-        songs = songs_of(targets)
+        songs = song_slices(targets)
         label = np.array([np.nanmax(self.labels(targets[rows])) for rows in songs], dtype=np.float32)
         sums = np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
         return label, np.minimum(sums, 1.0)  # decoded ones are no shares: of a song that is yes, any segment may be
@@ -313,7 +313,7 @@ class Segmentation:
     def _fits(self, targets: np.ndarray, scores: np.ndarray) -> list[Fit]:
         fits = []
         said = self._codes(scores)
-        for rows in songs_of(targets):
+        for rows in song_slices(targets):
             known = self.known(targets[rows])
             if known.any():
                 label = self.labels(targets[rows])[known]
@@ -340,7 +340,7 @@ class Segmentation:
             return ()
         n = len(self.score_names) if len(self.score_names) > 1 else 2
         counts = np.ones((n, n))
-        for rows in songs_of(targets):
+        for rows in song_slices(targets):
             label = self.labels(targets[rows])
             both = ~np.isnan(label[1:]) & ~np.isnan(label[:-1])
             np.add.at(counts, (label[:-1][both].astype(int), label[1:][both].astype(int)), 1)
@@ -360,13 +360,13 @@ def _seconds(targets: np.ndarray) -> np.ndarray:
     return durations(targets[:, START], targets[:, END])
 
 
-def plain(problem: Problem) -> Problem:
+def base_task_of(problem: Task) -> Task:
     """What is said of one example: the inner problem of a segmentation, any other as it is."""
     return problem.inner if isinstance(problem, Segmentation) else problem
 
 
 def decode_sides(
-    problem: Problem, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
+    problem: Task, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
 ) -> np.ndarray:
     """Scores as the decoding leaves them, each side's by what its training side teaches; those of songs as they are.
 
@@ -376,15 +376,15 @@ def decode_sides(
         return scores
     decoded = scores.copy()
     for train, val in sides:
-        if len(val) and are_known(scores[val], problem).all():
+        if len(val) and is_scored(scores[val], problem).all():
             decoded[val] = problem.with_transitions(targets[train]).decode(targets[val], scores[val])
     return decoded
 
 
-def measure_decoded(problem: Problem, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
+def measure_decoded(problem: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
     """All metrics of a fitted problem, of those that look at what is decided as the decoding leaves it."""
     metrics, undefined = problem.metrics(targets, scores)
     if isinstance(problem, Segmentation) and len(targets):
         decoded = problem.decode(targets, scores)
-        metrics |= {name: problem.metric(name, targets, decoded) for name in problem.decided_metrics}
+        metrics |= {name: problem.metric(name, targets, decoded) for name in problem.threshold_metrics}
     return metrics, undefined

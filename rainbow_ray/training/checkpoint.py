@@ -19,7 +19,7 @@ import torch
 
 from rainbow_ray.training.loggers import RESULT
 from rainbow_ray.utils.errors import InputError
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 
 FORMAT = 2
 KEPT = 2
@@ -41,11 +41,11 @@ BEST_FILE = re.compile(r"best-(\d{6})\.pt")
 
 def write_json(path: Path, document: Any) -> None:
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    write_safely(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class CheckpointManager:
     """The files of one fit.
 
     `step-<n>.pt` to go on from; `best-<epoch>.pt` where an inner split says which; `model.pt` and `result.npz` once it
@@ -70,7 +70,7 @@ class Checkpoints:
         for number in found[KEPT:]:
             (self.folder / f"step-{number:010d}.pt").unlink(missing_ok=True)
 
-    def newest(
+    def load_latest(
         self, objection: Callable[[dict[str, Any]], str] | None = None
     ) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that can be read (None without one), and a word on each that was passed over.
@@ -87,7 +87,7 @@ class Checkpoints:
             words.append(f"{path} is passed over: {why}")
         return None, words
 
-    def set_aside(self, after: int) -> None:
+    def quarantine(self, after: int) -> None:
         """Move checkpoints of later steps than `after` out of the way of those to come."""
         for step in self._numbered(STEP_FILE):
             if step > after:
@@ -121,7 +121,7 @@ class Checkpoints:
             with path.open("wb") as file:
                 np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
 
-        write_safely(self.folder / RESULT, write)
+        atomic_write(self.folder / RESULT, write)
 
     def load_result(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         path = self.folder / RESULT
@@ -136,7 +136,7 @@ class Checkpoints:
         return arrays, facts
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
-        write_safely(self.folder / name, lambda path: torch.save({"format": FORMAT, **state}, path))
+        atomic_write(self.folder / name, lambda path: torch.save({"format": FORMAT, **state}, path))
 
     def _numbered(self, pattern: re.Pattern[str]) -> list[int]:
         """Numbers of the files of that pattern, largest first."""

@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import Length
-from rainbow_ray.data.dataset import Source
-from rainbow_ray.distributed.actor_pool import Lost, Piece, work_through
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.distributed.ray_cluster import Cluster, Workers
+from rainbow_ray.data.batching import TrainingSchedule
+from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.distributed.actor_pool import ActorLostError, Piece, run_with_retries
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.distributed.ray_cluster import RayResources, Workers
 from rainbow_ray.distributed.ray_errors import causes_of, user_error
-from rainbow_ray.modalities.spec import Reading
-from rainbow_ray.model.device import SMALLER, is_out_of_memory
-from rainbow_ray.tasks.base import Problem, no_scores
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import JsonLines, Mirror, Reporter, Silent
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
+from rainbow_ray.tasks.base import Task, empty_scores
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import JsonLinesLogger, LogForwarder, MetricLogger, NullLogger
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 
 POLL_SECONDS = 0.3
@@ -35,22 +35,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One fit to run, in a folder of its own. `fold` is null for the refit, which has nothing to score."""
 
     fold: int | None
     train: np.ndarray
     val: np.ndarray
     folder: Path
-    length: Length | None = None
+    length: TrainingSchedule | None = None
     config: Config | None = None  # in place of the one that all share
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitResult:
     """What came out of a job: scores of both its sides, and the facts that the summary tells."""
 
-    job: Job
+    job: FitJob
     train_scores: np.ndarray
     val_scores: np.ndarray
     facts: dict[str, Any]
@@ -58,20 +58,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Shared:
+class FitContext:
     """What all fits of a run have in common: put once into Ray's object store."""
 
     config: Config
-    source: Source
-    problem: Problem
-    reading: Reading
+    source: Dataset
+    problem: Task
+    reading: InputSpec
     by: str
     prefix: Path | None = None  # folder for what frozen layers say
 
 
 def run_folds(
-    shared: Shared, jobs: list[Job], cluster: Cluster, mirror: Mirror, beside: Callable[[Shared], T]
-) -> tuple[list[Outcome], T]:
+    shared: FitContext,
+    jobs: list[FitJob],
+    cluster: RayResources,
+    mirror: LogForwarder,
+    beside: Callable[[FitContext], T],
+) -> tuple[list[FitResult], T]:
     """Run jobs side by side, each in an actor that has read data and encoder once; finished ones are not run again.
 
     `beside` is one more piece of work over the same data (the baselines), done by the first actor that is free. An
@@ -88,21 +92,21 @@ def run_folds(
     pieces.append(lambda actor: actor.call.remote([common], beside))
     with _following(mirror):
         try:
-            *_, extra = work_through(actors, pieces, tries=RESTARTS)
+            *_, extra = run_with_retries(actors, pieces, tries=RESTARTS)
         except ray.exceptions.RayTaskError as error:
-            known = understood(error)
+            known = user_facing_error(error)
             if known is None:
                 raise
             raise known from error
-        except Lost as error:
+        except ActorLostError as error:
             raise TrainingError(f"a worker died {RESTARTS + 1} times ({first_line(error)}); go on with"
                                 " --resume") from error  # fmt: skip
     for actor in actors:
         ray.kill(actor)
-    return [read_outcome(job) for job in jobs], extra
+    return [read_result(job) for job in jobs], extra
 
 
-def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) -> list[Outcome]:
+def run_distributed(shared: FitContext, jobs: list[FitJob], workers: Workers, mirror: LogForwarder) -> list[FitResult]:
     """Run jobs one after the other, each shared by all workers of one TorchTrainer; finished ones are not run again.
 
     When a worker dies, all start again from the checkpoint; elastic ones go on with those that are left.
@@ -137,7 +141,7 @@ def run_team(shared: Shared, jobs: list[Job], workers: Workers, mirror: Mirror) 
         shutil.rmtree(storage, ignore_errors=True)
     else:
         mirror.poll()
-    return [read_outcome(job) for job in jobs]
+    return [read_result(job) for job in jobs]
 
 
 class _FoldWorker:
@@ -147,18 +151,18 @@ class _FoldWorker:
     """
 
     def __init__(self) -> None:
-        self.shared: Shared | None = None
+        self.shared: FitContext | None = None
 
     def ready(self) -> None:
         """Answers when the actor is there."""
 
-    def run(self, common: list[Any], job: Job) -> None:
-        run_job(self._take(common), job, Team())
+    def run(self, common: list[Any], job: FitJob) -> None:
+        run_job(self._take(common), job, ProcessGroup())
 
-    def call(self, common: list[Any], work: Callable[[Shared], Any]) -> Any:
+    def call(self, common: list[Any], work: Callable[[FitContext], Any]) -> Any:
         return work(self._take(common))
 
-    def _take(self, common: list[Any]) -> Shared:
+    def _take(self, common: list[Any]) -> FitContext:
         import ray
 
         if self.shared is None:
@@ -182,11 +186,11 @@ def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | Non
     # parameters that a cut encoder leaves unused get no gradient; buffers are the same on all workers from the start
     options = {"find_unused_parameters": True, "broadcast_buffers": False}
     prepare = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
-    team = Team(context.get_world_rank(), context.get_world_size(), prepare)
+    team = ProcessGroup(context.get_world_rank(), context.get_world_size(), prepare)
     shared = ray.get(arguments["shared"])
     try:
         for job in arguments["jobs"]:
-            if Checkpoints(job.folder).load_result() is None:
+            if CheckpointManager(job.folder).load_result() is None:
                 run_job(shared, job, team)
     except Exception as error:
         known = user_error(error)  # wrapped, where it comes from tasks that read songs for this worker
@@ -196,24 +200,29 @@ def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | Non
     return None
 
 
-def _is_waiting(job: Job) -> bool:
+def _is_waiting(job: FitJob) -> bool:
     """Whether a job has to run; what it logged after its last checkpoint is forgotten before anyone reads it."""
-    state = Checkpoints(job.folder)
+    state = CheckpointManager(job.folder)
     if state.load_result() is not None:
         return False
-    last, _ = state.newest()
-    JsonLines(state.metrics).cut_back(last["progress"]["step"] if last else -1)
+    last, _ = state.load_latest()
+    JsonLinesLogger(state.metrics).truncate_after(last["progress"]["step"] if last else -1)
     return True
 
 
-def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.ndarray], None] | None = None) -> None:
+def run_job(
+    shared: FitContext,
+    job: FitJob,
+    team: ProcessGroup,
+    on_validation: Callable[[float, np.ndarray], None] | None = None,
+) -> None:
     """Run one job in this process, from its checkpoint if it has one, and keep its result."""
-    from rainbow_ray.model.frozen_cache import MB, PrefixStore
+    from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
     from rainbow_ray.training.trainer import FitData, fit
 
-    state = Checkpoints(job.folder)
-    reporter: Reporter = JsonLines(state.metrics) if team.leads else Silent()
-    if team.leads:
+    state = CheckpointManager(job.folder)
+    reporter: MetricLogger = JsonLinesLogger(state.metrics) if team.is_main else NullLogger()
+    if team.is_main:
         state.clear_debris()
     config = job.config or shared.config
     limit = config.training.prefix_limit * MB
@@ -226,30 +235,30 @@ def run_job(shared: Shared, job: Job, team: Team, watch: Callable[[float, np.nda
         fold=job.fold,
         by=shared.by,
         length=job.length,
-        prefix=PrefixStore(shared.prefix, limit) if shared.prefix is not None and limit else None,
-        watch=watch,
+        prefix=FrozenFeatureCache(shared.prefix, limit) if shared.prefix is not None and limit else None,
+        on_validation=on_validation,
     )
     fitted = fit(config, data, reporter, state, team)
-    if team.leads:
+    if team.is_main:
         parts = {f"only {name}": scores for name, scores in fitted.parts.items()}
         state.save_result({"train": fitted.train_scores, "val": fitted.val_scores, **parts}, fitted.facts)
 
 
-def read_outcome(job: Job) -> Outcome:
+def read_result(job: FitJob) -> FitResult:
     """What a finished job left. Raises `TrainingError` where it left nothing."""
-    result = Checkpoints(job.folder).load_result()
+    result = CheckpointManager(job.folder).load_result()
     if result is None:
         raise TrainingError(f"{job.folder}: the fit ended without a result")
     arrays, facts = result
     parts = {name.removeprefix("only "): scores for name, scores in arrays.items() if name.startswith("only ")}
-    return Outcome(job, arrays["train"], arrays["val"], facts, parts)
+    return FitResult(job, arrays["train"], arrays["val"], facts, parts)
 
 
 def out_of_fold(
-    source: Source, problem: Problem, folds: Sequence[Outcome], scores_of: Callable[[Outcome], np.ndarray]
+    source: Dataset, problem: Task, folds: Sequence[FitResult], scores_of: Callable[[FitResult], np.ndarray]
 ) -> np.ndarray:
     """Some scores of all examples, each from the fold that held it out; NaN where none did."""
-    scores = no_scores(problem, len(source))
+    scores = empty_scores(problem, len(source))
     for outcome in folds:
         scores[outcome.job.val] = scores_of(outcome)
     return scores
@@ -267,7 +276,7 @@ def _fit(trainer: Any) -> None:
         if failures and all(isinstance(failure, RayActorError) for failure in failures):
             why = first_line(failures[0])
             raise TrainingError(f"workers died {RESTARTS + 1} times ({why}); go on with --resume") from error
-        known = next((known for failure in failures if (known := understood(failure)) is not None), None)
+        known = next((known for failure in failures if (known := user_facing_error(failure)) is not None), None)
         if known is not None:
             raise known from error
         raise
@@ -275,19 +284,21 @@ def _fit(trainer: Any) -> None:
         raise told
 
 
-def understood(error: BaseException) -> TrainingError | InputError | None:
+def user_facing_error(error: BaseException) -> TrainingError | InputError | None:
     """An error of a worker's as one for people, where it is or wraps one."""
     known = user_error(error)
     if known is not None:
         return known
     for cause in causes_of(error):
         if is_out_of_memory(cause):
-            return TrainingError(f"memory does not suffice for one song alone ({first_line(cause)}); {SMALLER}")
+            return TrainingError(
+                f"memory does not suffice for one song alone ({first_line(cause)}); {OUT_OF_MEMORY_ADVICE}"
+            )
     return None
 
 
 @contextlib.contextmanager
-def _following(mirror: Mirror) -> Iterator[None]:
+def _following(mirror: LogForwarder) -> Iterator[None]:
     """Copy new records on while the fits run."""
     done = threading.Event()
 

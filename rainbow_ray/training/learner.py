@@ -13,22 +13,22 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import EVAL_TOKENS, divide_runs, scoring_batches
-from rainbow_ray.data.dataset import Part, Resident, Rows, Source
-from rainbow_ray.data.reader import Batch, Line, make_batch, make_line, to_device
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences, scoring_batches
+from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
+from rainbow_ray.data.reader import Batch, SegmentTimes, make_batch, make_segment_times, to_device
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities import encoder_cache
-from rainbow_ray.modalities.spec import Reading, make_collates
+from rainbow_ray.modalities.spec import InputSpec, make_collates
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
-from rainbow_ray.model.audio_features import Heard
-from rainbow_ray.model.device import SMALLER, Precision, is_out_of_memory
-from rainbow_ray.model.frozen_cache import MB, PrefixStore, States, make_key
-from rainbow_ray.model.model import Known, Rainbow
-from rainbow_ray.tasks.base import Problem, make_problem, no_scores
+from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, Precision, is_out_of_memory
+from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
+from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
+from rainbow_ray.tasks.base import Task, empty_scores, make_task
 from rainbow_ray.tasks.segment_targets import SONG
 from rainbow_ray.tasks.segmentation import Segmentation
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.utils.errors import TrainingError
 
 STATISTICS = 4096  # examples of the training side that centre and scale the head's inputs
@@ -52,8 +52,8 @@ class Learner:
     """
 
     def __init__(
-        self, config: Config, source: Source, reading: Reading, problem: Problem, training: np.ndarray, *,
-        device: torch.device, precision: Precision, team: Team, prefix: PrefixStore | None = None,
+        self, config: Config, source: Dataset, reading: InputSpec, problem: Task, training: np.ndarray, *,
+        device: torch.device, precision: Precision, team: ProcessGroup, prefix: FrozenFeatureCache | None = None,
         hear: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.source, self.reading, self.problem = config, source, reading, problem
@@ -63,10 +63,12 @@ class Learner:
         self.draw: int | None = None  # which view of a stem training takes, by epoch
         training = training[source.weights[training] > 0]  # segments without a label teach nothing
         self.model = self._build(training)
-        self.heard = Heard(self.model, reading, device, precision)
-        self.collates = make_collates(reading, self.heard.find, lambda: self.draw if self.model.training else None)
-        self.heard.prepare(source.windows_of("audio") if hear is None else hear)
-        self.states: States | None = None
+        self.audio_features = AudioFeatureCache(self.model, reading, device, precision)
+        self.collates = make_collates(
+            reading, self.audio_features.find, lambda: self.draw if self.model.training else None
+        )
+        self.audio_features.prepare(source.windows_of("audio") if hear is None else hear)
+        self.states: CachedHiddenStates | None = None
         self.features = self._find_features()
         if self.features is None:
             self.states = self._find_states()
@@ -74,7 +76,7 @@ class Learner:
         self.spare = self._shortest(training)
         self.wrapped: nn.Module = team.wrap(self.model)
 
-    def losses(self, rows: Rows, only: Collection[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(self, rows: ExampleView, only: Collection[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted losses `(examples,)` and logits, fp32, of some rows.
 
         `only` names modalities: as if examples had nothing else, with NaN for those that have none of them.
@@ -94,23 +96,23 @@ class Learner:
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.problem.loss(logits, targets) * weights, logits
 
-    def inputs(self, rows: Rows) -> Batch | Known:
+    def inputs(self, rows: ExampleView) -> Batch | PrecomputedFeatures:
         """What the model is given for some rows: a padded batch, or features that were computed before."""
         if self.features is None:
             return self._batch(rows)
-        line = make_line(rows.examples.table, rows.indices, rows.run)
+        line = make_segment_times(rows.examples.table, rows.indices, rows.run)
         features = self.features[torch.from_numpy(rows.indices).to(self.device)]
-        return Known(features, line.to(self.device) if line is not None else None)
+        return PrecomputedFeatures(features, line.to(self.device) if line is not None else None)
 
-    def rows(self, parts: Sequence[Part]) -> Iterator[Rows]:
+    def rows(self, parts: Sequence[BatchIndices]) -> Iterator[ExampleView]:
         """The rows of each part, in turn; with features at hand nothing has to be read."""
         if self.features is None:
             return self._visit(parts)
-        examples = self.source.known(np.array([], dtype=np.int64)).examples
-        return (Rows(examples, part.indices, part.indices, part.run) for part in parts)
+        examples = self.source.in_memory_subset(np.array([], dtype=np.int64)).examples
+        return (ExampleView(examples, part.indices, part.indices, part.run) for part in parts)
 
-    def _visit(self, parts: Sequence[Part]) -> Iterator[Rows]:
-        read = self.source.visit(part.indices for part in parts)
+    def _visit(self, parts: Sequence[BatchIndices]) -> Iterator[ExampleView]:
+        read = self.source.iter_batches(part.indices for part in parts)
         return (rows.read_together(part.run) for rows, part in zip(read, parts, strict=True))
 
     def nothing(self) -> torch.Tensor:
@@ -143,10 +145,10 @@ class Learner:
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
-        scores = torch.from_numpy(np.zeros_like(no_scores(self.problem, len(indices))))
+        scores = torch.from_numpy(np.zeros_like(empty_scores(self.problem, len(indices))))
         said, total = torch.zeros(len(indices)), 0.0
 
-        def one(rows: Rows) -> None:
+        def one(rows: ExampleView) -> None:
             nonlocal total
             losses, logits = self.losses(rows, only)
             # of overlapping windows, the one that sees most around a segment has the say on it
@@ -170,10 +172,10 @@ class Learner:
         self.model.eval()
         total = torch.zeros(len(self.model.modalities), len(self.model.modalities))
 
-        def one(rows: Rows) -> None:
-            shares = self.model.attention(self._batch(rows))
-            assert shares is not None
-            total.add_(shares.float().sum(0).cpu())
+        def one(rows: ExampleView) -> None:
+            instance_log_probs = self.model.attention(self._batch(rows))
+            assert instance_log_probs is not None
+            total.add_(instance_log_probs.float().sum(0).cpu())
 
         for rows in self._shares(indices, self.team):
             self._in_parts(one, rows)
@@ -186,12 +188,12 @@ class Learner:
         )
         return text_part + (self.model.audio.identity() if self.model.audio is not None else "")
 
-    def _build(self, training: np.ndarray) -> Rainbow:
+    def _build(self, training: np.ndarray) -> RainbowModel:
         model = build_model(self.config, self.reading, self.problem)
         if model.words is not None:
-            known = self.source.known(training)
+            known = self.source.in_memory_subset(training)
             lists = known.examples.take(known.at).ragged(text_encoder.WORDS)
-            belongs = self.problem.indicators(self.source.targets[known.indices])
+            belongs = self.problem.one_hot(self.source.targets[known.indices])
             weigh = self.config.model.lexical.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
             model.words.fit(lists, ratios, self.config.reproducibility.seed)
@@ -204,7 +206,7 @@ class Learner:
         if not self.model.features_are_constant or len(self.source) * self.model.width * 4 > limit:
             return None
         everything = np.arange(len(self.source))
-        if not isinstance(self.source, Resident):
+        if not isinstance(self.source, InMemoryDataset):
             parts = self._shares(everything, self.team)
             return self._encode(parts, everything, self.model.features, self.model.width, self.team)
         assert self.model.text is not None
@@ -212,7 +214,7 @@ class Learner:
         width = self.model.text.width
         shape = (len(self.source), width)
 
-        def encode(team: Team) -> torch.Tensor:
+        def encode(team: ProcessGroup) -> torch.Tensor:
             parts = self._shares(everything, team)
             return self._encode(parts, everything, self.model.encode, width, team)
 
@@ -220,36 +222,41 @@ class Learner:
         if self.prefix is not None:
             key = self._prefix_key(self.model.text.depth, self.model.pooling.kind)
             # alone: of the team's workers one computes, while the others wait for its file
-            stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(Team())))
+            stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(ProcessGroup())))
         everybody = all(self.team.collect(stored is not None))
         encoded = stored.to(self.device) if stored is not None and everybody else encode(self.team)
         words = text_encoder.pad(self.source.examples.ragged(text_encoder.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
 
-    def _find_states(self) -> States | None:
+    def _find_states(self) -> CachedHiddenStates | None:
         """What the frozen layers give for all examples, where some are and there is room for it."""
         encoder, source = self.model.text, self.source
-        if self.prefix is None or encoder is None or encoder.constant_depth == 0 or not isinstance(source, Resident):
+        if (
+            self.prefix is None
+            or encoder is None
+            or encoder.constant_depth == 0
+            or not isinstance(source, InMemoryDataset)
+        ):
             return None
         depth = encoder.constant_depth
         first, same_as = source.distinct  # stems of a song have the same text
         starts = np.concatenate([[0], np.cumsum(text_encoder.lengths(source.examples)[first], dtype=np.int64)])
-        shortest = source.known(np.array([int(np.argmin(source.lengths))]))
+        shortest = source.in_memory_subset(np.array([int(np.argmin(source.lengths))]))
         like = self._states_of(shortest, depth, None)
         shape = (int(starts[-1]), *like.shape[2:])
 
         def fill(out: torch.Tensor) -> None:
             below = self._states_below(depth, starts, same_as, shape, like.dtype)
 
-            def one(rows: Rows) -> None:
+            def one(rows: ExampleView) -> None:
                 states = self._states_of(rows, depth, below).cpu()
                 for row, index in enumerate(same_as[rows.indices].tolist()):
                     begin, end = starts[index], starts[index + 1]
                     out[begin:end] = states[row, : end - begin]
 
             for batch in scoring_batches(first, source.lengths):
-                self._in_parts(one, source.known(batch))
+                self._in_parts(one, source.in_memory_subset(batch))
 
         values = self._stored(self._prefix_key(depth), shape, like.dtype, fill)
         if values is None:
@@ -257,7 +264,7 @@ class Learner:
             self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than training.prefix_limit or"
                               " the disk allows: it is computed in each step")  # fmt: skip
             return None
-        return States(values, starts, same_as)
+        return CachedHiddenStates(values, starts, same_as)
 
     def _stored(
         self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
@@ -279,18 +286,18 @@ class Learner:
 
     def _states_below(
         self, depth: int, starts: np.ndarray, same_as: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
-    ) -> tuple[int, States] | None:
+    ) -> tuple[int, CachedHiddenStates] | None:
         """The deepest states above which nothing but frozen layers has to run, where a shallower fit left some."""
         assert self.prefix is not None
         assert self.model.text is not None
         for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
             found = self.prefix.find(self._prefix_key(lesser), shape, dtype)
             if found is not None:
-                return lesser, States(found, starts, same_as)
+                return lesser, CachedHiddenStates(found, starts, same_as)
         return None
 
     @torch.no_grad()
-    def _states_of(self, rows: Rows, depth: int, below: tuple[int, States] | None) -> torch.Tensor:
+    def _states_of(self, rows: ExampleView, depth: int, below: tuple[int, CachedHiddenStates] | None) -> torch.Tensor:
         """Of some rows: `(examples, length, …, width)`."""
         self.model.eval()
         assert self.model.text is not None
@@ -302,7 +309,7 @@ class Learner:
 
     def _prefix_key(self, depth: int, pooling: str = "") -> str:
         """Everything that what frozen layers say depends on."""
-        assert isinstance(self.source, Resident)
+        assert isinstance(self.source, InMemoryDataset)
         encoder = self.model.text
         assert encoder is not None
         body = encoder.body.config
@@ -313,7 +320,7 @@ class Learner:
         )  # fmt: skip
 
     def _fit_statistics(self, training: np.ndarray) -> None:
-        known = self.source.known(training)
+        known = self.source.in_memory_subset(training)
         if len(known) > STATISTICS:
             rng = np.random.default_rng(self.config.reproducibility.seed)
             known = known.take(np.sort(rng.choice(len(known), STATISTICS, replace=False)))
@@ -326,14 +333,16 @@ class Learner:
         self.model.fit_statistics(features)
 
     @torch.no_grad()
-    def _encode(self, parts: Iterable[Rows], indices: np.ndarray, encode: Any, width: int, team: Team) -> torch.Tensor:
+    def _encode(
+        self, parts: Iterable[ExampleView], indices: np.ndarray, encode: Any, width: int, team: ProcessGroup
+    ) -> torch.Tensor:
         """What a part of the model gives for `indices`: `(indices, width)`, each of a team computing its `parts`."""
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
         out = torch.zeros(len(indices), width, device=self.device)
 
-        def one(part: Rows) -> None:
+        def one(part: ExampleView) -> None:
             with self.precision.autocast(self.device):
                 encoded = encode(self._batch(part)).float()
             out[torch.from_numpy(place[part.indices]).to(self.device)] = encoded
@@ -342,26 +351,26 @@ class Learner:
             self._in_parts(one, part)
         return team.add(out)
 
-    def _shares(self, indices: np.ndarray, team: Team, *, together: bool = False) -> Iterable[Rows]:
+    def _shares(self, indices: np.ndarray, team: ProcessGroup, *, together: bool = False) -> Iterable[ExampleView]:
         """This worker's share of some examples, in batches for scoring; segments `together` with their neighbours."""
         neighbours = self.source.neighbours
         if together and neighbours is not None:
             windows = [w for song in neighbours.whole_songs(indices) for w in neighbours.scored_windows(song)]
-            parts = divide_runs(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
+            parts = divide_sequences(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
             return self._visit(team.share(parts))
         batches: list[np.ndarray] = []
         for window in self.source.windows(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
-        return self.source.visit(team.share(batches))
+        return self.source.iter_batches(team.share(batches))
 
-    def _kept(self, rows: Rows) -> np.ndarray:
+    def _kept(self, rows: ExampleView) -> np.ndarray:
         """Which of some rows, windows of songs, count as scored here; all, where each example stands for itself."""
         neighbours = self.source.neighbours
         if neighbours is None or rows.run is None:
             return np.ones(len(rows), dtype=bool)
         return np.concatenate([neighbours.kept(rows.indices[run]) for run in rows.runs])
 
-    def _in_parts(self, work: Any, rows: Rows) -> None:
+    def _in_parts(self, work: Any, rows: ExampleView) -> None:
         """Do the work on rows, in halves where memory does not suffice; what is read together is not torn."""
         runs = rows.runs
         try:
@@ -374,22 +383,24 @@ class Learner:
                 if len(rows) < 2:
                     raise
                 lacks = f"memory on {self.device.type} does not suffice for {len(rows)} segments that are read together"
-                raise TrainingError(f"{lacks}: try a smaller segments.together, or {SMALLER[4:]}") from error
+                raise TrainingError(
+                    f"{lacks}: try a smaller segments.together, or {OUT_OF_MEMORY_ADVICE[4:]}"
+                ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(runs) // 2
         for half in (runs[:middle], runs[middle:]):
             self._in_parts(work, rows.take(np.concatenate(half)))
 
-    def _batch(self, rows: Rows) -> Batch:
+    def _batch(self, rows: ExampleView) -> Batch:
         batch = make_batch(rows.examples, rows.at, self.collates, rows.run)
         if self.states is not None:
             batch.units["text"][text_encoder.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)
 
-    def _shortest(self, training: np.ndarray) -> Batch | Known:
+    def _shortest(self, training: np.ndarray) -> Batch | PrecomputedFeatures:
         """A few examples that together have all modalities, so that they reach every parameter."""
-        known = self.source.known(training)
+        known = self.source.in_memory_subset(training)
         chosen = [int(np.argmin(self.source.lengths[known.indices]))]
         for name in self.reading.media:
             having = np.array([len(row) > 0 for row in known.examples.table[name].take(known.at).to_pylist()])
@@ -405,31 +416,31 @@ def advice(config: Config) -> str:
     )
 
 
-def build_model(config: Config, reading: Reading, problem: Problem) -> Rainbow:
+def build_model(config: Config, reading: InputSpec, problem: Task) -> RainbowModel:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
-    return Rainbow(
-        encoder_cache.bodies_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
+    return RainbowModel(
+        encoder_cache.encoders_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
         temporal=isinstance(problem, Segmentation),
     )  # fmt: skip
 
 
-def finish_logits(problem: Problem, logits: torch.Tensor, line: Line | None) -> torch.Tensor:
+def finish_logits(problem: Task, logits: torch.Tensor, line: SegmentTimes | None) -> torch.Tensor:
     """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
     if not isinstance(problem, Segmentation) or problem.weak is None:
         return logits
-    from rainbow_ray.tasks.multiple_instance import shares
+    from rainbow_ray.tasks.multiple_instance import instance_log_probs
 
     assert line is not None
     assert line.run is not None
-    return shares(problem.inner, problem.weak, logits, line.run)
+    return instance_log_probs(problem.inner, problem.weak, logits, line.run)
 
 
-def load_fitted(config: Config, reading: Reading, problem: Problem, folder: Path) -> tuple[Rainbow, Problem]:
+def load_fitted(config: Config, reading: InputSpec, problem: Task, folder: Path) -> tuple[RainbowModel, Task]:
     """A finished fit's model, its checkpoint put back onto the encoders, and its problem as fitted."""
-    saved = Checkpoints(folder).load_model()
+    saved = CheckpointManager(folder).load_model()
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
-    fitted = make_problem(problem.name, **saved["problem"])
+    fitted = make_task(problem.name, **saved["problem"])
     model = build_model(config, reading, fitted)
     model.load_trained_state(saved["model"])
     return model, fitted

@@ -1,7 +1,7 @@
 """Where the records of a fit go. The file is the truth; the terminal, W&B and TensorBoard mirror it.
 
 A record is a flat object: `fold` (null for the refit), `epoch`, `step`, `split`, `seconds`, then metrics. The fit
-itself appends to its own file, wherever it runs; the driver's `Mirror` copies new lines on.
+itself appends to its own file, wherever it runs; the driver's `LogForwarder` copies new lines on.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ RESULT = "result.npz"  # beside the records of a fit that has ended
 Place = tuple[Any, ...]
 
 
-class Reporter(Protocol):
+class MetricLogger(Protocol):
     def log(self, record: Record) -> None: ...
 
-    def cut_back(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what was logged after `step`: it will be logged again."""
 
 
-class Silent:
+class NullLogger:
     """For workers that do not lead."""
 
     def log(self, record: Record) -> None:
         pass
 
-    def cut_back(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         pass
 
 
-class JsonLines:
+class JsonLinesLogger:
     """Append records to a file, one line each, handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
@@ -50,17 +50,17 @@ class JsonLines:
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
-    def cut_back(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what lies after `step`: it will be logged again."""
-        from rainbow_ray.utils.io import write_safely
+        from rainbow_ray.utils.io import atomic_write
 
         if self.path.exists():
-            kept = [record for record in read_lines(self.path) if record["step"] <= step]
+            kept = [record for record in read_records(self.path) if record["step"] <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
-            write_safely(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+            atomic_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def read_lines(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """The records of a file, up to a line that is none: a killed process leaves half a line, a power cut worse."""
     records: list[Record] = []
     for line in path.read_bytes().splitlines(keepends=True):
@@ -74,12 +74,12 @@ def read_lines(path: Path) -> list[Record]:
     return records
 
 
-def place(record: Record) -> Place:
+def record_key(record: Record) -> Place:
     """What is unique in a run's records."""
     return record["fold"], record["epoch"], record["step"], record["split"]
 
 
-class Mirror:
+class LogForwarder:
     """Follows the files of several fits in the driver.
 
     Args:
@@ -119,14 +119,14 @@ class Mirror:
                     self.on_end(fold)
 
     def _hand_on(self, path: Path, record: Record) -> None:
-        if place(record) not in self.seen:
+        if record_key(record) not in self.seen:
             self.folds[path] = record["fold"]
-            self.seen.add(place(record))
+            self.seen.add(record_key(record))
             for sink in self.sinks:
                 sink(record)
 
 
-class Wandb:
+class WandbLogger:
     """Mirror to Weights & Biases: one W&B run a run of ours, under an id of our own, so that resuming continues it."""
 
     def __init__(self, config: Config, name: str, folder: Path, sent: Collection[Place]) -> None:
@@ -149,7 +149,7 @@ class Wandb:
             )
 
     def __call__(self, record: Record) -> None:
-        if place(record) in self.sent:
+        if record_key(record) in self.sent:
             return
         prefix = _prefix(record)
         values = {f"{prefix}/{k}": v for k, v in _numbers(record).items()}
@@ -160,7 +160,7 @@ class Wandb:
         self.run.finish()
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """Mirror to TensorBoard event files."""
 
     def __init__(self, folder: Path, sent: Collection[Place]) -> None:
@@ -170,7 +170,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __call__(self, record: Record) -> None:
-        if place(record) in self.sent:
+        if record_key(record) in self.sent:
             return
         for name, value in _numbers(record).items():
             self.writer.add_scalar(f"{_prefix(record)}/{name}", value, record["step"])

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.model.model import Rainbow
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import InputError
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # ours to transformers'
 NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
 
 
-def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(model: RainbowModel, config: Config, device: torch.device) -> torch.optim.AdamW:
     """AdamW with an encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms.
 
     What came trained learns at `learning_rate`, what is new at `head_learning_rate`, unless its section says otherwise.
@@ -38,7 +38,7 @@ def make_optimizer(model: Rainbow, config: Config, device: torch.device) -> torc
         "fusion": config.model.fusion.learning_rate,
         "temporal": config.model.temporal.learning_rate,
     }
-    for tower, parameters in model.towers().items():
+    for tower, parameters in model.parameters_by_component().items():
         for parameter in parameters:
             if id(parameter) in seen:
                 continue

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import ENOUGH_TOKENS, divide, divide_runs
-from rainbow_ray.data.dataset import Rows
-from rainbow_ray.model.device import SMALLER, is_out_of_memory
+from rainbow_ray.data.batching import ENOUGH_TOKENS, divide_batch, divide_sequences
+from rainbow_ray.data.dataset import ExampleView
+from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.learner import Learner, advice
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.utils.errors import TrainingError
@@ -52,7 +52,7 @@ class Stepper:
         self.norms: dict[str, float] = {}  # of the last step's gradients, before clipping, by what they belong to
         self.notes: list[str] = []
 
-    def take(self, rows: Rows, weight: float, *, number: int, wants_checkpoint: bool = False) -> Done:
+    def take(self, rows: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False) -> Done:
         """Train on this worker's `rows` of a step whose examples weigh `weight` over all workers.
 
         Its loss is Σ(weight × loss) / Σ weight over workers and micro-batches, so that neither how many workers there
@@ -87,7 +87,7 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
         self.limits = Limits(**state["limits"])
 
-    def micro_batches(self, rows: Rows) -> Iterator[Rows]:
+    def micro_batches(self, rows: ExampleView) -> Iterator[ExampleView]:
         """A worker's share of a step, cut into texts of like lengths."""
         learner = self.learner
         if len(rows) == 0:
@@ -95,10 +95,10 @@ class Stepper:
         if rows.run is not None:
             lengths = learner.source.lengths[rows.indices]
             most, tokens = self.limits.examples, self.limits.tokens
-            cuts = divide_runs(rows.runs, lengths, max_examples=most, max_tokens=tokens)
+            cuts = divide_sequences(rows.runs, lengths, max_examples=most, max_tokens=tokens)
             yield from (rows.take(cut.indices) for cut in cuts)
             return
-        alone = divide(
+        alone = divide_batch(
             np.arange(len(rows)),
             learner.source.lengths[rows.indices],
             max_examples=self.limits.examples,
@@ -107,7 +107,7 @@ class Stepper:
         )
         yield from (rows.take(cut) for cut in alone)
 
-    def _accumulate(self, rows: Rows, weight: float) -> tuple[list[float] | None, list[Rows]]:
+    def _accumulate(self, rows: ExampleView, weight: float) -> tuple[list[float] | None, list[ExampleView]]:
         """Gradients of all micro-batches, kept to this worker; their losses, None where memory did not suffice."""
         cuts = list(self.micro_batches(rows))
         losses = []
@@ -129,7 +129,7 @@ class Stepper:
         largest = int(max(part.item() for part in self.team.gather(torch.tensor(largest))))
         if largest == 1 or before[0] == 1:  # a run of neighbours is not torn
             lacks = f"step {number}: memory on {device.type} does not suffice for one example alone"
-            raise TrainingError(f"{lacks}; {SMALLER}")
+            raise TrainingError(f"{lacks}; {OUT_OF_MEMORY_ADVICE}")
         self.limits.halve(largest)
         self.optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
@@ -145,7 +145,7 @@ class Stepper:
             # one more backward pass, of nothing, in which the workers' gradients are averaged: all take part in it,
             # however many micro-batches each had
             torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
-        towers = self.learner.model.towers() if self.learner.model.is_fused else {}
+        towers = self.learner.model.parameters_by_component() if self.learner.model.is_fused else {}
         for parameter in (p for tower in towers.values() for p in tower if p.grad is None):
             # nobody in this step had the modality: one worker then does what several do, whose spare pass reaches it
             parameter.grad = torch.zeros_like(parameter)
@@ -162,7 +162,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
 
-    def _not_finite(self, loss: float, number: int, losses: list[float], cuts: list[Rows]) -> TrainingError:
+    def _not_finite(self, loss: float, number: int, losses: list[float], cuts: list[ExampleView]) -> TrainingError:
         bad = [cut.indices for cut, own in zip(cuts, losses, strict=True) if not math.isfinite(own)]
         own = self.learner.source.names(bad[0]) if bad else []
         songs = next((named for named in self.team.collect(own) if named), [])

@@ -1,6 +1,6 @@
 """The loop: `fit` trains one model on one side of a split and scores the other. It knows nothing of Ray.
 
-Train's worker, a fold's actor and a plain test call the same function; a `Team` of several workers shares one fit.
+Train's worker, a fold's actor and a plain test call the same function; a `ProcessGroup` of several workers shares one fit.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import Length, decide_length, plan, plan_runs, share_of, share_runs
-from rainbow_ray.data.dataset import Part, Source, average_songs, songs_of
-from rainbow_ray.data.sampling import sample
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.modalities.spec import Reading
-from rainbow_ray.model.device import be_deterministic, gpu_use, peak_memory_mb, pick_device, pick_precision
-from rainbow_ray.model.frozen_cache import PrefixStore
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.data.batching import (
+    TrainingSchedule,
+    make_training_schedule,
+    plan_batches,
+    plan_sequences,
+    share_of,
+    share_runs,
+)
+from rainbow_ray.data.dataset import BatchIndices, Dataset, count_songs, mean_score_per_song
+from rainbow_ray.data.sampling import resample_indices
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.model.device import gpu_utilization, peak_memory_mb, pick_device, pick_precision, set_deterministic
+from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.segmentation import measure_decoded
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.learner import Learner
-from rainbow_ray.training.loggers import Reporter
+from rainbow_ray.training.loggers import MetricLogger
 from rainbow_ray.training.train_step import Stepper, rng_state, set_rng_state
 from rainbow_ray.utils.errors import TrainingError
 
@@ -39,20 +46,22 @@ class FitData:
     `fold` is null for the refit; `length` is given when folds have found how long is best.
     """
 
-    source: Source
+    source: Dataset
     train: np.ndarray
     val: np.ndarray
-    problem: Problem
-    reading: Reading
+    problem: Task
+    reading: InputSpec
     fold: int | None
     by: str = "id"
-    length: Length | None = None
-    prefix: PrefixStore | None = None  # where fits share what frozen layers say
-    watch: Callable[[float, np.ndarray], None] | None = None  # told the share done and scores of `val`, each epoch
+    length: TrainingSchedule | None = None
+    prefix: FrozenFeatureCache | None = None  # where fits share what frozen layers say
+    on_validation: Callable[[float, np.ndarray], None] | None = (
+        None  # told the share done and scores of `val`, each epoch
+    )
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a fit stands: what a checkpoint needs beside tensors. `epoch_step` of a running epoch's steps are done."""
 
     epoch: int = 0  # the one that is running, or the last one that ran
@@ -79,13 +88,15 @@ class Fitted:
     parts: dict[str, np.ndarray] = field(default_factory=dict)  # of `val`, by modalities that alone were read
 
 
-def fit(config: Config, data: FitData, reporter: Reporter, state: Checkpoints, team: Team | None = None) -> Fitted:
+def fit(
+    config: Config, data: FitData, reporter: MetricLogger, state: CheckpointManager, team: ProcessGroup | None = None
+) -> Fitted:
     """Train on `data.train`, score `data.val`; go on from `state`'s newest checkpoint where it has one.
 
     With a team, each of its workers calls this, and the leading one writes. Raises `TrainingError` with the songs of
     the batch when the loss is not finite.
     """
-    run = _Run(config, data, reporter, state, team or Team())
+    run = Trainer(config, data, reporter, state, team or ProcessGroup())
     run.restore()
     while run.in_an_epoch or (run.progress.epoch < run.length.epochs and not run.should_stop()):
         run.train_epoch()
@@ -95,24 +106,28 @@ def fit(config: Config, data: FitData, reporter: Reporter, state: Checkpoints, t
     return run.result()
 
 
-class _Run:
+class Trainer:
     """The parts of one fit, so that each step of it is a short method."""
 
-    def __init__(self, config: Config, data: FitData, reporter: Reporter, state: Checkpoints, team: Team) -> None:
+    def __init__(
+        self, config: Config, data: FitData, reporter: MetricLogger, state: CheckpointManager, team: ProcessGroup
+    ) -> None:
         began = self.saved_at = time.perf_counter()
         self.config, self.data, self.reporter, self.state, self.team = config, data, reporter, state, team
-        self.source, self.progress = data.source, Progress()
+        self.source, self.progress = data.source, TrainState()
         seed = config.reproducibility.seed
         torch.manual_seed(seed)
-        be_deterministic(config.reproducibility.deterministic)
+        set_deterministic(config.reproducibility.deterministic)
         device, notes = pick_device(config.training.device)
         precision, more = pick_precision(config.training.mixed_precision, device)
         self.train, self.inner = self._inner_split()
         # the balance that training sees: after sampling
         sampled = self._sampled(epoch=0)
-        one_each, _ = average_songs(self.source, sampled, np.zeros(len(sampled)))
+        one_each, _ = mean_score_per_song(self.source, sampled, np.zeros(len(sampled)))
         self.problem = data.problem.fit(self.source.targets[one_each], config.training)
-        self.length = data.length or decide_length(config.training, len(sampled), songs_of(self.source, self.train))
+        self.length = data.length or make_training_schedule(
+            config.training, len(sampled), count_songs(self.source, self.train)
+        )
         self.stop_on, stop_notes = self._stopping_metric()
         self.learner = Learner(
             config, self.source, data.reading, self.problem, self.train,
@@ -181,8 +196,8 @@ class _Run:
             self.progress.best_epoch = self.progress.epoch
         if len(self.data.val):
             scores = self._log_scores("val", self.data.val)[1]
-            if self.data.watch is not None:
-                self.data.watch(self.progress.epoch / self.length.epochs, scores)
+            if self.data.on_validation is not None:
+                self.data.on_validation(self.progress.epoch / self.length.epochs, scores)
         self.progress.seconds["eval"] += time.perf_counter() - began
 
     def should_stop(self) -> bool:
@@ -191,29 +206,29 @@ class _Run:
     def save_epoch(self) -> None:
         """The best model where an inner split says which, and the last state, to go on from."""
         progress = self.progress
-        if len(self.inner) and progress.best_epoch == progress.epoch and self.team.leads:
+        if len(self.inner) and progress.best_epoch == progress.epoch and self.team.is_main:
             self.state.save_best(progress.epoch, {"model": self.model.trained_state()}, keep=self._spoken_of)
         every = self.config.training.save_every_n_epochs
         due = progress.epoch % every == 0 if every is not None else self._checkpoint_is_due()
-        if self.team.sums(float(due and self.team.leads))[0]:
+        if self.team.sums(float(due and self.team.is_main))[0]:
             self._save()
 
     def restore(self) -> None:
         """Go on from the newest checkpoint that can be read and fits; records after it are forgotten."""
-        last, words = self.state.newest(self._objection)
+        last, words = self.state.load_latest(self._objection)
         step = last["progress"]["step"] if last is not None else -1
         if len(set(self.team.collect((step, len(words))))) > 1:
             shared = "--output-dir must be a folder that all machines share"
             raise TrainingError(f"workers see different checkpoints in {self.state.folder}: {shared}")
         self.notes += words
-        if self.team.leads:
-            self.state.set_aside(step)
-            self.reporter.cut_back(step)
+        if self.team.is_main:
+            self.state.quarantine(step)
+            self.reporter.truncate_after(step)
         if last is None:
             return
         self.model.load_trained_state(last["model"])
         self.stepper.load_state(last["stepper"])
-        self.progress = Progress(**last["progress"])
+        self.progress = TrainState(**last["progress"])
         before, now = len(last["rng"]), self.team.size
         fewer = f", with {now} workers in place of {before}" if now != before else ""
         self.notes.append(f"{self.state.folder.name} went on from step {step} after a stop{fewer}")
@@ -252,7 +267,7 @@ class _Run:
         attention = self.learner.attention(self.data.val)
         progress = self.progress
         progress.seconds["eval"] += time.perf_counter() - began
-        if self.team.leads:
+        if self.team.is_main:
             self.state.save_model({"model": self.model.trained_state(), "problem": dict(self.problem.to_json())})
         peak = peak_memory_mb(self.learner.device)
         facts = {
@@ -268,7 +283,7 @@ class _Run:
             "checkpoints": progress.checkpoints,
             "tokens": progress.tokens,
             "attention": attention,
-            "media_seconds": round(self.learner.heard.seconds, 3),
+            "media_seconds": round(self.learner.audio_features.seconds, 3),
             "stored": vars(self.learner.stored) if self.learner.stored is not None else None,
             # over the songs: training, and the scores after each epoch and at the end
             "passes": 1 if self.learner.features is not None else progress.epoch + 1,
@@ -292,15 +307,18 @@ class _Run:
             return []
         return [some for size in range(1, len(names)) for some in itertools.combinations(names, size)]
 
-    def _steps(self, epoch: int) -> list[Part]:
+    def _steps(self, epoch: int) -> list[BatchIndices]:
         """The global steps of an epoch, the same whatever the number of workers."""
         seed, chosen = self.config.reproducibility.seed, self._sampled(epoch)
         if self.source.neighbours is not None:
-            return plan_runs(self._runs(epoch), self.length.steps_per_epoch, seed=seed, epoch=epoch)
+            return plan_sequences(self._runs(epoch), self.length.steps_per_epoch, seed=seed, epoch=epoch)
         in_any_order = self.source.in_memory or self.learner.features is not None
         windows = [chosen] if in_any_order else self.source.windows(chosen, seed=seed, epoch=epoch)
         size, lengths = self.length.step_size, self.source.lengths
-        return [Part(step) for step in plan(lengths, step_size=size, seed=seed, epoch=epoch, windows=windows)]
+        return [
+            BatchIndices(step)
+            for step in plan_batches(lengths, step_size=size, seed=seed, epoch=epoch, windows=windows)
+        ]
 
     def _runs(self, epoch: int) -> list[np.ndarray]:
         """What an epoch reads together: songs, or windows of them, that have anything to learn from."""
@@ -311,18 +329,18 @@ class _Run:
         runs = [window for song in songs for window in neighbours.windows(song, shift=shift)]
         return [run for run in runs if self.source.weights[run].any()]
 
-    def _share(self, step: Part) -> Part:
+    def _share(self, step: BatchIndices) -> BatchIndices:
         """This worker's share of a step."""
         rank, size = self.team.rank, self.team.size
         if step.run is None:
-            return Part(share_of(step.indices, self.source.lengths, rank, size))
+            return BatchIndices(share_of(step.indices, self.source.lengths, rank, size))
         return step if size == 1 else share_runs(step.runs, rank, size)
 
     def _inside_the_epoch(self, loss: float, *, wants_checkpoint: bool) -> None:
         """Between two steps of an epoch: the record and the checkpoint that are due."""
         progress = self.progress
         if progress.step % self.config.logging.log_every_n_steps == 0:
-            use = gpu_use(self.learner.device)
+            use = gpu_utilization(self.learner.device)
             self.gpu_use += [use] if use is not None else []
             norms = {f"grad_norm_{name}": round(norm, 6) for name, norm in self.stepper.norms.items()}
             self._log("train", loss=loss, lr=self._rate(), **norms, **({"gpu_use": use} if use is not None else {}))
@@ -333,7 +351,7 @@ class _Run:
         """Called by all workers: each gives the state of its generators, the leading one writes."""
         began, progress = time.perf_counter(), self.progress
         rng = self.team.gather(rng_state(self.learner.device))
-        if self.team.leads:
+        if self.team.is_main:
             state = {
                 "model": self.model.trained_state(),
                 "base": self.base,
@@ -350,7 +368,7 @@ class _Run:
     def _checkpoint_is_due(self) -> bool:
         """Inside an epoch only the clock decides; other workers follow the leading one's."""
         config = self.config.training
-        if config.save_every_n_epochs is not None or not self.team.leads:
+        if config.save_every_n_epochs is not None or not self.team.is_main:
             return False
         return time.perf_counter() - self.saved_at >= config.checkpoint_seconds
 
@@ -360,7 +378,7 @@ class _Run:
         if not stopping.enabled or self.data.length is not None:
             return train, np.array([], dtype=np.int64)
         strata = self.data.problem.strata(self.source.targets[train])
-        held = self.source.hold_out(
+        held = self.source.validation_mask(
             train, strata, share=stopping.inner_split, by=self.data.by, seed=self.config.split_seed
         )
         return train[~held], train[held]
@@ -369,7 +387,7 @@ class _Run:
         """What an epoch trains on: indices into the source."""
         strata = self.data.problem.strata(self.source.targets[self.train])
         seed, how = self.config.reproducibility.seed, self.config.training.sampling
-        return np.asarray(self.train[sample(strata, how, seed=seed, epoch=epoch)])
+        return np.asarray(self.train[resample_indices(strata, how, seed=seed, epoch=epoch)])
 
     def _stopping_metric(self) -> tuple[str, list[str]]:
         """The headline metric, or the loss where the inner split is too small to define it."""
@@ -383,7 +401,7 @@ class _Run:
     def _log_scores(self, split: str, indices: np.ndarray) -> tuple[float | None, np.ndarray]:
         """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
-        songs, averaged = average_songs(self.source, indices, scores)
+        songs, averaged = mean_score_per_song(self.source, indices, scores)
         metrics, undefined = measure_decoded(self.problem, self.source.targets[songs], averaged)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
         return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores

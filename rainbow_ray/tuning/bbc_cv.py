@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from rainbow_ray.evaluation.bootstrap import Difference, compare, percentiles, resample
-from rainbow_ray.tasks.base import Problem
+from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap, percentiles, resample
+from rainbow_ray.tasks.base import Task
 
 POWER = 0.8
 DISAGREE = 0.2  # share of songs on which two configs of a sweep typically differ
@@ -34,7 +34,7 @@ class Corrected:
     gain: Difference | None = None
 
 
-def best_of(problem: Problem, metric: str, targets: np.ndarray, scores: np.ndarray) -> int | None:
+def best_of(problem: Task, metric: str, targets: np.ndarray, scores: np.ndarray) -> int | None:
     """Which row of `scores`, `(trials, examples, …)`, is best; the first of equals, None where no one is defined."""
     sign = 1.0 if problem.larger_is_better(metric) else -1.0
     values = [problem.metric(metric, targets, row) for row in scores]
@@ -43,7 +43,7 @@ def best_of(problem: Problem, metric: str, targets: np.ndarray, scores: np.ndarr
 
 
 def corrected(
-    problem: Problem,
+    problem: Task,
     metric: str,
     targets: np.ndarray,
     scores: np.ndarray,
@@ -83,7 +83,7 @@ def corrected(
     value = min(sign * float(np.mean(outside)), sign * won) * sign
     gain = None
     if default is not None and gains:
-        seen = compare(problem, metric, targets, scores[winner], scores[default], songs, seed=seed)
+        seen = paired_bootstrap(problem, metric, targets, scores[winner], scores[default], songs, seed=seed)
         gain = None if seen is None else seen.moved_to(min(float(np.mean(gains)), seen.value))
     return Corrected(won, value, value + interval[0] - won, value + interval[1] - won, gain)
 

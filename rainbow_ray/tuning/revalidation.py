@@ -12,18 +12,18 @@ import numpy as np
 
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.config.schema import SEEDS, Config
-from rainbow_ray.data.dataset import at_songs, average_songs
+from rainbow_ray.data.dataset import mean_score_per_song, scatter_song_means
 from rainbow_ray.data.splits import Split, make_split
-from rainbow_ray.distributed.ray_cluster import Cluster
-from rainbow_ray.evaluation.bootstrap import best_baseline, compare_seeds
-from rainbow_ray.setup.prepared import Data
-from rainbow_ray.tasks.base import are_known, no_scores
+from rainbow_ray.distributed.ray_cluster import RayResources
+from rainbow_ray.evaluation.bootstrap import best_baseline, paired_bootstrap_over_seeds
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.tasks.base import empty_scores, is_scored
 from rainbow_ray.tasks.segmentation import decode_sides
-from rainbow_ray.training.cross_validation import Job, Shared, run_folds
-from rainbow_ray.training.loggers import Mirror
+from rainbow_ray.training.cross_validation import FitContext, FitJob, run_folds
+from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.tuning.bbc_cv import Corrected, corrected
 from rainbow_ray.tuning.search_space import apply
-from rainbow_ray.tuning.summary import Confirmed
+from rainbow_ray.tuning.summary import Revalidation
 from rainbow_ray.tuning.trial import out_of_fold
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.tuning.tuner import Sweep, text_key
@@ -32,18 +32,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def correct(sweep: Sweep, data: Data) -> Corrected | None:
+def correct_selection(sweep: Sweep, data: PreparedData) -> Corrected | None:
     """The winner's score, corrected for its choice among the trials that ran to their end."""
-    complete = sweep.ledger.complete(larger_is_better=sweep.larger_is_better)
-    kept = {trial.number: scores for trial in complete if (scores := out_of_fold(sweep.task, trial.number)) is not None}
+    complete = sweep.trial_log.complete(larger_is_better=sweep.larger_is_better)
+    kept = {
+        trial.number: scores for trial in complete if (scores := out_of_fold(sweep.context, trial.number)) is not None
+    }
     if not kept:
         return None
     config, source = sweep.config, data.source
     every = np.flatnonzero(data.split.fold >= 0)
     problem, metric = data.problem, config.training.headline
-    if metric in problem.decided_metrics:
-        kept = {n: decode_sides(problem, source.targets, sweep.task.sides, scores) for n, scores in kept.items()}
-    averaged = [average_songs(source, every, scores[every]) for scores in kept.values()]
+    if metric in problem.threshold_metrics:
+        kept = {
+            n: decode_sides(problem, source.targets, sweep.context.train_val_indices, scores)
+            for n, scores in kept.items()
+        }
+    averaged = [mean_score_per_song(source, every, scores[every]) for scores in kept.values()]
     held = averaged[0][0]
     return corrected(
         problem, metric, source.targets[held], np.stack([scores for _, scores in averaged]),
@@ -52,17 +57,23 @@ def correct(sweep: Sweep, data: Data) -> Corrected | None:
     )  # fmt: skip
 
 
-def confirm(
-    sweep: Sweep, data: Data, config: Config, winner: Trial, folder: Path, cluster: Cluster, console: Console
-) -> Confirmed:
+def revalidate(
+    sweep: Sweep,
+    data: PreparedData,
+    config: Config,
+    winner: Trial,
+    folder: Path,
+    cluster: RayResources,
+    console: Console,
+) -> Revalidation:
     """Fit the winner and the default config on fresh splits, with fresh seeds, and the baselines beside them.
 
     What an interrupted start finished is not run again. A default config that failed as a trial is not tried again.
     """
-    base = sweep.task.shared
+    base = sweep.context.shared
     seeds = fresh_seeds(sweep.config)
     splits = [fresh_split(sweep.config, data, seed) for seed in seeds]
-    first = sweep.ledger.trials.get(0)
+    first = sweep.trial_log.trials.get(0)
     has_default = first is None or first.state != "failed"
     who = f"Trial {winner.number}" + (" and the default config" if winner.number and has_default else "")
     console.print(f"{who} on {len(seeds)} fresh {'seeds' if sweep.config.data.split_file else 'splits'} …")
@@ -79,19 +90,19 @@ def confirm(
 
 
 def measure(
-    sweep: Sweep, data: Data, seeds: list[int], ours: np.ndarray, default: np.ndarray | None,
+    sweep: Sweep, data: PreparedData, seeds: list[int], ours: np.ndarray, default: np.ndarray | None,
     baselines: Mapping[str, np.ndarray], *, fresh: bool,
-) -> Confirmed:  # fmt: skip
+) -> Revalidation:  # fmt: skip
     """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
-    problem, metric = sweep.task.shared.problem, sweep.config.training.headline
+    problem, metric = sweep.context.shared.problem, sweep.config.training.headline
 
     def by_song(scores: np.ndarray) -> np.ndarray:
-        return np.stack([at_songs(data.source, one) for one in scores])
+        return np.stack([scatter_song_means(data.source, one) for one in scores])
 
     ours, baselines = by_song(ours), {name: by_song(scores) for name, scores in baselines.items()}
     default = by_song(default) if default is not None else None
     sides = [ours, *([default] if default is not None else []), *baselines.values()]
-    known = np.logical_and.reduce([are_known(scores, problem) for scores in sides])
+    known = np.logical_and.reduce([is_scored(scores, problem) for scores in sides])
     held = np.flatnonzero(known.any(axis=0))
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     unknown = ~known[:, held]
@@ -109,9 +120,9 @@ def measure(
     ours, theirs = on_known(ours), {name: on_known(scores) for name, scores in baselines.items()}
     measured = {name: mean(scores) for name, scores in theirs.items()}
     best = best_baseline(problem, metric, {name: {metric: value} for name, value in measured.items()})
-    gap = functools.partial(compare_seeds, problem, metric, targets, ours)
+    gap = functools.partial(paired_bootstrap_over_seeds, problem, metric, targets, ours)
     seed = sweep.config.reproducibility.seed
-    return Confirmed(
+    return Revalidation(
         seeds,
         fresh,
         mean(ours),
@@ -130,7 +141,7 @@ def fresh_seeds(config: Config) -> list[int]:
     return list(itertools.islice((seed for seed in after if seed not in used), config.tune.confirm_seeds))
 
 
-def fresh_split(config: Config, data: Data, seed: int) -> Split:
+def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:
     """The same number of folds, dealt anew; a split that a file decides stays, and only the seeds of fits are fresh."""
     if config.data.split_file is not None:
         return data.split
@@ -141,8 +152,8 @@ def fresh_split(config: Config, data: Data, seed: int) -> Split:
 
 
 def _fit(
-    shared: Shared, config: Config, seeds: list[int], splits: list[Split], folder: Path, cluster: Cluster,
-    beside: Callable[[Shared], dict[str, np.ndarray]],
+    shared: FitContext, config: Config, seeds: list[int], splits: list[Split], folder: Path, cluster: RayResources,
+    beside: Callable[[FitContext], dict[str, np.ndarray]],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
     """Out-of-fold scores `(seeds, examples, …)`, and what was computed beside."""
     jobs = []
@@ -150,25 +161,27 @@ def _fit(
         reproducible = config.reproducibility.model_copy(update={"seed": seed})
         seeded = config.model_copy(update={"reproducibility": reproducible})
         for fold in range(split.folds):
-            jobs.append(Job(fold, *split.sides(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded))
-    outcomes, extra = run_folds(shared, jobs, cluster, Mirror([], []), beside)
-    scores = no_scores(shared.problem, len(seeds), len(shared.source))
+            jobs.append(
+                FitJob(fold, *split.train_val_indices(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded)
+            )
+    outcomes, extra = run_folds(shared, jobs, cluster, LogForwarder([], []), beside)
+    scores = empty_scores(shared.problem, len(seeds), len(shared.source))
     for outcome in outcomes:
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
-    if config.training.headline in shared.problem.decided_metrics:
-        sides = [[split.sides(fold) for fold in range(split.folds)] for split in splits]
+    if config.training.headline in shared.problem.threshold_metrics:
+        sides = [[split.train_val_indices(fold) for fold in range(split.folds)] for split in splits]
         targets = shared.source.targets
         for i in range(len(seeds)):
             scores[i] = decode_sides(shared.problem, targets, sides[i], scores[i])
     return scores, extra
 
 
-def _baselines(shared: Shared, splits: list[Split]) -> dict[str, np.ndarray]:
+def _baselines(shared: FitContext, splits: list[Split]) -> dict[str, np.ndarray]:
     """In a worker: the baselines' scores on several splits, `(splits, examples)` each."""
     found = [compute_baselines(shared, split) for split in splits]
     return {name: np.stack([scores[name] for scores in found]) for name in found[0]}
 
 
-def _nothing(shared: Shared) -> dict[str, np.ndarray]:  # noqa: ARG001
+def _nothing(shared: FitContext) -> dict[str, np.ndarray]:  # noqa: ARG001
     return {}

@@ -24,18 +24,18 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
 from rainbow_ray.config.schema import Config, known_keys, override, parse_value
-from rainbow_ray.data.sampling import stacked
+from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
 from rainbow_ray.tuning.suggestions import RecordingTrial, Suggestion
 from rainbow_ray.tuning.trial_log import Trial
-from rainbow_ray.utils.errors import InputError, nearest
+from rainbow_ray.utils.errors import InputError, did_you_mean
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
 # functions of a phase's module for problems that its main one is not for
 OWN_SPACES = {"multilabel": "multi_label", "weak segmentation": "weak"}
 DRAWS = 64  # random points that a space is tried on before the sweep
 # what a score is measured with: two trials that differ in it cannot be compared
-YARDSTICK = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",
+FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",
              "calibration.")  # fmt: skip
 # text is read anew for these, over the same songs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
@@ -135,7 +135,7 @@ def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
     found: dict[str, None] = {}
     for _ in range(DRAWS):
         values = space.draw(study.ask())
-        found |= dict.fromkeys(stacked(apply(config, values, "a trial").training, values.keys()))
+        found |= dict.fromkeys(conflicting_imbalance_settings(apply(config, values, "a trial").training, values.keys()))
     return [f"in some trials {line}" for line in found]
 
 
@@ -149,7 +149,7 @@ def load_space(name: str | None, phase: int, problem: str = "") -> Space:
     suggest = getattr(module, function, None)
     if not callable(suggest):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"--space {name}: there is no function {function!r}{nearest(function, known)}")
+        raise InputError(f"--space {name}: there is no function {function!r}{did_you_mean(function, known)}")
     return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 
@@ -224,10 +224,10 @@ def quiet_study(direction: Literal["maximize", "minimize"], sampler: Any) -> opt
 
 def _check_key(space: Space, key: str) -> list[str]:
     if key not in known_keys():
-        return [f"space {space.name}: unknown axis {key!r}{nearest(key, known_keys())}"]
+        return [f"space {space.name}: unknown axis {key!r}{did_you_mean(key, known_keys())}"]
     if key in PREPARED:
         return []
-    if any(key == name or (name.endswith(".") and key.startswith(name)) for name in YARDSTICK):
+    if any(key == name or (name.endswith(".") and key.startswith(name)) for name in FIXED_KEYS):
         return [f"space {space.name}: {key} changes what a score means, so trials could not be compared; set it for the"
                 " whole sweep"]  # fmt: skip
     if key in NOT_TRAINED:

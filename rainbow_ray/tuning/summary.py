@@ -15,17 +15,17 @@ from rich.table import Table
 
 from rainbow_ray.config.schema import Config, dump
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.tasks.segmentation import plain
+from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.tuning.bbc_cv import Corrected
 from rainbow_ray.tuning.trial_log import Trial, format_values
-from rainbow_ray.utils.io import write_safely
+from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_difference, format_interval, format_number, format_numbers
 
 SHOWN = 10  # trials in the closing table
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Revalidation:
     """Means over fresh seeds, and what the winner gains on the default config and on the best baseline.
 
     `fresh_splits` is false where a file decides the split. Nothing is known of a default config that fails.
@@ -45,7 +45,7 @@ class Confirmed:
         return f"{len(self.seeds)} fresh {'splits' if self.fresh_splits else 'seeds'}"
 
 
-def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Confirmed, songs: int) -> str:
+def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Revalidation, songs: int) -> str:
     """What a sweep honestly found, in some sentences.
 
     It found something where fresh splits say so and also the gain that is corrected for the choice: fresh splits alone
@@ -60,7 +60,7 @@ def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: 
     return " ".join(said)
 
 
-def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Confirmed, songs: int) -> str:
+def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Revalidation, songs: int) -> str:
     if winner.number == 0:
         return "The sweep found nothing: the default config is the best of all trials."
     gap, name = confirmed.over_default, f"trial {winner.number}"
@@ -102,7 +102,7 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
         }
         for trial in sorted(trials, key=lambda trial: trial.number)
     ]
-    write_safely(path, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
+    atomic_write(path, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
 
 
 def write_study(path: Path, name: str, trials: list[Trial], *, larger_is_better: bool) -> None:
@@ -126,16 +126,16 @@ def write_study(path: Path, name: str, trials: list[Trial], *, larger_is_better:
         storage.remove_session()
         storage.engine.dispose()
 
-    write_safely(path, write)
+    atomic_write(path, write)
 
 
 def write_best(path: Path, config: Config) -> None:
     """`best.yaml`: runs as `train --config best.yaml`."""
-    write_safely(path, lambda file: file.write_text(dump(config), encoding="utf-8"))
+    atomic_write(path, lambda file: file.write_text(dump(config), encoding="utf-8"))
 
 
-def summarise(
-    *, plan: Any, data: Any, trials: list[Trial], winner: Trial, corrected: Corrected | None, confirmed: Confirmed,
+def summarize(
+    *, plan: Any, data: Any, trials: list[Trial], winner: Trial, corrected: Corrected | None, confirmed: Revalidation,
     seconds: Mapping[str, Any], space: str, said: str, prefix: Mapping[str, float],
 ) -> dict[str, Any]:  # fmt: skip
     """`summary.json` of a sweep."""
@@ -146,7 +146,7 @@ def summarise(
         "sweep": True,
         "phase": config.phase,
         "problem": plan.problem.name,
-        **({"inner": plain(plan.problem).name} if plan.segments is not None else {}),
+        **({"inner": base_task_of(plan.problem).name} if plan.segments is not None else {}),
         "target": plan.target,
         "metric": config.training.headline,
         "space": space,
@@ -167,7 +167,7 @@ def summarise(
     }
 
 
-def print_closing(summary: Mapping[str, Any], trials: list[Trial], folder: Path, console: Console) -> None:
+def print_summary(summary: Mapping[str, Any], trials: list[Trial], folder: Path, console: Console) -> None:
     """The best trials, the winner's honest numbers, the verdict, and where the files lie."""
     metric = summary["metric"].replace("_", " ")
     counts = summary["trials"]

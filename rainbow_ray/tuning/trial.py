@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.data.dataset import average_songs
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.data.dataset import mean_score_per_song
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.ray_cluster import Workers
-from rainbow_ray.tasks.base import are_known, no_scores
+from rainbow_ray.tasks.base import empty_scores, is_scored
 from rainbow_ray.tasks.segmentation import decode_sides
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.cross_validation import Job, Shared, run_job, run_team
-from rainbow_ray.training.loggers import Mirror
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed, run_job
+from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.tuning.search_space import apply
-from rainbow_ray.tuning.trial_log import WHOLE
+from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import TrainingError
 
 TOLERANCE = 1e-9
@@ -29,15 +29,15 @@ Report = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialContext:
     """What all trials of a sweep have in common.
 
-    `sides` are training and scored indices of each fold; `rungs` say after how much of the work (of `WHOLE`) a trial is
+    `train_val_indices` are training and scored indices of each fold; `rungs` say after how much of the work (of `FULL_BUDGET`) a trial is
     compared with the others; `workers` share each fit, where there are several.
     """
 
-    shared: Shared
-    sides: list[tuple[np.ndarray, np.ndarray]]
+    shared: FitContext
+    train_val_indices: list[tuple[np.ndarray, np.ndarray]]
     rungs: tuple[float, ...]
     folder: Path
     workers: Workers | None = None
@@ -48,13 +48,13 @@ class Task:
 
 def make_rungs(folds: int, reduction: float) -> tuple[float, ...]:
     """The first rung is a fold, or with one or two of them a part of it; then each `reduction` times the last."""
-    first = WHOLE / folds if folds > 2 else WHOLE / reduction**2
+    first = FULL_BUDGET / folds if folds > 2 else FULL_BUDGET / reduction**2
     # as ASHA computes them, which compares without a tolerance
     rungs = (first * reduction**k for k in itertools.count())
-    return tuple(itertools.takewhile(lambda rung: rung < WHOLE - TOLERANCE, rungs))
+    return tuple(itertools.takewhile(lambda rung: rung < FULL_BUDGET - TOLERANCE, rungs))
 
 
-def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], report: Report) -> None:
+def run_trial(task: TrialContext, shared: FitContext, number: int, values: dict[str, Any], report: Report) -> None:
     """Run all folds, but for those that an interrupted start finished; report at each rung and at the end.
 
     `shared` are the data of this trial's config. Raises `InputError` and `TrainingError` for what fails a trial.
@@ -62,55 +62,55 @@ def run_trial(task: Task, shared: Shared, number: int, values: dict[str, Any], r
     config = apply(shared.config, values, f"trial {number}")
     shared = dataclasses.replace(shared, config=config)
     source, problem, metric = shared.source, shared.problem, task.shared.config.training.headline
-    scores = no_scores(problem, len(source))
-    waiting = [*task.rungs, WHOLE]
+    scores = empty_scores(problem, len(source))
+    waiting = [*task.rungs, FULL_BUDGET]
 
     def tell(done: float) -> None:
         if done < waiting[0] - TOLERANCE:
             return
-        known = np.flatnonzero(are_known(scores, problem))
-        decided = metric in problem.decided_metrics
-        said = decode_sides(problem, source.targets, task.sides, scores) if decided else scores
-        songs, averaged = average_songs(source, known, said[known])
+        known = np.flatnonzero(is_scored(scores, problem))
+        decided = metric in problem.threshold_metrics
+        said = decode_sides(problem, source.targets, task.train_val_indices, scores) if decided else scores
+        songs, averaged = mean_score_per_song(source, known, said[known])
         value = problem.metric(metric, source.targets[songs], averaged)
-        whole = done > WHOLE - TOLERANCE
+        whole = done > FULL_BUDGET - TOLERANCE
         if value is None and whole:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
         while waiting and done >= waiting[0] - TOLERANCE:
             done = max(done, waiting.pop(0))
         if value is not None:
-            report(WHOLE if whole else done, value)
+            report(FULL_BUDGET if whole else done, value)
 
-    for fold, (train, val) in enumerate(task.sides):
-        job = Job(fold, train, val, task.folder_of(number) / f"fold-{fold}")
+    for fold, (train, val) in enumerate(task.train_val_indices):
+        job = FitJob(fold, train, val, task.folder_of(number) / f"fold-{fold}")
 
-        def watch(share: float, val_scores: np.ndarray, fold: int = fold, val: np.ndarray = val) -> None:
+        def on_validation(share: float, val_scores: np.ndarray, fold: int = fold, val: np.ndarray = val) -> None:
             if share < 1:  # the end of a fold is told with its final scores
                 scores[val] = val_scores
-                tell((fold + share) * WHOLE / len(task.sides))
+                tell((fold + share) * FULL_BUDGET / len(task.train_val_indices))
 
-        scores[val] = _fit(shared, job, task.workers, watch)
-        tell((fold + 1) * WHOLE / len(task.sides))
+        scores[val] = _fit(shared, job, task.workers, on_validation)
+        tell((fold + 1) * FULL_BUDGET / len(task.train_val_indices))
 
 
-def out_of_fold(task: Task, number: int) -> np.ndarray | None:
+def out_of_fold(task: TrialContext, number: int) -> np.ndarray | None:
     """The scores of a trial that ran all folds, `(examples,)`; None where one of them is not there."""
-    scores = no_scores(task.shared.problem, len(task.shared.source))
-    for fold, (_, val) in enumerate(task.sides):
-        result = Checkpoints(task.folder_of(number) / f"fold-{fold}").load_result()
+    scores = empty_scores(task.shared.problem, len(task.shared.source))
+    for fold, (_, val) in enumerate(task.train_val_indices):
+        result = CheckpointManager(task.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or len(result[0]["val"]) != len(val):
             return None
         scores[val] = result[0]["val"]
     return scores
 
 
-def forget_models(task: Task, number: int) -> None:
+def forget_models(task: TrialContext, number: int) -> None:
     """Remove a trial's weights; its scores and records stay."""
     for path in task.folder_of(number).glob("fold-*/*.pt"):
         path.unlink(missing_ok=True)
 
 
-def prefix_savings(task: Task, trials: Iterable[int]) -> dict[str, float]:
+def prefix_savings(task: TrialContext, trials: Iterable[int]) -> dict[str, float]:
     """Seconds that trials spent on states of frozen layers, and at least would have spent without the store.
 
     Each pass over the songs would have taken what the fit took that computed them; where it began from a shallower
@@ -119,8 +119,8 @@ def prefix_savings(task: Task, trials: Iterable[int]) -> dict[str, float]:
     """
     spent: dict[str, float] = {}
     passes: dict[str, int] = {}
-    for number, fold in itertools.product(trials, range(len(task.sides))):
-        result = Checkpoints(task.folder_of(number) / f"fold-{fold}").load_result()
+    for number, fold in itertools.product(trials, range(len(task.train_val_indices))):
+        result = CheckpointManager(task.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or (stored := result[1].get("stored")) is None:
             continue
         spent[stored["key"]] = spent.get(stored["key"], 0.0) + stored["seconds"]
@@ -129,14 +129,16 @@ def prefix_savings(task: Task, trials: Iterable[int]) -> dict[str, float]:
     return {"spent": round(sum(spent.values()), 2), "without": round(without, 2)}
 
 
-def _fit(shared: Shared, job: Job, workers: Workers | None, watch: Callable[[float, np.ndarray], None]) -> np.ndarray:
+def _fit(
+    shared: FitContext, job: FitJob, workers: Workers | None, on_validation: Callable[[float, np.ndarray], None]
+) -> np.ndarray:
     """Scores of a job's held out side, from its result where it has one."""
-    state = Checkpoints(job.folder)
+    state = CheckpointManager(job.folder)
     if state.load_result() is None:
         if workers is not None:
-            run_team(shared, [job], workers, Mirror([], []))
+            run_distributed(shared, [job], workers, LogForwarder([], []))
         else:
-            run_job(shared, job, Team(), watch)
+            run_job(shared, job, ProcessGroup(), on_validation)
     result = state.load_result()
     if result is None:
         raise TrainingError(f"{job.folder}: the fit ended without a result")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rainbow_ray.config.schema import short_names
 
 State = Literal["running", "complete", "pruned", "failed"]
-WHOLE = 100.0  # `done` of a trial that ran all its folds and epochs
+FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Trial:
     values: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)
-    reports: list[tuple[float, float]] = field(default_factory=list)  # done (of `WHOLE`) and the score so far
+    reports: list[tuple[float, float]] = field(default_factory=list)  # done (of `FULL_BUDGET`) and the score so far
     state: State = "running"
     score: float | None = None
     seconds: float = 0.0
@@ -38,7 +38,7 @@ class Trial:
         return self.state != "running"
 
 
-class Ledger:
+class TrialLog:
     """The trials of a sweep, in memory and in their file. `watchers` are told of each trial that changed."""
 
     def __init__(self, path: Path) -> None:

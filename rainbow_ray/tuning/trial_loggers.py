@@ -9,7 +9,7 @@ from rainbow_ray.training.loggers import wandb_errors, wandb_mode
 from rainbow_ray.tuning.trial_log import Trial
 
 
-class WandbTrials:
+class WandbTrialLogger:
     """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
 
     def __init__(self, config: Config, folder: Path) -> None:

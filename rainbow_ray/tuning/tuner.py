@@ -25,13 +25,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from rainbow_ray.config.schema import SEEDS, Config
-from rainbow_ray.distributed.ray_cluster import Slots
+from rainbow_ray.distributed.ray_cluster import TrialResources
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
-from rainbow_ray.training.cross_validation import RESTARTS, Shared, understood
+from rainbow_ray.training.cross_validation import RESTARTS, FitContext, user_facing_error
 from rainbow_ray.tuning.search_space import Space, apply, default_trial
-from rainbow_ray.tuning.trial import Task, forget_models, run_trial
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger, Trial
+from rainbow_ray.tuning.trial import TrialContext, forget_models, run_trial
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.signals import DeferredSignal, Interrupted, defer_signals
 
@@ -43,7 +43,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is not used
     "TUNE_WARN_THRESHOLD_S": "1000",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `Halt` stops the trials after either signal
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `SweepStopper` stops the trials after either signal
 }
 STATES = {
     "complete": optuna.trial.TrialState.COMPLETE,
@@ -58,11 +58,11 @@ class Sweep:
 
     config: Config
     space: Space
-    task: Task
-    ledger: Ledger
-    slots: Slots
+    context: TrialContext
+    trial_log: TrialLog
+    slots: TrialResources
     larger_is_better: bool
-    prepare: Callable[[Config], Shared]
+    prepare: Callable[[Config], FitContext]
     weights: dict[str, Any] | None = None  # of the encoder, for all actors together
 
     @property
@@ -86,19 +86,19 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
     """
     import ray
 
-    left = sweep.total - len(sweep.ledger.ended)
+    left = sweep.total - len(sweep.trial_log.ended)
     if left <= 0:
         return False
     os.environ.update(QUIET)
-    halt = Halt(sweep, seconds)
-    search = Search(sweep, halt)
-    common = [ray.put(sweep.task), ray.put(sweep.weights) if sweep.weights is not None else None]
+    halt = SweepStopper(sweep, seconds)
+    search = Searcher(sweep, halt)
+    common = [ray.put(sweep.context), ray.put(sweep.weights) if sweep.weights is not None else None]
 
     def trial(config: dict[str, Any]) -> None:
         _run_in_actor(common, config)
 
     # paths of Ray's sockets apart, Tune wants a folder of its own: it holds nothing that is needed again
-    storage = sweep.task.folder.resolve().parent / "ray"
+    storage = sweep.context.folder.resolve().parent / "ray"
     resources = {"cpu": sweep.slots.cpu, **({"gpu": sweep.slots.gpu} if sweep.slots.gpu else {})}
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
@@ -130,12 +130,12 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
         raise TrainingError(f"no space is left on the disk ({halt.reason}); free some, then go on with --resume")
     if halt.signal.signal_number is not None:
         interrupted = Interrupted(halt.signal.signal_number)
-        interrupted.add_note(f"{sweep.total - len(sweep.ledger.ended)} trials to go")
+        interrupted.add_note(f"{sweep.total - len(sweep.trial_log.ended)} trials to go")
         raise interrupted
     return halt.is_over
 
 
-class Halt(tune.Stopper):  # type: ignore[misc]
+class SweepStopper(tune.Stopper):  # type: ignore[misc]
     """Ends all trials when the budget is spent, after a signal, or when a worker says that the disk is full.
 
     The budget keeps what the end of the sweep will take, and that depends on the trial that leads.
@@ -156,8 +156,8 @@ class Halt(tune.Stopper):  # type: ignore[misc]
 
     def _more_than_the_default(self) -> float:
         """Seconds that the leading trial's fresh splits and its own run take longer than the default config's."""
-        ledger = self.sweep.ledger
-        best, default = ledger.complete(larger_is_better=self.sweep.larger_is_better)[:1], ledger.trials.get(0)
+        trial_log = self.sweep.trial_log
+        best, default = trial_log.complete(larger_is_better=self.sweep.larger_is_better)[:1], trial_log.trials.get(0)
         if not best or default is None or not default.ended:
             return 0.0
         return (self.sweep.config.tune.confirm_seeds + 1.5) * max(0.0, best[0].seconds - default.seconds)
@@ -171,29 +171,29 @@ class KeepBest:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self.kept = {trial.number for trial in sweep.ledger.ended}
+        self.kept = {trial.number for trial in sweep.trial_log.ended}
 
     def __call__(self, trial: Trial, event: str) -> None:
         if event != "end":
             return
-        complete = self.sweep.ledger.complete(larger_is_better=self.sweep.larger_is_better)
+        complete = self.sweep.trial_log.complete(larger_is_better=self.sweep.larger_is_better)
         keep = {best.number for best in complete[: self.sweep.config.tune.keep]}
         for number in (self.kept | {trial.number}) - keep:
-            forget_models(self.sweep.task, number)
+            forget_models(self.sweep.context, number)
         self.kept = keep
 
 
-class Search(OptunaSearch):  # type: ignore[misc]
+class Searcher(OptunaSearch):  # type: ignore[misc]
     """Optuna's TPE over a define-by-run space, which begins where the ledger ends and writes into it.
 
     Trials that were interrupted come first, then trial 0, the config as it is. Where Ray's `OptunaSearch` takes a trial
     that the scheduler stopped for complete, this one tells it as pruned.
     """
 
-    def __init__(self, sweep: Sweep, halt: Halt) -> None:
-        self.sweep, self.ledger = sweep, sweep.ledger
+    def __init__(self, sweep: Sweep, halt: SweepStopper) -> None:
+        self.sweep, self.trial_log = sweep, sweep.trial_log
         mode = "max" if sweep.larger_is_better else "min"
-        known = len(self.ledger.trials)
+        known = len(self.trial_log.trials)
         # a sampler that started anew with the same seed would propose the same points again
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -205,18 +205,18 @@ class Search(OptunaSearch):  # type: ignore[misc]
             )
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         super().__init__(space=sweep.space.draw, metric=SCORE, mode=mode, sampler=sampler)
-        self.scheduler = Scheduler(sweep, mode)
+        self.scheduler = AshaScheduler(sweep, mode)
         self.halt = halt
-        self.again = sorted(self.ledger.interrupted, key=lambda trial: trial.number)
+        self.again = sorted(self.trial_log.interrupted, key=lambda trial: trial.number)
         self.numbers: dict[str, int] = {}
         self.began: dict[str, float] = {}
         self.shared: dict[str, list[Any]] = {}
-        for trial in self.ledger.ended:
+        for trial in self.trial_log.ended:
             self._tell_anew(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         trial = self.again.pop(0) if self.again else None
-        if trial is None and not self.ledger.trials:
+        if trial is None and not self.trial_log.trials:
             trial = default_trial(self.sweep.space, self.sweep.config)
         if trial is None:
             values = super().suggest(trial_id)
@@ -227,7 +227,7 @@ class Search(OptunaSearch):  # type: ignore[misc]
             # it runs in the study as well, so that the constant liar keeps those beside it away from its point
             self._ot_study.enqueue_trial(trial.params)
             super().suggest(trial_id)
-        self.ledger.start(trial)
+        self.trial_log.start(trial)
         self.numbers[trial_id] = trial.number
         self.began[trial_id] = time.monotonic()
         return {"number": trial.number, "values": trial.values, **self._data_of(trial)}
@@ -238,29 +238,29 @@ class Search(OptunaSearch):  # type: ignore[misc]
         if SCORE not in result or "failed" in result:
             return
         number = self.numbers[trial_id]
-        known = self.ledger.trials[number].reports
+        known = self.trial_log.trials[number].reports
         if not known or known[-1][0] < result[DONE]:  # one whose actor died tells its rungs again
-            self.ledger.report(number, result[DONE], result[SCORE])
+            self.trial_log.report(number, result[DONE], result[SCORE])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number, result = self.numbers[trial_id], result or {}
-        trial = self.ledger.trials[number]
+        trial = self.trial_log.trials[number]
         if trial.ended:
             return
         self.on_trial_result(trial_id, result)  # Tune hands the last one only to this method
         seconds = time.monotonic() - self.began[trial_id]
         if error:
             reason = f"its worker died {RESTARTS + 1} times"
-            self.ledger.end(number, "failed", score=None, seconds=seconds, reason=reason)
+            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=reason)
         elif "failed" in result:
-            self.ledger.end(number, "failed", score=None, seconds=seconds, reason=result["failed"])
-        elif trial.reports and trial.reports[-1][0] >= WHOLE:
-            self.ledger.end(number, "complete", score=trial.reports[-1][1], seconds=seconds)
+            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=result["failed"])
+        elif trial.reports and trial.reports[-1][0] >= FULL_BUDGET:
+            self.trial_log.end(number, "complete", score=trial.reports[-1][1], seconds=seconds)
         elif trial_id in self.scheduler.stopped:
-            self.ledger.end(number, "pruned", score=trial.reports[-1][1], seconds=seconds)
+            self.trial_log.end(number, "pruned", score=trial.reports[-1][1], seconds=seconds)
         else:
             return  # interrupted: it is run again when the sweep goes on
-        self._tell(trial_id, self.ledger.trials[number])
+        self._tell(trial_id, self.trial_log.trials[number])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is what is kept."""
@@ -286,8 +286,8 @@ class Search(OptunaSearch):  # type: ignore[misc]
 
     def _next_number(self) -> int:
         """One that no line and no folder knows: what lies there is of another config."""
-        folders = [int(path.name) for path in self.sweep.task.folder.glob("[0-9]*") if path.name.isdigit()]
-        return max([self.ledger.highest, *folders]) + 1
+        folders = [int(path.name) for path in self.sweep.context.folder.glob("[0-9]*") if path.name.isdigit()]
+        return max([self.trial_log.highest, *folders]) + 1
 
     def _data_of(self, trial: Trial) -> dict[str, Any]:
         """The data of a trial whose text is read in another way, or what is wrong with its config."""
@@ -307,17 +307,17 @@ class Search(OptunaSearch):  # type: ignore[misc]
         return {"shared": self.shared[key]} if key in self.shared else {}
 
 
-class Scheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
+class AshaScheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
     """ASHA (Li et al. 2020, algorithm 2) over the work done, with the rungs as the ledger's trials left them."""
 
     def __init__(self, sweep: Sweep, mode: str) -> None:
         self.stopped: set[str] = set()
         self.on = sweep.config.tune.prune
         super().__init__(
-            time_attr=DONE, metric=SCORE, mode=mode, max_t=WHOLE, grace_period=sweep.task.rungs[0],
+            time_attr=DONE, metric=SCORE, mode=mode, max_t=FULL_BUDGET, grace_period=sweep.context.rungs[0],
             reduction_factor=sweep.config.tune.reduction,
         )  # fmt: skip
-        for trial in sweep.ledger.ended:
+        for trial in sweep.trial_log.ended:
             known = SimpleNamespace(trial_id=f"known-{trial.number}")
             self.on_trial_add(None, known)
             for done, score in trial.reports:
@@ -325,7 +325,7 @@ class Scheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = str(super().on_trial_result(tune_controller, trial, result))
-        if decision != TrialScheduler.STOP or result.get(DONE, WHOLE) >= WHOLE:
+        if decision != TrialScheduler.STOP or result.get(DONE, FULL_BUDGET) >= FULL_BUDGET:
             return decision
         if not self.on:
             return str(TrialScheduler.CONTINUE)
@@ -376,7 +376,7 @@ def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
             return
         if is_broken(error):
             os._exit(1)  # this process cannot use its GPU again; the trial is started in another
-        known = understood(error)
+        known = user_facing_error(error)
         reason = str(known) if known is not None else _keep_traceback(task.folder_of(number), error)
     gc.collect()  # what a failed fit held
     tune.report({DONE: 0.0, "failed": reason})
@@ -392,7 +392,7 @@ def _take(common: list[Any]) -> Any:
     if ref not in _TAKEN:
         _TAKEN[ref] = ray.get(ref)
         if more and more[0] is not None:
-            encoder_cache.adopt(_TAKEN[ref].shared.reading.text, ray.get(more[0]))
+            encoder_cache.use_shared_weights(_TAKEN[ref].shared.reading.text, ray.get(more[0]))
     return _TAKEN[ref]
 
 

@@ -55,7 +55,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def nearest(name: str, known: Iterable[str], how_many: int = 3) -> str:
+def did_you_mean(name: str, known: Iterable[str], how_many: int = 3) -> str:
     """`" (did you mean X or Y?)"` for a name that is not known, or nothing when none is near."""
     names = list(known)
     by_lower = {candidate.lower(): candidate for candidate in names}
@@ -65,9 +65,9 @@ def nearest(name: str, known: Iterable[str], how_many: int = 3) -> str:
     return f" (did you mean {' or '.join(offered)}?)" if offered else ""
 
 
-def choose(key: str, value: str, known: Iterable[str]) -> list[str]:
+def check_choice(key: str, value: str, known: Iterable[str]) -> list[str]:
     """The problem, if any, of a config key whose value must be one of a few names."""
     names = list(known)
     if value in names:
         return []
-    return [f"{key}: {value!r} is unknown{nearest(value, names)}; one of: {', '.join(names)}"]
+    return [f"{key}: {value!r} is unknown{did_you_mean(value, names)}; one of: {', '.join(names)}"]

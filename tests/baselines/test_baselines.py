@@ -38,7 +38,7 @@ def test_all_five_are_scored_once(parts):
 def test_a_label_of_a_scored_song_changes_nothing_in_its_fold(parts):
     data, states = parts
     before = run_baselines(data.problem, data.examples, data.split, states, seed=0)
-    _, val = data.split.sides(0)
+    _, val = data.split.train_val_indices(0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
     after = run_baselines(data.problem, data.examples, data.split, states, seed=0)
     data.examples.targets[val] = 1 - data.examples.targets[val]

@@ -66,11 +66,11 @@ def price(folder: Path, seconds: float) -> dict[str, float]:
 def write_again(path: Path) -> float:
     import torch
 
-    from rainbow_ray.utils.io import write_safely
+    from rainbow_ray.utils.io import atomic_write
 
     state = torch.load(path, weights_only=True)
     began = time.perf_counter()
-    write_safely(path, lambda to: torch.save(state, to))
+    atomic_write(path, lambda to: torch.save(state, to))
     return time.perf_counter() - began
 
 

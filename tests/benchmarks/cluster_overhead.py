@@ -61,9 +61,9 @@ def measure(folder: Path, account: FakeRunPod, pods: int) -> dict[str, float]:
     tune = call("tune", "--demo", "--", *TUNE)
     job = wait_for(lambda: next(iter(machines.volume.glob("clusters/*/jobs/*/job.json")), None))
     began = float(json.loads(job.read_text())["started"])
-    ledger = machines.volume / "runs" / "s" / "trials.jsonl"
-    wait_for(lambda: ledger if ledger.exists() and ledger.stat().st_size else None)
-    first = ledger.stat().st_mtime
+    trial_log = machines.volume / "runs" / "s" / "trials.jsonl"
+    wait_for(lambda: trial_log if trial_log.exists() and trial_log.stat().st_size else None)
+    first = trial_log.stat().st_mtime
     call("down")
     for pod in list(account.pods.values()):
         machines.end(pod)

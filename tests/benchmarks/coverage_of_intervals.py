@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 
-from rainbow_ray.evaluation.bootstrap import Scored, intervals
+from rainbow_ray.evaluation.bootstrap import ScoredPredictions, bootstrap_ci
 from rainbow_ray.tasks.binary import Binary
 
 SHOWN = ("accuracy", "macro_f1", "average_precision_rarer", "roc_auc", "mcc", "log_loss")
@@ -39,7 +39,7 @@ def main() -> None:
             held = dict.fromkeys(SHOWN, 0)
             for repeat in range(options.repeats):
                 targets, scores = draw(rng, songs, signal)
-                found = intervals(problem, targets, Scored(scores, scores), np.arange(songs), seed=repeat)
+                found = bootstrap_ci(problem, targets, ScoredPredictions(scores, scores), np.arange(songs), seed=repeat)
                 for name in SHOWN:
                     pair = found[name]
                     held[name] += pair is not None and pair[0] <= truth[name] <= pair[1]

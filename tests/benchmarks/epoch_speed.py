@@ -24,8 +24,8 @@ import torch
 
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.training import trainer
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import JsonLines
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
 NAIVE_STEPS = 1  # timed; one more warms up
@@ -85,10 +85,10 @@ def our_epoch(plan: Any, data: Any) -> float:
     """Seconds of one epoch of the loop, without its start-up."""
     everything = np.arange(len(data.examples))
     with tempfile.TemporaryDirectory() as folder:
-        state = Checkpoints(Path(folder))
+        state = CheckpointManager(Path(folder))
         nothing = np.array([], dtype=np.int64)
         parts = trainer.FitData(data.source, everything, nothing, plan.problem, plan.reading, None)
-        fitted = trainer.fit(plan.config, parts, JsonLines(state.metrics), state)
+        fitted = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 
 

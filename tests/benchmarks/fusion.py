@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.config.schema import parse_value, resolve
-from rainbow_ray.data.dataset import at_songs
-from rainbow_ray.evaluation.bootstrap import compare_seeds
-from rainbow_ray.model.frozen_cache import PrefixStore
+from rainbow_ray.data.dataset import scatter_song_means
+from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
+from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan
-from rainbow_ray.tasks.base import are_known, no_scores
+from rainbow_ray.tasks.base import empty_scores, is_scored
 from tests.helpers import data_of, fit_fold
 
 ALL = ("text", "audio", "midi")
@@ -59,14 +59,14 @@ def run(
     scores: dict[str, Any] = {}
     for fold in range(data.split.folds):
         place = folder / "-".join(modalities) / f"{seed}-{fold}"
-        val, fitted = fit_fold(plan, data, place, fold, prefix=PrefixStore(folder / "prefix", STORE))
+        val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
         for name, found in {"+".join(modalities): fitted.val_scores, **fitted.parts}.items():
-            scores.setdefault(name, no_scores(data.problem, len(data.source)))[val] = found
-    return data, {name: at_songs(data.source, found) for name, found in scores.items()}
+            scores.setdefault(name, empty_scores(data.problem, len(data.source)))[val] = found
+    return data, {name: scatter_song_means(data.source, found) for name, found in scores.items()}
 
 
 def by_song(data: Any, scores: np.ndarray) -> dict[str, np.ndarray]:
-    known = np.flatnonzero(are_known(scores, data.problem))
+    known = np.flatnonzero(is_scored(scores, data.problem))
     return dict(zip(data.index.songs[known], scores[known], strict=True))
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     own, left = ({name: mean(runs) for name, runs in told.items()} for told in (trained, taken))
     whole = "+".join(ALL)
     best = max(ALL, key=own.__getitem__)
-    gap = compare_seeds(
+    gap = paired_bootstrap_over_seeds(
         problem, "macro_f1", truth, stacked(trained[whole]), stacked(trained[best]), np.array(songs), seed=0
     )
     told = {

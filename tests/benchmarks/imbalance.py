@@ -21,8 +21,8 @@ from sklearn.metrics import average_precision_score
 
 from rainbow_ray.calibration.fit import cross_fit
 from rainbow_ray.data.demo.songs import demo_table
-from rainbow_ray.model.frozen_cache import PrefixStore
-from rainbow_ray.tasks.base import no_scores
+from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.tasks.base import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 
 SONGS, RARE = 400, 20
@@ -79,10 +79,10 @@ def write_songs(folder: Path, seed: int) -> Path:
     return path
 
 
-def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: PrefixStore) -> dict[str, float]:
+def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatureCache) -> dict[str, float]:
     plan = plan_of(manifest, "embedded", reproducibility__seed=seed, data__folds=5, **keys)
     data = data_of(plan)
-    scores = no_scores(data.problem, len(data.examples))
+    scores = empty_scores(data.problem, len(data.examples))
     for fold in range(data.split.folds):
         with tempfile.TemporaryDirectory() as folder:
             val, fitted = fit_fold(plan, data, Path(folder), fold, prefix=prefix)
@@ -91,7 +91,7 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: PrefixStore
     # as a run does it: with calibration, what the other folds teach
     asked, folds = plan.config.calibration, data.split.fold
     scores, to_decide = cross_fit(asked, data.problem, targets, scores, songs, folds)
-    decided = data.problem.decide(to_decide)
+    decided = data.problem.decode_predictions(to_decide)
     if plan.problem.name == "binary":
         rare, called, score = targets > 0.5, np.array(decided), scores
     else:
@@ -116,7 +116,7 @@ def main() -> None:
         print("| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         manifests = [write_songs(Path(name), seed) for seed in range(options.seeds)]
-        prefix = PrefixStore(Path(name) / "prefix", 8 * 2**30)
+        prefix = FrozenFeatureCache(Path(name) / "prefix", 8 * 2**30)
         for method in chosen:
             rows = [measure(manifest, seed, METHODS[method], prefix) for seed, manifest in enumerate(manifests)]
             columns = {metric: [row[metric] for row in rows] for metric in METRICS}

@@ -56,7 +56,7 @@ def save_encoder(folder: Path, *, small: bool) -> Path:
 def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     from rainbow_ray.data.reader import make_batch
     from rainbow_ray.modalities.spec import make_collates
-    from rainbow_ray.model.audio_features import Heard
+    from rainbow_ray.model.audio_features import AudioFeatureCache
     from rainbow_ray.model.device import pick_device, pick_precision
     from rainbow_ray.training.learner import build_model
     from tests.helpers import data_of, plan_of
@@ -69,7 +69,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     everything = np.arange(len(data.source))
     device, precision = pick_device("auto")[0], pick_precision("auto", pick_device("auto")[0])[0]
     model = build_model(plan.config, plan.reading, data.problem).to(device)
-    heard = Heard(model, plan.reading, device, precision)
+    heard = AudioFeatureCache(model, plan.reading, device, precision)
     collates = make_collates(plan.reading, heard.find)
 
     def epoch() -> float:

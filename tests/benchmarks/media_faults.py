@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
-from rainbow_ray.modalities.media import MediaReader, Windows, count_troubles
+from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media_counts import count_media_errors
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
 
@@ -72,7 +73,7 @@ def read(modality: str, files: list[bytes], answer: Any) -> None:
         for start, column in ((0, pa.array(names, pa.string())), (1, pa.array(files[1::2], pa.large_binary()))):
             rows = reader(pa.table({f"raw_{modality}": column}))
             windows, troubles = rows[modality].to_pylist(), rows[f"{modality}_trouble"].to_pylist()
-            counts, _, total = count_troubles(rows, modality)
+            counts, _, total = count_media_errors(rows, modality)
             assert total == len(column)
             assert sum(counts.values()) == sum(not row for row in windows)
             for row in windows:

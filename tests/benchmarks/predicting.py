@@ -63,7 +63,7 @@ def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
 def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Songs a second of both, in turns."""
     from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
-    from rainbow_ray.inference.batch_inference import Task, make_plan, open_parts, score_on_ray
+    from rainbow_ray.inference.batch_inference import ScoringTask, open_parts, plan_chunks, score_on_ray
 
     prepare_environment()
     rng = random.Random(0)
@@ -76,7 +76,7 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
     with ray_cluster(None) as cluster:
         for turn in range(options.turns):
             parts = folder / f"parts{turn}"
-            task = Task(
+            task = ScoringTask(
                 str(model),
                 "cpu",
                 str(folder),
@@ -87,7 +87,7 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
                 parts,
             )
             plan = open_parts(
-                make_plan(task, cluster.cpus, segments=False, part_rows=None), resume=False, overwrite=True
+                plan_chunks(task, cluster.cpus, segments=False, part_rows=None), resume=False, overwrite=True
             )
             spans: list[tuple[float, float, int]] = []
 

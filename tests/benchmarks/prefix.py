@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.model.frozen_cache import MB, PrefixStore
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import Silent
-from rainbow_ray.training.trainer import FitData, _Run
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.trainer import FitData, Trainer
 from tests.helpers import data_of, plan_of
 
 LAYERS = 6  # of the embedded encoder
@@ -28,13 +28,15 @@ DEPTHS = {"full": "all", "three quarters": 0.75, "half": 0.5, "none": 0}
 KEYS = {"model__text_encoder__layer": "last", "training__min_steps": 0, "training__epochs": 50}
 
 
-def epochs(manifest: Path, depth: float | str, store: PrefixStore | None, folder: Path, rounds: int) -> list[float]:
+def epochs(
+    manifest: Path, depth: float | str, store: FrozenFeatureCache | None, folder: Path, rounds: int
+) -> list[float]:
     """Seconds of each epoch of one fit on all songs, after a first one."""
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     parts = FitData(data.source, everything, nothing, plan.problem, plan.reading, None, prefix=store)
-    run = _Run(plan.config, parts, Silent(), Checkpoints(folder), Team())
+    run = Trainer(plan.config, parts, NullLogger(), CheckpointManager(folder), ProcessGroup())
     if store is None:
         run.learner.features = None  # what `train` without a store would share inside one fit
     seconds = []
@@ -61,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for word, depth in DEPTHS.items():
-            store = PrefixStore(folder / "prefix", 4096 * MB)
+            store = FrozenFeatureCache(folder / "prefix", 4096 * MB)
             began = time.perf_counter()
             epochs(options.manifest, depth, store, folder / "fill", 0)
             fill = time.perf_counter() - began

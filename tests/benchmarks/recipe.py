@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.baselines.common import mean_states, run_baselines
-from rainbow_ray.tasks.base import no_scores
+from rainbow_ray.tasks.base import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 
 SHOWN = {
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, keys: dict[str, Any]) -> list[dict[str,
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed, **keys)
         data = data_of(plan)
-        scores = no_scores(data.problem, len(data.examples))
+        scores = empty_scores(data.problem, len(data.examples))
         for fold in range(data.split.folds):
             with tempfile.TemporaryDirectory() as folder:
                 val, fitted = fit_fold(plan, data, Path(folder), fold)

@@ -18,11 +18,11 @@ import numpy as np
 
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.config.schema import parse_value, resolve
-from rainbow_ray.evaluation.bootstrap import compare_seeds
-from rainbow_ray.model.frozen_cache import PrefixStore
+from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
+from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan
-from rainbow_ray.tasks.base import no_scores
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.tasks.base import empty_scores
+from rainbow_ray.training.cross_validation import FitContext
 from tests.helpers import data_of, fit_fold
 
 METRICS = ("macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s", "boundary_3s")
@@ -43,14 +43,14 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
     for kind in options.kinds.split(","):
         plan = make_plan(resolve(None, {}, [*keys, ("model.temporal.kind", kind)]))
         data = data_of(plan)
-        scores = no_scores(data.problem, len(data.source))
+        scores = empty_scores(data.problem, len(data.source))
         for fold in range(data.split.folds):
             place = folder / f"{kind}-{seed}-{fold}"
-            val, fitted = fit_fold(plan, data, place, fold, prefix=PrefixStore(folder / "prefix", STORE))
+            val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
             scores[val] = fitted.val_scores
         found[kind] = scores
     if not options.no_baselines:
-        shared = Shared(plan.config, data.source, data.problem, plan.reading, data.split.by)
+        shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by)
         found |= {f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()}
     return data, found
 
@@ -79,7 +79,9 @@ def main() -> None:
         return round(float(np.mean(values)), 4) if None not in values else None
 
     def gain(name: str, other: str) -> dict[str, float] | None:
-        gap = compare_seeds(problem, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0)
+        gap = paired_bootstrap_over_seeds(
+            problem, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0
+        )
         return {key: round(value, 4) for key, value in vars(gap).items()} if gap is not None else None
 
     shown = [metric for metric in METRICS if metric in problem.metric_names] or list(problem.metric_names)

@@ -15,10 +15,10 @@ import json
 import numpy as np
 from scipy.stats import norm
 
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.bbc_cv import best_of, corrected
 from rainbow_ray.tuning.trial import make_rungs
-from rainbow_ray.tuning.trial_log import WHOLE
+from rainbow_ray.tuning.trial_log import FULL_BUDGET
 
 SONGS, TRIALS, FOLDS, REDUCTION = 84, 30, 5, 3.0
 SIGNALS = {
@@ -43,7 +43,7 @@ def survivors(targets: np.ndarray, scores: np.ndarray) -> list[int]:
     rungs: dict[float, list[float]] = {rung: [] for rung in make_rungs(FOLDS, REDUCTION)}
     for trial in range(TRIALS):
         for rung, before in rungs.items():
-            known = fold < np.ceil(rung / WHOLE * FOLDS)
+            known = fold < np.ceil(rung / FULL_BUDGET * FOLDS)
             value = float(np.mean((scores[trial] > 0.5)[known] == (targets > 0.5)[known]))
             behind = bool(before) and value < np.nanpercentile(before, (1 - 1 / REDUCTION) * 100)
             before.append(value)
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=60)
     options = parser.parse_args()
-    problem, songs = make_problem("binary"), np.arange(SONGS)
+    problem, songs = make_task("binary"), np.arange(SONGS)
     for (name, accuracies), shared, prunes in itertools.product(SIGNALS.items(), SHARED, (False, True)):
         rng = np.random.default_rng(0)
         inside, won, value, found = [], [], [], []

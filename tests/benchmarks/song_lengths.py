@@ -90,11 +90,11 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
 def _line(runs: int, size: int):
     import torch
 
-    from rainbow_ray.data.reader import Line
+    from rainbow_ray.data.reader import SegmentTimes
 
     starts = torch.arange(size) * 3.0
     times = torch.stack([starts, starts + 3, starts / (3 * size), (starts + 3) / (3 * size)], dim=1)
-    return Line(times.repeat(runs, 1), torch.arange(runs).repeat_interleave(size))
+    return SegmentTimes(times.repeat(runs, 1), torch.arange(runs).repeat_interleave(size))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rainbow_ray.data.batching import ENOUGH_TOKENS, divide, plan
+from rainbow_ray.data.batching import ENOUGH_TOKENS, divide_batch, plan_batches
 from rainbow_ray.data.reader import make_batch
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.training import trainer
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import JsonLines
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
 KEYS = {
@@ -45,9 +45,9 @@ def main() -> None:
     data = data_of(made)
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
-        state = Checkpoints(Path(folder))
+        state = CheckpointManager(Path(folder))
         parts = trainer.FitData(data.source, everything, nothing, made.problem, made.reading, None)
-        run = trainer._Run(made.config, parts, JsonLines(state.metrics), state, Team())
+        run = trainer.Trainer(made.config, parts, JsonLinesLogger(state.metrics), state, ProcessGroup())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:
             prepared = _prepared(run)
@@ -63,16 +63,16 @@ def main() -> None:
     print(json.dumps({**result, "ours_over_hand_median": round(statistics.median(ratios), 4)}))
 
 
-def _prepared(run: trainer._Run) -> list[list]:
+def _prepared(run: trainer.Trainer) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
     lengths = run.source.lengths
-    steps = plan(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
+    steps = plan_batches(lengths, step_size=run.length.step_size, seed=42, epoch=run.progress.epoch)
     limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": ENOUGH_TOKENS["cpu"]}
-    parts = [[run.source.known(part) for part in divide(step, lengths, **limits)] for step in steps]
+    parts = [[run.source.in_memory_subset(part) for part in divide_batch(step, lengths, **limits)] for step in steps]
     return [[make_batch(rows.examples, rows.at, run.learner.collates) for rows in step] for step in parts]
 
 
-def _by_hand(run: trainer._Run, steps: list[list]) -> None:
+def _by_hand(run: trainer.Trainer, steps: list[list]) -> None:
     model, optimizer = run.model, run.stepper.optimizer
     assert isinstance(run.problem, Binary)
     weight = torch.tensor(run.problem.pos_weight)

@@ -20,7 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.training.loggers import read_records
 from tests.conftest import TINY, WORDS
 
 POLL_SECONDS = 1.0
@@ -75,7 +75,7 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
 
 def speed(metrics: Path, seconds: float) -> float:
     """Rows a second of the one epoch, its first wait for data included: a small run would hide it behind its start."""
-    (epoch,) = [record for record in read_lines(metrics) if record["split"] == "train" and "examples" in record]
+    (epoch,) = [record for record in read_records(metrics) if record["split"] == "train" and "examples" in record]
     return float(epoch["examples"] / seconds)
 
 

@@ -30,12 +30,12 @@ import optuna
 import torch
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import Silent
-from rainbow_ray.training.trainer import FitData, _Run
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.trainer import FitData, Trainer
 from rainbow_ray.tuning.search_space import apply, load_space, quiet_study
-from rainbow_ray.tuning.trial_log import Ledger
+from rainbow_ray.tuning.trial_log import TrialLog
 from tests.helpers import data_of, plan_of
 
 FOLDS = 5
@@ -104,15 +104,15 @@ def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhea
 
 def without_pruning(manifest: Path, configs: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Every config on all folds: its scores are those of the plain loop, since states from the store are exact."""
-    seconds, ledger = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
-    return {"ours_without_pruning": round(seconds, 1), "best_full": best(ledger)}
+    seconds, trial_log = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
+    return {"ours_without_pruning": round(seconds, 1), "best_full": best(trial_log)}
 
 
-def best(ledger: Ledger) -> float:
-    return round(float(ledger.complete(larger_is_better=True)[0].score or 0.0), 4)
+def best(trial_log: TrialLog) -> float:
+    return round(float(trial_log.complete(larger_is_better=True)[0].score or 0.0), 4)
 
 
-def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> tuple[float, Ledger]:
+def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> tuple[float, TrialLog]:
     """Seconds from the start of the command to the end of its last trial; what follows is the same for everybody."""
     command = [sys.executable, "-m", "rainbow_ray.tune", "--manifest", manifest, "--encoder", "embedded",
                "--folds", str(FOLDS), "--space", f"{folder / 'listed.py'}:space", "--trials", str(trials),
@@ -121,13 +121,13 @@ def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> t
     began = time.perf_counter()
     with (folder / f"{name}.txt").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
-        while process.poll() is None and not (path.exists() and len(Ledger(path).ended) == trials):
+        while process.poll() is None and not (path.exists() and len(TrialLog(path).ended) == trials):
             time.sleep(0.5)
     seconds = time.perf_counter() - began
     assert path.exists(), (folder / f"{name}.txt").read_text()
     process.terminate()
     process.wait()
-    return seconds, Ledger(path)
+    return seconds, TrialLog(path)
 
 
 def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float:
@@ -141,13 +141,13 @@ def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float
     return FOLDS * (run.progress.seconds["startup"] + run.length.epochs * epoch)
 
 
-def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> _Run:
+def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     plan = plan_of(manifest, data__folds=FOLDS)
     config: Config = apply(plan.config, values, "listed")
     data = data_of(plan)
-    train, val = data.split.sides(0)
-    run = _Run(config, FitData(data.source, train, val, plan.problem, plan.reading, 0), Silent(), Checkpoints(folder),
-               Team())  # fmt: skip
+    train, val = data.split.train_val_indices(0)
+    run = Trainer(config, FitData(data.source, train, val, plan.problem, plan.reading, 0), NullLogger(), CheckpointManager(folder),
+               ProcessGroup())  # fmt: skip
     run.learner.features = None  # what a fit shares with itself
     return run
 

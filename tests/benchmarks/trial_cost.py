@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.tuning.trial_log import Ledger, Trial
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.tuning.trial_log import Trial, TrialLog
 
 SPACE = """
 def space(trial):
@@ -57,19 +57,19 @@ def run(folder: Path, trials: int, *keys: str) -> tuple[list[Trial], Memory]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     memory = Memory(process.pid)
     path = folder / "runs" / "s" / "trials.jsonl"
-    while process.poll() is None and not (path.exists() and len(Ledger(path).ended) == trials):
+    while process.poll() is None and not (path.exists() and len(TrialLog(path).ended) == trials):
         time.sleep(0.2)
     process.kill()  # what follows the trials is not measured here
     process.wait()
     memory.stop.set()
-    return sorted(Ledger(path).ended, key=lambda trial: trial.number), memory
+    return sorted(TrialLog(path).ended, key=lambda trial: trial.number), memory
 
 
 def beside(folder: Path, trial: Trial) -> float:
     """Wall seconds of a trial less training and evaluation."""
     spent = 0.0
     for file in (folder / "runs" / "s" / "trials" / f"{trial.number:04d}").glob("fold-*"):
-        result = Checkpoints(file).load_result()
+        result = CheckpointManager(file).load_result()
         assert result is not None
         spent += result[1]["seconds"]["train"] + result[1]["seconds"]["eval"]
     return trial.seconds - spent
@@ -96,7 +96,7 @@ def main() -> None:
         found["warm_trial_of_5_folds"] = round(statistics.median([beside(folds, t) for t in trials][cpus:]), 3)
         parts = ("startup", "train", "eval")
         last = folds / "runs" / "s" / "trials" / f"{trials[-1].number:04d}"
-        results = [Checkpoints(path).load_result() for path in sorted(last.glob("fold-*"))]
+        results = [CheckpointManager(path).load_result() for path in sorted(last.glob("fold-*"))]
         seconds = {part: sum(r[1]["seconds"][part] for r in results if r is not None) for part in parts}
         found["parts_of_5_folds"] = {**{part: round(value, 3) for part, value in seconds.items()},
                                      "wall": trials[-1].seconds}  # fmt: skip

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from rainbow_ray.data.demo.songs import write_demo
-from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.training.loggers import read_records
 
 WORKER = """
 import json, os, sys
@@ -86,7 +86,7 @@ def run(manifest: Path, folder: Path, size: int, epochs: int) -> list[dict]:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": str(size)}
     workers = [subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank)}) for rank in range(size)]
     assert [worker.wait() for worker in workers] == [0] * size
-    return [r for r in read_lines(folder / "metrics.jsonl") if r["split"] == "train"]
+    return [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_no_other_threshold_is_worth_more(keys, worth):
     made, _ = fit_calibration(config(**keys), Binary(), TRUTH, OVERSURE, SONGS)
     (threshold,) = made.thresholds
     assert worth(threshold < OVERSURE) == max(worth(t < OVERSURE) for t in np.unique(OVERSURE) - 1e-9)
-    assert ((made.decided(OVERSURE) > 0.5) == (threshold < OVERSURE)).all()
+    assert ((made.thresholded(OVERSURE) > 0.5) == (threshold < OVERSURE)).all()
 
 
 def test_recall_is_bought_only_at_the_precision_asked_for():
@@ -126,11 +126,11 @@ def test_never_yes_and_always_yes_are_thresholds_too():
     songs = np.arange(63)
     dear = config(threshold="cost", cost_false_positive=20.0)
     made, _ = fit_calibration(dear, Binary(), truth, scores, songs)
-    assert made.decided(scores).sum() == 0
+    assert made.thresholded(scores).sum() == 0
     cheap = config(threshold="cost", cost_false_negative=1000.0)
     scores[-1] = 0.0
     made, _ = fit_calibration(cheap, Binary(), truth, scores, songs)
-    assert made.decided(scores).sum() == 63
+    assert made.thresholded(scores).sum() == 63
 
 
 def test_a_precision_that_cannot_be_had_is_said():
@@ -154,6 +154,6 @@ def test_a_folds_own_labels_do_not_reach_it():
 
 
 def test_nothing_is_changed_where_nothing_was_asked_for():
-    scores, decided = cross_fit(config(), Binary(), TRUTH, OVERSURE, SONGS, SONGS % 5)
+    scores, thresholded = cross_fit(config(), Binary(), TRUTH, OVERSURE, SONGS, SONGS % 5)
     assert (scores == OVERSURE).all()
-    assert (decided == OVERSURE).all()
+    assert (thresholded == OVERSURE).all()

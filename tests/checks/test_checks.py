@@ -12,19 +12,19 @@ import pytest
 
 from rainbow_ray.checks.data import check_lengths, check_songs, probe_songs
 from rainbow_ray.checks.environment import check_devices, check_disk, check_services
-from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, foresee
+from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, estimate_run
 from rainbow_ray.checks.model import check_model
-from rainbow_ray.checks.result import Found
+from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.reader import read_here
-from rainbow_ray.setup.prepare import read_data
+from rainbow_ray.setup.prepare import prepare_data
 from tests.conftest import song_rows
 from tests.helpers import plan_of
 
 
 def made(manifest: Path, encoder: Path, **keys):
     plan = plan_of(manifest, encoder, **keys)
-    return plan, read_data(plan, read_here)
+    return plan, prepare_data(plan, read_here)
 
 
 def texts(found, part: str) -> str:
@@ -68,7 +68,7 @@ def test_memory_says_which_batch_fits(measured, monkeypatch):
     assert result.per_example > 64 * 32 * 4  # at least a layer's states of one text
     import psutil
 
-    def with_free(n: float) -> Found:
+    def with_free(n: float) -> CheckResult:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": n})())
         return check_memory(plan, data, dataclasses.replace(result, fixed=0, per_example=1000.0))
 
@@ -85,7 +85,7 @@ def test_more_work_takes_longer_and_costs_more(measured):
     slow = dataclasses.replace(result, step_seconds=10.0)
 
     def minutes(config: Config) -> str:
-        (found,) = foresee(dataclasses.replace(plan, config=config), data, slow, ray_seconds=1.0, slots=1)
+        (found,) = estimate_run(dataclasses.replace(plan, config=config), data, slow, ray_seconds=1.0, slots=1)
         return found.text
 
     config = plan.config.model_copy(deep=True)
@@ -161,7 +161,7 @@ def test_a_machine_without_ray_ends_with_1(songs_file):
 
 def test_rows_are_looked_at_up_to_a_limit(write_table, tiny_encoder):
     plan = plan_of(write_table(song_rows(songs=60)), tiny_encoder("bert"))
-    data = read_data(plan, lambda *parts: read_here(*parts, most=50))
+    data = prepare_data(plan, lambda *parts: read_here(*parts, most=50))
     assert data.profile["rows"] == 50
     found = list(check_songs(plan, data))
     assert "50 of 120 rows, looked at here and there" in texts(found, "songs")

@@ -59,18 +59,18 @@ def test_a_sweep_goes_on_after_down_and_up(call, account, machines, tiny_encoder
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     up = ["up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", "1", "--yes"]
     tune = ["--trials", "6", "--name", "s", *QUICK, "--encoder", tiny_encoder("bert"), "tune.confirm_seeds=1"]
-    ledger = machines.volume / "runs" / "s" / "trials.jsonl"
+    trial_log = machines.volume / "runs" / "s" / "trials.jsonl"
     call(*up)
     call("tune", "--demo", "--", *tune)
-    assert until(lambda: ledger.exists() and ledger.read_text().count('"state"') > 1, 150)
+    assert until(lambda: trial_log.exists() and trial_log.read_text().count('"state"') > 1, 150)
     call("down")
-    before = ledger.read_text().splitlines()
+    before = trial_log.read_text().splitlines()
     call(*up)
     assert "Ray alive" in call("status")
     said = call("tune", "--demo", "--follow", "--", *tune, "--resume", seconds=400)
     assert "trials have ended before" in said
-    assert ledger.read_text().splitlines()[: len(before) - 1] == before[:-1], "nothing that was known is lost"
-    summary = json.loads((ledger.parent / "summary.json").read_text())
+    assert trial_log.read_text().splitlines()[: len(before) - 1] == before[:-1], "nothing that was known is lost"
+    summary = json.loads((trial_log.parent / "summary.json").read_text())
     assert summary["trials"]["total"] == 6
     call("down")
     assert account.living() == []

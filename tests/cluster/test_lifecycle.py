@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.lifecycle import CREATE_TRIES, ClusterError, NoRoom
+from cluster.lifecycle import CREATE_TRIES, ClusterError, NoCapacityError
 from cluster.plan import Candidate
 from cluster.pod_request import pod_request
 from cluster.provision import end_surplus
@@ -35,7 +35,7 @@ def test_without_room_the_next_candidate_is_asked(account, make_cluster, status)
 def test_no_room_anywhere_says_what_was_tried(account, make_cluster):
     cluster = make_cluster()
     account.stock.clear()
-    with pytest.raises(NoRoom, match="RTX A5000 in EU-RO-1: There are no longer") as caught:
+    with pytest.raises(NoCapacityError, match="RTX A5000 in EU-RO-1: There are no longer") as caught:
         cluster.create("head", [FIRST, SECOND])
     assert "RTX 4090 in US-TX-3" in str(caught.value)
     assert cluster.folder.need().pods == []
@@ -163,7 +163,7 @@ def test_what_was_asked_for_and_never_came_is_given_up(account, make_cluster):
     record = cluster._ask("head", FIRST)
     cluster.resolve()
     assert record not in cluster.folder.need().pods
-    assert cluster.clock() - record.since >= cluster.settle
+    assert cluster.clock() - record.since >= cluster.finalize_labels
 
 
 def test_what_was_asked_for_and_came_late_is_kept(account, make_cluster):

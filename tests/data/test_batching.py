@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import decide_length, divide, plan
-from rainbow_ray.data.sampling import sample
+from rainbow_ray.data.batching import divide_batch, make_training_schedule, plan_batches
+from rainbow_ray.data.sampling import resample_indices
 
 
 @pytest.mark.parametrize("n", [1, 7, 34, 640, 5000])
 @pytest.mark.parametrize("size", [1, 8, 32])
 def test_every_example_once_an_epoch(n, size):
     lengths = np.random.default_rng(0).integers(5, 500, n)
-    steps = plan(lengths, step_size=size, seed=1, epoch=0)
+    steps = plan_batches(lengths, step_size=size, seed=1, epoch=0)
     assert sorted(np.concatenate(steps)) == list(range(n))
     assert len(steps) == -(-n // size)
     assert all(len(step) <= size for step in steps)
@@ -22,10 +22,10 @@ def test_every_example_once_an_epoch(n, size):
 
 def test_seed_and_epoch_decide():
     lengths = np.arange(1, 101)
-    first, again = (np.concatenate(plan(lengths, step_size=8, seed=1, epoch=0)) for _ in range(2))
+    first, again = (np.concatenate(plan_batches(lengths, step_size=8, seed=1, epoch=0)) for _ in range(2))
     assert (first == again).all()
-    assert (first != np.concatenate(plan(lengths, step_size=8, seed=1, epoch=1))).any()
-    assert (first != np.concatenate(plan(lengths, step_size=8, seed=2, epoch=0))).any()
+    assert (first != np.concatenate(plan_batches(lengths, step_size=8, seed=1, epoch=1))).any()
+    assert (first != np.concatenate(plan_batches(lengths, step_size=8, seed=2, epoch=0))).any()
 
 
 def test_many_steps_are_bucketed_and_few_are_random():
@@ -33,7 +33,7 @@ def test_many_steps_are_bucketed_and_few_are_random():
 
     def spread(n: int) -> float:
         lengths = rng.integers(10, 400, n)
-        steps = plan(lengths, step_size=16, seed=0, epoch=0)
+        steps = plan_batches(lengths, step_size=16, seed=0, epoch=0)
         return float(np.mean([np.ptp(lengths[step]) for step in steps]))
 
     assert spread(4096) < 0.5 * spread(160)
@@ -44,7 +44,7 @@ def test_a_step_is_divided_without_loss_and_within_its_limits(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 400, 100)
     step = rng.choice(100, 40, replace=False)
-    parts = divide(step, lengths, max_examples=16, max_tokens=1500, enough_tokens=512)
+    parts = divide_batch(step, lengths, max_examples=16, max_tokens=1500, enough_tokens=512)
     assert sorted(np.concatenate(parts)) == sorted(step)
     for part in parts:
         assert len(part) <= 16
@@ -54,9 +54,9 @@ def test_a_step_is_divided_without_loss_and_within_its_limits(seed):
 def test_padding_is_saved_where_a_micro_batch_is_large_enough():
     lengths = np.array([400, 390, 20, 20, 20, 20])
     everything = np.arange(6)
-    parts = divide(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=512)
+    parts = divide_batch(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=512)
     assert [len(part) for part in parts] == [2, 4]
-    assert len(divide(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=10**9)) == 1
+    assert len(divide_batch(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=10**9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_padding_is_saved_where_a_micro_batch_is_large_enough():
 )
 def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected):
     config = TrainingConfig(**keys)
-    length = decide_length(config, examples)
+    length = make_training_schedule(config, examples)
     assert (length.epochs, length.step_size, length.steps_per_epoch) == expected
     changed = (length.epochs, length.step_size) != (
         config.epochs,
@@ -85,12 +85,12 @@ def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected
 
 def test_sampling_balances_classes():
     strata = np.array([0] * 10 + [1] * 3)
-    over = sample(strata, "oversample", seed=0, epoch=0)
+    over = resample_indices(strata, "oversample", seed=0, epoch=0)
     assert np.bincount(strata[over]).tolist() == [10, 10]
     assert set(over) == set(range(13))
-    under = sample(strata, "undersample", seed=0, epoch=0)
+    under = resample_indices(strata, "undersample", seed=0, epoch=0)
     assert np.bincount(strata[under]).tolist() == [3, 3]
     assert len(set(under)) == 6
-    drawn = {tuple(sample(strata, "undersample", seed=0, epoch=epoch)) for epoch in range(8)}
+    drawn = {tuple(resample_indices(strata, "undersample", seed=0, epoch=epoch)) for epoch in range(8)}
     assert len(drawn) > 1
-    assert sample(strata, "none", seed=0, epoch=3).tolist() == list(range(13))
+    assert resample_indices(strata, "none", seed=0, epoch=3).tolist() == list(range(13))

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.config.schema import DataConfig
-from rainbow_ray.data.examples import good_labels, one_row_an_example
-from rainbow_ray.data.manifest import find_columns, open_manifest, plain_rows
+from rainbow_ray.data.examples import build_examples, good_labels
+from rainbow_ray.data.manifest import find_columns, normalize_rows, open_manifest
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
@@ -24,11 +24,11 @@ LONG = "a text that is surely longer than fifty characters, as the filter asks"
 def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.Table:
     manifest = open_manifest(str(path))
     columns = find_columns(manifest, config or DataConfig(), target)
-    return plain_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
+    return normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
 
 
 def kept_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
-    table, targets, dropped = one_row_an_example(
+    table, targets, dropped = build_examples(
         rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
     )
     assert len(targets) == len(table)
@@ -163,9 +163,7 @@ def test_the_real_songs(real_manifest):
     assert (len(rows), len(kept), dropped) == (684, 43, {"further rows of a song": 641})
     frame = pd.read_parquet(real_manifest)
     truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
-    _, targets, _ = one_row_an_example(
-        rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=False
-    )
+    _, targets, _ = build_examples(rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=False)
     assert dict(zip(kept["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
 
 
@@ -264,5 +262,5 @@ def test_sample_rates_arrive_in_any_form(tmp_path, rates, expected):
     pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
     manifest = open_manifest(str(tmp_path / "songs.parquet"))
     columns = find_columns(manifest, DataConfig(), TARGET, ["audio"])
-    found = plain_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
+    found = normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
     assert found["raw_audio_rate"].to_pylist() == expected

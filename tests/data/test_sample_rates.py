@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.manifest import Columns, MediaColumn, plain_rows
+from rainbow_ray.data.manifest import Columns, MediaColumn, normalize_rows
 from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate, sample_rate_column
 
 
@@ -53,4 +53,4 @@ def test_training_reads_a_column_of_lists_without_a_traceback():
         song="id", text=(), label=("y", None), held_out=None, require_text=False, min_length=0,
         media=(MediaColumn("audio", "sound", "rate"),),
     )  # fmt: skip
-    assert plain_rows(block, columns)["raw_audio_rate"].to_pylist() == [0, None]
+    assert normalize_rows(block, columns)["raw_audio_rate"].to_pylist() == [0, None]

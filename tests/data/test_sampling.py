@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from rainbow_ray.config.schema import Config, TrainingConfig
-from rainbow_ray.data.sampling import stacked
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.cross_validation import Shared
+from rainbow_ray.data.sampling import conflicting_imbalance_settings
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Space, stacked_in
-from rainbow_ray.tuning.trial import Task, make_rungs, out_of_fold, run_trial
+from rainbow_ray.tuning.trial import TrialContext, make_rungs, out_of_fold, run_trial
 from tests.conftest import labelled_songs
 from tests.distributed.test_process_group import KEYS, run_team, without_dropout
 from tests.helpers import data_of, fit_fold, plan_of
@@ -29,23 +29,28 @@ from tests.helpers import data_of, fit_fold, plan_of
 )
 def test_weights_on_top_of_a_sampler_warn(how, key, value):
     training = TrainingConfig(sampling=how, **{key: value})
-    (warning,) = stacked(training, {"training.sampling", f"training.{key}"})
+    (warning,) = conflicting_imbalance_settings(training, {"training.sampling", f"training.{key}"})
     assert f"training.{key}" in warning
     assert f"training.sampling={how}" in warning
 
 
 def test_weights_that_the_sampler_leaves_nothing_to_do_warn_only_who_set_them():
     training = TrainingConfig(sampling="oversample", class_weights="balanced")
-    assert stacked(training, {"training.sampling"}) == []
-    (warning,) = stacked(training, {"training.sampling", "training.class_weights"})
+    assert conflicting_imbalance_settings(training, {"training.sampling"}) == []
+    (warning,) = conflicting_imbalance_settings(training, {"training.sampling", "training.class_weights"})
     assert "nothing is left" in warning
 
 
 def test_one_means_alone_is_silent():
     everything = {"training.sampling", "training.pos_weight", "training.class_weights", "training.loss"}
-    assert stacked(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
-    assert stacked(TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything) == []
-    assert stacked(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
+    assert conflicting_imbalance_settings(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
+    assert (
+        conflicting_imbalance_settings(
+            TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything
+        )
+        == []
+    )
+    assert conflicting_imbalance_settings(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
 
 
 def test_a_space_that_stacks_says_so():
@@ -82,7 +87,7 @@ def test_two_workers_do_what_one_does(write_table, tiny_encoder, tmp_path, keys)
     made = plan_of(manifest, encoder, **keys)
     _, alone = fit_fold(made, data_of(made), tmp_path / "one")
     run_team(tmp_path / "two", manifest, encoder, keys)
-    one, two = (Checkpoints(tmp_path / name).load_model() for name in ("one", "two"))
+    one, two = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
     assert one["problem"] == two["problem"], "both saw the same balance"
     for name, value in one["model"].items():
         np.testing.assert_allclose(two["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
@@ -93,8 +98,10 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
     short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
     plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
-    task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
+    task = TrialContext(
+        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+    )
     asked = [
         {},
         {"training.sampling": "oversample"},

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, Neighbours
+from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, SequenceIndex
 from rainbow_ray.data.splits import write_json
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG, inner_name
 from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START
@@ -60,7 +60,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
     assert ids[:2].tolist() == ["00#000000", "00#000001"]
     assert len(set(ids)) == len(ids)
     for fold in range(data.split.folds):
-        train, val = data.split.sides(fold)
+        train, val = data.split.train_val_indices(fold)
         assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
 
 
@@ -129,7 +129,7 @@ def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_on
         labels[i + 1] = None
     data = read(rows=rows, data__null_class="nothing")
     assert data.profile["masked"] == {}
-    nothing = data.problem.tell(data.source.targets)
+    nothing = data.problem.decode_targets(data.source.targets)
     assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
 
 
@@ -261,7 +261,7 @@ def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read,
 
 def test_windows_cover_a_long_song_and_are_stitched_once():
     size, together = 53, 16
-    near = Neighbours(np.arange(size), np.full(size, size), together, 0.5)
+    near = SequenceIndex(np.arange(size), np.full(size, size), together, 0.5)
     song = np.arange(size)
     trained = near.windows(song, shift=5)
     assert np.concatenate(trained).tolist() == song.tolist()
@@ -278,7 +278,7 @@ def test_windows_cover_a_long_song_and_are_stitched_once():
 
 @pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
 def test_every_segment_is_said_once_whatever_the_windows(size, together, overlap):
-    near = Neighbours(np.arange(size), np.full(size, size), together, overlap)
+    near = SequenceIndex(np.arange(size), np.full(size, size), together, overlap)
     windows = near.scored_windows(np.arange(size))
     said = np.concatenate([window[near.kept(window)] for window in windows])
     assert sorted(said.tolist()) == list(range(size))

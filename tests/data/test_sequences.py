@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rainbow_ray.data.batching import divide_runs, plan_runs, share_runs
-from rainbow_ray.data.reader import make_line
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.data.batching import divide_sequences, plan_sequences, share_runs
+from rainbow_ray.data.reader import make_segment_times
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import Precision
 from rainbow_ray.training import learner as learners
 from rainbow_ray.training.learner import Learner
@@ -28,18 +28,18 @@ def runs_of(sizes):
 @pytest.mark.parametrize("steps", [1, 7, 20, 40])
 def test_an_epoch_has_each_run_once_whole_and_no_empty_step(steps):
     runs = runs_of(np.random.default_rng(0).integers(1, 60, 40))
-    planned = plan_runs(runs, steps, seed=1, epoch=3)
+    planned = plan_sequences(runs, steps, seed=1, epoch=3)
     assert len(planned) == steps
     assert all(len(step) for step in planned)
     assert sorted(run.tolist() for step in planned for run in step.runs) == [run.tolist() for run in runs]
-    again, other = (plan_runs(runs, steps, seed=1, epoch=epoch) for epoch in (3, 4))
+    again, other = (plan_sequences(runs, steps, seed=1, epoch=epoch) for epoch in (3, 4))
     assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, again, strict=True))
     assert steps == 40 or not all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, other, strict=True))
 
 
 def test_steps_are_about_as_large_as_each_other():
     runs = runs_of(np.full(64, 10))
-    assert {len(step) for step in plan_runs(runs, 16, seed=0, epoch=0)} == {40}
+    assert {len(step) for step in plan_sequences(runs, 16, seed=0, epoch=0)} == {40}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
@@ -55,7 +55,7 @@ def test_micro_batches_are_filled_by_tokens_and_keep_runs_whole():
     sizes = [4, 4, 4, 50, 1]
     runs = runs_of(sizes)
     lengths = np.repeat([10, 100, 12, 5, 11], sizes)
-    batches = divide_runs(runs, lengths, max_examples=16, max_tokens=400)
+    batches = divide_sequences(runs, lengths, max_examples=16, max_tokens=400)
     assert sorted(run.tolist() for batch in batches for run in batch.runs) == [run.tolist() for run in runs]
     for batch in batches:
         assert len(batch.runs) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
@@ -66,12 +66,12 @@ def test_micro_batches_are_filled_by_tokens_and_keep_runs_whole():
 def test_windows_that_touch_stay_apart(sizes):
     """All of one song, one after the other: nothing in their indices tells where one ends."""
     runs = runs_of(sizes)
-    (step,) = plan_runs(runs, 1, seed=0, epoch=0)
+    (step,) = plan_sequences(runs, 1, seed=0, epoch=0)
     share = share_runs(step.runs, 0, 1)
-    (batch,) = divide_runs(share.runs, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
+    (batch,) = divide_sequences(share.runs, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
     assert sorted(map(len, batch.runs)) == sorted(sizes)
     table = pa.table({name: np.arange(12.0) for name in ("start", "end", "start_share", "end_share", "place")})
-    line = make_line(table, batch.indices, batch.run)
+    line = make_segment_times(table, batch.indices, batch.run)
     assert line is not None
     assert torch.bincount(line.run).tolist() == [len(run) for run in batch.runs]
 
@@ -98,7 +98,7 @@ def learner_of(plan, data):
     torch.manual_seed(0)
     device, precision = torch.device("cpu"), Precision(None)
     return Learner(plan.config, data.source, plan.reading, problem, everything, device=device, precision=precision,
-                   team=Team())  # fmt: skip
+                   team=ProcessGroup())  # fmt: skip
 
 
 @pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
@@ -123,10 +123,10 @@ def test_windows_that_touch_have_no_jump_between_them(segments):
     """The loss of a step does not depend on which of its windows lie in one micro-batch."""
     learner = learner_of(*segments(segments__together=8))
     first, second = np.arange(8), np.arange(8, 16)
-    (both,) = plan_runs([first, second], 1, seed=0, epoch=0)
+    (both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
         learner.model.eval()
-        apart = [learner.losses(next(learner.rows(plan_runs([run], 1, seed=0, epoch=0))))[0] for run in both.runs]
+        apart = [learner.losses(next(learner.rows(plan_sequences([run], 1, seed=0, epoch=0))))[0] for run in both.runs]
         together = learner.losses(next(learner.rows([both])))[0]
     assert torch.allclose(together, torch.cat(apart), atol=1e-5)
 

@@ -43,7 +43,7 @@ def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
     examples = random_examples(seed)
     made = split(examples, folds)
     for fold in range(made.folds):
-        train, val = made.sides(fold)
+        train, val = made.train_val_indices(fold)
         assert len(np.intersect1d(train, val)) == 0
         assert len(val) > 0
         assert not set(examples.songs[train]) & set(examples.songs[val])
@@ -70,18 +70,18 @@ def test_a_column_is_held_out_whole():
     made = split(examples, folds=3, by="album")
     albums = examples.strings("held_out")
     for fold in range(3):
-        train, val = made.sides(fold)
+        train, val = made.train_val_indices(fold)
         assert not set(albums[train]) & set(albums[val])
 
 
 def test_classes_are_spread_and_the_seed_decides():
     n = 100
     examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)])
-    shares = [examples.targets[split(examples).sides(k)[1]].mean() for k in range(5)]
+    shares = [examples.targets[split(examples).train_val_indices(k)[1]].mean() for k in range(5)]
     assert max(shares) - min(shares) <= 0.11
     assert (split(examples, seed=1).fold == split(examples, seed=1).fold).all()
     assert (split(examples, seed=1).fold != split(examples, seed=2).fold).any()
-    _, val = split(examples, folds=1).sides(0)
+    _, val = split(examples, folds=1).train_val_indices(0)
     assert len(val) == 20
     assert abs(examples.targets[val].mean() - examples.targets.mean()) < 0.06
 
@@ -171,7 +171,7 @@ def test_a_single_split_has_every_class_on_both_sides_where_it_can():
     strata = np.array([1] * 4 + [0] * 36)
     for seed in range(10):
         made = make_split(examples, strata, folds=1, val_split=0.15, by="id", seed=seed)
-        train, val = made.sides(0)
+        train, val = made.train_val_indices(0)
         assert strata[train].any()
         assert strata[val].any()
 

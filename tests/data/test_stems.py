@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.dataset import at_songs, average_songs
+from rainbow_ray.data.dataset import mean_score_per_song, scatter_song_means
 from rainbow_ray.data.demo.media import write_demo_media
 from rainbow_ray.data.demo.songs import demo_table
-from rainbow_ray.data.examples import one_row_an_example, song_weights
+from rainbow_ray.data.examples import build_examples, song_weights
 from rainbow_ray.modalities.audio.reader import open_recording as open_audio
 from rainbow_ray.modalities.midi.reader import PITCH
 from rainbow_ray.modalities.midi.reader import open_recording as open_midi
@@ -94,14 +94,14 @@ class Three:
 
 def test_scores_of_a_song_are_averaged():
     scores = np.array([0.0, 0.2, 1.0, 0.4, 0.9], dtype=np.float32)
-    first, means = average_songs(Three(), np.array([4, 1, 3, 0, 2]), scores[[4, 1, 3, 0, 2]])
+    first, means = mean_score_per_song(Three(), np.array([4, 1, 3, 0, 2]), scores[[4, 1, 3, 0, 2]])
     assert dict(zip(Three.songs[first].tolist(), means.tolist(), strict=True)) == pytest.approx(
         {0: 0.5, 1: 0.3, 2: 0.9}
     )
-    made = at_songs(Three(), scores)
+    made = scatter_song_means(Three(), scores)
     assert np.isnan(made).sum() == 2
     some = np.array([np.nan, 0.2, 1.0, 0.4, np.nan], dtype=np.float32)
-    np.testing.assert_allclose(at_songs(Three(), some), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
+    np.testing.assert_allclose(scatter_song_means(Three(), some), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
     assert song_weights(Three.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]
 
 
@@ -109,7 +109,7 @@ def test_a_song_whose_stems_disagree_is_left_out():
     labels, nothing = ["x", "y", "x", "x"], pa.nulls(4, pa.string())
     rows = pa.table({"song": ["a", "a", "b", "b"], "text": [""] * 4, "label": labels, "held_out": nothing,
                      "dropped": nothing, "audio": [["1"], ["2"], ["3"], []]})  # fmt: skip
-    table, _, dropped = one_row_an_example(rows, np.array([0, 1, 0, 0]), by_row=True, join=["audio"], agree=True)
+    table, _, dropped = build_examples(rows, np.array([0, 1, 0, 0]), by_row=True, join=["audio"], agree=True)
     assert table["song"].to_pylist() == ["b", "b"]
     assert dropped == {"labels of one song disagree": 2}
 

@@ -11,9 +11,9 @@ import pytest
 
 from rainbow_ray.data import streaming
 from rainbow_ray.data.reader import make_batch, read_rows
-from rainbow_ray.data.splits import deal
-from rainbow_ray.modalities.spec import Reading, lengths, make_collates, prepare
-from rainbow_ray.setup.prepare import read_data
+from rainbow_ray.data.splits import assign_groups
+from rainbow_ray.modalities.spec import InputSpec, lengths, make_collates, prepare
+from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
 from tests.data.test_parquet_table import damage
@@ -48,7 +48,7 @@ def both(folder, ray_session, tiny_encoder):
     patch.setattr(streaming, "TASK", 50)
     patch.setattr(streaming, "READ", 16)
     make = functools.partial(plan_of, folder, tiny_encoder("bert"))
-    yield read_data(make()), read_data(make(data__resident_limit=0))
+    yield prepare_data(make()), prepare_data(make(data__resident_limit=0))
     patch.undo()
 
 
@@ -68,14 +68,14 @@ def test_the_index_knows_what_memory_knows(both):
 
 def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
     memory, stream = both
-    collates = make_collates(Reading(text=str(tiny_encoder("bert"))))
+    collates = make_collates(InputSpec(text=str(tiny_encoder("bert"))))
     place = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
     doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
     windows = stream.source.windows(doubled, seed=1, epoch=4)
     assert sorted(np.concatenate(windows)) == sorted(doubled)
     parts = [part for window in windows for part in np.array_split(window, 9)]
-    for rows, part in zip(stream.source.visit(parts), parts, strict=True):
+    for rows, part in zip(stream.source.iter_batches(parts), parts, strict=True):
         assert (rows.indices == part).all()
         batch = make_batch(rows.examples, rows.at, collates)
         assert batch.example_ids == list(stream.index.ids[part])
@@ -89,7 +89,7 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
 
 def test_a_worker_without_a_share_of_the_first_step_waits_for_its_own(both):
     source, nothing = both[1].source, np.array([], dtype=np.int64)
-    sizes = [len(rows) for rows in source.visit([nothing, np.array([3, 1]), nothing])]
+    sizes = [len(rows) for rows in source.iter_batches([nothing, np.array([3, 1]), nothing])]
     assert sizes == [0, 2, 0]
 
 
@@ -111,7 +111,7 @@ def test_epochs_differ_and_repeat(both):
 
 def test_the_sample_is_known_with_its_text(both):
     memory, stream = both
-    known = stream.source.known(np.arange(len(stream.source)))
+    known = stream.source.in_memory_subset(np.arange(len(stream.source)))
     assert len(known) == 40
     texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
     for i, at in zip(known.indices, known.at, strict=True):
@@ -122,22 +122,22 @@ def test_many_groups_are_dealt_whole_and_in_proportion():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 30_000, 50_000)
     strata = (rng.random(30_000) < 0.2).astype(int)[groups]
-    part = deal(groups, strata, [0.1, 0.3], seed=3)
+    part = assign_groups(groups, strata, [0.1, 0.3], seed=3)
     assert max(len(set(part[groups == g])) for g in range(200)) == 1
     for k, share in enumerate([0.1, 0.3, 0.6]):
         assert np.mean(part == k) == pytest.approx(share, abs=0.01)
         assert strata[part == k].mean() == pytest.approx(strata.mean(), abs=0.01)
-    assert (deal(groups, strata, [0.1, 0.3], seed=3) == part).all()
-    assert (deal(groups, strata, [0.1, 0.3], seed=4) != part).any()
+    assert (assign_groups(groups, strata, [0.1, 0.3], seed=3) == part).all()
+    assert (assign_groups(groups, strata, [0.1, 0.3], seed=4) != part).any()
 
 
 def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encoder, tmp_path):
     keys = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5,
             "data__media_cache": str(tmp_path / "cache"), "training__epochs": 1, "training__min_steps": 0}  # fmt: skip
     make = functools.partial(plan_of, stems_file, tiny_encoder("bert"), **keys)
-    memory, plan = read_data(make()), make(data__resident_limit=0)
-    stream = read_data(plan)
-    assert isinstance(stream.source, streaming.Streamed)
+    memory, plan = prepare_data(make()), make(data__resident_limit=0)
+    stream = prepare_data(plan)
+    assert isinstance(stream.source, streaming.StreamingDataset)
     names = ["example_id", "audio", "audio_slot", "midi", "midi_slot"]
     found = stream.source.read(np.arange(len(stream.source))).table.select(names).sort_by("example_id")
     assert found.equals(memory.index.table.select(names).sort_by("example_id"))
@@ -158,12 +158,12 @@ def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_sessi
     step = functools.partial(prepare, reading=plan.reading)
     count = functools.partial(lengths, reading=plan.reading)
     assert read_rows(plan.manifest, plan.columns, step).num_rows == 120
-    stream = read_data(plan_of(tmp_path, tiny_encoder("bert"), data__resident_limit=0)).source
+    stream = prepare_data(plan_of(tmp_path, tiny_encoder("bert"), data__resident_limit=0)).source
     damage(tmp_path / "b\n.parquet", 1, "concept")
     for read in (
         lambda: read_rows(plan.manifest, plan.columns, step),
         lambda: streaming.read_index(plan.manifest, plan.columns, step, count),
-        lambda: list(stream.visit([np.arange(len(stream))])),
+        lambda: list(stream.iter_batches([np.arange(len(stream))])),
     ):
         with pytest.raises(InputError) as caught:
             read()

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.manifest import open_manifest, plain_rows
+from rainbow_ray.data.manifest import normalize_rows, open_manifest
 from rainbow_ray.data.reader import read_here, read_rows
-from rainbow_ray.inference.batch_inference import Part, PartScorer, part_file
+from rainbow_ray.inference.batch_inference import Chunk, PartScorer, part_file
 from rainbow_ray.inference.predict_table import _task
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.spec import prepare
-from rainbow_ray.setup.plan import Plan
+from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs
 from tests.data.table_fuzzer import FuzzedTable, make_fuzzed_table
@@ -39,7 +39,7 @@ def predictor(tmp_path_factory, tiny_encoder) -> Predictor:
     return Predictor.load(finish_run(plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys), folder / "run"))
 
 
-def plan_for(table: FuzzedTable) -> Plan | None:
+def plan_for(table: FuzzedTable) -> RunPlan | None:
     """The plan of a table; None where it is refused in words."""
     try:
         return plan_of(table.location, **table.keys)
@@ -56,18 +56,18 @@ def check_words(error: InputError) -> None:
         assert "Traceback" not in problem
 
 
-def rows_in_blocks(plan: Plan, size: int) -> pa.Table:
+def rows_in_blocks(plan: RunPlan, size: int) -> pa.Table:
     """What Ray Data's tasks make of a table, block by block, in this process."""
     step = functools.partial(prepare, reading=plan.reading)
     blocks = [
-        step(plain_rows(pa.Table.from_batches([batch]), plan.columns))
+        step(normalize_rows(pa.Table.from_batches([batch]), plan.columns))
         for group in plan.manifest.row_groups()
         for batch in plan.manifest.batches(group, plan.columns.projection, size)
     ]
     return pa.concat_tables(blocks, promote_options="permissive").combine_chunks()
 
 
-def check_training(table: FuzzedTable, plan: Plan) -> None:
+def check_training(table: FuzzedTable, plan: RunPlan) -> None:
     """Counts add up, and rows are the same whatever blocks they come in."""
     if table.rows is not None:
         assert plan.manifest.rows == table.rows
@@ -105,7 +105,7 @@ def check_prediction(table: FuzzedTable, predictor: Predictor, folder: Path) -> 
         task = _task(predictor, manifest, options, folder, folder / "parts")
         scorer = object.__new__(PartScorer)
         scorer.task, scorer.predictor, scorer.manifest = task, predictor, manifest
-        done = scorer.score(Part(0, 0, manifest.rows))
+        done = scorer.score(Chunk(0, 0, manifest.rows))
     except InputError as error:
         check_words(error)
         return

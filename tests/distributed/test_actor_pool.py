@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rainbow_ray.distributed.actor_pool import Lost, work_through
+from rainbow_ray.distributed.actor_pool import ActorLostError, run_with_retries
 
 pytestmark = pytest.mark.slow
 
@@ -59,23 +59,23 @@ def squares(number):
 
 
 def test_results_come_in_order(make):
-    assert work_through(make(1), squares(5), tries=3) == [0, 1, 4, 9, 16]
+    assert run_with_retries(make(1), squares(5), tries=3) == [0, 1, 4, 9, 16]
 
 
 def test_no_piece_waits_for_an_actor_that_has_no_place(make):
-    assert work_through(make(3), squares(4), tries=3) == [0, 1, 4, 9]
+    assert run_with_retries(make(3), squares(4), tries=3) == [0, 1, 4, 9]
 
 
 def test_a_piece_whose_actor_died_is_done_again(make, tmp_path):
     pieces = [lambda actor: actor.die_once.remote(tmp_path / "mark"), *squares(2)]
-    assert work_through(make(2), pieces, tries=3) == ["done", 0, 1]
+    assert run_with_retries(make(2), pieces, tries=3) == ["done", 0, 1]
 
 
 def test_what_kills_each_actor_is_given_up(make):
-    with pytest.raises(Lost):
-        work_through(make(1), [lambda actor: actor.die.remote()], tries=2)
+    with pytest.raises(ActorLostError):
+        run_with_retries(make(1), [lambda actor: actor.die.remote()], tries=2)
 
 
 def test_an_error_of_a_piece_comes_out(make, ray):
     with pytest.raises(ray.exceptions.RayTaskError, match="as it should"):
-        work_through(make(1), [lambda actor: actor.fail.remote(), *squares(1)], tries=2)
+        run_with_retries(make(1), [lambda actor: actor.fail.remote(), *squares(1)], tries=2)

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.batching import plan, share_of
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.data.batching import plan_batches, share_of
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import read_records
 from tests.helpers import data_of, fit_fold, plan_of
 
 # each of them is a worker of its own: two processes, gloo between them, DDP around what is trained
@@ -74,11 +74,11 @@ def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, 
     made = plan_of(songs_file, encoder, **keys)
     _, alone = fit_fold(made, data_of(made), tmp_path / "one")
     run_team(tmp_path / "two", songs_file, encoder, keys)
-    model = Checkpoints(tmp_path / "two").load_model()["model"]
-    single = Checkpoints(tmp_path / "one").load_model()["model"]
+    model = CheckpointManager(tmp_path / "two").load_model()["model"]
+    single = CheckpointManager(tmp_path / "one").load_model()["model"]
     for name, value in single.items():
         np.testing.assert_allclose(model[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
-    ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    ours, theirs = (read_records(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for one, two in zip(ours, theirs, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -102,11 +102,11 @@ def test_two_workers_fuse_as_one_does_though_few_have_midi(stems_file, tiny_enco
     made = plan_of(stems_file, encoder, **keys)
     fit_fold(made, data_of(made), tmp_path / "one")
     run_team(tmp_path / "two", stems_file, encoder, keys)
-    ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    ours, theirs = (read_records(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for one, two in zip(ours, theirs, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-    model, single = (Checkpoints(tmp_path / name).load_model()["model"] for name in ("two", "one"))
+    model, single = (CheckpointManager(tmp_path / name).load_model()["model"] for name in ("two", "one"))
     for name, value in single.items():
         np.testing.assert_allclose(model[name], value, rtol=1e-2, atol=1e-3, err_msg=name)
 
@@ -136,7 +136,7 @@ def test_shares_make_the_step_and_are_even(size, n):
 
 def test_the_plan_knows_nothing_of_workers():
     lengths = np.arange(1, 400)
-    steps = plan(lengths, step_size=8, seed=3, epoch=1)
+    steps = plan_batches(lengths, step_size=8, seed=3, epoch=1)
     for size in (1, 2, 4):
         again = [np.concatenate([share_of(s, lengths, rank, size) for rank in range(size)]) for s in steps]
         assert [sorted(step) for step in again] == [sorted(step) for step in steps]
@@ -144,7 +144,7 @@ def test_the_plan_knows_nothing_of_workers():
 
 def test_windows_follow_each_other():
     windows = [np.arange(0, 300), np.arange(300, 600), np.arange(600, 650)]
-    steps = plan(np.full(650, 9), step_size=8, seed=0, epoch=0, windows=windows)
+    steps = plan_batches(np.full(650, 9), step_size=8, seed=0, epoch=0, windows=windows)
     assert sorted(np.concatenate(steps)) == list(range(650))
     assert sum(len(step) < 8 for step in steps) == 1  # only the last one is not full
     place = np.empty(650)

@@ -18,18 +18,18 @@ import pytest
 from rainbow_ray.distributed import ray_cluster
 from rainbow_ray.distributed.ray_cluster import (
     HEAD,
-    Cluster,
-    Slots,
+    RayResources,
+    TrialResources,
     Workers,
+    allocate_trials,
+    allocate_workers,
+    describe_dashboard,
+    describe_network,
     parse_workers,
-    say_dashboard,
-    say_network,
-    share_cluster,
-    share_sweep,
     token_path,
 )
-from rainbow_ray.training.cross_validation import Job, Shared, run_team
-from rainbow_ray.training.loggers import Mirror
+from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed
+from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, plan_of
 
@@ -45,51 +45,51 @@ def test_other_workers_are_refused(value):
         parse_workers(value)
 
 
-CPU = Cluster(cpus=8, gpus=0, dashboard=None, node_cpus=8)
-GPU = Cluster(cpus=16, gpus=4, dashboard=None, node_cpus=16)
+CPU = RayResources(cpus=8, gpus=0, dashboard=None, node_cpus=8)
+GPU = RayResources(cpus=16, gpus=4, dashboard=None, node_cpus=16)
 
 
 def test_resources_are_shared():
-    assert share_cluster(CPU, None, device="auto", streams=False) == Workers(1, 1, False, 8.0, 8)
-    assert share_cluster(CPU, (2, 2), device="auto", streams=False) == Workers(2, 2, False, 4.0, 4)
-    assert share_cluster(CPU, (2, 2), device="auto", streams=True).cpus == 3.0
-    assert share_cluster(GPU, None, device="auto", streams=False) == Workers(4, 4, True, 4.0, 4)
-    assert share_cluster(GPU, None, device="cpu", streams=False).most == 1
-    assert share_cluster(CPU, (1, 16), device="auto", streams=False).cpus == 1.0
-    one = Cluster(cpus=1, gpus=0, dashboard=None, node_cpus=1)
-    assert share_cluster(one, None, device="auto", streams=True).cpus == 0.5
+    assert allocate_workers(CPU, None, device="auto", streams=False) == Workers(1, 1, False, 8.0, 8)
+    assert allocate_workers(CPU, (2, 2), device="auto", streams=False) == Workers(2, 2, False, 4.0, 4)
+    assert allocate_workers(CPU, (2, 2), device="auto", streams=True).cpus == 3.0
+    assert allocate_workers(GPU, None, device="auto", streams=False) == Workers(4, 4, True, 4.0, 4)
+    assert allocate_workers(GPU, None, device="cpu", streams=False).most == 1
+    assert allocate_workers(CPU, (1, 16), device="auto", streams=False).cpus == 1.0
+    one = RayResources(cpus=1, gpus=0, dashboard=None, node_cpus=1)
+    assert allocate_workers(one, None, device="auto", streams=True).cpus == 0.5
 
 
 def test_the_workers_of_a_fit_are_near_each_other():
-    pods = Cluster(cpus=24, gpus=3, dashboard=None, node_cpus=8, node_gpus=1)
-    assert share_cluster(pods, None, device="auto", streams=False).most == 1
-    assert say_network(pods, None, device="auto") == say_network(pods, (1, 1), device="auto") == []
-    (said,) = say_network(pods, (3, 3), device="auto")
+    pods = RayResources(cpus=24, gpus=3, dashboard=None, node_cpus=8, node_gpus=1)
+    assert allocate_workers(pods, None, device="auto", streams=False).most == 1
+    assert describe_network(pods, None, device="auto") == describe_network(pods, (1, 1), device="auto") == []
+    (said,) = describe_network(pods, (3, 3), device="auto")
     assert "more than one machine's 1 GPUs" in said
     assert "100 Mbit/s" in said
-    assert say_network(GPU, (4, 4), device="auto") == []
+    assert describe_network(GPU, (4, 4), device="auto") == []
 
 
 def test_too_many_workers_are_refused_with_the_arithmetic():
     with pytest.raises(InputError, match="9 workers need 9 CPUs, one each, and there are 8: at most --workers 8"):
-        share_cluster(CPU, (9, 9), device="auto", streams=False)
+        allocate_workers(CPU, (9, 9), device="auto", streams=False)
     with pytest.raises(InputError, match="5 workers need 5 GPUs"):
-        share_cluster(GPU, (5, 5), device="auto", streams=False)
+        allocate_workers(GPU, (5, 5), device="auto", streams=False)
     with pytest.raises(InputError, match=r"9\.\.12"):
-        share_cluster(CPU, (9, 12), device="auto", streams=False)
+        allocate_workers(CPU, (9, 12), device="auto", streams=False)
 
 
 def sweep_of(cluster, **asked):
     known = {"trials": 30, "concurrent": None, "gpus_per_trial": None, "workers": 1, "device": "auto"}
-    return share_sweep(cluster, **{**known, **asked})
+    return allocate_trials(cluster, **{**known, **asked})
 
 
 def test_trials_share_what_there_is():
-    assert sweep_of(CPU) == Slots(8, 1.0, 0.0, None)
-    assert sweep_of(CPU, trials=2) == Slots(2, 4.0, 0.0, None)
+    assert sweep_of(CPU) == TrialResources(8, 1.0, 0.0, None)
+    assert sweep_of(CPU, trials=2) == TrialResources(2, 4.0, 0.0, None)
     assert sweep_of(CPU, concurrent=3).cpu == 2.0
-    assert sweep_of(GPU) == Slots(4, 4.0, 1.0, None)
-    assert sweep_of(GPU, gpus_per_trial=0.25) == Slots(16, 1.0, 0.25, None)
+    assert sweep_of(GPU) == TrialResources(4, 4.0, 1.0, None)
+    assert sweep_of(GPU, gpus_per_trial=0.25) == TrialResources(16, 1.0, 0.25, None)
     assert sweep_of(GPU, gpus_per_trial=0.4).concurrent == 8, "two on each of four: a part never reaches over two"
     nested = sweep_of(GPU, workers=2)
     assert (nested.concurrent, nested.gpu) == (2, 0.0)
@@ -113,14 +113,14 @@ def test_too_many_trials_are_refused_with_the_arithmetic():
 
 
 def test_another_port_is_said():
-    (said,) = say_dashboard(Cluster(2, 0, "127.0.0.1:8266"))
+    (said,) = describe_dashboard(RayResources(2, 0, "127.0.0.1:8266"))
     assert "http://127.0.0.1:8266 (port 8265 is in use)" in said
-    assert "in use" not in say_dashboard(Cluster(2, 0, "127.0.0.1:8265"))[0]
+    assert "in use" not in describe_dashboard(RayResources(2, 0, "127.0.0.1:8265"))[0]
     assert str(token_path()) in said
-    assert say_dashboard(Cluster(2, 0, None)) == []
+    assert describe_dashboard(RayResources(2, 0, None)) == []
 
 
-def ask(cluster: Cluster, path: str, token: str | None = None) -> tuple[int, bytes]:
+def ask(cluster: RayResources, path: str, token: str | None = None) -> tuple[int, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(f"http://{cluster.dashboard}{path}", headers=headers)
     try:
@@ -143,9 +143,9 @@ def test_the_dashboard_answers_who_has_the_token_and_shows_the_run(ray_session, 
 
     plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
-    job = Job(0, *data.split.sides(0), tmp_path / "fold-0")
-    (outcome,) = run_team(shared, [job], Workers(1, 1, False, 1.0, 1), Mirror([], []))
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
+    (outcome,) = run_distributed(shared, [job], Workers(1, 1, False, 1.0, 1), LogForwarder([], []))
     assert np.isfinite(outcome.val_scores).all()
     status, page = ask(ray_session, "/api/train/v2/runs/v1", token)
     assert status == 200

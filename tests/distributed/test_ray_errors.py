@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import RayError, RayTaskError, UserCodeException
 
 from rainbow_ray.distributed.ray_errors import unwrapped_errors, user_error
-from rainbow_ray.training.cross_validation import understood
+from rainbow_ray.training.cross_validation import user_facing_error
 from rainbow_ray.utils.errors import InputError, TrainingError
 
 
@@ -48,13 +48,13 @@ def test_an_error_for_people_comes_out_as_itself(wrap, error):
         raise wrap(error)
     assert type(caught.value) is type(error)
     assert str(caught.value) == str(error)
-    assert str(understood(wrap(error))) == str(error)
+    assert str(user_facing_error(wrap(error))) == str(error)
 
 
 def test_other_errors_keep_their_traceback():
     error = in_task(KeyError("a defect"))
     assert user_error(error) is None
-    assert understood(error) is None
+    assert user_facing_error(error) is None
     with pytest.raises(RayTaskError), unwrapped_errors():
         raise error
-    assert "memory does not suffice" in str(understood(in_task(in_user_code(MemoryError("no more")))))
+    assert "memory does not suffice" in str(user_facing_error(in_task(in_user_code(MemoryError("no more")))))

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.evaluation.bootstrap import Difference, Scored, best_baseline, compare, intervals, resample, verdict
-from rainbow_ray.evaluation.diagnostics import signs
+from rainbow_ray.evaluation.bootstrap import (
+    Difference,
+    ScoredPredictions,
+    best_baseline,
+    bootstrap_ci,
+    paired_bootstrap,
+    resample,
+    verdict,
+)
+from rainbow_ray.evaluation.diagnostics import training_warnings
 from rainbow_ray.tasks.binary import Binary
 
 PROBLEM = Binary()
@@ -27,15 +35,19 @@ def test_repeating_each_song_does_not_narrow_its_interval():
     rng = np.random.default_rng(0)
     targets, scores = (rng.random(40) < 0.5).astype(float), rng.random(40)
     songs = np.array([f"s{i}" for i in range(40)])
-    once = intervals(PROBLEM, targets, Scored(scores, scores), songs, seed=0)["accuracy"]
+    once = bootstrap_ci(PROBLEM, targets, ScoredPredictions(scores, scores), songs, seed=0)["accuracy"]
     nine = np.repeat(scores, 9)
-    often = intervals(PROBLEM, np.repeat(targets, 9), Scored(nine, nine), np.repeat(songs, 9), seed=0)["accuracy"]
+    often = bootstrap_ci(PROBLEM, np.repeat(targets, 9), ScoredPredictions(nine, nine), np.repeat(songs, 9), seed=0)[
+        "accuracy"
+    ]
     np.testing.assert_allclose(once, often)
 
 
 def test_what_most_resamples_cannot_define_has_no_interval():
     targets = np.array([1.0] + [0.0] * 2)
-    found = intervals(PROBLEM, targets, Scored(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0)
+    found = bootstrap_ci(
+        PROBLEM, targets, ScoredPredictions(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0
+    )
     assert found["roc_auc"] is None
     assert found["accuracy"] == [1.0, 1.0]
 
@@ -49,12 +61,12 @@ def test_a_paired_comparison_is_narrower_than_its_parts():
     baseline = model.copy()
     baseline[:10] = 1 - model[:10]
     songs = np.arange(n).astype(str)
-    gap = compare(PROBLEM, "accuracy", targets, model, baseline, songs, seed=0)
-    low, high = intervals(PROBLEM, targets, Scored(model, model), songs, seed=0)["accuracy"]
+    gap = paired_bootstrap(PROBLEM, "accuracy", targets, model, baseline, songs, seed=0)
+    low, high = bootstrap_ci(PROBLEM, targets, ScoredPredictions(model, model), songs, seed=0)["accuracy"]
     assert gap.high - gap.low < 0.8 * (high - low)
-    assert compare(PROBLEM, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
-    worse = compare(PROBLEM, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)
-    better = compare(PROBLEM, "log_loss", targets, model, np.full(n, 0.5), songs, seed=0)
+    assert paired_bootstrap(PROBLEM, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
+    worse = paired_bootstrap(PROBLEM, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)
+    better = paired_bootstrap(PROBLEM, "log_loss", targets, model, np.full(n, 0.5), songs, seed=0)
     assert worse.value == -better.value
 
 
@@ -88,14 +100,14 @@ def facts(losses, best_step=50, warmup_steps=10):
 
 def test_collapse_is_said_with_the_key_to_try():
     config = TrainingConfig()
-    assert signs(config, facts([0.7, 0.2]), [True, False], "binary") == []
-    one_class = signs(config, facts([0.7, 0.2]), [True, True], "binary")
+    assert training_warnings(config, facts([0.7, 0.2]), [True, False], "binary") == []
+    one_class = training_warnings(config, facts([0.7, 0.2]), [True, True], "binary")
     assert "every song is predicted True" in one_class[0]
     assert "training.pos_weight" in one_class[0]
-    flat = signs(config, facts([0.7, 0.699]), [True, False], "binary")
+    flat = training_warnings(config, facts([0.7, 0.699]), [True, False], "binary")
     assert "hardly moved" in flat[0]
     assert "training.head_learning_rate" in flat[0]
     config.early_stopping.enabled = True
-    early = signs(config, facts([0.7, 0.2], best_step=5), [True, False], "binary")
+    early = training_warnings(config, facts([0.7, 0.2], best_step=5), [True, False], "binary")
     assert "warm-up" in early[0]
     assert "training.warmup_ratio=0" in early[0]

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.training import cross_validation
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.learner import Learner
-from rainbow_ray.training.loggers import read_lines
-from rainbow_ray.training.trainer import _Run
+from rainbow_ray.training.loggers import read_records
+from rainbow_ray.training.trainer import Trainer
 from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
 
@@ -41,16 +41,16 @@ KEYS: dict[str, Any] = {
 
 @dataclass
 class Campaign:
-    shared: cross_validation.Shared
+    shared: cross_validation.FitContext
     split: Any
     whole: Path
 
-    def jobs(self, folder: Path) -> list[cross_validation.Job]:
+    def jobs(self, folder: Path) -> list[cross_validation.FitJob]:
         return [self.job(k, folder / f"fold-{k}") for k in range(FOLDS)]
 
-    def job(self, fold: int, folder: Path) -> cross_validation.Job:
-        train, val = self.split.sides(fold)
-        return cross_validation.Job(fold, train, val, folder)
+    def job(self, fold: int, folder: Path) -> cross_validation.FitJob:
+        train, val = self.split.train_val_indices(fold)
+        return cross_validation.FitJob(fold, train, val, folder)
 
     def live(self, folder: Path, sabotage: Callable[[], None] | None = None) -> int:
         """One life of a worker, in a process of its own: how it ended, as `os.waitpid` says."""
@@ -62,7 +62,7 @@ class Campaign:
                     sabotage()
                 for job in self.jobs(folder):
                     if cross_validation._is_waiting(job):
-                        cross_validation.run_job(self.shared, job, Team())
+                        cross_validation.run_job(self.shared, job, ProcessGroup())
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()
@@ -82,7 +82,9 @@ def campaign(request, tmp_path_factory, tiny_encoder):
     plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys)
     data = data_of(plan)
     made = Campaign(
-        cross_validation.Shared(plan.config, data.source, plan.problem, plan.reading, "id"), data.split, folder / "w"
+        cross_validation.FitContext(plan.config, data.source, plan.problem, plan.reading, "id"),
+        data.split,
+        folder / "w",
     )
     assert made.live(made.whole) == 0
     return made
@@ -136,15 +138,15 @@ POINTS: dict[str, Callable[[random.Random], Callable[[], None]]] = {
     "in the first batch": lambda r: before(Learner, "losses", 1),
     "in the middle of an epoch": lambda r: before(Learner, "losses", r.randint(2, 80)),
     "after a step": lambda r: after(torch.optim.AdamW, "step", r.randint(1, 60)),
-    "between epochs": lambda r: before(_Run, "train_epoch", r.randint(2, 12)),
-    "before an evaluation": lambda r: before(_Run, "evaluate_epoch", r.randint(1, 12)),
+    "between epochs": lambda r: before(Trainer, "train_epoch", r.randint(2, 12)),
+    "before an evaluation": lambda r: before(Trainer, "evaluate_epoch", r.randint(1, 12)),
     "in an evaluation": lambda r: after(Learner, "score", r.randint(1, 20)),
     "while a checkpoint is written": lambda r: in_the_middle_of_a_file(r.randint(1, 60)),
     "before a checkpoint is in place": lambda r: before(Path, "replace", r.randint(1, 60)),
     "after a checkpoint is in place": lambda r: after(Path, "replace", r.randint(1, 60)),
     "while old ones are removed": lambda r: before(Path, "unlink", r.randint(2, 60)),
-    "before a fold's result": lambda r: before(Checkpoints, "save_result", r.randint(1, 4)),
-    "after a fold's result": lambda r: after(Checkpoints, "save_result", r.randint(1, 4)),
+    "before a fold's result": lambda r: before(CheckpointManager, "save_result", r.randint(1, 4)),
+    "after a fold's result": lambda r: after(CheckpointManager, "save_result", r.randint(1, 4)),
 }
 
 
@@ -169,19 +171,19 @@ def test_a_damaged_checkpoint_costs_only_the_way_from_the_one_before(campaign, t
         newest.write_bytes(newest.read_bytes()[:-50] if how == "torn" else b"")
     assert campaign.live(tmp_path) == 0
     assert_same(campaign, tmp_path, how)
-    _, facts = Checkpoints(newest.parent).load_result()
+    _, facts = CheckpointManager(newest.parent).load_result()
     assert any("passed over" in note for note in facts["notes"])
 
 
 def assert_same(campaign: Campaign, folder: Path, what: str) -> None:
     for ours, theirs in zip(campaign.jobs(folder), campaign.jobs(campaign.whole), strict=True):
-        one, other = Checkpoints(ours.folder), Checkpoints(theirs.folder)
+        one, other = CheckpointManager(ours.folder), CheckpointManager(theirs.folder)
         found, wanted = one.load_model()["model"], other.load_model()["model"]
         assert all(torch.equal(found[name], wanted[name]) for name in wanted), f"{what}: weights differ"
         (scores, facts), (expected, known) = one.load_result(), other.load_result()
         assert all(np.array_equal(scores[name], expected[name]) for name in expected), f"{what}: scores differ"
         assert facts["losses"] == known["losses"]
-        assert [_untimed(r) for r in read_lines(one.metrics)] == [_untimed(r) for r in read_lines(other.metrics)]
+        assert [_untimed(r) for r in read_records(one.metrics)] == [_untimed(r) for r in read_records(other.metrics)]
         assert not list(ours.folder.glob(".*.tmp")), f"{what}: debris is left"
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.training.checkpoint import CheckpointManager
 from tests.conftest import song_rows
 from tests.test_train import call, start
 
@@ -48,7 +48,7 @@ def whole(tmp_path_factory, command) -> Path:
 
 def assert_same(run: Path, whole: Path) -> None:
     for fit in FITS:
-        ours, theirs = (Checkpoints(at / "checkpoints" / fit).load_model()["model"] for at in (run, whole))
+        ours, theirs = (CheckpointManager(at / "checkpoints" / fit).load_model()["model"] for at in (run, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), fit
     ours, theirs = (json.loads((at / "summary.json").read_text()) for at in (run, whole))
     assert ours["best"] == theirs["best"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
 from tests.fault_injection.test_ray_kills import processes
 from tests.test_tune import KEYS, call, command, start  # noqa: F401
 
@@ -44,7 +44,7 @@ def finished(folder: Path) -> dict[str, bytes]:
 
 def ended(folder: Path) -> dict[int, object]:
     path = folder / "trials.jsonl"
-    return {trial.number: trial for trial in Ledger(path).ended} if path.exists() else {}
+    return {trial.number: trial for trial in TrialLog(path).ended} if path.exists() else {}
 
 
 def size(folder: Path) -> int:
@@ -109,36 +109,36 @@ def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path,
         call(tmp_path, *sweep_command, "--resume")
     assert_kept(folder, folds, trials)
     assert done >= wanted * 5 // 6
-    ledger = Ledger(folder / "trials.jsonl")
-    assert sorted(ledger.trials) == list(range(trials_wanted))
-    assert {trial.state for trial in ledger.ended} <= {"complete", "failed"}
-    assert len(ledger.ended) == trials_wanted
-    for trial in ledger.ended:
+    trial_log = TrialLog(folder / "trials.jsonl")
+    assert sorted(trial_log.trials) == list(range(trials_wanted))
+    assert {trial.state for trial in trial_log.ended} <= {"complete", "failed"}
+    assert len(trial_log.ended) == trials_wanted
+    for trial in trial_log.ended:
         if trial.state == "complete":
-            assert trial.reports[-1] == (WHOLE, trial.score)
+            assert trial.reports[-1] == (FULL_BUDGET, trial.score)
             assert len(list((folder / "trials" / f"{trial.number:04d}").glob("fold-*/result.npz"))) == 3
-    print(f"{done} kills; {len(ledger.ended)} trials")
+    print(f"{done} kills; {len(trial_log.ended)} trials")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["trials"]["total"] == trials_wanted
-    assert_undisturbed(ledger, folder)
+    assert_undisturbed(trial_log, folder)
 
 
-def assert_undisturbed(ledger: Ledger, folder: Path) -> None:
+def assert_undisturbed(trial_log: TrialLog, folder: Path) -> None:
     """Trials that were killed have the numbers that the same config gets when nobody kills it."""
     import yaml
 
     from rainbow_ray.config.schema import Config, Resolved
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.training.cross_validation import Shared
-    from rainbow_ray.tuning.trial import Task, run_trial
+    from rainbow_ray.training.cross_validation import FitContext
+    from rainbow_ray.tuning.trial import TrialContext, run_trial
     from tests.helpers import data_of
 
     config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     plan = make_plan(Resolved(config=config, user_keys=frozenset()))
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id")
-    task = Task(shared, [data.split.sides(k) for k in range(3)], (), folder.parent / "again")
-    for trial in [trial for trial in ledger.ended if trial.state == "complete"][:3]:
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    task = TrialContext(shared, [data.split.train_val_indices(k) for k in range(3)], (), folder.parent / "again")
+    for trial in [trial for trial in trial_log.ended if trial.state == "complete"][:3]:
         scores: list[float] = []
         run_trial(task, shared, trial.number, trial.values, lambda done, score, kept=scores: kept.append(score))
         assert scores[-1] == pytest.approx(trial.score, abs=1e-6)

@@ -15,7 +15,7 @@ from rainbow_ray.cli import run as run_door
 from rainbow_ray.html_report.charts import confusion
 from rainbow_ray.html_report.html import render
 from rainbow_ray.html_report.label_issues import contradictions
-from rainbow_ray.html_report.run_artifacts import Finished, read_run
+from rainbow_ray.html_report.run_artifacts import RunArtifacts, read_run
 from rainbow_ray.html_report.run_page import run_page
 from rainbow_ray.html_report.sweep_charts import importance
 from rainbow_ray.html_report.sweep_page import read_sweep
@@ -115,14 +115,14 @@ def test_the_words_come_from_the_model_of_the_fold(finished):
     assert words(texts[song], "score", 99) == [], "a fold whose model is gone"
 
 
-def held_out(problem: str, classes: tuple[str, ...], rows: list[tuple]) -> Finished:
+def held_out(problem: str, classes: tuple[str, ...], rows: list[tuple]) -> RunArtifacts:
     """A run with nothing but predictions: (target, prediction, scores …)."""
     columns = [f"score_{name}" for name in classes] or ["score"]
     table = pd.DataFrame([row[2:] for row in rows], columns=columns)
     table.insert(0, "target", [row[0] for row in rows])
     table.insert(1, "prediction", [row[1] for row in rows])
     table.insert(0, "example_id", [str(i) for i in range(len(rows))])
-    return Finished(None, {"problem": problem}, {}, pd.DataFrame(), table, "")
+    return RunArtifacts(None, {"problem": problem}, {}, pd.DataFrame(), table, "")
 
 
 def test_contradictions_of_yes_and_no_are_sorted_by_how_sure_they_are():

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.evaluation.modality_ablation import Brought, behind
+from rainbow_ray.evaluation.modality_ablation import ModalityAblation, behind
 from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.html_report.write import write_report
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tasks.base import make_task
 from tests.helpers import finish_run, plan_of
 
 KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0, "data__folds": 2,
@@ -59,9 +59,9 @@ def test_a_part_is_told_of_the_songs_that_have_it(run, stems_file):
 
 def test_all_behind_one_is_told():
     def brought(value, songs):
-        return Brought(songs, {"macro_f1": 0.6}, 0.6 + value, Difference(value, value - 0.1, value + 0.1))
+        return ModalityAblation(songs, {"macro_f1": 0.6}, 0.6 + value, Difference(value, value - 0.1, value + 0.1))
 
-    whole = Brought(24, {"macro_f1": 0.7}, 0.7, None)
+    whole = ModalityAblation(24, {"macro_f1": 0.7}, 0.7, None)
     assert behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(0.02, 9), "text+midi": whole}) == []
     (said,) = behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(-0.05, 9), "text+midi": whole})
     assert "midi alone" in said
@@ -79,7 +79,7 @@ def test_songs_are_scored_once_though_predictions_are_of_stems(run):
     means = stems.groupby("song")[["score_spatial", "score_temporal"]].mean()
     ours = found.held.set_index("song")[["score_spatial", "score_temporal"]].loc[means.index]
     np.testing.assert_allclose(ours, means, atol=1e-6)
-    problem = make_problem("multiclass", classes=["spatial", "temporal"])
+    problem = make_task("multiclass", classes=["spatial", "temporal"])
     measured = problem.metric("accuracy", found.targets, found.scores)
     assert measured == pytest.approx(summary["best"]["accuracy"])
 

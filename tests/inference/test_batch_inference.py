@@ -18,7 +18,7 @@ import rainbow_ray
 from rainbow_ray import predict
 from rainbow_ray.cli import run
 from rainbow_ray.data.manifest import open_manifest
-from rainbow_ray.inference.batch_inference import Part, PartScorer, between_songs, plan_parts, read_range
+from rainbow_ray.inference.batch_inference import Chunk, PartScorer, between_songs, plan_parts, read_range
 from tests.conftest import labelled_songs, segment_rows, song_rows
 from tests.data.test_parquet_table import damage
 from tests.helpers import finish_run, plan_of
@@ -75,7 +75,7 @@ def test_a_range_is_read_across_row_groups_and_files(tmp_path):
         pq.write_table(rows, tmp_path / f"{i}.parquet", row_group_size=7)
     manifest = open_manifest(str(tmp_path))
     for start, stop in ((0, 100), (3, 5), (48, 53), (99, 100), (13, 64)):
-        batches = read_range(manifest, ["id"], Part(0, start, stop), 10)
+        batches = read_range(manifest, ["id"], Chunk(0, start, stop), 10)
         assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(start, stop))
 
 

@@ -199,5 +199,5 @@ def test_onnx_says_the_same(ensembles, tmp_path, kind):
     np.testing.assert_allclose(scores, whole.score_texts(texts), atol=1e-4)
     known = ~np.isnan(scores).any(axis=1)
     assert (~known).sum() == 2
-    assert_same_answers(light.decide(scores[known]), whole.decide(scores[known]))
+    assert_same_answers(light.decode_predictions(scores[known]), whole.decode_predictions(scores[known]))
     np.testing.assert_allclose(light.score_texts(texts[::-1])[::-1], scores, atol=1e-5)

@@ -9,10 +9,10 @@ import pytest
 from rainbow_ray import predict
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.segments import NO_LENGTH
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.evaluation.summary import NONE, evaluate
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.training.cross_validation import Job, Shared, out_of_fold, read_outcome, run_job
+from rainbow_ray.training.cross_validation import FitContext, FitJob, out_of_fold, read_result, run_job
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import segment_rows
 from tests.helpers import data_of, plan_of
@@ -70,11 +70,11 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id")
-    jobs = [Job(k, *data.split.sides(k), tmp_path / str(k)) for k in range(2)]
+    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id")
+    jobs = [FitJob(k, *data.split.train_val_indices(k), tmp_path / str(k)) for k in range(2)]
     for job in jobs:
-        run_job(shared, job, Team())
-    folds = [read_outcome(job) for job in jobs]
+        run_job(shared, job, ProcessGroup())
+    folds = [read_result(job) for job in jobs]
     scores = out_of_fold(data.source, data.problem, folds, lambda outcome: outcome.val_scores)
     results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
     assert results.baselines[NONE] == results.metrics

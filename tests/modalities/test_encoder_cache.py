@@ -28,7 +28,7 @@ def nothing_adopted():
 def test_frozen_tensors_are_shared_and_trained_ones_are_not(tiny_encoder):
     name = str(tiny_encoder("bert"))
     config = TextEncoderConfig(layer="last", freeze_layers=2)
-    one, other = (TextEncoder(encoder_cache.fresh_body(name), config) for _ in range(2))
+    one, other = (TextEncoder(encoder_cache.clone_encoder(name), config) for _ in range(2))
     pairs = list(zip(one.parameters(), other.parameters(), strict=True))
     assert {p.requires_grad for p, _ in pairs} == {True, False}
     for p, q in pairs:
@@ -44,12 +44,12 @@ def test_an_encoder_around_shared_memory_is_the_same(tiny_encoder, family):
     mask[1, 7:] = 0
     config = TextEncoderConfig(layer="last")
     with torch.no_grad():
-        expected = TextEncoder(encoder_cache.fresh_body(name), config).eval()(ids, mask)
-    arrays = {key: array.copy() for key, array in encoder_cache.share(name).items()}
+        expected = TextEncoder(encoder_cache.clone_encoder(name), config).eval()(ids, mask)
+    arrays = {key: array.copy() for key, array in encoder_cache.export_weights(name).items()}
     for array in arrays.values():
         array.setflags(write=False)
-    encoder_cache.adopt(name, arrays)
-    encoder = TextEncoder(encoder_cache.fresh_body(name), config).eval()
+    encoder_cache.use_shared_weights(name, arrays)
+    encoder = TextEncoder(encoder_cache.clone_encoder(name), config).eval()
     with torch.no_grad():
         assert torch.equal(encoder(ids, mask), expected)
     addresses = {array.ctypes.data for array in arrays.values()}
@@ -59,9 +59,9 @@ def test_an_encoder_around_shared_memory_is_the_same(tiny_encoder, family):
 
 def test_training_leaves_shared_memory_alone(songs_file, tiny_encoder, tmp_path):
     name = str(tiny_encoder("bert"))
-    arrays = {key: array.copy() for key, array in encoder_cache.share(name).items()}
+    arrays = {key: array.copy() for key, array in encoder_cache.export_weights(name).items()}
     before = {key: array.copy() for key, array in arrays.items()}
-    encoder_cache.adopt(name, arrays)
+    encoder_cache.use_shared_weights(name, arrays)
     keys = {"model__text_encoder__layer": "last", "model__text_encoder__freeze_layers": 1}
     plan = plan_of(songs_file, name, training__min_steps=0, training__epochs=2, training__learning_rate=1e-2, **keys)
     _, shared = fit_fold(plan, data_of(plan), tmp_path / "a")

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.modalities.array_cache import Store, hash_of
-from rainbow_ray.modalities.media import MediaReader, Windows, check_troubles, collate, count_troubles, say_troubles
-from rainbow_ray.modalities.media_source import Trouble, check_rate
+from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
+from rainbow_ray.modalities.media import MediaReader, Windows, collate
+from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_errors
+from rainbow_ray.modalities.media_source import MediaError, check_rate
 from rainbow_ray.utils.errors import InputError
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
@@ -34,7 +35,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def reader(root, tmp_path):
-    return MediaReader(("audio", "midi"), root, Windows(1.0), tmp_path / "store", stands_in=True)
+    return MediaReader(("audio", "midi"), root, Windows(1.0), tmp_path / "store", cache_without_files=True)
 
 
 def rows_of(audio, midi=None):
@@ -135,7 +136,7 @@ def test_what_an_earlier_version_kept_is_not_read(reader, root):
 
 @pytest.mark.parametrize("rate", [0, -1, 3, 10**9, float("inf"), "16000", [16000], True])
 def test_a_sample_rate_that_no_sound_has_is_counted(rate):
-    with pytest.raises(Trouble, match="a sample rate that no sound has"):
+    with pytest.raises(MediaError, match="a sample rate that no sound has"):
         check_rate(rate)
 
 
@@ -145,20 +146,20 @@ def test_rows_with_bad_sample_rates_are_counted(reader):
                       "raw_audio_rate": [16_000.0, 0.0, float("inf"), float("nan")]})  # fmt: skip
     rows = reader(table)
     assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 0, 0]
-    counts, _, total = count_troubles(rows, "audio")
+    counts, _, total = count_media_errors(rows, "audio")
     assert counts == {"a sample rate that no sound has": 2, "not readable as audio": 1}
     assert total == 4
     with pytest.raises(InputError, match="correct the column of sample rates"):
-        check_troubles(rows, ["audio"], 0.2, reader.root)
+        check_media_errors(rows, ["audio"], 0.2, reader.root)
 
 
 def test_advice_fits_the_reasons(reader):
     with pytest.raises(InputError) as raised:
-        check_troubles(reader(rows_of(["gone.wav", "a.wav"])), ["audio"], 0.2, reader.root)
+        check_media_errors(reader(rows_of(["gone.wav", "a.wav"])), ["audio"], 0.2, reader.root)
     assert "--media-root" in str(raised.value)
     assert "convert" not in str(raised.value)
     with pytest.raises(InputError) as raised:
-        check_troubles(reader(rows_of(["text.wav", "a.wav"])), ["audio"], 0.2, reader.root)
+        check_media_errors(reader(rows_of(["text.wav", "a.wav"])), ["audio"], 0.2, reader.root)
     assert "--media-root" not in str(raised.value)
     assert "convert" in str(raised.value)
 
@@ -175,7 +176,7 @@ def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
 def test_troubles_are_counted_by_reason_and_named(reader, root):
     names = ["a.wav", "empty.wav", "text.wav", "missing.wav", "gone.wav", "../b.wav", "bad\0name.wav", " ", None]
     rows = reader(rows_of(names))
-    counts, named, all_of_them = count_troubles(rows, "audio")
+    counts, named, all_of_them = count_media_errors(rows, "audio")
     assert counts == {
         "no such file": 3,
         "empty (0 bytes)": 1,
@@ -185,14 +186,14 @@ def test_troubles_are_counted_by_reason_and_named(reader, root):
     assert named["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
     assert all_of_them == 7
     with pytest.raises(InputError, match=r"only 1 of 7 audio files can be used.*max_bad_media lets 20%"):
-        check_troubles(rows, ["audio"], 0.2, root)
-    said = check_troubles(rows, ["audio"], 0.9, root)
+        check_media_errors(rows, ["audio"], 0.2, root)
+    said = check_media_errors(rows, ["audio"], 0.9, root)
     assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in said[0]
 
 
 def test_a_modality_that_nobody_names_is_refused(reader, root):
     with pytest.raises(InputError, match="no row names midi"):
-        check_troubles(reader(rows_of(["a.wav"])), ["audio", "midi"], 0.2, root)
+        check_media_errors(reader(rows_of(["a.wav"])), ["audio", "midi"], 0.2, root)
 
 
 def test_bytes_in_the_table_are_read_too(reader, root):
@@ -208,13 +209,13 @@ def test_what_the_table_holds_is_named_by_its_song(reader):
                       "raw_midi": pa.array([None, b"no"], pa.large_binary())})  # fmt: skip
     for _ in range(2):
         rows = reader(table)
-        said = [say_troubles(name, *count_troubles(rows, name)[:2])[0] for name in ("audio", "midi")]
+        said = [describe_media_errors(name, *count_media_errors(rows, name)[:2])[0] for name in ("audio", "midi")]
         assert said[0].endswith("(of song x, of song y)")
         assert said[1].endswith("(of song y)")
 
 
 def test_a_damaged_store_is_noticed(tmp_path):
-    store = Store(tmp_path)
+    store = ArrayCache(tmp_path)
     key = store.put_content("audio", np.arange(9, dtype=np.int16))
     path = next(tmp_path.glob("audio/*/*.npy"))
     assert store.get("audio", key, hold=False).tolist() == list(range(9))
@@ -258,7 +259,7 @@ def test_mutated_files_are_troubles_at_worst(modality, files, tmp_path):
             data[rng.randrange(len(data) if rng.random() < 0.5 else 44)] = rng.randrange(256)
         made.append(bytes(data[: rng.randrange(1, len(data))] if rng.random() < 0.3 else data))
     rows = reader(pa.table({f"raw_{modality}": pa.array(made, pa.large_binary())}))
-    counts, _, named = count_troubles(rows, modality)
+    counts, _, named = count_media_errors(rows, modality)
     assert named == files
     assert json.dumps(counts)
 

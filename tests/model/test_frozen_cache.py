@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.model.frozen_cache import MB, PrefixStore, States, make_key
-from rainbow_ray.training.loggers import read_lines
+from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
+from rainbow_ray.training.loggers import read_records
 from tests.helpers import data_of, fit_fold, plan_of, source_of
 
 QUICK = {"training__min_steps": 0, "training__epochs": 2, "training__batch_size": 8, "training__learning_rate": 1e-3}
@@ -28,9 +28,9 @@ def must_not_run(out: torch.Tensor) -> None:
 
 
 def test_states_are_computed_once(tmp_path):
-    store = PrefixStore(tmp_path, MB)
+    store = FrozenFeatureCache(tmp_path, MB)
     first = store.get("a", SHAPE, torch.float32, filled(2.0))
-    again = PrefixStore(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
+    again = FrozenFeatureCache(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
     assert torch.equal(first, torch.full(SHAPE, 2.0))
     assert torch.equal(first, again)
     again.add_(1)  # whoever writes, writes for himself
@@ -46,19 +46,19 @@ def test_states_are_computed_once(tmp_path):
 
 def test_the_longest_unused_make_room(tmp_path):
     size = SHAPE[0] * SHAPE[1] * 4
-    store = PrefixStore(tmp_path, 2 * size)
+    store = FrozenFeatureCache(tmp_path, 2 * size)
     kept = store.get("a", SHAPE, torch.float32, filled(1.0))
     store.get("b", SHAPE, torch.float32, filled(2.0))
     os.utime(tmp_path / "b.states", (1, 1))
     store.get("a", SHAPE, torch.float32, must_not_run)
     store.get("c", SHAPE, torch.float32, filled(3.0))
     assert {path.stem for path in tmp_path.glob("*.states")} == {"a", "c"}
-    assert PrefixStore(tmp_path, size - 1).get("d", SHAPE, torch.float32, must_not_run) is None
+    assert FrozenFeatureCache(tmp_path, size - 1).get("d", SHAPE, torch.float32, must_not_run) is None
     assert kept.sum() == 15
 
 
 def test_a_failure_leaves_nothing_half_done(tmp_path):
-    store = PrefixStore(tmp_path, MB)
+    store = FrozenFeatureCache(tmp_path, MB)
 
     def fail(out: torch.Tensor) -> None:
         out[0] = 1.0
@@ -80,7 +80,7 @@ def _compute(folder: Path, log: Path, die: bool) -> None:
             os._exit(9)
         out.fill_(1.0)
 
-    store = PrefixStore(folder, MB)
+    store = FrozenFeatureCache(folder, MB)
     assert store.get("a", SHAPE, torch.float32, slowly).sum() == 15
 
 
@@ -105,7 +105,7 @@ def test_of_several_processes_one_computes(tmp_path, die):
 
 
 def test_states_are_padded_with_zeros():
-    states = States(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]), np.arange(3))
+    states = CachedHiddenStates(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]), np.arange(3))
     padded = states.pad(np.array([2, 0]))
     assert padded.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
 
@@ -146,7 +146,7 @@ def test_training_is_the_same_with_and_without(songs_file, tiny_encoder, tmp_pat
     data = data_of(plan)
     _, plain = fit_fold(plan, data, tmp_path / "plain")
     calls = counted(monkeypatch)
-    store = PrefixStore(tmp_path / "prefix", MB)
+    store = FrozenFeatureCache(tmp_path / "prefix", MB)
     _, fitted = fit_fold(plan, data, tmp_path / "stored", prefix=store)
     np.testing.assert_allclose(fitted.val_scores, plain.val_scores, atol=1e-5)
     np.testing.assert_allclose(fitted.facts["losses"], plain.facts["losses"], rtol=1e-5)
@@ -154,7 +154,7 @@ def test_training_is_the_same_with_and_without(songs_file, tiny_encoder, tmp_pat
     calls.clear()
     fit_fold(plan, data, tmp_path / "fold", fold=1, prefix=store)
     assert sum(calls) == 1
-    names = [record["split"] for record in read_lines(tmp_path / "stored" / "metrics.jsonl")]
+    names = [record["split"] for record in read_records(tmp_path / "stored" / "metrics.jsonl")]
     assert names.count("val") == 2
 
 
@@ -165,7 +165,7 @@ def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_pat
         return fit_fold(plan, data_of(plan), tmp_path / name, prefix=prefix)[1]
 
     plain = fit(3, "plain", None)
-    store = PrefixStore(tmp_path / "prefix", MB)
+    store = FrozenFeatureCache(tmp_path / "prefix", MB)
     fit(1, "shallow", store)
     calls = counted(monkeypatch)
     deep = fit(3, "deep", store)
@@ -175,7 +175,7 @@ def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_pat
 
 def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_encoder, tmp_path):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, **FREEZING[0])
-    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", prefix=PrefixStore(tmp_path / "prefix", 10))
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", prefix=FrozenFeatureCache(tmp_path / "prefix", 10))
     assert any("training.prefix_limit" in note for note in fitted.facts["notes"])
     assert np.isfinite(fitted.val_scores).all()
 
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_en
 def test_frozen_features_are_computed_once_for_all_fits(songs_file, tiny_encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    store = PrefixStore(tmp_path / "prefix", MB)
+    store = FrozenFeatureCache(tmp_path / "prefix", MB)
     _, first = fit_fold(plan, data, tmp_path / "a", prefix=store)
     calls = counted(monkeypatch)
     _, again = fit_fold(plan, data, tmp_path / "b", prefix=store)

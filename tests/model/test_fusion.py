@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import FusionConfig
-from rainbow_ray.model.fusion import KINDS, Fusion, Tokens, check_fusion, gather_units, hide_at_random
+from rainbow_ray.model.fusion import KINDS, Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 
 WIDTHS = {"text": 12, "audio": 10, "midi": 8}
 
@@ -85,14 +85,14 @@ def test_modality_dropout_hides_its_share_and_leaves_one():
     torch.manual_seed(0)
     present = {name: torch.ones(20_000, dtype=torch.bool) for name in WIDTHS}
     present["midi"][::2] = False
-    hidden = hide_at_random(present, 0.3)
+    hidden = apply_modality_dropout(present, 0.3)
     stacked, there = torch.stack(list(hidden.values())), torch.stack(list(present.values()))
     assert stacked.any(dim=0).all()
     assert not (stacked & ~there).any(), "what is not there does not appear"
     # of three, all go with 0.3 ** 3 and one of them is spared; of two, with 0.3 ** 2
     expected = 0.5 * (0.7 + 0.3**3 / 3) + 0.5 * (0.7 + 0.3**2 / 2)
     assert hidden["text"].float().mean() == pytest.approx(expected, abs=0.02)
-    assert all((hide_at_random(present, 0.0)[name] == present[name]).all() for name in present)
+    assert all((apply_modality_dropout(present, 0.0)[name] == present[name]).all() for name in present)
 
 
 def test_units_stand_beside_each_other_by_example():

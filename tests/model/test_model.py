@@ -8,8 +8,8 @@ import torch
 
 from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
 from rainbow_ray.data.reader import Batch
-from rainbow_ray.modalities.encoder_cache import Bodies
-from rainbow_ray.model.model import Rainbow, Standardise, check_model, make_head
+from rainbow_ray.modalities.encoder_cache import EncoderCache
+from rainbow_ray.model.model import RainbowModel, Standardizer, check_model, make_head
 from rainbow_ray.nn.pooling import POOLINGS, Pooling
 from tests.conftest import tiny_body
 
@@ -36,13 +36,13 @@ def batch_of(units: int = 3, examples: int = 3, length: int = 7) -> Batch:
     )
 
 
-def model_of(**keys) -> Rainbow:
+def model_of(**keys) -> RainbowModel:
     config = ModelConfig()
     for key, value in keys.items():
         section, name = key.split("__")
         setattr(getattr(config, section), name, value)
     torch.manual_seed(0)
-    return Rainbow(Bodies(tiny_body("bert")), config, outputs=1).eval()
+    return RainbowModel(EncoderCache(tiny_body("bert")), config, outputs=1).eval()
 
 
 HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [9.0, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]]])
@@ -100,7 +100,7 @@ def test_units_of_an_example_are_averaged():
 
 
 def test_statistics_centre_and_scale_and_spare_constant_features():
-    module = Standardise(3)
+    module = Standardizer(3)
     features = torch.tensor([[1.0, 5.0, 2.0], [3.0, 5.0, 6.0]])
     module.fit(features)
     torch.testing.assert_close(module(features), torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]))

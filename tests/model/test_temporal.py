@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import TemporalConfig
-from rainbow_ray.data.reader import Line
+from rainbow_ray.data.reader import SegmentTimes
 from rainbow_ray.model.temporal import Temporal, check_temporal
 
 KINDS = ("transformer", "tcn")
@@ -21,14 +21,14 @@ def part(kind: str, **keys) -> Temporal:
     return made
 
 
-def line(*sizes: int) -> Line:
+def line(*sizes: int) -> SegmentTimes:
     times = []
     for size in sizes:
         starts = torch.arange(size) * 3.0
         whole = max(3.0 * size, 1.0)
         times.append(torch.stack([starts, starts + 3, starts / whole, (starts + 3) / whole], dim=1))
     run = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return Line(torch.cat(times), run)
+    return SegmentTimes(torch.cat(times), run)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +59,7 @@ def test_neighbours_are_seen_in_their_order(kind):
 def test_when_a_segment_is_counts(kind):
     model, features = part(kind), torch.randn(4, WIDTH)
     late = line(4)
-    late = Line(late.times + torch.tensor([30.0, 30.0, 0.0, 0.0]), late.run)
+    late = SegmentTimes(late.times + torch.tensor([30.0, 30.0, 0.0, 0.0]), late.run)
     assert not torch.allclose(model(features, line(4)), model(features, late), atol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_a_thousand_segments_and_times_of_nothing_stay_finite(kind):
     model = part(kind)
     with torch.no_grad():
         assert torch.isfinite(model(torch.randn(1000, WIDTH), line(1000))).all()
-        zero = Line(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long))
+        zero = SegmentTimes(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long))
         assert torch.isfinite(model(torch.randn(3, WIDTH), zero)).all()
 
 

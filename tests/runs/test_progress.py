@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from rainbow_ray.runs.progress import FitProgress, TrialLines
-from rainbow_ray.training.loggers import RESULT, JsonLines, Mirror
+from rainbow_ray.training.loggers import RESULT, JsonLinesLogger, LogForwarder
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.console import make_console
 
@@ -83,10 +83,10 @@ def test_a_mirror_tells_when_a_fit_has_ended(tmp_path):
     console = make_console(file := io.StringIO())
     files = [tmp_path / name / "metrics.jsonl" for name in ("fold-0", "fold-1")]
     with FitProgress(console, ["macro_f1"], 3, headline="macro_f1") as progress:
-        mirror = Mirror(files, [progress], progress.finish)
+        mirror = LogForwarder(files, [progress], progress.finish)
         for fold, path in enumerate(files):
             for record in records(fold):
-                JsonLines(path).log(record)
+                JsonLinesLogger(path).log(record)
         mirror.poll()
         assert file.getvalue() == ""
         files[1].with_name(RESULT).touch()

@@ -11,7 +11,7 @@ import sklearn.metrics as reference
 import torch
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tasks.binary import METRICS, Binary
 from rainbow_ray.utils.errors import InputError
 
@@ -102,7 +102,7 @@ def test_other_labels_are_refused(labels, word):
 
 def test_one_class_alone_is_refused():
     with pytest.raises(InputError, match="one class only: each of 3 songs is True"):
-        PROBLEM.settle(np.ones(3), "t", Config())
+        PROBLEM.finalize_labels(np.ones(3), "t", Config())
 
 
 def test_focal_loss_has_a_gradient_where_it_is_sure():
@@ -119,7 +119,7 @@ def test_names_are_checked():
     assert "did you mean macro_f1" in problems[1]
     assert PROBLEM.check(Config()) == []
     with pytest.raises(InputError, match="unknown"):
-        make_problem("bnary")
+        make_task("bnary")
 
 
 def fitted(**keys) -> Binary:
@@ -164,5 +164,5 @@ def test_the_first_bias_minimises_the_loss_without_features():
 
 def test_state_goes_through_json():
     problem = fitted(loss="focal", focal_gamma=1.5)
-    again = make_problem("binary", **problem.to_json())
+    again = make_task("binary", **problem.to_json())
     assert vars(again) == vars(problem)

@@ -62,9 +62,9 @@ def test_classes_of_too_few_songs_follow_the_policy(policy):
     wanted = config(rare_classes=policy)
     if policy == "error":
         with pytest.raises(InputError, match=r"fewer than 2 songs: c \(1\), d \(1\)"):
-            parsed.problem.settle(parsed.targets, "kind", wanted)
+            parsed.problem.finalize_labels(parsed.targets, "kind", wanted)
         return
-    settled = parsed.problem.settle(parsed.targets, "kind", wanted)
+    settled = parsed.problem.finalize_labels(parsed.targets, "kind", wanted)
     assert "c (1), d (1)" in settled.notes[0]
     if policy == "drop":
         assert settled.problem.classes == ("a", "b")
@@ -77,7 +77,7 @@ def test_classes_of_too_few_songs_follow_the_policy(policy):
 
 def test_others_that_are_still_too_few_are_left_out():
     parsed = parse(["a"] * 4 + ["b"] * 3 + ["c"])
-    settled = parsed.problem.settle(parsed.targets, "kind", config(rare_classes="other"))
+    settled = parsed.problem.finalize_labels(parsed.targets, "kind", config(rare_classes="other"))
     assert settled.problem.classes == ("a", "b")
     assert list(settled.left_out)[-1] == RARE
 
@@ -85,10 +85,10 @@ def test_others_that_are_still_too_few_are_left_out():
 def test_nothing_to_tell_apart_is_refused():
     parsed = parse(["a"] * 5)
     with pytest.raises(InputError, match="one class only: each of 5 songs is 'a'"):
-        parsed.problem.settle(parsed.targets, "kind", config())
+        parsed.problem.finalize_labels(parsed.targets, "kind", config())
     parsed = parse(["a"] * 5 + ["b"])
     with pytest.raises(InputError, match=r"one class only: classes of fewer than 2 songs are left out: b \(1\)"):
-        parsed.problem.settle(parsed.targets, "kind", config())
+        parsed.problem.finalize_labels(parsed.targets, "kind", config())
     with pytest.raises(InputError, match="no classes"):
         parse([str(i) for i in range(2000)])
 
@@ -96,9 +96,9 @@ def test_nothing_to_tell_apart_is_refused():
 def test_weights_that_do_not_fit_are_refused():
     parsed = parse(["a"] * 3 + ["b"] * 3)
     with pytest.raises(InputError, match="3 weights for 2 classes"):
-        parsed.problem.settle(parsed.targets, "kind", config({"class_weights": [1.0, 2.0, 3.0]}))
+        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0, 2.0, 3.0]}))
     with pytest.raises(InputError, match="no class 'aa'"):
-        parsed.problem.settle(parsed.targets, "kind", config({"class_weights": {"aa": 2.0}}))
+        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": {"aa": 2.0}}))
 
 
 def fitted(**keys) -> Multiclass:
@@ -119,7 +119,7 @@ def test_weights_come_from_the_training_side():
 def test_all_that_is_wrong_with_classes_is_said_at_once():
     parsed = parse(["a"] * 5 + ["b"] * 4 + ["c"])
     with pytest.raises(InputError) as error:
-        parsed.problem.settle(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
+        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
     assert len(error.value.problems) == 2
 
 
@@ -132,7 +132,7 @@ def test_with_a_tiny_class_auto_does_not_balance_and_says_so():
     def settled(least: int, **keys):
         kinds = ["a"] * least + ["b"] * 20
         parsed = parse(kinds)
-        labels = parsed.problem.settle(parsed.targets, "kind", config(keys))
+        labels = parsed.problem.finalize_labels(parsed.targets, "kind", config(keys))
         return labels.problem.fit(labels.targets, TrainingConfig(**keys)).weights, labels.notes
 
     weights, (note,) = settled(5)
@@ -244,8 +244,8 @@ def test_details_are_by_class():
 def test_it_comes_back_from_json():
     problem = fitted(loss="logit_adjusted")
     assert Multiclass(**problem.to_json()) == problem
-    assert problem.decide(np.eye(3)[[2, 0]]) == ["temporal", "causal"]
-    assert problem.tell(SIX[:2]) == ["causal", "spatial"]
+    assert problem.decode_predictions(np.eye(3)[[2, 0]]) == ["temporal", "causal"]
+    assert problem.decode_targets(SIX[:2]) == ["causal", "spatial"]
     assert problem.describe(SIX) == {"temporal": 3, "spatial": 2, "causal": 1}
 
 

@@ -56,19 +56,19 @@ def test_a_song_with_no_class_is_one_and_a_song_whose_classes_are_left_out_is_no
 def test_rare_classes_go_and_songs_that_had_only_them():
     parsed = parse([["a"], ["a", "c"], ["b"], ["b"], ["c", "d"], ["d"]])
     config = Config(data=DataConfig(multi_label=True, min_songs_per_class=2))
-    settled = parsed.problem.settle(parsed.targets, "kinds", config)
+    settled = parsed.problem.finalize_labels(parsed.targets, "kinds", config)
     assert settled.problem.classes == ("a", "b", "c", "d")
-    fewer = parsed.problem.settle(parsed.targets[:5], "kinds", config)
+    fewer = parsed.problem.finalize_labels(parsed.targets[:5], "kinds", config)
     assert fewer.problem.classes == ("a", "b", "c")
     with_rare_alone = np.vstack([parsed.targets[:4], parsed.targets[5:]])
-    lost = parsed.problem.settle(with_rare_alone, "kinds", config)
+    lost = parsed.problem.finalize_labels(with_rare_alone, "kinds", config)
     assert list(lost.left_out) == [None, None, None, None, RARE]
 
 
 def test_a_class_that_all_songs_have_is_refused():
     parsed = parse([["a"], ["a", "b"], ["a", "b"]])
     with pytest.raises(InputError, match="every song has 'a'"):
-        parsed.problem.settle(parsed.targets, "kinds", Config())
+        parsed.problem.finalize_labels(parsed.targets, "kinds", Config())
 
 
 def test_one_class_alone_is_a_problem_too():
@@ -76,7 +76,7 @@ def test_one_class_alone_is_a_problem_too():
     family = family_of(problem)
     inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
     targets = inputs.astype(np.float32)
-    for make in (lambda: family.linear(1.0), lambda: family.stumps(0)):
+    for make in (lambda: family.linear(1.0), lambda: family.boosting(0)):
         scores = family.score(make(), inputs, targets, np.arange(4), np.array([4, 5]))
         assert scores.shape == (2, 1)
         assert scores[0, 0] > 0.5 > scores[1, 0]
@@ -136,7 +136,7 @@ def test_metrics_are_those_of_scikit_learn():
 
 def test_predictions_are_names():
     scores = np.array([[0.6, 0.6, 0.2], [0.1, 0.2, 0.3]])
-    assert PROBLEM.decide(scores) == [("a", "b"), ()]
+    assert PROBLEM.decode_predictions(scores) == [("a", "b"), ()]
     fitted = PROBLEM.fit(TARGETS, TrainingConfig(loss="focal"))
     assert Multilabel(**fitted.to_json()) == fitted
 

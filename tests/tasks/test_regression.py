@@ -60,11 +60,11 @@ def test_huge_numbers_are_numbers():
 
 def test_what_cannot_be_learned_is_refused_all_at_once():
     with pytest.raises(InputError, match="nothing to learn"):
-        PROBLEM.settle(np.ones(5), "intensity", Config())
+        PROBLEM.finalize_labels(np.ones(5), "intensity", Config())
     bounded = parse([-2.0, 5.0], target_bounds=(0.0, 4.0))
     config = Config(training=TrainingConfig(target_transform="log1p"))
     with pytest.raises(InputError) as error:
-        bounded.problem.settle(bounded.targets, "intensity", config)
+        bounded.problem.finalize_labels(bounded.targets, "intensity", config)
     assert len(error.value.problems) == 3
     assert "from 0 on" in error.value.problems[-1]
 

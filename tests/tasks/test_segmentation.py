@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 
 from rainbow_ray.config.schema import Config, TrainingConfig
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tasks.decoding import median, viterbi
 from rainbow_ray.tasks.multiclass import Multiclass
-from rainbow_ray.tasks.multiple_instance import bag_loss, shares
-from rainbow_ray.tasks.segment_targets import LABEL, songs_of
+from rainbow_ray.tasks.multiple_instance import instance_log_probs, multiple_instance_loss
+from rainbow_ray.tasks.segment_targets import LABEL, song_slices
 from rainbow_ray.tasks.segmentation import Segmentation, decode_sides, measure_decoded
 from rainbow_ray.utils.errors import InputError
 
@@ -84,7 +84,7 @@ def test_boundaries_cost_where_neighbours_differ_in_truth():
 
 @pytest.mark.parametrize("name", ["binary", "regression"])
 def test_other_inner_problems_have_losses_of_their_own(name):
-    inner = make_problem(name)
+    inner = make_task(name)
     problem = Segmentation(inner, smoothing=0.1, boundary=0.1)
     targets, logits = timeline([0, 1, 1], [NAN, 0]), torch.randn(5, inner.outputs, requires_grad=True)
     cost = loss(problem, logits, targets)
@@ -116,12 +116,12 @@ def test_time_counts_by_seconds_not_by_segments():
 def test_a_song_that_is_drawn_twice_is_two_songs():
     one = timeline([0, 1])
     twice = np.concatenate([one, one])
-    assert [(rows.start, rows.stop) for rows in songs_of(twice)] == [(0, 2), (2, 4)]
+    assert [(rows.start, rows.stop) for rows in song_slices(twice)] == [(0, 2), (2, 4)]
     assert PLAIN.metric("edit", twice, sure([0, 1, 1, 1])) == pytest.approx(0.75)
 
 
 def test_numbers_are_weighed_by_time():
-    problem = Segmentation(make_problem("regression"))
+    problem = Segmentation(make_task("regression"))
     targets = np.array([[1.0, 0, 9, 0, 0], [3.0, 9, 10, 1, 0]], dtype=np.float32)
     assert problem.metric("time_mae", targets, np.array([1.0, 1.0], dtype=np.float32)) == pytest.approx(0.2)
     assert not problem.larger_is_better("time_mae")
@@ -165,7 +165,7 @@ def test_decoding_does_not_look_across_songs():
 def test_rare_classes_are_counted_by_songs():
     config = Config()
     targets = timeline([0, 1, 2, 2, 2, 2], [0, 1], [0, 1], [1, 0])
-    settled = PLAIN.settle(targets, "kind", config)
+    settled = PLAIN.finalize_labels(targets, "kind", config)
     known = ~np.isnan(settled.targets[:, LABEL])
     assert known.tolist() == [True, True, *[False] * 4, *[True] * 6], "2 is in one song only"
 
@@ -173,17 +173,17 @@ def test_rare_classes_are_counted_by_songs():
 @pytest.mark.parametrize("bag", ["attention", "noisy_or"])
 @pytest.mark.parametrize("inner", ["multiclass", "binary"])
 def test_weak_segments_share_in_their_songs_score(bag, inner):
-    plain = PLAIN.inner if inner == "multiclass" else make_problem("binary")
+    plain = PLAIN.inner if inner == "multiclass" else make_task("binary")
     problem = Segmentation(plain, weak=bag)
     targets = timeline([1, 1, 1], [0, 0])
     logits = torch.randn(5, problem.outputs, requires_grad=True)
-    said = shares(problem.inner, problem.weak, logits, torch.tensor([0, 0, 0, 1, 1]))
+    said = instance_log_probs(problem.inner, problem.weak, logits, torch.tensor([0, 0, 0, 1, 1]))
     scores = problem.scores(said)
     sums = torch.stack([scores[:3].sum(0), scores[3:].sum(0)])
     assert ((sums > 0) & (sums <= 1 + 1e-5)).all()
     if inner == "multiclass":
         assert torch.allclose(sums.sum(1), torch.ones(2), atol=1e-4)
-    cost = bag_loss(problem.inner, said, torch.from_numpy(targets))
+    cost = multiple_instance_loss(problem.inner, said, torch.from_numpy(targets))
     assert (cost != 0).tolist() == [True, False, False, True, False]
     label = torch.tensor([1, 0])
     right = sums[torch.arange(2), label] if inner == "multiclass" else torch.where(label == 1, sums, 1 - sums)
@@ -199,14 +199,16 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
 @pytest.mark.parametrize("bag", ["attention", "noisy_or"])
 def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
     """Shares of many are all below a half: they are held against each other."""
-    problem = Segmentation(make_problem("binary"), weak=bag)
+    problem = Segmentation(make_task("binary"), weak=bag)
     targets = timeline([1] * 8, [0] * 4, [1])
     logits = torch.full((13, problem.outputs), 4.0)
     logits[6:8], logits[8:12] = -4.0, -4.0
-    scores = problem.scores(shares(problem.inner, problem.weak, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))).numpy()
+    scores = problem.scores(
+        instance_log_probs(problem.inner, problem.weak, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))
+    ).numpy()
     said = problem.decode(targets, scores)
-    assert problem.decide(said)[8:] == [False] * 4 + [True]
-    assert problem.decide(said)[:8] == ([True] * 6 + [False] * 2)
+    assert problem.decode_predictions(said)[8:] == [False] * 4 + [True]
+    assert problem.decode_predictions(said)[:8] == ([True] * 6 + [False] * 2)
     of_songs = (problem.by_song(targets, values)[1] > 0.5 for values in (scores, said))
     assert [one.tolist() for one in of_songs] == [[True, False, True]] * 2, "what is said of songs stays"
     assert problem.metric("accuracy", targets, said) == 1.0
@@ -214,16 +216,18 @@ def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
 
 def test_noisy_or_worked_by_hand():
     """P(song) = 1 - ∏ (1 - p) of its segments."""
-    problem = Segmentation(make_problem("binary"), weak="noisy_or")
+    problem = Segmentation(make_task("binary"), weak="noisy_or")
     p = torch.tensor([0.2, 0.5])
-    said = problem.scores(shares(problem.inner, problem.weak, torch.logit(p)[:, None], torch.tensor([0, 0])))
+    said = problem.scores(
+        instance_log_probs(problem.inner, problem.weak, torch.logit(p)[:, None], torch.tensor([0, 0]))
+    )
     assert float(said.sum()) == pytest.approx(1 - 0.8 * 0.5, rel=1e-5)
     assert float(said[1] / said[0]) == pytest.approx(np.log(0.5) / np.log(0.8), rel=1e-4)
 
 
 def test_labels_that_are_the_songs_own_are_weak():
     targets = timeline([0, 0, NAN], [1, 1], [0, 0], [1, 1], [0, 0], [1, 1])
-    settled = PLAIN.settle(targets, "rebracketing_type", Config())
+    settled = PLAIN.finalize_labels(targets, "rebracketing_type", Config())
     assert isinstance(settled.problem, Segmentation)
     assert settled.problem.weak == "attention"
     assert "WEAK" in " ".join(settled.notes)
@@ -231,15 +235,15 @@ def test_labels_that_are_the_songs_own_are_weak():
     config = Config()
     config.training.metric = "time_accuracy"
     with pytest.raises(InputError, match=r"training\.metric: time_accuracy .* use one of accuracy"):
-        PLAIN.settle(targets, "rebracketing_type", config)
-    numbers = Segmentation(make_problem("regression"))
+        PLAIN.finalize_labels(targets, "rebracketing_type", config)
+    numbers = Segmentation(make_task("regression"))
     with pytest.raises(InputError, match="one number a song"):
-        numbers.settle(targets, "intensity", Config())
+        numbers.finalize_labels(targets, "intensity", Config())
 
 
 def test_few_songs_of_several_segments_do_not_make_labels_weak():
     targets = timeline([0, 0], *([label] for label in (1, 0, 1, 0, 1)))
-    settled = PLAIN.settle(targets, "kind", Config())
+    settled = PLAIN.finalize_labels(targets, "kind", Config())
     assert isinstance(settled.problem, Segmentation)
     assert settled.problem.weak is None
 
@@ -259,7 +263,7 @@ def test_each_side_is_decoded_by_what_its_own_training_side_teaches():
     half = decode_sides(problem, targets, sides, waiting)
     assert np.isnan(half[first]).all()
     assert np.array_equal(half[second], decoded[second])
-    assert decode_sides(make_problem("binary"), targets, sides, said) is said
+    assert decode_sides(make_task("binary"), targets, sides, said) is said
 
 
 def test_metrics_of_an_epoch_look_at_what_is_decoded():
@@ -274,4 +278,4 @@ def test_metrics_of_an_epoch_look_at_what_is_decoded():
 
 def test_it_comes_back_from_a_file():
     problem = dataclasses.replace(PLAIN, decoding="viterbi").fit(timeline([0, 1, 2]), TrainingConfig())
-    assert make_problem("segmentation", **problem.to_json()) == problem
+    assert make_task("segmentation", **problem.to_json()) == problem

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rainbow_ray.data.reader import make_batch
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.training import trainer
 from rainbow_ray.training.learner import Learner
@@ -28,11 +28,11 @@ def made(stems_file, tiny_encoder, tmp_path):
 
 
 def learner_of(plan, data) -> Learner:
-    train, _ = data.split.sides(0)
+    train, _ = data.split.train_val_indices(0)
     device = pick_device("cpu")[0]
     problem = data.problem.fit(data.source.targets[train], plan.config.training)
     return Learner(plan.config, data.source, plan.reading, problem, train, device=device,
-                   precision=pick_precision("off", device)[0], team=Team())  # fmt: skip
+                   precision=pick_precision("off", device)[0], team=ProcessGroup())  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
@@ -57,7 +57,7 @@ def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
     _, whole = fit_fold(plan, data, tmp_path / "whole")
     _, again = fit_fold(plan, data, tmp_path / "again")
     assert (again.val_scores == whole.val_scores).all()
-    evaluate, calls = trainer._Run.evaluate_epoch, {"n": 0}
+    evaluate, calls = trainer.Trainer.evaluate_epoch, {"n": 0}
 
     def killed(self):
         calls["n"] += 1
@@ -66,7 +66,7 @@ def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
         evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "evaluate_epoch", killed)
+        patch.setattr(trainer.Trainer, "evaluate_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             fit_fold(plan, data, tmp_path / "killed")
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
@@ -99,7 +99,7 @@ def test_each_tower_has_its_own_rate(made):
     learner = learner_of(plan, data)
     optimizer = make_optimizer(learner.model, plan.config, learner.device)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    towers = learner.model.towers()
+    towers = learner.model.parameters_by_component()
     found = {name: {rates[id(p)] for p in parameters} for name, parameters in towers.items()}
     assert found == {"audio": {3e-3}, "midi": {4e-3}, "fusion": {5e-3}, "head": {6e-3}}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(map(len, towers.values()))
@@ -108,7 +108,9 @@ def test_each_tower_has_its_own_rate(made):
 def test_states_are_computed_once_for_all(made, tmp_path, monkeypatch):
     plan, data = made()
     _, first = fit_fold(plan, data, tmp_path / "a")
-    monkeypatch.setattr("rainbow_ray.model.audio_features.Heard._encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(
+        "rainbow_ray.model.audio_features.AudioFeatureCache._encode", lambda *_: pytest.fail("encoded again")
+    )
     _, second = fit_fold(plan, data, tmp_path / "b")
     assert (first.val_scores == second.val_scores).all()
 

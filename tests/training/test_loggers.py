@@ -7,7 +7,14 @@ import json
 import pytest
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.training.loggers import JsonLines, Mirror, TensorBoard, Wandb, read_lines, wandb_notes
+from rainbow_ray.training.loggers import (
+    JsonLinesLogger,
+    LogForwarder,
+    TensorBoardLogger,
+    WandbLogger,
+    read_records,
+    wandb_notes,
+)
 from rainbow_ray.utils.errors import InputError
 
 
@@ -16,25 +23,25 @@ def record(epoch: int, fold: int | None = 0, **values) -> dict:
 
 
 def test_a_half_line_is_no_record_and_is_dropped_on_cutting_back(tmp_path):
-    lines = JsonLines(tmp_path / "m.jsonl")
+    lines = JsonLinesLogger(tmp_path / "m.jsonl")
     for epoch in (1, 2, 3):
         lines.log(record(epoch))
     with lines.path.open("a") as file:
         file.write('{"fold": 0, "epo')
-    assert [r["epoch"] for r in read_lines(lines.path)] == [1, 2, 3]
-    lines.cut_back(10)
+    assert [r["epoch"] for r in read_records(lines.path)] == [1, 2, 3]
+    lines.truncate_after(10)
     lines.log(record(3, loss=0.5))
-    assert [r["epoch"] for r in read_lines(lines.path)] == [1, 2, 3]
-    assert read_lines(lines.path)[-1]["loss"] == 0.5
-    JsonLines(tmp_path / "none.jsonl").cut_back(0)
+    assert [r["epoch"] for r in read_records(lines.path)] == [1, 2, 3]
+    assert read_records(lines.path)[-1]["loss"] == 0.5
+    JsonLinesLogger(tmp_path / "none.jsonl").truncate_after(0)
 
 
 def test_a_mirror_hands_each_whole_line_on_once(tmp_path):
     seen: list[int] = []
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    mirror = Mirror(files, [lambda r: seen.append(r["epoch"])])
+    mirror = LogForwarder(files, [lambda r: seen.append(r["epoch"])])
     mirror.poll()
-    JsonLines(files[0]).log(record(1))
+    JsonLinesLogger(files[0]).log(record(1))
     mirror.poll()
     with files[1].open("w") as file:
         file.write(json.dumps(record(2)))
@@ -48,7 +55,7 @@ def test_a_mirror_hands_each_whole_line_on_once(tmp_path):
 
 
 def test_tensorboard_files_hold_the_numbers(tmp_path):
-    board = TensorBoard(tmp_path, {(0, 2, 10, "val")})
+    board = TensorBoardLogger(tmp_path, {(0, 2, 10, "val")})
     board(record(2, earlier=1.0))
     board(record(1, loss=0.25, undefined={"mcc": "why"}, mcc=None))
     board.close({})
@@ -60,13 +67,13 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
 
 
 def test_a_mirror_reads_a_file_that_was_cut_back_from_its_start(tmp_path):
-    lines = JsonLines(tmp_path / "m.jsonl")
+    lines = JsonLinesLogger(tmp_path / "m.jsonl")
     for epoch in range(1, 101):
         lines.log(record(epoch, text="x" * (epoch % 7)))
     seen: list[int] = []
-    mirror = Mirror([lines.path], [lambda r: seen.append(r["epoch"])])
+    mirror = LogForwarder([lines.path], [lambda r: seen.append(r["epoch"])])
     mirror.poll()
-    lines.cut_back(40)
+    lines.truncate_after(40)
     for epoch in range(41, 131):
         lines.log(record(epoch))
         if epoch % 13 == 0:
@@ -101,4 +108,4 @@ def test_a_key_that_wandb_refuses_is_the_users_to_mend(monkeypatch, tmp_path):
     config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(InputError, match=r"--wandb: W&B refuses the run \(.*WANDB_MODE=offline"):
-        Wandb(config, "run", tmp_path, ())
+        WandbLogger(config, "run", tmp_path, ())

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.training.checkpoint import Checkpoints
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.learner import Learner
-from rainbow_ray.training.loggers import Silent
-from rainbow_ray.training.trainer import FitData, _Run
+from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.trainer import FitData, Trainer
 from rainbow_ray.utils.errors import TrainingError
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -41,11 +41,11 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
 
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     """Of the first step, before the optimiser makes use of them."""
-    train, val = data.split.sides(0)
+    train, val = data.split.train_val_indices(0)
     fit_data = FitData(data.source, train, val, plan.problem, plan.reading, 0)
-    run = _Run(plan.config, fit_data, Silent(), Checkpoints(folder), Team())
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
     monkeypatch.setattr(run.stepper, "_update", lambda: None)
-    run.stepper.take(run.source.known(train[:16]), 16.0, number=1)
+    run.stepper.take(run.source.in_memory_subset(train[:16]), 16.0, number=1)
     return [p.grad.clone() for p in run.model.parameters() if p.grad is not None]
 
 

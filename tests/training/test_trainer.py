@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import decide_length, same_steps
+from rainbow_ray.data.batching import make_training_schedule, same_steps
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.distributed.process_group import Team
-from rainbow_ray.modalities.spec import Reading
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.training import learner, trainer
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.loggers import JsonLines, read_lines
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.loggers import JsonLinesLogger, read_records
 from rainbow_ray.training.optimizer import make_optimizer
 from rainbow_ray.utils.errors import TrainingError
 from tests.helpers import data_of, fit_fold, plan_of, source_of
@@ -35,10 +35,10 @@ def encoder(tiny_encoder):
 
 
 def run_of(plan, data, folder: Path, fold: int = 0):
-    train, val = data.split.sides(fold)
-    state = Checkpoints(folder)
+    train, val = data.split.train_val_indices(fold)
+    state = CheckpointManager(folder)
     fit_data = trainer.FitData(source_of(data.examples), train, val, plan.problem, plan.reading, fold)
-    return trainer._Run(plan.config, fit_data, JsonLines(state.metrics), state, Team())
+    return trainer.Trainer(plan.config, fit_data, JsonLinesLogger(state.metrics), state, ProcessGroup())
 
 
 @pytest.mark.parametrize("keys", [{}, UNFROZEN, {"model__text_encoder__layer": "mix"}])
@@ -70,7 +70,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_end(songs_file, encoder, tmp_p
     _, whole = fit_fold(plan, data, tmp_path / "whole")
 
     calls = {"n": 0}
-    evaluate = trainer._Run.evaluate_epoch
+    evaluate = trainer.Trainer.evaluate_epoch
 
     def killed(self):
         calls["n"] += 1
@@ -79,7 +79,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_end(songs_file, encoder, tmp_p
         evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "evaluate_epoch", killed)
+        patch.setattr(trainer.Trainer, "evaluate_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             fit_fold(plan, data, tmp_path / "killed")
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
@@ -106,9 +106,9 @@ def test_checkpoints_of_another_encoder_are_not_taken(songs_file, tiny_encoder, 
         plan = plan_of(songs_file, encoder, **{**QUICK, **keys})
         _, fitted = fit_fold(plan, data_of(plan), tmp_path)
     assert any("another encoder" in note for note in fitted.facts["notes"])
-    records = read_lines(tmp_path / "metrics.jsonl")
+    records = read_records(tmp_path / "metrics.jsonl")
     assert [r["epoch"] for r in records if r["split"] == "val"] == [1, 2]
-    assert Checkpoints(tmp_path).newest()[0]["progress"]["epoch"] == 2
+    assert CheckpointManager(tmp_path).load_latest()[0]["progress"]["epoch"] == 2
 
 
 def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypatch):
@@ -162,25 +162,25 @@ def test_early_stopping_looks_at_an_inner_split_only(songs_file, encoder, tmp_pa
     plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 40}, **keys)
     data = data_of(plan)
     run = run_of(plan, data, tmp_path / "run")
-    train, val = data.split.sides(0)
+    train, val = data.split.train_val_indices(0)
     assert set(run.train) | set(run.inner) == set(train)
     assert not set(run.inner) & (set(run.train) | set(val))
     _, fitted = fit_fold(plan, data, tmp_path / "fit")
-    records = read_lines(tmp_path / "fit" / "metrics.jsonl")
+    records = read_records(tmp_path / "fit" / "metrics.jsonl")
     inner = {r["epoch"]: r["macro_f1"] for r in records if r["split"] == "inner"}
     assert fitted.facts["epochs"] < 40
     assert fitted.facts["epochs"] == fitted.facts["best_epoch"] + 2
     assert inner[fitted.facts["best_epoch"]] == max(inner.values())
     # the model that is kept is the best one, not the last
-    kept = Checkpoints(tmp_path / "fit").load_model()["model"]
-    best = Checkpoints(tmp_path / "fit").load_best(fitted.facts["best_epoch"])["model"]
+    kept = CheckpointManager(tmp_path / "fit").load_model()["model"]
+    best = CheckpointManager(tmp_path / "fit").load_best(fitted.facts["best_epoch"])["model"]
     assert all(torch.equal(kept[name], best[name]) for name in best)
 
 
 def test_records_are_unique_and_complete(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, logging__log_every_n_steps=1, **QUICK)
     fit_fold(plan, data_of(plan), tmp_path)
-    records = read_lines(tmp_path / "metrics.jsonl")
+    records = read_records(tmp_path / "metrics.jsonl")
     places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
     assert len(places) == len(set(places))
     val = [r for r in records if r["split"] == "val"]
@@ -197,7 +197,7 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = learner.build_model(config, Reading(text=str(encoder)), make_problem("binary"))
+    model = learner.build_model(config, InputSpec(text=str(encoder)), make_task("binary"))
     optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -218,7 +218,7 @@ def test_schedules_warm_up_and_decay(songs_file, encoder, tmp_path, schedule):
     keys = {"training__schedule": schedule, "training__warmup_ratio": 0.2, "logging__log_every_n_steps": 1}
     plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 10}, **keys)
     fit_fold(plan, data_of(plan), tmp_path)
-    rates = [r["lr"] for r in read_lines(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    rates = [r["lr"] for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "train"]
     top = max(rates)
     assert rates[0] < top == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(top if schedule == "constant" else 0.0, abs=1e-9)
@@ -264,11 +264,11 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     _, first = fit_fold(plan, data, tmp_path / "a")
     order = np.arange(len(data.examples))[::-1].copy()
     turned = data.examples.take(order)
-    train, val = data.split.sides(0)
+    train, val = data.split.train_val_indices(0)
     back = np.argsort(order)
-    state = Checkpoints(tmp_path / "b")
+    state = CheckpointManager(tmp_path / "b")
     parts = trainer.FitData(source_of(turned), back[train], back[val], plan.problem, plan.reading, 0)
-    second = trainer.fit(plan.config, parts, JsonLines(state.metrics), state)
+    second = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 
 
@@ -285,7 +285,7 @@ def test_sampling_and_pos_weight_do_not_add_up(songs_file, encoder, tmp_path):
 def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, training__early_stopping__enabled=True, **QUICK)
     data = data_of(plan)
-    train, _ = data.split.sides(0)
+    train, _ = data.split.train_val_indices(0)
     data.examples.targets[:] = 0
     data.examples.targets[train[0]] = 1  # one positive cannot lie on both sides
     _, fitted = fit_fold(plan, data, tmp_path)
@@ -301,6 +301,6 @@ def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
 
 
 def test_the_refit_takes_the_steps_of_the_folds():
-    fold = decide_length(TrainingConfig(), 192)
+    fold = make_training_schedule(TrainingConfig(), 192)
     refit = same_steps(fold.step_size, 12, 240)
     assert (refit.step_size, refit.epochs, refit.steps_per_epoch) == (fold.step_size, 12, 30)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.evaluation.bootstrap import compare_seeds
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.bbc_cv import best_of, corrected, smallest_difference
 
 SONGS = 84
-PROBLEM = make_problem("binary")
+PROBLEM = make_task("binary")
 
 
 def trials(accuracies, seed: int, songs: int = SONGS) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +57,10 @@ def test_the_first_of_equals_is_the_best():
 def test_seeds_are_compared_on_the_same_songs():
     targets, good = trials([0.9] * 3, 0, songs=300)
     _, bad = trials([0.6] * 3, 0, songs=300)
-    gap = compare_seeds(PROBLEM, "accuracy", targets, good, bad, np.arange(300), seed=0)
+    gap = paired_bootstrap_over_seeds(PROBLEM, "accuracy", targets, good, bad, np.arange(300), seed=0)
     assert gap.low > 0.15
     assert gap.value == pytest.approx(0.3, abs=0.06)
-    level = compare_seeds(PROBLEM, "accuracy", targets, good, good, np.arange(300), seed=0)
+    level = paired_bootstrap_over_seeds(PROBLEM, "accuracy", targets, good, good, np.arange(300), seed=0)
     assert (level.low, level.value, level.high) == (0, 0, 0)
 
 

@@ -11,10 +11,10 @@ import pytest
 from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.bbc_cv import Corrected
 from rainbow_ray.tuning.revalidation import fresh_seeds, measure
-from rainbow_ray.tuning.summary import Confirmed, verdict
+from rainbow_ray.tuning.summary import Revalidation, verdict
 from rainbow_ray.tuning.trial_log import Trial
 
 N = 400
@@ -27,10 +27,10 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def sweep():
-    shared = SimpleNamespace(problem=make_problem("binary"))
+    shared = SimpleNamespace(problem=make_task("binary"))
     config = Config()
     config.training.metric = "accuracy"
-    return SimpleNamespace(task=SimpleNamespace(shared=shared), config=config)
+    return SimpleNamespace(context=SimpleNamespace(shared=shared), config=config)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_fresh_seeds_are_fresh():
 
 
 def said(*, gap: Difference | None, gain: Difference | None, behind: Difference | None = None, number: int = 4) -> str:
-    fresh = Confirmed([43, 44, 45], True, 0.8, 0.7, "TF-IDF", 0.75, gap, behind)
+    fresh = Revalidation([43, 44, 45], True, 0.8, 0.7, "TF-IDF", 0.75, gap, behind)
     return verdict("accuracy", Trial(number, {}), Corrected(0.85, 0.81, 0.7, 0.9, gain), fresh, 84)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from rainbow_ray.config.phases import PHASES
 from rainbow_ray.config.schema import Config, known_keys
-from rainbow_ray.setup.plan import check_values, settle_defaults
-from rainbow_ray.tasks.base import make_problem
+from rainbow_ray.setup.plan import check_values, resolve_defaults
+from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space, quiet_study
 from rainbow_ray.utils.errors import InputError
 
@@ -22,14 +22,14 @@ from rainbow_ray.utils.errors import InputError
 @pytest.fixture
 def config(tiny_encoder) -> Config:
     config = Config()
-    settle_defaults(config, make_problem("binary"))
+    resolve_defaults(config, make_task("binary"))
     config.model.text_encoder.model_name = str(tiny_encoder("bert"))
     return config
 
 
 @pytest.fixture
 def check():
-    return functools.partial(check_values, problem=make_problem("binary"))
+    return functools.partial(check_values, problem=make_task("binary"))
 
 
 def of(suggest) -> Space:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rainbow_ray.tasks.segmentation import decode_sides
-from rainbow_ray.training.checkpoint import Checkpoints
-from rainbow_ray.training.cross_validation import Shared, run_job
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.cross_validation import FitContext, run_job
 from rainbow_ray.tuning import trial as trials
-from rainbow_ray.tuning.trial import Task, forget_models, make_rungs, out_of_fold, prefix_savings, run_trial
-from rainbow_ray.tuning.trial_log import WHOLE
+from rainbow_ray.tuning.trial import TrialContext, forget_models, make_rungs, out_of_fold, prefix_savings, run_trial
+from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import InputError, TrainingError
 from tests.conftest import segment_rows
 from tests.helpers import data_of, plan_of
@@ -22,14 +22,16 @@ QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 
 
 @pytest.fixture
-def task(songs_file, tiny_encoder, tmp_path) -> Task:
+def context(songs_file, tiny_encoder, tmp_path) -> TrialContext:
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, plan.problem, plan.reading, "id", tmp_path / "prefix")
-    return Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id", tmp_path / "prefix")
+    return TrialContext(
+        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+    )
 
 
-def run(task: Task, number: int, values: dict) -> list[tuple[float, float]]:
+def run(task: TrialContext, number: int, values: dict) -> list[tuple[float, float]]:
     reports: list[tuple[float, float]] = []
     run_trial(task, task.shared, number, values, lambda done, score: reports.append((done, score)))
     return reports
@@ -44,18 +46,18 @@ def test_the_first_rung_is_a_fold_or_a_part_of_one():
 
 def test_scores_are_pooled_and_told_at_rungs(task):
     reports = run(task, 0, {})
-    assert [done for done, _ in reports] == pytest.approx([100 / 3, WHOLE])
+    assert [done for done, _ in reports] == pytest.approx([100 / 3, FULL_BUDGET])
     scores = out_of_fold(task, 0)
     problem, targets = task.shared.problem, task.shared.source.targets
     assert not np.isnan(scores).any()
     assert reports[-1][1] == problem.metric("macro_f1", targets, scores)
-    first = task.sides[0][1]
+    first = task.train_val_indices[0][1]
     assert reports[0][1] == problem.metric("macro_f1", targets[first], scores[first])
 
 
 def test_one_split_is_told_in_parts(task):
-    one = Task(task.shared, task.sides[:1], make_rungs(1, 3.0), task.folder)
-    assert [done for done, _ in run(one, 0, {})] == pytest.approx([100 / 3, WHOLE])
+    one = TrialContext(task.shared, task.train_val_indices[:1], make_rungs(1, 3.0), task.folder)
+    assert [done for done, _ in run(one, 0, {})] == pytest.approx([100 / 3, FULL_BUDGET])
 
 
 def test_the_same_config_first_and_fifth_gives_the_same_numbers(task):
@@ -77,7 +79,7 @@ def test_what_the_store_of_frozen_layers_saved_is_counted(task):
     half = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 2, "model.text_encoder.layer": "last"}
     run(task, 0, half)
     run(task, 1, {**half, "training.weight_decay": 0.1})
-    facts = [Checkpoints(task.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
+    facts = [CheckpointManager(task.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
     assert len({fact["stored"]["key"] for fact in facts}) == 1
     assert [fact["stored"]["seconds"] > 0 for fact in facts] == [True, *[False] * 5]
     assert [fact["passes"] for fact in facts] == [3 + 1] * 6
@@ -123,14 +125,16 @@ def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tm
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    training__device="cpu", **QUICK)  # fmt: skip
     data = data_of(plan)
-    shared = Shared(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
-    task = Task(shared, [data.split.sides(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials")
+    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
+    task = TrialContext(
+        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+    )
     reports = run(task, 0, {})
     scores, targets = out_of_fold(task, 0), data.source.targets
-    decoded = decode_sides(data.problem, targets, task.sides, scores)
+    decoded = decode_sides(data.problem, targets, task.train_val_indices, scores)
     assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "else this tells nothing"
     assert reports[-1][1] == data.problem.metric("macro_f1", targets, decoded)
     logged = [json.loads(line) for line in (task.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in logged if record["split"] == "val"][-1]
-    val = task.sides[2][1]
+    val = task.train_val_indices[2][1]
     assert last["macro_f1"] == pytest.approx(data.problem.metric("macro_f1", targets[val], decoded[val]))

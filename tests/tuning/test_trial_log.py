@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rainbow_ray.tuning.trial_log import WHOLE, Ledger, Trial
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 
 
 @pytest.fixture
@@ -14,20 +14,20 @@ def path(tmp_path):
     return tmp_path / "trials.jsonl"
 
 
-def filled(path) -> Ledger:
-    ledger = Ledger(path)
+def filled(path) -> TrialLog:
+    trial_log = TrialLog(path)
     for number in range(4):
-        ledger.start(Trial(number, {"training.epochs": number}, {"training.epochs": number}, {}))
-        ledger.report(number, 20.0, 0.5 + number / 10)
-    ledger.report(0, WHOLE, 0.6)
-    ledger.end(0, "complete", score=0.6, seconds=1.25)
-    ledger.end(1, "pruned", score=0.6, seconds=0.5)
-    ledger.end(2, "failed", score=None, seconds=0.1, reason="NaN")
-    return ledger
+        trial_log.start(Trial(number, {"training.epochs": number}, {"training.epochs": number}, {}))
+        trial_log.report(number, 20.0, 0.5 + number / 10)
+    trial_log.report(0, FULL_BUDGET, 0.6)
+    trial_log.end(0, "complete", score=0.6, seconds=1.25)
+    trial_log.end(1, "pruned", score=0.6, seconds=0.5)
+    trial_log.end(2, "failed", score=None, seconds=0.1, reason="NaN")
+    return trial_log
 
 
 def test_it_is_read_as_it_was_written(path):
-    written, read = filled(path), Ledger(path)
+    written, read = filled(path), TrialLog(path)
     assert read.trials == written.trials
     assert [trial.number for trial in read.ended] == [0, 1, 2]
     assert [trial.number for trial in read.interrupted] == [3]
@@ -40,42 +40,42 @@ def test_half_a_line_is_passed_over_and_swallows_nothing(path, cut):
     filled(path)
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
-    ledger = Ledger(path)
-    assert [trial.number for trial in ledger.ended] == [0, 1]
-    ledger.end(2, "failed", score=None, seconds=0.1, reason="again")
-    assert Ledger(path).trials[2].reason == "again"
+    trial_log = TrialLog(path)
+    assert [trial.number for trial in trial_log.ended] == [0, 1]
+    trial_log.end(2, "failed", score=None, seconds=0.1, reason="again")
+    assert TrialLog(path).trials[2].reason == "again"
 
 
 def test_foreign_lines_are_passed_over(path):
     filled(path)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"\x00\x00\xff\n" + b"[1]\n" + b'{"event": "end", "trial": 77}\n' + b"".join(lines))
-    assert len(Ledger(path).ended) == 3
+    assert len(TrialLog(path).ended) == 3
 
 
 def test_a_trial_that_starts_again_forgets_its_reports(path):
-    ledger = filled(path)
-    ledger.start(ledger.trials[3])
-    assert ledger.trials[3].reports == []
-    assert Ledger(path).trials[3].reports == []
+    trial_log = filled(path)
+    trial_log.start(trial_log.trials[3])
+    assert trial_log.trials[3].reports == []
+    assert TrialLog(path).trials[3].reports == []
 
 
 def test_the_best_come_first_and_the_earlier_of_equals(path):
-    ledger = Ledger(path)
+    trial_log = TrialLog(path)
     for number, score in enumerate((0.5, 0.9, 0.9, 0.1)):
-        ledger.start(Trial(number, {}))
-        ledger.end(number, "complete", score=score, seconds=1.0)
-    assert [trial.number for trial in ledger.complete(larger_is_better=True)] == [1, 2, 0, 3]
-    assert [trial.number for trial in ledger.complete(larger_is_better=False)] == [3, 0, 1, 2]
+        trial_log.start(Trial(number, {}))
+        trial_log.end(number, "complete", score=score, seconds=1.0)
+    assert [trial.number for trial in trial_log.complete(larger_is_better=True)] == [1, 2, 0, 3]
+    assert [trial.number for trial in trial_log.complete(larger_is_better=False)] == [3, 0, 1, 2]
 
 
 def test_watchers_are_told_once_it_is_written(path):
-    ledger, told = Ledger(path), []
+    trial_log, told = TrialLog(path), []
 
     def watch(trial, event):
         told.append((trial.number, event, json.loads(path.read_text().splitlines()[-1])["event"]))
 
-    ledger.watchers.append(watch)
-    ledger.start(Trial(0, {}))
-    ledger.end(0, "complete", score=1.0, seconds=1.0)
+    trial_log.watchers.append(watch)
+    trial_log.start(Trial(0, {}))
+    trial_log.end(0, "complete", score=1.0, seconds=1.0)
     assert told == [(0, "start", "start"), (0, "end", "end")]

@@ -55,13 +55,13 @@ def write_demo_segments(folder: Path) -> Path:
     """Write them to `folder`, whole or not at all; an identical file is left alone."""
     import pyarrow.parquet as pq
 
-    from rainbow_ray.utils.io import write_safely
+    from rainbow_ray.utils.io import atomic_write
 
     buffer = io.BytesIO()
     pq.write_table(demo_segments(), buffer)
     content, path = buffer.getvalue(), folder / FILE_NAME
     if not (path.is_file() and path.read_bytes() == content):
-        write_safely(path, lambda file: file.write_bytes(content))
+        atomic_write(path, lambda file: file.write_bytes(content))
     return path
 
 

@@ -36,7 +36,7 @@ class AudioEncoder(Protocol):
 
     width: int
     summary_width: int
-    trains_waves: bool  # nothing is constant: `forward` reads waves
+    trains_feature_extractor: bool  # nothing is constant: `forward` reads waves
 
     def constant(self, waves: torch.Tensor) -> torch.Tensor:
         """What never changes of some windows, time along the second axis."""
@@ -131,7 +131,7 @@ def make_audio_encoder(body: Any, config: AudioEncoderConfig, *, normalise: bool
     return LogMelNet(config) if body is None else WaveformEncoder(body, config, normalise=normalise, weights=weights)
 
 
-def to_tokens(frames: torch.Tensor, tokens: int) -> torch.Tensor:
+def average_pool_time(frames: torch.Tensor, tokens: int) -> torch.Tensor:
     """Averages over equal stretches of time: `(units, tokens, …)` from `(units, frames, …)`."""
     n = frames.shape[1]
     if n <= tokens:
@@ -141,13 +141,13 @@ def to_tokens(frames: torch.Tensor, tokens: int) -> torch.Tensor:
     return torch.einsum("un...,nt->ut...", frames, spread / spread.sum(0))
 
 
-def mean_and_spread(frames: torch.Tensor) -> torch.Tensor:
+def mean_std_pool(frames: torch.Tensor) -> torch.Tensor:
     """Over time: `(units, 2 × width)` from `(units, frames, width)`."""
     frames = frames.float()
     return torch.cat([frames.mean(dim=1), frames.std(dim=1, correction=0)], dim=1)
 
 
-def hide(values: torch.Tensor, config: AudioEncoderConfig) -> torch.Tensor:
+def spec_augment(values: torch.Tensor, config: AudioEncoderConfig) -> torch.Tensor:
     """SpecAugment (Park et al. 2019): one stretch of time and one of features of each unit become 0."""
     for axis, share in ((1, config.mask_time), (-1, config.mask_features)):
         size = values.shape[axis]
@@ -167,7 +167,7 @@ def hide(values: torch.Tensor, config: AudioEncoderConfig) -> torch.Tensor:
 class LogMelNet(nn.Module):
     """Log-mel spectra, then three convolutions that are trained from scratch; needs no download."""
 
-    trains_waves = False
+    trains_feature_extractor = False
     window: torch.Tensor
     mels: torch.Tensor
 
@@ -195,11 +195,11 @@ class LogMelNet(nn.Module):
         return hash_of("log-mel 1", MELS, HOP, FFT)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        values = hide(values, self.config) if self.training else values
-        return to_tokens(self.net(values.transpose(1, 2)).transpose(1, 2), self.config.tokens)
+        values = spec_augment(values, self.config) if self.training else values
+        return average_pool_time(self.net(values.transpose(1, 2)).transpose(1, 2), self.config.tokens)
 
     def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return mean_and_spread(values)
+        return mean_std_pool(values)
 
     def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
         return iter(())  # none came trained
@@ -238,26 +238,26 @@ class WaveformEncoder(nn.Module):
         self._freeze()
 
     @property
-    def trains_waves(self) -> bool:
+    def trains_feature_extractor(self) -> bool:
         return not self.config.freeze_front
 
     @property
     def all_constant(self) -> bool:
         """Whether nothing learns up to the layer that is read."""
-        return not self.trains_waves and self.between_frozen and self.frozen == self.depth
+        return not self.trains_feature_extractor and self.between_frozen and self.frozen == self.depth
 
     def constant(self, waves: torch.Tensor) -> torch.Tensor:
         """After the convolutions, or after the frozen layers; as tokens where nothing learns.
 
         `(units, frames, width)`, with a learned mix `(units, frames, layers + 1, width)` from the frozen layers on.
         """
-        assert not self.trains_waves
+        assert not self.trains_feature_extractor
         features = self._front(waves)
         if not self.between_frozen:
             return features
         states = self._run([self._embed(features)], 0, self.frozen)
         hidden = torch.stack(states, dim=2) if self.mixed else states[-1]
-        return to_tokens(hidden, self.config.tokens) if self.all_constant else hidden
+        return average_pool_time(hidden, self.config.tokens) if self.all_constant else hidden
 
     def identity(self) -> str:
         stage = (self.between_frozen, self.frozen, self.mixed, self.whole and self.frozen == self.depth)
@@ -266,24 +266,24 @@ class WaveformEncoder(nn.Module):
         return hash_of(self.weights, stage, pooled, self.normalise, body._attn_implementation, torch.__version__)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if self.trains_waves:
+        if self.trains_feature_extractor:
             states = self._run([self._embed(self._front(self._shaken(values)))], 0, self.depth)
         elif not self.between_frozen:
             states = self._run([self._embed(values)], 0, self.depth)
         else:
-            values = hide(values, self.config) if self.training else values
+            values = spec_augment(values, self.config) if self.training else values
             states = list(values.unbind(2)) if self.mixed else [values]
             states = self._run(states, self.frozen, self.depth)
         hidden = states[-1]
         if self.mixed:
             shares = torch.softmax(self.mix_weights, dim=0).to(hidden.dtype)
             hidden = self.mix_scale * torch.einsum("k,utkw->utw", shares, torch.stack(states, dim=2))
-        return to_tokens(hidden, self.config.tokens)
+        return average_pool_time(hidden, self.config.tokens)
 
     def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        if self.trains_waves or not self.between_frozen:
-            return mean_and_spread(tokens)
-        return mean_and_spread(values[:, :, -1] if self.mixed else values)
+        if self.trains_feature_extractor or not self.between_frozen:
+            return mean_std_pool(tokens)
+        return mean_std_pool(values[:, :, -1] if self.mixed else values)
 
     def constant_tensors(self) -> list[str]:
         """Names, in the body, of what is never trained."""

@@ -30,7 +30,7 @@ from rainbow_ray.modalities.audio.headers import (
     unknown_flac_length,
 )
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream, skip_tags
-from rainbow_ray.modalities.media_source import BAD_RATE, RATES, Trouble, explain
+from rainbow_ray.modalities.media_source import BAD_RATE, RATES, MediaError, explain
 
 CUT_OFF = "cut off: its header promises more sound"
 UNREADABLE = "not readable as audio"
@@ -53,7 +53,7 @@ class AudioFile(Protocol):
     frames: int
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Return samples `(<= count, channels)`, float32, fewer only at the end. Raises `Trouble`."""
+        """Return samples `(<= count, channels)`, float32, fewer only at the end. Raises `MediaError`."""
 
     def peek(self, first: int, count: int) -> np.ndarray:
         """As `read`, without an effect on what is read later: the last bit of MP3 depends on what was read before."""
@@ -98,7 +98,7 @@ class SeekableFile:
             file.seek(first - preroll)
             samples: np.ndarray = file.read(preroll + count, dtype="float32", always_2d=True)
         except _errors() as error:
-            raise Trouble(CUT_OFF, _detail(error)) from error
+            raise MediaError(CUT_OFF, _detail(error)) from error
         return samples[preroll:].copy() if preroll else samples
 
 
@@ -117,7 +117,7 @@ class SequentialFile:
                 self.rate, self.frames = rate, self.frames + len(block)
                 levels.append(levels_of(block, rate))
                 if self.frames > LONGEST * rate:
-                    raise Trouble("longer than a day")
+                    raise MediaError("longer than a day")
         self.levels = np.concatenate(levels) if levels else np.zeros(0)
 
     def read(self, first: int, count: int) -> np.ndarray:
@@ -221,7 +221,7 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
         return _open_checked(source, header)
     except _errors() as error:
         foreign = describe_foreign(head) if isinstance(error, _errors()[0]) else None
-        raise Trouble(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, _detail(error)) from error
+        raise MediaError(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, _detail(error)) from error
 
 
 def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
@@ -230,7 +230,7 @@ def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile
     Also tells whether any of them is cut off, or not read.
     """
     files: list[AudioFile] = []
-    failures: tuple[type[Exception], ...] = (Trouble, *_errors())
+    failures: tuple[type[Exception], ...] = (MediaError, *_errors())
     is_cut = False
     for link in links:
         try:
@@ -250,12 +250,12 @@ def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile
 
 
 def _open_checked(source: Path | bytes, header: Header) -> tuple[AudioFile, bool]:
-    """Open a file, and see whether its last samples can be read. Raises `Trouble`, and what libsndfile raises."""
+    """Open a file, and see whether its last samples can be read. Raises `MediaError`, and what libsndfile raises."""
     file, header, is_checked = _open_with_length(source, header)
     if not RATES[0] <= file.samplerate <= RATES[1]:
-        raise Trouble(BAD_RATE, f"{file.samplerate} Hz")
+        raise MediaError(BAD_RATE, f"{file.samplerate} Hz")
     if file.frames <= 0:
-        raise Trouble("no samples")
+        raise MediaError("no samples")
     is_mpeg, pieces = _is_mpeg(file), header.pieces
     if file.format == "FLAC" and header.kind == "FLAC" and _goes_on(source, file.frames):
         with open_bytes(source) as raw:
@@ -264,7 +264,7 @@ def _open_checked(source: Path | bytes, header: Header) -> tuple[AudioFile, bool
         return SeekableFile(file, functools.partial(_open, source, pieces)), header.is_cut
     sequential = SequentialFile(functools.partial(_open, source, pieces, is_sequential=True), is_mpeg=is_mpeg)
     if sequential.frames == 0:
-        raise Trouble(UNREADABLE, "no sample can be decoded")
+        raise MediaError(UNREADABLE, "no sample can be decoded")
     is_known = pieces is header.pieces and not is_mpeg and file.frames <= LONGEST * file.samplerate
     return sequential, header.is_cut or (is_known and file.frames - sequential.frames > SLACK * file.samplerate)
 
@@ -359,7 +359,7 @@ def _whole(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
 
 @contextlib.contextmanager
 def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
-    """Hold back what libmpg123 prints: it names no file, and what matters of it is a `Trouble`."""
+    """Hold back what libmpg123 prints: it names no file, and what matters of it is a `MediaError`."""
     if not is_needed:
         yield
         return

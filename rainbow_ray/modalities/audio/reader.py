@@ -19,7 +19,7 @@ from rainbow_ray.modalities.audio.files import (
     loudness,
     open_audio,
 )
-from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, Trouble
+from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, MediaError
 
 RATE = 16_000  # what speech encoders were trained on
 SHORTEST = 0.1  # seconds
@@ -82,18 +82,18 @@ class Sound:
 
         if start >= self.duration and (within is not None or self.is_cut):
             reason = CUT_OFF if self.is_cut else "a segment begins after the sound ends"
-            raise Trouble(reason, f"at {start:.1f} s of {self.duration:.1f}")
+            raise MediaError(reason, f"at {start:.1f} s of {self.duration:.1f}")
         first = min(int(start * self.rate), max(0, self.frames - 1))
         count = round(min(seconds, within or seconds) * self.rate)
         samples = self.file.read(first, count)
         # a file that is shorter than the window is repeated, but not one that should be longer, or cannot be read on
         expected = count if self.is_cut else min(count, self.frames - first)
         if len(samples) < max(expected - SLACK * self.rate, min(expected, SHORTEST * self.rate)):
-            raise Trouble(CUT_OFF, f"{len(samples)} of {expected} samples from {start:.1f} s on")
+            raise MediaError(CUT_OFF, f"{len(samples)} of {expected} samples from {start:.1f} s on")
         if len(samples) < SHORTEST * self.rate:
-            raise Trouble(f"less than {SHORTEST} s of sound", f"{len(samples)} samples from {start:.1f} s on")
+            raise MediaError(f"less than {SHORTEST} s of sound", f"{len(samples)} samples from {start:.1f} s on")
         if not np.isfinite(samples).all():
-            raise Trouble("samples that are no numbers (NaN, infinite)")
+            raise MediaError("samples that are no numbers (NaN, infinite)")
         if not _sounds(levels_of(samples, self.rate)).any():
             raise EmptyWindow("silent", f"from {start:.1f} s on")
         mono = mix_down(samples)
@@ -101,7 +101,7 @@ class Sound:
         peak = float(np.abs(mono).max(initial=0.0))
         mono = mono / max(1.0, peak)
         if peak > OUTLIER and (np.abs(mono) > SILENCE).mean() < AUDIBLE:
-            raise Trouble("single samples far out of range, beside which the rest is silent", f"up to {peak:.1e}")
+            raise MediaError("single samples far out of range, beside which the rest is silent", f"up to {peak:.1e}")
         whole = np.resize(mono, round(seconds * RATE))
         return np.round(whole * FULL).astype(np.int16)
 
@@ -175,21 +175,21 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
 
 
 def open_recording(source: Path | bytes, rate: int | None = None) -> Sound:
-    """Open a file, its bytes, or (with a `rate`) float32 samples as bytes. Raises `Trouble`."""
+    """Open a file, its bytes, or (with a `rate`) float32 samples as bytes. Raises `MediaError`."""
     if rate is not None and isinstance(source, bytes):
         if len(source) % 4:
-            raise Trouble("not float32 samples", f"{len(source)} bytes")
+            raise MediaError("not float32 samples", f"{len(source)} bytes")
         if not RATES[0] <= rate <= RATES[1]:
-            raise Trouble(BAD_RATE, f"{rate} Hz")
+            raise MediaError(BAD_RATE, f"{rate} Hz")
         samples = np.frombuffer(source, dtype="<f4")
         sound = Sound(Samples(samples[:, None], rate))
     else:
         file, is_cut = open_audio(source)
         sound = Sound(file, is_cut=is_cut)
     if sound.frames <= 0:
-        raise Trouble("no samples")
+        raise MediaError("no samples")
     if sound.duration < SHORTEST:
-        raise Trouble(CUT_OFF if sound.is_cut else f"shorter than {SHORTEST} s")
+        raise MediaError(CUT_OFF if sound.is_cut else f"shorter than {SHORTEST} s")
     return sound
 
 

@@ -29,7 +29,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from rainbow_ray.modalities.media_source import Trouble
+from rainbow_ray.modalities.media_source import MediaError
 
 DEFAULT_TEMPO = 500_000  # microseconds a quarter note, until the first tempo event
 
@@ -102,7 +102,7 @@ def read_notes(data: bytes) -> MidiNotes:
                 events.append((tick, number, status, content))
             elif status == META and content[0] == SET_TEMPO:
                 if len(content) < 4:
-                    raise Trouble(DAMAGED, f"a tempo of {len(content) - 1} bytes at tick {tick}")
+                    raise MediaError(DAMAGED, f"a tempo of {len(content) - 1} bytes at tick {tick}")
                 tempos.append((tick, int.from_bytes(content[1:4], "big")))
     events.sort(key=itemgetter(0))  # stable: at one time, in the order of the tracks
     ticks, values, n_unended = _pair_notes(events)
@@ -121,10 +121,10 @@ def _unwrap(data: bytes) -> bytes:
         position += 8
         if kind == b"data":
             if position + size > len(data):
-                raise Trouble(CUT_OFF, "in its RIFF container")
+                raise MediaError(CUT_OFF, "in its RIFF container")
             return data[position : position + size]
         position += size + size % 2
-    raise Trouble(NOT_MIDI, "a RIFF container without MIDI data")
+    raise MediaError(NOT_MIDI, "a RIFF container without MIDI data")
 
 
 @dataclass(frozen=True)
@@ -139,29 +139,29 @@ class _Track:
 def _read_chunks(data: bytes) -> tuple[int, list[_Track]]:
     """Ticks a quarter note, and the track chunks. Chunks of other types are skipped, as is what follows the last."""
     if data[:4] != b"MThd":
-        raise Trouble(NOT_MIDI, "it does not begin with MThd")
+        raise MediaError(NOT_MIDI, "it does not begin with MThd")
     if len(data) < 14:
-        raise Trouble(CUT_OFF, "in its header")
+        raise MediaError(CUT_OFF, "in its header")
     size, file_format, n_tracks, division = struct.unpack_from(">IHHH", data, 4)
     _check_header(size, file_format, n_tracks, division)
     position = 8 + size
     tracks: list[_Track] = []
     while len(tracks) < n_tracks:
         if position + 8 > len(data):
-            raise Trouble(CUT_OFF, f"{len(tracks)} tracks of the {n_tracks} in its header")
+            raise MediaError(CUT_OFF, f"{len(tracks)} tracks of the {n_tracks} in its header")
         kind, size = struct.unpack_from(">4sI", data, position)
         begin, position = position + 8, position + 8 + size
         if position > len(data):
-            raise Trouble(
+            raise MediaError(
                 CUT_OFF, f"track {len(tracks) + 1} of {n_tracks}: {size} bytes, {len(data) - begin} are there"
             )
         if kind == b"MTrk":
             needs_end = not _is_chunk_type(data[position : position + 4]) and bool(data[position:].strip(b"\0"))
             tracks.append(_Track(len(tracks) + 1, data[begin:position], needs_end))
         elif not _is_chunk_type(kind):
-            raise Trouble(DAMAGED, f"no chunk begins at byte {begin - 8}")
+            raise MediaError(DAMAGED, f"no chunk begins at byte {begin - 8}")
     if data.startswith(b"MTrk", position):
-        raise Trouble(DAMAGED, f"more tracks than the {n_tracks} in its header")
+        raise MediaError(DAMAGED, f"more tracks than the {n_tracks} in its header")
     return division, tracks
 
 
@@ -171,17 +171,17 @@ def _is_chunk_type(kind: bytes) -> bool:
 
 def _check_header(size: int, file_format: int, n_tracks: int, division: int) -> None:
     if size < 6 or file_format > 2:
-        raise Trouble(NOT_MIDI, f"a header of {size} bytes, format {file_format}")
+        raise MediaError(NOT_MIDI, f"a header of {size} bytes, format {file_format}")
     if file_format == 2 and n_tracks > 1:
-        raise Trouble("MIDI of format 2: its tracks are pieces of their own", f"{n_tracks} tracks")
+        raise MediaError("MIDI of format 2: its tracks are pieces of their own", f"{n_tracks} tracks")
     if division & 0x8000:
-        raise Trouble("SMPTE times, not ticks a quarter")
+        raise MediaError("SMPTE times, not ticks a quarter")
     if division == 0:
-        raise Trouble("times that are no numbers (a division of 0)")
+        raise MediaError("times that are no numbers (a division of 0)")
 
 
 def _read_track(track: _Track) -> Iterator[Message]:
-    """All events of a track with their ticks. Raises `Trouble` where its bytes are no sequence of events."""
+    """All events of a track with their ticks. Raises `MediaError` where its bytes are no sequence of events."""
     data = track.content
     position = tick = running_status = 0
     has_end = False
@@ -195,13 +195,13 @@ def _read_track(track: _Track) -> Iterator[Message]:
             has_end = status == META and content[0] == END_OF_TRACK
             yield tick, status, content
     except IndexError:
-        raise Trouble(DAMAGED, f"track {track.number} ends inside an event") from None
+        raise MediaError(DAMAGED, f"track {track.number} ends inside an event") from None
     except ValueError as error:
-        raise Trouble(DAMAGED, f"track {track.number}, byte {position}: {error}") from None
+        raise MediaError(DAMAGED, f"track {track.number}, byte {position}: {error}") from None
     if data[position:].strip(b"\0"):
-        raise Trouble(DAMAGED, f"track {track.number} has {len(data) - position} bytes after its end")
+        raise MediaError(DAMAGED, f"track {track.number} has {len(data) - position} bytes after its end")
     if track.needs_end and not has_end:
-        raise Trouble(DAMAGED, f"track {track.number} goes on after the length that it gives")
+        raise MediaError(DAMAGED, f"track {track.number} goes on after the length that it gives")
 
 
 def _read_quantity(data: bytes, position: int) -> tuple[int, int]:
@@ -290,7 +290,7 @@ def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) ->
     last = ticks.max(initial=0)
     until = np.append(start[1:], last).clip(max=last)
     if ((tempo == 0) & (until > start)).any():
-        raise Trouble("a tempo of 0: its notes would all sound at once")
+        raise MediaError("a tempo of 0: its notes would all sound at once")
     per_tick = tempo / (1e6 * division)
     passed = np.append(0.0, np.cumsum(np.diff(start) * per_tick[:-1]))
     index = np.searchsorted(start, ticks, side="right") - 1

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import MidiEncoderConfig
-from rainbow_ray.modalities.media import LENGTHS, EmptyWindow, Trouble, explain
+from rainbow_ray.modalities.media import LENGTHS
+from rainbow_ray.modalities.media_source import EmptyWindow, MediaError, explain
 from rainbow_ray.modalities.midi.file import NOT_MIDI, read_notes
 from rainbow_ray.nn.attention import Block
 
@@ -79,17 +80,17 @@ class _Notes:
 
 
 def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # noqa: ARG001
-    """The notes of a MIDI file. Raises `Trouble`."""
+    """The notes of a MIDI file. Raises `MediaError`."""
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
-        raise Trouble(NOT_MIDI, explain(error)) from error
+        raise MediaError(NOT_MIDI, explain(error)) from error
     found = read_notes(data)
     if len(found.onset) == 0:
-        raise Trouble("no notes", f"{found.n_unended} {UNENDED}" if found.n_unended else "")
+        raise MediaError("no notes", f"{found.n_unended} {UNENDED}" if found.n_unended else "")
     ends = found.onset + found.duration
     if ends.max() > LONGEST:
-        raise Trouble("longer than a day", f"{ends.max():.0f} seconds")
+        raise MediaError("longer than a day", f"{ends.max():.0f} seconds")
     notes = np.zeros((len(ends), FIELDS))
     notes[:, ONSET], notes[:, DURATION] = found.onset, found.duration
     notes[:, PITCH], notes[:, VELOCITY] = found.pitch, found.velocity

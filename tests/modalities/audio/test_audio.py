@@ -13,9 +13,9 @@ import transformers
 
 from rainbow_ray.config.schema import AudioEncoderConfig
 from rainbow_ray.modalities.audio import encoder as audio_encoder
-from rainbow_ray.modalities.audio.encoder import LogMelNet, WaveformEncoder, check_audio_encoder, to_tokens
+from rainbow_ray.modalities.audio.encoder import LogMelNet, WaveformEncoder, average_pool_time, check_audio_encoder
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
-from rainbow_ray.modalities.media import Trouble
+from rainbow_ray.modalities.media_source import MediaError
 from rainbow_ray.utils.errors import InputError
 
 CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4),
@@ -76,9 +76,9 @@ def test_samples_in_the_table_have_their_rate_beside_them():
     samples = tone(1.0, 8000)
     window = open_recording(samples.tobytes(), 8000).read(0.0, 1.0)
     assert len(window) == RATE
-    with pytest.raises(Trouble, match="not float32"):
+    with pytest.raises(MediaError, match="not float32"):
         open_recording(b"abc", 8000)
-    with pytest.raises(Trouble, match="rate"):
+    with pytest.raises(MediaError, match="rate"):
         open_recording(samples.tobytes(), 3)
 
 
@@ -109,7 +109,7 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_files_say_what_is_wrong(reason):
-    with pytest.raises(Trouble, match=reason):
+    with pytest.raises(MediaError, match=reason):
         open_recording(BAD[reason]).read(1.0 if reason == "cut off" else 0.0, 2.0)
 
 
@@ -186,8 +186,8 @@ def test_the_embedded_net_hears_pitch_and_learns():
 
 def test_stretches_are_averaged():
     frames = torch.arange(10.0)[None, :, None]
-    assert to_tokens(frames, 5)[0, :, 0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
-    assert to_tokens(frames, 20) is frames
+    assert average_pool_time(frames, 5)[0, :, 0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
+    assert average_pool_time(frames, 20) is frames
 
 
 def test_encoders_that_want_spectrograms_are_refused(tmp_path):

@@ -15,8 +15,9 @@ import soundfile
 from rainbow_ray.modalities.audio.files import CUT_OFF, JoinedFile, SeekableFile, SequentialFile, hold_back_stderr
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
-from rainbow_ray.modalities.media import MediaReader, Trouble, Windows, count_troubles
-from rainbow_ray.modalities.media_counts import check_troubles, say_notes
+from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_notes
+from rainbow_ray.modalities.media_source import MediaError
 from tests.modalities.audio.test_audio import saved
 
 SECONDS = 20.0
@@ -35,16 +36,16 @@ def time_of(window: np.ndarray) -> float:
 
 
 def middle_of(data: bytes, seconds: float = 4.0):
-    """The opened file, where its middle window begins, and when that is heard."""
+    """The opened file, where its middle window begins, and when that is audio_features."""
     sound = open_recording(data)
     start = Windows(seconds).starts(sound.duration, "x", sound.sounding(seconds))[0]
     return sound, start, time_of(sound.read(start, seconds))
 
 
 def assert_whole(data: bytes, slack: float = 0.15):
-    sound, start, heard = middle_of(data)
+    sound, start, audio_features = middle_of(data)
     assert sound.duration == pytest.approx(SECONDS, abs=slack)
-    assert heard == pytest.approx(start, abs=slack)
+    assert audio_features == pytest.approx(start, abs=slack)
     assert sound.note is None
     return sound
 
@@ -103,14 +104,14 @@ def test_joined_mp3_files_are_read_to_the_end(mp3):
 
 def test_a_cut_off_mp3_is_not_filled_by_repetition(mp3):
     cut = mp3[: len(mp3) // 2]
-    sound, start, heard = middle_of(cut)
+    sound, start, audio_features = middle_of(cut)
     assert sound.duration < SECONDS - 5
-    assert heard == pytest.approx(start, abs=0.15)
+    assert audio_features == pytest.approx(start, abs=0.15)
     assert "ends before its header says" in sound.note
     for place in (sound.duration - 1.0, SECONDS - 2.0):
-        with pytest.raises(Trouble, match=CUT_OFF):
+        with pytest.raises(MediaError, match=CUT_OFF):
             sound.read(place, 4.0, 4.0)
-    with pytest.raises(Trouble, match=CUT_OFF):
+    with pytest.raises(MediaError, match=CUT_OFF):
         sound.read(0.0, SECONDS)
 
 
@@ -128,9 +129,9 @@ def test_flac_is_as_long_as_its_frames_whatever_its_header_claims(total):
 
 def test_flac_that_claims_more_or_is_cut_is_noted():
     for data in (flac_of(40 * RATE), saved(sweep(), format="FLAC")[:130_000]):
-        sound, start, heard = middle_of(data)
+        sound, start, audio_features = middle_of(data)
         assert sound.duration <= SECONDS
-        assert heard == pytest.approx(start, abs=0.15)
+        assert audio_features == pytest.approx(start, abs=0.15)
         assert sound.note is not None
 
 
@@ -152,16 +153,16 @@ def test_lengths_of_containers_are_held_against_the_file(container, claim):
     largest = 2 ** (8 * struct.calcsize(layout)) - 1 if layout[1].isupper() else -1
     claims = {"right": size + extra, "nothing": 0, "unknown": largest, "less": 100_000, "odd": 99_999, "more": 2 * size}
     if claim == "cut":
-        sound, start, heard = middle_of(data[: len(data) // 2])
+        sound, start, audio_features = middle_of(data[: len(data) // 2])
         assert sound.duration == pytest.approx(SECONDS / 2, abs=0.1)
-        assert heard == pytest.approx(start, abs=0.1)
+        assert audio_features == pytest.approx(start, abs=0.1)
         assert sound.note is not None
         return
     changed = patched(data, place, layout, claims[claim])
     if claim == "more":
-        sound, start, heard = middle_of(changed)
+        sound, start, audio_features = middle_of(changed)
         assert (sound.duration, sound.note is not None) == (pytest.approx(SECONDS), True)
-        assert heard == pytest.approx(start, abs=0.1)
+        assert audio_features == pytest.approx(start, abs=0.1)
     else:
         assert isinstance(assert_whole(changed).file, SeekableFile)
 
@@ -196,7 +197,7 @@ def test_a_header_that_is_cut_anywhere_is_a_trouble():
     for container in ("WAV", "AIFF", "AU", "CAF", "RF64", "W64", "FLAC", "OGG", "MP3"):
         data = saved(sweep(1.0), format=container)
         for end in (*range(1, 48), 60, 80, 100):
-            with pytest.raises(Trouble):
+            with pytest.raises(MediaError):
                 open_recording(data[:end]).read(0.0, 1.0)
 
 
@@ -212,7 +213,7 @@ def test_decoders_print_nothing_of_their_own(mp3, bare, capfd):
     for data in (mp3[: len(mp3) // 2], bare, bare[:-3000] + b"junk" * 3000, b"\xff\xfb\x90\xc4" * 200):
         try:
             open_recording(data).read(0.0, 4.0)
-        except Trouble:
+        except MediaError:
             continue
     assert capfd.readouterr().err == ""
 
@@ -240,7 +241,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_formats_that_are_not_read_say_what_to_convert_to(kind):
-    with pytest.raises(Trouble, match=f"{kind.split()[0]}.*convert it to FLAC.*ffmpeg -i FILE FILE.flac"):
+    with pytest.raises(MediaError, match=f"{kind.split()[0]}.*convert it to FLAC.*ffmpeg -i FILE FILE.flac"):
         open_recording(FOREIGN[kind])
 
 
@@ -250,7 +251,7 @@ def test_formats_that_are_not_read_say_what_to_convert_to(kind):
     (b"PK\x03\x04" + bytes(100), "ZIP"),
 ])  # fmt: skip
 def test_files_that_are_something_else_say_what(data, what):
-    with pytest.raises(Trouble, match=what):
+    with pytest.raises(MediaError, match=what):
         open_recording(data)
 
 
@@ -263,9 +264,9 @@ def test_files_that_end_early_are_used_and_told(tmp_path, mp3):
     for _ in range(2):  # the second time from the store
         rows = reader(table)
         assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 1, 0]
-        assert count_troubles(rows, "audio")[0] == {CUT_OFF: 1}
-        assert say_notes(rows, "audio")[0].endswith("(half.mp3)")
-        assert any("half.mp3" in line for line in check_troubles(rows, ["audio"], 0.5, tmp_path))
+        assert count_media_errors(rows, "audio")[0] == {CUT_OFF: 1}
+        assert describe_media_notes(rows, "audio")[0].endswith("(half.mp3)")
+        assert any("half.mp3" in line for line in check_media_errors(rows, ["audio"], 0.5, tmp_path))
 
 
 @pytest.mark.parametrize("bitrate_mode", ["VARIABLE", "CONSTANT"])

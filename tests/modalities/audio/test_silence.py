@@ -8,8 +8,9 @@ import pytest
 
 from rainbow_ray.modalities.audio.files import Samples
 from rainbow_ray.modalities.audio.reader import RATE, Sound, mix_down, open_recording
-from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Trouble, Windows, check_troubles, count_troubles
-from rainbow_ray.modalities.media_counts import count_unusable
+from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, count_unusable
+from rainbow_ray.modalities.media_source import EmptyWindow, MediaError
 from rainbow_ray.utils.errors import InputError
 from tests.modalities.audio.test_audio import saved, tone
 
@@ -137,11 +138,11 @@ def test_silent_files_are_counted_and_treated_as_missing(folder):
     names = ["antiphase.wav", "silent.wav", "hidden.wav", "sounds.wav"]
     rows, reader = read(folder, names)
     assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 1, 1]
-    assert count_troubles(rows, "audio") == ({"silent": 1}, {"silent": ["silent.wav"]}, 4)
+    assert count_media_errors(rows, "audio") == ({"silent": 1}, {"silent": ["silent.wav"]}, 4)
     for windows in rows["audio"].to_pylist():
         assert all(np.abs(reader.store.get("audio", name)).max() > 1000 for name in windows)
     with pytest.raises(InputError, match=r"only 3 of 4 audio files can be used.*silent.*max_bad_media higher"):
-        check_troubles(rows, ["audio"], 0.2, folder)
+        check_media_errors(rows, ["audio"], 0.2, folder)
 
 
 class Pulses:
@@ -172,7 +173,7 @@ def test_views_in_which_nothing_sounds_are_left_out(folder, monkeypatch):
 def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, monkeypatch):
     class Damaged(Pulses):
         def sounding(self, seconds: float) -> tuple[float, float]:
-            raise Trouble("damaged")
+            raise MediaError("damaged")
 
     monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: Damaged())
     reader = MediaReader(("audio",), folder, Windows(1.0), None)
@@ -182,13 +183,13 @@ def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, 
 def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
     rows, _ = read(folder, ["hidden.wav"] * 4, [(0, 10), (40, 50), (60, 70), (100, 110)])
     assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 0, 0]
-    counts, _, total = count_troubles(rows, "audio")
+    counts, _, total = count_media_errors(rows, "audio")
     assert counts == {"silent, in the seconds of its segment": 3}
     assert (count_unusable(counts), total) == (0, 4)
-    assert len(check_troubles(rows, ["audio"], 0.2, folder)) == 1
+    assert len(check_media_errors(rows, ["audio"], 0.2, folder)) == 1
     rests, _ = read(folder, ["hidden.wav"] * 2, [(40, 50), (60, 70)])
     with pytest.raises(InputError, match="none of 2 audio files can be used"):
-        check_troubles(rests, ["audio"], 0.2, folder)
+        check_media_errors(rests, ["audio"], 0.2, folder)
 
 
 def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
@@ -198,5 +199,5 @@ def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
     for places in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
         broken = wave.copy()
         broken[places] = 1e30
-        with pytest.raises(Trouble, match="far out of range"):
+        with pytest.raises(MediaError, match="far out of range"):
             Sound(Samples(broken, RATE)).read(0.0, 4.0)

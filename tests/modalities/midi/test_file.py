@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from rainbow_ray.modalities.media import Trouble
+from rainbow_ray.modalities.media_source import MediaError
 from rainbow_ray.modalities.midi.file import read_notes
 from tests.modalities.midi.midi_streams import (
     END,
@@ -80,7 +80,7 @@ def assert_damage_is_noticed(seeds: range) -> tuple[int, int]:
         data = damaged(StreamWriter(seed, for_mido=True).data, Random(seed))
         try:
             notes = notes_of(data)
-        except Trouble:
+        except MediaError:
             n_refused += 1
             continue
         try:
@@ -246,5 +246,5 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_other_files_are_refused_with_a_reason(case):
     data, reason = REFUSED[case]
-    with pytest.raises(Trouble, match=reason):
+    with pytest.raises(MediaError, match=reason):
         read_notes(data)

@@ -9,7 +9,9 @@ import torch
 from symusic import Note, Score, Tempo, Track
 
 from rainbow_ray.config.schema import MidiEncoderConfig
-from rainbow_ray.modalities.media import EmptyWindow, MediaReader, Trouble, Windows, check_troubles, pad
+from rainbow_ray.modalities.media import MediaReader, Windows, pad
+from rainbow_ray.modalities.media_counts import check_media_errors
+from rainbow_ray.modalities.media_source import EmptyWindow, MediaError
 from rainbow_ray.modalities.midi.reader import (
     DRUMS,
     DURATION,
@@ -103,7 +105,7 @@ def test_a_stem_that_rests_where_its_audio_is_read_does_not_end_the_run(tmp_path
     audio = pa.array([saved(tone(30.0))] * 2, pa.large_binary())
     rows = reader(pa.table({"raw_audio": audio, "raw_midi": pa.array([late, many(12.0, 14.0)], pa.large_binary())}))
     assert rows["midi_lengths"].to_pylist() == [[], [2]], "windows of a stem are of the same time"
-    (message,) = check_troubles(rows, ["audio", "midi"], 0.2, tmp_path)
+    (message,) = check_media_errors(rows, ["audio", "midi"], 0.2, tmp_path)
     assert "1 midi file is treated as missing: no notes in its window, in the seconds that are read of" in message
 
 
@@ -134,10 +136,10 @@ def test_notes_that_never_end_are_counted_with_their_files(tmp_path):
     for _ in range(2):
         rows = reader(pa.table({"raw_midi": ["a.mid", None]}))
         assert rows["midi_lengths"].to_pylist() == [[1], []]
-        assert check_troubles(rows, ["midi"], 0.2, tmp_path) == [
+        assert check_media_errors(rows, ["midi"], 0.2, tmp_path) == [
             "1 midi file is used, but: notes that never end are left out (a.mid)"
         ]
-    with pytest.raises(Trouble, match="no notes"):
+    with pytest.raises(MediaError, match="no notes"):
         open_recording(midi_file(track((0, on(60)))))
 
 
@@ -157,13 +159,13 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_files_say_what_is_wrong(reason):
-    with pytest.raises(Trouble, match=reason):
+    with pytest.raises(MediaError, match=reason):
         open_recording(BAD[reason])
 
 
 def test_cut_files_are_not_readable():
     for length in (0, 10, 14, 30, len(song()) - 5):
-        with pytest.raises(Trouble):
+        with pytest.raises(MediaError):
             open_recording(song()[:length])
 
 
