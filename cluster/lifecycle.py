@@ -97,7 +97,7 @@ class Cluster:
         return [pod for pod in found.values() if pod.status != "TERMINATED"]
 
     def resolve(self) -> None:
-        """Pods that were asked for and never heard of: found by name, or given up when they were not for `finalize_labels`.
+        """Pods that were asked for and never heard of: found by name, or given up when they were not for `settle`.
 
         Raises `ApiError`.
         """

@@ -32,18 +32,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder) -> Callable
         "weak yes and no": {"phase": 5, "data__target_column": "marked"},
     }
 
-    def make(problem: str) -> Path:
-        if problem not in made:
-            folder = tmp_path_factory.mktemp(problem.replace(" ", "-"))
-            table = timelines() if keys[problem]["phase"] == 5 else labelled_songs()
+    def make(task: str) -> Path:
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task.replace(" ", "-"))
+            table = timelines() if keys[task]["phase"] == 5 else labelled_songs()
             pq.write_table(table, folder / "songs.parquet")
             short: dict[str, Any] = {"training__epochs": 3, "training__min_steps": 0, "data__folds": 3}
             manifest = folder / "songs.parquet"
-            if keys[problem]["phase"] == 5:
+            if keys[task]["phase"] == 5:
                 manifest, short["segments__path"] = Path("demo"), str(folder / "songs.parquet")
-            plan = plan_of(manifest, tiny_encoder("bert"), **keys[problem], **short)
-            made[problem] = finish_run(plan, folder / "run")
-        return made[problem]
+            plan = plan_of(manifest, tiny_encoder("bert"), **keys[task], **short)
+            made[task] = finish_run(plan, folder / "run")
+        return made[task]
 
     return make
 

@@ -60,7 +60,7 @@ def fit_fold(
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = FitData(data.source, train, val, data.problem, plan.reading, fold, prefix=prefix)
+    fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, prefix=prefix)
     reporter = JsonLinesLogger(state.metrics) if team is None or team.is_main else NullLogger()
     return val, fit(plan.config, fit_data, reporter, state, team)
 
@@ -70,7 +70,7 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
     data = data_of(plan)
     folder = begin_run(plan.config, path)
     keep_data(folder, data)
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     sides = [data.split.train_val_indices(k) for k in range(data.split.folds)]
     sides += [] if plan.config.training.ensemble else [(everything, nothing)]

@@ -32,9 +32,9 @@ def model(tmp_path_factory, tiny_encoder):
     )
     data = data_of(plan)
     fit_fold(plan, data, folder / "fit")
-    rainbow, problem = load_fitted(plan.config, plan.reading, data.problem, folder / "fit")
+    rainbow, task = load_fitted(plan.config, plan.reading, data.task, folder / "fit")
     info = {"text_columns": ["concept"], "id_column": "id", "max_tokens": 64}
-    save_bundle(folder / "bundle", Bundle(rainbow, problem, plan.reading.text, info), plan.config.model)
+    save_bundle(folder / "bundle", Bundle(rainbow, task, plan.reading.text, info), plan.config.model)
     return folder
 
 

@@ -52,7 +52,7 @@ def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
 def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
     plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert text_key(both) != text_key(plan.config)
     variant = tune_run.prepare_variant(both, data=data, shared=shared)
@@ -69,7 +69,7 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     rows["lyrics"] = ["" if i % 3 == 0 else text for i, text in enumerate(rows["concept"])]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="not the same songs"):
         tune_run.prepare_variant(other, data=data, shared=shared)
@@ -80,7 +80,7 @@ def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table,
     rows["lyrics"] = [f"the same words that two songs sing in turn, number {i // 2} of them all" for i in range(24)]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have the same text"):
         tune_run.prepare_variant(other, data=data, shared=shared)

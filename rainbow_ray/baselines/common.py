@@ -48,9 +48,7 @@ def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndar
     precision, _ = pick_precision(shared.config.training.mixed_precision, device)
     config = shared.config.model_copy(deep=True)
     config.model.audio_encoder.freeze_front, config.model.audio_encoder.freeze_layers = True, "all"
-    model = (
-        build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.problem).eval().to(device)
-    )
+    model = build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.task).eval().to(device)
     heard = AudioFeatureCache(model, reading, device, precision)
     heard.prepare(distinct_windows(known.examples.table, "audio"))
     collates = make_collates(dataclasses.replace(reading, modalities=reading.media), heard.find)
@@ -81,7 +79,7 @@ def _mean_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def run_baselines(
-    problem: Task, examples: Examples, split: Split, states: np.ndarray | None,
+    task: Task, examples: Examples, split: Split, states: np.ndarray | None,
     summaries: Mapping[str, np.ndarray] | None = None, *, seed: int, teaches: np.ndarray | None = None,
 ) -> dict[str, Scores]:  # fmt: skip
     """Out-of-fold scores `(examples, …)` of each baseline; NaN for examples that no fold scores.
@@ -92,7 +90,7 @@ def run_baselines(
     """
     from threadpoolctl import threadpool_limits
 
-    family, targets, texts = family_of(problem), examples.targets, examples.texts
+    family, targets, texts = family_of(task), examples.targets, examples.texts
     songs = examples.codes("song") if "song" in examples.table.column_names else np.arange(len(examples))
     words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
 
@@ -112,7 +110,7 @@ def run_baselines(
         baselines["frozen + linear"] = lambda train, val: _frozen(family, states, targets, songs, train, val, seed)
     for name, values in (summaries or {}).items():
         baselines[f"{name} + linear"] = fitted(lambda: _scaled(family.linear(MEDIA_PENALTY)), values)
-    scores = {name: empty_scores(problem, len(examples)) for name in baselines}
+    scores = {name: empty_scores(task, len(examples)) for name in baselines}
     for fold in range(split.folds):
         train, val = split.train_val_indices(fold)
         train = train if teaches is None else train[teaches[train]]

@@ -22,7 +22,7 @@ from rainbow_ray.training.cross_validation import FitContext
 
 def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
-    if isinstance(shared.problem, Segmentation):
+    if isinstance(shared.task, Segmentation):
         return compute_segment_baselines(shared, split)
     config, source = shared.config, shared.source
     known = source.in_memory_subset(np.arange(len(source)))
@@ -43,8 +43,8 @@ def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     if shared.reading.text:
         states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
     part = split.take(known.indices)
-    scores = run_baselines(shared.problem, examples, part, states, summaries, seed=config.reproducibility.seed)
-    whole = {name: empty_scores(shared.problem, len(source)) for name in scores}
+    scores = run_baselines(shared.task, examples, part, states, summaries, seed=config.reproducibility.seed)
+    whole = {name: empty_scores(shared.task, len(source)) for name in scores}
     for name, values in scores.items():
         whole[name][known.indices] = values
         if source.songs is not None:  # a song's stems all say what the song says

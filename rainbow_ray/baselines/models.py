@@ -41,10 +41,10 @@ class Family:
         return self.guess(model, inputs[val])
 
 
-def family_of(problem: Task) -> Family:
+def family_of(task: Task) -> Family:
     """The models for a problem's kind of targets."""
     make = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
-    return make[problem.name](problem)
+    return make[task.name](task)
 
 
 def _logistic(strength: float) -> Any:
@@ -63,19 +63,19 @@ def _as_float64(inputs: Any) -> Any:
     return inputs.astype(np.float64)
 
 
-def _binary(problem: Task) -> Family:
+def _binary(task: Task) -> Family:
     return Family(
         "majority", _logistic, _boosted,
         labels=lambda targets: targets > 0.5,
         guess=lambda model, inputs: np.asarray(model.predict_proba(inputs)[:, 1]),
         constant=lambda targets, n: np.full(n, targets.mean()),
-        cost=lambda targets, scores: problem.metric("log_loss", targets, scores) or 0.0,
-        strata=problem.strata,
+        cost=lambda targets, scores: task.metric("log_loss", targets, scores) or 0.0,
+        strata=task.strata,
     )  # fmt: skip
 
 
-def _multiclass(problem: Task) -> Family:
-    classes = len(problem.score_names)
+def _multiclass(task: Task) -> Family:
+    classes = len(task.score_names)
 
     def guess(model: Any, inputs: Any) -> np.ndarray:
         scores = np.zeros((len(inputs), classes))
@@ -83,20 +83,20 @@ def _multiclass(problem: Task) -> Family:
         return scores
 
     def constant(targets: np.ndarray, n: int) -> np.ndarray:
-        return np.tile(problem.one_hot(targets).mean(axis=0), (n, 1))
+        return np.tile(task.one_hot(targets).mean(axis=0), (n, 1))
 
     return Family(
         "majority", _logistic, _boosted,
         labels=lambda targets: targets.astype(np.int64), guess=guess, constant=constant,
-        cost=lambda targets, scores: problem.metric("log_loss", targets, scores) or 0.0,
-        strata=problem.strata,
+        cost=lambda targets, scores: task.metric("log_loss", targets, scores) or 0.0,
+        strata=task.strata,
     )  # fmt: skip
 
 
-def _multilabel(problem: Task) -> Family:
+def _multilabel(task: Task) -> Family:
     from sklearn.multiclass import OneVsRestClassifier
 
-    classes = len(problem.score_names)
+    classes = len(task.score_names)
 
     def guess(model: Any, inputs: Any) -> np.ndarray:
         # of one class alone there is a column for no, too
@@ -108,12 +108,12 @@ def _multilabel(problem: Task) -> Family:
         boosting=lambda seed: OneVsRestClassifier(_boosted(seed)),
         labels=lambda targets: targets.astype(np.int64), guess=guess,
         constant=lambda targets, n: np.tile(targets.mean(axis=0), (n, 1)),
-        cost=lambda targets, scores: problem.metric("log_loss", targets, scores) or 0.0,
-        strata=problem.strata,
+        cost=lambda targets, scores: task.metric("log_loss", targets, scores) or 0.0,
+        strata=task.strata,
     )  # fmt: skip
 
 
-def _regression(problem: Task) -> Family:  # noqa: ARG001
+def _regression(task: Task) -> Family:  # noqa: ARG001
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline

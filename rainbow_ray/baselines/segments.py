@@ -21,8 +21,8 @@ from rainbow_ray.training.cross_validation import FitContext
 
 def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
-    config, source, problem = shared.config, shared.source, shared.problem
-    assert isinstance(problem, Segmentation)
+    config, source, task = shared.config, shared.source, shared.task
+    assert isinstance(task, Segmentation)
     seed = config.reproducibility.seed
     rows = _sample(source.targets, seed)
     known = source.in_memory_subset(rows)
@@ -33,30 +33,28 @@ def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Sco
         states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
     part = split.take(rows)
     whole: dict[str, Scores] = {}
-    if problem.weak:
+    if task.weak:
         songs = song_slices(examples.targets)
         firsts = np.array([song.start for song in songs])
         means = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
         summed = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in summaries.items()}
-        found = run_baselines(
-            problem.inner, _songs(examples, songs, problem), part.take(firsts), means, summed, seed=seed
-        )
+        found = run_baselines(task.inner, _songs(examples, songs, task), part.take(firsts), means, summed, seed=seed)
         sizes = np.array([song.stop - song.start for song in songs])
         for name, said in found.items():
             shares = said / sizes.reshape(-1, *[1] * (said.ndim - 1))
             whole[name] = np.repeat(shares, sizes, axis=0)
     else:
-        labelled = dataclasses.replace(examples, targets=problem.labels(examples.targets))
+        labelled = dataclasses.replace(examples, targets=task.labels(examples.targets))
         whole = run_baselines(
-            problem.inner,
+            task.inner,
             labelled,
             part,
             states,
             summaries,
             seed=seed,
-            teaches=problem.known(examples.targets),
+            teaches=task.known(examples.targets),
         )
-    scores = {name: empty_scores(problem, len(source)) for name in whole}
+    scores = {name: empty_scores(task, len(source)) for name in whole}
     for name, found_here in whole.items():
         scores[name][rows] = found_here
     return scores
@@ -78,10 +76,10 @@ def _sample(targets: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _songs(examples: Examples, songs: list[slice], problem: Segmentation) -> Examples:
+def _songs(examples: Examples, songs: list[slice], task: Segmentation) -> Examples:
     """An example a song, with all its words."""
     texts = examples.texts
     joined = [" ".join(text for text in texts[song] if text) for song in songs]
-    labels, _ = problem.by_song(examples.targets, np.zeros((len(examples), *empty_scores(problem, 1).shape[1:])))
+    labels, _ = task.by_song(examples.targets, np.zeros((len(examples), *empty_scores(task, 1).shape[1:])))
     table = pa.table({"text": pa.array(joined, pa.string())})
     return Examples(table, labels, np.ones(len(songs), dtype=np.float32))

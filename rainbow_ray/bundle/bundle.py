@@ -74,24 +74,24 @@ class Member:
     """One fit of an ensemble: its model, its problem as fitted, what its scores become, and the fold it never saw."""
 
     model: RainbowModel
-    problem: Task
+    task: Task
     calibration: Calibration = field(default_factory=Calibration)
     fold: int | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model with all that it needs to score songs. `problem` decides; an ensemble's scores are averaged before."""
+    """A model with all that it needs to score songs. `task` decides; an ensemble's scores are averaged before."""
 
     model: RainbowModel  # an ensemble's first
-    problem: Task
+    task: Task
     tokenizer: str  # where `load_tokenizer` finds it
     info: dict[str, Any]
     members: tuple[Member, ...] = ()  # none: the model is one fit
 
     @property
     def fits(self) -> tuple[Member, ...]:
-        return self.members or (Member(self.model, self.problem, self.calibration),)
+        return self.members or (Member(self.model, self.task, self.calibration),)
 
     @property
     def calibration(self) -> Calibration:
@@ -103,7 +103,7 @@ class Bundle:
         for one in self.members:
             if one.fold == fold:
                 info = {**self.info, "calibration": one.calibration.to_json()}
-                return Bundle(one.model, one.problem, self.tokenizer, info)
+                return Bundle(one.model, one.task, self.tokenizer, info)
         known = ", ".join(str(one.fold) for one in self.members)
         raise InputError(f"this model has no member of fold {fold}: "
                          + (f"there are {known}" if known else "it is no ensemble (train --ensemble)"))  # fmt: skip
@@ -129,9 +129,9 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
         "model": model_config.model_dump(),
         "modalities": list(model.modalities),
         "audio_normalised": getattr(model.audio, "normalise", True),
-        "problem": _described(bundle.problem),
+        "problem": _described(bundle.task),
         "members": [
-            {"fold": one.fold, "problem": _described(one.problem), "calibration": one.calibration.to_json()}
+            {"fold": one.fold, "problem": _described(one.task), "calibration": one.calibration.to_json()}
             for one in bundle.members
         ],
         **bundle.info,
@@ -172,16 +172,16 @@ def load_bundle(path: Path) -> Bundle:
     except (OSError, ValueError, SafetensorError, RecursionError) as error:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
     try:
-        problem = _problem_of(document["problem"])
+        task = _problem_of(document["problem"])
         problems = [_problem_of(one["problem"]) for one in described]
         with offline(), quiet_libraries():
             models = [
                 _build(folder, document, fitted, {**tensors, **state})
-                for fitted, state in zip(problems or [problem], own or [{}], strict=True)
+                for fitted, state in zip(problems or [task], own or [{}], strict=True)
             ]
         calibrations = [Calibration.from_json(one["calibration"]) for one in described]
         for made in (*calibrations, Calibration.from_json(document.get("calibration", {}))):
-            made.check(len(problem.score_names))
+            made.check(len(task.score_names))
         broken = [found for model in models for found in check_finite(model)]
         if broken:
             raise ValueError(broken[0])
@@ -190,7 +190,7 @@ def load_bundle(path: Path) -> Bundle:
     _check_tokenizer(path, folder, models[0])
     parts = zip(models, problems, calibrations, described, strict=True) if described else ()
     members = tuple(Member(model, fitted, made, one["fold"]) for model, fitted, made, one in parts)
-    return Bundle(models[0], problem, str(folder), document, members)
+    return Bundle(models[0], task, str(folder), document, members)
 
 
 def _check_tokenizer(path: Path, folder: Path, model: RainbowModel) -> None:
@@ -232,8 +232,8 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _described(problem: Task) -> dict[str, Any]:
-    return {"name": problem.name, **problem.to_json()}
+def _described(task: Task) -> dict[str, Any]:
+    return {"name": task.name, **task.to_json()}
 
 
 def _problem_of(described: Mapping[str, Any]) -> Task:
@@ -241,23 +241,23 @@ def _problem_of(described: Mapping[str, Any]) -> Task:
     return make_task(state.pop("name"), **state)
 
 
-def _build(folder: Path, document: Mapping[str, Any], problem: Task, tensors: dict[str, torch.Tensor]) -> RainbowModel:
+def _build(folder: Path, document: Mapping[str, Any], task: Task, tensors: dict[str, torch.Tensor]) -> RainbowModel:
     """The model around its tensors: members share those that are the same. Raises `ValueError` where they do not fit.
 
     It is put together without memory first: what a damaged config asks for is known before it is given.
     """
     with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in _empty(folder, document, problem).state_dict().items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in _empty(folder, document, task).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
         differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise ValueError(f"tensors that do not fit its config: {', '.join(differ[:3])}")
-    model = _empty(folder, document, problem)
+    model = _empty(folder, document, task)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
-def _empty(folder: Path, document: Mapping[str, Any], problem: Task) -> RainbowModel:
+def _empty(folder: Path, document: Mapping[str, Any], task: Task) -> RainbowModel:
     modalities = document.get("modalities", ["text"])
     bodies = EncoderCache(
         _empty_body(folder / "encoder") if "text" in modalities else None,
@@ -266,8 +266,8 @@ def _empty(folder: Path, document: Mapping[str, Any], problem: Task) -> RainbowM
     )
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
-    temporal = isinstance(problem, Segmentation)
-    return RainbowModel(bodies, config, problem.outputs, modalities, seconds, temporal=temporal)
+    temporal = isinstance(task, Segmentation)
+    return RainbowModel(bodies, config, task.outputs, modalities, seconds, temporal=temporal)
 
 
 def _empty_body(folder: Path) -> Any:

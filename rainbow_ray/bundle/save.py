@@ -29,11 +29,11 @@ def keep_model(
     """Write the bundle of a run: of the last of its fits, or, where an ensemble was asked for, of all of them."""
     if plan.config.training.ensemble and len(outcomes) > 1:
         members = tuple(_member(plan, data, outcome, results) for outcome in outcomes)
-        problem = data.problem.fit(data.source.targets[data.split.fold >= 0], plan.config.training)
+        task = data.task.fit(data.source.targets[data.split.fold >= 0], plan.config.training)
         model, trained = members[0].model, np.flatnonzero(data.split.fold >= 0)
     else:
         members = ()
-        model, problem = load_fitted(plan.config, plan.reading, data.problem, outcomes[-1].job.folder)
+        model, task = load_fitted(plan.config, plan.reading, data.task, outcomes[-1].job.folder)
         trained = outcomes[-1].job.train
     info = {
         "phase": plan.config.phase,
@@ -51,16 +51,16 @@ def keep_model(
         "config_hash": plan.config.hash(),
         "calibration": results.calibration.to_json(),
     }
-    bundle = Bundle(model, problem, plan.reading.text, info, members)
+    bundle = Bundle(model, task, plan.reading.text, info, members)
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
 def _member(plan: RunPlan, data: PreparedData, outcome: FitResult, results: Results) -> Member:
     """A fold's fit, with what the other folds teach of its scores: as the run's held-out scores were made."""
-    model, problem = load_fitted(plan.config, plan.reading, data.problem, outcome.job.folder)
+    model, task = load_fitted(plan.config, plan.reading, data.task, outcome.job.folder)
     assert outcome.job.fold is not None, "a refit is no member"
     calibration = results.calibrations.get(outcome.job.fold, Calibration())
-    return Member(model, problem, calibration, outcome.job.fold)
+    return Member(model, task, calibration, outcome.job.fold)
 
 
 def _media_info(plan: RunPlan) -> dict[str, Any]:

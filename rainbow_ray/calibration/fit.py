@@ -34,11 +34,11 @@ class Calibrated:
 
 
 def calibrate(
-    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> Calibrated:  # fmt: skip
     """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
-    if (config.method == "none" and config.threshold == "fixed") or problem.name in UNCALIBRATED:
+    if (config.method == "none" and config.threshold == "fixed") or task.name in UNCALIBRATED:
         return Calibrated(Calibration(), scores, scores)
     others = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
     one_split = len(others) == 1
@@ -48,34 +48,34 @@ def calibrate(
         few = f"{n} songs{beside} are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
         said = f"{few}: scores stay as they are, and yes is from 0.5 on"
         return Calibrated(Calibration(), scores, scores, (said,))
-    made, notes = fit_calibration(config, problem, targets, scores, songs)
+    made, notes = fit_calibration(config, task, targets, scores, songs)
     if one_split:
         alone = "one split has no other folds to learn from: the model is calibrated, its reported numbers are not"
         return Calibrated(made, scores, scores, (*notes, alone))
-    by_fold = learn_by_fold(config, problem, targets, scores, songs, folds)
+    by_fold = learn_by_fold(config, task, targets, scores, songs, folds)
     return Calibrated(made, *_apply_by_fold(by_fold, scores, folds), tuple(notes), by_fold)
 
 
 def fit_calibration(
-    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
+    config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
 ) -> tuple[Calibration, list[str]]:
     """What these songs teach, and a note where they are too few to teach anything."""
     asked = config.method != "none" or config.threshold != "fixed"
-    if not asked or problem.name in UNCALIBRATED:
+    if not asked or task.name in UNCALIBRATED:
         return Calibration(), []
     n = len(np.unique(songs))
     if n < LEAST_SONGS:
         few = f"{n} songs are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
         return Calibration(), [f"{few}: scores stay as they are, and yes is from 0.5 on"]
-    truth = problem.one_hot(targets).astype(np.float64)
+    truth = task.one_hot(targets).astype(np.float64)
     truth = truth[:, 0] if scores.ndim == 1 else truth
-    made = _fit_scores(config.method, truth, scores, exclusive=problem.name == "multiclass")
-    if problem.name == "multiclass" or config.threshold == "fixed":
+    made = _fit_scores(config.method, truth, scores, exclusive=task.name == "multiclass")
+    if task.name == "multiclass" or config.threshold == "fixed":
         return made, []
     columns = made.probabilities(scores).reshape(len(scores), -1)
     choose_one = _chooser(config)
     chosen = [choose_one(truth.reshape(len(scores), -1)[:, i] > HALF, columns[:, i]) for i in range(columns.shape[1])]
-    missed = [name.removeprefix("score_") for name, one in zip(problem.score_names, chosen, strict=True) if one is None]
+    missed = [name.removeprefix("score_") for name, one in zip(task.score_names, chosen, strict=True) if one is None]
     of = "" if missed == ["score"] else f" of {', '.join(missed)}"
     notes = (
         [f"calibration.precision: no threshold{of} reaches {config.precision:g}: yes is from 0.5 on"] if missed else []
@@ -84,18 +84,18 @@ def fit_calibration(
 
 
 def cross_fit(
-    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Calibrated scores, and the same with their thresholds at a half: each fold's by what the others teach.
 
     With one fold there are no others: nothing is changed.
     """
-    return _apply_by_fold(learn_by_fold(config, problem, targets, scores, songs, folds), scores, folds)
+    return _apply_by_fold(learn_by_fold(config, task, targets, scores, songs, folds), scores, folds)
 
 
 def learn_by_fold(
-    config: CalibrationConfig, problem: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
+    config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> dict[int, Calibration]:  # fmt: skip
     """For each fold what the songs of all others teach; nothing for one fold alone."""
@@ -103,7 +103,7 @@ def learn_by_fold(
     for fold in np.unique(folds):
         others = folds != fold
         if others.any():
-            made[int(fold)] = fit_calibration(config, problem, targets[others], scores[others], songs[others])[0]
+            made[int(fold)] = fit_calibration(config, task, targets[others], scores[others], songs[others])[0]
     return made
 
 

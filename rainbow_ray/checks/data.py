@@ -39,12 +39,13 @@ def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
         yield CheckResult("good", "songs", f"left out: {n} rows: {reason}")
     examples = f"{plan.unit}s"
     first, _ = mean_score_per_song(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
-    rarest = min(np.unique(data.problem.strata(data.source.targets[first]), return_counts=True)[1])
+    rarest = min(np.unique(data.task.strata(data.source.targets[first]), return_counts=True)[1])
     if rarest < 10:
         yield CheckResult("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
     train, val = data.split.train_val_indices(0)
     how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
-    yield CheckResult("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on, {len(val)} to score,"
+    yield CheckResult("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on,"
+                      f" {len(val)} to score,"
                 " at a time; songs with equal texts stay together")  # fmt: skip
     size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.resident_limit
     if size > limit:
@@ -72,12 +73,12 @@ def probe_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     from rainbow_ray.checks.label_leakage import probe_labels
 
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
-    kind = PROBED.get(data.problem.name)
+    kind = PROBED.get(data.task.name)
     if kind is None:
         of = "several classes" if plan.segments is None else "segments"
         yield CheckResult("word", "probe", f"labels of {of} are not probed")
         return
-    labels = data.problem.decode_targets(data.examples.targets) if kind == "multiclass" else None
+    labels = data.task.decode_targets(data.examples.targets) if kind == "multiclass" else None
     for finding in probe_labels(
         data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=labels
     ):

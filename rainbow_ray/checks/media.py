@@ -51,7 +51,7 @@ def prepare_media(plan: RunPlan, data: PreparedData) -> CheckResult:
         return CheckResult("word", "prepare", "only text is read: there is nothing to prepare")
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
-    model = build_model(config, plan.reading, data.problem).to(device)
+    model = build_model(config, plan.reading, data.task).to(device)
     heard = AudioFeatureCache(model, plan.reading, device, precision)
     windows = data.source.windows_of("audio")
     fresh = len(heard.missing(windows))

@@ -41,13 +41,13 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
     train, _ = data.split.train_val_indices(0)
-    problem = data.problem.fit(data.source.targets[train], config.training)
+    task = data.task.fit(data.source.targets[train], config.training)
     longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:FEW]
     few = np.sort(np.random.default_rng(0).choice(train, min(FEW, len(train)), replace=False))
     began = time.perf_counter()
     small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
     learner = Learner(
-        small, data.source, plan.reading, problem, few, device=device, precision=precision, team=ProcessGroup(),
+        small, data.source, plan.reading, task, few, device=device, precision=precision, team=ProcessGroup(),
         hear=windows_of(data, np.concatenate([longest, few])),
     )  # fmt: skip
     loaded = time.perf_counter() - began

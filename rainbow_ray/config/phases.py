@@ -10,7 +10,7 @@ from rainbow_ray.utils.errors import InputError
 @dataclass(frozen=True)
 class Phase:
     number: int
-    problem: str
+    task: str
     target: str
     modalities: tuple[str, ...]
     unit: str
@@ -19,11 +19,11 @@ class Phase:
 PHASES = {
     phase.number: phase
     for phase in (
-        Phase(1, problem="binary", target="has_rebracketing_markers", modalities=("text",), unit="song"),
-        Phase(2, problem="multiclass", target="rebracketing_type", modalities=("text",), unit="song"),
-        Phase(3, problem="multiclass", target="rebracketing_type", modalities=("text", "audio", "midi"), unit="stem"),
-        Phase(4, problem="regression", target="rebracketing_intensity", modalities=("text",), unit="song"),
-        Phase(5, problem="segmentation", target="segment_rebracketing_type", modalities=("text",), unit="segment"),
+        Phase(1, task="binary", target="has_rebracketing_markers", modalities=("text",), unit="song"),
+        Phase(2, task="multiclass", target="rebracketing_type", modalities=("text",), unit="song"),
+        Phase(3, task="multiclass", target="rebracketing_type", modalities=("text", "audio", "midi"), unit="stem"),
+        Phase(4, task="regression", target="rebracketing_intensity", modalities=("text",), unit="song"),
+        Phase(5, task="segmentation", target="segment_rebracketing_type", modalities=("text",), unit="segment"),
     )
 }
 
@@ -31,6 +31,6 @@ PHASES = {
 def get_phase(number: int) -> Phase:
     """The phase of that number. Raises `InputError` for one that this version does not have."""
     if number not in PHASES:
-        known = ", ".join(f"{phase.number} ({phase.problem})" for phase in PHASES.values())
+        known = ", ".join(f"{phase.number} ({phase.task})" for phase in PHASES.values())
         raise InputError(f"--phase {number}: this version has no such phase; it has: {known}")
     return PHASES[number]

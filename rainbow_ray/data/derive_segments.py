@@ -136,9 +136,9 @@ def make_segments(
     columns = read_timeline_columns(table, id_column, where)
     known = np.isfinite(columns.running)
     running = pd.DataFrame({"song": pd.factorize(_hashable(columns.songs))[0], "start": 0.0, "end": columns.running})
-    problem, warning = _unit_of(running[known], f"{where}: column {RUNNING_TIME!r}")
-    if problem:
-        raise InputError(problem)
+    task, warning = _unit_of(running[known], f"{where}: column {RUNNING_TIME!r}")
+    if task:
+        raise InputError(task)
     timelines = _timelines(columns, root, seconds)
     rows = [(row, i, segment) for row, song in enumerate(columns.songs)
             for i, segment in enumerate(timelines[song].segments)]  # fmt: skip

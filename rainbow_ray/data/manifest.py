@@ -1,7 +1,7 @@
 """The manifest: a parquet table of songs and stems, checked and brought to one plain layout.
 
-`parquet_table.py` opens and reads it; `normalize_rows` is row-local, so that Ray Data can run it on any block. Labels stay
-raw here: a problem's `parse` owns them.
+`parquet_table.py` opens and reads it; `normalize_rows` is row-local, so that Ray Data can run it on any block. Labels
+stay raw here: a problem's `parse` owns them.
 """
 
 from __future__ import annotations

@@ -177,7 +177,13 @@ class StreamingDataset:
             np.subtract.at(uses, part, 1)
 
     def validation_mask(
-        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+        self,
+        indices: np.ndarray,
+        strata: np.ndarray,
+        *,
+        share: float,
+        by: str,
+        seed: int,  # noqa: ARG002
     ) -> np.ndarray:
         return np.asarray(assign_groups(self.groups[indices], strata, [share, 1 - share], seed) == 0)
 

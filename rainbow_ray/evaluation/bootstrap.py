@@ -44,32 +44,30 @@ class ScoredPredictions:
     def take(self, rows: np.ndarray) -> ScoredPredictions:
         return ScoredPredictions(self.scores[rows], self.thresholded[rows])
 
-    def read_by(self, problem: Task, metric: str) -> np.ndarray:
+    def read_by(self, task: Task, metric: str) -> np.ndarray:
         """Which of the two a metric looks at."""
-        return self.thresholded if metric in problem.threshold_metrics else self.scores
+        return self.thresholded if metric in task.threshold_metrics else self.scores
 
 
-def measure(problem: Task, targets: np.ndarray, scored: ScoredPredictions) -> tuple[Metrics, dict[str, str]]:
+def measure(task: Task, targets: np.ndarray, scored: ScoredPredictions) -> tuple[Metrics, dict[str, str]]:
     """All metrics, and why each null is."""
-    values, undefined = problem.metrics(targets, scored.scores)
-    return values | {
-        name: problem.metric(name, targets, scored.thresholded) for name in problem.threshold_metrics
-    }, undefined
+    values, undefined = task.metrics(targets, scored.scores)
+    return values | {name: task.metric(name, targets, scored.thresholded) for name in task.threshold_metrics}, undefined
 
 
 def bootstrap_ci(
-    problem: Task, targets: np.ndarray, scored: ScoredPredictions, songs: np.ndarray, *, seed: int
+    task: Task, targets: np.ndarray, scored: ScoredPredictions, songs: np.ndarray, *, seed: int
 ) -> dict[str, list[float] | None]:
     """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
-    values: dict[str, list[float | None]] = {name: [] for name in problem.metric_names}
+    values: dict[str, list[float | None]] = {name: [] for name in task.metric_names}
     for rows in resample(songs, seed=seed):  # one draw at a time: of many songs, all draws are much memory
         for name, found in values.items():
-            found.append(problem.metric(name, targets[rows], scored.read_by(problem, name)[rows]))
+            found.append(task.metric(name, targets[rows], scored.read_by(task, name)[rows]))
     return {name: percentiles(found) for name, found in values.items()}
 
 
 def paired_bootstrap(
-    problem: Task,
+    task: Task,
     metric: str,
     targets: np.ndarray,
     model: np.ndarray,
@@ -79,11 +77,11 @@ def paired_bootstrap(
     seed: int,
 ) -> Difference | None:
     """`paired_bootstrap_over_seeds` of one seed: scores `(examples, …)`."""
-    return paired_bootstrap_over_seeds(problem, metric, targets, model[None], baseline[None], songs, seed=seed)
+    return paired_bootstrap_over_seeds(task, metric, targets, model[None], baseline[None], songs, seed=seed)
 
 
 def paired_bootstrap_over_seeds(
-    problem: Task,
+    task: Task,
     metric: str,
     targets: np.ndarray,
     ours: np.ndarray,
@@ -97,14 +95,14 @@ def paired_bootstrap_over_seeds(
     Each seed is measured on the examples that both sides scored (the others are NaN). None where the metric is not
     defined.
     """
-    sign = 1.0 if problem.larger_is_better(metric) else -1.0
-    known = is_scored(ours, problem) & is_scored(theirs, problem)
+    sign = 1.0 if task.larger_is_better(metric) else -1.0
+    known = is_scored(ours, task) & is_scored(theirs, task)
 
     def gain(rows: np.ndarray) -> float | None:
         gains = []
         for one, other, scored in zip(ours, theirs, known, strict=True):
             some = rows[scored[rows]]
-            values = [problem.metric(metric, targets[some], scores[some]) for scores in (one, other)]
+            values = [task.metric(metric, targets[some], scores[some]) for scores in (one, other)]
             if len(some) == 0 or values[0] is None or values[1] is None:
                 return None
             gains.append(values[0] - values[1])
@@ -130,9 +128,9 @@ def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:
         yield order[np.repeat(first[drawn], sizes) + inside]
 
 
-def best_baseline(problem: Task, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
+def best_baseline(task: Task, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
     """The name of the baseline that is best on the metric."""
-    sign = 1.0 if problem.larger_is_better(metric) else -1.0
+    sign = 1.0 if task.larger_is_better(metric) else -1.0
     defined = {name: value for name, values in baselines.items() if (value := values.get(metric)) is not None}
     return max(defined, key=lambda name: sign * defined[name]) if defined else None
 

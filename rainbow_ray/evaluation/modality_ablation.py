@@ -43,23 +43,23 @@ def ablate_modalities(
     `scores` are those of every modality, `(examples, …)`, a song's stems averaged; `held` are the rows to look at. A
     gain is told of what stands alone.
     """
-    problem, metric, names = data.problem, plan.config.training.headline, plan.reading.modalities
+    task, metric, names = data.task, plan.config.training.headline, plan.reading.modalities
     if len(names) == 1:
         return {}
 
     def measure(name: str, part: np.ndarray) -> ModalityAblation:
-        rows = held[is_scored(part[held], problem)]
+        rows = held[is_scored(part[held], task)]
         targets, songs = data.source.targets[rows], data.index.codes("song", rows)
         gain = None
         if name in names:
             seed = plan.config.reproducibility.seed
-            gain = paired_bootstrap(problem, metric, targets, scores[rows], part[rows], songs, seed=seed)
-        metrics, _ = problem.metrics(targets, part[rows])
-        return ModalityAblation(len(np.unique(songs)), metrics, problem.metric(metric, targets, scores[rows]), gain)
+            gain = paired_bootstrap(task, metric, targets, scores[rows], part[rows], songs, seed=seed)
+        metrics, _ = task.metrics(targets, part[rows])
+        return ModalityAblation(len(np.unique(songs)), metrics, task.metric(metric, targets, scores[rows]), gain)
 
     parts = {
         name: scatter_song_means(
-            data.source, out_of_fold(data.source, problem, folds, functools.partial(_part_of, name=name))
+            data.source, out_of_fold(data.source, task, folds, functools.partial(_part_of, name=name))
         )
         for name in folds[0].parts
     }

@@ -69,47 +69,45 @@ class Results:
 
 def evaluate(plan: RunPlan, data: PreparedData, folds: list[FitResult], baselines: Mapping[str, np.ndarray]) -> Results:
     """Put the folds' scores together and hold them against the baselines, on the same songs."""
-    problem, seed = data.problem, plan.config.reproducibility.seed
+    task, seed = data.task, plan.config.reproducibility.seed
     metric = plan.config.training.headline
     every = np.flatnonzero(data.split.fold >= 0)
-    scores = scatter_song_means(
-        data.source, out_of_fold(data.source, problem, folds, lambda outcome: outcome.val_scores)
-    )
-    held = every[is_scored(scores[every], problem)]
+    scores = scatter_song_means(data.source, out_of_fold(data.source, task, folds, lambda outcome: outcome.val_scores))
+    held = every[is_scored(scores[every], task)]
     baselines = {name: scatter_song_means(data.source, values) for name, values in baselines.items()}
     # where examples are many, baselines speak for some of them, and are compared on those
-    both = held[is_scored(next(iter(baselines.values()))[held], problem)]
+    both = held[is_scored(next(iter(baselines.values()))[held], task)]
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     compared = np.isin(held, both)
     asked = plan.config.calibration
-    made = calibrate(asked, problem, targets, scores[held], songs, data.split.fold[held])
+    made = calibrate(asked, task, targets, scores[held], songs, data.split.fold[held])
     scored = ScoredPredictions(scores, scores.copy())
     scored.scores[held], scored.thresholded[held] = made.scores, made.thresholded
     sides = [data.split.train_val_indices(fold) for fold in range(data.split.folds)]
-    scored.thresholded[held] = decode_sides(problem, data.source.targets, sides, scored.thresholded)[held]
-    metrics, undefined = measure(problem, targets, scored.take(held))
+    scored.thresholded[held] = decode_sides(task, data.source.targets, sides, scored.thresholded)[held]
+    metrics, undefined = measure(task, targets, scored.take(held))
     others = {name: ScoredPredictions(values, values) for name, values in baselines.items()}
     if NONE in baselines:  # the same model: decoded as ours is
         others[NONE] = ScoredPredictions(
-            baselines[NONE], decode_sides(problem, data.source.targets, sides, baselines[NONE])
+            baselines[NONE], decode_sides(task, data.source.targets, sides, baselines[NONE])
         )
-    measured = {name: measure(problem, targets[compared], one.take(both))[0] for name, one in others.items()}
-    best = best_baseline(problem, metric, measured)
+    measured = {name: measure(task, targets[compared], one.take(both))[0] for name, one in others.items()}
+    best = best_baseline(task, metric, measured)
     gap = None
     if best is not None:
         gap = paired_bootstrap(
-            problem, metric, targets[compared], scored.read_by(problem, metric)[both],
-            others[best].read_by(problem, metric)[both],
+            task, metric, targets[compared], scored.read_by(task, metric)[both],
+            others[best].read_by(task, metric)[both],
             songs[compared], seed=seed,
         )  # fmt: skip
-    ours = problem.metric(metric, targets[compared], scored.read_by(problem, metric)[both])
+    ours = task.metric(metric, targets[compared], scored.read_by(task, metric)[both])
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
-    labelled = held[problem.known(targets)] if isinstance(problem, Segmentation) else held
-    thresholded = problem.decode_predictions(scored.thresholded[labelled])
-    found = training_warnings(plan.config.training, [o.facts for o in folds], thresholded, base_task_of(problem).name)
-    ci95 = bootstrap_ci(problem, targets, scored.take(held), songs, seed=seed)
-    details = problem.details(targets, scored.thresholded[held])
+    labelled = held[task.known(targets)] if isinstance(task, Segmentation) else held
+    thresholded = task.decode_predictions(scored.thresholded[labelled])
+    found = training_warnings(plan.config.training, [o.facts for o in folds], thresholded, base_task_of(task).name)
+    ci95 = bootstrap_ci(task, targets, scored.take(held), songs, seed=seed)
+    details = task.details(targets, scored.thresholded[held])
     brought = ablate_modalities(plan, data, folds, scores, held)
     found += behind(metric, brought)
     return Results(
@@ -133,9 +131,9 @@ def write_predictions(path: Path, data: PreparedData, results: Results, outcomes
         ):
             if split == "val" and outcome.job.fold is not None and data.source.songs is None:
                 scored = results.scored.take(rows)
-            elif isinstance(data.problem, Segmentation):
+            elif isinstance(data.task, Segmentation):
                 targets = data.source.targets
-                fitted = data.problem.with_transitions(targets[outcome.job.train])
+                fitted = data.task.with_transitions(targets[outcome.job.train])
                 scored = ScoredPredictions(scores, fitted.decode(targets[rows], scores) if len(scores) else scores)
             else:
                 made = results.calibration.probabilities(scores)
@@ -148,21 +146,21 @@ def write_predictions(path: Path, data: PreparedData, results: Results, outcomes
 def _prediction_rows(
     data: PreparedData, fold: int | None, split: str, rows: np.ndarray, scored: ScoredPredictions
 ) -> pa.Table:
-    n, problem = len(rows), data.problem
-    columns = scored.scores.reshape(n, len(problem.score_names)).astype(score_dtype(problem))
+    n, task = len(rows), data.task
+    columns = scored.scores.reshape(n, len(task.score_names)).astype(score_dtype(task))
     told, thresholded = (
-        problem.decode_targets(data.source.targets[rows]),
-        problem.decode_predictions(scored.thresholded) if n else [],
+        task.decode_targets(data.source.targets[rows]),
+        task.decode_predictions(scored.thresholded) if n else [],
     )
-    kind = PREDICTION_TYPES[base_task_of(problem).name]
+    kind = PREDICTION_TYPES[base_task_of(task).name]
     # a yes is 1, as files of the first version have it
-    target = data.source.targets[rows] if problem.name == "binary" else told
+    target = data.source.targets[rows] if task.name == "binary" else told
     at = pa.array(rows)
     when: dict[str, pa.Array] = {}
-    if isinstance(problem, Segmentation):
+    if isinstance(task, Segmentation):
         when = {name: data.index.table[name].take(at) for name in TIMES}
         when[WEAK] = pa.array(
-            [bool(problem.weak)] * n, pa.bool_()
+            [bool(task.weak)] * n, pa.bool_()
         )  # scores that were never compared with a segment's own label
     return pa.table(
         {
@@ -171,9 +169,9 @@ def _prediction_rows(
             **when,
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
-            "target": pa.array(target, pa.float32() if problem.name == "binary" else kind),
+            "target": pa.array(target, pa.float32() if task.name == "binary" else kind),
             "prediction": pa.array(thresholded, kind),
-            **{name: pa.array(columns[:, i]) for i, name in enumerate(problem.score_names)},
+            **{name: pa.array(columns[:, i]) for i, name in enumerate(task.score_names)},
         }
     )
 
@@ -194,12 +192,8 @@ def summarize(
     price = plan.config.logging.usd_per_hour
     return {
         "phase": plan.config.phase,
-        "problem": plan.problem.name,
-        **(
-            {"inner": data.problem.inner.name, "weak": data.problem.weak}
-            if isinstance(data.problem, Segmentation)
-            else {}
-        ),
+        "problem": plan.task.name,
+        **({"inner": data.task.inner.name, "weak": data.task.weak} if isinstance(data.task, Segmentation) else {}),
         "target": plan.target,
         "metric": plan.config.training.headline,
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",

@@ -118,7 +118,7 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     known = {one.name for one in session.get_inputs()}
-    origin, unit = _origin_and_unit(bundle.problem)
+    origin, unit = _origin_and_unit(bundle.task)
     worst = 0.0
     for seed, sizes in enumerate(SIZES):
         inputs = make_inputs(bundle, *sizes, seed=seed)
@@ -130,9 +130,9 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
     return worst
 
 
-def _origin_and_unit(problem: Task) -> tuple[float, float]:
+def _origin_and_unit(task: Task) -> tuple[float, float]:
     """Where a problem's scores lie, and how far from each other: of numbers, as the targets did."""
-    inner = base_task_of(problem)
+    inner = base_task_of(task)
     if isinstance(inner, Regression) and inner.transform != "log1p":
         return inner.shift, inner.scale
     return 0.0, 1.0
@@ -159,7 +159,7 @@ def make_inputs(bundle: Bundle, examples: int, tokens: int, words: int, *, seed:
         made |= _make_notes(examples, float(bundle.info["windows"]["seconds"]), rng)
     for place, name in enumerate(model.modalities if model.is_fused else ()):
         made[f"has_{name}"] = torch.tensor([i == 0 or (i + place) % 2 == 0 for i in range(examples)])
-    if isinstance(bundle.problem, Segmentation):
+    if isinstance(bundle.task, Segmentation):
         starts = torch.arange(examples) * SECOND
         whole = examples * SECOND
         made["times"] = torch.stack([starts, starts + SECOND, starts / whole, (starts + SECOND) / whole], dim=1)
@@ -183,7 +183,7 @@ def _make_notes(examples: int, seconds: float, rng: torch.Generator) -> dict[str
 def _check(bundle: Bundle) -> None:
     """Raises `InputError` for what no graph can be."""
     problems = []
-    if isinstance(bundle.problem, Segmentation) and bundle.problem.weak:
+    if isinstance(bundle.task, Segmentation) and bundle.task.weak:
         problems.append("segments that share in their song's label need the whole song at once: this model is not"
                         " exported; use `predict`")  # fmt: skip
     if bundle.model.text is not None and not hasattr(load_tokenizer(bundle.tokenizer), "backend_tokenizer"):
@@ -213,7 +213,7 @@ def _write_graph(graph: Graph, bundle: Bundle, file: Path) -> None:
 
 def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> None:
     """The tokenizer, the card and the description."""
-    problem = bundle.problem
+    task = bundle.task
     if bundle.model.text is not None:
         save_tokenizer_json(bundle.tokenizer, folder, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD
@@ -228,13 +228,13 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
         "phase": info.get("phase"),
         "target": info.get("target"),
         "modalities": list(bundle.model.modalities),
-        "problem": base_task_of(problem).name,
-        "score_names": list(problem.score_names),
+        "problem": base_task_of(task).name,
+        "score_names": list(task.score_names),
         "calibration": bundle.calibration.to_json(),
         "text_columns": info["text_columns"],
         "max_tokens": info["max_tokens"],
         "pad_id": pad_id(bundle.tokenizer) if bundle.model.text is not None else 0,
-        "segments": isinstance(problem, Segmentation),
+        "segments": isinstance(task, Segmentation),
         "parity": parity,
         "files": file_hashes(folder),
     }

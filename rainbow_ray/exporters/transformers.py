@@ -83,10 +83,10 @@ def write_hub_folder(bundle: Bundle, folder: Path) -> Written:
 
 def _why_not(bundle: Bundle) -> list[str]:
     """What about the model a plain classifier has no place for, and which keys would have it one."""
-    model, config, problem = bundle.model, bundle.model.config, bundle.problem
+    model, config, task = bundle.model, bundle.model.config, bundle.task
     if model.modalities != ("text",) or model.text is None:
         return [f"--hub-folder: it reads {', '.join(model.modalities)}; a classifier of transformers reads text alone"]
-    if problem.name == "segmentation":
+    if task.name == "segmentation":
         return ["--hub-folder: segments and their neighbours are no single text; see --onnx"]
     kind = model.text.body.config.model_type
     if kind not in FAMILIES:
@@ -106,26 +106,26 @@ def _why_not(bundle: Bundle) -> list[str]:
     if lacking:
         problems.append(f"--hub-folder: the head is not one that a {kind!r} classifier can be; it would be with"
                         f" {', '.join(lacking)}")  # fmt: skip
-    transformed = getattr(problem, "transform", "none") == "log1p" or _is_bounded(problem)
-    if problem.name == "regression" and (transformed or problem.outputs > 1):
+    transformed = getattr(task, "transform", "none") == "log1p" or _is_bounded(task)
+    if task.name == "regression" and (transformed or task.outputs > 1):
         problems.append("--hub-folder: its numbers are transformed or bounded after the head, which a plain classifier"
                         " does not do; it would be without log1p, without data.target_bounds and"
                         " with another loss than zero_inflated")  # fmt: skip
     return problems
 
 
-def _is_bounded(problem: Task) -> bool:
-    return getattr(problem, "low", None) is not None or getattr(problem, "high", None) is not None
+def _is_bounded(task: Task) -> bool:
+    return getattr(task, "low", None) is not None or getattr(task, "high", None) is not None
 
 
 def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     """The family's own model with our weights, and what a person must know of it."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    model, problem = bundle.model, bundle.problem
+    model, task = bundle.model, bundle.task
     assert model.text is not None
     text = model.text
-    classes = [name.removeprefix("score_") for name in problem.score_names] if problem.outputs > 1 else [
+    classes = [name.removeprefix("score_") for name in task.score_names] if task.outputs > 1 else [
         bundle.info.get("target", "score")
     ]  # fmt: skip
     config = AutoConfig.from_pretrained(Path(bundle.tokenizer) / "encoder", local_files_only=True)
@@ -134,7 +134,7 @@ def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     config.num_labels = len(classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
     config.problem_type = {"regression": "regression", "multiclass": "single_label_classification"}.get(
-        problem.name, "multi_label_classification"
+        task.name, "multi_label_classification"
     )
     if config.model_type == "deberta-v2":
         config.pooler_hidden_size, config.pooler_hidden_act = text.width, "gelu"
@@ -145,16 +145,16 @@ def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     assert not lost, lost
     getattr(made, made.base_model_prefix).load_state_dict(ours, strict=False)
     family = FAMILIES[config.model_type]
-    _fill(made.get_submodule(family.hidden), made.get_submodule(family.last), model, problem)
+    _fill(made.get_submodule(family.hidden), made.get_submodule(family.last), model, task)
     notes = []
     if bundle.calibration != type(bundle.calibration)():
         notes.append("calibration and thresholds are not in it: its scores are those before, and yes is from 0.5 on")
-    if problem.name == "binary":
+    if task.name == "binary":
         notes.append("one logit: its sigmoid is the probability of True")
     return made, notes
 
 
-def _fill(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, problem: Task) -> None:
+def _fill(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, task: Task) -> None:
     """Our two layers into the family's, centring and scaling folded into the first, a number's unit into the last."""
     ours = [layer for layer in model.head if isinstance(layer, nn.Linear)]
     assert len(ours) == 2
@@ -166,7 +166,7 @@ def _fill(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, problem: Task
             bias = bias - weight @ model.standardise.mean
         hidden.weight.copy_(weight)
         hidden.bias.copy_(bias)
-        scale, shift = getattr(problem, "scale", 1.0), getattr(problem, "shift", 0.0)
+        scale, shift = getattr(task, "scale", 1.0), getattr(task, "shift", 0.0)
         last.weight.copy_(second.weight * scale)
         last.bias.copy_(second.bias * scale + shift)
 
@@ -177,5 +177,5 @@ def _parity(bundle: Bundle, made: Any) -> float:
     with torch.inference_mode():
         wanted = Graph(bundle).eval()(inputs)
         logits = made(input_ids=inputs[TOKENS], attention_mask=inputs["mask"]).logits
-        found = logits[:, -1] if bundle.problem.name == "regression" else bundle.problem.scores(logits)
+        found = logits[:, -1] if bundle.task.name == "regression" else bundle.task.scores(logits)
     return float((found - wanted).abs().max())

@@ -27,17 +27,17 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
     shared = functools.reduce(np.intersect1d, [run.held["example_id"].to_numpy() for run in runs])
     if len(shared) == 0:
         raise InputError("these runs have no song in common that all of them held out")
-    metric, problem = first.summary["metric"], first.problem
+    metric, task = first.summary["metric"], first.task
     names = _names(runs)
     rows = [pd.Index(run.held["example_id"]).get_indexer(pd.Index(shared)) for run in runs]
-    decides = metric in problem.threshold_metrics
+    decides = metric in task.threshold_metrics
     scores = [(run.thresholded if decides else run.scores)[taken] for run, taken in zip(runs, rows, strict=True)]
     targets = first.targets[rows[0]]
     songs = first.held["song"].to_numpy()[rows[0]]
     table, sentences, gaps = [], [], {}
     for place, (run, name, ours) in enumerate(zip(runs, names, scores, strict=True)):
-        value = problem.metric(metric, targets, ours)
-        gap = None if place == 0 else paired_bootstrap(problem, metric, targets, ours, scores[0], songs, seed=SEED)
+        value = task.metric(metric, targets, ours)
+        gap = None if place == 0 else paired_bootstrap(task, metric, targets, ours, scores[0], songs, seed=SEED)
         table.append([name, number(value), _span(gap) if gap else "–", run.summary["config_hash"]])
         if gap is not None:
             gaps[name] = gap
@@ -51,7 +51,7 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
     )
     right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
     tables = [Table(["run", metric.replace("_", " "), f"against {names[0]} [95%]", "config"], table)]
-    if base_task_of(problem).name != "regression":
+    if base_task_of(task).name != "regression":
         head = ["right in", "both", f"only {names[0]}", "only itself", "neither"]
         counts = [
             [name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
@@ -82,7 +82,7 @@ def _check(runs: Sequence[RunArtifacts]) -> None:
         for key in ("problem", "target"):
             if run.summary[key] != first.summary[key]:
                 problems.append(f"{run.path}: its {key} is {run.summary[key]}, of {first.path} {first.summary[key]}")
-        if not problems and run.problem.score_names != first.problem.score_names:
+        if not problems and run.task.score_names != first.task.score_names:
             problems.append(f"{run.path}: its classes are others than those of {first.path}")
         if not np.isin(run.held["example_id"], first.held["example_id"]).any():
             problems.append(f"{run.path}: no song in common with {first.path}")

@@ -30,14 +30,14 @@ def contradictions(run: RunArtifacts) -> pd.DataFrame:
     if run.summary["problem"] == "regression":
         wrong, column = np.abs(scores - targets) / max(1e-9, float(targets.std())), np.zeros(len(scores), dtype=int)
     else:
-        truth = run.problem.one_hot(targets)
+        truth = run.task.one_hot(targets)
         gap = np.abs(truth - columns)
         # of several classes: how surely a wrong one, and how surely not the right one
         ways = [np.where(truth, gap, 0).max(axis=1), np.where(truth, 0, gap).max(axis=1)]
         wrong = gap[:, 0] if columns.shape[1] == 1 else np.mean(ways, axis=0)
         column = (gap if run.summary["problem"] == "multilabel" else columns).argmax(axis=1)
         wrong = np.where(run.right, 0.0, wrong)
-    found = run.held.assign(wrong=wrong, column=np.array(run.problem.score_names)[column])
+    found = run.held.assign(wrong=wrong, column=np.array(run.task.score_names)[column])
     return found[found["wrong"] > 0].sort_values("wrong", ascending=False, kind="stable")
 
 

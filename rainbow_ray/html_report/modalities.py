@@ -13,7 +13,7 @@ def modality_section(run: RunArtifacts) -> list[Section]:
     if not found:
         return []
     metric = summary["metric"]
-    shown = list(dict.fromkeys([metric, *(name for name in run.problem.defaults.shown_metrics if name != "loss")]))
+    shown = list(dict.fromkeys([metric, *(name for name in run.task.defaults.shown_metrics if name != "loss")]))
     ordered = sorted(found.items(), key=lambda item: item[0].count("+"), reverse=True)
     rows = [[_named(name), str(values["songs"]), *(number(values.get(one)) for one in shown),
              number(values["all_of_them"])] for name, values in ordered]  # fmt: skip

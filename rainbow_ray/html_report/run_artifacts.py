@@ -34,7 +34,7 @@ class RunArtifacts:
     config: str
 
     @property
-    def problem(self) -> Task:
+    def task(self) -> Task:
         """The problem as its predictions have it."""
         name = self.summary["problem"]
         classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
@@ -51,19 +51,19 @@ class RunArtifacts:
             return self
         held = self.held[self.held["target"].notna()]
         if self.summary.get("weak"):
-            names = list(self.problem.score_names)
+            names = list(self.task.score_names)
             sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
             held = self.held.groupby("song", sort=False).first().reset_index()
             held[names] = sums
-            inner = base_task_of(self.problem)
+            inner = base_task_of(self.task)
             held["prediction"] = inner.decode_predictions(sums[:, 0] if names == ["score"] else sums)
         return dataclasses.replace(self, summary=self._inner, held=held.reset_index(drop=True))
 
     @property
     def scores(self) -> np.ndarray:
         """`(examples,)` or `(examples, classes)`."""
-        columns = list(self.problem.score_names)
-        values = self.held[columns].to_numpy(dtype=score_dtype(self.problem))
+        columns = list(self.task.score_names)
+        values = self.held[columns].to_numpy(dtype=score_dtype(self.task))
         return values[:, 0] if columns == ["score"] else values
 
     @property
@@ -71,12 +71,12 @@ class RunArtifacts:
         """Scores that say yes where the run said yes, whatever threshold it had."""
         said = self.held["prediction"]
         if self.summary["problem"] == SEGMENTATION and self.summary["inner"] == "multiclass":
-            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            names = [name.removeprefix("score_") for name in self.task.score_names]
             return np.array([[name == one for name in names] for one in said], dtype=np.float32)
         if self.summary["problem"] in ("binary", SEGMENTATION):
-            return np.asarray(said.to_numpy(dtype=score_dtype(self.problem)))
+            return np.asarray(said.to_numpy(dtype=score_dtype(self.task)))
         if self.summary["problem"] == "multilabel":
-            names = [name.removeprefix("score_") for name in self.problem.score_names]
+            names = [name.removeprefix("score_") for name in self.task.score_names]
             return np.array([[name in row for name in names] for row in said], dtype=np.float32)
         return self.scores
 
@@ -87,7 +87,7 @@ class RunArtifacts:
         told = self.held["target"]
         if self.summary["problem"] == SEGMENTATION:
             known = told.notna().to_numpy()
-            label = np.full(len(told), np.nan, dtype=score_dtype(self.problem))
+            label = np.full(len(told), np.nan, dtype=score_dtype(self.task))
             label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
             song = pd.factorize(self.held["song"])[0]
             place = self.held.groupby("song", sort=False).cumcount()
@@ -96,7 +96,7 @@ class RunArtifacts:
             return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
         if self.summary["problem"] == "multilabel":
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
-        return np.asarray(told.to_numpy(dtype=score_dtype(self.problem)))
+        return np.asarray(told.to_numpy(dtype=score_dtype(self.task)))
 
     @property
     def _inner(self) -> dict[str, Any]:
@@ -148,13 +148,13 @@ def _by_song(run: RunArtifacts) -> pd.DataFrame:
         return run.held
     from rainbow_ray.calibration.apply import Calibration
 
-    names = list(run.problem.score_names)
+    names = list(run.task.score_names)
     first = run.held.groupby("song", sort=False).first().reset_index()
-    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_dtype(run.problem))
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_dtype(run.task))
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
     decided = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)
-    first["prediction"] = pd.Series(run.problem.decode_predictions(decided), dtype=run.held["prediction"].dtype)
+    first["prediction"] = pd.Series(run.task.decode_predictions(decided), dtype=run.held["prediction"].dtype)
     return first
 
 

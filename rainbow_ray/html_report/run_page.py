@@ -43,7 +43,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None = 
     summary = run.summary
     demo = " on the built-in demo songs" if summary["demo"] else ""
     return Page(
-        kind=f"Phase {summary['phase']}, {summary['problem']}{demo}",
+        kind=f"Phase {summary['phase']}, {summary['task']}{demo}",
         title=f"{summary['target'].replace('_', ' ')}: {run.path.name}",
         verdict=summary["verdict"],
         warnings=summary["signs"],
@@ -65,7 +65,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None = 
 def _numbers(run: RunArtifacts) -> Section:
     summary = run.summary
     headline = summary["metric"]
-    shown = list(dict.fromkeys([headline, *(n for n in run.problem.defaults.shown_metrics if n != "loss")]))
+    shown = list(dict.fromkeys([headline, *(n for n in run.task.defaults.shown_metrics if n != "loss")]))
     rows = [["model", *(number(summary["best"].get(name)) for name in shown)]]
     rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in shown)])
     for name, values in summary["baselines"].items():
@@ -107,7 +107,7 @@ def _how_right(run: RunArtifacts) -> list[Section]:
     if summary["problem"] == "regression":
         return [Section("errors", "How far off it is", charts=charts.scatter(targets, scores))]
     names = list(class_names(run))
-    truth, columns = run.problem.one_hot(targets), scores.reshape(len(scores), -1)
+    truth, columns = run.task.one_hot(targets), scores.reshape(len(scores), -1)
     drawn, tables = charts.rank_curves(truth, columns, names[-columns.shape[1] :], songs, SEED), []
     if summary["problem"] == "multiclass":
         right = scores.argmax(1) == targets.astype(int)
@@ -127,7 +127,7 @@ def _how_right(run: RunArtifacts) -> list[Section]:
 
 def class_names(run: RunArtifacts) -> Sequence[str]:
     """The classes in the order of the confusion matrix; of yes and no the last one has the score."""
-    columns = run.problem.score_names
+    columns = run.task.score_names
     return ("False", "True") if columns == ("score",) else [name.removeprefix("score_") for name in columns]
 
 

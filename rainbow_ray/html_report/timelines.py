@@ -101,7 +101,7 @@ def _badness(run: RunArtifacts, rows: pd.DataFrame) -> float:
 
 def _of_its_class(run: RunArtifacts, rows: pd.DataFrame) -> float:
     """What a weak song's segments say together of the class that the song has."""
-    names, target = list(run.problem.score_names), rows["target"].iloc[0]
+    names, target = list(run.task.score_names), rows["target"].iloc[0]
     sums = rows[names].to_numpy(dtype=np.float64).sum(axis=0)
     said = sums[names.index(f"score_{target}")] if len(names) > 1 else sums[0] if target else 1.0 - sums[0]
     return float(np.clip(said, 0.0, 1.0))
@@ -112,7 +112,7 @@ def _sure(run: RunArtifacts, rows: pd.DataFrame) -> np.ndarray:
 
     Of numbers, how large it is beside the largest; of weak ones, the part in the song beside the largest.
     """
-    names = list(run.problem.score_names)
+    names = list(run.task.score_names)
     scores = rows[names].to_numpy(dtype=np.float64)
     if not _has_classes(run):
         largest = max(float(np.abs(run.held[names].to_numpy()).max()), 1e-9)

@@ -124,7 +124,7 @@ class PartScorer:
                 found, read = predictor.predict_with_report(rows)
                 report += read
                 songs = id_column(rows[task.song], task.song) if task.song is not None else None
-                table = to_table(found, predictor.bundle.problem, predictor.score_names, task.song, songs)
+                table = to_table(found, predictor.bundle.task, predictor.score_names, task.song, songs)
                 writer = writer or pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)
                 counts[0] += len(table)

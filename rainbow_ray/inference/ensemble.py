@@ -16,7 +16,7 @@ class Scorer(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.problems = [one.problem for one in bundle.fits]
+        self.problems = [one.task for one in bundle.fits]
         self.fits = [one.model for one in bundle.fits]
         self.models = nn.ModuleList(self.fits)  # so that they move with it
         # one frozen encoder serves all
@@ -24,8 +24,8 @@ class Scorer(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         found = [
-            problem.scores(finish_logits(problem, logits.float(), batch.line))
-            for problem, logits in zip(self.problems, self._logits(batch), strict=True)
+            task.scores(finish_logits(task, logits.float(), batch.line))
+            for task, logits in zip(self.problems, self._logits(batch), strict=True)
         ]
         return torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
 

@@ -26,10 +26,10 @@ ROWS = 16_384  # joined at once
 
 
 def to_table(
-    found: pd.DataFrame, problem: Task, score_names: Sequence[str], song: str | None, songs: pa.Array | None
+    found: pd.DataFrame, task: Task, score_names: Sequence[str], song: str | None, songs: pa.Array | None
 ) -> pa.Table:
     """What `Predictor.predict` gave, each column of one type whatever the rows, the song in front."""
-    kind = PREDICTION_TYPES[base_task_of(problem).name]
+    kind = PREDICTION_TYPES[base_task_of(task).name]
     said = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value
             for value in found["prediction"]]  # fmt: skip
     columns = {song: songs} if song is not None and songs is not None else {}
@@ -40,10 +40,7 @@ def to_table(
         {
             **columns,
             "prediction": pa.array(said, kind),
-            **{
-                name: pa.array(found[name].to_numpy(dtype=score_dtype(problem)), from_pandas=True)
-                for name in score_names
-            },
+            **{name: pa.array(found[name].to_numpy(dtype=score_dtype(task)), from_pandas=True) for name in score_names},
             **read,
             REASON: pa.array(found[REASON], pa.string(), from_pandas=True),
         }

@@ -86,7 +86,7 @@ class Predictor:
     @property
     def score_names(self) -> list[str]:
         """Columns of `predict` that hold scores."""
-        return list(self.bundle.problem.score_names)
+        return list(self.bundle.task.score_names)
 
     @property
     def reads_media(self) -> bool:
@@ -141,9 +141,9 @@ class Predictor:
             return self._predict_alone(songs), MediaReport()
         texts = read_texts(songs, self.bundle.info["text_columns"], reads_text=self.reads_text)
         table = songs if isinstance(songs, pd.DataFrame | pa.Table) else None
-        problem, rows = self.bundle.problem, len(texts.texts)
+        task, rows = self.bundle.task, len(texts.texts)
         size = AT_ONCE if self.bundle.model.is_fused else max(1, rows)
-        parts = [_Scored(empty_scores(problem, 0), [], [], MediaReport())]
+        parts = [_Scored(empty_scores(task, 0), [], [], MediaReport())]
         report = MediaReport()
         for start in range(0, rows, size):
             part = texts.slice(start, start + size)
@@ -154,14 +154,14 @@ class Predictor:
         scores = np.concatenate([part.scores for part in parts])
         reasons = [reason for part in parts for reason in part.reasons]
         predictions: np.ndarray = np.full(rows, None, dtype=object)
-        scored = np.flatnonzero(is_scored(scores, problem))
+        scored = np.flatnonzero(is_scored(scores, task))
         if len(scored):
             scores[scored] = self.calibration.probabilities(scores[scored])
-            said = problem.decode_predictions(self.calibration.thresholded(scores[scored]))
+            said = task.decode_predictions(self.calibration.thresholded(scores[scored]))
             for at, decided in zip(scored, said, strict=True):
                 predictions[at] = decided  # one by one: numpy would take a tuple of classes apart
-        columns = scores.reshape(rows, len(problem.score_names)).T
-        named: dict[str, Any] = dict(zip(problem.score_names, columns, strict=True))
+        columns = scores.reshape(rows, len(task.score_names)).T
+        named: dict[str, Any] = dict(zip(task.score_names, columns, strict=True))
         if self.bundle.model.is_fused:
             named[MODALITIES_READ] = pd.Series([one for part in parts for one in part.read], texts.index, dtype=object)
         return (
@@ -172,17 +172,17 @@ class Predictor:
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """What `predict` scores, `(texts, scores)`, NaN where there is no text."""
-        return self.predict(texts)[self.score_names].to_numpy(dtype=score_dtype(self.bundle.problem))
+        return self.predict(texts)[self.score_names].to_numpy(dtype=score_dtype(self.bundle.task))
 
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """What calibrated scores `(texts, scores)` say."""
         plain = scores[:, 0] if self.score_names == ["score"] else scores
-        return self.bundle.problem.decode_predictions(self.calibration.thresholded(plain))
+        return self.bundle.task.decode_predictions(self.calibration.thresholded(plain))
 
     @property
     def reads_segments(self) -> bool:
         """Whether it predicts segments of songs: `predict_segments` is then what scores tables."""
-        return isinstance(self.bundle.problem, Segmentation)
+        return isinstance(self.bundle.task, Segmentation)
 
     def predict_segments(self, table: pd.DataFrame | pa.Table, *, allow_missing: bool = False) -> SegmentScores:
         """Return a row a segment of a table with a row a segment and stem, and the stretches that they make.
@@ -282,7 +282,7 @@ class Predictor:
 
     def _score(self, texts: Texts, table: Table | None) -> _Scored:
         """Scores of some rows, and why those that have nothing to read lack them."""
-        reading, model, problem = self._reading(), self.bundle.model, self.bundle.problem
+        reading, model, task = self._reading(), self.bundle.model, self.bundle.task
         size = len(texts.texts)
         rows = pa.table({"text": pa.array(texts.texts, pa.string()), "song": self._names(table, texts.index)})
         values = read_media_values(table, self.bundle.info.get("media_columns", {}), reading.media, size)
@@ -296,7 +296,7 @@ class Predictor:
                 f"{name}{SLOTS}", pa.array([[0] * len(row) for row in windows], pa.list_(pa.int16()))
             )
         chosen = np.flatnonzero(present)
-        scores, reasons = empty_scores(problem, size), np.full(size, None, dtype=object)
+        scores, reasons = empty_scores(task, size), np.full(size, None, dtype=object)
         reasons[~present] = _why(rows, reading, ~present)
         reasons[~present & texts.undecodable] = NOT_UTF8
         rows = rows.append_column("example_id", [[str(i) for i in range(size)]]).take(pa.array(chosen))

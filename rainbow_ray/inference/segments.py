@@ -137,8 +137,8 @@ def score_segments(
     if missing:
         raise InputError(f"the table has no column {name!r}, which this model reads{did_you_mean(name, names)}"
                          for name in missing)  # fmt: skip
-    problem = bundle.problem
-    assert isinstance(problem, Segmentation)
+    task = bundle.task
+    assert isinstance(task, Segmentation)
     plain, undecodable = _plain_table(bundle, table)
     if check_unit:
         warn_of_times(bundle, plain)
@@ -153,13 +153,13 @@ def score_segments(
     size = len(folded.table)
     targets = np.full((size, SONG + 1), np.nan, dtype=np.float32)
     targets[:, PLACE], targets[:, SONG] = folded.table["place"].to_numpy(), folded.song
-    scores = empty_scores(problem, size)
+    scores = empty_scores(task, size)
     if size:
         scores = _score(
             bundle, scorer, reading, device, Examples(folded.table, targets, np.ones(size, dtype=np.float32))
         )
-    decided = problem.decode(targets, scores)
-    columns = scores.reshape(size, len(problem.score_names)).T
+    decided = task.decode(targets, scores)
+    columns = scores.reshape(size, len(task.score_names)).T
     timeless = folded.masked == NO_LENGTH  # a place was made for them among their neighbours: nobody knows their time
     read = modalities_present(folded.table, bundle.model.modalities)
     segments = pd.DataFrame(
@@ -169,10 +169,10 @@ def score_segments(
             "start": np.where(timeless, np.nan, folded.table["start"].to_numpy()).astype(np.float32),
             "end": np.where(timeless, np.nan, folded.table["end"].to_numpy()).astype(np.float32),
             "text": folded.table["text"].to_pandas(),
-            "prediction": pd.Series(problem.decode_predictions(decided) if size else [], dtype=object),
-            **dict(zip(problem.score_names, columns, strict=True)),
+            "prediction": pd.Series(task.decode_predictions(decided) if size else [], dtype=object),
+            **dict(zip(task.score_names, columns, strict=True)),
             **({MODALITIES_READ: pd.Series([one or None for one in read], dtype=object)} if reading.media else {}),
-            WEAK: bool(problem.weak),
+            WEAK: bool(task.weak),
             "reason": np.where(timeless, np.array(NO_LENGTH, dtype=object), np.array(None)),
         }
     )
@@ -234,10 +234,10 @@ def _columns(bundle: Bundle, names: list[str]) -> Columns:
 
 @torch.inference_mode()
 def _score(bundle: Bundle, scorer: Scorer, reading: InputSpec, device: torch.device, examples: Examples) -> np.ndarray:
-    problem = bundle.problem
-    assert isinstance(problem, Segmentation)
+    task = bundle.task
+    assert isinstance(task, Segmentation)
     cut = bundle.info["segments"]
-    together = len(examples) if problem.weak else cut["together"]
+    together = len(examples) if task.weak else cut["together"]
     neighbours = SequenceIndex.of(examples.table, together, cut["overlap"])
     heard = AudioFeatureCache(bundle.model, reading, device, pick_precision("off", device)[0])
     heard.prepare(
@@ -246,7 +246,7 @@ def _score(bundle: Bundle, scorer: Scorer, reading: InputSpec, device: torch.dev
     collates = make_collates(reading, heard.find)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
     windows = [window for song in songs for window in neighbours.scored_windows(song)]
-    scores = empty_scores(problem, len(examples))
+    scores = empty_scores(task, len(examples))
     batches = divide_sequences(
         windows, lengths(examples.table, reading), max_examples=len(examples), max_tokens=EVAL_TOKENS
     )

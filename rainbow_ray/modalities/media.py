@@ -112,7 +112,8 @@ class Span:
 class MediaReader:
     """Reads the windows of rows into a store. `modalities` in the order in which their duration counts.
 
-    With `cache_without_files`, what the store has of a file stays good where the file is not: so a store travels. Without it, a
+    With `cache_without_files`, what the store has of a file stays good where the file is not: so a store travels.
+    Without it, a
     name that another collection of songs shares brings nobody another's sound.
     """
 

@@ -106,7 +106,7 @@ def train(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
@@ -205,7 +205,7 @@ def score_folds(
         shared.config.training, len(jobs[0].train), count_songs(shared.source, jobs[0].train)
     ).epochs
     headline = shared.config.training.headline
-    larger = shared.problem.larger_is_better(headline)
+    larger = shared.task.larger_is_better(headline)
     shown = shared.config.logging.shown
     with FitProgress(console, shown, epochs, headline=headline, larger_is_better=larger) as progress:
         mirror = LogForwarder([job.folder / METRICS for job in jobs], [*mirrors, progress], progress.finish)
@@ -217,7 +217,7 @@ def score_folds(
         outcomes = together or outcomes
         if alone:
             found = outcomes[len(jobs) :]
-            scores[NONE] = out_of_fold(data.source, data.problem, found, lambda outcome: outcome.val_scores)
+            scores[NONE] = out_of_fold(data.source, data.task, found, lambda outcome: outcome.val_scores)
         return outcomes[: len(jobs)], scores
 
 
@@ -228,7 +228,7 @@ def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
     from rainbow_ray.tasks.segmentation import Segmentation
 
     temporal = shared.config.model.temporal
-    asked = isinstance(shared.problem, Segmentation) and shared.config.segments.compare_none
+    asked = isinstance(shared.task, Segmentation) and shared.config.segments.compare_none
     if not asked or temporal.kind == NONE:
         return []
     config = shared.config.model_copy(deep=True)

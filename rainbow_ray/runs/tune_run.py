@@ -100,12 +100,12 @@ def plan_sweep(resolved: Any) -> tuple[RunPlan, Space, Axes]:
     except InputError as error:
         problems += error.problems
     try:
-        kind = plan.problem.name if plan is not None else ""
+        kind = plan.task.name if plan is not None else ""
         if plan is not None and plan.segments is not None and plan.target == SONG_TARGET:  # what that is of, is known
             kind = f"weak {kind}"
         space = load_space(tuning.space, resolved.config.phase, kind)
         if plan is not None:
-            check = functools.partial(check_values, problem=plan.problem)
+            check = functools.partial(check_values, task=plan.task)
             axes = explore(space, plan.config, check, resolved.config.reproducibility.seed)
             plan.warnings.extend(stacked_in(space, plan.config, resolved.config.reproducibility.seed))
     except InputError as error:
@@ -186,7 +186,7 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by, prefix)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by, prefix)
     trial_log = TrialLog(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, trial_log)
     before = len(trial_log.ended)
@@ -225,17 +225,17 @@ def make_sweep(
 
     split = data.split
     sides = [split.train_val_indices(fold) for fold in range(split.folds)]
-    task = TrialContext(
+    context = TrialContext(
         shared, sides, make_rungs(split.folds, plan.config.tune.reduction), folder.file("trials"), slots.workers
     )
-    task.folder.mkdir(exist_ok=True)
+    context.folder.mkdir(exist_ok=True)
     return Sweep(
         plan.config,
         space,
-        task,
+        context,
         trial_log,
         slots,
-        plan.problem.larger_is_better(plan.config.training.headline),
+        plan.task.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
         encoder_cache.export_weights(plan.reading.text)
         if plan.reading.text and slots.gpu == 0 and slots.workers is None
@@ -259,7 +259,7 @@ def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     read = prepare_data(other, read_here)
     same = np.array_equal(read.index.ids, data.index.ids) and np.array_equal(read.source.targets, data.source.targets)
-    if not same or read.problem != data.problem:
+    if not same or read.task != data.task:
         raise InputError("with this text not the same songs are left, and scores could not be compared; see"
                          " data.min_concept_length, data.require_concept")  # fmt: skip
     by = config.data.split_by

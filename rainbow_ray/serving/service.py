@@ -58,7 +58,7 @@ class Service:
         kept = {name: info.get(name) for name in ("phase", "target", "trained_on_songs", "data_hash", "max_tokens")}
         return {
             **kept,
-            "problem": self.predictor.bundle.problem.name,
+            "problem": self.predictor.bundle.task.name,
             "scores": self.predictor.score_names,
             "segments": self.predictor.reads_segments,
             "modalities": list(self.predictor.bundle.model.modalities),

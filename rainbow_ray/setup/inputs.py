@@ -158,5 +158,5 @@ def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]
 
 def _keys_of_lyrics(config: Config) -> tuple[str, ...]:
     """Keys of media that matter where timelines are made of LRC files, whatever the modalities."""
-    makes_timelines = get_phase(config.phase).problem == "segmentation" and config.segments.path is None
+    makes_timelines = get_phase(config.phase).task == "segmentation" and config.segments.path is None
     return ("data.media_root", "data.max_bad_media") if makes_timelines else ()

@@ -20,7 +20,7 @@ from rainbow_ray.modalities.media import MEDIA, POSITIONS
 from rainbow_ray.modalities.spec import MODALITIES, InputSpec
 from rainbow_ray.setup.inputs import check_encoders, idle_modalities, modalities_of, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
-from rainbow_ray.setup.validate import check_calibration, check_training, idle_calibration
+from rainbow_ray.setup.validate import check_calibration, check_training, unused_calibration_keys
 from rainbow_ray.tasks.base import Task, make_task
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.paths import resolve_path
@@ -38,7 +38,7 @@ class RunPlan:
     """What is known before any row is read. `demo` when the built-in songs are trained on."""
 
     config: Config
-    problem: Task
+    task: Task
     target: str
     manifest: Manifest
     columns: Columns
@@ -67,17 +67,17 @@ def make_plan(resolved: Resolved) -> RunPlan:
     location, demo = choose_manifest(resolved)
     modalities = modalities_of(config)
     segments = None
-    if phase.problem == SEGMENTATION:
+    if phase.task == SEGMENTATION:
         demo = demo and config.segments.path is None
         demo_songs = functools.partial(_demo_songs, modalities)
         segments = find_segments(resolved, location, demo_songs, demo=demo)
-        problem, location = segments.problem, segments.location
+        task, location = segments.task, segments.location
     else:
-        problem = make_task(_problem_name(config))
-    resolve_defaults(config, problem)
+        task = make_task(_problem_name(config))
+    resolve_defaults(config, task)
     resolve_encoders(config, demo=demo)
-    problems = [*_check_names(config, problem), *_check_phase(config)]
-    target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, problem)
+    problems = [*_check_names(config, task), *_check_phase(config)]
+    target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, task)
 
     def collect(step: Callable[[], T]) -> T | None:
         try:
@@ -104,28 +104,28 @@ def make_plan(resolved: Resolved) -> RunPlan:
     if segments is not None:
         columns = segments.columns_of(columns)
         warnings += segments.notes
-    if inner_name(problem) in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
+    if inner_name(task) in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
         columns = dataclasses.replace(columns, null_class=None)
-    idle = _without_effect(resolved, problem, modalities)
+    idle = _without_effect(resolved, task, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += conflicting_imbalance_settings(config.training, resolved.user_keys - idle.keys())
     unit = "segment" if segments is not None else config.data.unit or (phase.unit if reading.media else "song")
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
-    return RunPlan(config, problem, target, manifest, columns, reading, unit, demo, known, warnings, segments)
+    return RunPlan(config, task, target, manifest, columns, reading, unit, demo, known, warnings, segments)
 
 
-def own_target(phase: int, problem: Task) -> str:
+def own_target(phase: int, task: Task) -> str:
     """The label of the phase, or, where another kind of problem is asked of it, that of the phase for that kind."""
     own = get_phase(phase)
-    kind = "multiclass" if problem.name == "multilabel" else problem.name
+    kind = "multiclass" if task.name == "multilabel" else task.name
     fitting = [own, *PHASES.values()]
-    return next((one.target for one in fitting if one.problem == kind), own.target)
+    return next((one.target for one in fitting if one.task == kind), own.target)
 
 
-def resolve_defaults(config: Config, problem: Task) -> None:
+def resolve_defaults(config: Config, task: Task) -> None:
     """Put the problem's own loss and metrics where the config names none."""
-    default = problem.defaults
+    default = task.defaults
     config.training.loss = config.training.loss or default.loss
     config.training.metric = config.training.metric or default.metric
     if config.logging.metrics is None:
@@ -135,7 +135,7 @@ def resolve_defaults(config: Config, problem: Task) -> None:
 def _problem_name(config: Config) -> str:
     phase = get_phase(config.phase)
     free = phase.number in ANY_PROBLEM and config.data.target_type is not None
-    name = str(config.data.target_type) if free else phase.problem
+    name = str(config.data.target_type) if free else phase.task
     return "multilabel" if name == "multiclass" and config.data.multi_label else name
 
 
@@ -158,15 +158,15 @@ def _demo_songs(modalities: Sequence[str]) -> str:
         return write(Path(tempfile.mkdtemp(prefix="rainbow_ray-")))
 
 
-def _check_names(config: Config, problem: Task) -> list[str]:
+def _check_names(config: Config, task: Task) -> list[str]:
     from rainbow_ray.model.device import check_device
     from rainbow_ray.model.model import check_model
 
-    printed = ("loss", *problem.metric_names)
+    printed = ("loss", *task.metric_names)
     shown = config.logging.metrics or []
     return [
         *check_model(config.model),
-        *problem.check(config),
+        *task.check(config),
         *check_training(config),
         *check_calibration(config.calibration),
         *check_device(config.training),
@@ -178,13 +178,13 @@ def _check_phase(config: Config) -> list[str]:
     phase = get_phase(config.phase)
     problems = []
     if config.data.multi_label and _problem_name(config) != "multilabel":
-        problems.append(f"data.multi_label: phase {phase.number} is {phase.problem}, not of classes")
+        problems.append(f"data.multi_label: phase {phase.number} is {phase.task}, not of classes")
     if (
-        config.data.target_type not in (None, phase.problem)
+        config.data.target_type not in (None, phase.task)
         and phase.number not in ANY_PROBLEM
-        and (phase.problem != SEGMENTATION)
+        and (phase.task != SEGMENTATION)
     ):
-        problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.problem}")
+        problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.task}")
     for name in config.modalities or ():
         problems += check_choice("--modalities", name, MODALITIES)
     if config.modalities is not None and not config.modalities:
@@ -198,21 +198,21 @@ def _check_phase(config: Config) -> list[str]:
     return problems
 
 
-def check_values(config: Config, problem: Task) -> list[str]:
+def check_values(config: Config, task: Task) -> list[str]:
     """What is wrong with the values of a trial's config, where that can be known without running it."""
     try:
         check_encoders(config, modalities_of(config))
-        return _check_names(config, problem)
+        return _check_names(config, task)
     except InputError as error:
         return error.problems
 
 
-def _without_effect(resolved: Resolved, problem: Task, modalities: Sequence[str]) -> dict[str, str]:
+def _without_effect(resolved: Resolved, task: Task, modalities: Sequence[str]) -> dict[str, str]:
     """Known keys that the user set and that change nothing here, and why."""
     config = resolved.config
     stopping, lexical = config.training.early_stopping, config.model.lexical
 
-    idle = {**problem.without_effect(config), **idle_calibration(config.calibration, problem)}
+    idle = {**task.without_effect(config), **unused_calibration_keys(config.calibration, task)}
     if config.training.num_workers is not None:
         idle["training.num_workers"] = "Ray Data decides how many"
     if not config.training.save_best_only:
@@ -226,7 +226,7 @@ def _without_effect(resolved: Resolved, problem: Task, modalities: Sequence[str]
     if not config.model.classifier.hidden_dims:
         idle["model.classifier.activation"] = "the head has no hidden layer"
     idle |= idle_modalities(config, modalities)
-    idle |= idle_segments(config, problem)
+    idle |= idle_segments(config, task)
     if config.data.split_file is not None:
         for name in ("train_split", "val_split", "random_seed"):
             idle[f"data.{name}"] = "the split file decides"

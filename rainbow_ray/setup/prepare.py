@@ -109,7 +109,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
-    parsed = plan.problem.parse(good, plan.target, config.data)
+    parsed = plan.task.parse(good, plan.target, config.data)
     usable = parsed.usable
     if not usable.all():
         rows = mark_dropped(rows, parsed.left_out)
@@ -127,7 +127,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     if len(targets):
         first, of = first_per_song(table) if stems else (np.arange(len(targets)),) * 2
         try:
-            settled = parsed.problem.finalize_labels(targets[first], plan.target, config)
+            settled = parsed.task.finalize_labels(targets[first], plan.target, config)
         except InputError as error:  # one class only, say: what was left out before may be the reason
             lost = {reason: n for reason, n in dropped.items() if reason != SAME_SONG}
             more = "; ".join([f"left out: {_left_out(lost)}", *advise(lost, config.data, plan.target)])
@@ -145,7 +145,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
             f" {MIN_SONGS} ({_left_out(dropped)})",
             *advise(dropped, config.data, plan.target),
         ]))  # fmt: skip
-    problem = settled.problem
+    task = settled.task
     index = Examples(table, targets, np.ones(len(targets), dtype=np.float32))
     codes = index.codes("song") if stems else None
     if codes is not None:
@@ -153,14 +153,14 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
         index,
-        problem.strata(targets),
+        task.strata(targets),
         folds=folds,
         val_split=config.data.val_split,
         by=config.data.split_by,
         seed=config.split_seed,
         known=plan.known_split,
     )
-    described = describe(plan, problem, index, split, profile(index, songs, n_rows, dropped))
+    described = describe(plan, task, index, split, profile(index, songs, n_rows, dropped))
     described["streamed"] = streams
     warnings = [*parsed.notes, *settled.notes, *said, *data_warnings(plan, split, folds, described, index)]
     if streams:
@@ -172,9 +172,9 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
             plan.manifest, plan.columns, prepare_rows, index, groups, seed=config.split_seed
         )
         streamed = dataclasses.replace(streamed, songs=codes)
-        return PreparedData(problem, streamed, index, streamed.sample, split, described, warnings)
+        return PreparedData(task, streamed, index, streamed.sample, split, described, warnings)
     resident = InMemoryDataset(index, lengths(index.table, reading), codes)
-    return PreparedData(problem, resident, index, index, split, described, warnings)
+    return PreparedData(task, resident, index, index, split, described, warnings)
 
 
 def _left_out(dropped: Mapping[str, int]) -> str:

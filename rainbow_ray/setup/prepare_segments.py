@@ -48,7 +48,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     folded = merge_stems(known, plan.reading.media, plan.columns.null_class)
     read = folded
     try:
-        problem, targets, folded, notes = _labels(plan, folded)
+        task, targets, folded, notes = _labels(plan, folded)
     except InputError as error:  # one class only, say: what was left out before is then most of the reason
         much = sum(_reasons(read).values()) >= MUCH * len(read.table)
         more = [f"left out: {_left_out(read)}{_advice(plan, read, known)}"] if much else []
@@ -58,27 +58,27 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
         why = _left_out(read) or "none left out"
         raise InputError(f"{plan.manifest}: {songs} songs with labelled segments are left of {n_rows}"
                          f" rows, and training needs {MIN_SONGS} ({why}){_advice(plan, read, known)}")  # fmt: skip
-    index = Examples(folded.table, targets, _weights(problem, targets))
+    index = Examples(folded.table, targets, _weights(task, targets))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
-        index, problem.strata(targets), folds=folds, val_split=config.data.val_split, by=config.data.split_by,
+        index, task.strata(targets), folds=folds, val_split=config.data.val_split, by=config.data.split_by,
         seed=config.split_seed, known=plan.known_split,
     )  # fmt: skip
     masked = count_masked(folded.masked)
-    described = describe(plan, problem, index, split, profile(index, songs, n_rows, folded.dropped))
+    described = describe(plan, task, index, split, profile(index, songs, n_rows, folded.dropped))
     described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
-    together = len(index) if problem.weak else config.segments.together  # a song is one bag
+    together = len(index) if task.weak else config.segments.together  # a song is one bag
     warnings = [*notes, *folded.notes, *said]
     warnings += [f"{n} segments are masked: {reason}" for reason, n in masked.items()]
     without = len(segments.songs) - songs if segments.songs is not None else 0
     if without > 0:
         warnings.append(f"{without} songs of the manifest have no segments that can be used")
-    idle, default = idle_by_labels(config, problem), Config()
+    idle, default = idle_by_labels(config, task), Config()
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
     warnings += data_warnings(plan, split, folds, described, index)
     neighbours = SequenceIndex.of(folded.table, together, config.segments.overlap)
     source = InMemoryDataset(index, lengths(index.table, plan.reading), neighbours=neighbours)
-    return PreparedData(problem, source, index, index, split, described, warnings)
+    return PreparedData(task, source, index, index, split, described, warnings)
 
 
 def _labels(
@@ -88,14 +88,14 @@ def _labels(
 
     Raises `InputError` where none has.
     """
-    problem = plan.problem
-    assert isinstance(problem, Segmentation)
+    task = plan.task
+    assert isinstance(task, Segmentation)
     masked = folded.masked
     good = np.array([reason is None for reason in masked], dtype=bool)
     if not good.any():
         none = "" if _left_out(folded) else ": there are none"
         raise InputError(f"{plan.manifest}: no segment can be learned from{none}")
-    parsed = problem.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
+    parsed = task.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
     label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)
     masked[good] = parsed.left_out
@@ -104,7 +104,7 @@ def _labels(
         label, table["start"].to_numpy(), table["end"].to_numpy(), table[PLACE].to_numpy().astype(np.float32),
         folded.song.astype(np.float32),
     ], axis=1)  # fmt: skip
-    settled = dataclasses.replace(problem, inner=parsed.problem).finalize_labels(targets, plan.target, plan.config)
+    settled = dataclasses.replace(task, inner=parsed.task).finalize_labels(targets, plan.target, plan.config)
     masked[good] = np.where([reason is None for reason in masked[good]], settled.left_out[good], masked[good])
     targets = settled.targets
     has_any = np.bincount(folded.song, weights=~np.isnan(targets[:, LABEL])) > 0
@@ -113,8 +113,8 @@ def _labels(
     if not kept.all():
         dropped[NO_LABELS] = int((~kept).sum())
     folded = dataclasses.replace(folded, dropped=dropped).keep(kept)
-    assert isinstance(settled.problem, Segmentation)
-    return settled.problem, targets[kept], folded, (*parsed.notes, *settled.notes)
+    assert isinstance(settled.task, Segmentation)
+    return settled.task, targets[kept], folded, (*parsed.notes, *settled.notes)
 
 
 def _reasons(folded: SegmentExamples) -> dict[str, int]:
@@ -149,15 +149,15 @@ def _advice(plan: RunPlan, folded: SegmentExamples, rows: pa.Table) -> str:
     return ""
 
 
-def _weights(problem: Segmentation, targets: np.ndarray) -> np.ndarray:
+def _weights(task: Segmentation, targets: np.ndarray) -> np.ndarray:
     """A labelled segment counts by how long it is, 1 on average; a song's label as one, on its first segment."""
     from rainbow_ray.tasks.segment_targets import END, START, song_slices
 
-    if problem.weak:
+    if task.weak:
         weights = np.zeros(len(targets), dtype=np.float32)
         weights[[rows.start for rows in song_slices(targets)]] = 1.0
         return weights
-    known = problem.known(targets)
+    known = task.known(targets)
     seconds = np.where(known, targets[:, END] - targets[:, START], 0.0)
     return np.asarray(seconds / seconds[known].mean(), dtype=np.float32)
 

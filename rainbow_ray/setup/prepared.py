@@ -32,7 +32,7 @@ class PreparedData:
     of them, or a sample.
     """
 
-    problem: Task  # as the labels have it: it knows its classes
+    task: Task  # as the labels have it: it knows its classes
     source: Dataset
     index: Examples
     examples: Examples
@@ -46,9 +46,7 @@ def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
     return dict(Counter(modalities_present(table, modalities)).most_common())
 
 
-def describe(
-    plan: RunPlan, problem: Task, examples: Examples, split: Split, described: dict[str, Any]
-) -> dict[str, Any]:
+def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
     """The profile with labels, tokens, modalities and split."""
     limit = plan.reading.max_tokens
     cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
@@ -56,7 +54,7 @@ def describe(
     first, _ = first_per_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
     return {
         **described,
-        "labels": problem.describe(examples.targets[first]),
+        "labels": task.describe(examples.targets[first]),
         **tokens,
         "presence": presence(examples.table, plan.reading.modalities),
         "shared_texts_across_folds": split.shared_texts,

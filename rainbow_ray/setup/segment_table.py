@@ -41,7 +41,7 @@ class SegmentTable:
     """Where the segments are and what is predicted of them. `songs` are the manifest's ids, where one was named too."""
 
     location: str
-    problem: Task
+    task: Task
     target: str
     media_root: Path | None
     times: Times
@@ -54,9 +54,9 @@ class SegmentTable:
         return dataclasses.replace(columns, times=self.times, section=section, require_text=False)
 
 
-def inner_name(problem: Task) -> str:
+def inner_name(task: Task) -> str:
     """What is predicted of one example: of a segmentation, its inner problem."""
-    return str(getattr(problem, "inner", problem).name)
+    return str(getattr(task, "inner", task).name)
 
 
 def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], str], *, demo: bool) -> SegmentTable:
@@ -100,21 +100,21 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
     kind, told = (config.data.target_type, []) if config.data.target_type else _kind(table, target)
     notes += told
     segments = config.segments
-    problem = make_task(
+    task = make_task(
         SEGMENTATION, inner=make_task(kind), decoding=segments.decoding, filter_width=segments.filter_width
     )
     if segments.path is None and not demo and target.endswith(SECTION) and config.data.text_columns == [TEXT]:
         notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
                      " such a label is learned from its own name")  # fmt: skip
     times = Times(*TIMES, INDEX if INDEX in names else None)
-    return SegmentTable(table.written, problem, target, root, times, songs, notes)
+    return SegmentTable(table.written, task, target, root, times, songs, notes)
 
 
-def idle_segments(config: Config, problem: Task) -> dict[str, str]:
+def idle_segments(config: Config, task: Task) -> dict[str, str]:
     """Keys of segments that say nothing here, and why."""
     keys = known_keys()
     own = ("segments.", "model.temporal.", "training.smoothing", "training.boundary")
-    if problem.name != SEGMENTATION:
+    if task.name != SEGMENTATION:
         return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
     kind = config.model.temporal.kind
     idle = {"data.unit": "segments are the unit"}
@@ -134,10 +134,10 @@ def idle_segments(config: Config, problem: Task) -> dict[str, str]:
     return idle
 
 
-def idle_by_labels(config: Config, problem: Segmentation) -> dict[str, str]:
+def idle_by_labels(config: Config, task: Segmentation) -> dict[str, str]:
     """Keys that say nothing, and why, once it is known whether segments have labels of their own."""
-    if problem.weak is None:
-        return {"segments.bag": "segments have labels of their own"} if problem.has_classes else {}
+    if task.weak is None:
+        return {"segments.bag": "segments have labels of their own"} if task.has_classes else {}
     keys = {"segments.decoding", "segments.together", "segments.overlap", "training.smoothing", "training.boundary",
             "training.smoothing_limit"}  # fmt: skip
     if config.segments.decoding == "median":  # otherwise that is said before

@@ -21,14 +21,14 @@ def check_calibration(config: CalibrationConfig) -> list[str]:
     ]
 
 
-def idle_calibration(config: CalibrationConfig, problem: Task) -> dict[str, str]:
+def unused_calibration_keys(config: CalibrationConfig, task: Task) -> dict[str, str]:
     """Keys of the section that say nothing here, and why."""
     idle = {}
-    if problem.name == "segmentation":
+    if task.name == "segmentation":
         return {}  # said with the other keys of segments
-    if problem.name == "regression":
+    if task.name == "regression":
         return dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields), "numbers have none")
-    if problem.name == "multiclass":
+    if task.name == "multiclass":
         idle = dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields if name != "method"),
                              "the likeliest class is taken")  # fmt: skip
     if config.threshold != "recall_at_precision":

@@ -41,13 +41,13 @@ class TaskDefaults:
 class ParsedLabels:
     """Labels as targets: float32, float64 of numbers, `(rows, …)`.
 
-    `problem` knows what it read from them (its classes).
+    `task` knows what it read from them (its classes).
 
     `left_out[i]` is why row i cannot be used, None where it can; the targets of such a row mean nothing. `notes` are
     sentences for the person whose labels they are.
     """
 
-    problem: Task
+    task: Task
     targets: np.ndarray
     left_out: np.ndarray
     notes: tuple[str, ...] = ()
@@ -146,15 +146,15 @@ def nothing_left_out(rows: int) -> np.ndarray:
     return np.full(rows, None, dtype=object)
 
 
-def empty_scores(problem: Task, *shape: int) -> np.ndarray:
+def empty_scores(task: Task, *shape: int) -> np.ndarray:
     """NaN for each score of `shape` examples, `(…,)` or `(…, classes)`: what no fold has scored yet."""
-    columns = () if problem.score_names == ("score",) else (len(problem.score_names),)
-    return np.full((*shape, *columns), np.nan, dtype=score_dtype(problem))
+    columns = () if task.score_names == ("score",) else (len(task.score_names),)
+    return np.full((*shape, *columns), np.nan, dtype=score_dtype(task))
 
 
-def score_dtype(problem: Task) -> type[np.floating[Any]]:
+def score_dtype(task: Task) -> type[np.floating[Any]]:
     """float64 of scores that are numbers of a target's scale, float32 of all others."""
-    return np.float64 if getattr(problem, "inner", problem).name == "regression" else np.float32
+    return np.float64 if getattr(task, "inner", task).name == "regression" else np.float32
 
 
 def is_scored(scores: np.ndarray, like: Task) -> np.ndarray:

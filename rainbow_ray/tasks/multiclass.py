@@ -107,8 +107,8 @@ class Multiclass:
         # the last entry is that of missing labels, whose code is -1
         code = np.array([*(number.get(str(renamed[name]), 0) for name in cells.names), 0], dtype=np.float32)
         why = np.array([*(reasons.get(name) for name in cells.names), LABEL_MISSING], dtype=object)
-        problem = dataclasses.replace(self, classes=classes)
-        return ParsedLabels(problem, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
+        task = dataclasses.replace(self, classes=classes)
+        return ParsedLabels(task, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
 
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         codes = targets.astype(np.int64)

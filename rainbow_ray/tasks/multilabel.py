@@ -135,8 +135,8 @@ class Multilabel:
         left_out[lost] = RARE
         sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
         notes = (*notes, *say_tiny(sizes, config.training, "they weigh no more than others"))
-        problem = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
-        return ParsedLabels(problem, settled, left_out, notes)
+        task = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
+        return ParsedLabels(task, settled, left_out, notes)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The rarest class that a song has (0: none), so that no fold is without it."""

@@ -112,8 +112,8 @@ class Regression:
         if endless:
             raise InputError(f"target {column!r} is infinite, or too large (above {LARGEST:.1e}), in {endless} rows")
         low, high = data.target_bounds or (None, None)
-        problem = dataclasses.replace(self, low=low, high=high)
-        return ParsedLabels(problem, targets, left_out, notes)
+        task = dataclasses.replace(self, low=low, high=high)
+        return ParsedLabels(task, targets, left_out, notes)
 
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         problems = []

@@ -135,15 +135,15 @@ class Segmentation:
         label[known] = np.where(settled.usable, settled.targets, np.nan)[of.ravel()]
         left_out = np.full(len(targets), None, dtype=object)
         left_out[known] = settled.left_out[of.ravel()]
-        problem, notes = dataclasses.replace(self, inner=settled.problem), settled.notes
+        task, notes = dataclasses.replace(self, inner=settled.task), settled.notes
         each = np.unique(targets[known, SONG], return_counts=True)[1]
         # that few songs have several segments and each of them one label happens of itself
         if len(pairs) == len(each) and (each > 1).mean() > MOST:
             if not self.has_classes:
                 raise InputError(f"target {column!r} is one number a song, and segments cannot be learned from it: name"
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
-            problem = dataclasses.replace(problem, weak=config.segments.bag)
-            _check_weak_metric(problem, column, config.training.metric)
+            task = dataclasses.replace(task, weak=config.segments.bag)
+            _check_weak_metric(task, column, config.training.metric)
             of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=targets.dtype)
             of_song[targets[known, SONG].astype(int)] = label[known]
             label = of_song[targets[:, SONG].astype(int)]  # a song's label holds for what is masked in it
@@ -154,7 +154,7 @@ class Segmentation:
             notes = (*notes, said)
         made = targets.copy()
         made[:, LABEL] = label
-        return ParsedLabels(problem, made, left_out, notes)
+        return ParsedLabels(task, made, left_out, notes)
 
     def labels(self, targets: np.ndarray) -> np.ndarray:
         """The inner problem's targets, `(segments,)`, NaN where there is none."""
@@ -347,12 +347,12 @@ class Segmentation:
         return tuple(map(tuple, np.log(counts / counts.sum(axis=1, keepdims=True)).tolist()))
 
 
-def _check_weak_metric(problem: Segmentation, column: str, metric: str | None) -> None:
+def _check_weak_metric(task: Segmentation, column: str, metric: str | None) -> None:
     """Raises `InputError` for a metric that needs segments' own labels."""
-    if metric is not None and metric not in problem.metric_names:
+    if metric is not None and metric not in task.metric_names:
         raise InputError(f"training.metric: {metric} looks at the time of labelled segments, and {column} is the same"
                          " on all segments of each song, so that only songs can be scored: use one of"
-                         f" {', '.join(problem.metric_names)}, or name a column of segments with data.target_column"
+                         f" {', '.join(task.metric_names)}, or name a column of segments with data.target_column"
                          )  # fmt: skip
 
 
@@ -360,31 +360,31 @@ def _seconds(targets: np.ndarray) -> np.ndarray:
     return durations(targets[:, START], targets[:, END])
 
 
-def base_task_of(problem: Task) -> Task:
+def base_task_of(task: Task) -> Task:
     """What is said of one example: the inner problem of a segmentation, any other as it is."""
-    return problem.inner if isinstance(problem, Segmentation) else problem
+    return task.inner if isinstance(task, Segmentation) else task
 
 
 def decode_sides(
-    problem: Task, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
+    task: Task, targets: np.ndarray, sides: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
 ) -> np.ndarray:
     """Scores as the decoding leaves them, each side's by what its training side teaches; those of songs as they are.
 
     A side that has not been scored yet stays so.
     """
-    if not isinstance(problem, Segmentation):
+    if not isinstance(task, Segmentation):
         return scores
     decoded = scores.copy()
     for train, val in sides:
-        if len(val) and is_scored(scores[val], problem).all():
-            decoded[val] = problem.with_transitions(targets[train]).decode(targets[val], scores[val])
+        if len(val) and is_scored(scores[val], task).all():
+            decoded[val] = task.with_transitions(targets[train]).decode(targets[val], scores[val])
     return decoded
 
 
-def measure_decoded(problem: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
+def measure_decoded(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
     """All metrics of a fitted problem, of those that look at what is decided as the decoding leaves it."""
-    metrics, undefined = problem.metrics(targets, scores)
-    if isinstance(problem, Segmentation) and len(targets):
-        decoded = problem.decode(targets, scores)
-        metrics |= {name: problem.metric(name, targets, decoded) for name in problem.threshold_metrics}
+    metrics, undefined = task.metrics(targets, scores)
+    if isinstance(task, Segmentation) and len(targets):
+        decoded = task.decode(targets, scores)
+        metrics |= {name: task.metric(name, targets, decoded) for name in task.threshold_metrics}
     return metrics, undefined

@@ -63,7 +63,7 @@ class FitContext:
 
     config: Config
     source: Dataset
-    problem: Task
+    task: Task
     reading: InputSpec
     by: str
     prefix: Path | None = None  # folder for what frozen layers say
@@ -230,7 +230,7 @@ def run_job(
         source=shared.source,
         train=job.train,
         val=job.val,
-        problem=shared.problem,
+        task=shared.task,
         reading=shared.reading,
         fold=job.fold,
         by=shared.by,
@@ -255,10 +255,10 @@ def read_result(job: FitJob) -> FitResult:
 
 
 def out_of_fold(
-    source: Dataset, problem: Task, folds: Sequence[FitResult], scores_of: Callable[[FitResult], np.ndarray]
+    source: Dataset, task: Task, folds: Sequence[FitResult], scores_of: Callable[[FitResult], np.ndarray]
 ) -> np.ndarray:
     """Some scores of all examples, each from the fold that held it out; NaN where none did."""
-    scores = empty_scores(problem, len(source))
+    scores = empty_scores(task, len(source))
     for outcome in folds:
         scores[outcome.job.val] = scores_of(outcome)
     return scores

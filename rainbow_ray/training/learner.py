@@ -52,11 +52,11 @@ class Learner:
     """
 
     def __init__(
-        self, config: Config, source: Dataset, reading: InputSpec, problem: Task, training: np.ndarray, *,
+        self, config: Config, source: Dataset, reading: InputSpec, task: Task, training: np.ndarray, *,
         device: torch.device, precision: Precision, team: ProcessGroup, prefix: FrozenFeatureCache | None = None,
         hear: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.source, self.reading, self.problem = config, source, reading, problem
+        self.config, self.source, self.reading, self.task = config, source, reading, task
         self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
         self.notes: list[str] = []
         self.stored: Stored | None = None
@@ -87,14 +87,14 @@ class Learner:
             inputs = inputs.only(only)
         with self.precision.autocast(self.device):
             logits = module(inputs).float()
-        logits = finish_logits(self.problem, logits, inputs.line)
+        logits = finish_logits(self.task, logits, inputs.line)
         if only is not None and isinstance(inputs, Batch):
             logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
         targets = to_device(torch.from_numpy(self.source.targets[rows.indices]), self.device)
         if inputs.line is not None and inputs.line.run is not None:
             targets[:, SONG] = inputs.line.run  # windows of one song that touch are not each other's neighbours
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
-        return self.problem.loss(logits, targets) * weights, logits
+        return self.task.loss(logits, targets) * weights, logits
 
     def inputs(self, rows: ExampleView) -> Batch | PrecomputedFeatures:
         """What the model is given for some rows: a padded batch, or features that were computed before."""
@@ -145,7 +145,7 @@ class Learner:
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
-        scores = torch.from_numpy(np.zeros_like(empty_scores(self.problem, len(indices))))
+        scores = torch.from_numpy(np.zeros_like(empty_scores(self.task, len(indices))))
         said, total = torch.zeros(len(indices)), 0.0
 
         def one(rows: ExampleView) -> None:
@@ -154,7 +154,7 @@ class Learner:
             # of overlapping windows, the one that sees most around a segment has the say on it
             kept = torch.from_numpy(self._kept(rows))
             at = torch.from_numpy(place[rows.indices])[kept]
-            scores[at] = self.problem.scores(logits).cpu()[kept]
+            scores[at] = self.task.scores(logits).cpu()[kept]
             said.index_add_(0, at, torch.ones(len(at)))
             total += float(losses.cpu()[kept].sum())
 
@@ -189,11 +189,11 @@ class Learner:
         return text_part + (self.model.audio.identity() if self.model.audio is not None else "")
 
     def _build(self, training: np.ndarray) -> RainbowModel:
-        model = build_model(self.config, self.reading, self.problem)
+        model = build_model(self.config, self.reading, self.task)
         if model.words is not None:
             known = self.source.in_memory_subset(training)
             lists = known.examples.take(known.at).ragged(text_encoder.WORDS)
-            belongs = self.problem.one_hot(self.source.targets[known.indices])
+            belongs = self.task.one_hot(self.source.targets[known.indices])
             weigh = self.config.model.lexical.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
             model.words.fit(lists, ratios, self.config.reproducibility.seed)
@@ -416,31 +416,31 @@ def advice(config: Config) -> str:
     )
 
 
-def build_model(config: Config, reading: InputSpec, problem: Task) -> RainbowModel:
+def build_model(config: Config, reading: InputSpec, task: Task) -> RainbowModel:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
     return RainbowModel(
-        encoder_cache.encoders_of(reading), config.model, problem.outputs, reading.modalities, reading.seconds,
-        temporal=isinstance(problem, Segmentation),
+        encoder_cache.encoders_of(reading), config.model, task.outputs, reading.modalities, reading.seconds,
+        temporal=isinstance(task, Segmentation),
     )  # fmt: skip
 
 
-def finish_logits(problem: Task, logits: torch.Tensor, line: SegmentTimes | None) -> torch.Tensor:
+def finish_logits(task: Task, logits: torch.Tensor, line: SegmentTimes | None) -> torch.Tensor:
     """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
-    if not isinstance(problem, Segmentation) or problem.weak is None:
+    if not isinstance(task, Segmentation) or task.weak is None:
         return logits
     from rainbow_ray.tasks.multiple_instance import instance_log_probs
 
     assert line is not None
     assert line.run is not None
-    return instance_log_probs(problem.inner, problem.weak, logits, line.run)
+    return instance_log_probs(task.inner, task.weak, logits, line.run)
 
 
-def load_fitted(config: Config, reading: InputSpec, problem: Task, folder: Path) -> tuple[RainbowModel, Task]:
+def load_fitted(config: Config, reading: InputSpec, task: Task, folder: Path) -> tuple[RainbowModel, Task]:
     """A finished fit's model, its checkpoint put back onto the encoders, and its problem as fitted."""
     saved = CheckpointManager(folder).load_model()
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
-    fitted = make_task(problem.name, **saved["problem"])
+    fitted = make_task(task.name, **saved["problem"])
     model = build_model(config, reading, fitted)
     model.load_trained_state(saved["model"])
     return model, fitted

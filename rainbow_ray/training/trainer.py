@@ -1,6 +1,7 @@
 """The loop: `fit` trains one model on one side of a split and scores the other. It knows nothing of Ray.
 
-Train's worker, a fold's actor and a plain test call the same function; a `ProcessGroup` of several workers shares one fit.
+Train's worker, a fold's actor and a plain test call the same function; a `ProcessGroup` of several workers shares
+one fit.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class FitData:
     source: Dataset
     train: np.ndarray
     val: np.ndarray
-    problem: Task
+    task: Task
     reading: InputSpec
     fold: int | None
     by: str = "id"
@@ -124,18 +125,18 @@ class Trainer:
         # the balance that training sees: after sampling
         sampled = self._sampled(epoch=0)
         one_each, _ = mean_score_per_song(self.source, sampled, np.zeros(len(sampled)))
-        self.problem = data.problem.fit(self.source.targets[one_each], config.training)
+        self.task = data.task.fit(self.source.targets[one_each], config.training)
         self.length = data.length or make_training_schedule(
             config.training, len(sampled), count_songs(self.source, self.train)
         )
         self.stop_on, stop_notes = self._stopping_metric()
         self.learner = Learner(
-            config, self.source, data.reading, self.problem, self.train,
+            config, self.source, data.reading, self.task, self.train,
             device=device, precision=precision, team=team, prefix=data.prefix,
         )  # fmt: skip
         self.notes = [*notes, *more, *stop_notes, *self.length.notes, *self.learner.notes]
         self.model = self.learner.model
-        self.model.set_bias(self.problem.initial_bias(self.source.targets[one_each]))
+        self.model.set_bias(self.task.initial_bias(self.source.targets[one_each]))
         self.base = self.learner.base_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.length.steps)
         self.stepper = Stepper(self.learner, config.training, warmup_steps=self.warmup_steps, steps=self.length.steps)
@@ -268,7 +269,7 @@ class Trainer:
         progress = self.progress
         progress.seconds["eval"] += time.perf_counter() - began
         if self.team.is_main:
-            self.state.save_model({"model": self.model.trained_state(), "problem": dict(self.problem.to_json())})
+            self.state.save_model({"model": self.model.trained_state(), "problem": dict(self.task.to_json())})
         peak = peak_memory_mb(self.learner.device)
         facts = {
             "fold": self.data.fold,
@@ -377,7 +378,7 @@ class Trainer:
         stopping, train = self.config.training.early_stopping, self.data.train
         if not stopping.enabled or self.data.length is not None:
             return train, np.array([], dtype=np.int64)
-        strata = self.data.problem.strata(self.source.targets[train])
+        strata = self.data.task.strata(self.source.targets[train])
         held = self.source.validation_mask(
             train, strata, share=stopping.inner_split, by=self.data.by, seed=self.config.split_seed
         )
@@ -385,7 +386,7 @@ class Trainer:
 
     def _sampled(self, epoch: int) -> np.ndarray:
         """What an epoch trains on: indices into the source."""
-        strata = self.data.problem.strata(self.source.targets[self.train])
+        strata = self.data.task.strata(self.source.targets[self.train])
         seed, how = self.config.reproducibility.seed, self.config.training.sampling
         return np.asarray(self.train[resample_indices(strata, how, seed=seed, epoch=epoch)])
 
@@ -393,7 +394,7 @@ class Trainer:
         """The headline metric, or the loss where the inner split is too small to define it."""
         metric = self.config.training.headline
         targets = self.source.targets[self.inner]
-        if len(targets) == 0 or self.problem.metric(metric, targets, self.problem.perfect_scores(targets)) is not None:
+        if len(targets) == 0 or self.task.metric(metric, targets, self.task.perfect_scores(targets)) is not None:
             return metric, []
         why = f"{metric} is not defined on the {len(targets)} songs of the inner split"
         return "loss", [f"{why}: early stopping looks at the loss"]
@@ -402,7 +403,7 @@ class Trainer:
         """Log all metrics of a side; what early stopping looks at is returned, and the scores."""
         scores, loss = self.learner.score(indices)
         songs, averaged = mean_score_per_song(self.source, indices, scores)
-        metrics, undefined = measure_decoded(self.problem, self.source.targets[songs], averaged)
+        metrics, undefined = measure_decoded(self.task, self.source.targets[songs], averaged)
         self._log(split, loss=loss, **metrics, **({"undefined": undefined} if undefined else {}))
         return (loss if self.stop_on == "loss" else metrics[self.stop_on]), scores
 
@@ -412,7 +413,7 @@ class Trainer:
             return self.progress.best_epoch == 0
         if best is None:
             return True
-        gain = value - best if self.problem.larger_is_better(self.stop_on) else best - value
+        gain = value - best if self.task.larger_is_better(self.stop_on) else best - value
         return gain > self.config.training.early_stopping.min_delta
 
     def _rate(self) -> float:

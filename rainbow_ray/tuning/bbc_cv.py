@@ -34,16 +34,16 @@ class Corrected:
     gain: Difference | None = None
 
 
-def best_of(problem: Task, metric: str, targets: np.ndarray, scores: np.ndarray) -> int | None:
+def best_of(task: Task, metric: str, targets: np.ndarray, scores: np.ndarray) -> int | None:
     """Which row of `scores`, `(trials, examples, …)`, is best; the first of equals, None where no one is defined."""
-    sign = 1.0 if problem.larger_is_better(metric) else -1.0
-    values = [problem.metric(metric, targets, row) for row in scores]
+    sign = 1.0 if task.larger_is_better(metric) else -1.0
+    values = [task.metric(metric, targets, row) for row in scores]
     defined = [(sign * value, -i) for i, value in enumerate(values) if value is not None]
     return -max(defined)[1] if defined else None
 
 
 def corrected(
-    problem: Task,
+    task: Task,
     metric: str,
     targets: np.ndarray,
     scores: np.ndarray,
@@ -58,23 +58,23 @@ def corrected(
     songs, around the corrected values: scores on the songs not drawn, a third of all, would make them too wide. None
     where the metric is not defined.
     """
-    winner = best_of(problem, metric, targets, scores)
-    won = None if winner is None else problem.metric(metric, targets, scores[winner])
+    winner = best_of(task, metric, targets, scores)
+    won = None if winner is None else task.metric(metric, targets, scores[winner])
     if winner is None or won is None:
         return None
     outside: list[float] = []
     gains: list[float] = []
     own: list[float | None] = []
-    sign = 1.0 if problem.larger_is_better(metric) else -1.0
+    sign = 1.0 if task.larger_is_better(metric) else -1.0
     for drawn in resample(songs, seed=seed):
-        own.append(problem.metric(metric, targets[drawn], scores[winner][drawn]))
+        own.append(task.metric(metric, targets[drawn], scores[winner][drawn]))
         left = np.setdiff1d(np.arange(len(targets)), drawn)
-        chosen = best_of(problem, metric, targets[drawn], scores[:, drawn])
-        value = None if chosen is None else problem.metric(metric, targets[left], scores[chosen][left])
+        chosen = best_of(task, metric, targets[drawn], scores[:, drawn])
+        value = None if chosen is None else task.metric(metric, targets[left], scores[chosen][left])
         if value is None:
             continue
         outside.append(value)
-        base = None if default is None else problem.metric(metric, targets[left], scores[default][left])
+        base = None if default is None else task.metric(metric, targets[left], scores[default][left])
         gains += [] if base is None else [sign * (value - base)]
     interval = percentiles(own)
     if not outside or interval is None:
@@ -83,7 +83,7 @@ def corrected(
     value = min(sign * float(np.mean(outside)), sign * won) * sign
     gain = None
     if default is not None and gains:
-        seen = paired_bootstrap(problem, metric, targets, scores[winner], scores[default], songs, seed=seed)
+        seen = paired_bootstrap(task, metric, targets, scores[winner], scores[default], songs, seed=seed)
         gain = None if seen is None else seen.moved_to(min(float(np.mean(gains)), seen.value))
     return Corrected(won, value, value + interval[0] - won, value + interval[1] - won, gain)
 

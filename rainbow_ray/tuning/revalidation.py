@@ -42,16 +42,15 @@ def correct_selection(sweep: Sweep, data: PreparedData) -> Corrected | None:
         return None
     config, source = sweep.config, data.source
     every = np.flatnonzero(data.split.fold >= 0)
-    problem, metric = data.problem, config.training.headline
-    if metric in problem.threshold_metrics:
+    task, metric = data.task, config.training.headline
+    if metric in task.threshold_metrics:
         kept = {
-            n: decode_sides(problem, source.targets, sweep.context.train_val_indices, scores)
-            for n, scores in kept.items()
+            n: decode_sides(task, source.targets, sweep.context.train_val_indices, scores) for n, scores in kept.items()
         }
     averaged = [mean_score_per_song(source, every, scores[every]) for scores in kept.values()]
     held = averaged[0][0]
     return corrected(
-        problem, metric, source.targets[held], np.stack([scores for _, scores in averaged]),
+        task, metric, source.targets[held], np.stack([scores for _, scores in averaged]),
         data.index.codes("song", held), seed=config.reproducibility.seed,
         default=list(kept).index(0) if 0 in kept else None,
     )  # fmt: skip
@@ -94,7 +93,7 @@ def measure(
     baselines: Mapping[str, np.ndarray], *, fresh: bool,
 ) -> Revalidation:  # fmt: skip
     """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
-    problem, metric = sweep.context.shared.problem, sweep.config.training.headline
+    task, metric = sweep.context.shared.task, sweep.config.training.headline
 
     def by_song(scores: np.ndarray) -> np.ndarray:
         return np.stack([scatter_song_means(data.source, one) for one in scores])
@@ -102,7 +101,7 @@ def measure(
     ours, baselines = by_song(ours), {name: by_song(scores) for name, scores in baselines.items()}
     default = by_song(default) if default is not None else None
     sides = [ours, *([default] if default is not None else []), *baselines.values()]
-    known = np.logical_and.reduce([is_scored(scores, problem) for scores in sides])
+    known = np.logical_and.reduce([is_scored(scores, task) for scores in sides])
     held = np.flatnonzero(known.any(axis=0))
     targets, songs = data.source.targets[held], data.index.codes("song", held)
     unknown = ~known[:, held]
@@ -113,14 +112,14 @@ def measure(
         return taken
 
     def mean(scores: np.ndarray) -> float | None:
-        values = [problem.metric(metric, targets[~out], one[~out]) for one, out in zip(scores, unknown, strict=True)]
+        values = [task.metric(metric, targets[~out], one[~out]) for one, out in zip(scores, unknown, strict=True)]
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if len(defined) == len(values) else None
 
     ours, theirs = on_known(ours), {name: on_known(scores) for name, scores in baselines.items()}
     measured = {name: mean(scores) for name, scores in theirs.items()}
-    best = best_baseline(problem, metric, {name: {metric: value} for name, value in measured.items()})
-    gap = functools.partial(paired_bootstrap_over_seeds, problem, metric, targets, ours)
+    best = best_baseline(task, metric, {name: {metric: value} for name, value in measured.items()})
+    gap = functools.partial(paired_bootstrap_over_seeds, task, metric, targets, ours)
     seed = sweep.config.reproducibility.seed
     return Revalidation(
         seeds,
@@ -145,7 +144,7 @@ def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:
     """The same number of folds, dealt anew; a split that a file decides stays, and only the seeds of fits are fresh."""
     if config.data.split_file is not None:
         return data.split
-    strata = data.problem.strata(data.source.targets)
+    strata = data.task.strata(data.source.targets)
     return make_split(
         data.index, strata, folds=data.split.folds, val_split=config.data.val_split, by=config.data.split_by, seed=seed
     )
@@ -165,15 +164,15 @@ def _fit(
                 FitJob(fold, *split.train_val_indices(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded)
             )
     outcomes, extra = run_folds(shared, jobs, cluster, LogForwarder([], []), beside)
-    scores = empty_scores(shared.problem, len(seeds), len(shared.source))
+    scores = empty_scores(shared.task, len(seeds), len(shared.source))
     for outcome in outcomes:
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
-    if config.training.headline in shared.problem.threshold_metrics:
+    if config.training.headline in shared.task.threshold_metrics:
         sides = [[split.train_val_indices(fold) for fold in range(split.folds)] for split in splits]
         targets = shared.source.targets
         for i in range(len(seeds)):
-            scores[i] = decode_sides(shared.problem, targets, sides[i], scores[i])
+            scores[i] = decode_sides(shared.task, targets, sides[i], scores[i])
     return scores, extra
 
 

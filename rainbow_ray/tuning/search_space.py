@@ -139,9 +139,9 @@ def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
     return [f"in some trials {line}" for line in found]
 
 
-def load_space(name: str | None, phase: int, problem: str = "") -> Space:
+def load_space(name: str | None, phase: int, task: str = "") -> Space:
     """`FILE:FUNCTION` or `module:function`. Raises `InputError` when it is not to be had."""
-    name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(problem, 'space')}"
+    name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(task, 'space')}"
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise InputError(f"--space {name!r}: write it as FILE:FUNCTION, for example my_space.py:space")

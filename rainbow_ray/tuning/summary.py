@@ -145,8 +145,8 @@ def summarize(
     return {
         "sweep": True,
         "phase": config.phase,
-        "problem": plan.problem.name,
-        **({"inner": base_task_of(plan.problem).name} if plan.segments is not None else {}),
+        "problem": plan.task.name,
+        **({"inner": base_task_of(plan.task).name} if plan.segments is not None else {}),
         "target": plan.target,
         "metric": config.training.headline,
         "space": space,

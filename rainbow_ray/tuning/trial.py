@@ -32,7 +32,8 @@ Report = Callable[[float, float], None]
 class TrialContext:
     """What all trials of a sweep have in common.
 
-    `train_val_indices` are training and scored indices of each fold; `rungs` say after how much of the work (of `FULL_BUDGET`) a trial is
+    `train_val_indices` are training and scored indices of each fold; `rungs` say after how much of the work
+    (of `FULL_BUDGET`) a trial is
     compared with the others; `workers` share each fit, where there are several.
     """
 
@@ -54,25 +55,25 @@ def make_rungs(folds: int, reduction: float) -> tuple[float, ...]:
     return tuple(itertools.takewhile(lambda rung: rung < FULL_BUDGET - TOLERANCE, rungs))
 
 
-def run_trial(task: TrialContext, shared: FitContext, number: int, values: dict[str, Any], report: Report) -> None:
+def run_trial(context: TrialContext, shared: FitContext, number: int, values: dict[str, Any], report: Report) -> None:
     """Run all folds, but for those that an interrupted start finished; report at each rung and at the end.
 
     `shared` are the data of this trial's config. Raises `InputError` and `TrainingError` for what fails a trial.
     """
     config = apply(shared.config, values, f"trial {number}")
     shared = dataclasses.replace(shared, config=config)
-    source, problem, metric = shared.source, shared.problem, task.shared.config.training.headline
-    scores = empty_scores(problem, len(source))
-    waiting = [*task.rungs, FULL_BUDGET]
+    source, task, metric = shared.source, shared.task, context.shared.config.training.headline
+    scores = empty_scores(task, len(source))
+    waiting = [*context.rungs, FULL_BUDGET]
 
     def tell(done: float) -> None:
         if done < waiting[0] - TOLERANCE:
             return
-        known = np.flatnonzero(is_scored(scores, problem))
-        decided = metric in problem.threshold_metrics
-        said = decode_sides(problem, source.targets, task.train_val_indices, scores) if decided else scores
+        known = np.flatnonzero(is_scored(scores, task))
+        decided = metric in task.threshold_metrics
+        said = decode_sides(task, source.targets, context.train_val_indices, scores) if decided else scores
         songs, averaged = mean_score_per_song(source, known, said[known])
-        value = problem.metric(metric, source.targets[songs], averaged)
+        value = task.metric(metric, source.targets[songs], averaged)
         whole = done > FULL_BUDGET - TOLERANCE
         if value is None and whole:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
@@ -81,36 +82,36 @@ def run_trial(task: TrialContext, shared: FitContext, number: int, values: dict[
         if value is not None:
             report(FULL_BUDGET if whole else done, value)
 
-    for fold, (train, val) in enumerate(task.train_val_indices):
-        job = FitJob(fold, train, val, task.folder_of(number) / f"fold-{fold}")
+    for fold, (train, val) in enumerate(context.train_val_indices):
+        job = FitJob(fold, train, val, context.folder_of(number) / f"fold-{fold}")
 
         def on_validation(share: float, val_scores: np.ndarray, fold: int = fold, val: np.ndarray = val) -> None:
             if share < 1:  # the end of a fold is told with its final scores
                 scores[val] = val_scores
-                tell((fold + share) * FULL_BUDGET / len(task.train_val_indices))
+                tell((fold + share) * FULL_BUDGET / len(context.train_val_indices))
 
-        scores[val] = _fit(shared, job, task.workers, on_validation)
-        tell((fold + 1) * FULL_BUDGET / len(task.train_val_indices))
+        scores[val] = _fit(shared, job, context.workers, on_validation)
+        tell((fold + 1) * FULL_BUDGET / len(context.train_val_indices))
 
 
-def out_of_fold(task: TrialContext, number: int) -> np.ndarray | None:
+def out_of_fold(context: TrialContext, number: int) -> np.ndarray | None:
     """The scores of a trial that ran all folds, `(examples,)`; None where one of them is not there."""
-    scores = empty_scores(task.shared.problem, len(task.shared.source))
-    for fold, (_, val) in enumerate(task.train_val_indices):
-        result = CheckpointManager(task.folder_of(number) / f"fold-{fold}").load_result()
+    scores = empty_scores(context.shared.task, len(context.shared.source))
+    for fold, (_, val) in enumerate(context.train_val_indices):
+        result = CheckpointManager(context.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or len(result[0]["val"]) != len(val):
             return None
         scores[val] = result[0]["val"]
     return scores
 
 
-def forget_models(task: TrialContext, number: int) -> None:
+def forget_models(context: TrialContext, number: int) -> None:
     """Remove a trial's weights; its scores and records stay."""
-    for path in task.folder_of(number).glob("fold-*/*.pt"):
+    for path in context.folder_of(number).glob("fold-*/*.pt"):
         path.unlink(missing_ok=True)
 
 
-def prefix_savings(task: TrialContext, trials: Iterable[int]) -> dict[str, float]:
+def prefix_savings(context: TrialContext, trials: Iterable[int]) -> dict[str, float]:
     """Seconds that trials spent on states of frozen layers, and at least would have spent without the store.
 
     Each pass over the songs would have taken what the fit took that computed them; where it began from a shallower
@@ -119,8 +120,8 @@ def prefix_savings(task: TrialContext, trials: Iterable[int]) -> dict[str, float
     """
     spent: dict[str, float] = {}
     passes: dict[str, int] = {}
-    for number, fold in itertools.product(trials, range(len(task.train_val_indices))):
-        result = CheckpointManager(task.folder_of(number) / f"fold-{fold}").load_result()
+    for number, fold in itertools.product(trials, range(len(context.train_val_indices))):
+        result = CheckpointManager(context.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or (stored := result[1].get("stored")) is None:
             continue
         spent[stored["key"]] = spent.get(stored["key"], 0.0) + stored["seconds"]

@@ -362,12 +362,12 @@ def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
     def report(done: float, score: float) -> None:
         tune.report({DONE: done, SCORE: score, "seconds": time.perf_counter() - began})
 
-    task = _take(common)
+    context = _take(common)
     try:
         if "wrong" in config:
             raise InputError(config["wrong"])
         run_trial(
-            task, _take(config["shared"]) if "shared" in config else task.shared, number, config["values"], report
+            context, _take(config["shared"]) if "shared" in config else context.shared, number, config["values"], report
         )
         return
     except Exception as error:
@@ -377,7 +377,7 @@ def _run_in_actor(common: list[Any], config: dict[str, Any]) -> None:
         if is_broken(error):
             os._exit(1)  # this process cannot use its GPU again; the trial is started in another
         known = user_facing_error(error)
-        reason = str(known) if known is not None else _keep_traceback(task.folder_of(number), error)
+        reason = str(known) if known is not None else _keep_traceback(context.folder_of(number), error)
     gc.collect()  # what a failed fit held
     tune.report({DONE: 0.0, "failed": reason})
 

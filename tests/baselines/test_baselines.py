@@ -27,7 +27,7 @@ def parts(tmp_path_factory):
 
 def test_all_five_are_scored_once(parts):
     data, states = parts
-    scores = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
     assert list(scores) == NAMES
     assert all(np.isfinite(values).all() for values in scores.values())
     truth = data.examples.targets > 0.5
@@ -37,10 +37,10 @@ def test_all_five_are_scored_once(parts):
 
 def test_a_label_of_a_scored_song_changes_nothing_in_its_fold(parts):
     data, states = parts
-    before = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    before = run_baselines(data.task, data.examples, data.split, states, seed=0)
     _, val = data.split.train_val_indices(0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
-    after = run_baselines(data.problem, data.examples, data.split, states, seed=0)
+    after = run_baselines(data.task, data.examples, data.split, states, seed=0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
     for name in NAMES:
         np.testing.assert_array_equal(before[name][val], after[name][val], err_msg=name)

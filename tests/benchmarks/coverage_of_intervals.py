@@ -30,16 +30,16 @@ def main() -> None:
     parser.add_argument("--songs", type=int, nargs="+", default=[43, 84, 300])
     parser.add_argument("--repeats", type=int, default=300)
     options = parser.parse_args()
-    problem = Binary()
+    task = Binary()
     for signal in (0.0, 2.5, 6.0):
         population = draw(np.random.default_rng(1), POPULATION, signal)
-        truth = {name: problem.metric(name, *population) for name in SHOWN}
+        truth = {name: task.metric(name, *population) for name in SHOWN}
         for songs in options.songs:
             rng = np.random.default_rng(2)
             held = dict.fromkeys(SHOWN, 0)
             for repeat in range(options.repeats):
                 targets, scores = draw(rng, songs, signal)
-                found = bootstrap_ci(problem, targets, ScoredPredictions(scores, scores), np.arange(songs), seed=repeat)
+                found = bootstrap_ci(task, targets, ScoredPredictions(scores, scores), np.arange(songs), seed=repeat)
                 for name in SHOWN:
                     pair = found[name]
                     held[name] += pair is not None and pair[0] <= truth[name] <= pair[1]

@@ -87,7 +87,7 @@ def our_epoch(plan: Any, data: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
         nothing = np.array([], dtype=np.int64)
-        parts = trainer.FitData(data.source, everything, nothing, plan.problem, plan.reading, None)
+        parts = trainer.FitData(data.source, everything, nothing, plan.task, plan.reading, None)
         fitted = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 

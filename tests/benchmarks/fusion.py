@@ -61,12 +61,12 @@ def run(
         place = folder / "-".join(modalities) / f"{seed}-{fold}"
         val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
         for name, found in {"+".join(modalities): fitted.val_scores, **fitted.parts}.items():
-            scores.setdefault(name, empty_scores(data.problem, len(data.source)))[val] = found
+            scores.setdefault(name, empty_scores(data.task, len(data.source)))[val] = found
     return data, {name: scatter_song_means(data.source, found) for name, found in scores.items()}
 
 
 def by_song(data: Any, scores: np.ndarray) -> dict[str, np.ndarray]:
-    known = np.flatnonzero(is_scored(scores, data.problem))
+    known = np.flatnonzero(is_scored(scores, data.task))
     return dict(zip(data.index.songs[known], scores[known], strict=True))
 
 
@@ -87,13 +87,13 @@ def main() -> None:
             data, scores = run(options, some, seed, Path(folder))
             trained.setdefault("+".join(some), []).append(by_song(data, scores["+".join(some)]))
             targets |= dict(zip(data.index.songs, data.source.targets, strict=True))
-            classes.add(tuple(data.problem.classes))
+            classes.add(tuple(data.task.classes))
             assert len(classes) == 1, f"not the same classes with each modality: {classes}"
             if some == ALL:
                 for name, found in scores.items():
                     taken.setdefault(name, []).append(by_song(data, found))
             print(f"# seed {seed}, {'+'.join(some)} done", flush=True)
-    problem = data.problem
+    task = data.task
     songs = sorted(set.intersection(*(set(one) for runs in trained.values() for one in runs)))
     truth = np.array([targets[song] for song in songs], dtype=np.float32)
 
@@ -101,13 +101,13 @@ def main() -> None:
         return np.stack([np.stack([one[song] for song in songs]) for one in runs])
 
     def mean(runs: list[dict[str, np.ndarray]]) -> float:
-        return round(float(np.mean([problem.metric("macro_f1", truth, scores) for scores in stacked(runs)])), 4)
+        return round(float(np.mean([task.metric("macro_f1", truth, scores) for scores in stacked(runs)])), 4)
 
     own, left = ({name: mean(runs) for name, runs in told.items()} for told in (trained, taken))
     whole = "+".join(ALL)
     best = max(ALL, key=own.__getitem__)
     gap = paired_bootstrap_over_seeds(
-        problem, "macro_f1", truth, stacked(trained[whole]), stacked(trained[best]), np.array(songs), seed=0
+        task, "macro_f1", truth, stacked(trained[whole]), stacked(trained[best]), np.array(songs), seed=0
     )
     told = {
         "songs": len(songs),

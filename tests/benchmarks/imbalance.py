@@ -82,7 +82,7 @@ def write_songs(folder: Path, seed: int) -> Path:
 def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatureCache) -> dict[str, float]:
     plan = plan_of(manifest, "embedded", reproducibility__seed=seed, data__folds=5, **keys)
     data = data_of(plan)
-    scores = empty_scores(data.problem, len(data.examples))
+    scores = empty_scores(data.task, len(data.examples))
     for fold in range(data.split.folds):
         with tempfile.TemporaryDirectory() as folder:
             val, fitted = fit_fold(plan, data, Path(folder), fold, prefix=prefix)
@@ -90,16 +90,16 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatu
     targets, songs = data.examples.targets, np.arange(len(scores))
     # as a run does it: with calibration, what the other folds teach
     asked, folds = plan.config.calibration, data.split.fold
-    scores, to_decide = cross_fit(asked, data.problem, targets, scores, songs, folds)
-    decided = data.problem.decode_predictions(to_decide)
-    if plan.problem.name == "binary":
+    scores, to_decide = cross_fit(asked, data.task, targets, scores, songs, folds)
+    decided = data.task.decode_predictions(to_decide)
+    if plan.task.name == "binary":
         rare, called, score = targets > 0.5, np.array(decided), scores
     else:
-        place = list(data.problem.score_names).index("score_rare")
+        place = list(data.task.score_names).index("score_rare")
         rare, called, score = targets == place, np.array(decided) == "rare", scores[:, place]
     return {
         "average_precision_rare": float(average_precision_score(rare, score)),
-        "macro_f1": float(data.problem.metric("macro_f1", targets, to_decide) or 0.0),
+        "macro_f1": float(data.task.metric("macro_f1", targets, to_decide) or 0.0),
         "recall_rare": float(called[rare].mean()),
     }
 

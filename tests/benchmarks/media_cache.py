@@ -68,7 +68,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     data = data_of(plan)
     everything = np.arange(len(data.source))
     device, precision = pick_device("auto")[0], pick_precision("auto", pick_device("auto")[0])[0]
-    model = build_model(plan.config, plan.reading, data.problem).to(device)
+    model = build_model(plan.config, plan.reading, data.task).to(device)
     heard = AudioFeatureCache(model, plan.reading, device, precision)
     collates = make_collates(plan.reading, heard.find)
 

@@ -35,7 +35,7 @@ def epochs(
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    parts = FitData(data.source, everything, nothing, plan.problem, plan.reading, None, prefix=store)
+    parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None, prefix=store)
     run = Trainer(plan.config, parts, NullLogger(), CheckpointManager(folder), ProcessGroup())
     if store is None:
         run.learner.features = None  # what `train` without a store would share inside one fit

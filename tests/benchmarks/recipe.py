@@ -63,12 +63,12 @@ def measure(options: argparse.Namespace, keys: dict[str, Any]) -> list[dict[str,
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed, **keys)
         data = data_of(plan)
-        scores = empty_scores(data.problem, len(data.examples))
+        scores = empty_scores(data.task, len(data.examples))
         for fold in range(data.split.folds):
             with tempfile.TemporaryDirectory() as folder:
                 val, fitted = fit_fold(plan, data, Path(folder), fold)
             scores[val] = fitted.val_scores
-        metrics, _ = data.problem.metrics(data.examples.targets, scores)
+        metrics, _ = data.task.metrics(data.examples.targets, scores)
         found.append({name: metrics[name] for name in SHOWN[options.phase]})
     return found
 
@@ -79,8 +79,8 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
         states = mean_states(data.examples, plan.reading, plan.config.model.text_encoder, "auto")
-        for name, scores in run_baselines(data.problem, data.examples, data.split, states, seed=seed).items():
-            metrics, _ = data.problem.metrics(data.examples.targets, scores)
+        for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).items():
+            metrics, _ = data.task.metrics(data.examples.targets, scores)
             found.setdefault(name, []).append({metric: metrics[metric] for metric in SHOWN[options.phase]})
     return found
 

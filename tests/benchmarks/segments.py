@@ -43,14 +43,14 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
     for kind in options.kinds.split(","):
         plan = make_plan(resolve(None, {}, [*keys, ("model.temporal.kind", kind)]))
         data = data_of(plan)
-        scores = empty_scores(data.problem, len(data.source))
+        scores = empty_scores(data.task, len(data.source))
         for fold in range(data.split.folds):
             place = folder / f"{kind}-{seed}-{fold}"
             val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
             scores[val] = fitted.val_scores
         found[kind] = scores
     if not options.no_baselines:
-        shared = FitContext(plan.config, data.source, data.problem, plan.reading, data.split.by)
+        shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by)
         found |= {f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()}
     return data, found
 
@@ -71,26 +71,26 @@ def main() -> None:
             for name, scores in found.items():
                 runs.setdefault(name, []).append(scores)
             print(f"# seed {seed} done", flush=True)
-    problem, targets = data.problem, data.source.targets
+    task, targets = data.task, data.source.targets
     songs = data.index.codes("song")
 
     def mean(name: str, metric: str) -> float | None:
-        values = [problem.metric(metric, targets, scores) for scores in runs[name]]
+        values = [task.metric(metric, targets, scores) for scores in runs[name]]
         return round(float(np.mean(values)), 4) if None not in values else None
 
     def gain(name: str, other: str) -> dict[str, float] | None:
         gap = paired_bootstrap_over_seeds(
-            problem, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0
+            task, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0
         )
         return {key: round(value, 4) for key, value in vars(gap).items()} if gap is not None else None
 
-    shown = [metric for metric in METRICS if metric in problem.metric_names] or list(problem.metric_names)
+    shown = [metric for metric in METRICS if metric in task.metric_names] or list(task.metric_names)
     baselines = [name for name in runs if name.startswith("baseline")]
     kinds = [name for name in runs if name not in baselines]
     told: dict[str, Any] = {
         "songs": len(np.unique(songs)),
         "segments": len(targets),
-        "labelled": int(problem.known(targets).sum()),
+        "labelled": int(task.known(targets).sum()),
         "seeds": options.seeds,
         "means over seeds": {name: {metric: mean(name, metric) for metric in shown} for name in runs},
         "macro_f1 gained on none": {name: gain(name, "none") for name in kinds if name != "none" and "none" in kinds},

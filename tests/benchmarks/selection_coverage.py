@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=60)
     options = parser.parse_args()
-    problem, songs = make_task("binary"), np.arange(SONGS)
+    task, songs = make_task("binary"), np.arange(SONGS)
     for (name, accuracies), shared, prunes in itertools.product(SIGNALS.items(), SHARED, (False, True)):
         rng = np.random.default_rng(0)
         inside, won, value, found = [], [], [], []
@@ -69,8 +69,8 @@ def main() -> None:
             kept = np.array(survivors(targets, scores)) if prunes else np.arange(TRIALS)
             scores, truths = scores[kept], truths[kept]
             default = int(np.flatnonzero(kept == 0)[0]) if 0 in kept else None
-            result = corrected(problem, "accuracy", targets, scores, songs, seed=repeat, default=default)
-            winner = best_of(problem, "accuracy", targets, scores)
+            result = corrected(task, "accuracy", targets, scores, songs, seed=repeat, default=default)
+            winner = best_of(task, "accuracy", targets, scores)
             assert result is not None
             assert winner is not None
             inside.append(result.low <= truths[winner] <= result.high)

@@ -46,7 +46,7 @@ def main() -> None:
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
-        parts = trainer.FitData(data.source, everything, nothing, made.problem, made.reading, None)
+        parts = trainer.FitData(data.source, everything, nothing, made.task, made.reading, None)
         run = trainer.Trainer(made.config, parts, JsonLinesLogger(state.metrics), state, ProcessGroup())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:
@@ -74,8 +74,8 @@ def _prepared(run: trainer.Trainer) -> list[list]:
 
 def _by_hand(run: trainer.Trainer, steps: list[list]) -> None:
     model, optimizer = run.model, run.stepper.optimizer
-    assert isinstance(run.problem, Binary)
-    weight = torch.tensor(run.problem.pos_weight)
+    assert isinstance(run.task, Binary)
+    weight = torch.tensor(run.task.pos_weight)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()
     for step in steps:

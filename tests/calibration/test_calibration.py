@@ -43,12 +43,12 @@ def test_classes_are_mended_and_still_make_one():
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     truth = np.array([RNG.choice(3, p=row) for row in p], dtype=np.float32)
     sure = (np.exp(4 * logits) / np.exp(4 * logits).sum(1, keepdims=True)).astype(np.float32)
-    problem = Multiclass(classes=("a", "b", "c"))
+    task = Multiclass(classes=("a", "b", "c"))
     for method in ("temperature", "isotonic"):
-        made, _ = fit_calibration(config(method=method), problem, truth, sure, SONGS)
+        made, _ = fit_calibration(config(method=method), task, truth, sure, SONGS)
         calibrated = made.probabilities(sure)
         np.testing.assert_allclose(calibrated.sum(1), 1.0, atol=1e-5)
-        assert problem.metric("log_loss", truth, calibrated) < problem.metric("log_loss", truth, sure)
+        assert task.metric("log_loss", truth, calibrated) < task.metric("log_loss", truth, sure)
         assert not made.thresholds  # the likeliest class is taken
 
 

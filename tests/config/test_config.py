@@ -135,9 +135,9 @@ def test_all_mistakes_are_said_at_once_with_the_nearest_key(tmp_path, monkeypatc
     ],
 )
 def test_wrong_types_and_ranges_name_the_key(argument, word):
-    (problem,) = problems_of(argument)
-    assert argument.partition("=")[0] in problem
-    assert word in problem
+    (task,) = problems_of(argument)
+    assert argument.partition("=")[0] in task
+    assert word in task
 
 
 def test_phases_are_checked(tmp_path):

@@ -103,7 +103,7 @@ def test_an_album_in_two_forms_of_unicode_is_one_group(read):
 def test_large_numbers_are_classes_of_their_own(read):
     values = pa.array([Decimal(10**17 + i % 3) for i in range(N)], pa.decimal128(38, 0))
     data = read(songs(**{KIND: values}), phase=2)
-    assert data.problem.classes == tuple(str(10**17 + i) for i in range(3))
+    assert data.task.classes == tuple(str(10**17 + i) for i in range(3))
 
 
 @pytest.mark.parametrize(("phase", "field", "value"), [
@@ -129,7 +129,7 @@ def test_nan_is_missing_in_every_form(read, phase, field, value, form):
 @pytest.mark.parametrize("word", ["nan", "None", "NULL", "n/a"])
 def test_words_for_what_is_missing_are_said(read, word):
     data = read(songs(**{KIND: [word if i % 4 == 3 else NAMES[i % 3] for i in range(N)]}), phase=2)
-    assert word in data.problem.classes
+    assert word in data.task.classes
     assert any(f"'{word}' (6 rows) may be a missing value" in warning for warning in data.warnings)
     mapping = {**{name: name for name in NAMES}, word: None}
     mapped = read(songs(**{KIND: [word if i % 4 == 3 else NAMES[i % 3] for i in range(N)]}), phase=2,
@@ -141,19 +141,19 @@ def test_words_for_what_is_missing_are_said(read, word):
 def test_one_name_in_several_forms_of_unicode_is_one_class(read):
     forms = ("caf\u00e9", "cafe\u0301", "ca\u200bf\u00e9", " caf\u00e9\u00a0")
     data = read(songs(**{KIND: [forms[i // 2 % 4] if i % 2 else "t" for i in range(N)]}), phase=2)
-    assert data.problem.classes == ("caf\u00e9", "t")
+    assert data.task.classes == ("caf\u00e9", "t")
 
 
 @pytest.mark.parametrize("other", ["Spatial", "spa tial", "SPATIAL", "\uff53patial"])
 def test_names_that_look_alike_are_said(read, other):
     data = read(songs(**{KIND: ["spatial", other, "causal"] * 8}), phase=2)
-    assert len(data.problem.classes) == 3
+    assert len(data.task.classes) == 3
     said = [warning for warning in data.warnings if "differ only in case" in warning]
     assert len(said) == 1
     assert f"{other!r} (8 rows)" in said[0]
     mapping = {"spatial": "spatial", other: "spatial", "causal": "causal"}
     joined = read(songs(**{KIND: ["spatial", other, "causal"] * 8}), phase=2, data__class_mapping=mapping)
-    assert joined.problem.classes == ("causal", "spatial")
+    assert joined.task.classes == ("causal", "spatial")
     assert not any("differ only in case" in warning for warning in joined.warnings)
 
 
@@ -183,7 +183,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_several_labels_in_every_spelling(read, spelling):
     data = read(songs(**{KIND: [SPELLINGS[spelling](names) for names in SEVERAL]}), phase=2, data__multi_label=True)
-    assert data.problem.classes == tuple(sorted(NAMES))
+    assert data.task.classes == tuple(sorted(NAMES))
     counts = Counter(name for names in SEVERAL for name in names)
     assert dict(data.profile["labels"]) == dict(counts)
     assert not data.profile["dropped"]
@@ -198,10 +198,10 @@ def test_several_labels_in_every_spelling(read, spelling):
 ])  # fmt: skip
 def test_columns_of_mappings_and_lists(read, values, kind, classes):
     data = read(songs(**{KIND: pa.array(values, kind)}), phase=2, data__multi_label=True)
-    assert data.problem.classes == tuple(sorted(classes))
+    assert data.task.classes == tuple(sorted(classes))
     filled = read(songs(**{KIND: pa.array([None, *values[1:]], kind)}), phase=2, data__multi_label=True,
                   data__null_class="rest", data__min_songs_per_class=1)  # fmt: skip
-    assert filled.problem.classes == tuple(sorted((*classes, "rest")))
+    assert filled.task.classes == tuple(sorted((*classes, "rest")))
 
 
 def test_lists_of_what_is_missing_have_no_label(read):
@@ -234,14 +234,14 @@ def test_indicator_vectors_are_refused(read):
 def test_a_list_of_one_label_is_its_label(read, cell):
     values = [cell if i % 3 == 0 else NAMES[i % 3] for i in range(N)]
     data = read(songs(**{KIND: values}), phase=2)
-    assert data.problem.classes == tuple(sorted(NAMES))
+    assert data.task.classes == tuple(sorted(NAMES))
     assert any("8 rows hold a list of one label" in warning for warning in data.warnings)
 
 
 @pytest.mark.parametrize("values", [[f"[{name}]" for name in NAMES], [*NAMES, f"[{NAMES[0]}]"]])
 def test_brackets_without_quotes_are_lists_where_nothing_else_fits(read, values):
     data = read(songs(**{KIND: [values[i % len(values)] for i in range(N)]}), phase=2)
-    assert data.problem.classes == tuple(sorted(NAMES))
+    assert data.task.classes == tuple(sorted(NAMES))
 
 
 @pytest.mark.parametrize(("phase", "field", "value"), [(1, MARKED, True), (2, KIND, "spatial"), (4, NUMBER, 1.5)])
@@ -260,13 +260,13 @@ def test_lists_in_json_stand_for_their_item_or_are_refused(read, phase, field, v
 )
 def test_names_with_brackets_stay_names(read, name):
     data = read(songs(**{KIND: [name if i % 2 else "b" for i in range(N)]}), phase=2)
-    assert name in data.problem.classes
+    assert name in data.task.classes
 
 
 def test_a_mapped_label_is_never_taken_apart(read):
     values = ["[a, b]" if i % 2 else "c" for i in range(N)]
     data = read(songs(**{KIND: values}), phase=2, data__class_mapping={"[a, b]": "both", "c": "c"})
-    assert data.problem.classes == ("both", "c")
+    assert data.task.classes == ("both", "c")
 
 
 @pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("Y", "N"), ("t", "f"), ("Positive", "Negative"), ("on", "off"),
@@ -389,7 +389,7 @@ def test_a_container_is_read_as_its_program_meant_it():
 ])  # fmt: skip
 def test_numbers_in_lists_keep_all_their_digits(read, cells, classes):
     data = read(songs(**{KIND: [cells[i % 3] for i in range(N)]}), phase=2, data__multi_label=True)
-    assert data.problem.classes == classes
+    assert data.task.classes == classes
 
 
 def test_numbers_in_texts_and_in_columns_are_the_same_classes():
@@ -406,9 +406,9 @@ def test_numbers_in_texts_and_in_columns_are_the_same_classes():
 def test_long_integers_in_json_are_classes(read):
     names = ["1" * 5000, "1" * 4999 + "2", "7"]
     documents = [f'{{"{KIND}": {names[i % 3]}, "other": {"9" * 4500}}}' for i in range(N)]
-    assert read(songs(training_data=documents, **{KIND: None}), phase=2).problem.classes == tuple(sorted(names))
+    assert read(songs(training_data=documents, **{KIND: None}), phase=2).task.classes == tuple(sorted(names))
     lists = [f'{{"{KIND}": [{names[i % 3]}]}}' for i in range(N)]
-    assert read(songs(training_data=lists, **{KIND: None}), phase=2).problem.classes == tuple(sorted(names))
+    assert read(songs(training_data=lists, **{KIND: None}), phase=2).task.classes == tuple(sorted(names))
 
 
 @pytest.mark.parametrize("item", ["['a', 'b']", "['a']", "{a,b}", "[a, b]", "array(['a'])", "Series(['a'])"])
@@ -418,7 +418,7 @@ def test_containers_among_items_are_refused(read, item):
         read(songs(**{KIND: values}), phase=2, data__multi_label=True)
     mapping = {item: "both", **{name: name for name in NAMES}}
     kept = read(songs(**{KIND: values}), phase=2, data__multi_label=True, data__class_mapping=mapping)
-    assert "both" in kept.problem.classes
+    assert "both" in kept.task.classes
 
 
 def test_names_with_brackets_among_items_stay_names():
@@ -439,7 +439,7 @@ def test_calls_of_other_libraries_are_lists(cell):
 def test_words_for_what_is_missing_in_lists_are_classes_and_said(read, cells):
     data = read(songs(**{KIND: [cells[i % 2] for i in range(N)]}), phase=2, data__multi_label=True)
     word = "nan" if "nan" in cells[0] else "NA"
-    assert data.problem.classes == tuple(sorted(("EU", "x", word)))
+    assert data.task.classes == tuple(sorted(("EU", "x", word)))
     assert any(f"'{word}' (12 rows) may be a missing value" in warning for warning in data.warnings)
 
 
@@ -451,10 +451,10 @@ def test_missing_items_in_lists_stay_missing():
 def test_names_in_brackets_stay_names_among_several(read):
     values = ["[Live]" if i % 3 == 0 else "pop; rock" if i % 3 == 1 else "pop" for i in range(N)]
     data = read(songs(**{KIND: [*values[1:], "rock"]}), phase=2, data__multi_label=True)
-    assert data.problem.classes == ("[Live]", "pop", "rock")
+    assert data.task.classes == ("[Live]", "pop", "rock")
     lists = ["[a]" if i % 3 == 0 else "[a, b]" if i % 3 == 1 else "b" for i in range(N)]
     data = read(songs(**{KIND: [*lists[1:], "[c]"]}), phase=2, data__multi_label=True, data__min_songs_per_class=1)
-    assert data.problem.classes == ("a", "b", "c")
+    assert data.task.classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("columns", [
@@ -475,7 +475,7 @@ def test_lists_of_times_keep_all_their_digits(read, kind, size):
     first = 10**12 if kind == pa.timestamp("s") else 1
     values = pa.array([[first + i % 3] for i in range(N)], pa.list_(pa.int64(), size)).cast(pa.list_(kind, size))
     data = read(songs(**{KIND: values}), phase=2, data__multi_label=True)
-    assert len(data.problem.classes) == 3
+    assert len(data.task.classes) == 3
     data = read(songs(**{KIND: pa.concat_arrays([pa.array([None], values.type), values[1:]])}), phase=2,
                 data__multi_label=True)  # fmt: skip
     assert data.profile["dropped"] == {LABEL_MISSING: 1}
@@ -515,9 +515,9 @@ def test_half_a_character_in_a_list_is_not_utf8(read, half, several):
     values = [half if i < 3 else NAMES[i % 3] for i in range(N)]
     data = read(songs(**{KIND: values}), phase=2, data__multi_label=several)
     assert data.profile["dropped"] == {LABEL_NOT_UTF8: 3}
-    assert data.problem.classes == tuple(sorted(NAMES))
+    assert data.task.classes == tuple(sorted(NAMES))
     whole = [r'["\ud83c\udfb5"]' if i % 3 == 0 else NAMES[i % 3] for i in range(N)]
-    assert "\U0001f3b5" in read(songs(**{KIND: whole}), phase=2, data__multi_label=several).problem.classes
+    assert "\U0001f3b5" in read(songs(**{KIND: whole}), phase=2, data__multi_label=several).task.classes
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.binary(1), pa.binary_view(), pa.large_binary()])

@@ -262,8 +262,8 @@ def test_encrypted_columns_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         data_of(plan_of(path))
     assert len(caught.value.problems) == 2
-    for problem, name in zip(caught.value.problems, ("id", "concept"), strict=True):
-        assert f"column {name!r} cannot be read: it is encrypted" in problem
+    for task, name in zip(caught.value.problems, ("id", "concept"), strict=True):
+        assert f"column {name!r} cannot be read: it is encrypted" in task
     encrypt(path, ["album"], plaintext_footer=True)  # which is not read
     assert data_of(plan_of(path)).profile["songs"] == 24
     encrypt(path, ["concept"], plaintext_footer=False)

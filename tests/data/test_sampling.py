@@ -98,8 +98,8 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
     short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
     plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
-    task = TrialContext(
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
+    context = TrialContext(
         shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
     asked = [
@@ -112,7 +112,7 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
     ]
     found = []
     for number, values in enumerate(asked):
-        run_trial(task, shared, number, values, lambda *_: None)
-        found.append(out_of_fold(task, number))
+        run_trial(context, shared, number, values, lambda *_: None)
+        found.append(out_of_fold(context, number))
     assert all(np.isfinite(scores).all() for scores in found)
     assert len({scores.tobytes() for scores in found}) == len(asked)

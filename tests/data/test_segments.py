@@ -99,7 +99,7 @@ def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
     assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
     plain = read().source.targets
     same = np.delete(np.arange(len(plain)), 2)
-    assert data.problem.metric("time_accuracy", data.source.targets(data.problem, data.source.targets)) == 1.0
+    assert data.task.metric("time_accuracy", data.source.targets(data.task, data.source.targets)) == 1.0
     assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
 
 
@@ -129,7 +129,7 @@ def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_on
         labels[i + 1] = None
     data = read(rows=rows, data__null_class="nothing")
     assert data.profile["masked"] == {}
-    nothing = data.problem.decode_targets(data.source.targets)
+    nothing = data.task.decode_targets(data.source.targets)
     assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
 
 
@@ -329,7 +329,7 @@ def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_enco
     rows[name] = [json.dumps({field: one}) for one in told] if field else told
     path = write_table(rows, "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
-    assert inner_name(plan.problem) == kind
+    assert inner_name(plan.task) == kind
     notes = " ".join(plan.warnings)
     assert says in notes
     assert says or "integers" not in notes

@@ -93,11 +93,11 @@ def segments(write_table, tiny_encoder):
 
 
 def learner_of(plan, data):
-    problem = data.problem.fit(data.source.targets, plan.config.training)
+    task = data.task.fit(data.source.targets, plan.config.training)
     everything = np.arange(len(data.source))
     torch.manual_seed(0)
     device, precision = torch.device("cpu"), Precision(None)
-    return Learner(plan.config, data.source, plan.reading, problem, everything, device=device, precision=precision,
+    return Learner(plan.config, data.source, plan.reading, task, everything, device=device, precision=precision,
                    team=ProcessGroup())  # fmt: skip
 
 

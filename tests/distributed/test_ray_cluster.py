@@ -143,7 +143,7 @@ def test_the_dashboard_answers_who_has_the_token_and_shows_the_run(ray_session, 
 
     plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
     (outcome,) = run_distributed(shared, [job], Workers(1, 1, False, 1.0, 1), LogForwarder([], []))
     assert np.isfinite(outcome.val_scores).all()

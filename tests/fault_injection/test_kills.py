@@ -82,7 +82,7 @@ def campaign(request, tmp_path_factory, tiny_encoder):
     plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys)
     data = data_of(plan)
     made = Campaign(
-        cross_validation.FitContext(plan.config, data.source, plan.problem, plan.reading, "id"),
+        cross_validation.FitContext(plan.config, data.source, plan.task, plan.reading, "id"),
         data.split,
         folder / "w",
     )

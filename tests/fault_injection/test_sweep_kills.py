@@ -136,9 +136,9 @@ def assert_undisturbed(trial_log: TrialLog, folder: Path) -> None:
     config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     plan = make_plan(Resolved(config=config, user_keys=frozenset()))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id")
-    task = TrialContext(shared, [data.split.train_val_indices(k) for k in range(3)], (), folder.parent / "again")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = TrialContext(shared, [data.split.train_val_indices(k) for k in range(3)], (), folder.parent / "again")
     for trial in [trial for trial in trial_log.ended if trial.state == "complete"][:3]:
         scores: list[float] = []
-        run_trial(task, shared, trial.number, trial.values, lambda done, score, kept=scores: kept.append(score))
+        run_trial(context, shared, trial.number, trial.values, lambda done, score, kept=scores: kept.append(score))
         assert scores[-1] == pytest.approx(trial.score, abs=1e-6)

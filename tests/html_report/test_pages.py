@@ -41,15 +41,15 @@ def door(monkeypatch, capsys):
 def copy(finished, tmp_path):
     """A run that a test may damage."""
 
-    def make(problem: str = "binary", name: str = "copy"):
-        return shutil.copytree(finished(problem), tmp_path / name)
+    def make(task: str = "binary", name: str = "copy"):
+        return shutil.copytree(finished(task), tmp_path / name)
 
     return make
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_a_run_has_written_its_page(finished, problem):
-    folder = finished(problem)
+def test_a_run_has_written_its_page(finished, task):
+    folder = finished(task)
     page = (folder / "report.html").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     plain = re.sub(r"<[^>]+>", " ", page.replace("&#39;", "'").replace("&amp;", "&"))
@@ -62,14 +62,14 @@ def test_a_run_has_written_its_page(finished, problem):
         assert drawn.read_bytes().startswith(b"\x89PNG"), drawn
     charts = {path.stem for path in (folder / "plots").iterdir()}
     assert {"learning-loss", "learning-metric", "scores"} <= charts
-    wanted = {"scatter", "residuals"} if problem == "regression" else {"precision-recall", "roc", "reliability"}
+    wanted = {"scatter", "residuals"} if task == "regression" else {"precision-recall", "roc", "reliability"}
     assert wanted <= charts
-    assert ("confusion" in charts) == (problem in ("binary", "multiclass"))
+    assert ("confusion" in charts) == (task in ("binary", "multiclass"))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_a_page_needs_nothing_else_and_runs_nothing(finished, problem):
-    page = (finished(problem) / "report.html").read_text()
+def test_a_page_needs_nothing_else_and_runs_nothing(finished, task):
+    page = (finished(task) / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!#)", page), "only references inside the page"
     assert "@import" not in page
     assert "<script" not in page, "a concept is text, whatever stands in it"
@@ -115,14 +115,14 @@ def test_the_words_come_from_the_model_of_the_fold(finished):
     assert words(texts[song], "score", 99) == [], "a fold whose model is gone"
 
 
-def held_out(problem: str, classes: tuple[str, ...], rows: list[tuple]) -> RunArtifacts:
+def held_out(task: str, classes: tuple[str, ...], rows: list[tuple]) -> RunArtifacts:
     """A run with nothing but predictions: (target, prediction, scores …)."""
     columns = [f"score_{name}" for name in classes] or ["score"]
     table = pd.DataFrame([row[2:] for row in rows], columns=columns)
     table.insert(0, "target", [row[0] for row in rows])
     table.insert(1, "prediction", [row[1] for row in rows])
     table.insert(0, "example_id", [str(i) for i in range(len(rows))])
-    return RunArtifacts(None, {"problem": problem}, {}, pd.DataFrame(), table, "")
+    return RunArtifacts(None, {"problem": task}, {}, pd.DataFrame(), table, "")
 
 
 def test_contradictions_of_yes_and_no_are_sorted_by_how_sure_they_are():

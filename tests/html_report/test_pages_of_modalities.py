@@ -79,8 +79,8 @@ def test_songs_are_scored_once_though_predictions_are_of_stems(run):
     means = stems.groupby("song")[["score_spatial", "score_temporal"]].mean()
     ours = found.held.set_index("song")[["score_spatial", "score_temporal"]].loc[means.index]
     np.testing.assert_allclose(ours, means, atol=1e-6)
-    problem = make_task("multiclass", classes=["spatial", "temporal"])
-    measured = problem.metric("accuracy", found.targets, found.scores)
+    task = make_task("multiclass", classes=["spatial", "temporal"])
+    measured = task.metric("accuracy", found.targets, found.scores)
     assert measured == pytest.approx(summary["best"]["accuracy"])
 
 

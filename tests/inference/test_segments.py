@@ -70,12 +70,12 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id")
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id")
     jobs = [FitJob(k, *data.split.train_val_indices(k), tmp_path / str(k)) for k in range(2)]
     for job in jobs:
         run_job(shared, job, ProcessGroup())
     folds = [read_result(job) for job in jobs]
-    scores = out_of_fold(data.source, data.problem, folds, lambda outcome: outcome.val_scores)
+    scores = out_of_fold(data.source, data.task, folds, lambda outcome: outcome.val_scores)
     results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
     assert results.baselines[NONE] == results.metrics
     assert results.baselines["other"] != results.metrics, "else this tells nothing"

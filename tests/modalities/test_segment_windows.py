@@ -100,4 +100,4 @@ def test_segments_are_trained_on_their_own_sound(root, tmp_path):
     )  # fmt: skip
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path / "fit")
-    assert data.problem.metric("accuracy", data.source.targets[val], fitted.val_scores) > 0.8
+    assert data.task.metric("accuracy", data.source.targets[val], fitted.val_scores) > 0.8

@@ -155,15 +155,15 @@ def problems_of(encode=by_words, vocabulary=None, **keys) -> list[str]:
 
 def test_what_keeps_a_vocabulary_from_use():
     assert problems_of() == []
-    (problem,) = problems_of(vocabulary=SPECIAL, files=["vocab.txt"])
-    assert "no vocabulary" in problem
-    assert "vocab.txt is missing or damaged" in problem
-    (problem,) = problems_of(embeddings=3)
-    assert "4 tokens, 1 of them beyond the 3" in problem
-    (problem,) = problems_of(padding=9)
-    assert "beyond" in problem
-    (problem,) = problems_of(lambda texts: [[1] * len(sentence.split()) for sentence in texts])
-    assert "cannot read the words of its own vocabulary" in problem
+    (task,) = problems_of(vocabulary=SPECIAL, files=["vocab.txt"])
+    assert "no vocabulary" in task
+    assert "vocab.txt is missing or damaged" in task
+    (task,) = problems_of(embeddings=3)
+    assert "4 tokens, 1 of them beyond the 3" in task
+    (task,) = problems_of(padding=9)
+    assert "beyond" in task
+    (task,) = problems_of(lambda texts: [[1] * len(sentence.split()) for sentence in texts])
+    assert "cannot read the words of its own vocabulary" in task
 
 
 def test_a_vocabulary_without_its_merges_is_noticed():
@@ -174,5 +174,5 @@ def test_a_vocabulary_without_its_merges_is_noticed():
     def by_letters(texts):
         return [[vocabulary.get(letter, 1) for letter in sentence] for sentence in texts]
 
-    (problem,) = problems_of(by_letters, vocabulary, embeddings=None)
-    assert "merges are missing" in problem
+    (task,) = problems_of(by_letters, vocabulary, embeddings=None)
+    assert "merges are missing" in task

@@ -156,13 +156,13 @@ def test_losses_follow_their_formulas():
 def test_the_first_bias_minimises_the_loss_without_features():
     targets = np.array([1.0] * 3 + [0.0] * 9, dtype=np.float32)
     for weight in ("auto", None, 2.0):
-        problem = PROBLEM.fit(targets, TrainingConfig(pos_weight=weight))
-        bias = torch.tensor(problem.initial_bias(targets), requires_grad=True)
-        problem.loss(bias.expand(12, 1), torch.from_numpy(targets)).mean().backward()
+        task = PROBLEM.fit(targets, TrainingConfig(pos_weight=weight))
+        bias = torch.tensor(task.initial_bias(targets), requires_grad=True)
+        task.loss(bias.expand(12, 1), torch.from_numpy(targets)).mean().backward()
         assert abs(bias.grad.item()) < 1e-5
 
 
 def test_state_goes_through_json():
-    problem = fitted(loss="focal", focal_gamma=1.5)
-    again = make_task("binary", **problem.to_json())
-    assert vars(again) == vars(problem)
+    task = fitted(loss="focal", focal_gamma=1.5)
+    again = make_task("binary", **task.to_json())
+    assert vars(again) == vars(task)

@@ -29,19 +29,19 @@ def config(training=None, **data) -> Config:
 
 def test_classes_come_from_the_labels():
     labels = parse(["temporal", " spatial", "temporal", "causal"])
-    assert labels.problem.classes == CLASSES
+    assert labels.task.classes == CLASSES
     assert labels.targets.tolist() == [2, 1, 2, 0]
     assert labels.usable.all()
-    assert labels.problem.outputs == 3
-    assert labels.problem.score_names == ("score_causal", "score_spatial", "score_temporal")
+    assert labels.task.outputs == 3
+    assert labels.task.score_names == ("score_causal", "score_spatial", "score_temporal")
 
 
 def test_a_mapping_renames_joins_leaves_out_and_orders():
     named = parse(["a", "b", "c"], class_mapping={"a": "x", "b": "x", "c": None})
-    assert named.problem.classes == ("x",)
+    assert named.task.classes == ("x",)
     assert list(named.left_out) == [None, None, MAPPED_AWAY]
     numbered = parse(["a", "b", "c", "a"], class_mapping={"c": 0, "a": 1, "b": 1})
-    assert numbered.problem.classes == ("c", "a")
+    assert numbered.task.classes == ("c", "a")
     assert numbered.targets.tolist() == [1, 1, 0, 1]
 
 
@@ -52,7 +52,7 @@ def test_labels_that_the_mapping_lacks_follow_the_policy():
     dropped = parse(["spatial", "spatal"], class_mapping=mapping, unknown_classes="drop")
     assert list(dropped.left_out) == [None, UNKNOWN]
     other = parse(["spatial", "spatal"], class_mapping=mapping, unknown_classes="other")
-    assert other.problem.classes == ("other", "space")
+    assert other.task.classes == ("other", "space")
 
 
 @pytest.mark.parametrize("policy", ["drop", "other", "error"])
@@ -62,33 +62,33 @@ def test_classes_of_too_few_songs_follow_the_policy(policy):
     wanted = config(rare_classes=policy)
     if policy == "error":
         with pytest.raises(InputError, match=r"fewer than 2 songs: c \(1\), d \(1\)"):
-            parsed.problem.finalize_labels(parsed.targets, "kind", wanted)
+            parsed.task.finalize_labels(parsed.targets, "kind", wanted)
         return
-    settled = parsed.problem.finalize_labels(parsed.targets, "kind", wanted)
+    settled = parsed.task.finalize_labels(parsed.targets, "kind", wanted)
     assert "c (1), d (1)" in settled.notes[0]
     if policy == "drop":
-        assert settled.problem.classes == ("a", "b")
+        assert settled.task.classes == ("a", "b")
         assert list(settled.left_out) == [None] * 7 + [RARE] * 2
     else:
-        assert settled.problem.classes == ("a", "b", "other")
+        assert settled.task.classes == ("a", "b", "other")
         assert settled.usable.all()
         assert settled.targets.tolist() == [0] * 4 + [1] * 3 + [2] * 2
 
 
 def test_others_that_are_still_too_few_are_left_out():
     parsed = parse(["a"] * 4 + ["b"] * 3 + ["c"])
-    settled = parsed.problem.finalize_labels(parsed.targets, "kind", config(rare_classes="other"))
-    assert settled.problem.classes == ("a", "b")
+    settled = parsed.task.finalize_labels(parsed.targets, "kind", config(rare_classes="other"))
+    assert settled.task.classes == ("a", "b")
     assert list(settled.left_out)[-1] == RARE
 
 
 def test_nothing_to_tell_apart_is_refused():
     parsed = parse(["a"] * 5)
     with pytest.raises(InputError, match="one class only: each of 5 songs is 'a'"):
-        parsed.problem.finalize_labels(parsed.targets, "kind", config())
+        parsed.task.finalize_labels(parsed.targets, "kind", config())
     parsed = parse(["a"] * 5 + ["b"])
     with pytest.raises(InputError, match=r"one class only: classes of fewer than 2 songs are left out: b \(1\)"):
-        parsed.problem.finalize_labels(parsed.targets, "kind", config())
+        parsed.task.finalize_labels(parsed.targets, "kind", config())
     with pytest.raises(InputError, match="no classes"):
         parse([str(i) for i in range(2000)])
 
@@ -96,9 +96,9 @@ def test_nothing_to_tell_apart_is_refused():
 def test_weights_that_do_not_fit_are_refused():
     parsed = parse(["a"] * 3 + ["b"] * 3)
     with pytest.raises(InputError, match="3 weights for 2 classes"):
-        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0, 2.0, 3.0]}))
+        parsed.task.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0, 2.0, 3.0]}))
     with pytest.raises(InputError, match="no class 'aa'"):
-        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": {"aa": 2.0}}))
+        parsed.task.finalize_labels(parsed.targets, "kind", config({"class_weights": {"aa": 2.0}}))
 
 
 def fitted(**keys) -> Multiclass:
@@ -119,7 +119,7 @@ def test_weights_come_from_the_training_side():
 def test_all_that_is_wrong_with_classes_is_said_at_once():
     parsed = parse(["a"] * 5 + ["b"] * 4 + ["c"])
     with pytest.raises(InputError) as error:
-        parsed.problem.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
+        parsed.task.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
     assert len(error.value.problems) == 2
 
 
@@ -132,8 +132,8 @@ def test_with_a_tiny_class_auto_does_not_balance_and_says_so():
     def settled(least: int, **keys):
         kinds = ["a"] * least + ["b"] * 20
         parsed = parse(kinds)
-        labels = parsed.problem.finalize_labels(parsed.targets, "kind", config(keys))
-        return labels.problem.fit(labels.targets, TrainingConfig(**keys)).weights, labels.notes
+        labels = parsed.task.finalize_labels(parsed.targets, "kind", config(keys))
+        return labels.task.fit(labels.targets, TrainingConfig(**keys)).weights, labels.notes
 
     weights, (note,) = settled(5)
     assert weights == (1.0, 1.0)
@@ -176,9 +176,9 @@ def test_losses_follow_their_formulas():
     ],
 )
 def test_the_first_bias_is_where_the_loss_is_least_without_text(keys):
-    problem = fitted(**keys)
-    bias = torch.tensor(problem.initial_bias(SIX), requires_grad=True)
-    problem.loss(bias.expand(6, 3), torch.from_numpy(SIX)).sum().backward()
+    task = fitted(**keys)
+    bias = torch.tensor(task.initial_bias(SIX), requires_grad=True)
+    task.loss(bias.expand(6, 3), torch.from_numpy(SIX)).sum().backward()
     assert bias.grad is not None
     torch.testing.assert_close(bias.grad, torch.zeros(3), atol=1e-5, rtol=0)
 
@@ -195,8 +195,8 @@ def cases():
 
 @pytest.mark.parametrize(("truth", "scores"), cases())
 def test_metrics_are_those_of_scikit_learn(truth, scores):
-    problem = Multiclass(classes=tuple("abcde"[: scores.shape[1]]))
-    ours, undefined = problem.metrics(truth.astype(np.float32), scores)
+    task = Multiclass(classes=tuple("abcde"[: scores.shape[1]]))
+    ours, undefined = task.metrics(truth.astype(np.float32), scores)
     said, present = scores.argmax(1), np.unique(truth)
     everything = list(range(scores.shape[1]))
     f1 = {"labels": present, "zero_division": 0}
@@ -242,11 +242,11 @@ def test_details_are_by_class():
 
 
 def test_it_comes_back_from_json():
-    problem = fitted(loss="logit_adjusted")
-    assert Multiclass(**problem.to_json()) == problem
-    assert problem.decode_predictions(np.eye(3)[[2, 0]]) == ["temporal", "causal"]
-    assert problem.decode_targets(SIX[:2]) == ["causal", "spatial"]
-    assert problem.describe(SIX) == {"temporal": 3, "spatial": 2, "causal": 1}
+    task = fitted(loss="logit_adjusted")
+    assert Multiclass(**task.to_json()) == task
+    assert task.decode_predictions(np.eye(3)[[2, 0]]) == ["temporal", "causal"]
+    assert task.decode_targets(SIX[:2]) == ["causal", "spatial"]
+    assert task.describe(SIX) == {"temporal": 3, "spatial": 2, "causal": 1}
 
 
 def test_names_are_checked():

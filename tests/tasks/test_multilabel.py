@@ -37,12 +37,12 @@ def parse(labels, **data):
 )
 def test_lists_arrive_in_every_form(labels):
     parsed = parse(labels)
-    assert parsed.problem.classes == ("a", "b", "c")
+    assert parsed.task.classes == ("a", "b", "c")
     assert parsed.targets.tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
 
 
 def test_a_delimiter_of_ones_own_leaves_the_others_alone():
-    assert parse(["a, b / c"], label_delimiter="/").problem.classes == ("a, b", "c")
+    assert parse(["a, b / c"], label_delimiter="/").task.classes == ("a, b", "c")
 
 
 def test_a_song_with_no_class_is_one_and_a_song_whose_classes_are_left_out_is_none():
@@ -56,24 +56,24 @@ def test_a_song_with_no_class_is_one_and_a_song_whose_classes_are_left_out_is_no
 def test_rare_classes_go_and_songs_that_had_only_them():
     parsed = parse([["a"], ["a", "c"], ["b"], ["b"], ["c", "d"], ["d"]])
     config = Config(data=DataConfig(multi_label=True, min_songs_per_class=2))
-    settled = parsed.problem.finalize_labels(parsed.targets, "kinds", config)
-    assert settled.problem.classes == ("a", "b", "c", "d")
-    fewer = parsed.problem.finalize_labels(parsed.targets[:5], "kinds", config)
-    assert fewer.problem.classes == ("a", "b", "c")
+    settled = parsed.task.finalize_labels(parsed.targets, "kinds", config)
+    assert settled.task.classes == ("a", "b", "c", "d")
+    fewer = parsed.task.finalize_labels(parsed.targets[:5], "kinds", config)
+    assert fewer.task.classes == ("a", "b", "c")
     with_rare_alone = np.vstack([parsed.targets[:4], parsed.targets[5:]])
-    lost = parsed.problem.finalize_labels(with_rare_alone, "kinds", config)
+    lost = parsed.task.finalize_labels(with_rare_alone, "kinds", config)
     assert list(lost.left_out) == [None, None, None, None, RARE]
 
 
 def test_a_class_that_all_songs_have_is_refused():
     parsed = parse([["a"], ["a", "b"], ["a", "b"]])
     with pytest.raises(InputError, match="every song has 'a'"):
-        parsed.problem.finalize_labels(parsed.targets, "kinds", Config())
+        parsed.task.finalize_labels(parsed.targets, "kinds", Config())
 
 
 def test_one_class_alone_is_a_problem_too():
-    problem = parse([["a"], [], ["a"], []]).problem
-    family = family_of(problem)
+    task = parse([["a"], [], ["a"], []]).task
+    family = family_of(task)
     inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
     targets = inputs.astype(np.float32)
     for make in (lambda: family.linear(1.0), lambda: family.boosting(0)):
@@ -83,7 +83,7 @@ def test_one_class_alone_is_a_problem_too():
 
 
 def test_lists_inside_of_lists_are_refused_and_python_lists_are_read():
-    assert parse(["['a', 'b']", "['c']"]).problem.classes == ("a", "b", "c")
+    assert parse(["['a', 'b']", "['c']"]).task.classes == ("a", "b", "c")
     for wrong in ([[["a"]], [["b"]]], ["[['a']]"], ['[{"k": "a"}]']):
         with pytest.raises(InputError, match="lists inside of lists"):
             parse(wrong)
@@ -114,9 +114,9 @@ def test_losses_follow_their_formulas():
     "keys", [{}, {"class_weights": "none"}, {"loss": "logit_adjusted"}, {"loss": "class_balanced"}]
 )
 def test_the_first_bias_is_where_the_loss_is_least_without_text(keys):
-    problem = PROBLEM.fit(TARGETS, TrainingConfig(**keys))
-    bias = torch.tensor(problem.initial_bias(TARGETS), requires_grad=True)
-    problem.loss(bias.expand(4, 3), torch.from_numpy(TARGETS)).sum().backward()
+    task = PROBLEM.fit(TARGETS, TrainingConfig(**keys))
+    bias = torch.tensor(task.initial_bias(TARGETS), requires_grad=True)
+    task.loss(bias.expand(4, 3), torch.from_numpy(TARGETS)).sum().backward()
     assert bias.grad is not None
     torch.testing.assert_close(bias.grad, torch.zeros(3), atol=1e-5, rtol=0)
 

@@ -64,7 +64,7 @@ def test_what_cannot_be_learned_is_refused_all_at_once():
     bounded = parse([-2.0, 5.0], target_bounds=(0.0, 4.0))
     config = Config(training=TrainingConfig(target_transform="log1p"))
     with pytest.raises(InputError) as error:
-        bounded.problem.finalize_labels(bounded.targets, "intensity", config)
+        bounded.task.finalize_labels(bounded.targets, "intensity", config)
     assert len(error.value.problems) == 3
     assert "from 0 on" in error.value.problems[-1]
 
@@ -72,14 +72,14 @@ def test_what_cannot_be_learned_is_refused_all_at_once():
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_perfect_model_says_the_targets(transform, loss):
-    problem = fitted(loss=loss, target_transform=transform)
+    task = fitted(loss=loss, target_transform=transform)
     wanted = np.log1p(TARGETS) if transform == "log1p" else TARGETS
-    logits = torch.from_numpy((wanted - problem.shift) / problem.scale)[:, None]
+    logits = torch.from_numpy((wanted - task.shift) / task.scale)[:, None]
     if loss == "zero_inflated":
         logits = torch.cat([torch.from_numpy(np.where(TARGETS > 0, 9.0, -9.0))[:, None], logits], dim=1)
-    np.testing.assert_allclose(problem.scores(logits).numpy(), TARGETS, atol=1e-5)
-    assert problem.outputs == logits.shape[1]
-    assert problem.loss(logits.float(), torch.from_numpy(TARGETS)).max() < 1e-3
+    np.testing.assert_allclose(task.scores(logits).numpy(), TARGETS, atol=1e-5)
+    assert task.outputs == logits.shape[1]
+    assert task.loss(logits.float(), torch.from_numpy(TARGETS)).max() < 1e-3
 
 
 def test_transforms_are_fitted_on_the_training_side():
@@ -94,32 +94,32 @@ def test_transforms_are_fitted_on_the_training_side():
 def test_losses_follow_their_formulas():
     logits = torch.linspace(-1, 1, 7)[:, None]
     targets = torch.from_numpy(TARGETS)
-    problem = fitted(loss="mse")
-    wanted = (targets - problem.shift) / problem.scale
-    torch.testing.assert_close(problem.loss(logits, targets), (logits[:, 0] - wanted) ** 2)
+    task = fitted(loss="mse")
+    wanted = (targets - task.shift) / task.scale
+    torch.testing.assert_close(task.loss(logits, targets), (logits[:, 0] - wanted) ** 2)
     torch.testing.assert_close(fitted(loss="mae").loss(logits, targets), (logits[:, 0] - wanted).abs())
     ours = fitted(loss="huber", huber_delta=0.4).loss(logits, targets)
     torch.testing.assert_close(ours, functional.huber_loss(logits[:, 0], wanted, delta=0.4, reduction="none"))
 
 
 def test_a_hurdle_asks_whether_and_then_how_much():
-    problem = fitted(loss="zero_inflated")
+    task = fitted(loss="zero_inflated")
     logits = torch.zeros(7, 2)
-    loss = problem.loss(logits, torch.from_numpy(TARGETS))
+    loss = task.loss(logits, torch.from_numpy(TARGETS))
     assert loss[:3].tolist() == pytest.approx([np.log(2)] * 3)  # of nothing, the amount does not count
     assert (loss[3:] > np.log(2) - 1e-6).all()
-    assert problem.scores(torch.tensor([[-1.0, 3.0]])).tolist() == [0.0]
+    assert task.scores(torch.tensor([[-1.0, 3.0]])).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_first_bias_is_where_the_loss_is_least_without_text(loss):
-    problem = fitted(loss=loss, huber_delta=10.0)
-    bias = problem.initial_bias(TARGETS)
+    task = fitted(loss=loss, huber_delta=10.0)
+    bias = task.initial_bias(TARGETS)
 
     def total(shift: float) -> float:
         moved = torch.from_numpy(bias).clone()
         moved[-1] += shift
-        return float(problem.loss(moved.expand(7, problem.outputs), torch.from_numpy(TARGETS)).sum())
+        return float(task.loss(moved.expand(7, task.outputs), torch.from_numpy(TARGETS)).sum())
 
     if loss in ("mse", "mae"):
         assert total(0.0) <= min(total(0.05), total(-0.05)) + 1e-6
@@ -127,7 +127,7 @@ def test_the_first_bias_is_where_the_loss_is_least_without_text(loss):
 
 
 def test_predictions_stay_inside_the_bounds():
-    bounded = parse([0.0, 1.0], target_bounds=(0.0, None)).problem
+    bounded = parse([0.0, 1.0], target_bounds=(0.0, None)).task
     scores = bounded.scores(torch.tensor([[-3.0], [2.0]]))
     assert scores.tolist() == [0.0, 2.0]
 
@@ -160,8 +160,8 @@ def test_strata_keep_the_zeros_together():
 
 
 def test_it_comes_back_from_json():
-    problem = fitted(loss="zero_inflated", target_transform="log1p")
-    assert Regression(**problem.to_json()) == problem
+    task = fitted(loss="zero_inflated", target_transform="log1p")
+    assert Regression(**task.to_json()) == task
 
 
 def test_names_and_sampling_are_checked():

@@ -35,8 +35,8 @@ def sure(labels: list[int], classes: int = 3) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[labels]
 
 
-def loss(problem: Segmentation, logits: torch.Tensor, targets: np.ndarray) -> torch.Tensor:
-    return problem.loss(logits, torch.from_numpy(targets))
+def loss(task: Segmentation, logits: torch.Tensor, targets: np.ndarray) -> torch.Tensor:
+    return task.loss(logits, torch.from_numpy(targets))
 
 
 def test_a_segment_without_a_label_costs_nothing_and_moves_nothing():
@@ -64,17 +64,17 @@ def test_smoothing_is_ms_tcns():
 
 
 def test_songs_are_not_smoothed_into_each_other():
-    problem = dataclasses.replace(PLAIN, smoothing=0.5, boundary=0.5)
+    task = dataclasses.replace(PLAIN, smoothing=0.5, boundary=0.5)
     logits, both = torch.randn(5, 3), timeline([0, 1, 1], [2, 2])
-    together = loss(problem, logits, both)
-    apart = torch.cat([loss(problem, logits[:3], both[:3]), loss(problem, logits[3:], both[3:])])
+    together = loss(task, logits, both)
+    apart = torch.cat([loss(task, logits[:3], both[:3]), loss(task, logits[3:], both[3:])])
     assert torch.allclose(together, apart)
 
 
 def test_boundaries_cost_where_neighbours_differ_in_truth():
-    problem = dataclasses.replace(PLAIN, boundary=1.0)
+    task = dataclasses.replace(PLAIN, boundary=1.0)
     said = torch.tensor([[4.0, 0, 0], [4.0, 0, 0]])
-    goes_on, breaks = (loss(problem, said, timeline(labels)) - loss(PLAIN, said, timeline(labels)) for labels in
+    goes_on, breaks = (loss(task, said, timeline(labels)) - loss(PLAIN, said, timeline(labels)) for labels in
                        ([0, 0], [0, 1]))  # fmt: skip
     p = said.softmax(1)
     same = float((p[0] * p[1]).sum())
@@ -85,9 +85,9 @@ def test_boundaries_cost_where_neighbours_differ_in_truth():
 @pytest.mark.parametrize("name", ["binary", "regression"])
 def test_other_inner_problems_have_losses_of_their_own(name):
     inner = make_task(name)
-    problem = Segmentation(inner, smoothing=0.1, boundary=0.1)
+    task = Segmentation(inner, smoothing=0.1, boundary=0.1)
     targets, logits = timeline([0, 1, 1], [NAN, 0]), torch.randn(5, inner.outputs, requires_grad=True)
-    cost = loss(problem, logits, targets)
+    cost = loss(task, logits, targets)
     assert cost.shape == (5,)
     assert cost[3] == 0
     cost.sum().backward()
@@ -121,10 +121,10 @@ def test_a_song_that_is_drawn_twice_is_two_songs():
 
 
 def test_numbers_are_weighed_by_time():
-    problem = Segmentation(make_task("regression"))
+    task = Segmentation(make_task("regression"))
     targets = np.array([[1.0, 0, 9, 0, 0], [3.0, 9, 10, 1, 0]], dtype=np.float32)
-    assert problem.metric("time_mae", targets, np.array([1.0, 1.0], dtype=np.float32)) == pytest.approx(0.2)
-    assert not problem.larger_is_better("time_mae")
+    assert task.metric("time_mae", targets, np.array([1.0, 1.0], dtype=np.float32)) == pytest.approx(0.2)
+    assert not task.larger_is_better("time_mae")
 
 
 def test_a_median_takes_out_what_stands_alone():
@@ -144,22 +144,22 @@ def test_viterbi_is_the_likeliest_of_all_ways():
 
 
 def test_transitions_are_those_of_the_training_side():
-    problem = dataclasses.replace(PLAIN, decoding="viterbi").fit(timeline([0, 0, 0, 1], [1, NAN, 2]), TrainingConfig())
-    assert isinstance(problem, Segmentation)
-    moves = np.exp(problem.transitions)  # 0→0 twice, 0→1 once, and one more of each
+    task = dataclasses.replace(PLAIN, decoding="viterbi").fit(timeline([0, 0, 0, 1], [1, NAN, 2]), TrainingConfig())
+    assert isinstance(task, Segmentation)
+    moves = np.exp(task.transitions)  # 0→0 twice, 0→1 once, and one more of each
     assert moves[0] == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
     assert moves[1] == pytest.approx([1 / 3] * 3), "what is masked is no neighbour"
     said = np.array([[0.9, 0.05, 0.05], [0.4, 0.5, 0.1], [0.9, 0.05, 0.05]], dtype=np.float32)
     targets = timeline([NAN] * 3)
-    assert problem.decode(targets, said).argmax(1).tolist() == [0, 0, 0]
-    assert dataclasses.replace(problem, decoding="argmax").decode(targets, said) is said
+    assert task.decode(targets, said).argmax(1).tolist() == [0, 0, 0]
+    assert dataclasses.replace(task, decoding="argmax").decode(targets, said) is said
 
 
 def test_decoding_does_not_look_across_songs():
-    problem = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
+    task = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
     targets, said = timeline([0, 0], [1, 1]), sure([0, 0, 1, 1])
-    assert problem.decode(targets, said).argmax(1).tolist() == [0, 0, 1, 1]
+    assert task.decode(targets, said).argmax(1).tolist() == [0, 0, 1, 1]
 
 
 def test_rare_classes_are_counted_by_songs():
@@ -174,16 +174,16 @@ def test_rare_classes_are_counted_by_songs():
 @pytest.mark.parametrize("inner", ["multiclass", "binary"])
 def test_weak_segments_share_in_their_songs_score(bag, inner):
     plain = PLAIN.inner if inner == "multiclass" else make_task("binary")
-    problem = Segmentation(plain, weak=bag)
+    task = Segmentation(plain, weak=bag)
     targets = timeline([1, 1, 1], [0, 0])
-    logits = torch.randn(5, problem.outputs, requires_grad=True)
-    said = instance_log_probs(problem.inner, problem.weak, logits, torch.tensor([0, 0, 0, 1, 1]))
-    scores = problem.scores(said)
+    logits = torch.randn(5, task.outputs, requires_grad=True)
+    said = instance_log_probs(task.inner, task.weak, logits, torch.tensor([0, 0, 0, 1, 1]))
+    scores = task.scores(said)
     sums = torch.stack([scores[:3].sum(0), scores[3:].sum(0)])
     assert ((sums > 0) & (sums <= 1 + 1e-5)).all()
     if inner == "multiclass":
         assert torch.allclose(sums.sum(1), torch.ones(2), atol=1e-4)
-    cost = multiple_instance_loss(problem.inner, said, torch.from_numpy(targets))
+    cost = multiple_instance_loss(task.inner, said, torch.from_numpy(targets))
     assert (cost != 0).tolist() == [True, False, False, True, False]
     label = torch.tensor([1, 0])
     right = sums[torch.arange(2), label] if inner == "multiclass" else torch.where(label == 1, sums, 1 - sums)
@@ -191,7 +191,7 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
     cost.sum().backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
-    label_of_songs, of_songs = problem.by_song(targets, scores.detach().numpy())
+    label_of_songs, of_songs = task.by_song(targets, scores.detach().numpy())
     assert label_of_songs.tolist() == [1, 0]
     assert of_songs == pytest.approx(sums.detach().numpy())
 
@@ -199,28 +199,26 @@ def test_weak_segments_share_in_their_songs_score(bag, inner):
 @pytest.mark.parametrize("bag", ["attention", "noisy_or"])
 def test_segments_of_a_song_that_is_yes_can_be_yes(bag):
     """Shares of many are all below a half: they are held against each other."""
-    problem = Segmentation(make_task("binary"), weak=bag)
+    task = Segmentation(make_task("binary"), weak=bag)
     targets = timeline([1] * 8, [0] * 4, [1])
-    logits = torch.full((13, problem.outputs), 4.0)
+    logits = torch.full((13, task.outputs), 4.0)
     logits[6:8], logits[8:12] = -4.0, -4.0
-    scores = problem.scores(
-        instance_log_probs(problem.inner, problem.weak, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))
+    scores = task.scores(
+        instance_log_probs(task.inner, task.weak, logits, torch.tensor([0] * 8 + [1] * 4 + [2]))
     ).numpy()
-    said = problem.decode(targets, scores)
-    assert problem.decode_predictions(said)[8:] == [False] * 4 + [True]
-    assert problem.decode_predictions(said)[:8] == ([True] * 6 + [False] * 2)
-    of_songs = (problem.by_song(targets, values)[1] > 0.5 for values in (scores, said))
+    said = task.decode(targets, scores)
+    assert task.decode_predictions(said)[8:] == [False] * 4 + [True]
+    assert task.decode_predictions(said)[:8] == ([True] * 6 + [False] * 2)
+    of_songs = (task.by_song(targets, values)[1] > 0.5 for values in (scores, said))
     assert [one.tolist() for one in of_songs] == [[True, False, True]] * 2, "what is said of songs stays"
-    assert problem.metric("accuracy", targets, said) == 1.0
+    assert task.metric("accuracy", targets, said) == 1.0
 
 
 def test_noisy_or_worked_by_hand():
     """P(song) = 1 - ∏ (1 - p) of its segments."""
-    problem = Segmentation(make_task("binary"), weak="noisy_or")
+    task = Segmentation(make_task("binary"), weak="noisy_or")
     p = torch.tensor([0.2, 0.5])
-    said = problem.scores(
-        instance_log_probs(problem.inner, problem.weak, torch.logit(p)[:, None], torch.tensor([0, 0]))
-    )
+    said = task.scores(instance_log_probs(task.inner, task.weak, torch.logit(p)[:, None], torch.tensor([0, 0])))
     assert float(said.sum()) == pytest.approx(1 - 0.8 * 0.5, rel=1e-5)
     assert float(said[1] / said[0]) == pytest.approx(np.log(0.5) / np.log(0.8), rel=1e-4)
 
@@ -228,8 +226,8 @@ def test_noisy_or_worked_by_hand():
 def test_labels_that_are_the_songs_own_are_weak():
     targets = timeline([0, 0, NAN], [1, 1], [0, 0], [1, 1], [0, 0], [1, 1])
     settled = PLAIN.finalize_labels(targets, "rebracketing_type", Config())
-    assert isinstance(settled.problem, Segmentation)
-    assert settled.problem.weak == "attention"
+    assert isinstance(settled.task, Segmentation)
+    assert settled.task.weak == "attention"
     assert "WEAK" in " ".join(settled.notes)
     assert settled.targets[2, LABEL] == 0, "a song's label holds for what is masked in it"
     config = Config()
@@ -244,38 +242,38 @@ def test_labels_that_are_the_songs_own_are_weak():
 def test_few_songs_of_several_segments_do_not_make_labels_weak():
     targets = timeline([0, 0], *([label] for label in (1, 0, 1, 0, 1)))
     settled = PLAIN.finalize_labels(targets, "kind", Config())
-    assert isinstance(settled.problem, Segmentation)
-    assert settled.problem.weak is None
+    assert isinstance(settled.task, Segmentation)
+    assert settled.task.weak is None
 
 
 def test_each_side_is_decoded_by_what_its_own_training_side_teaches():
-    problem = dataclasses.replace(PLAIN, decoding="viterbi")
+    task = dataclasses.replace(PLAIN, decoding="viterbi")
     targets = timeline([0, 0, 0, 0], [1, 0, 1, 0])
     said = np.tile(np.array([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]], dtype=np.float32), (4, 1))
     first, second = np.arange(4), np.arange(4, 8)
     sides = [(first, second), (second, first)]
-    decoded = decode_sides(problem, targets, sides, said)
+    decoded = decode_sides(task, targets, sides, said)
     for train, val in sides:
-        fitted = problem.with_transitions(targets[train])
+        fitted = task.with_transitions(targets[train])
         assert np.array_equal(decoded[val], fitted.decode(targets[val], said[val]))
     waiting = said.copy()
     waiting[first] = NAN
-    half = decode_sides(problem, targets, sides, waiting)
+    half = decode_sides(task, targets, sides, waiting)
     assert np.isnan(half[first]).all()
     assert np.array_equal(half[second], decoded[second])
     assert decode_sides(make_task("binary"), targets, sides, said) is said
 
 
 def test_metrics_of_an_epoch_look_at_what_is_decoded():
-    problem = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
+    task = dataclasses.replace(PLAIN, decoding="median", filter_width=3)
     targets = timeline([0, 0, 0, 0, 0])
     said = np.array([[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.9, 0.0]] + [[0.9, 0.1, 0.0]] * 2, dtype=np.float32)
-    decoded, _ = measure_decoded(problem, targets, said)
+    decoded, _ = measure_decoded(task, targets, said)
     assert decoded["accuracy"] == decoded["edit"] == 1.0
-    assert problem.metrics(targets, said)[0]["accuracy"] == 0.8
+    assert task.metrics(targets, said)[0]["accuracy"] == 0.8
     assert measure_decoded(PLAIN, targets, said)[0]["accuracy"] == 0.8
 
 
 def test_it_comes_back_from_a_file():
-    problem = dataclasses.replace(PLAIN, decoding="viterbi").fit(timeline([0, 1, 2]), TrainingConfig())
-    assert make_task("segmentation", **problem.to_json()) == problem
+    task = dataclasses.replace(PLAIN, decoding="viterbi").fit(timeline([0, 1, 2]), TrainingConfig())
+    assert make_task("segmentation", **task.to_json()) == task

@@ -30,8 +30,8 @@ def made(stems_file, tiny_encoder, tmp_path):
 def learner_of(plan, data) -> Learner:
     train, _ = data.split.train_val_indices(0)
     device = pick_device("cpu")[0]
-    problem = data.problem.fit(data.source.targets[train], plan.config.training)
-    return Learner(plan.config, data.source, plan.reading, problem, train, device=device,
+    task = data.task.fit(data.source.targets[train], plan.config.training)
+    return Learner(plan.config, data.source, plan.reading, task, train, device=device,
                    precision=pick_precision("off", device)[0], team=ProcessGroup())  # fmt: skip
 
 

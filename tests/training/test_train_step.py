@@ -42,7 +42,7 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     """Of the first step, before the optimiser makes use of them."""
     train, val = data.split.train_val_indices(0)
-    fit_data = FitData(data.source, train, val, plan.problem, plan.reading, 0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.reading, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
     monkeypatch.setattr(run.stepper, "_update", lambda: None)
     run.stepper.take(run.source.in_memory_subset(train[:16]), 16.0, number=1)

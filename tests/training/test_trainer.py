@@ -37,7 +37,7 @@ def encoder(tiny_encoder):
 def run_of(plan, data, folder: Path, fold: int = 0):
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = trainer.FitData(source_of(data.examples), train, val, plan.problem, plan.reading, fold)
+    fit_data = trainer.FitData(source_of(data.examples), train, val, plan.task, plan.reading, fold)
     return trainer.Trainer(plan.config, fit_data, JsonLinesLogger(state.metrics), state, ProcessGroup())
 
 
@@ -45,7 +45,7 @@ def run_of(plan, data, folder: Path, fold: int = 0):
 def test_it_learns_a_word(songs_file, encoder, tmp_path, keys):
     plan = plan_of(songs_file, encoder, training__min_steps=100, training__head_learning_rate=3e-3, **keys)
     val, fitted = fit_fold(plan, data := data_of(plan), tmp_path)
-    assert plan.problem.metric("accuracy", data.examples.targets[val], fitted.val_scores) >= 0.8
+    assert plan.task.metric("accuracy", data.examples.targets[val], fitted.val_scores) >= 0.8
     losses = fitted.facts["losses"]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -147,8 +147,8 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_p
 def test_a_loss_that_is_not_finite_stops_with_the_songs(songs_file, encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
-    loss = type(plan.problem).loss
-    monkeypatch.setattr(type(plan.problem), "loss", lambda self, x, y: loss(self, x, y) * math.nan)
+    loss = type(plan.task).loss
+    monkeypatch.setattr(type(plan.task), "loss", lambda self, x, y: loss(self, x, y) * math.nan)
     with pytest.raises(TrainingError) as caught:
         fit_fold(plan, data, tmp_path)
     named = str(caught.value).partition("songs ")[2].partition(":")[0].split(", ")
@@ -185,7 +185,7 @@ def test_records_are_unique_and_complete(songs_file, encoder, tmp_path):
     assert len(places) == len(set(places))
     val = [r for r in records if r["split"] == "val"]
     assert [r["epoch"] for r in val] == [1, 2, 3]
-    assert {"loss", "seconds", *plan.problem.metric_names} <= set(val[0])
+    assert {"loss", "seconds", *plan.task.metric_names} <= set(val[0])
     assert json.dumps(val)
 
 
@@ -250,12 +250,12 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
-    model, problem = learner.load_fitted(plan.config, plan.reading, plan.problem, tmp_path)
+    model, task = learner.load_fitted(plan.config, plan.reading, plan.task, tmp_path)
     run = run_of(plan, data, tmp_path / "other")
     run.learner.model = copy.deepcopy(model)
     scores, _ = run.learner.score(val)
     np.testing.assert_allclose(scores, fitted.val_scores, atol=1e-6)
-    assert vars(problem)["pos_weight"] > 0
+    assert vars(task)["pos_weight"] > 0
 
 
 def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):
@@ -267,7 +267,7 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     train, val = data.split.train_val_indices(0)
     back = np.argsort(order)
     state = CheckpointManager(tmp_path / "b")
-    parts = trainer.FitData(source_of(turned), back[train], back[val], plan.problem, plan.reading, 0)
+    parts = trainer.FitData(source_of(turned), back[train], back[val], plan.task, plan.reading, 0)
     second = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 
@@ -279,7 +279,7 @@ def test_sampling_and_pos_weight_do_not_add_up(songs_file, encoder, tmp_path):
         data.examples.targets[:] = 0
         data.examples.targets[::6] = 1
         run = run_of(plan, data, tmp_path / how)
-        assert (run.problem.pos_weight == 1.0) == balanced
+        assert (run.task.pos_weight == 1.0) == balanced
 
 
 def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, tmp_path):

@@ -27,7 +27,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def sweep():
-    shared = SimpleNamespace(problem=make_task("binary"))
+    shared = SimpleNamespace(task=make_task("binary"))
     config = Config()
     config.training.metric = "accuracy"
     return SimpleNamespace(context=SimpleNamespace(shared=shared), config=config)

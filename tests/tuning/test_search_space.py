@@ -29,7 +29,7 @@ def config(tiny_encoder) -> Config:
 
 @pytest.fixture
 def check():
-    return functools.partial(check_values, problem=make_task("binary"))
+    return functools.partial(check_values, task=make_task("binary"))
 
 
 def of(suggest) -> Space:
@@ -221,8 +221,8 @@ def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path):
 
 def test_a_rare_draw_is_objected_to_when_it_comes(config):
     values = {"training.metric": "accuracy"}
-    (problem,) = of(lambda trial: values).objections(values)
-    assert "changes what a score means" in problem
+    (task,) = of(lambda trial: values).objections(values)
+    assert "changes what a score means" in task
 
 
 def test_each_phase_that_trains_has_a_space():
@@ -264,12 +264,12 @@ DECAY = "trial.suggest_float('training.weight_decay', {})"
 def test_a_key_that_is_asked_for_twice_in_different_ways_is_refused_with_both_lines(
     config, check, tmp_path, first, second, ranges
 ):
-    (problem,) = problems_of(tmp_path, config, check, first, "pass", second)
-    assert "is asked for twice" in problem
-    assert "mine.py:2" in problem
-    assert "mine.py:4" in problem
+    (task,) = problems_of(tmp_path, config, check, first, "pass", second)
+    assert "is asked for twice" in task
+    assert "mine.py:2" in task
+    assert "mine.py:4" in task
     for words in ranges:
-        assert words in problem
+        assert words in task
 
 
 def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
@@ -301,10 +301,10 @@ def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, che
     for other in ("trial.suggest_int('training.weight_decay', 0, 1)",
                   "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
         lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {other}")
-        (problem,) = problems_of(tmp_path, config, check, *lines)
-        assert "in two ways that one search cannot hold" in problem
-        assert "mine.py:3" in problem
-        assert "mine.py:5" in problem
+        (task,) = problems_of(tmp_path, config, check, *lines)
+        assert "in two ways that one search cannot hold" in task
+        assert "mine.py:3" in task
+        assert "mine.py:5" in task
 
 
 @pytest.mark.parametrize(
@@ -331,9 +331,9 @@ def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, che
     ],
 )
 def test_a_range_that_holds_nothing_is_refused_with_its_line(config, check, tmp_path, call, reason):
-    (problem,) = problems_of(tmp_path, config, check, call)
-    assert reason in problem
-    assert "mine.py, line 2: `trial.suggest_" in problem
+    (task,) = problems_of(tmp_path, config, check, call)
+    assert reason in task
+    assert "mine.py, line 2: `trial.suggest_" in task
 
 
 def test_all_impossible_ranges_are_listed_at_once(config, check, tmp_path):

@@ -25,15 +25,15 @@ QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 def context(songs_file, tiny_encoder, tmp_path) -> TrialContext:
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.problem, plan.reading, "id", tmp_path / "prefix")
+    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id", tmp_path / "prefix")
     return TrialContext(
         shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
 
 
-def run(task: TrialContext, number: int, values: dict) -> list[tuple[float, float]]:
+def run(context: TrialContext, number: int, values: dict) -> list[tuple[float, float]]:
     reports: list[tuple[float, float]] = []
-    run_trial(task, task.shared, number, values, lambda done, score: reports.append((done, score)))
+    run_trial(context, context.shared, number, values, lambda done, score: reports.append((done, score)))
     return reports
 
 
@@ -44,53 +44,53 @@ def test_the_first_rung_is_a_fold_or_a_part_of_one():
     assert make_rungs(10, 2.0) == pytest.approx((10.0, 20.0, 40.0, 80.0))
 
 
-def test_scores_are_pooled_and_told_at_rungs(task):
-    reports = run(task, 0, {})
+def test_scores_are_pooled_and_told_at_rungs(context):
+    reports = run(context, 0, {})
     assert [done for done, _ in reports] == pytest.approx([100 / 3, FULL_BUDGET])
-    scores = out_of_fold(task, 0)
-    problem, targets = task.shared.problem, task.shared.source.targets
+    scores = out_of_fold(context, 0)
+    task, targets = context.shared.task, context.shared.source.targets
     assert not np.isnan(scores).any()
-    assert reports[-1][1] == problem.metric("macro_f1", targets, scores)
-    first = task.train_val_indices[0][1]
-    assert reports[0][1] == problem.metric("macro_f1", targets[first], scores[first])
+    assert reports[-1][1] == task.metric("macro_f1", targets, scores)
+    first = context.train_val_indices[0][1]
+    assert reports[0][1] == task.metric("macro_f1", targets[first], scores[first])
 
 
-def test_one_split_is_told_in_parts(task):
-    one = TrialContext(task.shared, task.train_val_indices[:1], make_rungs(1, 3.0), task.folder)
+def test_one_split_is_told_in_parts(context):
+    one = TrialContext(context.shared, context.train_val_indices[:1], make_rungs(1, 3.0), context.folder)
     assert [done for done, _ in run(one, 0, {})] == pytest.approx([100 / 3, FULL_BUDGET])
 
 
-def test_the_same_config_first_and_fifth_gives_the_same_numbers(task):
+def test_the_same_config_first_and_fifth_gives_the_same_numbers(context):
     values = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 1, "model.text_encoder.layer": "last"}
     others = [
         {"model.text_encoder.pooling": "attention"},
         {"training.loss": "focal", "model.classifier.hidden_dims": "16"},
         {"model.text_encoder.freeze_layers": 0, "training.learning_rate": 1e-2},
     ]
-    first = run(task, 0, values)
+    first = run(context, 0, values)
     for number, other in enumerate(others, start=1):
-        run(task, number, other)
-    assert run(task, 4, values) == first
-    np.testing.assert_array_equal(out_of_fold(task, 0), out_of_fold(task, 4))
-    assert not np.array_equal(out_of_fold(task, 0), out_of_fold(task, 1))
+        run(context, number, other)
+    assert run(context, 4, values) == first
+    np.testing.assert_array_equal(out_of_fold(context, 0), out_of_fold(context, 4))
+    assert not np.array_equal(out_of_fold(context, 0), out_of_fold(context, 1))
 
 
-def test_what_the_store_of_frozen_layers_saved_is_counted(task):
+def test_what_the_store_of_frozen_layers_saved_is_counted(context):
     half = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 2, "model.text_encoder.layer": "last"}
-    run(task, 0, half)
-    run(task, 1, {**half, "training.weight_decay": 0.1})
-    facts = [CheckpointManager(task.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
+    run(context, 0, half)
+    run(context, 1, {**half, "training.weight_decay": 0.1})
+    facts = [CheckpointManager(context.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
     assert len({fact["stored"]["key"] for fact in facts}) == 1
     assert [fact["stored"]["seconds"] > 0 for fact in facts] == [True, *[False] * 5]
     assert [fact["passes"] for fact in facts] == [3 + 1] * 6
-    saved = prefix_savings(task, [0, 1, 7])
+    saved = prefix_savings(context, [0, 1, 7])
     assert saved["spent"] == pytest.approx(facts[0]["stored"]["seconds"], abs=0.01)
     assert saved["without"] == pytest.approx(24 * facts[0]["stored"]["seconds"], abs=0.01)
 
 
-def test_what_is_finished_is_not_run_again(task, monkeypatch):
-    expected = run(task, 0, {})
-    shutil.rmtree(task.folder_of(0) / "fold-2")
+def test_what_is_finished_is_not_run_again(context, monkeypatch):
+    expected = run(context, 0, {})
+    shutil.rmtree(context.folder_of(0) / "fold-2")
     ran = []
 
     def counted(shared, job, *more):
@@ -98,26 +98,26 @@ def test_what_is_finished_is_not_run_again(task, monkeypatch):
         run_job(shared, job, *more)
 
     monkeypatch.setattr(trials, "run_job", counted)
-    assert run(task, 0, {}) == expected
+    assert run(context, 0, {}) == expected
     assert ran == [2]
 
 
-def test_models_are_forgotten_and_scores_stay(task):
-    run(task, 0, {})
-    assert list(task.folder_of(0).glob("fold-*/model.pt"))
-    forget_models(task, 0)
-    assert not list(task.folder_of(0).glob("**/*.pt"))
-    assert out_of_fold(task, 0) is not None
-    assert out_of_fold(task, 1) is None
+def test_models_are_forgotten_and_scores_stay(context):
+    run(context, 0, {})
+    assert list(context.folder_of(0).glob("fold-*/model.pt"))
+    forget_models(context, 0)
+    assert not list(context.folder_of(0).glob("**/*.pt"))
+    assert out_of_fold(context, 0) is not None
+    assert out_of_fold(context, 1) is None
 
 
-def test_what_fails_a_trial(task):
+def test_what_fails_a_trial(context):
     with pytest.raises(InputError, match=r"trial 1: training\.epochs"):
-        run(task, 1, {"training.epochs": 0})
+        run(context, 1, {"training.epochs": 0})
     with pytest.raises(InputError, match="beyond the encoder"):
-        run(task, 2, {"model.text_encoder.layer": 9})
+        run(context, 2, {"model.text_encoder.layer": 9})
     with pytest.raises(TrainingError, match="not finite"):
-        run(task, 3, {"training.head_learning_rate": 1e30, "training.max_grad_norm": 0.0})
+        run(context, 3, {"training.head_learning_rate": 1e30, "training.max_grad_norm": 0.0})
 
 
 def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tmp_path):
@@ -125,16 +125,16 @@ def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tm
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    training__device="cpu", **QUICK)  # fmt: skip
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.problem, plan.reading, "id", tmp_path / "prefix")
-    task = TrialContext(
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
+    context = TrialContext(
         shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
-    reports = run(task, 0, {})
-    scores, targets = out_of_fold(task, 0), data.source.targets
-    decoded = decode_sides(data.problem, targets, task.train_val_indices, scores)
+    reports = run(context, 0, {})
+    scores, targets = out_of_fold(context, 0), data.source.targets
+    decoded = decode_sides(data.task, targets, context.train_val_indices, scores)
     assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "else this tells nothing"
-    assert reports[-1][1] == data.problem.metric("macro_f1", targets, decoded)
-    logged = [json.loads(line) for line in (task.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
+    assert reports[-1][1] == data.task.metric("macro_f1", targets, decoded)
+    logged = [json.loads(line) for line in (context.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in logged if record["split"] == "val"][-1]
-    val = task.train_val_indices[2][1]
-    assert last["macro_f1"] == pytest.approx(data.problem.metric("macro_f1", targets[val], decoded[val]))
+    val = context.train_val_indices[2][1]
+    assert last["macro_f1"] == pytest.approx(data.task.metric("macro_f1", targets[val], decoded[val]))

@@ -24,12 +24,12 @@ def sweep(tmp_path):
         trial.suggest_float("training.head_learning_rate", 1e-4, 1e-2, log=True)
 
     rungs = make_rungs(5, 3.0)
-    task = SimpleNamespace(
+    context = SimpleNamespace(
         rungs=rungs, folder=tmp_path / "trials", folder_of=lambda number: tmp_path / "trials" / f"{number:04d}"
     )
-    task.folder.mkdir()
+    context.folder.mkdir()
     return SimpleNamespace(
-        config=Config(), space=Space(suggest, "test:space", __file__), context=task, larger_is_better=True,
+        config=Config(), space=Space(suggest, "test:space", __file__), context=context, larger_is_better=True,
         trial_log=TrialLog(tmp_path / "trials.jsonl"),
     )  # fmt: skip
 
@@ -92,12 +92,10 @@ class Songs:
 @pytest.mark.parametrize("folds", range(3, 31))
 def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
     sweep.context.rungs = make_rungs(folds, 3.0)
-    problem = SimpleNamespace(
-        metric=lambda *_: 0.5, score_names=("score",), threshold_metrics=frozenset(), name="binary"
-    )
-    shared: Any = FitContext(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), problem, "", "id")
+    task = SimpleNamespace(metric=lambda *_: 0.5, score_names=("score",), threshold_metrics=frozenset(), name="binary")
+    shared: Any = FitContext(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), task, "", "id")
     sides = [(np.array([], int), np.array([k])) for k in range(folds)]
-    task = trials.TrialContext(shared, sides, sweep.context.rungs, sweep.context.folder)
+    context = trials.TrialContext(shared, sides, sweep.context.rungs, sweep.context.folder)
     monkeypatch.setattr(trials, "_fit", lambda *_: np.zeros(1, np.float32))
     scheduler, one = AshaScheduler(sweep, "max"), SimpleNamespace(trial_id="one")
     scheduler.on_trial_add(None, one)
@@ -105,7 +103,7 @@ def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
     def report(done: float, score: float) -> None:
         scheduler.on_trial_result(None, one, {DONE: done, SCORE: score})
 
-    trials.run_trial(task, shared, 0, {}, report)
+    trials.run_trial(context, shared, 0, {}, report)
     (bracket,) = scheduler._brackets
     assert len(bracket._rungs) >= len(sweep.context.rungs)
     assert all("one" in recorded for milestone, recorded in bracket._rungs if milestone < FULL_BUDGET - 1e-6)
