@@ -47,7 +47,7 @@ def copy(finished, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("task", PROBLEMS)
 def test_a_run_has_written_its_page(finished, task):
     folder = finished(task)
     page = (folder / "report.html").read_text()
@@ -67,7 +67,7 @@ def test_a_run_has_written_its_page(finished, task):
     assert ("confusion" in charts) == (task in ("binary", "multiclass"))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("task", PROBLEMS)
 def test_a_page_needs_nothing_else_and_runs_nothing(finished, task):
     page = (finished(task) / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!#)", page), "only references inside the page"
@@ -122,7 +122,7 @@ def held_out(task: str, classes: tuple[str, ...], rows: list[tuple]) -> RunArtif
     table.insert(0, "target", [row[0] for row in rows])
     table.insert(1, "prediction", [row[1] for row in rows])
     table.insert(0, "example_id", [str(i) for i in range(len(rows))])
-    return RunArtifacts(None, {"problem": task}, {}, pd.DataFrame(), table, "")
+    return RunArtifacts(None, {"task": task}, {}, pd.DataFrame(), table, "")
 
 
 def test_contradictions_of_yes_and_no_are_sorted_by_how_sure_they_are():
@@ -173,7 +173,7 @@ def test_importance_finds_the_axis_that_decides(swept):
 
 def test_a_sweep_of_errors_is_better_when_it_is_smaller(swept):
     summary = json.loads((swept / "summary.json").read_text())
-    (swept / "summary.json").write_text(json.dumps({**summary, "problem": "regression", "metric": "mae"}))
+    (swept / "summary.json").write_text(json.dumps({**summary, "task": "regression", "metric": "mae"}))
     search = read_sweep(swept).search
     scores = [trial.score for trial in search.complete]
     assert search.goodness[int(np.argmin(scores))] == 1
@@ -238,7 +238,7 @@ def test_damaged_files_are_named(copy, door):
     assert (code, "summary.json" in said) == (2, True)
 
 
-@pytest.mark.parametrize("key", ["best", "counts", "verdict", "seconds", "problem"])
+@pytest.mark.parametrize("key", ["best", "counts", "verdict", "seconds", "task"])
 def test_a_summary_that_lacks_a_key_is_named(copy, swept, door, key):
     for folder in (copy(), swept):
         summary = json.loads((folder / "summary.json").read_text())
