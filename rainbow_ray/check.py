@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.checks.result import CheckResult
-    from rainbow_ray.config.schema import Resolved
+    from rainbow_ray.config.load import Resolved
 
 SIGNS = {"good": ("✓", "green"), "word": ("!", "yellow"), "input": ("✗", "red"), "environment": ("✗", "red")}
 

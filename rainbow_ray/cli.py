@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rainbow_ray.config.load import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
 from rainbow_ray.config.phases import get_phase
-from rainbow_ray.config.schema import ADDRESS_VARIABLE, Resolved, environment_variables, parse_value, resolve
 from rainbow_ray.utils.errors import EXIT_FAILURE, EXIT_INPUT_ERROR, InputError, TrainingError
 from rainbow_ray.utils.paths import path_option
 from rainbow_ray.utils.signals import describe, exit_code
@@ -48,7 +48,7 @@ TRAIN_FLAGS: dict[str, tuple[str, str, str]] = {
 TUNE_FLAGS: dict[str, tuple[str, str, str]] = {
     "--trials": ("tune.trials", "N", "of the whole sweep, failed and pruned ones included (default: 30)"),
     "--space": ("tune.space", "FILE:FUNCTION", "what is searched (default: tune_spaces/phaseN.py)"),
-    "--concurrent": ("tune.concurrent", "N", "trials side by side"),
+    "--concurrent": ("tune.max_concurrent_trials", "N", "trials side by side"),
     "--gpus-per-trial": ("tune.gpus_per_trial", "F", "0.25: four trials share a GPU"),
     "--workers-per-trial": ("tune.workers_per_trial", "N", "workers that share each fit of a trial"),
     "--budget-minutes": ("tune.budget_minutes", "X", "stop in time"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rainbow_ray.cli import run
-from rainbow_ray.config.schema import ADDRESS_VARIABLE
+from rainbow_ray.config.load import ADDRESS_VARIABLE
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.number_format import format_number
 from rainbow_ray.utils.paths import folder_of, is_url, location_option, path_option, resolve_path
@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--media-root", type=path_option, metavar="D", help="where paths of audio and MIDI start"
                         " (default: the manifest's folder)")  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true", help="score rows whose audio or MIDI cannot be"
-                        " read, however many they are (default: at most data.max_bad_media of the run)")  # fmt: skip
+                        " read, however many they are (default: at most"
+                        " data.max_unreadable_fraction of the run)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="an existing --out may be replaced")
     parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
     parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rainbow_ray.cli import make_parser, read_config, run
-from rainbow_ray.config.schema import dump
+from rainbow_ray.config.load import dump
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from rainbow_ray.baselines.compute import compute_baselines
-from rainbow_ray.config.schema import resolve
+from rainbow_ray.config.load import resolve
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.reader import read_here

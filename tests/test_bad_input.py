@@ -111,7 +111,8 @@ def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_f
 
 
 def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_path):
-    from rainbow_ray.config.schema import Config, dump
+    from rainbow_ray.config.load import dump
+    from rainbow_ray.config.schema import Config
 
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded", "--resume")
     assert "no unfinished run" in refused(command, *arguments)
@@ -197,7 +198,8 @@ def test_an_encoder_that_lacks_its_files_is_refused_before_ray_starts(command, s
 
 
 def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):
-    from rainbow_ray.config.schema import Config, dump, resolve
+    from rainbow_ray.config.load import dump, resolve
+    from rainbow_ray.config.schema import Config
     from rainbow_ray.setup.plan import make_plan
 
     (tmp_path / "printed.yml").write_text(dump(Config()))

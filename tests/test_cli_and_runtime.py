@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rainbow_ray.cli import run
-from rainbow_ray.config.schema import resolve
+from rainbow_ray.config.load import resolve
 from rainbow_ray.data.demo.songs import write_demo
 from rainbow_ray.distributed.ray_cluster import RayResources
 from rainbow_ray.runs.run_dir import RunFolder, closing

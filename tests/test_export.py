@@ -267,7 +267,7 @@ def test_what_a_plain_head_cannot_be_is_told_with_what_would_do(songs, tiny_enco
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
     code, said = door(run_folder, "--hub-folder", tmp_path / "hub")
     assert code == 2
-    for key in ("model.lexical.enabled=false", "pooling=cls", "hidden_dims=[32]", "activation=tanh"):
+    for key in ("model.bag_of_words.enabled=false", "pooling=cls", "hidden_dims=[32]", "activation=tanh"):
         assert key in said, key
     assert not (tmp_path / "hub").exists()
 

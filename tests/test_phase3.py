@@ -96,7 +96,14 @@ def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_
 
 @pytest.mark.long
 def test_whole_songs_and_other_problems(songs, tiny_encoder, tmp_path):
-    more = ["--audio-encoder", "embedded", "--modalities", "audio,midi", "data.unit=song", "data.target_type=binary"]
+    more = [
+        "--audio-encoder",
+        "embedded",
+        "--modalities",
+        "audio,midi",
+        "data.example_level=song",
+        "data.target_type=binary",
+    ]
     call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", "training.epochs=4", *more))
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["problem"], summary["target"], summary["unit"]) == ("binary", "has_rebracketing_markers", "song")
@@ -113,7 +120,9 @@ def test_a_sweep_and_a_cache_that_travels(songs, tiny_encoder, waveforms, tmp_pa
     moved.mkdir()
     (moved / "songs.parquet").write_bytes(songs.read_bytes())
     where[where.index(songs)] = moved / "songs.parquet"
-    said = call("tune", *where, "--name", "s", "--trials", "2", "tune.confirm_seeds=1", "data.max_bad_media=0.3")
+    said = call(
+        "tune", *where, "--name", "s", "--trials", "2", "tune.revalidation_seeds=1", "data.max_unreadable_fraction=0.3"
+    )
     assert "trials" in said
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["winner"]["score"] is not None

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SONGS, SEGMENTS = 16, 8
 QUICK = ["training.epochs=4", "training.min_steps=0", "--folds", "2"]
-LEAN = "segments.compare_none=false"
+LEAN = "segments.no_context_baseline=false"
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path)
 @pytest.mark.long
 def test_timelines_are_swept_and_checked(tables, tiny_encoder, tmp_path):
     where = arguments(tables, tiny_encoder("bert"), tmp_path)
-    said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.confirm_seeds=1", LEAN)
+    said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.revalidation_seeds=1", LEAN)
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["verdict"] in said
     trials = pd.read_csv(tmp_path / "s" / "trials.csv")
@@ -125,7 +125,7 @@ def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder,
     songs["rebracketing_type"] = np.where(songs["has_rebracketing_markers"], "spatial", "temporal")
     songs.to_parquet(tmp_path / "songs.parquet")
     where = ["--phase", "5", "--manifest", tmp_path / "songs.parquet", "--encoder", tiny_encoder("bert")]
-    said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.bag={bag}", LEAN)
+    said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.mil_pooling={bag}", LEAN)
     assert "timelines are made of the manifest, 16 songs of song_structure" in " ".join(said.split())
     assert "WEAK" in said
     assert json.loads((tmp_path / "w" / "summary.json").read_text())["weak"] == bag

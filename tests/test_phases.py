@@ -60,7 +60,7 @@ def test_classes_are_trained_by_two_workers_and_used(songs, tiny_encoder, tmp_pa
 @pytest.mark.long
 def test_numbers_are_swept(songs, tiny_encoder, tmp_path):
     where = ["--manifest", songs, "--encoder", tiny_encoder("bert"), "--output-dir", tmp_path, "--name", "s"]
-    said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "2", "tune.confirm_seeds=1")
+    said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "2", "tune.revalidation_seeds=1")
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert (summary["metric"], summary["problem"]) == ("mae", "regression")
     assert summary["verdict"] in said

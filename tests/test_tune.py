@@ -31,9 +31,9 @@ def space(trial):
     if trial.number == 1:
         return {"training.head_weight_decay": 1e30, "training.max_grad_norm": 0.0}
     if trial.number == 4:
-        return {"model.lexical.enabled": False, "model.text_encoder.pooling": "max", "training.epochs": 1}
+        return {"model.bag_of_words.enabled": False, "model.text_encoder.pooling": "max", "training.epochs": 1}
 """
-KEYS = ["--folds", "3", "training.min_steps=0", "training.epochs=4", "training.device=cpu", "tune.confirm_seeds=1",
+KEYS = ["--folds", "3", "training.min_steps=0", "training.epochs=4", "training.device=cpu", "tune.revalidation_seeds=1",
         "model.text_encoder.layer=1", "model.text_encoder.freeze_layers=all"]  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_bad_input_is_told_at_once(door, tmp_path):
     assert "nowhere.parquet" in said
     assert "no file none.py" in said
     assert "tune.trials" in door("--trials", "0")
-    assert "tune.concurrent" in door("--concurrent", "-1")
+    assert "tune.max_concurrent_trials" in door("--concurrent", "-1")
     assert "unknown" in door("--metric", "f2")
 
 

@@ -23,7 +23,7 @@ def head(trial: Any) -> None:
     """The classifier on top."""
     trial.suggest_categorical("model.classifier.hidden_dims", ["", "64", "256", "256,128"])
     trial.suggest_float("model.classifier.dropout", 0.0, 0.5)
-    trial.suggest_categorical("model.lexical.weighting", ["ratio", "presence"])
+    trial.suggest_categorical("model.bag_of_words.weighting", ["ratio", "presence"])
 
 
 def optimiser(trial: Any) -> None:

@@ -10,8 +10,8 @@ from tune_spaces import common
 def space(trial: Any) -> None:
     """How segments see each other, the encoder, the head, the optimiser, the losses."""
     weak(trial)
-    trial.suggest_float("training.smoothing", 0.0, 0.5)
-    trial.suggest_float("training.boundary", 0.0, 0.5)
+    trial.suggest_float("training.tmse_weight", 0.0, 0.5)
+    trial.suggest_float("training.boundary_loss_weight", 0.0, 0.5)
 
 
 def weak(trial: Any) -> None:
@@ -21,10 +21,10 @@ def weak(trial: Any) -> None:
     common.optimiser(trial)
     kind = trial.suggest_categorical("model.temporal.kind", ["transformer", "tcn", "none"])
     if kind != "none":
-        trial.suggest_categorical("model.temporal.width", [16, 32, 64])
-        trial.suggest_int("model.temporal.layers", 1, 3)
+        trial.suggest_categorical("model.temporal.hidden_size", [16, 32, 64])
+        trial.suggest_int("model.temporal.num_layers", 1, 3)
         trial.suggest_float("model.temporal.input_dropout", 0.2, 0.9)
-        trial.suggest_float("model.temporal.run_dropout", 0.0, 0.7)
+        trial.suggest_float("model.temporal.context_dropout", 0.0, 0.7)
         trial.suggest_float("model.temporal.learning_rate", 2e-4, 5e-3, log=True)
         trial.suggest_float("model.temporal.weight_decay", 1e-2, 5.0, log=True)
 

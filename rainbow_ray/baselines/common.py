@@ -47,7 +47,7 @@ def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndar
     device, _ = pick_device(shared.config.training.device)
     precision, _ = pick_precision(shared.config.training.mixed_precision, device)
     config = shared.config.model_copy(deep=True)
-    config.model.audio_encoder.freeze_front, config.model.audio_encoder.freeze_layers = True, "all"
+    config.model.audio_encoder.freeze_feature_extractor, config.model.audio_encoder.freeze_layers = True, "all"
     model = build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.task).eval().to(device)
     heard = AudioFeatureCache(model, reading, device, precision)
     heard.prepare(distinct_windows(known.examples.table, "audio"))

@@ -67,7 +67,10 @@ def _media_info(plan: RunPlan) -> dict[str, Any]:
     """What a bundle needs to know of audio and MIDI: which windows are read, and how many files may be unreadable."""
     if plan.reading.media_reader is None:
         return {}
-    return {"windows": vars(plan.reading.media_reader.windows), "max_bad_media": plan.config.data.max_bad_media}
+    return {
+        "windows": vars(plan.reading.media_reader.windows),
+        "max_bad_media": plan.config.data.max_unreadable_fraction,
+    }
 
 
 def _segment_info(plan: RunPlan) -> dict[str, Any]:
@@ -75,5 +78,5 @@ def _segment_info(plan: RunPlan) -> dict[str, Any]:
     times, segments = plan.columns.times, plan.config.segments
     if times is None:
         return {}
-    cut = {"together": segments.together, "overlap": segments.overlap, "seconds": segments.seconds}
+    cut = {"together": segments.max_sequence_length, "overlap": segments.overlap, "seconds": segments.seconds}
     return {"times": [times.start, times.end, times.index], "segments": cut}

@@ -47,9 +47,9 @@ def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     yield CheckResult("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on,"
                       f" {len(val)} to score,"
                 " at a time; songs with equal texts stay together")  # fmt: skip
-    size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.resident_limit
+    size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.in_memory_limit_mb
     if size > limit:
-        above = f"about {size:.0f} MB, above data.resident_limit ({limit} MB)"
+        above = f"about {size:.0f} MB, above data.in_memory_limit_mb ({limit} MB)"
         yield CheckResult("word", "memory", f"the songs take {above}: they are read anew each epoch")
     for warning in [*plan.warnings, *data.warnings]:
         yield CheckResult("word", "leaks" if warning.startswith("LEAK") else "settings", warning)

@@ -102,14 +102,14 @@ def estimate_trials(plan: RunPlan, data: PreparedData, concurrent: int) -> Sweep
                      length.steps * measured.step_seconds + length.epochs * val * measured.encode_seconds)  # fmt: skip
     dear = folds * length.epochs * (3 * train + val) * whole
     low, high = (seconds * tuning.trials / concurrent for seconds in (cheap, max(cheap, dear)))
-    closing = 2 * tuning.confirm_seeds * cheap / concurrent + 60
+    closing = 2 * tuning.revalidation_seeds * cheap / concurrent + 60
     price = plan.config.logging.usd_per_hour
     cost = f" (${low / 3600 * price:.3f} to ${high / 3600 * price:.3f})" if price is not None else ""
     text = (
         f"Expected: {_time(low)} if all trials cost what the default config costs, {_time(high)} if all trained every"
         f" layer and none were stopped{cost}; then about {_time(closing)} for fresh splits and the winner's run"
     )
-    models = disk_needed_mb(data, measured) * (tuning.keep + concurrent + 2)
+    models = disk_needed_mb(data, measured) * (tuning.keep_best_models + concurrent + 2)
     return SweepCost(text, closing, check_disk(Path(plan.config.logging.output_dir), models))
 
 

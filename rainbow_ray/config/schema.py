@@ -1,4 +1,4 @@
-"""The typed config: a YAML file < environment variables < the command line.
+"""The typed config: sections of keys with their types, defaults and descriptions.
 
 Fields say what a key means (`--print-config` prints that as comments). Names of poolings, losses, encoders and
 metrics are checked by their owners, so that this file needs no heavy import.
@@ -8,43 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from rainbow_ray.utils.errors import InputError, did_you_mean
-from rainbow_ray.utils.paths import expand, expand_space, resolve_encoder
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_AUDIO_ENCODER = "facebook/wav2vec2-base"
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
-ENVIRONMENT_PREFIX = "RAINBOW_"
 # what a result does not depend on, and what a run may be gone on with otherwise
 HASH_EXCLUDED: dict[str, Any] = {
     "logging": True,
-    # but for `reduction`: it says when trials are compared, and earlier ones were at other times
-    "tune": {"trials", "space", "concurrent", "gpus_per_trial", "workers_per_trial", "prune", "confirm_seeds", "keep",
+    # but for `reduction_factor`: it says when trials are compared, and earlier ones were at other times
+    "tune": {"trials", "space", "max_concurrent_trials", "gpus_per_trial", "workers_per_trial", "prune",
+             "revalidation_seeds", "keep_best_models",
              "budget_minutes", "budget_usd"},
     "training": {"workers", "checkpoint_seconds"},
-    "data": {"media_root", "media_cache", "max_bad_media"},  # where the same files lie
+    "data": {"media_root", "media_cache", "max_unreadable_fraction"},  # where the same files lie
 }  # fmt: skip
 
-# keys that name files and folders, and how `~` and what is relative in them is resolved
-PATH_KEYS: dict[str, Callable[[str], str]] = {
-    "data.manifest_path": expand,
-    "data.split_file": expand,
-    "data.media_root": expand,
-    "data.media_cache": expand,
-    "segments.path": expand,
-    "logging.output_dir": expand,
-    "tune.space": expand_space,
-    "model.text_encoder.model_name": resolve_encoder,  # workers read it by its name
-    "model.audio_encoder.model_name": resolve_encoder,
-}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -60,10 +42,31 @@ Depth = Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(strict
 
 
 class Section(BaseModel):
+    """Base of every section of the config.
+
+    `renamed` maps former names of keys to their present ones: what an earlier version wrote is read.
+    """
+
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+    renamed: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        former = {old: new for old, new in cls.renamed.items() if new not in document}
+        return {former.get(key, key): value for key, value in document.items()}
 
 
 class DataConfig(Section):
+    renamed = {
+        "resident_limit": "in_memory_limit_mb",
+        "unit": "example_level",
+        "views": "windows_per_stem",
+        "max_bad_media": "max_unreadable_fraction",
+    }
+
     manifest_path: str | None = Field(
         None,
         description=f"parquet file, folder of them, or URL; `demo` for the built-in songs; null: {DEFAULT_MANIFEST}",
@@ -99,7 +102,9 @@ class DataConfig(Section):
     split_by: str = Field("id", description="id (song and equal text), a column to hold out whole, or row (leaks)")
     split_file: str | None = Field(None, description="a split.json: songs that it knows keep their place")
     random_seed: Seed | None = Field(None, description="of the split; null: reproducibility.seed")
-    unit: str | None = Field(None, description="an example: song (all its stems) or stem; null: the phase's own")
+    example_level: str | None = Field(
+        None, description="an example: song (all its stems) or stem; null: the phase's own"
+    )
     media_root: str | None = Field(
         None, description="folder that audio and MIDI paths start from; null: the manifest's"
     )
@@ -109,10 +114,12 @@ class DataConfig(Section):
         10.0, description="of audio and MIDI that are read of a stem"
     )
     window_position: str = Field("middle", description="where the window lies: start, middle")
-    views: Whole = Field(1, description="windows of a stem: the first at its position, others anywhere, seeded")
-    max_bad_media: Fraction = Field(0.2, description="of the files named that may be missing or damaged")
+    windows_per_stem: Whole = Field(
+        1, description="windows of a stem: the first at its position, others anywhere, seeded"
+    )
+    max_unreadable_fraction: Fraction = Field(0.2, description="of the files named that may be missing or damaged")
     media_cache: str | None = Field(None, description="folder of what was read of media; null: ~/.cache/rainbow_ray")
-    resident_limit: Count = Field(
+    in_memory_limit_mb: Count = Field(
         1024, description="MB of songs, uncompressed, that are kept in memory; more is read anew each epoch"
     )
     require_concept: bool | None = Field(
@@ -146,16 +153,18 @@ class TextEncoderConfig(Section):
 
 
 class AudioEncoderConfig(Section):
+    renamed = {"width": "hidden_size", "freeze_front": "freeze_feature_extractor", "tokens": "num_tokens"}
+
     model_name: str | None = Field(
         None,
         description=f"hub name or local folder of a waveform model, or `embedded` (log-mel and a small net);"
         f" null: {DEFAULT_AUDIO_ENCODER}, on the demo songs embedded",
     )
     layer: Depth = Field(0.5, description="which layer is read: last, a number, a fraction, or mix (learned)")
-    freeze_front: bool = Field(True, description="the convolutions before the layers never learn")
+    freeze_feature_extractor: bool = Field(True, description="the convolutions before the layers never learn")
     freeze_layers: Depth = Field("all", description="how many of the first layers are frozen: number, fraction, all")
-    tokens: Whole = Field(16, description="that a window is averaged to over time")
-    width: Whole = Field(64, description="of the embedded net")
+    num_tokens: Whole = Field(16, description="that a window is averaged to over time")
+    hidden_size: Whole = Field(64, description="of the embedded net")
     mask_time: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="share of a window hidden in training")
     mask_features: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="share of features hidden")
     gain_db: NotNegative = Field(
@@ -170,63 +179,85 @@ class AudioEncoderConfig(Section):
 
 
 class MidiEncoderConfig(Section):
-    width: Whole = 64
-    layers: Whole = 2
-    heads: Whole = 4
+    renamed = {"width": "hidden_size", "layers": "num_layers", "heads": "num_heads", "tokens": "num_tokens"}
+
+    hidden_size: Whole = 64
+    num_layers: Whole = 2
+    num_heads: Whole = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     max_notes: Whole = Field(256, description="of a window; later ones are left out, and counted in a warning")
-    tokens: Whole = Field(16, description="stretches of time that a window's notes are averaged over")
+    num_tokens: Whole = Field(16, description="stretches of time that a window's notes are averaged over")
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
 
 
 class FusionConfig(Section):
+    renamed = {"summaries": "pooled_statistics", "width": "hidden_size", "layers": "num_layers", "heads": "num_heads"}
+
     kind: str = Field("cross_attention", description="concat, gated, cross_attention")
-    width: Whole = 64
-    layers: Whole = Field(1, description="of cross-attention")
-    heads: Whole = 4
+    hidden_size: Whole = 64
+    num_layers: Whole = Field(1, description="of cross-attention")
+    num_heads: Whole = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.5, description="how often a modality of an example is hidden in training (never all)"
     )
-    summaries: bool = Field(True, description="means and spreads of each modality go to the head beside the fusion")
+    pooled_statistics: bool = Field(
+        True, description="means and spreads of each modality go to the head beside the fusion"
+    )
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
 
 
 class TemporalConfig(Section):
+    renamed = {
+        "run_dropout": "context_dropout",
+        "width": "hidden_size",
+        "layers": "num_layers",
+        "heads": "num_heads",
+        "stages": "num_stages",
+    }
+
     kind: str = Field("transformer", description="how segments see each other: transformer, tcn, none")
-    width: Whole = 32
-    layers: Whole = Field(1, description="of the transformer; of each stage of the tcn, whose reach doubles with each")
-    stages: Whole = Field(2, description="of the tcn")
-    heads: Whole = Field(4, description="of the transformer")
+    hidden_size: Whole = 32
+    num_layers: Whole = Field(
+        1, description="of the transformer; of each stage of the tcn, whose reach doubles with each"
+    )
+    num_stages: Whole = Field(2, description="of the tcn")
+    num_heads: Whole = Field(4, description="of the transformer")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     input_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.8, description="of what is read of each segment")
-    run_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+    context_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.5, description="how often a song's segments do without each other in training: each must stand alone as well"
     )
     weight_decay: NotNegative = 1.0
     learning_rate: Rate | None = Field(None, description="null: training.head_learning_rate")
 
 
-class LexicalConfig(Section):
+class BagOfWordsConfig(Section):
+    renamed = {"width": "hidden_size"}
+
     enabled: bool = Field(True, description="which words are present, read beside the encoder")
-    width: Whole = Field(256, description="features that the words are projected to")
+    hidden_size: Whole = Field(256, description="features that the words are projected to")
     weighting: str = Field("ratio", description="ratio (log-count ratio of the classes) or presence")
 
 
 class ClassifierConfig(Section):
+    renamed = {"standardise": "standardize"}
+
     hidden_dims: list[Whole] = Field([], description="hidden layers of the head; [] is a linear head")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     activation: str = Field("relu", description="relu, gelu, tanh")
-    standardise: bool = Field(True, description="centre and scale the head's inputs by the training side's statistics")
+    standardize: bool = Field(True, description="centre and scale the head's inputs by the training side's statistics")
 
 
 class ModelConfig(Section):
+    renamed = {"lexical": "bag_of_words"}
+
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     audio_encoder: AudioEncoderConfig = AudioEncoderConfig()
     midi_encoder: MidiEncoderConfig = MidiEncoderConfig()
     fusion: FusionConfig = FusionConfig()
     temporal: TemporalConfig = TemporalConfig()
-    lexical: LexicalConfig = LexicalConfig()
+    bag_of_words: BagOfWordsConfig = BagOfWordsConfig()
     classifier: ClassifierConfig = ClassifierConfig()
 
 
@@ -238,6 +269,13 @@ class EarlyStoppingConfig(Section):
 
 
 class TrainingConfig(Section):
+    renamed = {
+        "smoothing_limit": "tmse_clip",
+        "smoothing": "tmse_weight",
+        "boundary": "boundary_loss_weight",
+        "prefix_limit": "feature_cache_mb",
+    }
+
     epochs: Whole = Field(20, description="over all examples; if nobody says, 6 where stems are examples")
     min_steps: Count = Field(300, description="with fewer, batches shrink (not below 8), then epochs grow; 0: never")
     batch_size: Whole = Field(32, description="examples of a micro-batch")
@@ -272,11 +310,11 @@ class TrainingConfig(Section):
     asymmetric_gamma_positive: NotNegative = Field(0.0, description="only with loss asymmetric")
     asymmetric_gamma_negative: NotNegative = Field(4.0, description="only with loss asymmetric")
     asymmetric_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="only with loss asymmetric")
-    smoothing: NotNegative = Field(
+    tmse_weight: NotNegative = Field(
         0.15, description="of segments: weight of the T-MSE loss, which holds neighbours together; 0: none"
     )
-    smoothing_limit: Rate = Field(4.0, description="larger jumps of a log-probability than this cost no more")
-    boundary: NotNegative = Field(
+    tmse_clip: Rate = Field(4.0, description="larger jumps of a log-probability than this cost no more")
+    boundary_loss_weight: NotNegative = Field(
         0.1, description="of segments: weight of the loss of saying that two neighbours differ, or not; 0: none"
     )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -291,7 +329,7 @@ class TrainingConfig(Section):
     ensemble: bool = Field(
         False, description="keep the folds' models, whose scores are averaged, in place of one more that saw all songs"
     )
-    prefix_limit: Count = Field(
+    feature_cache_mb: Count = Field(
         8192, description="MB on disk for what frozen layers say, computed once; 0: computed in each step"
     )
     device: str = Field("auto", description="auto, cuda, mps, cpu")
@@ -311,21 +349,25 @@ class TrainingConfig(Section):
 
 
 class SegmentsConfig(Section):
+    renamed = {"together": "max_sequence_length", "bag": "mil_pooling", "compare_none": "no_context_baseline"}
+
     path: str | None = Field(
         None, description="parquet file of segments, a row a segment and stem; null: made from the manifest"
     )
     seconds: Rate = Field(10.0, description="of each segment, of songs that have neither a structure nor an LRC file")
-    together: Whole = Field(256, description="segments that are read together; longer songs in overlapping windows")
+    max_sequence_length: Whole = Field(
+        256, description="segments that are read together; longer songs in overlapping windows"
+    )
     overlap: Annotated[float, Field(ge=0.05, le=0.5)] = Field(
         0.25, description="share of a window; the scores are stitched"
     )
     decoding: str = Field("argmax", description="of scores to labels: argmax, median, viterbi")
     filter_width: Whole = Field(3, description="segments; only with median")
-    bag: str = Field(
+    mil_pooling: str = Field(
         "attention",
         description="how a song's label is made of its segments', where these have none: attention, noisy_or",
     )
-    compare_none: bool = Field(
+    no_context_baseline: bool = Field(
         True, description="train the same model without time and neighbours too, as a baseline (twice the cost)"
     )
 
@@ -339,19 +381,30 @@ class CalibrationConfig(Section):
 
 
 class TuneConfig(Section):
+    renamed = {
+        "reduction": "reduction_factor",
+        "concurrent": "max_concurrent_trials",
+        "keep": "keep_best_models",
+        "confirm_seeds": "revalidation_seeds",
+    }
+
     trials: Whole = Field(30, description="of the whole sweep, failed and pruned ones included")
     space: str | None = Field(None, description="FILE:FUNCTION or module:function; null: tune_spaces.phaseN:space")
-    concurrent: Whole | None = Field(None, description="trials side by side; null: as many as there are GPUs or CPUs")
+    max_concurrent_trials: Whole | None = Field(
+        None, description="trials side by side; null: as many as there are GPUs or CPUs"
+    )
     gpus_per_trial: Rate | None = Field(
         None, description="0.25: four trials share a GPU; null: one GPU, where there is"
     )
     workers_per_trial: Whole = Field(1, description="workers that share each fit of a trial")
     prune: bool = Field(True, description="stop trials that are behind (ASHA)")
-    reduction: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = Field(
+    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = Field(
         3.0, description="one of so many goes on at each rung"
     )
-    confirm_seeds: Whole = Field(3, description="fresh splits that the winner is fitted on, beside the default config")
-    keep: Count = Field(3, description="trials whose models stay on disk")
+    revalidation_seeds: Whole = Field(
+        3, description="fresh splits that the winner is fitted on, beside the default config"
+    )
+    keep_best_models: Count = Field(3, description="trials whose models stay on disk")
     budget_minutes: Rate | None = Field(None, description="of this start; running trials then wait for --resume")
     budget_usd: Rate | None = Field(None, description="of this start, at logging.usd_per_hour")
 
@@ -416,196 +469,17 @@ class Config(Section):
         return self.reproducibility.seed if self.data.random_seed is None else self.data.random_seed
 
 
-class Resolved(BaseModel):
-    """A config, and which of its dotted keys the user set (file, environment or command line)."""
-
-    config: Config
-    user_keys: frozenset[str]
+def renamed_keys() -> dict[str, str]:
+    """Return the present dotted key of each former one."""
+    return dict(_renamed(Config, "", ""))
 
 
-def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[tuple[str, Any]]) -> Resolved:
-    """Merge the sources and check every type. Raises `InputError` with all unknown keys and wrong values."""
-    problems: list[str] = []
-    merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    sources = [*_from_file(file, problems), *_from_environment(environment)]
-    sources += [(key, value, f"command line: {key}") for key, value in overrides]
-    for key, value, where in sources:
-        if key not in known_keys():
-            problems.append(f"{where}: unknown key{did_you_mean(key, known_keys())}")
-            continue
-        problems += _check_path(key, value, where)
-        _set(merged, key, _resolved(key, value))
-        origin[key] = where
-    try:
-        config = Config.model_validate(merged)
-    except ValidationError as error:
-        problems += _explain(error, origin)
-    if problems:
-        raise InputError(dict.fromkeys(problems))
-    return Resolved(config=config, user_keys=frozenset(origin))
-
-
-def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
-    """The config with some dotted keys set. Raises `InputError` with all unknown keys and wrong values."""
-    document = config.model_dump()
-    problems = [f"{where}: unknown key{did_you_mean(key, known_keys())}" for key in values if key not in known_keys()]
-    if problems:
-        raise InputError(problems)
-    for key, value in values.items():
-        _set(document, key, _resolved(key, value))
-    try:
-        return Config.model_validate(document)
-    except ValidationError as error:
-        raise InputError(_explain(error, {key: f"{where}: {key}" for key in values})) from error
-
-
-def parse_value(text: str) -> Any:
-    """A value as YAML writes it, and numbers such as `2e-5`, which YAML 1.1 takes for a string."""
-    if text.startswith("{") and ": " not in text:
-        text = text.replace(":", ": ")  # to YAML, {a:b} would be one key without a value
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return _number(value)
-
-
-def with_resolved_paths(config: Config) -> Config:
-    """The config with its paths as `resolve` would write them: one that an earlier version wrote may have `~` in it."""
-    document = config.model_dump()
-    for key in PATH_KEYS:
-        _set(document, key, _resolved(key, config.at(key)))
-    return Config.model_validate(document)
-
-
-def known_keys() -> list[str]:
-    """Every dotted key that holds a value."""
-    return [key for key, _, _ in _leaves(Config())]
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The shortest end of each dotted key that no other of `keys` shares."""
-    keys = list(keys)
-
-    def short(key: str) -> str:
-        parts = key.split(".")
-        ends = [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
-        return next((end for end in ends if not any(f".{o}".endswith(f".{end}") for o in keys if o != key)), key)
-
-    return {key: short(key) for key in keys}
-
-
-def dump(config: Config) -> str:
-    """The config as a YAML file with each key's meaning: the file gives the same config when read."""
-    lines = ["# rainbow_ray: every key with its value; delete the lines that you do not change."]
-    previous: tuple[str, ...] = ()
-    for key, value, description in _leaves(config):
-        *sections, name = key.split(".")
-        for level, section in enumerate(sections):
-            if tuple(sections[: level + 1]) != previous[: level + 1]:
-                lines.append(f"{'  ' * level}{section}:")
-        previous = tuple(sections)
-        comment = f"  # {description}" if description else ""
-        written = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-        lines.append(f"{'  ' * len(sections)}{name}: {written}{comment}")
-    return "\n".join(lines) + "\n"
-
-
-def _leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value, field.description or ""
-
-
-def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, str]]:
-    if file is None:
-        return []
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        problems.append(f"--config {file}: cannot be read ({error.strerror or error})")
-        return []
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"--config {file}: not YAML: {' '.join(str(error).split())}")
-        return []
-    if document is None:
-        return []
-    if not isinstance(document, dict):
-        problems.append(f"--config {file}: holds a {type(document).__name__}, not sections with keys")
-        return []
-    return list(_flatten(document, file, ""))
-
-
-def _flatten(document: dict[Any, Any], file: Path, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    known = set(known_keys())
-    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
-    for name, value in document.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in known:
-            yield from _flatten(value, file, f"{key}.") if value else [(key, value, f"{file}: {key}")]
-        elif value is None and key in sections:
-            continue  # a section whose keys are all commented out
-        else:
-            yield key, _number(value), f"{file}: {key}"
-
-
-ADDRESS_VARIABLE = f"{ENVIRONMENT_PREFIX}ADDRESS"  # of the Ray cluster that a pod is part of: no key, but --address
-
-
-def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    found = []
-    for name in sorted(environment):
-        if name == f"{ENVIRONMENT_PREFIX}MANIFEST":
-            found.append(("data.manifest_path", environment[name], name))
-        elif name.startswith(ENVIRONMENT_PREFIX) and name != ADDRESS_VARIABLE:
-            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            found.append((key, parse_value(environment[name]), f"{name}: {key}"))
-    return found
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _check_path(key: str, value: Any, where: str) -> list[str]:
-    if key in PATH_KEYS and isinstance(value, str) and (not value or "\0" in value):
-        return [f"{where}: {value!r} names nothing; leave the key out for its default"]
-    return []
-
-
-def _resolved(key: str, value: Any) -> Any:
-    """A value with its path resolved, where the key names one."""
-    return PATH_KEYS[key](value) if key in PATH_KEYS and isinstance(value, str) and "\0" not in value else value
-
-
-def _set(document: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        document = document.setdefault(section, {})
-    document[name] = value
-
-
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> list[str]:
-    problems: dict[str, list[str]] = {}
-    for item in error.errors():
-        # the location goes on into list items and union members: cut it back to the key
-        parts = [str(part) for part in item["loc"]]
-        while parts and ".".join(parts) not in origin:
-            parts.pop()
-        key = ".".join(parts) or ".".join(str(part) for part in item["loc"])
-        message = item["msg"][0].lower() + item["msg"][1:]
-        problems.setdefault(f"{origin.get(key, key)}: {item['input']!r}", []).append(message)
-    return [f"{where}: {', or '.join(dict.fromkeys(messages))}" for where, messages in problems.items()]
-
-
-def environment_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+def _renamed(section: type[Section], former: str, present: str) -> Iterator[tuple[str, str]]:
+    sections = {name: f.annotation for name, f in section.model_fields.items()}
+    names = [*((name, name) for name in sections), *section.renamed.items()]
+    for old, new in names:
+        kind = sections[new]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from _renamed(kind, f"{former}{old}.", f"{present}{new}.")
+        elif f"{former}{old}" != f"{present}{new}":
+            yield f"{former}{old}", f"{present}{new}"

@@ -255,7 +255,8 @@ def _check_lyrics(timelines: dict[Any, Timeline], root: Path, where: str, limit:
         return
     raise InputError(f"{where}: of {len(named)} songs with an LRC file ({LRC}), {len(lost)} would be cut to windows"
                      f" without words, since theirs cannot be used, under the media root {root}; see --media-root, mend"
-                     f" the files, or raise data.max_bad_media ({limit:.0%}). {'; '.join(_lyrics_notes(named))}"
+                     f" the files, or raise data.max_unreadable_fraction ({limit:.0%})."
+                     f" {'; '.join(_lyrics_notes(named))}"
                      )  # fmt: skip
 
 

@@ -182,8 +182,8 @@ class StreamingDataset:
         strata: np.ndarray,
         *,
         share: float,
-        by: str,
-        seed: int,  # noqa: ARG002
+        by: str,  # noqa: ARG002
+        seed: int,
     ) -> np.ndarray:
         return np.asarray(assign_groups(self.groups[indices], strata, [share, 1 - share], seed) == 0)
 

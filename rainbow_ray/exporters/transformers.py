@@ -95,7 +95,7 @@ def _why_not(bundle: Bundle) -> list[str]:
     family, width = FAMILIES[kind], model.text.width
     wanted = {
         "training.ensemble=false": not bundle.members,
-        "model.lexical.enabled=false": model.words is None,
+        "model.bag_of_words.enabled=false": model.words is None,
         "model.text_encoder.pooling=cls": config.text_encoder.pooling == "cls",
         "model.text_encoder.layer=last, or a number": not model.text.mixed,
         f"model.classifier.hidden_dims=[{width}]": list(config.classifier.hidden_dims) == [width],

@@ -1,7 +1,7 @@
 """What could be read of the audio and MIDI of a table that is scored, and whether that is enough.
 
-Training counts files that cannot be used and ends where they are more than `data.max_bad_media`. Prediction applies the
-same limit, which the bundle keeps: scores from text alone look like any others, and are worse.
+Training counts files that cannot be used and ends where they are more than `data.max_unreadable_fraction`. Prediction
+applies the same limit, which the bundle keeps: scores from text alone look like any others, and are worse.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class MediaReport:
         """Return a message for each modality of which too few files can be used.
 
         Args:
-            limit: Share of the named files that may be unreadable (`data.max_bad_media` of the run).
+            limit: Share of the named files that may be unreadable (`data.max_unreadable_fraction` of the run).
             root: The folder that relative names start from.
             advice: What the caller can do.
             partial: Whether reading ended before all rows were read, because the limit is exceeded whatever they hold.
@@ -174,14 +174,17 @@ class MediaReport:
                 continue
             few = f"only {usable}" if usable else "none"
             so_far = " read so far" if partial else ""
-            allowed = f" (data.max_bad_media of the run lets {limit:.0%} be missing)" if usable or partial else ""
+            allowed = (
+                f" (data.max_unreadable_fraction of the run lets {limit:.0%} be missing)" if usable or partial else ""
+            )
             is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in one.reasons)
             where = f", under the media root {root}" if is_misplaced else ""
             help_first = f"name the folder that they lie in with {advice.media_root}, or " if is_misplaced else ""
             help_first += "correct the column of sample rates, which are in Hz, or " if BAD_RATE in one.reasons else ""
             messages.append(
                 f"{few} of {named} {modality} files{so_far} can be used{allowed}{where}:"
-                f" {'; '.join(describe_media_errors(modality, one.reasons, one.names))}; {help_first}score without them with"
+                f" {'; '.join(describe_media_errors(modality, one.reasons, one.names))}; {help_first}"
+                f"score without them with"
                 f" {advice.allow_missing}"
             )
         return messages
@@ -209,7 +212,7 @@ class MediaReport:
 
 def max_unreadable(info: Mapping[str, Any]) -> float:
     """Return the share of files that a bundle lets be unreadable; earlier bundles have the default one."""
-    return float(info.get("max_bad_media", DataConfig().max_bad_media))
+    return float(info.get("max_bad_media", DataConfig().max_unreadable_fraction))
 
 
 def missing_columns(
@@ -229,7 +232,8 @@ def missing_columns(
     own = {*others, *(name for pair in media_columns.values() for name in pair)}
     free = [name for name in names if name not in own]
     return [
-        f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), free)}; rename it, or score"
+        f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), free)};"
+        f" rename it, or score"
         f" without {modality} with {advice.allow_missing}"
         for modality, (column, *_) in media_columns.items()
         if column not in names

@@ -86,7 +86,7 @@ class _MediaWatch:
     """Ends a command as soon as too few files can be read, whatever the parts that are left hold.
 
     Raises:
-        InputError: More files than `data.max_bad_media` of the run cannot be used.
+        InputError: More files than `data.max_unreadable_fraction` of the run cannot be used.
     """
 
     def __init__(self, predictor: Predictor, plan: ChunkPlan, root: Path, *, allow_missing: bool) -> None:

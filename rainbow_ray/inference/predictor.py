@@ -116,7 +116,7 @@ class Predictor:
 
         Raises:
             InputError: A column is missing or holds no text, or, without `allow_missing`, more files than
-                `data.max_bad_media` of the run cannot be used.
+                `data.max_unreadable_fraction` of the run cannot be used.
 
         Warns:
             MediaWarning: Some files cannot be used, by reason.
@@ -194,7 +194,7 @@ class Predictor:
 
         Raises:
             InputError: The model does not read segments, a column is missing, times cannot be read as seconds, or,
-                without `allow_missing`, more files than `data.max_bad_media` of the run cannot be used.
+                without `allow_missing`, more files than `data.max_unreadable_fraction` of the run cannot be used.
 
         Warns:
             MediaWarning: Some files cannot be used, by reason.

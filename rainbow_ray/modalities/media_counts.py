@@ -34,7 +34,7 @@ def count_media_errors(rows: pa.Table, modality: str) -> tuple[dict[str, int], d
 
 
 def count_unusable(counts: Mapping[str, int]) -> int:
-    """Return how many files count against `data.max_bad_media`: not those that rest while others play."""
+    """Return how many files count against `data.max_unreadable_fraction`: not those that rest while others play."""
     return sum(n for reason, n in counts.items() if not reason.endswith((IN_SEGMENT, BESIDE_OTHER)))
 
 
@@ -67,7 +67,7 @@ def check_media_errors(rows: pa.Table, modalities: Sequence[str], limit: float, 
     Args:
         rows: Rows that a `MediaReader` has read.
         modalities: "audio", "midi", or both.
-        limit: Share of files that may be missing (`data.max_bad_media`).
+        limit: Share of files that may be missing (`data.max_unreadable_fraction`).
         root: The media root, for messages.
 
     Returns:
@@ -86,10 +86,10 @@ def check_media_errors(rows: pa.Table, modalities: Sequence[str], limit: float, 
                             " --modalities")  # fmt: skip
         elif usable == 0 or bad > limit * total:
             few = f"only {usable}" if usable else "none"
-            allowed = f" (data.max_bad_media lets {limit:.0%} be missing)" if usable else ""
+            allowed = f" (data.max_unreadable_fraction lets {limit:.0%} be missing)" if usable else ""
             advice = _advice(counts, root)
             if usable:
-                advice.append("set data.max_bad_media higher if this is as it should be")
+                advice.append("set data.max_unreadable_fraction higher if this is as it should be")
             problems.append(f"{few} of {total} {modality} files can be used{allowed}. {'; '.join(reasons)}."
                             f" What helps: {'; '.join(advice)}; or leave {modality} out of --modalities")  # fmt: skip
         lines += reasons + describe_media_notes(rows, modality)

@@ -22,8 +22,8 @@ KINDS = ("concat", "gated", "cross_attention")
 def check_fusion(config: FusionConfig) -> list[str]:
     """What is wrong with the names and sizes of a fusion."""
     problems = check_choice("model.fusion.kind", config.kind, KINDS)
-    if config.width % config.heads:
-        problems.append(f"model.fusion.heads: {config.heads} do not divide the width, {config.width}")
+    if config.hidden_size % config.num_heads:
+        problems.append(f"model.fusion.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}")
     return problems
 
 
@@ -43,15 +43,17 @@ class Fusion(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()
-        self.modalities, self.kind, width = tuple(widths), config.kind, config.width
+        self.modalities, self.kind, width = tuple(widths), config.kind, config.hidden_size
         self.project = nn.ModuleDict(
             {name: nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width)) for name, size in widths.items()}
         )
         self.null = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(width)) for name in widths})
         self.blocks = nn.ModuleList()
         if config.kind == "cross_attention" and len(widths) > 1:
-            for _ in range(config.layers):
-                self.blocks.append(nn.ModuleDict({name: Block(width, config.heads, config.dropout) for name in widths}))
+            for _ in range(config.num_layers):
+                self.blocks.append(
+                    nn.ModuleDict({name: Block(width, config.num_heads, config.dropout) for name in widths})
+                )
         self.gate = nn.Linear(width, 1) if config.kind == "gated" else None
         self.norm = nn.LayerNorm(width)
         self.out_width = width if config.kind == "gated" else width * len(widths)

@@ -31,7 +31,7 @@ def check_model(config: ModelConfig) -> list[str]:
     """What is wrong with names of parts of the model."""
     return [
         *check_choice("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
-        *check_choice("model.lexical.weighting", config.lexical.weighting, WEIGHTINGS),
+        *check_choice("model.bag_of_words.weighting", config.bag_of_words.weighting, WEIGHTINGS),
         *check_choice("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
         *check_fusion(config.fusion),
         *check_temporal(config.temporal),
@@ -76,7 +76,7 @@ class RainbowModel(nn.Module):
         if "text" in modalities:
             self.text = TextEncoder(bodies.text, config.text_encoder)
             self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
-            self.words = WordPresence(config.lexical.width) if config.lexical.enabled else None
+            self.words = WordPresence(config.bag_of_words.hidden_size) if config.bag_of_words.enabled else None
             tokens["text"] = widths["text"] = self.text.width
         if "audio" in modalities:
             self.audio = make_audio_encoder(
@@ -88,7 +88,7 @@ class RainbowModel(nn.Module):
             tokens["midi"], widths["midi"] = self.midi.width, self.midi.summary_width
         self.is_fused = self.modalities != ("text",)
         summed = {**({"words": self.words.width} if self.words is not None else {})}
-        if config.fusion.summaries or not self.is_fused:
+        if config.fusion.pooled_statistics or not self.is_fused:
             summed = {**widths, **summed}
         # text and its words first, as where they are alone
         self.parts: dict[str, int] = {
@@ -104,7 +104,7 @@ class RainbowModel(nn.Module):
                 assert isinstance(embedding, nn.Embedding)
                 nn.init.zeros_(embedding.weight)
         self.register_buffer("reach", _reach(self.parts), persistent=False)
-        self.standardise = Standardizer(self.width) if config.classifier.standardise else nn.Identity()
+        self.standardise = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
         read = self.width + fused
         self.temporal = Temporal(read, config.temporal) if temporal and config.temporal.kind != "none" else None

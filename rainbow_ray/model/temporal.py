@@ -25,8 +25,8 @@ REACH = 0.3
 def check_temporal(config: TemporalConfig) -> list[str]:
     """What is wrong with the names and sizes of the part."""
     problems = check_choice("model.temporal.kind", config.kind, KINDS)
-    if config.width % config.heads:
-        problems.append(f"model.temporal.heads: {config.heads} do not divide the width, {config.width}")
+    if config.hidden_size % config.num_heads:
+        problems.append(f"model.temporal.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}")
     return problems
 
 
@@ -39,14 +39,14 @@ class Temporal(nn.Module):
 
     def __init__(self, width: int, config: TemporalConfig) -> None:
         super().__init__()
-        self.out_width, self.run_dropout = config.width, config.run_dropout
+        self.out_width, self.context_dropout = config.hidden_size, config.context_dropout
         self.project = nn.Sequential(
-            nn.LayerNorm(width), nn.Dropout(config.input_dropout), nn.Linear(width, config.width)
+            nn.LayerNorm(width), nn.Dropout(config.input_dropout), nn.Linear(width, config.hidden_size)
         )
-        self.when = nn.Linear(Fourier.width, config.width)
+        self.when = nn.Linear(Fourier.width, config.hidden_size)
         self.fourier = Fourier()
         self.mix: Transformer | ConvStages = Transformer(config) if config.kind == "transformer" else ConvStages(config)
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, features: torch.Tensor, line: SegmentTimes) -> torch.Tensor:
         hidden = self.project(features) + self.when(self.fourier(line.times))
@@ -65,8 +65,8 @@ class Temporal(nn.Module):
         mask = torch.arange(longest, device=counts.device)[None] < counts[:, None]
         mixed = self.mix(padded.view(runs, longest, -1), times.view(runs, longest), mask)
         out: torch.Tensor = self.norm(mixed.flatten(0, 1)[flat]) * REACH
-        if self.training and self.run_dropout:
-            out = out * (torch.rand(runs, device=out.device) >= self.run_dropout)[line.run][:, None]
+        if self.training and self.context_dropout:
+            out = out * (torch.rand(runs, device=out.device) >= self.context_dropout)[line.run][:, None]
         return out
 
 
@@ -106,8 +106,10 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.layers))
-        self.distance = nn.Sequential(nn.Linear(4, DISTANCE), nn.ReLU(), nn.Linear(DISTANCE, config.heads))
+        self.blocks = nn.ModuleList(
+            Block(config.hidden_size, config.num_heads, config.dropout) for _ in range(config.num_layers)
+        )
+        self.distance = nn.Sequential(nn.Linear(4, DISTANCE), nn.ReLU(), nn.Linear(DISTANCE, config.num_heads))
 
     def forward(self, hidden: torch.Tensor, times: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         bias = self.distance(_apart(times)).permute(0, 3, 1, 2)
@@ -125,7 +127,7 @@ class ConvStages(nn.Module):
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
-        width = config.width
+        width = config.hidden_size
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 nn.ModuleDict(
@@ -134,9 +136,9 @@ class ConvStages(nn.Module):
                         "join": nn.Conv1d(width, width, 1),
                     }
                 )
-                for i in range(config.layers + 1)
+                for i in range(config.num_layers + 1)
             )
-            for _ in range(config.stages)
+            for _ in range(config.num_stages)
         )
         self.dropout = nn.Dropout(config.dropout)
 

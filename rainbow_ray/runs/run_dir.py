@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from rainbow_ray.config.schema import HASH_EXCLUDED, Config, dump, with_resolved_paths
+from rainbow_ray.config.load import dump, with_resolved_paths
+from rainbow_ray.config.schema import HASH_EXCLUDED, Config
 from rainbow_ray.data.splits import write_json as write_split
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import write_json

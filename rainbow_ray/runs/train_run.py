@@ -8,7 +8,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.config.schema import Config, Resolved
+from rainbow_ray.config.load import Resolved
+from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 
@@ -228,7 +229,7 @@ def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
     from rainbow_ray.tasks.segmentation import Segmentation
 
     temporal = shared.config.model.temporal
-    asked = isinstance(shared.task, Segmentation) and shared.config.segments.compare_none
+    asked = isinstance(shared.task, Segmentation) and shared.config.segments.no_context_baseline
     if not asked or temporal.kind == NONE:
         return []
     config = shared.config.model_copy(deep=True)
@@ -239,8 +240,8 @@ def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
 
 
 def refit_all(
-    shared: FitContext, data: PreparedData, folder: RunFolder, cluster: RayResources, console: Console, mirrors: list[Any],
-    folds: list[FitResult],
+    shared: FitContext, data: PreparedData, folder: RunFolder, cluster: RayResources, console: Console,
+    mirrors: list[Any], folds: list[FitResult],
 ) -> FitResult:  # fmt: skip
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
     import numpy as np

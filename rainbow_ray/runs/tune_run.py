@@ -9,7 +9,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.config.schema import Config, Resolved, short_names
+from rainbow_ray.config.load import Resolved, short_names
+from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 
@@ -70,7 +71,8 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
         for line in describe_dashboard(cluster):
             console.print(line)
         slots = allocate_trials(
-            cluster, trials=tuning.trials, concurrent=tuning.concurrent, gpus_per_trial=tuning.gpus_per_trial,
+            cluster, trials=tuning.trials, concurrent=tuning.max_concurrent_trials,
+            gpus_per_trial=tuning.gpus_per_trial,
             workers=tuning.workers_per_trial, device=plan.config.training.device,
         )  # fmt: skip
         data = read_sweep_data(plan)
@@ -133,8 +135,8 @@ def read_sweep_data(plan: RunPlan) -> PreparedData:
 
     data = prepare_data(plan)
     if not isinstance(data.source, InMemoryDataset):
-        limit = plan.config.data.resident_limit
-        raise InputError(f"data.resident_limit: a sweep keeps its songs in memory, and {plan.manifest.shown} takes"
+        limit = plan.config.data.in_memory_limit_mb
+        raise InputError(f"data.in_memory_limit_mb: a sweep keeps its songs in memory, and {plan.manifest.shown} takes"
                          f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
     asked = plan.config.data.folds
     if asked is not None and data.split.folds < asked and plan.known_split is None:
@@ -173,8 +175,8 @@ def print_sweep_header(plan: RunPlan, data: PreparedData, axes: Axes, concurrent
 
 
 def tune(
-    plan: RunPlan, data: PreparedData, folder: RunFolder, space: Space, slots: Any, cluster: RayResources, console: Console,
-    watch: Any, seconds: float | None,
+    plan: RunPlan, data: PreparedData, folder: RunFolder, space: Space, slots: Any, cluster: RayResources,
+    console: Console, watch: Any, seconds: float | None,
 ) -> None:  # fmt: skip
     """The trials that are missing; then, once all have ended or the budget is spent, what they found."""
     from rainbow_ray.runs.progress import TrialLines
@@ -226,7 +228,7 @@ def make_sweep(
     split = data.split
     sides = [split.train_val_indices(fold) for fold in range(split.folds)]
     context = TrialContext(
-        shared, sides, make_rungs(split.folds, plan.config.tune.reduction), folder.file("trials"), slots.workers
+        shared, sides, make_rungs(split.folds, plan.config.tune.reduction_factor), folder.file("trials"), slots.workers
     )
     context.folder.mkdir(exist_ok=True)
     return Sweep(
@@ -249,7 +251,7 @@ def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -
 
     import numpy as np
 
-    from rainbow_ray.config.schema import Resolved
+    from rainbow_ray.config.load import Resolved
     from rainbow_ray.data.reader import read_here
     from rainbow_ray.data.splits import group_of
     from rainbow_ray.setup.plan import make_plan
@@ -373,7 +375,7 @@ def quarantine(folder: RunFolder, trials: int) -> None:
 
 def train_best(config: Config, folder: RunFolder, cluster: RayResources, console: Console) -> None:
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
-    from rainbow_ray.config.schema import Resolved
+    from rainbow_ray.config.load import Resolved
     from rainbow_ray.distributed.ray_cluster import Stopwatch
     from rainbow_ray.runs.run_dir import begin_run, same_config
     from rainbow_ray.runs.train_run import train

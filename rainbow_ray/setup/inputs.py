@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rainbow_ray.config.load import known_keys
 from rainbow_ray.config.phases import get_phase
-from rainbow_ray.config.schema import (
-    DEFAULT_AUDIO_ENCODER,
-    DEFAULT_ENCODER,
-    Config,
-    DataConfig,
-    TextEncoderConfig,
-    known_keys,
-)
+from rainbow_ray.config.schema import DEFAULT_AUDIO_ENCODER, DEFAULT_ENCODER, Config, DataConfig, TextEncoderConfig
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.modalities.array_cache import default_cache_dir
 from rainbow_ray.modalities.audio.encoder import EMBEDDED, check_audio_encoder, verify_encoder
@@ -65,7 +59,7 @@ def resolve_inputs(
     if not media:
         return InputSpec(("text",), name, limit), warnings
     data = config.data
-    windows = Windows(data.window_seconds, data.window_position, data.views, config.split_seed)
+    windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
     folder = resolve_path(data.media_cache) if data.media_cache is not None else default_cache_dir()
     reader = MediaReader(
         media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
@@ -140,16 +134,17 @@ def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]
         if key.startswith(section)
     }
     if not media:
-        shared = ("data.unit", "data.media_", "data.window_", "data.views", "data.max_bad_media", "data.audio_column",
+        shared = ("data.example_level", "data.media_", "data.window_", "data.windows_per_stem",
+                  "data.max_unreadable_fraction", "data.audio_column",
                   "data.midi_column", "model.fusion.")  # fmt: skip
         used = _keys_of_lyrics(config)
         idle |= {key: "only text is read" for key in keys if key.startswith(shared) and key not in used}
     if "text" not in modalities:
-        idle |= {key: "text is not among the modalities" for key in keys if key.startswith("model.lexical.")}
+        idle |= {key: "text is not among the modalities" for key in keys if key.startswith("model.bag_of_words.")}
     if "audio" in modalities and config.model.audio_encoder.model_name == EMBEDDED:
         own = ("layer", "freeze_front", "freeze_layers", "gain_db", "noise_db")
         idle |= {f"model.audio_encoder.{key}": "the embedded net has no such part" for key in own}
-    elif "audio" in modalities and config.model.audio_encoder.freeze_front:
+    elif "audio" in modalities and config.model.audio_encoder.freeze_feature_extractor:
         idle |= {f"model.audio_encoder.{key}": "waveforms are not trained on" for key in ("gain_db", "noise_db")}
     if config.model.fusion.kind != "cross_attention":
         idle |= {f"model.fusion.{key}": "only with cross_attention" for key in ("layers", "heads", "dropout")}
@@ -159,4 +154,4 @@ def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]
 def _keys_of_lyrics(config: Config) -> tuple[str, ...]:
     """Keys of media that matter where timelines are made of LRC files, whatever the modalities."""
     makes_timelines = get_phase(config.phase).task == "segmentation" and config.segments.path is None
-    return ("data.media_root", "data.max_bad_media") if makes_timelines else ()
+    return ("data.media_root", "data.max_unreadable_fraction") if makes_timelines else ()

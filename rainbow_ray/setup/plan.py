@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.phases import PHASES, get_phase
-from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config, Resolved
+from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
@@ -100,7 +101,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
     if problems or manifest is None or columns is None or read is None:
         raise InputError(dict.fromkeys(problems))
     reading, warnings = read
-    warnings = [*manifest.notes, *warnings]
+    warnings = [*resolved.notes, *manifest.notes, *warnings]
     if segments is not None:
         columns = segments.columns_of(columns)
         warnings += segments.notes
@@ -109,7 +110,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
     idle = _without_effect(resolved, task, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += conflicting_imbalance_settings(config.training, resolved.user_keys - idle.keys())
-    unit = "segment" if segments is not None else config.data.unit or (phase.unit if reading.media else "song")
+    unit = "segment" if segments is not None else config.data.example_level or (phase.unit if reading.media else "song")
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
     return RunPlan(config, task, target, manifest, columns, reading, unit, demo, known, warnings, segments)
@@ -189,8 +190,8 @@ def _check_phase(config: Config) -> list[str]:
         problems += check_choice("--modalities", name, MODALITIES)
     if config.modalities is not None and not config.modalities:
         problems.append(f"--modalities: nothing is named; of {', '.join(MODALITIES)}")
-    if config.data.unit is not None:
-        problems += check_choice("data.unit", config.data.unit, UNITS)
+    if config.data.example_level is not None:
+        problems += check_choice("data.example_level", config.data.example_level, UNITS)
     problems += check_choice("data.window_position", config.data.window_position, POSITIONS)
     train, val = config.data.train_split, config.data.val_split
     if train + val > 1 + 1e-9:
@@ -210,7 +211,7 @@ def check_values(config: Config, task: Task) -> list[str]:
 def _without_effect(resolved: Resolved, task: Task, modalities: Sequence[str]) -> dict[str, str]:
     """Known keys that the user set and that change nothing here, and why."""
     config = resolved.config
-    stopping, lexical = config.training.early_stopping, config.model.lexical
+    stopping, lexical = config.training.early_stopping, config.model.bag_of_words
 
     idle = {**task.without_effect(config), **unused_calibration_keys(config.calibration, task)}
     if config.training.num_workers is not None:
@@ -222,7 +223,7 @@ def _without_effect(resolved: Resolved, task: Task, modalities: Sequence[str]) -
             idle[f"training.early_stopping.{name}"] = "early stopping is off"
     if not lexical.enabled:
         for name in ("width", "weighting"):
-            idle[f"model.lexical.{name}"] = "model.lexical.enabled is false"
+            idle[f"model.bag_of_words.{name}"] = "model.bag_of_words.enabled is false"
     if not config.model.classifier.hidden_dims:
         idle["model.classifier.activation"] = "the head has no hidden layer"
     idle |= idle_modalities(config, modalities)

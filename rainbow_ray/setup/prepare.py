@@ -61,13 +61,13 @@ def prepare_data(plan: RunPlan, read: Read | None = None) -> PreparedData:
     Ray must run, unless `read` is given: it reads in Ray's place, into memory.
     """
     size = size_in_memory(plan.manifest, plan.columns)
-    limit = plan.config.data.resident_limit
+    limit = plan.config.data.in_memory_limit_mb
     streams = read is None and size > limit * 2**20
     if plan.segments is None:
         return _check_unknown_tokens(plan, _read_songs(plan, read, size, streams=streams))
     if streams:
         much = f"{plan.manifest.shown} takes {size / 2**20:.0f} MB, more than {limit}"
-        raise InputError(f"data.resident_limit: segments are kept in memory, and {much}; set it higher")
+        raise InputError(f"data.in_memory_limit_mb: segments are kept in memory, and {much}; set it higher")
     from rainbow_ray.setup.prepare_segments import prepare_segments
 
     prepare_rows = functools.partial(prepare, reading=plan.reading)
@@ -164,7 +164,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     described["streamed"] = streams
     warnings = [*parsed.notes, *settled.notes, *said, *data_warnings(plan, split, folds, described, index)]
     if streams:
-        limit = f"{size / 2**20:.0f} MB, above data.resident_limit ({config.data.resident_limit} MB)"
+        limit = f"{size / 2**20:.0f} MB, above data.in_memory_limit_mb ({config.data.in_memory_limit_mb} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
         groups = group_of(index, config.data.split_by)
         pa.default_memory_pool().release_unused()  # of the pass over all rows
@@ -184,9 +184,9 @@ def _left_out(dropped: Mapping[str, int]) -> str:
 def _read_rows(plan: RunPlan, prepare_rows: Prepare, read: Read | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
     """All rows, prepared, and what is to be told of their media."""
     if streams and plan.reading.media and plan.unit == "song":
-        limit = f"data.resident_limit ({plan.config.data.resident_limit} MB)"
-        raise InputError(f"data.unit: songs with all their stems cannot be read anew each epoch, and the columns hold"
-                         f" more than {limit}; set it higher, or read stems")  # fmt: skip
+        limit = f"data.in_memory_limit_mb ({plan.config.data.in_memory_limit_mb} MB)"
+        raise InputError(f"data.example_level: songs with all their stems cannot be read anew each epoch, and the"
+                         f" columns hold more than {limit}; set it higher, or read stems")  # fmt: skip
     if streams:
         read = functools.partial(read_index, length_of=functools.partial(lengths, reading=plan.reading))
     return _check_media(plan, (read or read_rows)(plan.manifest, plan.columns, prepare_rows))
@@ -197,7 +197,7 @@ def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     reading, config = plan.reading, plan.config.data
     if reading.media_reader is None:
         return rows, []
-    said = check_media_errors(rows, reading.media, config.max_bad_media, reading.media_reader.root)
+    said = check_media_errors(rows, reading.media, config.max_unreadable_fraction, reading.media_reader.root)
     if "midi" in reading.media:
         said += describe_cut_windows(rows, plan.config.model.midi_encoder.max_notes)
     if plan.segments is not None:  # one without anything to read is still its neighbours' neighbour

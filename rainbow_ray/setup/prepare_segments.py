@@ -67,7 +67,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     masked = count_masked(folded.masked)
     described = describe(plan, task, index, split, profile(index, songs, n_rows, folded.dropped))
     described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
-    together = len(index) if task.weak else config.segments.together  # a song is one bag
+    together = len(index) if task.weak else config.segments.max_sequence_length  # a song is one bag
     warnings = [*notes, *folded.notes, *said]
     warnings += [f"{n} segments are masked: {reason}" for reason, n in masked.items()]
     without = len(segments.songs) - songs if segments.songs is not None else 0

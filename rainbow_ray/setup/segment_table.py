@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.config.load import Resolved, known_keys
 from rainbow_ray.config.phases import get_phase
-from rainbow_ray.config.schema import Config, DataConfig, Resolved, known_keys
+from rainbow_ray.config.schema import Config, DataConfig
 from rainbow_ray.data.derive_segments import make_segments
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, label_type, labels_of, open_manifest
 from rainbow_ray.data.normalize import id_column as exact_ids
@@ -113,22 +114,22 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
 def idle_segments(config: Config, task: Task) -> dict[str, str]:
     """Keys of segments that say nothing here, and why."""
     keys = known_keys()
-    own = ("segments.", "model.temporal.", "training.smoothing", "training.boundary")
+    own = ("segments.", "model.temporal.", "training.tmse_weight", "training.boundary_loss_weight")
     if task.name != SEGMENTATION:
         return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
     kind = config.model.temporal.kind
-    idle = {"data.unit": "segments are the unit"}
+    idle = {"data.example_level": "segments are the unit"}
     idle |= dict.fromkeys(("data.require_concept", "data.min_concept_length"), "segments may be short, or have no text")
-    idle |= dict.fromkeys(("data.window_position", "data.views"), "segments have windows of their own")
+    idle |= dict.fromkeys(("data.window_position", "data.windows_per_stem"), "segments have windows of their own")
     idle |= {key: "segments are decoded: see segments.decoding" for key in keys if key.startswith("calibration.")}
     if kind == "none":
         idle |= {key: "model.temporal.kind is none" for key in keys if key.startswith("model.temporal.")}
-        idle["segments.compare_none"] = "model.temporal.kind is none"
+        idle["segments.no_context_baseline"] = "model.temporal.kind is none"
         del idle["model.temporal.kind"]
     if kind != "tcn":
-        idle["model.temporal.stages"] = f"model.temporal.kind is {kind}"
+        idle["model.temporal.num_stages"] = f"model.temporal.kind is {kind}"
     if kind == "tcn":
-        idle["model.temporal.heads"] = "model.temporal.kind is tcn"
+        idle["model.temporal.num_heads"] = "model.temporal.kind is tcn"
     if config.segments.path is not None:
         idle["segments.seconds"] = "the table of segments says where they are"
     return idle
@@ -137,9 +138,10 @@ def idle_segments(config: Config, task: Task) -> dict[str, str]:
 def idle_by_labels(config: Config, task: Segmentation) -> dict[str, str]:
     """Keys that say nothing, and why, once it is known whether segments have labels of their own."""
     if task.weak is None:
-        return {"segments.bag": "segments have labels of their own"} if task.has_classes else {}
-    keys = {"segments.decoding", "segments.together", "segments.overlap", "training.smoothing", "training.boundary",
-            "training.smoothing_limit"}  # fmt: skip
+        return {"segments.mil_pooling": "segments have labels of their own"} if task.has_classes else {}
+    keys = {"segments.decoding", "segments.max_sequence_length", "segments.overlap", "training.tmse_weight",
+            "training.boundary_loss_weight",
+            "training.tmse_clip"}  # fmt: skip
     if config.segments.decoding == "median":  # otherwise that is said before
         keys.add("segments.filter_width")
     return dict.fromkeys(sorted(keys), "only songs have labels, and a song's segments are learned from as one")
@@ -164,7 +166,7 @@ def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, l
     root = folder_of(manifest.location)
     lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
     made, notes = make_segments(
-        manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_bad_media
+        manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_unreadable_fraction
     )
     return open_manifest(str(made), "segments"), root, [*notes, *manifest.notes]
 

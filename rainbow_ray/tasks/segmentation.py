@@ -87,7 +87,8 @@ class Segmentation:
         inner = self.inner.defaults
         if self.weak or not self.has_classes:
             return inner
-        return TaskDefaults(inner.loss, inner.metric, ("loss", "macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50",
+        return TaskDefaults(inner.loss, inner.metric, (
+            "loss", "macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50",
                                                    "boundary_3s"))  # fmt: skip
 
     def check(self, config: Config) -> list[str]:
@@ -98,7 +99,7 @@ class Segmentation:
             *self.inner.check(base_task_of),
             *check_choice("training.metric", training.metric or self.defaults.metric, metrics),
             *check_choice("segments.decoding", segments.decoding, DECODINGS),
-            *check_choice("segments.bag", segments.bag, BAGS),
+            *check_choice("segments.mil_pooling", segments.mil_pooling, BAGS),
         ]
         if segments.decoding == "viterbi" and not self.has_classes:
             problems.append("segments.decoding: viterbi needs classes, and the target is a number; median smooths it")
@@ -115,8 +116,8 @@ class Segmentation:
         if config.segments.decoding != "median":
             idle["segments.filter_width"] = f"segments.decoding is {config.segments.decoding}"
         if not self.has_classes:
-            idle["training.boundary"] = "a number has no boundaries"
-            idle["segments.bag"] = "a number is learned from segments only"
+            idle["training.boundary_loss_weight"] = "a number has no boundaries"
+            idle["segments.mil_pooling"] = "a number is learned from segments only"
         return idle
 
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
@@ -142,14 +143,14 @@ class Segmentation:
             if not self.has_classes:
                 raise InputError(f"target {column!r} is one number a song, and segments cannot be learned from it: name"
                                  " a column of segments with data.target_column, or use --phase 4")  # fmt: skip
-            task = dataclasses.replace(task, weak=config.segments.bag)
+            task = dataclasses.replace(task, weak=config.segments.mil_pooling)
             _check_weak_metric(task, column, config.training.metric)
             of_song = np.full(int(targets[:, SONG].max()) + 1, np.nan, dtype=targets.dtype)
             of_song[targets[known, SONG].astype(int)] = label[known]
             label = of_song[targets[:, SONG].astype(int)]  # a song's label holds for what is masked in it
             said = (
                 f"WEAK: {column} is the same on all segments of each song. The songs' labels are learned from"
-                f" ({config.segments.bag}); what is said of single segments was never compared with a truth"
+                f" ({config.segments.mil_pooling}); what is said of single segments was never compared with a truth"
             )
             notes = (*notes, said)
         made = targets.copy()
@@ -185,9 +186,9 @@ class Segmentation:
         return dataclasses.replace(
             self,
             inner=self.inner.fit(label, config),
-            smoothing=config.smoothing,
-            smoothing_limit=config.smoothing_limit,
-            boundary=config.boundary,
+            smoothing=config.tmse_weight,
+            smoothing_limit=config.tmse_clip,
+            boundary=config.boundary_loss_weight,
             transitions=self._transitions(targets),
         )
 

@@ -225,7 +225,7 @@ def run_job(
     if team.is_main:
         state.clear_debris()
     config = job.config or shared.config
-    limit = config.training.prefix_limit * MB
+    limit = config.training.feature_cache_mb * MB
     data = FitData(
         source=shared.source,
         train=job.train,

@@ -194,7 +194,7 @@ class Learner:
             known = self.source.in_memory_subset(training)
             lists = known.examples.take(known.at).ragged(text_encoder.WORDS)
             belongs = self.task.one_hot(self.source.targets[known.indices])
-            weigh = self.config.model.lexical.weighting == "ratio"
+            weigh = self.config.model.bag_of_words.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
             model.words.fit(lists, ratios, self.config.reproducibility.seed)
         model.to(self.device)
@@ -202,7 +202,7 @@ class Learner:
 
     def _find_features(self) -> torch.Tensor | None:
         """Features of all examples, `(examples, width)`, where training does not change them."""
-        limit = self.config.data.resident_limit * MB
+        limit = self.config.data.in_memory_limit_mb * MB
         if not self.model.features_are_constant or len(self.source) * self.model.width * 4 > limit:
             return None
         everything = np.arange(len(self.source))
@@ -261,8 +261,8 @@ class Learner:
         values = self._stored(self._prefix_key(depth), shape, like.dtype, fill)
         if values is None:
             size = shape[0] * int(np.prod(shape[1:])) * like.dtype.itemsize
-            self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than training.prefix_limit or"
-                              " the disk allows: it is computed in each step")  # fmt: skip
+            self.notes.append(f"what the frozen layers say takes {size / MB:.0f} MB, more than"
+                              " training.feature_cache_mb or the disk allows: it is computed in each step")  # fmt: skip
             return None
         return CachedHiddenStates(values, starts, same_as)
 
@@ -384,7 +384,7 @@ class Learner:
                     raise
                 lacks = f"memory on {self.device.type} does not suffice for {len(rows)} segments that are read together"
                 raise TrainingError(
-                    f"{lacks}: try a smaller segments.together, or {OUT_OF_MEMORY_ADVICE[4:]}"
+                    f"{lacks}: try a smaller segments.max_sequence_length, or {OUT_OF_MEMORY_ADVICE[4:]}"
                 ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

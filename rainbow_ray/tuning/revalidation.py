@@ -137,7 +137,7 @@ def fresh_seeds(config: Config) -> list[int]:
     """Seeds that neither the sweep's fits nor its split were made with."""
     used = {config.reproducibility.seed, config.split_seed}
     after = ((max(used) + i) % SEEDS for i in itertools.count(1))
-    return list(itertools.islice((seed for seed in after if seed not in used), config.tune.confirm_seeds))
+    return list(itertools.islice((seed for seed in after if seed not in used), config.tune.revalidation_seeds))
 
 
 def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:

@@ -23,7 +23,8 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
-from rainbow_ray.config.schema import Config, known_keys, override, parse_value
+from rainbow_ray.config.load import known_keys, override, parse_value
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
 from rainbow_ray.tuning.suggestions import RecordingTrial, Suggestion
@@ -39,7 +40,8 @@ FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "t
              "calibration.")  # fmt: skip
 # text is read anew for these, over the same songs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
-            "data.window_seconds", "data.window_position", "data.views", "model.audio_encoder.model_name")  # fmt: skip
+            "data.window_seconds", "data.window_position", "data.windows_per_stem",
+            "model.audio_encoder.model_name")  # fmt: skip
 NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds", "training.save_best_only",
                "training.save_every_n_epochs", "training.num_workers")  # fmt: skip
 

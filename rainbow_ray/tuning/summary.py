@@ -13,7 +13,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from rainbow_ray.config.schema import Config, dump
+from rainbow_ray.config.load import dump
+from rainbow_ray.config.schema import Config
 from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.tuning.bbc_cv import Corrected

@@ -160,7 +160,7 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]
         best, default = trial_log.complete(larger_is_better=self.sweep.larger_is_better)[:1], trial_log.trials.get(0)
         if not best or default is None or not default.ended:
             return 0.0
-        return (self.sweep.config.tune.confirm_seeds + 1.5) * max(0.0, best[0].seconds - default.seconds)
+        return (self.sweep.config.tune.revalidation_seeds + 1.5) * max(0.0, best[0].seconds - default.seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it for a restore that we do not use
@@ -177,7 +177,7 @@ class KeepBest:
         if event != "end":
             return
         complete = self.sweep.trial_log.complete(larger_is_better=self.sweep.larger_is_better)
-        keep = {best.number for best in complete[: self.sweep.config.tune.keep]}
+        keep = {best.number for best in complete[: self.sweep.config.tune.keep_best_models]}
         for number in (self.kept | {trial.number}) - keep:
             forget_models(self.sweep.context, number)
         self.kept = keep
@@ -315,7 +315,7 @@ class AshaScheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
         self.on = sweep.config.tune.prune
         super().__init__(
             time_attr=DONE, metric=SCORE, mode=mode, max_t=FULL_BUDGET, grace_period=sweep.context.rungs[0],
-            reduction_factor=sweep.config.tune.reduction,
+            reduction_factor=sweep.config.tune.reduction_factor,
         )  # fmt: skip
         for trial in sweep.trial_log.ended:
             known = SimpleNamespace(trial_id=f"known-{trial.number}")
@@ -351,7 +351,7 @@ def as_optuna(trial: Trial) -> optuna.trial.FrozenTrial:
 def text_key(config: Config) -> str:
     """Configs with the same key read the same token ids and windows."""
     encoder, data = config.model.text_encoder, config.data
-    windows = (data.window_seconds, data.window_position, data.views, config.model.audio_encoder.model_name)
+    windows = (data.window_seconds, data.window_position, data.windows_per_stem, config.model.audio_encoder.model_name)
     return repr((data.text_columns, encoder.model_name, encoder.max_length, *windows))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.config.schema import parse_value, resolve
+from rainbow_ray.config.load import parse_value, resolve
 from rainbow_ray.data.dataset import scatter_song_means
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
@@ -49,7 +49,7 @@ def run(
         ("training.min_steps", 0),
         ("data.min_songs_per_class", FEW),  # so that songs with each modality know the same classes
     ]
-    keys += [("data.unit", "stem")] if modalities != ("text",) else []
+    keys += [("data.example_level", "stem")] if modalities != ("text",) else []
     keys += [("data.target_column", options.target_column)] if options.target_column else []
     keys += [("model.text_encoder.model_name", "embedded")] if "text" in modalities else []
     keys += [("model.audio_encoder.model_name", "embedded")] if "audio" in modalities else []

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.baselines.compute import compute_baselines
-from rainbow_ray.config.schema import parse_value, resolve
+from rainbow_ray.config.load import parse_value, resolve
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan

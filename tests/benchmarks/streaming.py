@@ -47,7 +47,8 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
     write_manifest(folder / "songs.parquet", rows)
     process = subprocess.Popen(
         [sys.executable, "-m", "rainbow_ray.train", "--manifest", folder / "songs.parquet", "--encoder", encoder,
-         "--folds", "1", "--name", "r", "--output-dir", folder, "data.resident_limit=0", "data.min_concept_length=1",
+         "--folds", "1", "--name", "r", "--output-dir", folder, "data.in_memory_limit_mb=0",
+         "data.min_concept_length=1",
          "training.epochs=1", "training.min_steps=0", f"training.batch_size={BATCH}",
          "model.text_encoder.freeze_layers=0", "model.text_encoder.layer=last"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

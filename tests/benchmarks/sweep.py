@@ -146,7 +146,8 @@ def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     config: Config = apply(plan.config, values, "listed")
     data = data_of(plan)
     train, val = data.split.train_val_indices(0)
-    run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(), CheckpointManager(folder),
+    run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(),
+               CheckpointManager(folder),
                ProcessGroup())  # fmt: skip
     run.learner.features = None  # what a fit shares with itself
     return run

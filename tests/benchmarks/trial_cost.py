@@ -28,7 +28,7 @@ def space(trial):
     trial.suggest_float("training.head_learning_rate", 1e-4, 1e-2, log=True)
 """
 KEYS = ["--manifest", "demo", "--encoder", "embedded", "training.epochs=5", "training.min_steps=0",
-        "tune.prune=false", "tune.confirm_seeds=1"]  # fmt: skip
+        "tune.prune=false", "tune.revalidation_seeds=1"]  # fmt: skip
 
 
 class Memory:

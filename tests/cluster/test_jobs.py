@@ -20,7 +20,7 @@ def test_a_sweep_on_pods(call, account, machines, tiny_encoder, tmp_path, pods, 
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", pods, "--yes")
     assert "--demo" in call("tune", "--", "--trials", trials, expect=2)
-    quick = [*QUICK, "--encoder", tiny_encoder("bert"), "tune.confirm_seeds=1"]
+    quick = [*QUICK, "--encoder", tiny_encoder("bert"), "tune.revalidation_seeds=1"]
     said = call("tune", "--demo", "--", "--trials", trials, "--name", "sweep", *quick)
     assert f"--usd-per-hour {0.27 * pods:g}" in said
     job = next(machines.volume.glob("clusters/*/jobs/*/log.txt"), None)
@@ -58,7 +58,7 @@ def test_the_cluster_ends_with_its_job(call, account, machines, tmp_path):  # no
 def test_a_sweep_goes_on_after_down_and_up(call, account, machines, tiny_encoder, tmp_path):  # noqa: F811
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     up = ["up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", "1", "--yes"]
-    tune = ["--trials", "6", "--name", "s", *QUICK, "--encoder", tiny_encoder("bert"), "tune.confirm_seeds=1"]
+    tune = ["--trials", "6", "--name", "s", *QUICK, "--encoder", tiny_encoder("bert"), "tune.revalidation_seeds=1"]
     trial_log = machines.volume / "runs" / "s" / "trials.jsonl"
     call(*up)
     call("tune", "--demo", "--", *tune)

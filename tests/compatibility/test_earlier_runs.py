@@ -87,7 +87,7 @@ def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 SHORT = ["--phase", "1", "--manifest", "songs.parquet", "--encoder", "encoder", "--folds", "2", "training.min_steps=1",
-         "logging.report=false", "model.lexical.width=2", "training.mixed_precision=off"]  # fmt: skip
+         "logging.report=false", "model.bag_of_words.hidden_size=2", "training.mixed_precision=off"]  # fmt: skip
 
 
 @pytest.mark.slow

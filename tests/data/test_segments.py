@@ -309,7 +309,7 @@ def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
     assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
     assert "has no effect" not in " ".join(read(**keys).warnings)
     (bag,) = [one for one in read(segments__bag="noisy_or").warnings if "no effect" in one]
-    assert bag.startswith("segments.bag has no effect: segments have labels of their own")
+    assert bag.startswith("segments.mil_pooling has no effect: segments have labels of their own")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_bad_names_are_all_told_at_once(stems_file, tiny_encoder):
             "data__unit": "album", "data__window_position": "end",
         })  # fmt: skip
     said = "\n".join(told.value.problems)
-    for word in ("audio_file", "model.fusion.kind", "--media-root", "data.unit", "data.window_position"):
+    for word in ("audio_file", "model.fusion.kind", "--media-root", "data.example_level", "data.window_position"):
         assert word in said
 
 

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.slow
 STARTS = 6.0  # seconds at most between a start's first trial and the blow
 VICTIMS = ("driver", "actor", "session")
 # long enough that a kill meets trials in each state; pruning off, so that scores do not depend on who came first
-LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.confirm_seeds=1",
+LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.revalidation_seeds=1",
           "logging.report=false"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def sweep_command(command) -> list[str]:  # noqa: F811
-    mine = [part for part in command if part not in ("training.epochs=4", "tune.confirm_seeds=1")]
+    mine = [part for part in command if part not in ("training.epochs=4", "tune.revalidation_seeds=1")]
     return [*mine, *LONGER, "--name", "s"]
 
 
@@ -127,7 +127,8 @@ def assert_undisturbed(trial_log: TrialLog, folder: Path) -> None:
     """Trials that were killed have the numbers that the same config gets when nobody kills it."""
     import yaml
 
-    from rainbow_ray.config.schema import Config, Resolved
+    from rainbow_ray.config.load import Resolved
+    from rainbow_ray.config.schema import Config
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.training.cross_validation import FitContext
     from rainbow_ray.tuning.trial import TrialContext, run_trial

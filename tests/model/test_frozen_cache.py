@@ -176,7 +176,7 @@ def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_pat
 def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_encoder, tmp_path):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, **FREEZING[0])
     _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", prefix=FrozenFeatureCache(tmp_path / "prefix", 10))
-    assert any("training.prefix_limit" in note for note in fitted.facts["notes"])
+    assert any("training.feature_cache_mb" in note for note in fitted.facts["notes"])
     assert np.isfinite(fitted.val_scores).all()
 
 

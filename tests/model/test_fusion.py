@@ -13,7 +13,7 @@ WIDTHS = {"text": 12, "audio": 10, "midi": 8}
 
 def made(kind: str, seed: int = 0) -> Fusion:
     torch.manual_seed(seed)
-    return Fusion(WIDTHS, FusionConfig(kind=kind, width=16, heads=2)).eval()
+    return Fusion(WIDTHS, FusionConfig(kind=kind, hidden_size=16, num_heads=2)).eval()
 
 
 def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, Tokens]:
@@ -111,5 +111,5 @@ def test_units_stand_beside_each_other_by_example():
 
 def test_names_and_sizes_are_checked():
     assert "cross_attention" in check_fusion(FusionConfig(kind="crossattention"))[0]
-    assert "heads" in check_fusion(FusionConfig(width=30, heads=4))[0]
+    assert "heads" in check_fusion(FusionConfig(hidden_size=30, num_heads=4))[0]
     assert check_fusion(FusionConfig()) == []

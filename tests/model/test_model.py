@@ -142,7 +142,7 @@ def test_names_are_checked():
     config = ModelConfig()
     config.text_encoder.pooling = "men"
     config.classifier.activation = "rleu"
-    config.lexical.weighting = "tf"
+    config.bag_of_words.weighting = "tf"
     problems = check_model(config)
     assert len(problems) == 3
     assert "did you mean mean" in problems[0]

@@ -15,7 +15,7 @@ WIDTH = 24
 
 def part(kind: str, **keys) -> Temporal:
     torch.manual_seed(0)
-    made = Temporal(WIDTH, TemporalConfig(kind=kind, width=16, layers=2, **keys)).eval()
+    made = Temporal(WIDTH, TemporalConfig(kind=kind, hidden_size=16, num_layers=2, **keys)).eval()
     for weight in made.parameters():  # what starts at nothing would hide what it depends on
         torch.nn.init.normal_(weight, std=0.3)
     return made
@@ -83,6 +83,6 @@ def test_a_thousand_segments_and_times_of_nothing_stay_finite(kind):
 
 
 def test_wrong_names_and_sizes_are_told():
-    said = check_temporal(TemporalConfig(kind="transformr", width=30, heads=4))
+    said = check_temporal(TemporalConfig(kind="transformr", hidden_size=30, num_heads=4))
     assert "transformer" in said[0]
     assert "do not divide" in said[1]

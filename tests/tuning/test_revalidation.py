@@ -80,7 +80,7 @@ def test_without_the_default_config_there_is_no_gain(sweep, data, rng):
 
 def test_fresh_seeds_are_fresh():
     config = Config()
-    config.reproducibility.seed, config.data.random_seed, config.tune.confirm_seeds = 42, 43, 3
+    config.reproducibility.seed, config.data.random_seed, config.tune.revalidation_seeds = 42, 43, 3
     assert fresh_seeds(config) == [44, 45, 46]
     config.reproducibility.seed = SEEDS - 1
     assert fresh_seeds(config) == [0, 1, 2]

@@ -11,8 +11,9 @@ import numpy as np
 import optuna
 import pytest
 
+from rainbow_ray.config.load import known_keys
 from rainbow_ray.config.phases import PHASES
-from rainbow_ray.config.schema import Config, known_keys
+from rainbow_ray.config.schema import Config
 from rainbow_ray.setup.plan import check_values, resolve_defaults
 from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space, quiet_study
@@ -233,8 +234,13 @@ def test_each_phase_that_trains_has_a_space():
 def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
     of = {kind: load_space(None, 5, kind).draw(quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
           for kind in ("segmentation", "weak segmentation")}  # fmt: skip
-    assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {"training.smoothing", "training.boundary"}
-    assert not [key for key in of["weak segmentation"] if key in ("training.smoothing", "training.boundary")]
+    assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {
+        "training.tmse_weight",
+        "training.boundary_loss_weight",
+    }
+    assert not [
+        key for key in of["weak segmentation"] if key in ("training.tmse_weight", "training.boundary_loss_weight")
+    ]
 
 
 def problems_of(tmp_path, config, check, *lines: str) -> list[str]:

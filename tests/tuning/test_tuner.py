@@ -145,7 +145,7 @@ def test_a_full_disk_ends_it(sweep):
 
 
 def test_the_best_few_keep_their_models(sweep):
-    sweep.config.tune.keep = 1
+    sweep.config.tune.keep_best_models = 1
     keep = KeepBest(sweep)
     sweep.trial_log.watchers.append(keep)
     for number, score in enumerate([0.7, 0.9, 0.8]):

@@ -15,7 +15,8 @@ import pytest
 
 from rainbow_ray import predict
 from rainbow_ray.cli import make_parser, read_config
-from rainbow_ray.config.schema import PATH_KEYS, Config, known_keys, override, resolve
+from rainbow_ray.config.load import PATH_KEYS, known_keys, override, resolve
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.manifest import Manifest, open_manifest
 from rainbow_ray.runs.run_dir import open_run, same_config
 from rainbow_ray.utils.errors import InputError, printable

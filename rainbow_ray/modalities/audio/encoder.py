@@ -175,11 +175,11 @@ class LogMelNet(nn.Module):
         from transformers.audio_utils import mel_filter_bank
 
         super().__init__()
-        self.config, self.width, self.summary_width = config, config.width, 2 * MELS
+        self.config, self.width, self.summary_width = config, config.hidden_size, 2 * MELS
         bank = mel_filter_bank(FFT // 2 + 1, MELS, 30.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
         self.register_buffer("mels", torch.from_numpy(bank).float(), persistent=False)
-        width = config.width
+        width = config.hidden_size
         layers: list[nn.Module] = []
         for inputs, stride in ((MELS, 2), (width, 2), (width, 2)):
             layers += [nn.Conv1d(inputs, width, 5, stride, padding=2), nn.GroupNorm(1, width), nn.GELU()]
@@ -196,7 +196,7 @@ class LogMelNet(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         values = spec_augment(values, self.config) if self.training else values
-        return average_pool_time(self.net(values.transpose(1, 2)).transpose(1, 2), self.config.tokens)
+        return average_pool_time(self.net(values.transpose(1, 2)).transpose(1, 2), self.config.num_tokens)
 
     def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         return mean_std_pool(values)
@@ -239,7 +239,7 @@ class WaveformEncoder(nn.Module):
 
     @property
     def trains_feature_extractor(self) -> bool:
-        return not self.config.freeze_front
+        return not self.config.freeze_feature_extractor
 
     @property
     def all_constant(self) -> bool:
@@ -257,11 +257,11 @@ class WaveformEncoder(nn.Module):
             return features
         states = self._run([self._embed(features)], 0, self.frozen)
         hidden = torch.stack(states, dim=2) if self.mixed else states[-1]
-        return average_pool_time(hidden, self.config.tokens) if self.all_constant else hidden
+        return average_pool_time(hidden, self.config.num_tokens) if self.all_constant else hidden
 
     def identity(self) -> str:
         stage = (self.between_frozen, self.frozen, self.mixed, self.whole and self.frozen == self.depth)
-        pooled = self.config.tokens if self.all_constant else None
+        pooled = self.config.num_tokens if self.all_constant else None
         body = self.body.config
         return hash_of(self.weights, stage, pooled, self.normalise, body._attn_implementation, torch.__version__)
 
@@ -278,7 +278,7 @@ class WaveformEncoder(nn.Module):
         if self.mixed:
             shares = torch.softmax(self.mix_weights, dim=0).to(hidden.dtype)
             hidden = self.mix_scale * torch.einsum("k,utkw->utw", shares, torch.stack(states, dim=2))
-        return average_pool_time(hidden, self.config.tokens)
+        return average_pool_time(hidden, self.config.num_tokens)
 
     def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         if self.trains_feature_extractor or not self.between_frozen:
@@ -299,7 +299,7 @@ class WaveformEncoder(nn.Module):
     def train(self, mode: bool = True) -> WaveformEncoder:
         """Frozen parts stay in eval mode."""
         super().train(mode)
-        if self.config.freeze_front:
+        if self.config.freeze_feature_extractor:
             self.body.feature_extractor.eval()
         if self.between_frozen:
             for part in (self.body.feature_projection, self.body.encoder.pos_conv_embed, self.body.encoder.dropout):
@@ -361,7 +361,7 @@ class WaveformEncoder(nn.Module):
         front = {id(p) for p in body.feature_extractor.parameters()}
         for parameter in body.parameters():
             if id(parameter) in front:
-                learns = not self.config.freeze_front
+                learns = not self.config.freeze_feature_extractor
             elif id(parameter) in in_layers:
                 learns = id(parameter) not in frozen
             else:

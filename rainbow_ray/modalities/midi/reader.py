@@ -124,14 +124,14 @@ class MidiEncoder(nn.Module):
 
     def __init__(self, config: MidiEncoderConfig, seconds: float) -> None:
         super().__init__()
-        width = config.width
-        self.width, self.max_notes, self.tokens, self.seconds = width, config.max_notes, config.tokens, seconds
+        width = config.hidden_size
+        self.width, self.max_notes, self.tokens, self.seconds = width, config.max_notes, config.num_tokens, seconds
         self.pitch = nn.Embedding(PITCHES, width)
         self.instrument = nn.Embedding(INSTRUMENTS, width)
         self.numbers = nn.Linear(3, width)  # velocity, log duration, log gap
         self.time = nn.Linear(width, width)
         self.whole = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(width, config.num_heads, config.dropout) for _ in range(config.num_layers))
         self.summary_width = SUMMARY
         for embedding in (self.pitch, self.instrument):
             nn.init.normal_(embedding.weight, std=0.1)

@@ -120,7 +120,7 @@ def body_of(family: str):
 
 def encoder_of(family: str, **keys) -> WaveformEncoder:
     return WaveformEncoder(
-        body_of(family), AudioEncoderConfig(tokens=1000, **keys), normalise=False, weights="w"
+        body_of(family), AudioEncoderConfig(num_tokens=1000, **keys), normalise=False, weights="w"
     ).eval()
 
 
@@ -172,7 +172,7 @@ def test_identities_differ_with_all_that_states_depend_on():
 
 
 def test_the_embedded_net_hears_pitch_and_learns():
-    net = LogMelNet(AudioEncoderConfig(tokens=8))
+    net = LogMelNet(AudioEncoderConfig(num_tokens=8))
     low, high = (torch.from_numpy(tone(2.0, pitch=pitch))[None] for pitch in (200.0, 3000.0))
     spectra = net.constant(torch.cat([low, high]))
     assert spectra.shape == (2, 101, 64)

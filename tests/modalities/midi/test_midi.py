@@ -182,7 +182,7 @@ def units(*lengths: int) -> list[np.ndarray]:
 
 def test_a_window_is_read_alike_in_any_batch():
     torch.manual_seed(0)
-    encoder = MidiEncoder(MidiEncoderConfig(width=16, heads=2), 10.0).eval()
+    encoder = MidiEncoder(MidiEncoderConfig(hidden_size=16, num_heads=2), 10.0).eval()
     made = units(5, 40, 0, 12)
     values, mask = pad(made)
     tokens, there = encoder(values, mask)
@@ -200,7 +200,7 @@ def test_a_window_is_read_alike_in_any_batch():
 
 def test_time_and_instrument_matter():
     torch.manual_seed(0)
-    encoder = MidiEncoder(MidiEncoderConfig(width=16, heads=2), 10.0).eval()
+    encoder = MidiEncoder(MidiEncoderConfig(hidden_size=16, num_heads=2), 10.0).eval()
     (notes,) = units(8)
     before = encoder(*pad([notes]))[0]
     for field, value in ((ONSET, notes[:, ONSET] / 2), (INSTRUMENT, 30), (PITCH, notes[:, PITCH] + 1)):
