@@ -54,15 +54,15 @@ def fit_fold(
     data: PreparedData,
     folder: Path,
     fold: int = 0,
-    team: ProcessGroup | None = None,
+    process_group: ProcessGroup | None = None,
     prefix: FrozenFeatureCache | None = None,
 ) -> tuple[np.ndarray, Fitted]:
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
     fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, prefix=prefix)
-    reporter = JsonLinesLogger(state.metrics) if team is None or team.is_main else NullLogger()
-    return val, fit(plan.config, fit_data, reporter, state, team)
+    reporter = JsonLinesLogger(state.metrics) if process_group is None or process_group.is_main else NullLogger()
+    return val, fit(plan.config, fit_data, reporter, state, process_group)
 
 
 def finish_run(plan: RunPlan, path: Path) -> Path:

@@ -47,7 +47,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     began = time.perf_counter()
     small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
     learner = Learner(
-        small, data.source, plan.reading, task, few, device=device, precision=precision, team=ProcessGroup(),
+        small, data.source, plan.reading, task, few, device=device, precision=precision, process_group=ProcessGroup(),
         hear=windows_of(data, np.concatenate([longest, few])),
     )  # fmt: skip
     loaded = time.perf_counter() - began

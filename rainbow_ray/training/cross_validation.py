@@ -186,12 +186,12 @@ def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | Non
     # parameters that a cut encoder leaves unused get no gradient; buffers are the same on all workers from the start
     options = {"find_unused_parameters": True, "broadcast_buffers": False}
     prepare = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
-    team = ProcessGroup(context.get_world_rank(), context.get_world_size(), prepare)
+    process_group = ProcessGroup(context.get_world_rank(), context.get_world_size(), prepare)
     shared = ray.get(arguments["shared"])
     try:
         for job in arguments["jobs"]:
             if CheckpointManager(job.folder).load_result() is None:
-                run_job(shared, job, team)
+                run_job(shared, job, process_group)
     except Exception as error:
         known = user_error(error)  # wrapped, where it comes from tasks that read songs for this worker
         if known is None:
@@ -213,7 +213,7 @@ def _is_waiting(job: FitJob) -> bool:
 def run_job(
     shared: FitContext,
     job: FitJob,
-    team: ProcessGroup,
+    process_group: ProcessGroup,
     on_validation: Callable[[float, np.ndarray], None] | None = None,
 ) -> None:
     """Run one job in this process, from its checkpoint if it has one, and keep its result."""
@@ -221,8 +221,8 @@ def run_job(
     from rainbow_ray.training.trainer import FitData, fit
 
     state = CheckpointManager(job.folder)
-    reporter: MetricLogger = JsonLinesLogger(state.metrics) if team.is_main else NullLogger()
-    if team.is_main:
+    reporter: MetricLogger = JsonLinesLogger(state.metrics) if process_group.is_main else NullLogger()
+    if process_group.is_main:
         state.clear_debris()
     config = job.config or shared.config
     limit = config.training.feature_cache_mb * MB
@@ -238,8 +238,8 @@ def run_job(
         prefix=FrozenFeatureCache(shared.prefix, limit) if shared.prefix is not None and limit else None,
         on_validation=on_validation,
     )
-    fitted = fit(config, data, reporter, state, team)
-    if team.is_main:
+    fitted = fit(config, data, reporter, state, process_group)
+    if process_group.is_main:
         parts = {f"only {name}": scores for name, scores in fitted.parts.items()}
         state.save_result({"train": fitted.train_scores, "val": fitted.val_scores, **parts}, fitted.facts)
 

@@ -53,11 +53,12 @@ class Learner:
 
     def __init__(
         self, config: Config, source: Dataset, reading: InputSpec, task: Task, training: np.ndarray, *,
-        device: torch.device, precision: Precision, team: ProcessGroup, prefix: FrozenFeatureCache | None = None,
+        device: torch.device, precision: Precision, process_group: ProcessGroup,
+        prefix: FrozenFeatureCache | None = None,
         hear: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.source, self.reading, self.task = config, source, reading, task
-        self.device, self.precision, self.team, self.prefix = device, precision, team, prefix
+        self.device, self.precision, self.process_group, self.prefix = device, precision, process_group, prefix
         self.notes: list[str] = []
         self.stored: Stored | None = None
         self.draw: int | None = None  # which view of a stem training takes, by epoch
@@ -74,7 +75,7 @@ class Learner:
             self.states = self._find_states()
         self._fit_statistics(training)
         self.spare = self._shortest(training)
-        self.wrapped: nn.Module = team.wrap(self.model)
+        self.wrapped: nn.Module = process_group.wrap(self.model)
 
     def losses(self, rows: ExampleView, only: Collection[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted losses `(examples,)` and logits, fp32, of some rows.
@@ -124,7 +125,7 @@ class Learner:
     def score(self, indices: np.ndarray) -> tuple[np.ndarray, float | None]:
         """Scores of the examples in the order of `indices`, and their weighted mean loss (None without examples).
 
-        Each worker of the team scores its share, and all get the whole.
+        Each worker of the process group scores its share, and all get the whole.
         """
         scores, total = self._score(indices)
         finite = np.isfinite(scores)
@@ -158,9 +159,14 @@ class Learner:
             said.index_add_(0, at, torch.ones(len(at)))
             total += float(losses.cpu()[kept].sum())
 
-        for rows in self._shares(indices, self.team, together=True):
+        for rows in self._shares(indices, self.process_group, together=True):
             self._in_parts(one, rows)
-        scores, said, (total,) = self.team.add(scores), self.team.add(said), self.team.sums(total)
+        group = self.process_group
+        scores, said, (total,) = (
+            group.all_reduce_sum(scores),
+            group.all_reduce_sum(said),
+            group.all_reduce_scalars(total),
+        )
         scores[said != 1] = torch.nan  # what nobody scored, or two did, is no score
         return scores.numpy(), total
 
@@ -177,9 +183,10 @@ class Learner:
             assert instance_log_probs is not None
             total.add_(instance_log_probs.float().sum(0).cpu())
 
-        for rows in self._shares(indices, self.team):
+        for rows in self._shares(indices, self.process_group):
             self._in_parts(one, rows)
-        return [[round(v, 4) for v in row] for row in (self.team.add(total) / len(indices)).tolist()]
+        means = self.process_group.all_reduce_sum(total) / len(indices)
+        return [[round(v, 4) for v in row] for row in means.tolist()]
 
     def base_hash(self) -> str:
         """Identifies what is frozen: a checkpoint holds only what is trained."""
@@ -207,24 +214,24 @@ class Learner:
             return None
         everything = np.arange(len(self.source))
         if not isinstance(self.source, InMemoryDataset):
-            parts = self._shares(everything, self.team)
-            return self._encode(parts, everything, self.model.features, self.model.width, self.team)
+            parts = self._shares(everything, self.process_group)
+            return self._encode(parts, everything, self.model.features, self.model.width, self.process_group)
         assert self.model.text is not None
         assert self.model.pooling is not None
         width = self.model.text.width
         shape = (len(self.source), width)
 
-        def encode(team: ProcessGroup) -> torch.Tensor:
-            parts = self._shares(everything, team)
-            return self._encode(parts, everything, self.model.encode, width, team)
+        def encode(process_group: ProcessGroup) -> torch.Tensor:
+            parts = self._shares(everything, process_group)
+            return self._encode(parts, everything, self.model.encode, width, process_group)
 
         stored = None
         if self.prefix is not None:
             key = self._prefix_key(self.model.text.depth, self.model.pooling.kind)
-            # alone: of the team's workers one computes, while the others wait for its file
+            # a group of its own: one of the workers computes, while the others wait for its file
             stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(ProcessGroup())))
-        everybody = all(self.team.collect(stored is not None))
-        encoded = stored.to(self.device) if stored is not None and everybody else encode(self.team)
+        everybody = all(self.process_group.all_gather_object(stored is not None))
+        encoded = stored.to(self.device) if stored is not None and everybody else encode(self.process_group)
         words = text_encoder.pad(self.source.examples.ragged(text_encoder.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
@@ -328,15 +335,15 @@ class Learner:
             features = self.features[torch.from_numpy(known.indices).to(self.device)]
         else:
             batches = scoring_batches(np.arange(len(known)), self.source.lengths[known.indices])
-            parts = (known.take(batch) for batch in self.team.share(batches))
-            features = self._encode(parts, known.indices, self.model.features, self.model.width, self.team)
+            parts = (known.take(batch) for batch in self.process_group.shard(batches))
+            features = self._encode(parts, known.indices, self.model.features, self.model.width, self.process_group)
         self.model.fit_statistics(features)
 
     @torch.no_grad()
     def _encode(
-        self, parts: Iterable[ExampleView], indices: np.ndarray, encode: Any, width: int, team: ProcessGroup
+        self, parts: Iterable[ExampleView], indices: np.ndarray, encode: Any, width: int, process_group: ProcessGroup
     ) -> torch.Tensor:
-        """What a part of the model gives for `indices`: `(indices, width)`, each of a team computing its `parts`."""
+        """What a part of the model gives for `indices`: `(indices, width)`, each worker computing its `parts`."""
         self.model.eval()
         place = np.zeros(len(self.source), dtype=np.int64)
         place[indices] = np.arange(len(indices))
@@ -349,19 +356,21 @@ class Learner:
 
         for part in parts:
             self._in_parts(one, part)
-        return team.add(out)
+        return process_group.all_reduce_sum(out)
 
-    def _shares(self, indices: np.ndarray, team: ProcessGroup, *, together: bool = False) -> Iterable[ExampleView]:
+    def _shares(
+        self, indices: np.ndarray, process_group: ProcessGroup, *, together: bool = False
+    ) -> Iterable[ExampleView]:
         """This worker's share of some examples, in batches for scoring; segments `together` with their neighbours."""
         neighbours = self.source.neighbours
         if together and neighbours is not None:
             windows = [w for song in neighbours.whole_songs(indices) for w in neighbours.scored_windows(song)]
             parts = divide_sequences(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
-            return self._visit(team.share(parts))
+            return self._visit(process_group.shard(parts))
         batches: list[np.ndarray] = []
         for window in self.source.windows(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
-        return self.source.iter_batches(team.share(batches))
+        return self.source.iter_batches(process_group.shard(batches))
 
     def _kept(self, rows: ExampleView) -> np.ndarray:
         """Which of some rows, windows of songs, count as scored here; all, where each example stands for itself."""

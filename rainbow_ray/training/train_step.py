@@ -44,7 +44,7 @@ class Stepper:
     """Optimiser, schedule and scaler around a learner; `take` makes one step."""
 
     def __init__(self, learner: Learner, config: TrainingConfig, *, warmup_steps: int, steps: int) -> None:
-        self.learner, self.config, self.team = learner, config, learner.team
+        self.learner, self.config, self.process_group = learner, config, learner.process_group
         self.optimizer = make_optimizer(learner.model, learner.config, learner.device)
         self.schedule = make_schedule(self.optimizer, learner.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.precision.scaled)
@@ -62,7 +62,9 @@ class Stepper:
             state = rng_state(self.learner.device)
             losses, cuts = self._accumulate(rows, weight)
             failed = losses is None
-            loss, failures, wanted = self.team.sums(sum(losses or []), float(failed), float(wants_checkpoint))
+            loss, failures, wanted = self.process_group.all_reduce_scalars(
+                sum(losses or []), float(failed), float(wants_checkpoint)
+            )
             if not failures:
                 break
             self._shrink(max((len(cut) for cut in cuts), default=1), number)
@@ -112,11 +114,11 @@ class Stepper:
         cuts = list(self.micro_batches(rows))
         losses = []
         try:
-            with self.team.alone(self.learner.wrapped):
+            with self.process_group.no_sync(self.learner.wrapped):
                 for cut in cuts:
                     # averaged over the workers afterwards, hence times their number
                     loss = self.learner.losses(cut)[0].sum() / weight
-                    torch.autograd.backward(self.scaler.scale(loss * self.team.size))
+                    torch.autograd.backward(self.scaler.scale(loss * self.process_group.size))
                     losses.append(loss.detach())
             return (torch.stack(losses).tolist() if losses else []), cuts
         except Exception as error:
@@ -126,7 +128,7 @@ class Stepper:
 
     def _shrink(self, largest: int, number: int) -> None:
         device, before = self.learner.device, (self.limits.examples, self.limits.tokens)
-        largest = int(max(part.item() for part in self.team.gather(torch.tensor(largest))))
+        largest = int(max(part.item() for part in self.process_group.all_gather(torch.tensor(largest))))
         if largest == 1 or before[0] == 1:  # a run of neighbours is not torn
             lacks = f"step {number}: memory on {device.type} does not suffice for one example alone"
             raise TrainingError(f"{lacks}; {OUT_OF_MEMORY_ADVICE}")
@@ -141,7 +143,7 @@ class Stepper:
         )
 
     def _update(self) -> None:
-        if self.team.size > 1:
+        if self.process_group.size > 1:
             # one more backward pass, of nothing, in which the workers' gradients are averaged: all take part in it,
             # however many micro-batches each had
             torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
@@ -165,7 +167,7 @@ class Stepper:
     def _not_finite(self, loss: float, number: int, losses: list[float], cuts: list[ExampleView]) -> TrainingError:
         bad = [cut.indices for cut, own in zip(cuts, losses, strict=True) if not math.isfinite(own)]
         own = self.learner.source.names(bad[0]) if bad else []
-        songs = next((named for named in self.team.collect(own) if named), [])
+        songs = next((named for named in self.process_group.all_gather_object(own) if named), [])
         where = f"in a batch of the songs {', '.join(songs)}"
         return TrainingError(f"the loss of step {number} is {loss}, {where}: {advice(self.learner.config)}")
 

@@ -90,14 +90,18 @@ class Fitted:
 
 
 def fit(
-    config: Config, data: FitData, reporter: MetricLogger, state: CheckpointManager, team: ProcessGroup | None = None
+    config: Config,
+    data: FitData,
+    reporter: MetricLogger,
+    state: CheckpointManager,
+    process_group: ProcessGroup | None = None,
 ) -> Fitted:
     """Train on `data.train`, score `data.val`; go on from `state`'s newest checkpoint where it has one.
 
-    With a team, each of its workers calls this, and the leading one writes. Raises `TrainingError` with the songs of
-    the batch when the loss is not finite.
+    With a process group, each of its workers calls this, and the main one writes. Raises `TrainingError` with the songs
+    of the batch when the loss is not finite.
     """
-    run = Trainer(config, data, reporter, state, team or ProcessGroup())
+    run = Trainer(config, data, reporter, state, process_group or ProcessGroup())
     run.restore()
     while run.in_an_epoch or (run.progress.epoch < run.length.epochs and not run.should_stop()):
         run.train_epoch()
@@ -111,10 +115,21 @@ class Trainer:
     """The parts of one fit, so that each step of it is a short method."""
 
     def __init__(
-        self, config: Config, data: FitData, reporter: MetricLogger, state: CheckpointManager, team: ProcessGroup
+        self,
+        config: Config,
+        data: FitData,
+        reporter: MetricLogger,
+        state: CheckpointManager,
+        process_group: ProcessGroup,
     ) -> None:
         began = self.saved_at = time.perf_counter()
-        self.config, self.data, self.reporter, self.state, self.team = config, data, reporter, state, team
+        self.config, self.data, self.reporter, self.state, self.process_group = (
+            config,
+            data,
+            reporter,
+            state,
+            process_group,
+        )
         self.source, self.progress = data.source, TrainState()
         seed = config.reproducibility.seed
         torch.manual_seed(seed)
@@ -132,7 +147,7 @@ class Trainer:
         self.stop_on, stop_notes = self._stopping_metric()
         self.learner = Learner(
             config, self.source, data.reading, self.task, self.train,
-            device=device, precision=precision, team=team, prefix=data.prefix,
+            device=device, precision=precision, process_group=process_group, prefix=data.prefix,
         )  # fmt: skip
         self.notes = [*notes, *more, *stop_notes, *self.length.notes, *self.learner.notes]
         self.model = self.learner.model
@@ -140,8 +155,8 @@ class Trainer:
         self.base = self.learner.base_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.length.steps)
         self.stepper = Stepper(self.learner, config.training, warmup_steps=self.warmup_steps, steps=self.length.steps)
-        if team.rank:
-            torch.manual_seed(seed + team.rank)  # dropout of its own
+        if process_group.rank:
+            torch.manual_seed(seed + process_group.rank)  # dropout of its own
         self.gpu_use: list[float] = []
         self._spoken_of: set[int] = set()  # best epochs that a kept checkpoint names
         self.progress.seconds["startup"] = time.perf_counter() - began
@@ -207,22 +222,22 @@ class Trainer:
     def save_epoch(self) -> None:
         """The best model where an inner split says which, and the last state, to go on from."""
         progress = self.progress
-        if len(self.inner) and progress.best_epoch == progress.epoch and self.team.is_main:
+        if len(self.inner) and progress.best_epoch == progress.epoch and self.process_group.is_main:
             self.state.save_best(progress.epoch, {"model": self.model.trained_state()}, keep=self._spoken_of)
         every = self.config.training.save_every_n_epochs
         due = progress.epoch % every == 0 if every is not None else self._checkpoint_is_due()
-        if self.team.sums(float(due and self.team.is_main))[0]:
+        if self.process_group.all_reduce_scalars(float(due and self.process_group.is_main))[0]:
             self._save()
 
     def restore(self) -> None:
         """Go on from the newest checkpoint that can be read and fits; records after it are forgotten."""
         last, words = self.state.load_latest(self._objection)
         step = last["progress"]["step"] if last is not None else -1
-        if len(set(self.team.collect((step, len(words))))) > 1:
+        if len(set(self.process_group.all_gather_object((step, len(words))))) > 1:
             shared = "--output-dir must be a folder that all machines share"
             raise TrainingError(f"workers see different checkpoints in {self.state.folder}: {shared}")
         self.notes += words
-        if self.team.is_main:
+        if self.process_group.is_main:
             self.state.quarantine(step)
             self.reporter.truncate_after(step)
         if last is None:
@@ -230,20 +245,20 @@ class Trainer:
         self.model.load_trained_state(last["model"])
         self.stepper.load_state(last["stepper"])
         self.progress = TrainState(**last["progress"])
-        before, now = len(last["rng"]), self.team.size
+        before, now = len(last["rng"]), self.process_group.size
         fewer = f", with {now} workers in place of {before}" if now != before else ""
         self.notes.append(f"{self.state.folder.name} went on from step {step} after a stop{fewer}")
         self._spoken_of = self.state.best_epochs()
-        if self.team.rank < before:
-            set_rng_state(last["rng"][self.team.rank], self.learner.device)
+        if self.process_group.rank < before:
+            set_rng_state(last["rng"][self.process_group.rank], self.learner.device)
 
     def load_best(self) -> None:
         """The best epoch's model, where an inner split says which that was."""
         if not len(self.inner):
             return
-        self.team.wait()  # for the leading worker's file
+        self.process_group.barrier()  # for the leading worker's file
         best = self.state.load_best(self.progress.best_epoch)
-        if not all(self.team.collect(best is not None)):
+        if not all(self.process_group.all_gather_object(best is not None)):
             lost = f"the model of the best epoch ({self.progress.best_epoch}) is gone or damaged"
             raise TrainingError(f"{self.state.folder}: {lost}; --resume goes on from before it")
         assert best is not None
@@ -268,7 +283,7 @@ class Trainer:
         attention = self.learner.attention(self.data.val)
         progress = self.progress
         progress.seconds["eval"] += time.perf_counter() - began
-        if self.team.is_main:
+        if self.process_group.is_main:
             self.state.save_model({"model": self.model.trained_state(), "problem": dict(self.task.to_json())})
         peak = peak_memory_mb(self.learner.device)
         facts = {
@@ -289,8 +304,8 @@ class Trainer:
             # over the songs: training, and the scores after each epoch and at the end
             "passes": 1 if self.learner.features is not None else progress.epoch + 1,
             "gpu_use": round(float(np.mean(self.gpu_use)), 3) if self.gpu_use else None,
-            "workers": self.team.size,
-            "peak_memory_mb": round(max(part.item() for part in self.team.gather(torch.tensor(peak))), 1),
+            "workers": self.process_group.size,
+            "peak_memory_mb": round(max(part.item() for part in self.process_group.all_gather(torch.tensor(peak))), 1),
             "device": self.learner.device.type,
             "precision": self.learner.precision.name,
             "parameters": {
@@ -332,7 +347,7 @@ class Trainer:
 
     def _share(self, step: BatchIndices) -> BatchIndices:
         """This worker's share of a step."""
-        rank, size = self.team.rank, self.team.size
+        rank, size = self.process_group.rank, self.process_group.size
         if step.run is None:
             return BatchIndices(share_of(step.indices, self.source.lengths, rank, size))
         return step if size == 1 else share_runs(step.runs, rank, size)
@@ -351,8 +366,8 @@ class Trainer:
     def _save(self) -> None:
         """Called by all workers: each gives the state of its generators, the leading one writes."""
         began, progress = time.perf_counter(), self.progress
-        rng = self.team.gather(rng_state(self.learner.device))
-        if self.team.is_main:
+        rng = self.process_group.all_gather(rng_state(self.learner.device))
+        if self.process_group.is_main:
             state = {
                 "model": self.model.trained_state(),
                 "base": self.base,
@@ -369,7 +384,7 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         """Inside an epoch only the clock decides; other workers follow the leading one's."""
         config = self.config.training
-        if config.save_every_n_epochs is not None or not self.team.is_main:
+        if config.save_every_n_epochs is not None or not self.process_group.is_main:
             return False
         return time.perf_counter() - self.saved_at >= config.checkpoint_seconds
 

@@ -27,7 +27,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from rainbow_ray.modalities import text
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.distributed.process_group import ProcessGroup
 from tests.helpers import data_of, fit_fold, plan_of
 
 manifest, folder, threads, keys = sys.argv[1:]
@@ -40,14 +40,14 @@ def without_dropout(name):
             module.p = 0.0
     return body
 text.load_body = without_dropout
-team = Team()
+process_group = ProcessGroup()
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.init_process_group("gloo")
     def wrap(model):
         return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
-    team = Team(distributed.get_rank(), distributed.get_world_size(), wrap)
+    process_group = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), "embedded", **json.loads(keys))
-fit_fold(plan, data_of(plan), Path(folder), team=team)
+fit_fold(plan, data_of(plan), Path(folder), process_group=process_group)
 """
 KEYS = {
     "model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": "last", "training__min_steps": 0,

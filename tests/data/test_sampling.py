@@ -12,7 +12,7 @@ from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Space, stacked_in
 from rainbow_ray.tuning.trial import TrialContext, make_rungs, out_of_fold, run_trial
 from tests.conftest import labelled_songs
-from tests.distributed.test_process_group import KEYS, run_team, without_dropout
+from tests.distributed.test_process_group import KEYS, run_workers, without_dropout
 from tests.helpers import data_of, fit_fold, plan_of
 
 
@@ -86,7 +86,7 @@ def test_two_workers_do_what_one_does(write_table, tiny_encoder, tmp_path, keys)
     keys = {**KEYS, **keys, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
     made = plan_of(manifest, encoder, **keys)
     _, alone = fit_fold(made, data_of(made), tmp_path / "one")
-    run_team(tmp_path / "two", manifest, encoder, keys)
+    run_workers(tmp_path / "two", manifest, encoder, keys)
     one, two = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
     assert one["problem"] == two["problem"], "both saw the same balance"
     for name, value in one["model"].items():

@@ -98,7 +98,7 @@ def learner_of(plan, data):
     torch.manual_seed(0)
     device, precision = torch.device("cpu"), Precision(None)
     return Learner(plan.config, data.source, plan.reading, task, everything, device=device, precision=precision,
-                   team=ProcessGroup())  # fmt: skip
+                   process_group=ProcessGroup())  # fmt: skip
 
 
 @pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from rainbow_ray.model.frozen_cache import PrefixStore
-from rainbow_ray.distributed.process_group import Team
+from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.distributed.process_group import ProcessGroup
 from tests.helpers import data_of, fit_fold, plan_of
 
 manifest, encoder, folder, keys = sys.argv[1:]
@@ -35,15 +35,16 @@ torch.set_num_threads(1)
 distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
 def wrap(model):
     return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
-team = Team(distributed.get_rank(), distributed.get_world_size(), wrap)
+process_group = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), encoder, **json.loads(keys))
-fit_fold(plan, data_of(plan), Path(folder), team=team, prefix=PrefixStore(Path(folder).parent / "prefix", 2**24))
+cache = FrozenFeatureCache(Path(folder).parent / "frozen_features", 2**24)
+fit_fold(plan, data_of(plan), Path(folder), process_group=process_group, prefix=cache)
 distributed.barrier()  # who ends while the other still talks may be torn down by gloo's own threads
 distributed.destroy_process_group()
 """
 
 
-def run_team(folder: Path, manifest: Path, encoder: Path, keys: dict, size: int = 2, port: int = 29511) -> None:
+def run_workers(folder: Path, manifest: Path, encoder: Path, keys: dict, size: int = 2, port: int = 29511) -> None:
     arguments = [sys.executable, "-c", WORKER, str(manifest), str(encoder), str(folder), json.dumps(keys)]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     workers = [
@@ -73,7 +74,7 @@ def test_two_workers_do_what_one_does(songs_file, tiny_encoder, tmp_path, keys, 
         keys["training__batch_size"] = 3
     made = plan_of(songs_file, encoder, **keys)
     _, alone = fit_fold(made, data_of(made), tmp_path / "one")
-    run_team(tmp_path / "two", songs_file, encoder, keys)
+    run_workers(tmp_path / "two", songs_file, encoder, keys)
     model = CheckpointManager(tmp_path / "two").load_model()["model"]
     single = CheckpointManager(tmp_path / "one").load_model()["model"]
     for name, value in single.items():
@@ -101,7 +102,7 @@ def test_two_workers_fuse_as_one_does_though_few_have_midi(stems_file, tiny_enco
     encoder = without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
     made = plan_of(stems_file, encoder, **keys)
     fit_fold(made, data_of(made), tmp_path / "one")
-    run_team(tmp_path / "two", stems_file, encoder, keys)
+    run_workers(tmp_path / "two", stems_file, encoder, keys)
     ours, theirs = (read_records(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for one, two in zip(ours, theirs, strict=True):

@@ -32,7 +32,7 @@ def learner_of(plan, data) -> Learner:
     device = pick_device("cpu")[0]
     task = data.task.fit(data.source.targets[train], plan.config.training)
     return Learner(plan.config, data.source, plan.reading, task, train, device=device,
-                   precision=pick_precision("off", device)[0], team=ProcessGroup())  # fmt: skip
+                   precision=pick_precision("off", device)[0], process_group=ProcessGroup())  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
