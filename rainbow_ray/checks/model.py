@@ -45,7 +45,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:FEW]
     few = np.sort(np.random.default_rng(0).choice(train, min(FEW, len(train)), replace=False))
     began = time.perf_counter()
-    small = plan.config.model_copy(update={"data": config.data.model_copy(update={"resident_limit": 0})})
+    small = plan.config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
     learner = Learner(
         small, data.source, plan.reading, task, few, device=device, precision=precision, process_group=ProcessGroup(),
         hear=windows_of(data, np.concatenate([longest, few])),

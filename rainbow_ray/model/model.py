@@ -103,7 +103,7 @@ class RainbowModel(nn.Module):
             for embedding in self.stems.values():
                 assert isinstance(embedding, nn.Embedding)
                 nn.init.zeros_(embedding.weight)
-        self.register_buffer("reach", _reach(self.parts), persistent=False)
+        self.register_buffer("feature_scale", _reach(self.parts), persistent=False)
         self.standardise = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
         read = self.width + fused

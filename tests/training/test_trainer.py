@@ -136,9 +136,9 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_p
         monkeypatch.setattr(run.stepper, "_update", lambda: None)
         step = run.train[:8]
         weight = weights[step].sum()
-        total = run.stepper.take(run.source.known(step), weight, number=1).loss
+        total = run.stepper.take(run.source.in_memory_subset(step), weight, number=1).loss
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
-        losses, _ = run.learner.losses(run.source.known(step))
+        losses, _ = run.learner.losses(run.source.in_memory_subset(step))
         assert total == pytest.approx(losses.sum().item() / weight, rel=1e-5)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
