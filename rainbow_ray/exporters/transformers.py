@@ -23,7 +23,8 @@ from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.exporters.onnx import Graph, make_inputs
 from rainbow_ray.inference.load import HUB_MARK
 from rainbow_ray.modalities.text.encoder import TOKENS
-from rainbow_ray.model.model import RainbowModel, Standardizer
+from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.nn.standardizer import Standardizer
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.utils.errors import InputError, TrainingError
 

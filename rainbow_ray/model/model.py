@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
+from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.reader import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import make_audio_encoder
 from rainbow_ray.modalities.encoder_cache import EncoderCache
@@ -18,13 +18,13 @@ from rainbow_ray.modalities.text.bag_of_words import WEIGHTINGS, WordPresence
 from rainbow_ray.modalities.text.encoder import STATES, TOKENS, WORDS, TextEncoder
 from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 from rainbow_ray.model.temporal import Temporal, check_temporal
+from rainbow_ray.nn.head import ACTIVATIONS, make_head
 from rainbow_ray.nn.pooling import POOLINGS, Pooling
+from rainbow_ray.nn.standardizer import Standardizer
 from rainbow_ray.utils.errors import check_choice
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 READ_AS = 384  # features: the width of text for which the head's rates were measured
 STEMS = 32  # of a song that are told apart
-MIN_SCALE = 1e-4  # a feature that hardly varies on the training side is not blown up
 
 
 def check_model(config: ModelConfig) -> list[str]:
@@ -286,40 +286,6 @@ def _reach(parts: Mapping[str, int]) -> torch.Tensor:
     return torch.cat([
         torch.full((width,), READ_AS / width if name in ("audio", "midi") else 1.0) for name, width in parts.items()
     ] or [torch.zeros(0)])  # fmt: skip
-
-
-class Standardizer(nn.Module):
-    """`(x - mean) / scale`, both fitted once; the identity until then."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-
-    def fit(self, features: torch.Tensor) -> None:
-        """From `(examples, width)`; NaN is what is not known."""
-        known = ~features.isnan()
-        counts, values = known.sum(dim=0).clamp(min=1), features.nan_to_num()
-        self.mean.copy_(values.sum(dim=0) / counts)
-        spread = (((values - self.mean) ** 2 * known).sum(dim=0) / counts).sqrt()
-        self.scale.copy_(torch.where(spread > MIN_SCALE, spread, torch.ones_like(spread)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.scale
-
-
-def make_head(width: int, outputs: int, config: ClassifierConfig) -> nn.Sequential:
-    """Dropout and a linear layer, with hidden layers before them where `hidden_dims` names some."""
-    layers: list[nn.Module] = []
-    for hidden in config.hidden_dims:
-        layers += [nn.Dropout(config.dropout), nn.Linear(width, hidden), ACTIVATIONS[config.activation]()]
-        width = hidden
-    last = nn.Linear(width, outputs)
-    nn.init.zeros_(last.weight)  # first predictions are the bias alone, not noise
-    return nn.Sequential(*layers, nn.Dropout(config.dropout), last)
 
 
 def _average(units: torch.Tensor, unit_to_example: torch.Tensor | None, examples: int) -> torch.Tensor:

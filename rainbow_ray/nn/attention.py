@@ -1,13 +1,25 @@
-"""A transformer block that attends to its own tokens or to others': pre-norm, as in Xiong et al. 2020."""
+"""A pre-norm transformer block for self-attention and cross-attention.
+
+Reference:
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Xiong et al. 2020, "On Layer Normalization in the
+    Transformer Architecture", figure 1b (pre-norm).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer, each added to what it read."""
+    """Multi-head attention and a feed-forward network, each with a residual connection and a layer norm before it.
+
+    Args:
+        width: Size of the hidden states.
+        heads: Number of attention heads; divides `width`.
+        dropout: Dropout probability after the attention, and inside and after the feed-forward network.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -19,32 +31,48 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
+    @override
     def forward(
         self, hidden: torch.Tensor, context: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """`hidden` `(batch, queries, width)` after attending to `context` `(batch, keys, width)` where `mask` is true.
+        """Return the hidden states after attention to a context.
 
-        At least one key of each row must be there. `bias`, `(batch, heads, queries, keys)`, is added to what queries
-        and keys say of each other.
+        Args:
+            hidden: States that attend, `(batch, queries, width)`.
+            context: States that are attended to, `(batch, keys, width)`; equal to `hidden` for self-attention.
+            mask: `(batch, keys)`, true for keys that may be attended to; at least one per row.
+            bias: Added to the attention logits, `(batch, heads, queries, keys)`.
+
+        Returns:
+            `(batch, queries, width)`.
         """
         query, key, value = self._project(hidden, context)
-        seen = mask[:, None, None]
+        attention_mask = mask[:, None, None]
         if bias is not None:
-            seen = bias.to(query.dtype).masked_fill(~seen, float("-inf"))
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            attention_mask = bias.to(query.dtype).masked_fill(~attention_mask, float("-inf"))
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        out: torch.Tensor = hidden + self.dropout(self.feed(self.norm_forward(hidden)))
-        return out
+        result: torch.Tensor = hidden + self.dropout(self.feed(self.norm_forward(hidden)))
+        return result
 
     def weights(self, hidden: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """How much each query looks at each key, averaged over heads: `(batch, queries, keys)`."""
+        """Return the attention weights, averaged over heads.
+
+        Args:
+            hidden: States that attend, `(batch, queries, width)`.
+            context: States that are attended to, `(batch, keys, width)`.
+            mask: `(batch, keys)`, true for keys that may be attended to.
+
+        Returns:
+            `(batch, queries, keys)`; each row sums to 1.
+        """
         query, key, _ = self._project(hidden, context)
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        out: torch.Tensor = scores.masked_fill(~mask[:, None, None], float("-inf")).softmax(dim=-1).mean(dim=1)
-        return out
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        result: torch.Tensor = logits.masked_fill(~mask[:, None, None], float("-inf")).softmax(dim=-1).mean(dim=1)
+        return result
 
     def _project(self, hidden: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Queries, keys, values: each `(batch, heads, length, width / heads)`."""
+        """Queries, keys and values, each `(batch, heads, length, width / heads)`."""
         context = self.norm_context(context)
-        parts = (self.query(self.norm_query(hidden)), self.key(context), self.value(context))
-        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        projections = (self.query(self.norm_query(hidden)), self.key(context), self.value(context))
+        return tuple(projection.unflatten(-1, (self.heads, -1)).transpose(1, 2) for projection in projections)

@@ -1,23 +1,41 @@
-"""From token states `(units, length, width)` and their mask `(units, length)` to one vector a unit."""
+"""Pooling of token states to one vector per unit."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 POOLINGS = ("cls", "mean", "max", "attention")
 
 
 class Pooling(nn.Module):
+    """Pool the hidden states of each unit's tokens to one vector.
+
+    Args:
+        kind: One of `POOLINGS`: the first token, the mean, the maximum, or a mean weighted by learned attention.
+        width: Size of the hidden states.
+    """
+
     def __init__(self, kind: str, width: int) -> None:
         super().__init__()
         self.kind = kind
         if kind == "attention":
             self.query = nn.Linear(width, 1)
-            nn.init.zeros_(self.query.weight)  # starts as the mean
+            nn.init.zeros_(self.query.weight)  # equal weights, so that training starts from the mean
             nn.init.zeros_(self.query.bias)
 
+    @override
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return one vector per unit.
+
+        Args:
+            hidden: Hidden states, `(units, length, width)`.
+            mask: `(units, length)`, true or 1 for tokens and false or 0 for padding.
+
+        Returns:
+            `(units, width)`.
+        """
         inside = mask[..., None].bool()
         if self.kind == "cls":
             return hidden[:, 0]
@@ -25,7 +43,7 @@ class Pooling(nn.Module):
             return hidden.masked_fill(~inside, torch.finfo(hidden.dtype).min).amax(dim=1)
         if self.kind == "attention":
             weights = self.query(hidden).float().masked_fill(~inside, float("-inf")).softmax(dim=1)
-            out: torch.Tensor = (weights.to(hidden.dtype) * hidden).sum(dim=1)
-            return out
-        summed = (hidden * inside).sum(dim=1)
-        return summed / inside.sum(dim=1).clamp(min=1)
+            pooled: torch.Tensor = (weights.to(hidden.dtype) * hidden).sum(dim=1)
+            return pooled
+        total = (hidden * inside).sum(dim=1)
+        return total / inside.sum(dim=1).clamp(min=1)

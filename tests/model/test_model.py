@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.config.schema import ClassifierConfig, ModelConfig
+from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.reader import Batch
 from rainbow_ray.modalities.encoder_cache import EncoderCache
-from rainbow_ray.model.model import RainbowModel, Standardizer, check_model, make_head
-from rainbow_ray.nn.pooling import POOLINGS, Pooling
+from rainbow_ray.model.model import RainbowModel, check_model
+from rainbow_ray.nn.pooling import POOLINGS
 from tests.conftest import tiny_body
 
 
@@ -45,30 +45,6 @@ def model_of(**keys) -> RainbowModel:
     return RainbowModel(EncoderCache(tiny_body("bert")), config, outputs=1).eval()
 
 
-HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [9.0, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]]])
-MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("cls", [[1.0, 2.0], [5.0, 6.0]]),
-        ("mean", [[2.0, -1.0], [7.0, 5.0]]),
-        ("max", [[3.0, 2.0], [9.0, 8.0]]),
-        ("attention", [[2.0, -1.0], [7.0, 5.0]]),  # it starts as the mean
-    ],
-)
-def test_poolings(kind, expected):
-    torch.testing.assert_close(Pooling(kind, 2)(HIDDEN, MASK), torch.tensor(expected))
-
-
-def test_attention_pooling_learns_and_stays_inside_the_mask():
-    pooling = Pooling("attention", 2)
-    with torch.no_grad():
-        pooling.query.weight.copy_(torch.tensor([[100.0, 0.0]]))
-    torch.testing.assert_close(pooling(HIDDEN, MASK), torch.tensor([[3.0, -4.0], [9.0, 1.0]]))
-
-
 @pytest.mark.parametrize("kind", POOLINGS)
 def test_logits_do_not_change_with_padding_or_company(kind):
     model = model_of(text_encoder__pooling=kind)
@@ -97,20 +73,6 @@ def test_units_of_an_example_are_averaged():
     with torch.no_grad():
         units = model.features(single)
         torch.testing.assert_close(model.features(double), (units[0::2] + units[1::2]) / 2)
-
-
-def test_statistics_centre_and_scale_and_spare_constant_features():
-    module = Standardizer(3)
-    features = torch.tensor([[1.0, 5.0, 2.0], [3.0, 5.0, 6.0]])
-    module.fit(features)
-    torch.testing.assert_close(module(features), torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]))
-
-
-def test_the_head_has_the_layers_that_were_asked_for():
-    head = make_head(10, 2, ClassifierConfig(hidden_dims=[8, 4], activation="tanh", dropout=0.1))
-    kinds = [type(module).__name__ for module in head]
-    assert kinds == ["Dropout", "Linear", "Tanh", "Dropout", "Linear", "Tanh", "Dropout", "Linear"]
-    assert head[-1].weight.shape == (2, 4)
 
 
 def test_first_predictions_are_the_bias_alone():

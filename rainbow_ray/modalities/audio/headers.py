@@ -56,7 +56,7 @@ class SplicedFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def decode_targets(self) -> int:
+    def tell(self) -> int:
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
