@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rainbow_ray.inference.occlusion import TextScorer
+    from rainbow_ray.inference.predict_table import TableRequest
 
 WRITERS = (".parquet", ".csv", ".jsonl")
 SHOWN_CHARACTERS = 60
@@ -53,19 +54,28 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--model {options.model}: an ONNX bundle scores --text and --text-file; tables are scored by"
                          " the run that it came from")  # fmt: skip
 
-    from rainbow_ray.inference.predict_table import score_manifest
+    from rainbow_ray.inference.predict_table import chunk_folder, predict_table
 
     for flag in ("media_root", "allow_missing"):
         if getattr(options, flag) and not predictor.reads_media:
             console.print(f"Note: --{flag.replace('_', '-')} has no effect: this model reads text alone")
     with raise_on_signal():
         try:
-            score_manifest(predictor, options, root, console)
+            predict_table(predictor, _table_request(options, root), console)
         except KeyboardInterrupt as error:
-            if options.out.with_name(f"{options.out.name}.parts").exists():
-                error.add_note("the parts that are scored are kept: go on with the same command and --resume")
+            if chunk_folder(options.out).exists():
+                error.add_note("the chunks that are scored are kept: continue with the same command and --resume")
             raise
     return EXIT_SUCCESS
+
+
+def _table_request(options: argparse.Namespace, media_root: Path) -> TableRequest:
+    from rainbow_ray.inference.predict_table import TableRequest
+
+    return TableRequest(
+        options.model, options.manifest, options.out, media_root, options.device, options.chunk_rows, options.workers,
+        options.address, options.resume, options.overwrite, options.allow_missing,
+    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,8 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with a --manifest that was stopped")
     parser.add_argument("--workers", type=int, metavar="N", help="side by side on --manifest (default: all CPUs or GPUs"
                         " where it is large)")  # fmt: skip
-    parser.add_argument("--part-rows", type=int, metavar="N", help="rows of a part of --manifest, at most 10000 by"
-                        " itself")  # fmt: skip
+    parser.add_argument("--chunk-rows", type=int, metavar="N", help="rows of --manifest that are scored into one file,"
+                        " and lost at most when the command is interrupted (default: at most 10000)")  # fmt: skip
+    parser.add_argument("--part-rows", dest="chunk_rows", type=int, help=argparse.SUPPRESS)  # its former name
     parser.add_argument("--address", metavar="A", default=os.environ.get(ADDRESS_VARIABLE) or None,
                         help="a Ray cluster to join (default: one of this command's own)")  # fmt: skip
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
@@ -117,14 +128,14 @@ def _check(options: argparse.Namespace) -> None:
 def _check_parts(options: argparse.Namespace) -> list[str]:
     """What is wrong with flags of a table's parts."""
     problems = []
-    for flag in ("workers", "part_rows"):
+    for flag in ("workers", "chunk_rows"):
         value, name = getattr(options, flag), f"--{flag.replace('_', '-')}"
         if value is not None and (options.manifest is None or value < 1):
             problems.append(f"{name} {value}: a number from 1 on, with --manifest")
     if options.resume and options.manifest is None:
         problems.append("--resume: only --manifest can be gone on with")
-    if options.resume and options.part_rows is not None:
-        problems.append("--part-rows: with --resume parts are as they were begun")
+    if options.resume and options.chunk_rows is not None:
+        problems.append("--chunk-rows: cannot be combined with --resume, which keeps the chunks as they are")
     for flag in ("media_root", "allow_missing"):
         if getattr(options, flag) and options.manifest is None:
             problems.append(f"--{flag.replace('_', '-')}: only a --manifest names audio and MIDI")
@@ -152,7 +163,7 @@ def _check_against_input(out: Path, source: Path | str | None) -> list[str]:
     """What is read is never written over, nor added to."""
     if source is None or is_url(str(source)):
         return []
-    given, beside = Path(source), out.with_name(f"{out.stem}.stretches{out.suffix}")
+    given, beside = Path(source), out.with_name(f"{out.stem}.intervals{out.suffix}")
     try:
         source_path, is_folder = given.resolve(), given.is_dir()
     except (OSError, RuntimeError):  # a name that is too long, a link to itself: opening it says what is wrong

@@ -66,7 +66,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
     assert len(held) == (SONGS - 1) * SEGMENTS
     assert held.groupby("song")["fold"].nunique().max() == 1
     assert (run / "report.html").exists()
-    out, beside = tmp_path / "out.parquet", tmp_path / "out.stretches.parquet"
+    out, beside = tmp_path / "out.parquet", tmp_path / "out.intervals.parquet"
     call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out)
     segments, stretches = pd.read_parquet(out), pd.read_parquet(beside)
     assert len(segments) == SONGS * SEGMENTS
@@ -77,7 +77,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
         assert (rows["prediction"].shift() != rows["prediction"]).all(), "neighbouring stretches differ"
     out.unlink()
     said = call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out, expect=2)
-    assert "out.stretches.parquet" in said
+    assert "out.intervals.parquet" in said
     assert "song" in call("predict", "--model", run, "--text", "a door of song aaa")
     pd.read_parquet(tables / "segments.parquet").drop(columns=["start_seconds", "lyric_text"]).to_parquet(out)
     said = call("predict", "--model", run, "--manifest", out, "--out", tmp_path / "no.csv", expect=2)

@@ -31,7 +31,7 @@ from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, file_hashes
 from rainbow_ray.bundle.model_card import onnx_use, with_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.reader import Batch, SegmentTimes
-from rainbow_ray.inference.ensemble import Scorer
+from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
@@ -62,7 +62,7 @@ class Graph(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.scorer = Scorer(bundle)
+        self.scorer = EnsembleScorer(bundle)
         self.model = bundle.model
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,33 +1,52 @@
-"""A bundle as one module: a batch in, scores out; those of an ensemble's members are averaged."""
+"""A bundle as one module: the average score of its members, and the inputs that it needs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
 import torch
 from torch import nn
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.reader import Batch
+from rainbow_ray.modalities.spec import InputSpec, make_collates
 from rainbow_ray.modalities.text.encoder import WORDS
+from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.device import pick_precision
 from rainbow_ray.training.learner import finish_logits
 
 
-class Scorer(nn.Module):
-    """Uncalibrated scores `(examples,)` or `(examples, classes)` of a batch: the mean of what each fit says."""
+class EnsembleScorer(nn.Module):
+    """Uncalibrated scores of a batch, averaged over the members of a bundle.
+
+    Args:
+        bundle: One model, or the members of an ensemble.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.problems = [one.task for one in bundle.fits]
-        self.fits = [one.model for one in bundle.fits]
-        self.models = nn.ModuleList(self.fits)  # so that they move with it
-        # one frozen encoder serves all
-        self.encodes_once = len(self.models) > 1 and all(one.model.features_are_constant for one in bundle.fits)
+        self.tasks = [fit.task for fit in bundle.fits]
+        self.fits = [fit.model for fit in bundle.fits]
+        self.models = nn.ModuleList(self.fits)  # registers the members, so that `to` moves them
+        # members with the same frozen encoder share one encoding of the batch
+        self.encodes_once = len(self.models) > 1 and all(fit.model.features_are_constant for fit in bundle.fits)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        found = [
+        """Score a batch.
+
+        Args:
+            batch: Inputs of the model.
+
+        Returns:
+            `(examples,)` or `(examples, classes)`, float32.
+        """
+        scores = [
             task.scores(finish_logits(task, logits.float(), batch.line))
-            for task, logits in zip(self.problems, self._logits(batch), strict=True)
+            for task, logits in zip(self.tasks, self._logits(batch), strict=True)
         ]
-        return torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
+        return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
 
     def _logits(self, batch: Batch) -> list[torch.Tensor]:
         if not self.encodes_once:
@@ -35,3 +54,23 @@ class Scorer(nn.Module):
         words, owner = batch.units["text"].get(WORDS), batch.unit_to_example["text"]
         encoded = self.fits[0].encode(batch)
         return [model.classify(model.join(encoded, words, owner), line=batch.line) for model in self.fits]
+
+
+def prepare_collates(
+    bundle: Bundle, spec: InputSpec, device: torch.device, table: pa.Table
+) -> Mapping[str, Callable[..., Any]]:
+    """Encode the audio windows of a table and return the functions that collate its rows.
+
+    Args:
+        bundle: The model; members of an ensemble share the frozen part of its audio encoder.
+        spec: Inputs that the model reads.
+        device: Device that encodes.
+        table: Prepared rows, with a column `audio` of windows where the model reads audio.
+
+    Returns:
+        A collate function per modality.
+    """
+    features = AudioFeatureCache(bundle.model, spec, device, pick_precision("off", device)[0])
+    reads_audio = "audio" in spec.media
+    features.prepare([window for row in table["audio"].to_pylist() for window in row] if reads_audio else [])
+    return make_collates(spec, features.find)

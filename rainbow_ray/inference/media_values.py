@@ -21,7 +21,7 @@ import pyarrow as pa
 from rainbow_ray.data.manifest import RATE
 from rainbow_ray.data.normalize import decode_storage, is_string_type
 from rainbow_ray.data.sample_rates import parse_sample_rate
-from rainbow_ray.inference.input_tables import Table, column_of, names_of
+from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.modalities.audio.reader import mix_down
 from rainbow_ray.modalities.media_source import TROUBLE
 from rainbow_ray.modalities.spec import InputSpec, prepare
@@ -115,7 +115,7 @@ def read_media_values(
     Returns:
         Parsed cells; empty ones where the table has no such column.
     """
-    names = [] if table is None else names_of(table)
+    names = [] if table is None else column_names(table)
     values = {}
     for modality in modalities:
         column, rate = columns[modality]
@@ -123,10 +123,10 @@ def read_media_values(
             values[modality] = [MediaValue()] * rows
             continue
         rate_column = rate if rate in names else RATE if modality == "audio" and RATE in names else None
-        rates = [None] * rows if rate_column is None else media_cells(column_of(table, rate_column))
+        rates = [None] * rows if rate_column is None else media_cells(get_column(table, rate_column))
         values[modality] = [
             parse_media_value(cell, modality, hertz, bytes_are_samples=rate is not None)
-            for cell, hertz in zip(media_cells(column_of(table, str(column))), rates, strict=True)
+            for cell, hertz in zip(media_cells(get_column(table, str(column))), rates, strict=True)
         ]
     return values
 

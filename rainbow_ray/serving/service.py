@@ -117,7 +117,7 @@ class Service:
         found = self.predictor.segments_with_report(table, each_row=True)
         scored = dict(zip(found.rows.tolist(), _plain(found.segments), strict=True))
         answers = [{**(scored.get(i) or self._no_answer()), **asked} for i, asked in enumerate(rows)]
-        return answers, _plain(found.stretches)
+        return answers, _plain(found.intervals)
 
     def _no_answer(self) -> dict[str, Any]:
         """What is said of a segment that is of no song."""

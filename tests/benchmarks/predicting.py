@@ -63,7 +63,8 @@ def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
 def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Songs a second of both, in turns."""
     from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
-    from rainbow_ray.inference.batch_inference import ScoringTask, open_parts, plan_chunks, score_on_ray
+    from rainbow_ray.inference.batch_inference import ChunkResult, score_on_ray
+    from rainbow_ray.inference.chunks import ScoringJob, claim_folder, plan_chunks
 
     prepare_environment()
     rng = random.Random(0)
@@ -76,7 +77,7 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
     with ray_cluster(None) as cluster:
         for turn in range(options.turns):
             parts = folder / f"parts{turn}"
-            task = ScoringTask(
+            job = ScoringJob(
                 str(model),
                 "cpu",
                 str(folder),
@@ -86,15 +87,15 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
                 "id",
                 parts,
             )
-            plan = open_parts(
-                plan_chunks(task, cluster.cpus, segments=False, part_rows=None), resume=False, overwrite=True
+            plan = claim_folder(
+                plan_chunks(job, cluster.cpus, segments=False, chunk_rows=None), resume=False, overwrite=True
             )
             spans: list[tuple[float, float, int]] = []
 
-            def told(done: Any, spans: list[tuple[float, float, int]] = spans) -> None:
-                spans.append((time.perf_counter() - done.seconds, time.perf_counter(), done.rows))
+            def on_progress(result: ChunkResult, spans: list[tuple[float, float, int]] = spans) -> None:
+                spans.append((time.perf_counter() - result.seconds, time.perf_counter(), result.n_rows))
 
-            score_on_ray(plan, cluster, cluster.cpus, told)
+            score_on_ray(plan, cluster, cluster.cpus, on_progress)
             seconds = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
             ours.append(sum(rows for *_, rows in spans) / seconds)
             theirs.append(loop.rate(texts, size))

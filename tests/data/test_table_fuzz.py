@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import shutil
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 
 from rainbow_ray.data.manifest import normalize_rows, open_manifest
 from rainbow_ray.data.reader import read_here, read_rows
-from rainbow_ray.inference.batch_inference import Chunk, PartScorer, part_file
-from rainbow_ray.inference.predict_table import _task
+from rainbow_ray.inference.batch_inference import ChunkScorer
+from rainbow_ray.inference.chunks import Chunk, chunk_file
+from rainbow_ray.inference.predict_table import TableRequest, make_job
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.spec import prepare
 from rainbow_ray.setup.plan import RunPlan
@@ -99,18 +99,17 @@ def assert_same(whole: pa.Table, blocks: pa.Table) -> None:
 
 def check_prediction(table: FuzzedTable, predictor: Predictor, folder: Path) -> None:
     """Each row has a score or a reason."""
-    options = argparse.Namespace(model=Path("model"), device="cpu")
+    request = TableRequest(Path("model"), str(table.location), folder / "scores.parquet", folder, "cpu")
     try:
         manifest = open_manifest(str(table.location))
-        task = _task(predictor, manifest, options, folder, folder / "parts")
-        scorer = object.__new__(PartScorer)
-        scorer.task, scorer.predictor, scorer.manifest = task, predictor, manifest
-        done = scorer.score(Chunk(0, 0, manifest.rows))
+        scorer = object.__new__(ChunkScorer)
+        scorer.job, scorer.predictor, scorer.manifest = make_job(predictor, manifest, request), predictor, manifest
+        result = scorer.score(Chunk(0, 0, manifest.rows))
     except InputError as error:
         check_words(error)
         return
-    found = pq.read_table(part_file(folder / "parts", 0))
-    assert done.rows == manifest.rows == len(found)
+    found = pq.read_table(chunk_file(request.folder, 0))
+    assert result.n_rows == manifest.rows == len(found)
     assert table.rows is None or len(found) == table.rows
     scores, reasons = np.array(found["score"].to_pylist(), dtype=float), np.array(found["reason"].to_pylist())
     assert ((reasons == None) == np.isfinite(scores)).all()  # noqa: E711

@@ -18,7 +18,8 @@ import rainbow_ray
 from rainbow_ray import predict
 from rainbow_ray.cli import run
 from rainbow_ray.data.manifest import open_manifest
-from rainbow_ray.inference.batch_inference import Chunk, PartScorer, between_songs, plan_parts, read_range
+from rainbow_ray.inference.batch_inference import ChunkScorer
+from rainbow_ray.inference.chunks import Chunk, cut_chunks, read_chunk, song_boundaries
 from tests.conftest import labelled_songs, segment_rows, song_rows
 from tests.data.test_parquet_table import damage
 from tests.helpers import finish_run, plan_of
@@ -57,16 +58,16 @@ def door(monkeypatch, capsys):
     return call
 
 
-def test_parts_cover_all_rows_once_and_end_between_songs():
+def test_parts_cover_all_rows_once_and_end_song_boundaries():
     codes = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
-    cuts = between_songs(codes)
+    cuts = song_boundaries(codes)
     assert cuts.tolist() == [2, 5, 6, 8, 12]
-    parts = plan_parts(12, 4, cuts)
+    parts = cut_chunks(12, 4, cuts)
     assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 12)]
-    mixed = between_songs(np.array([0, 1, 0, 1, 2]))
+    mixed = song_boundaries(np.array([0, 1, 0, 1, 2]))
     assert mixed.tolist() == [4, 5]
-    assert [(part.start, part.stop) for part in plan_parts(10, 4)] == [(0, 4), (4, 8), (8, 10)]
-    assert plan_parts(0, 4) == []
+    assert [(part.start, part.stop) for part in cut_chunks(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert cut_chunks(0, 4) == []
 
 
 def test_a_range_is_read_across_row_groups_and_files(tmp_path):
@@ -75,7 +76,7 @@ def test_a_range_is_read_across_row_groups_and_files(tmp_path):
         pq.write_table(rows, tmp_path / f"{i}.parquet", row_group_size=7)
     manifest = open_manifest(str(tmp_path))
     for start, stop in ((0, 100), (3, 5), (48, 53), (99, 100), (13, 64)):
-        batches = read_range(manifest, ["id"], Chunk(0, start, stop), 10)
+        batches = read_chunk(manifest, ["id"], Chunk(0, start, stop), 10)
         assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(start, stop))
 
 
@@ -85,7 +86,7 @@ def test_in_parts_as_in_one(models, door, tmp_path, kind):
     rows.loc[[3, 7], "concept"] = [None, " "]
     rows.to_parquet(tmp_path / "songs.parquet")
     out = tmp_path / f"scores{kind}"
-    arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--part-rows", "7"]
+    arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--chunk-rows", "7"]
     code, said = door(*arguments)
     assert code == 0, said
     assert "30 predictions" in said
@@ -120,10 +121,10 @@ def test_segments_of_a_song_stay_together(models, door, tmp_path):
     rows = pd.DataFrame(segment_rows(songs=12, segments=6))
     rows.to_parquet(tmp_path / "segments.parquet", row_group_size=5)
     arguments = ["--model", models(5), "--manifest", tmp_path / "segments.parquet", "--out"]
-    assert door(*arguments, tmp_path / "a.parquet", "--part-rows", "10")[0] == 0
+    assert door(*arguments, tmp_path / "a.parquet", "--chunk-rows", "10")[0] == 0
     assert door(*arguments, tmp_path / "b.parquet")[0] == 0
     names = ["song", "start", "prediction"]
-    for kind in ("a.parquet", "a.stretches.parquet"):
+    for kind in ("a.parquet", "a.intervals.parquet"):
         first, second = (pd.read_parquet(tmp_path / name) for name in (kind, kind.replace("a.", "b.", 1)))
         pd.testing.assert_frame_equal(first[names], second[names])
     scores = [name for name in first if str(name).startswith("score")]
@@ -139,7 +140,7 @@ def test_what_was_begun_is_not_taken_for_something_else(models, door, tmp_path):
     code, said = door(*arguments)
     assert (code, "--resume" in said) == (2, True)
     code, said = door(*arguments, "--resume")
-    assert (code, "another model" in said) == (2, True)
+    assert (code, "different model" in said) == (2, True)
     assert door(*arguments, "--overwrite")[0] == 0
     assert len(pd.read_csv(out)) == 30
 
@@ -160,22 +161,22 @@ def test_nothing_that_is_read_or_that_is_not_ours_is_written_over(models, door, 
     (parts / "thesis.txt").write_text("mine")
     for flag in ("--overwrite", "--resume"):
         code, said = door("--model", models(1), "--manifest", songs, "--out", tmp_path / "o.csv", flag)
-        assert (code, "something else has that name" in said) == (2, True)
+        assert (code, "something else exists there" in said) == (2, True)
     assert (parts / "thesis.txt").read_text() == "mine"
 
 
 def stopped(models, door, monkeypatch, songs, out, *more):
     """A prediction that is cut off after its first part."""
-    score = PartScorer.score
+    score = ChunkScorer.score
 
     def once(self, part):
         if part.number:
             raise KeyboardInterrupt
         return score(self, part)
 
-    monkeypatch.setattr(PartScorer, "score", once)
-    assert door("--model", models(1), "--manifest", songs, "--out", out, "--part-rows", "4", *more)[0] == 130
-    monkeypatch.setattr(PartScorer, "score", score)
+    monkeypatch.setattr(ChunkScorer, "score", once)
+    assert door("--model", models(1), "--manifest", songs, "--out", out, "--chunk-rows", "4", *more)[0] == 130
+    monkeypatch.setattr(ChunkScorer, "score", score)
 
 
 def test_parts_of_another_table_or_torn_ones_are_not_taken(models, door, monkeypatch, tmp_path):
@@ -186,7 +187,7 @@ def test_parts_of_another_table_or_torn_ones_are_not_taken(models, door, monkeyp
     stopped(models, door, monkeypatch, songs, out)
     rows.assign(concept="another song of a door and a wall, as long as it must be").to_parquet(songs)
     code, said = door(*arguments)
-    assert (code, "another files" in said) == (2, True)
+    assert (code, "different files" in said) == (2, True)
     stopped(models, door, monkeypatch, songs, out, "--overwrite")
     (tmp_path / "o.csv.parts" / "part-000000.parquet").write_bytes(b"PAR1 torn")
     assert door(*arguments)[0] == 0
@@ -249,7 +250,7 @@ def test_damage_in_the_middle_is_told_with_file_and_column(models, door, tmp_pat
     for name in ("a.parquet", "b.parquet"):
         pq.write_table(pa.table(song_rows(songs=30, stems=1)), folder / name, row_group_size=10)
     damage(folder / "b.parquet", 1, "concept")
-    code, said = door("--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--part-rows", "7")
+    code, said = door("--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--chunk-rows", "7")
     assert code == 2, said
     assert "b.parquet, row group 1, column 'concept' cannot be read" in said
     assert "Traceback" not in said
@@ -264,13 +265,13 @@ def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     given = []
-    load = PartScorer.__init__
+    load = ChunkScorer.__init__
 
     def keep(self, task):
         given.append(task)
         load(self, task)
 
-    monkeypatch.setattr(PartScorer, "__init__", keep)
+    monkeypatch.setattr(ChunkScorer, "__init__", keep)
     code, said = door("--model", "model", "--manifest=~/which songs?", "--out", "scores.csv")
     assert code == 0, said
     assert "1 parquet file is not read" in said
@@ -290,7 +291,7 @@ def test_a_killed_prediction_is_gone_on_with_on_ray(models, tmp_path):
     out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
     command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(models(1)), "--manifest",
                str(tmp_path / "songs.parquet"), "--out", str(out), "--workers", "2"]  # fmt: skip
-    process = subprocess.Popen([*command, "--part-rows", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--chunk-rows", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while len(list(parts.glob("part-*.parquet"))) < 3 and time.monotonic() < end:
         assert process.poll() is None, "it ended before it could be killed"

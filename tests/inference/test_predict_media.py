@@ -17,7 +17,7 @@ import soundfile
 import rainbow_ray
 from rainbow_ray import predict
 from rainbow_ray.cli import run
-from rainbow_ray.inference.batch_inference import PartScorer
+from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.media_report import MediaWarning
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs, segment_rows
@@ -229,15 +229,15 @@ def test_the_command_refuses_a_column_that_names_nothing(fused, command, tmp_pat
 def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
     folder, songs, media = fused
     out, table = tmp_path / "out.csv", tmp_path / "songs.parquet"
-    arguments = ["--model", folder, "--manifest", table, "--media-root", media, "--out", out, "--part-rows", "4"]
+    arguments = ["--model", folder, "--manifest", table, "--media-root", media, "--out", out, "--chunk-rows", "4"]
     scored: list[int] = []
-    score = PartScorer.score
+    score = ChunkScorer.score
 
     def count(self, part):
         scored.append(part.number)
         return score(self, part)
 
-    monkeypatch.setattr(PartScorer, "score", count)
+    monkeypatch.setattr(ChunkScorer, "score", count)
     names = songs["audio_file"].tolist()
     songs.assign(audio_file=["gone.wav"] * 4 + names[4:]).to_parquet(table)  # a whole part, a fifth of the table
     code, said = command(*arguments)
@@ -323,7 +323,7 @@ def test_segments_too(fused_segments, command, tmp_path):
     code, said = command(*arguments)
     assert (code, "none of" in said) == (2, True), said
     assert sorted(file.name for file in tmp_path.iterdir() if not file.is_dir()) == ["segments.parquet"]
-    code, said = command(*arguments, "--media-root", media, "--part-rows", "8")
+    code, said = command(*arguments, "--media-root", media, "--chunk-rows", "8")
     assert code == 0, said
     np.testing.assert_allclose(scores_of(pd.read_parquet(out)), scores_of(wanted.segments), atol=1e-5)
     assert set(pd.read_parquet(out)["modalities"]) == {"text+audio"}

@@ -33,7 +33,7 @@ def test_what_has_no_time_has_scores_a_reason_and_no_stretch(finished, table, tm
     said = capsys.readouterr().out
     assert f"7: {NO_LENGTH}" in said
     assert f"2: {ID_MISSING}" in said
-    found, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.stretches.parquet")
+    found, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.intervals.parquet")
     lost = found["reason"].notna()
     assert lost.sum() == 7
     assert len(found) == 3 * 6 - 1
@@ -47,7 +47,7 @@ def test_what_has_no_time_has_scores_a_reason_and_no_stretch(finished, table, tm
 
 def test_weak_stretches_say_so(finished, table):
     found = Predictor.load(finished("weak yes and no")).predict_segments(table)
-    assert found.stretches["weak"].all()
+    assert found.intervals["weak"].all()
     assert found.segments["weak"].all()
     yes = found.segments.groupby("song")["prediction"].any()
     assert (yes == (found.segments.groupby("song")["score"].sum() > 0.5)).all()
@@ -86,7 +86,7 @@ def test_stretches_do_not_run_across_gaps_of_time(finished, table):
     starts, ends = [0.0, 5.0, 10.0, 60.0, 65.0, 70.2], [5.0, 10.0, 15.0, 65.0, 70.0, 75.0]
     table = table.assign(start_seconds=starts, end_seconds=ends, lyric_text="the same line")
     found = Predictor.load(finished("segmentation")).predict_segments(table)
-    stretches = found.stretches
+    stretches = found.intervals
     assert stretches["segments"].sum() == 6
     assert not ((stretches["start"] < 20) & (stretches["end"] > 20)).any()
     same = found.segments["prediction"].nunique() == 1
