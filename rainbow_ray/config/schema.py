@@ -6,10 +6,11 @@ metrics are checked by their owners, so that this file needs no heavy import.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -469,9 +470,26 @@ class Config(Section):
         return self.reproducibility.seed if self.data.random_seed is None else self.data.random_seed
 
 
-def renamed_keys() -> dict[str, str]:
+T = TypeVar("T")
+
+
+@functools.cache
+def renamed_keys() -> Mapping[str, str]:
     """Return the present dotted key of each former one."""
     return dict(_renamed(Config, "", ""))
+
+
+def with_present_keys(values: Mapping[str, T]) -> dict[str, T]:
+    """Return values by dotted key with each former key replaced by its present name.
+
+    Args:
+        values: Values by dotted key, as an earlier version may have written them.
+
+    Returns:
+        The same values in the same order. A value under the present name has precedence over one under a former name.
+    """
+    renamed = renamed_keys()
+    return {renamed.get(key, key): value for key, value in values.items() if renamed.get(key) not in values}
 
 
 def _renamed(section: type[Section], former: str, present: str) -> Iterator[tuple[str, str]]:

@@ -109,6 +109,7 @@ def plan_sweep(resolved: Any) -> tuple[RunPlan, Space, Axes]:
         if plan is not None:
             check = functools.partial(check_values, task=plan.task)
             axes = explore(space, plan.config, check, resolved.config.reproducibility.seed)
+            plan.warnings.extend(axes.notes)
             plan.warnings.extend(stacked_in(space, plan.config, resolved.config.reproducibility.seed))
     except InputError as error:
         problems += error.problems

@@ -24,7 +24,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
 from rainbow_ray.config.load import known_keys, override, parse_value
-from rainbow_ray.config.schema import Config
+from rainbow_ray.config.schema import Config, renamed_keys, with_present_keys
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
 from rainbow_ray.tuning.suggestions import RecordingTrial, Suggestion
@@ -54,12 +54,15 @@ class Space:
     name: str
     file: str
 
-    def draw(self, trial: Any, seen: dict[str, Suggestion] | None = None) -> dict[str, Any]:
+    def draw(
+        self, trial: Any, seen: dict[str, Suggestion] | None = None, former_keys: set[str] | None = None
+    ) -> dict[str, Any]:
         """Return the config values of one trial: those asked for, and the constants.
 
         Args:
             trial: An Optuna trial.
             seen: Suggestions of earlier draws by key, to which this draw's are added; None where there are none.
+            former_keys: Set to which former names of keys that the space uses are added; None to discard them.
 
         Raises:
             InputError: What is wrong with the space, with its lines.
@@ -72,6 +75,8 @@ class Space:
             raise InputError(self._problems(recorder) or [self._explain(error)]) from error
         if seen is not None:
             seen.update({key: found for key, found in recorder.suggestions.items() if key not in seen})
+        if former_keys is not None:
+            former_keys |= recorder.former_keys
         if recorder.problems:
             raise InputError(self._problems(recorder))
         if constants is None:
@@ -81,6 +86,9 @@ class Space:
                 f"returned a {type(constants).__name__}" if not isinstance(constants, dict) else "returned other keys"
             )
             raise InputError(f"space {self.name}: {what}, not a dict of config keys to constants, or nothing")
+        if former_keys is not None:
+            former_keys |= constants.keys() & renamed_keys().keys()
+        constants = with_present_keys(constants)
         if twice := sorted(recorder.values.keys() & constants.keys()):
             raise InputError(f"space {self.name}: it asks for {', '.join(twice)} and returns a constant for it too")
         return {**recorder.values, **constants}
@@ -111,10 +119,17 @@ class Space:
 
 @dataclass(frozen=True)
 class Axes:
-    """What a space asks for: the distributions of each key (several where they depend on others), and constants."""
+    """Keys that a space asks for.
+
+    Attributes:
+        distributions: Distributions of each key as JSON; several where they depend on other keys.
+        constants: Values as JSON of each key that the space sets for all trials.
+        notes: Deprecation warnings: the space uses former names of keys.
+    """
 
     distributions: dict[str, list[str]]
     constants: dict[str, list[str]]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"distributions": self.distributions, "constants": self.constants}
@@ -123,7 +138,7 @@ class Axes:
         """How a space that was kept (`to_json`) differs from this one."""
         found = []
         for kind, ours in self.to_json().items():
-            theirs = other.get(kind, {})
+            theirs = with_present_keys(other.get(kind, {}))
             found += [f"{key} is new" for key in ours.keys() - theirs.keys()]
             found += [f"{key} is gone" for key in theirs.keys() - ours.keys()]
             common = ours.keys() & theirs.keys()
@@ -165,10 +180,11 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     constants: dict[str, set[str]] = {}
     problems: dict[str, None] = {}
     seen: dict[str, Suggestion] = {}
+    former_keys: set[str] = set()
     for _ in range(DRAWS):
         trial = study.ask()
         try:
-            values = space.draw(trial, seen)
+            values = space.draw(trial, seen, former_keys)
         except InputError as error:
             problems |= dict.fromkeys(error.problems)
             if not seen:
@@ -189,7 +205,8 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
         problems[f"space {space.name}: it asks for nothing, so there is nothing to search"] = None
     if problems:
         raise InputError(list(problems)[:20])
-    return Axes(_sorted(distributions), _sorted(constants))
+    notes = [f"space {space.name}: {key} is deprecated: the key is now {renamed_keys()[key]}" for key in former_keys]
+    return Axes(_sorted(distributions), _sorted(constants), tuple(sorted(notes)))
 
 
 def apply(config: Config, values: Mapping[str, Any], where: str) -> Config:

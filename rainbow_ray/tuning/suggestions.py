@@ -12,6 +12,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from rainbow_ray.config.schema import renamed_keys
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -27,6 +29,8 @@ class Suggestion:
 class RecordingTrial:
     """Passes calls on to an Optuna trial and records them.
 
+    A key that is asked for under a former name is recorded, and asked of Optuna, under its present name.
+
     A call that makes no sense is a problem and gets some value, so that the rest of the space is looked at as well.
 
     Args:
@@ -36,6 +40,7 @@ class RecordingTrial:
     Attributes:
         values: Value of each key that was asked for.
         suggestions: First suggestion of each key.
+        former_keys: Former names of keys that were asked for.
         problems: What is wrong with the calls.
     """
 
@@ -44,6 +49,7 @@ class RecordingTrial:
         self.earlier = earlier or {}
         self.values: dict[str, Any] = {}
         self.suggestions: dict[str, Suggestion] = {}
+        self.former_keys: set[str] = set()
         self.problems: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -62,6 +68,9 @@ class RecordingTrial:
         if not isinstance(key, str):
             self.problems.append(f"{key!r} is no key: the first argument of {method} is a config key ({_quote(where)})")
             return _some_value(arguments)
+        if key in renamed_keys():
+            self.former_keys.add(key)
+            key = renamed_keys()[key]
         try:
             suggestion = Suggestion(DISTRIBUTIONS[method](*arguments, **options), where)
         except (TypeError, ValueError, OverflowError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rainbow_ray.config.load import short_names
+from rainbow_ray.config.schema import with_present_keys
 
 State = Literal["running", "complete", "pruned", "failed"]
 FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
@@ -106,7 +107,10 @@ class TrialLog:
         number = event["trial"]
         self.highest = max(self.highest, number)
         if event["event"] == "start":
-            self.trials[number] = Trial(number, event["values"], event["params"], event["distributions"])
+            values, params, distributions = (
+                with_present_keys(event[name]) for name in ("values", "params", "distributions")
+            )
+            self.trials[number] = Trial(number, values, params, distributions)
         elif event["event"] == "report" and number in self.trials:
             self.trials[number].reports.append((event["done"], event["score"]))
         elif event["event"] == "end" and number in self.trials:

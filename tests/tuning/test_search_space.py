@@ -173,6 +173,47 @@ def test_another_space_is_told_apart(config, check):
         assert part in said
 
 
+def test_former_names_of_keys_are_searched_under_their_present_names(config, check):
+    def space(trial):
+        trial.suggest_categorical("model.lexical.enabled", [True, False])
+        trial.suggest_categorical("model.lexical.width", [64, 256])
+        return {"model.classifier.standardise": False}
+
+    axes = explore(of(space), config, check, seed=0)
+    assert set(axes.distributions) == {"model.bag_of_words.enabled", "model.bag_of_words.hidden_size"}
+    assert set(axes.constants) == {"model.classifier.standardize"}
+    assert axes.notes == (
+        "space test:space: model.classifier.standardise is deprecated: the key is now model.classifier.standardize",
+        "space test:space: model.lexical.enabled is deprecated: the key is now model.bag_of_words.enabled",
+        "space test:space: model.lexical.width is deprecated: the key is now model.bag_of_words.hidden_size",
+    )
+    default = default_trial(of(space), config)
+    assert default.params == {"model.bag_of_words.enabled": True, "model.bag_of_words.hidden_size": 256}
+
+
+def test_a_space_that_an_earlier_version_kept_is_compared_under_present_names(config, check):
+    def space(trial):
+        trial.suggest_int("model.bag_of_words.hidden_size", 8, 64)
+        return {"model.classifier.standardize": False}
+
+    axes = explore(of(space), config, check, seed=0)
+    (distribution,) = axes.distributions["model.bag_of_words.hidden_size"]
+    kept = {
+        "distributions": {"model.lexical.width": [distribution]},
+        "constants": {"model.classifier.standardise": ["false"]},
+    }
+    assert axes.differences(kept) == []
+
+
+def test_a_space_that_asks_for_a_key_under_both_names_is_refused(config, check):
+    def space(trial):
+        trial.suggest_int("model.lexical.width", 8, 64)
+        trial.suggest_int("model.bag_of_words.hidden_size", 8, 65)
+
+    with pytest.raises(InputError, match=r"model\.bag_of_words\.hidden_size is asked for twice"):
+        explore(of(space), config, check, seed=0)
+
+
 def test_a_default_outside_of_the_space_is_no_point_of_it(config):
     for outside in (
         lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,

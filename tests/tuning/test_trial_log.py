@@ -35,6 +35,14 @@ def test_it_is_read_as_it_was_written(path):
     assert read.trials[2].reason == "NaN"
 
 
+def test_former_names_of_keys_are_read_as_their_present_names(path):
+    event = {"event": "start", "trial": 0, "values": {"model.lexical.width": 8}, "params": {"model.lexical.width": 8},
+             "distributions": {"model.lexical.width": "{}"}}  # fmt: skip
+    path.write_text(json.dumps(event) + "\n")
+    key = "model.bag_of_words.hidden_size"
+    assert TrialLog(path).trials == {0: Trial(0, {key: 8}, {key: 8}, {key: "{}"})}
+
+
 @pytest.mark.parametrize("cut", [10, 40])
 def test_half_a_line_is_passed_over_and_swallows_nothing(path, cut):
     filled(path)
