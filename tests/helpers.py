@@ -17,7 +17,6 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.reader import read_here
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.distributed.ray_cluster import Stopwatch
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.runs.run_dir import begin_run, keep_data
@@ -29,6 +28,7 @@ from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, FitJob, read_result, run_job
 from rainbow_ray.training.loggers import JsonLinesLogger, NullLogger
 from rainbow_ray.training.trainer import FitData, Fitted, fit
+from rainbow_ray.utils.stopwatch import Stopwatch
 
 
 def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> RunPlan:

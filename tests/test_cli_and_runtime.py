@@ -10,7 +10,7 @@ import pytest
 from rainbow_ray.cli import run
 from rainbow_ray.config.load import resolve
 from rainbow_ray.data.demo.songs import write_demo
-from rainbow_ray.distributed.ray_cluster import RayResources
+from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.runs.run_dir import RunFolder, closing
 from rainbow_ray.setup.plan import choose_manifest
 from rainbow_ray.utils.errors import InputError, TrainingError, did_you_mean
@@ -51,8 +51,8 @@ def test_the_demo_has_what_phase_1_needs(tmp_path):
     ],
 )
 def test_fits_side_by_side_never_ask_for_more_than_there_is(cpus, gpus, fits, expected):
-    assert RayResources(cpus, gpus, None, node_cpus=cpus).slots(fits) == expected
-    assert RayResources(cpus, gpus, None, node_cpus=1).slots(fits)[1]["num_cpus"] == 1
+    assert RayResources(cpus, gpus, None, node_cpus=cpus).allocate_fits(fits) == expected
+    assert RayResources(cpus, gpus, None, node_cpus=1).allocate_fits(fits)[1]["num_cpus"] == 1
 
 
 def raising(error: BaseException):

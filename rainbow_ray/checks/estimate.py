@@ -15,7 +15,7 @@ from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import Measured, check_model
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.batching import make_training_schedule
-from rainbow_ray.distributed.ray_cluster import parse_workers
+from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
 

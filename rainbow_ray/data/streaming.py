@@ -23,8 +23,8 @@ from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.reader import Prepare, head
 from rainbow_ray.data.splits import assign_groups
-from rainbow_ray.distributed.ray_cluster import READER_CPUS
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
+from rainbow_ray.distributed.resources import READER_CPUS
 
 WINDOW = 8192  # rows that are shuffled together
 READ = 2048  # rows that are prepared at a time

@@ -36,7 +36,7 @@ from rainbow_ray.utils.errors import TrainingError
 from rainbow_ray.utils.io import atomic_write
 
 if TYPE_CHECKING:
-    from rainbow_ray.distributed.ray_cluster import RayResources
+    from rainbow_ray.distributed.resources import RayResources
 
 MAX_IN_PROCESS_ROWS = 20_000  # below, Ray takes longer to start than it saves
 BATCH_ROWS = 4096  # rows in memory
@@ -186,7 +186,7 @@ def score_on_ray(
     if not pending:
         return
     quiet_ray_data(ray.data.DataContext.get_current())
-    n_actors, resources = cluster.slots(min(n_workers, len(pending)))
+    n_actors, resources = cluster.allocate_fits(min(n_workers, len(pending)))
     job = dataclasses.replace(plan.job, n_threads=int(resources["num_cpus"]))
     dataset = ray.data.from_items([asdict(chunk) for chunk in pending], override_num_blocks=len(pending))
     dataset = dataset.map_batches(

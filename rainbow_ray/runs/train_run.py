@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from rainbow_ray.distributed.ray_cluster import RayResources, Workers
+    from rainbow_ray.distributed.resources import RayResources, WorkerResources
     from rainbow_ray.runs.run_dir import RunFolder
     from rainbow_ray.setup.plan import RunPlan
     from rainbow_ray.setup.prepared import PreparedData
@@ -28,15 +28,9 @@ STARTED = time.perf_counter()
 
 
 def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
-    from rainbow_ray.distributed.ray_cluster import (
-        Stopwatch,
-        allocate_workers,
-        describe_dashboard,
-        describe_network,
-        parse_workers,
-        prepare_environment,
-        ray_cluster,
-    )
+    from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
+    from rainbow_ray.distributed.resources import allocate_workers, describe_network, parse_workers
+    from rainbow_ray.utils.stopwatch import Stopwatch
 
     prepare_environment()
     watch = Stopwatch(STARTED)
@@ -263,9 +257,9 @@ def refit_all(
         return run_distributed(shared, [job], team_of(shared, cluster), mirror)[0]
 
 
-def team_of(shared: FitContext, cluster: RayResources) -> Workers:
+def team_of(shared: FitContext, cluster: RayResources) -> WorkerResources:
     """The workers that share a fit of this run."""
-    from rainbow_ray.distributed.ray_cluster import allocate_workers, parse_workers
+    from rainbow_ray.distributed.resources import allocate_workers, parse_workers
 
     training = shared.config.training
     asked = parse_workers(training.workers)

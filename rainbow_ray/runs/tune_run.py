@@ -17,7 +17,7 @@ from rainbow_ray.utils.signals import raise_on_signal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rainbow_ray.distributed.ray_cluster import RayResources
+    from rainbow_ray.distributed.resources import RayResources
     from rainbow_ray.runs.run_dir import RunFolder
     from rainbow_ray.setup.plan import RunPlan
     from rainbow_ray.setup.prepared import PreparedData
@@ -31,13 +31,9 @@ LEAST_SECONDS = 5.0  # for trials, or a budget is refused
 
 
 def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
-    from rainbow_ray.distributed.ray_cluster import (
-        Stopwatch,
-        allocate_trials,
-        describe_dashboard,
-        prepare_environment,
-        ray_cluster,
-    )
+    from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
+    from rainbow_ray.distributed.resources import allocate_trials
+    from rainbow_ray.utils.stopwatch import Stopwatch
 
     prepare_environment()
     watch = Stopwatch(STARTED)
@@ -71,13 +67,13 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
         for line in describe_dashboard(cluster):
             console.print(line)
         slots = allocate_trials(
-            cluster, trials=tuning.trials, concurrent=tuning.max_concurrent_trials,
+            cluster, n_trials=tuning.trials, max_concurrent=tuning.max_concurrent_trials,
             gpus_per_trial=tuning.gpus_per_trial,
-            workers=tuning.workers_per_trial, device=plan.config.training.device,
+            workers_per_trial=tuning.workers_per_trial, device=plan.config.training.device,
         )  # fmt: skip
         data = read_sweep_data(plan)
         watch.mark("data")
-        reserve = print_sweep_header(plan, data, axes, slots.concurrent, console)
+        reserve = print_sweep_header(plan, data, axes, slots.max_concurrent, console)
         seconds = budget_seconds(plan.config, STARTED, reserve)
         if folder is not None:
             tune(plan, data, folder, space, slots, cluster, console, watch, seconds)
@@ -241,7 +237,7 @@ def make_sweep(
         plan.task.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=data, shared=shared),
         encoder_cache.export_weights(plan.reading.text)
-        if plan.reading.text and slots.gpu == 0 and slots.workers is None
+        if plan.reading.text and slots.gpus == 0 and slots.workers is None
         else None,
     )
 
@@ -377,12 +373,12 @@ def quarantine(folder: RunFolder, trials: int) -> None:
 def train_best(config: Config, folder: RunFolder, cluster: RayResources, console: Console) -> None:
     """A run of the winner, `best/`, with its bundle: what `train --config best.yaml` does."""
     from rainbow_ray.config.load import Resolved
-    from rainbow_ray.distributed.ray_cluster import Stopwatch
     from rainbow_ray.runs.run_dir import begin_run, same_config
     from rainbow_ray.runs.train_run import train
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
+    from rainbow_ray.utils.stopwatch import Stopwatch
 
     path = folder.file("best")
     if path.exists() and not same_config(path, config):  # of a start that was stopped before more trials ran

@@ -11,7 +11,7 @@ import numpy as np
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from rainbow_ray.distributed.ray_cluster import RayResources
+from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.serving.app import make_app
 from rainbow_ray.serving.auth import Gate
 from rainbow_ray.serving.service import Service
@@ -32,7 +32,7 @@ class Replica(Service):
 
 def start(options: argparse.Namespace, gate: Gate, cluster: RayResources) -> None:
     """Start proxy and replicas, and wait until they answer."""
-    replicas, resources = cluster.slots(options.replicas)
+    replicas, resources = cluster.allocate_fits(options.replicas)
     threads = max(1, int(resources["num_cpus"]))
 
     def build() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rainbow_ray.config.schema import CalibrationConfig, Config
 from rainbow_ray.data.sampling import SAMPLINGS
-from rainbow_ray.distributed.ray_cluster import parse_workers
+from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.utils.errors import InputError, check_choice
 

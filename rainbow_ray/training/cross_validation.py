@@ -19,8 +19,8 @@ from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.distributed.actor_pool import ActorLostError, Piece, run_with_retries
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.distributed.ray_cluster import RayResources, Workers
 from rainbow_ray.distributed.ray_errors import causes_of, user_error
+from rainbow_ray.distributed.resources import RayResources, WorkerResources
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.tasks.base import Task, empty_scores
@@ -84,7 +84,7 @@ def run_folds(
     import ray
 
     waiting = [job for job in jobs if _is_waiting(job)]
-    side_by_side, resources = cluster.slots(len(waiting) + 1)
+    side_by_side, resources = cluster.allocate_fits(len(waiting) + 1)
     common = ray.put(shared)
     worker = ray.remote(**resources, max_restarts=RESTARTS)(_FoldWorker)
     actors = [worker.remote() for _ in range(side_by_side)]
@@ -106,7 +106,9 @@ def run_folds(
     return [read_result(job) for job in jobs], extra
 
 
-def run_distributed(shared: FitContext, jobs: list[FitJob], workers: Workers, mirror: LogForwarder) -> list[FitResult]:
+def run_distributed(
+    shared: FitContext, jobs: list[FitJob], workers: WorkerResources, mirror: LogForwarder
+) -> list[FitResult]:
     """Run jobs one after the other, each shared by all workers of one TorchTrainer; finished ones are not run again.
 
     When a worker dies, all start again from the checkpoint; elastic ones go on with those that are left.
@@ -121,11 +123,13 @@ def run_distributed(shared: FitContext, jobs: list[FitJob], workers: Workers, mi
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"shared": ray.put(shared), "jobs": waiting, "threads": workers.threads},
-            torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=workers.fewest if workers.fewest == workers.most else (workers.fewest, workers.most),
-                use_gpu=workers.gpu,
-                resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.gpu else {})},
+                num_workers=workers.min_workers
+                if workers.min_workers == workers.max_workers
+                else (workers.min_workers, workers.max_workers),
+                use_gpu=workers.use_gpu,
+                resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.use_gpu else {})},
             ),
             # a name of its own for each start: Train would otherwise silently take up an earlier one's state
             run_config=RunConfig(

@@ -14,7 +14,7 @@ from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.dataset import mean_score_per_song, scatter_song_means
 from rainbow_ray.data.splits import Split, make_split
-from rainbow_ray.distributed.ray_cluster import RayResources
+from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.evaluation.bootstrap import best_baseline, paired_bootstrap_over_seeds
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.base import empty_scores, is_scored

@@ -13,7 +13,7 @@ import numpy as np
 
 from rainbow_ray.data.dataset import mean_score_per_song
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.distributed.ray_cluster import Workers
+from rainbow_ray.distributed.resources import WorkerResources
 from rainbow_ray.tasks.base import empty_scores, is_scored
 from rainbow_ray.tasks.segmentation import decode_sides
 from rainbow_ray.training.checkpoint import CheckpointManager
@@ -41,7 +41,7 @@ class TrialContext:
     train_val_indices: list[tuple[np.ndarray, np.ndarray]]
     rungs: tuple[float, ...]
     folder: Path
-    workers: Workers | None = None
+    workers: WorkerResources | None = None
 
     def folder_of(self, number: int) -> Path:
         return self.folder / f"{number:04d}"
@@ -131,7 +131,7 @@ def prefix_savings(context: TrialContext, trials: Iterable[int]) -> dict[str, fl
 
 
 def _fit(
-    shared: FitContext, job: FitJob, workers: Workers | None, on_validation: Callable[[float, np.ndarray], None]
+    shared: FitContext, job: FitJob, workers: WorkerResources | None, on_validation: Callable[[float, np.ndarray], None]
 ) -> np.ndarray:
     """Scores of a job's held out side, from its result where it has one."""
     state = CheckpointManager(job.folder)

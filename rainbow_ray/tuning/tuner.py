@@ -25,7 +25,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from rainbow_ray.config.schema import SEEDS, Config
-from rainbow_ray.distributed.ray_cluster import TrialResources
+from rainbow_ray.distributed.resources import TrialResources
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, FitContext, user_facing_error
@@ -60,7 +60,7 @@ class Sweep:
     space: Space
     context: TrialContext
     trial_log: TrialLog
-    slots: TrialResources
+    resources: TrialResources
     larger_is_better: bool
     prepare: Callable[[Config], FitContext]
     weights: dict[str, Any] | None = None  # of the encoder, for all actors together
@@ -99,14 +99,14 @@ def run_sweep(sweep: Sweep, *, seconds: float | None = None) -> bool:
 
     # paths of Ray's sockets apart, Tune wants a folder of its own: it holds nothing that is needed again
     storage = sweep.context.folder.resolve().parent / "ray"
-    resources = {"cpu": sweep.slots.cpu, **({"gpu": sweep.slots.gpu} if sweep.slots.gpu else {})}
+    resources = {"cpu": sweep.resources.cpus, **({"gpu": sweep.resources.gpus} if sweep.resources.gpus else {})}
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=search.scheduler,
             num_samples=left,
-            max_concurrent_trials=sweep.slots.concurrent,
+            max_concurrent_trials=sweep.resources.max_concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

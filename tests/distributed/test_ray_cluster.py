@@ -1,4 +1,4 @@
-"""Ray as a command starts it: who may have how many workers, the dashboard and its token, Train's page."""
+"""Start and end of Ray: its processes, the dashboard and its token, the page of Ray Train."""
 
 from __future__ import annotations
 
@@ -16,107 +16,18 @@ import psutil
 import pytest
 
 from rainbow_ray.distributed import ray_cluster
-from rainbow_ray.distributed.ray_cluster import (
-    HEAD,
-    RayResources,
-    TrialResources,
-    Workers,
-    allocate_trials,
-    allocate_workers,
-    describe_dashboard,
-    describe_network,
-    parse_workers,
-    token_path,
-)
+from rainbow_ray.distributed.ray_cluster import HEAD, describe_dashboard, token_path
+from rainbow_ray.distributed.resources import RayResources, WorkerResources
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, plan_of
 
 
-@pytest.mark.parametrize(("value", "pair"), [(3, (3, 3)), ("1..4", (1, 4)), ("2", (2, 2)), (None, None)])
-def test_workers_are_a_number_or_a_span(value, pair):
-    assert parse_workers(value) == pair
-
-
-@pytest.mark.parametrize("value", ["many", "0", 0, "4..1", "1..", "..4", "1.5", -1])
-def test_other_workers_are_refused(value):
-    with pytest.raises(InputError, match=r"training\.workers"):
-        parse_workers(value)
-
-
-CPU = RayResources(cpus=8, gpus=0, dashboard=None, node_cpus=8)
-GPU = RayResources(cpus=16, gpus=4, dashboard=None, node_cpus=16)
-
-
-def test_resources_are_shared():
-    assert allocate_workers(CPU, None, device="auto", streams=False) == Workers(1, 1, False, 8.0, 8)
-    assert allocate_workers(CPU, (2, 2), device="auto", streams=False) == Workers(2, 2, False, 4.0, 4)
-    assert allocate_workers(CPU, (2, 2), device="auto", streams=True).cpus == 3.0
-    assert allocate_workers(GPU, None, device="auto", streams=False) == Workers(4, 4, True, 4.0, 4)
-    assert allocate_workers(GPU, None, device="cpu", streams=False).most == 1
-    assert allocate_workers(CPU, (1, 16), device="auto", streams=False).cpus == 1.0
-    one = RayResources(cpus=1, gpus=0, dashboard=None, node_cpus=1)
-    assert allocate_workers(one, None, device="auto", streams=True).cpus == 0.5
-
-
-def test_the_workers_of_a_fit_are_near_each_other():
-    pods = RayResources(cpus=24, gpus=3, dashboard=None, node_cpus=8, node_gpus=1)
-    assert allocate_workers(pods, None, device="auto", streams=False).most == 1
-    assert describe_network(pods, None, device="auto") == describe_network(pods, (1, 1), device="auto") == []
-    (said,) = describe_network(pods, (3, 3), device="auto")
-    assert "more than one machine's 1 GPUs" in said
-    assert "100 Mbit/s" in said
-    assert describe_network(GPU, (4, 4), device="auto") == []
-
-
-def test_too_many_workers_are_refused_with_the_arithmetic():
-    with pytest.raises(InputError, match="9 workers need 9 CPUs, one each, and there are 8: at most --workers 8"):
-        allocate_workers(CPU, (9, 9), device="auto", streams=False)
-    with pytest.raises(InputError, match="5 workers need 5 GPUs"):
-        allocate_workers(GPU, (5, 5), device="auto", streams=False)
-    with pytest.raises(InputError, match=r"9\.\.12"):
-        allocate_workers(CPU, (9, 12), device="auto", streams=False)
-
-
-def sweep_of(cluster, **asked):
-    known = {"trials": 30, "concurrent": None, "gpus_per_trial": None, "workers": 1, "device": "auto"}
-    return allocate_trials(cluster, **{**known, **asked})
-
-
-def test_trials_share_what_there_is():
-    assert sweep_of(CPU) == TrialResources(8, 1.0, 0.0, None)
-    assert sweep_of(CPU, trials=2) == TrialResources(2, 4.0, 0.0, None)
-    assert sweep_of(CPU, concurrent=3).cpu == 2.0
-    assert sweep_of(GPU) == TrialResources(4, 4.0, 1.0, None)
-    assert sweep_of(GPU, gpus_per_trial=0.25) == TrialResources(16, 1.0, 0.25, None)
-    assert sweep_of(GPU, gpus_per_trial=0.4).concurrent == 8, "two on each of four: a part never reaches over two"
-    nested = sweep_of(GPU, workers=2)
-    assert (nested.concurrent, nested.gpu) == (2, 0.0)
-    assert nested.workers.most == 2
-    assert nested.concurrent * (nested.cpu + 2 * nested.workers.cpus) <= GPU.cpus
-    few = sweep_of(CPU, workers=4)
-    assert few.concurrent * (few.cpu + 4 * few.workers.cpus) <= CPU.cpus
-
-
-def test_too_many_trials_are_refused_with_the_arithmetic():
-    with pytest.raises(InputError, match=r"9 trials × 1 workers × 1 CPU make 9 CPUs, and there are 8: at most --conc"):
-        sweep_of(CPU, concurrent=9)
-    with pytest.raises(InputError, match=r"5 trials × 1 workers × 1 GPU make 5 GPUs, and there are 4"):
-        sweep_of(GPU, concurrent=5)
-    with pytest.raises(InputError, match=r"1 trials × 9 workers × 1 CPU .* at most 8 workers a trial"):
-        sweep_of(CPU, workers=9)
-    with pytest.raises(InputError, match="there is no GPU here"):
-        sweep_of(CPU, gpus_per_trial=0.5)
-    with pytest.raises(InputError, match=r"1\.5: a trial is one process, which uses one GPU"):
-        sweep_of(GPU, gpus_per_trial=1.5)
-
-
-def test_another_port_is_said():
-    (said,) = describe_dashboard(RayResources(2, 0, "127.0.0.1:8266"))
-    assert "http://127.0.0.1:8266 (port 8265 is in use)" in said
+def test_the_message_names_the_port_of_the_dashboard_where_it_is_not_the_usual_one():
+    (message,) = describe_dashboard(RayResources(2, 0, "127.0.0.1:8266"))
+    assert "http://127.0.0.1:8266 (port 8265 is in use)" in message
     assert "in use" not in describe_dashboard(RayResources(2, 0, "127.0.0.1:8265"))[0]
-    assert str(token_path()) in said
+    assert str(token_path()) in message
     assert describe_dashboard(RayResources(2, 0, None)) == []
 
 
@@ -145,7 +56,7 @@ def test_the_dashboard_answers_who_has_the_token_and_shows_the_run(ray_session, 
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
-    (outcome,) = run_distributed(shared, [job], Workers(1, 1, False, 1.0, 1), LogForwarder([], []))
+    (outcome,) = run_distributed(shared, [job], WorkerResources(1, 1, False, 1.0, 1), LogForwarder([], []))
     assert np.isfinite(outcome.val_scores).all()
     status, page = ask(ray_session, "/api/train/v2/runs/v1", token)
     assert status == 200
