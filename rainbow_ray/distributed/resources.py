@@ -237,7 +237,7 @@ def _check_gpus_per_trial(gpus_per_trial: float | None, workers_per_trial: int, 
         )
     if workers_per_trial > 1:
         raise InputError(
-            f"--gpus-per-trial {gpus_per_trial:g}: with --workers-per-trial each worker has a GPU; leave one of them out"
+            f"--gpus-per-trial {gpus_per_trial:g}: with --workers-per-trial each worker has a GPU; leave one out"
         )
 
 
