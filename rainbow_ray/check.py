@@ -53,7 +53,7 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
     from rainbow_ray.checks.result import CheckResult
-    from rainbow_ray.data.reader import read_here
+    from rainbow_ray.data.reader import read_rows_locally
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
@@ -65,7 +65,7 @@ def _check(resolved: Resolved, starting: subprocess.Popen[str]) -> int:
     try:
         show(check_devices(resolved.config))
         plan = make_plan(resolved)
-        data = prepare_data(plan, functools.partial(read_here, most=MOST_ROWS))
+        data = prepare_data(plan, functools.partial(read_rows_locally, max_rows=MOST_ROWS))
         show(check_songs(plan, data))
         show([check_lengths(plan, data)] if plan.reading.text else [])
         show(probe_songs(plan, data))

@@ -14,7 +14,7 @@ from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.config.load import resolve
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.reader import read_here
+from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities.text import encoder as text_encoder
@@ -42,7 +42,7 @@ def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> Ru
 
 def data_of(plan: RunPlan) -> PreparedData:
     """`prepare_data` without Ray."""
-    return prepare_data(plan, read_here)
+    return prepare_data(plan, read_rows_locally)
 
 
 def source_of(examples: Examples) -> InMemoryDataset:
@@ -70,13 +70,13 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
     data = data_of(plan)
     folder = begin_run(plan.config, path)
     keep_data(folder, data)
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    sides = [data.split.train_val_indices(k) for k in range(data.split.folds)]
+    sides = [data.split.train_val_indices(k) for k in range(data.split.n_folds)]
     sides += [] if plan.config.training.ensemble else [(everything, nothing)]
     outcomes = []
     for fold, (train, val) in enumerate(sides):
-        refits = fold == data.split.folds
+        refits = fold == data.split.n_folds
         job = FitJob(
             None if refits else fold, train, val, path / "checkpoints" / ("refit" if refits else f"fold-{fold}")
         )
@@ -84,11 +84,11 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
         outcomes.append(read_result(job))
     baselines = compute_baselines(shared, data.split)
     quiet = Console(quiet=True)
-    folds, refit = outcomes[: data.split.folds], outcomes[data.split.folds :]
+    folds, refit = outcomes[: data.split.n_folds], outcomes[data.split.n_folds :]
     evaluate_and_save(
         plan, data, folder, folds, refit[0] if refit else None, baselines, quiet, Stopwatch(time.perf_counter()), []
     )
     return path
 
 
-split_songs = functools.partial(make_split, val_split=0.2, by="id", seed=1)
+split_songs = functools.partial(make_split, val_fraction=0.2, split_by="id", seed=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rainbow_ray.data.reader import read_here
+from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.runs import tune_run
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
@@ -24,7 +24,7 @@ from tests.helpers import data_of, plan_of
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     read_data = prepare.prepare_data
-    monkeypatch.setattr(prepare, "read_data", lambda plan, read=read_here: read_data(plan, read))
+    monkeypatch.setattr(prepare, "read_data", lambda plan, read=read_rows_locally: read_data(plan, read))
 
 
 def with_lyrics(write_table):

@@ -14,11 +14,11 @@ import torch
 
 from rainbow_ray.baselines.models import Family, family_of
 from rainbow_ray.config.schema import TextEncoderConfig
+from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import Dataset, ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.reader import make_batch
-from rainbow_ray.data.splits import Split, joined_strata
+from rainbow_ray.data.splits import Split, merge_rare_strata
 from rainbow_ray.modalities.spec import InputSpec, make_collates
 from rainbow_ray.modalities.text.encoder import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.text.word_hashing import WORD
@@ -58,7 +58,7 @@ def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndar
     with torch.no_grad():
         for start in range(0, len(known), SUMMARISED):
             at = np.arange(start, min(start + SUMMARISED, len(known)))
-            batch = make_batch(known.examples, known.at[at], collates).to(device)
+            batch = make_batch(known.examples, known.positions[at], collates).to(device)
             for name, read in model.read(batch).items():
                 found[name][at] = torch.where(batch.present[name][:, None], read.summary, 0.0).cpu().numpy()
     return found
@@ -111,7 +111,7 @@ def run_baselines(
     for name, values in (summaries or {}).items():
         baselines[f"{name} + linear"] = fitted(lambda: _scaled(family.linear(MEDIA_PENALTY)), values)
     scores = {name: empty_scores(task, len(examples)) for name in baselines}
-    for fold in range(split.folds):
+    for fold in range(split.n_folds):
         train, val = split.train_val_indices(fold)
         train = train if teaches is None else train[teaches[train]]
         wordless = not any(WORD.search(text.lower()) for text in texts[train])
@@ -181,7 +181,7 @@ def _frozen(
     n_songs = len(np.unique(songs[train]))
     best, folds = choices[0], min(INNER_FOLDS, n_songs // 2)
     if folds >= 2:
-        strata = joined_strata(family.strata(targets[train]), folds)
+        strata = merge_rare_strata(family.strata(targets[train]), folds)
         even = np.unique(strata, return_counts=True)[1].min() >= folds
         alone = n_songs == len(train)
         kind = (StratifiedKFold if even else KFold) if alone else GroupKFold

@@ -38,7 +38,7 @@ def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
         chosen = np.sort(rng.choice(len(known), MOST_EXAMPLES, replace=False))
         known = known.take(chosen)
         summaries = {name: values[chosen] for name, values in summaries.items()}
-    examples = known.examples.take(known.at)
+    examples = known.examples.take(known.positions)
     states = None
     if shared.reading.text:
         states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)

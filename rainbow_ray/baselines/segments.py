@@ -26,7 +26,7 @@ def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Sco
     seed = config.reproducibility.seed
     rows = _sample(source.targets, seed)
     known = source.in_memory_subset(rows)
-    examples = known.examples.take(known.at)
+    examples = known.examples.take(known.positions)
     summaries = media_summaries(shared, known)
     states = None
     if shared.reading.text:

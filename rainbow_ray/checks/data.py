@@ -43,8 +43,8 @@ def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     if rarest < 10:
         yield CheckResult("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
     train, val = data.split.train_val_indices(0)
-    how = f"{data.split.folds} folds" if data.split.folds > 1 else "one split"
-    yield CheckResult("good", "split", f"{how} by {data.split.by}: {len(train)} {examples} to train on,"
+    how = f"{data.split.n_folds} folds" if data.split.n_folds > 1 else "one split"
+    yield CheckResult("good", "split", f"{how} by {data.split.split_by}: {len(train)} {examples} to train on,"
                       f" {len(val)} to score,"
                 " at a time; songs with equal texts stay together")  # fmt: skip
     size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.in_memory_limit_mb

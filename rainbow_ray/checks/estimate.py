@@ -56,13 +56,13 @@ def estimate_run(
     # a manifest may be so large that only some of its rows were looked at
     share = plan.manifest.rows / max(1, data.profile["rows"])
     many = plan.config.data.folds is None and data.profile["songs"] * share >= FOLDS_BELOW
-    training, folds = plan.config.training, 1 if many else data.split.folds
+    training, folds = plan.config.training, 1 if many else data.split.n_folds
     train, val = (len(side) * share for side in data.split.train_val_indices(0))
     length = make_training_schedule(training, round(train))
     if measured.learner.model.features_are_constant:
-        fit = (train + val) * measured.encode_seconds + length.steps * HEAD_SECONDS
+        fit = (train + val) * measured.encode_seconds + length.total_steps * HEAD_SECONDS
     else:
-        fit = length.steps * measured.step_seconds + (length.epochs * val + train) * measured.encode_seconds
+        fit = length.total_steps * measured.step_seconds + (length.epochs * val + train) * measured.encode_seconds
     workers = (parse_workers(training.workers) or (1, 1))[1]
     at_once = 1 if training.workers is not None else min(slots, folds)
     fits = fit * folds / at_once / workers + (fit / workers if folds > 1 else 0.0)
@@ -92,14 +92,17 @@ def estimate_trials(plan: RunPlan, data: PreparedData, concurrent: int) -> Sweep
     The first as measured here; the second by arithmetic, from one pass of the layers that the default reads.
     """
     _, measured = check_model(plan, data)
-    tuning, folds = plan.config.tune, data.split.folds
+    tuning, folds = plan.config.tune, data.split.n_folds
     train, val = (len(side) for side in data.split.train_val_indices(0))
     length = make_training_schedule(plan.config.training, train)
     encoder = measured.learner.model.text
     times = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
     whole = measured.encode_seconds * times  # of one example through all layers
-    cheap = folds * (length.steps * HEAD_SECONDS if measured.learner.model.features_are_constant else
-                     length.steps * measured.step_seconds + length.epochs * val * measured.encode_seconds)  # fmt: skip
+    if measured.learner.model.features_are_constant:
+        cheap = folds * (length.total_steps * HEAD_SECONDS)
+    else:
+        steps = length.total_steps * measured.step_seconds
+        cheap = folds * (steps + length.epochs * val * measured.encode_seconds)
     dear = folds * length.epochs * (3 * train + val) * whole
     low, high = (seconds * tuning.trials / concurrent for seconds in (cheap, max(cheap, dear)))
     closing = 2 * tuning.revalidation_seeds * cheap / concurrent + 60
@@ -115,7 +118,7 @@ def estimate_trials(plan: RunPlan, data: PreparedData, concurrent: int) -> Sweep
 
 def disk_needed_mb(data: PreparedData, measured: Measured) -> float:
     """Two checkpoints and a model of each fit, and the bundle."""
-    fits = data.split.folds + (data.split.folds > 1)
+    fits = data.split.n_folds + (data.split.n_folds > 1)
     weights = sum(p.numel() * p.element_size() for p in measured.learner.model.parameters())
     return (3 * fits * measured.state_bytes + weights) / 2**20
 

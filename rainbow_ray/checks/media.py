@@ -26,7 +26,7 @@ def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator
     units = "stems" if plan.unit == "stem" else "songs"
     there = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
     yield CheckResult("good", "media", f"{units} that have: {there}; under {reader.root}")
-    windows = data.source.windows_of("audio")
+    windows = data.source.window_names("audio")
     missing = learner.audio_features.missing(windows)
     if not missing:
         return
@@ -53,11 +53,11 @@ def prepare_media(plan: RunPlan, data: PreparedData) -> CheckResult:
     precision, _ = pick_precision(config.training.mixed_precision, device)
     model = build_model(config, plan.reading, data.task).to(device)
     heard = AudioFeatureCache(model, plan.reading, device, precision)
-    windows = data.source.windows_of("audio")
+    windows = data.source.window_names("audio")
     fresh = len(heard.missing(windows))
     heard.prepare(windows)
     size = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
-    n = {name: len(data.source.windows_of(name)) for name in plan.reading.media}
+    n = {name: len(data.source.window_names(name)) for name in plan.reading.media}
     told = ", ".join(f"{count} of {name}" for name, count in n.items())
     speed = f" ({heard.seconds / fresh:.2f} s each)" if fresh else ""
     text = f"windows: {told}; {fresh} encoded now{speed}; {size:.0f} MB in {reader.folder}"
@@ -71,5 +71,5 @@ def windows_of(data: PreparedData, chosen: np.ndarray) -> list[str]:
     if "audio" not in data.examples.table.column_names:
         return []
     known = data.source.in_memory_subset(chosen)
-    rows = known.examples.table["audio"].take(known.at).to_pylist()
+    rows = known.examples.table["audio"].take(known.positions).to_pylist()
     return [str(name) for row in rows for name in row]

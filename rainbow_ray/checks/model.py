@@ -59,7 +59,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     stepper = Stepper(learner, config.training, warmup_steps=0, steps=10)
     two = [_held_by(learner, learner.source.in_memory_subset(longest[:size])) for size in (1, min(4, len(longest)))]
     per_example = (two[1] - two[0]) / max(1, min(4, len(longest)) - 1)
-    size = make_training_schedule(config.training, len(train)).step_size
+    size = make_training_schedule(config.training, len(train)).global_batch_size
     step, encode = _seconds(learner, stepper, few, min(size, len(few)))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # a gradient and AdamW's two moments for each trained weight

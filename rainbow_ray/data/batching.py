@@ -24,19 +24,19 @@ PADDING = 0.75  # a micro-batch that is large enough ends before a text shorter 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How long training runs. `step_size` is examples of a global step."""
+    """How long training runs. `global_batch_size` is examples of a step over all workers."""
 
     epochs: int
-    step_size: int
+    global_batch_size: int
     steps_per_epoch: int
     notes: tuple[str, ...] = ()
 
     @property
-    def steps(self) -> int:
+    def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
 
-def same_steps(step_size: int, epochs: int, examples: int, songs: int | None = None) -> TrainingSchedule:
+def fixed_training_schedule(step_size: int, epochs: int, examples: int, songs: int | None = None) -> TrainingSchedule:
     """Another number of examples, trained as before: the same steps' size and the same epochs."""
     return TrainingSchedule(epochs, step_size, _steps(step_size, examples, songs))
 
@@ -73,30 +73,30 @@ def make_training_schedule(config: TrainingConfig, examples: int, songs: int | N
 
 
 def plan_batches(
-    lengths: np.ndarray, *, step_size: int, seed: int, epoch: int, windows: list[np.ndarray] | None = None
+    lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int, blocks: list[np.ndarray] | None = None
 ) -> list[np.ndarray]:
     """Indices into `lengths` of each step of an epoch: every example once, the same for the same seed and epoch.
 
     With many steps, those of a span hold texts of like length; their order is random again. With few, steps are
-    drawn at random: label and length often go together, and a step of one label teaches little. `windows` are pieces
+    drawn at random: label and length often go together, and a step of one label teaches little. `blocks` are pieces
     that are visited one after the other (by default one, of all): steps then keep to their place in that way.
     """
     rng = np.random.default_rng([seed, epoch])
-    windows = [np.arange(len(lengths))] if windows is None else windows
-    order = np.concatenate([rng.permutation(window) for window in windows])
-    steps = -(-len(order) // step_size)
+    blocks = [np.arange(len(lengths))] if blocks is None else blocks
+    order = np.concatenate([rng.permutation(block) for block in blocks])
+    steps = -(-len(order) // batch_size)
     if steps >= 2 * SPAN:
         shaken = lengths[order] * rng.uniform(1 - JITTER, 1 + JITTER, len(order))
-        size = SPAN * step_size
+        size = SPAN * batch_size
         spans = [slice(start, start + size) for start in range(0, len(order), size)]
         order = np.concatenate([order[span][np.argsort(shaken[span], kind="stable")] for span in spans])
-    planned = [order[start : start + step_size] for start in range(0, len(order), step_size)]
-    reach = steps if len(windows) == 1 else SPAN
+    planned = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    reach = steps if len(blocks) == 1 else SPAN
     turns = [start + rng.permutation(min(reach, steps - start)) for start in range(0, steps, reach)]
     return [planned[i] for i in np.concatenate(turns)]
 
 
-def share_of(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
+def shard_indices(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
     """A worker's share of a step: dealt by length, there and back, so that each has as much to do."""
     if size == 1:
         return step
@@ -140,10 +140,10 @@ def plan_sequences(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int)
         number = max(min(wanted, number + bool(planned[number])), steps - left)
         planned[number].append(runs[i])
         before += len(runs[i])
-    return [BatchIndices.of_runs(step) for step in planned]
+    return [BatchIndices.from_sequences(step) for step in planned]
 
 
-def share_runs(runs: list[np.ndarray], rank: int, size: int) -> BatchIndices:
+def shard_sequences(runs: list[np.ndarray], rank: int, size: int) -> BatchIndices:
     """A worker's share of a step's runs: the longest first, each to who has the least so far."""
     done = np.zeros(size)
     mine = []
@@ -151,7 +151,7 @@ def share_runs(runs: list[np.ndarray], rank: int, size: int) -> BatchIndices:
         owner = int(done.argmin())
         done[owner] += len(run)
         mine += [run] if owner == rank else []
-    return BatchIndices.of_runs(mine)
+    return BatchIndices.from_sequences(mine)
 
 
 def divide_sequences(
@@ -172,7 +172,7 @@ def divide_sequences(
             size = longest = 0
         batches[-1].append(run)
         size, longest = size + len(run), max(longest, int(lengths[run].max()))
-    return [BatchIndices.of_runs(batch) for batch in batches]
+    return [BatchIndices.from_sequences(batch) for batch in batches]
 
 
 def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -27,15 +27,15 @@ from rainbow_ray.data.splits import make_split
 class BatchIndices:
     """Some examples of a source, by their indices, and which of them are read together.
 
-    `run[i]` numbers what example i is read together with; a run's examples follow each other. None: each example stands
-    for itself. Nothing tells runs from indices again: windows of one song may touch, and are still read apart.
+    `sequence_ids[i]` numbers the sequence of example i; the examples of a sequence follow each other. None: each
+    example is independent. The ids cannot be recovered from the indices: sequences of one song may touch.
     """
 
     indices: np.ndarray
-    run: np.ndarray | None = None
+    sequence_ids: np.ndarray | None = None
 
     @classmethod
-    def of_runs(cls, runs: Sequence[np.ndarray]) -> BatchIndices:
+    def from_sequences(cls, runs: Sequence[np.ndarray]) -> BatchIndices:
         if not runs:
             return cls(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
         return cls(np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs]))
@@ -44,46 +44,49 @@ class BatchIndices:
         return len(self.indices)
 
     @property
-    def runs(self) -> list[np.ndarray]:
+    def sequences(self) -> list[np.ndarray]:
         """The indices of each run."""
-        return [self.indices[places] for places in run_places(self.run, len(self))]
+        return [self.indices[places] for places in sequence_positions(self.sequence_ids, len(self))]
 
 
 @dataclass(frozen=True)
 class ExampleView:
-    """Some examples that lie in memory now: `indices` in their source, which are rows `at` of `examples`.
+    """Some examples that lie in memory now: `indices` in their source, which are rows `positions` of `examples`.
 
-    `run` as in `BatchIndices`.
+    `sequence_ids` as in `BatchIndices`.
     """
 
     examples: Examples
-    at: np.ndarray
+    positions: np.ndarray
     indices: np.ndarray
-    run: np.ndarray | None = None
+    sequence_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def take(self, which: np.ndarray) -> ExampleView:
         return ExampleView(
-            self.examples, self.at[which], self.indices[which], self.run[which] if self.run is not None else None
+            self.examples,
+            self.positions[which],
+            self.indices[which],
+            self.sequence_ids[which] if self.sequence_ids is not None else None,
         )
 
-    def read_together(self, run: np.ndarray | None) -> ExampleView:
-        return dataclasses.replace(self, run=run)
+    def with_sequences(self, sequence_ids: np.ndarray | None) -> ExampleView:
+        return dataclasses.replace(self, sequence_ids=sequence_ids)
 
     @property
-    def runs(self) -> list[np.ndarray]:
+    def sequence_positions(self) -> list[np.ndarray]:
         """The places among these rows of each run."""
-        return run_places(self.run, len(self))
+        return sequence_positions(self.sequence_ids, len(self))
 
 
-def run_places(run: np.ndarray | None, size: int) -> list[np.ndarray]:
-    """The places of each run, whose examples follow each other; without `run` each is one of its own."""
+def sequence_positions(sequence_ids: np.ndarray | None, size: int) -> list[np.ndarray]:
+    """The places of each run, whose examples follow each other; without `sequence_ids` each is one of its own."""
     if size == 0:
         return []
     places = np.arange(size)
-    return np.split(places, places[1:] if run is None else np.flatnonzero(np.diff(run)) + 1)
+    return np.split(places, places[1:] if sequence_ids is None else np.flatnonzero(np.diff(sequence_ids)) + 1)
 
 
 class Dataset(Protocol):
@@ -109,28 +112,28 @@ class Dataset(Protocol):
         """The song of each example as a number, where a song's examples are scored as one; None: each for itself."""
 
     @property
-    def neighbours(self) -> SequenceIndex | None:
+    def sequence_index(self) -> SequenceIndex | None:
         """Which examples must share a batch, where they are segments of songs; None: each stands for itself."""
 
     def __len__(self) -> int: ...
 
-    def windows_of(self, modality: str) -> list[str]:
+    def window_names(self, modality: str) -> list[str]:
         """The names of all windows of a modality, each once."""
 
-    def names(self, indices: np.ndarray) -> list[str]:
+    def song_names(self, indices: np.ndarray) -> list[str]:
         """The songs of some examples, each once."""
 
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         """Those of `indices` that always lie in memory: all of them, or a sample."""
 
-    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
+    def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
         """`indices` (repeats allowed) in the pieces that an epoch visits one after the other."""
 
     def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
-        """The rows of each part, in turn. Where examples are read, parts must follow `windows`."""
+        """The rows of each part, in turn. Where examples are read, parts must follow `shuffle_blocks`."""
 
     def validation_mask(
-        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+        self, indices: np.ndarray, strata: np.ndarray, *, fraction: float, split_by: str, seed: int
     ) -> np.ndarray:
         """Which of `indices` an inner split holds out: bool, as long as `indices`. Songs stay whole."""
 
@@ -143,7 +146,7 @@ class InMemoryDataset:
     lengths: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = True
-    neighbours: SequenceIndex | None = None
+    sequence_index: SequenceIndex | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -172,31 +175,33 @@ class InMemoryDataset:
         codes, seen = pd.factorize(np.array(ids, dtype=object))
         return np.unique(codes, return_index=True)[1] if len(seen) else np.array([], dtype=np.int64), codes
 
-    def windows_of(self, modality: str) -> list[str]:
+    def window_names(self, modality: str) -> list[str]:
         return distinct_windows(self.examples.table, modality)
 
-    def names(self, indices: np.ndarray) -> list[str]:
+    def song_names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.examples.songs[indices]))
 
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         return ExampleView(self.examples, indices, indices)
 
-    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:  # noqa: ARG002
+    def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:  # noqa: ARG002
         return [indices]
 
     def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
         return (self.in_memory_subset(part) for part in parts)
 
     def validation_mask(
-        self, indices: np.ndarray, strata: np.ndarray, *, share: float, by: str, seed: int
+        self, indices: np.ndarray, strata: np.ndarray, *, fraction: float, split_by: str, seed: int
     ) -> np.ndarray:
         side = self.examples.take(indices)
-        return np.asarray(make_split(side, strata, folds=1, val_split=share, by=by, seed=seed).fold == 0)
+        return np.asarray(
+            make_split(side, strata, n_folds=1, val_fraction=fraction, split_by=split_by, seed=seed).fold == 0
+        )
 
 
 def count_songs(source: Dataset, indices: np.ndarray) -> int | None:
     """How many songs `indices` are of, where their examples stay together; None where each stands for itself."""
-    return len(source.neighbours.whole_songs(indices)) if source.neighbours is not None else None
+    return len(source.sequence_index.group_by_song(indices)) if source.sequence_index is not None else None
 
 
 def distinct_windows(table: pa.Table, modality: str) -> list[str]:

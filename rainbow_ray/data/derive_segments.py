@@ -27,9 +27,9 @@ from rainbow_ray.data.segment_columns import (
     TEXT_FIELDS,
     Part,
     TimelineColumns,
-    field_of,
+    first_field,
+    parse_json_parts,
     part_times,
-    parts_of_json,
     read_timeline_columns,
 )
 from rainbow_ray.data.time_units import check_unit
@@ -37,7 +37,7 @@ from rainbow_ray.data.times import CLOCK, UnreadableTimeError, clock_seconds, cl
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.io import atomic_write
 
-__all__ = ["Segment", "make_segments", "parse_lrc", "parse_structure", "segments_of"]
+__all__ = ["Segment", "derive_segment_table", "parse_lrc", "parse_structure", "segments_of"]
 
 SECTION = re.compile(
     rf"^(?P<name>[^:\[\]]+?)\s*(?::\s*(?P<note>.*?))?,?\s*"
@@ -95,7 +95,7 @@ def read_structure(structure: str | Sequence[Part | None] | None) -> Structure:
             and end, or the same list as JSON.
     """
     if structure is None or isinstance(structure, str):
-        parts = parts_of_json(structure or "")
+        parts = parse_json_parts(structure or "")
         return _structure_of_text(structure or "") if parts is None else _structure_of_parts(parts)
     return _structure_of_parts(structure)
 
@@ -111,7 +111,7 @@ def segments_of(
     return _choose_timeline(read_structure(structure).segments, lrc, running, seconds)
 
 
-def make_segments(
+def derive_segment_table(
     manifest: Manifest, folder: Path, id_column: str, seconds: float, root: Path, max_unusable: float | None = None
 ) -> tuple[Path, list[str]]:
     """Write a table of segments that is made of a manifest: a row a segment and stem, with all columns of the manifest.
@@ -178,7 +178,7 @@ def _structure_of_text(text: str) -> Structure:
 def _structure_of_parts(parts: Sequence[Part | None]) -> Structure:
     segments, unreadable = [], []
     for part in parts:
-        name, text = (field_of(part or {}, fields) for fields in (NAME_FIELDS, TEXT_FIELDS))
+        name, text = (first_field(part or {}, fields) for fields in (NAME_FIELDS, TEXT_FIELDS))
         try:
             start, end = part_times(part or {})
         except UnreadableTimeError:

@@ -73,7 +73,7 @@ class Examples:
         if "text_key" in self.table.column_names:
             return np.asarray(self.table["text_key"].to_numpy())
         pairs = zip(self.texts, self.songs, strict=True)
-        return np.array([text_key(text or song_without_text(song)) for text, song in pairs], dtype=np.uint64)
+        return np.array([text_key(text or placeholder_text(song)) for text, song in pairs], dtype=np.uint64)
 
     def codes(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A text column (or some rows of it) as numbers, the same for the same text; -1 where there is none.
@@ -198,7 +198,7 @@ def mark_dropped(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
     return rows.set_column(rows.column_names.index("dropped"), "dropped", pa.array(dropped, pa.string()))
 
 
-def song_without_text(song: str) -> str:
+def placeholder_text(song: str) -> str:
     """What stands for a text that is missing: songs without one have nothing in common."""
     return f"no text of song {song}"
 
@@ -212,7 +212,7 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.sha256(plain.encode()).digest()[:8], "big")
 
 
-def good_labels(rows: pa.Table) -> pa.ChunkedArray:
+def usable_labels(rows: pa.Table) -> pa.ChunkedArray:
     """Labels of the rows that nothing speaks against."""
     return rows.filter(pc.is_null(rows["dropped"]))["label"]
 

@@ -210,7 +210,7 @@ def normalize_rows(block: pa.Table, columns: Columns) -> pa.Table:
     if columns.times is not None:
         plain["unlabelled"] = _last_reason(of_label, len(block))
         plain |= {"start": _seconds(block[columns.times.start]), "end": _seconds(block[columns.times.end])}
-        plain["place"] = (
+        plain["position"] = (
             _numbers(block[columns.times.index]) if columns.times.index else pa.nulls(len(block), pa.float64())
         )
     return pa.table(plain)
@@ -276,7 +276,7 @@ def _find_label(schema: pa.Schema, target: str) -> tuple[str, str | None] | None
     return (column, field) if is_string_type(plain_type(kind)) else None
 
 
-def labels_of(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
+def read_target_labels(manifest: Manifest, target: str) -> pa.ChunkedArray | pa.Array | None:
     """All raw labels of a target, as `normalize_rows` has them; None where there is no such column."""
     found = _find_label(manifest.schema, target)
     if found is None:

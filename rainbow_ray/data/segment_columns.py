@@ -104,7 +104,7 @@ def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> Timeli
     return TimelineColumns(songs, structures, files, texts, running, [*notes, *undecoded])
 
 
-def parts_of_json(text: str) -> list[Part] | None:
+def parse_json_parts(text: str) -> list[Part] | None:
     """The parts of a structure that is written as a JSON list of objects; None where the text is no such list."""
     if not text.lstrip().startswith("["):
         return None
@@ -116,7 +116,7 @@ def parts_of_json(text: str) -> list[Part] | None:
     return parts if is_list else None
 
 
-def field_of(part: Part, names: tuple[str, ...]) -> Any:
+def first_field(part: Part, names: tuple[str, ...]) -> Any:
     """The first of a part's fields that is there, None where none is."""
     return next((part[name] for name in names if part.get(name) is not None), None)
 
@@ -127,7 +127,7 @@ def part_times(part: Part) -> tuple[float, float]:
     Raises:
         UnreadableTimeError: One of both is no time.
     """
-    return parse_seconds(field_of(part, START_FIELDS)), parse_seconds(field_of(part, END_FIELDS))
+    return parse_seconds(first_field(part, START_FIELDS)), parse_seconds(first_field(part, END_FIELDS))
 
 
 def _decoded(lyrics: list[Any]) -> tuple[list[str | None], list[str]]:

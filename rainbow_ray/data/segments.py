@@ -23,10 +23,17 @@ from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
 
 TIMES = ("start", "end")
 SAME_TIME = 0.005  # seconds: stems of one segment may differ by as much
-PLACE = "place"  # column: the segment's place in its song
-SIZE = "segments"  # column: how many the song has
-SHARES = ("start_share", "end_share")  # columns: the same times as shares of the song
-NOT_KEPT = ("dropped", "label", "unlabelled", UNDECODABLE, PLACE, *TIMES)  # columns of rows that segments do not have
+POSITION = "position"  # column: the segment's place in its song
+N_SEGMENTS = "n_segments"  # column: how many the song has
+RELATIVE_TIMES = ("relative_start", "relative_end")  # columns: the same times as shares of the song
+NOT_KEPT = (
+    "dropped",
+    "label",
+    "unlabelled",
+    UNDECODABLE,
+    POSITION,
+    *TIMES,
+)  # columns of rows that segments do not have
 NO_LENGTH = "segment of zero, negative or unknown length"
 STEMS_DISAGREE = "segment whose stems carry different labels"
 NO_LABELS = "segments of songs without any label that can be used"
@@ -69,8 +76,8 @@ def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None
     dropped = count(rows["dropped"])
     good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
     chosen = rows.take(pa.array(good))
-    facts = pd.DataFrame({name: chosen[name].to_pandas() for name in ("song", PLACE, *TIMES)})
-    facts[PLACE] = facts[PLACE].astype("float64")
+    facts = pd.DataFrame({name: chosen[name].to_pandas() for name in ("song", POSITION, *TIMES)})
+    facts[POSITION] = facts[POSITION].astype("float64")
     facts["label"] = pd.factorize(chosen["label"].combine_chunks().dictionary_encode().indices.to_pandas())[0] if (
         len(chosen)
     ) else []  # fmt: skip
@@ -85,7 +92,7 @@ def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None
         dropped[FURTHER_STEMS] = len(good) - len(first)
     segments = facts.iloc[first].reset_index(drop=True)
     times = _times(segments)
-    by_time = np.lexsort((segments[PLACE].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
+    by_time = np.lexsort((segments[POSITION].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
     table = chosen.take(pa.array(first[by_time]))
     table = table.drop_columns([name for name in NOT_KEPT if name in table.column_names])
     table = _with_windows(table, chosen, join, stem_of, by_time)
@@ -114,7 +121,7 @@ def _stems(facts: pd.DataFrame) -> np.ndarray:
 
     Where nothing tells a row's place, it is a segment of its own.
     """
-    of = facts.groupby(["song", PLACE], sort=False, dropna=False).ngroup().to_numpy()
+    of = facts.groupby(["song", POSITION], sort=False, dropna=False).ngroup().to_numpy()
     for name in TIMES:
         at = facts[name].to_numpy(dtype=np.float64)
         order = np.lexsort((at, of))
@@ -123,7 +130,7 @@ def _stems(facts: pd.DataFrame) -> np.ndarray:
         begins = np.append(True, (np.diff(of[order]) != 0) | ~same)[: len(of)]
         of = of.copy()
         of[order] = np.cumsum(begins) - 1
-    lost = facts[PLACE].isna() & facts[list(TIMES)].isna().any(axis=1)
+    lost = facts[POSITION].isna() & facts[list(TIMES)].isna().any(axis=1)
     return np.asarray(pd.factorize(np.where(lost.to_numpy(), len(of) + np.arange(len(of)), of))[0])
 
 
@@ -143,10 +150,10 @@ def _times(segments: pd.DataFrame) -> pd.DataFrame:
     start, end = segments["start"].to_numpy(dtype=np.float64), segments["end"].to_numpy(dtype=np.float64)
     known = np.isfinite(start) & np.isfinite(end) & (end > start) & (start >= 0)
     begins = np.isfinite(start) & (start >= 0)
-    placed = pd.DataFrame({"song": segments["song"], "place": segments[PLACE]})
+    placed = pd.DataFrame({"song": segments["song"], POSITION: segments[POSITION]})
     placed["start"] = np.where(begins, start, np.nan)
     placed["reach"] = np.where(known, end, placed["start"])
-    placed = placed.sort_values(["song", "place"], kind="stable")
+    placed = placed.sort_values(["song", POSITION], kind="stable")
     reach = placed.groupby("song")["reach"].cummax()
     before = reach.groupby(placed["song"]).ffill().fillna(0.0)
     placed["start"] = placed["start"].fillna(before)
@@ -168,10 +175,10 @@ def _with_places(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.T
         "example_id": pa.array(ids, pa.string()),
         "start": pa.array(times["start"], pa.float32()),
         "end": pa.array(times["end"], pa.float32()),
-        PLACE: pa.array(place, pa.int32()),
-        SIZE: pa.array(size, pa.int32()),
-        SHARES[0]: pa.array((times["start"] / whole).clip(0, 1), pa.float32()),
-        SHARES[1]: pa.array((times["end"] / whole).clip(0, 1), pa.float32()),
+        POSITION: pa.array(place, pa.int32()),
+        N_SEGMENTS: pa.array(size, pa.int32()),
+        RELATIVE_TIMES[0]: pa.array((times["start"] / whole).clip(0, 1), pa.float32()),
+        RELATIVE_TIMES[1]: pa.array((times["end"] / whole).clip(0, 1), pa.float32()),
         "text_key": pa.array([keys[song] for song in songs], pa.uint64()),
     }
     for name, values in columns.items():
@@ -196,11 +203,11 @@ def _with_windows(
 
 def _notes(segments: pd.DataFrame) -> tuple[str, ...]:
     notes = []
-    named = segments[segments[PLACE].notna()]
-    twice = int(named.duplicated(["song", PLACE]).sum())
+    named = segments[segments[POSITION].notna()]
+    twice = int(named.duplicated(["song", POSITION]).sum())
     if twice:
         notes.append(f"{twice} segments share their index with another of the song: told apart by their times")
-    falls = (segments[PLACE].diff() < 0) & (segments["song"] == segments["song"].shift())
+    falls = (segments[POSITION].diff() < 0) & (segments["song"] == segments["song"].shift())
     if falls.any():
         notes.append(f"{int(falls.sum())} segments are not in the order of their index: put in the order of time")
     alone = int((segments["song"].value_counts() == 1).sum())
@@ -218,45 +225,47 @@ class SequenceIndex:
 
     place: np.ndarray
     size: np.ndarray
-    together: int
+    max_length: int
     overlap: float
 
     @classmethod
-    def of(cls, table: pa.Table, together: int, overlap: float) -> SequenceIndex:
-        return cls(table[PLACE].to_numpy(), table[SIZE].to_numpy(), together, overlap)
+    def from_table(cls, table: pa.Table, max_length: int, overlap: float) -> SequenceIndex:
+        return cls(table[POSITION].to_numpy(), table[N_SEGMENTS].to_numpy(), max_length, overlap)
 
-    def whole_songs(self, indices: np.ndarray) -> list[np.ndarray]:
+    def group_by_song(self, indices: np.ndarray) -> list[np.ndarray]:
         """The songs among `indices`, whole ones, in the order of the source."""
         every = np.unique(indices)
         if len(every) == 0:
             return []
         return np.split(every, np.flatnonzero((np.diff(every) != 1) | (self.place[every[1:]] == 0)) + 1)
 
-    def windows(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
+    def training_sequences(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
         """Pieces of a song that are trained on: each of its segments once, cut elsewhere for another `shift`."""
-        if len(song) <= self.together:
+        if len(song) <= self.max_length:
             return [song]
-        return [piece for piece in np.split(song, range(shift % self.together, len(song), self.together)) if len(piece)]
+        return [
+            piece for piece in np.split(song, range(shift % self.max_length, len(song), self.max_length)) if len(piece)
+        ]
 
-    def scored_windows(self, song: np.ndarray) -> list[np.ndarray]:
+    def scoring_sequences(self, song: np.ndarray) -> list[np.ndarray]:
         """Overlapping pieces of a song, each as long as can be."""
-        if len(song) <= self.together:
+        if len(song) <= self.max_length:
             return [song]
-        return [song[start : start + self.together] for start in self._starts(len(song))]
+        return [song[start : start + self.max_length] for start in self._starts(len(song))]
 
-    def kept(self, run: np.ndarray) -> np.ndarray:
+    def center_mask(self, sequence: np.ndarray) -> np.ndarray:
         """Which of a scored window's segments it has the say on: they lie farther from its edges than from others'."""
-        size, begins = int(self.size[run[0]]), int(self.place[run[0]])
-        if len(run) >= size or size <= self.together:
-            return np.ones(len(run), dtype=bool)
+        size, begins = int(self.size[sequence[0]]), int(self.place[sequence[0]])
+        if len(sequence) >= size or size <= self.max_length:
+            return np.ones(len(sequence), dtype=bool)
         starts = self._starts(size)
         at = starts.index(begins)
-        low = 0 if at == 0 else (starts[at] + starts[at - 1] + self.together) // 2
-        high = size if at == len(starts) - 1 else (starts[at + 1] + starts[at] + self.together) // 2
-        place = self.place[run]
+        low = 0 if at == 0 else (starts[at] + starts[at - 1] + self.max_length) // 2
+        high = size if at == len(starts) - 1 else (starts[at + 1] + starts[at] + self.max_length) // 2
+        place = self.place[sequence]
         return np.asarray((place >= low) & (place < high))
 
     def _starts(self, size: int) -> list[int]:
-        stride = max(1, round(self.together * (1 - self.overlap)))
-        last = size - self.together
+        stride = max(1, round(self.max_length * (1 - self.overlap)))
+        last = size - self.max_length
         return [*range(0, last, stride), last]

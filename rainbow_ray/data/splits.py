@@ -36,8 +36,8 @@ class Split:
     """`fold[i]` is the fold that scores example i (and the others train on), or -1 where it always trains."""
 
     fold: np.ndarray
-    folds: int
-    by: str
+    n_folds: int
+    split_by: str
     seed: int
     shared_texts: int  # texts that stand on both sides of some fold
     cut_groups: int  # groups that do: only a split file can cut one
@@ -55,44 +55,44 @@ def make_split(
     examples: Examples,
     strata: np.ndarray,
     *,
-    folds: int,
-    val_split: float,
-    by: str,
+    n_folds: int,
+    val_fraction: float,
+    split_by: str,
     seed: int,
-    known: dict[str, Any] | None = None,
+    saved_split: dict[str, Any] | None = None,
 ) -> Split:
     """Assign each example a fold. `strata` are integers, `(examples,)`: shares of them are kept alike over folds.
 
-    `known` is a `split.json` read by `read_split_file`: songs that it names keep their fold, new ones are added.
+    `saved_split` is a `split.json` read by `read_split_file`: songs that it names keep their fold, new ones are added.
     """
-    groups = group_of(examples, by)
+    groups = group_ids(examples, split_by)
     n_groups = int(groups.max()) + 1
     if n_groups < 2:
-        raise InputError(f"--split-by {by}: all songs fall into one group, so nothing can be held out")
-    folds = min(folds, n_groups)
-    if known is not None:
-        fold = _extend(examples, groups, strata, known, by)
-        folds = int(known["folds"])
+        raise InputError(f"--split-by {split_by}: all songs fall into one group, so nothing can be held out")
+    n_folds = min(n_folds, n_groups)
+    if saved_split is not None:
+        fold = _extend(examples, groups, strata, saved_split, split_by)
+        n_folds = int(saved_split["folds"])
     elif n_groups > MANY:
-        parts = assign_groups(groups, strata, [val_split] if folds == 1 else [1 / folds] * folds, seed)
-        fold = np.where(parts < folds, parts, TRAIN_ONLY)
-    elif folds == 1:
-        fold = _single(groups, strata, val_split, seed)
+        parts = assign_groups(groups, strata, [val_fraction] if n_folds == 1 else [1 / n_folds] * n_folds, seed)
+        fold = np.where(parts < n_folds, parts, TRAIN_ONLY)
+    elif n_folds == 1:
+        fold = _single(groups, strata, val_fraction, seed)
     else:
-        fold = _k_fold(groups, strata, folds, seed)
+        fold = _k_fold(groups, strata, n_folds, seed)
     problems = [
         f"fold {k} has no song to {what}: choose other --folds, --split-file or data.val_split"
-        for k in range(folds)
+        for k in range(n_folds)
         for what, empty in (("score", not (fold == k).any()), ("train on", (fold == k).all()))
         if empty
     ]
     if problems:
         raise InputError(problems)
     shared = _on_both_sides(examples.text_keys, fold)
-    return Split(fold, folds, by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
+    return Split(fold, n_folds, split_by, seed, shared_texts=shared, cut_groups=_on_both_sides(groups, fold))
 
 
-def group_of(examples: Examples, by: str) -> np.ndarray:
+def group_ids(examples: Examples, by: str) -> np.ndarray:
     """The group of each example, `(examples,)`, numbered by first appearance."""
     n = len(examples)
     if by == "row":
@@ -142,8 +142,8 @@ def write_json(split: Split, examples: Examples, path: Path) -> None:
     """
     facts = {
         "format": FORMAT,
-        "by": split.by,
-        "folds": split.folds,
+        "by": split.split_by,
+        "folds": split.n_folds,
         "seed": split.seed,
         "data_hash": examples.hash,
         "shared_texts": split.shared_texts,
@@ -211,12 +211,12 @@ def _split_document(path: Path) -> dict[str, Any]:
 def _k_fold(groups: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
     fold = np.full(len(groups), TRAIN_ONLY)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), joined_strata(strata, folds), groups)):
+    for number, (_, val) in enumerate(splitter.split(np.zeros(len(groups)), merge_rare_strata(strata, folds), groups)):
         fold[val] = number
     return fold
 
 
-def joined_strata(strata: np.ndarray, folds: int) -> np.ndarray:
+def merge_rare_strata(strata: np.ndarray, folds: int) -> np.ndarray:
     """Classes with fewer members than folds cannot be spread: they join the largest one."""
     sizes = np.bincount(strata)
     return np.where(sizes[strata] < folds, sizes.argmax(), strata)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.dataset import ExampleView, distinct_windows
-from rainbow_ray.data.examples import NOT_KEPT, SLOTS, Examples, song_without_text, text_key
+from rainbow_ray.data.examples import NOT_KEPT, SLOTS, Examples, placeholder_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.reader import Prepare, head
@@ -72,7 +72,7 @@ def read_index(
         texts = block["text"].combine_chunks().dictionary_encode()
         keyed = [text_key(text or "") for text in texts.dictionary.to_pylist()]
         pairs = zip(texts.indices.to_pylist(), block["text"].to_pylist(), block["song"].to_pylist(), strict=True)
-        keys = [keyed[code] if text else text_key(song_without_text(song)) for code, text, song in pairs]
+        keys = [keyed[code] if text else text_key(placeholder_text(song)) for code, text, song in pairs]
         hashes = pa.array(pd.util.hash_array(texts.dictionary.to_numpy(zero_copy_only=False)), pa.uint64())
         return (
             block.append_column("text_key", pa.array(keys, pa.uint64()))
@@ -115,7 +115,7 @@ class StreamingDataset:
     sampled: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = False
-    neighbours: None = None  # songs' segments are kept in memory
+    sequence_index: None = None  # songs' segments are kept in memory
     lengths: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,17 +132,17 @@ class StreamingDataset:
     def weights(self) -> np.ndarray:
         return self.index.weights
 
-    def windows_of(self, modality: str) -> list[str]:
+    def window_names(self, modality: str) -> list[str]:
         return distinct_windows(self.index.table, modality)
 
-    def names(self, indices: np.ndarray) -> list[str]:
+    def song_names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.index.table["song"].take(pa.array(indices)).to_pylist()))
 
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         inside = np.flatnonzero(np.isin(self.sampled, indices))
         return ExampleView(self.sample, inside, self.sampled[inside])
 
-    def windows(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
+    def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
         turn = np.argsort(np.random.default_rng([seed, epoch, 2]).permutation(len(self.pieces.first)))
         piece = self.pieces.of(self.index.table["row"].to_numpy()[indices])
         ordered = indices[np.lexsort((indices, turn[piece]))]
@@ -181,11 +181,11 @@ class StreamingDataset:
         indices: np.ndarray,
         strata: np.ndarray,
         *,
-        share: float,
-        by: str,  # noqa: ARG002
+        fraction: float,
+        split_by: str,  # noqa: ARG002
         seed: int,
     ) -> np.ndarray:
-        return np.asarray(assign_groups(self.groups[indices], strata, [share, 1 - share], seed) == 0)
+        return np.asarray(assign_groups(self.groups[indices], strata, [fraction, 1 - fraction], seed) == 0)
 
     def read(self, indices: np.ndarray, *, whole: bool = False) -> Examples:
         """Some examples at once, with their text if `whole`."""

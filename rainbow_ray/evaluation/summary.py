@@ -83,7 +83,7 @@ def evaluate(plan: RunPlan, data: PreparedData, folds: list[FitResult], baseline
     made = calibrate(asked, task, targets, scores[held], songs, data.split.fold[held])
     scored = ScoredPredictions(scores, scores.copy())
     scored.scores[held], scored.thresholded[held] = made.scores, made.thresholded
-    sides = [data.split.train_val_indices(fold) for fold in range(data.split.folds)]
+    sides = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
     scored.thresholded[held] = decode_sides(task, data.source.targets, sides, scored.thresholded)[held]
     metrics, undefined = measure(task, targets, scored.take(held))
     others = {name: ScoredPredictions(values, values) for name, values in baselines.items()}
@@ -222,12 +222,12 @@ def summarize(
             "train_examples": int(np.median([len(o.job.train) for o in folds])),
             "val_examples": results.examples,
             "songs": data.profile["songs"],
-            "folds": data.split.folds,
+            "folds": data.split.n_folds,
             "parameters": folds[0].facts["parameters"],
             "dropped": data.profile["dropped"],
             **(
                 {"segments": data.profile["segments"], "masked": data.profile["masked"]}
-                if data.source.neighbours
+                if data.source.sequence_index
                 else {}
             ),
         },

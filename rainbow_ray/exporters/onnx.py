@@ -30,7 +30,7 @@ from rainbow_ray.bundle.bundle import CARD, Bundle
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, file_hashes
 from rainbow_ray.bundle.model_card import onnx_use, with_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
-from rainbow_ray.data.reader import Batch, SegmentTimes
+from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
@@ -70,9 +70,11 @@ class Graph(nn.Module):
         b = first.shape[0]
         there = {name: inputs.get(f"has_{name}", first.new_ones(b, dtype=torch.bool)) for name in self.model.modalities}
         units = {name: self._units(name, inputs) for name in self.model.modalities}
-        line = SegmentTimes(inputs["times"], None) if "times" in inputs else None
+        segment_times = SegmentTimes(inputs["times"], None) if "times" in inputs else None
         nothing = first.new_zeros(b, dtype=torch.float32)
-        scores: torch.Tensor = self.scorer(Batch([], [], units, dict.fromkeys(units), there, nothing, nothing, line))
+        scores: torch.Tensor = self.scorer(
+            Batch([], [], units, dict.fromkeys(units), there, nothing, nothing, segment_times)
+        )
         return scores
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.bundle.bundle import Bundle
-from rainbow_ray.data.reader import Batch
+from rainbow_ray.data.batch import Batch
 from rainbow_ray.modalities.spec import InputSpec, make_collates
 from rainbow_ray.modalities.text.encoder import WORDS
 from rainbow_ray.model.audio_features import AudioFeatureCache
@@ -43,7 +43,7 @@ class EnsembleScorer(nn.Module):
             `(examples,)` or `(examples, classes)`, float32.
         """
         scores = [
-            task.scores(finish_logits(task, logits.float(), batch.line))
+            task.scores(finish_logits(task, logits.float(), batch.segment_times))
             for task, logits in zip(self.tasks, self._logits(batch), strict=True)
         ]
         return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
@@ -53,7 +53,9 @@ class EnsembleScorer(nn.Module):
             return [model(batch) for model in self.fits]
         words, owner = batch.units["text"].get(WORDS), batch.unit_to_example["text"]
         encoded = self.fits[0].encode(batch)
-        return [model.classify(model.join(encoded, words, owner), line=batch.line) for model in self.fits]
+        return [
+            model.classify(model.join(encoded, words, owner), segment_times=batch.segment_times) for model in self.fits
+        ]
 
 
 def prepare_collates(

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from rainbow_ray.data.derive_segments import make_segments
+from rainbow_ray.data.derive_segments import derive_segment_table
 from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
 from rainbow_ray.data.normalize import holds_text, plain_type
 from rainbow_ray.distributed.ray_cluster import ray_cluster
@@ -219,7 +219,7 @@ def _open_table(predictor: Predictor, location: str, media_root: Path) -> tuple[
     song = info["id_column"] if info["id_column"] in names else SONG_ID
     if set(TIMES) & set(names) or song not in names:
         return manifest, list(manifest.notes)
-    path, notes = make_segments(manifest, cache_folder(), song, info["segments"]["seconds"], media_root)
+    path, notes = derive_segment_table(manifest, cache_folder(), song, info["segments"]["seconds"], media_root)
     return open_manifest(str(path), "segments"), [*manifest.notes, *notes]
 
 

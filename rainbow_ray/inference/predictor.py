@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import torch
 
 from rainbow_ray.bundle.bundle import Bundle, load_bundle
+from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.examples import SLOTS, Examples
 from rainbow_ray.data.normalize import NOT_UTF8, id_column
-from rainbow_ray.data.reader import make_batch
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
 from rainbow_ray.inference.input_tables import Table, Texts, column_names, get_column, read_texts, slice_rows
 from rainbow_ray.inference.media_report import (

@@ -13,14 +13,13 @@ import torch
 from typing_extensions import deprecated
 
 from rainbow_ray.bundle.bundle import Bundle
+from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.manifest import Columns, Times, normalize_rows
 from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
-from rainbow_ray.data.reader import make_batch
 from rainbow_ray.data.segment_columns import RUNNING_TIME
-from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, SegmentExamples, SequenceIndex, merge_stems
-from rainbow_ray.data.segments import PLACE as PLACE_IN_TABLE
+from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, POSITION, SegmentExamples, SequenceIndex, merge_stems
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import parse_values, time_type_problem
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
@@ -117,7 +116,7 @@ def score_segments(
     rows = rows.append_column(ROW, pa.array(np.arange(len(rows))))
     if each_row:
         places = pa.array(np.arange(len(rows), dtype=np.float64))
-        rows = rows.set_column(rows.column_names.index(PLACE_IN_TABLE), PLACE_IN_TABLE, places)
+        rows = rows.set_column(rows.column_names.index(POSITION), POSITION, places)
     values = read_media_values(table, bundle.info.get("media_columns", {}), spec.media, len(rows))
     rows = prepare_with_media(rows, values, spec)
     merged = merge_stems(rows, spec.media)
@@ -202,20 +201,20 @@ def _score(
     assert isinstance(task, Segmentation)
     limits = bundle.info["segments"]
     max_length = len(examples) if task.weak else limits["together"]
-    sequences = SequenceIndex.of(examples.table, max_length, limits["overlap"])
+    sequences = SequenceIndex.from_table(examples.table, max_length, limits["overlap"])
     collates = prepare_collates(bundle, spec, device, examples.table)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
-    windows = [window for song in songs for window in sequences.scored_windows(song)]
+    windows = [window for song in songs for window in sequences.scoring_sequences(song)]
     scores = empty_scores(task, len(examples))
     batches = divide_sequences(
         windows, lengths(examples.table, spec), max_examples=len(examples), max_tokens=EVAL_TOKENS
     )
     for part in batches:
         rows = part.indices
-        batch = make_batch(examples, rows, collates, part.run).to(device)
+        batch = make_batch(examples, rows, collates, part.sequence_ids).to(device)
         batch_scores = scorer(batch).cpu().numpy()
         # of overlapping sequences, each segment keeps the score of the one that has most context for it
-        is_center = np.concatenate([sequences.kept(run) for run in part.runs])
+        is_center = np.concatenate([sequences.center_mask(sequence) for sequence in part.sequences])
         scores[rows[is_center]] = batch_scores[is_center]
     return scores
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.data.reader import Batch, SegmentTimes
+from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import make_audio_encoder
 from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.modalities.midi.reader import MidiEncoder
@@ -43,7 +43,7 @@ class PrecomputedFeatures:
     """Features that were computed before, `(examples, width)`, and when these examples are, where they are segments."""
 
     features: torch.Tensor
-    line: SegmentTimes | None = None
+    segment_times: SegmentTimes | None = None
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,16 @@ class RainbowModel(nn.Module):
     def forward(self, inputs: Batch | PrecomputedFeatures) -> torch.Tensor:
         """From a batch, or (without a fusion) from its features."""
         if isinstance(inputs, PrecomputedFeatures):
-            return self.classify(inputs.features, line=inputs.line)
+            return self.classify(inputs.features, segment_times=inputs.segment_times)
         if self.fusion is None:
-            return self.classify(self.features(inputs), line=inputs.line)
+            return self.classify(self.features(inputs), segment_times=inputs.segment_times)
         present = self.present(inputs)
         if self.training and self.config.fusion.modality_dropout:
             present = apply_modality_dropout(present, self.config.fusion.modality_dropout)
         read = self.read(inputs)
-        return self.classify(self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.line)
+        return self.classify(
+            self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.segment_times
+        )
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
@@ -180,7 +182,7 @@ class RainbowModel(nn.Module):
         return torch.cat([encoded, present], dim=1)
 
     def classify(
-        self, features: torch.Tensor, fused: torch.Tensor | None = None, line: SegmentTimes | None = None
+        self, features: torch.Tensor, fused: torch.Tensor | None = None, segment_times: SegmentTimes | None = None
     ) -> torch.Tensor:
         """Logits `(examples, outputs)` from features `(examples, width)`, what the fusion gave, and when they are."""
         known = self.standardise(features)
@@ -188,8 +190,8 @@ class RainbowModel(nn.Module):
             # what is missing is as the average of the training side
             known = torch.cat([torch.nan_to_num(known) * self.feature_scale, fused.to(known.dtype)], dim=1)
         if self.temporal is not None:
-            assert line is not None, "segments have a line"
-            known = torch.cat([known, self.temporal(known, line).to(known.dtype)], dim=1)
+            assert segment_times is not None, "segments need their times"
+            known = torch.cat([known, self.temporal(known, segment_times).to(known.dtype)], dim=1)
         out: torch.Tensor = self.head(known)
         return out
 

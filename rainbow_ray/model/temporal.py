@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import TemporalConfig
-from rainbow_ray.data.reader import SegmentTimes
+from rainbow_ray.data.batch import SegmentTimes
 from rainbow_ray.nn.attention import Block
 from rainbow_ray.utils.errors import check_choice
 
@@ -31,7 +31,7 @@ def check_temporal(config: TemporalConfig) -> list[str]:
 
 
 class Temporal(nn.Module):
-    """From features of segments `(segments, width)` and their line to `(segments, self.out_width)`.
+    """From features of segments `(segments, width)` and their times to `(segments, self.out_width)`.
 
     Each run is padded to the longest of its batch; nothing depends on the padding, nor on other runs. In training a
     run goes without it now and then: the head then reads each segment alone, and learns to.
@@ -48,25 +48,30 @@ class Temporal(nn.Module):
         self.mix: Transformer | ConvStages = Transformer(config) if config.kind == "transformer" else ConvStages(config)
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, features: torch.Tensor, line: SegmentTimes) -> torch.Tensor:
-        hidden = self.project(features) + self.when(self.fourier(line.times))
-        if line.run is None:
-            middle = line.times[:, :2].mean(dim=1)
+    def forward(self, features: torch.Tensor, segment_times: SegmentTimes) -> torch.Tensor:
+        hidden = self.project(features) + self.when(self.fourier(segment_times.times))
+        if segment_times.sequence_ids is None:
+            middle = segment_times.times[:, :2].mean(dim=1)
             inside = torch.ones_like(middle, dtype=torch.bool)
             alone: torch.Tensor = self.norm(self.mix(hidden[None], middle[None], inside[None])[0]) * REACH
             return alone
-        counts = torch.bincount(line.run)
-        place = torch.arange(len(line.run), device=line.run.device) - (counts.cumsum(0) - counts)[line.run]
+        counts = torch.bincount(segment_times.sequence_ids)
+        place = (
+            torch.arange(len(segment_times.sequence_ids), device=segment_times.sequence_ids.device)
+            - (counts.cumsum(0) - counts)[segment_times.sequence_ids]
+        )
         runs, longest = len(counts), int(counts.max())
-        flat = line.run * longest + place
+        flat = segment_times.sequence_ids * longest + place
         padded = hidden.new_zeros(runs * longest, hidden.shape[1]).index_copy(0, flat, hidden)
-        middle = line.times[:, :2].mean(dim=1)
+        middle = segment_times.times[:, :2].mean(dim=1)
         times = middle.new_zeros(runs * longest).index_copy(0, flat, middle)
         mask = torch.arange(longest, device=counts.device)[None] < counts[:, None]
         mixed = self.mix(padded.view(runs, longest, -1), times.view(runs, longest), mask)
         out: torch.Tensor = self.norm(mixed.flatten(0, 1)[flat]) * REACH
         if self.training and self.context_dropout:
-            out = out * (torch.rand(runs, device=out.device) >= self.context_dropout)[line.run][:, None]
+            out = (
+                out * (torch.rand(runs, device=out.device) >= self.context_dropout)[segment_times.sequence_ids][:, None]
+            )
         return out
 
 
@@ -88,7 +93,7 @@ class Fourier(nn.Module):
         self.register_buffer("shares", math.pi * 2.0 ** torch.arange(FREQUENCIES), persistent=False)
 
     def forward(self, times: torch.Tensor) -> torch.Tensor:
-        """`(segments, 4)`, as `Line.times`, to `(segments, width)`."""
+        """`(segments, 4)`, as `SegmentTimes.times`, to `(segments, width)`."""
         start, end, first, last = times.unbind(dim=1)
         length = end - start
         seconds = torch.stack([start, end, length], dim=1)[..., None] * self.turns

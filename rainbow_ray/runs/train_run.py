@@ -84,8 +84,8 @@ def print_run_header(plan: RunPlan, data: PreparedData, console: Console) -> Non
     length = make_training_schedule(plan.config.training, len(train), count_songs(data.source, train))
     said = [
         *describe_dataset(plan, data),
-        f"{'one split' if split.folds == 1 else f'{split.folds} folds'} by {split.by}; {plan.reading.said}; "
-        f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.step_size} examples",
+        f"{'one split' if split.n_folds == 1 else f'{split.n_folds} folds'} by {split.split_by}; {plan.reading.said}; "
+        f"{length.epochs} epochs of {length.steps_per_epoch} steps of {length.global_batch_size} examples",
         *(f"Note: {note}" for note in [*plan.warnings, *data.warnings, *length.notes, *wandb_notes(plan.config)]),
     ]
     for line in said:
@@ -101,12 +101,12 @@ def train(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by, prefix)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by, prefix)
     mirrors = open_mirrors(plan, folder)
     folds, baselines = score_folds(shared, data, folder, cluster, console, mirrors)
     watch.mark("folds and baselines")
     # an ensemble keeps the folds' own models in place of one more
-    refits = data.split.folds > 1 and not plan.config.training.ensemble
+    refits = data.split.n_folds > 1 and not plan.config.training.ensemble
     refit = refit_all(shared, data, folder, cluster, console, mirrors, folds) if refits else None
     watch.mark("refit")
     shutil.rmtree(prefix, ignore_errors=True)
@@ -194,7 +194,7 @@ def score_folds(
 
     jobs = [
         FitJob(k, *data.split.train_val_indices(k), folder.path / "checkpoints" / f"fold-{k}")
-        for k in range(data.split.folds)
+        for k in range(data.split.n_folds)
     ]
     epochs = make_training_schedule(
         shared.config.training, len(jobs[0].train), count_songs(shared.source, jobs[0].train)
@@ -240,7 +240,7 @@ def refit_all(
     """One more fit on all songs, for the folds' median best length: the model that is kept."""
     import numpy as np
 
-    from rainbow_ray.data.batching import same_steps
+    from rainbow_ray.data.batching import fixed_training_schedule
     from rainbow_ray.data.dataset import count_songs
     from rainbow_ray.evaluation.summary import best_length
     from rainbow_ray.runs.progress import FitProgress
@@ -250,7 +250,7 @@ def refit_all(
 
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     songs = count_songs(data.source, everything)
-    length = same_steps(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
+    length = fixed_training_schedule(folds[0].facts["step_size"], best_length(folds), len(everything), songs)
     job = FitJob(None, everything, nothing, folder.path / "checkpoints" / "refit", length)
     with FitProgress(console, shared.config.logging.shown, length.epochs, headline=None) as progress:
         mirror = LogForwarder([job.folder / METRICS], [*mirrors, progress], progress.finish)

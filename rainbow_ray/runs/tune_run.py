@@ -136,9 +136,9 @@ def read_sweep_data(plan: RunPlan) -> PreparedData:
         raise InputError(f"data.in_memory_limit_mb: a sweep keeps its songs in memory, and {plan.manifest.shown} takes"
                          f" more than {limit} MB; set it higher, or tune on fewer songs")  # fmt: skip
     asked = plan.config.data.folds
-    if asked is not None and data.split.folds < asked and plan.known_split is None:
-        raise InputError(f"--folds {asked}: only {data.split.folds} groups of songs can be held out, so at most as many"
-                         " folds")  # fmt: skip
+    if asked is not None and data.split.n_folds < asked and plan.known_split is None:
+        raise InputError(f"--folds {asked}: only {data.split.n_folds} groups of songs can be held out, so at most as"
+                         " many folds")  # fmt: skip
     return data
 
 
@@ -156,8 +156,9 @@ def print_sweep_header(plan: RunPlan, data: PreparedData, axes: Axes, concurrent
     songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
     said = [
         *describe_dataset(plan, data),
-        f"{tuning.trials} trials of {split.folds} {'fold' if split.folds == 1 else 'folds'}, {concurrent} side by side;"
-        f" {plan.reading.said}; {len(axes.distributions)} axes: " + ", ".join(short_names(axes.distributions).values()),
+        f"{tuning.trials} trials of {split.n_folds} {'fold' if split.n_folds == 1 else 'folds'}, {concurrent} side by"
+        f" side; {plan.reading.said}; {len(axes.distributions)} axes: "
+        + ", ".join(short_names(axes.distributions).values()),
         f"{songs} scored songs can show a difference of accuracy of {smallest_difference(songs):.2f} between two"
         " configs; what is smaller is luck",
     ]
@@ -185,7 +186,7 @@ def tune(
 
     keep_data(folder, data)
     prefix = folder.file("prefix")
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by, prefix)
+    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by, prefix)
     trial_log = TrialLog(folder.file("trials.jsonl"))
     sweep = make_sweep(plan, data, shared, folder, space, slots, trial_log)
     before = len(trial_log.ended)
@@ -223,9 +224,13 @@ def make_sweep(
     from rainbow_ray.tuning.tuner import Sweep
 
     split = data.split
-    sides = [split.train_val_indices(fold) for fold in range(split.folds)]
+    sides = [split.train_val_indices(fold) for fold in range(split.n_folds)]
     context = TrialContext(
-        shared, sides, make_rungs(split.folds, plan.config.tune.reduction_factor), folder.file("trials"), slots.workers
+        shared,
+        sides,
+        make_rungs(split.n_folds, plan.config.tune.reduction_factor),
+        folder.file("trials"),
+        slots.workers,
     )
     context.folder.mkdir(exist_ok=True)
     return Sweep(
@@ -249,20 +254,20 @@ def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -
     import numpy as np
 
     from rainbow_ray.config.load import Resolved
-    from rainbow_ray.data.reader import read_here
-    from rainbow_ray.data.splits import group_of
+    from rainbow_ray.data.reader import read_rows_locally
+    from rainbow_ray.data.splits import group_ids
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.errors import InputError
 
     other = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
-    read = prepare_data(other, read_here)
+    read = prepare_data(other, read_rows_locally)
     same = np.array_equal(read.index.ids, data.index.ids) and np.array_equal(read.source.targets, data.source.targets)
     if not same or read.task != data.task:
         raise InputError("with this text not the same songs are left, and scores could not be compared; see"
                          " data.min_concept_length, data.require_concept")  # fmt: skip
     by = config.data.split_by
-    ours, theirs = group_of(read.index, by), group_of(data.index, by)
+    ours, theirs = group_ids(read.index, by), group_ids(data.index, by)
     if len(np.unique(np.stack([ours, theirs]), axis=1)[0]) > len(np.unique(ours)):
         raise InputError("songs that a split may part have the same text, read like this; add the column to the sweep's"
                          " own data.text_columns, or leave it out")  # fmt: skip

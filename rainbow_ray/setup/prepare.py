@@ -17,16 +17,16 @@ from rainbow_ray.data.examples import (
     build_examples,
     count,
     first_per_song,
-    good_labels,
     mark_dropped,
     profile,
     song_weights,
+    usable_labels,
 )
 from rainbow_ray.data.manifest import UNDECODABLE, Columns, Manifest
 from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.data.reader import Prepare, read_rows
-from rainbow_ray.data.splits import group_of, make_split
+from rainbow_ray.data.splits import group_ids, make_split
 from rainbow_ray.data.streaming import make_streaming_dataset, read_index, size_in_memory
 from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
@@ -104,7 +104,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     prepare_rows = functools.partial(prepare, reading=reading)
     rows, said = _read_rows(plan, prepare_rows, read, streams=streams)
     said = [*said, *undecodable_texts(rows)]
-    good = good_labels(rows)
+    good = usable_labels(rows)
     if len(good) == 0 and count(rows["dropped"]).keys() == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
@@ -154,11 +154,11 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     split = make_split(
         index,
         task.strata(targets),
-        folds=folds,
-        val_split=config.data.val_split,
-        by=config.data.split_by,
+        n_folds=folds,
+        val_fraction=config.data.val_split,
+        split_by=config.data.split_by,
         seed=config.split_seed,
-        known=plan.known_split,
+        saved_split=plan.known_split,
     )
     described = describe(plan, task, index, split, profile(index, songs, n_rows, dropped))
     described["streamed"] = streams
@@ -166,7 +166,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     if streams:
         limit = f"{size / 2**20:.0f} MB, above data.in_memory_limit_mb ({config.data.in_memory_limit_mb} MB)"
         warnings.append(f"the manifest's columns hold {limit}: songs are read anew each epoch")
-        groups = group_of(index, config.data.split_by)
+        groups = group_ids(index, config.data.split_by)
         pa.default_memory_pool().release_unused()  # of the pass over all rows
         streamed = make_streaming_dataset(
             plan.manifest, plan.columns, prepare_rows, index, groups, seed=config.split_seed

@@ -16,10 +16,10 @@ from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.segments import (
     FURTHER_STEMS,
+    N_SEGMENTS,
     NO_LABELS,
     NO_LENGTH,
-    PLACE,
-    SIZE,
+    POSITION,
     STEMS_DISAGREE,
     SegmentExamples,
     SequenceIndex,
@@ -61,8 +61,8 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     index = Examples(folded.table, targets, _weights(task, targets))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
-        index, task.strata(targets), folds=folds, val_split=config.data.val_split, by=config.data.split_by,
-        seed=config.split_seed, known=plan.known_split,
+        index, task.strata(targets), n_folds=folds, val_fraction=config.data.val_split, split_by=config.data.split_by,
+        seed=config.split_seed, saved_split=plan.known_split,
     )  # fmt: skip
     masked = count_masked(folded.masked)
     described = describe(plan, task, index, split, profile(index, songs, n_rows, folded.dropped))
@@ -76,8 +76,8 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     idle, default = idle_by_labels(config, task), Config()
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
     warnings += data_warnings(plan, split, folds, described, index)
-    neighbours = SequenceIndex.of(folded.table, together, config.segments.overlap)
-    source = InMemoryDataset(index, lengths(index.table, plan.reading), neighbours=neighbours)
+    neighbours = SequenceIndex.from_table(folded.table, together, config.segments.overlap)
+    source = InMemoryDataset(index, lengths(index.table, plan.reading), sequence_index=neighbours)
     return PreparedData(task, source, index, index, split, described, warnings)
 
 
@@ -101,7 +101,7 @@ def _labels(
     masked[good] = parsed.left_out
     table = folded.table
     targets = np.stack([
-        label, table["start"].to_numpy(), table["end"].to_numpy(), table[PLACE].to_numpy().astype(np.float32),
+        label, table["start"].to_numpy(), table["end"].to_numpy(), table[POSITION].to_numpy().astype(np.float32),
         folded.song.astype(np.float32),
     ], axis=1)  # fmt: skip
     settled = dataclasses.replace(task, inner=parsed.task).finalize_labels(targets, plan.target, plan.config)
@@ -164,7 +164,7 @@ def _weights(task: Segmentation, targets: np.ndarray) -> np.ndarray:
 
 def _described(folded: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:
     """How many segments songs have, for `data.json`."""
-    sizes = folded.table[SIZE].to_numpy()[folded.table[PLACE].to_numpy() == 0]
+    sizes = folded.table[N_SEGMENTS].to_numpy()[folded.table[POSITION].to_numpy() == 0]
     return {
         "labelled": int((~np.isnan(targets[:, LABEL])).sum()),
         "least": int(sizes.min()),

@@ -69,9 +69,9 @@ def data_warnings(
     warnings = []
     dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
     data = plan.config.data
-    if split.folds != folds and plan.known_split is None:
-        warnings.append(f"--folds {folds}: there are only {split.folds} groups to hold out, so as many folds")
-    if split.by == "row":
+    if split.n_folds != folds and plan.known_split is None:
+        warnings.append(f"--folds {folds}: there are only {split.n_folds} groups to hold out, so as many folds")
+    if split.split_by == "row":
         warnings.append(f"LEAK: --split-by row puts {split.shared_texts} texts on both sides of a fold: these numbers"
                         " say how well texts are remembered, not how well new songs are read")  # fmt: skip
     if LABELS_DISAGREE in dropped:
@@ -80,15 +80,15 @@ def data_warnings(
         warnings.append(
             f"{cut} of {examples} texts are cut at {plan.reading.max_tokens} tokens (model.text_encoder.max_length)"
         )
-    if split.by != "row" and split.shared_texts:
+    if split.split_by != "row" and split.shared_texts:
         warnings.append(f"LEAK: {split.shared_texts} texts stand on both sides of a fold of {data.split_file}")
-    if split.by != "row" and split.cut_groups:
+    if split.split_by != "row" and split.cut_groups:
         warnings.append(f"{split.cut_groups} groups (songs that belong together) are cut by {data.split_file}")
     if plan.known_split is not None and plan.known_split.get("data_hash") != described["data_hash"]:
         known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
         warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"
                         f" {examples - known} are new")  # fmt: skip
-    return [*warnings, *_idle_with(split.folds, plan.config)]
+    return [*warnings, *_idle_with(split.n_folds, plan.config)]
 
 
 def _idle_with(folds: int, config: Config) -> list[str]:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from rainbow_ray.config.load import Resolved, known_keys
 from rainbow_ray.config.phases import get_phase
 from rainbow_ray.config.schema import Config, DataConfig
-from rainbow_ray.data.derive_segments import make_segments
-from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, label_type, labels_of, open_manifest
+from rainbow_ray.data.derive_segments import derive_segment_table
+from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, label_type, open_manifest, read_target_labels
 from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.time_units import check_times
@@ -165,7 +165,7 @@ def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, l
                          f"{did_you_mean(id_column, manifest.schema.names)}")  # fmt: skip
     root = folder_of(manifest.location)
     lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
-    made, notes = make_segments(
+    made, notes = derive_segment_table(
         manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_unreadable_fraction
     )
     return open_manifest(str(made), "segments"), root, [*notes, *manifest.notes]
@@ -227,7 +227,7 @@ def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str
 
 def _kind(table: Manifest, target: str) -> tuple[str, list[str]]:
     """The problem that a column speaks for, and what is to be told of that; classes where nothing is known of it."""
-    labels = labels_of(table, target)
+    labels = read_target_labels(table, target)
     if labels is None or target == SECTION or pa.types.is_nested(labels.type):
         return "multiclass", []
     if pa.types.is_boolean(labels.type):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batch import Batch, SegmentTimes, make_batch, make_segment_times, to_device
 from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences, scoring_batches
 from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
-from rainbow_ray.data.reader import Batch, SegmentTimes, make_batch, make_segment_times, to_device
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.modalities.spec import InputSpec, make_collates
@@ -68,7 +68,7 @@ class Learner:
         self.collates = make_collates(
             reading, self.audio_features.find, lambda: self.draw if self.model.training else None
         )
-        self.audio_features.prepare(source.windows_of("audio") if hear is None else hear)
+        self.audio_features.prepare(source.window_names("audio") if hear is None else hear)
         self.states: CachedHiddenStates | None = None
         self.features = self._find_features()
         if self.features is None:
@@ -88,12 +88,14 @@ class Learner:
             inputs = inputs.only(only)
         with self.precision.autocast(self.device):
             logits = module(inputs).float()
-        logits = finish_logits(self.task, logits, inputs.line)
+        logits = finish_logits(self.task, logits, inputs.segment_times)
         if only is not None and isinstance(inputs, Batch):
             logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
         targets = to_device(torch.from_numpy(self.source.targets[rows.indices]), self.device)
-        if inputs.line is not None and inputs.line.run is not None:
-            targets[:, SONG] = inputs.line.run  # windows of one song that touch are not each other's neighbours
+        if inputs.segment_times is not None and inputs.segment_times.sequence_ids is not None:
+            targets[:, SONG] = (
+                inputs.segment_times.sequence_ids
+            )  # windows of one song that touch are not each other's neighbours
         weights = torch.from_numpy(self.source.weights[rows.indices]).to(self.device)
         return self.task.loss(logits, targets) * weights, logits
 
@@ -101,20 +103,20 @@ class Learner:
         """What the model is given for some rows: a padded batch, or features that were computed before."""
         if self.features is None:
             return self._batch(rows)
-        line = make_segment_times(rows.examples.table, rows.indices, rows.run)
+        segment_times = make_segment_times(rows.examples.table, rows.indices, rows.sequence_ids)
         features = self.features[torch.from_numpy(rows.indices).to(self.device)]
-        return PrecomputedFeatures(features, line.to(self.device) if line is not None else None)
+        return PrecomputedFeatures(features, segment_times.to(self.device) if segment_times is not None else None)
 
     def rows(self, parts: Sequence[BatchIndices]) -> Iterator[ExampleView]:
         """The rows of each part, in turn; with features at hand nothing has to be read."""
         if self.features is None:
             return self._visit(parts)
         examples = self.source.in_memory_subset(np.array([], dtype=np.int64)).examples
-        return (ExampleView(examples, part.indices, part.indices, part.run) for part in parts)
+        return (ExampleView(examples, part.indices, part.indices, part.sequence_ids) for part in parts)
 
     def _visit(self, parts: Sequence[BatchIndices]) -> Iterator[ExampleView]:
         read = self.source.iter_batches(part.indices for part in parts)
-        return (rows.read_together(part.run) for rows, part in zip(read, parts, strict=True))
+        return (rows.with_sequences(part.sequence_ids) for rows, part in zip(read, parts, strict=True))
 
     def nothing(self) -> torch.Tensor:
         """A loss of zero that reaches every trained parameter: it joins in what the others have."""
@@ -131,7 +133,7 @@ class Learner:
         finite = np.isfinite(scores)
         bad = ~finite.all(axis=tuple(range(1, finite.ndim)))
         if bad.any():
-            songs = ", ".join(self.source.names(indices[bad][:10]))
+            songs = ", ".join(self.source.song_names(indices[bad][:10]))
             raise TrainingError(f"scores are not finite, of the songs {songs}: {advice(self.config)}")
         weight = float(self.source.weights[indices].sum(dtype=np.float64))
         return scores, (total / weight if weight else None)
@@ -199,7 +201,7 @@ class Learner:
         model = build_model(self.config, self.reading, self.task)
         if model.words is not None:
             known = self.source.in_memory_subset(training)
-            lists = known.examples.take(known.at).ragged(text_encoder.WORDS)
+            lists = known.examples.take(known.positions).ragged(text_encoder.WORDS)
             belongs = self.task.one_hot(self.source.targets[known.indices])
             weigh = self.config.model.bag_of_words.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
@@ -309,7 +311,7 @@ class Learner:
         self.model.eval()
         assert self.model.text is not None
         alone = {"text": self.collates["text"]}
-        inputs = make_batch(rows.examples, rows.at, alone).to(self.device).units["text"]
+        inputs = make_batch(rows.examples, rows.positions, alone).to(self.device).units["text"]
         known = (below[0], below[1].pad(rows.indices).to(self.device)) if below is not None else None
         with self.precision.autocast(self.device):
             return self.model.text.states(inputs[text_encoder.TOKENS], inputs["mask"], depth, known)
@@ -362,26 +364,26 @@ class Learner:
         self, indices: np.ndarray, process_group: ProcessGroup, *, together: bool = False
     ) -> Iterable[ExampleView]:
         """This worker's share of some examples, in batches for scoring; segments `together` with their neighbours."""
-        neighbours = self.source.neighbours
+        neighbours = self.source.sequence_index
         if together and neighbours is not None:
-            windows = [w for song in neighbours.whole_songs(indices) for w in neighbours.scored_windows(song)]
+            windows = [w for song in neighbours.group_by_song(indices) for w in neighbours.scoring_sequences(song)]
             parts = divide_sequences(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
             return self._visit(process_group.shard(parts))
         batches: list[np.ndarray] = []
-        for window in self.source.windows(indices, seed=0, epoch=0):
+        for window in self.source.shuffle_blocks(indices, seed=0, epoch=0):
             batches += scoring_batches(window, self.source.lengths)
         return self.source.iter_batches(process_group.shard(batches))
 
     def _kept(self, rows: ExampleView) -> np.ndarray:
         """Which of some rows, windows of songs, count as scored here; all, where each example stands for itself."""
-        neighbours = self.source.neighbours
-        if neighbours is None or rows.run is None:
+        neighbours = self.source.sequence_index
+        if neighbours is None or rows.sequence_ids is None:
             return np.ones(len(rows), dtype=bool)
-        return np.concatenate([neighbours.kept(rows.indices[run]) for run in rows.runs])
+        return np.concatenate([neighbours.center_mask(rows.indices[run]) for run in rows.sequence_positions])
 
     def _in_parts(self, work: Any, rows: ExampleView) -> None:
         """Do the work on rows, in halves where memory does not suffice; what is read together is not torn."""
-        runs = rows.runs
+        runs = rows.sequence_positions
         try:
             work(rows)
             return
@@ -402,7 +404,7 @@ class Learner:
             self._in_parts(work, rows.take(np.concatenate(half)))
 
     def _batch(self, rows: ExampleView) -> Batch:
-        batch = make_batch(rows.examples, rows.at, self.collates, rows.run)
+        batch = make_batch(rows.examples, rows.positions, self.collates, rows.sequence_ids)
         if self.states is not None:
             batch.units["text"][text_encoder.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)
@@ -412,7 +414,7 @@ class Learner:
         known = self.source.in_memory_subset(training)
         chosen = [int(np.argmin(self.source.lengths[known.indices]))]
         for name in self.reading.media:
-            having = np.array([len(row) > 0 for row in known.examples.table[name].take(known.at).to_pylist()])
+            having = np.array([len(row) > 0 for row in known.examples.table[name].take(known.positions).to_pylist()])
             chosen += np.flatnonzero(having)[:1].tolist()
         return self.inputs(known.take(np.unique(chosen)))
 
@@ -433,15 +435,15 @@ def build_model(config: Config, reading: InputSpec, task: Task) -> RainbowModel:
     )  # fmt: skip
 
 
-def finish_logits(task: Task, logits: torch.Tensor, line: SegmentTimes | None) -> torch.Tensor:
+def finish_logits(task: Task, logits: torch.Tensor, segment_times: SegmentTimes | None) -> torch.Tensor:
     """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
     if not isinstance(task, Segmentation) or task.weak is None:
         return logits
     from rainbow_ray.tasks.multiple_instance import instance_log_probs
 
-    assert line is not None
-    assert line.run is not None
-    return instance_log_probs(task.inner, task.weak, logits, line.run)
+    assert segment_times is not None
+    assert segment_times.sequence_ids is not None
+    return instance_log_probs(task.inner, task.weak, logits, segment_times.sequence_ids)
 
 
 def load_fitted(config: Config, reading: InputSpec, task: Task, folder: Path) -> tuple[RainbowModel, Task]:

@@ -94,10 +94,10 @@ class Stepper:
         learner = self.learner
         if len(rows) == 0:
             return
-        if rows.run is not None:
+        if rows.sequence_ids is not None:
             lengths = learner.source.lengths[rows.indices]
             most, tokens = self.limits.examples, self.limits.tokens
-            cuts = divide_sequences(rows.runs, lengths, max_examples=most, max_tokens=tokens)
+            cuts = divide_sequences(rows.sequence_positions, lengths, max_examples=most, max_tokens=tokens)
             yield from (rows.take(cut.indices) for cut in cuts)
             return
         alone = divide_batch(
@@ -166,7 +166,7 @@ class Stepper:
 
     def _not_finite(self, loss: float, number: int, losses: list[float], cuts: list[ExampleView]) -> TrainingError:
         bad = [cut.indices for cut, own in zip(cuts, losses, strict=True) if not math.isfinite(own)]
-        own = self.learner.source.names(bad[0]) if bad else []
+        own = self.learner.source.song_names(bad[0]) if bad else []
         songs = next((named for named in self.process_group.all_gather_object(own) if named), [])
         where = f"in a batch of the songs {', '.join(songs)}"
         return TrainingError(f"the loss of step {number} is {loss}, {where}: {advice(self.learner.config)}")

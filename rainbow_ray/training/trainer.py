@@ -22,8 +22,8 @@ from rainbow_ray.data.batching import (
     make_training_schedule,
     plan_batches,
     plan_sequences,
-    share_of,
-    share_runs,
+    shard_indices,
+    shard_sequences,
 )
 from rainbow_ray.data.dataset import BatchIndices, Dataset, count_songs, mean_score_per_song
 from rainbow_ray.data.sampling import resample_indices
@@ -153,8 +153,10 @@ class Trainer:
         self.model = self.learner.model
         self.model.set_bias(self.task.initial_bias(self.source.targets[one_each]))
         self.base = self.learner.base_hash()
-        self.warmup_steps = round(config.training.warmup_ratio * self.length.steps)
-        self.stepper = Stepper(self.learner, config.training, warmup_steps=self.warmup_steps, steps=self.length.steps)
+        self.warmup_steps = round(config.training.warmup_ratio * self.length.total_steps)
+        self.stepper = Stepper(
+            self.learner, config.training, warmup_steps=self.warmup_steps, steps=self.length.total_steps
+        )
         if process_group.rank:
             torch.manual_seed(seed + process_group.rank)  # dropout of its own
         self.gpu_use: list[float] = []
@@ -291,7 +293,7 @@ class Trainer:
             "best_epoch": progress.best_epoch,
             "epochs": progress.epoch,
             "steps": progress.step,
-            "step_size": self.length.step_size,
+            "step_size": self.length.global_batch_size,
             "best_step": progress.best_epoch * self.length.steps_per_epoch,
             "warmup_steps": self.warmup_steps,
             "losses": progress.losses,
@@ -326,31 +328,30 @@ class Trainer:
     def _steps(self, epoch: int) -> list[BatchIndices]:
         """The global steps of an epoch, the same whatever the number of workers."""
         seed, chosen = self.config.reproducibility.seed, self._sampled(epoch)
-        if self.source.neighbours is not None:
+        if self.source.sequence_index is not None:
             return plan_sequences(self._runs(epoch), self.length.steps_per_epoch, seed=seed, epoch=epoch)
         in_any_order = self.source.in_memory or self.learner.features is not None
-        windows = [chosen] if in_any_order else self.source.windows(chosen, seed=seed, epoch=epoch)
-        size, lengths = self.length.step_size, self.source.lengths
+        blocks = [chosen] if in_any_order else self.source.shuffle_blocks(chosen, seed=seed, epoch=epoch)
+        size, lengths = self.length.global_batch_size, self.source.lengths
         return [
-            BatchIndices(step)
-            for step in plan_batches(lengths, step_size=size, seed=seed, epoch=epoch, windows=windows)
+            BatchIndices(step) for step in plan_batches(lengths, batch_size=size, seed=seed, epoch=epoch, blocks=blocks)
         ]
 
     def _runs(self, epoch: int) -> list[np.ndarray]:
         """What an epoch reads together: songs, or windows of them, that have anything to learn from."""
-        neighbours = self.source.neighbours
+        neighbours = self.source.sequence_index
         assert neighbours is not None
-        shift = int(np.random.default_rng([self.config.reproducibility.seed, epoch, 3]).integers(neighbours.together))
-        songs = neighbours.whole_songs(self.train)
-        runs = [window for song in songs for window in neighbours.windows(song, shift=shift)]
+        shift = int(np.random.default_rng([self.config.reproducibility.seed, epoch, 3]).integers(neighbours.max_length))
+        songs = neighbours.group_by_song(self.train)
+        runs = [window for song in songs for window in neighbours.training_sequences(song, shift=shift)]
         return [run for run in runs if self.source.weights[run].any()]
 
     def _share(self, step: BatchIndices) -> BatchIndices:
         """This worker's share of a step."""
         rank, size = self.process_group.rank, self.process_group.size
-        if step.run is None:
-            return BatchIndices(share_of(step.indices, self.source.lengths, rank, size))
-        return step if size == 1 else share_runs(step.runs, rank, size)
+        if step.sequence_ids is None:
+            return BatchIndices(shard_indices(step.indices, self.source.lengths, rank, size))
+        return step if size == 1 else shard_sequences(step.sequences, rank, size)
 
     def _inside_the_epoch(self, loss: float, *, wants_checkpoint: bool) -> None:
         """Between two steps of an epoch: the record and the checkpoint that are due."""
@@ -395,7 +396,7 @@ class Trainer:
             return train, np.array([], dtype=np.int64)
         strata = self.data.task.strata(self.source.targets[train])
         held = self.source.validation_mask(
-            train, strata, share=stopping.inner_split, by=self.data.by, seed=self.config.split_seed
+            train, strata, fraction=stopping.inner_split, split_by=self.data.by, seed=self.config.split_seed
         )
         return train[~held], train[held]
 

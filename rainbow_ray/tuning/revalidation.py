@@ -146,7 +146,12 @@ def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:
         return data.split
     strata = data.task.strata(data.source.targets)
     return make_split(
-        data.index, strata, folds=data.split.folds, val_split=config.data.val_split, by=config.data.split_by, seed=seed
+        data.index,
+        strata,
+        n_folds=data.split.n_folds,
+        val_fraction=config.data.val_split,
+        split_by=config.data.split_by,
+        seed=seed,
     )
 
 
@@ -159,7 +164,7 @@ def _fit(
     for seed, split in zip(seeds, splits, strict=True):
         reproducible = config.reproducibility.model_copy(update={"seed": seed})
         seeded = config.model_copy(update={"reproducibility": reproducible})
-        for fold in range(split.folds):
+        for fold in range(split.n_folds):
             jobs.append(
                 FitJob(fold, *split.train_val_indices(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded)
             )
@@ -169,7 +174,7 @@ def _fit(
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
     if config.training.headline in shared.task.threshold_metrics:
-        sides = [[split.train_val_indices(fold) for fold in range(split.folds)] for split in splits]
+        sides = [[split.train_val_indices(fold) for fold in range(split.n_folds)] for split in splits]
         targets = shared.source.targets
         for i in range(len(seeds)):
             scores[i] = decode_sides(shared.task, targets, sides[i], scores[i])

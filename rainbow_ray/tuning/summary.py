@@ -156,7 +156,7 @@ def summarize(
         "corrected": dataclasses.asdict(corrected) if corrected is not None else None,
         "confirmed": dataclasses.asdict(confirmed),
         "verdict": said,
-        "counts": {"songs": data.profile["songs"], "folds": data.split.folds},
+        "counts": {"songs": data.profile["songs"], "folds": data.split.n_folds},
         "seconds": dict(seconds),
         "trial_seconds": round(sum(trial.seconds for trial in trials), 2),
         "prefix_seconds": dict(prefix),

@@ -32,7 +32,7 @@ def test_all_five_are_scored_once(parts):
     assert all(np.isfinite(values).all() for values in scores.values())
     truth = data.examples.targets > 0.5
     assert ((scores["words + stumps"] > 0.5) == truth).mean() > 0.95  # the label is one word
-    assert len(np.unique(scores["majority"])) <= data.split.folds
+    assert len(np.unique(scores["majority"])) <= data.split.n_folds
 
 
 def test_a_label_of_a_scored_song_changes_nothing_in_its_fold(parts):

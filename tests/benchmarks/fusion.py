@@ -57,7 +57,7 @@ def run(
     plan = make_plan(resolve(None, {}, keys))
     data = data_of(plan)
     scores: dict[str, Any] = {}
-    for fold in range(data.split.folds):
+    for fold in range(data.split.n_folds):
         place = folder / "-".join(modalities) / f"{seed}-{fold}"
         val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
         for name, found in {"+".join(modalities): fitted.val_scores, **fitted.parts}.items():

@@ -83,7 +83,7 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatu
     plan = plan_of(manifest, "embedded", reproducibility__seed=seed, data__folds=5, **keys)
     data = data_of(plan)
     scores = empty_scores(data.task, len(data.examples))
-    for fold in range(data.split.folds):
+    for fold in range(data.split.n_folds):
         with tempfile.TemporaryDirectory() as folder:
             val, fitted = fit_fold(plan, data, Path(folder), fold, prefix=prefix)
         scores[val] = fitted.val_scores

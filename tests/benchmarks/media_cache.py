@@ -54,7 +54,7 @@ def save_encoder(folder: Path, *, small: bool) -> Path:
 
 
 def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
-    from rainbow_ray.data.reader import make_batch
+    from rainbow_ray.data.batch import make_batch
     from rainbow_ray.modalities.spec import make_collates
     from rainbow_ray.model.audio_features import AudioFeatureCache
     from rainbow_ray.model.device import pick_device, pick_precision
@@ -74,7 +74,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
 
     def epoch() -> float:
         began = time.perf_counter()
-        heard.prepare(data.source.windows_of("audio"))
+        heard.prepare(data.source.window_names("audio"))
         for start in range(0, len(everything), 8):
             make_batch(data.examples, everything[start : start + 8], collates).to(device)
         return time.perf_counter() - began

@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, keys: dict[str, Any]) -> list[dict[str,
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed, **keys)
         data = data_of(plan)
         scores = empty_scores(data.task, len(data.examples))
-        for fold in range(data.split.folds):
+        for fold in range(data.split.n_folds):
             with tempfile.TemporaryDirectory() as folder:
                 val, fitted = fit_fold(plan, data, Path(folder), fold)
             scores[val] = fitted.val_scores

@@ -44,13 +44,13 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
         plan = make_plan(resolve(None, {}, [*keys, ("model.temporal.kind", kind)]))
         data = data_of(plan)
         scores = empty_scores(data.task, len(data.source))
-        for fold in range(data.split.folds):
+        for fold in range(data.split.n_folds):
             place = folder / f"{kind}-{seed}-{fold}"
             val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
             scores[val] = fitted.val_scores
         found[kind] = scores
     if not options.no_baselines:
-        shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.by)
+        shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
         found |= {f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()}
     return data, found
 

@@ -71,12 +71,12 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     temporal = Temporal(384, plan.config.model.temporal)
     runs = max(1, segments // min(size, together))
-    line = _line(runs, min(size, together))
-    features = torch.randn(len(line.run), 384)
+    segment_times = _line(runs, min(size, together))
+    features = torch.randn(len(segment_times.sequence_ids), 384)
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        temporal(features, line).sum().backward()
+        temporal(features, segment_times).sum().backward()
         times.append(time.perf_counter() - began)
     each = 1000 / (songs * size)
     return {
@@ -90,7 +90,7 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
 def _line(runs: int, size: int):
     import torch
 
-    from rainbow_ray.data.reader import SegmentTimes
+    from rainbow_ray.data.batch import SegmentTimes
 
     starts = torch.arange(size) * 3.0
     times = torch.stack([starts, starts + 3, starts / (3 * size), (starts + 3) / (3 * size)], dim=1)

@@ -16,7 +16,7 @@ from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, estimate_r
 from rainbow_ray.checks.model import check_model
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.reader import read_here
+from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.setup.prepare import prepare_data
 from tests.conftest import song_rows
 from tests.helpers import plan_of
@@ -24,7 +24,7 @@ from tests.helpers import plan_of
 
 def made(manifest: Path, encoder: Path, **keys):
     plan = plan_of(manifest, encoder, **keys)
-    return plan, prepare_data(plan, read_here)
+    return plan, prepare_data(plan, read_rows_locally)
 
 
 def texts(found, part: str) -> str:
@@ -161,7 +161,7 @@ def test_a_machine_without_ray_ends_with_1(songs_file):
 
 def test_rows_are_looked_at_up_to_a_limit(write_table, tiny_encoder):
     plan = plan_of(write_table(song_rows(songs=60)), tiny_encoder("bert"))
-    data = prepare_data(plan, lambda *parts: read_here(*parts, most=50))
+    data = prepare_data(plan, lambda *parts: read_rows_locally(*parts, max_rows=50))
     assert data.profile["rows"] == 50
     found = list(check_songs(plan, data))
     assert "50 of 120 rows, looked at here and there" in texts(found, "songs")

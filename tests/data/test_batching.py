@@ -14,7 +14,7 @@ from rainbow_ray.data.sampling import resample_indices
 @pytest.mark.parametrize("size", [1, 8, 32])
 def test_every_example_once_an_epoch(n, size):
     lengths = np.random.default_rng(0).integers(5, 500, n)
-    steps = plan_batches(lengths, step_size=size, seed=1, epoch=0)
+    steps = plan_batches(lengths, batch_size=size, seed=1, epoch=0)
     assert sorted(np.concatenate(steps)) == list(range(n))
     assert len(steps) == -(-n // size)
     assert all(len(step) <= size for step in steps)
@@ -22,10 +22,10 @@ def test_every_example_once_an_epoch(n, size):
 
 def test_seed_and_epoch_decide():
     lengths = np.arange(1, 101)
-    first, again = (np.concatenate(plan_batches(lengths, step_size=8, seed=1, epoch=0)) for _ in range(2))
+    first, again = (np.concatenate(plan_batches(lengths, batch_size=8, seed=1, epoch=0)) for _ in range(2))
     assert (first == again).all()
-    assert (first != np.concatenate(plan_batches(lengths, step_size=8, seed=1, epoch=1))).any()
-    assert (first != np.concatenate(plan_batches(lengths, step_size=8, seed=2, epoch=0))).any()
+    assert (first != np.concatenate(plan_batches(lengths, batch_size=8, seed=1, epoch=1))).any()
+    assert (first != np.concatenate(plan_batches(lengths, batch_size=8, seed=2, epoch=0))).any()
 
 
 def test_many_steps_are_bucketed_and_few_are_random():
@@ -33,7 +33,7 @@ def test_many_steps_are_bucketed_and_few_are_random():
 
     def spread(n: int) -> float:
         lengths = rng.integers(10, 400, n)
-        steps = plan_batches(lengths, step_size=16, seed=0, epoch=0)
+        steps = plan_batches(lengths, batch_size=16, seed=0, epoch=0)
         return float(np.mean([np.ptp(lengths[step]) for step in steps]))
 
     assert spread(4096) < 0.5 * spread(160)
@@ -73,8 +73,8 @@ def test_padding_is_saved_where_a_micro_batch_is_large_enough():
 def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected):
     config = TrainingConfig(**keys)
     length = make_training_schedule(config, examples)
-    assert (length.epochs, length.step_size, length.steps_per_epoch) == expected
-    changed = (length.epochs, length.step_size) != (
+    assert (length.epochs, length.global_batch_size, length.steps_per_epoch) == expected
+    changed = (length.epochs, length.global_batch_size) != (
         config.epochs,
         config.batch_size * config.gradient_accumulation_steps,
     )

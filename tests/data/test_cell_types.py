@@ -15,7 +15,7 @@ import pytest
 from rainbow_ray.data.containers import ContainerError, label_items, parse_container, single_item
 from rainbow_ray.data.normalize import NOT_UTF8, text_column
 from rainbow_ray.data.raw_labels import LABEL_MISSING, LABEL_NOT_UTF8
-from rainbow_ray.data.reader import read_here
+from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.times import A_DATE, TIME_ZONE, seconds_column
 from rainbow_ray.tasks.segment_targets import LABEL
 from rainbow_ray.utils.errors import InputError
@@ -88,7 +88,7 @@ def test_ids_of_every_type_are_songs_of_their_own(read, kind):
 ])  # fmt: skip
 def test_groups_that_a_split_keeps_whole(read, values):
     data = read(songs(album=values), data__split_by="album")
-    assert data.split.folds == 4
+    assert data.split.n_folds == 4
 
 
 def test_an_album_in_two_forms_of_unicode_is_one_group(read):
@@ -97,7 +97,7 @@ def test_an_album_in_two_forms_of_unicode_is_one_group(read):
     held = set(data.index.strings("held_out"))
     assert "caf\u00e9" in held
     assert "cafe\u0301" not in held
-    assert data.split.folds == 5
+    assert data.split.n_folds == 5
 
 
 def test_large_numbers_are_classes_of_their_own(read):
@@ -545,7 +545,7 @@ def test_both_readers_agree(ray_session, write_table, tiny_encoder):
     for number, (rows, keys) in enumerate(tables):
         plan = plan_of(write_table(rows, f"{number}.parquet"), tiny_encoder("bert"), **keys)
         arguments = plan.manifest, plan.columns, lambda table: table
-        here, there = read_here(*arguments).select(names), read_rows(*arguments).select(names)
+        here, there = read_rows_locally(*arguments).select(names), read_rows(*arguments).select(names)
         assert here.to_pylist() == there.to_pylist()
         index = read_index(*arguments, lambda table: np.zeros(len(table))).select([n for n in names if n != "text"])
         assert index.to_pylist() == here.drop_columns(["text"]).to_pylist()

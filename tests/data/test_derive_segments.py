@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.derive_segments import Segment, make_segments, parse_lrc, parse_structure, segments_of
+from rainbow_ray.data.derive_segments import Segment, derive_segment_table, parse_lrc, parse_structure, segments_of
 from rainbow_ray.data.manifest import open_manifest, section_kind
 from rainbow_ray.utils.errors import InputError
 
@@ -37,7 +37,7 @@ def test_other_labels_are_another_table(write_table, tmp_path):
     for label in ("a", "b", "a"):
         songs = {"id": ["x"], "song_structure": [STRUCTURE], "kind": [label], "audio_waveform": [[0.0] * 9]}
         manifest = open_manifest(str(write_table(songs)))
-        made.add(make_segments(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
+        made.add(derive_segment_table(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
     assert len(made) == 2
 
 
@@ -67,13 +67,13 @@ def test_the_table_has_a_row_a_segment_and_stem_with_the_songs_columns(write_tab
          "lrc_file": [None, None, "b.lrc", "../etc/passwd", None], "total_running_time": [None] * 3 + ["00:30", None],
          "rebracketing_type": ["spatial", "spatial", "temporal", "causal", "causal"]}
     )  # fmt: skip
-    path, notes = make_segments(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
+    path, notes = derive_segment_table(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
     table = pq.read_table(path).to_pandas()
     assert table["song_id"].tolist() == ["a"] * 4 + ["b"] * 2 + ["c"] * 3
     assert table["lyric_text"].tolist()[4:6] == ["one", "two"]
     assert set(table["rebracketing_type"]) == {"spatial", "temporal", "causal"}
     assert "1 songs have no timeline" in " ".join(notes)
-    again, _ = make_segments(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
+    again, _ = derive_segment_table(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
     assert again == path
     assert list((tmp_path / "made").iterdir()) == [path]
 
@@ -81,4 +81,4 @@ def test_the_table_has_a_row_a_segment_and_stem_with_the_songs_columns(write_tab
 def test_no_timeline_at_all_is_said(write_table, tmp_path):
     songs = write_table({"song_id": ["a"], "concept": ["x"]})
     with pytest.raises(InputError, match="--segments"):
-        make_segments(open_manifest(str(songs)), tmp_path, "song_id", 10.0, tmp_path)
+        derive_segment_table(open_manifest(str(songs)), tmp_path, "song_id", 10.0, tmp_path)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.config.schema import DataConfig
-from rainbow_ray.data.examples import build_examples, good_labels
+from rainbow_ray.data.examples import build_examples, usable_labels
 from rainbow_ray.data.manifest import find_columns, normalize_rows, open_manifest
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.utils.errors import InputError
@@ -29,7 +29,7 @@ def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.
 
 def kept_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
     table, targets, dropped = build_examples(
-        rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
+        rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
     )
     assert len(targets) == len(table)
     return table, dropped
@@ -163,7 +163,9 @@ def test_the_real_songs(real_manifest):
     assert (len(rows), len(kept), dropped) == (684, 43, {"further rows of a song": 641})
     frame = pd.read_parquet(real_manifest)
     truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
-    _, targets, _ = build_examples(rows, Binary().parse(good_labels(rows), TARGET, DataConfig()).targets, by_row=False)
+    _, targets, _ = build_examples(
+        rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=False
+    )
     assert dict(zip(kept["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
 
 

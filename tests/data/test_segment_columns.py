@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.derive_segments import Segment, make_segments, parse_structure, read_structure
+from rainbow_ray.data.derive_segments import Segment, derive_segment_table, parse_structure, read_structure
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import plan_of
@@ -123,7 +123,7 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
     (tmp_path / "latin.lrc").write_bytes("[00:01.00]déjà vu\n".encode("latin-1"))
     names = [*NAMES, "latin.lrc", "good.lrc"] * 2
     songs = {"id": [str(i) for i in range(12)], "lrc_file": names, "total_running_time": ["00:40"] * 12}
-    path, notes = make_segments(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
+    path, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
     said = " ".join(notes)
     assert "2 songs of LRC files, 10 songs of windows" in said
     for reason, name in [
@@ -178,7 +178,7 @@ def test_structures_have_hours_and_parts_without_times_are_counted(write_table, 
     assert found.segments == [Segment(1, 2, None, "B")]
     assert found.unreadable == ["A", "None"]
     songs = {"id": ["a"], "song_structure": ["Verse, [0:00]-[0:10] | Coda | Time, [00:00:10:12]-[00:00:20:00]"]}
-    _, notes = make_segments(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
+    _, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
     (note,) = [note for note in notes if "2 parts of song_structure have no times that can be read" in note]
     assert "'Coda'" in note
 

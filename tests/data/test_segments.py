@@ -59,7 +59,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
     ids = data.index.strings("example_id")
     assert ids[:2].tolist() == ["00#000000", "00#000001"]
     assert len(set(ids)) == len(ids)
-    for fold in range(data.split.folds):
+    for fold in range(data.split.n_folds):
         train, val = data.split.train_val_indices(fold)
         assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
 
@@ -263,15 +263,15 @@ def test_windows_cover_a_long_song_and_are_stitched_once():
     size, together = 53, 16
     near = SequenceIndex(np.arange(size), np.full(size, size), together, 0.5)
     song = np.arange(size)
-    trained = near.windows(song, shift=5)
+    trained = near.training_sequences(song, shift=5)
     assert np.concatenate(trained).tolist() == song.tolist()
     assert max(map(len, trained)) <= together
-    scored = near.scored_windows(song)
+    scored = near.scoring_sequences(song)
     assert all(len(window) == together for window in scored)
-    said = np.concatenate([window[near.kept(window)] for window in scored])
+    said = np.concatenate([window[near.center_mask(window)] for window in scored])
     assert sorted(said.tolist()) == song.tolist(), "each segment is said once"
     for window in scored:
-        inner = window[near.kept(window)]
+        inner = window[near.center_mask(window)]
         assert inner[0] == 0 or inner[0] - window[0] >= 3, "with neighbours on both sides"
         assert inner[-1] == size - 1 or window[-1] - inner[-1] >= 3
 
@@ -279,8 +279,8 @@ def test_windows_cover_a_long_song_and_are_stitched_once():
 @pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
 def test_every_segment_is_said_once_whatever_the_windows(size, together, overlap):
     near = SequenceIndex(np.arange(size), np.full(size, size), together, overlap)
-    windows = near.scored_windows(np.arange(size))
-    said = np.concatenate([window[near.kept(window)] for window in windows])
+    windows = near.scoring_sequences(np.arange(size))
+    said = np.concatenate([window[near.center_mask(window)] for window in windows])
     assert sorted(said.tolist()) == list(range(size))
 
 

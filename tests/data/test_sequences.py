@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rainbow_ray.data.batching import divide_sequences, plan_sequences, share_runs
-from rainbow_ray.data.reader import make_segment_times
+from rainbow_ray.data.batch import make_segment_times
+from rainbow_ray.data.batching import divide_sequences, plan_sequences, shard_sequences
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import Precision
 from rainbow_ray.training import learner as learners
@@ -31,7 +31,7 @@ def test_an_epoch_has_each_run_once_whole_and_no_empty_step(steps):
     planned = plan_sequences(runs, steps, seed=1, epoch=3)
     assert len(planned) == steps
     assert all(len(step) for step in planned)
-    assert sorted(run.tolist() for step in planned for run in step.runs) == [run.tolist() for run in runs]
+    assert sorted(run.tolist() for step in planned for run in step.sequences) == [run.tolist() for run in runs]
     again, other = (plan_sequences(runs, steps, seed=1, epoch=epoch) for epoch in (3, 4))
     assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, again, strict=True))
     assert steps == 40 or not all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, other, strict=True))
@@ -45,8 +45,8 @@ def test_steps_are_about_as_large_as_each_other():
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
 def test_workers_share_a_steps_runs(workers):
     runs = runs_of([5, 30, 2, 17, 9])
-    shares = [share_runs(runs, rank, workers) for rank in range(workers)]
-    assert sorted(run.tolist() for share in shares for run in share.runs) == [run.tolist() for run in runs]
+    shares = [shard_sequences(runs, rank, workers) for rank in range(workers)]
+    assert sorted(run.tolist() for share in shares for run in share.sequences) == [run.tolist() for run in runs]
     if workers == 2:
         assert abs(len(shares[0]) - len(shares[1])) <= 5
 
@@ -56,9 +56,9 @@ def test_micro_batches_are_filled_by_tokens_and_keep_runs_whole():
     runs = runs_of(sizes)
     lengths = np.repeat([10, 100, 12, 5, 11], sizes)
     batches = divide_sequences(runs, lengths, max_examples=16, max_tokens=400)
-    assert sorted(run.tolist() for batch in batches for run in batch.runs) == [run.tolist() for run in runs]
+    assert sorted(run.tolist() for batch in batches for run in batch.sequences) == [run.tolist() for run in runs]
     for batch in batches:
-        assert len(batch.runs) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
+        assert len(batch.sequences) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
     assert len(batches) == 3, "one of long lines, one of the others, one run that is more alone"
 
 
@@ -67,13 +67,13 @@ def test_windows_that_touch_stay_apart(sizes):
     """All of one song, one after the other: nothing in their indices tells where one ends."""
     runs = runs_of(sizes)
     (step,) = plan_sequences(runs, 1, seed=0, epoch=0)
-    share = share_runs(step.runs, 0, 1)
-    (batch,) = divide_sequences(share.runs, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
-    assert sorted(map(len, batch.runs)) == sorted(sizes)
-    table = pa.table({name: np.arange(12.0) for name in ("start", "end", "start_share", "end_share", "place")})
-    line = make_segment_times(table, batch.indices, batch.run)
-    assert line is not None
-    assert torch.bincount(line.run).tolist() == [len(run) for run in batch.runs]
+    share = shard_sequences(step.sequences, 0, 1)
+    (batch,) = divide_sequences(share.sequences, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
+    assert sorted(map(len, batch.sequences)) == sorted(sizes)
+    table = pa.table({name: np.arange(12.0) for name in ("start", "end", "relative_start", "relative_end", "position")})
+    segment_times = make_segment_times(table, batch.indices, batch.sequence_ids)
+    assert segment_times is not None
+    assert torch.bincount(segment_times.sequence_ids).tolist() == [len(run) for run in batch.sequences]
 
 
 @pytest.fixture
@@ -126,16 +126,18 @@ def test_windows_that_touch_have_no_jump_between_them(segments):
     (both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
         learner.model.eval()
-        apart = [learner.losses(next(learner.rows(plan_sequences([run], 1, seed=0, epoch=0))))[0] for run in both.runs]
+        apart = [
+            learner.losses(next(learner.rows(plan_sequences([run], 1, seed=0, epoch=0))))[0] for run in both.sequences
+        ]
         together = learner.losses(next(learner.rows([both])))[0]
     assert torch.allclose(together, torch.cat(apart), atol=1e-5)
 
 
 def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
     learner = learner_of(*segments(segments__together=8))
-    near = learner.source.neighbours
-    monkeypatch.setattr(type(near), "scored_windows", lambda self, song: [song[:8], song[8:16]])
-    monkeypatch.setattr(type(near), "kept", lambda self, run: np.ones(len(run), dtype=bool))
+    near = learner.source.sequence_index
+    monkeypatch.setattr(type(near), "scoring_sequences", lambda self, song: [song[:8], song[8:16]])
+    monkeypatch.setattr(type(near), "center_mask", lambda self, sequence: np.ones(len(sequence), dtype=bool))
     with pytest.raises(TrainingError, match="not finite"):
         learner.score(np.arange(len(learner.source)))
 
@@ -154,5 +156,5 @@ def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatc
     monkeypatch.setattr(learner, "losses", scarce)
     assert learner.score(everything)[0] == pytest.approx(whole, abs=1e-5)
     most[0] = 7
-    with pytest.raises(TrainingError, match=r"segments\.together"):
+    with pytest.raises(TrainingError, match=r"segments\.max_sequence_length"):
         learner.score(everything)

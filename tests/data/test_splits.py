@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.examples import Examples, text_key
-from rainbow_ray.data.splits import group_of, make_split, read_split_file, write_json
+from rainbow_ray.data.splits import group_ids, make_split, read_split_file, write_json
 from rainbow_ray.utils.errors import InputError
 
 
@@ -34,7 +34,7 @@ def random_examples(seed: int, n: int = 60) -> Examples:
 
 def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, known=None):
     strata = examples.targets.astype(int)
-    return make_split(examples, strata, folds=folds, val_split=0.2, by=by, seed=seed, known=known)
+    return make_split(examples, strata, n_folds=folds, val_fraction=0.2, split_by=by, seed=seed, saved_split=known)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -42,7 +42,7 @@ def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, kno
 def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
     examples = random_examples(seed)
     made = split(examples, folds)
-    for fold in range(made.folds):
+    for fold in range(made.n_folds):
         train, val = made.train_val_indices(fold)
         assert len(np.intersect1d(train, val)) == 0
         assert len(val) > 0
@@ -55,13 +55,13 @@ def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
 
 def test_texts_equal_but_for_case_and_punctuation_are_one_group():
     examples = examples_of(["a", "b", "c"], ["The  Door, opens", "the door opens!", "another"])
-    assert group_of(examples, "id").tolist() == [0, 0, 1]
+    assert group_ids(examples, "id").tolist() == [0, 0, 1]
 
 
 def test_groups_hang_together_over_chains():
     examples = examples_of(["a", "a", "b", "c"], ["x", "y", "y", "z"], ["1", "2", None, None])
-    assert group_of(examples, "id").tolist() == [0, 0, 0, 1]
-    assert group_of(examples, "album").tolist() == [0, 0, 0, 1]
+    assert group_ids(examples, "id").tolist() == [0, 0, 0, 1]
+    assert group_ids(examples, "album").tolist() == [0, 0, 0, 1]
 
 
 def test_a_column_is_held_out_whole():
@@ -94,7 +94,7 @@ def test_a_row_split_leaks_and_says_how_much():
 def test_a_class_with_fewer_songs_than_folds_does_not_stop_the_split():
     examples = examples_of([f"s{i}" for i in range(30)], [f"t{i}" for i in range(30)])
     strata = np.array([1] * 2 + [0] * 28)
-    made = make_split(examples, strata, folds=5, val_split=0.2, by="id", seed=0)
+    made = make_split(examples, strata, n_folds=5, val_fraction=0.2, split_by="id", seed=0)
     assert sorted(np.bincount(made.fold)) == [6] * 5
 
 
@@ -123,7 +123,7 @@ def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
     second = split(examples, folds, known=known)
     assert (second.fold[20:] == first.fold).all()
     assert second.fold[19] == first.fold[3]
-    assert second.folds == folds
+    assert second.n_folds == folds
     assert np.bincount(second.fold[:20] + 1).max() < 20
     assert not set(second.fold) - set(first.fold)
 
@@ -170,7 +170,7 @@ def test_a_single_split_has_every_class_on_both_sides_where_it_can():
     examples = examples_of([f"s{i}" for i in range(40)], [f"t{i}" for i in range(40)])
     strata = np.array([1] * 4 + [0] * 36)
     for seed in range(10):
-        made = make_split(examples, strata, folds=1, val_split=0.15, by="id", seed=seed)
+        made = make_split(examples, strata, n_folds=1, val_fraction=0.15, split_by="id", seed=seed)
         train, val = made.train_val_indices(0)
         assert strata[train].any()
         assert strata[val].any()
@@ -179,7 +179,7 @@ def test_a_single_split_has_every_class_on_both_sides_where_it_can():
 def test_a_split_that_leaves_a_side_empty_is_refused():
     examples = examples_of([f"s{i}" for i in range(9)], [f"t{i}" for i in range(9)])
     with pytest.raises(InputError, match="one side empty"):
-        make_split(examples, np.zeros(9, int), folds=1, val_split=0.99, by="id", seed=0)
+        make_split(examples, np.zeros(9, int), n_folds=1, val_fraction=0.99, split_by="id", seed=0)
     places = dict.fromkeys(examples.ids, 0)
     known = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
     with pytest.raises(InputError, match="no song to train on"):

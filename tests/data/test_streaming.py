@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.data import streaming
-from rainbow_ray.data.reader import make_batch, read_rows
+from rainbow_ray.data.batch import make_batch
+from rainbow_ray.data.reader import read_rows
 from rainbow_ray.data.splits import assign_groups
 from rainbow_ray.modalities.spec import InputSpec, lengths, make_collates, prepare
 from rainbow_ray.setup.prepare import prepare_data
@@ -72,12 +73,12 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
     place = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
     doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
-    windows = stream.source.windows(doubled, seed=1, epoch=4)
+    windows = stream.source.shuffle_blocks(doubled, seed=1, epoch=4)
     assert sorted(np.concatenate(windows)) == sorted(doubled)
     parts = [part for window in windows for part in np.array_split(window, 9)]
     for rows, part in zip(stream.source.iter_batches(parts), parts, strict=True):
         assert (rows.indices == part).all()
-        batch = make_batch(rows.examples, rows.at, collates)
+        batch = make_batch(rows.examples, rows.positions, collates)
         assert batch.example_ids == list(stream.index.ids[part])
         ours = make_batch(memory.examples, np.array([place[name] for name in batch.example_ids]), collates)
         for name, tensor in ours.units["text"].items():
@@ -104,7 +105,9 @@ def test_repeated_texts_count_each_time(tmp_path):
 def test_epochs_differ_and_repeat(both):
     source = both[1].source
     everything = np.arange(len(source))
-    first, again, other = (np.concatenate(source.windows(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
+    first, again, other = (
+        np.concatenate(source.shuffle_blocks(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
@@ -114,7 +117,7 @@ def test_the_sample_is_known_with_its_text(both):
     known = stream.source.in_memory_subset(np.arange(len(stream.source)))
     assert len(known) == 40
     texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
-    for i, at in zip(known.indices, known.at, strict=True):
+    for i, at in zip(known.indices, known.positions, strict=True):
         assert known.examples.texts[at] == texts[stream.index.ids[i]]
 
 

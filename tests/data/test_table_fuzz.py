@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.data.manifest import normalize_rows, open_manifest
-from rainbow_ray.data.reader import read_here, read_rows
+from rainbow_ray.data.reader import read_rows, read_rows_locally
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, chunk_file
 from rainbow_ray.inference.predict_table import TableRequest, make_job
@@ -79,7 +79,7 @@ def check_training(table: FuzzedTable, plan: RunPlan) -> None:
         assert profile["rows"] == plan.manifest.rows
         assert profile["examples"] + sum(profile["dropped"].values()) == profile["rows"]
     try:
-        whole = read_here(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
+        whole = read_rows_locally(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
     except InputError as error:
         check_words(error)
         with pytest.raises(InputError):
@@ -149,7 +149,7 @@ def test_ray_data_gives_the_same_rows(tmp_path, ray_session):
             continue
         step = functools.partial(prepare, reading=plan.reading)
         try:
-            whole = read_here(plan.manifest, plan.columns, step)
+            whole = read_rows_locally(plan.manifest, plan.columns, step)
         except InputError:
             with pytest.raises(InputError):
                 read_rows(plan.manifest, plan.columns, step)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.batching import plan_batches, share_of
+from rainbow_ray.data.batching import plan_batches, shard_indices
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import read_records
 from tests.helpers import data_of, fit_fold, plan_of
@@ -127,7 +127,7 @@ def without_dropout(encoder: Path, folder: Path) -> Path:
 def test_shares_make_the_step_and_are_even(size, n):
     lengths = np.random.default_rng(n).integers(5, 400, 64)
     step = np.random.default_rng(n).choice(64, n, replace=False)
-    shares = [share_of(step, lengths, rank, size) for rank in range(size)]
+    shares = [shard_indices(step, lengths, rank, size) for rank in range(size)]
     assert sorted(np.concatenate(shares)) == sorted(step)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     if n == 31:
@@ -137,15 +137,15 @@ def test_shares_make_the_step_and_are_even(size, n):
 
 def test_the_plan_knows_nothing_of_workers():
     lengths = np.arange(1, 400)
-    steps = plan_batches(lengths, step_size=8, seed=3, epoch=1)
+    steps = plan_batches(lengths, batch_size=8, seed=3, epoch=1)
     for size in (1, 2, 4):
-        again = [np.concatenate([share_of(s, lengths, rank, size) for rank in range(size)]) for s in steps]
+        again = [np.concatenate([shard_indices(s, lengths, rank, size) for rank in range(size)]) for s in steps]
         assert [sorted(step) for step in again] == [sorted(step) for step in steps]
 
 
 def test_windows_follow_each_other():
     windows = [np.arange(0, 300), np.arange(300, 600), np.arange(600, 650)]
-    steps = plan_batches(np.full(650, 9), step_size=8, seed=0, epoch=0, windows=windows)
+    steps = plan_batches(np.full(650, 9), batch_size=8, seed=0, epoch=0, blocks=windows)
     assert sorted(np.concatenate(steps)) == list(range(650))
     assert sum(len(step) < 8 for step in steps) == 1  # only the last one is not full
     place = np.empty(650)

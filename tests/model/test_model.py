@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.data.reader import Batch
+from rainbow_ray.data.batch import Batch
 from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.model.model import RainbowModel, check_model
 from rainbow_ray.nn.pooling import POOLINGS

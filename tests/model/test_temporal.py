@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import TemporalConfig
-from rainbow_ray.data.reader import SegmentTimes
+from rainbow_ray.data.batch import SegmentTimes
 from rainbow_ray.model.temporal import Temporal, check_temporal
 
 KINDS = ("transformer", "tcn")
@@ -59,7 +59,7 @@ def test_neighbours_are_seen_in_their_order(kind):
 def test_when_a_segment_is_counts(kind):
     model, features = part(kind), torch.randn(4, WIDTH)
     late = line(4)
-    late = SegmentTimes(late.times + torch.tensor([30.0, 30.0, 0.0, 0.0]), late.run)
+    late = SegmentTimes(late.times + torch.tensor([30.0, 30.0, 0.0, 0.0]), late.sequence_ids)
     assert not torch.allclose(model(features, line(4)), model(features, late), atol=1e-4)
 
 

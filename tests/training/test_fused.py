@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rainbow_ray.data.reader import make_batch
+from rainbow_ray.data.batch import make_batch
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.training import trainer

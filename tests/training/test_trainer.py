@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import make_training_schedule, same_steps
+from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities.spec import InputSpec
@@ -302,5 +302,5 @@ def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
 
 def test_the_refit_takes_the_steps_of_the_folds():
     fold = make_training_schedule(TrainingConfig(), 192)
-    refit = same_steps(fold.step_size, 12, 240)
-    assert (refit.step_size, refit.epochs, refit.steps_per_epoch) == (fold.step_size, 12, 30)
+    refit = fixed_training_schedule(fold.global_batch_size, 12, 240)
+    assert (refit.global_batch_size, refit.epochs, refit.steps_per_epoch) == (fold.global_batch_size, 12, 30)
