@@ -89,15 +89,15 @@ def write_sweep(folder: Path) -> Path:
         trial_log.report(number, done, float(score))
         trial_log.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
     summary = {
-        "phase": 1, "problem": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
+        "format": 2, "phase": 1, "task": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
         "trials": {"total": 30, "complete": 18, "pruned": 9, "failed": 3},
         "winner": {"trial": 4, "values": {"training.learning_rate": 0.00123456}, "score": 0.91},
         "corrected": {"value": 0.87, "low": 0.8, "high": 0.93, "gain": None},
-        "confirmed": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,
+        "revalidation": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,
                       "best_baseline": "words + stumps", "baseline": 0.7},
         "verdict": "The sweep found something: trial 4 beats the default config.",
         "seconds": {"total": 100.0, "parts": {"trials": 90.0, "best": 10.0}}, "trial_seconds": 180.0, "cost_usd": 0.02,
-        "prefix_seconds": {"spent": 2.0, "without": 320.0},
+        "cache_seconds": {"spent": 2.0, "without_cache": 320.0},
         "config_hash": "c0ffee", "data_hash": "decade",
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))

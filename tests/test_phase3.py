@@ -106,7 +106,7 @@ def test_whole_songs_and_other_problems(songs, tiny_encoder, tmp_path):
     ]
     call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", "training.epochs=4", *more))
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
-    assert (summary["problem"], summary["target"], summary["unit"]) == ("binary", "has_rebracketing_markers", "song")
+    assert (summary["task"], summary["target"], summary["unit"]) == ("binary", "has_rebracketing_markers", "song")
     assert set(summary["modalities"]) == {"audio", "midi", "audio+midi"}
     held = pd.read_parquet(tmp_path / "r" / "predictions.parquet").query("split == 'val' and fold == fold")
     assert len(held) == SONGS

@@ -59,7 +59,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
     assert "1 songs of the manifest have no segments" in said
     assert {"none", "majority", "TF-IDF + linear", "words + stumps", "frozen + linear"} <= set(summary["baselines"])
     assert {"time_accuracy", "edit", "f1_at_10", "f1_at_25", "f1_at_50", "boundary_0_5s", "boundary_3s"} <= set(
-        summary["best"]
+        summary["metrics"]
     )
     predictions = pd.read_parquet(run / "predictions.parquet")
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()]
@@ -102,7 +102,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path)
     call("train", *where, "--name", "killed", "--resume")
     a, b = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "killed"))
     pd.testing.assert_frame_equal(a, b)
-    best = [json.loads((tmp_path / name / "summary.json").read_text())["best"] for name in ("whole", "killed")]
+    best = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "killed")]
     assert best[0] == best[1]
 
 

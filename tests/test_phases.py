@@ -62,7 +62,7 @@ def test_numbers_are_swept(songs, tiny_encoder, tmp_path):
     where = ["--manifest", songs, "--encoder", tiny_encoder("bert"), "--output-dir", tmp_path, "--name", "s"]
     said = call("tune", "--phase", "4", *where, *QUICK, "--trials", "2", "tune.revalidation_seeds=1")
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert (summary["metric"], summary["problem"]) == ("mae", "regression")
+    assert (summary["metric"], summary["task"]) == ("mae", "regression")
     assert summary["verdict"] in said
     trials = pd.read_csv(tmp_path / "s" / "trials.csv")
     complete = trials[trials["state"] == "complete"]

@@ -63,7 +63,7 @@ def test_a_run_holds_everything(demo):
         assert (run / name).stat().st_size > 0, name
     summary = json.loads((run / "summary.json").read_text())
     wanted = [
-        "phase", "problem", "target", "metric", "selected_on", "best", "ci95", "baselines", "verdict",
+        "format", "phase", "task", "target", "metric", "selected_on", "metrics", "ci95", "baselines", "verdict",
         "counts", "seconds",
         "tokens_per_second", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "demo",
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_run_holds_everything(demo):
     }  # fmt: skip
     assert len(summary["baselines"]) == 5
     low, high = summary["ci95"]["macro_f1"]
-    assert low <= summary["best"]["macro_f1"] <= high
+    assert low <= summary["metrics"]["macro_f1"] <= high
     assert summary["cost_usd"] == pytest.approx(0.36 * summary["seconds"]["total"] / 3600, abs=1e-4)
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
 
@@ -92,7 +92,7 @@ def test_predictions_are_unique_and_make_the_summary(demo):
     assert all(split[row.example_id] == row.fold for row in held.itertuples())
     summary = json.loads((run / "summary.json").read_text())
     accuracy = ((held["score"] > 0.5) == (held["target"] > 0.5)).mean()
-    assert summary["best"]["accuracy"] == pytest.approx(accuracy)
+    assert summary["metrics"]["accuracy"] == pytest.approx(accuracy)
     refit = frame[frame["fold"].isna()]
     assert len(refit) == 160
     loaded = rainbow_ray.load(run)
@@ -239,8 +239,8 @@ def test_the_older_file_runs_and_beats_the_majority(tmp_path):
     for key in ("num_workers", "hidden_size", "cuda is not available"):
         assert key in said
     summary = json.loads((tmp_path / "output" / "o" / "summary.json").read_text())
-    assert summary["best"]["macro_f1"] > summary["baselines"]["majority"]["macro_f1"] + 0.1
-    assert summary["best"]["accuracy"] > summary["baselines"]["majority"]["accuracy"]
+    assert summary["metrics"]["macro_f1"] > summary["baselines"]["majority"]["macro_f1"] + 0.1
+    assert summary["metrics"]["accuracy"] > summary["baselines"]["majority"]["accuracy"]
     assert summary["selected_on"] == "inner split"
 
 
@@ -248,4 +248,4 @@ def test_the_real_songs_with_folds(tmp_path, real_manifest):
     call(tmp_path, "--manifest", str(real_manifest), "--encoder", "embedded", "--name", "r")
     summary = json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())
     assert summary["counts"]["songs"] == 43
-    assert summary["best"]["macro_f1"] > summary["baselines"]["frozen + linear"]["macro_f1"]
+    assert summary["metrics"]["macro_f1"] > summary["baselines"]["frozen + linear"]["macro_f1"]

@@ -93,7 +93,7 @@ def test_a_sweep_holds_everything(sweep):
     assert summary["trials"]["failed"] == 1
     assert summary["trials"]["pruned"] == 1
     assert 0.3 < summary["corrected"]["value"] <= summary["winner"]["score"]
-    assert summary["confirmed"]["seeds"] == [43]
+    assert summary["revalidation"]["seeds"] == [43]
     assert summary["cost_usd"] > 0
     for words in ("a difference of accuracy of", "Expected:", "trial 0", "the default config", summary["verdict"]):
         assert words in said
@@ -140,7 +140,7 @@ def test_optuna_opens_the_study(sweep):
 @pytest.mark.slow
 def test_the_best_config_can_be_trained(sweep):
     folder, _ = sweep
-    assert json.loads((folder / "best" / "summary.json").read_text())["best"]
+    assert json.loads((folder / "best" / "summary.json").read_text())["metrics"]
     assert len(rainbow_ray.load(folder / "best").predict(["a door that was a wall until someone knocked"])) == 1
     best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     document = yaml.safe_load((folder / "best.yaml").read_text())

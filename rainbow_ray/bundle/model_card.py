@@ -51,10 +51,10 @@ def _trained_on(summary: Mapping[str, Any], info: Mapping[str, Any], members: in
 
 
 def _numbers(summary: Mapping[str, Any]) -> str:
-    names = [name for name, value in summary["best"].items() if name != "epoch" and value is not None]
+    names = [name for name, value in summary["metrics"].items() if name != "epoch" and value is not None]
     names = [summary["metric"], *(name for name in names if name != summary["metric"])][:8]
     head = f"| | {' | '.join(name.replace('_', ' ') for name in names)} |"
-    rows = [["model", *(format_number(summary["best"].get(name)) for name in names)],
+    rows = [["model", *(format_number(summary["metrics"].get(name)) for name in names)],
             ["95% interval", *(format_interval(summary["ci95"].get(n), separator=" to ") for n in names)]]  # fmt: skip
     rows += [
         [name, *(format_number(values.get(metric)) for metric in names)]
@@ -70,7 +70,7 @@ def _limits(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     said = [f"- Trained on {songs} songs" + (": few, so the intervals above are wide." if songs < FEW_SONGS else "."),
             *_token_limit(info),
             "- Labels of songs unlike these (another author, language, way of labelling) were not tried."]  # fmt: skip
-    said += [f"- {note}" for note in [*summary["signs"], *summary["notes"]]]
+    said += [f"- {note}" for note in [*summary["training_warnings"], *summary["notes"]]]
     if summary.get("weak"):
         said.append(f"- {WEAK}")
     return "## Limits\n\n" + "\n".join(said)

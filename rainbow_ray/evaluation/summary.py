@@ -28,6 +28,7 @@ from rainbow_ray.evaluation.bootstrap import (
 )
 from rainbow_ray.evaluation.diagnostics import training_warnings
 from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_modalities, attention, behind
+from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.base import Metrics, is_scored, score_dtype
@@ -191,13 +192,14 @@ def summarize(
     tokens = sum(o.facts["tokens"] for o in fits)
     price = plan.config.logging.usd_per_hour
     return {
+        "format": SUMMARY_FORMAT,
         "phase": plan.config.phase,
-        "problem": plan.task.name,
-        **({"inner": data.task.inner.name, "weak": data.task.weak} if isinstance(data.task, Segmentation) else {}),
+        "task": plan.task.name,
+        **({"base_task": data.task.inner.name, "weak": data.task.weak} if isinstance(data.task, Segmentation) else {}),
         "target": plan.target,
         "metric": plan.config.training.headline,
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
-        "best": {"epoch": best_length(folds), **results.metrics},
+        "metrics": {"epoch": best_length(folds), **results.metrics},
         "undefined": results.undefined,
         "ci95": results.ci95,
         **results.details,
@@ -212,9 +214,9 @@ def summarize(
         "unit": plan.unit,
         "baselines": results.baselines,
         "best_baseline": results.best_baseline,
-        "difference": vars(results.gap) if results.gap else None,
+        "difference_to_baseline": vars(results.gap) if results.gap else None,
         "verdict": results.verdict,
-        "signs": results.training_warnings,
+        "training_warnings": results.training_warnings,
         "notes": [*notes(plan, data, fits), *results.notes],
         "calibration": results.calibration.to_json(),
         "ensemble": len(folds) if plan.config.training.ensemble and refit is None and len(folds) > 1 else None,
@@ -233,8 +235,8 @@ def summarize(
         },
         "seconds": {**seconds, **spent},
         "tokens_per_second": round(tokens / spent["train"], 1) if tokens and spent["train"] else None,
-        "data_wait": round(spent["data"] / spent["train"], 4) if spent["train"] else None,
-        "gpu_use": round(float(np.mean(uses)), 3) if uses else None,
+        "data_wait_fraction": round(spent["data"] / spent["train"], 4) if spent["train"] else None,
+        "gpu_utilization": round(float(np.mean(uses)), 3) if uses else None,
         "workers": max(o.facts["workers"] for o in fits),
         "checkpoint_seconds": round(sum(o.facts["checkpoints"]["seconds"] for o in fits), 3),
         "peak_memory_mb": max(o.facts["peak_memory_mb"] for o in fits),
@@ -280,7 +282,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, shown: list[str], co
     table.add_column("")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")  # so that a long one can wrap
-    rows = [("model", summary["best"]), *summary["baselines"].items()]
+    rows = [("model", summary["metrics"]), *summary["baselines"].items()]
     for label, values in rows:
         table.add_row(label, *(_number(values.get(name)) for name in names), style="bold" if label == "model" else None)
         if label == "model":
@@ -288,7 +290,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, shown: list[str], co
             table.add_section()
     console.print(table, soft_wrap=False)
     console.print(summary["verdict"], style="bold")
-    for line in [*summary["signs"], *(f"Note: {note}" for note in summary["notes"])]:
+    for line in [*summary["training_warnings"], *(f"Note: {note}" for note in summary["notes"])]:
         console.print(line)
     seconds = summary["seconds"]
     cost = f", ${summary['cost_usd']:.4f}" if summary["cost_usd"] is not None else ""

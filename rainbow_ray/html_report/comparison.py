@@ -79,7 +79,7 @@ def _names(runs: Sequence[RunArtifacts]) -> list[str]:
 def _check(runs: Sequence[RunArtifacts]) -> None:
     first, problems = runs[0], []
     for run in runs[1:]:
-        for key in ("problem", "target"):
+        for key in ("task", "target"):
             if run.summary[key] != first.summary[key]:
                 problems.append(f"{run.path}: its {key} is {run.summary[key]}, of {first.path} {first.summary[key]}")
         if not problems and run.task.score_names != first.task.score_names:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.tasks.base import Task, make_task, score_dtype
 from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.training.loggers import read_records
@@ -36,18 +37,18 @@ class RunArtifacts:
     @property
     def task(self) -> Task:
         """The problem as its predictions have it."""
-        name = self.summary["problem"]
+        name = self.summary["task"]
         classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
         known = {"classes": classes} if classes else {}
         if name == SEGMENTATION:
-            inner = make_task(self.summary["inner"], **known)
+            inner = make_task(self.summary["base_task"], **known)
             return make_task(name, inner=inner, weak=self.summary.get("weak"))
         return make_task(name, **known)
 
     @property
     def alone(self) -> RunArtifacts:
         """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
-        if self.summary["problem"] != SEGMENTATION:
+        if self.summary["task"] != SEGMENTATION:
             return self
         held = self.held[self.held["target"].notna()]
         if self.summary.get("weak"):
@@ -70,12 +71,12 @@ class RunArtifacts:
     def thresholded(self) -> np.ndarray:
         """Scores that say yes where the run said yes, whatever threshold it had."""
         said = self.held["prediction"]
-        if self.summary["problem"] == SEGMENTATION and self.summary["inner"] == "multiclass":
+        if self.summary["task"] == SEGMENTATION and self.summary["base_task"] == "multiclass":
             names = [name.removeprefix("score_") for name in self.task.score_names]
             return np.array([[name == one for name in names] for one in said], dtype=np.float32)
-        if self.summary["problem"] in ("binary", SEGMENTATION):
+        if self.summary["task"] in ("binary", SEGMENTATION):
             return np.asarray(said.to_numpy(dtype=score_dtype(self.task)))
-        if self.summary["problem"] == "multilabel":
+        if self.summary["task"] == "multilabel":
             names = [name.removeprefix("score_") for name in self.task.score_names]
             return np.array([[name in row for name in names] for row in said], dtype=np.float32)
         return self.scores
@@ -85,22 +86,22 @@ class RunArtifacts:
         """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
         names = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
         told = self.held["target"]
-        if self.summary["problem"] == SEGMENTATION:
+        if self.summary["task"] == SEGMENTATION:
             known = told.notna().to_numpy()
             label = np.full(len(told), np.nan, dtype=score_dtype(self.task))
             label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
             song = pd.factorize(self.held["song"])[0]
             place = self.held.groupby("song", sort=False).cumcount()
             return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1)
-        if self.summary["problem"] == "multiclass":
+        if self.summary["task"] == "multiclass":
             return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
-        if self.summary["problem"] == "multilabel":
+        if self.summary["task"] == "multilabel":
             return np.array([[name in row for name in names] for row in told], dtype=np.float32)
         return np.asarray(told.to_numpy(dtype=score_dtype(self.task)))
 
     @property
     def _inner(self) -> dict[str, Any]:
-        return {**self.summary, "problem": self.summary["inner"]}
+        return {**self.summary, "task": self.summary["base_task"]}
 
     @property
     def right(self) -> np.ndarray:
@@ -123,15 +124,11 @@ def read_run(path: Path) -> RunArtifacts:
             found[name] = read_file(path / name, read)
         except InputError as error:
             problems += error.problems
-    problems += (
-        []
-        if problems
-        else [
-            f"{path / name}: {', '.join(lacks)} missing; it is damaged, or of another version"
-            for name, needed in NEEDED.items()
-            if (lacks := lacking(found[name], needed))
-        ]
-    )
+    problems += [
+        f"{path / name}: {', '.join(missing)} missing; it is damaged, or of another version"
+        for name, needed in NEEDED.items()
+        if name in found and (missing := lacking(found[name], needed))
+    ]
     if problems:
         raise InputError(problems)
     predictions = found["predictions.parquet"]
@@ -175,7 +172,7 @@ def read_text(path: Path) -> str:
 
 
 FILES: dict[str, Callable[[Path], Any]] = {
-    "summary.json": read_json,
+    "summary.json": read_summary,
     "predictions.parquet": pd.read_parquet,
     "metrics.jsonl": lambda path: pd.DataFrame(read_records(path)),
     "data.json": read_json,
@@ -185,8 +182,9 @@ FILES: dict[str, Callable[[Path], Any]] = {
 # what a page needs of each file
 NEEDED: dict[str, tuple[str, ...]] = {
     "summary.json": (
-        "phase", "problem", "target", "metric", "best", "ci95", "baselines", "verdict", "signs", "notes", "counts",
-        "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "manifest", "demo",
+        "phase", "task", "target", "metric", "metrics", "ci95", "baselines", "verdict", "training_warnings", "notes",
+        "counts", "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "manifest",
+        "demo",
     ),
     "predictions.parquet": ("example_id", "song", "fold", "split", "target", "prediction"),
     "metrics.jsonl": ("fold", "epoch", "split"),

@@ -46,7 +46,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None = 
         kind=f"Phase {summary['phase']}, {summary['problem']}{demo}",
         title=f"{summary['target'].replace('_', ' ')}: {run.path.name}",
         verdict=summary["verdict"],
-        warnings=summary["signs"],
+        warnings=summary["training_warnings"],
         sections=[
             _numbers(run),
             *modality_section(run),
@@ -66,12 +66,12 @@ def _numbers(run: RunArtifacts) -> Section:
     summary = run.summary
     headline = summary["metric"]
     shown = list(dict.fromkeys([headline, *(n for n in run.task.defaults.shown_metrics if n != "loss")]))
-    rows = [["model", *(number(summary["best"].get(name)) for name in shown)]]
+    rows = [["model", *(number(summary["metrics"].get(name)) for name in shown)]]
     rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in shown)])
     for name, values in summary["baselines"].items():
         rows.append([name, *(number(values.get(metric)) for metric in shown)])
     meaning = MEANINGS.get(headline)
-    compared = {"model": summary["best"].get(headline)}
+    compared = {"model": summary["metrics"].get(headline)}
     compared |= {name: values.get(headline) for name, values in summary["baselines"].items()}
     counts = summary["counts"]
     what, unseen = "songs", "it"
@@ -104,16 +104,16 @@ def _how_it_learned(run: RunArtifacts) -> Section:
 def _how_right(run: RunArtifacts) -> list[Section]:
     summary, scores, targets = run.summary, run.scores, run.targets
     songs = pd.factorize(run.held["song"])[0]
-    if summary["problem"] == "regression":
+    if summary["task"] == "regression":
         return [Section("errors", "How far off it is", charts=charts.scatter(targets, scores))]
     names = list(class_names(run))
     truth, columns = run.task.one_hot(targets), scores.reshape(len(scores), -1)
     drawn, tables = charts.rank_curves(truth, columns, names[-columns.shape[1] :], songs, SEED), []
-    if summary["problem"] == "multiclass":
+    if summary["task"] == "multiclass":
         right = scores.argmax(1) == targets.astype(int)
         drawn.append(charts.reliability(right, scores.max(1), "the class that is called"))
     else:
-        of = names[-1] if summary["problem"] == "binary" else "each class"
+        of = names[-1] if summary["task"] == "binary" else "each class"
         drawn.append(charts.reliability(truth.ravel(), columns.ravel(), of))
     if "confusion" in summary:
         drawn.insert(0, charts.confusion(np.array(summary["confusion"]), names))

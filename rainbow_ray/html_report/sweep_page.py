@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
-from rainbow_ray.html_report.run_artifacts import lacking, read_file, read_json
+from rainbow_ray.html_report.run_artifacts import lacking
 from rainbow_ray.html_report.sweep_charts import SweepArtifacts, axes_by_importance, history
 from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
@@ -15,7 +16,7 @@ from rainbow_ray.utils.errors import InputError
 
 NEEDED = ("summary.json", "trials.jsonl", "config.yaml")
 SUMMARY = (
-    "phase", "problem", "target", "metric", "trials", "winner", "corrected", "confirmed", "verdict", "seconds",
+    "phase", "task", "target", "metric", "trials", "winner", "corrected", "revalidation", "verdict", "seconds",
     "trial_seconds", "cost_usd", "config_hash", "data_hash",
 )  # fmt: skip
 LEAST_TRIALS = 4  # complete ones, for the importance of an axis to mean anything
@@ -35,8 +36,8 @@ class Swept:
     def search(self) -> SweepArtifacts:
         """Its trials and what they were chosen by."""
         metric = self.summary["metric"]
-        inner = {"inner": make_task(self.summary["inner"])} if "inner" in self.summary else {}
-        larger = make_task(self.summary["problem"], **inner).larger_is_better(metric)
+        inner = {"inner": make_task(self.summary["base_task"])} if "base_task" in self.summary else {}
+        larger = make_task(self.summary["task"], **inner).larger_is_better(metric)
         return SweepArtifacts(self.trials, metric.replace("_", " "), larger)
 
 
@@ -47,7 +48,7 @@ def read_sweep(path: Path) -> Swept:
         raise InputError(f"{path}: this sweep has not finished; go on with --resume")
     if missing:
         raise InputError(f"{path}: no sweep, or files of it are missing: {', '.join(missing)}")
-    summary = read_file(path / "summary.json", read_json)
+    summary = read_summary(path / "summary.json")
     if lacks := lacking(summary, SUMMARY):
         raise InputError(f"{path / 'summary.json'}: {', '.join(lacks)} missing; it is damaged, or of another version")
     trials = sorted(TrialLog(path / "trials.jsonl").ended, key=lambda trial: trial.number)
@@ -73,7 +74,7 @@ def sweep_page(sweep: Swept) -> Page:
 
 def _worth(sweep: Swept) -> Section:
     summary = sweep.summary
-    confirmed, corrected = summary["confirmed"], summary["corrected"]
+    confirmed, corrected = summary["revalidation"], summary["corrected"]
     fresh = f"on {len(confirmed['seeds'])} fresh {'splits' if confirmed['fresh_splits'] else 'seeds'}"
     rows = [["in the sweep: too high, since it was chosen for it", number(summary["winner"]["score"]), ""]]
     if corrected is not None:
@@ -119,8 +120,8 @@ def _cost(sweep: Swept) -> Section:
     if summary["cost_usd"] is not None:
         rows.append(["cost", f"${summary['cost_usd']:.4f}"])
     text = [f"Pruning ran {done:.1f} trials' worth of folds in place of {len(sweep.trials)}."]
-    prefix = summary.get("prefix_seconds")  # sweeps of older versions do not say
+    prefix = summary.get("cache_seconds")  # sweeps of older versions do not say
     if prefix and prefix["spent"]:
         text.append(f"What frozen layers say was computed once, in {prefix['spent']:.1f} s; computed anew in each pass"
-                    f" over the songs, it would have taken at least {prefix['without']:.0f} s.")  # fmt: skip
+                    f" over the songs, it would have taken at least {prefix['without_cache']:.0f} s.")  # fmt: skip
     return Section("cost", "What it took", text, [Table(["", ""], rows)])

@@ -133,7 +133,7 @@ def evaluate_and_save(
     keep_records(folder, outcomes)
     for mirror in mirrors:
         if hasattr(mirror, "close"):
-            mirror.close({f"best/{k}": v for k, v in document["best"].items()})
+            mirror.close({f"best/{k}": v for k, v in document["metrics"].items()})
     write_json(folder.file("summary.json"), document)
     summary.print_summary(document, folder.path, plan.config.logging.shown, console)
     if plan.config.logging.report:

@@ -355,7 +355,9 @@ def is_finished(folder: RunFolder, trials: int) -> bool:
 
 def trials_told(folder: RunFolder) -> int:
     """Of how many trials a sweep's summary speaks."""
-    return int(json.loads(folder.file("summary.json").read_text(encoding="utf-8"))["trials"]["total"])
+    from rainbow_ray.evaluation.summary_format import read_summary
+
+    return int(read_summary(folder.file("summary.json"))["trials"]["total"])
 
 
 def quarantine(folder: RunFolder, trials: int) -> None:

@@ -22,12 +22,12 @@ DISAGREE = 0.2  # share of songs on which two configs of a sweep typically diffe
 
 @dataclass(frozen=True)
 class Corrected:
-    """A winner's score corrected for its selection, with a 95% interval; `won` is what it was chosen for.
+    """A winner's score corrected for its selection, with a 95% interval; `selected_score` is what it was chosen for.
 
     `gain` is the same of the difference to one of the trials, the default config; `larger` is better for the winner.
     """
 
-    won: float
+    selected_score: float
     value: float
     low: float
     high: float

@@ -16,6 +16,7 @@ from rich.table import Table
 from rainbow_ray.config.load import dump
 from rainbow_ray.config.schema import Config
 from rainbow_ray.evaluation.bootstrap import Difference
+from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.tuning.bbc_cv import Corrected
 from rainbow_ray.tuning.trial_log import Trial, format_values
@@ -144,22 +145,23 @@ def summarize(
     price = config.logging.usd_per_hour
     counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
     return {
+        "format": SUMMARY_FORMAT,
         "sweep": True,
         "phase": config.phase,
-        "problem": plan.task.name,
-        **({"inner": base_task_of(plan.task).name} if plan.segments is not None else {}),
+        "task": plan.task.name,
+        **({"base_task": base_task_of(plan.task).name} if plan.segments is not None else {}),
         "target": plan.target,
         "metric": config.training.headline,
         "space": space,
         "trials": {"total": len(trials), **counts},
         "winner": {"trial": winner.number, "values": winner.values, "score": winner.score},
         "corrected": dataclasses.asdict(corrected) if corrected is not None else None,
-        "confirmed": dataclasses.asdict(confirmed),
+        "revalidation": dataclasses.asdict(confirmed),
         "verdict": said,
         "counts": {"songs": data.profile["songs"], "folds": data.split.n_folds},
         "seconds": dict(seconds),
         "trial_seconds": round(sum(trial.seconds for trial in trials), 2),
-        "prefix_seconds": dict(prefix),
+        "cache_seconds": dict(prefix),
         "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
         "config_hash": config.hash(),
         "data_hash": data.profile["data_hash"],
@@ -184,7 +186,7 @@ def print_summary(summary: Mapping[str, Any], trials: list[Trial], folder: Path,
         values = format_values(trial) if trial.values else "the default config"
         table.add_row(str(trial.number), format_number(trial.score), f"{trial.seconds:.0f}", values, style=style)
     console.print(table, soft_wrap=False)
-    confirmed, corrected = summary["confirmed"], summary["corrected"]
+    confirmed, corrected = summary["revalidation"], summary["corrected"]
     worth = Table(title="What the winner is worth", title_justify="left")
     worth.add_column("")
     worth.add_column(metric, justify="right")

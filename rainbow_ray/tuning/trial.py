@@ -127,7 +127,7 @@ def prefix_savings(context: TrialContext, trials: Iterable[int]) -> dict[str, fl
         spent[stored["key"]] = spent.get(stored["key"], 0.0) + stored["seconds"]
         passes[stored["key"]] = passes.get(stored["key"], 0) + result[1]["passes"]
     without = sum(seconds * passes[key] for key, seconds in spent.items())
-    return {"spent": round(sum(spent.values()), 2), "without": round(without, 2)}
+    return {"spent": round(sum(spent.values()), 2), "without_cache": round(without, 2)}
 
 
 def _fit(

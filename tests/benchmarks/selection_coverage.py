@@ -74,7 +74,7 @@ def main() -> None:
             assert result is not None
             assert winner is not None
             inside.append(result.low <= truths[winner] <= result.high)
-            won.append(result.won - truths[winner])
+            won.append(result.selected_score - truths[winner])
             value.append(result.value - truths[winner])
             if result.gain is not None and winner != default:
                 found.append(result.gain.low > 0)

@@ -69,7 +69,7 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
         "rows": rows,
         **{key: round(value) for key, value in peaks.items()},
         "rows_per_second": round(speed(folder / "r" / "checkpoints" / "fold-0" / "metrics.jsonl", seconds["train"])),
-        "data_wait": summary["data_wait"],
+        "data_wait": summary["data_wait_fraction"],
         **{f"seconds_{key}": value for key, value in {**seconds["parts"], "total": seconds["total"]}.items()},
     }
 

@@ -7,6 +7,7 @@ sweep that were killed.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -19,6 +20,9 @@ import pandas as pd
 import pytest
 
 import rainbow_ray
+from rainbow_ray.html_report.comparison import comparison_page
+from rainbow_ray.html_report.html import render
+from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.html_report.write import write_report
 
 ARCHIVE = Path(__file__).with_name("runs_0_1.tar.xz")
@@ -76,7 +80,20 @@ def test_an_exported_graph_gives_the_scores_that_its_run_gave(earlier):
 
 @pytest.mark.parametrize("name", [*SONGS, "fused", "segmentation", "sweep"])
 def test_a_report_can_be_written(earlier, name):
-    assert write_report(earlier / "runs" / name).stat().st_size > 10_000
+    path = write_report(earlier / "runs" / name)
+    assert path.stat().st_size > 10_000
+    summary = json.loads((earlier / "runs" / name / "summary.json").read_text())
+    page = html.unescape(path.read_text())
+    assert summary["verdict"] in page
+    scores = [summary["winner"]["score"]] if name == "sweep" else [summary["best"][summary["metric"]]]
+    scores += [summary["confirmed"]["winner"]] if name == "sweep" else []
+    for score in scores:
+        assert f"{score:.3f}" in page
+
+
+def test_runs_are_compared(earlier):
+    runs = [read_run(earlier / "runs" / name) for name in ("binary", "ensemble")]
+    assert "36 songs" in render(comparison_page(runs))
 
 
 def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -51,7 +51,7 @@ def assert_same(run: Path, whole: Path) -> None:
         ours, theirs = (CheckpointManager(at / "checkpoints" / fit).load_model()["model"] for at in (run, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), fit
     ours, theirs = (json.loads((at / "summary.json").read_text()) for at in (run, whole))
-    assert ours["best"] == theirs["best"]
+    assert ours["metrics"] == theirs["metrics"]
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
     assert len(places) == len(set(places))

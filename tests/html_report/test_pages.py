@@ -238,7 +238,7 @@ def test_damaged_files_are_named(copy, door):
     assert (code, "summary.json" in said) == (2, True)
 
 
-@pytest.mark.parametrize("key", ["best", "counts", "verdict", "seconds", "task"])
+@pytest.mark.parametrize("key", ["metrics", "counts", "verdict", "seconds", "task"])
 def test_a_summary_that_lacks_a_key_is_named(copy, swept, door, key):
     for folder in (copy(), swept):
         summary = json.loads((folder / "summary.json").read_text())

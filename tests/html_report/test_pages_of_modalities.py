@@ -36,11 +36,11 @@ def test_what_each_modality_brings_stands_on_the_page(run):
     shares = pd.DataFrame(summary["attention"])
     np.testing.assert_allclose(shares.sum(axis=0), 1.0, atol=1e-3)
     whole = summary["modalities"]["text+audio+midi"]
-    assert whole["macro_f1"] == pytest.approx(summary["best"]["macro_f1"]), "the model is all of them"
+    assert whole["macro_f1"] == pytest.approx(summary["metrics"]["macro_f1"]), "the model is all of them"
     assert whole["songs"] == 24
     assert whole["all_of_them"] == whole["macro_f1"]
     gains = {name: summary["modalities"][name]["gain"]["value"] for name in ("text", "audio", "midi")}
-    warned = any("does not beat its best part" in sign for sign in summary["signs"])
+    warned = any("does not beat its best part" in sign for sign in summary["training_warnings"])
     assert warned == (min(gains.values()) <= 0)
     assert warned == ("does not beat its best part" in page)
 
@@ -81,7 +81,7 @@ def test_songs_are_scored_once_though_predictions_are_of_stems(run):
     np.testing.assert_allclose(ours, means, atol=1e-6)
     task = make_task("multiclass", classes=["spatial", "temporal"])
     measured = task.metric("accuracy", found.targets, found.scores)
-    assert measured == pytest.approx(summary["best"]["accuracy"])
+    assert measured == pytest.approx(summary["metrics"]["accuracy"])
 
 
 def test_a_page_is_written_anew_without_the_media(run, stems_file):

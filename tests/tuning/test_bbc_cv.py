@@ -26,7 +26,7 @@ def test_thirty_equal_trials_are_not_better_than_one():
     for seed in range(12):
         targets, scores = trials([0.65] * 30, seed)
         found = corrected(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
-        won.append(found.won)
+        won.append(found.selected_score)
         values.append(found.value)
         assert found.low < found.value < found.high
     assert np.mean(won) > 0.73, "the luckiest of thirty"
@@ -36,7 +36,7 @@ def test_thirty_equal_trials_are_not_better_than_one():
 def test_one_trial_needs_no_correction():
     targets, scores = trials([0.7], 0)
     found = corrected(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
-    assert found.value == pytest.approx(found.won, abs=0.01)
+    assert found.value == pytest.approx(found.selected_score, abs=0.01)
 
 
 def test_a_smaller_metric_is_corrected_upwards():
@@ -44,7 +44,7 @@ def test_a_smaller_metric_is_corrected_upwards():
     targets = (rng.random(SONGS) < 0.5).astype(np.float32)
     scores = np.clip(0.5 + (targets - 0.5) * 0.4 + rng.normal(0, 0.3, (30, SONGS)), 0.01, 0.99).astype(np.float32)
     found = corrected(PROBLEM, "log_loss", targets, scores, np.arange(SONGS), seed=0)
-    assert found.value > found.won
+    assert found.value > found.selected_score
 
 
 def test_the_first_of_equals_is_the_best():
