@@ -15,7 +15,7 @@ WEAK = ("Labels of segments were never seen: what is said of a segment is its sh
 
 def write_card(summary: Mapping[str, Any], info: Mapping[str, Any], members: int) -> str:
     """`README.md` of a bundle, from a run's `summary.json` and what the bundle knows of itself."""
-    kind = f"phase {summary['phase']}, {summary['problem']}"
+    kind = f"phase {summary['phase']}, {summary['task']}"
     sections = [
         f"# {summary['target']} ({kind})\n\n{summary['verdict']}",
         _trained_on(summary, info, members),

@@ -183,8 +183,8 @@ FILES: dict[str, Callable[[Path], Any]] = {
 NEEDED: dict[str, tuple[str, ...]] = {
     "summary.json": (
         "phase", "task", "target", "metric", "metrics", "ci95", "baselines", "verdict", "training_warnings", "notes",
-        "counts", "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "manifest",
-        "demo",
+        "counts", "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash",
+        "manifest", "demo",
     ),
     "predictions.parquet": ("example_id", "song", "fold", "split", "target", "prediction"),
     "metrics.jsonl": ("fold", "epoch", "split"),

@@ -43,7 +43,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None = 
     summary = run.summary
     demo = " on the built-in demo songs" if summary["demo"] else ""
     return Page(
-        kind=f"Phase {summary['phase']}, {summary['problem']}{demo}",
+        kind=f"Phase {summary['phase']}, {summary['task']}{demo}",
         title=f"{summary['target'].replace('_', ' ')}: {run.path.name}",
         verdict=summary["verdict"],
         warnings=summary["training_warnings"],

@@ -58,7 +58,7 @@ def read_sweep(path: Path) -> Swept:
 def sweep_page(sweep: Swept) -> Page:
     summary = sweep.summary
     return Page(
-        kind=f"Sweep of phase {summary['phase']}, {summary['problem']}",
+        kind=f"Sweep of phase {summary['phase']}, {summary['task']}",
         title=f"{summary['target'].replace('_', ' ')}: {sweep.path.name}",
         verdict=summary["verdict"],
         sections=[
