@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
 
-.PHONY: browser sshd env train tune check test slow campaign coverage lint format bench lock clean
+.PHONY: browser sshd env train tune check test slow campaign coverage lint format docs bench lock clean
 
 env: $(STAMP)
 
@@ -71,6 +71,9 @@ format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: env
 	$(BIN)/python -m tests.benchmarks
 
@@ -82,4 +85,4 @@ lock: env
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -1,7 +1,7 @@
 """What each means against imbalance is worth: demo songs of which 5% are rebracketing ones.
 
 `python -m tests.benchmarks.imbalance [--seeds 5] [--only NAME,…] [--markdown]` prints JSON, or the table of
-docs/imbalance.md. Each seed draws songs, folds and weights of its own; scores are pooled over 5 folds. The average
+docs/guides/imbalance.md. Each seed draws songs, folds and weights of its own; scores are pooled over 5 folds. The average
 precision of the rare class does not depend on a threshold; macro-F1 is at a half, or at the likelier class.
 """
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", help="methods, separated by commas")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/imbalance.md")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/guides/imbalance.md")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(METHODS)
     if options.markdown:
