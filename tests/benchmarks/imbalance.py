@@ -1,7 +1,8 @@
 """What each means against imbalance is worth: demo songs of which 5% are rebracketing ones.
 
 `python -m tests.benchmarks.imbalance [--seeds 5] [--only NAME,…] [--markdown]` prints JSON, or the table of
-docs/guides/imbalance.md. Each seed draws songs, folds and weights of its own; scores are pooled over 5 folds. The average
+docs/guides/imbalance.md. Each seed draws songs, folds and weights of its own; scores are pooled over 5 folds. The
+average
 precision of the rare class does not depend on a threshold; macro-F1 is at a half, or at the likelier class.
 """
 
