@@ -1,36 +1,34 @@
-"""What is predicted: parsing labels, the head's size, losses, metrics. One file a problem, imported when asked for."""
+"""Interface of prediction tasks: parsing of labels, losses, decoding of scores, metrics."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.utils.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-TASKS = {
-    "binary": "rainbow_ray.tasks.binary:Binary",
-    "multiclass": "rainbow_ray.tasks.multiclass:Multiclass",
-    "multilabel": "rainbow_ray.tasks.multilabel:Multilabel",
-    "regression": "rainbow_ray.tasks.regression:Regression",
-    "segmentation": "rainbow_ray.tasks.segmentation:Segmentation",
-}
-
 Metrics = dict[str, "float | None"]
+TargetType = Literal["binary", "multiclass", "multilabel", "regression"]
 NO_METRICS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """What a problem takes where the config says nothing."""
+    """Settings that a task uses where the config names none.
+
+    Attributes:
+        loss: Value of `training.loss`.
+        metric: Value of `training.metric`.
+        shown_metrics: Value of `logging.metrics`.
+    """
 
     loss: str
     metric: str
@@ -39,12 +37,13 @@ class TaskDefaults:
 
 @dataclass(frozen=True)
 class ParsedLabels:
-    """Labels as targets: float32, float64 of numbers, `(rows, …)`.
+    """Labels as targets of a task.
 
-    `task` knows what it read from them (its classes).
-
-    `left_out[i]` is why row i cannot be used, None where it can; the targets of such a row mean nothing. `notes` are
-    sentences for the person whose labels they are.
+    Attributes:
+        task: The task with what it learned from the labels, such as its classes.
+        targets: Targets, `(rows, …)`, in the task's dtype. Targets of unusable rows have no meaning.
+        left_out: Reason why each row cannot be used, or None where it can, `(rows,)`, object.
+        notes: Messages for the user about the labels.
     """
 
     task: Task
@@ -54,119 +53,444 @@ class ParsedLabels:
 
     @property
     def usable(self) -> np.ndarray:
-        """Which rows nothing speaks against, `(rows,)`, bool."""
+        """Mask of the rows that can be used, `(rows,)`, bool."""
         return np.array([reason is None for reason in self.left_out], dtype=bool)
 
 
-class Task(Protocol):
-    """What training and results ask of a problem.
+class Task(ABC):
+    """A prediction task: what is predicted for an example, how it is learned and how it is measured.
 
-    Targets and scores are `(examples, …)`, float32, float64 of numbers.
+    A task is immutable and picklable. `parse`, `finalize_labels` and `fit` return a task that holds what they learned.
+    Targets are arrays of `(examples, …)`; scores are `(examples,)` or `(examples, classes)`, of `score_dtype`.
+
+    A new task is a subclass of `ExampleTask` (or of `SegmentTask`) and one row in `tasks/registry.py`.
+
+    Attributes:
+        name: Key in the registry.
+        is_sequence_task: Whether examples are segments, which the model reads in the sequence of their song.
+        is_weakly_labeled: Whether only songs have labels, so that segments share in the song's score.
+        has_exclusive_classes: Whether an example has exactly one of several classes, with scores that sum to 1.
+        supports_calibration: Whether scores are probabilities that calibration can adjust.
+        supports_thresholds: Whether a threshold on each score makes the prediction.
     """
 
     name: str
+    is_sequence_task: bool = False
+    is_weakly_labeled: bool = False
+    has_exclusive_classes: bool = False
+    supports_calibration: bool = True
+    supports_thresholds: bool = False
+
+    if TYPE_CHECKING:  # a field of dataclasses, which an inherited property would disturb
+
+        @property
+        def base_task(self) -> Task:
+            """The task of a single example: the task itself, except for segments."""
 
     @property
-    def defaults(self) -> TaskDefaults: ...
+    @abstractmethod
+    def target_type(self) -> TargetType:
+        """Kind of the label of one example, as `data.target_type` names it."""
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the label is one class or several, not a number."""
+        return True
+
+    @property
+    def accepts_null_class(self) -> bool:
+        """Whether `data.null_class` can replace a missing label."""
+        return False
+
+    @property
+    def imbalance_advice(self) -> str:
+        """Config setting that helps against imbalanced labels, or ""."""
+        return ""
+
+    @property
+    def score_dtype(self) -> type[np.floating[Any]]:
+        """Dtype of scores."""
+        return np.float32
+
+    @property
+    @abstractmethod
+    def prediction_type(self) -> pa.DataType:
+        """Arrow type of decoded predictions and targets."""
+
+    @property
+    @abstractmethod
+    def defaults(self) -> TaskDefaults:
+        """Loss and metrics that are used where the config names none."""
+
+    @property
+    @abstractmethod
     def threshold_metrics(self) -> frozenset[str]:
-        """Those that look at what is decided, not at how surely."""
+        """Names of the metrics that depend on decoded predictions, not on the scores themselves."""
 
     @property
+    @abstractmethod
     def outputs(self) -> int:
-        """Numbers that the head gives for an example."""
+        """Number of logits that the model's head gives for an example."""
 
     @property
-    def metric_names(self) -> tuple[str, ...]: ...
+    @abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of all metrics."""
 
     @property
+    @abstractmethod
     def score_names(self) -> tuple[str, ...]:
-        """Columns that hold an example's scores: `score`, or `score_<class>` of each class."""
+        """Names of the columns of scores: `score`, or `score_<class>` for each class."""
 
+    @abstractmethod
     def check(self, config: Config) -> list[str]:
-        """What is wrong with the keys that this problem reads: loss, metric, classes."""
+        """Return problems with the config keys that the task reads.
 
+        Args:
+            config: The resolved config.
+
+        Returns:
+            A message for each invalid value of a loss, metric or key of labels.
+        """
+
+    @abstractmethod
     def without_effect(self, config: Config) -> Mapping[str, str]:
-        """Dotted keys that this problem does not read as it is configured, and why."""
+        """Return config keys that have no effect on the task.
 
+        Args:
+            config: The resolved config.
+
+        Returns:
+            Reasons by dotted key.
+        """
+
+    @abstractmethod
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
-        """Raw labels of rows to targets. Raises `InputError` when they cannot be this problem's."""
+        """Convert raw labels of rows to targets.
 
+        Args:
+            labels: Labels as the table has them, `(rows,)`.
+            column: Name of the target column, for messages.
+            data: The config section that maps labels to classes.
+
+        Returns:
+            Targets of all rows, and the task with its classes.
+
+        Raises:
+            InputError: The labels cannot be read as this task's.
+        """
+
+    @abstractmethod
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
-        """The same of examples, one a song: what is too rare goes. Raises `InputError` where nothing can be learned."""
+        """Apply what depends on the number of songs, such as the policy for rare classes.
 
+        Args:
+            targets: Parsed targets of usable examples, one for each song (of segments: all of them), `(examples, …)`.
+            column: Name of the target column, for messages.
+            config: The resolved config.
+
+        Returns:
+            Targets of the same examples, and the task with its final classes.
+
+        Raises:
+            InputError: Nothing can be learned from the targets.
+        """
+
+    @abstractmethod
     def strata(self, targets: np.ndarray) -> np.ndarray:
-        """Integers that a split keeps in proportion and a sampler balances, `(examples,)`."""
+        """Return the strata of a stratified split and of balanced sampling.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Integers, `(examples,)`.
+        """
+
+    @abstractmethod
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
-        """What words may speak for, `(examples, columns)`, bool."""
+        """Return indicators of the classes (or strata) of each example.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Indicators, bool, `(examples, columns)`.
+        """
+
+    @abstractmethod
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Task:
-        """The same problem with what it learns from the training side's targets."""
+        """Return the task with the statistics of the training set, such as class weights.
 
+        Args:
+            targets: Targets of the training set, `(examples, …)`.
+            config: The training section of the config.
+
+        Returns:
+            The fitted task.
+        """
+
+    @abstractmethod
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
-        """The head's first bias, `(outputs,)`: predictions start at what is known without any text."""
+        """Return the bias of the head's last layer that minimizes the loss without any features.
 
+        Args:
+            targets: Targets of the training set, `(examples, …)`.
+
+        Returns:
+            The bias, float32, `(outputs,)`.
+        """
+
+    @abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of each example, `(examples,)`."""
+        """Return the loss of each example.
 
+        Args:
+            logits: Logits, `(examples, outputs)`.
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Losses, `(examples,)`.
+        """
+
+    @abstractmethod
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits to what `predictions.parquet` holds: `(examples,)`, or `(examples, classes)`."""
+        """Convert logits to scores.
 
+        Args:
+            logits: Logits, `(examples, outputs)`.
+
+        Returns:
+            Scores, `(examples,)` or `(examples, classes)`.
+        """
+
+    @abstractmethod
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
-        """Scores to predictions as a person reads them."""
+        """Convert scores to predictions.
 
+        Args:
+            scores: Scores, `(examples,)` or `(examples, classes)`.
+
+        Returns:
+            A label for each example.
+        """
+
+    @abstractmethod
+    def encode_predictions(self, predictions: Sequence[Any]) -> np.ndarray:
+        """Convert predictions to scores that `decode_predictions` converts to the same predictions.
+
+        Args:
+            predictions: A label for each example.
+
+        Returns:
+            Scores, `(examples,)` or `(examples, classes)`.
+        """
+
+    @abstractmethod
     def decode_targets(self, targets: np.ndarray) -> list[Any]:
-        """Targets as a person reads them, of the kind that `decode_predictions` gives."""
+        """Convert targets to labels of the kind that `decode_predictions` gives.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            A label for each example; None where a segment has none.
+        """
+
+    @abstractmethod
+    def encode_targets(self, labels: Sequence[Any]) -> np.ndarray:
+        """Convert labels of single examples to targets: the inverse of `base_task.decode_targets`.
+
+        Args:
+            labels: A label for each example.
+
+        Returns:
+            Targets, `(examples,)` or `(examples, classes)`.
+        """
+
+    @abstractmethod
     def describe(self, targets: np.ndarray) -> dict[str, float]:
-        """How the labels are spread, for `data.json` and the first lines of a run."""
+        """Return the distribution of the labels, for `data.json` and the console.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Counts by class, or quantiles of numbers.
+        """
+
+    @abstractmethod
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
-        """All metrics, null where undefined, and why each null is."""
+        """Return all metrics.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+            scores: Scores, `(examples,)` or `(examples, classes)`.
+
+        Returns:
+            Values by name, None where a metric is undefined; and the reason for each None.
+        """
+
+    @abstractmethod
     def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
-        """One metric alone."""
+        """Return one metric.
 
+        Args:
+            name: One of `metric_names`.
+            targets: Targets, `(examples, …)`.
+            scores: Scores, `(examples,)` or `(examples, classes)`.
+
+        Returns:
+            The value, or None where the metric is undefined.
+        """
+
+    @abstractmethod
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-        """What else `summary.json` says of these predictions: results by class, the confusion matrix."""
+        """Return further results for `summary.json`: results by class, the confusion matrix.
 
-    def larger_is_better(self, metric: str) -> bool: ...
+        Args:
+            targets: Targets, `(examples, …)`.
+            scores: Scores, `(examples,)` or `(examples, classes)`.
 
+        Returns:
+            Entries of `summary.json`.
+        """
+
+    @abstractmethod
+    def larger_is_better(self, metric: str) -> bool:
+        """Return whether larger values of a metric are better.
+
+        Args:
+            metric: One of `metric_names`, or `loss`.
+
+        Returns:
+            False for errors and losses.
+        """
+
+    @abstractmethod
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
-        """Return the scores of a model that makes no error."""
+        """Return the scores of a model that makes no error.
 
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Scores, `(examples,)` or `(examples, classes)`.
+        """
+
+    @abstractmethod
     def to_json(self) -> Mapping[str, Any]:
-        """What a bundle keeps, to be given back to the constructor."""
+        """Return the state of the task for a bundle or checkpoint.
+
+        Returns:
+            Keyword arguments of the task's factory in the registry, as JSON values.
+        """
+
+    def from_json(self, state: Mapping[str, Any]) -> Task:
+        """Return a task of the same kind with a stored state.
+
+        Workers restore tasks with this method and thus need no registry.
+
+        Args:
+            state: What `to_json` returned, in this version or an earlier one.
+
+        Returns:
+            The task.
+        """
+        return type(self)(**state)
+
+    @abstractmethod
+    def has_label(self, targets: np.ndarray) -> np.ndarray:
+        """Return which examples have a label.
+
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            A mask, bool, `(examples,)`; all True except for segments.
+        """
+
+    @abstractmethod
+    def example_weights(self, targets: np.ndarray) -> np.ndarray:
+        """Return the weight of each example in the loss.
+
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            Weights, float32, `(examples,)`.
+        """
+
+    @abstractmethod
+    def finalize_logits(self, logits: torch.Tensor, sequence: torch.Tensor | None) -> torch.Tensor:
+        """Transform the head's output before `loss` and `scores`.
+
+        Args:
+            logits: Output of the head, `(examples, outputs)`.
+            sequence: Number of each example's song within the batch, `(examples,)`, or None outside of sequences.
+
+        Returns:
+            The logits that `loss` and `scores` read; unchanged for most tasks.
+        """
+
+    @abstractmethod
+    def fit_decoding(self, targets: np.ndarray) -> Task:
+        """Return the task with what `decode_scores` learns from a training set.
+
+        Args:
+            targets: Targets of the training set, `(examples, …)`.
+
+        Returns:
+            The task; unchanged where decoding has nothing to learn.
+        """
+
+    @abstractmethod
+    def decode_scores(self, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Adjust the scores of whole songs by those of neighboring examples.
+
+        Args:
+            targets: Targets, `(examples, …)`, of which only times and positions are read.
+            scores: Scores, `(examples,)` or `(examples, classes)`.
+
+        Returns:
+            Scores of the same shape; unchanged for tasks that are not sequence tasks.
+        """
+
+    def target_column(self, targets: np.ndarray) -> pa.Array:
+        """Return targets as a column of `predictions.parquet`.
+
+        Args:
+            targets: Targets, `(examples, …)`.
+
+        Returns:
+            The column, `(examples,)`.
+        """
+        return pa.array(self.decode_targets(targets), self.prediction_type)
+
+    @abstractmethod
+    def score_location_and_scale(self) -> tuple[float, float]:
+        """Return the location and the scale of scores, by which a tolerance on them is measured.
+
+        Returns:
+            (0, 1) for probabilities; of numbers, the location and the scale of the training set's targets.
+        """
+
+    @abstractmethod
+    def summary_fields(self) -> dict[str, Any]:
+        """Return the task's own entries of `summary.json`.
+
+        Returns:
+            Entries that identify the task beside its name.
+        """
 
 
 def nothing_left_out(rows: int) -> np.ndarray:
-    """`Labels.left_out` of labels that can all be used."""
+    """Return `ParsedLabels.left_out` of labels that can all be used.
+
+    Args:
+        rows: Number of rows.
+
+    Returns:
+        None for each row, `(rows,)`, object.
+    """
     return np.full(rows, None, dtype=object)
-
-
-def empty_scores(task: Task, *shape: int) -> np.ndarray:
-    """NaN for each score of `shape` examples, `(…,)` or `(…, classes)`: what no fold has scored yet."""
-    columns = () if task.score_names == ("score",) else (len(task.score_names),)
-    return np.full((*shape, *columns), np.nan, dtype=score_dtype(task))
-
-
-def score_dtype(task: Task) -> type[np.floating[Any]]:
-    """float64 of scores that are numbers of a target's scale, float32 of all others."""
-    return np.float64 if getattr(task, "inner", task).name == "regression" else np.float32
-
-
-def is_scored(scores: np.ndarray, like: Task) -> np.ndarray:
-    """Which examples were scored, `(…,)`, of scores `(…,)` or `(…, classes)`."""
-    missing = np.isnan(scores)
-    return np.asarray(~(missing if like.score_names == ("score",) else missing.any(axis=-1)))
-
-
-def make_task(name: str, **state: Any) -> Task:
-    """A problem by its name. Raises `InputError` for one that is not there."""
-    if name not in TASKS:
-        raise InputError(f"problem {name!r} is unknown; one of: {', '.join(TASKS)}")
-    module, _, attribute = TASKS[name].partition(":")
-    made: Task = getattr(importlib.import_module(module), attribute)(**state)
-    return made

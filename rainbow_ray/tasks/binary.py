@@ -1,32 +1,39 @@
-"""Binary: yes or no, from one logit."""
+"""Binary classification: a label that is true or false, from one logit."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import is_string_type, label_name, scalar_text
 from rainbow_ray.data.raw_labels import LABEL_MISSING
+from rainbow_ray.metrics.classification import (
+    BINARY_METRICS,
+    NEEDS_BOTH_CLASSES,
+    SMALLER_IS_BETTER,
+    THRESHOLD,
+    binary_confusion,
+)
 from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.class_labels import MAPPED_AWAY, POLICIES, SHOWN, UNKNOWN
+from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
 
-THRESHOLD = 0.5
-LEAST_SHARE = 1e-3
+MIN_FRACTION = 1e-3
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "on", "positive", "pos"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "off", "negative", "neg"})
 EXPECTED = "true/false, yes/no, y/n, t/f, positive/negative, on/off or 1/0, in any case"
-LOSSES = ("bce", "focal", "asymmetric", "logit_adjusted")
 LOSS_KEYS = {
     "focal_gamma": "focal",
     "asymmetric_gamma_positive": "asymmetric",
@@ -50,13 +57,24 @@ FOREIGN = {
         )
     },
 }
-ECE_BINS = 10
 NEEDS_BOTH = "only one class among these songs"
 
 
 @dataclass(frozen=True)
-class Binary:
-    """`pos_weight` is known once `fit` has seen the training side."""
+class Binary(ExampleTask):
+    """Binary classification. Targets are 0 or 1, float32, `(examples,)`; scores are probabilities of True.
+
+    Attributes:
+        loss_name: Name of the loss, a key of `LOSSES`.
+        pos_weight: Weight of positive examples in the loss.
+        label_smoothing: Fraction of each target that is moved to one half.
+        focal_gamma: Exponent of the focal loss.
+        gamma_positive: Exponent of positive examples in the asymmetric loss.
+        gamma_negative: Exponent of negative examples in the asymmetric loss.
+        margin: Probability below which negative examples have no asymmetric loss.
+        prior: Fraction of positive examples in the training set.
+        tau: Strength of the logit adjustment.
+    """
 
     loss_name: str = "bce"
     pos_weight: float = 1.0
@@ -69,23 +87,30 @@ class Binary:
     tau: float = 1.0
 
     name = "binary"
+    target_type = "binary"
+    supports_thresholds = True
+    imbalance_advice = "training.pos_weight=auto"
+    prediction_type = pa.bool_()
     outputs = 1
     score_names = ("score",)
     threshold_metrics = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "f1", "macro_f1", "mcc"})
     defaults = TaskDefaults("bce", "macro_f1", ("loss", "accuracy", "macro_f1", "average_precision_rarer", "mcc"))
 
     @property
+    @override
     def metric_names(self) -> tuple[str, ...]:
-        return tuple(METRICS)
+        return tuple(BINARY_METRICS)
 
+    @override
     def check(self, config: Config) -> list[str]:
         training = config.training
         return [
             *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.metric", training.metric or self.defaults.metric, BINARY_METRICS),
             *_check_mapping(config.data),
         ]
 
+    @override
     def without_effect(self, config: Config) -> dict[str, str]:
         loss = config.training.loss
         idle = {f"training.{k}": f"the loss is {loss}, not {own}" for k, own in LOSS_KEYS.items() if loss != own}
@@ -95,6 +120,7 @@ class Binary:
             idle["data.unknown_classes"] = "there is no data.class_mapping"
         return {**idle, **FOREIGN}
 
+    @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         if pa.types.is_nested(labels.type):
             raise InputError(f"target {column!r} holds {labels.type}, and a song has one label; name another with"
@@ -120,18 +146,22 @@ class Binary:
         why = np.array([*reasons, LABEL_MISSING], dtype=object)[cells.codes]
         return ParsedLabels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], why, cells.notes)
 
+    @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         if len(np.unique(targets)) < 2:
             only = bool(targets[0])
             raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
         return ParsedLabels(self, targets, nothing_left_out(len(targets)))
 
+    @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.int64)
 
+    @override
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
         return np.asarray(targets[:, None] > 0.5)
 
+    @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Binary:
         weight = None if config.loss == "logit_adjusted" else config.pos_weight
         positives = float(targets.sum())
@@ -147,80 +177,80 @@ class Binary:
             gamma_positive=config.asymmetric_gamma_positive,
             gamma_negative=config.asymmetric_gamma_negative,
             margin=config.asymmetric_margin,
-            prior=float(np.clip(positives / max(1, len(targets)), LEAST_SHARE, 1 - LEAST_SHARE)),
+            prior=float(np.clip(positives / max(1, len(targets)), MIN_FRACTION, 1 - MIN_FRACTION)),
             tau=config.logit_adjustment,
         )
 
+    @override
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
         # the minimum of the weighted loss without features: logit(p) + log(pos_weight)
-        share = np.clip(targets.mean(), LEAST_SHARE, 1 - LEAST_SHARE)
+        share = np.clip(targets.mean(), MIN_FRACTION, 1 - MIN_FRACTION)
         adjusted = self.tau if self.loss_name == "logit_adjusted" else 0.0
         bias = (1 - adjusted) * np.log(share / (1 - share)) + np.log(self.pos_weight)
         return np.array([bias], dtype=np.float32)
 
+    @override
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
+        return LOSSES[self.loss_name](self, logits.squeeze(-1), targets)
 
-        logit = logits.squeeze(-1)
-        if self.loss_name == "logit_adjusted":
-            # Menon et al. 2021, eq. 10, of two classes: the logit grows while training, and only then
-            logit = logit + self.tau * float(np.log(self.prior / (1 - self.prior)))
-        smooth = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        if self.loss_name == "asymmetric":
-            return self._asymmetric(logit, smooth)
-        weight = logit.new_tensor(self.pos_weight)
-        loss = functional.binary_cross_entropy_with_logits(logit, smooth, pos_weight=weight, reduction="none")
-        if self.loss_name == "focal":
-            # Lin et al. 2017, eq. 4: what is right already weighs (1 - p_t)^gamma
-            p = logit.sigmoid()
-            # clamped: the gradient of x^gamma at 0 is infinite for gamma below 1
-            loss = loss * (targets * (1 - p) + (1 - targets) * p).clamp(min=1e-6) ** self.focal_gamma
-        return loss
-
-    def _asymmetric(self, logit: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Ridnik et al. 2021, eq. 7: own exponents for the two classes, easy negatives shifted to nothing."""
-        p = logit.sigmoid()
-        shifted = (p - self.margin).clamp(min=0)
-        positive = (1 - p) ** self.gamma_positive * _log(p)
-        negative = shifted**self.gamma_negative * _log(1 - shifted)
-        return -(targets * self.pos_weight * positive + (1 - targets) * negative)
-
+    @override
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().sigmoid().squeeze(-1)
 
+    @override
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
-        decided: list[Any] = (scores > THRESHOLD).tolist()
-        return decided
+        predictions: list[Any] = (scores > THRESHOLD).tolist()
+        return predictions
 
+    @override
+    def encode_predictions(self, predictions: Sequence[Any]) -> np.ndarray:
+        return np.asarray(predictions, dtype=np.float32)
+
+    @override
     def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return self.decode_predictions(targets)
 
+    @override
+    def encode_targets(self, labels: Sequence[Any]) -> np.ndarray:
+        return np.asarray(labels, dtype=np.float32)
+
+    @override
+    def target_column(self, targets: np.ndarray) -> pa.Array:
+        return pa.array(targets, pa.float32())  # as files of the first version have it
+
+    @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         values, counts = np.unique(targets, return_counts=True)
-        return {str(told): int(n) for told, n in zip(self.decode_targets(values), counts, strict=True)}
+        return {str(label): int(n) for label, n in zip(self.decode_targets(values), counts, strict=True)}
 
+    @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
-        values = {name: self.metric(name, targets, scores) for name in METRICS}
+        values = {name: self.metric(name, targets, scores) for name in BINARY_METRICS}
         return values, {name: NEEDS_BOTH for name, value in values.items() if value is None}
 
+    @override
     def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
-        truth = targets > 0.5
-        if len(truth) == 0 or (name in BOTH_CLASSES and truth.all() == truth.any()):
+        reference = targets > 0.5
+        if len(reference) == 0 or (name in NEEDS_BOTH_CLASSES and reference.all() == reference.any()):
             return None
-        return float(METRICS[name](truth, scores.astype(np.float64)))
+        return float(BINARY_METRICS[name](reference, scores.astype(np.float64)))
 
+    @override
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         if len(targets) == 0:
             return {}
-        tp, fp, fn, tn = _counts(targets > 0.5, scores.astype(np.float64))
+        tp, fp, fn, tn = binary_confusion(targets > 0.5, scores.astype(np.float64))
         return {"confusion": [[tn, fp], [fn, tp]]}
 
+    @override
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
 
+    @override
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
         return targets
 
+    @override
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -245,113 +275,99 @@ def as_bool(label: str | int | None) -> bool | None:
     return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
+def binary_cross_entropy(task: Binary, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy with weighted positives and smoothed labels.
+
+    L = -(w y' log p + (1 - y') log(1 - p)), with y' = (1 - ε) y + ε / 2.
+
+    Args:
+        task: The fitted task, with `pos_weight` w and `label_smoothing` ε.
+        logits: Logits, `(examples,)`.
+        targets: 0 or 1, `(examples,)`.
+
+    Returns:
+        Losses, `(examples,)`.
+    """
+    from torch.nn import functional
+
+    weight = logits.new_tensor(task.pos_weight)
+    smooth = _smoothed(task, targets)
+    return functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight, reduction="none")
+
+
+def focal_loss(task: Binary, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the focal loss: cross-entropy multiplied by (1 - p_t)^γ.
+
+    Args:
+        task: The fitted task, with `focal_gamma` γ.
+        logits: Logits, `(examples,)`.
+        targets: 0 or 1, `(examples,)`.
+
+    Returns:
+        Losses, `(examples,)`.
+
+    Reference:
+        Lin et al. 2017, "Focal loss for dense object detection", equation 4.
+    """
+    loss = binary_cross_entropy(task, logits, targets)
+    p = logits.sigmoid()
+    # clamped: the gradient of x^gamma at 0 is infinite for gamma below 1
+    return loss * (targets * (1 - p) + (1 - targets) * p).clamp(min=1e-6) ** task.focal_gamma
+
+
+def asymmetric_loss(task: Binary, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the asymmetric loss, with an exponent for each class and a margin for easy negatives.
+
+    L = -(w y' (1 - p)^γ₊ log p + (1 - y') p_m^γ₋ log(1 - p_m)), with p_m = max(p - m, 0).
+
+    Args:
+        task: The fitted task, with `pos_weight` w, `gamma_positive` γ₊, `gamma_negative` γ₋ and `margin` m.
+        logits: Logits, `(examples,)`.
+        targets: 0 or 1, `(examples,)`.
+
+    Returns:
+        Losses, `(examples,)`.
+
+    Reference:
+        Ridnik et al. 2021, "Asymmetric loss for multi-label classification", equation 7.
+    """
+    smooth = _smoothed(task, targets)
+    p = logits.sigmoid()
+    shifted = (p - task.margin).clamp(min=0)
+    positive = (1 - p) ** task.gamma_positive * _log(p)
+    negative = shifted**task.gamma_negative * _log(1 - shifted)
+    return -(smooth * task.pos_weight * positive + (1 - smooth) * negative)
+
+
+def logit_adjusted_loss(task: Binary, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of logits that are shifted by τ log(π / (1 - π)) during training only.
+
+    Args:
+        task: The fitted task, with `prior` π and `tau` τ.
+        logits: Logits, `(examples,)`.
+        targets: 0 or 1, `(examples,)`.
+
+    Returns:
+        Losses, `(examples,)`.
+
+    Reference:
+        Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10, for two classes.
+    """
+    adjusted = logits + task.tau * float(np.log(task.prior / (1 - task.prior)))
+    return binary_cross_entropy(task, adjusted, targets)
+
+
+def _smoothed(task: Binary, targets: torch.Tensor) -> torch.Tensor:
+    return targets * (1 - task.label_smoothing) + 0.5 * task.label_smoothing
+
+
 def _log(p: torch.Tensor) -> torch.Tensor:
     return p.clamp(min=1e-8).log()
 
 
-# Definitions as in scikit-learn, against which the tests hold them. Its own functions spend milliseconds on checking
-# their input, and an interval over songs calls each metric a thousand times.
-
-
-def _counts(truth: np.ndarray, scores: np.ndarray) -> tuple[int, int, int, int]:
-    """True positives, false positives, false negatives, true negatives."""
-    said = scores > THRESHOLD
-    hits = int(np.count_nonzero(said & truth))
-    positives, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
-    return hits, predicted - hits, positives - hits, len(truth) - predicted - positives + hits
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(np.mean((scores > THRESHOLD) == truth))
-
-
-def _balanced_accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, fp, fn, tn = _counts(truth, scores)
-    return (tp / (tp + fn) + tn / (tn + fp)) / 2
-
-
-def _precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, fp, _, _ = _counts(truth, scores)
-    return _ratio(tp, tp + fp)
-
-
-def _recall(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, _, fn, _ = _counts(truth, scores)
-    return _ratio(tp, tp + fn)
-
-
-def _f1(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, fp, fn, _ = _counts(truth, scores)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
-
-
-def _macro_f1(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, fp, fn, tn = _counts(truth, scores)
-    return (_ratio(2 * tp, 2 * tp + fp + fn) + _ratio(2 * tn, 2 * tn + fp + fn)) / 2
-
-
-def _mcc(truth: np.ndarray, scores: np.ndarray) -> float:
-    tp, fp, fn, tn = _counts(truth, scores)
-    return _ratio(tp * tn - fp * fn, float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5)
-
-
-def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The Mann-Whitney U of the two classes, over its largest value; ties count a half."""
-    from scipy.stats import rankdata
-
-    positives = int(np.count_nonzero(truth))
-    rank_sum = float(rankdata(scores)[truth].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * (len(truth) - positives))
-
-
-def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Σ (recall gained at a threshold) × precision there, over distinct scores from the highest on."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(truth[order])
-    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    precision = hits[last_of_tie] / (last_of_tie + 1)
-    return float(np.sum(np.diff(hits[last_of_tie], prepend=0) * precision) / hits[-1])
-
-
-def _average_precision_rarer(truth: np.ndarray, scores: np.ndarray) -> float:
-    return _average_precision(truth, scores) if truth.mean() <= 0.5 else _average_precision(~truth, -scores)
-
-
-def _brier(truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(np.mean((scores - truth) ** 2))
-
-
-def _log_loss(truth: np.ndarray, scores: np.ndarray) -> float:
-    p = np.clip(scores, 1e-7, 1 - 1e-7)
-    return float(-np.mean(np.where(truth, np.log(p), np.log(1 - p))))
-
-
-def _ece(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Expected calibration error of P(True), in ten equal bins (Naeini et al. 2015)."""
-    bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=truth - scores, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(truth))
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "precision": _precision,
-    "recall": _recall,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "mcc": _mcc,
-    "roc_auc": _roc_auc,
-    "average_precision": _average_precision,
-    "average_precision_rarer": _average_precision_rarer,
-    "brier": _brier,
-    "log_loss": _log_loss,
-    "ece": _ece,
+LOSSES: Mapping[str, Callable[[Binary, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "bce": binary_cross_entropy,
+    "focal": focal_loss,
+    "asymmetric": asymmetric_loss,
+    "logit_adjusted": logit_adjusted_loss,
 }
-BOTH_CLASSES = {"balanced_accuracy", "recall", "f1", "macro_f1", "mcc", "roc_auc", "average_precision",
-                "average_precision_rarer"}  # fmt: skip
-SMALLER_IS_BETTER = {"loss", "brier", "log_loss", "ece"}

@@ -1,4 +1,4 @@
-"""From scores of a song's segments, in order of time, to scores that heed their neighbours."""
+"""Decoding of a song's scores with those of neighboring segments."""
 
 from __future__ import annotations
 
@@ -6,44 +6,71 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TINY = 1e-7
-HALF = 0.5  # from where on a song is yes
+MIN_PROBABILITY = 1e-7
+THRESHOLD = 0.5  # score from which on a song is positive
 
 
 def median(scores: np.ndarray, width: int) -> np.ndarray:
-    """The median of each score over `width` neighbours: `(segments,)`, or `(segments, classes)` that sum to 1 again."""
+    """Return the median of each score over neighboring segments.
+
+    Args:
+        scores: Scores of one song, `(segments,)`, or `(segments, classes)` that sum to 1.
+        width: Odd number of segments of the filter; at the ends, the nearest segment is repeated.
+
+    Returns:
+        Scores of the same shape; those of classes are normalized to sum to 1.
+    """
     from scipy.ndimage import median_filter
 
     size = (width,) if scores.ndim == 1 else (width, 1)
-    made = np.asarray(median_filter(scores, size=size, mode="nearest"))
-    return made if scores.ndim == 1 else made / np.maximum(made.sum(axis=1, keepdims=True), TINY)
+    filtered = np.asarray(median_filter(scores, size=size, mode="nearest"))
+    return filtered if scores.ndim == 1 else filtered / np.maximum(filtered.sum(axis=1, keepdims=True), MIN_PROBABILITY)
 
 
 def viterbi(scores: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """The likeliest way through the classes (Viterbi 1967), as scores of 0 and 1.
+    """Return the most probable sequence of classes of a song.
 
-    `transitions` are log P(next | class), `(classes, classes)`; of yes and no, `scores` are of yes, `(segments,)`.
+    It maximizes Σ_i log p_i(c_i) + Σ_i log P(c_{i+1} | c_i).
+
+    Args:
+        scores: Probabilities of one song, `(segments, classes)`, or `(segments,)` of the positive class.
+        transitions: log P(next | class), `(classes, classes)`.
+
+    Returns:
+        Scores of 0 and 1, of the same shape.
+
+    Reference:
+        Viterbi 1967, "Error bounds for convolutional codes and an asymptotically optimum decoding algorithm".
     """
-    said = np.log(np.maximum(np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores, TINY))
-    best, came_from = said[0], np.zeros(said.shape, dtype=np.int64)
-    for i in range(1, len(said)):
-        ways = best[:, None] + transitions
-        came_from[i] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + said[i]
-    way = [int(best.argmax())]
-    for i in range(len(said) - 1, 0, -1):
-        way.append(int(came_from[i][way[-1]]))
-    decided = np.eye(said.shape[1], dtype=np.float32)[way[::-1]]
-    return decided[:, 1] if scores.ndim == 1 else decided
+    probabilities = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
+    log_probs = np.log(np.maximum(probabilities, MIN_PROBABILITY))
+    best, previous = log_probs[0], np.zeros(log_probs.shape, dtype=np.int64)
+    for i in range(1, len(log_probs)):
+        candidates = best[:, None] + transitions
+        previous[i] = candidates.argmax(axis=0)
+        best = candidates.max(axis=0) + log_probs[i]
+    path = [int(best.argmax())]
+    for i in range(len(log_probs) - 1, 0, -1):
+        path.append(int(previous[i][path[-1]]))
+    decoded = np.eye(log_probs.shape[1], dtype=np.float32)[path[::-1]]
+    return decoded[:, 1] if scores.ndim == 1 else decoded
 
 
-def relative(shares: np.ndarray, songs: Sequence[slice]) -> np.ndarray:
-    """What weak segments say of yes, `(segments,)`: in a song that is yes, beside the one with the largest part in it.
+def normalize_by_song(scores: np.ndarray, songs: Sequence[slice]) -> np.ndarray:
+    """Divide the scores of each positive song by the largest of them.
 
-    Shares of many segments are all small; which of them are yes is told by each other.
+    The scores of a song's segments sum to the song's score, so that those of many segments are all small; which of
+    them are positive is decided by comparison with the largest.
+
+    Args:
+        scores: Fractions of the songs' scores, `(segments,)`.
+        songs: Rows of each song. Songs whose scores sum to at most one half stay as they are.
+
+    Returns:
+        Scores, `(segments,)`.
     """
-    made = shares.copy()
+    normalized = scores.copy()
     for rows in songs:
-        if shares[rows].sum() > HALF:
-            made[rows] = shares[rows] / max(float(shares[rows].max()), TINY)
-    return made
+        if scores[rows].sum() > THRESHOLD:
+            normalized[rows] = scores[rows] / max(float(scores[rows].max()), MIN_PROBABILITY)
+    return normalized

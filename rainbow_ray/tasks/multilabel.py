@@ -1,20 +1,23 @@
-"""Multi-label: any number of several classes, from a logit each that says yes or no."""
+"""Multilabel classification: any number of several classes, from a binary logit for each."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.data.raw_labels import LABEL_MISSING
-from rainbow_ray.tasks import binary
+from rainbow_ray.metrics.classification import SMALLER_IS_BETTER, THRESHOLD
+from rainbow_ray.metrics.multiclass import class_report
+from rainbow_ray.metrics.multilabel import MULTILABEL_METRICS
 from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.class_labels import (
     RARE,
@@ -31,20 +34,31 @@ from rainbow_ray.tasks.class_labels import (
     settle_rare,
     weights_of,
 )
+from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import several_labels
-from rainbow_ray.tasks.multiclass import FOREIGN, LEAST_SHARE, LOSS_KEYS, ratio
+from rainbow_ray.tasks.multiclass import FOREIGN, LOSS_KEYS, MIN_FRACTION
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     import torch
 
-LOSSES = ("bce", "focal", "class_balanced", "logit_adjusted")
 LEFT_OUT = "all its labels are left out"
 
 
 @dataclass(frozen=True)
-class Multilabel:
-    """Targets are `(examples, classes)`, 0 or 1. `weights` (of yes) and `prior` are known after `fit`."""
+class Multilabel(ExampleTask):
+    """Multilabel classification. Targets are 0 or 1, float32, `(examples, classes)`; scores are probabilities.
+
+    Attributes:
+        classes: Names of the classes, from `parse` on.
+        loss_name: Name of the loss, a key of `LOSSES`.
+        weights: Weight of each class's positive examples in the loss, `(classes,)`, from `fit` on.
+        prior: Fraction of examples of the training set that have each class, `(classes,)`, from `fit` on.
+        label_smoothing: Fraction of each target that is moved to one half.
+        focal_gamma: Exponent of the focal loss.
+        tau: Strength of the logit adjustment.
+        tiny: Classes with too few songs for a weight above 1.
+    """
 
     classes: tuple[str, ...] = ()
     loss_name: str = "bce"
@@ -53,9 +67,14 @@ class Multilabel:
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
     tau: float = 1.0
-    tiny: tuple[str, ...] = ()  # classes of too few songs to be weighed up
+    tiny: tuple[str, ...] = ()
 
     name = "multilabel"
+    target_type = "multilabel"
+    accepts_null_class = True
+    supports_thresholds = True
+    imbalance_advice = "training.class_weights=balanced"
+    prediction_type = pa.list_(pa.string())
     threshold_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
     defaults = TaskDefaults(
         "bce", "macro_f1", ("loss", "subset_accuracy", "macro_f1", "micro_f1", "macro_average_precision")
@@ -66,25 +85,30 @@ class Multilabel:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
+    @override
     def outputs(self) -> int:
         return len(self.classes)
 
     @property
+    @override
     def metric_names(self) -> tuple[str, ...]:
-        return tuple(METRICS)
+        return tuple(MULTILABEL_METRICS)
 
     @property
+    @override
     def score_names(self) -> tuple[str, ...]:
         return tuple(f"score_{name}" for name in self.classes)
 
+    @override
     def check(self, config: Config) -> list[str]:
         training = config.training
         return [
             *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.metric", training.metric or self.defaults.metric, MULTILABEL_METRICS),
             *check_policies(config.data),
         ]
 
+    @override
     def without_effect(self, config: Config) -> dict[str, str]:
         training = config.training
         idle = {f"training.{key}": f"phase {config.phase} has classes" for key in FOREIGN}
@@ -92,6 +116,7 @@ class Multilabel:
                  if training.loss != loss}  # fmt: skip
         return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
+    @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         lists = several_labels(labels, column, data.label_delimiter, mapped_names(data))
         if data.null_class is not None:
@@ -113,6 +138,7 @@ class Multilabel:
                 left_out[row] = LABEL_MISSING
         return ParsedLabels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
 
+    @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         songs = {name: int(n) for name, n in zip(self.classes, targets.sum(0), strict=True) if n}
         becomes, notes = settle_rare(songs, column, config.data)
@@ -138,17 +164,20 @@ class Multilabel:
         task = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
         return ParsedLabels(task, settled, left_out, notes)
 
+    @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The rarest class that a song has (0: none), so that no fold is without it."""
         order = np.argsort(targets.sum(0), kind="stable")
         return np.where(targets.any(axis=1), 1 + order[targets[:, order].argmax(axis=1)], 0)
 
+    @override
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
         return np.asarray(targets > 0.5)
 
+    @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Multilabel:
         counts = targets.sum(0)
-        share = np.clip(counts / max(1, len(targets)), LEAST_SHARE, 1 - LEAST_SHARE)
+        share = np.clip(counts / max(1, len(targets)), MIN_FRACTION, 1 - MIN_FRACTION)
         if config.loss == "class_balanced":
             weights = effective_weights(counts, config.class_balanced_beta)
         elif config.class_weights in ("auto", "balanced") and config.loss != "logit_adjusted":
@@ -168,109 +197,140 @@ class Multilabel:
             tau=config.logit_adjustment,
         )
 
+    @override
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
         prior = np.array(self.prior)
         adjusted = self.tau if self.loss_name == "logit_adjusted" else 0.0
-        bias = (1 - adjusted) * np.log(prior / (1 - prior)) + np.log(np.maximum(self.weights, LEAST_SHARE))
+        bias = (1 - adjusted) * np.log(prior / (1 - prior)) + np.log(np.maximum(self.weights, MIN_FRACTION))
         return np.asarray(bias, dtype=np.float32)
 
+    @override
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean over classes, so that a learning rate means the same for three of them and for thirty."""
-        from torch.nn import functional
+        # the mean over classes, so that a learning rate has the same effect for three classes and for thirty
+        return LOSSES[self.loss_name](self, logits, targets).mean(-1)
 
-        if self.loss_name == "logit_adjusted":
-            prior = logits.new_tensor(self.prior)
-            logits = logits + self.tau * (prior / (1 - prior)).log()
-        smooth = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        weight = logits.new_tensor(self.weights)
-        loss = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight, reduction="none")
-        if self.loss_name == "focal":
-            p = logits.sigmoid()
-            loss = loss * (targets * (1 - p) + (1 - targets) * p).clamp(min=1e-6) ** self.focal_gamma
-        return loss.mean(-1)
-
+    @override
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().sigmoid()
 
+    @override
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
-        return self.decode_targets(scores > binary.THRESHOLD)
+        return self.decode_targets(scores > THRESHOLD)
 
+    @override
+    def encode_predictions(self, predictions: Sequence[Any]) -> np.ndarray:
+        return self.encode_targets(predictions)
+
+    @override
     def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return [tuple(self.classes[i] for i in np.flatnonzero(row > 0.5)) for row in np.asarray(targets)]
 
+    @override
+    def encode_targets(self, labels: Sequence[Any]) -> np.ndarray:
+        return np.array([[name in names for name in self.classes] for names in labels], dtype=np.float32)
+
+    @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         counts = counted(name for names in self.decode_targets(targets) for name in names)
         none = int((~targets.any(axis=1)).sum())
         return {**counts, **({"none of them": none} if none else {})}
 
+    @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
-        values = {name: self.metric(name, targets, scores) for name in METRICS}
+        values = {name: self.metric(name, targets, scores) for name in MULTILABEL_METRICS}
         return values, {name: "no class has both songs with it and without it" for name, v in values.items()
                         if v is None}  # fmt: skip
 
+    @override
     def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
-        truth = targets > 0.5
-        if len(truth) == 0:
+        reference = targets > 0.5
+        if len(reference) == 0:
             return None
-        told = np.logical_and(truth.any(axis=0), ~truth.all(axis=0))
-        if name.startswith("macro") and not told.any():
+        defined = np.logical_and(reference.any(axis=0), ~reference.all(axis=0))
+        if name.startswith("macro") and not defined.any():
             return None
-        return float(METRICS[name](truth, scores.astype(np.float64), scores > binary.THRESHOLD, told))
+        return float(MULTILABEL_METRICS[name](reference, scores.astype(np.float64), defined))
 
+    @override
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-        truth, said = targets > 0.5, scores > binary.THRESHOLD
-        hits, predicted, there = (truth & said).sum(0), said.sum(0), truth.sum(0)
-        return {"classes": {
-            name: {"precision": ratio(hits[i], predicted[i]), "recall": ratio(hits[i], there[i]),
-                   "f1": ratio(2 * hits[i], predicted[i] + there[i]), "support": int(there[i])}
-            for i, name in enumerate(self.classes)
-        }}  # fmt: skip
+        reference, predicted = targets > 0.5, scores > THRESHOLD
+        hits = (reference & predicted).sum(0)
+        return {"classes": class_report(self.classes, hits, predicted.sum(0), reference.sum(0))}
 
+    @override
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
 
+    @override
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
         return self.one_hot(targets).astype(np.float32)
 
+    @override
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)
 
 
-Truth = np.ndarray
-Measure = Callable[[Truth, np.ndarray, np.ndarray, np.ndarray], float]  # truth, scores, said, classes that can be told
+def binary_cross_entropy(task: Multilabel, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy of each class with weighted positives and smoothed labels.
+
+    L_k = -(w_k y'_k log p_k + (1 - y'_k) log(1 - p_k)), with y' = (1 - ε) y + ε / 2.
+
+    Args:
+        task: The fitted task, with `weights` w and `label_smoothing` ε.
+        logits: Logits, `(examples, classes)`.
+        targets: 0 or 1, `(examples, classes)`.
+
+    Returns:
+        Losses, `(examples, classes)`.
+    """
+    from torch.nn import functional
+
+    smooth = targets * (1 - task.label_smoothing) + 0.5 * task.label_smoothing
+    weight = logits.new_tensor(task.weights)
+    return functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight, reduction="none")
 
 
-def _macro_f1(truth: Truth, scores: np.ndarray, said: np.ndarray, told: np.ndarray) -> float:
-    hits, sizes = (truth & said).sum(0), truth.sum(0) + said.sum(0)
-    return float(np.mean((2 * hits / np.maximum(sizes, 1))[told]))
+def focal_loss(task: Multilabel, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the focal loss of each class: cross-entropy multiplied by (1 - p_t)^γ.
+
+    Args:
+        task: The fitted task, with `focal_gamma` γ.
+        logits: Logits, `(examples, classes)`.
+        targets: 0 or 1, `(examples, classes)`.
+
+    Returns:
+        Losses, `(examples, classes)`.
+
+    Reference:
+        Lin et al. 2017, "Focal loss for dense object detection", equation 4.
+    """
+    loss = binary_cross_entropy(task, logits, targets)
+    p = logits.sigmoid()
+    # clamped: the gradient of x^gamma at 0 is infinite for gamma below 1
+    return loss * (targets * (1 - p) + (1 - targets) * p).clamp(min=1e-6) ** task.focal_gamma
 
 
-def _micro_f1(truth: Truth, scores: np.ndarray, said: np.ndarray, told: np.ndarray) -> float:
-    return ratio(2 * int((truth & said).sum()), int(truth.sum() + said.sum()))
+def logit_adjusted_loss(task: Multilabel, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of logits that are shifted by τ log(π / (1 - π)) during training only.
+
+    Args:
+        task: The fitted task, with `prior` π and `tau` τ.
+        logits: Logits, `(examples, classes)`.
+        targets: 0 or 1, `(examples, classes)`.
+
+    Returns:
+        Losses, `(examples, classes)`.
+
+    Reference:
+        Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10, for two classes.
+    """
+    prior = logits.new_tensor(task.prior)
+    return binary_cross_entropy(task, logits + task.tau * (prior / (1 - prior)).log(), targets)
 
 
-def _weighted_f1(truth: Truth, scores: np.ndarray, said: np.ndarray, told: np.ndarray) -> float:
-    hits, sizes, there = (truth & said).sum(0), truth.sum(0) + said.sum(0), truth.sum(0)
-    return ratio(float((2 * hits / np.maximum(sizes, 1)) @ there), float(there.sum()))
-
-
-def _macro_average_precision(truth: Truth, scores: np.ndarray, said: np.ndarray, told: np.ndarray) -> float:
-    measure = binary.METRICS["average_precision"]
-    return float(np.mean([measure(truth[:, i], scores[:, i]) for i in np.flatnonzero(told)]))
-
-
-def _log_loss(truth: Truth, scores: np.ndarray, said: np.ndarray, told: np.ndarray) -> float:
-    return binary.METRICS["log_loss"](truth.ravel(), scores.ravel())
-
-
-METRICS: dict[str, Measure] = {
-    "subset_accuracy": lambda truth, scores, said, told: float(np.mean((truth == said).all(axis=1))),
-    "hamming_loss": lambda truth, scores, said, told: float(np.mean(truth != said)),
-    "macro_f1": _macro_f1,
-    "micro_f1": _micro_f1,
-    "weighted_f1": _weighted_f1,
-    "macro_average_precision": _macro_average_precision,
-    "log_loss": _log_loss,
-    "ece": lambda truth, scores, said, told: binary.METRICS["ece"](truth.ravel(), scores.ravel()),
+LOSSES: Mapping[str, Callable[[Multilabel, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "bce": binary_cross_entropy,
+    "focal": focal_loss,
+    "class_balanced": binary_cross_entropy,  # with the class weights of Cui et al. 2019, see `effective_weights`
+    "logit_adjusted": logit_adjusted_loss,
 }
-SMALLER_IS_BETTER = {"loss", "hamming_loss", "log_loss", "ece"}

@@ -1,48 +1,62 @@
-"""Regression: a number, from one logit on a transformed scale, or from two where many songs have none of it."""
+"""Regression: a number, from one output on a transformed scale, or from two for zero-inflated targets."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.data.normalize import decode_storage, id_column, is_bytes_type, is_string_type
+from rainbow_ray.data.normalize import decode_storage, is_bytes_type, is_string_type
 from rainbow_ray.data.raw_labels import LABEL_MISSING
+from rainbow_ray.metrics.regression import (
+    CORRELATIONS,
+    IN_TARGET_UNITS,
+    NEEDS_SPREAD,
+    REGRESSION_METRICS,
+    SMALLER_IS_BETTER,
+    standard_deviation,
+)
 from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults, nothing_left_out
-from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
+from rainbow_ray.tasks.example_task import ExampleTask
+from rainbow_ray.tasks.number_cells import narrowing_warnings, parse_numbers, rounding_warnings
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.number_format import rounded_alike
 
 if TYPE_CHECKING:
     import torch
 
-LOSSES = ("huber", "mse", "mae", "zero_inflated")
 TRANSFORMS = ("none", "standardise", "log1p")
 STRATA = 4  # quarters of the songs that are not at the most frequent value
 FOREIGN = ("pos_weight", "class_weights", "label_smoothing", "focal_gamma", "class_balanced_beta", "logit_adjustment",
            "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")  # fmt: skip
 CLASS_KEYS = ("multi_label", "label_delimiter", "class_mapping", "unknown_classes", "null_class", "rare_classes",
               "min_songs_per_class")  # fmt: skip
-SHOWN = 5
-LARGEST = float(np.finfo(np.float32).max)
-EXACT = 2.0**53  # from here on float64 has no more room for each whole number
-MAX_DIGITS = 100
+MAX_TARGET = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class Regression:
-    """`shift`, `scale`, `low` and `high` are known once `fit` has seen the training side.
+class Regression(ExampleTask):
+    """Regression. Targets and scores are numbers, float64, `(examples,)`.
 
-    A target y is learned as `(t(y) - shift) / scale`, t being log(1 + y) or nothing. Targets and scores are float64,
-    since float32 cannot tell large numbers apart that lie close together; only what is learned is narrowed. With two
-    outputs (zero_inflated) the first is the logit of "not zero", the second what the number is then.
+    The model learns z = (t(y) - shift) / scale for a target y, with t(y) = log(1 + y) or y. Targets and scores are
+    float64, because float32 cannot distinguish large numbers that are close together; only z is narrowed. With two
+    outputs (`zero_inflated`), the first is the logit of "not zero" and the second is z given that it is not.
+
+    Attributes:
+        loss_name: Name of the loss, a key of `LOSSES`.
+        transform: t, one of `TRANSFORMS`.
+        shift: Mean of the transformed training targets, from `fit` on.
+        scale: Standard deviation of the transformed training targets, from `fit` on.
+        low: Lower bound of scores, or None.
+        high: Upper bound of scores, or None.
+        delta: Error from which the Huber loss is linear, in units of `scale`.
     """
 
     loss_name: str = "huber"
@@ -54,23 +68,31 @@ class Regression:
     delta: float = 1.0
 
     name = "regression"
+    target_type = "regression"
+    has_classes = False
+    supports_calibration = False
+    prediction_type = pa.float64()
+    score_dtype = np.float64
     defaults = TaskDefaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
     score_names = ("score",)
     threshold_metrics = NO_METRICS
 
     @property
+    @override
     def outputs(self) -> int:
         return 2 if self.loss_name == "zero_inflated" else 1
 
     @property
+    @override
     def metric_names(self) -> tuple[str, ...]:
-        return tuple(METRICS)
+        return tuple(REGRESSION_METRICS)
 
+    @override
     def check(self, config: Config) -> list[str]:
         training = config.training
         problems = [
             *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
-            *check_choice("training.metric", training.metric or self.defaults.metric, METRICS),
+            *check_choice("training.metric", training.metric or self.defaults.metric, REGRESSION_METRICS),
             *check_choice("training.target_transform", training.target_transform, TRANSFORMS),
         ]
         low, high = config.data.target_bounds or (None, None)
@@ -82,6 +104,7 @@ class Regression:
             )
         return problems
 
+    @override
     def without_effect(self, config: Config) -> dict[str, str]:
         idle = {f"training.{key}": f"phase {config.phase} predicts a number" for key in FOREIGN}
         idle |= {f"data.{key}": f"phase {config.phase} predicts a number" for key in CLASS_KEYS}
@@ -89,6 +112,7 @@ class Regression:
             idle["training.huber_delta"] = f"the loss is {config.training.loss}"
         return idle
 
+    @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         plain = decode_storage(labels.combine_chunks())
         if pa.types.is_boolean(plain.type) or pa.types.is_nested(plain.type):
@@ -96,7 +120,7 @@ class Regression:
         left_out = nothing_left_out(len(plain))
         notes: tuple[str, ...] = ()
         if is_string_type(plain.type) or is_bytes_type(plain.type):
-            targets, notes = _numbers_of_texts(labels, column)
+            targets, notes = parse_numbers(labels, column)
             left_out[np.isnan(targets)] = LABEL_MISSING
             targets = np.nan_to_num(targets, nan=0.0, posinf=np.inf, neginf=-np.inf)
         elif pa.types.is_decimal(plain.type):
@@ -107,14 +131,15 @@ class Regression:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise InputError(f"target {column!r} holds {plain.type}, not numbers; name another with"
                                  " data.target_column") from error  # fmt: skip
-        notes = (*notes, *_rounded(plain, targets, column))
-        endless = int((~(np.abs(targets) <= LARGEST)).sum())
+        notes = (*notes, *rounding_warnings(plain, targets, column))
+        endless = int((~(np.abs(targets) <= MAX_TARGET)).sum())
         if endless:
-            raise InputError(f"target {column!r} is infinite, or too large (above {LARGEST:.1e}), in {endless} rows")
+            raise InputError(f"target {column!r} is infinite, or too large (above {MAX_TARGET:.1e}), in {endless} rows")
         low, high = data.target_bounds or (None, None)
         task = dataclasses.replace(self, low=low, high=high)
         return ParsedLabels(task, targets, left_out, notes)
 
+    @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         problems = []
         low, high = self.low, self.high
@@ -131,9 +156,10 @@ class Regression:
                             f" to {float(targets.min())!r}")  # fmt: skip
         if problems:
             raise InputError(problems)
-        notes = _narrowed(targets, column) if config.training.target_transform == "none" else ()
+        notes = narrowing_warnings(targets, column) if config.training.target_transform == "none" else ()
         return ParsedLabels(self, targets, nothing_left_out(len(targets)), notes)
 
+    @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
         values, counts = np.unique(targets, return_counts=True)
@@ -144,10 +170,12 @@ class Regression:
         cuts = np.unique(np.quantile(targets[rest], np.arange(1, STRATA) / STRATA))
         return np.where(rest, 1 + np.searchsorted(cuts, targets, side="right"), 0)
 
+    @override
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
         strata = self.strata(targets)
         return np.asarray(strata[:, None] == np.unique(strata))
 
+    @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
         loss, kind = config.loss or self.defaults.loss, config.target_transform
         targets = targets.astype(np.float64)
@@ -161,6 +189,7 @@ class Regression:
         return dataclasses.replace(self, loss_name=loss, transform=kind, shift=shift, scale=scale,
                                    delta=config.huber_delta)  # fmt: skip
 
+    @override
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
         if self.loss_name != "zero_inflated":
             learned = self._forward(targets.astype(np.float64))
@@ -171,25 +200,19 @@ class Regression:
         value = float(np.median(self._forward(there))) if len(there) else 0.0
         return np.array([np.log(share / (1 - share)), value], dtype=np.float32)
 
+    @override
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
-
-        # on Apple's GPUs there is no float64: targets come narrowed there
+        # Apple's GPUs have no float64: their targets are float32
         exact = targets if targets.device.type == "mps" else targets.double()
-        wanted = exact.log1p() if self.transform == "log1p" else exact
-        wanted = ((wanted - self.shift) / self.scale).to(logits.dtype)
-        if self.loss_name == "mse":
-            return (logits[:, 0] - wanted) ** 2
-        if self.loss_name == "mae":
-            return (logits[:, 0] - wanted).abs()
-        if self.loss_name == "huber":
-            return functional.huber_loss(logits[:, 0], wanted, delta=self.delta, reduction="none")
-        # a hurdle (Cragg 1971): whether there is anything, and how much where there is
-        there = (targets != 0).to(logits.dtype)
-        hurdle = functional.binary_cross_entropy_with_logits(logits[:, 0], there, reduction="none")
-        amount = functional.huber_loss(logits[:, 1], wanted, delta=self.delta, reduction="none")
-        return hurdle + there * amount
+        transformed = exact.log1p() if self.transform == "log1p" else exact
+        standardized = ((transformed - self.shift) / self.scale).to(logits.dtype)
+        return LOSSES[self.loss_name](self, logits, standardized, targets)
 
+    @override
+    def score_location_and_scale(self) -> tuple[float, float]:
+        return (0.0, 1.0) if self.transform == "log1p" else (self.shift, self.scale)
+
+    @override
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -207,42 +230,59 @@ class Regression:
         value = torch.maximum(value, exact(self.low)) if self.low is not None else value
         return torch.minimum(value, exact(self.high)) if self.high is not None else value
 
+    @override
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         return [float(score) for score in scores]
 
+    @override
+    def encode_predictions(self, predictions: Sequence[Any]) -> np.ndarray:
+        return np.asarray(predictions, dtype=np.float64)
+
+    @override
     def decode_targets(self, targets: np.ndarray) -> list[Any]:
         return [float(target) for target in targets]
 
+    @override
+    def encode_targets(self, labels: Sequence[Any]) -> np.ndarray:
+        return np.asarray(labels, dtype=np.float64)
+
+    @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         cuts = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "most": 1.0}
         values = [float(np.quantile(targets, at)) for at in cuts.values()]
         spread = dict(zip(cuts, rounded_alike(values), strict=True))
         return {**spread, "share of 0": round(float(np.mean(targets == 0)), 4)}
 
+    @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
-        values = {name: self.metric(name, targets, scores) for name in METRICS}
+        values = {name: self.metric(name, targets, scores) for name in REGRESSION_METRICS}
         return values, {name: "the numbers, or the predictions, do not vary" for name, v in values.items() if v is None}
 
+    @override
     def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
-        truth, said = targets.astype(np.float64), scores.astype(np.float64)
-        if len(truth) == 0 or (name in NEEDS_SPREAD and (truth == truth[0]).all()):
+        reference, estimated = targets.astype(np.float64), scores.astype(np.float64)
+        if len(reference) == 0 or (name in NEEDS_SPREAD and (reference == reference[0]).all()):
             return None
-        if name in CORRELATIONS and (said == said[0]).all():
+        if name in CORRELATIONS and (estimated == estimated[0]).all():
             return None
         # in units of the largest target: squares of very small or large numbers leave the range of float64
-        unit = float(np.abs(truth).max()) or 1.0
-        value = float(METRICS[name](truth / unit, said / unit))
-        return value * unit if name in IN_UNITS else value
+        unit = float(np.abs(reference).max()) or 1.0
+        value = float(REGRESSION_METRICS[name](reference / unit, estimated / unit))
+        return value * unit if name in IN_TARGET_UNITS else value
 
+    @override
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         return {}
 
+    @override
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
 
+    @override
     def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
         return targets
 
+    @override
     def to_json(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self)
 
@@ -250,84 +290,90 @@ class Regression:
         return ((np.log1p(targets) if self.transform == "log1p" else targets) - self.shift) / self.scale
 
 
-def standard_deviation(values: np.ndarray) -> float:
-    """Return the standard deviation of numbers of any size, whose squares may leave the range of float64."""
-    unit = float(np.abs(values).max()) or 1.0
-    return float((values / unit).std()) * unit
+def huber_loss(
+    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the Huber loss: e²/2 for |e| ≤ δ, and δ (|e| - δ/2) beyond, with e = ẑ - z.
+
+    Args:
+        task: The fitted task, with `delta` δ.
+        outputs: Outputs of the head, `(examples, 1)`.
+        standardized: Standardized targets z, `(examples,)`.
+        targets: Targets, `(examples,)`; not used.
+
+    Returns:
+        Losses, `(examples,)`.
+
+    Reference:
+        Huber 1964, "Robust estimation of a location parameter".
+    """
+    from torch.nn import functional
+
+    return functional.huber_loss(outputs[:, 0], standardized, delta=task.delta, reduction="none")
 
 
-def _numbers_of_texts(labels: pa.ChunkedArray, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Numbers that are written as text, `(rows,)`, float64, NaN where there is none; and what is to be said of it."""
-    cells = without_missing_words(single_labels(labels, column), column)
-    numbers = [_number(name) for name in cells.names]
-    wrong = sorted(name for name, number in zip(cells.names, numbers, strict=True) if number is None)
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise InputError(f"target {column!r} is not a number: {', '.join(map(repr, wrong[:SHOWN]))}{more}; name"
-                         " another with data.target_column")  # fmt: skip
-    return np.array([*numbers, np.nan], dtype=np.float64)[cells.codes], cells.notes  # -1 is a missing one
+def squared_error(
+    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the squared error, (ẑ - z)².
+
+    Args:
+        task: The fitted task; not used.
+        outputs: Outputs of the head, `(examples, 1)`.
+        standardized: Standardized targets z, `(examples,)`.
+        targets: Targets, `(examples,)`; not used.
+
+    Returns:
+        Losses, `(examples,)`.
+    """
+    return (outputs[:, 0] - standardized) ** 2
 
 
-def _narrowed(targets: np.ndarray, column: str) -> tuple[str, ...]:
-    """A warning where numbers that are learned as they are, in float32, are fewer there."""
-    values, kept = len(np.unique(targets)), len(np.unique(targets.astype(np.float32)))
-    if kept == values:
-        return ()
-    return (f"training.target_transform: none learns {column!r} in float32, in which {values} different values are"
-            f" {kept}; standardise keeps them apart",)  # fmt: skip
+def absolute_error(
+    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the absolute error, |ẑ - z|.
+
+    Args:
+        task: The fitted task; not used.
+        outputs: Outputs of the head, `(examples, 1)`.
+        standardized: Standardized targets z, `(examples,)`.
+        targets: Targets, `(examples,)`; not used.
+
+    Returns:
+        Losses, `(examples,)`.
+    """
+    return (outputs[:, 0] - standardized).abs()
 
 
-def _rounded(labels: pa.Array, targets: np.ndarray, column: str) -> tuple[str, ...]:
-    """A warning where numbers that differ are one in float64."""
-    kind = labels.type
-    if pa.types.is_floating(kind) or (np.abs(targets) < EXACT).all():
-        return ()
-    texts = set(id_column(labels).drop_null().to_pylist())
-    if is_string_type(kind):
-        texts = {str(_decimal(text)) for text in texts}
-    kept = len(np.unique(targets))
-    if len(texts) <= kept:
-        return ()
-    return (f"target {column!r} has {len(texts)} different values, of which {kept} are left in float64; subtract a"
-            " constant from it",)  # fmt: skip
+def zero_inflated_loss(
+    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the loss of a hurdle model: cross-entropy of y ≠ 0, plus the Huber loss where y ≠ 0.
+
+    Args:
+        task: The fitted task, with `delta`.
+        outputs: Logit of y ≠ 0, and ẑ given that, `(examples, 2)`.
+        standardized: Standardized targets z, `(examples,)`.
+        targets: Targets y, `(examples,)`.
+
+    Returns:
+        Losses, `(examples,)`.
+
+    Reference:
+        Cragg 1971, "Some statistical models for limited dependent variables".
+    """
+    from torch.nn import functional
+
+    is_present = (targets != 0).to(outputs.dtype)
+    hurdle = functional.binary_cross_entropy_with_logits(outputs[:, 0], is_present, reduction="none")
+    amount = functional.huber_loss(outputs[:, 1], standardized, delta=task.delta, reduction="none")
+    return hurdle + is_present * amount
 
 
-def _decimal(text: str) -> Decimal | str:
-    try:
-        return Decimal(text).normalize(Context(prec=MAX_DIGITS))
-    except ArithmeticError:
-        return text
-
-
-def _number(text: str) -> float | None:
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
-
-
-def _r2(truth: np.ndarray, said: np.ndarray) -> float:
-    return float(1 - np.sum((truth - said) ** 2) / np.sum((truth - truth.mean()) ** 2))
-
-
-def _pearson(truth: np.ndarray, said: np.ndarray) -> float:
-    return float(np.corrcoef(truth, said)[0, 1])
-
-
-def _spearman(truth: np.ndarray, said: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    return _pearson(rankdata(truth), rankdata(said))
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "mae": lambda truth, said: float(np.mean(np.abs(truth - said))),
-    "rmse": lambda truth, said: float(np.sqrt(np.mean((truth - said) ** 2))),
-    "r2": _r2,
-    "pearson": _pearson,
-    "spearman": _spearman,
+LOSSES: Mapping[str, Callable[[Regression, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "huber": huber_loss,
+    "mse": squared_error,
+    "mae": absolute_error,
+    "zero_inflated": zero_inflated_loss,
 }
-NEEDS_SPREAD = {"r2", "pearson", "spearman"}
-CORRELATIONS = {"pearson", "spearman"}
-SMALLER_IS_BETTER = {"loss", "mae", "rmse"}
-IN_UNITS = {"mae", "rmse"}  # of the target
