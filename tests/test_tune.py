@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_folds(sweep):
     folder, _ = sweep
     best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     split = json.loads((folder / "split.json").read_text())
-    from rainbow_ray.tasks.base import make_task
+    from rainbow_ray.tasks.registry import make_task
     from rainbow_ray.training.checkpoint import CheckpointManager
 
     targets, scores = [], []

@@ -24,7 +24,8 @@ from rainbow_ray.modalities.text.encoder import TOKENS, TextEncoder, load_body
 from rainbow_ray.modalities.text.word_hashing import WORD
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_device, pick_precision
-from rainbow_ray.tasks.base import Task, empty_scores
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.training.learner import build_model
 

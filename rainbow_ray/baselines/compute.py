@@ -15,14 +15,13 @@ from rainbow_ray.baselines.common import (
 )
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.data.splits import Split
-from rainbow_ray.tasks.base import empty_scores
-from rainbow_ray.tasks.segmentation import Segmentation
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 
 
 def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
-    if isinstance(shared.task, Segmentation):
+    if shared.task.is_sequence_task:
         return compute_segment_baselines(shared, split)
     config, source = shared.config, shared.source
     known = source.in_memory_subset(np.arange(len(source)))

@@ -44,7 +44,7 @@ class Family:
 def family_of(task: Task) -> Family:
     """The models for a problem's kind of targets."""
     make = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
-    return make[task.name](task)
+    return make[task.target_type](task)
 
 
 def _logistic(strength: float) -> Any:

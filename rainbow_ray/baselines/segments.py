@@ -13,16 +13,14 @@ import pyarrow as pa
 from rainbow_ray.baselines.common import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
-from rainbow_ray.tasks.base import empty_scores
-from rainbow_ray.tasks.segment_targets import song_slices
-from rainbow_ray.tasks.segmentation import Segmentation
+from rainbow_ray.tasks.scores import empty_scores
+from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
 from rainbow_ray.training.cross_validation import FitContext
 
 
 def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
     config, source, task = shared.config, shared.source, shared.task
-    assert isinstance(task, Segmentation)
     seed = config.reproducibility.seed
     rows = _sample(source.targets, seed)
     known = source.in_memory_subset(rows)
@@ -33,26 +31,26 @@ def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Sco
         states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
     part = split.take(rows)
     whole: dict[str, Scores] = {}
-    if task.weak:
+    if task.is_weakly_labeled:
         songs = song_slices(examples.targets)
         firsts = np.array([song.start for song in songs])
         means = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
         summed = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in summaries.items()}
-        found = run_baselines(task.inner, _songs(examples, songs, task), part.take(firsts), means, summed, seed=seed)
+        found = run_baselines(task.base_task, _songs(examples, songs), part.take(firsts), means, summed, seed=seed)
         sizes = np.array([song.stop - song.start for song in songs])
         for name, said in found.items():
             shares = said / sizes.reshape(-1, *[1] * (said.ndim - 1))
             whole[name] = np.repeat(shares, sizes, axis=0)
     else:
-        labelled = dataclasses.replace(examples, targets=task.labels(examples.targets))
+        labelled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
         whole = run_baselines(
-            task.inner,
+            task.base_task,
             labelled,
             part,
             states,
             summaries,
             seed=seed,
-            teaches=task.known(examples.targets),
+            teaches=task.has_label(examples.targets),
         )
     scores = {name: empty_scores(task, len(source)) for name in whole}
     for name, found_here in whole.items():
@@ -76,10 +74,10 @@ def _sample(targets: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _songs(examples: Examples, songs: list[slice], task: Segmentation) -> Examples:
+def _songs(examples: Examples, songs: list[slice]) -> Examples:
     """An example a song, with all its words."""
     texts = examples.texts
     joined = [" ".join(text for text in texts[song] if text) for song in songs]
-    labels, _ = task.by_song(examples.targets, np.zeros((len(examples), *empty_scores(task, 1).shape[1:])))
+    labels = SegmentTargets.from_array(examples.targets).song_labels()
     table = pa.table({"text": pa.array(joined, pa.string())})
     return Examples(table, labels, np.ones(len(songs), dtype=np.float32))

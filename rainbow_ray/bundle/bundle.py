@@ -35,8 +35,8 @@ from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
 from rainbow_ray.modalities.text.encoder import check_embeddings
 from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.model import RainbowModel
-from rainbow_ray.tasks.base import Task, make_task
-from rainbow_ray.tasks.segmentation import Segmentation
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
 
@@ -266,7 +266,7 @@ def _empty(folder: Path, document: Mapping[str, Any], task: Task) -> RainbowMode
     )
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
-    temporal = isinstance(task, Segmentation)
+    temporal = task.is_sequence_task
     return RainbowModel(bodies, config, task.outputs, modalities, seconds, temporal=temporal)
 
 

@@ -16,7 +16,6 @@ from rainbow_ray.calibration.apply import TINY, Calibration, tempered
 from rainbow_ray.config.schema import CalibrationConfig
 from rainbow_ray.tasks.base import Task
 
-UNCALIBRATED = ("regression", "segmentation")
 LEAST_SONGS = 50
 HALF = 0.5
 TEMPERATURES = (0.05, 20.0)
@@ -38,7 +37,7 @@ def calibrate(
     folds: np.ndarray,
 ) -> Calibrated:  # fmt: skip
     """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
-    if (config.method == "none" and config.threshold == "fixed") or task.name in UNCALIBRATED:
+    if (config.method == "none" and config.threshold == "fixed") or not task.supports_calibration:
         return Calibrated(Calibration(), scores, scores)
     others = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
     one_split = len(others) == 1
@@ -61,7 +60,7 @@ def fit_calibration(
 ) -> tuple[Calibration, list[str]]:
     """What these songs teach, and a note where they are too few to teach anything."""
     asked = config.method != "none" or config.threshold != "fixed"
-    if not asked or task.name in UNCALIBRATED:
+    if not asked or not task.supports_calibration:
         return Calibration(), []
     n = len(np.unique(songs))
     if n < LEAST_SONGS:
@@ -69,8 +68,8 @@ def fit_calibration(
         return Calibration(), [f"{few}: scores stay as they are, and yes is from 0.5 on"]
     truth = task.one_hot(targets).astype(np.float64)
     truth = truth[:, 0] if scores.ndim == 1 else truth
-    made = _fit_scores(config.method, truth, scores, exclusive=task.name == "multiclass")
-    if task.name == "multiclass" or config.threshold == "fixed":
+    made = _fit_scores(config.method, truth, scores, exclusive=task.has_exclusive_classes)
+    if not task.supports_thresholds or config.threshold == "fixed":
         return made, []
     columns = made.probabilities(scores).reshape(len(scores), -1)
     choose_one = _chooser(config)

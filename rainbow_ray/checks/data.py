@@ -73,7 +73,7 @@ def probe_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     from rainbow_ray.checks.label_leakage import probe_labels
 
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
-    kind = PROBED.get(data.task.name)
+    kind = PROBED.get(data.task.target_type) if not data.task.is_sequence_task else None
     if kind is None:
         of = "several classes" if plan.segments is None else "segments"
         yield CheckResult("word", "probe", f"labels of {of} are not probed")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rainbow_ray.tasks.base import Metrics, Task, is_scored
+from rainbow_ray.tasks.base import Metrics, Task
+from rainbow_ray.tasks.scores import is_scored
 from rainbow_ray.utils.number_format import format_difference, format_numbers
 
 LEVEL = 0.95

@@ -8,22 +8,16 @@ import numpy as np
 
 from rainbow_ray.config.schema import TrainingConfig
 
-WEIGHTS = {
-    "binary": "training.pos_weight=auto",
-    "multiclass": "training.class_weights=balanced",
-    "multilabel": "training.class_weights=balanced",
-}
 FLAT = 0.98  # a training loss that stays above this share of its first value has not moved
 
 
 def training_warnings(
-    config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any], kind: str
+    config: TrainingConfig, facts: list[dict[str, Any]], decisions: list[Any], imbalance_advice: str
 ) -> list[str]:
-    """`facts` of each fit, `decisions` over all scored songs, the `kind` of problem by its name."""
+    """`facts` of each fit, `decisions` over all scored songs, `imbalance_advice` of the task."""
     found = []
     if len(decisions) > 1 and len(set(decisions)) == 1:
-        weights = WEIGHTS.get(kind)
-        tries = f" {weights}, training.sampling=oversample or" if weights else ""
+        tries = f" {imbalance_advice}, training.sampling=oversample or" if imbalance_advice else ""
         found.append(
             f"Collapse: every song is predicted {decisions[0]}. Try{tries}"
             f" training.head_learning_rate={3 * config.head_learning_rate:g}."

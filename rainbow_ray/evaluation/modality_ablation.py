@@ -13,7 +13,8 @@ from rainbow_ray.data.dataset import scatter_song_means
 from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.tasks.base import Metrics, is_scored
+from rainbow_ray.tasks.base import Metrics
+from rainbow_ray.tasks.scores import is_scored
 from rainbow_ray.training.cross_validation import FitResult, out_of_fold
 from rainbow_ray.utils.number_format import format_difference, format_numbers
 

@@ -31,19 +31,14 @@ from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_mo
 from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.tasks.base import Metrics, is_scored, score_dtype
-from rainbow_ray.tasks.segmentation import WEAK, Segmentation, base_task_of, decode_sides
+from rainbow_ray.tasks.base import Metrics
+from rainbow_ray.tasks.scores import decode_folds, is_scored
+from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.training.cross_validation import FitResult, out_of_fold
 from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 NONE = "none"  # the baseline that is this model without time and neighbours
-PREDICTION_TYPES = {
-    "binary": pa.bool_(),
-    "multiclass": pa.string(),
-    "multilabel": pa.list_(pa.string()),
-    "regression": pa.float64(),
-}
 
 
 @dataclass(frozen=True)
@@ -85,12 +80,12 @@ def evaluate(plan: RunPlan, data: PreparedData, folds: list[FitResult], baseline
     scored = ScoredPredictions(scores, scores.copy())
     scored.scores[held], scored.thresholded[held] = made.scores, made.thresholded
     sides = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
-    scored.thresholded[held] = decode_sides(task, data.source.targets, sides, scored.thresholded)[held]
+    scored.thresholded[held] = decode_folds(task, data.source.targets, sides, scored.thresholded)[held]
     metrics, undefined = measure(task, targets, scored.take(held))
     others = {name: ScoredPredictions(values, values) for name, values in baselines.items()}
     if NONE in baselines:  # the same model: decoded as ours is
         others[NONE] = ScoredPredictions(
-            baselines[NONE], decode_sides(task, data.source.targets, sides, baselines[NONE])
+            baselines[NONE], decode_folds(task, data.source.targets, sides, baselines[NONE])
         )
     measured = {name: measure(task, targets[compared], one.take(both))[0] for name, one in others.items()}
     best = best_baseline(task, metric, measured)
@@ -104,9 +99,9 @@ def evaluate(plan: RunPlan, data: PreparedData, folds: list[FitResult], baseline
     ours = task.metric(metric, targets[compared], scored.read_by(task, metric)[both])
     n_songs = len(np.unique(songs[compared]))
     sentence = verdict(metric, best, measured[best][metric] if best else None, ours, gap, n_songs)
-    labelled = held[task.known(targets)] if isinstance(task, Segmentation) else held
+    labelled = held[task.has_label(targets)]
     thresholded = task.decode_predictions(scored.thresholded[labelled])
-    found = training_warnings(plan.config.training, [o.facts for o in folds], thresholded, base_task_of(task).name)
+    found = training_warnings(plan.config.training, [o.facts for o in folds], thresholded, task.imbalance_advice)
     ci95 = bootstrap_ci(task, targets, scored.take(held), songs, seed=seed)
     details = task.details(targets, scored.thresholded[held])
     brought = ablate_modalities(plan, data, folds, scores, held)
@@ -132,10 +127,12 @@ def write_predictions(path: Path, data: PreparedData, results: Results, outcomes
         ):
             if split == "val" and outcome.job.fold is not None and data.source.songs is None:
                 scored = results.scored.take(rows)
-            elif isinstance(data.task, Segmentation):
+            elif data.task.is_sequence_task:
                 targets = data.source.targets
-                fitted = data.task.with_transitions(targets[outcome.job.train])
-                scored = ScoredPredictions(scores, fitted.decode(targets[rows], scores) if len(scores) else scores)
+                fitted = data.task.fit_decoding(targets[outcome.job.train])
+                scored = ScoredPredictions(
+                    scores, fitted.decode_scores(targets[rows], scores) if len(scores) else scores
+                )
             else:
                 made = results.calibration.probabilities(scores)
                 scored = ScoredPredictions(made, results.calibration.thresholded(made))
@@ -148,20 +145,14 @@ def _prediction_rows(
     data: PreparedData, fold: int | None, split: str, rows: np.ndarray, scored: ScoredPredictions
 ) -> pa.Table:
     n, task = len(rows), data.task
-    columns = scored.scores.reshape(n, len(task.score_names)).astype(score_dtype(task))
-    told, thresholded = (
-        task.decode_targets(data.source.targets[rows]),
-        task.decode_predictions(scored.thresholded) if n else [],
-    )
-    kind = PREDICTION_TYPES[base_task_of(task).name]
-    # a yes is 1, as files of the first version have it
-    target = data.source.targets[rows] if task.name == "binary" else told
+    columns = scored.scores.reshape(n, len(task.score_names)).astype(task.score_dtype)
+    thresholded = task.decode_predictions(scored.thresholded) if n else []
     at = pa.array(rows)
     when: dict[str, pa.Array] = {}
-    if isinstance(task, Segmentation):
+    if task.is_sequence_task:
         when = {name: data.index.table[name].take(at) for name in TIMES}
         when[WEAK] = pa.array(
-            [bool(task.weak)] * n, pa.bool_()
+            [task.is_weakly_labeled] * n, pa.bool_()
         )  # scores that were never compared with a segment's own label
     return pa.table(
         {
@@ -170,8 +161,8 @@ def _prediction_rows(
             **when,
             "fold": pa.array([fold] * n, pa.int32()),
             "split": pa.array([split] * n, pa.string()),
-            "target": pa.array(target, pa.float32() if task.name == "binary" else kind),
-            "prediction": pa.array(thresholded, kind),
+            "target": task.target_column(data.source.targets[rows]),
+            "prediction": pa.array(thresholded, task.prediction_type),
             **{name: pa.array(columns[:, i]) for i, name in enumerate(task.score_names)},
         }
     )
@@ -195,7 +186,7 @@ def summarize(
         "format": SUMMARY_FORMAT,
         "phase": plan.config.phase,
         "task": plan.task.name,
-        **({"base_task": data.task.inner.name, "weak": data.task.weak} if isinstance(data.task, Segmentation) else {}),
+        **data.task.summary_fields(),
         "target": plan.target,
         "metric": plan.config.training.headline,
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",

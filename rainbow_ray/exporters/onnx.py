@@ -37,9 +37,6 @@ from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
 from rainbow_ray.modalities.text.encoder import TOKENS, WORDS, load_tokenizer, pad_id
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
-from rainbow_ray.tasks.base import Task
-from rainbow_ray.tasks.regression import Regression
-from rainbow_ray.tasks.segmentation import Segmentation, base_task_of
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 
 TOLERANCE = 1e-4  # of a score; of numbers, of how far they are spread, or of the distance from their mean
@@ -120,7 +117,7 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     known = {one.name for one in session.get_inputs()}
-    origin, unit = _origin_and_unit(bundle.task)
+    origin, unit = bundle.task.score_location_and_scale()
     worst = 0.0
     for seed, sizes in enumerate(SIZES):
         inputs = make_inputs(bundle, *sizes, seed=seed)
@@ -130,14 +127,6 @@ def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
         (found,) = session.run(None, given)
         worst = max(worst, float(np.max(np.abs(found - wanted) / np.maximum(unit, np.abs(wanted - origin)))))
     return worst
-
-
-def _origin_and_unit(task: Task) -> tuple[float, float]:
-    """Where a problem's scores lie, and how far from each other: of numbers, as the targets did."""
-    inner = base_task_of(task)
-    if isinstance(inner, Regression) and inner.transform != "log1p":
-        return inner.shift, inner.scale
-    return 0.0, 1.0
 
 
 def make_inputs(bundle: Bundle, examples: int, tokens: int, words: int, *, seed: int) -> dict[str, torch.Tensor]:
@@ -161,7 +150,7 @@ def make_inputs(bundle: Bundle, examples: int, tokens: int, words: int, *, seed:
         made |= _make_notes(examples, float(bundle.info["windows"]["seconds"]), rng)
     for place, name in enumerate(model.modalities if model.is_fused else ()):
         made[f"has_{name}"] = torch.tensor([i == 0 or (i + place) % 2 == 0 for i in range(examples)])
-    if isinstance(bundle.task, Segmentation):
+    if bundle.task.is_sequence_task:
         starts = torch.arange(examples) * SECOND
         whole = examples * SECOND
         made["times"] = torch.stack([starts, starts + SECOND, starts / whole, (starts + SECOND) / whole], dim=1)
@@ -185,7 +174,7 @@ def _make_notes(examples: int, seconds: float, rng: torch.Generator) -> dict[str
 def _check(bundle: Bundle) -> None:
     """Raises `InputError` for what no graph can be."""
     problems = []
-    if isinstance(bundle.task, Segmentation) and bundle.task.weak:
+    if bundle.task.is_weakly_labeled:
         problems.append("segments that share in their song's label need the whole song at once: this model is not"
                         " exported; use `predict`")  # fmt: skip
     if bundle.model.text is not None and not hasattr(load_tokenizer(bundle.tokenizer), "backend_tokenizer"):
@@ -230,13 +219,13 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
         "phase": info.get("phase"),
         "target": info.get("target"),
         "modalities": list(bundle.model.modalities),
-        "problem": base_task_of(task).name,
+        "problem": task.target_type,
         "score_names": list(task.score_names),
         "calibration": bundle.calibration.to_json(),
         "text_columns": info["text_columns"],
         "max_tokens": info["max_tokens"],
         "pad_id": pad_id(bundle.tokenizer) if bundle.model.text is not None else 0,
-        "segments": isinstance(task, Segmentation),
+        "segments": task.is_sequence_task,
         "parity": parity,
         "files": file_hashes(folder),
     }

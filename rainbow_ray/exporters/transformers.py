@@ -87,7 +87,7 @@ def _why_not(bundle: Bundle) -> list[str]:
     model, config, task = bundle.model, bundle.model.config, bundle.task
     if model.modalities != ("text",) or model.text is None:
         return [f"--hub-folder: it reads {', '.join(model.modalities)}; a classifier of transformers reads text alone"]
-    if task.name == "segmentation":
+    if task.is_sequence_task:
         return ["--hub-folder: segments and their neighbours are no single text; see --onnx"]
     kind = model.text.body.config.model_type
     if kind not in FAMILIES:
@@ -108,7 +108,7 @@ def _why_not(bundle: Bundle) -> list[str]:
         problems.append(f"--hub-folder: the head is not one that a {kind!r} classifier can be; it would be with"
                         f" {', '.join(lacking)}")  # fmt: skip
     transformed = getattr(task, "transform", "none") == "log1p" or _is_bounded(task)
-    if task.name == "regression" and (transformed or task.outputs > 1):
+    if not task.has_classes and (transformed or task.outputs > 1):
         problems.append("--hub-folder: its numbers are transformed or bounded after the head, which a plain classifier"
                         " does not do; it would be without log1p, without data.target_bounds and"
                         " with another loss than zero_inflated")  # fmt: skip
@@ -135,7 +135,7 @@ def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     config.num_labels = len(classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
     config.problem_type = {"regression": "regression", "multiclass": "single_label_classification"}.get(
-        task.name, "multi_label_classification"
+        task.target_type, "multi_label_classification"
     )
     if config.model_type == "deberta-v2":
         config.pooler_hidden_size, config.pooler_hidden_act = text.width, "gelu"
@@ -150,7 +150,7 @@ def _classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     notes = []
     if bundle.calibration != type(bundle.calibration)():
         notes.append("calibration and thresholds are not in it: its scores are those before, and yes is from 0.5 on")
-    if task.name == "binary":
+    if task.target_type == "binary":
         notes.append("one logit: its sigmoid is the probability of True")
     return made, notes
 
@@ -178,5 +178,5 @@ def _parity(bundle: Bundle, made: Any) -> float:
     with torch.inference_mode():
         wanted = Graph(bundle).eval()(inputs)
         logits = made(input_ids=inputs[TOKENS], attention_mask=inputs["mask"]).logits
-        found = logits[:, -1] if bundle.task.name == "regression" else bundle.task.scores(logits)
+        found = logits[:, -1] if not bundle.task.has_classes else bundle.task.scores(logits)
     return float((found - wanted).abs().max())

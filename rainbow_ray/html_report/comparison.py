@@ -13,7 +13,6 @@ from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap
 from rainbow_ray.html_report.charts import gains
 from rainbow_ray.html_report.html import Page, Section, Table, number
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
-from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_difference
 
@@ -51,7 +50,7 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
     )
     right = [run.right[taken] for run, taken in zip(runs, rows, strict=True)]
     tables = [Table(["run", metric.replace("_", " "), f"against {names[0]} [95%]", "config"], table)]
-    if base_task_of(task).name != "regression":
+    if task.has_classes:
         head = ["right in", "both", f"only {names[0]}", "only itself", "neither"]
         counts = [
             [name, *(str(int(n.sum())) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]

@@ -27,7 +27,7 @@ def contradictions(run: RunArtifacts) -> pd.DataFrame:
     """
     scores, targets = run.scores, run.targets
     columns = scores.reshape(len(scores), -1)
-    if run.summary["task"] == "regression":
+    if not run.task.has_classes:
         wrong, column = np.abs(scores - targets) / max(1e-9, float(targets.std())), np.zeros(len(scores), dtype=int)
     else:
         truth = run.task.one_hot(targets)
@@ -35,7 +35,7 @@ def contradictions(run: RunArtifacts) -> pd.DataFrame:
         # of several classes: how surely a wrong one, and how surely not the right one
         ways = [np.where(truth, gap, 0).max(axis=1), np.where(truth, 0, gap).max(axis=1)]
         wrong = gap[:, 0] if columns.shape[1] == 1 else np.mean(ways, axis=0)
-        column = (gap if run.summary["task"] == "multilabel" else columns).argmax(axis=1)
+        column = (columns if run.task.has_exclusive_classes else gap).argmax(axis=1)
         wrong = np.where(run.right, 0.0, wrong)
     found = run.held.assign(wrong=wrong, column=np.array(run.task.score_names)[column])
     return found[found["wrong"] > 0].sort_values("wrong", ascending=False, kind="stable")
@@ -43,16 +43,16 @@ def contradictions(run: RunArtifacts) -> pd.DataFrame:
 
 def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None) -> Section:
     shown = contradictions(run).head(SHOWN_SONGS)
-    what = "segment" if "base_task" in run.summary and not run.summary.get("weak") else "song"
+    what = "segment" if run.is_example_view and not run.summary.get("weak") else "song"
     words: dict[str, list[Moved]] = {}
     for _, row in shown.sort_values("fold", kind="stable").iterrows():  # by fold: each has a model of its own
         if moved is not None and (song := texts.get(row["example_id"])):
             words[row["example_id"]] = moved(song, row["column"], int(row["fold"]))
     songs = []
     for _, row in shown.iterrows():
-        label = bool(row["target"]) if run.summary["task"] == "binary" else row["target"]
+        label = bool(row["target"]) if run.task.target_type == "binary" else row["target"]
         claim = f"labelled {_say(label)}, called {_say(row['prediction'])}"
-        if run.summary["task"] != "regression":
+        if run.task.has_classes:
             name = row["column"].removeprefix("score_")
             claim += f" ({name} {row[row['column']]:.2f})"
         by = words.get(row["example_id"], [])

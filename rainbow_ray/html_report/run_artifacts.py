@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from rainbow_ray.evaluation.summary_format import read_summary
-from rainbow_ray.tasks.base import Task, make_task, score_dtype
-from rainbow_ray.tasks.segmentation import base_task_of
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.utils.errors import InputError, first_line
-
-SEGMENTATION = "segmentation"
 
 T = TypeVar("T")
 
@@ -33,22 +32,19 @@ class RunArtifacts:
     records: pd.DataFrame
     held: pd.DataFrame
     config: str
+    is_example_view: bool = False
 
     @property
     def task(self) -> Task:
-        """The problem as its predictions have it."""
-        name = self.summary["task"]
+        """Task of the run, unfitted, with the classes of its predictions."""
         classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
-        known = {"classes": classes} if classes else {}
-        if name == SEGMENTATION:
-            inner = make_task(self.summary["base_task"], **known)
-            return make_task(name, inner=inner, weak=self.summary.get("weak"))
-        return make_task(name, **known)
+        task = task_of_summary(self.summary, **({"classes": classes} if classes else {}))
+        return task.base_task if self.is_example_view else task
 
     @property
     def alone(self) -> RunArtifacts:
         """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
-        if self.summary["task"] != SEGMENTATION:
+        if not self.task.is_sequence_task:
             return self
         held = self.held[self.held["target"].notna()]
         if self.summary.get("weak"):
@@ -56,58 +52,59 @@ class RunArtifacts:
             sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
             held = self.held.groupby("song", sort=False).first().reset_index()
             held[names] = sums
-            inner = base_task_of(self.task)
+            inner = self.task.base_task
             held["prediction"] = inner.decode_predictions(sums[:, 0] if names == ["score"] else sums)
-        return dataclasses.replace(self, summary=self._inner, held=held.reset_index(drop=True))
+        return dataclasses.replace(self, is_example_view=True, held=held.reset_index(drop=True))
 
     @property
     def scores(self) -> np.ndarray:
         """`(examples,)` or `(examples, classes)`."""
         columns = list(self.task.score_names)
-        values = self.held[columns].to_numpy(dtype=score_dtype(self.task))
+        values = self.held[columns].to_numpy(dtype=self.task.score_dtype)
         return values[:, 0] if columns == ["score"] else values
 
     @property
     def thresholded(self) -> np.ndarray:
         """Scores that say yes where the run said yes, whatever threshold it had."""
-        said = self.held["prediction"]
-        if self.summary["task"] == SEGMENTATION and self.summary["base_task"] == "multiclass":
-            names = [name.removeprefix("score_") for name in self.task.score_names]
-            return np.array([[name == one for name in names] for one in said], dtype=np.float32)
-        if self.summary["task"] in ("binary", SEGMENTATION):
-            return np.asarray(said.to_numpy(dtype=score_dtype(self.task)))
-        if self.summary["task"] == "multilabel":
-            names = [name.removeprefix("score_") for name in self.task.score_names]
-            return np.array([[name in row for name in names] for row in said], dtype=np.float32)
-        return self.scores
+        task = self.task
+        if not (task.supports_thresholds or task.is_sequence_task):
+            return self.scores
+        return task.encode_predictions(self.held["prediction"].tolist())
 
     @property
     def targets(self) -> np.ndarray:
         """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
-        names = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
-        told = self.held["target"]
-        if self.summary["task"] == SEGMENTATION:
-            known = told.notna().to_numpy()
-            label = np.full(len(told), np.nan, dtype=score_dtype(self.task))
-            label[known] = dataclasses.replace(self, held=self.held[known], summary=self._inner).targets
-            song = pd.factorize(self.held["song"])[0]
-            place = self.held.groupby("song", sort=False).cumcount()
-            return np.stack([label, self.held["start"], self.held["end"], place, song], axis=1)
-        if self.summary["task"] == "multiclass":
-            return np.asarray(told.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.float32))
-        if self.summary["task"] == "multilabel":
-            return np.array([[name in row for name in names] for row in told], dtype=np.float32)
-        return np.asarray(told.to_numpy(dtype=score_dtype(self.task)))
-
-    @property
-    def _inner(self) -> dict[str, Any]:
-        return {**self.summary, "task": self.summary["base_task"]}
+        task, labels = self.task, self.held["target"]
+        if not task.is_sequence_task:
+            return task.encode_targets(labels.tolist())
+        has_label = labels.notna().to_numpy()
+        values = np.full(len(labels), np.nan, dtype=task.score_dtype)
+        values[has_label] = task.encode_targets(labels[has_label].tolist())
+        position = self.held.groupby("song", sort=False).cumcount().to_numpy()
+        start, end = self.held["start"].to_numpy(), self.held["end"].to_numpy()
+        return SegmentTargets(values, start, end, position, pd.factorize(self.held["song"])[0]).to_array()
 
     @property
     def right(self) -> np.ndarray:
         """Whether each example is called what its label says, `(examples,)`, bool."""
         told, said = _plain(self.held["target"]), _plain(self.held["prediction"])
         return np.array([a == b for a, b in zip(told, said, strict=True)], dtype=bool)
+
+
+def task_of_summary(summary: Mapping[str, Any], **state: Any) -> Task:
+    """Return the unfitted task of a run or sweep.
+
+    Args:
+        summary: Entries of `summary.json`.
+        **state: State of the task of one example, such as its classes.
+
+    Returns:
+        The task.
+    """
+    base_name = summary.get("base_task")
+    if base_name is None:
+        return make_task(summary["task"], **state)
+    return make_task(summary["task"], base_task=make_task(base_name, **state), weak=summary.get("weak"))
 
 
 def read_run(path: Path) -> RunArtifacts:
@@ -147,7 +144,7 @@ def _by_song(run: RunArtifacts) -> pd.DataFrame:
 
     names = list(run.task.score_names)
     first = run.held.groupby("song", sort=False).first().reset_index()
-    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=score_dtype(run.task))
+    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=run.task.score_dtype)
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
     decided = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)

@@ -104,16 +104,16 @@ def _how_it_learned(run: RunArtifacts) -> Section:
 def _how_right(run: RunArtifacts) -> list[Section]:
     summary, scores, targets = run.summary, run.scores, run.targets
     songs = pd.factorize(run.held["song"])[0]
-    if summary["task"] == "regression":
+    if not run.task.has_classes:
         return [Section("errors", "How far off it is", charts=charts.scatter(targets, scores))]
     names = list(class_names(run))
     truth, columns = run.task.one_hot(targets), scores.reshape(len(scores), -1)
     drawn, tables = charts.rank_curves(truth, columns, names[-columns.shape[1] :], songs, SEED), []
-    if summary["task"] == "multiclass":
+    if run.task.has_exclusive_classes:
         right = scores.argmax(1) == targets.astype(int)
         drawn.append(charts.reliability(right, scores.max(1), "the class that is called"))
     else:
-        of = names[-1] if summary["task"] == "binary" else "each class"
+        of = names[-1] if columns.shape[1] == 1 else "each class"
         drawn.append(charts.reliability(truth.ravel(), columns.ravel(), of))
     if "confusion" in summary:
         drawn.insert(0, charts.confusion(np.array(summary["confusion"]), names))

@@ -8,9 +8,8 @@ from typing import Any
 
 from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
-from rainbow_ray.html_report.run_artifacts import lacking
+from rainbow_ray.html_report.run_artifacts import lacking, task_of_summary
 from rainbow_ray.html_report.sweep_charts import SweepArtifacts, axes_by_importance, history
-from rainbow_ray.tasks.base import make_task
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError
 
@@ -36,8 +35,7 @@ class Swept:
     def search(self) -> SweepArtifacts:
         """Its trials and what they were chosen by."""
         metric = self.summary["metric"]
-        inner = {"inner": make_task(self.summary["base_task"])} if "base_task" in self.summary else {}
-        larger = make_task(self.summary["task"], **inner).larger_is_better(metric)
+        larger = task_of_summary(self.summary).larger_is_better(metric)
         return SweepArtifacts(self.trials, metric.replace("_", " "), larger)
 
 

@@ -32,12 +32,12 @@ def texts_of(run: RunArtifacts) -> dict[str, str]:
         if manifest.rows > MOST_ROWS:
             return {}
         columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
-        if run.summary["task"] == "segmentation":
+        if run.task.is_sequence_task:
             columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
         table = head(manifest, columns.projection)
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
-    if run.summary["task"] == "segmentation":
+    if run.task.is_sequence_task:
         folded = merge_stems(normalize_rows(table, columns)).table
         return dict(zip(folded["example_id"].to_pylist(), folded["text"].to_pylist(), strict=True))
     rows = normalize_rows(table, columns)

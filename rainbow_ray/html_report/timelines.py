@@ -58,7 +58,7 @@ class Timelines:
 
 def timelines_of(run: RunArtifacts, texts: Mapping[str, str]) -> Timelines | None:
     """Nothing for runs that are not of segments."""
-    if run.summary["task"] != "segmentation":
+    if not run.task.is_sequence_task:
         return None
     counts = run.held["target"].value_counts() if _has_classes(run) else pd.Series(dtype=int)
     legend = [str(name) for name in counts.index[: len(COLOURS)]]
@@ -81,7 +81,7 @@ def timelines_of(run: RunArtifacts, texts: Mapping[str, str]) -> Timelines | Non
 
 
 def _has_classes(run: RunArtifacts) -> bool:
-    return bool(run.summary["base_task"] != "regression")
+    return run.task.has_classes
 
 
 def _badness(run: RunArtifacts, rows: pd.DataFrame) -> float:

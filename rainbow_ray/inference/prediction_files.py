@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rainbow_ray.evaluation.summary import PREDICTION_TYPES
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport, decode
 from rainbow_ray.inference.predictor import REASON
-from rainbow_ray.tasks.base import Task, score_dtype
-from rainbow_ray.tasks.segmentation import WEAK, base_task_of
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.utils.io import atomic_write
 
 UNUSABLE, MEDIA = b"unusable", b"media"  # keys of the parquet metadata of a chunk's files
@@ -41,13 +40,13 @@ def predictions_table(
     Returns:
         The table.
     """
-    prediction_type = PREDICTION_TYPES[base_task_of(task).name]
+    prediction_type = task.prediction_type
     values = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value
               for value in predictions["prediction"]]  # fmt: skip
     columns: dict[str, Any] = {song: songs} if song is not None and songs is not None else {}
     columns["prediction"] = pa.array(values, prediction_type)
     for name in score_names:
-        columns[name] = pa.array(predictions[name].to_numpy(dtype=score_dtype(task)), from_pandas=True)
+        columns[name] = pa.array(predictions[name].to_numpy(dtype=task.score_dtype), from_pandas=True)
     for name in (MODALITIES_READ, REASON):
         if name in predictions:
             columns[name] = pa.array(predictions[name], pa.string(), from_pandas=True)

@@ -35,8 +35,7 @@ from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.modalities.media_source import TROUBLE
 from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present
 from rainbow_ray.model.device import pick_device
-from rainbow_ray.tasks.base import empty_scores, is_scored, score_dtype
-from rainbow_ray.tasks.segmentation import Segmentation
+from rainbow_ray.tasks.scores import empty_scores, is_scored
 from rainbow_ray.utils.errors import InputError
 
 MEDIA_BATCH_ROWS = 256  # rows whose media are in memory
@@ -119,7 +118,7 @@ class Predictor:
     @property
     def reads_segments(self) -> bool:
         """Whether the model predicts segments of songs, so that tables are scored by `predict_segments`."""
-        return isinstance(self.bundle.task, Segmentation)
+        return self.bundle.task.is_sequence_task
 
     def predict(
         self, songs: str | Sequence[str | None] | pd.Series | pd.DataFrame | pa.Table, *, allow_missing: bool = False
@@ -191,7 +190,7 @@ class Predictor:
         Returns:
             `(texts, scores)`, float32 (float64 for regression); NaN for empty texts.
         """
-        return self.predict(texts)[self.score_names].to_numpy(dtype=score_dtype(self.bundle.task))
+        return self.predict(texts)[self.score_names].to_numpy(dtype=self.bundle.task.score_dtype)
 
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
         """Convert calibrated scores to predictions.

@@ -28,9 +28,9 @@ from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
 from rainbow_ray.metrics.segments import contiguous_pieces, merge
 from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present
-from rainbow_ray.tasks.base import empty_scores
-from rainbow_ray.tasks.segment_targets import PLACE, SONG, song_slices
-from rainbow_ray.tasks.segmentation import WEAK, Segmentation
+from rainbow_ray.tasks.scores import empty_scores
+from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
+from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.utils.errors import InputError, did_you_mean, first_line
 
 ROW = "row"  # column: number of the row in the table of the caller
@@ -121,8 +121,9 @@ def score_segments(
     rows = prepare_with_media(rows, values, spec)
     merged = merge_stems(rows, spec.media)
     n_segments = len(merged.table)
-    targets = np.full((n_segments, SONG + 1), np.nan, dtype=np.float32)
-    targets[:, PLACE], targets[:, SONG] = merged.table["place"].to_numpy(), merged.song
+    unknown = np.full(n_segments, np.nan, dtype=np.float32)
+    position = merged.table[POSITION].to_numpy().astype(np.float32)
+    targets = SegmentTargets(unknown, unknown, unknown, position, merged.song.astype(np.float32)).to_array()
     scores = empty_scores(bundle.task, n_segments)
     if n_segments:
         examples = Examples(merged.table, targets, np.ones(n_segments, dtype=np.float32))
@@ -139,8 +140,7 @@ def _segments_frame(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of `SegmentScores.segments`, and whether each has a time, `(segments,)`, bool."""
     task = bundle.task
-    assert isinstance(task, Segmentation)
-    decoded = task.decode(targets, scores)
+    decoded = task.decode_scores(targets, scores)
     score_columns = scores.reshape(len(scores), len(task.score_names)).T
     # segments without a length were placed between their neighbors for scoring, but their time is unknown
     is_timeless = merged.masked == NO_LENGTH
@@ -155,7 +155,7 @@ def _segments_frame(
             "prediction": pd.Series(task.decode_predictions(decoded) if len(scores) else [], dtype=object),
             **dict(zip(task.score_names, score_columns, strict=True)),
             **({} if read is None else {MODALITIES_READ: pd.Series([names or None for names in read], dtype=object)}),
-            WEAK: bool(task.weak),
+            WEAK: task.is_weakly_labeled,
             "reason": np.where(is_timeless, np.array(NO_LENGTH, dtype=object), np.array(None)),
         }
     )
@@ -198,9 +198,8 @@ def _score(
 ) -> np.ndarray:
     """Uncalibrated scores of segments, `(segments,)` or `(segments, classes)`."""
     task = bundle.task
-    assert isinstance(task, Segmentation)
     limits = bundle.info["segments"]
-    max_length = len(examples) if task.weak else limits["together"]
+    max_length = len(examples) if task.is_weakly_labeled else limits["together"]
     sequences = SequenceIndex.from_table(examples.table, max_length, limits["overlap"])
     collates = prepare_collates(bundle, spec, device, examples.table)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]

@@ -220,10 +220,8 @@ def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
     """The same fits of a model that sees each segment for itself: what time and neighbours bring is told beside it."""
     import dataclasses
 
-    from rainbow_ray.tasks.segmentation import Segmentation
-
     temporal = shared.config.model.temporal
-    asked = isinstance(shared.task, Segmentation) and shared.config.segments.no_context_baseline
+    asked = shared.task.is_sequence_task and shared.config.segments.no_context_baseline
     if not asked or temporal.kind == NONE:
         return []
     config = shared.config.model_copy(deep=True)

@@ -12,7 +12,7 @@ import numpy as np
 from rainbow_ray.inference.media_report import MODALITIES_READ
 from rainbow_ray.inference.occlusion import Moved, words_that_moved
 from rainbow_ray.inference.predictor import NO_TEXT, Predictor
-from rainbow_ray.tasks.segmentation import WEAK
+from rainbow_ray.tasks.segment_task import WEAK
 
 NO_SONG = "no name of a song"  # so that nothing says which segments are its neighbours
 

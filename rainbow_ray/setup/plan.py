@@ -20,16 +20,16 @@ from rainbow_ray.data.splits import read_split_file
 from rainbow_ray.modalities.media import MEDIA, POSITIONS
 from rainbow_ray.modalities.spec import MODALITIES, InputSpec
 from rainbow_ray.setup.inputs import check_encoders, idle_modalities, modalities_of, resolve_encoders, resolve_inputs
-from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments, inner_name
+from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments
 from rainbow_ray.setup.validate import check_calibration, check_training, unused_calibration_keys
-from rainbow_ray.tasks.base import Task, make_task
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.paths import resolve_path
 
 ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
 UNITS = ("song", "stem")
 STEM_EPOCHS = 6  # a song of several stems is met several times in each
-WITHOUT_CLASSES = ("binary", "regression")
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
     if segments is not None:
         columns = segments.columns_of(columns)
         warnings += segments.notes
-    if inner_name(task) in WITHOUT_CLASSES:  # where a label that is missing stays missing, whatever the config says
+    if not task.accepts_null_class:  # where a label that is missing stays missing, whatever the config says
         columns = dataclasses.replace(columns, null_class=None)
     idle = _without_effect(resolved, task, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]

@@ -32,8 +32,8 @@ from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, PreparedData, data_warnings, describe
 from rainbow_ray.setup.segment_table import TIMES as SECONDS
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.segment_targets import LABEL
-from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.utils.errors import InputError
 
 MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
@@ -58,7 +58,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
         why = _left_out(read) or "none left out"
         raise InputError(f"{plan.manifest}: {songs} songs with labelled segments are left of {n_rows}"
                          f" rows, and training needs {MIN_SONGS} ({why}){_advice(plan, read, known)}")  # fmt: skip
-    index = Examples(folded.table, targets, _weights(task, targets))
+    index = Examples(folded.table, targets, task.example_weights(targets))
     folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
     split = make_split(
         index, task.strata(targets), n_folds=folds, val_fraction=config.data.val_split, split_by=config.data.split_by,
@@ -67,7 +67,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     masked = count_masked(folded.masked)
     described = describe(plan, task, index, split, profile(index, songs, n_rows, folded.dropped))
     described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
-    together = len(index) if task.weak else config.segments.max_sequence_length  # a song is one bag
+    together = len(index) if task.is_weakly_labeled else config.segments.max_sequence_length  # a song is one bag
     warnings = [*notes, *folded.notes, *said]
     warnings += [f"{n} segments are masked: {reason}" for reason, n in masked.items()]
     without = len(segments.songs) - songs if segments.songs is not None else 0
@@ -81,21 +81,17 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
     return PreparedData(task, source, index, index, split, described, warnings)
 
 
-def _labels(
-    plan: RunPlan, folded: SegmentExamples
-) -> tuple[Segmentation, np.ndarray, SegmentExamples, tuple[str, ...]]:
+def _labels(plan: RunPlan, folded: SegmentExamples) -> tuple[Task, np.ndarray, SegmentExamples, tuple[str, ...]]:
     """The problem as the labels have it, targets `(segments, 5)`, and the timelines of songs that have any label.
 
     Raises `InputError` where none has.
     """
-    task = plan.task
-    assert isinstance(task, Segmentation)
     masked = folded.masked
     good = np.array([reason is None for reason in masked], dtype=bool)
     if not good.any():
         none = "" if _left_out(folded) else ": there are none"
         raise InputError(f"{plan.manifest}: no segment can be learned from{none}")
-    parsed = task.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
+    parsed = plan.task.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
     label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
     label[good] = np.where(parsed.usable, parsed.targets, np.nan)
     masked[good] = parsed.left_out
@@ -104,7 +100,7 @@ def _labels(
         label, table["start"].to_numpy(), table["end"].to_numpy(), table[POSITION].to_numpy().astype(np.float32),
         folded.song.astype(np.float32),
     ], axis=1)  # fmt: skip
-    settled = dataclasses.replace(task, inner=parsed.task).finalize_labels(targets, plan.target, plan.config)
+    settled = parsed.task.finalize_labels(targets, plan.target, plan.config)
     masked[good] = np.where([reason is None for reason in masked[good]], settled.left_out[good], masked[good])
     targets = settled.targets
     has_any = np.bincount(folded.song, weights=~np.isnan(targets[:, LABEL])) > 0
@@ -113,7 +109,6 @@ def _labels(
     if not kept.all():
         dropped[NO_LABELS] = int((~kept).sum())
     folded = dataclasses.replace(folded, dropped=dropped).keep(kept)
-    assert isinstance(settled.task, Segmentation)
     return settled.task, targets[kept], folded, (*parsed.notes, *settled.notes)
 
 
@@ -147,19 +142,6 @@ def _advice(plan: RunPlan, folded: SegmentExamples, rows: pa.Table) -> str:
     if why == STEMS_DISAGREE:
         return f": name another target than {plan.target!r} with data.target_column"
     return ""
-
-
-def _weights(task: Segmentation, targets: np.ndarray) -> np.ndarray:
-    """A labelled segment counts by how long it is, 1 on average; a song's label as one, on its first segment."""
-    from rainbow_ray.tasks.segment_targets import END, START, song_slices
-
-    if task.weak:
-        weights = np.zeros(len(targets), dtype=np.float32)
-        weights[[rows.start for rows in song_slices(targets)]] = 1.0
-        return weights
-    known = task.known(targets)
-    seconds = np.where(known, targets[:, END] - targets[:, START], 0.0)
-    return np.asarray(seconds / seconds[known].mean(), dtype=np.float32)
 
 
 def _described(folded: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:

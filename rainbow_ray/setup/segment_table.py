@@ -21,8 +21,8 @@ from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import time_type_problem
-from rainbow_ray.tasks.base import Task, make_task
-from rainbow_ray.tasks.segmentation import Segmentation
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
@@ -53,11 +53,6 @@ class SegmentTable:
         """The columns of a table of songs, with times; text is not required."""
         section = columns.label[0] == SECTION
         return dataclasses.replace(columns, times=self.times, section=section, require_text=False)
-
-
-def inner_name(task: Task) -> str:
-    """What is predicted of one example: of a segmentation, its inner problem."""
-    return str(getattr(task, "inner", task).name)
 
 
 def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], str], *, demo: bool) -> SegmentTable:
@@ -102,7 +97,7 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
     notes += told
     segments = config.segments
     task = make_task(
-        SEGMENTATION, inner=make_task(kind), decoding=segments.decoding, filter_width=segments.filter_width
+        SEGMENTATION, base_task=make_task(kind), decoding=segments.decoding, filter_width=segments.filter_width
     )
     if segments.path is None and not demo and target.endswith(SECTION) and config.data.text_columns == [TEXT]:
         notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
@@ -115,7 +110,7 @@ def idle_segments(config: Config, task: Task) -> dict[str, str]:
     """Keys of segments that say nothing here, and why."""
     keys = known_keys()
     own = ("segments.", "model.temporal.", "training.tmse_weight", "training.boundary_loss_weight")
-    if task.name != SEGMENTATION:
+    if not task.is_sequence_task:
         return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
     kind = config.model.temporal.kind
     idle = {"data.example_level": "segments are the unit"}
@@ -135,9 +130,9 @@ def idle_segments(config: Config, task: Task) -> dict[str, str]:
     return idle
 
 
-def idle_by_labels(config: Config, task: Segmentation) -> dict[str, str]:
+def idle_by_labels(config: Config, task: Task) -> dict[str, str]:
     """Keys that say nothing, and why, once it is known whether segments have labels of their own."""
-    if task.weak is None:
+    if not task.is_weakly_labeled:
         return {"segments.mil_pooling": "segments have labels of their own"} if task.has_classes else {}
     keys = {"segments.decoding", "segments.max_sequence_length", "segments.overlap", "training.tmse_weight",
             "training.boundary_loss_weight",

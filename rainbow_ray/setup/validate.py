@@ -24,11 +24,11 @@ def check_calibration(config: CalibrationConfig) -> list[str]:
 def unused_calibration_keys(config: CalibrationConfig, task: Task) -> dict[str, str]:
     """Keys of the section that say nothing here, and why."""
     idle = {}
-    if task.name == "segmentation":
+    if task.is_sequence_task:
         return {}  # said with the other keys of segments
-    if task.name == "regression":
+    if not task.supports_calibration:
         return dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields), "numbers have none")
-    if task.name == "multiclass":
+    if not task.supports_thresholds:
         idle = dict.fromkeys((f"calibration.{name}" for name in CalibrationConfig.model_fields if name != "method"),
                              "the likeliest class is taken")  # fmt: skip
     if config.threshold != "recall_at_precision":

@@ -75,5 +75,5 @@ def make_task(name: str, **state: Any) -> Task:
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
         factory = getattr(importlib.import_module(module), attribute)
-    task: Task = factory(**state)  # type: ignore[operator]
+    task: Task = factory(**state)
     return task

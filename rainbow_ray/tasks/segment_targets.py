@@ -105,6 +105,14 @@ class SegmentTargets(Generic[ArrayT]):
         edges = np.concatenate([[0], np.flatnonzero(is_first) + 1, [len(self)]])
         return [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
 
+    def song_labels(self: SegmentTargets[np.ndarray]) -> np.ndarray:
+        """Return the label of each song, where all labeled segments of a song have the same.
+
+        Returns:
+            The largest label of each song, float32, `(songs,)`.
+        """
+        return np.array([np.nanmax(self.labels[rows]) for rows in self.song_slices()], dtype=np.float32)
+
     def durations(self: SegmentTargets[np.ndarray]) -> np.ndarray:
         """Return the duration of each segment of one song, without overlaps.
 

@@ -18,6 +18,8 @@ from rainbow_ray.utils.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+WEAK = "weak"  # column of `predictions.parquet`: whether only songs have labels
+
 SelfT = TypeVar("SelfT", bound="SegmentTask")
 
 

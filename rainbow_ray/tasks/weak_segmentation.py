@@ -146,10 +146,10 @@ class WeakSegmentation(SegmentTask):
             Labels, float32, `(songs,)`; and the sums of scores, float32, `(songs,)` or `(songs, classes)`, at most 1.
         """
         segments = SegmentTargets.from_array(targets)
-        songs = segments.song_slices()
-        labels = np.array([np.nanmax(segments.labels[rows]) for rows in songs], dtype=np.float32)
-        sums = np.array([scores[rows].sum(axis=0) for rows in songs], dtype=np.float32)
-        return labels, np.minimum(sums, 1.0)  # decoded scores are no fractions: several segments may have 1
+        sums = np.array([scores[rows].sum(axis=0) for rows in segments.song_slices()], dtype=np.float32)
+        return segments.song_labels(), np.minimum(
+            sums, 1.0
+        )  # decoded scores are no fractions: several segments may have 1
 
 
 # metrics of exclusive classes that depend on decoded scores

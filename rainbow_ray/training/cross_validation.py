@@ -23,7 +23,8 @@ from rainbow_ray.distributed.ray_errors import causes_of, user_error
 from rainbow_ray.distributed.resources import RayResources, WorkerResources
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
-from rainbow_ray.tasks.base import Task, empty_scores
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import JsonLinesLogger, LogForwarder, MetricLogger, NullLogger
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line

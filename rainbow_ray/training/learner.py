@@ -25,9 +25,9 @@ from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, Precision, is_out_of_memory
 from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
-from rainbow_ray.tasks.base import Task, empty_scores, make_task
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SONG
-from rainbow_ray.tasks.segmentation import Segmentation
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.utils.errors import TrainingError
 
@@ -431,19 +431,13 @@ def build_model(config: Config, reading: InputSpec, task: Task) -> RainbowModel:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
     return RainbowModel(
         encoder_cache.encoders_of(reading), config.model, task.outputs, reading.modalities, reading.seconds,
-        temporal=isinstance(task, Segmentation),
+        temporal=task.is_sequence_task,
     )  # fmt: skip
 
 
 def finish_logits(task: Task, logits: torch.Tensor, segment_times: SegmentTimes | None) -> torch.Tensor:
     """What the head gave, as the problem reads it: where only songs have labels, each segment's part in its song's."""
-    if not isinstance(task, Segmentation) or task.weak is None:
-        return logits
-    from rainbow_ray.tasks.multiple_instance import instance_log_probs
-
-    assert segment_times is not None
-    assert segment_times.sequence_ids is not None
-    return instance_log_probs(task.inner, task.weak, logits, segment_times.sequence_ids)
+    return task.finalize_logits(logits, segment_times.sequence_ids if segment_times is not None else None)
 
 
 def load_fitted(config: Config, reading: InputSpec, task: Task, folder: Path) -> tuple[RainbowModel, Task]:
@@ -451,7 +445,7 @@ def load_fitted(config: Config, reading: InputSpec, task: Task, folder: Path) ->
     saved = CheckpointManager(folder).load_model()
     if saved is None:
         raise TrainingError(f"{folder}: the fit left no model that can be read")
-    fitted = make_task(task.name, **saved["problem"])
+    fitted = task.from_json(saved["problem"])
     model = build_model(config, reading, fitted)
     model.load_trained_state(saved["model"])
     return model, fitted

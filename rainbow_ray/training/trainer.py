@@ -32,7 +32,7 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.device import gpu_utilization, peak_memory_mb, pick_device, pick_precision, set_deterministic
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.tasks.base import Task
-from rainbow_ray.tasks.segmentation import measure_decoded
+from rainbow_ray.tasks.scores import measure_decoded
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.loggers import MetricLogger

@@ -17,8 +17,7 @@ from rainbow_ray.data.splits import Split, make_split
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.evaluation.bootstrap import best_baseline, paired_bootstrap_over_seeds
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.tasks.base import empty_scores, is_scored
-from rainbow_ray.tasks.segmentation import decode_sides
+from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_folds
 from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.tuning.bbc_cv import Corrected, corrected
@@ -45,7 +44,7 @@ def correct_selection(sweep: Sweep, data: PreparedData) -> Corrected | None:
     task, metric = data.task, config.training.headline
     if metric in task.threshold_metrics:
         kept = {
-            n: decode_sides(task, source.targets, sweep.context.train_val_indices, scores) for n, scores in kept.items()
+            n: decode_folds(task, source.targets, sweep.context.train_val_indices, scores) for n, scores in kept.items()
         }
     averaged = [mean_score_per_song(source, every, scores[every]) for scores in kept.values()]
     held = averaged[0][0]
@@ -177,7 +176,7 @@ def _fit(
         sides = [[split.train_val_indices(fold) for fold in range(split.n_folds)] for split in splits]
         targets = shared.source.targets
         for i in range(len(seeds)):
-            scores[i] = decode_sides(shared.task, targets, sides[i], scores[i])
+            scores[i] = decode_folds(shared.task, targets, sides[i], scores[i])
     return scores, extra
 
 

@@ -17,7 +17,6 @@ from rainbow_ray.config.load import dump
 from rainbow_ray.config.schema import Config
 from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
-from rainbow_ray.tasks.segmentation import base_task_of
 from rainbow_ray.tuning.bbc_cv import Corrected
 from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.io import atomic_write
@@ -149,7 +148,7 @@ def summarize(
         "sweep": True,
         "phase": config.phase,
         "task": plan.task.name,
-        **({"base_task": base_task_of(plan.task).name} if plan.segments is not None else {}),
+        **({"base_task": plan.task.base_task.name} if plan.segments is not None else {}),
         "target": plan.target,
         "metric": config.training.headline,
         "space": space,

@@ -14,8 +14,7 @@ import numpy as np
 from rainbow_ray.data.dataset import mean_score_per_song
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import WorkerResources
-from rainbow_ray.tasks.base import empty_scores, is_scored
-from rainbow_ray.tasks.segmentation import decode_sides
+from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed, run_job
 from rainbow_ray.training.loggers import LogForwarder
@@ -71,7 +70,7 @@ def run_trial(context: TrialContext, shared: FitContext, number: int, values: di
             return
         known = np.flatnonzero(is_scored(scores, task))
         decided = metric in task.threshold_metrics
-        said = decode_sides(task, source.targets, context.train_val_indices, scores) if decided else scores
+        said = decode_folds(task, source.targets, context.train_val_indices, scores) if decided else scores
         songs, averaged = mean_score_per_song(source, known, said[known])
         value = task.metric(metric, source.targets[songs], averaged)
         whole = done > FULL_BUDGET - TOLERANCE

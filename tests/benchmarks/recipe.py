@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.baselines.common import mean_states, run_baselines
-from rainbow_ray.tasks.base import empty_scores
+from rainbow_ray.tasks.scores import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 
 SHOWN = {

@@ -21,7 +21,7 @@ from rainbow_ray.config.load import parse_value, resolve
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan
-from rainbow_ray.tasks.base import empty_scores
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 from tests.helpers import data_of, fit_fold
 

@@ -15,7 +15,7 @@ import json
 import numpy as np
 from scipy.stats import norm
 
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.bbc_cv import best_of, corrected
 from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import FULL_BUDGET

@@ -11,9 +11,8 @@ import pytest
 
 from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, SequenceIndex
 from rainbow_ray.data.splits import write_json
-from rainbow_ray.setup.segment_table import UNKNOWN_SONG, inner_name
-from rainbow_ray.tasks.segment_targets import END, LABEL, PLACE, SONG, START
-from rainbow_ray.tasks.segmentation import _seconds
+from rainbow_ray.setup.segment_table import UNKNOWN_SONG
+from rainbow_ray.tasks.segment_targets import END, LABEL, POSITION, SONG, START, SegmentTargets
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, plan_of
@@ -53,7 +52,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
     assert (np.diff(targets[:, SONG]) >= 0).all()
     for song in range(12):
         rows = targets[targets[:, SONG] == song]
-        assert rows[:, PLACE].tolist() == list(range(8))
+        assert rows[:, POSITION].tolist() == list(range(8))
         assert (np.diff(rows[:, START]) > 0).all()
         assert (rows[:, END] > rows[:, START]).all()
     ids = data.index.strings("example_id")
@@ -99,8 +98,10 @@ def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
     assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
     plain = read().source.targets
     same = np.delete(np.arange(len(plain)), 2)
-    assert data.task.metric("time_accuracy", data.source.targets(data.task, data.source.targets)) == 1.0
-    assert np.array_equal(_seconds(data.source.targets[:8])[same[:7]], _seconds(plain[:8])[same[:7]])
+    assert data.task.metric("time_accuracy", data.source.targets, data.task.perfect_scores(data.source.targets)) == 1.0
+    assert np.array_equal(
+        *(SegmentTargets.from_array(t[:8]).durations()[same[:7]] for t in (data.source.targets, plain))
+    )
 
 
 def test_of_equal_start_and_end_nothing_is_learned(read):
@@ -302,9 +303,9 @@ def test_a_settled_config_can_be_run_again(read, write_table):
 
 
 def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
-    keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__together": 4,
-            "segments__overlap": 0.5, "training__smoothing": 0.9, "training__smoothing_limit": 2.0,
-            "training__boundary": 0.9}  # fmt: skip
+    keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__max_sequence_length": 4,
+            "segments__overlap": 0.5, "training__tmse_weight": 0.9, "training__tmse_clip": 2.0,
+            "training__boundary_loss_weight": 0.9}  # fmt: skip
     said = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
     assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
     assert "has no effect" not in " ".join(read(**keys).warnings)
@@ -329,7 +330,7 @@ def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_enco
     rows[name] = [json.dumps({field: one}) for one in told] if field else told
     path = write_table(rows, "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
-    assert inner_name(plan.task) == kind
+    assert plan.task.base_task.name == kind
     notes = " ".join(plan.warnings)
     assert says in notes
     assert says or "integers" not in notes

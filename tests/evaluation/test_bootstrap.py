@@ -100,14 +100,14 @@ def facts(losses, best_step=50, warmup_steps=10):
 
 def test_collapse_is_said_with_the_key_to_try():
     config = TrainingConfig()
-    assert training_warnings(config, facts([0.7, 0.2]), [True, False], "binary") == []
-    one_class = training_warnings(config, facts([0.7, 0.2]), [True, True], "binary")
+    assert training_warnings(config, facts([0.7, 0.2]), [True, False], "training.pos_weight=auto") == []
+    one_class = training_warnings(config, facts([0.7, 0.2]), [True, True], "training.pos_weight=auto")
     assert "every song is predicted True" in one_class[0]
     assert "training.pos_weight" in one_class[0]
-    flat = training_warnings(config, facts([0.7, 0.699]), [True, False], "binary")
+    flat = training_warnings(config, facts([0.7, 0.699]), [True, False], "training.pos_weight=auto")
     assert "hardly moved" in flat[0]
     assert "training.head_learning_rate" in flat[0]
     config.early_stopping.enabled = True
-    early = training_warnings(config, facts([0.7, 0.2], best_step=5), [True, False], "binary")
+    early = training_warnings(config, facts([0.7, 0.2], best_step=5), [True, False], "training.pos_weight=auto")
     assert "warm-up" in early[0]
     assert "training.warmup_ratio=0" in early[0]

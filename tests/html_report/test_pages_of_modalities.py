@@ -13,7 +13,7 @@ from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.evaluation.modality_ablation import ModalityAblation, behind
 from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.html_report.write import write_report
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from tests.helpers import finish_run, plan_of
 
 KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0, "data__folds": 2,

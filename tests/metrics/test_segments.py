@@ -8,13 +8,13 @@ import pytest
 
 from rainbow_ray.metrics.segments import (
     GAP_TOLERANCE,
+    boundary_f_measure,
     contiguous_pieces,
-    count_found,
+    count_matches,
     durations,
     edit_score,
-    fit_of,
-    hit_rate,
     merge,
+    score_song,
 )
 
 ONE = np.ones(10)
@@ -64,11 +64,11 @@ def test_no_second_is_counted_twice_and_perfect_predictions_are_perfect():
         assert seconds.sum() <= covered + 1e-9
         assert (seconds <= np.maximum(ends - starts, 0) + 1e-9).all()
         labels = rng.integers(0, 3, 12)
-        made = fit_of(labels, labels, seconds)
+        made = score_song(labels, labels, seconds)
         assert made.edit == 1.0
-        assert made.seconds_right == made.seconds
-        assert all(wrong == missed == 0 for _, wrong, missed in made.found)
-        assert set(made.hits) <= {1.0, None}
+        assert made.seconds_correct == made.seconds
+        assert all(wrong == missed == 0 for _, wrong, missed in made.matches)
+        assert set(made.boundaries) <= {1.0, None}
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_found_stretches_worked_by_hand():
     truth = stretches([0] * 6 + [1] * 4)
     # 0 is found by its larger part (4/6), the crumb at the end is one too many, and 1 overlaps by 2/6
     said = stretches([0] * 4 + [1] * 4 + [0] * 2)
-    assert count_found(truth, said, 0.5) == (1, 2, 1)
-    assert count_found(truth, said, 0.25) == (2, 1, 0)
+    assert count_matches(truth, said, 0.5) == (1, 2, 1)
+    assert count_matches(truth, said, 0.25) == (2, 1, 0)
     # one true stretch is found once, though two predicted ones lie in it
     twice = stretches([0, 0, 0, 1, 0, 0, 0, 0, 0, 0])
-    assert count_found(stretches([0] * 10), twice, 0.1) == (1, 2, 0)
+    assert count_matches(stretches([0] * 10), twice, 0.1) == (1, 2, 0)
 
 
 def test_a_hit_is_taken_once():
-    assert hit_rate(np.array([10.0]), np.array([9.8, 10.2]), 0.5) == pytest.approx(2 / 3)
-    assert hit_rate(np.array([]), np.array([]), 0.5) is None
-    assert hit_rate(np.array([1.0]), np.array([]), 0.5) == 0.0
+    assert boundary_f_measure(np.array([10.0]), np.array([9.8, 10.2]), 0.5) == pytest.approx(2 / 3)
+    assert boundary_f_measure(np.array([]), np.array([]), 0.5) is None
+    assert boundary_f_measure(np.array([1.0]), np.array([]), 0.5) == 0.0
 
 
 @pytest.mark.parametrize("window", [0.5, 3.0])
@@ -124,7 +124,7 @@ def test_boundaries_are_as_mir_eval_has_them(window):
             continue
         intervals = [np.stack([one.starts, one.ends], axis=1) for one in (truth, said)]
         theirs = mir_eval.segment.detection(*intervals, window=window, trim=True)[2]
-        assert hit_rate(truth.boundaries, said.boundaries, window) == pytest.approx(theirs)
+        assert boundary_f_measure(truth.boundaries, said.boundaries, window) == pytest.approx(theirs)
 
 
 def test_overlap_with_labels_is_as_mir_eval_measures_time():
@@ -133,18 +133,18 @@ def test_overlap_with_labels_is_as_mir_eval_measures_time():
     for _ in range(50):
         seconds = rng.uniform(0.1, 6.0, 12)
         labels, guesses = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
-        made = fit_of(labels, guesses, seconds)
+        made = score_song(labels, guesses, seconds)
         names = [[str(one) for one in merge(values, seconds).labels] for values in (labels, guesses)]
         spans = [np.stack([one.starts, one.ends], axis=1) for one in (merge(labels, seconds), merge(guesses, seconds))]
         joined, truth, said = mir_eval.util.merge_labeled_intervals(spans[0], names[0], spans[1], names[1])
         agree = np.array([a == b for a, b in zip(truth, said, strict=True)])
-        assert made.seconds_right == pytest.approx(float(np.diff(joined, axis=1).ravel()[agree].sum()))
+        assert made.seconds_correct == pytest.approx(float(np.diff(joined, axis=1).ravel()[agree].sum()))
         assert made.seconds == pytest.approx(seconds.sum())
 
 
 def test_a_song_of_one_segment_has_an_edit_score_and_no_boundary():
-    made = fit_of(np.array([1]), np.array([1]), np.array([3.0]))
-    assert (made.edit, made.found, made.hits) == (1.0, ((1, 0, 0),) * 3, (None, None))
+    made = score_song(np.array([1]), np.array([1]), np.array([3.0]))
+    assert (made.edit, made.matches, made.boundaries) == (1.0, ((1, 0, 0),) * 3, (None, None))
 
 
 def test_a_stretch_ends_at_a_gap_of_time():
@@ -174,12 +174,14 @@ def test_metrics_of_songs_without_gaps_are_as_they_were():
         starts, ends = edges[:-1], edges[1:] + rng.uniform(-0.4, 0.4, 12)
         labels, guesses = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
         seconds = durations(starts, ends)
-        assert fit_of(labels, guesses, seconds) == fit_of(labels, guesses, seconds, contiguous_pieces(starts, ends))
+        assert score_song(labels, guesses, seconds) == score_song(
+            labels, guesses, seconds, contiguous_pieces(starts, ends)
+        )
 
 
 def test_metrics_of_a_song_with_a_gap_count_the_stretches_on_both_sides():
     labels, pieces = np.array([0, 0, 0, 0]), np.array([0, 0, 1, 1])
-    fit = fit_of(labels, np.array([0, 0, 0, 1]), np.ones(4), pieces)
-    assert fit.found[2] == (2, 1, 0)
+    fit = score_song(labels, np.array([0, 0, 0, 1]), np.ones(4), pieces)
+    assert fit.matches[2] == (2, 1, 0)
     assert fit.edit == pytest.approx(2 / 3)
-    assert fit.hits[0] == 0.0
+    assert fit.boundaries[0] == 0.0

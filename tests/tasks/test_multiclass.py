@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.metrics.multiclass import MULTICLASS_METRICS
 from rainbow_ray.tasks.class_labels import MAPPED_AWAY, RARE, UNKNOWN
-from rainbow_ray.tasks.multiclass import METRICS, Multiclass
+from rainbow_ray.tasks.multiclass import Multiclass
 from rainbow_ray.utils.errors import InputError
 
 CLASSES = ("causal", "spatial", "temporal")
@@ -231,7 +232,7 @@ def test_what_is_undefined_is_said():
 def test_sureness_that_is_too_large_is_counted():
     scores = np.tile([0.9, 0.05, 0.05], (10, 1))
     truth = np.array([0] * 6 + [1] * 4)
-    assert METRICS["ece"](truth, scores) == pytest.approx(0.3)
+    assert MULTICLASS_METRICS["ece"](truth, scores) == pytest.approx(0.3)
 
 
 def test_details_are_by_class():

@@ -17,7 +17,7 @@ from rainbow_ray.data.batching import fixed_training_schedule, make_training_sch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.training import learner, trainer
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import JsonLinesLogger, read_records

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.bbc_cv import best_of, corrected, smallest_difference
 
 SONGS = 84

@@ -11,7 +11,7 @@ import pytest
 from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.bbc_cv import Corrected
 from rainbow_ray.tuning.revalidation import fresh_seeds, measure
 from rainbow_ray.tuning.summary import Revalidation, verdict

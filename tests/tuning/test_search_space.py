@@ -15,7 +15,7 @@ from rainbow_ray.config.load import known_keys
 from rainbow_ray.config.phases import PHASES
 from rainbow_ray.config.schema import Config
 from rainbow_ray.setup.plan import check_values, resolve_defaults
-from rainbow_ray.tasks.base import make_task
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space, quiet_study
 from rainbow_ray.utils.errors import InputError
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from rainbow_ray.tasks.segmentation import decode_sides
+from rainbow_ray.tasks.scores import decode_folds
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, run_job
 from rainbow_ray.tuning import trial as trials
@@ -131,7 +131,7 @@ def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tm
     )
     reports = run(context, 0, {})
     scores, targets = out_of_fold(context, 0), data.source.targets
-    decoded = decode_sides(data.task, targets, context.train_val_indices, scores)
+    decoded = decode_folds(data.task, targets, context.train_val_indices, scores)
     assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "else this tells nothing"
     assert reports[-1][1] == data.task.metric("macro_f1", targets, decoded)
     logged = [json.loads(line) for line in (context.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
