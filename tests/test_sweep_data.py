@@ -15,7 +15,7 @@ from rainbow_ray.runs import tune_run
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Axes, apply
-from rainbow_ray.tuning.tuner import text_key
+from rainbow_ray.tuning.sweep import input_key
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
@@ -24,7 +24,7 @@ from tests.helpers import data_of, plan_of
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     read_data = prepare.prepare_data
-    monkeypatch.setattr(prepare, "read_data", lambda plan, read=read_rows_locally: read_data(plan, read))
+    monkeypatch.setattr(prepare, "prepare_data", lambda plan, read=read_rows_locally: read_data(plan, read))
 
 
 def with_lyrics(write_table):
@@ -54,14 +54,14 @@ def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
-    assert text_key(both) != text_key(plan.config)
+    assert input_key(both) != input_key(plan.config)
     variant = tune_run.prepare_variant(both, data=data, shared=shared)
     np.testing.assert_array_equal(variant.source.targets, data.source.targets)
     assert (variant.source.lengths > data.source.lengths).all()
     other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
     assert tune_run.prepare_variant(other, data=data, shared=shared).reading != plan.reading
     head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
-    assert text_key(head) == text_key(plan.config), "what reads the same text is read once"
+    assert input_key(head) == input_key(plan.config), "what reads the same text is read once"
 
 
 def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder):

@@ -98,12 +98,11 @@ def importance(search: SweepArtifacts) -> dict[str, float]:
     """fANOVA (Hutter et al. 2014) over the axes that complete trials have in common; empty where scores do not vary."""
     import optuna
 
-    from rainbow_ray.tuning.tuner import as_optuna
+    from rainbow_ray.tuning.optuna_study import direction_of, make_study, to_optuna_trial
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize" if search.larger_is_better else "minimize")
+    study = make_study(direction_of(larger_is_better=search.larger_is_better))
     known = [trial for trial in search.complete if trial.params]
-    study.add_trials([as_optuna(trial) for trial in known])
+    study.add_trials([to_optuna_trial(trial) for trial in known])
     common = [name for name in search.varied if all(name in trial.params for trial in known)]
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():

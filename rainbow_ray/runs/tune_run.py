@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rainbow_ray.setup.prepared import PreparedData
     from rainbow_ray.training.cross_validation import FitContext
     from rainbow_ray.tuning.search_space import Axes, Space
+    from rainbow_ray.tuning.sweep import Sweep
     from rainbow_ray.tuning.trial_log import TrialLog
-    from rainbow_ray.tuning.tuner import Sweep
 
 STARTED = time.perf_counter()
 LEAST_SECONDS = 5.0  # for trials, or a budget is refused
@@ -193,12 +193,12 @@ def tune(
     if before:
         console.print(f"{before} trials have ended before, {len(trial_log.interrupted)} were interrupted")
     larger = sweep.larger_is_better
-    with TrialLines(console, plan.config.training.headline, sweep.total, larger_is_better=larger) as lines:
+    with TrialLines(console, plan.config.training.headline, sweep.n_trials, larger_is_better=larger) as lines:
         lines.know(trial_log.ended)
         trial_log.watchers += [lines, KeepBest(sweep), *open_mirrors(plan, folder)]
         run_sweep(sweep, seconds=seconds)
     watch.mark("trials")
-    missing = sweep.total - len(trial_log.ended)
+    missing = sweep.n_trials - len(trial_log.ended)
     if missing > 0:
         console.print(f"The budget is spent with {missing} trials to go; --resume goes on with them")
     complete = trial_log.complete(larger_is_better=sweep.larger_is_better)
@@ -220,8 +220,8 @@ def make_sweep(
 ) -> Sweep:
     """What the engine works with."""
     from rainbow_ray.modalities import encoder_cache
+    from rainbow_ray.tuning.sweep import Sweep
     from rainbow_ray.tuning.trial import TrialContext, make_rungs
-    from rainbow_ray.tuning.tuner import Sweep
 
     split = data.split
     sides = [split.train_val_indices(fold) for fold in range(split.n_folds)]
@@ -316,6 +316,7 @@ def conclude(
     from rainbow_ray.html_report.write import write_report
     from rainbow_ray.training.checkpoint import write_json
     from rainbow_ray.tuning import summary
+    from rainbow_ray.tuning.optuna_study import write_study
     from rainbow_ray.tuning.revalidation import correct_selection, revalidate
     from rainbow_ray.tuning.search_space import apply
     from rainbow_ray.tuning.trial import prefix_savings
@@ -326,7 +327,7 @@ def conclude(
     config = apply(plan.config, winner.values, f"trial {winner.number}")
     quarantine(folder, len(trials))
     summary.write_trials(folder.file("trials.csv"), trials)
-    summary.write_study(folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better)
+    write_study(folder.file("study.db"), folder.path.name, trials, larger_is_better=sweep.larger_is_better)
     summary.write_best(folder.file("best.yaml"), config)
     corrected = correct_selection(sweep, data)
     watch.mark("correction")

@@ -23,9 +23,9 @@ from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.tuning.bbc_cv import Corrected, corrected
 from rainbow_ray.tuning.search_space import apply
 from rainbow_ray.tuning.summary import Revalidation
+from rainbow_ray.tuning.sweep import Sweep, input_key
 from rainbow_ray.tuning.trial import out_of_fold
 from rainbow_ray.tuning.trial_log import Trial
-from rainbow_ray.tuning.tuner import Sweep, text_key
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,7 @@ def revalidate(
     who = f"Trial {winner.number}" + (" and the default config" if winner.number and has_default else "")
     console.print(f"{who} on {len(seeds)} fresh {'seeds' if sweep.config.data.split_file else 'splits'} …")
     compared = functools.partial(_baselines, splits=splits)
-    shared = base if text_key(config) == text_key(sweep.config) else sweep.prepare(config)
+    shared = base if input_key(config) == input_key(sweep.config) else sweep.prepare(config)
     ours, baselines = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, compared)
     default = None
     if winner.number != 0 and has_default:

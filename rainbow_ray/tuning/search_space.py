@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
@@ -27,6 +27,7 @@ from rainbow_ray.config.load import known_keys, override, parse_value
 from rainbow_ray.config.schema import Config, renamed_keys, with_present_keys
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
+from rainbow_ray.tuning.optuna_study import make_study
 from rainbow_ray.tuning.suggestions import RecordingTrial, Suggestion
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.errors import InputError, did_you_mean
@@ -148,7 +149,7 @@ class Axes:
 
 def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
     """What a space stacks on a sampler in some of its trials."""
-    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=seed))
+    study = make_study("maximize", optuna.samplers.RandomSampler(seed=seed))
     found: dict[str, None] = {}
     for _ in range(DRAWS):
         values = space.draw(study.ask())
@@ -175,7 +176,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
 
     `check` says what is wrong with a whole config.
     """
-    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=seed))
+    study = make_study("maximize", optuna.samplers.RandomSampler(seed=seed))
     distributions: dict[str, set[str]] = {}
     constants: dict[str, set[str]] = {}
     problems: dict[str, None] = {}
@@ -224,21 +225,13 @@ def default_trial(space: Space, config: Config) -> Trial:
             warnings.simplefilter("error")  # a value out of range is only warned of
             values = space.draw(point)
     except InputError:
-        inside = quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
+        inside = make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
         values = space.draw(inside)
     constants = {key: value for key, value in values.items() if key not in inside.distributions}
     if inside is not point:
         return Trial(0, constants)
     distributions = {key: distribution_to_json(one) for key, one in point.distributions.items()}
     return Trial(0, constants, {key: point.params[key] for key in distributions}, distributions)
-
-
-def quiet_study(direction: Literal["maximize", "minimize"], sampler: Any) -> optuna.Study:
-    """A study in memory."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return optuna.create_study(direction=direction, sampler=sampler, pruner=optuna.pruners.NopPruner())
 
 
 def _check_key(space: Space, key: str) -> list[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -104,30 +102,6 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
         for trial in sorted(trials, key=lambda trial: trial.number)
     ]
     atomic_write(path, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
-
-
-def write_study(path: Path, name: str, trials: list[Trial], *, larger_is_better: bool) -> None:
-    """`study.db`, for optuna-dashboard and Optuna's own plots."""
-    import optuna
-
-    from rainbow_ray.tuning.tuner import as_optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    def write(file: Path) -> None:
-        with tempfile.TemporaryDirectory() as local:  # SQLite's locks do not work on network volumes
-            make(Path(local) / file.name)
-            shutil.copyfile(Path(local) / file.name, file)
-
-    def make(file: Path) -> None:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
-        direction: Literal["maximize", "minimize"] = "maximize" if larger_is_better else "minimize"
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
-        study.add_trials([as_optuna(trial) for trial in sorted(trials, key=lambda trial: trial.number)])
-        storage.remove_session()
-        storage.engine.dispose()
-
-    atomic_write(path, write)
 
 
 def write_best(path: Path, config: Config) -> None:

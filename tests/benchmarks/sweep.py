@@ -34,7 +34,8 @@ from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import NullLogger
 from rainbow_ray.training.trainer import FitData, Trainer
-from rainbow_ray.tuning.search_space import apply, load_space, quiet_study
+from rainbow_ray.tuning.optuna_study import make_study
+from rainbow_ray.tuning.search_space import apply, load_space
 from rainbow_ray.tuning.trial_log import TrialLog
 from tests.helpers import data_of, plan_of
 
@@ -79,7 +80,7 @@ def main() -> None:
 
 def record(trials: int, seed: int) -> list[dict[str, Any]]:
     """The default config, and random points of phase 1's space."""
-    study, space = quiet_study("maximize", optuna.samplers.RandomSampler(seed=seed)), load_space(None, 1)
+    study, space = make_study("maximize", optuna.samplers.RandomSampler(seed=seed)), load_space(None, 1)
     return [{}, *(space.draw(study.ask()) for _ in range(trials - 1))]
 
 

@@ -16,7 +16,8 @@ from rainbow_ray.config.phases import PHASES
 from rainbow_ray.config.schema import Config
 from rainbow_ray.setup.plan import check_values, resolve_defaults
 from rainbow_ray.tasks.registry import make_task
-from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space, quiet_study
+from rainbow_ray.tuning.optuna_study import make_study
+from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space
 from rainbow_ray.utils.errors import InputError
 
 
@@ -59,7 +60,7 @@ def test_phase_1_can_be_searched_and_holds_the_default(config, check):
 
 
 def test_focal_has_its_gamma_and_nothing_else_has(config):
-    study = quiet_study("maximize", optuna.samplers.RandomSampler(seed=1))
+    study = make_study("maximize", optuna.samplers.RandomSampler(seed=1))
     losses = set()
     for _ in range(60):
         values = load_space(None, 1).draw(study.ask())
@@ -273,7 +274,7 @@ def test_each_phase_that_trains_has_a_space():
 
 
 def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
-    of = {kind: load_space(None, 5, kind).draw(quiet_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
+    of = {kind: load_space(None, 5, kind).draw(make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
           for kind in ("segmentation", "weak segmentation")}  # fmt: skip
     assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {
         "training.tmse_weight",

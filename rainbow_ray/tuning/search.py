@@ -1,0 +1,224 @@
+"""The searcher and the scheduler of a sweep: Optuna's TPE proposes trials, ASHA stops those that fall behind.
+
+Both are rebuilt from the trial log at each start of a sweep. Ray Tune's own state is not used.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from typing_extensions import override
+
+from rainbow_ray.config.schema import SEEDS
+from rainbow_ray.training.cross_validation import RESTARTS
+from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, to_optuna_trial
+from rainbow_ray.tuning.search_space import apply, default_trial
+from rainbow_ray.tuning.sweep import Sweep, input_key
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial
+from rainbow_ray.utils.errors import InputError
+
+# keys of the results that trials report to Ray Tune, which takes a result with the key `done` for the last one
+DONE, SCORE, FAILED, DISK_FULL = "work_done", "score", "failed", "disk_full"
+
+
+class TPESearcher(Searcher):  # type: ignore[misc]
+    """Tree-structured Parzen estimator over a define-by-run space, as a searcher of Ray Tune.
+
+    The searcher continues where the trial log ends, and writes every trial into it. Interrupted trials are proposed
+    again first, then trial 0, which is the config itself. Running trials stay in the study, so that the constant liar
+    keeps concurrent proposals away from them. Trials that the scheduler stopped are told as pruned.
+
+    Args:
+        sweep: The sweep, with its search space and trial log.
+        on_disk_full: Called with the error message when a trial reports that no space is left on the disk.
+
+    Attributes:
+        study: The Optuna study.
+        scheduler: The scheduler whose decisions the searcher needs to know.
+        numbers: Number of each trial by Ray Tune's trial id.
+
+    Reference:
+        Bergstra et al. 2011, "Algorithms for hyper-parameter optimization"; constant liar: Ginsbourger et al. 2010,
+        "Kriging is well-suited to parallelize optimization".
+    """
+
+    def __init__(self, sweep: Sweep, on_disk_full: Callable[[str], None]) -> None:
+        super().__init__(metric=SCORE, mode="max" if sweep.larger_is_better else "min")
+        self.sweep, self.trial_log, self.on_disk_full = sweep, sweep.trial_log, on_disk_full
+        direction = direction_of(larger_is_better=sweep.larger_is_better)
+        self.study = make_study(direction, _make_sampler(sweep))
+        self.scheduler = AshaScheduler(sweep)
+        self.numbers: dict[str, int] = {}
+        self._interrupted = sorted(self.trial_log.interrupted, key=lambda trial: trial.number)
+        self._optuna_trials: dict[str, optuna.Trial] = {}
+        self._started_at: dict[str, float] = {}
+        self._variants: dict[str, list[Any]] = {}  # object references of data by input key
+        for trial in self.trial_log.ended:
+            self._add_to_study(trial)
+
+    @override
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        trial = self._next_trial(trial_id)
+        self.trial_log.start(trial)
+        self.numbers[trial_id] = trial.number
+        self._started_at[trial_id] = time.monotonic()
+        return {"number": trial.number, "values": trial.values, **self._inputs_of(trial)}
+
+    @override
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if DISK_FULL in result:
+            self.on_disk_full(result[DISK_FULL])
+        if SCORE not in result or FAILED in result:
+            return
+        number = self.numbers[trial_id]
+        reports = self.trial_log.trials[number].reports
+        if not reports or reports[-1][0] < result[DONE]:  # a trial whose actor died reports its rungs again
+            self.trial_log.report(number, result[DONE], result[SCORE])
+
+    @override
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number, result = self.numbers[trial_id], result or {}
+        trial = self.trial_log.trials[number]
+        if trial.ended:
+            return
+        self.on_trial_result(trial_id, result)  # Ray Tune passes the last result to this method only
+        seconds = time.monotonic() - self._started_at[trial_id]
+        if error:
+            reason = f"its worker died {RESTARTS + 1} times"
+            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=reason)
+        elif FAILED in result:
+            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=result[FAILED])
+        elif trial.reports and trial.reports[-1][0] >= FULL_BUDGET:
+            self.trial_log.end(number, "complete", score=trial.reports[-1][1], seconds=seconds)
+        elif trial_id in self.scheduler.stopped:
+            self.trial_log.end(number, "pruned", score=trial.reports[-1][1], seconds=seconds)
+        else:
+            return  # the sweep was interrupted: its next start runs this trial again
+        self._tell(trial_id, self.trial_log.trials[number])
+
+    @override
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # the trial log is the state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray Tune pickles the searcher for a restore that is never used
+
+    def _next_trial(self, trial_id: str) -> Trial:
+        """Return an interrupted trial, the config itself, or a new proposal of the sampler."""
+        if not self._interrupted and self.trial_log.trials:
+            return self._propose(trial_id)
+        trial = self._interrupted.pop(0) if self._interrupted else default_trial(self.sweep.space, self.sweep.config)
+        if trial.params:
+            # it runs in the study as well, so that the constant liar keeps concurrent proposals away from its point
+            self.study.enqueue_trial(trial.params)
+            self._ask(trial_id)
+        return trial
+
+    def _propose(self, trial_id: str) -> Trial:
+        values = self._ask(trial_id)
+        optuna_trial = self._optuna_trials[trial_id]
+        distributions = {key: distribution_to_json(value) for key, value in optuna_trial.distributions.items()}
+        return Trial(self._next_number(), values, dict(optuna_trial.params), distributions)
+
+    def _ask(self, trial_id: str) -> dict[str, Any]:
+        """Start a trial in the study; return its config values."""
+        self._optuna_trials[trial_id] = self.study.ask()
+        return self.sweep.space.draw(self._optuna_trials[trial_id])
+
+    def _tell(self, trial_id: str, trial: Trial) -> None:
+        optuna_trial = self._optuna_trials.get(trial_id)
+        if optuna_trial is None:
+            self._add_to_study(trial)
+            return
+        for done, score in trial.reports:
+            optuna_trial.report(score, step=round(done))
+        value = trial.score if trial.state == "complete" else None
+        self.study.tell(optuna_trial, value, state=TRIAL_STATES[trial.state])
+
+    def _add_to_study(self, trial: Trial) -> None:
+        """Add a trial that this study did not propose, if it is a point of the search space."""
+        if trial.params:
+            self.study.add_trial(to_optuna_trial(trial))
+
+    def _next_number(self) -> int:
+        """Return a number that no line of the log and no folder has: that folder holds fits of another config."""
+        folders = [int(path.name) for path in self.sweep.context.folder.glob("[0-9]*") if path.name.isdigit()]
+        return max([self.trial_log.highest, *folders]) + 1
+
+    def _inputs_of(self, trial: Trial) -> dict[str, Any]:
+        """Return a reference to the data of a trial that reads other inputs, or the error in its config."""
+        import ray
+
+        messages = self.sweep.space.objections(trial.values)
+        try:
+            if messages:
+                raise InputError(messages)
+            config = apply(self.sweep.config, trial.values, f"trial {trial.number}")
+            key = input_key(config)
+            if key != input_key(self.sweep.config) and key not in self._variants:
+                prepared = self.sweep.prepare(config)
+                self._variants[key] = [ray.put(prepared)]  # in a list, so that Ray Tune does not fetch it
+        except InputError as error:
+            return {"error": str(error)}
+        return {"fit_context": self._variants[key]} if key in self._variants else {}
+
+
+class AshaScheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving over the work done, with the rungs as the trials in the log left them.
+
+    Args:
+        sweep: The sweep. With `tune.prune` off, no trial is stopped before its end.
+
+    Attributes:
+        stopped: Ray Tune's ids of the trials that were stopped early.
+
+    Reference:
+        Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.stopped: set[str] = set()
+        self._prunes = sweep.config.tune.prune
+        super().__init__(
+            time_attr=DONE,
+            metric=SCORE,
+            mode="max" if sweep.larger_is_better else "min",
+            max_t=FULL_BUDGET,
+            grace_period=sweep.context.rungs[0],
+            reduction_factor=sweep.config.tune.reduction_factor,
+        )
+        for trial in sweep.trial_log.ended:
+            earlier_trial = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            self.on_trial_add(None, earlier_trial)
+            for done, score in trial.reports:
+                super().on_trial_result(None, earlier_trial, {DONE: done, SCORE: score})
+
+    @override
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision != TrialScheduler.STOP or result.get(DONE, FULL_BUDGET) >= FULL_BUDGET:
+            return decision
+        if not self._prunes:
+            return str(TrialScheduler.CONTINUE)
+        self.stopped.add(trial.trial_id)
+        return decision
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as of the searcher
+
+
+def _make_sampler(sweep: Sweep) -> optuna.samplers.TPESampler:
+    """Return the sampler; its seed moves on with the log, or a resumed sweep would propose the same points again."""
+    seed = (sweep.config.reproducibility.seed + len(sweep.trial_log.trials)) % SEEDS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
