@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rainbow_ray.cli import make_parser, read_config, run
-from rainbow_ray.config.load import dump
+from rainbow_ray.cli.config_arguments import make_parser, print_config_or_schema, read_config
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run `tune`.
+
+    Args:
+        arguments: Command line, without the program's name.
+
+    Returns:
+        The exit code.
+    """
     options = make_parser("tune", __doc__ or "").parse_intermixed_args(arguments)
-    resolved = read_config(options)
-    if options.print_config:
-        print(dump(resolved.config), end="")
+    if print_config_or_schema(options):
         return EXIT_SUCCESS
+    resolved = read_config(options)
 
     from rainbow_ray.runs.tune_run import tune_run
 
@@ -23,4 +30,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command(main))

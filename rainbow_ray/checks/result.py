@@ -1,17 +1,24 @@
-"""What can be known before money is spent: `python -m rainbow_ray.check`, and the self-checks of single rooms."""
+"""Result of one check, which `python -m rainbow_ray.check` prints as a line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Mark = Literal["good", "word", "input", "environment"]
+Status = Literal["ok", "warning", "input_error", "environment_error"]
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of a check. `input` and `environment` are failures: whose, decides the exit code."""
+    """Result of one check.
 
-    mark: Mark
-    part: str
+    Attributes:
+        status: `input_error` (to fix in the input or the config) and `environment_error` (to fix on this machine) are
+            failures, which decide the exit code.
+        topic: What is checked, in a word or two.
+        text: Result, and what to do about it.
+    """
+
+    status: Status
+    topic: str
     text: str

@@ -1,0 +1,1 @@
+"""Command lines: arguments of every command, and how errors end it."""
