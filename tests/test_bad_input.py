@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray import train
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
@@ -27,7 +27,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        code = run(train.main)
+        code = run_command(train.main)
         return code, capsys.readouterr().err
 
     return call

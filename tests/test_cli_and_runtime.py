@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.config.load import resolve
 from rainbow_ray.data.demo.songs import write_demo
 from rainbow_ray.distributed.resources import RayResources
@@ -64,13 +64,13 @@ def raising(error: BaseException):
 
 def test_doors_end_with_their_codes(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
-    assert run(lambda _: 0) == 0
-    assert run(raising(InputError(["a: wrong", "b: wrong"]))) == 2
+    assert run_command(lambda _: 0) == 0
+    assert run_command(raising(InputError(["a: wrong", "b: wrong"]))) == 2
     assert capsys.readouterr().err == "error: a: wrong\nerror: b: wrong\n"
-    assert run(raising(TrainingError("lost"))) == 1
-    assert run(raising(KeyboardInterrupt())) == 130
+    assert run_command(raising(TrainingError("lost"))) == 1
+    assert run_command(raising(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):
-        run(raising(ZeroDivisionError()))  # ours keeps its traceback
+        run_command(raising(ZeroDivisionError()))  # ours keeps its traceback
 
 
 def test_names_that_are_near_are_offered():

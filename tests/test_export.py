@@ -18,7 +18,7 @@ import pytest
 import rainbow_ray
 from rainbow_ray import export
 from rainbow_ray.bundle.bundle import load_bundle
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs, segment_rows
@@ -60,7 +60,7 @@ def songs(tmp_path_factory):
 def door(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["export", *map(str, arguments)])
-        code = run(export.main)
+        code = run_command(export.main)
         said = capsys.readouterr()
         return code, said.out + said.err
 

@@ -10,7 +10,7 @@ import pytest
 
 from rainbow_ray import predict
 from rainbow_ray.bundle.bundle import Bundle, save_bundle
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.occlusion import words_that_moved
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.learner import load_fitted
@@ -45,7 +45,7 @@ WITH, WITHOUT = "a door and a wall but a river", "a door and a wall and a river"
 def door(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
-        code = run(predict.main)
+        code = run_command(predict.main)
         said = capsys.readouterr()
         return code, said.out + said.err
 
@@ -121,7 +121,10 @@ def test_files_that_are_no_texts_are_refused(model, door, tmp_path):
     for arguments, word in (
         (["--text-file", tmp_path / "latin.txt"], "not UTF-8"),
         (["--manifest", tmp_path / "lists.parquet", "--out", tmp_path / "o.csv"], "not text"),
-        (["--manifest", model / "songs.parquet", "--out", tmp_path / "o.csv", "--class", "x"], "nothing to rank"),
+        (
+            ["--manifest", model / "songs.parquet", "--out", tmp_path / "o.csv", "--rank-by-class", "x"],
+            "nothing to rank",
+        ),
         (["--text", WITH, "--out", tmp_path, "--overwrite"], "folder"),
     ):
         code, said = door("--model", bundle, *arguments)
@@ -190,7 +193,7 @@ def test_bad_input_is_told_all_at_once(model, door, tmp_path):
         (["--model", tmp_path, "--text", "a"], "no model here"),
         (["--model", model / "bundle", "--text", "  "], "no text"),
         (["--model", model / "bundle", "--text-file", tmp_path / "none"], "no such file"),
-        (["--model", model / "bundle", "--text", "a", "--class", "spatial"], "this model has none"),
+        (["--model", model / "bundle", "--text", "a", "--rank-by-class", "spatial"], "this model has none"),
         (["--model", model / "bundle", "--manifest", model / "songs.parquet"], "--out"),
     ):
         code, said = door(*arguments)

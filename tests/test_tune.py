@@ -18,7 +18,7 @@ import yaml
 
 import rainbow_ray
 from rainbow_ray import tune
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
 from tests.conftest import song_rows
@@ -206,7 +206,7 @@ def test_another_space_or_config_is_refused(sweep, command, tmp_path):
     assert "model.text_encoder.layer was" in said
     said = call(tmp_path, *command, "--name", "s", expect=2)
     assert "exists; go on with it by --resume" in said
-    said = call(tmp_path, *command, "--name", "t", "--concurrent", "999", expect=2)
+    said = call(tmp_path, *command, "--name", "t", "--max-concurrent", "999", expect=2)
     assert "999 trials × 1 workers × 1 CPU make 999 CPUs, and there are" in said
     assert not (tmp_path / "runs" / "t").exists()
 
@@ -214,7 +214,7 @@ def test_another_space_or_config_is_refused(sweep, command, tmp_path):
 @pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
-    longer = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--concurrent", "1"]
+    longer = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--max-concurrent", "1"]
     process = start(tmp_path, *[part for part in longer if part != "training.epochs=4"])
     path = tmp_path / "runs" / "s" / "trials.jsonl"
     wait_for(lambda: path.exists() and len(TrialLog(path).ended) >= 1, process)
@@ -269,7 +269,7 @@ def door(tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["tune", *arguments])
-        assert run(tune.main) == 2
+        assert run_command(tune.main) == 2
         said = capsys.readouterr().err
         assert all(line.startswith("error: ") for line in said.splitlines())
         assert not (tmp_path / "runs").exists()
@@ -287,7 +287,7 @@ def test_bad_input_is_told_at_once(door, tmp_path):
     assert "nowhere.parquet" in said
     assert "no file none.py" in said
     assert "tune.trials" in door("--trials", "0")
-    assert "tune.max_concurrent_trials" in door("--concurrent", "-1")
+    assert "tune.max_concurrent_trials" in door("--max-concurrent", "-1")
     assert "unknown" in door("--metric", "f2")
 
 

@@ -1,4 +1,4 @@
-"""The songs: what would be trained on, how long the texts are, and what the labels really are."""
+"""Checks of the data: songs, labels, splits, lengths of texts, and columns that give the label away."""
 
 from __future__ import annotations
 
@@ -23,82 +23,113 @@ from rainbow_ray.setup.prepared import PreparedData
 if TYPE_CHECKING:
     from rainbow_ray.checks.label_leakage import Kind
 
-PROBED: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
-MOST_ROWS = 20_000  # of a manifest are looked at
+PROBED_TASKS: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
+MAX_ROWS = 20_000  # of a manifest are checked
+MIN_SONGS_PER_LABEL = 10  # below, confidence intervals are wide
+MAX_TRUNCATED_FRACTION = 0.05
 
 
 def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
-    """Songs, labels, what was left out, leaks."""
+    """Report songs, labels, dropped rows, the split, and warnings such as leaks.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+
+    Yields:
+        The results.
+    """
     profile = data.profile
-    part = f"{profile['rows']} rows"
+    rows = f"{profile['rows']} rows"
     if profile["rows"] < plan.manifest.rows:
-        part = f"{profile['rows']} of {plan.manifest.rows} rows, looked at here and there,"
-    yield CheckResult("good", "songs", f"{profile['songs']} songs from {part} of {plan.manifest.shown};"
-                f" {summarize_labels(profile['labels'])}")  # fmt: skip
+        rows = f"a sample of {profile['rows']} of {plan.manifest.rows} rows"
+    labels = summarize_labels(profile["labels"])
+    yield CheckResult("ok", "songs", f"{profile['songs']} songs from {rows} of {plan.manifest.shown}; {labels}")
     for reason, n in profile["dropped"].items():
-        yield CheckResult("good", "songs", f"left out: {n} rows: {reason}")
-    examples = f"{plan.unit}s"
+        yield CheckResult("ok", "songs", f"left out: {n} rows: {reason}")
     first, _ = mean_score_per_song(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
-    rarest = min(np.unique(data.task.strata(data.source.targets[first]), return_counts=True)[1])
-    if rarest < 10:
-        yield CheckResult("word", "labels", f"the rarest label has {rarest} songs: intervals will be wide")
-    train, val = data.split.train_val_indices(0)
-    how = f"{data.split.n_folds} folds" if data.split.n_folds > 1 else "one split"
-    yield CheckResult("good", "split", f"{how} by {data.split.split_by}: {len(train)} {examples} to train on,"
-                      f" {len(val)} to score,"
-                " at a time; songs with equal texts stay together")  # fmt: skip
-    size, limit = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.in_memory_limit_mb
-    if size > limit:
-        above = f"about {size:.0f} MB, above data.in_memory_limit_mb ({limit} MB)"
-        yield CheckResult("word", "memory", f"the songs take {above}: they are read anew each epoch")
+    n_rarest = min(np.unique(data.task.strata(data.source.targets[first]), return_counts=True)[1])
+    if n_rarest < MIN_SONGS_PER_LABEL:
+        yield CheckResult("warning", "labels", f"the rarest label has {n_rarest} songs: its intervals will be wide")
+    yield _describe_split(plan, data)
+    size_mb, limit_mb = size_in_memory(plan.manifest, plan.columns) / 2**20, plan.config.data.in_memory_limit_mb
+    if size_mb > limit_mb:
+        size = f"about {size_mb:.0f} MB, above data.in_memory_limit_mb ({limit_mb} MB)"
+        yield CheckResult("warning", "memory", f"the songs take {size}: they are read again in each epoch")
     for warning in [*plan.warnings, *data.warnings]:
-        yield CheckResult("word", "leaks" if warning.startswith("LEAK") else "settings", warning)
+        yield CheckResult("warning", "leaks" if warning.startswith("LEAK") else "settings", warning)
+
+
+def _describe_split(plan: RunPlan, data: PreparedData) -> CheckResult:
+    train, val = data.split.train_val_indices(0)
+    folds = f"{data.split.n_folds} folds" if data.split.n_folds > 1 else "one split"
+    sizes = f"{len(train)} {plan.unit}s to train on and {len(val)} to score at a time"
+    return CheckResult(
+        "ok", "split", f"{folds} by {data.split.split_by}: {sizes}; songs with equal texts stay together"
+    )
 
 
 def check_lengths(plan: RunPlan, data: PreparedData) -> CheckResult:
-    """How long texts are in the encoder's tokens, and how many are cut."""
-    tokens = data.examples.table["tokens"].to_numpy()
-    middle, high, most = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
-    cut = float(np.mean(tokens > plan.reading.max_tokens))
+    """Report the lengths of texts in tokens of the encoder, and how many texts are truncated.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+
+    Returns:
+        The result.
+    """
+    tokens, max_tokens = data.examples.table["tokens"].to_numpy(), plan.reading.max_tokens
+    median, high, longest = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
+    truncated = float(np.mean(tokens > max_tokens))
     text = (
-        f"{middle} tokens at the median, {high} at 95%, {most} at most; {cut:.0%} are cut at {plan.reading.max_tokens}"
+        f"{median} tokens at the median, {high} at the 95% quantile, {longest} at most; {truncated:.0%} of the texts are"
+        f" truncated at {max_tokens}"
     )
-    if cut > 0.05:
-        return CheckResult("word", "tokens", f"{text}: model.text_encoder.max_length, or an encoder that reads more")
-    return CheckResult("good", "tokens", text)
+    if truncated > MAX_TRUNCATED_FRACTION:
+        advice = "increase model.text_encoder.max_length, or choose an encoder for longer texts"
+        return CheckResult("warning", "tokens", f"{text}: {advice}")
+    return CheckResult("ok", "tokens", text)
 
 
-def probe_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
-    """The label probe: what words, length and other columns tell of the label."""
+def check_labels(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
+    """Report how well words, length and other columns predict the label.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+
+    Yields:
+        The results of the label probe.
+    """
     from rainbow_ray.checks.label_leakage import probe_labels
 
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
-    kind = PROBED.get(data.task.target_type) if not data.task.is_sequence_task else None
+    kind = PROBED_TASKS.get(data.task.target_type) if not data.task.is_sequence_task else None
     if kind is None:
-        of = "several classes" if plan.segments is None else "segments"
-        yield CheckResult("word", "probe", f"labels of {of} are not probed")
+        labels = "several classes per song" if plan.segments is None else "segments"
+        yield CheckResult("warning", "probe", f"labels of {labels} are not probed")
         return
-    labels = data.task.decode_targets(data.examples.targets) if kind == "multiclass" else None
-    for finding in probe_labels(
-        data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=labels
-    ):
-        yield CheckResult("word" if finding.severity == "warn" else "good", "probe", finding.text)
+    names = data.task.decode_targets(data.examples.targets) if kind == "multiclass" else None
+    findings = probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=names)
+    for finding in findings:
+        yield CheckResult(finding.status, "probe", finding.text)
 
 
 def _columns(plan: RunPlan) -> pa.Table:
-    """All columns of the manifest that can hold a label in disguise, `training_data` as a struct."""
+    """Read all columns that may contain the label in another form, with `training_data` as a struct."""
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]
-    raw = head(manifest, names, MOST_ROWS)
+    raw = head(manifest, names, MAX_ROWS)
     table = pa.table([_readable(column, name) for name, column in zip(names, raw.columns, strict=True)], names=names)
     if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
-        place = names.index(STRUCT_COLUMN)
-        table = table.set_column(place, STRUCT_COLUMN, _unpacked(table[STRUCT_COLUMN].to_pylist()))
+        structs = _parse_json(table[STRUCT_COLUMN].to_pylist())
+        table = table.set_column(names.index(STRUCT_COLUMN), STRUCT_COLUMN, structs)
     return table
 
 
 def _readable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
-    """A column that Python can read whatever its bytes are: text and ids as training has them, decimals as floats."""
+    """Convert a column to values that Python can read: text and ids as in training, decimals as floats."""
     kind = plain_type(column.type)
     if pa.types.is_decimal(kind):
         return decode_storage(column).cast(pa.float64(), safe=False)
@@ -108,27 +139,29 @@ def _readable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
 
 
 def _is_media(kind: pa.DataType) -> bool:
-    is_one_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_list,
-                 pa.types.is_large_list)  # fmt: skip
-    return any(is_one(kind) for is_one in is_one_of)
+    types = pa.types
+    predicates = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_list, types.is_large_list)
+    return any(predicate(kind) for predicate in predicates)
 
 
 def _plain(values: list[Any]) -> pa.Array:
-    """Numbers where all are, strings otherwise."""
+    """Return numbers where all values are numbers, otherwise strings."""
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def _unpacked(texts: list[str | None]) -> pa.Array:
-    """JSON objects as a struct of their plain fields, as strings where they are no numbers."""
-    found = []
+def _parse_json(texts: list[str | None]) -> pa.Array:
+    """Parse JSON objects into a struct of their fields that are neither lists nor objects."""
+    objects = []
     for text in texts:
         try:
             value = json.loads(text) if text else {}
         except ValueError:
             value = {}
-        found.append(value if isinstance(value, dict) else {})
-    names = dict.fromkeys(name for row in found for name, value in row.items() if not isinstance(value, list | dict))
-    columns = [_plain([row.get(name) for row in found]) for name in names]
+        objects.append(value if isinstance(value, dict) else {})
+    names = dict.fromkeys(
+        name for item in objects for name, value in item.items() if not isinstance(value, list | dict)
+    )
+    columns = [_plain([item.get(name) for item in objects]) for name in names]
     return pa.StructArray.from_arrays(columns, names=list(names)) if columns else pa.nulls(len(texts), pa.string())

@@ -1,4 +1,4 @@
-"""The machine: processor or GPU, disk, Ray, and the keys of the services that a run would use."""
+"""Checks of the machine: device, disk, Ray, and the API keys of services that a run uses."""
 
 from __future__ import annotations
 
@@ -13,96 +13,134 @@ from pathlib import Path
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
 
-RAY_SECONDS = 60
-# in a process of its own: it starts while the rest is checked, and leaves nothing behind
+RAY_TIMEOUT_SECONDS = 60
+MAX_ERROR_CHARACTERS = 300
+DISK_MARGIN = 1.2  # free space over the estimated need
+# Ray starts in a process of its own, in parallel to the other checks, and leaves nothing behind.
 START_RAY = """
 import sys, time
-began = time.perf_counter()
+started = time.perf_counter()
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 prepare_environment()
 with ray_cluster(sys.argv[1] or None) as cluster:
     import ray
     assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
-    print("RAY", cluster.cpus, cluster.gpus, round(time.perf_counter() - began, 2))
+    print("RAY", cluster.cpus, cluster.gpus, round(time.perf_counter() - started, 2))
 """
 
 
 def start_ray(address: str | None) -> subprocess.Popen[str]:
-    """Begin to start Ray and run one task on it; `check_ray` waits for how that went."""
+    """Start a process that starts Ray, or joins a cluster, and runs one task.
+
+    Args:
+        address: Address of a cluster, or None.
+
+    Returns:
+        The process, for `check_ray`.
+    """
     command = [sys.executable, "-c", START_RAY, address or ""]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            encoding="utf-8", errors="replace")  # fmt: skip
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    )
 
 
-def check_ray(starting: subprocess.Popen[str]) -> tuple[CheckResult, float]:
-    """What came of `start_ray`, and the seconds that it took."""
+def check_ray(process: subprocess.Popen[str]) -> tuple[CheckResult, float]:
+    """Wait for the process of `start_ray`.
+
+    Args:
+        process: The process.
+
+    Returns:
+        The result, and the seconds that Ray took to start and to run one task.
+    """
     try:
-        out, err = starting.communicate(timeout=RAY_SECONDS)
+        output, errors = process.communicate(timeout=RAY_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        starting.kill()
-        starting.communicate()
-        return CheckResult("environment", "Ray", f"did not run a task within {RAY_SECONDS} s"), float(RAY_SECONDS)
-    line = next((line for line in out.splitlines() if line.startswith("RAY ")), None)
+        process.kill()
+        process.communicate()
+        text = f"did not run a task within {RAY_TIMEOUT_SECONDS} s"
+        return CheckResult("environment_error", "Ray", text), float(RAY_TIMEOUT_SECONDS)
+    line = next((line for line in output.splitlines() if line.startswith("RAY ")), None)
     if line is None:
-        why = (err.strip().splitlines() or ["no word"])[-1][:300]
-        return CheckResult("environment", "Ray", f"does not start: {why}"), 0.0
+        last_line = (errors.strip().splitlines() or ["no error message"])[-1][:MAX_ERROR_CHARACTERS]
+        return CheckResult("environment_error", "Ray", f"does not start: {last_line}"), 0.0
     _, cpus, gpus, seconds = line.split()
-    version = importlib.metadata.version("ray")
-    return CheckResult(
-        "good", "Ray", f"{version} starts and runs a task in {seconds} s: {cpus} CPUs, {gpus} GPUs"
-    ), float(seconds)
+    text = f"{importlib.metadata.version('ray')} starts and runs a task in {seconds} s: {cpus} CPUs, {gpus} GPUs"
+    return CheckResult("ok", "Ray", text), float(seconds)
 
 
 def check_devices(config: Config) -> Iterator[CheckResult]:
-    """The device that training would take, and in which precision."""
+    """Report the device and the precision of training.
+
+    Args:
+        config: The config.
+
+    Yields:
+        The results.
+    """
     import torch
 
     from rainbow_ray.model.device import pick_device, pick_precision
 
-    device, notes = pick_device(config.training.device)
-    precision, more = pick_precision(config.training.mixed_precision, device)
+    device, device_notes = pick_device(config.training.device)
+    precision, precision_notes = pick_precision(config.training.mixed_precision, device)
     if device.type == "cuda":
-        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        described = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in names)
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        description = ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus)
     else:
-        described = f"{device.type}, {os.cpu_count()} cores"
+        description = f"{device.type}, {os.cpu_count()} cores"
         if shutil.which("nvidia-smi") and config.training.device == "auto":
-            unseen = f"nvidia-smi is here, but torch {torch.__version__} sees no GPU"
-            yield CheckResult("environment", "device", f"{unseen}: install the CUDA build of the same version")
-    yield CheckResult("good", "device", f"{described}; training in {precision.name}")
-    for note in [*notes, *more]:
-        yield CheckResult("word", "device", note)
+            problem = f"nvidia-smi is installed, but torch {torch.__version__} finds no GPU"
+            yield CheckResult("environment_error", "device", f"{problem}: install the CUDA build of the same version")
+    yield CheckResult("ok", "device", f"{description}; training in {precision.name}")
+    for note in [*device_notes, *precision_notes]:
+        yield CheckResult("warning", "device", note)
 
 
 def check_disk(folder: Path, needed_mb: float) -> CheckResult:
-    """Room for checkpoints and the model where runs are written."""
-    where = folder.resolve()
-    while not where.exists():
-        where = where.parent
-    free = shutil.disk_usage(where).free / 2**20
-    what = f"{free / 1024:.1f} GB free at {where}, a run writes about {max(1.0, needed_mb):.0f} MB"
-    if not os.access(where, os.W_OK):
-        return CheckResult("input", "disk", f"{where} cannot be written; choose another --output-dir")
-    return CheckResult("good" if free > 1.2 * needed_mb else "environment", "disk", what)
+    """Compare the free space of a folder with what a run or a sweep writes.
+
+    Args:
+        folder: Folder of the runs, which need not exist.
+        needed_mb: Estimated size of what is written.
+
+    Returns:
+        The result.
+    """
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        return CheckResult("input_error", "disk", f"{existing} cannot be written; choose another --output-dir")
+    free_mb = shutil.disk_usage(existing).free / 2**20
+    text = f"{free_mb / 1024:.1f} GB free at {existing}, a run writes about {max(1.0, needed_mb):.0f} MB"
+    return CheckResult("ok" if free_mb > DISK_MARGIN * needed_mb else "environment_error", "disk", text)
 
 
 def check_services(config: Config) -> Iterator[CheckResult]:
-    """Keys of W&B and of the hub: whether they are there, never what they are."""
+    """Report whether API keys of Weights & Biases and of the Hugging Face hub are present. Keys are never printed.
+
+    Args:
+        config: The config.
+
+    Yields:
+        The results.
+    """
     from rainbow_ray.training.loggers import knows_wandb, wandb_notes
 
     if config.logging.wandb.enabled:
         notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]
-        yield from (CheckResult("word", "W&B", note) for note in notes)
+        yield from (CheckResult("warning", "W&B", note) for note in notes)
         if knows_wandb():
-            yield CheckResult("good", "W&B", "a key is here")
+            yield CheckResult("ok", "W&B", "an API key is present")
         elif not notes:
-            yield CheckResult(
-                "word", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={os.environ['WANDB_MODE']}"
-            )
+            mode = os.environ["WANDB_MODE"]
+            yield CheckResult("warning", "W&B", f"no key (WANDB_API_KEY or ~/.netrc), and WANDB_MODE={mode}")
     name = str(config.model.text_encoder.model_name)
     if name == "embedded" or Path(name).exists():
         return
     from huggingface_hub import get_token
 
-    token = "a hub token is here" if get_token() else "no hub token (HF_TOKEN): public models only"
-    yield CheckResult("good" if get_token() else "word", "hub", f"{token}; {name} is taken from the hub or its cache")
+    has_token = get_token() is not None
+    token = "a hub token is present" if has_token else "no hub token (HF_TOKEN): public models only"
+    yield CheckResult("ok" if has_token else "warning", "hub", f"{token}; {name} is loaded from the hub or its cache")

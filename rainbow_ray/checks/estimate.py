@@ -1,8 +1,7 @@
-"""Memory, disk, time and cost of the run to come, from what was measured of its model."""
+"""Estimates of memory, disk, time and cost of a run or a sweep, from measurements of its model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,122 +11,180 @@ import torch
 
 from rainbow_ray.baselines.common import MOST_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
-from rainbow_ray.checks.model import Measured, check_model
+from rainbow_ray.checks.model import ModelProfile, check_model
 from rainbow_ray.checks.result import CheckResult
-from rainbow_ray.data.batching import make_training_schedule
+from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
 
-SPARE = 0.9  # of the memory: the rest is the system's and fragmentation's
-# fixed costs of a run, as many times a start of Ray: reading data, starting workers, the trainer of the refit
-# (from seconds.parts of real runs)
-STARTS_OF_FOLDS, STARTS_OF_ONE_SPLIT = 6.5, 5.0
-HEAD_SECONDS = 0.002  # of a step of the head alone
+USABLE_MEMORY = 0.9  # fraction; the rest is for the system and fragmentation
+MAX_SHOWN_EXAMPLES = 100_000
+# Fixed costs of a run, in starts of Ray: reading data, starting workers, the trainer of the refit. They were fitted to
+# `seconds.parts` of real runs.
+STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
+HEAD_STEP_SECONDS = 0.002  # of a step that trains only the head
+BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
+BACKWARD_COST = 3  # forward and backward pass of all layers, in forward passes
+CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
 
 
-def check_memory(plan: RunPlan, data: PreparedData, measured: Measured) -> CheckResult:
-    """Memory of a micro-batch of the longest texts, and the largest that fits."""
-    device = measured.learner.device
+def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> CheckResult:
+    """Compare the memory of a micro-batch of the longest texts with the free memory.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+        profile: Measurements of the model.
+
+    Returns:
+        The result, with the largest micro-batch that fits.
+    """
+    device = profile.learner.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     config = plan.config.training
-    longest = int(data.source.lengths.max())
-    batch = config.batch_size
+    max_length = int(data.source.lengths.max())
+    batch_size = config.batch_size
     if config.batch_tokens:
-        batch = max(1, min(batch, config.batch_tokens // longest))
-    needed = measured.fixed + batch * measured.per_example
-    fits = int((SPARE * free - measured.fixed) // measured.per_example)
-    one = "song" if plan.segments is None else "segment"
-    text = f"about {_size(needed)} for micro-batches of {batch} {one}s of {longest} tokens; {_size(free)} are free"
-    if fits < 1:
-        advice = f"not even one {one} fits; freeze more layers, or cut texts shorter"
-        return CheckResult("environment", "memory", f"{text}: {advice}")
-    room = f"up to {min(fits, 100_000)} {one}s fit"
-    if needed > SPARE * free:
-        return CheckResult("word", "memory", f"{text}: {room}; larger ones are halved as they run out of memory, or set"
-                     f" training.batch_size={max(1, 2 ** int(np.log2(fits)))}")  # fmt: skip
-    return CheckResult("good", "memory", f"{text}: {room}")
+        batch_size = max(1, min(batch_size, config.batch_tokens // max_length))
+    needed = profile.fixed_bytes + batch_size * profile.example_bytes
+    n_fitting = int((USABLE_MEMORY * free - profile.fixed_bytes) // profile.example_bytes)
+    unit = "song" if plan.segments is None else "segment"
+    batch = f"micro-batches of {batch_size} {unit}s of {max_length} tokens"
+    text = f"about {_format_bytes(needed)} for {batch}; {_format_bytes(free)} are free"
+    if n_fitting < 1:
+        advice = f"not even one {unit} fits; freeze more layers, or truncate texts at fewer tokens"
+        return CheckResult("environment_error", "memory", f"{text}: {advice}")
+    text = f"{text}: up to {min(n_fitting, MAX_SHOWN_EXAMPLES)} {unit}s fit"
+    if needed > USABLE_MEMORY * free:
+        size = max(1, 2 ** int(np.log2(n_fitting)))
+        advice = f"larger micro-batches are halved when they run out of memory, or set training.batch_size={size}"
+        return CheckResult("warning", "memory", f"{text}; {advice}")
+    return CheckResult("ok", "memory", text)
 
 
 def estimate_run(
-    plan: RunPlan, data: PreparedData, measured: Measured, ray_seconds: float, slots: int
-) -> Iterator[CheckResult]:
-    """Time and cost of the run to come, from the step that was measured."""
-    # a manifest may be so large that only some of its rows were looked at
-    share = plan.manifest.rows / max(1, data.profile["rows"])
-    many = plan.config.data.folds is None and data.profile["songs"] * share >= FOLDS_BELOW
-    training, folds = plan.config.training, 1 if many else data.split.n_folds
-    train, val = (len(side) * share for side in data.split.train_val_indices(0))
-    length = make_training_schedule(training, round(train))
-    if measured.learner.model.features_are_constant:
-        fit = (train + val) * measured.encode_seconds + length.total_steps * HEAD_SECONDS
-    else:
-        fit = length.total_steps * measured.step_seconds + (length.epochs * val + train) * measured.encode_seconds
-    workers = (parse_workers(training.workers) or (1, 1))[1]
-    at_once = 1 if training.workers is not None else min(slots, folds)
-    fits = fit * folds / at_once / workers + (fit / workers if folds > 1 else 0.0)
-    # baselines read every layer of the encoder, and fit four small models
-    baselines = min(train + val, MOST_EXAMPLES) * measured.encode_seconds * 3 + 5
-    total = ray_seconds * (STARTS_OF_FOLDS if folds > 1 else STARTS_OF_ONE_SPLIT) + fits + baselines
-    refit = f", {folds} folds and a refit" if folds > 1 else ""
-    steps = f"{length.epochs} epochs of {length.steps_per_epoch} steps{refit}"
+    plan: RunPlan, data: PreparedData, profile: ModelProfile, ray_seconds: float, *, n_parallel: int
+) -> CheckResult:
+    """Estimate time and cost of a run from the measured step.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data, which may be a sample of a large manifest.
+        profile: Measurements of the model.
+        ray_seconds: Time in which Ray started.
+        n_parallel: Number of folds that run in parallel.
+
+    Returns:
+        The estimate.
+    """
+    sampling_factor = plan.manifest.rows / max(1, data.profile["rows"])
+    is_large = plan.config.data.folds is None and data.profile["songs"] * sampling_factor >= FOLDS_BELOW
+    training, n_folds = plan.config.training, 1 if is_large else data.split.n_folds
+    n_train, n_val = (len(indices) * sampling_factor for indices in data.split.train_val_indices(0))
+    schedule = make_training_schedule(training, round(n_train))
+    fit_seconds = _fit_seconds(profile, schedule, n_train, n_val)
+    n_workers = (parse_workers(training.workers) or (1, 1))[1]
+    n_concurrent = 1 if training.workers is not None else min(n_parallel, n_folds)
+    fits_seconds = fit_seconds * n_folds / n_concurrent / n_workers + (fit_seconds / n_workers if n_folds > 1 else 0.0)
+    n_baseline = min(n_train + n_val, MOST_EXAMPLES)
+    baseline_seconds = n_baseline * profile.encode_seconds * BASELINE_PASSES + BASELINE_SECONDS
+    n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
+    total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds
+    fits = f", {n_folds} folds and a refit" if n_folds > 1 else ""
+    steps = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps{fits}"
     price = plan.config.logging.usd_per_hour
-    cost = f", ${total / 3600 * price:.3f}" if price is not None else "; --usd-per-hour tells the cost"
-    parts = f"{_time(fits)} of training ({steps}), the rest to start and to compare"
-    yield CheckResult("good", "the run", f"about {_time(total)}{cost}: {parts}")
+    cost = f", ${total_seconds / 3600 * price:.3f}" if price is not None else "; add --usd-per-hour for the cost"
+    parts = f"{_format_seconds(fits_seconds)} of training ({steps}), the rest for the start and the baselines"
+    return CheckResult("ok", "the run", f"about {_format_seconds(total_seconds)}{cost}: {parts}")
+
+
+def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
+    """Return the time of one fit."""
+    if profile.learner.model.features_are_constant:
+        return (n_train + n_val) * profile.encode_seconds + schedule.total_steps * HEAD_STEP_SECONDS
+    scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
+    return schedule.total_steps * profile.step_seconds + scoring
 
 
 @dataclass(frozen=True)
-class SweepCost:
-    """What is said of a sweep's price; the seconds that its end takes: fresh splits and the winner's run; the disk."""
+class SweepEstimate:
+    """Estimated cost of a sweep.
+
+    Attributes:
+        text: Time and cost, as a sentence.
+        closing_seconds: Time after the last trial: revalidation and the run of the best config.
+        disk: Whether its models fit on the disk.
+    """
 
     text: str
-    closing: float
+    closing_seconds: float
     disk: CheckResult
 
 
-def estimate_trials(plan: RunPlan, data: PreparedData, concurrent: int) -> SweepCost:
-    """Time and cost of a sweep: between trials as cheap as the default config, and trials that train all layers.
+def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> SweepEstimate:
+    """Estimate time and cost of a sweep.
 
-    The first as measured here; the second by arithmetic, from one pass of the layers that the default reads.
+    The lower end is for trials that cost as much as the default config, as measured here. The upper end is for trials
+    that train all layers, extrapolated from one pass of the layers that the default config reads.
+
+    Args:
+        plan: Plan of the sweep.
+        data: Prepared data.
+        n_concurrent: Trials that run in parallel.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        InputError: The model cannot be built.
     """
-    _, measured = check_model(plan, data)
-    tuning, folds = plan.config.tune, data.split.n_folds
-    train, val = (len(side) for side in data.split.train_val_indices(0))
-    length = make_training_schedule(plan.config.training, train)
-    encoder = measured.learner.model.text
-    times = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
-    whole = measured.encode_seconds * times  # of one example through all layers
-    if measured.learner.model.features_are_constant:
-        cheap = folds * (length.total_steps * HEAD_SECONDS)
+    _, profile = check_model(plan, data)
+    tuning, n_folds = plan.config.tune, data.split.n_folds
+    n_train, n_val = (len(indices) for indices in data.split.train_val_indices(0))
+    schedule = make_training_schedule(plan.config.training, n_train)
+    encoder = profile.learner.model.text
+    depth_factor = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
+    full_encode_seconds = profile.encode_seconds * depth_factor  # of one example through all layers
+    if profile.learner.model.features_are_constant:
+        low_trial = n_folds * (schedule.total_steps * HEAD_STEP_SECONDS)
     else:
-        steps = length.total_steps * measured.step_seconds
-        cheap = folds * (steps + length.epochs * val * measured.encode_seconds)
-    dear = folds * length.epochs * (3 * train + val) * whole
-    low, high = (seconds * tuning.trials / concurrent for seconds in (cheap, max(cheap, dear)))
-    closing = 2 * tuning.revalidation_seeds * cheap / concurrent + 60
+        steps = schedule.total_steps * profile.step_seconds
+        low_trial = n_folds * (steps + schedule.epochs * n_val * profile.encode_seconds)
+    high_trial = n_folds * schedule.epochs * (BACKWARD_COST * n_train + n_val) * full_encode_seconds
+    low, high = (seconds * tuning.trials / n_concurrent for seconds in (low_trial, max(low_trial, high_trial)))
+    closing_seconds = 2 * tuning.revalidation_seeds * low_trial / n_concurrent + CLOSING_SECONDS
     price = plan.config.logging.usd_per_hour
     cost = f" (${low / 3600 * price:.3f} to ${high / 3600 * price:.3f})" if price is not None else ""
     text = (
-        f"Expected: {_time(low)} if all trials cost what the default config costs, {_time(high)} if all trained every"
-        f" layer and none were stopped{cost}; then about {_time(closing)} for fresh splits and the winner's run"
+        f"Expected: {_format_seconds(low)} if all trials cost as much as the default config, {_format_seconds(high)} if"
+        f" all train every layer and none is stopped early{cost}; then about {_format_seconds(closing_seconds)} for the"
+        " revalidation and the run of the best config"
     )
-    models = disk_needed_mb(data, measured) * (tuning.keep_best_models + concurrent + 2)
-    return SweepCost(text, closing, check_disk(Path(plan.config.logging.output_dir), models))
+    models_mb = disk_needed_mb(data, profile) * (tuning.keep_best_models + n_concurrent + 2)
+    return SweepEstimate(text, closing_seconds, check_disk(Path(plan.config.logging.output_dir), models_mb))
 
 
-def disk_needed_mb(data: PreparedData, measured: Measured) -> float:
-    """Two checkpoints and a model of each fit, and the bundle."""
-    fits = data.split.n_folds + (data.split.n_folds > 1)
-    weights = sum(p.numel() * p.element_size() for p in measured.learner.model.parameters())
-    return (3 * fits * measured.state_bytes + weights) / 2**20
+def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:
+    """Return the size of a run: two checkpoints and a model of each fit, and the bundle.
+
+    Args:
+        data: Prepared data.
+        profile: Measurements of the model.
+
+    Returns:
+        The size in MiB.
+    """
+    n_fits = data.split.n_folds + (data.split.n_folds > 1)
+    weights = sum(p.numel() * p.element_size() for p in profile.learner.model.parameters())
+    return (3 * n_fits * profile.checkpoint_bytes + weights) / 2**20
 
 
-def _size(n: float) -> str:
-    return f"{n / 2**30:.1f} GB" if n >= 2**30 else f"{n / 2**20:.0f} MB"
+def _format_bytes(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.1f} GB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MB"
 
 
-def _time(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

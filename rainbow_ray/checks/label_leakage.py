@@ -37,7 +37,7 @@ WordList = tuple[list[tuple[int, str]], str]  # (word, class): the first that a 
 @dataclass(frozen=True)
 class Finding:
     kind: str  # "length", "words", "column", "count", "fall-through", "bound"
-    severity: str  # "ok", "warn"
+    status: Literal["ok", "warning"]
     text: str
 
 
@@ -82,7 +82,7 @@ def probe_labels(
     others = {name: values for name, values in columns.items() if name not in own and not _is_text(values, songs)}
     rules = _column_rules(songs, others)
     numbers = {name: _numbers(others[name]) for name in rules} | ({} if songs.classes else {target: songs.y})
-    found = [Finding("column", "warn", text) for text in rules.values()]
+    found = [Finding("column", "warning", text) for text in rules.values()]
     found = found or [Finding("column", "ok", f"None of the {len(others)} other columns settles the label.")]
     found += [one for name, x in numbers.items() if x is not None for one in _counts(name, x, songs)]
     if len(np.unique(songs.folds)) < 2:
@@ -170,7 +170,7 @@ def _length(songs: _Songs) -> Finding:
     if songs.classes:
         name = max(songs.classes, key=lambda name: np.mean(y == name) - np.mean(of == name))
         seen = f"{np.mean(y == name):.0%} of {len(y)} songs {where} are {name}, {np.mean(of == name):.0%} of the others"
-    return Finding("length", "warn", f"The length of the text alone tells much of the label: {seen} ({told.text}).")
+    return Finding("length", "warning", f"The length of the text alone tells much of the label: {seen} ({told.text}).")
 
 
 def _fit_list(songs: _Songs, train: np.ndarray) -> WordList:
@@ -228,7 +228,7 @@ def _words(songs: _Songs, best: WordList, listed: _Told, stumps: _Told) -> Findi
     else:
         what = "hint at the label" if higher.share > 0 else "do not tell the label"
         return Finding("words", "ok", f"Single words {what} ({higher.text}).")
-    return Finding("words", "warn", text)
+    return Finding("words", "warning", text)
 
 
 def _numbers(values: list[Any]) -> np.ndarray | None:
@@ -292,7 +292,7 @@ def _counts(name: str, x: np.ndarray, songs: _Songs) -> list[Finding]:
                 text = (
                     f"times the {unit} of the text, divided by {scale}, it is whole ({len(used)} songs that are not 0)"
                 )
-                return [Finding("count", "warn", f"{name} is a count in disguise: {text}.")]
+                return [Finding("count", "warning", f"{name} is a count in disguise: {text}.")]
     return []
 
 
@@ -313,7 +313,7 @@ def _fall_through(songs: _Songs, best: WordList, listed: _Told) -> list[Finding]
     inside = songs.has[of].sum(0)
     if not told or hypergeom.sf(inside - 1, len(of), of.sum(), songs.has.sum(0)).min() * len(inside) < CHANCE:
         return []
-    return [Finding("fall-through", "warn", f"{says} looks like a default: words tell the rest, and none tells it.")]
+    return [Finding("fall-through", "warning", f"{says} looks like a default: words tell the rest, and none tells it.")]
 
 
 def _bound(songs: _Songs, listed: _Told, stumps: _Told) -> Finding:

@@ -1,4 +1,4 @@
-"""Audio and MIDI: who has what, what a cold cache would cost, and filling it."""
+"""Checks of audio and MIDI: presence, cost of encoding what the cache lacks, and filling the cache."""
 
 from __future__ import annotations
 
@@ -19,57 +19,84 @@ MB = 2**20
 
 
 def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator[CheckResult]:
-    """Presence, and what remains to be computed before the first step: files were read by now, and are kept."""
+    """Report which modalities examples have, and the cost of encoding the audio that the cache lacks.
+
+    Files were read, and their arrays cached, when the data were prepared.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+        learner: The model.
+
+    Yields:
+        The results; none for a model that reads only text.
+    """
     reader = plan.reading.media_reader
     if reader is None:
         return
-    units = "stems" if plan.unit == "stem" else "songs"
-    there = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
-    yield CheckResult("good", "media", f"{units} that have: {there}; under {reader.root}")
+    unit = "stems" if plan.unit == "stem" else "songs"
+    presence = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
+    yield CheckResult("ok", "media", f"{unit} that have: {presence}; under {reader.root}")
+    cache = learner.audio_features
     windows = data.source.window_names("audio")
-    missing = learner.audio_features.missing(windows)
+    missing = cache.missing(windows)
     if not missing:
         return
-    timed = missing[:AT_ONCE]
-    began = time.perf_counter()
-    learner.audio_features.prepare(timed)
-    each = (time.perf_counter() - began) / len(timed)
-    size = learner.audio_features.find("audio", timed[0]).nbytes * len(missing) / MB
-    free = shutil.disk_usage(learner.audio_features.store.folder or ".").free / MB
-    cost = f"{len(missing)} of {len(windows)} windows are not encoded yet: about {each * len(missing):.0f} s and"
-    text = f"{cost} {size:.0f} MB in {reader.folder}, once; --prepare does it now"
-    if size > free:
-        yield CheckResult("environment", "cold cache", f"{text}; only {free:.0f} MB are free: see data.media_cache")
+    sample = missing[:AT_ONCE]
+    started = time.perf_counter()
+    cache.prepare(sample)
+    seconds = (time.perf_counter() - started) / len(sample) * len(missing)
+    size_mb = cache.find("audio", sample[0]).nbytes * len(missing) / MB
+    free_mb = shutil.disk_usage(cache.store.folder or ".").free / MB
+    cost = f"about {seconds:.0f} s and {size_mb:.0f} MB in {reader.folder}, once"
+    text = f"{len(missing)} of {len(windows)} windows are not encoded yet: {cost}; --build-cache does it now"
+    if size_mb > free_mb:
+        text = f"{text}; only {free_mb:.0f} MB are free: see data.media_cache"
+        yield CheckResult("environment_error", "cold cache", text)
     else:
-        yield CheckResult("good", "cold cache", text)
+        yield CheckResult("ok", "cold cache", text)
 
 
-def prepare_media(plan: RunPlan, data: PreparedData) -> CheckResult:
-    """Encode all windows, so that the cache can travel in place of the files."""
+def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
+    """Encode all audio windows, so that the cache can be copied in place of the files.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+
+    Returns:
+        What was encoded, and where the cache is.
+    """
     reader, config = plan.reading.media_reader, plan.config
     if reader is None:
-        return CheckResult("word", "prepare", "only text is read: there is nothing to prepare")
+        return CheckResult("warning", "cache", "this model reads only text: there is nothing to cache")
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
     model = build_model(config, plan.reading, data.task).to(device)
-    heard = AudioFeatureCache(model, plan.reading, device, precision)
+    cache = AudioFeatureCache(model, plan.reading, device, precision)
     windows = data.source.window_names("audio")
-    fresh = len(heard.missing(windows))
-    heard.prepare(windows)
-    size = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
-    n = {name: len(data.source.window_names(name)) for name in plan.reading.media}
-    told = ", ".join(f"{count} of {name}" for name, count in n.items())
-    speed = f" ({heard.seconds / fresh:.2f} s each)" if fresh else ""
-    text = f"windows: {told}; {fresh} encoded now{speed}; {size:.0f} MB in {reader.folder}"
-    return CheckResult(
-        "good", "prepared", f"{text}: copy that folder to where you train, and name it with data.media_cache"
-    )
+    n_missing = len(cache.missing(windows))
+    cache.prepare(windows)
+    size_mb = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
+    counts = ", ".join(f"{len(data.source.window_names(name))} of {name}" for name in plan.reading.media)
+    speed = f" ({cache.seconds / n_missing:.2f} s each)" if n_missing else ""
+    text = f"windows: {counts}; {n_missing} encoded now{speed}; {size_mb:.0f} MB in {reader.folder}"
+    advice = "copy that folder to the machine that trains, and set data.media_cache to it"
+    return CheckResult("ok", "cache", f"{text}: {advice}")
 
 
-def windows_of(data: PreparedData, chosen: np.ndarray) -> list[str]:
-    """Windows of sound of some examples."""
+def window_names(data: PreparedData, indices: np.ndarray) -> list[str]:
+    """Return the names of the audio windows of examples.
+
+    Args:
+        data: Prepared data.
+        indices: Examples, `(n,)`.
+
+    Returns:
+        The names; none where there is no audio.
+    """
     if "audio" not in data.examples.table.column_names:
         return []
-    known = data.source.in_memory_subset(chosen)
-    rows = known.examples.table["audio"].take(known.positions).to_pylist()
-    return [str(name) for row in rows for name in row]
+    subset = data.source.in_memory_subset(indices)
+    windows = subset.examples.table["audio"].take(subset.positions).to_pylist()
+    return [str(name) for names in windows for name in names]

@@ -1,4 +1,4 @@
-"""The model: loaded, run forward and backward, and measured."""
+"""Checks of the model: load it, run training steps, and measure memory and time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rainbow_ray.checks.media import windows_of
+from rainbow_ray.checks.media import window_names
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.batching import make_training_schedule, scoring_batches
 from rainbow_ray.data.dataset import ExampleView
@@ -19,97 +19,142 @@ from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.learner import Learner
 from rainbow_ray.training.train_step import Stepper
 
-TIMED = 3
-FEW = 64  # examples that the model is tried on
+N_REPEATS = 3  # of each timing, of which the median counts
+MAX_EXAMPLES = 64  # that the model is tried on
+MAX_MEASURED_BATCH = 4  # examples of the batch whose memory is compared with that of one example
+CHECKPOINT_OVERHEAD_BYTES = 10 * 2**20
+FLOAT_BYTES = 4
+LIVE_TENSORS = 8  # of a frozen layer's width, while one layer of the encoder runs
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one try told. Bytes but for seconds; `step_seconds` of a whole step, `encode_seconds` of one example."""
+class ModelProfile:
+    """Memory and time of a model, as measured.
+
+    Attributes:
+        learner: The model, ready to score and to train.
+        fixed_bytes: Weights, gradients and optimizer state.
+        example_bytes: Activations per example of a batch of the longest texts.
+        step_seconds: Time of a training step.
+        encode_seconds: Time of one example's forward pass without gradients.
+        checkpoint_bytes: Size of a checkpoint.
+    """
 
     learner: Learner
-    fixed: int
-    per_example: float
+    fixed_bytes: int
+    example_bytes: float
     step_seconds: float
     encode_seconds: float
-    state_bytes: int
+    checkpoint_bytes: int
 
 
-def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], Measured]:
-    """Load the encoder, take a step on the longest texts, and look at memory."""
+def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], ModelProfile]:
+    """Load the model, take training steps, and measure memory on the longest texts.
+
+    Args:
+        plan: Plan of the run.
+        data: Prepared data.
+
+    Returns:
+        The results, and what was measured.
+
+    Raises:
+        InputError: The model cannot be built.
+    """
+    train, _ = data.split.train_val_indices(0)
+    longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:MAX_EXAMPLES]
+    sample = np.sort(np.random.default_rng(0).choice(train, min(MAX_EXAMPLES, len(train)), replace=False))
+    started = time.perf_counter()
+    learner = _make_learner(plan, data, longest, sample)
+    load_seconds = time.perf_counter() - started
+    parameters = list(learner.model.parameters())
+    n_parameters = sum(p.numel() for p in parameters)
+    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
+    counts = f"{n_parameters / 1e6:.1f} million parameters, {n_trained / 1e6:.3g} million of them trained"
+    stepper = Stepper(learner, plan.config.training, warmup_steps=0, steps=10)
+    example_bytes = _example_bytes(learner, longest)
+    batch_size = make_training_schedule(plan.config.training, len(train)).global_batch_size
+    step_seconds, encode_seconds = _time_steps(learner, stepper, sample, min(batch_size, len(sample)))
+    weight_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    # A gradient and the two moments of AdamW for each trained weight.
+    state_bytes = 3 * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    unit = "songs" if plan.segments is None else "segments"
+    step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s"
+    results = [
+        CheckResult("ok", "encoder", f"{plan.reading.said} loads in {load_seconds:.1f} s; {counts}"),
+        CheckResult("ok", "one step", step),
+    ]
+    profile = ModelProfile(
+        learner, weight_bytes + state_bytes, max(example_bytes, 1.0), step_seconds, encode_seconds,
+        state_bytes + CHECKPOINT_OVERHEAD_BYTES,
+    )  # fmt: skip
+    return results, profile
+
+
+def _make_learner(plan: RunPlan, data: PreparedData, longest: np.ndarray, sample: np.ndarray) -> Learner:
+    """Build the model of fold 0, fitted on a sample, without features of frozen layers in memory."""
     config = plan.config
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
     train, _ = data.split.train_val_indices(0)
     task = data.task.fit(data.source.targets[train], config.training)
-    longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:FEW]
-    few = np.sort(np.random.default_rng(0).choice(train, min(FEW, len(train)), replace=False))
-    began = time.perf_counter()
-    small = plan.config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
-    learner = Learner(
-        small, data.source, plan.reading, task, few, device=device, precision=precision, process_group=ProcessGroup(),
-        hear=windows_of(data, np.concatenate([longest, few])),
+    without_cache = config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
+    return Learner(
+        without_cache, data.source, plan.reading, task, sample, device=device, precision=precision,
+        process_group=ProcessGroup(), hear=window_names(data, np.concatenate([longest, sample])),
     )  # fmt: skip
-    loaded = time.perf_counter() - began
-    model = learner.model
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in model.parameters())
-    sizes = f"{everything / 1e6:.1f} million parameters, {trained / 1e6:.3g} million of them trained"
-    found = [CheckResult("good", "encoder", f"{plan.reading.said} loads in {loaded:.1f} s; {sizes}")]
-    stepper = Stepper(learner, config.training, warmup_steps=0, steps=10)
-    two = [_held_by(learner, learner.source.in_memory_subset(longest[:size])) for size in (1, min(4, len(longest)))]
-    per_example = (two[1] - two[0]) / max(1, min(4, len(longest)) - 1)
-    size = make_training_schedule(config.training, len(train)).global_batch_size
-    step, encode = _seconds(learner, stepper, few, min(size, len(few)))
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    # a gradient and AdamW's two moments for each trained weight
-    fixed = weights + 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    state = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + 10 * 2**20
-    read = "songs" if plan.segments is None else "segments"
-    found.append(CheckResult("good", "one step", f"forward and backward of {size} {read} take {step:.2f} s"))
-    return found, Measured(learner, fixed, max(per_example, 1.0), step, encode, state)
 
 
-def _held_by(learner: Learner, rows: ExampleView) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once; on CUDA the allocator's own count."""
+def _example_bytes(learner: Learner, longest: np.ndarray) -> float:
+    """Return the activations that one more example adds to a batch of the longest texts."""
+    n_examples = min(MAX_MEASURED_BATCH, len(longest))
+    single, several = (
+        _activation_bytes(learner, learner.source.in_memory_subset(longest[:size])) for size in (1, n_examples)
+    )
+    return (several - single) / max(1, n_examples - 1)
+
+
+def _activation_bytes(learner: Learner, rows: ExampleView) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, counting each storage once."""
     model = learner.model.train()
     if learner.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(learner.device)
-        before = torch.cuda.memory_allocated(learner.device)
+        allocated = torch.cuda.memory_allocated(learner.device)
         torch.autograd.backward(learner.losses(rows)[0].sum())
         model.zero_grad(set_to_none=True)
-        return torch.cuda.max_memory_allocated(learner.device) - before
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    held: dict[int, int] = {}
+        return torch.cuda.max_memory_allocated(learner.device) - allocated
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    activations: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            activations[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         loss = learner.losses(rows)[0].sum()
     torch.autograd.backward(loss)
     model.zero_grad(set_to_none=True)
-    # what a frozen encoder makes is not kept, but for a layer at a time
+    # Frozen layers save nothing for the backward pass, but the activations of one layer at a time are alive.
     width = learner.model.text.width if learner.model.text is not None else 0
-    return int(sum(held.values()) + int(len(rows) * learner.source.lengths[rows.indices].max()) * width * 4 * 8)
+    n_tokens = int(len(rows) * learner.source.lengths[rows.indices].max())
+    return int(sum(activations.values()) + n_tokens * width * FLOAT_BYTES * LIVE_TENSORS)
 
 
-def _seconds(learner: Learner, stepper: Stepper, few: np.ndarray, size: int) -> tuple[float, float]:
-    """Seconds of a step of `size` examples, and of encoding one example without a gradient; medians."""
-    steps, encodings = [], []
-    batches = scoring_batches(few, learner.source.lengths)
-    for _ in range(TIMED):
-        began = time.perf_counter()
+def _time_steps(learner: Learner, stepper: Stepper, sample: np.ndarray, size: int) -> tuple[float, float]:
+    """Return the median seconds of a training step of `size` examples, and of one example's forward pass."""
+    step_seconds, encode_seconds = [], []
+    batches = scoring_batches(sample, learner.source.lengths)
+    for _ in range(N_REPEATS):
+        started = time.perf_counter()
         learner.model.train()
-        stepper.take(learner.source.in_memory_subset(few[:size]), float(size), number=1)
-        steps.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        stepper.take(learner.source.in_memory_subset(sample[:size]), float(size), number=1)
+        step_seconds.append(time.perf_counter() - started)
+        started = time.perf_counter()
         with torch.no_grad():
             for batch in batches:
                 learner.model.eval()
                 learner.losses(learner.source.in_memory_subset(batch))
-        encodings.append((time.perf_counter() - began) / len(few))
-    return float(np.median(steps)), float(np.median(encodings))
+        encode_seconds.append((time.perf_counter() - started) / len(sample))
+    return float(np.median(step_seconds)), float(np.median(encode_seconds))

@@ -61,7 +61,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
     from rainbow_ray.checks.result import CheckResult
-    from rainbow_ray.data.reader import read_here
+    from rainbow_ray.data.reader import read_rows_locally
     from rainbow_ray.setup.plan import make_plan
     from rainbow_ray.setup.prepare import prepare_data
     from rainbow_ray.utils.console import make_console
@@ -77,7 +77,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
     try:
         show(check_devices(resolved.config))
         plan = make_plan(resolved)
-        data = prepare_data(plan, functools.partial(read_here, most=MAX_ROWS))
+        data = prepare_data(plan, functools.partial(read_rows_locally, max_rows=MAX_ROWS))
         show(check_songs(plan, data))
         show([check_lengths(plan, data)] if plan.reading.text else [])
         show(check_labels(plan, data))

@@ -121,10 +121,14 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     if command == "tune":
         add_deprecated_flag(parser, "--concurrent", "--max-concurrent")
     if command == "check":
-        parser.add_argument("--build-cache", action="store_true", help="read and encode all audio and MIDI into the cache")
+        parser.add_argument(
+            "--build-cache", action="store_true", help="read and encode all audio and MIDI into the cache"
+        )
         add_deprecated_flag(parser, "--prepare", "--build-cache", is_switch=True)
     if command == "train":
-        parser.add_argument("--ensemble", action="store_true", help="keep the average of the folds' models as one model")
+        parser.add_argument(
+            "--ensemble", action="store_true", help="keep the average of the folds' models as one model"
+        )
     parser.add_argument("--wandb", action="store_true", help="log the run to Weights & Biases")
     parser.add_argument(
         "--address",

@@ -33,7 +33,7 @@ def add_deprecated_flag(
     former_name: str,
     present_name: str,
     *,
-    type: Callable[[str], Any] = str,  # noqa: A002 - the name that argparse has
+    type: Callable[[str], Any] = str,
     is_switch: bool = False,
 ) -> None:
     """Let a parser accept the former name of a flag.

@@ -126,8 +126,6 @@ def make_report_parser(description: str) -> argparse.ArgumentParser:
     """
     parser = _make_parser("report", description)
     parser.add_argument("runs", nargs="+", type=path_option, metavar="RUN", help="folder of a finished run or sweep")
-    parser.add_argument(
-        "--out", type=path_option, metavar="F", help="page of several runs (default: comparison.html)"
-    )
+    parser.add_argument("--out", type=path_option, metavar="F", help="page of several runs (default: comparison.html)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     return parser

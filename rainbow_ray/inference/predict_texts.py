@@ -48,7 +48,12 @@ def predict_texts(
     order = np.argsort(-ranking, kind="stable")
     extra = {} if modalities is None else {"modalities": modalities}
     rows = [
-        {"text": texts[i], "prediction": predictions[i], **dict(zip(names, map(float, scores[i]), strict=True)), **extra}
+        {
+            "text": texts[i],
+            "prediction": predictions[i],
+            **dict(zip(names, map(float, scores[i]), strict=True)),
+            **extra,
+        }
         for i in order
     ]
     if options.out is not None:
@@ -97,9 +102,7 @@ def _ranking_column(predictor: TextScorer, class_name: str | None) -> str | None
     classes = [column.removeprefix("score_") for column in columns] if len(columns) > 1 else []
     if class_name not in classes:
         available = f"; one of: {', '.join(classes)}" if classes else ": this model has none"
-        raise InputError(
-            f"--rank-by-class {class_name!r}: no such class{did_you_mean(class_name, classes)}{available}"
-        )
+        raise InputError(f"--rank-by-class {class_name!r}: no such class{did_you_mean(class_name, classes)}{available}")
     return f"score_{class_name}"
 
 

@@ -163,13 +163,13 @@ def print_sweep_header(plan: RunPlan, data: PreparedData, axes: Axes, concurrent
         " configs; what is smaller is luck",
     ]
     cost = estimate_trials(plan, data, concurrent)
-    if cost.disk.mark != "good":
+    if cost.disk.status != "ok":
         raise InputError(f"--output-dir: {cost.disk.text}; free some, or choose another folder")
     said += [cost.text]
     said += [f"Note: {note}" for note in [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]]
     for line in said:
         console.print(line)
-    return cost.closing
+    return cost.closing_seconds
 
 
 def tune(

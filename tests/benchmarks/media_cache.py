@@ -5,7 +5,7 @@
 
 The encoder has the shape of Wav2Vec2-base with random weights. An epoch reads every stem once: the first computes what
 the frozen layers say, the second finds it. `--prepare` reads and encodes stems with a small encoder, since what it asks
-is what is held in memory: decoding by Ray Data, then encoding, as `check --prepare` does it, in a process of its own.
+is what is held in memory: decoding by Ray Data, then encoding, as `check --build-cache` does it, in a process of its own.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
 def prepare(folder: Path, stems: int) -> dict[str, object]:
     """Peak of the private memory of the command and of all its workers."""
     manifest, encoder = songs(folder, stems, 2.0), save_encoder(folder, small=True)
-    command = [sys.executable, "-m", "rainbow_ray.check", "--prepare", "--phase", "3", "--modalities", "audio",
+    command = [sys.executable, "-m", "rainbow_ray.check", "--build-cache", "--phase", "3", "--modalities", "audio",
                "--manifest", str(manifest), "--audio-encoder", str(encoder), "data.window_seconds=2",
                f"data.media_cache={folder / 'cache'}"]  # fmt: skip
     began, peaks, process = time.perf_counter(), {"command": 0, "largest worker": 0}, subprocess.Popen(command)

@@ -103,7 +103,7 @@ def main() -> None:
         nested = Path(name) / "nested"
         nested.mkdir()
         trials, _ = run(nested, options.nested, "--folds", "1", "--workers-per-trial", str(min(2, cpus)),
-                        "--concurrent", "1")  # fmt: skip
+                        "--max-concurrent", "1")  # fmt: skip
         found["nested_trainer"] = round(statistics.median(beside(nested, trial) for trial in trials), 2)
         found["times_less"] = round(float(found["nested_trainer"]) / float(found["warm_trial"]), 1)
     print(json.dumps(found, indent=2))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rainbow_ray.checks.data import check_lengths, check_songs, probe_songs
+from rainbow_ray.checks.data import check_labels, check_lengths, check_songs
 from rainbow_ray.checks.environment import check_devices, check_disk, check_services
 from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, estimate_run
 from rainbow_ray.checks.model import check_model
@@ -27,8 +27,8 @@ def made(manifest: Path, encoder: Path, **keys):
     return plan, prepare_data(plan, read_rows_locally)
 
 
-def texts(found, part: str) -> str:
-    return "\n".join(f"{one.mark} {one.text}" for one in found if one.part == part)
+def texts(results, topic: str) -> str:
+    return "\n".join(f"{one.status} {one.text}" for one in results if one.topic == topic)
 
 
 def test_songs_are_counted_and_the_label_is_probed(write_table, tiny_encoder):
@@ -36,13 +36,13 @@ def test_songs_are_counted_and_the_label_is_probed(write_table, tiny_encoder):
     rows["answer"] = ["yes" if marked else "no" for marked in rows["has_rebracketing_markers"]]
     rows["notes"] = [["a", "list"]] * len(rows["id"])
     plan, data = made(write_table(rows), tiny_encoder("bert"))
-    found = [*check_songs(plan, data), check_lengths(plan, data), *probe_songs(plan, data)]
+    found = [*check_songs(plan, data), check_lengths(plan, data), *check_labels(plan, data)]
     assert "40 songs from 80 rows" in texts(found, "songs")
-    assert "% are cut at 64" in texts(found, "tokens")
+    assert "% of the texts are truncated at 64" in texts(found, "tokens")
     probed = texts(found, "probe")
     assert "answer" in probed
     assert "but" in probed
-    assert not any(one.mark in ("input", "environment") for one in found)
+    assert not any(one.status in ("input_error", "environment_error") for one in found)
 
 
 def test_labels_in_json_are_seen_through(write_table, tiny_encoder):
@@ -52,7 +52,7 @@ def test_labels_in_json_are_seen_through(write_table, tiny_encoder):
         f'{{"has_rebracketing_markers": {str(one).lower()}, "how": "{"much" if one else "none"}"}}' for one in marked
     ]
     plan, data = made(write_table(rows), tiny_encoder("bert"))
-    assert "training_data.how" in texts(list(probe_songs(plan, data)), "probe")
+    assert "training_data.how" in texts(list(check_labels(plan, data)), "probe")
 
 
 @pytest.fixture
@@ -65,19 +65,19 @@ def measured(songs_file, tiny_encoder):
 
 def test_memory_says_which_batch_fits(measured, monkeypatch):
     plan, data, result = measured
-    assert result.per_example > 64 * 32 * 4  # at least a layer's states of one text
+    assert result.example_bytes > 64 * 32 * 4  # at least a layer's states of one text
     import psutil
 
     def with_free(n: float) -> CheckResult:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": n})())
-        return check_memory(plan, data, dataclasses.replace(result, fixed=0, per_example=1000.0))
+        return check_memory(plan, data, dataclasses.replace(result, fixed_bytes=0, example_bytes=1000.0))
 
-    assert with_free(1e9).mark == "good"
+    assert with_free(1e9).status == "ok"
     tight = with_free(20_000)
-    assert tight.mark == "word"
+    assert tight.status == "warning"
     assert "up to 18 songs fit" in tight.text
     assert "training.batch_size=16" in tight.text
-    assert with_free(500).mark == "environment"
+    assert with_free(500).status == "environment_error"
 
 
 def test_more_work_takes_longer_and_costs_more(measured):
@@ -85,8 +85,8 @@ def test_more_work_takes_longer_and_costs_more(measured):
     slow = dataclasses.replace(result, step_seconds=10.0)
 
     def minutes(config: Config) -> str:
-        (found,) = estimate_run(dataclasses.replace(plan, config=config), data, slow, ray_seconds=1.0, slots=1)
-        return found.text
+        changed = dataclasses.replace(plan, config=config)
+        return estimate_run(changed, data, slow, ray_seconds=1.0, n_parallel=1).text
 
     config = plan.config.model_copy(deep=True)
     config.logging.usd_per_hour = 3600.0
@@ -102,8 +102,8 @@ def test_more_work_takes_longer_and_costs_more(measured):
 def test_disk_and_services(tmp_path, monkeypatch, measured):
     _, data, result = measured
     assert disk_needed_mb(data, result) > 30
-    assert check_disk(tmp_path / "runs", 1.0).mark == "good"
-    assert check_disk(tmp_path, 1e12).mark == "environment"
+    assert check_disk(tmp_path / "runs", 1.0).status == "ok"
+    assert check_disk(tmp_path, 1e12).status == "environment_error"
     config = Config()
     config.logging.wandb.enabled = True
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -115,7 +115,7 @@ def test_disk_and_services(tmp_path, monkeypatch, measured):
     assert "some/model" in texts(said, "hub")
     monkeypatch.setenv("WANDB_API_KEY", "a-very-secret-key")
     said = list(check_services(config))
-    assert "good" in texts(said, "W&B")
+    assert "ok" in texts(said, "W&B")
     assert "secret" not in str(said)
 
 
@@ -164,5 +164,5 @@ def test_rows_are_looked_at_up_to_a_limit(write_table, tiny_encoder):
     data = prepare_data(plan, lambda *parts: read_rows_locally(*parts, max_rows=50))
     assert data.profile["rows"] == 50
     found = list(check_songs(plan, data))
-    assert "50 of 120 rows, looked at here and there" in texts(found, "songs")
+    assert "a sample of 50 of 120 rows" in texts(found, "songs")
     assert len(np.unique(data.examples.table["row"].to_numpy())) == 25

@@ -34,7 +34,7 @@ def probe(
 
 
 def warned(found: list[Finding], kind: str | None = None) -> list[str]:
-    return [one.text for one in found if one.severity == "warn" and kind in (None, one.kind)]
+    return [one.text for one in found if one.status == "warning" and kind in (None, one.kind)]
 
 
 def text_of(found: list[Finding], kind: str) -> str:

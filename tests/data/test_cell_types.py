@@ -318,7 +318,7 @@ def test_labels_that_are_not_utf8_are_left_out_and_counted(read):
 
 
 def test_what_the_check_probes_may_hold_any_bytes(write_table, tiny_encoder):
-    from rainbow_ray.checks.data import probe_songs
+    from rainbow_ray.checks.data import check_labels
 
     strange = latin([f"caf\xe9 {i % 3}" for i in range(N)])
     columns = {"other": strange, "words": strange.dictionary_encode(), "decimals": IDS["decimals"],
@@ -327,7 +327,7 @@ def test_what_the_check_probes_may_hold_any_bytes(write_table, tiny_encoder):
                "training_data": latin([json.dumps({"by": "caf\xe9"}, ensure_ascii=False)] * N),
                KIND: [str(np.array([NAMES[i % 3]])) for i in range(N)]}  # fmt: skip
     plan = plan_of(write_table(songs(**columns)), tiny_encoder("bert"), phase=2)
-    texts = [finding.text for finding in probe_songs(plan, data_of(plan))]
+    texts = [finding.text for finding in check_labels(plan, data_of(plan))]
     assert any("other columns settles" in text or "settles the label" in text for text in texts)
 
 

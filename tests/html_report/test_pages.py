@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rainbow_ray import report
-from rainbow_ray.cli import run as run_door
+from rainbow_ray.cli.main import run_command as run_door
 from rainbow_ray.html_report.charts import confusion
 from rainbow_ray.html_report.html import render
 from rainbow_ray.html_report.label_issues import contradictions

@@ -16,7 +16,7 @@ import pytest
 
 import rainbow_ray
 from rainbow_ray import predict
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, cut_chunks, read_chunk, song_boundaries
@@ -51,7 +51,7 @@ def models(tmp_path_factory, tiny_encoder):
 def door(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
-        code = run(predict.main)
+        code = run_command(predict.main)
         said = capsys.readouterr()
         return code, said.out + said.err
 

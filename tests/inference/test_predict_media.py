@@ -16,7 +16,7 @@ import soundfile
 
 import rainbow_ray
 from rainbow_ray import predict
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.media_report import MediaWarning
 from rainbow_ray.utils.errors import InputError
@@ -50,7 +50,7 @@ def fused(tmp_path_factory, tiny_encoder):
 def command(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
-        code = run(predict.main)
+        code = run_command(predict.main)
         output = capsys.readouterr()
         return code, output.out + output.err
 

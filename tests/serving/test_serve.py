@@ -16,7 +16,9 @@ import pytest
 
 import rainbow_ray
 from rainbow_ray import serve
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
+from rainbow_ray.serving import serve_command
+from rainbow_ray.serving.serve_command import is_loopback
 from tests.benchmarks.serving import free_port, wait_for
 from tests.conftest import labelled_songs
 from tests.helpers import finish_run, plan_of
@@ -99,12 +101,12 @@ def look(browser, url: str, secret: str, picture) -> None:
 @pytest.mark.parametrize(("arguments", "word"), [
     (["--port", "0"], "--port 0"),
     (["--timeout", "0", "--replicas", "0"], "--replicas 0"),
-    (["--host", "203.0.113.9"], "nothing can listen there"),
+    (["--host", "203.0.113.9"], "cannot listen there"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_before_anything_starts(model, monkeypatch, capsys, arguments, word):
     monkeypatch.setattr("sys.argv", ["serve", str(model), *arguments])
-    monkeypatch.setattr(serve, "TOKEN_FILE", model / "token")
-    assert run(serve.main) == 2
+    monkeypatch.setattr(serve_command, "TOKEN_FILE", model / "token")
+    assert run_command(serve.main) == 2
     said = capsys.readouterr().err
     assert word in said
     assert "Traceback" not in said
@@ -116,13 +118,13 @@ def test_a_token_is_short_or_open_to_others(tmp_path, monkeypatch, capsys):
         file.write_text(text)
         file.chmod(mode)
         monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port()), "--token-file", str(file)])
-        assert run(serve.main) == 2
+        assert run_command(serve.main) == 2
         assert word in capsys.readouterr().err
 
 
 def test_no_model_is_told_as_everywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port())])
-    assert run(serve.main) == 2
+    assert run_command(serve.main) == 2
     assert "no model here" in capsys.readouterr().err
 
 
@@ -132,4 +134,4 @@ HOSTS = {"127.0.0.1": True, "localhost": True, "::1": True, "127.0.0.2": True, "
 
 @pytest.mark.parametrize(("host", "alone"), HOSTS.items())
 def test_what_only_looks_like_this_machine_asks_for_a_token(host, alone):
-    assert serve._is_loopback(host) is alone
+    assert is_loopback(host) is alone

@@ -13,8 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray import predict
-from rainbow_ray.cli import make_parser, read_config
+from rainbow_ray.cli.config_arguments import make_parser, read_config
+from rainbow_ray.cli.model_arguments import (
+    make_export_parser,
+    make_predict_parser,
+    make_report_parser,
+    make_serve_parser,
+)
 from rainbow_ray.config.load import PATH_KEYS, known_keys, override, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.manifest import Manifest, open_manifest
@@ -88,7 +93,9 @@ def test_every_key_and_option_that_is_a_path_expands_home(home, monkeypatch):
     assert config.data.manifest_path == str(home / "songs.parquet")
     assert config.data.media_root == str(home / "media")
     assert config.logging.output_dir == str(home / "runs")
-    parsed = predict._parser().parse_args(["--model=~/m", "--manifest=~/s.parquet", "--out=~/o.csv", "--media-root=~"])
+    parsed = make_predict_parser("").parse_args(
+        ["--model=~/m", "--manifest=~/s.parquet", "--out=~/o.csv", "--media-root=~"]
+    )
     assert (parsed.model, parsed.out, parsed.media_root) == (home / "m", home / "o.csv", home)
     assert parsed.manifest == str(home / "s.parquet")
 
@@ -101,9 +108,9 @@ def test_no_key_that_names_files_is_forgotten():
 
 def test_command_line_options_that_name_files_use_one_type():
     import cluster.__main__ as cluster_commands
-    from rainbow_ray import export, serve
 
-    parsers = [predict._parser(), export._parser(), serve._parser(), cluster_commands._parser(),
+    model_parsers = (make_predict_parser, make_export_parser, make_serve_parser, make_report_parser)
+    parsers = [*(make("") for make in model_parsers), cluster_commands._parser(),
                *(make_parser(name, "") for name in ("train", "tune", "check"))]  # fmt: skip
     while parsers:
         for action in parsers.pop()._actions:

@@ -103,7 +103,7 @@ def run(code: str, *numbers: int, pause: float = 0.0) -> tuple[int, str]:
 
 
 WORK = """
-from rainbow_ray.cli import run
+from rainbow_ray.cli.main import run_command
 def main(_):
     with signals.raise_on_signal():
         try:
@@ -112,7 +112,7 @@ def main(_):
         finally:
             time.sleep({})
             print("tidied up", flush=True)
-raise SystemExit(run(main))
+raise SystemExit(run_command(main))
 """
 
 
