@@ -43,10 +43,7 @@ def test_errors_are_printed_in_any_encoding(tmp_path, encoding):
 def test_an_argument_that_is_no_text_is_named(tmp_path):
     done = call(tmp_path, "rainbow_ray.train", "--manifest", os.fsdecode(b"s\xff\x1b[31m.parquet"))
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == b"error: s\\xff\\x1b[31m.parquet: not text in utf-8; rename what it names, or set LC_ALL=C.UTF-8\n"
-    )
+    assert done.stderr == b"error: s\\xff\\x1b[31m.parquet: not text in utf-8; rename the file, or set LC_ALL=C.UTF-8\n"
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = call(tmp_path, "rainbow_ray.train", "--manifest", "é.parquet", **plain)
     assert done.returncode == 2

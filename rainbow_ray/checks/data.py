@@ -83,8 +83,8 @@ def check_lengths(plan: RunPlan, data: PreparedData) -> CheckResult:
     median, high, longest = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
     truncated = float(np.mean(tokens > max_tokens))
     text = (
-        f"{median} tokens at the median, {high} at the 95% quantile, {longest} at most; {truncated:.0%} of the texts are"
-        f" truncated at {max_tokens}"
+        f"{median} tokens at the median, {high} at the 95% quantile, {longest} at most; {truncated:.0%} of the texts"
+        f" are truncated at {max_tokens}"
     )
     if truncated > MAX_TRUNCATED_FRACTION:
         advice = "increase model.text_encoder.max_length, or choose an encoder for longer texts"

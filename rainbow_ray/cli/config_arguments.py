@@ -57,37 +57,42 @@ class KeyFlag:
 
 
 COMMON_FLAGS = (
-    KeyFlag("--manifest", "data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs", True),
-    KeyFlag("--segments", "segments.path", "P", "phase 5: parquet file with one row per segment and stem", True),
     KeyFlag(
-        "--media-root", "data.media_root", "D", "folder that paths of audio and MIDI start from (default: the manifest's)",
-        True,
+        "--manifest", "data.manifest_path", "P", "parquet file, folder or URL; `demo` for the built-in songs",
+        is_text=True,
     ),
-    KeyFlag("--encoder", "model.text_encoder.model_name", "NAME", "hub name, local folder, or `embedded`", True),
+    KeyFlag("--segments", "segments.path", "P", "phase 5: parquet file of segments and stems", is_text=True),
     KeyFlag(
-        "--audio-encoder", "model.audio_encoder.model_name", "NAME", "of waveforms: hub name, local folder, or `embedded`",
-        True,
+        "--media-root", "data.media_root", "D",
+        "folder that paths of audio and MIDI start from (default: the manifest's)", is_text=True,
+    ),
+    KeyFlag(
+        "--encoder", "model.text_encoder.model_name", "NAME", "hub name, local folder, or `embedded`", is_text=True
+    ),
+    KeyFlag(
+        "--audio-encoder", "model.audio_encoder.model_name", "NAME",
+        "of waveforms: hub name, local folder, or `embedded`", is_text=True,
     ),
     KeyFlag("--modalities", "modalities", "A,B", "inputs of the model, of text, audio, midi", is_list=True),
     KeyFlag("--folds", "data.folds", "K", "folds of cross-validation; 1 is a single split"),
-    KeyFlag("--split-by", "data.split_by", "id|COLUMN|row", "what a split keeps together", True),
-    KeyFlag("--split-file", "data.split_file", "F", "reuse the split.json of a run", True),
-    KeyFlag("--metric", "training.metric", "M", "the headline metric", True),
-    KeyFlag("--output-dir", "logging.output_dir", "D", "folder of the runs (default: runs)", True),
+    KeyFlag("--split-by", "data.split_by", "id|COLUMN|row", "what a split keeps together", is_text=True),
+    KeyFlag("--split-file", "data.split_file", "F", "reuse the split.json of a run", is_text=True),
+    KeyFlag("--metric", "training.metric", "M", "the headline metric", is_text=True),
+    KeyFlag("--output-dir", "logging.output_dir", "D", "folder of the runs (default: runs)", is_text=True),
     KeyFlag("--usd-per-hour", "logging.usd_per_hour", "X", "price of the machine, for estimates of the cost"),
 )  # fmt: skip
-TRAIN_FLAGS = (
-    KeyFlag("--workers", "training.workers", "N", "workers that share one fit; 1..4 is elastic"),
-)  # fmt: skip
+TRAIN_FLAGS = (KeyFlag("--workers", "training.workers", "N", "workers that share one fit; 1..4 is elastic"),)
 TUNE_FLAGS = (
     KeyFlag("--trials", "tune.trials", "N", "of the whole sweep, failed and pruned ones included (default: 30)"),
-    KeyFlag("--space", "tune.space", "FILE:FUNCTION", "search space (default: tune_spaces/phaseN.py)", True),
+    KeyFlag(
+        "--space", "tune.space", "FILE:FUNCTION", "search space (default: tune_spaces/phaseN.py)", is_text=True
+    ),
     KeyFlag("--max-concurrent", "tune.max_concurrent_trials", "N", "trials that run in parallel"),
     KeyFlag("--gpus-per-trial", "tune.gpus_per_trial", "F", "0.25: four trials share a GPU"),
     KeyFlag("--workers-per-trial", "tune.workers_per_trial", "N", "workers that share each fit of a trial"),
     KeyFlag("--budget-minutes", "tune.budget_minutes", "X", "stop after this time"),
     KeyFlag("--budget-usd", "tune.budget_usd", "X", "stop before more is spent; needs --usd-per-hour"),
-)
+)  # fmt: skip
 FLAGS_OF_COMMAND = {
     "train": (*COMMON_FLAGS, *TRAIN_FLAGS),
     "check": (*COMMON_FLAGS, *TRAIN_FLAGS),

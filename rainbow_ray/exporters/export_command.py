@@ -1,4 +1,4 @@
-"""Work of `python -m rainbow_ray.export`: check the options, then write an ONNX bundle, a transformers folder or both."""
+"""Work of `python -m rainbow_ray.export`: check the options, then write the requested folders."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 
 The encoder has the shape of Wav2Vec2-base with random weights. An epoch reads every stem once: the first computes what
 the frozen layers say, the second finds it. `--prepare` reads and encodes stems with a small encoder, since what it asks
-is what is held in memory: decoding by Ray Data, then encoding, as `check --build-cache` does it, in a process of its own.
+is what is held in memory: decoding by Ray Data, then encoding, as `check --build-cache` does, in its own process.
 """
 
 from __future__ import annotations

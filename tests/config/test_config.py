@@ -146,7 +146,7 @@ def test_phases_are_checked(tmp_path):
     file = tmp_path / "c.yml"
     file.write_text("phase: 1\n")
     assert read_config(options("--config", str(file), "--phase", "1")).config.phase == 1
-    assert "the config says phase 1" in problems_of("--config", str(file), "--phase", "2")[0]
+    assert "the config has phase 1" in problems_of("--config", str(file), "--phase", "2")[0]
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\x00"])
