@@ -64,7 +64,14 @@ def common_schema(
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return a type without the encodings in which files of one table may differ."""
+    """Return a type without the encodings in which files of one table may differ.
+
+    Args:
+        kind: Type of a column, possibly dictionary-encoded or a view type.
+
+    Returns:
+        The type of its values.
+    """
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_string_view(kind):
@@ -116,7 +123,14 @@ def _leaves(kind: pa.DataType, path: str = "") -> Iterator[tuple[str, pa.DataTyp
 
 
 def check_names(schema: pa.Schema) -> None:
-    """Raise `UnicodeDecodeError` where a column or a field inside one has a name that is not UTF-8."""
+    """Check that the names of all columns and nested fields are UTF-8.
+
+    Args:
+        schema: Schema of a parquet file.
+
+    Raises:
+        UnicodeDecodeError: A name is not UTF-8.
+    """
     for column in schema:
         _ = column.name
         for _ in _leaves(column.type):
@@ -124,5 +138,16 @@ def check_names(schema: pa.Schema) -> None:
 
 
 def path_value(value: str | int | None, kind: pa.DataType) -> object:
-    """Return a value that a folder's name spells as one of a column's type. Raises `ArrowException` if it is none."""
+    """Return the value of a partition column that the name of a folder spells.
+
+    Args:
+        value: Text after `=` in the name of the folder, or None for a null partition.
+        kind: Type of the column.
+
+    Returns:
+        The value as a Python object, or None.
+
+    Raises:
+        pyarrow.lib.ArrowException: The text is not a value of this type.
+    """
     return None if value is None else pa.scalar(str(value)).cast(kind).as_py()

@@ -51,7 +51,13 @@ class ContainerError(ValueError):
 
 @dataclass(frozen=True)
 class Word:
-    """A word without quotes, and where it stands in the text."""
+    """A word without quotes and its position in the text.
+
+    Attributes:
+        text: The word.
+        start: Index of its first character.
+        stop: Index after its last character.
+    """
 
     text: str
     start: int
@@ -111,7 +117,18 @@ def container_items(value: Any, keep: Collection[str] = ()) -> list[Any] | None:
 
 
 def label_items(value: Any, keep: Collection[str] = ()) -> list[str | None] | None:
-    """Return the names in a container, None among them where one is missing; arguments as in `container_items`."""
+    """Return the names of classes in a container.
+
+    Args:
+        value: Value of a cell: a container, text that spells one, or a single value.
+        keep: Texts that are returned as they are although they could be read as a container.
+
+    Returns:
+        The names, with None for missing items; None where the value is not a container.
+
+    Raises:
+        ContainerError: The container holds booleans (indicators of classes), or has no single interpretation.
+    """
     items = container_items(value, keep)
     if items is not None and any(isinstance(item, bool) for item in items):
         raise ContainerError(INDICATORS)
@@ -147,7 +164,14 @@ def single_item(text: str) -> str | None:
 
 
 def item_name(value: Any) -> str | None:
-    """Return the name of a class that one value stands for; None where it is missing or blank."""
+    """Return the class name that a single value represents.
+
+    Args:
+        value: An item of a container.
+
+    Returns:
+        The normalized name, or None where the value is missing or blank.
+    """
     text = scalar_text(value)
     return (label_name(text) or None) if text is not None else None
 
@@ -169,7 +193,14 @@ def load_json(text: str) -> Any:
 
 
 def read_number(text: str) -> Decimal | float | str:
-    """Return the exact value of a number: the text itself where neither a decimal nor a float has that value."""
+    """Return the exact value of a number that is written as text.
+
+    Args:
+        text: Text of a number, possibly with an exponent.
+
+    Returns:
+        A `Decimal` or a float of the same value; the text itself where neither has that value.
+    """
     if not re.search(r"[eE]", text):
         return Decimal(text)
     number = float(text)  # with an exponent, as programs write floats

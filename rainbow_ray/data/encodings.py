@@ -34,7 +34,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f]")
 
 
 class UndecodableError(ValueError):
-    """Bytes whose text is not known. `reason` is the same for all that have the same fault."""
+    """Bytes whose encoding is unknown or ambiguous.
+
+    Args:
+        reason: Cause, equal for all files with the same fault.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

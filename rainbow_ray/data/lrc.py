@@ -48,7 +48,11 @@ _MARKUP = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE
 
 
 class LyricsError(ValueError):
-    """A file of lyrics that cannot be used. `reason` is the same for all that have the same fault."""
+    """A file of lyrics that cannot be used.
+
+    Args:
+        reason: Cause, equal for all files with the same fault.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -71,20 +75,30 @@ class LrcLine:
 
 
 def parse_lrc(text: str | None) -> list[tuple[float, str]]:
-    """Return start and words of each line of an LRC document, in the order of time."""
+    """Return the start and the words of each line of an LRC document.
+
+    Args:
+        text: The document, or None.
+
+    Returns:
+        Pairs of start (seconds) and words, in the order of time.
+    """
     return [(line.start, line.text) for line in parse_lines(text)]
 
 
 def parse_lines(text: str | None) -> list[LrcLine]:
     """Return the lines of an LRC document, in the order of time.
 
-    Stamps at the start of a line, `[mm:ss.xx]`, `[mm:ss:xx]`, `[hh:mm:ss]` or `[hh:mm:ss.xx]` (`,` for `.` too), say
-    when it begins; several repeat it. Stamps inside it are left out of its words; one after its last word says when it
-    ends. A clock time that does not lie within the line is sung, and stays. A positive `[offset:]`, in milliseconds,
-    lets lines come sooner.
+    Time stamps at the start of a line, `[mm:ss.xx]`, `[mm:ss:xx]`, `[hh:mm:ss]` or `[hh:mm:ss.xx]` (also with `,`
+    instead of `.`), give its start; several stamps repeat the line. Stamps inside a line are removed from its words; a
+    stamp after the last word gives its end. A clock time that does not lie within the line is part of the words. A positive
+    `[offset:]`, in milliseconds, moves lines to earlier times.
 
     Args:
-        text: The document; lines without a stamp are passed over.
+        text: The document; lines without a time stamp are skipped.
+
+    Returns:
+        The lines, one for each time stamp at the start of a line.
     """
     rows = [row for row in re.split(r"\r\n|\r|\n", text or "") if _START.match(row)]
     stamps = [_STAMP.findall(_START.match(row)[0]) for row in rows]  # type: ignore[index]
@@ -112,11 +126,14 @@ def read_lrc(root: Path, name: str) -> str:
     """Return the text of an LRC file that has lines with times.
 
     Args:
-        root: Folder that names start from.
-        name: Path relative to it, as the table has it.
+        root: Folder that relative names start from.
+        name: Path relative to `root`, as the table has it.
+
+    Returns:
+        The decoded text.
 
     Raises:
-        LyricsError: The file is missing, outside the root, unreadable, too large, or no LRC file.
+        LyricsError: The file is missing, outside the root, unreadable, too large, or not an LRC file.
     """
     path = find_file(root, name)
     try:
@@ -128,10 +145,16 @@ def read_lrc(root: Path, name: str) -> str:
 
 
 def decode_lrc(data: bytes) -> str:
-    """Return the text of an LRC file's bytes.
+    """Return the text of the bytes of an LRC file.
+
+    Args:
+        data: Content of the file.
+
+    Returns:
+        The decoded text.
 
     Raises:
-        LyricsError: The bytes are empty, no text, of an encoding that is not sure, or have no line with a time.
+        LyricsError: The bytes are empty, are not text, have an ambiguous encoding, or have no line with a time.
     """
     if not data.strip():
         raise LyricsError(EMPTY)
@@ -144,10 +167,13 @@ def decode_lrc(data: bytes) -> str:
 
 
 def check_lrc(text: str) -> None:
-    """Check that a document is LRC.
+    """Check that a document is an LRC document.
+
+    Args:
+        text: The document.
 
     Raises:
-        LyricsError: It is empty, a page of markup, or has no line with a time.
+        LyricsError: The document is empty, is markup (HTML or XML), or has no line with a time.
     """
     if not text.strip():
         raise LyricsError(EMPTY)
@@ -179,10 +205,17 @@ def _has_frames(row: str) -> bool:
 
 
 def find_file(root: Path, name: str) -> Path:
-    """Return the file of a name within a folder, whichever unicode form its name has on disk.
+    """Return the file of a name within a folder, whichever Unicode normalization form its name has on disk.
+
+    Args:
+        root: Folder that relative names start from.
+        name: Path relative to `root`, as the table has it.
+
+    Returns:
+        The path of an existing file.
 
     Raises:
-        LyricsError: There is none, or it lies outside the folder.
+        LyricsError: There is no such file, or it lies outside the folder.
     """
     stem = name.strip()
     if ".." in re.split(r"[/\\]", stem) or "\x00" in stem:
@@ -240,7 +273,14 @@ def _split_words(
 
 
 def merge_simultaneous(lines: Sequence[LrcLine]) -> list[LrcLine]:
-    """Lines that begin at the same time, such as a line and its translation, as one."""
+    """Merge lines that start at the same time, such as a line and its translation.
+
+    Args:
+        lines: Lines in the order of time.
+
+    Returns:
+        Lines with distinct starts; the words of merged lines are joined by a space.
+    """
     merged: list[LrcLine] = []
     for line in lines:
         if merged and merged[-1].start == line.start:

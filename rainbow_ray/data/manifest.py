@@ -16,17 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.config.schema import DataConfig
-from rainbow_ray.data.normalize import (
-    NOT_UTF8,
-    decode_storage,
-    holds_text,
-    id_column,
-    is_bytes_type,
-    is_string_type,
-    label_names,
-    plain_type,
-    text_column,
-)
+from rainbow_ray.data.arrow_types import decode_storage, holds_text, is_bytes_type, is_string_type, plain_type
+from rainbow_ray.data.normalize import NOT_UTF8, id_column, label_names, text_column
 from rainbow_ray.data.parquet_table import Manifest as Manifest
 from rainbow_ray.data.parquet_table import open_manifest as open_manifest
 from rainbow_ray.data.raw_labels import (

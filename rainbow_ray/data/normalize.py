@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type
 from rainbow_ray.utils.errors import InputError
 
 NOT_UTF8 = "text that is not UTF-8"  # the reason of a row whose text cannot be decoded
@@ -124,7 +125,14 @@ def id_column(column: pa.Array | pa.ChunkedArray | pd.Series, name: str = "id") 
 
 
 def scalar_text(value: Any) -> str | None:
-    """Return the exact text of one value, as `id_column` writes it; None for a missing one (None, NaN, NaT, NA)."""
+    """Return the exact text of one value, as `id_column` writes it.
+
+    Args:
+        value: A Python, numpy or pandas scalar.
+
+    Returns:
+        The text, or None for a missing value (None, NaN, NaT, NA).
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
     if isinstance(value, bytes | bytearray | memoryview):
@@ -172,10 +180,16 @@ def bytes_text(raw: bytes, *, padded: bool = False) -> str:
 
 
 def label_name(text: str) -> str:
-    """Return a name of a class (or of a group that a split keeps whole) in its one form.
+    """Return the normalized form of a class name, or of a group that a split keeps whole.
 
-    Canonically equivalent forms of Unicode are composed (NFC), and characters that cannot be seen are removed:
-    zero-width spaces, marks of direction and control characters. Joiners stay between characters that need them.
+    Canonically equivalent forms of Unicode are composed (NFC), and invisible characters are removed: zero-width spaces,
+    directional marks and control characters. Joiners stay between characters that need them.
+
+    Args:
+        text: A name as the table has it.
+
+    Returns:
+        The normalized name, possibly empty.
 
     Reference:
         Unicode Standard Annex #15 (normalization forms).
@@ -192,56 +206,19 @@ def label_name(text: str) -> str:
 
 
 def label_names(column: pa.Array | pa.ChunkedArray, name: str) -> Any:
-    """Return `label_name` of each cell, null where a cell is missing or blank. Arguments as in `id_column`."""
+    """Return `label_name` of each cell.
+
+    Args:
+        column: Column of any type, `(rows,)`.
+        name: Name of the column, for messages.
+
+    Returns:
+        A string array of the same kind (chunked or not), null where a cell is missing or blank.
+    """
     texts = id_column(column, name)
     if isinstance(texts, pa.ChunkedArray):
         return pa.chunked_array([_map_distinct(chunk, _name_or_none) for chunk in texts.chunks], pa.string())
     return _map_distinct(texts, _name_or_none)
-
-
-def decode_storage(column: Any) -> Any:
-    """Return a pyarrow array (chunked or not) without dictionaries, run-end encoding and extension types."""
-    if isinstance(column, pa.ChunkedArray):
-        plain = [decode_storage(chunk) for chunk in column.chunks]
-        kind = plain[0].type if plain else decode_storage(pa.array([], column.type)).type
-        return pa.chunked_array(plain, kind)
-    while True:
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = column.storage
-        elif pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        elif pa.types.is_run_end_encoded(column.type):
-            column = pc.run_end_decode(column)
-        else:
-            return column
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values, without dictionaries, run-end encoding and extension types."""
-    while True:
-        if isinstance(kind, pa.BaseExtensionType):
-            kind = kind.storage_type
-        elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-            kind = kind.value_type
-        else:
-            return kind
-
-
-def is_string_type(kind: pa.DataType) -> bool:
-    """Whether a type holds strings, of any layout."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def is_bytes_type(kind: pa.DataType) -> bool:
-    """Whether a type holds bytes, of any layout."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-                or pa.types.is_fixed_size_binary(kind))  # fmt: skip
-
-
-def holds_text(kind: pa.DataType) -> bool:
-    """Whether a text column may have a type: strings, and numbers and dates, which are written as text."""
-    plain = plain_type(kind)
-    return not (pa.types.is_nested(plain) or is_bytes_type(plain))
 
 
 def _text_series(column: pd.Series, name: str) -> DecodedText:

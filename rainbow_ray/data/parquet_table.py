@@ -7,36 +7,43 @@ the same for every reader.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
+from pyarrow.fs import FileSystem
 
 from rainbow_ray.data.column_types import ADVICE, check_names, common_schema, path_value
+from rainbow_ray.data.filesystems import (
+    describe_not_found,
+    display_path,
+    open_filesystem,
+)
 from rainbow_ray.data.read_errors import what_it_is, why_unreadable
 from rainbow_ray.data.table_folders import FolderFiles, Values, list_folder
 from rainbow_ray.utils.errors import InputError, printable
 from rainbow_ray.utils.paths import is_url, resolve_location
 
-SECRET_QUERY = re.compile(r"(^|&)[^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
-PATTERN = re.compile(r"[*?\[]")
 READERS = 8  # threads, each with a row group
 FOOTER_LENGTH = 8  # bytes at a file's end: the footer's length, and `PAR1`
 MOST_PROBLEMS = 10  # of files, told at once
-CONNECT_SECONDS, ANSWER_SECONDS = 30, 120  # that an HTTP server may take
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group: number `group` of file `file`, whose first row is row `start` of the table."""
+    """A row group of a table.
+
+    Attributes:
+        file: Index of its file.
+        group: Index of the row group within the file.
+        start: Index of its first row within the table.
+        rows: Number of rows.
+    """
 
     file: int
     group: int
@@ -83,7 +90,11 @@ class Manifest:
         return printable(self.written or self.location)
 
     def row_groups(self) -> list[RowGroup]:
-        """All row groups, in the order of the rows."""
+        """Return all row groups.
+
+        Returns:
+            Row groups in the order of the rows.
+        """
         found, start = [], 0
         for file, sizes in enumerate(self.groups):
             for group, rows in enumerate(sizes):
@@ -92,7 +103,14 @@ class Manifest:
         return found
 
     def fragment(self, file: int) -> Any:
-        """A file as a fragment of a pyarrow dataset."""
+        """Return a file as a fragment of a pyarrow dataset.
+
+        Args:
+            file: Index of the file.
+
+        Returns:
+            A `pyarrow.dataset.ParquetFileFragment`.
+        """
         return _fragment(self.filesystem, self.files[file])
 
     def read(self, columns: Sequence[str] | None = None, groups: Sequence[RowGroup] | None = None) -> pa.Table:
@@ -101,6 +119,9 @@ class Manifest:
         Args:
             columns: Names of columns; None for all.
             groups: Row groups, in the order of the result; None for all.
+
+        Returns:
+            The table, with one type per column and the partition columns of its files.
 
         Raises:
             InputError: A file or column cannot be read.
@@ -149,7 +170,14 @@ class Manifest:
                 yield _with_constants(values, schema, constants, len(batch))
 
     def size_of(self, columns: Sequence[str]) -> int:
-        """Bytes of columns, uncompressed, as the files' footers say; all columns of a file with encrypted ones."""
+        """Return the uncompressed size of columns according to the footers of the files.
+
+        Args:
+            columns: Names of columns.
+
+        Returns:
+            Size in bytes; of files with encrypted columns, the size of all their columns.
+        """
         found = [
             self._translated(functools.partial(self._size_in, file, set(columns)), RowGroup(file, 0, 0, 0), columns)
             for file in range(len(self.files))
@@ -183,7 +211,7 @@ class Manifest:
 
     def _problems(self, error: Exception, group: RowGroup, columns: Sequence[str]) -> list[str]:
         """What is wrong with a row group: each of its columns that cannot be read alone, or all of it."""
-        within = _shown_file(self.files[group.file], self.location)
+        within = display_path(self.files[group.file], self.location)
         where = f"{self}: {f'{within}, ' if within else ''}row group {group.group}"
         problems = []
         for name in columns:
@@ -200,27 +228,30 @@ class Manifest:
 
 
 def open_manifest(location: str, name: str = "manifest") -> Manifest:
-    """Open a parquet file, a folder of them, or an fsspec URL, by the footers of its files.
+    """Open a parquet file, a folder of parquet files, or an fsspec URL, by the footers of its files.
 
     Args:
         location: Path or URL; relative paths start from the working folder.
-        name: What messages call the table, which is also the option that names it.
+        name: Name of the table in messages, which is also the option that names it.
+
+    Returns:
+        The opened table, with its schema, files and notes.
 
     Raises:
-        InputError: It cannot be opened, is no parquet table, has no rows, or its files do not fit together.
+        InputError: It cannot be opened, is not a parquet table, has no rows, or its files do not fit together.
     """
     label = f"{name} {printable(location)}"
     if not location:
         raise InputError(f"--{name}: it is empty; name a parquet file, a folder or a URL")
     written, location = location, resolve_location(location)
-    filesystem, path = _filesystem(location, label)
+    filesystem, path = open_filesystem(location, label)
     remote = is_url(location)
     try:
         info = filesystem.get_file_info(path)
         if info.type.name == "NotFound":
             if remote:
                 filesystem.handler.fs.info(path)  # says why: pyarrow takes any failure for a file that is not there
-            raise InputError(_not_found(location, label, name))
+            raise InputError(describe_not_found(location, label, name))
         if info.type.name == "Unknown":
             raise InputError(f"{label}: neither a file nor a folder")
         if info.is_file and info.size == 0:
@@ -233,7 +264,7 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
     files = (path,) if listed is None else listed.files
     schemas, groups = _read_footers(filesystem, files, location, label)
     counts = [sum(sizes) for sizes in groups]
-    places = [_shown_file(file, location) or "the file" for file in files]
+    places = [display_path(file, location) or "the file" for file in files]
     schema, mixed = common_schema(schemas, counts, places, label)
     partitions: tuple[Values, ...] = ()
     if listed is not None and listed.types:
@@ -243,52 +274,6 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
         raise InputError(f"{label}: the table has no rows")
     notes = tuple(f"{label}: {note}" for note in (listed.notes if listed is not None else ()))
     return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written, mixed)
-
-
-def _filesystem(location: str, label: str) -> tuple[FileSystem, str]:
-    """The file system of a location, and the path in it."""
-    if not is_url(location):
-        return LocalFileSystem(), location
-    import fsspec
-
-    if _holds_secret(location):
-        # the address is written into the run's files
-        raise InputError("--manifest: an address must not hold a password or a signature; give the credentials to the"
-                         " file system's own environment variables")  # fmt: skip
-    try:
-        filesystem, path = fsspec.core.url_to_fs(location, **_options(location))
-    except Exception as error:
-        raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=True)}") from error
-    return PyFileSystem(FSSpecHandler(filesystem)), path
-
-
-def _options(location: str) -> dict[str, Any]:
-    """Options of fsspec's file system: a server that does not answer is not waited for for minutes."""
-    if not location.lower().startswith(("http://", "https://")):
-        return {}
-    try:
-        import aiohttp
-    except ImportError:  # fsspec says so
-        return {}
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
-    return {"client_kwargs": {"timeout": timeout}}
-
-
-def _holds_secret(location: str) -> bool:
-    """Whether any part of a (chained) address has a password or a signed query."""
-    for part in location.split("::"):
-        host, _, rest = part.partition("://")[2].partition("/")
-        if "@" in host or SECRET_QUERY.search(f"{host}/{rest}".partition("?")[2].partition("#")[0]):
-            return True
-    return False
-
-
-def _not_found(location: str, label: str, name: str) -> str:
-    if not is_url(location) and Path(location).is_symlink():
-        return f"{label}: a link to a file that is not there"
-    if PATTERN.search(location) and not is_url(location):
-        return f"{label}: no such file or folder, and patterns are not expanded; name a folder, all of which is read"
-    return f"{label}: no such file or folder; name another with --{name}"
 
 
 def _fragment(filesystem: FileSystem, path: str) -> Any:
@@ -322,10 +307,10 @@ def _read_footers(
             return fragment.physical_schema, sizes
         except UnicodeDecodeError as error:
             shown = printable(repr(error.object)[:80])
-            place = _shown_file(path, location) or "the file"
+            place = display_path(path, location) or "the file"
             return f"{label}: {place} has a column whose name is not UTF-8 ({shown}); rename it"
         except Exception as error:
-            within = _shown_file(path, location)
+            within = display_path(path, location)
             where = f"{label}: {within} " if within else f"{label}: "
             what = what_it_is(filesystem, path)
             if what is not None:
@@ -383,11 +368,3 @@ def _with_constants(values: Mapping[str, pa.Array], schema: pa.Schema, constants
         for column in schema
     ]  # fmt: skip
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _shown_file(path: str, location: str) -> str:
-    """How messages name a file of a table: by its path below the folder; empty where the table is the file."""
-    base = location.partition("://")[2] if is_url(location) else location
-    if path in (base, location):
-        return ""
-    return printable(path.removeprefix(base).lstrip("/") if path.startswith(f"{base.rstrip('/')}/") else path)

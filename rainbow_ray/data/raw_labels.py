@@ -14,17 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type, plain_type
 from rainbow_ray.data.containers import ContainerError, load_json, parse_container
-from rainbow_ray.data.normalize import (
-    decode_storage,
-    id_column,
-    is_bytes_type,
-    is_string_type,
-    label_names,
-    plain_type,
-    scalar_text,
-    text_column,
-)
+from rainbow_ray.data.normalize import id_column, label_names, scalar_text, text_column
 from rainbow_ray.utils.errors import InputError
 
 LABEL_MISSING = "no label"
@@ -207,7 +199,15 @@ def _python_mapping(document: str) -> Any:
 
 
 def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
-    """Labels with a class for those that are missing: names, or lists of them."""
+    """Replace missing labels by a class.
+
+    Args:
+        label: Labels of any type, `(rows,)`.
+        name: Name of the class.
+
+    Returns:
+        Labels as text: names, or lists of names written as JSON.
+    """
     missing = is_missing(label)
     if not pa.types.is_nested(label.type):
         return pc.if_else(missing, name, id_column(pa.chunked_array(label)))
@@ -217,7 +217,14 @@ def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.
 
 
 def is_missing(label: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Which labels are null, NaN or blank, or lists of nothing else."""
+    """Return which labels are missing.
+
+    Args:
+        label: Labels of any type, `(rows,)`.
+
+    Returns:
+        Booleans of the same kind, `(rows,)`: True for null, NaN, blank text, and lists of nothing else.
+    """
     missing = pc.is_null(label, nan_is_null=True)
     if is_string_type(label.type):
         return pc.or_(missing, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(label, "")), ""))

@@ -29,7 +29,15 @@ MEMORY = re.compile(r"(malloc|realloc) of size (\d+) failed")
 
 
 def what_it_is(filesystem: FileSystem, path: str) -> str | None:
-    """Return what the first bytes of a file speak for, with advice; None where that says nothing."""
+    """Guess the type of a file from its first bytes.
+
+    Args:
+        filesystem: File system of the file.
+        path: Path on that file system.
+
+    Returns:
+        A description with advice, or None where the bytes are not conclusive.
+    """
     try:
         with filesystem.open_input_stream(path) as file:
             start = bytes(file.read(PEEK))
@@ -43,11 +51,14 @@ def what_it_is(filesystem: FileSystem, path: str) -> str | None:
 
 
 def why_unreadable(error: BaseException, *, remote: bool) -> str:
-    """Return the cause of an error of pyarrow, fsspec or a remote back end, with advice that fits it.
+    """Return the cause of an error of pyarrow, fsspec or a remote back end, with advice.
 
     Args:
         error: What was raised while a table was opened or read.
         remote: Whether the table is at a URL.
+
+    Returns:
+        A sentence without a final period.
     """
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # fsspec raises it for anything that a server answers

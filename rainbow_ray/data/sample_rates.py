@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rainbow_ray.data.normalize import decode_storage, is_string_type, text_column
+from rainbow_ray.data.arrow_types import decode_storage, is_string_type
+from rainbow_ray.data.normalize import text_column
 
 NOT_A_RATE = 0  # which no sound has: the reader of audio refuses it with its reason
 LARGEST_RATE = 2**31  # Hz; larger numbers count as this one, so that they fit into an integer column
@@ -43,7 +44,14 @@ def parse_sample_rate(value: Any) -> int | None:
 
 
 def sample_rate_column(column: pa.ChunkedArray) -> pa.Array:
-    """Return `parse_sample_rate` of each cell of a column of any type, int64, `(rows,)`; null where there is none."""
+    """Parse the sample rates of a column of any type.
+
+    Args:
+        column: Cells as `parse_sample_rate` accepts them, `(rows,)`.
+
+    Returns:
+        Sample rates in Hz, int64, `(rows,)`; null where a cell is missing.
+    """
     plain = decode_storage(column)
     if is_string_type(plain.type):  # some cells may not be UTF-8
         cleaned = text_column(plain)

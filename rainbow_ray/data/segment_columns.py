@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.arrow_types import is_bytes_type, is_string_type
 from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.normalize import id_column as exact_ids
-from rainbow_ray.data.normalize import is_bytes_type, is_string_type
 from rainbow_ray.data.time_units import read_times
 from rainbow_ray.data.times import parse_seconds, time_type_problem
 from rainbow_ray.utils.errors import InputError

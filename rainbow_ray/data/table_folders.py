@@ -34,7 +34,11 @@ Values = Mapping[str, str | int | None]
 class FolderFiles:
     """The files of a table in a folder.
 
-    `partitions[i]` are the values of the columns that the path of `files[i]` spells (`album=1/`), `types` their types.
+    Attributes:
+        files: Paths of the files, in the order of the rows.
+        partitions: For each file, the values of the columns that its path spells (`album=1/`).
+        types: Types of the partition columns.
+        notes: Notes for the user, such as ignored files.
     """
 
     files: tuple[str, ...]
@@ -47,12 +51,15 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
     """List the parquet files of a folder, at any depth.
 
     Args:
-        filesystem: Where the folder lies.
-        folder: Its path there.
-        label: What messages call it.
+        filesystem: File system of the folder.
+        folder: Path on that file system.
+        label: Name of the table in messages.
+
+    Returns:
+        The files, their partition values and notes.
 
     Raises:
-        InputError: It holds none, links that lead nowhere, or the files of several versions of a table.
+        InputError: The folder holds no parquet file, broken links, or the files of several versions of a table.
     """
     found, repeated_links = _walk(filesystem, folder)
     try:

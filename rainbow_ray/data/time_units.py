@@ -57,7 +57,12 @@ RATES = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 
 
 @dataclass(frozen=True)
 class UnitCheck:
-    """What speaks against seconds: a reason to refuse the times, or one to warn; None where there is none."""
+    """Result of the check whether times are in seconds.
+
+    Attributes:
+        problem: Reason to reject the times, or None.
+        warning: Reason to warn, or None.
+    """
 
     problem: str | None = None
     warning: str | None = None
@@ -90,11 +95,14 @@ def check_unit(segments: pd.DataFrame) -> UnitCheck:
 
 
 def likely_unit(seconds: float, words_per_second: float = math.nan) -> str:
-    """Return the unit in which a song would be most usual, and how to convert it.
+    """Return the unit in which the length of a song would be most usual, and how to convert it.
 
     Args:
         seconds: Length of the song, read as seconds.
-        words_per_second: How fast its words are sung, read as seconds; NaN where it has none.
+        words_per_second: Rate of its words, with times read as seconds; NaN for a song without words.
+
+    Returns:
+        The name of the unit with advice, for messages.
     """
     units = SMALLER_UNITS if seconds > USUAL_SONG else LARGER_UNITS
 
@@ -109,7 +117,14 @@ def likely_unit(seconds: float, words_per_second: float = math.nan) -> str:
 
 
 def describe_length(seconds: float) -> str:
-    """A length in the unit that a person would choose."""
+    """Format a duration in a suitable unit.
+
+    Args:
+        seconds: Duration in seconds.
+
+    Returns:
+        Text such as `3.2 hours`.
+    """
     for unit, size in (("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -117,10 +132,17 @@ def describe_length(seconds: float) -> str:
 
 
 def read_times(table: pa.Table, name: str) -> tuple[SecondsColumn, str | None]:
-    """A column of times, and a note on values that cannot be read.
+    """Read a column of times.
+
+    Args:
+        table: Table with the column.
+        name: Name of the column.
+
+    Returns:
+        The times, and a note on values that cannot be read (None where all can).
 
     Raises:
-        InputError: Every value that is there is unreadable.
+        InputError: No value can be read.
     """
     column = seconds_column(table[name])
     faulty = np.flatnonzero(np.array([reason is not None for reason in column.reasons], dtype=bool))

@@ -60,7 +60,11 @@ _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class UnreadableTimeError(ValueError):
-    """A value that is no time. `reason` is the same for all values that have the same fault."""
+    """A value that cannot be read as a time.
+
+    Args:
+        reason: Cause, equal for all values with the same fault.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -158,7 +162,14 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
 
 
 def parse_values(values: Sequence[Any]) -> SecondsColumn:
-    """The same as `seconds_column` of Python values of any mixture of types."""
+    """Parse Python values of any mixture of types as times.
+
+    Args:
+        values: Values as `parse_seconds` accepts them.
+
+    Returns:
+        Seconds (NaN where a value is missing or unreadable) and the reasons of unreadable values.
+    """
     seconds, reasons = np.full(len(values), np.nan), np.full(len(values), None, dtype=object)
     for i, value in enumerate(values):
         try:
@@ -169,7 +180,14 @@ def parse_values(values: Sequence[Any]) -> SecondsColumn:
 
 
 def time_type_problem(kind: pa.DataType) -> str | None:
-    """What is wrong with a column of times that has this type; None where its values can be read."""
+    """Check whether a column of times may have a type.
+
+    Args:
+        kind: Type of the column.
+
+    Returns:
+        What is wrong with the type, or None where its values can be read.
+    """
     if pa.types.is_dictionary(kind):
         return time_type_problem(kind.value_type)
     accepted = (
@@ -184,10 +202,13 @@ def clock_seconds(clock: str, style: ClockStyle) -> float:
 
     Args:
         clock: Two parts are `m:ss`, three are `h:mm:ss` or `mm:ss:xx`; the last may have a decimal fraction.
-        style: What the third of three whole parts of two digits is, seconds after hours or hundredths of a second.
+        style: Meaning of three whole parts of two digits: with hours first, or with hundredths of a second last.
+
+    Returns:
+        Seconds from 0:00.
 
     Raises:
-        UnreadableTimeError: A time code with frames, or minutes or seconds of 60 or more behind hours.
+        UnreadableTimeError: A time code with frames, or 60 or more minutes or seconds after hours.
     """
     *parts, last = clock.replace(",", ".").split(":")
     if len(parts) == 1:
@@ -203,15 +224,18 @@ def clock_seconds(clock: str, style: ClockStyle) -> float:
 
 
 def clock_style(clocks: Sequence[str], typical_gap: float) -> ClockStyle:
-    """Decide whether clocks of three parts, `a:b:c`, are `h:mm:ss` or `mm:ss:xx`, for all of a document alike.
+    """Decide whether clock times of three parts, `a:b:c`, are `h:mm:ss` or `mm:ss:xx`, for all of a document alike.
 
-    A third part with a fraction has hours before it; one of 60 or more is hundredths. Otherwise clocks of two parts
-    decide, by which reading rises with them; and where there are none, the reading whose steps are nearer to what is
-    usual.
+    A third part with a fraction follows hours; one of 60 or more is hundredths. Otherwise clock times of two parts
+    decide, by the interpretation that increases with them; without such times, the interpretation whose steps are
+    closer to `typical_gap` is used.
 
     Args:
-        clocks: All clocks of the document, in its order, without brackets.
-        typical_gap: Seconds that usually lie between two of them.
+        clocks: All clock times of the document, in its order, without brackets.
+        typical_gap: Usual difference between consecutive times, in seconds.
+
+    Returns:
+        `hours` or `hundredths`.
     """
     thirds = [parts[2] for parts in (clock.replace(",", ".").split(":") for clock in clocks) if len(parts) == 3]
     if not thirds or any("." in third for third in thirds):

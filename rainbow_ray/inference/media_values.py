@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rainbow_ray.data.arrow_types import decode_storage, is_string_type
 from rainbow_ray.data.manifest import RATE
-from rainbow_ray.data.normalize import decode_storage, is_string_type
 from rainbow_ray.data.sample_rates import parse_sample_rate
 from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.modalities.audio.reader import mix_down

@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from rainbow_ray.data.arrow_types import holds_text, plain_type
 from rainbow_ray.data.derive_segments import derive_segment_table
 from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
-from rainbow_ray.data.normalize import holds_text, plain_type
 from rainbow_ray.distributed.ray_cluster import ray_cluster
 from rainbow_ray.inference.batch_inference import (
     MAX_IN_PROCESS_ROWS,

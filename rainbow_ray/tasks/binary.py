@@ -12,7 +12,8 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.data.normalize import is_string_type, label_name, scalar_text
+from rainbow_ray.data.arrow_types import is_string_type
+from rainbow_ray.data.normalize import label_name, scalar_text
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.metrics.classification import (
     BINARY_METRICS,

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rainbow_ray.data.arrow_types import is_bytes_type
 from rainbow_ray.data.containers import (
     CLOSING,
     CONSTANTS,
@@ -27,7 +28,7 @@ from rainbow_ray.data.containers import (
     label_items,
     single_item,
 )
-from rainbow_ray.data.normalize import is_bytes_type, label_name, label_names, text_column
+from rainbow_ray.data.normalize import label_name, label_names, text_column
 from rainbow_ray.utils.errors import InputError
 
 DELIMITERS = r"[,;|]"

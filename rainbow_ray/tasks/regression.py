@@ -13,7 +13,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.data.normalize import decode_storage, is_bytes_type, is_string_type
+from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.metrics.regression import (
     CORRELATIONS,
