@@ -91,8 +91,8 @@ def parse_lines(text: str | None) -> list[LrcLine]:
 
     Time stamps at the start of a line, `[mm:ss.xx]`, `[mm:ss:xx]`, `[hh:mm:ss]` or `[hh:mm:ss.xx]` (also with `,`
     instead of `.`), give its start; several stamps repeat the line. Stamps inside a line are removed from its words; a
-    stamp after the last word gives its end. A clock time that does not lie within the line is part of the words. A positive
-    `[offset:]`, in milliseconds, moves lines to earlier times.
+    stamp after the last word gives its end. A clock time that does not lie within the line is part of the words. A
+    positive `[offset:]`, in milliseconds, moves lines to earlier times.
 
     Args:
         text: The document; lines without a time stamp are skipped.
