@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rainbow_ray.config.load import short_names
+from rainbow_ray.config.keys import short_names
 from rainbow_ray.html_report.theme import Chart, Palette
 from rainbow_ray.tuning.trial_log import Trial
 

@@ -9,7 +9,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from rainbow_ray.config.load import Resolved, short_names
+from rainbow_ray.config.keys import short_names
+from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal

@@ -23,8 +23,9 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
-from rainbow_ray.config.load import known_keys, override, parse_value
-from rainbow_ray.config.schema import Config, renamed_keys, with_present_keys
+from rainbow_ray.config.keys import inert_keys, known_keys, renamed_keys, with_present_keys
+from rainbow_ray.config.load import override, parse_value
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
 from rainbow_ray.tuning.optuna_study import make_study
@@ -43,8 +44,8 @@ FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "t
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
             "data.window_seconds", "data.window_position", "data.windows_per_stem",
             "model.audio_encoder.model_name")  # fmt: skip
-NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds", "training.save_best_only",
-               "training.save_every_n_epochs", "training.num_workers")  # fmt: skip
+NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds",
+               "training.save_every_n_epochs")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,8 @@ def default_trial(space: Space, config: Config) -> Trial:
 
 
 def _check_key(space: Space, key: str) -> list[str]:
+    if key in NOT_TRAINED or key in inert_keys():
+        return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
     if key not in known_keys():
         return [f"space {space.name}: unknown axis {key!r}{did_you_mean(key, known_keys())}"]
     if key in PREPARED:
@@ -242,8 +245,6 @@ def _check_key(space: Space, key: str) -> list[str]:
     if any(key == name or (name.endswith(".") and key.startswith(name)) for name in FIXED_KEYS):
         return [f"space {space.name}: {key} changes what a score means, so trials could not be compared; set it for the"
                 " whole sweep"]  # fmt: skip
-    if key in NOT_TRAINED:
-        return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
     return []
 
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from rainbow_ray.cli.config_arguments import make_parser, read_config
-from rainbow_ray.config.load import dump, known_keys, parse_value, resolve, short_names
+from rainbow_ray.config.keys import known_keys, short_names
+from rainbow_ray.config.load import dump, parse_value, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import InputError
 

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
-from rainbow_ray.config.load import known_keys
+from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.phases import PHASES
 from rainbow_ray.config.schema import Config
 from rainbow_ray.setup.plan import check_values, resolve_defaults

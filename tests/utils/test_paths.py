@@ -20,7 +20,8 @@ from rainbow_ray.cli.model_arguments import (
     make_report_parser,
     make_serve_parser,
 )
-from rainbow_ray.config.load import PATH_KEYS, known_keys, override, resolve
+from rainbow_ray.config.keys import known_keys
+from rainbow_ray.config.load import PATH_KEYS, override, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.manifest import Manifest, open_manifest
 from rainbow_ray.runs.run_dir import open_run, same_config

@@ -1,0 +1,355 @@
+"""Config keys that have no effect, given other keys, the task and the data: one table with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rainbow_ray.config.keys import known_keys
+from rainbow_ray.config.schema import EMBEDDED_ENCODER, Config
+
+CLASSIFICATION = ("multiclass", "multilabel")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run besides its config.
+
+    Attributes:
+        task: Name of the task.
+        base_task: Name of the task of a single example; differs from `task` where examples are segments.
+        modalities: Modalities that the model reads.
+        is_sequence_task: Whether examples are segments.
+        has_segment_labels: Whether segments have labels of their own; None before the labels are read.
+        n_folds: Number of folds; None before the data are split.
+    """
+
+    task: str
+    base_task: str
+    modalities: tuple[str, ...]
+    is_sequence_task: bool = False
+    has_segment_labels: bool | None = None
+    n_folds: int | None = None
+
+
+Condition = Callable[[Config, RunFacts], bool]
+
+
+@dataclass(frozen=True)
+class UnusedKeys:
+    """A row of the table.
+
+    Attributes:
+        keys: Dotted keys; a name that ends with a period stands for all keys that begin with it.
+        condition: Whether the keys have no effect.
+        reason: Reason, as a format string of `config` and `facts`.
+        except_keys: Dotted keys that the row does not apply to.
+    """
+
+    keys: tuple[str, ...]
+    condition: Condition
+    reason: str
+    except_keys: tuple[str, ...] = ()
+
+    def matches(self, key: str) -> bool:
+        """Return whether the row is about a key.
+
+        Args:
+            key: Dotted key.
+
+        Returns:
+            True for a key that is listed, or that begins with a listed prefix, and is not excepted.
+        """
+        is_listed = any(key.startswith(name) if name.endswith(".") else key == name for name in self.keys)
+        return is_listed and key not in self.except_keys
+
+
+def _section(prefix: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{name}" for name in names)
+
+
+def _loss_is_not(*losses: str) -> Condition:
+    return lambda config, _: config.training.loss not in losses
+
+
+def _base_task_is(*tasks: str) -> Condition:
+    return lambda _, facts: facts.base_task in tasks
+
+
+def _lacks(modality: str) -> Condition:
+    return lambda _, facts: modality not in facts.modalities
+
+
+def _reads_only_text(_: Config, facts: RunFacts) -> bool:
+    return set(facts.modalities) <= {"text"}
+
+
+def _reads_lyrics(config: Config, facts: RunFacts) -> bool:
+    """Return whether segments are derived from LRC files, which lie with the media."""
+    return facts.is_sequence_task and config.segments.path is None
+
+
+def _has_embedded_audio(config: Config, facts: RunFacts) -> bool:
+    return "audio" in facts.modalities and config.model.audio_encoder.model_name == EMBEDDED_ENCODER
+
+
+def _has_frozen_audio(config: Config, facts: RunFacts) -> bool:
+    return "audio" in facts.modalities and config.model.audio_encoder.freeze_feature_extractor
+
+
+def _is_sequence(_: Config, facts: RunFacts) -> bool:
+    return facts.is_sequence_task
+
+
+def _has_no_segments(_: Config, facts: RunFacts) -> bool:
+    return not facts.is_sequence_task
+
+
+def _is_segment_regression(_: Config, facts: RunFacts) -> bool:
+    return facts.is_sequence_task and facts.base_task == "regression"
+
+
+def _has_no_segment_labels(_: Config, facts: RunFacts) -> bool:
+    return facts.is_sequence_task and facts.has_segment_labels is False
+
+
+def _task_is(*tasks: str) -> Condition:
+    return lambda _, facts: facts.task in tasks
+
+
+CLASS_KEYS = _section("data", "label_delimiter", "null_class", "rare_classes", "min_songs_per_class")
+MEDIA_KEYS = _section(
+    "data",
+    "example_level",
+    "media_root",
+    "media_cache",
+    "window_seconds",
+    "window_position",
+    "windows_per_stem",
+    "max_unreadable_fraction",
+    "audio_column",
+    "midi_column",
+)
+THRESHOLD_KEYS = _section("calibration", "threshold", "precision", "cost_false_positive", "cost_false_negative")
+ASYMMETRIC_KEYS = _section("training", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")
+
+# the first row that matches a key gives the reason
+TABLE = (
+    # segments, whose rows come before those of songs: their reasons are more specific
+    UnusedKeys(
+        ("segments.", "model.temporal.", *_section("training", "tmse_weight", "tmse_clip", "boundary_loss_weight")),
+        _has_no_segments,
+        "phase {config.phase} has no segments",
+    ),
+    UnusedKeys(("data.example_level",), _is_sequence, "each example is a segment"),
+    UnusedKeys(
+        _section("data", "require_concept", "min_concept_length"),
+        _is_sequence,
+        "segments can be short, or have no text",
+    ),
+    UnusedKeys(
+        _section("data", "window_position", "windows_per_stem"), _is_sequence, "the window is that of the segment"
+    ),
+    UnusedKeys(("calibration.",), _is_sequence, "segments are decoded: see segments.decoding"),
+    UnusedKeys(
+        ("model.temporal.", "segments.no_context_baseline"),
+        lambda config, _: config.model.temporal.kind == "none",
+        "model.temporal.kind is none",
+        except_keys=("model.temporal.kind",),
+    ),
+    UnusedKeys(
+        ("model.temporal.num_stages",),
+        lambda config, _: config.model.temporal.kind != "tcn",
+        "model.temporal.kind is {config.model.temporal.kind}",
+    ),
+    UnusedKeys(
+        ("model.temporal.num_heads",),
+        lambda config, _: config.model.temporal.kind == "tcn",
+        "model.temporal.kind is tcn",
+    ),
+    UnusedKeys(
+        ("segments.seconds",),
+        lambda config, _: config.segments.path is not None,
+        "the table of segments has their times",
+    ),
+    UnusedKeys(
+        ("segments.filter_width",),
+        lambda config, _: config.segments.decoding != "median",
+        "segments.decoding is {config.segments.decoding}",
+    ),
+    UnusedKeys(("training.boundary_loss_weight",), _is_segment_regression, "a numeric target has no boundaries"),
+    UnusedKeys(
+        ("segments.mil_pooling",), _is_segment_regression, "a numeric target is learned from labels of segments only"
+    ),
+    UnusedKeys(
+        ("segments.mil_pooling",),
+        lambda _, facts: facts.has_segment_labels is True,
+        "segments have labels of their own",
+    ),
+    UnusedKeys(
+        (
+            *_section("segments", "decoding", "filter_width", "max_sequence_length", "overlap"),
+            *_section("training", "tmse_weight", "tmse_clip", "boundary_loss_weight"),
+        ),
+        _has_no_segment_labels,
+        "only songs have labels, and all segments of a song are pooled",
+    ),
+    # labels and losses
+    UnusedKeys(("training.class_weights",), _base_task_is("binary"), "two classes have training.pos_weight"),
+    UnusedKeys(("training.class_balanced_beta",), _base_task_is("binary"), "only for several classes"),
+    UnusedKeys(CLASS_KEYS, _base_task_is("binary"), "only for several classes"),
+    UnusedKeys(
+        ("data.target_bounds", *_section("training", "target_transform", "huber_delta")),
+        _base_task_is("binary"),
+        "only for numeric targets",
+    ),
+    UnusedKeys(
+        (*ASYMMETRIC_KEYS, *_section("training", "pos_weight", "huber_delta", "target_transform")),
+        _base_task_is(*CLASSIFICATION),
+        "phase {config.phase} has classes",
+    ),
+    UnusedKeys(("data.target_bounds",), _base_task_is(*CLASSIFICATION), "classes have no bounds"),
+    UnusedKeys(
+        (
+            *ASYMMETRIC_KEYS,
+            *_section("training", "pos_weight", "class_weights", "label_smoothing", "focal_gamma"),
+            *_section("training", "class_balanced_beta", "logit_adjustment"),
+            *CLASS_KEYS,
+            *_section("data", "multi_label", "class_mapping", "unknown_classes"),
+        ),
+        _base_task_is("regression"),
+        "phase {config.phase} predicts a number",
+    ),
+    UnusedKeys(
+        ("data.unknown_classes",), lambda config, _: config.data.class_mapping is None, "there is no data.class_mapping"
+    ),
+    UnusedKeys(
+        ("data.label_delimiter",), lambda config, _: not config.data.multi_label, "data.multi_label is off"
+    ),
+    UnusedKeys(("training.focal_gamma",), _loss_is_not("focal"), "the loss is {config.training.loss}, not focal"),
+    UnusedKeys(ASYMMETRIC_KEYS, _loss_is_not("asymmetric"), "the loss is {config.training.loss}, not asymmetric"),
+    UnusedKeys(
+        ("training.class_balanced_beta",),
+        _loss_is_not("class_balanced"),
+        "the loss is {config.training.loss}, not class_balanced",
+    ),
+    UnusedKeys(
+        ("training.logit_adjustment",),
+        _loss_is_not("logit_adjusted"),
+        "the loss is {config.training.loss}, not logit_adjusted",
+    ),
+    UnusedKeys(
+        ("training.huber_delta",), _loss_is_not("huber", "zero_inflated"), "the loss is {config.training.loss}"
+    ),
+    UnusedKeys(
+        ("training.pos_weight",),
+        lambda config, _: config.training.loss == "logit_adjusted",
+        "the loss logit_adjusted has its own weights",
+    ),
+    UnusedKeys(
+        ("training.class_weights",),
+        lambda config, facts: (
+            facts.base_task == "multiclass" and config.training.loss in ("class_balanced", "logit_adjusted")
+        ),
+        "the loss {config.training.loss} has its own weights",
+    ),
+    # calibration
+    UnusedKeys(("calibration.",), _task_is("regression"), "numeric predictions are not calibrated"),
+    UnusedKeys(THRESHOLD_KEYS, _task_is("multiclass"), "the class with the highest score is predicted"),
+    UnusedKeys(
+        ("calibration.precision",),
+        lambda config, _: config.calibration.threshold != "recall_at_precision",
+        "the threshold is {config.calibration.threshold}",
+    ),
+    UnusedKeys(
+        _section("calibration", "cost_false_positive", "cost_false_negative"),
+        lambda config, _: config.calibration.threshold != "cost",
+        "the threshold is {config.calibration.threshold}",
+    ),
+    # modalities and parts of the model
+    UnusedKeys(("model.text_encoder.",), _lacks("text"), "text is not among the modalities"),
+    UnusedKeys(("model.bag_of_words.",), _lacks("text"), "text is not among the modalities"),
+    UnusedKeys(("model.audio_encoder.",), _lacks("audio"), "audio is not among the modalities"),
+    UnusedKeys(("model.midi_encoder.",), _lacks("midi"), "midi is not among the modalities"),
+    UnusedKeys(
+        _section("data", "media_root", "max_unreadable_fraction"),
+        lambda config, facts: _reads_only_text(config, facts) and not _reads_lyrics(config, facts),
+        "only text is read",
+    ),
+    UnusedKeys(
+        (*MEDIA_KEYS, "model.fusion."),
+        _reads_only_text,
+        "only text is read",
+        except_keys=_section("data", "media_root", "max_unreadable_fraction"),
+    ),
+    UnusedKeys(
+        _section("model.audio_encoder", "layer", "freeze_feature_extractor", "freeze_layers", "gain_db", "noise_db"),
+        _has_embedded_audio,
+        "the embedded network has no such part",
+    ),
+    UnusedKeys(
+        _section("model.audio_encoder", "gain_db", "noise_db"),
+        _has_frozen_audio,
+        "the feature extractor, which reads waveforms, is frozen",
+    ),
+    UnusedKeys(
+        _section("model.fusion", "num_layers", "num_heads", "dropout"),
+        lambda config, _: config.model.fusion.kind != "cross_attention",
+        "only with model.fusion.kind: cross_attention",
+    ),
+    UnusedKeys(
+        _section("model.bag_of_words", "hidden_size", "weighting"),
+        lambda config, _: not config.model.bag_of_words.enabled,
+        "model.bag_of_words.enabled is false",
+    ),
+    UnusedKeys(
+        ("model.classifier.activation",),
+        lambda config, _: not config.model.classifier.hidden_dims,
+        "the classifier has no hidden layer",
+    ),
+    # training and splits
+    UnusedKeys(
+        _section("training.early_stopping", "patience", "min_delta", "inner_split"),
+        lambda config, _: not config.training.early_stopping.enabled,
+        "early stopping is off",
+    ),
+    UnusedKeys(
+        _section("data", "train_split", "val_split", "random_seed"),
+        lambda config, _: config.data.split_file is not None,
+        "the split is that of data.split_file",
+    ),
+    UnusedKeys(
+        _section("data", "train_split", "val_split"),
+        lambda _, facts: facts.n_folds is not None and facts.n_folds > 1,
+        "the split has {facts.n_folds} folds; a single split needs --folds 1",
+    ),
+    UnusedKeys(("training.ensemble",), lambda _, facts: facts.n_folds == 1, "a single split trains one model"),
+)  # fmt: skip
+
+
+def find_unused_keys(config: Config, facts: RunFacts) -> dict[str, str]:
+    """Return keys that have no effect.
+
+    Args:
+        config: The resolved config.
+        facts: What is known of the task and the data.
+
+    Returns:
+        Reasons by dotted key, in the order of the schema.
+    """
+    active = [row for row in TABLE if row.condition(config, facts)]
+    reasons = ((key, next((row.reason for row in active if row.matches(key)), None)) for key in known_keys())
+    return {key: reason.format(config=config, facts=facts) for key, reason in reasons if reason is not None}
+
+
+def changed_keys(config: Config) -> Iterator[str]:
+    """Yield keys whose values differ from their defaults.
+
+    Args:
+        config: The config.
+
+    Yields:
+        Dotted keys, in the order of the schema.
+    """
+    default = Config()
+    yield from (key for key in known_keys() if config.at(key) != default.at(key))
