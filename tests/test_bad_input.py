@@ -160,11 +160,13 @@ def test_data_that_cannot_be_trained_on(write_table, kind):
 def test_keys_without_effect_are_warned_of(songs_file):
     plan = plan_of(
         songs_file, training__num_workers=4, training__focal_gamma=1.0, model__text_encoder__hidden_size=768,
-        model__lexical__enabled=False, model__lexical__width=9, training__save_best_only=False,
+        model__bag_of_words__enabled=False, model__bag_of_words__hidden_size=9, training__save_best_only=False,
     )  # fmt: skip
-    said = "\n".join(plan.warnings)
-    for key in ("num_workers", "focal_gamma", "hidden_size", "lexical.width", "save_best_only"):
-        assert key in said
+    for key in ("training.num_workers", "training.focal_gamma", "model.text_encoder.hidden_size",
+                "model.bag_of_words.hidden_size", "training.save_best_only"):  # fmt: skip
+        (warning,) = [warning for warning in plan.warnings if key in warning]
+        assert "no effect" in warning
+    assert len(plan.warnings) == 5
     assert plan_of(songs_file).warnings == []
     assert any("val_split" in warning for warning in data_of(plan_of(songs_file, data__val_split=0.1)).warnings)
 

@@ -21,6 +21,8 @@ class RunFacts:
         modalities: Modalities that the model reads.
         is_sequence_task: Whether examples are segments.
         has_segment_labels: Whether segments have labels of their own; None before the labels are read.
+        supports_calibration: Whether the task's scores can be calibrated.
+        supports_thresholds: Whether a threshold on the score makes the task's prediction.
         n_folds: Number of folds; None before the data are split.
     """
 
@@ -29,6 +31,8 @@ class RunFacts:
     modalities: tuple[str, ...]
     is_sequence_task: bool = False
     has_segment_labels: bool | None = None
+    supports_calibration: bool = True
+    supports_thresholds: bool = True
     n_folds: int | None = None
 
 
@@ -111,10 +115,6 @@ def _is_segment_regression(_: Config, facts: RunFacts) -> bool:
 
 def _has_no_segment_labels(_: Config, facts: RunFacts) -> bool:
     return facts.is_sequence_task and facts.has_segment_labels is False
-
-
-def _task_is(*tasks: str) -> Condition:
-    return lambda _, facts: facts.task in tasks
 
 
 CLASS_KEYS = _section("data", "label_delimiter", "null_class", "rare_classes", "min_songs_per_class")
@@ -254,8 +254,8 @@ TABLE = (
         "the loss {config.training.loss} has its own weights",
     ),
     # calibration
-    UnusedKeys(("calibration.",), _task_is("regression"), "numeric predictions are not calibrated"),
-    UnusedKeys(THRESHOLD_KEYS, _task_is("multiclass"), "the class with the highest score is predicted"),
+    UnusedKeys(("calibration.",), lambda _, facts: not facts.supports_calibration, "numeric predictions are not calibrated"),
+    UnusedKeys(THRESHOLD_KEYS, lambda _, facts: not facts.supports_thresholds, "the class with the highest score is predicted"),
     UnusedKeys(
         ("calibration.precision",),
         lambda config, _: config.calibration.threshold != "recall_at_precision",

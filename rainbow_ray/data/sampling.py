@@ -11,7 +11,6 @@ import numpy as np
 
 from rainbow_ray.config.schema import TrainingConfig
 
-SAMPLINGS = ("none", "oversample", "undersample")
 NO_WEIGHTS = {"pos_weight": (None, 1.0), "class_weights": ("none",)}
 EVEN_WEIGHTS = ("auto", "balanced")  # computed from what is left after sampling, which is even
 EVENING_LOSSES = ("class_balanced", "logit_adjusted")

@@ -32,7 +32,6 @@ from rainbow_ray.modalities.media_source import (
 )
 
 MEDIA = {"audio": "rainbow_ray.modalities.audio.reader", "midi": "rainbow_ray.modalities.midi.reader"}
-POSITIONS = ("start", "middle")
 LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
 VERSION = 3  # of what is kept of a file: what earlier ones left is not read
 

@@ -10,11 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.utils.errors import check_choice
-
-DEVICES = ("auto", "cuda", "mps", "cpu")
-
 
 @dataclass(frozen=True)
 class Precision:
@@ -31,10 +26,6 @@ class Precision:
     @property
     def name(self) -> str:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
-
-
-def check_device(config: TrainingConfig) -> list[str]:
-    return check_choice("training.device", config.device, DEVICES)
 
 
 def pick_device(name: str) -> tuple[torch.device, list[str]]:

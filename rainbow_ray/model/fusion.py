@@ -14,17 +14,13 @@ from torch import nn
 
 from rainbow_ray.config.schema import FusionConfig
 from rainbow_ray.nn.attention import Block
-from rainbow_ray.utils.errors import check_choice
-
-KINDS = ("concat", "gated", "cross_attention")
 
 
 def check_fusion(config: FusionConfig) -> list[str]:
-    """What is wrong with the names and sizes of a fusion."""
-    problems = check_choice("model.fusion.kind", config.kind, KINDS)
+    """Return what is wrong with the sizes of the fusion."""
     if config.hidden_size % config.num_heads:
-        problems.append(f"model.fusion.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}")
-    return problems
+        return [f"model.fusion.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}"]
+    return []
 
 
 @dataclass(frozen=True)

@@ -14,28 +14,28 @@ from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import make_audio_encoder
 from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.modalities.midi.reader import MidiEncoder
-from rainbow_ray.modalities.text.bag_of_words import WEIGHTINGS, WordPresence
+from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import STATES, TOKENS, WORDS, TextEncoder
 from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 from rainbow_ray.model.temporal import Temporal, check_temporal
-from rainbow_ray.nn.head import ACTIVATIONS, make_head
-from rainbow_ray.nn.pooling import POOLINGS, Pooling
+from rainbow_ray.nn.head import make_head
+from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
-from rainbow_ray.utils.errors import check_choice
 
 READ_AS = 384  # features: the width of text for which the head's rates were measured
 STEMS = 32  # of a song that are told apart
 
 
 def check_model(config: ModelConfig) -> list[str]:
-    """What is wrong with names of parts of the model."""
-    return [
-        *check_choice("model.text_encoder.pooling", config.text_encoder.pooling, POOLINGS),
-        *check_choice("model.bag_of_words.weighting", config.bag_of_words.weighting, WEIGHTINGS),
-        *check_choice("model.classifier.activation", config.classifier.activation, ACTIVATIONS),
-        *check_fusion(config.fusion),
-        *check_temporal(config.temporal),
-    ]
+    """Return what is wrong with the sizes of parts of the model.
+
+    Args:
+        config: The section `model` of the config.
+
+    Returns:
+        Messages, one for each problem.
+    """
+    return [*check_fusion(config.fusion), *check_temporal(config.temporal)]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from torch import nn
 from rainbow_ray.config.schema import TemporalConfig
 from rainbow_ray.data.batch import SegmentTimes
 from rainbow_ray.nn.attention import Block
-from rainbow_ray.utils.errors import check_choice
 
-KINDS = ("transformer", "tcn", "none")
 FREQUENCIES = 6  # of each share of the song, doubling from half a turn on
 PERIODS = (2.0, 600.0)  # seconds: the shortest and the longest that a time is told by
 SECONDS = 8  # frequencies between them
@@ -23,11 +21,10 @@ REACH = 0.3
 
 
 def check_temporal(config: TemporalConfig) -> list[str]:
-    """What is wrong with the names and sizes of the part."""
-    problems = check_choice("model.temporal.kind", config.kind, KINDS)
+    """Return what is wrong with the sizes of the sequence model."""
     if config.hidden_size % config.num_heads:
-        problems.append(f"model.temporal.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}")
-    return problems
+        return [f"model.temporal.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}"]
+    return []
 
 
 class Temporal(nn.Module):

@@ -6,14 +6,12 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-POOLINGS = ("cls", "mean", "max", "attention")
-
 
 class Pooling(nn.Module):
     """Pool the hidden states of each unit's tokens to one vector.
 
     Args:
-        kind: One of `POOLINGS`: the first token, the mean, the maximum, or a mean weighted by learned attention.
+        kind: A `TextPooling`: the first token, the mean, the maximum, or a mean weighted by learned attention.
         width: Size of the hidden states.
     """
 

@@ -224,8 +224,7 @@ def without_neighbours(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]:
     asked = shared.task.is_sequence_task and shared.config.segments.no_context_baseline
     if not asked or temporal.kind == NONE:
         return []
-    config = shared.config.model_copy(deep=True)
-    config.model.temporal.kind = NONE
+    config = shared.config.with_values({"model.temporal.kind": NONE})
     return [
         dataclasses.replace(job, config=config, folder=job.folder.with_name(f"none-{job.folder.name}")) for job in jobs
     ]

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rainbow_ray.config.load import known_keys
 from rainbow_ray.config.phases import get_phase
-from rainbow_ray.config.schema import DEFAULT_AUDIO_ENCODER, DEFAULT_ENCODER, Config, DataConfig, TextEncoderConfig
+from rainbow_ray.config.schema import (
+    DEFAULT_AUDIO_ENCODER,
+    DEFAULT_ENCODER,
+    EMBEDDED_ENCODER,
+    Config,
+    DataConfig,
+    TextEncoderConfig,
+)
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.modalities.array_cache import default_cache_dir
-from rainbow_ray.modalities.audio.encoder import EMBEDDED, check_audio_encoder, verify_encoder
+from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader, Windows
 from rainbow_ray.modalities.spec import MODALITIES, InputSpec
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
+
+# modality, section of `model` and default of each encoder with a name
+PRETRAINED = (
+    ("text", "text_encoder", DEFAULT_ENCODER),
+    ("audio", "audio_encoder", DEFAULT_AUDIO_ENCODER),
+)
 
 
 def modalities_of(config: Config) -> tuple[str, ...]:
@@ -23,17 +35,23 @@ def modalities_of(config: Config) -> tuple[str, ...]:
     return tuple(name for name in MODALITIES if name in asked)
 
 
-def resolve_encoders(config: Config, *, demo: bool) -> None:
-    """Put default encoders where the config names none."""
-    text_encoder, audio_encoder, modalities = (
-        config.model.text_encoder,
-        config.model.audio_encoder,
-        modalities_of(config),
-    )
-    if "text" in modalities:
-        text_encoder.model_name = text_encoder.model_name or (EMBEDDED if demo else DEFAULT_ENCODER)
-    if "audio" in modalities:
-        audio_encoder.model_name = audio_encoder.model_name or (EMBEDDED if demo else DEFAULT_AUDIO_ENCODER)
+def resolve_encoders(config: Config, *, demo: bool) -> Config:
+    """Return a config with default encoders where it names none.
+
+    Args:
+        config: The config; it is left as it is.
+        demo: Whether the built-in songs are read, whose default encoders are embedded.
+
+    Returns:
+        A copy in which the encoders of all modalities that are read have names.
+    """
+    modalities = modalities_of(config)
+    defaults = {
+        f"model.{section}.model_name": EMBEDDED_ENCODER if demo else default
+        for modality, section, default in PRETRAINED
+        if modality in modalities
+    }
+    return config.with_values({key: name for key, name in defaults.items() if not config.at(key)})
 
 
 def resolve_inputs(
@@ -110,48 +128,8 @@ def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
     problems = text_encoder.check_encoder(name, options, body_config)
     if problems:
         raise InputError(problems)
-    warnings = []
-    if options.hidden_size not in (None, body_config.hidden_size):
-        warnings.append(f"model.text_encoder.hidden_size: {options.hidden_size} has no effect: this encoder's is"
-                        f" {body_config.hidden_size}")  # fmt: skip
-    warnings += text_encoder.verify_encoder(name)
+    warnings = list(text_encoder.verify_encoder(name))
     limit = text_encoder.token_limit(name, options, body_config)
     if limit < options.max_length != TextEncoderConfig().max_length:
         warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
     return name, limit, warnings
-
-
-def idle_modalities(config: Config, modalities: Sequence[str]) -> dict[str, str]:
-    """Keys of what is not read."""
-    media = [name for name in modalities if name != "text"]
-    sections = {"text": "model.text_encoder.", "audio": "model.audio_encoder.", "midi": "model.midi_encoder."}
-    keys = known_keys()
-    idle = {
-        key: f"{name} is not among the modalities"
-        for name, section in sections.items()
-        if name not in modalities
-        for key in keys
-        if key.startswith(section)
-    }
-    if not media:
-        shared = ("data.example_level", "data.media_", "data.window_", "data.windows_per_stem",
-                  "data.max_unreadable_fraction", "data.audio_column",
-                  "data.midi_column", "model.fusion.")  # fmt: skip
-        used = _keys_of_lyrics(config)
-        idle |= {key: "only text is read" for key in keys if key.startswith(shared) and key not in used}
-    if "text" not in modalities:
-        idle |= {key: "text is not among the modalities" for key in keys if key.startswith("model.bag_of_words.")}
-    if "audio" in modalities and config.model.audio_encoder.model_name == EMBEDDED:
-        own = ("layer", "freeze_front", "freeze_layers", "gain_db", "noise_db")
-        idle |= {f"model.audio_encoder.{key}": "the embedded net has no such part" for key in own}
-    elif "audio" in modalities and config.model.audio_encoder.freeze_feature_extractor:
-        idle |= {f"model.audio_encoder.{key}": "waveforms are not trained on" for key in ("gain_db", "noise_db")}
-    if config.model.fusion.kind != "cross_attention":
-        idle |= {f"model.fusion.{key}": "only with cross_attention" for key in ("layers", "heads", "dropout")}
-    return idle
-
-
-def _keys_of_lyrics(config: Config) -> tuple[str, ...]:
-    """Keys of media that matter where timelines are made of LRC files, whatever the modalities."""
-    makes_timelines = get_phase(config.phase).task == "segmentation" and config.segments.path is None
-    return ("data.media_root", "data.max_unreadable_fraction") if makes_timelines else ()

@@ -14,21 +14,21 @@ from typing import Any, TypeVar
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.phases import PHASES, get_phase
 from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config
+from rainbow_ray.config.unused_keys import RunFacts, changed_keys, find_unused_keys
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
-from rainbow_ray.modalities.media import MEDIA, POSITIONS
+from rainbow_ray.modalities.media import MEDIA
 from rainbow_ray.modalities.spec import MODALITIES, InputSpec
-from rainbow_ray.setup.inputs import check_encoders, idle_modalities, modalities_of, resolve_encoders, resolve_inputs
-from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments, idle_segments
-from rainbow_ray.setup.validate import check_calibration, check_training, unused_calibration_keys
+from rainbow_ray.setup.inputs import check_encoders, modalities_of, resolve_encoders, resolve_inputs
+from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments
+from rainbow_ray.setup.validate import check_workers
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.paths import resolve_path
 
 ANY_PROBLEM = (3,)  # phases that are of modalities, whatever the problem
-UNITS = ("song", "stem")
 STEM_EPOCHS = 6  # a song of several stems is met several times in each
 
 T = TypeVar("T")
@@ -75,9 +75,9 @@ def make_plan(resolved: Resolved) -> RunPlan:
         task, location = segments.task, segments.location
     else:
         task = make_task(_problem_name(config))
-    resolve_defaults(config, task)
-    resolve_encoders(config, demo=demo)
-    problems = [*_check_names(config, task), *_check_phase(config)]
+    config = resolve_defaults(config, task)
+    config = resolve_encoders(config, demo=demo)
+    problems = [*resolved.problems, *_check_names(config, task), *_check_phase(config)]
     target = segments.target if segments is not None else config.data.target_column or own_target(config.phase, task)
 
     def collect(step: Callable[[], T]) -> T | None:
@@ -107,12 +107,12 @@ def make_plan(resolved: Resolved) -> RunPlan:
         warnings += segments.notes
     if not task.accepts_null_class:  # where a label that is missing stays missing, whatever the config says
         columns = dataclasses.replace(columns, null_class=None)
-    idle = _without_effect(resolved, task, modalities)
+    idle = _without_effect(config, resolved.user_keys, task, modalities)
     warnings += [f"{key} has no effect: {why}" for key, why in idle.items()]
     warnings += conflicting_imbalance_settings(config.training, resolved.user_keys - idle.keys())
     unit = "segment" if segments is not None else config.data.example_level or (phase.unit if reading.media else "song")
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
-        config.training.epochs = min(config.training.epochs, STEM_EPOCHS)
+        config = config.with_values({"training.epochs": min(config.training.epochs, STEM_EPOCHS)})
     return RunPlan(config, task, target, manifest, columns, reading, unit, demo, known, warnings, segments)
 
 
@@ -124,13 +124,23 @@ def own_target(phase: int, task: Task) -> str:
     return next((one.target for one in fitting if one.task == kind), own.target)
 
 
-def resolve_defaults(config: Config, task: Task) -> None:
-    """Put the problem's own loss and metrics where the config names none."""
-    default = task.defaults
-    config.training.loss = config.training.loss or default.loss
-    config.training.metric = config.training.metric or default.metric
-    if config.logging.metrics is None:
-        config.logging.metrics = list(default.shown_metrics)
+def resolve_defaults(config: Config, task: Task) -> Config:
+    """Return a config with the task's own loss and metrics where it names none.
+
+    Args:
+        config: The config as the user wrote it; it is left as it is.
+        task: The task.
+
+    Returns:
+        A copy in which `training.loss`, `training.metric` and `logging.metrics` are set.
+    """
+    defaults = task.defaults
+    values = {
+        "training.loss": defaults.loss,
+        "training.metric": defaults.metric,
+        "logging.metrics": list(defaults.shown_metrics),
+    }
+    return config.with_values({key: value for key, value in values.items() if config.at(key) is None})
 
 
 def _problem_name(config: Config) -> str:
@@ -160,7 +170,6 @@ def _demo_songs(modalities: Sequence[str]) -> str:
 
 
 def _check_names(config: Config, task: Task) -> list[str]:
-    from rainbow_ray.model.device import check_device
     from rainbow_ray.model.model import check_model
 
     printed = ("loss", *task.metric_names)
@@ -168,9 +177,7 @@ def _check_names(config: Config, task: Task) -> list[str]:
     return [
         *check_model(config.model),
         *task.check(config),
-        *check_training(config),
-        *check_calibration(config.calibration),
-        *check_device(config.training),
+        *check_workers(config),
         *(wrong for name in shown for wrong in check_choice("logging.metrics", name, printed)),
     ]
 
@@ -190,9 +197,6 @@ def _check_phase(config: Config) -> list[str]:
         problems += check_choice("--modalities", name, MODALITIES)
     if config.modalities is not None and not config.modalities:
         problems.append(f"--modalities: nothing is named; of {', '.join(MODALITIES)}")
-    if config.data.example_level is not None:
-        problems += check_choice("data.example_level", config.data.example_level, UNITS)
-    problems += check_choice("data.window_position", config.data.window_position, POSITIONS)
     train, val = config.data.train_split, config.data.val_split
     if train + val > 1 + 1e-9:
         problems.append(f"data.train_split ({train:g}) and data.val_split ({val:g}) make more than 1")
@@ -208,28 +212,15 @@ def check_values(config: Config, task: Task) -> list[str]:
         return error.problems
 
 
-def _without_effect(resolved: Resolved, task: Task, modalities: Sequence[str]) -> dict[str, str]:
-    """Known keys that the user set and that change nothing here, and why."""
-    config = resolved.config
-    stopping, lexical = config.training.early_stopping, config.model.bag_of_words
-
-    idle = {**task.without_effect(config), **unused_calibration_keys(config.calibration, task)}
-    if config.training.num_workers is not None:
-        idle["training.num_workers"] = "Ray Data decides how many"
-    if not config.training.save_best_only:
-        idle["training.save_best_only"] = "only the best and the last state are kept"
-    if not stopping.enabled:
-        for name in ("patience", "min_delta", "inner_split"):
-            idle[f"training.early_stopping.{name}"] = "early stopping is off"
-    if not lexical.enabled:
-        for name in ("width", "weighting"):
-            idle[f"model.bag_of_words.{name}"] = "model.bag_of_words.enabled is false"
-    if not config.model.classifier.hidden_dims:
-        idle["model.classifier.activation"] = "the head has no hidden layer"
-    idle |= idle_modalities(config, modalities)
-    idle |= idle_segments(config, task)
-    if config.data.split_file is not None:
-        for name in ("train_split", "val_split", "random_seed"):
-            idle[f"data.{name}"] = "the split file decides"
-    default = Config()
-    return {key: why for key, why in idle.items() if key in resolved.user_keys and config.at(key) != default.at(key)}
+def _without_effect(config: Config, user_keys: frozenset[str], task: Task, modalities: Sequence[str]) -> dict[str, str]:
+    """Return keys that the user set to other values than their defaults and that have no effect, with reasons."""
+    facts = RunFacts(
+        task.name,
+        task.base_task.name,
+        tuple(modalities),
+        is_sequence_task=task.is_sequence_task,
+        supports_calibration=task.supports_calibration,
+        supports_thresholds=task.supports_thresholds,
+    )
+    changed = user_keys & set(changed_keys(config))
+    return {key: reason for key, reason in find_unused_keys(config, facts).items() if key in changed}

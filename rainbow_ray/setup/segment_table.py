@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.config.load import Resolved, known_keys
+from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.phases import get_phase
 from rainbow_ray.config.schema import Config, DataConfig
 from rainbow_ray.data.derive_segments import derive_segment_table
@@ -104,30 +104,6 @@ def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], st
                      " such a label is learned from its own name")  # fmt: skip
     times = Times(*TIMES, INDEX if INDEX in names else None)
     return SegmentTable(table.written, task, target, root, times, songs, notes)
-
-
-def idle_segments(config: Config, task: Task) -> dict[str, str]:
-    """Keys of segments that say nothing here, and why."""
-    keys = known_keys()
-    own = ("segments.", "model.temporal.", "training.tmse_weight", "training.boundary_loss_weight")
-    if not task.is_sequence_task:
-        return {key: f"phase {config.phase} has no segments" for key in keys if key.startswith(own)}
-    kind = config.model.temporal.kind
-    idle = {"data.example_level": "segments are the unit"}
-    idle |= dict.fromkeys(("data.require_concept", "data.min_concept_length"), "segments may be short, or have no text")
-    idle |= dict.fromkeys(("data.window_position", "data.windows_per_stem"), "segments have windows of their own")
-    idle |= {key: "segments are decoded: see segments.decoding" for key in keys if key.startswith("calibration.")}
-    if kind == "none":
-        idle |= {key: "model.temporal.kind is none" for key in keys if key.startswith("model.temporal.")}
-        idle["segments.no_context_baseline"] = "model.temporal.kind is none"
-        del idle["model.temporal.kind"]
-    if kind != "tcn":
-        idle["model.temporal.num_stages"] = f"model.temporal.kind is {kind}"
-    if kind == "tcn":
-        idle["model.temporal.num_heads"] = "model.temporal.kind is tcn"
-    if config.segments.path is not None:
-        idle["segments.seconds"] = "the table of segments says where they are"
-    return idle
 
 
 def idle_by_labels(config: Config, task: Task) -> dict[str, str]:

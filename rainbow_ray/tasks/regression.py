@@ -32,7 +32,7 @@ from rainbow_ray.utils.number_format import rounded_alike
 if TYPE_CHECKING:
     import torch
 
-TRANSFORMS = ("none", "standardise", "log1p")
+TRANSFORMS = ("none", "standardize", "log1p")
 STRATA = 4  # quarters of the songs that are not at the most frequent value
 FOREIGN = ("pos_weight", "class_weights", "label_smoothing", "focal_gamma", "class_balanced_beta", "logit_adjustment",
            "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")  # fmt: skip

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "words unweighted": {"model__lexical__weighting": "presence"},
     "64 word features": {"model__lexical__width": 64},
     "1024 word features": {"model__lexical__width": 1024},
-    "not standardised": {f"{HEAD}standardise": False},
+    "not standardised": {f"{HEAD}standardize": False},
     "hidden 64": {f"{HEAD}hidden_dims": [64]},
     "hidden 256,128 dropout 0.3": {f"{HEAD}hidden_dims": [256, 128], f"{HEAD}dropout": 0.3},
     "dropout 0.3": {f"{HEAD}dropout": 0.3},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rainbow_ray.cli.config_arguments import make_parser, read_config
-from rainbow_ray.config.keys import known_keys, short_names
+from rainbow_ray.config.keys import choices, known_keys, short_names
 from rainbow_ray.config.load import dump, parse_value, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import InputError
@@ -103,9 +104,20 @@ def test_the_printed_file_gives_the_same_config(tmp_path):
     assert yaml.safe_load(dump(Config())) == Config().model_dump()
 
 
-def test_every_key_is_explained_or_speaks_for_itself():
-    text = dump(Config())
-    assert all(f"{key.rsplit('.', 1)[-1]}:" in text for key in known_keys())
+def test_every_key_has_a_description_in_the_printed_file():
+    for line in dump(Config()).splitlines()[1:]:
+        assert line.endswith(":") or re.search(r": \S.*  # \S", line), line
+    assert all(f"{key.rsplit('.', 1)[-1]}:" in dump(Config()) for key in known_keys())
+
+
+def test_the_printed_file_lists_the_choices_of_a_key():
+    assert choices("training.schedule") == ("linear", "cosine", "constant")
+    assert choices("training.loss")[:2] == ("bce", "cross_entropy")
+    assert choices("training.mixed_precision") == choices("training.epochs") == (), "they accept other values, too"
+    assert (
+        "schedule: linear  # decay of the learning rate after the warm-up (one of: linear, cosine, constant)"
+        in dump(Config())
+    )
 
 
 def test_all_mistakes_are_said_at_once_with_the_nearest_key(tmp_path, monkeypatch):

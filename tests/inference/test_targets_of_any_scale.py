@@ -61,7 +61,7 @@ def test_what_float64_cannot_hold_is_said(write_table, tiny_encoder):
     assert any("40 different values, of which" in warning for warning in data.warnings)
 
 
-@pytest.mark.parametrize(("transform", "says"), [("none", True), ("standardise", False)])
+@pytest.mark.parametrize(("transform", "says"), [("none", True), ("standardize", False)])
 def test_numbers_that_are_learned_as_they_are_may_be_fewer(write_table, tiny_encoder, transform, says):
     keys = {"phase": 4, "training__target_transform": transform}
     data = data_of(plan_of(write_table(numbered_songs(FORTY)), tiny_encoder("bert"), **keys))

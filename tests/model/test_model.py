@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from rainbow_ray.config.choices import TextPooling
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch
 from rainbow_ray.modalities.encoder_cache import EncoderCache
-from rainbow_ray.model.model import RainbowModel, check_model
-from rainbow_ray.nn.pooling import POOLINGS
+from rainbow_ray.model.model import RainbowModel
 from tests.conftest import tiny_body
 
 
@@ -45,7 +47,7 @@ def model_of(**keys) -> RainbowModel:
     return RainbowModel(EncoderCache(tiny_body("bert")), config, outputs=1).eval()
 
 
-@pytest.mark.parametrize("kind", POOLINGS)
+@pytest.mark.parametrize("kind", get_args(TextPooling))
 def test_logits_do_not_change_with_padding_or_company(kind):
     model = model_of(text_encoder__pooling=kind)
     torch.nn.init.normal_(model.head[-1].weight)
@@ -98,13 +100,3 @@ def test_what_is_trained_is_all_that_needs_keeping(frozen):
     assert model.features_are_constant == (frozen == "all")
     with pytest.raises(ValueError, match="do not fit"):
         other.load_trained_state({"head.1.weight": torch.zeros(1)})
-
-
-def test_names_are_checked():
-    config = ModelConfig()
-    config.text_encoder.pooling = "men"
-    config.classifier.activation = "rleu"
-    config.bag_of_words.weighting = "tf"
-    problems = check_model(config)
-    assert len(problems) == 3
-    assert "did you mean mean" in problems[0]

@@ -115,8 +115,9 @@ def test_focal_loss_has_a_gradient_where_it_is_sure():
 
 
 def test_names_are_checked():
-    problems = PROBLEM.check(Config(training=TrainingConfig(loss="focl", metric="macrof1")))
-    assert "did you mean focal" in problems[0]
+    problems = PROBLEM.check(Config(training=TrainingConfig(loss="mse", metric="macrof1")))
+    assert "'mse' is unknown" in problems[0]
+    assert problems[0].endswith("one of: bce, focal, asymmetric, logit_adjusted")
     assert "did you mean macro_f1" in problems[1]
     assert PROBLEM.check(Config()) == []
     with pytest.raises(InputError, match="unknown"):

@@ -231,7 +231,7 @@ SWITCHES = [
     {"training__loss": "focal"},
     {"training__loss": "asymmetric"},
     {"model__text_encoder__pooling": "attention"},
-    {"model__lexical__enabled": False, "model__classifier__standardise": False},
+    {"model__bag_of_words__enabled": False, "model__classifier__standardize": False},
 ]
 
 

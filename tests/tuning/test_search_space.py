@@ -23,8 +23,7 @@ from rainbow_ray.utils.errors import InputError
 
 @pytest.fixture
 def config(tiny_encoder) -> Config:
-    config = Config()
-    resolve_defaults(config, make_task("binary"))
+    config = resolve_defaults(Config(), make_task("binary")).model_copy(deep=True)
     config.model.text_encoder.model_name = str(tiny_encoder("bert"))
     return config
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
 
-WEIGHTINGS = ("ratio", "presence")
 SMOOTHING = 2  # texts; between two groups of one size that is one each
 
 

@@ -1,0 +1,70 @@
+"""Keys without effect: the table names real keys, and its reasons fit the config, the task and the data."""
+
+from __future__ import annotations
+
+import pytest
+
+from rainbow_ray.config.keys import known_keys
+from rainbow_ray.config.schema import Config
+from rainbow_ray.config.unused_keys import TABLE, RunFacts, find_unused_keys
+
+BINARY = RunFacts("binary", "binary", ("text",))
+NUMBER = RunFacts("regression", "regression", ("text",), supports_calibration=False, supports_thresholds=False)
+CLASSES = RunFacts("multiclass", "multiclass", ("text",), supports_thresholds=False)
+SEGMENTS = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True)
+
+
+def reasons(facts: RunFacts, **values: object) -> dict[str, str]:
+    config = Config().with_values({name.replace("__", "."): value for name, value in values.items()})
+    return find_unused_keys(config, facts)
+
+
+def test_every_row_names_keys_of_the_config():
+    for row in TABLE:
+        for name in row.keys:
+            assert any(key.startswith(name) if name.endswith(".") else key == name for key in known_keys()), name
+        assert set(row.except_keys) <= set(known_keys())
+
+
+@pytest.mark.parametrize(
+    ("facts", "values", "key", "reason"),
+    [
+        (BINARY, {"training__loss": "bce"}, "training.focal_gamma", "the loss is bce, not focal"),
+        (BINARY, {"training__loss": "logit_adjusted"}, "training.pos_weight", "logit_adjusted has its own weights"),
+        (BINARY, {}, "training.class_weights", "two classes have training.pos_weight"),
+        (BINARY, {}, "segments.decoding", "phase 1 has no segments"),
+        (BINARY, {}, "model.fusion.kind", "only text is read"),
+        (BINARY, {}, "model.midi_encoder.dropout", "midi is not among the modalities"),
+        (BINARY, {"model__bag_of_words__enabled": False}, "model.bag_of_words.weighting", "enabled is false"),
+        (BINARY, {"data__split_file": "split.json"}, "data.random_seed", "the split is that of data.split_file"),
+        (NUMBER, {"phase": 4}, "training.focal_gamma", "predicts a number"),
+        (NUMBER, {}, "calibration.method", "not calibrated"),
+        (CLASSES, {}, "calibration.threshold", "highest score is predicted"),
+        (RunFacts("binary", "binary", ("audio",)), {}, "model.bag_of_words.enabled", "text is not among"),
+        (RunFacts("binary", "binary", ("audio",)), {}, "model.audio_encoder.gain_db", "is frozen"),
+        (SEGMENTS, {}, "data.min_concept_length", "segments can be short"),
+        (SEGMENTS, {}, "calibration.method", "see segments.decoding"),
+        (SEGMENTS, {"model__temporal__kind": "none"}, "segments.no_context_baseline", "model.temporal.kind is none"),
+        (SEGMENTS, {}, "model.temporal.num_stages", "model.temporal.kind is transformer"),
+        (SEGMENTS, {"segments__path": "s.parquet"}, "data.media_root", "only text is read"),
+    ],
+)
+def test_the_reason_fits(facts, values, key, reason):
+    assert reason in reasons(facts, **values)[key]
+
+
+def test_keys_with_effect_are_not_listed():
+    assert "training.focal_gamma" not in reasons(BINARY, training__loss="focal")
+    assert "data.media_root" not in reasons(SEGMENTS), "LRC files lie there"
+    assert "model.temporal.kind" not in reasons(SEGMENTS, model__temporal__kind="none")
+    assert not {"segments.mil_pooling", "segments.decoding", "training.ensemble"} & reasons(SEGMENTS).keys()
+
+
+def test_labels_and_folds_add_reasons_once_they_are_known():
+    labeled = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True, has_segment_labels=True)
+    assert reasons(labeled)["segments.mil_pooling"] == "segments have labels of their own"
+    weak = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True, has_segment_labels=False)
+    assert "only songs have labels" in reasons(weak)["segments.overlap"]
+    folds = RunFacts("binary", "binary", ("text",), n_folds=5)
+    assert "5 folds" in reasons(folds)["data.val_split"]
+    assert "one model" in reasons(RunFacts("binary", "binary", ("text",), n_folds=1))["training.ensemble"]
