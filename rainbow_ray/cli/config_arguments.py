@@ -166,7 +166,10 @@ def print_config_or_schema(options: argparse.Namespace) -> bool:
     if options.print_schema:
         print(json.dumps(config_json_schema(), indent=2))
     elif options.print_config:
-        print(dump(read_config(options).config), end="")
+        resolved = read_config(options)
+        if resolved.problems:
+            raise InputError(resolved.problems)
+        print(dump(resolved.config), end="")
     return bool(options.print_schema or options.print_config)
 
 
@@ -177,10 +180,10 @@ def read_config(options: argparse.Namespace) -> Resolved:
         options: Parsed arguments of `train`, `tune` or `check`.
 
     Returns:
-        The config, and the keys that the user set.
+        The config, and the keys that the user set. Its `problems` are for `make_plan` to raise.
 
     Raises:
-        InputError: Unknown keys or wrong values, with all problems.
+        InputError: Unknown keys or values of wrong types, with all problems.
     """
     overrides, problems = _read_overrides(options)
     resolved = None
@@ -188,10 +191,11 @@ def read_config(options: argparse.Namespace) -> Resolved:
         resolved = resolve(options.config, environment_variables(), overrides)
     except InputError as error:
         problems += error.problems
-    if resolved is not None:
-        problems += _set_phase(resolved, options.phase)
-    if problems or resolved is None:
+    if resolved is None:
         raise InputError(problems)
+    resolved, phase_problems = _with_phase(resolved, options.phase)
+    if problems or phase_problems:
+        raise InputError([*problems, *phase_problems, *resolved.problems])
     return resolved
 
 
@@ -224,15 +228,15 @@ def _contradictions(overrides: Sequence[tuple[str, Any]]) -> list[str]:
     return [f"command line: {key} is given twice, with different values" for key in dict.fromkeys(repeated)]
 
 
-def _set_phase(resolved: Resolved, flag: int | None) -> list[str]:
-    """Write `--phase` into the config; return messages on a phase that does not exist or that differs from the file."""
+def _with_phase(resolved: Resolved, flag: int | None) -> tuple[Resolved, list[str]]:
+    """Return the config with `--phase`, and messages on a phase that does not exist or that differs from the file."""
     config = resolved.config
     if flag is not None and "phase" in resolved.user_keys and flag != config.phase:
-        return [f"--phase {flag}: the config has phase {config.phase}; leave one of them out"]
+        return resolved, [f"--phase {flag}: the config has phase {config.phase}; leave one of them out"]
     if flag is not None:
-        config.phase = flag
+        resolved = resolved.model_copy(update={"config": config.with_values({"phase": flag})})
     try:
-        get_phase(config.phase)
+        get_phase(resolved.config.phase)
     except InputError as error:
-        return error.problems
-    return []
+        return resolved, error.problems
+    return resolved, []

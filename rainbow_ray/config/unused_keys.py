@@ -223,9 +223,7 @@ TABLE = (
     UnusedKeys(
         ("data.unknown_classes",), lambda config, _: config.data.class_mapping is None, "there is no data.class_mapping"
     ),
-    UnusedKeys(
-        ("data.label_delimiter",), lambda config, _: not config.data.multi_label, "data.multi_label is off"
-    ),
+    UnusedKeys(("data.label_delimiter",), lambda config, _: not config.data.multi_label, "data.multi_label is off"),
     UnusedKeys(("training.focal_gamma",), _loss_is_not("focal"), "the loss is {config.training.loss}, not focal"),
     UnusedKeys(ASYMMETRIC_KEYS, _loss_is_not("asymmetric"), "the loss is {config.training.loss}, not asymmetric"),
     UnusedKeys(
@@ -238,9 +236,7 @@ TABLE = (
         _loss_is_not("logit_adjusted"),
         "the loss is {config.training.loss}, not logit_adjusted",
     ),
-    UnusedKeys(
-        ("training.huber_delta",), _loss_is_not("huber", "zero_inflated"), "the loss is {config.training.loss}"
-    ),
+    UnusedKeys(("training.huber_delta",), _loss_is_not("huber", "zero_inflated"), "the loss is {config.training.loss}"),
     UnusedKeys(
         ("training.pos_weight",),
         lambda config, _: config.training.loss == "logit_adjusted",
@@ -254,8 +250,8 @@ TABLE = (
         "the loss {config.training.loss} has its own weights",
     ),
     # calibration
-    UnusedKeys(("calibration.",), lambda _, facts: not facts.supports_calibration, "numeric predictions are not calibrated"),
-    UnusedKeys(THRESHOLD_KEYS, lambda _, facts: not facts.supports_thresholds, "the class with the highest score is predicted"),
+    UnusedKeys(("calibration.",), lambda _, facts: not facts.supports_calibration, "numbers are not calibrated"),
+    UnusedKeys(THRESHOLD_KEYS, lambda _, facts: not facts.supports_thresholds, "the most probable class is predicted"),
     UnusedKeys(
         ("calibration.precision",),
         lambda config, _: config.calibration.threshold != "recall_at_precision",
@@ -324,7 +320,7 @@ TABLE = (
         "the split has {facts.n_folds} folds; a single split needs --folds 1",
     ),
     UnusedKeys(("training.ensemble",), lambda _, facts: facts.n_folds == 1, "a single split trains one model"),
-)  # fmt: skip
+)
 
 
 def find_unused_keys(config: Config, facts: RunFacts) -> dict[str, str]:

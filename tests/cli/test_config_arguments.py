@@ -11,7 +11,7 @@ import yaml
 from rainbow_ray import train, tune
 from rainbow_ray.cli.config_arguments import make_parser, read_config
 from rainbow_ray.cli.model_arguments import make_predict_parser
-from rainbow_ray.config.load import known_keys
+from rainbow_ray.config.keys import known_keys
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 
 PREDICT = ["--model", "m", "--text-file", "t.txt"]

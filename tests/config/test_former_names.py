@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def read(*arguments: str) -> Resolved:
 
 
 def file_of(folder: Path, values: dict[str, object]) -> Path:
-    document: dict[str, dict[str, object]] = {}
+    document: dict[str, Any] = {}
     for key, value in values.items():
         *sections, name = key.split(".")
         section = document

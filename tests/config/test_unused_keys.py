@@ -39,7 +39,7 @@ def test_every_row_names_keys_of_the_config():
         (BINARY, {"data__split_file": "split.json"}, "data.random_seed", "the split is that of data.split_file"),
         (NUMBER, {"phase": 4}, "training.focal_gamma", "predicts a number"),
         (NUMBER, {}, "calibration.method", "not calibrated"),
-        (CLASSES, {}, "calibration.threshold", "highest score is predicted"),
+        (CLASSES, {}, "calibration.threshold", "most probable class is predicted"),
         (RunFacts("binary", "binary", ("audio",)), {}, "model.bag_of_words.enabled", "text is not among"),
         (RunFacts("binary", "binary", ("audio",)), {}, "model.audio_encoder.gain_db", "is frozen"),
         (SEGMENTS, {}, "data.min_concept_length", "segments can be short"),
