@@ -191,7 +191,7 @@ def test_bundles_and_hub_folders_say_how_they_are_loaded_and_cut_at_their_limit(
         assert "up to 24 tokens" in (folder / "README.md").read_text()
     card = (tmp_path / "hub" / "README.md").read_text()
     assert "rainbow_ray.load(" not in card
-    assert card.count("## How to load it") == 1
+    assert card.count("## How to use") == 1
     code = card.partition("```python\n")[2].partition("```")[0].replace("this/folder", str(tmp_path / "hub"))
     exec(code, {})
     with pytest.raises(InputError, match="AutoModelForSequenceClassification"):

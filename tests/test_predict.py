@@ -11,7 +11,7 @@ import pytest
 from rainbow_ray import predict
 from rainbow_ray.bundle.bundle import Bundle, save_bundle
 from rainbow_ray.cli.main import run_command
-from rainbow_ray.inference.occlusion import words_that_moved
+from rainbow_ray.inference.occlusion import word_effects
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.learner import load_fitted
 from rainbow_ray.utils.errors import InputError
@@ -56,9 +56,9 @@ def test_one_text_is_told_with_the_words_that_moved_it(model, door):
     code, said = door("--model", model / "bundle", "--text", WITH)
     assert code == 0
     assert "True" in said
-    moved = words_that_moved(Predictor.load(model / "bundle"), WITH, "score")
+    moved = word_effects(Predictor.load(model / "bundle"), WITH, "score")
     assert moved[0].word == "but"
-    assert moved[0].by > 0.2
+    assert moved[0].effect > 0.2
     assert "but +" in said
 
 
@@ -75,7 +75,7 @@ def test_in_a_long_text_the_word_is_found_with_few_tries(model, monkeypatch):
         return score(self, texts)
 
     monkeypatch.setattr(Predictor, "score_texts", counted)
-    assert words_that_moved(predictor, text, "score")[0].word == "but"
+    assert word_effects(predictor, text, "score")[0].word == "but"
     assert sum(tried) < 90
 
 

@@ -1,13 +1,13 @@
-"""What every folder with a model has in common: files that are as they were saved, none of which can run anything.
+"""Integrity of the folder of a model: every file has the content that was saved, and none can run code.
 
-Needs no torch: the folder of an ONNX model is opened by it too.
+The module needs no PyTorch, because ONNX bundles are checked by it as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,85 +15,120 @@ from rainbow_ray.utils.io import describe_foreign_content
 
 DESCRIPTION = "bundle.json"
 GRAPH = "model.onnx"
-# no suffix that somebody unpickles or runs
-SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
-LARGEST_DESCRIPTION = 64 * 2**20  # bytes
+SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}  # none is unpickled or executed
+CONFIG_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
+MAX_DESCRIPTION_BYTES = 64 * 2**20
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder but its description."""
-    return {name: _sha256(folder / name) for name in _files(folder) if name != DESCRIPTION}
+    """Return the SHA-256 of each file of a folder, except its description.
 
+    Args:
+        folder: Folder of a model.
 
-def check_files(folder: Path, formats: Collection[int], needed: Collection[str]) -> dict[str, Any]:
-    """The description of a folder in which each file is the one that was saved.
-
-    Raises `ValueError` for anything else, `FileNotFoundError` where there is no description.
+    Returns:
+        Hexadecimal digests by relative path.
     """
-    if (folder / DESCRIPTION).is_symlink() or (folder / DESCRIPTION).stat().st_size > LARGEST_DESCRIPTION:
-        raise ValueError(f"{DESCRIPTION} is a link, or far too large")
-    if foreign := describe_foreign_content(folder / DESCRIPTION):
-        raise ValueError(foreign)
-    document = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    found = document.get("format") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or found not in formats:
-        newer = isinstance(found, int) and found > max(formats)
-        what = "install a newer rainbow_ray" if newer else f"this version reads {', '.join(map(str, sorted(formats)))}"
-        raise ValueError(f"bundle format {found!r}: {what}")
-    missing = set(needed) - set(document)
+    return {name: _sha256(folder / name) for name in _file_names(folder) if name != DESCRIPTION}
+
+
+def check_files(
+    folder: Path, formats: Collection[int], required: Collection[str], renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Read the description of a folder after checking that its files are those that were saved.
+
+    Args:
+        folder: Folder of a model.
+        formats: Versions of the description that can be read.
+        required: Keys of the description.
+        renamed: Present names of keys by the names that earlier formats use.
+
+    Returns:
+        The description, under the present names of its keys.
+
+    Raises:
+        ValueError: The description or a file is damaged, added, missing or of a kind that is not opened.
+        FileNotFoundError: The folder has no description, or none of the files.
+    """
+    document = _read_description(folder, formats)
+    document = {(renamed or {}).get(name, name): value for name, value in document.items()}
+    missing = set(required) - set(document)
     if missing:
         raise ValueError(f"{DESCRIPTION} lacks {', '.join(sorted(missing))}")
     saved = document["files"]
     if not isinstance(saved, dict):
-        raise ValueError(f"{DESCRIPTION}: its list of files is none")
-    # names first: only files that lie in the folder are ever opened
-    there = set(_files(folder)) - {DESCRIPTION}
-    lost = set(saved) - there
-    if lost and not there:
-        raise FileNotFoundError(2, "missing", str(folder / sorted(map(str, lost))[0]))
-    changed = set(saved) ^ there
+        raise ValueError(f"{DESCRIPTION}: `files` is not a mapping of names to hashes")
+    # names are compared before contents, so that only files of the folder are ever opened
+    present = set(_file_names(folder)) - {DESCRIPTION}
+    absent = set(saved) - present
+    if absent and not present:
+        raise FileNotFoundError(2, "missing", str(folder / sorted(map(str, absent))[0]))
+    changed = set(saved) ^ present
     changed = changed or {name for name, digest in saved.items() if _sha256(folder / name) != digest}
-    foreign_files = [found for name in sorted(changed & there) if (found := describe_foreign_content(folder / name))]
-    if foreign_files:
-        raise ValueError("; ".join(foreign_files))
+    foreign = [message for name in sorted(changed & present) if (message := describe_foreign_content(folder / name))]
+    if foreign:
+        raise ValueError("; ".join(foreign))
     if changed:
         raise ValueError(f"files that are missing, added or not as they were saved: {', '.join(sorted(changed))}")
-    _refuse_what_leads_out(folder, there)
+    _check_references(folder, present)
     return document
 
 
 def is_onnx(folder: Path) -> bool:
-    """Whether a folder holds an ONNX bundle."""
+    """Return whether a folder holds an ONNX bundle.
+
+    Args:
+        folder: Any folder.
+
+    Returns:
+        Whether it has a graph and a description.
+    """
     return (folder / GRAPH).is_file() and (folder / DESCRIPTION).is_file()
 
 
-def _refuse_what_leads_out(folder: Path, names: Collection[str]) -> None:
-    """Files of a tokenizer and an encoder that would have others read, or code run, are refused."""
+def _read_description(folder: Path, formats: Collection[int]) -> dict[str, Any]:
+    """Read `bundle.json`. Raises `ValueError` where it is damaged or has another format."""
+    file = folder / DESCRIPTION
+    if file.is_symlink() or file.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"{DESCRIPTION} is a link, or larger than {MAX_DESCRIPTION_BYTES // 2**20} MiB")
+    if foreign := describe_foreign_content(file):
+        raise ValueError(foreign)
+    document = json.loads(file.read_text(encoding="utf-8"))
+    version = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or version not in formats:
+        is_newer = isinstance(version, int) and version > max(formats)
+        readable = ", ".join(map(str, sorted(formats)))
+        advice = "install a newer rainbow_ray" if is_newer else f"this version reads {readable}"
+        raise ValueError(f"bundle format {version!r}: {advice}")
+    return document
+
+
+def _check_references(folder: Path, names: Collection[str]) -> None:
+    """Raise `ValueError` for files whose kind is not opened, and for configs that name other files or code."""
     for name in names:
         if Path(name).suffix not in SUFFIXES:
-            raise ValueError(f"{name}: a file of this kind is not opened")
-        if Path(name).name not in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
+            raise ValueError(f"{name}: files of this kind are not opened")
+        if Path(name).name not in CONFIG_FILES:
             continue
-        said = json.loads((folder / name).read_text(encoding="utf-8"))
-        keys = said if isinstance(said, dict) else {}
-        leads = [key for key, value in keys.items()
-                 if key == "auto_map" or (key.endswith("_file") and value is not None)
-                 or ("backbone" in key and isinstance(value, str | dict))]  # fmt: skip
-        if leads:
-            raise ValueError(f"{name} names code or files elsewhere ({', '.join(leads)})")
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        references = [key for key, value in (config if isinstance(config, dict) else {}).items()
+                      if key == "auto_map" or (key.endswith("_file") and value is not None)
+                      or ("backbone" in key and isinstance(value, str | dict))]  # fmt: skip
+        if references:
+            raise ValueError(f"{name} names code or files elsewhere ({', '.join(references)})")
 
 
-def _files(folder: Path) -> list[str]:
-    """Names of all files; a link is one that no bundle has. Raises `ValueError` for it."""
-    found = []
+def _file_names(folder: Path) -> list[str]:
+    """Relative paths of all files, sorted. Raises `ValueError` for a link, which could lead out of the folder."""
+    names = []
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise ValueError(f"{path.relative_to(folder).as_posix()} is a link")
         if path.is_file():
-            found.append(path.relative_to(folder).as_posix())
-    return sorted(found)
+            names.append(path.relative_to(folder).as_posix())
+    return sorted(names)
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,8 @@
-"""The model card of a bundle: what it is, what it was trained on, how good it is, what it is not for."""
+"""Model card of a bundle, with the sections of model cards on the Hugging Face Hub.
+
+Reference:
+    M. Mitchell et al., Model cards for model reporting, FAccT 2019.
+"""
 
 from __future__ import annotations
 
@@ -7,157 +11,194 @@ from typing import Any
 
 from rainbow_ray.utils.number_format import format_interval, format_number
 
-FEW_SONGS = 500
-USE = "## How to load it"
-WEAK = ("Labels of segments were never seen: what is said of a segment is its share in its song's label, and is WEAK"
-        " wherever it stands.")  # fmt: skip
+MIN_SONGS = 500  # below, the card warns of wide intervals
+MAX_METRICS = 8  # columns of the table of results
+USE = "## How to use"
+EARLIER_USE = "## How to load it"  # heading of this section in cards of version 0.1
+WEAK = ("The model was trained on labels of songs, not of segments: the score of a segment is its contribution to the"
+        " score of its song, and is marked WEAK in all outputs.")  # fmt: skip
 
 
-def write_card(summary: Mapping[str, Any], info: Mapping[str, Any], members: int) -> str:
-    """`README.md` of a bundle, from a run's `summary.json` and what the bundle knows of itself."""
-    kind = f"phase {summary['phase']}, {summary['task']}"
+def write_card(summary: Mapping[str, Any], info: Mapping[str, Any], n_members: int) -> str:
+    """Return the text of the model card.
+
+    Args:
+        summary: Content of the run's `summary.json`.
+        info: Description of the bundle.
+        n_members: Members of an ensemble; 0 for a single model.
+
+    Returns:
+        Markdown.
+    """
     sections = [
-        f"# {summary['target']} ({kind})\n\n{summary['verdict']}",
-        _trained_on(summary, info, members),
-        _numbers(summary),
-        _limits(summary, info),
-        _use(info),
+        f"# {summary['target']} (phase {summary['phase']}, {summary['task']})\n\n{summary['verdict']}",
+        _model_description(summary, info, n_members),
+        _intended_use(summary, info),
+        _training_data(summary, info),
+        _evaluation_results(summary),
+        _limitations(summary, info),
+        f"{USE}\n\n{_bundle_use(info)}",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _trained_on(summary: Mapping[str, Any], info: Mapping[str, Any], members: int) -> str:
-    counts = summary["counts"]
-    folds = counts["folds"]
-    split = f"{folds} folds, songs kept whole" if folds > 1 else "one split, songs kept whole"
-    kept = f"an ensemble of the {members} models of the folds" if members else "one model"
-    if not members and folds > 1:
-        kept += ", trained once more on all songs"
-    rows = {
-        "songs": info["trained_on_songs"],
-        "target": f"`{info['target']}`",
-        "read": ", ".join(f"`{name}`" for name in [*info["text_columns"], *info["media_columns"]]) or "–",
-        "encoder": f"`{info['encoder']}`" if info["encoder"] else "–",
-        "what this is": kept,
-        "measured on": split,
-        "left out": ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "nothing",
-        "data": f"hash `{info['data_hash']}`" + (" (the built-in demo songs)" if summary["demo"] else ""),
-        "precision": _precision(summary),
-        "config": f"hash `{info['config_hash']}`",
-    }
-    return "## What it was trained on\n\n| | |\n| --- | --- |\n" + "\n".join(
-        f"| {name} | {_cell(value)} |" for name, value in rows.items()
-    )
-
-
-def _numbers(summary: Mapping[str, Any]) -> str:
-    names = [name for name, value in summary["metrics"].items() if name != "epoch" and value is not None]
-    names = [summary["metric"], *(name for name in names if name != summary["metric"])][:8]
-    head = f"| | {' | '.join(name.replace('_', ' ') for name in names)} |"
-    rows = [["model", *(format_number(summary["metrics"].get(name)) for name in names)],
-            ["95% interval", *(format_interval(summary["ci95"].get(n), separator=" to ") for n in names)]]  # fmt: skip
-    rows += [
-        [name, *(format_number(values.get(metric)) for metric in names)]
-        for name, values in summary["baselines"].items()
-    ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    how = "Each song was scored by a model that never saw it; intervals draw songs. Baselines stand on the same songs."
-    return f"## How good it is\n\n{how}\n\n{head}\n|{' --- |' * (len(names) + 1)}\n{table}"
-
-
-def _limits(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    songs = info["trained_on_songs"]
-    said = [f"- Trained on {songs} songs" + (": few, so the intervals above are wide." if songs < FEW_SONGS else "."),
-            *_token_limit(info),
-            "- Labels of songs unlike these (another author, language, way of labelling) were not tried."]  # fmt: skip
-    said += [f"- {note}" for note in [*summary["training_warnings"], *summary["notes"]]]
-    if summary.get("weak"):
-        said.append(f"- {WEAK}")
-    return "## Limits\n\n" + "\n".join(said)
-
-
-def _token_limit(info: Mapping[str, Any]) -> list[str]:
-    """The line on long texts, of a model that reads text."""
-    if not info["max_tokens"]:
-        return []
-    return [f"- Texts are read up to {info['max_tokens']} tokens; what follows is not seen by the encoder."]
-
-
-def _use(info: Mapping[str, Any]) -> str:
-    segments, media = "times" in info, "windows" in info
-    call, table = 'model.predict(["a text"])', "segments.parquet" if segments else "songs.parquet"
-    if segments or media:
-        call = f'model.predict{"_segments" if segments else ""}(pd.read_parquet("{table}"))'
-    imports = "import pandas as pd\n\nimport rainbow_ray\n" if segments or media else "import rainbow_ray\n"
-    root = ', media_root="media"' if media else ""
-    asked = f"--manifest {table} --media-root media --out scores.parquet" if media else '--text "…"'
-    return (
-        f"{USE}\n\n```python\n"
-        f'{imports}\nmodel = rainbow_ray.load("this/folder"{root})\n{call}\n```\n\n'
-        f"or `python -m rainbow_ray.predict --model this/folder {asked}`. Loading needs no network and runs no code"
-        " from this folder."
-    )
-
-
-def with_use(card: str, use: str) -> str:
-    """Return a bundle's card with another last section, for a folder that is loaded in another way.
+def replace_use(card: str, use: str) -> str:
+    """Replace the section on loading, which is the last one, for a folder that is loaded in another way.
 
     Args:
-        card: `README.md` of the bundle.
-        use: The section, without its heading.
+        card: Text of the model card of a bundle.
+        use: The new section, without its heading.
+
+    Returns:
+        Text of the model card of the folder.
     """
-    return f"{card.partition(USE)[0].rstrip()}\n\n{USE}\n\n{use}\n"
+    other_sections = card.partition(USE)[0].partition(EARLIER_USE)[0].rstrip()
+    return f"{other_sections}\n\n{USE}\n\n{use}\n"
 
 
 def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str]) -> str:
-    """Return how an ONNX folder is loaded.
+    """Return the section on loading an ONNX bundle.
 
     Args:
-        modalities: What the model reads.
+        modalities: Modalities that the model reads.
         max_tokens: Tokens of the longest text that it reads.
         inputs: Names of the graph's inputs.
+
+    Returns:
+        Markdown, without a heading.
     """
     names = ", ".join(f"`{name}`" for name in inputs)
-    graph = (f"`model.onnx` takes {names} and gives uncalibrated scores; `bundle.json` names them and has the"
-             " calibration.")  # fmt: skip
-    tokenizer = f" `tokenizer.json` cuts texts at {max_tokens} tokens and pads nothing." if "text" in modalities else ""
+    graph = f"`model.onnx` maps {names} to uncalibrated scores; `bundle.json` contains their names and the calibration."
+    tokenizer = f" `tokenizer.json` truncates texts to {max_tokens} tokens and does not pad." if max_tokens else ""
     if tuple(modalities) != ("text",):
         return (
-            f"This folder holds an ONNX graph that reads {', '.join(modalities)}, one window an example: onnxruntime"
-            f" runs it; `rainbow_ray.load` and `predict` take the run that it came from. {graph}{tokenizer}"
+            f"This folder contains an ONNX graph that reads {', '.join(modalities)}, one window per example. Run it"
+            f" with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from. {graph}{tokenizer}"
         )
     example = 'import rainbow_ray\n\nmodel = rainbow_ray.load("this/folder")\nmodel.predict(["a text"])'
     return (
-        "This folder holds an ONNX graph: `pip install 'rainbow-ray[predict]'` is enough, without torch and Ray.\n\n"
-        f"```python\n{example}\n```\n\n"
-        "`predict` returns a list of dictionaries with `prediction`, scores and `reason`. In a terminal: `python -m"
-        ' rainbow_ray.predict --model this/folder --text "…"`. Tables are scored by the run that it came from.'
-        f" {graph}{tokenizer}"
+        "This folder contains an ONNX graph. `pip install 'rainbow-ray[predict]'` is sufficient; PyTorch and Ray are"
+        f" not needed.\n\n```python\n{example}\n```\n\n"
+        "`predict` returns a list of dictionaries with `prediction`, scores and `reason`. On the command line: `python"
+        ' -m rainbow_ray.predict --model this/folder --text "…"`. To predict tables, use the run that it was exported'
+        f" from. {graph}{tokenizer}"
     )
 
 
 def hub_use(max_tokens: int, notes: Sequence[str]) -> str:
-    """Return how a folder for transformers is loaded.
+    """Return the section on loading a folder for transformers.
 
     Args:
         max_tokens: Tokens of the longest text that the model reads.
-        notes: What differs from the bundle.
+        notes: Differences from the bundle.
+
+    Returns:
+        Markdown, without a heading.
     """
-    listed = "".join(f"\n- {note}" for note in notes)
+    differences = "".join(f"\n- {note}" for note in notes)
     return (
-        "This folder is for plain transformers; `rainbow_ray.load` takes the run that it came from.\n\n"
+        "This folder is loaded by transformers; `rainbow_ray.load` takes the run that it was exported from.\n\n"
         "```python\nfrom transformers import pipeline\n\n"
         'classify = pipeline("text-classification", model="this/folder")\n'
         'classify("a text", truncation=True, top_k=None)\n```\n\n'
-        f"With `truncation=True` texts are cut at {max_tokens} tokens.{listed}"
+        f"`truncation=True` truncates texts to {max_tokens} tokens.{differences}"
     )
 
 
-def _precision(summary: Mapping[str, Any]) -> str:
-    if summary["precision"] == "fp32":
-        return "fp32, in training and here"
-    return f"trained and measured in {summary['precision']}; here fp32, whose scores differ by some thousandths"
+def _model_description(summary: Mapping[str, Any], info: Mapping[str, Any], n_members: int) -> str:
+    n_folds = summary["counts"]["folds"]
+    model = f"an ensemble of the {n_members} models of the folds, with averaged scores" if n_members else "one model"
+    if not n_members and n_folds > 1:
+        model += ", trained on all songs after cross-validation"
+    precision = "fp32, in training and in this bundle"
+    if summary["precision"] != "fp32":
+        precision = (f"trained and evaluated in {summary['precision']}; this bundle is fp32, with scores that differ by"
+                     " some thousandths")  # fmt: skip
+    rows = {
+        "task": f"{summary['task']} (phase {summary['phase']})",
+        "target": f"`{info['target']}`",
+        "inputs": ", ".join(f"`{name}`" for name in [*info["text_columns"], *info["media_columns"]]) or "–",
+        "text encoder": f"`{info['encoder']}`" if info["encoder"] else "–",
+        "model": model,
+        "precision": precision,
+        "config": f"hash `{info['config_hash']}`",
+    }
+    return f"## Model description\n\n{_table(rows)}"
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _intended_use(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    unit = "segments of songs" if "times" in info else "songs"
+    inputs = ", ".join(f"`{name}`" for name in [*info["text_columns"], *info["media_columns"]])
+    return (
+        f"## Intended use\n\nThe model predicts `{summary['target']}` of {unit} from {inputs}. It is intended for"
+        f" {unit} like those that it was trained on; check it on labels of your own before you rely on it elsewhere."
+    )
+
+
+def _training_data(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{n} {reason}" for reason, n in summary["counts"]["dropped"].items())
+    rows = {
+        "songs": info["trained_on_songs"],
+        "excluded": dropped or "nothing",
+        "data": f"hash `{info['data_hash']}`" + (" (the built-in demo songs)" if summary["demo"] else ""),
+    }
+    return f"## Training data\n\n{_table(rows)}"
+
+
+def _evaluation_results(summary: Mapping[str, Any]) -> str:
+    metrics, n_folds = summary["metrics"], summary["counts"]["folds"]
+    names = [name for name, value in metrics.items() if name != "epoch" and value is not None]
+    names = [summary["metric"], *(name for name in names if name != summary["metric"])][:MAX_METRICS]
+    intervals = [format_interval(summary["ci95"].get(name), separator=" to ") for name in names]
+    rows = [["model", *(format_number(metrics.get(name)) for name in names)], ["95% interval", *intervals]]
+    for baseline, values in summary["baselines"].items():
+        rows.append([baseline, *(format_number(values.get(name)) for name in names)])
+    header = f"| | {' | '.join(name.replace('_', ' ') for name in names)} |\n|{' --- |' * (len(names) + 1)}"
+    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    split = f"{n_folds}-fold cross-validation" if n_folds > 1 else "one split into training and validation songs"
+    return (
+        f"## Evaluation results\n\nEstimated by {split}, grouped by song: each song is scored by a model that was not"
+        " trained on it. Intervals are bootstrap intervals over songs. Baselines are evaluated on the same songs.\n\n"
+        f"{header}\n{body}"
+    )
+
+
+def _limitations(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    n_songs = info["trained_on_songs"]
+    few = ", which are few: the intervals above are wide" if n_songs < MIN_SONGS else ""
+    lines = [f"Trained on {n_songs} songs{few}."]
+    if info["max_tokens"]:
+        lines.append(f"Texts are read up to {info['max_tokens']} tokens; the encoder does not read the remainder.")
+    lines.append("Songs unlike the training data (by other authors, in other languages, labeled in other ways) were not"
+                 " evaluated.")  # fmt: skip
+    lines += [*summary["training_warnings"], *summary["notes"]]
+    if summary.get("weak"):
+        lines.append(WEAK)
+    return "## Limitations\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _bundle_use(info: Mapping[str, Any]) -> str:
+    """The section on loading a bundle, without its heading."""
+    predicts_segments, reads_media = "times" in info, "windows" in info
+    table = "segments.parquet" if predicts_segments else "songs.parquet"
+    imports, call, options = "import rainbow_ray", 'model.predict(["a text"])', '--text "…"'
+    if predicts_segments or reads_media:
+        imports = "import pandas as pd\n\nimport rainbow_ray"
+        call = f'model.predict{"_segments" if predicts_segments else ""}(pd.read_parquet("{table}"))'
+    if reads_media:
+        options = f"--manifest {table} --media-root media --out scores.parquet"
+    media_root = ', media_root="media"' if reads_media else ""
+    return (
+        f'```python\n{imports}\n\nmodel = rainbow_ray.load("this/folder"{media_root})\n{call}\n```\n\n'
+        f"On the command line: `python -m rainbow_ray.predict --model this/folder {options}`. Loading needs no network"
+        " access and executes no code from this folder."
+    )
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    """A Markdown table of two columns without a header."""
+
+    def escape(value: object) -> str:
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {escape(value)} |" for name, value in rows.items())])

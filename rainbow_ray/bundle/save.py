@@ -1,4 +1,4 @@
-"""The model that a finished run keeps: its refit, or its folds' models as an ensemble, with a card for people."""
+"""Save the model of a finished run: its refit on all songs, or the models of its folds as an ensemble."""
 
 from __future__ import annotations
 
@@ -18,23 +18,32 @@ from rainbow_ray.training.cross_validation import FitResult
 from rainbow_ray.training.learner import load_fitted
 
 
-def keep_model(
+def save_run_model(
     plan: RunPlan,
     data: PreparedData,
     folder: Path,
-    outcomes: Sequence[FitResult],
+    fits: Sequence[FitResult],
     results: Results,
     summary: Mapping[str, Any],
 ) -> None:
-    """Write the bundle of a run: of the last of its fits, or, where an ensemble was asked for, of all of them."""
-    if plan.config.training.ensemble and len(outcomes) > 1:
-        members = tuple(_member(plan, data, outcome, results) for outcome in outcomes)
+    """Write the bundle of a run.
+
+    Args:
+        plan: The run.
+        data: Its data.
+        folder: Folder of the bundle.
+        fits: Finished fits. The last one is saved, or all of them with `training.ensemble`.
+        results: Evaluation of the run, with its calibrations.
+        summary: Content of `summary.json`, for the model card.
+    """
+    if plan.config.training.ensemble and len(fits) > 1:
+        members = tuple(_load_member(plan, data, fit, results) for fit in fits)
         task = data.task.fit(data.source.targets[data.split.fold >= 0], plan.config.training)
-        model, trained = members[0].model, np.flatnonzero(data.split.fold >= 0)
+        model, train_indices = members[0].model, np.flatnonzero(data.split.fold >= 0)
     else:
         members = ()
-        model, task = load_fitted(plan.config, plan.reading, data.task, outcomes[-1].job.folder)
-        trained = outcomes[-1].job.train
+        model, task = load_fitted(plan.config, plan.reading, data.task, fits[-1].job.folder)
+        train_indices = fits[-1].job.train
     info = {
         "phase": plan.config.phase,
         "target": plan.target,
@@ -43,10 +52,10 @@ def keep_model(
         "media_columns": {column.modality: [column.name, column.rate] for column in plan.columns.media},
         "max_tokens": plan.reading.max_tokens,
         "encoder": plan.reading.text,
-        "unit": plan.unit,
+        "example_level": plan.unit,
         **_segment_info(plan),
         **_media_info(plan),
-        "trained_on_songs": len(np.unique(data.index.codes("song", trained))),
+        "trained_on_songs": len(np.unique(data.index.codes("song", train_indices))),
         "data_hash": data.profile["data_hash"],
         "config_hash": plan.config.hash(),
         "calibration": results.calibration.to_json(),
@@ -55,28 +64,40 @@ def keep_model(
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
-def _member(plan: RunPlan, data: PreparedData, outcome: FitResult, results: Results) -> Member:
-    """A fold's fit, with what the other folds teach of its scores: as the run's held-out scores were made."""
-    model, task = load_fitted(plan.config, plan.reading, data.task, outcome.job.folder)
-    assert outcome.job.fold is not None, "a refit is no member"
-    calibration = results.calibrations.get(outcome.job.fold, Calibration())
-    return Member(model, task, calibration, outcome.job.fold)
+def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Results) -> Member:
+    """The fit of a fold, with the calibration of its held-out scores, which was fitted on the other folds."""
+    model, task = load_fitted(plan.config, plan.reading, data.task, fit.job.folder)
+    assert fit.job.fold is not None, "a refit is not a member of an ensemble"
+    calibration = results.calibrations.get(fit.job.fold, Calibration())
+    return Member(model, task, calibration, fit.job.fold)
 
 
 def _media_info(plan: RunPlan) -> dict[str, Any]:
-    """What a bundle needs to know of audio and MIDI: which windows are read, and how many files may be unreadable."""
+    """Fields of a bundle that reads audio or MIDI."""
     if plan.reading.media_reader is None:
         return {}
+    windows = plan.reading.media_reader.windows
     return {
-        "windows": vars(plan.reading.media_reader.windows),
-        "max_bad_media": plan.config.data.max_unreadable_fraction,
+        "windows": {
+            "seconds": windows.seconds,
+            "position": windows.position,
+            "windows_per_stem": windows.views,
+            "seed": windows.seed,
+        },
+        "max_unreadable_fraction": plan.config.data.max_unreadable_fraction,
     }
 
 
 def _segment_info(plan: RunPlan) -> dict[str, Any]:
-    """What a bundle needs to know of a table of segments."""
+    """Fields of a bundle that predicts segments."""
     times, segments = plan.columns.times, plan.config.segments
     if times is None:
         return {}
-    cut = {"together": segments.max_sequence_length, "overlap": segments.overlap, "seconds": segments.seconds}
-    return {"times": [times.start, times.end, times.index], "segments": cut}
+    return {
+        "times": [times.start, times.end, times.index],
+        "segments": {
+            "max_sequence_length": segments.max_sequence_length,
+            "overlap": segments.overlap,
+            "seconds": segments.seconds,
+        },
+    }

@@ -52,7 +52,7 @@ def _export_onnx(bundle: Bundle, folder: Path, source_hash: str) -> None:
 
     result = export_onnx(bundle, folder, source_hash)
     print(
-        f"{result.folder}: over {result.batches} synthetic batches, the largest difference to the model's scores is"
+        f"{result.folder}: over {result.n_batches} random batches, the largest difference to the model's scores is"
         f" {result.parity:.1e} (tolerance: {TOLERANCE:.0e}, fp32)"
     )
     if bundle.model.modalities == ("text",):

@@ -1,11 +1,17 @@
-"""A bundle as one ONNX graph: dynamic in batch and length, checked against the model that it came from.
+"""Export of a bundle to an ONNX graph with dynamic batch size and lengths.
 
-The graph holds the encoder, the head and, of an ensemble, all members: inputs in, uncalibrated scores out. What turns
-texts into inputs and scores into answers lies beside it, so that `onnx_bundle.py` needs neither torch nor Ray.
+The graph contains the encoder, the head and all members of an ensemble, and returns uncalibrated scores. Its folder
+also contains the tokenizer and the calibration, so that `inference.onnx_predictor` needs neither PyTorch nor Ray.
 
-Inputs (b examples): `input_ids` `(b, length)`, `mask` `(b, length)`, `words` `(b, words)` of word buckets; `times`
-`(b, 4)` where examples are the segments of one song; `audio` `(b, samples)` at 16 kHz, `midi` `(b, notes, fields)` and
-`midi_mask` `(b, notes)`, one window an example, and `has_text`, `has_audio`, `has_midi` `(b,)` where several are read.
+Inputs of the graph, for a batch of b examples:
+
+    input_ids, mask    `(b, tokens)`, int64
+    words              `(b, words)`, int64: hashed words, of models with a bag of words
+    times              `(b, 4)`, float32: start and end in seconds and as fractions of the song, of models of segments,
+                       where a batch is a song
+    audio              `(b, samples)`, float32, at 16 kHz, one window per example
+    midi, midi_mask    `(b, notes, fields)`, float32, and `(b, notes)`, bool, one window per example
+    has_<modality>     `(b,)`, bool: whether an example has the modality, of models that read several
 """
 
 from __future__ import annotations
@@ -14,8 +20,6 @@ import contextlib
 import io
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +32,7 @@ from torch import nn
 
 from rainbow_ray.bundle.bundle import CARD, Bundle
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, file_hashes
-from rainbow_ray.bundle.model_card import onnx_use, with_use
+from rainbow_ray.bundle.model_card import onnx_use, replace_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import EnsembleScorer
@@ -38,24 +42,35 @@ from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
 from rainbow_ray.modalities.text.encoder import TOKENS, WORDS, load_tokenizer, pad_id
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+from rainbow_ray.utils.io import atomic_folder
 
-TOLERANCE = 1e-4  # of a score; of numbers, of how far they are spread, or of the distance from their mean
-SIZES = ((3, 12, 9), (1, 5, 1), (6, 40, 30), (2, 64, 3))  # examples, tokens and words of made-up batches
-NOTES = 24
-SECOND = 3.0  # of a made-up segment
+TOLERANCE = 1e-4  # largest difference of scores, as `measure_parity` returns it
+BATCH_SIZES = ((3, 12, 9), (1, 5, 1), (6, 40, 30), (2, 64, 3))  # examples, tokens and words of random batches
+N_NOTES = 24  # of a random example
+SEGMENT_SECONDS = 3.0  # of a random segment
 
 
 @dataclass(frozen=True)
-class Exported:
-    """Where the graph lies, and how far its scores are from the model's over made-up songs."""
+class OnnxExport:
+    """Result of an export.
+
+    Attributes:
+        folder: Folder of the ONNX bundle.
+        parity: Largest difference between the scores of the graph and of the model, over random batches.
+        n_batches: Number of these batches.
+    """
 
     folder: Path
     parity: float
-    batches: int
+    n_batches: int
 
 
-class Graph(nn.Module):
-    """A batch from named tensors, then the bundle's scores."""
+class ScoringGraph(nn.Module):
+    """The module that is exported: it builds a batch from named tensors and scores it.
+
+    Args:
+        bundle: The model.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -63,18 +78,28 @@ class Graph(nn.Module):
         self.model = bundle.model
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Score a batch.
+
+        Args:
+            inputs: Inputs of the graph by name, as the module's docstring lists them.
+
+        Returns:
+            Uncalibrated scores, `(b,)` or `(b, classes)`, float32.
+        """
         first = next(iter(inputs.values()))
         b = first.shape[0]
-        there = {name: inputs.get(f"has_{name}", first.new_ones(b, dtype=torch.bool)) for name in self.model.modalities}
+        all_present = first.new_ones(b, dtype=torch.bool)
+        present = {name: inputs.get(f"has_{name}", all_present) for name in self.model.modalities}
         units = {name: self._units(name, inputs) for name in self.model.modalities}
         segment_times = SegmentTimes(inputs["times"], None) if "times" in inputs else None
-        nothing = first.new_zeros(b, dtype=torch.float32)
+        zeros = first.new_zeros(b, dtype=torch.float32)  # targets and weights, which scores do not depend on
         scores: torch.Tensor = self.scorer(
-            Batch([], [], units, dict.fromkeys(units), there, nothing, nothing, segment_times)
+            Batch([], [], units, dict.fromkeys(units), present, zeros, zeros, segment_times)
         )
         return scores
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs of a modality's encoder."""
         if name == "text":
             return {key: inputs[key] for key in (TOKENS, "mask", WORDS) if key in inputs}
         values = inputs[name]
@@ -86,79 +111,103 @@ class Graph(nn.Module):
         return {"values": values if audio.trains_feature_extractor else audio.constant(values), "stem": stem}
 
 
-def export_onnx(bundle: Bundle, folder: Path, source: str) -> Exported:
-    """Write a folder with the graph and all that reads texts for it. `source` identifies the bundle.
+def export_onnx(bundle: Bundle, folder: Path, source: str) -> OnnxExport:
+    """Write an ONNX bundle atomically, after comparing its scores with those of the model.
 
-    Raises `InputError` for a model that cannot become such a graph, `TrainingError` where its scores are others.
+    Args:
+        bundle: The model.
+        folder: Folder to write; an existing one is replaced.
+        source: Hash that identifies the bundle.
+
+    Returns:
+        The folder and the largest difference of scores.
+
+    Raises:
+        InputError: The model cannot be exported.
+        TrainingError: The scores of the graph differ from those of the model.
     """
-    _check(bundle)
-    graph = Graph(bundle).eval()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    _check_exportable(bundle)
+    graph = ScoringGraph(bundle).eval()
+    with atomic_folder(folder) as temporary:
         _write_graph(graph, bundle, temporary / GRAPH)
         parity = measure_parity(graph, bundle, temporary / GRAPH)
         if not parity <= TOLERANCE:
-            raise TrainingError(f"the ONNX graph scores otherwise than the model: off by {parity:.1e}, {TOLERANCE:.0e}"
-                                " is allowed; nothing was written")  # fmt: skip
-        _write_beside(bundle, temporary, source, parity)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return Exported(folder, parity, len(SIZES))
+            raise TrainingError(f"the scores of the ONNX graph differ from those of the model by {parity:.1e}, more"
+                                f" than {TOLERANCE:.0e}; nothing was written")  # fmt: skip
+        _write_other_files(bundle, temporary, source, parity)
+    return OnnxExport(folder, parity, len(BATCH_SIZES))
 
 
-def measure_parity(graph: Graph, bundle: Bundle, file: Path) -> float:
-    """The largest difference of scores between graph and model, over batches of several sizes and lengths."""
+def measure_parity(graph: ScoringGraph, bundle: Bundle, file: Path) -> float:
+    """Return the largest difference between the scores of an ONNX file and of a model.
+
+    Args:
+        graph: The model.
+        bundle: Its bundle.
+        file: The exported graph.
+
+    Returns:
+        The largest absolute difference over random batches of several sizes; for regression, relative to the standard
+        deviation of the targets or the distance from their mean, whichever is larger.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    known = {one.name for one in session.get_inputs()}
-    origin, unit = bundle.task.score_location_and_scale()
-    worst = 0.0
-    for seed, sizes in enumerate(SIZES):
+    input_names = {graph_input.name for graph_input in session.get_inputs()}
+    location, scale = bundle.task.score_location_and_scale()
+    differences = []
+    for seed, sizes in enumerate(BATCH_SIZES):
         inputs = make_inputs(bundle, *sizes, seed=seed)
         with torch.inference_mode():
-            wanted = graph(inputs).numpy()
-        given = {name: tensor.numpy() for name, tensor in inputs.items() if name in known}
-        (found,) = session.run(None, given)
-        worst = max(worst, float(np.max(np.abs(found - wanted) / np.maximum(unit, np.abs(wanted - origin)))))
-    return worst
+            expected = graph(inputs).numpy()
+        (scores,) = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in input_names})
+        tolerance_unit = np.maximum(scale, np.abs(expected - location))
+        differences.append(float(np.max(np.abs(scores - expected) / tolerance_unit)))
+    return float(np.max(differences))  # unlike `max`, numpy does not ignore NaN
 
 
-def make_inputs(bundle: Bundle, examples: int, tokens: int, words: int, *, seed: int) -> dict[str, torch.Tensor]:
-    """Made-up songs as the graph takes them: the first has all modalities, the last but one."""
+def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *, seed: int) -> dict[str, torch.Tensor]:
+    """Return random inputs of the graph.
+
+    Args:
+        bundle: The model.
+        n_examples: Examples of the batch; the first has all modalities, every other one lacks some.
+        n_tokens: Tokens of the longest text, at most the limit of the model.
+        n_words: Words per text.
+        seed: Seed of the random numbers.
+
+    Returns:
+        Tensors by the names of the graph's inputs, sorted by name.
+    """
     rng = torch.Generator().manual_seed(seed)
-    model, made = bundle.model, {}
-    length = min(tokens, int(bundle.info["max_tokens"]))
+    model, inputs = bundle.model, {}
+    length = min(n_tokens, int(bundle.info["max_tokens"]))
     if model.text is not None:
         vocabulary = int(model.text.body.config.vocab_size)
-        lengths = torch.randint(max(2, length // 2), length + 1, (examples, 1), generator=rng)
+        lengths = torch.randint(max(2, length // 2), length + 1, (n_examples, 1), generator=rng)
         lengths[0] = length
-        made["mask"] = (torch.arange(length)[None] < lengths).long()
-        ids = torch.randint(min(4, vocabulary - 1), vocabulary, (examples, length), generator=rng)
-        made[TOKENS] = torch.where(made["mask"] > 0, ids, pad_id(bundle.tokenizer))
+        inputs["mask"] = (torch.arange(length)[None] < lengths).long()
+        ids = torch.randint(min(4, vocabulary - 1), vocabulary, (n_examples, length), generator=rng)
+        inputs[TOKENS] = torch.where(inputs["mask"] > 0, ids, pad_id(bundle.tokenizer))
         if model.words is not None:
-            made[WORDS] = torch.randint(0, BUCKETS, (examples, words), generator=rng)
+            inputs[WORDS] = torch.randint(0, BUCKETS, (n_examples, n_words), generator=rng)
     if model.audio is not None:
         samples = round(bundle.info["windows"]["seconds"] * RATE)
-        made["audio"] = 0.1 * torch.randn(examples, samples, generator=rng)
+        inputs["audio"] = 0.1 * torch.randn(n_examples, samples, generator=rng)
     if model.midi is not None:
-        made |= _make_notes(examples, float(bundle.info["windows"]["seconds"]), rng)
-    for place, name in enumerate(model.modalities if model.is_fused else ()):
-        made[f"has_{name}"] = torch.tensor([i == 0 or (i + place) % 2 == 0 for i in range(examples)])
+        inputs |= _make_notes(n_examples, float(bundle.info["windows"]["seconds"]), rng)
+    for position, name in enumerate(model.modalities if model.is_fused else ()):
+        inputs[f"has_{name}"] = torch.tensor([i == 0 or (i + position) % 2 == 0 for i in range(n_examples)])
     if bundle.task.is_sequence_task:
-        starts = torch.arange(examples) * SECOND
-        whole = examples * SECOND
-        made["times"] = torch.stack([starts, starts + SECOND, starts / whole, (starts + SECOND) / whole], dim=1)
-    return dict(sorted(made.items()))
+        starts, duration = torch.arange(n_examples) * SEGMENT_SECONDS, n_examples * SEGMENT_SECONDS
+        ends = starts + SEGMENT_SECONDS
+        inputs["times"] = torch.stack([starts, ends, starts / duration, ends / duration], dim=1)
+    return dict(sorted(inputs.items()))
 
 
-def _make_notes(examples: int, seconds: float, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    shape = (examples, NOTES)
+def _make_notes(n_examples: int, seconds: float, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random notes and their mask."""
+    shape = (n_examples, N_NOTES)
     onsets = (torch.rand(shape, generator=rng) * seconds).sort(dim=1).values
     gaps = torch.diff(onsets, dim=1, prepend=onsets[:, :1])
     pitches = torch.randint(30, 90, shape, generator=rng)
@@ -167,50 +216,51 @@ def _make_notes(examples: int, seconds: float, rng: torch.Generator) -> dict[str
         [onsets, torch.rand(shape, generator=rng), pitches, torch.full(shape, 80), gaps, instruments], 2
     )
     assert notes.shape[2] == FIELDS
-    mask = torch.arange(NOTES)[None] < torch.randint(1, NOTES + 1, (examples, 1), generator=rng)
+    mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (n_examples, 1), generator=rng)
     return {"midi": notes.float() * mask[..., None], "midi_mask": mask}
 
 
-def _check(bundle: Bundle) -> None:
-    """Raises `InputError` for what no graph can be."""
+def _check_exportable(bundle: Bundle) -> None:
+    """Raise `InputError` for models that cannot be exported."""
     problems = []
     if bundle.task.is_weakly_labeled:
-        problems.append("segments that share in their song's label need the whole song at once: this model is not"
-                        " exported; use `predict`")  # fmt: skip
+        problems.append("a model of segments that was trained on labels of songs reads a whole song at once, and cannot"
+                        " be exported; use `predict`")  # fmt: skip
     if bundle.model.text is not None and not hasattr(load_tokenizer(bundle.tokenizer), "backend_tokenizer"):
-        problems.append("its tokenizer has no fast form (tokenizer.json), which ONNX bundles are read with")
+        problems.append("its tokenizer has no fast version (tokenizer.json), which an ONNX bundle needs; use `predict`")
     if problems:
         raise InputError(problems)
 
 
-def _write_graph(graph: Graph, bundle: Bundle, file: Path) -> None:
-    inputs = make_inputs(bundle, *SIZES[0], seed=0)
-    free = torch.export.Dim.DYNAMIC
-    shapes = {name: {0: free, **({1: free} if name in (TOKENS, "mask", WORDS, "midi", "midi_mask") else {})}
-              for name in inputs}  # fmt: skip
+def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
+    """Export the graph. Raises `InputError` where the exporter does not support the encoder."""
+    inputs = make_inputs(bundle, *BATCH_SIZES[0], seed=0)
+    dynamic = torch.export.Dim.DYNAMIC
+    has_length = (TOKENS, "mask", WORDS, "midi", "midi_mask")
+    shapes = {name: {0: dynamic, 1: dynamic} if name in has_length else {0: dynamic} for name in inputs}
     try:
-        with _quietly(), torch.no_grad():
+        with _silenced(), torch.no_grad():
             program: Any = torch.onnx.export(
                 graph, kwargs={"inputs": inputs}, dynamic_shapes={"inputs": shapes}, dynamo=True, verbose=False,
                 input_names=list(inputs), output_names=["scores"],
             )  # fmt: skip
             program.save(file)
     except torch.onnx.errors.OnnxExporterError as error:
-        kind = bundle.model.text.body.config.model_type if bundle.model.text is not None else "audio"
-        told = first_line(error.__cause__ or error)
-        raise InputError(f"this model cannot become an ONNX graph: the exporter does not know all of its {kind!r}"
-                         f" encoder ({told}); `predict` and `serve` use it as it is") from error  # fmt: skip
+        encoder = bundle.model.text.body.config.model_type if bundle.model.text is not None else "audio"
+        raise InputError(f"this model cannot be exported: torch.onnx does not support all operators of its {encoder!r}"
+                         f" encoder ({first_line(error.__cause__ or error)}); use `predict` or `serve`"
+                         ) from error  # fmt: skip
 
 
-def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> None:
-    """The tokenizer, the card and the description."""
+def _write_other_files(bundle: Bundle, folder: Path, source: str, parity: float) -> None:
+    """Write the tokenizer, the model card and the description."""
     task = bundle.task
     if bundle.model.text is not None:
         save_tokenizer_json(bundle.tokenizer, folder, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD
     if card.is_file():
         use = onnx_use(bundle.model.modalities, int(bundle.info["max_tokens"]), _input_names(folder / GRAPH))
-        (folder / CARD).write_text(with_use(card.read_text(encoding="utf-8"), use), encoding="utf-8")
+        (folder / CARD).write_text(replace_use(card.read_text(encoding="utf-8"), use), encoding="utf-8")
     info = bundle.info
     document = {
         "format": FORMAT,
@@ -219,7 +269,7 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
         "phase": info.get("phase"),
         "target": info.get("target"),
         "modalities": list(bundle.model.modalities),
-        "problem": task.target_type,
+        "task": task.target_type,
         "score_names": list(task.score_names),
         "calibration": bundle.calibration.to_json(),
         "text_columns": info["text_columns"],
@@ -235,17 +285,17 @@ def _write_beside(bundle: Bundle, folder: Path, source: str, parity: float) -> N
 def _input_names(graph: Path) -> list[str]:
     import onnx
 
-    return [one.name for one in onnx.load(graph, load_external_data=False).graph.input]
+    return [graph_input.name for graph_input in onnx.load(graph, load_external_data=False).graph.input]
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter talks on three ways about what is of no concern to who calls it."""
-    before = logging.root.manager.disable
+def _silenced() -> Iterator[None]:
+    """Discard logs, warnings and prints of the exporter, which do not concern the user."""
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled_level)

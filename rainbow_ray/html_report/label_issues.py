@@ -11,12 +11,12 @@ import pandas as pd
 
 from rainbow_ray.html_report.html import HtmlBlock, Section, Song
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
-from rainbow_ray.inference.occlusion import Moved
+from rainbow_ray.inference.occlusion import WordEffect
 from rainbow_ray.utils.number_format import format_number
 
 SHOWN_SONGS = 6
 
-Words = Callable[[str, str, int], list[Moved]]  # of a text, a score's column, a fold
+Words = Callable[[str, str, int], list[WordEffect]]  # of a text, a score's column, a fold
 
 
 def contradictions(run: RunArtifacts) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def contradictions(run: RunArtifacts) -> pd.DataFrame:
 def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], moved: Words | None) -> Section:
     shown = contradictions(run).head(SHOWN_SONGS)
     what = "segment" if run.is_example_view and not run.summary.get("weak") else "song"
-    words: dict[str, list[Moved]] = {}
+    words: dict[str, list[WordEffect]] = {}
     for _, row in shown.sort_values("fold", kind="stable").iterrows():  # by fold: each has a model of its own
         if moved is not None and (song := texts.get(row["example_id"])):
             words[row["example_id"]] = moved(song, row["column"], int(row["fold"]))
@@ -57,7 +57,7 @@ def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], moved: Words 
             claim += f" ({name} {row[row['column']]:.2f})"
         by = words.get(row["example_id"], [])
         told = (
-            "words that moved it: " + ", ".join(f"{one.word} {format_number(one.by, 2, signed=True)}" for one in by)
+            "words that moved it: " + ", ".join(f"{one.word} {format_number(one.effect, 2, signed=True)}" for one in by)
             if by
             else ""
         )
@@ -75,9 +75,9 @@ def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], moved: Words 
     return Section("songs", f"{what.capitalize()}s to look at", text, songs=songs)
 
 
-def _marked(text: str, words: list[Moved]) -> list[HtmlBlock]:
+def _marked(text: str, words: list[WordEffect]) -> list[HtmlBlock]:
     """The text with the words that moved the model marked, whatever their case."""
-    by = {one.word: one.by for one in words}
+    by = {one.word: one.effect for one in words}
     if not by:
         return [HtmlBlock(text)] if text else []
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, by))})\b", re.IGNORECASE)

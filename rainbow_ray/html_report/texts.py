@@ -13,7 +13,7 @@ from rainbow_ray.data.reader import head
 from rainbow_ray.data.segments import merge_stems
 from rainbow_ray.html_report.label_issues import Words
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
-from rainbow_ray.inference.occlusion import Moved, words_that_moved
+from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.setup.inputs import modalities_of
 from rainbow_ray.setup.segment_table import INDEX, TIMES
@@ -64,16 +64,16 @@ def words_of(run: RunArtifacts) -> Words | None:
         return None
     in_place: int | None = None
 
-    def moved(text: str, column: str, fold: int) -> list[Moved]:
+    def moved(text: str, column: str, fold: int) -> list[WordEffect]:
         nonlocal in_place
         if predictor.folds:
-            return words_that_moved(predictor.member(fold), text, column, MOVING_WORDS)
+            return word_effects(predictor.member(fold), text, column, MOVING_WORDS)
         if fold != in_place:
             saved = CheckpointManager(run.path / "checkpoints" / f"fold-{fold}").load_model()
             if saved is None:
                 return []
             predictor.bundle.model.load_trained_state(saved["model"])
             in_place = fold
-        return words_that_moved(predictor, text, column, MOVING_WORDS)
+        return word_effects(predictor, text, column, MOVING_WORDS)
 
     return moved

@@ -1,7 +1,7 @@
-"""What could be read of the audio and MIDI of a table that is scored, and whether that is enough.
+"""Counts of readable and unreadable audio and MIDI files during prediction, and the limit on unreadable ones.
 
-Training counts files that cannot be used and ends where they are more than `data.max_unreadable_fraction`. Prediction
-applies the same limit, which the bundle keeps: scores from text alone look like any others, and are worse.
+Training ends where more files than `data.max_unreadable_fraction` cannot be read. Prediction applies the same limit,
+which the bundle stores, because scores from text alone look like any others and are less accurate.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ MEDIA_ROOT_REASONS = (NO_FILE, LEAVES_ROOT)
 
 
 class MediaWarning(UserWarning):
-    """Audio or MIDI of a table could not be read: rows are scored from what is left."""
+    """Audio or MIDI of a table could not be read, so that rows are scored from their other inputs."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """How a caller says where files lie, and that scores without them are wanted.
+    """Names of the options that a message recommends.
 
     Attributes:
-        media_root: The option or argument that names the folder.
-        allow_missing: The option or argument that goes on.
+        media_root: Option or argument that names the folder of media files.
+        allow_missing: Option or argument that allows unreadable files.
     """
 
     media_root: str
@@ -54,14 +54,14 @@ IN_PYTHON = Advice("media_root= of rainbow_ray.load", "allow_missing=True")
 
 @dataclass(frozen=True)
 class ModalityReport:
-    """Files of one modality.
+    """Counts of the files of one modality.
 
     Attributes:
-        named: Cells that name or hold a file.
-        reasons: How many of them are treated as missing, by reason.
-        names: A few names of each reason.
-        notes: How many of those that are used have something to be told of, by note.
-        note_names: A few names of each note.
+        named: Number of cells that name or hold a file.
+        reasons: Number of files that cannot be used, by reason.
+        names: A few file names for each reason.
+        notes: Number of files that are used with a remark, by remark.
+        note_names: A few file names for each remark.
     """
 
     named: int = 0
@@ -72,12 +72,12 @@ class ModalityReport:
 
     @property
     def usable(self) -> int:
-        """Cells whose file is read."""
+        """Number of cells whose file is read."""
         return self.named - sum(self.reasons.values())
 
     @property
     def unusable(self) -> int:
-        """Cells that count against the limit: a stem that rests during a segment is missing, and does not."""
+        """Number of cells that count against the limit; a stem that is silent during a segment does not."""
         return count_unusable(self.reasons)
 
     def __add__(self, other: ModalityReport) -> ModalityReport:
@@ -93,7 +93,7 @@ def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
 
 
 def _join(names: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """A few names of each reason, those of the first part first."""
+    """A few names for each reason, those of the first report first."""
     return {
         reason: list(dict.fromkeys([*names.get(reason, ()), *more.get(reason, ())]))[:NAMED]
         for reason in dict.fromkeys([*names, *more])
@@ -102,11 +102,11 @@ def _join(names: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]])
 
 @dataclass(frozen=True)
 class MediaReport:
-    """What could be read of some rows' media.
+    """Counts of the media files of some rows.
 
     Attributes:
-        modalities: A report of each modality that the model reads beside text.
-        rows: How many rows were read, by the modalities that their score has read (`""`: none, so no score).
+        modalities: A report for each modality of the model other than text.
+        rows: Number of rows, by the modalities that their score was computed from (`""`: none, so no score).
     """
 
     modalities: Mapping[str, ModalityReport] = field(default_factory=dict)
@@ -114,105 +114,141 @@ class MediaReport:
 
     @classmethod
     def of_rows(cls, rows: pa.Table, modalities: Sequence[str], read: Iterable[str | None]) -> MediaReport:
-        """Count the troubles of prepared rows.
+        """Count the unreadable files of prepared rows.
 
         Args:
-            rows: Rows as `prepare_with_media` gives them.
-            modalities: Those that are read beside text.
-            read: Of each scored row or segment, the modalities that its score has read.
+            rows: Rows as `prepare_with_media` returns them.
+            modalities: Modalities of the model other than text.
+            read: Modalities that the score of each row or segment was computed from.
+
+        Returns:
+            The report.
         """
-        counted = {}
+        reports = {}
         for name in modalities:
             reasons, names, named = count_media_errors(rows, name)
-            counted[name] = ModalityReport(named, reasons, names, *count_notes(rows, name))
-        return cls(counted, dict(Counter(one or "" for one in read).most_common()))
+            reports[name] = ModalityReport(named, reasons, names, *count_notes(rows, name))
+        return cls(reports, dict(Counter(names or "" for names in read).most_common()))
 
     def __add__(self, other: MediaReport) -> MediaReport:
         names = dict.fromkeys([*self.modalities, *other.modalities])
-        nothing = ModalityReport()
+        empty = ModalityReport()
         return MediaReport(
-            {name: self.modalities.get(name, nothing) + other.modalities.get(name, nothing) for name in names},
+            {name: self.modalities.get(name, empty) + other.modalities.get(name, empty) for name in names},
             _sum(self.rows, other.rows),
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"modalities": {name: vars(one) for name, one in self.modalities.items()}, "rows": dict(self.rows)}
+        """Return the report as JSON.
+
+        Returns:
+            A dictionary that `from_json` reads.
+        """
+        modalities = {name: vars(report) for name, report in self.modalities.items()}
+        return {"modalities": modalities, "rows": dict(self.rows)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> MediaReport:
-        modalities = {name: ModalityReport(**one) for name, one in document.get("modalities", {}).items()}
-        return cls(modalities, document.get("rows", {}))
-
-    def exceeds(self, limit: float, rows: int) -> bool:
-        """Return whether more files are unusable than any further rows could make up for.
+        """Read a report.
 
         Args:
-            limit: Share of the named files that may be unreadable.
-            rows: How many cells can name a file in all.
+            document: Result of `to_json`.
+
+        Returns:
+            The report.
         """
-        return any(one.unusable > limit * rows for one in self.modalities.values())
+        modalities = {name: ModalityReport(**fields) for name, fields in document.get("modalities", {}).items()}
+        return cls(modalities, document.get("rows", {}))
+
+    def exceeds(self, limit: float, n_rows: int) -> bool:
+        """Return whether the limit is exceeded even if all further rows can be read.
+
+        Args:
+            limit: Fraction of the named files that may be unreadable.
+            n_rows: Rows of the whole table, each of which can name a file.
+
+        Returns:
+            Whether a modality exceeds the limit.
+        """
+        return any(report.unusable > limit * n_rows for report in self.modalities.values())
 
     def problems(
         self, limit: float, root: Path, advice: Advice, *, partial: bool = False, absent: Collection[str] = ()
     ) -> list[str]:
-        """Return a message for each modality of which too few files can be used.
+        """Return a message for each modality with too few readable files.
 
         Args:
-            limit: Share of the named files that may be unreadable (`data.max_unreadable_fraction` of the run).
-            root: The folder that relative names start from.
-            advice: What the caller can do.
-            partial: Whether reading ended before all rows were read, because the limit is exceeded whatever they hold.
-            absent: Modalities that the caller does not offer: no row is expected to name them.
+            limit: Fraction of the named files that may be unreadable (`data.max_unreadable_fraction` of the run).
+            root: Folder that relative paths start from.
+            advice: Options that the messages recommend.
+            partial: Whether reading ended early, because the limit is exceeded even if all further rows can be read.
+            absent: Modalities that the table has no column for, so that no row is expected to name them.
+
+        Returns:
+            Messages.
         """
-        is_one_row = sum(self.rows.values()) == 1  # a song that lacks a modality, as songs in training may
+        is_one_row = sum(self.rows.values()) == 1  # a song may lack a modality, as in training
         unnamed = [] if partial or is_one_row else self._unnamed(absent)
         messages = [f"no row names {name}, which this model reads; score without {name} with {advice.allow_missing}"
                     for name in unnamed]  # fmt: skip
-        for modality, one in self.modalities.items():
-            usable, named, unusable = one.usable, one.named, one.unusable
-            if not unusable or (usable and unusable <= limit * named):
-                continue
-            few = f"only {usable}" if usable else "none"
-            so_far = " read so far" if partial else ""
-            allowed = (
-                f" (data.max_unreadable_fraction of the run lets {limit:.0%} be missing)" if usable or partial else ""
-            )
-            is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in one.reasons)
-            where = f", under the media root {root}" if is_misplaced else ""
-            help_first = f"name the folder that they lie in with {advice.media_root}, or " if is_misplaced else ""
-            help_first += "correct the column of sample rates, which are in Hz, or " if BAD_RATE in one.reasons else ""
-            messages.append(
-                f"{few} of {named} {modality} files{so_far} can be used{allowed}{where}:"
-                f" {'; '.join(describe_media_errors(modality, one.reasons, one.names))}; {help_first}"
-                f"score without them with"
-                f" {advice.allow_missing}"
-            )
+        for modality, report in self.modalities.items():
+            exceeds_limit = not report.usable or report.unusable > limit * report.named
+            if report.unusable and exceeds_limit:
+                messages.append(_limit_message(modality, report, limit, root, advice, partial=partial))
         return messages
 
     def notes(self, root: Path, *, absent: Collection[str] = ()) -> list[str]:
-        """Return a line for each reason why files are treated as missing, and for each note on others.
+        """Return a line for each reason why files cannot be used, and for each remark on other files.
 
         Args:
-            root: The folder that relative names start from.
-            absent: Modalities that the caller does not offer.
+            root: Folder that relative paths start from.
+            absent: Modalities that the table has no column for.
+
+        Returns:
+            Lines to print or warn of.
         """
-        lines = [f"no row names {name}: the scores are made without it" for name in self._unnamed(absent)]
-        for modality, one in self.modalities.items():
-            for reason, line in zip(one.reasons, describe_media_errors(modality, one.reasons, one.names), strict=True):
+        lines = [f"no row names {name}: the scores are computed without it" for name in self._unnamed(absent)]
+        for modality, report in self.modalities.items():
+            descriptions = describe_media_errors(modality, report.reasons, report.names)
+            for reason, line in zip(report.reasons, descriptions, strict=True):
                 lines.append(f"{line}, under the media root {root}" if reason in MEDIA_ROOT_REASONS else line)
-            lines += describe_notes(modality, one.notes, one.note_names)
+            lines += describe_notes(modality, report.notes, report.note_names)
         return lines
 
     def _unnamed(self, absent: Collection[str]) -> list[str]:
-        """Modalities that no row of a table names, though it has a column for them."""
+        """Modalities that no row of a table names, although it has a column for them."""
         if not sum(self.rows.values()):
             return []
-        return [name for name, one in self.modalities.items() if not one.named and name not in absent]
+        return [name for name, report in self.modalities.items() if not report.named and name not in absent]
+
+
+def _limit_message(
+    modality: str, report: ModalityReport, limit: float, root: Path, advice: Advice, *, partial: bool
+) -> str:
+    """The message on a modality with too few readable files."""
+    count = f"only {report.usable}" if report.usable else "none"
+    files = f"{modality} files read so far" if partial else f"{modality} files"
+    allowed = f" (data.max_unreadable_fraction of the run allows {limit:.0%} to be missing)"
+    allowed = allowed if report.usable or partial else ""
+    is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in report.reasons)
+    place = f", under the media root {root}" if is_misplaced else ""
+    reasons = "; ".join(describe_media_errors(modality, report.reasons, report.names))
+    remedies = [f"name the folder of these files with {advice.media_root}"] if is_misplaced else []
+    remedies += ["correct the column of sample rates, which are in Hz"] if BAD_RATE in report.reasons else []
+    remedies.append(f"score without them with {advice.allow_missing}")
+    return f"{count} of {report.named} {files} can be used{allowed}{place}: {reasons}; {', or '.join(remedies)}"
 
 
 def max_unreadable(info: Mapping[str, Any]) -> float:
-    """Return the share of files that a bundle lets be unreadable; earlier bundles have the default one."""
-    return float(info.get("max_bad_media", DataConfig().max_unreadable_fraction))
+    """Return the fraction of media files that may be unreadable.
+
+    Args:
+        info: Description of a bundle.
+
+    Returns:
+        The limit of the run; the default for bundles without one.
+    """
+    return float(info.get("max_unreadable_fraction", DataConfig().max_unreadable_fraction))
 
 
 def missing_columns(
@@ -224,27 +260,43 @@ def missing_columns(
     """Return a message for each column of audio or MIDI that a model reads and a table does not have.
 
     Args:
-        media_columns: Of each modality its column and, or None, its column of sample rates.
-        names: The table's columns.
-        advice: What the caller can do.
-        others: Further columns that the model reads: like those of its media, none of them can be the one meant.
+        media_columns: For each modality, its column and its column of sample rates (or None).
+        names: Columns of the table.
+        advice: Options that the messages recommend.
+        others: Further columns that the model reads, which are not suggested as the missing one.
+
+    Returns:
+        Messages.
     """
     own = {*others, *(name for pair in media_columns.values() for name in pair)}
     free = [name for name in names if name not in own]
     return [
         f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), free)};"
-        f" rename it, or score"
-        f" without {modality} with {advice.allow_missing}"
+        f" rename it, or score without {modality} with {advice.allow_missing}"
         for modality, (column, *_) in media_columns.items()
         if column not in names
     ]
 
 
 def encode(report: MediaReport) -> bytes:
-    """Return a report as the metadata of a parquet file holds it."""
+    """Encode a report for the metadata of a parquet file.
+
+    Args:
+        report: The report.
+
+    Returns:
+        JSON, UTF-8.
+    """
     return json.dumps(report.to_json()).encode()
 
 
 def decode(text: bytes | None) -> MediaReport:
-    """Return the report that `encode` wrote; an empty one for None."""
+    """Decode a report.
+
+    Args:
+        text: Result of `encode`, or None.
+
+    Returns:
+        The report; an empty one for None.
+    """
     return MediaReport.from_json(json.loads(text)) if text else MediaReport()

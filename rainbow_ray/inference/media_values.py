@@ -1,8 +1,8 @@
-"""Audio and MIDI as the tables of a caller hold them: names of files, their bytes, or arrays of samples.
+"""Audio and MIDI in tables of a caller: paths of files, contents of files, or arrays of samples.
 
-A manifest holds one kind a column. A table that is given to a loaded model may hold any: `pathlib.Path`, `bytearray`,
-numpy arrays, dictionaries of Hugging Face `datasets`, names beside bytes. `parse_media_value` brings each cell to what
-`MediaReader` reads, or says why it cannot; `prepare_with_media` reads them.
+A column of a manifest has one type. A table that is passed to a loaded model may mix them: `pathlib.Path`, `bytearray`,
+numpy arrays, dictionaries of Hugging Face `datasets`, paths next to bytes. `parse_media_value` converts each cell to
+what `MediaReader` reads, or gives the reason why it cannot; `prepare_with_media` reads them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rainbow_ray.modalities.audio.reader import mix_down
 from rainbow_ray.modalities.media_source import TROUBLE
 from rainbow_ray.modalities.spec import InputSpec, prepare
 
-MOST_CHANNELS = 8  # the shorter side of a table of samples is its channels, up to so many
-FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}  # integer samples of a known scale
-BYTE_FORMATS = ("B", "b", "c")  # of a memoryview
+MAX_CHANNELS = 8  # the shorter dimension of a 2-d array of samples is the channels, up to this number
+FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}  # largest magnitude of integer samples
+BYTE_FORMATS = ("B", "b", "c")  # formats of a memoryview that holds a file
 
 NAME_NOT_UTF8 = "a file name that is not UTF-8"
 NOT_MEDIA = "neither a file name, nor a file's bytes, nor samples"
 NO_RATE = f"samples without a sample rate (column {RATE})"
-NOT_SAMPLES = "an array that holds no samples of sound"
+NOT_SAMPLES = "an array that holds no audio samples"
 NOT_A_FILE = "an array or list in place of a MIDI file"
 
 
@@ -42,11 +42,11 @@ class MediaValue:
     """One cell of a column of audio or MIDI.
 
     Attributes:
-        value: A file's name, a file's bytes, or (with `rate`) float32 samples as bytes; None where the cell is empty or
-            cannot be used.
-        rate: Hz of samples; None for files.
+        value: Path of a file, content of a file, or (with `rate`) float32 samples as bytes; None where the cell is
+            empty or cannot be used.
+        rate: Sample rate in Hz of samples; None for files.
         problem: Why the cell cannot be used; None for a usable or an empty one.
-        detail: What is particular to this cell.
+        detail: Further facts on this cell.
     """
 
     value: str | bytes | None = None
@@ -56,14 +56,14 @@ class MediaValue:
 
 
 def parse_media_value(cell: Any, modality: str, rate: Any = None, *, bytes_are_samples: bool = False) -> MediaValue:
-    """Bring a cell to what is read in its place.
+    """Convert a cell to a path, the content of a file, or samples.
 
     Args:
-        cell: A file's name (`str`, `os.PathLike`), its bytes (any buffer, or an array of uint8), samples (an array or a
-            list of numbers, mono or with a side of channels), a dictionary with `path`, `bytes` or `array` and
-            `sampling_rate`, or nothing (None, NaN, NA, a blank name, no samples).
+        cell: A path (`str`, `os.PathLike`), the content of a file (any buffer, or an array of uint8), samples (an array
+            or a list of numbers, mono or with a dimension of channels), a dictionary with `path`, `bytes` or `array`
+            and `sampling_rate`, or nothing (None, NaN, NA, a blank path, no samples).
         modality: `audio` or `midi`.
-        rate: The cell of the column of sample rates, of any type.
+        rate: Cell of the column of sample rates, of any type.
         bytes_are_samples: Whether bytes with a rate are float32 samples, as in `audio_waveform`.
 
     Returns:
@@ -89,11 +89,18 @@ def parse_media_value(cell: Any, modality: str, rate: Any = None, *, bytes_are_s
 
 
 def media_cells(column: pd.Series | pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Return the cells of a column as Python objects; a name that is not UTF-8 has surrogate escapes."""
+    """Return the cells of a column as Python objects.
+
+    Args:
+        column: A column of any type, `(rows,)`.
+
+    Returns:
+        Cells; strings that are not UTF-8 have surrogate escapes, and lists of numbers become arrays.
+    """
     if isinstance(column, pd.Series):
         return column.astype(object).tolist()
     plain = decode_storage(column)
-    if not is_string_type(plain.type):  # lists of samples become arrays of numpy, which are smaller than lists
+    if not is_string_type(plain.type):  # numpy arrays of samples take less memory than lists
         is_list = pa.types.is_list(plain.type) or pa.types.is_large_list(plain.type)
         cells: list[Any] = plain.to_pandas().tolist() if is_list else plain.to_pylist()
         return cells
@@ -104,16 +111,16 @@ def media_cells(column: pd.Series | pa.Array | pa.ChunkedArray) -> list[Any]:
 def read_media_values(
     table: Table | None, columns: Mapping[str, Sequence[str | None]], modalities: Sequence[str], rows: int
 ) -> dict[str, list[MediaValue]]:
-    """Return the cells of each modality, `(rows,)`.
+    """Parse the columns of media of a table.
 
     Args:
-        table: A table; None where only texts were given.
-        columns: Of each modality its column and, or None, its column of sample rates.
-        modalities: Those that are read beside text.
+        table: A table; None for texts alone.
+        columns: For each modality, its column and its column of sample rates (or None).
+        modalities: Modalities of the model other than text.
         rows: Rows of the table.
 
     Returns:
-        Parsed cells; empty ones where the table has no such column.
+        Parsed cells of each modality, `(rows,)`; empty ones where the table has no such column.
     """
     names = [] if table is None else column_names(table)
     values = {}
@@ -131,34 +138,35 @@ def read_media_values(
     return values
 
 
-def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], reading: InputSpec) -> pa.Table:
-    """Return rows with what each modality's encoder reads, in their order.
+def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], spec: InputSpec) -> pa.Table:
+    """Add the inputs of the encoders to rows.
 
     Args:
         rows: Plain rows with `text` and `song`.
-        values: `(rows,)` cells of each modality that is read.
-        reading: What the model reads.
+        values: Parsed cells of each modality, `(rows,)`.
+        spec: Inputs that the model reads.
 
     Returns:
-        The rows as `modalities.prepare` gives them. `<modality>_trouble` also tells of cells that are no media.
+        The rows, in their order, as `modalities.spec.prepare` returns them. The columns of problems also name cells
+        that hold no media.
     """
     holds_bytes = {name: np.array([isinstance(cell.value, bytes) for cell in cells], dtype=bool)
                    for name, cells in values.items()}  # fmt: skip
-    # a column of Arrow has one type: rows whose cells are of the same types are read together
+    # an Arrow column has one type, so rows whose cells have the same types are read together
     groups = np.zeros(len(rows), dtype=np.int64)
-    for place, name in enumerate(values):
-        groups += holds_bytes[name].astype(np.int64) << place
+    for bit, name in enumerate(values):
+        groups += holds_bytes[name].astype(np.int64) << bit
     parts, order = [], []
     for group in np.unique(groups) if len(rows) else [0]:
         indices = np.flatnonzero(groups == group)
         part = rows.take(pa.array(indices))
-        for place, (name, cells) in enumerate(values.items()):
-            kind = pa.large_binary() if group >> place & 1 else pa.string()
-            part = part.append_column(f"raw_{name}", pa.array([cells[i].value for i in indices.tolist()], kind))
+        for bit, (name, cells) in enumerate(values.items()):
+            value_type = pa.large_binary() if group >> bit & 1 else pa.string()
+            part = part.append_column(f"raw_{name}", pa.array([cells[i].value for i in indices.tolist()], value_type))
             part = part.append_column(
                 f"raw_{name}_rate", pa.array([cells[i].rate for i in indices.tolist()], pa.int64())
             )
-        parts.append(prepare(part, reading=reading))
+        parts.append(prepare(part, reading=spec))
         order.append(indices)
     table = pa.concat_tables(parts, promote_options="permissive")
     if len(parts) > 1:
@@ -167,22 +175,22 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
 
 
 def _with_problems(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]]) -> pa.Table:
-    """Rows whose troubles also tell why cells could not be used."""
+    """Rows whose columns of problems also name cells that could not be parsed."""
     songs = rows["song"].to_pylist()
     for name, cells in values.items():
         if not any(cell.problem for cell in cells):
             continue
         column = f"{name}{TROUBLE}"
-        told = [
-            trouble if cell.problem is None else f"{cell.problem}\nof song {song}\n{cell.detail}"
-            for cell, trouble, song in zip(cells, rows[column].to_pylist(), songs, strict=True)
+        problems = [
+            problem if cell.problem is None else f"{cell.problem}\nof song {song}\n{cell.detail}"
+            for cell, problem, song in zip(cells, rows[column].to_pylist(), songs, strict=True)
         ]
-        rows = rows.set_column(rows.column_names.index(column), column, pa.array(told, pa.string()))
+        rows = rows.set_column(rows.column_names.index(column), column, pa.array(problems, pa.string()))
     return rows
 
 
 def _unwrap(cell: Any) -> Any:
-    """The value inside scalars and buffers of numpy and pyarrow."""
+    """The value inside scalars and buffers of numpy and pyarrow; buffers become bytes."""
     if isinstance(cell, pa.Scalar):
         cell = cell.as_py()
     if isinstance(cell, np.ndarray) and cell.ndim == 0:
@@ -201,12 +209,14 @@ def _unwrap(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NA, NaT or NaN."""
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return True
     return isinstance(cell, float | np.generic) and bool(cell != cell)
 
 
 def _is_utf8(name: str) -> bool:
+    """Whether a string has no unpaired surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -215,35 +225,32 @@ def _is_utf8(name: str) -> bool:
 
 
 def _parse_mapping(cell: Mapping[Any, Any], modality: str, rate: Any) -> MediaValue:
-    """A cell as Hugging Face `datasets` writes it: `path` and `bytes`, or `array` and `sampling_rate`.
-
-    Samples without a `sampling_rate` of their own have that of the column of sample rates.
-    """
-    own = _unwrap(cell.get("sampling_rate"))
-    held = [inner for key in ("array", "bytes", "path")  # where there are bytes, the path is only a name
-            if not _is_missing(inner := _unwrap(cell.get(key)))]  # fmt: skip
-    for inner in held:
-        if not isinstance(inner, Mapping):
-            return parse_media_value(inner, modality, rate if _is_missing(own) else own)
-    if held or not cell.keys() & {"array", "bytes", "path"}:
-        return MediaValue(problem=NOT_MEDIA, detail="dict in a dict" if held else "dict")
+    """Parse a cell of Hugging Face `datasets`: `path` and `bytes`, or `array` and `sampling_rate`."""
+    own_rate = _unwrap(cell.get("sampling_rate"))
+    values = [value for key in ("array", "bytes", "path")  # next to bytes, the path is only a name
+              if not _is_missing(value := _unwrap(cell.get(key)))]  # fmt: skip
+    for value in values:
+        if not isinstance(value, Mapping):
+            return parse_media_value(value, modality, rate if _is_missing(own_rate) else own_rate)
+    if values or not cell.keys() & {"array", "bytes", "path"}:
+        return MediaValue(problem=NOT_MEDIA, detail="dict in a dict" if values else "dict")
     return MediaValue()
 
 
 def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
-    """Samples of sound, of which several channels become one."""
+    """Parse samples, mixing several channels down to one."""
     if modality != "audio":
         return MediaValue(problem=NOT_A_FILE)
     try:
         samples = np.asarray(cell)
-    except (TypeError, ValueError, RuntimeError) as error:  # parts of several lengths, a tensor on a GPU
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, a tensor on a GPU
         return MediaValue(problem=NOT_SAMPLES, detail=str(error)[:120])
-    if samples.size == 0:  # as lists stand for no sound, like blank names
+    if samples.size == 0:  # an empty list is a missing value, like a blank path
         return MediaValue()
     scale = FULL_SCALE.get(samples.dtype.name)
     if samples.dtype.kind != "f" and scale is None:
         return MediaValue(problem=NOT_SAMPLES, detail=f"{samples.dtype} in place of floats or int16")
-    if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS < max(samples.shape):
+    if samples.ndim == 2 and min(samples.shape) <= MAX_CHANNELS < max(samples.shape):
         with np.errstate(all="ignore"):  # as below
             channels = (samples if np.argmin(samples.shape) else samples.T) / np.float64(scale or 1.0)
             samples, scale = mix_down(channels.astype(np.float32)), None
@@ -252,5 +259,5 @@ def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
     hertz = parse_sample_rate(rate)
     if hertz is None:
         return MediaValue(problem=NO_RATE)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which the reader refuses
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which the reader rejects
         return MediaValue((samples / (scale or 1.0)).astype("<f4").tobytes(), hertz)

@@ -1,4 +1,8 @@
-"""Which words moved a model: what a text's score loses when a word is not there (occlusion, Zeiler & Fergus 2014)."""
+"""Effect of single words on the score of a text, measured by occlusion.
+
+Reference:
+    M. D. Zeiler and R. Fergus, Visualizing and understanding convolutional networks, ECCV 2014.
+"""
 
 from __future__ import annotations
 
@@ -11,63 +15,101 @@ import numpy as np
 
 from rainbow_ray.modalities.text.word_hashing import WORD
 
-MOST_WORDS = 400  # of a text are looked at: longer ones say little by a single word
-FEW_WORDS = 40  # are tried one by one; of more, those of the groups that matter most
-GROUP = 8  # words that stand together
-KEPT_GROUPS = 4
+MAX_WORDS = 400  # of a text that are occluded; in longer texts a single word has little effect
+MAX_SINGLE_WORDS = 40  # occluded one by one; longer texts are first searched in groups
+GROUP_WORDS = 8  # neighboring words that are occluded together
+MAX_GROUPS = 4  # groups whose words are then occluded one by one
 
 
 class TextScorer(Protocol):
-    """What is asked of a model that scores texts, whatever it runs on."""
+    """A model that scores texts, on any runtime."""
 
     @property
     def score_names(self) -> list[str]:
         """`score`, or `score_<class>` of each class."""
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Calibrated scores, `(texts, scores)`, NaN where there is no text."""
+        """Return the calibrated scores of texts.
+
+        Args:
+            texts: Texts to score.
+
+        Returns:
+            `(texts, scores)`, float32 or float64; NaN for empty texts.
+        """
 
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
-        """What such scores say of each text."""
+        """Convert calibrated scores to predictions.
+
+        Args:
+            scores: `(texts, scores)`, as `score_texts` returns them.
+
+        Returns:
+            A bool, class, tuple of classes or float per text.
+        """
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How much higher the score is for a word's being there."""
+class WordEffect:
+    """Effect of a word on a score.
+
+    Attributes:
+        word: The word, in lower case.
+        effect: Score of the text minus its score without the word.
+    """
 
     word: str
-    by: float
+    effect: float
 
 
-def words_that_moved(predictor: TextScorer, text: str, column: str, most: int = 5) -> list[Moved]:
-    """The words whose absence changes a score most, all their places at once; `column` names the score.
+def word_effects(predictor: TextScorer, text: str, column: str, max_words: int = 5) -> list[WordEffect]:
+    """Return the words whose occlusion changes a score most.
 
-    Those that raise it come first, then those that lower it. In a long text groups of neighbours are left out first,
-    and then each word of the groups that mattered most: two that cancel each other may be missed.
+    All occurrences of a word are occluded at once. In a long text, groups of neighboring words are occluded first, then
+    each word of the groups with the largest effect; two words of a group whose effects cancel may be missed.
+
+    Args:
+        predictor: The model.
+        text: Text to explain.
+        column: Name of the score.
+        max_words: Largest number of words to return.
+
+    Returns:
+        Words with an effect, in descending order of it: those that raise the score first.
     """
-    words = list(dict.fromkeys(word.lower() for word in WORD.findall(text)))[:MOST_WORDS]
+    words = list(dict.fromkeys(word.lower() for word in WORD.findall(text)))[:MAX_WORDS]
     if not words:
         return []
 
-    def changes(groups: list[list[str]]) -> np.ndarray:
-        without = [_without(text, group) for group in groups]
-        scores = predictor.score_texts([text, *without])[:, predictor.score_names.index(column)].astype(np.float64)
-        # what is left of a text of one word is none: it has no score
+    def effects(groups: list[list[str]]) -> np.ndarray:
+        occluded = [_occlude(text, group) for group in groups]
+        scores = predictor.score_texts([text, *occluded])[:, predictor.score_names.index(column)].astype(np.float64)
+        # a text of one word is empty without it, and has no score
         return np.asarray(np.nan_to_num(scores[0] - scores[1:]))
 
-    if len(words) > FEW_WORDS:
-        groups = [words[i : i + GROUP] for i in range(0, len(words), GROUP)]
-        strongest = np.argsort(-np.abs(changes(groups)), kind="stable")[:KEPT_GROUPS]
+    if len(words) > MAX_SINGLE_WORDS:
+        groups = [words[i : i + GROUP_WORDS] for i in range(0, len(words), GROUP_WORDS)]
+        strongest = np.argsort(-np.abs(effects(groups)), kind="stable")[:MAX_GROUPS]
         words = [word for i in sorted(strongest) for word in groups[i]]
-    by = changes([[word] for word in words])
-    moved = [Moved(words[i], float(by[i])) for i in np.argsort(-np.abs(by), kind="stable")[:most] if by[i] != 0]
-    return sorted(moved, key=lambda one: -one.by)
+    changes = effects([[word] for word in words])
+    order = np.argsort(-np.abs(changes), kind="stable")[:max_words]
+    result = [WordEffect(words[i], float(changes[i])) for i in order if changes[i] != 0]
+    return sorted(result, key=lambda item: -item.effect)
 
 
-def _without(text: str, words: list[str]) -> str:
+def _occlude(text: str, words: list[str]) -> str:
+    """Replace words of a text by spaces."""
     return re.sub(rf"\b({'|'.join(map(re.escape, words))})\b", " ", text, flags=re.IGNORECASE)
 
 
 def column_to_explain(names: list[str], scores: np.ndarray) -> str:
-    """The score that a prediction rests on: the only one, or the highest of a song's classes."""
+    """Return the score that determines the prediction of a text.
+
+    Args:
+        names: Names of the scores.
+        scores: Scores of a text, `(scores,)`.
+
+    Returns:
+        The only name, or that of the highest score.
+    """
     return names[int(np.argmax(scores))] if len(names) > 1 else names[0]

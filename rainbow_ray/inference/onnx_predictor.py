@@ -1,6 +1,7 @@
-"""Texts scored by an ONNX bundle: with numpy, onnxruntime and tokenizers, without torch and Ray.
+"""Predictions of an ONNX bundle with numpy, onnxruntime and tokenizers, without PyTorch and Ray.
 
-What `export --onnx` writes: model.onnx (inputs to uncalibrated scores), tokenizer.json, bundle.json, README.md.
+An ONNX bundle is the folder that `export --onnx` writes: `model.onnx` (from inputs to uncalibrated scores),
+`tokenizer.json`, `bundle.json` and `README.md`.
 """
 
 from __future__ import annotations
@@ -25,19 +26,40 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, FORMAT)
+EARLIER_KEYS = {"problem": "task"}  # of bundle.json in format 1
 TOKENIZER = "tokenizer.json"
-FOLDER = "onnx"  # of a run
-NEEDED = {"graph", "problem", "score_names", "calibration", "max_tokens", "pad_id", "modalities", "segments", "files"}
-MOST_TOKENS = 8192  # of a batch, with padding
-YES = 0.5
-NOT_UTF8 = "text that is not UTF-8"  # as in data/normalize.py, which needs pyarrow
+FOLDER = "onnx"  # folder of a run that holds its ONNX bundle
+REQUIRED_KEYS = {
+    "graph",
+    "task",
+    "score_names",
+    "calibration",
+    "max_tokens",
+    "pad_id",
+    "modalities",
+    "segments",
+    "files",
+}
+MAX_BATCH_TOKENS = 8192  # with padding
+THRESHOLD = 0.5
+NOT_UTF8 = "text that is not UTF-8"  # repeated from data/normalize.py, which imports pyarrow
 
 
-class Described(BaseModel):
-    """What a description must be for the graph to be asked."""
+class OnnxDescription(BaseModel):
+    """Content of `bundle.json` that `OnnxPredictor` reads.
 
-    problem: Literal["binary", "multiclass", "multilabel", "regression"]
+    Attributes:
+        task: Task of the model; of segments, the task of a single segment.
+        score_names: `score`, or `score_<class>` of each class.
+        max_tokens: Tokens of the longest text that the model reads.
+        pad_id: Token that pads.
+        segments: Whether the model predicts segments.
+        modalities: Modalities that the graph reads.
+    """
+
+    task: Literal["binary", "multiclass", "multilabel", "regression"]
     score_names: list[str] = Field(min_length=1)
     max_tokens: PositiveInt
     pad_id: NonNegativeInt
@@ -45,37 +67,51 @@ class Described(BaseModel):
     modalities: list[str]
 
     @model_validator(mode="after")
-    def _scores_fit(self) -> Described:
-        if (self.score_names == ["score"]) != (self.problem in ("binary", "regression")):
-            raise ValueError(f"scores that a {self.problem} model has not")
+    def _check_score_names(self) -> OnnxDescription:
+        if (self.score_names == ["score"]) != (self.task in ("binary", "regression")):
+            raise ValueError(f"score_names {self.score_names} do not belong to a {self.task} model")
         return self
 
 
 class OnnxPredictor:
-    """A model of texts on onnxruntime: phases 1, 2 and 4, and single segments of phase 5."""
+    """A model of texts on onnxruntime: phases 1, 2 and 4, and single segments of phase 5.
+
+    Args:
+        session: Session of the graph.
+        tokenizer: Converts texts to token ids.
+        info: Content of `bundle.json`.
+    """
 
     def __init__(self, session: InferenceSession, tokenizer: PlainTokenizer, info: dict[str, Any]) -> None:
         self.session, self.tokenizer, self.info = session, tokenizer, info
         self.calibration = Calibration.from_json(info["calibration"])
-        self.inputs = {one.name for one in session.get_inputs()}
+        self.inputs = {graph_input.name for graph_input in session.get_inputs()}
 
     @classmethod
     def load(cls, path: str | Path) -> OnnxPredictor:
-        """From the folder that `export --onnx` wrote, or a run that has one. Raises `InputError` when it is not whole.
+        """Load an ONNX bundle. Only files of the folder are read, and only if their hashes are those of the export.
 
-        Reads nothing but the folder's own files, each of which must be the one that was written.
+        Args:
+            path: Folder that `export --onnx` wrote, or a run that contains one.
+
+        Returns:
+            The model.
+
+        Raises:
+            InputError: The folder is not a complete ONNX bundle of a model of texts, or a package is not installed.
         """
         path = resolve_path(path).resolve()
         folder = path / FOLDER if (path / FOLDER / DESCRIPTION).exists() else path
-        lacking = [name for name in ("onnxruntime", "tokenizers") if importlib.util.find_spec(name) is None]
-        if lacking:
-            raise InputError(f"{path}: {' and '.join(lacking)} must be installed: pip install 'rainbow-ray[predict]'")
+        missing = [name for name in ("onnxruntime", "tokenizers") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(f"{path}: {' and '.join(missing)} must be installed: pip install 'rainbow-ray[predict]'")
         try:
-            info = check_files(folder, (FORMAT,), NEEDED)
+            info = check_files(folder, READABLE_FORMATS, REQUIRED_KEYS, EARLIER_KEYS)
             if info["modalities"] != ["text"]:
-                raise InputError(f"{path}: this model reads {', '.join(info['modalities'])}; ONNX bundles score texts"
-                                 " alone: use `predict` where rainbow_ray is installed whole")  # fmt: skip
-            Described.model_validate(info)
+                raise InputError(f"{path}: this model reads {', '.join(info['modalities'])}; an ONNX bundle predicts"
+                                 " from text alone: use `predict` with the run, where rainbow-ray[train] is installed"
+                                 )  # fmt: skip
+            OnnxDescription.model_validate(info)
             Calibration.from_json(info["calibration"]).check(len(info["score_names"]))
             session, tokenizer = _open(folder)
             predictor = cls(session, _plain_tokenizer(tokenizer, folder), info)
@@ -83,16 +119,16 @@ class OnnxPredictor:
                 raise InputError(f"{path}: the ONNX model cannot be used: {problem}" for problem in problems)
             return predictor
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no ONNX model here ({Path(error.filename or folder).name} is missing); write one"
-                             " with `python -m rainbow_ray.export RUN --onnx`") from error  # fmt: skip
+            raise InputError(f"{path}: no ONNX model here ({Path(error.filename or folder).name} is missing); export"
+                             " one with `python -m rainbow_ray.export RUN --onnx`") from error  # fmt: skip
         except InputError:
             raise
-        except Exception as error:  # whatever onnxruntime and tokenizers make of a file that is no model
+        except Exception as error:  # onnxruntime and tokenizers raise many types for damaged files
             raise InputError(f"{path}: the ONNX model is damaged ({first_line(error)}); export it again") from error
 
     @property
     def reads_media(self) -> bool:
-        """Whether it reads audio or MIDI: only texts are scored here."""
+        """Whether the model reads audio or MIDI; always False."""
         return False
 
     @property
@@ -101,103 +137,127 @@ class OnnxPredictor:
         return list(self.info["score_names"])
 
     def predict(self, texts: str | Sequence[str | None]) -> list[dict[str, Any]]:
-        """For each text `prediction`, its scores by name, and `reason`, which says why a text has none.
+        """Predict texts.
 
-        Raises `InputError` for a table, and for what is no text.
+        Args:
+            texts: A text, or a list of texts; None and NaN are read as empty.
+
+        Returns:
+            A dictionary per text: `prediction`, the scores by name, and `reason`. Of a text without a score, all but
+            the reason are None.
+
+        Raises:
+            InputError: `texts` is a table, or holds something else than texts.
         """
-        given, undecodable = _plain_texts(texts)
-        scores = self.score_texts(given)
-        known = ~np.isnan(scores).any(axis=1)
-        said = iter(self.decode_predictions(scores[known]))
-        return [
-            {"prediction": next(said), **dict(zip(self.score_names, map(float, row), strict=True)), "reason": None}
-            if there
-            else {"prediction": None, **dict.fromkeys(self.score_names), "reason": NOT_UTF8 if broken else "no text"}
-            for row, there, broken in zip(scores, known, undecodable, strict=True)
-        ]
+        plain, is_undecodable = _plain_texts(texts)
+        scores = self.score_texts(plain)
+        has_score = ~np.isnan(scores).any(axis=1)
+        predictions = iter(self.decode_predictions(scores[has_score]))
+        rows: list[dict[str, Any]] = []
+        for i, row in enumerate(scores):
+            if has_score[i]:
+                named = dict(zip(self.score_names, map(float, row), strict=True))
+                rows.append({"prediction": next(predictions), **named, "reason": None})
+            else:
+                reason = NOT_UTF8 if is_undecodable[i] else "no text"
+                rows.append({"prediction": None, **dict.fromkeys(self.score_names), "reason": reason})
+        return rows
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Calibrated scores `(texts, scores)`, NaN where there is no text."""
+        """Return the calibrated scores of texts.
+
+        Args:
+            texts: Texts to score.
+
+        Returns:
+            `(texts, scores)`, float32 (float64 for regression); NaN for empty texts.
+        """
         texts = [text.strip() for text in texts]
         names = self.score_names
-        kind = np.float64 if self.info["problem"] == "regression" else np.float32
-        scores = np.full((len(texts), len(names)), np.nan, dtype=kind)
-        there = np.flatnonzero([bool(text) for text in texts])
-        ids = [self._cut(row) for row in self.tokenizer([texts[i] for i in there])]
-        # segments of a batch would be those of one song
-        for rows in _batches(ids, most=1 if self.info["segments"] else len(ids)):
-            found = np.asarray(self.session.run(None, self._inputs([texts[there[i]] for i in rows], ids, rows))[0])
-            scores[there[rows]] = found.reshape(len(rows), len(names))
-        if len(there) and not self.info["segments"]:
-            plain = scores[there][:, 0] if names == ["score"] else scores[there]
-            scores[there] = self.calibration.probabilities(plain).reshape(len(there), len(names))
+        dtype = np.float64 if self.info["task"] == "regression" else np.float32
+        scores = np.full((len(texts), len(names)), np.nan, dtype=dtype)
+        indices = np.flatnonzero([bool(text) for text in texts])
+        ids = [self._truncate(row) for row in self.tokenizer([texts[i] for i in indices])]
+        # the graph reads the segments of a batch as those of one song, so each text is a batch of its own
+        for rows in _batches(ids, max_rows=1 if self.info["segments"] else len(ids)):
+            inputs = self._inputs([texts[indices[i]] for i in rows], ids, rows)
+            scores[indices[rows]] = np.asarray(self.session.run(None, inputs)[0]).reshape(len(rows), len(names))
+        if len(indices) and not self.info["segments"]:
+            plain = scores[indices][:, 0] if names == ["score"] else scores[indices]
+            scores[indices] = self.calibration.probabilities(plain).reshape(len(indices), len(names))
         return scores
 
     def decode_predictions(self, scores: np.ndarray) -> list[Any]:
-        """What calibrated scores `(texts, scores)` say: yes or no, a class, several of them, or a number."""
-        kind, classes = self.info["problem"], [name.removeprefix("score_") for name in self.score_names]
-        if kind == "regression":
+        """Convert calibrated scores to predictions.
+
+        Args:
+            scores: `(texts, scores)`, as `score_texts` returns them.
+
+        Returns:
+            A bool, class, tuple of classes or float per text.
+        """
+        task, classes = self.info["task"], [name.removeprefix("score_") for name in self.score_names]
+        if task == "regression":
             return [float(row[0]) for row in scores]
-        if kind == "multiclass":
+        if task == "multiclass":
             return [classes[i] for i in scores.argmax(axis=1)]
         plain = scores[:, 0] if self.score_names == ["score"] else scores
-        yes = self.calibration.thresholded(plain) > YES
-        if kind == "binary":
-            return [bool(one) for one in yes]
-        return [tuple(classes[i] for i in np.flatnonzero(row)) for row in yes]
+        is_positive = self.calibration.thresholded(plain) > THRESHOLD
+        if task == "binary":
+            return [bool(value) for value in is_positive]
+        return [tuple(classes[i] for i in np.flatnonzero(row)) for row in is_positive]
 
     def _check_tokenizer(self, tokenizer: Tokenizer) -> list[str]:
-        """What keeps the tokenizer from reading texts for the graph: no words, or tokens without an embedding."""
+        """Messages on a tokenizer without a vocabulary, or with tokens that the graph has no embedding for."""
         vocabulary, special = tokenizer.get_vocab(), _special_tokens(tokenizer)
         problems = check_vocabulary(self.tokenizer, vocabulary, special, embeddings=None, files=[TOKENIZER])
         if problems:
             return problems
-        last = max(number for token, number in vocabulary.items() if token not in special)
+        last_token = max(number for token, number in vocabulary.items() if token not in special)
         try:
-            self.session.run(None, self._inputs([""], [[last]], np.array([0])))
-        except Exception:  # of onnxruntime, which has no class of its own for an index that is out of range
-            return [f"its tokenizer is not the graph's, which has no embedding for its last token ({last})"]
+            self.session.run(None, self._inputs([""], [[last_token]], np.array([0])))
+        except Exception:  # onnxruntime has no exception of its own for an index that is out of range
+            return [f"its tokenizer is not the graph's, which has no embedding for its last token ({last_token})"]
         return []
 
-    def _cut(self, ids: list[int]) -> list[int]:
+    def _truncate(self, ids: list[int]) -> list[int]:
+        """Cut a text to the limit; the last token ends every text and stays."""
         limit = int(self.info["max_tokens"])
         return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
 
     def _inputs(self, texts: list[str], ids: list[list[int]], rows: np.ndarray) -> dict[str, np.ndarray]:
-        chosen = [ids[i] for i in rows]
-        made = {
-            "input_ids": _pad(chosen, self.info["pad_id"]),
-            "mask": _pad([[1] * len(row) for row in chosen], 0),
+        """The inputs of the graph for some rows of `ids`, whose texts are `texts`."""
+        batch_ids = [ids[i] for i in rows]
+        inputs = {
+            "input_ids": _pad(batch_ids, self.info["pad_id"]),
+            "mask": _pad([[1] * len(row) for row in batch_ids], 0),
             "words": _pad([word_buckets(text) for text in texts], 0),
-            "times": np.zeros((len(rows), 4), dtype=np.float32),  # of no known place
+            "times": np.zeros((len(rows), 4), dtype=np.float32),  # a text has no place in a song
         }
-        return {name: value for name, value in made.items() if name in self.inputs}
+        return {name: value for name, value in inputs.items() if name in self.inputs}
 
 
 def _plain_texts(texts: Any) -> tuple[list[str], list[bool]]:
-    """Texts as strings, empty for None, NaN and bytes that are not UTF-8, and which are such bytes.
-
-    Raises `InputError` for anything else.
-    """
+    """Texts as strings, empty for None, NaN and bytes that are not UTF-8, and which are such bytes."""
     if hasattr(texts, "columns") or hasattr(texts, "column_names"):
-        raise InputError("an ONNX model scores texts, not tables: give it a column, such as table['concept']; the run"
-                         " that it came from scores tables")  # fmt: skip
+        raise InputError("an ONNX model predicts texts, not tables: pass a column, such as table['concept'], or use the"
+                         " run that it was exported from")  # fmt: skip
     cells = [texts] if isinstance(texts, str | bytes) or texts is None else list(texts)
-    plain, undecodable = [], [False] * len(cells)
+    plain, is_undecodable = [], [False] * len(cells)
     for row, cell in enumerate(cells):
         if isinstance(cell, str):
-            plain.append(cell.encode("utf-8", "replace").decode())  # half a character is none
+            plain.append(cell.encode("utf-8", "replace").decode())  # unpaired surrogates
         elif isinstance(cell, bytes | bytearray | memoryview):
             try:
                 plain.append(bytes(cell).decode())
             except UnicodeDecodeError:
                 plain.append("")
-                undecodable[row] = True
+                is_undecodable[row] = True
         elif cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ == "NAType":
             plain.append("")
         else:
             raise InputError(f"text {row} is a {type(cell).__name__}, not text")
-    return plain, undecodable
+    return plain, is_undecodable
 
 
 def _open(folder: Path) -> tuple[InferenceSession, Tokenizer]:
@@ -210,12 +270,12 @@ def _open(folder: Path) -> tuple[InferenceSession, Tokenizer]:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # no file keeps this
+    tokenizer.encode_special_tokens = True  # read special tokens in texts as text; tokenizer.json does not store this
     return session, tokenizer
 
 
 def _plain_tokenizer(tokenizer: Tokenizer, folder: Path) -> PlainTokenizer:
-    """Token ids of texts, never cut, special tokens in texts read as text."""
+    """A tokenizer that does not truncate, and reads special tokens in texts as text."""
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
@@ -228,7 +288,7 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _unknown_token(file: Path) -> str | None:
-    """The token that stands for what a vocabulary lacks; kinds of vocabularies name it in two ways."""
+    """The unknown token of a vocabulary, which unigram models give by its index and others by its text."""
     model = json.loads(file.read_text(encoding="utf-8"))["model"]
     if model.get("unk_id") is not None:
         return str(model["vocab"][model["unk_id"]][0])
@@ -236,16 +296,17 @@ def _unknown_token(file: Path) -> str | None:
     return None if unknown is None else str(unknown)
 
 
-def _batches(ids: list[list[int]], most: int) -> Iterator[np.ndarray]:
-    """Texts of like length together, the longest first, at most so many."""
+def _batches(ids: list[list[int]], max_rows: int) -> Iterator[np.ndarray]:
+    """Batches of texts of similar length, the longest first."""
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     start = 0
     while start < len(order):
-        size = min(most, max(1, MOST_TOKENS // max(1, len(ids[order[start]]))))
+        size = min(max_rows, max(1, MAX_BATCH_TOKENS // max(1, len(ids[order[start]]))))
         yield np.array(order[start : start + size])
         start += size
 
 
 def _pad(rows: list[list[int]], value: int) -> np.ndarray:
+    """Rows of the length of the longest, `(rows, length)`, int64."""
     longest = max(1, *(len(row) for row in rows))
     return np.array([[*row, *[value] * (longest - len(row))] for row in rows], dtype=np.int64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rainbow_ray.inference.occlusion import words_that_moved
+from rainbow_ray.inference.occlusion import word_effects
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_number
@@ -69,9 +69,9 @@ def predict_texts(
 
 def _print_words(predictor: TextScorer, text: str, column: str, console: Console) -> None:
     """Print the words that change a score most."""
-    words = words_that_moved(predictor, text, column)
+    words = word_effects(predictor, text, column)
     if words:
-        changes = (f"{word.word} {format_number(word.by, signed=True)}" for word in words)
+        changes = (f"{word.word} {format_number(word.effect, signed=True)}" for word in words)
         console.print("       " + ", ".join(changes))
 
 

@@ -300,7 +300,8 @@ class Predictor:
         info, model = self.bundle.info, self.bundle.model
         if not model.is_fused:
             return InputSpec(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
-        windows = Windows(**info["windows"])
+        fields = info["windows"]
+        windows = Windows(fields["seconds"], fields["position"], fields["windows_per_stem"], fields["seed"])
         return InputSpec(
             model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
             seconds=windows.seconds, media_reader=MediaReader(self._media, self._root, windows, None),

@@ -199,7 +199,7 @@ def _score(
     """Uncalibrated scores of segments, `(segments,)` or `(segments, classes)`."""
     task = bundle.task
     limits = bundle.info["segments"]
-    max_length = len(examples) if task.is_weakly_labeled else limits["together"]
+    max_length = len(examples) if task.is_weakly_labeled else limits["max_sequence_length"]
     sequences = SequenceIndex.from_table(examples.table, max_length, limits["overlap"])
     collates = prepare_collates(bundle, spec, device, examples.table)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]

@@ -118,7 +118,7 @@ def evaluate_and_save(
     baselines: dict[str, np.ndarray], console: Console, watch: Any, mirrors: list[Any],
 ) -> None:  # fmt: skip
     """What came out of all fits, written and shown; `summary.json` says that all but the page is there."""
-    from rainbow_ray.bundle.save import keep_model
+    from rainbow_ray.bundle.save import save_run_model
     from rainbow_ray.evaluation import summary
     from rainbow_ray.html_report.write import write_report
     from rainbow_ray.training.checkpoint import write_json
@@ -129,7 +129,7 @@ def evaluate_and_save(
     summary.write_predictions(folder.file("predictions.parquet"), data, results, outcomes)
     watch.mark("predictions")
     document = summary.summarize(plan, data, results, folds, refit, watch.seconds())
-    keep_model(plan, data, folder.file("model"), outcomes, results, document)
+    save_run_model(plan, data, folder.file("model"), outcomes, results, document)
     keep_records(folder, outcomes)
     for mirror in mirrors:
         if hasattr(mirror, "close"):

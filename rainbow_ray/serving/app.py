@@ -197,7 +197,7 @@ async def explain(asked: ToExplain, model: Model) -> Explained:
     else:
         raise HTTPException(404, f"no such class; there are: {', '.join(labels)}")
     words = await model.explain(asked.text, column)
-    return Explained(label=column.removeprefix("score_"), words=[Word(**vars(one)) for one in words])
+    return Explained(label=column.removeprefix("score_"), words=[Word(word=one.word, by=one.effect) for one in words])
 
 
 @router.post("/segments")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.inference.media_report import MODALITIES_READ
-from rainbow_ray.inference.occlusion import Moved, words_that_moved
+from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import NO_TEXT, Predictor
 from rainbow_ray.tasks.segment_task import WEAK
 
@@ -71,10 +71,10 @@ class Service:
         rows = await asyncio.gather(*(self._score(text) for text in texts))
         return [self._answer(row) for row in rows]
 
-    async def explain(self, text: str, column: str) -> list[Moved]:
+    async def explain(self, text: str, column: str) -> list[WordEffect]:
         """The words that moved a score."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.explaining, words_that_moved, self.predictor, text, column)
+        return await loop.run_in_executor(self.explaining, word_effects, self.predictor, text, column)
 
     async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return an answer for each segment, in the order asked, and the stretches that they make.

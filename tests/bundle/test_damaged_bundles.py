@@ -154,7 +154,7 @@ def hostile_config(folder: Path, rng: random.Random) -> None:
 
 def hostile_description(folder: Path, rng: random.Random) -> None:
     document = json.loads((folder / "bundle.json").read_text())
-    key = rng.choice(["format", "problem", "members", "model", "files", "calibration", "modalities", "max_tokens"])
+    key = rng.choice(["format", "task", "members", "model", "files", "calibration", "modalities", "max_tokens"])
     document[key] = rng.choice([None, 9, -1, "x", [], {}, [{}], {"name": "os.system"}, {"../../secret.txt": "0" * 64}])
     (folder / "bundle.json").write_text(json.dumps(document))
 

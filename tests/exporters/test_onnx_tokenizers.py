@@ -60,7 +60,7 @@ def write_tokenizer(file: Path, vocabulary: dict[str, int]) -> None:
 
 def describe(folder: Path) -> None:
     document = {
-        "format": 1, "graph": "model.onnx", "problem": "binary", "score_names": ["score"], "calibration": {},
+        "format": 2, "graph": "model.onnx", "task": "binary", "score_names": ["score"], "calibration": {},
         "max_tokens": 64, "pad_id": 0, "modalities": ["text"], "segments": False, "files": file_hashes(folder),
     }  # fmt: skip
     (folder / "bundle.json").write_text(json.dumps(document))

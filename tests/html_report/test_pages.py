@@ -21,7 +21,7 @@ from rainbow_ray.html_report.sweep_charts import importance
 from rainbow_ray.html_report.sweep_page import read_sweep
 from rainbow_ray.html_report.texts import texts_of, words_of
 from rainbow_ray.html_report.write import write_report
-from rainbow_ray.inference.occlusion import Moved
+from rainbow_ray.inference.occlusion import WordEffect
 
 PROBLEMS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -91,9 +91,9 @@ def test_the_songs_texts_and_what_moved_the_model_are_of_the_fold_that_held_them
     texts, asked = texts_of(run), []
     assert len(texts) == len(run.held)
 
-    def moved(text: str, column: str, fold: int) -> list[Moved]:
+    def moved(text: str, column: str, fold: int) -> list[WordEffect]:
         asked.append((text, column, fold))
-        return [Moved(text.split()[0], 0.25)]
+        return [WordEffect(text.split()[0], 0.25)]
 
     page = render(run_page(run, texts, moved))
     held = run.held.set_index("example_id")

@@ -46,8 +46,8 @@ def test_the_limit_is_that_of_training(named, bad, refused):
 
 
 def test_it_is_certain_before_the_end_only_where_nothing_can_make_up_for_it():
-    assert not report(10, 10).exceeds(0.2, rows=50)
-    assert report(11, 11).exceeds(0.2, rows=50)
+    assert not report(10, 10).exceeds(0.2, n_rows=50)
+    assert report(11, 11).exceeds(0.2, n_rows=50)
 
 
 def test_advice_fits_the_reason():
@@ -57,7 +57,7 @@ def test_advice_fits_the_reason():
         assert word in missing
     (damaged,) = report(10, 5, "not readable as audio").problems(0.2, ROOT, IN_PYTHON)
     assert "only 5 of 10" in damaged
-    assert "lets 20% be missing" in damaged
+    assert "allows 20% to be missing" in damaged
     assert "allow_missing=True" in damaged
     assert "media root" not in damaged
     assert "media_root" not in damaged
@@ -86,11 +86,11 @@ def test_a_column_that_names_nothing_is_refused_where_it_is_offered():
     (line,) = nothing.problems(0.2, ROOT, IN_COMMAND)
     assert "no row names audio" in line
     assert "--allow-missing" in line
-    assert nothing.notes(ROOT) == ["no row names audio: the scores are made without it"]
+    assert nothing.notes(ROOT) == ["no row names audio: the scores are computed without it"]
     assert nothing.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
     single = MediaReport({"audio": ModalityReport()}, {"text": 1})
     assert single.problems(0.2, ROOT, IN_COMMAND) == [], "one song may lack it"
-    assert single.notes(ROOT) == ["no row names audio: the scores are made without it"]
+    assert single.notes(ROOT) == ["no row names audio: the scores are computed without it"]
     assert nothing.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
     assert nothing.notes(ROOT, absent=["audio"]) == []
     assert MediaReport({"audio": ModalityReport()}).problems(0.2, ROOT, IN_COMMAND) == [], "there are no rows"

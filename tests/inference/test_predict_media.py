@@ -280,8 +280,8 @@ def test_the_limit_is_the_runs_own(fused, tmp_path):
     shutil.copytree(folder / "model", tmp_path / "model")
     file = tmp_path / "model" / "bundle.json"
     document = json.loads(file.read_text())
-    assert document["max_bad_media"] == 0.2
-    file.write_text(json.dumps({**document, "max_bad_media": 0.5}))
+    assert document["max_unreadable_fraction"] == 0.2
+    file.write_text(json.dumps({**document, "max_unreadable_fraction": 0.5}))
     gone = songs.assign(audio_file=["gone.wav"] * 10 + songs["audio_file"].tolist()[10:])
     with pytest.warns(MediaWarning, match="10 audio files"):
         rainbow_ray.load(tmp_path / "model", media_root=media).predict(gone)

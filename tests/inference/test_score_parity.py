@@ -154,8 +154,8 @@ def test_the_card_says_what_there_is_to_know(ensembles):
     card = (run / "model" / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["ensemble"] == FOLDS
-    for said in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load", "Limits",
-                 f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
+    for said in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load",
+                 "## Limitations", f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
         assert said in card, said
     assert json.loads((run / "model" / "bundle.json").read_text())["files"]["README.md"]
 

@@ -1,0 +1,92 @@
+"""The description of a bundle, `bundle.json`: its version, its fields, and the reader of earlier versions.
+
+Format 1 has no ensembles. Format 2 has other names of keys, which `read_description` replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
+
+from rainbow_ray.bundle.integrity import check_files
+
+FORMAT = 3
+READABLE_FORMATS = (1, 2, FORMAT)
+REQUIRED_KEYS = {"model", "task", "files", "text_columns", "max_tokens"}
+# names of keys in formats 1 and 2
+EARLIER_KEYS = {
+    "problem": "task",
+    "unit": "example_level",
+    "audio_normalised": "audio_normalized",
+    "max_bad_media": "max_unreadable_fraction",
+}
+EARLIER_SEGMENT_KEYS = {"together": "max_sequence_length"}
+EARLIER_WINDOW_KEYS = {"views": "windows_per_stem"}
+EARLIER_MEMBER_KEYS = {"problem": "task"}
+
+
+class BundleDescription(BaseModel):
+    """Types of the fields that are read before the model is built; the model checks its own.
+
+    Attributes:
+        max_tokens: Tokens of the longest text that the model reads; 0 for models that do not read text.
+        text_columns: Columns of texts.
+        modalities: Modalities that the model reads.
+        id_column: Column of songs.
+        media_columns: For each modality other than text, its column and its column of sample rates.
+        times: Columns of start, end and, where there is one, index of segments.
+        segments: Lengths of sequences of segments.
+        windows: Length and position of windows of audio and MIDI.
+        max_unreadable_fraction: Fraction of media files that may be unreadable.
+        calibration: Calibration of the scores.
+        members: Task, calibration and fold of each member of an ensemble.
+    """
+
+    max_tokens: NonNegativeInt
+    text_columns: list[str]
+    modalities: list[Literal["text", "audio", "midi"]] = Field(default=["text"], min_length=1)
+    id_column: str = "id"
+    media_columns: dict[str, tuple[str, str | None]] = {}
+    times: tuple[str, str, str | None] | None = None
+    segments: dict[str, float | int] = {}
+    windows: dict[str, float | int | str] = {}
+    max_unreadable_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
+    calibration: dict[str, Any] = {}
+    members: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> BundleDescription:
+        if "text" in self.modalities and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1 where text is read")
+        return self
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read the description of a bundle of any version, after checking the files of the folder.
+
+    Args:
+        folder: Folder of a bundle.
+
+    Returns:
+        The description under the keys of the present format.
+
+    Raises:
+        ValueError: The description or a file is damaged.
+        FileNotFoundError: The folder is no bundle.
+    """
+    document = check_files(folder, READABLE_FORMATS, REQUIRED_KEYS, EARLIER_KEYS)
+    BundleDescription.model_validate(document)
+    for name, renamed in (("segments", EARLIER_SEGMENT_KEYS), ("windows", EARLIER_WINDOW_KEYS)):
+        if name in document:
+            document[name] = _rename(document[name], renamed)
+    document["format"] = FORMAT
+    document["members"] = [_rename(member, EARLIER_MEMBER_KEYS) for member in document.get("members", [])]
+    return document
+
+
+def _rename(document: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """A mapping with other names of keys."""
+    return {renamed.get(name, name): value for name, value in document.items()}
