@@ -73,7 +73,8 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str]) 
     if tuple(modalities) != ("text",):
         return (
             f"This folder contains an ONNX graph that reads {', '.join(modalities)}, one window per example. Run it"
-            f" with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from. {graph}{tokenizer}"
+            " with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from."
+            f" {graph}{tokenizer}"
         )
     example = 'import rainbow_ray\n\nmodel = rainbow_ray.load("this/folder")\nmodel.predict(["a text"])'
     return (
