@@ -36,7 +36,7 @@ def test_the_demo_has_what_phase_1_needs(tmp_path):
     assert data.profile["songs"] == 160
     assert len(data.profile["dropped"]) == 4
     assert data.split.n_folds == 5
-    assert data.split.shared_texts == 0
+    assert data.split.n_shared_texts == 0
 
 
 @pytest.mark.parametrize(

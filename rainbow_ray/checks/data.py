@@ -15,7 +15,7 @@ from rainbow_ray.data.dataset import mean_score_per_song
 from rainbow_ray.data.manifest import STRUCT_COLUMN
 from rainbow_ray.data.normalize import id_column
 from rainbow_ray.data.raw_labels import read_labels
-from rainbow_ray.data.reader import head
+from rainbow_ray.data.reader import read_sample
 from rainbow_ray.data.streaming import size_in_memory
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepare import summarize_labels
@@ -121,7 +121,7 @@ def _columns(plan: RunPlan) -> pa.Table:
     """Read all columns that may contain the label in another form, with `training_data` as a struct."""
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]
-    raw = head(manifest, names, MAX_ROWS)
+    raw = read_sample(manifest, names, MAX_ROWS)
     table = pa.table([_readable(column, name) for name, column in zip(names, raw.columns, strict=True)], names=names)
     if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
         structs = _parse_json(table[STRUCT_COLUMN].to_pylist())

@@ -1,4 +1,4 @@
-"""Batches: padded inputs of every modality, targets and weights of some examples, as tensors."""
+"""Batches of examples as tensors: padded inputs of every modality, targets and weights."""
 
 from __future__ import annotations
 
@@ -24,28 +24,45 @@ Collate = Callable[["Examples", np.ndarray], "dict[str, torch.Tensor]"]
 
 @dataclass(frozen=True)
 class SegmentTimes:
-    """When segments are, and which of them a model sees together.
+    """Times of segments, and the sequences that they belong to.
 
-    `times` is `(segments, 4)`: start and end in seconds, and both relative to the song. `sequence_ids`, `(segments,)`,
-    numbers the sequences from 0, in order; None: one sequence, outside of training.
+    Attributes:
+        times: Start and end in seconds, then start and end as fractions of the song, float32 `(segments, 4)`.
+        sequence_ids: Sequence of each segment, numbered from 0 in ascending order, int64 `(segments,)`. None means that
+            all segments are one sequence; the ONNX export traces this form.
     """
 
     times: torch.Tensor
     sequence_ids: torch.Tensor | None
 
     def to(self, device: torch.device) -> SegmentTimes:
+        """Return a copy on a device.
+
+        Args:
+            device: Target device.
+
+        Returns:
+            The same times and sequence ids, on `device`.
+        """
         ids = None if self.sequence_ids is None else self.sequence_ids.to(device, non_blocking=True)
         return SegmentTimes(self.times.to(device, non_blocking=True), ids)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is given: flat units of each modality, and how they belong to examples.
+    """Inputs of a model for `n` examples.
 
-    `units[modality]` holds that modality's padded inputs, `(units, …)`; `unit_to_example[modality]` is `(units,)`:
-    text has one unit an example, media have one a window, or none; None says that each example has just one.
-    `present[modality]`, `(examples,)`, says which
-    examples have it. `targets` and `weights` are `(examples, …)`.
+    Each modality reads *units*: text has one unit per example, audio and MIDI have one per window.
+
+    Attributes:
+        example_ids: Ids of the examples, of length `n`.
+        songs: Song ids of the examples, of length `n`.
+        units: Padded inputs of each modality by input name; tensors of shape `(units, …)`.
+        unit_to_example: Example of each unit by modality, int64 `(units,)`, or None where unit `i` is of example `i`.
+        present: Mask of the examples that have a modality, by modality; bool `(n,)`.
+        targets: Targets of the task, `(n, …)`.
+        weights: Loss weights, float32 `(n,)`.
+        segment_times: Times of the segments, or None where examples are songs.
     """
 
     example_ids: list[str]
@@ -55,9 +72,18 @@ class Batch:
     present: dict[str, torch.Tensor]
     targets: torch.Tensor
     weights: torch.Tensor
-    segment_times: SegmentTimes | None = None  # of segments
+    segment_times: SegmentTimes | None = None
 
     def to(self, device: torch.device) -> Batch:
+        """Return a copy on a device.
+
+        Args:
+            device: Target device.
+
+        Returns:
+            The batch with all tensors on `device`, moved by `to_device`.
+        """
+
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return to_device(tensor, device)
 
@@ -66,7 +92,7 @@ class Batch:
             self.songs,
             {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
             {name: None if owner is None else move(owner) for name, owner in self.unit_to_example.items()},
-            {name: move(there) for name, there in self.present.items()},
+            {name: move(mask) for name, mask in self.present.items()},
             move(self.targets),
             move(self.weights),
             self.segment_times.to(device) if self.segment_times is not None else None,
@@ -74,43 +100,69 @@ class Batch:
 
     @property
     def has_any(self) -> torch.Tensor:
-        """Which examples have any modality at all, `(examples,)`."""
+        """Mask of the examples that have at least one modality, bool `(n,)`."""
         return functools.reduce(operator.or_, self.present.values())
 
     def only(self, modalities: Collection[str]) -> Batch:
-        """The same batch as if examples had nothing else."""
-        present = {name: there & (name in modalities) for name, there in self.present.items()}
+        """Return a copy in which all other modalities are absent.
+
+        Args:
+            modalities: Names of the modalities to keep.
+
+        Returns:
+            The batch with `present` set to False for every other modality.
+        """
+        present = {name: mask & (name in modalities) for name, mask in self.present.items()}
         return dataclasses.replace(self, present=present)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a tensor; where the device has no float64 (Apple's GPUs), narrowed."""
+    """Move a tensor to a device.
+
+    Args:
+        tensor: Tensor of any shape.
+        device: Target device.
+
+    Returns:
+        The tensor on `device`. On `mps`, which has no float64, floating-point tensors are cast to float32.
+    """
     narrowed = tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
     return narrowed.to(device, non_blocking=True)
 
 
 def make_batch(
-    examples: Examples, indices: np.ndarray, collates: Mapping[str, Collate], sequence_ids: np.ndarray | None = None
+    examples: Examples,
+    indices: np.ndarray,
+    collates: Mapping[str, Collate],
+    sequence_ids: np.ndarray | None = None,
 ) -> Batch:
-    """Gather examples to one batch, each modality padding its own inputs.
+    """Collate examples into one batch; each modality pads its own inputs.
 
-    A collate function may return `to_example`, the example of each unit, and `present`, the mask of examples with it.
-    `sequence_ids` are those of `BatchIndices`.
+    Args:
+        examples: Examples in memory.
+        indices: Rows of `examples`, int64 `(n,)`.
+        collates: Collate function of each modality. Beside padded inputs it may return `to_example` (the example of
+            each unit; by default unit `i` is of example `i`) and `present` (the mask of examples that have the
+            modality; by default those with at least one unit).
+        sequence_ids: Sequence of each example, `(n,)`, as in `BatchIndices`; used only for segments.
+
+    Returns:
+        The batch, on the CPU.
     """
     import torch
 
     rows = pa.array(indices)
     units = {name: collate(examples, indices) for name, collate in collates.items()}
-    each, owners, present = torch.arange(len(indices)), {}, {}
+    one_per_example, unit_to_example, present = torch.arange(len(indices)), {}, {}
     for name, inputs in units.items():
-        owners[name] = inputs.pop("to_example", each)
-        counts = torch.bincount(owners[name], minlength=len(indices))
+        unit_to_example[name] = inputs.pop("to_example", one_per_example)
+        counts = torch.bincount(unit_to_example[name], minlength=len(indices))
         present[name] = inputs.pop("present") if "present" in inputs else counts > 0
     return Batch(
         example_ids=examples.table["example_id"].take(rows).to_pylist(),
         songs=examples.table["song"].take(rows).to_pylist(),
         units=units,
-        unit_to_example=owners,
+        unit_to_example=unit_to_example,
         present=present,
         targets=torch.from_numpy(examples.targets[indices]),
         weights=torch.from_numpy(examples.weights[indices]),
@@ -119,7 +171,16 @@ def make_batch(
 
 
 def make_segment_times(table: pa.Table, indices: np.ndarray, sequence_ids: np.ndarray | None) -> SegmentTimes | None:
-    """When some rows of a table of segments are, read together as `sequence_ids` says; None of a table of songs."""
+    """Return the times of some segments.
+
+    Args:
+        table: Table of examples.
+        indices: Rows of `table`, int64 `(n,)`.
+        sequence_ids: Sequence of each row, `(n,)`, equal ids adjacent; None makes each row its own sequence.
+
+    Returns:
+        The times, with sequences renumbered from 0, or None where the rows of `table` are songs.
+    """
     if POSITION not in table.column_names:
         return None
     import torch

@@ -1,7 +1,7 @@
-"""Which examples make which step: a plan of global steps, then their division into micro-batches.
+"""Division of an epoch into optimizer steps, of a step among workers, and of a worker's part into micro-batches.
 
-A step's loss is Σ(weight × loss) / Σ weight over the whole step, so how a step is divided never changes its gradient:
-micro-batches are free to hold texts of like length, and steps are free to be random.
+The loss of a step is Σ(weight × loss) / Σ weight over the whole step, so the way a step is divided never changes its
+gradient: micro-batches may hold texts of similar length, while the steps themselves are random.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ import numpy as np
 from rainbow_ray.config.schema import TrainingConfig
 from rainbow_ray.data.dataset import BatchIndices
 
-SPAN = 16  # steps that are sorted by length together, where an epoch has many
-JITTER = 0.2  # lengths are shaken by this share before sorting, so that neighbours change from epoch to epoch
+SORTED_STEPS = 16  # steps that are sorted by length together, where an epoch has many
+LENGTH_NOISE = 0.2  # relative noise on lengths before sorting, so that neighbors differ between epochs
 MIN_BATCH = 8
-EVAL_TOKENS = 16384  # padded tokens of a batch that is only scored
-# from how many padded tokens on a micro-batch is worth its overhead
-ENOUGH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
-PADDING = 0.75  # a micro-batch that is large enough ends before a text shorter than this share of its longest
+MAX_EVAL_TOKENS = 16384  # padded tokens of a batch that is only scored
+# padded tokens from which on a micro-batch uses the device well, by device type
+MIN_BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
+MIN_LENGTH_RATIO = 0.75  # a micro-batch of enough tokens ends before a text shorter than this fraction of its longest
 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How long training runs. `global_batch_size` is examples of a step over all workers."""
+    """Number of epochs and steps of a fit.
+
+    Attributes:
+        epochs: Number of epochs.
+        global_batch_size: Examples per optimizer step, over all workers and micro-batches.
+        steps_per_epoch: Optimizer steps per epoch.
+        notes: What differs from the config, as messages.
+    """
 
     epochs: int
     global_batch_size: int
@@ -33,85 +40,142 @@ class TrainingSchedule:
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of all epochs."""
         return self.epochs * self.steps_per_epoch
 
 
-def fixed_training_schedule(step_size: int, epochs: int, examples: int, songs: int | None = None) -> TrainingSchedule:
-    """Another number of examples, trained as before: the same steps' size and the same epochs."""
-    return TrainingSchedule(epochs, step_size, _steps(step_size, examples, songs))
+def fixed_training_schedule(
+    global_batch_size: int, epochs: int, n_examples: int, n_songs: int | None = None
+) -> TrainingSchedule:
+    """Return a schedule with a given batch size and number of epochs, for the refit on all examples.
 
+    Args:
+        global_batch_size: Examples per optimizer step.
+        epochs: Number of epochs.
+        n_examples: Number of training examples.
+        n_songs: Number of songs, where the segments of a song stay in one step; otherwise None.
 
-def _steps(size: int, examples: int, songs: int | None) -> int:
-    steps = -(-examples // size)
-    return steps if songs is None else min(steps, songs)
-
-
-def make_training_schedule(config: TrainingConfig, examples: int, songs: int | None = None) -> TrainingSchedule:
-    """Fewer examples mean fewer steps: below `min_steps`, batches shrink (not below 8), then epochs grow.
-
-    Where the examples of `songs` stay together, no step is less than a song.
+    Returns:
+        The schedule.
     """
-    asked = config.batch_size * config.gradient_accumulation_steps
-    size, epochs = asked, config.epochs
+    return TrainingSchedule(epochs, global_batch_size, _count_steps(global_batch_size, n_examples, n_songs))
 
-    def steps(size: int) -> int:
-        return _steps(size, examples, songs)
 
-    while steps(size) * epochs < config.min_steps and size > MIN_BATCH and steps(size) != songs:
+def _count_steps(batch_size: int, n_examples: int, n_songs: int | None) -> int:
+    """Steps of an epoch: at most one per song, where the segments of a song stay in one step."""
+    steps = -(-n_examples // batch_size)
+    return steps if n_songs is None else min(steps, n_songs)
+
+
+def make_training_schedule(config: TrainingConfig, n_examples: int, n_songs: int | None = None) -> TrainingSchedule:
+    """Return the schedule of a fit.
+
+    With less than `training.min_steps` steps, the batch size is halved (not below 8), then the number of epochs is
+    increased.
+
+    Args:
+        config: Batch size, gradient accumulation, epochs and minimum number of steps.
+        n_examples: Number of training examples.
+        n_songs: Number of songs, where the segments of a song stay in one step; otherwise None.
+
+    Returns:
+        The schedule, with a note on what was changed.
+    """
+    requested = config.batch_size * config.gradient_accumulation_steps
+    size, epochs = requested, config.epochs
+
+    def steps_of(batch_size: int) -> int:
+        return _count_steps(batch_size, n_examples, n_songs)
+
+    while steps_of(size) * epochs < config.min_steps and size > MIN_BATCH and steps_of(size) != n_songs:
         size = max(MIN_BATCH, size // 2)
-    if steps(size) * epochs < config.min_steps:
-        epochs = -(-config.min_steps // steps(size))
-    notes = []
-    if size != asked:
-        notes.append(f"batches shrink from {asked} to {size} examples")
+    if steps_of(size) * epochs < config.min_steps:
+        epochs = -(-config.min_steps // steps_of(size))
+    changes = []
+    if size != requested:
+        changes.append(f"the batch size is reduced from {requested} to {size} examples")
     if epochs != config.epochs:
-        notes.append(f"epochs grow from {config.epochs} to {epochs}")
-    if notes:
-        few = f"{steps(asked) * config.epochs} steps are fewer than training.min_steps ({config.min_steps})"
-        notes = [f"{few}: {', '.join(notes)}"]
-    return TrainingSchedule(epochs, size, steps(size), tuple(notes))
+        changes.append(f"the number of epochs is increased from {config.epochs} to {epochs}")
+    notes = []
+    if changes:
+        steps = steps_of(requested) * config.epochs
+        notes.append(f"{steps} steps are fewer than training.min_steps ({config.min_steps}): {', '.join(changes)}")
+    return TrainingSchedule(epochs, size, steps_of(size), tuple(notes))
 
 
 def plan_batches(
     lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int, blocks: list[np.ndarray] | None = None
 ) -> list[np.ndarray]:
-    """Indices into `lengths` of each step of an epoch: every example once, the same for the same seed and epoch.
+    """Divide an epoch into steps.
 
-    With many steps, those of a span hold texts of like length; their order is random again. With few, steps are
-    drawn at random: label and length often go together, and a step of one label teaches little. `blocks` are pieces
-    that are visited one after the other (by default one, of all): steps then keep to their place in that way.
+    With many steps, those of a span of `SORTED_STEPS` hold texts of similar length, and their order is shuffled again.
+    With few steps, they are drawn at random: label and length are often correlated, and a step with a single label
+    gives a poor gradient.
+
+    Args:
+        lengths: Number of tokens of each example of the dataset, `(examples,)`.
+        batch_size: Examples per step.
+        seed: Seed of the order.
+        epoch: Epoch, from 0; the same seed and epoch give the same steps.
+        blocks: Indices into `lengths` of blocks to visit one after the other, as `Dataset.shuffle_blocks`; by default
+            one block of all examples. With several blocks, steps are shuffled only within spans.
+
+    Returns:
+        Indices of each step, which together hold every index of `blocks` once.
     """
     rng = np.random.default_rng([seed, epoch])
     blocks = [np.arange(len(lengths))] if blocks is None else blocks
     order = np.concatenate([rng.permutation(block) for block in blocks])
-    steps = -(-len(order) // batch_size)
-    if steps >= 2 * SPAN:
-        shaken = lengths[order] * rng.uniform(1 - JITTER, 1 + JITTER, len(order))
-        size = SPAN * batch_size
+    n_steps = -(-len(order) // batch_size)
+    if n_steps >= 2 * SORTED_STEPS:
+        noisy = lengths[order] * rng.uniform(1 - LENGTH_NOISE, 1 + LENGTH_NOISE, len(order))
+        size = SORTED_STEPS * batch_size
         spans = [slice(start, start + size) for start in range(0, len(order), size)]
-        order = np.concatenate([order[span][np.argsort(shaken[span], kind="stable")] for span in spans])
-    planned = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    reach = steps if len(blocks) == 1 else SPAN
-    turns = [start + rng.permutation(min(reach, steps - start)) for start in range(0, steps, reach)]
-    return [planned[i] for i in np.concatenate(turns)]
+        order = np.concatenate([order[span][np.argsort(noisy[span], kind="stable")] for span in spans])
+    steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    shuffled_steps = n_steps if len(blocks) == 1 else SORTED_STEPS
+    turns = [
+        start + rng.permutation(min(shuffled_steps, n_steps - start)) for start in range(0, n_steps, shuffled_steps)
+    ]
+    return [steps[i] for i in np.concatenate(turns)]
 
 
-def shard_indices(step: np.ndarray, lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
-    """A worker's share of a step: dealt by length, there and back, so that each has as much to do."""
-    if size == 1:
+def shard_indices(step: np.ndarray, lengths: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """Return the examples of a step that one worker trains on.
+
+    Examples are sorted by length and assigned to workers back and forth, so that all have about as many tokens.
+
+    Args:
+        step: Indices of the step, int64 `(n,)`.
+        lengths: Number of tokens of each example of the dataset, `(examples,)`.
+        rank: Rank of the worker.
+        world_size: Number of workers.
+
+    Returns:
+        Indices of the worker, longest first; `step` itself for a single worker.
+    """
+    if world_size == 1:
         return step
-    turn = np.arange(len(step)) % (2 * size)
-    owner = np.where(turn < size, turn, 2 * size - 1 - turn)
+    turn = np.arange(len(step)) % (2 * world_size)
+    owner = np.where(turn < world_size, turn, 2 * world_size - 1 - turn)
     return np.asarray(step[np.argsort(-lengths[step], kind="stable")][owner == rank])
 
 
 def divide_batch(
-    step: np.ndarray, lengths: np.ndarray, *, max_examples: int, max_tokens: int | None, enough_tokens: int
+    step: np.ndarray, lengths: np.ndarray, *, max_examples: int, max_tokens: int | None, min_tokens: int
 ) -> list[np.ndarray]:
-    """Cut a step to micro-batches of like lengths, longest first.
+    """Divide examples into micro-batches of similar lengths.
 
-    At most `max_examples` each, and `max_tokens` padded tokens (a single longer text is a micro-batch alone). From
-    `enough_tokens` on, a micro-batch ends where the next text would mostly be padding.
+    Args:
+        step: Indices into `lengths`, int64 `(n,)`.
+        lengths: Number of tokens of each example, `(examples,)`.
+        max_examples: Examples per micro-batch, at most.
+        max_tokens: Padded tokens per micro-batch, at most; a single longer text is a micro-batch of its own. None sets
+            no limit.
+        min_tokens: Padded tokens from which on a micro-batch ends where the next text would be mostly padding.
+
+    Returns:
+        Indices of each micro-batch, longest texts first.
     """
     ordered = step[np.argsort(-lengths[step], kind="stable")]
     batches: list[np.ndarray] = []
@@ -119,66 +183,103 @@ def divide_batch(
     for i in range(1, len(ordered) + 1):
         if i < len(ordered):
             size, longest = i - start, lengths[ordered[start]]
-            full = size >= max_examples or (max_tokens is not None and (size + 1) * longest > max_tokens)
-            padded = size * longest >= enough_tokens and lengths[ordered[i]] < PADDING * longest
-            if not (full or padded):
+            is_full = size >= max_examples or (max_tokens is not None and (size + 1) * longest > max_tokens)
+            pads = size * longest >= min_tokens and lengths[ordered[i]] < MIN_LENGTH_RATIO * longest
+            if not (is_full or pads):
                 continue
         batches.append(ordered[start:i])
         start = i
     return batches
 
 
-def plan_sequences(runs: list[np.ndarray], steps: int, *, seed: int, epoch: int) -> list[BatchIndices]:
-    """Whole runs of neighbours, in random order, as `steps` steps of about as many examples each, one run at least."""
-    assert len(runs) >= steps, "a step has a run of its own"
-    order = np.random.default_rng([seed, epoch]).permutation(len(runs)).tolist()
-    total, before, number = sum(map(len, runs)), 0, 0
-    planned: list[list[np.ndarray]] = [[] for _ in range(steps)]
-    for left, i in zip(range(len(runs), 0, -1), order, strict=True):
-        wanted = int((before + len(runs[i]) / 2) * steps / total)
-        # the next step at most, unless this one is empty; as many runs must be left as there are steps
-        number = max(min(wanted, number + bool(planned[number])), steps - left)
-        planned[number].append(runs[i])
-        before += len(runs[i])
-    return [BatchIndices.from_sequences(step) for step in planned]
+def plan_sequences(sequences: list[np.ndarray], n_steps: int, *, seed: int, epoch: int) -> list[BatchIndices]:
+    """Divide sequences into steps of about equally many examples.
+
+    Args:
+        sequences: Indices into the dataset of each sequence; at least `n_steps` sequences.
+        n_steps: Number of steps.
+        seed: Seed of the order.
+        epoch: Epoch, from 0.
+
+    Returns:
+        The steps, each with at least one whole sequence, in random order.
+    """
+    assert len(sequences) >= n_steps, "every step needs a sequence"
+    order = np.random.default_rng([seed, epoch]).permutation(len(sequences)).tolist()
+    total, n_before, step = sum(map(len, sequences)), 0, 0
+    planned: list[list[np.ndarray]] = [[] for _ in range(n_steps)]
+    for n_left, i in zip(range(len(sequences), 0, -1), order, strict=True):
+        target = int((n_before + len(sequences[i]) / 2) * n_steps / total)
+        # at most the next step, unless this one is empty; and enough sequences must be left for the remaining steps
+        step = max(min(target, step + bool(planned[step])), n_steps - n_left)
+        planned[step].append(sequences[i])
+        n_before += len(sequences[i])
+    return [BatchIndices.from_sequences(batch) for batch in planned]
 
 
-def shard_sequences(runs: list[np.ndarray], rank: int, size: int) -> BatchIndices:
-    """A worker's share of a step's runs: the longest first, each to who has the least so far."""
-    done = np.zeros(size)
-    mine = []
-    for run in sorted(runs, key=len, reverse=True):
-        owner = int(done.argmin())
-        done[owner] += len(run)
-        mine += [run] if owner == rank else []
-    return BatchIndices.from_sequences(mine)
+def shard_sequences(sequences: list[np.ndarray], rank: int, world_size: int) -> BatchIndices:
+    """Return the sequences of a step that one worker trains on.
+
+    Sequences are assigned from the longest on, each to the worker with the fewest examples so far.
+
+    Args:
+        sequences: Indices into the dataset of each sequence.
+        rank: Rank of the worker.
+        world_size: Number of workers.
+
+    Returns:
+        The sequences of the worker, longest first.
+    """
+    loads = np.zeros(world_size)
+    shard = []
+    for sequence in sorted(sequences, key=len, reverse=True):
+        owner = int(loads.argmin())
+        loads[owner] += len(sequence)
+        shard += [sequence] if owner == rank else []
+    return BatchIndices.from_sequences(shard)
 
 
 def divide_sequences(
-    runs: list[np.ndarray], lengths: np.ndarray, *, max_examples: int, max_tokens: int | None
+    sequences: list[np.ndarray], lengths: np.ndarray, *, max_examples: int, max_tokens: int | None
 ) -> list[BatchIndices]:
-    """Micro-batches of whole runs, those with long segments first.
+    """Divide sequences into micro-batches, without dividing a sequence.
 
-    At most `max_examples` each, and `max_tokens` tokens when all segments are padded to the longest; a run that is more
-    is a micro-batch alone. `lengths` are tokens of each example of the source.
+    Args:
+        sequences: Indices into `lengths` of each sequence.
+        lengths: Number of tokens of each example, `(examples,)`.
+        max_examples: Examples per micro-batch, at most.
+        max_tokens: Tokens per micro-batch with all segments padded to the longest, at most; None sets no limit. A
+            sequence that exceeds a limit is a micro-batch of its own.
+
+    Returns:
+        The micro-batches, sequences with long segments first.
     """
-    ordered = sorted(runs, key=lambda run: -int(lengths[run].max()))
+    ordered = sorted(sequences, key=lambda sequence: -int(lengths[sequence].max()))
     batches: list[list[np.ndarray]] = []
     size = longest = 0
-    for run in ordered:
-        padded = max(longest, int(lengths[run].max())) * (size + len(run))
-        if not batches or size + len(run) > max_examples or (max_tokens is not None and padded > max_tokens):
+    for sequence in ordered:
+        padded = max(longest, int(lengths[sequence].max())) * (size + len(sequence))
+        is_full = size + len(sequence) > max_examples or (max_tokens is not None and padded > max_tokens)
+        if not batches or is_full:
             batches.append([])
             size = longest = 0
-        batches[-1].append(run)
-        size, longest = size + len(run), max(longest, int(lengths[run].max()))
+        batches[-1].append(sequence)
+        size, longest = size + len(sequence), max(longest, int(lengths[sequence].max()))
     return [BatchIndices.from_sequences(batch) for batch in batches]
 
 
 def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Batches for scoring alone: of like lengths, as large as is safe."""
+    """Divide examples into batches for scoring.
+
+    Args:
+        indices: Indices into `lengths`, int64 `(n,)`.
+        lengths: Number of tokens of each example, `(examples,)`.
+
+    Returns:
+        Batches of similar lengths, of at most `MAX_EVAL_TOKENS` padded tokens; none for no indices.
+    """
     if len(indices) == 0:
         return []
     return divide_batch(
-        indices, lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS, enough_tokens=ENOUGH_TOKENS["cpu"]
+        indices, lengths, max_examples=len(indices), max_tokens=MAX_EVAL_TOKENS, min_tokens=MIN_BATCH_TOKENS["cpu"]
     )

@@ -1,7 +1,7 @@
-"""Where a fit's examples come from: all of them in memory, or read anew each epoch. The loop sees no difference.
+"""Datasets that training reads examples from: all in memory (`InMemoryDataset`) or streamed (`data/streaming.py`).
 
-A source knows the small facts of every example (targets, weights, lengths, song) and hands out the large ones (token
-ids, words) in the order of a plan.
+A dataset keeps the small columns of every example (targets, weights, lengths, song) in memory, and yields the large
+ones (token ids, words, media) batch by batch in a requested order. Training code does not distinguish the two kinds.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.segments import SequenceIndex
@@ -25,35 +26,50 @@ from rainbow_ray.data.splits import make_split
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """Some examples of a source, by their indices, and which of them are read together.
+    """Indices of the examples of a batch, and the sequences that they form.
 
-    `sequence_ids[i]` numbers the sequence of example i; the examples of a sequence follow each other. None: each
-    example is independent. The ids cannot be recovered from the indices: sequences of one song may touch.
+    Attributes:
+        indices: Indices into the dataset, int64 `(n,)`.
+        sequence_ids: Sequence of each example, int64 `(n,)`; the examples of a sequence are adjacent and in order.
+            None means that every example is independent. The ids cannot be derived from `indices`: two sequences of
+            one song may be adjacent and are still read separately.
     """
 
     indices: np.ndarray
     sequence_ids: np.ndarray | None = None
 
     @classmethod
-    def from_sequences(cls, runs: Sequence[np.ndarray]) -> BatchIndices:
-        if not runs:
+    def from_sequences(cls, sequences: Sequence[np.ndarray]) -> BatchIndices:
+        """Concatenate sequences.
+
+        Args:
+            sequences: Indices into the dataset of each sequence.
+
+        Returns:
+            The batch of all sequences, in their order.
+        """
+        if not sequences:
             return cls(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
-        return cls(np.concatenate(runs), np.repeat(np.arange(len(runs)), [len(run) for run in runs]))
+        return cls(np.concatenate(sequences), np.repeat(np.arange(len(sequences)), [len(s) for s in sequences]))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def sequences(self) -> list[np.ndarray]:
-        """The indices of each run."""
-        return [self.indices[places] for places in sequence_positions(self.sequence_ids, len(self))]
+        """Indices into the dataset of each sequence."""
+        return [self.indices[positions] for positions in sequence_positions(self.sequence_ids, len(self))]
 
 
 @dataclass(frozen=True)
 class ExampleView:
-    """Some examples that lie in memory now: `indices` in their source, which are rows `positions` of `examples`.
+    """Some examples of a dataset that are in memory.
 
-    `sequence_ids` as in `BatchIndices`.
+    Attributes:
+        examples: Examples in memory, of which the view shows some.
+        positions: Rows of `examples`, int64 `(n,)`.
+        indices: The same examples as indices into the dataset, int64 `(n,)`.
+        sequence_ids: Sequence of each example, as in `BatchIndices`.
     """
 
     examples: Examples
@@ -64,83 +80,174 @@ class ExampleView:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def take(self, which: np.ndarray) -> ExampleView:
-        return ExampleView(
-            self.examples,
-            self.positions[which],
-            self.indices[which],
-            self.sequence_ids[which] if self.sequence_ids is not None else None,
-        )
+    def take(self, rows: np.ndarray) -> ExampleView:
+        """Select rows of this view.
+
+        Args:
+            rows: Rows of the view, int64 `(m,)`.
+
+        Returns:
+            A view of these rows, in the order of `rows`, with their sequence ids.
+        """
+        sequence_ids = self.sequence_ids[rows] if self.sequence_ids is not None else None
+        return ExampleView(self.examples, self.positions[rows], self.indices[rows], sequence_ids)
 
     def with_sequences(self, sequence_ids: np.ndarray | None) -> ExampleView:
+        """Return a copy with other sequence ids.
+
+        Args:
+            sequence_ids: Sequence of each example, `(n,)`, or None.
+
+        Returns:
+            A view of the same examples.
+        """
         return dataclasses.replace(self, sequence_ids=sequence_ids)
 
     @property
     def sequence_positions(self) -> list[np.ndarray]:
-        """The places among these rows of each run."""
+        """Rows of this view that form each sequence."""
         return sequence_positions(self.sequence_ids, len(self))
 
 
 def sequence_positions(sequence_ids: np.ndarray | None, size: int) -> list[np.ndarray]:
-    """The places of each run, whose examples follow each other; without `sequence_ids` each is one of its own."""
+    """Return the positions of each sequence among `size` examples.
+
+    Args:
+        sequence_ids: Sequence of each example, `(size,)`, equal ids adjacent; None makes each example a sequence.
+        size: Number of examples.
+
+    Returns:
+        Consecutive positions of each sequence, in order.
+    """
     if size == 0:
         return []
-    places = np.arange(size)
-    return np.split(places, places[1:] if sequence_ids is None else np.flatnonzero(np.diff(sequence_ids)) + 1)
+    positions = np.arange(size)
+    starts = positions[1:] if sequence_ids is None else np.flatnonzero(np.diff(sequence_ids)) + 1
+    return np.split(positions, starts)
 
 
-class Dataset(Protocol):
-    """What training asks of data. Arrays are `(examples,)`; indices count all examples of the source."""
+class Dataset(ABC):
+    """Examples to train on and to score.
+
+    Indices are int64 and count all examples of the dataset from 0. Examples in memory are sorted by id, streamed ones
+    by their row in the manifest, and segments by song, then by time. This order never changes.
+
+    Attributes:
+        lengths: Number of tokens of each example, int `(examples,)`.
+        in_memory: Whether every example is in memory, so that any order of reading costs the same.
+        songs: Song of each example as an integer, `(examples,)`, where scores are averaged by song; otherwise None.
+        sequence_index: Sequences of segments that a model reads together, or None where examples are independent.
+    """
+
+    lengths: np.ndarray
+    in_memory: bool
+    songs: np.ndarray | None
+    sequence_index: SequenceIndex | None
 
     @property
-    def targets(self) -> np.ndarray: ...
+    @abstractmethod
+    def targets(self) -> np.ndarray:
+        """Targets of the task, float32 or float64 `(examples, …)`."""
 
     @property
+    @abstractmethod
     def weights(self) -> np.ndarray:
-        """They multiply the loss."""
+        """Factors of the loss, float32 `(examples,)`; 0 for segments without a label."""
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example."""
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether examples can be had in any order at no cost."""
-
-    @property
-    def songs(self) -> np.ndarray | None:
-        """The song of each example as a number, where a song's examples are scored as one; None: each for itself."""
-
-    @property
-    def sequence_index(self) -> SequenceIndex | None:
-        """Which examples must share a batch, where they are segments of songs; None: each stands for itself."""
-
-    def __len__(self) -> int: ...
-
+    @abstractmethod
     def window_names(self, modality: str) -> list[str]:
-        """The names of all windows of a modality, each once."""
+        """Return the names of all windows of a modality.
 
+        Args:
+            modality: `"audio"` or `"midi"`.
+
+        Returns:
+            Distinct names, in order of first appearance; empty where no example has the modality.
+        """
+
+    @abstractmethod
     def song_names(self, indices: np.ndarray) -> list[str]:
-        """The songs of some examples, each once."""
+        """Return the ids of the songs of some examples.
 
+        Args:
+            indices: Examples, int64 `(n,)`.
+
+        Returns:
+            Distinct song ids, in order of first appearance.
+        """
+
+    @abstractmethod
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
-        """Those of `indices` that always lie in memory: all of them, or a sample."""
+        """Return those of some examples that are always in memory.
 
+        Args:
+            indices: Examples, int64 `(n,)`.
+
+        Returns:
+            All of `indices` in their order where the dataset is in memory; otherwise those in a fixed random sample of
+            the dataset, in ascending order. Only this subset of a streamed dataset has its text.
+        """
+
+    @abstractmethod
     def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
-        """`indices` (repeats allowed) in the pieces that an epoch visits one after the other."""
+        """Divide the examples of an epoch into blocks, within which training may shuffle.
 
-    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
-        """The rows of each part, in turn. Where examples are read, parts must follow `shuffle_blocks`."""
+        Args:
+            indices: Examples of the epoch, int64 `(n,)`; repeated indices are kept.
+            seed: Seed of the order of blocks.
+            epoch: Epoch, from 0; each has its own order.
 
+        Returns:
+            Blocks to visit one after the other, which together hold `indices` exactly. A dataset in memory gives one
+            block. A streamed dataset orders row groups at random and gives blocks of at most `BLOCK_ROWS` examples.
+        """
+
+    @abstractmethod
+    def iter_batches(self, batches: Iterable[np.ndarray]) -> Iterator[ExampleView]:
+        """Read batches, one after the other.
+
+        Args:
+            batches: Indices of each batch, int64; a batch may be empty. To bound the memory of a streamed dataset,
+                batches must follow the order of `shuffle_blocks`.
+
+        Yields:
+            One view per batch, with its examples in the order given.
+        """
+
+    @abstractmethod
     def validation_mask(
         self, indices: np.ndarray, strata: np.ndarray, *, fraction: float, split_by: str, seed: int
     ) -> np.ndarray:
-        """Which of `indices` an inner split holds out: bool, as long as `indices`. Songs stay whole."""
+        """Choose the examples that an inner split holds out.
+
+        Args:
+            indices: Examples to split, int64 `(n,)`.
+            strata: Stratum of each of them, int `(n,)`; the fraction holds for each stratum as well as possible.
+            fraction: Fraction of the examples to hold out, in (0, 1).
+            split_by: `"id"`, `"row"` or a column, as `data.split_by`; a streamed dataset uses the groups of its own
+                split.
+            seed: Seed of the choice.
+
+        Returns:
+            Mask of the examples held out, bool `(n,)`. Groups, and thereby songs, are never divided.
+        """
 
 
 @dataclass(frozen=True)
-class InMemoryDataset:
-    """All examples lie in memory."""
+class InMemoryDataset(Dataset):
+    """Dataset whose examples are all in memory.
+
+    Attributes:
+        examples: All examples.
+        lengths: Number of tokens of each example, `(examples,)`.
+        songs: Song of each example as an integer, `(examples,)`, where scores are averaged by song.
+        in_memory: Always True.
+        sequence_index: Sequences of segments, or None where examples are independent.
+    """
 
     examples: Examples
     lengths: np.ndarray
@@ -148,20 +255,23 @@ class InMemoryDataset:
     in_memory: bool = True
     sequence_index: SequenceIndex | None = None
 
+    @override
     def __len__(self) -> int:
         return len(self.examples)
 
     @property
+    @override
     def targets(self) -> np.ndarray:
         return self.examples.targets
 
     @property
+    @override
     def weights(self) -> np.ndarray:
         return self.examples.weights
 
     @functools.cached_property
     def token_hash(self) -> str:
-        """Identifies what encoders read of all examples, in their order."""
+        """SHA-256 of the token ids of all examples, in order; part of the key of cached hidden states."""
         ids = self.examples.ragged("input_ids")
         digest = hashlib.sha256(self.lengths.tobytes())
         for row in ids:
@@ -170,56 +280,83 @@ class InMemoryDataset:
 
     @functools.cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first example of each distinct row of token ids, and which of these each example is."""
+        """First example of each distinct row of token ids, and the distinct row of each example, `(examples,)`."""
         ids = [row.tobytes() for row in self.examples.ragged("input_ids")]
-        codes, seen = pd.factorize(np.array(ids, dtype=object))
-        return np.unique(codes, return_index=True)[1] if len(seen) else np.array([], dtype=np.int64), codes
+        codes, values = pd.factorize(np.array(ids, dtype=object))
+        return np.unique(codes, return_index=True)[1] if len(values) else np.array([], dtype=np.int64), codes
 
+    @override
     def window_names(self, modality: str) -> list[str]:
         return distinct_windows(self.examples.table, modality)
 
+    @override
     def song_names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.examples.songs[indices]))
 
+    @override
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
         return ExampleView(self.examples, indices, indices)
 
-    def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:  # noqa: ARG002
+    @override
+    def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
         return [indices]
 
-    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
-        return (self.in_memory_subset(part) for part in parts)
+    @override
+    def iter_batches(self, batches: Iterable[np.ndarray]) -> Iterator[ExampleView]:
+        return (self.in_memory_subset(batch) for batch in batches)
 
+    @override
     def validation_mask(
         self, indices: np.ndarray, strata: np.ndarray, *, fraction: float, split_by: str, seed: int
     ) -> np.ndarray:
-        side = self.examples.take(indices)
-        return np.asarray(
-            make_split(side, strata, n_folds=1, val_fraction=fraction, split_by=split_by, seed=seed).fold == 0
-        )
+        chosen = self.examples.take(indices)
+        split = make_split(chosen, strata, n_folds=1, val_fraction=fraction, split_by=split_by, seed=seed)
+        return np.asarray(split.fold == 0)
 
 
-def count_songs(source: Dataset, indices: np.ndarray) -> int | None:
-    """How many songs `indices` are of, where their examples stay together; None where each stands for itself."""
-    return len(source.sequence_index.group_by_song(indices)) if source.sequence_index is not None else None
+def count_songs(dataset: Dataset, indices: np.ndarray) -> int | None:
+    """Count the songs of some segments.
+
+    Args:
+        dataset: Dataset of the examples.
+        indices: Examples, int64 `(n,)`; whole songs.
+
+    Returns:
+        The number of songs, or None where examples are independent, not segments in sequences.
+    """
+    return len(dataset.sequence_index.group_by_song(indices)) if dataset.sequence_index is not None else None
 
 
 def distinct_windows(table: pa.Table, modality: str) -> list[str]:
-    """All names in a modality's column, each once, in their order; none where there is no such column."""
+    """Return the distinct names of windows in a table.
+
+    Args:
+        table: Table of examples.
+        modality: Name of the column, a list of window names per row.
+
+    Returns:
+        Names in order of first appearance; empty without such a column.
+    """
     if modality not in table.column_names:
         return []
     return [str(name) for name in pc.unique(pc.list_flatten(table[modality])).to_pylist()]
 
 
-def mean_score_per_song(source: Dataset, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One example of each song among `indices`, and the mean of their scores: `(songs,)`, `(songs, …)`.
+def mean_score_per_song(dataset: Dataset, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average scores over the examples of each song.
 
-    Examples without a score (NaN) do not count; a song of which none has one has none. Where each example stands for
-    itself, what was given.
+    Args:
+        dataset: Dataset of the examples.
+        indices: Examples, int64 `(n,)`.
+        scores: Their scores, `(n, …)`; NaN values are left out of the mean.
+
+    Returns:
+        The first example of each song among `indices`, `(songs,)`, and the mean scores, `(songs, …)`, NaN for a song
+        without any score. Where `dataset.songs` is None, `indices` and `scores` as given.
     """
-    if source.songs is None or len(indices) == 0:
+    if dataset.songs is None or len(indices) == 0:
         return indices, scores
-    _, first, song = np.unique(source.songs[indices], return_index=True, return_inverse=True)
+    _, first, song = np.unique(dataset.songs[indices], return_index=True, return_inverse=True)
     sums, counts = np.zeros((2, len(first), *scores.shape[1:]))
     np.add.at(sums, song, np.nan_to_num(scores))
     np.add.at(counts, song, ~np.isnan(scores))
@@ -227,11 +364,19 @@ def mean_score_per_song(source: Dataset, indices: np.ndarray, scores: np.ndarray
     return indices[first], means.astype(scores.dtype)
 
 
-def scatter_song_means(source: Dataset, scores: np.ndarray) -> np.ndarray:
-    """Scores `(examples, …)` with the mean of a song's examples at one of them, and NaN at the others."""
-    if source.songs is None:
+def scatter_song_means(dataset: Dataset, scores: np.ndarray) -> np.ndarray:
+    """Put the mean score of each song at its first example.
+
+    Args:
+        dataset: Dataset of the examples.
+        scores: Scores of all examples, `(examples, …)`.
+
+    Returns:
+        Mean scores `(examples, …)`, NaN at the other examples of a song. Where `dataset.songs` is None, `scores`.
+    """
+    if dataset.songs is None:
         return scores
-    made = np.full_like(scores, np.nan)
-    first, means = mean_score_per_song(source, np.arange(len(scores)), scores)
-    made[first] = means
-    return made
+    result = np.full_like(scores, np.nan)
+    first, means = mean_score_per_song(dataset, np.arange(len(scores)), scores)
+    result[first] = means
+    return result

@@ -37,7 +37,7 @@ from rainbow_ray.data.times import CLOCK, UnreadableTimeError, clock_seconds, cl
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.io import atomic_write
 
-__all__ = ["Segment", "derive_segment_table", "parse_lrc", "parse_structure", "segments_of"]
+__all__ = ["Segment", "derive_segment_table", "derive_segments", "parse_lrc", "parse_structure"]
 
 SECTION = re.compile(
     rf"^(?P<name>[^:\[\]]+?)\s*(?::\s*(?P<note>.*?))?,?\s*"
@@ -100,7 +100,7 @@ def read_structure(structure: str | Sequence[Part | None] | None) -> Structure:
     return _structure_of_parts(structure)
 
 
-def segments_of(
+def derive_segments(
     structure: str | Sequence[Part | None] | None, lrc: str | None, running_time: Any, seconds: float
 ) -> tuple[str, list[Segment]]:
     """What a song's timeline is made of (`structure`, `lrc`, `windows` or `nothing`), and its segments."""

@@ -1,4 +1,4 @@
-"""From plain rows to examples: one a song (or a row), with everything that was left out counted by its reason."""
+"""Examples to train on, built from normalized rows, one per song or one per row; dropped rows are counted by reason."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from rainbow_ray.data.manifest import UNDECODABLE
 
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
-SAME_NUMBER = 1e-12  # relative difference of labels that are one number
-NOT_KEPT = ("dropped", "label", UNDECODABLE)  # columns of rows that examples do not have
-SLOTS = "_slot"  # ends the column that says of which of a song's rows each window is
+LABEL_TOLERANCE = 1e-12  # relative difference up to which two numeric labels of a song are equal
+ROW_COLUMNS = ("dropped", "label", UNDECODABLE)  # columns of normalized rows that examples do not have
+SLOT_SUFFIX = "_slot"  # of the column with the row of the song, from 0, that each window is from
+HASH_CHUNK = 65_536  # ids that are hashed at a time: Python strings take much memory
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples that lie in memory, sorted by their id.
+    """Examples in memory.
 
-    `table` has a row an example: `example_id, song, text, held_out` and the columns that modalities prepared (lists of
-    token ids, of word buckets). `targets`, `(examples, …)`, is float32, float64 of numbers. `weights` is float32 and
-    multiplies the loss.
+    Attributes:
+        table: A row per example: `example_id`, `song`, `text`, `held_out`, and the columns of each modality (lists of
+            token ids, hashed words or window names).
+        targets: Targets of the task, float32 `(examples, …)`; float64 for regression.
+        weights: Factors of the loss, float32 `(examples,)`.
     """
 
     table: pa.Table
@@ -41,14 +44,36 @@ class Examples:
         return len(self.targets)
 
     def take(self, indices: np.ndarray) -> Examples:
+        """Select examples.
+
+        Args:
+            indices: Examples, int64 `(n,)`.
+
+        Returns:
+            These examples, in the order of `indices`.
+        """
         return Examples(self.table.take(pa.array(indices)), self.targets[indices], self.weights[indices])
 
     def strings(self, column: str) -> np.ndarray:
-        """A text column as an object array, `(examples,)`."""
+        """Return a text column.
+
+        Args:
+            column: Name of the column.
+
+        Returns:
+            Strings, object `(examples,)`.
+        """
         return np.asarray(self.table[column].to_numpy(zero_copy_only=False))
 
     def ragged(self, column: str) -> list[np.ndarray]:
-        """A list column as one integer array an example (views, no copies)."""
+        """Return a list column as one array per example.
+
+        Args:
+            column: Name of the column.
+
+        Returns:
+            Views of the values of each example; nothing is copied.
+        """
         lists = self.table[column].combine_chunks()
         if isinstance(lists, pa.ChunkedArray):
             lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
@@ -57,174 +82,271 @@ class Examples:
 
     @property
     def ids(self) -> np.ndarray:
+        """Example ids, object `(examples,)`."""
         return self.strings("example_id")
 
     @property
     def songs(self) -> np.ndarray:
+        """Song ids, object `(examples,)`."""
         return self.strings("song")
 
     @property
     def texts(self) -> np.ndarray:
+        """Texts, object `(examples,)`."""
         return self.strings("text")
 
     @functools.cached_property
     def text_keys(self) -> np.ndarray:
-        """What equal texts have in common, `(examples,)`: uint64 hashes."""
+        """Hashes of the normalized texts (see `text_key`), uint64 `(examples,)`."""
         if "text_key" in self.table.column_names:
             return np.asarray(self.table["text_key"].to_numpy())
         pairs = zip(self.texts, self.songs, strict=True)
         return np.array([text_key(text or placeholder_text(song)) for text, song in pairs], dtype=np.uint64)
 
     def codes(self, column: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """A text column (or some rows of it) as numbers, the same for the same text; -1 where there is none.
+        """Return a text column as integers, without creating Python strings.
 
-        No strings are made.
+        Args:
+            column: Name of the column.
+            rows: Rows to return, int64 `(n,)`; None for all.
+
+        Returns:
+            Integers that are equal for equal texts, `(n,)`; -1 for null.
         """
-        return _codes(self.table[column] if rows is None else self.table[column].take(pa.array(rows)))
+        return _encode(self.table[column] if rows is None else self.table[column].take(pa.array(rows)))
 
     @property
     def text_hashes(self) -> np.ndarray:
-        """uint64 hashes of the texts as they are."""
+        """Hashes of the exact texts, uint64 `(examples,)`."""
         if "text_hash" in self.table.column_names:
             return np.asarray(self.table["text_hash"].to_numpy())
         return pd.util.hash_array(self.texts)
 
     @property
     def characters(self) -> np.ndarray:
+        """Number of characters of each text, int `(examples,)`."""
         if "characters" in self.table.column_names:
             return np.asarray(self.table["characters"].to_numpy())
         return np.array([len(text) for text in self.texts])
 
     @functools.cached_property
     def hash(self) -> str:
-        """Identifies the data: ids, texts and targets, whatever the order of the rows."""
-        column, step = self.table["example_id"], 65_536  # strings are dear in Python: some at a time
-        ids = np.concatenate(
-            [pd.util.hash_array(column.slice(start, step).to_numpy()) for start in range(0, len(column), step)]
-        )
-        # what float32 holds exactly has the hash that it had when all targets were float32
+        """Hash of ids, texts, targets and windows, independent of the order of rows; 16 hexadecimal digits."""
+        column = self.table["example_id"]
+        starts = range(0, len(column), HASH_CHUNK)
+        ids = np.concatenate([pd.util.hash_array(column.slice(start, HASH_CHUNK).to_numpy()) for start in starts])
+        # targets that float32 holds exactly keep the hash of earlier versions, in which all targets were float32
         narrow = self.targets.astype(np.float32)
         targets = narrow if np.array_equal(narrow, self.targets, equal_nan=True) else self.targets
         columns = {f"target {i}": part for i, part in enumerate(targets.T)} if targets.ndim > 1 else {}
         frame = pd.DataFrame({"id": ids, "text": self.text_hashes, **(columns or {"target": targets})})
-        for slots in (name for name in self.table.column_names if name.endswith(SLOTS)):
-            windows = self.table[slots.removesuffix(SLOTS)].to_pylist()
+        for slots in (name for name in self.table.column_names if name.endswith(SLOT_SUFFIX)):
+            windows = self.table[slots.removesuffix(SLOT_SUFFIX)].to_pylist()
             frame[slots] = pd.util.hash_array(np.array([" ".join(row) for row in windows], dtype=object))
         rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(np.sort(rows).tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The rows that become examples.
+
+    Attributes:
+        kept: Mask over the usable rows.
+        song: Song of each usable row, as an integer.
+        dropped: Number of further rows that are dropped, by reason.
+    """
+
+    kept: np.ndarray
+    song: np.ndarray
+    dropped: dict[str, int]
 
 
 def build_examples(
     rows: pa.Table, targets: np.ndarray, *, by_row: bool, sort_by: str = "example_id", join: Sequence[str] = (),
     agree: bool = False,
 ) -> tuple[pa.Table, np.ndarray, dict[str, int]]:  # fmt: skip
-    """Keep the rows that become examples: the first good row of each song, or, `by_row`, each good row.
+    """Keep the rows that become examples: the first usable row of each song, or each usable row.
 
-    Of the columns `join`, lists of windows, an example has those of all its rows, and `<column>_slot` says of which
-    each is. With `agree`, rows of a song whose labels differ are left out also `by_row`.
+    A song whose rows carry different labels is dropped as a whole, since none of them is known to be right.
 
-    `targets` are the parsed labels of the good rows (those without a reason in `dropped`), in their order. Returns
-    the table with `example_id` added, sorted by it or by `sort_by`, its targets, and how many rows were left out for
-    which reason. A song whose rows carry different labels is left out whole: nothing says which one is right.
+    Args:
+        rows: Normalized rows with the columns of each modality.
+        targets: Parsed labels of the usable rows (those with a null `dropped`), `(usable, …)`.
+        by_row: Whether each row becomes an example.
+        sort_by: Column that examples are sorted by.
+        join: Columns of window names. An example of a song has the windows of all rows of the song, and
+            `<column>_slot` holds the row of each.
+        agree: Whether songs with different labels are dropped also where `by_row`.
+
+    Returns:
+        The table of examples with `example_id` added, their targets, and the number of dropped rows by reason.
     """
-    dropped = count(rows["dropped"])
-    good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
+    dropped = count_reasons(rows["dropped"])
+    usable = np.flatnonzero(rows["dropped"].is_null().to_numpy())
     joined: dict[str, tuple[pa.Array, pa.Array]] = {}
     if not by_row or agree:
-        _, first, song = np.unique(_codes(rows["song"])[good], return_index=True, return_inverse=True)
-        # numbers that were computed twice may differ in their last digits
-        other = ~np.isclose(targets, targets[first][song], rtol=SAME_NUMBER, atol=0.0)
-        disagree = np.bincount(song, weights=other if other.ndim == 1 else other.any(axis=1))[song] > 0
-        further = np.ones(len(good), dtype=bool)
-        further[first] = False
-        further &= not by_row
-        _add(dropped, LABELS_DISAGREE, int(disagree.sum()))
-        _add(dropped, SAME_SONG, int((~disagree & further).sum()))
-        kept_rows = ~disagree & ~further
+        selection = _select(_encode(rows["song"])[usable], targets, by_row=by_row)
+        kept, song = selection.kept, selection.song
+        for reason, n in selection.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + n
         if not by_row:
-            joined = {name: _join_rows(rows[name], good, song, song[kept_rows]) for name in join}
-        good, targets = good[kept_rows], targets[kept_rows]
-    kept = pa.array(good)
-    table = rows.drop_columns([name for name in NOT_KEPT if name in rows.column_names]).take(kept)
+            joined = {name: _join_windows(rows[name], usable, song, song[kept]) for name in join}
+        usable, targets = usable[kept], targets[kept]
+    indices = pa.array(usable)
+    table = rows.drop_columns([name for name in ROW_COLUMNS if name in rows.column_names]).take(indices)
     for name in join:
-        lists, slots = joined.get(name) or _alone(table[name])
-        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
+        lists, slots = joined.get(name) or _single_row_windows(table[name])
+        column = table.column_names.index(name)
+        table = table.set_column(column, name, lists).append_column(f"{name}{SLOT_SUFFIX}", slots)
     ids = table["song"].cast(pa.string())
     if by_row:
-        ids = pc.binary_join_element_wise(ids, kept.cast(pa.string()), "#")
+        ids = pc.binary_join_element_wise(ids, indices.cast(pa.string()), "#")
     table = table.append_column("example_id", ids)
-    order = pc.sort_indices(table[sort_by]).to_numpy()  # whatever order they came in
+    order = pc.sort_indices(table[sort_by]).to_numpy()  # so that the order of the file does not matter
     if (order[1:] > order[:-1]).all():
         return table, targets, dropped
     return table.take(pa.array(order)), targets[order], dropped
 
 
-def _join_rows(
+def _select(songs: np.ndarray, targets: np.ndarray, *, by_row: bool) -> _Selection:
+    """Select the first row of each song (each row, if `by_row`) of the songs whose labels agree."""
+    _, first, song = np.unique(songs, return_index=True, return_inverse=True)
+    # numbers that were computed twice may differ in their last digits
+    differs = ~np.isclose(targets, targets[first][song], rtol=LABEL_TOLERANCE, atol=0.0)
+    disagrees = np.bincount(song, weights=differs if differs.ndim == 1 else differs.any(axis=1))[song] > 0
+    is_further = np.ones(len(songs), dtype=bool)
+    is_further[first] = False
+    is_further &= not by_row
+    counts = {LABELS_DISAGREE: int(disagrees.sum()), SAME_SONG: int((~disagrees & is_further).sum())}
+    return _Selection(~disagrees & ~is_further, song, {reason: n for reason, n in counts.items() if n})
+
+
+def _join_windows(
     lists: pa.ChunkedArray, rows: np.ndarray, song: np.ndarray, kept_song: np.ndarray
 ) -> tuple[pa.Array, pa.Array]:
-    """The lists of all `rows` of each song one after the other, for some songs; and which row each is of."""
-    values = lists.take(pa.array(rows)).to_pylist()
+    """Concatenate the lists of all `rows` of each kept song; return them, and the row of the song of each item."""
     by_song: dict[int, list[list[Any]]] = {}
-    for code, found in zip(song.tolist(), values, strict=True):
-        by_song.setdefault(code, []).append(found)
-    whole = [by_song[code] for code in kept_song.tolist()]
-    slots = [[i for i, row in enumerate(found) for _ in row] for found in whole]
+    for code, windows in zip(song.tolist(), lists.take(pa.array(rows)).to_pylist(), strict=True):
+        by_song.setdefault(code, []).append(windows)
+    songs = [by_song[code] for code in kept_song.tolist()]
+    slots = [[i for i, windows in enumerate(song_rows) for _ in windows] for song_rows in songs]
     return (
-        pa.array([[item for row in found for item in row] for found in whole], lists.type),
+        pa.array([[name for windows in song_rows for name in windows] for song_rows in songs], lists.type),
         pa.array(slots, pa.list_(pa.int16())),
     )
 
 
-def _alone(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
-    """An example of one row: all that it has is of its first."""
-    return lists, pa.array([[0] * len(row) for row in lists.to_pylist()], pa.list_(pa.int16()))
+def _single_row_windows(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
+    """Return the lists of examples of one row each, and slot 0 for each of their items."""
+    return lists, pa.array([[0] * len(windows) for windows in lists.to_pylist()], pa.list_(pa.int16()))
 
 
 def first_per_song(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each song, and which song each row is of, as a number."""
-    _, first, of = np.unique(_codes(table["song"]), return_index=True, return_inverse=True)
-    return first, of
+    """Return the first row of each song, and the song of each row.
+
+    Args:
+        table: Table with a column `song`.
+
+    Returns:
+        Row numbers `(songs,)`, and indices into them `(rows,)`.
+    """
+    _, first, song = np.unique(_encode(table["song"]), return_index=True, return_inverse=True)
+    return first, song
 
 
 def song_weights(songs: np.ndarray) -> np.ndarray:
-    """1 / (examples of the song), float32: each song counts once. `songs` are numbers, `(examples,)`."""
+    """Return weights by which each song counts once.
+
+    Args:
+        songs: Song of each example as an integer, `(examples,)`.
+
+    Returns:
+        One over the number of examples of the song, float32 `(examples,)`.
+    """
     return np.asarray(1.0 / np.bincount(songs)[songs], dtype=np.float32)
 
 
 def mark_dropped(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
-    """The rows with further ones dropped: `reasons` has a string or None for each row that was good so far."""
+    """Drop further rows.
+
+    Args:
+        rows: Normalized rows.
+        reasons: Reason, or None, for each row that is usable so far, object `(usable,)`.
+
+    Returns:
+        The rows with `reasons` in their column `dropped`.
+    """
     dropped = rows["dropped"].to_numpy(zero_copy_only=False)
     dropped[rows["dropped"].is_null().to_numpy()] = reasons
     return rows.set_column(rows.column_names.index("dropped"), "dropped", pa.array(dropped, pa.string()))
 
 
 def placeholder_text(song: str) -> str:
-    """What stands for a text that is missing: songs without one have nothing in common."""
+    """Return the text that is hashed for a song without text, so that such songs are not joined to one group.
+
+    Args:
+        song: Id of the song.
+
+    Returns:
+        A text that no other song has.
+    """
     return f"no text of song {song}"
 
 
 def text_key(text: str) -> int:
-    """Equal for texts that differ only in case, punctuation and white space: 64 bits."""
+    """Hash a text, ignoring case, punctuation and white space.
+
+    Args:
+        text: Text to hash.
+
+    Returns:
+        Unsigned 64-bit integer, equal for texts that differ only in these (after Unicode NFKC normalization).
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    # marks and symbols stay: they tell words apart in many scripts, and emoji from each other
+    # marks and symbols are kept: they distinguish words in many scripts, and emoji from each other
     kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
-    plain = " ".join(kept.split())
-    return int.from_bytes(hashlib.sha256(plain.encode()).digest()[:8], "big")
+    normalized = " ".join(kept.split())
+    return int.from_bytes(hashlib.sha256(normalized.encode()).digest()[:8], "big")
 
 
 def usable_labels(rows: pa.Table) -> pa.ChunkedArray:
-    """Labels of the rows that nothing speaks against."""
+    """Return the labels of the rows that are not dropped.
+
+    Args:
+        rows: Normalized rows.
+
+    Returns:
+        Raw labels of the usable rows.
+    """
     return rows.filter(pc.is_null(rows["dropped"]))["label"]
 
 
-def count(reasons: pa.ChunkedArray) -> dict[str, int]:
-    """How often each reason occurs, most frequent first; nulls are none."""
+def count_reasons(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """Count how often each reason occurs.
+
+    Args:
+        reasons: Strings; nulls are not counted.
+
+    Returns:
+        Counts by reason, most frequent first.
+    """
     counts = {str(entry["values"]): entry["counts"] for entry in reasons.drop_null().value_counts().to_pylist()}
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def profile(examples: Examples, songs: int, rows: int, dropped: Mapping[str, int]) -> dict[str, Any]:
-    """What `data.json` says of the data."""
+def profile_examples(examples: Examples, songs: int, rows: int, dropped: Mapping[str, int]) -> dict[str, Any]:
+    """Describe a dataset for `data.json`.
+
+    Args:
+        examples: All examples.
+        songs: Number of songs.
+        rows: Number of rows of the manifest.
+        dropped: Number of dropped rows by reason.
+
+    Returns:
+        Counts, lengths of texts in characters, and the hash of the data.
+    """
     characters = examples.characters
     return {
         "rows": rows,
@@ -240,13 +362,9 @@ def profile(examples: Examples, songs: int, rows: int, dropped: Mapping[str, int
     }
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
+def _encode(column: pa.ChunkedArray) -> np.ndarray:
+    """Encode a text column as integers, null as -1."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     return np.asarray(encoded.indices.fill_null(-1))
-
-
-def _add(counts: dict[str, int], reason: str, n: int) -> None:
-    if n:
-        counts[reason] = counts.get(reason, 0) + n

@@ -1,6 +1,6 @@
-"""Over- and undersampling, by song: which examples an epoch trains on; and what must not be stacked on it.
+"""Over- and undersampling of classes by song, and warnings about settings that balance classes twice.
 
-Weights and losses that balance classes are the problems' own, computed from what is left after sampling.
+Class weights and losses that balance classes belong to the tasks, which compute them from what sampling leaves.
 """
 
 from __future__ import annotations
@@ -11,46 +11,62 @@ import numpy as np
 
 from rainbow_ray.config.schema import TrainingConfig
 
-NO_WEIGHTS = {"pos_weight": (None, 1.0), "class_weights": ("none",)}
-EVEN_WEIGHTS = ("auto", "balanced")  # computed from what is left after sampling, which is even
-EVENING_LOSSES = ("class_balanced", "logit_adjusted")
+NEUTRAL_WEIGHTS = {"pos_weight": (None, 1.0), "class_weights": ("none",)}
+DATA_WEIGHTS = ("auto", "balanced")  # computed from the sampled classes, which are balanced
+BALANCING_LOSSES = ("class_balanced", "logit_adjusted")
 
 
-def resample_indices(strata: np.ndarray, how: str, *, seed: int, epoch: int) -> np.ndarray:
-    """Indices into `strata`, `(examples,)`, for one epoch.
+def resample_indices(strata: np.ndarray, method: str, *, seed: int, epoch: int) -> np.ndarray:
+    """Draw the examples of an epoch.
 
-    `oversample` repeats the rarer classes until all are as frequent as the most frequent one (each example at least
-    once); `undersample` draws from the more frequent ones anew each epoch.
+    Args:
+        strata: Class of each example, int `(examples,)`.
+        method: `"none"`; `"oversample"`, which repeats examples of rarer classes until all classes are as frequent as
+            the most frequent one (each example at least once); or `"undersample"`, which draws from the more frequent
+            classes as many examples as the rarest class has.
+        seed: Seed of the draw.
+        epoch: Epoch, from 0; each has its own draw.
+
+    Returns:
+        Indices into `strata`, in ascending order.
     """
-    everything = np.arange(len(strata))
-    if how == "none":
-        return everything
+    indices = np.arange(len(strata))
+    if method == "none":
+        return indices
     rng = np.random.default_rng([seed, epoch, 1])
-    members = [everything[strata == stratum] for stratum in np.unique(strata)]
-    if how == "undersample":
+    members = [indices[strata == stratum] for stratum in np.unique(strata)]
+    if method == "undersample":
         size = min(len(m) for m in members)
         return np.sort(np.concatenate([rng.choice(m, size, replace=False) for m in members]))
     size = max(len(m) for m in members)
-    whole = [np.repeat(m, size // len(m)) for m in members]
-    rest = [rng.choice(m, size % len(m), replace=False) for m in members]
-    return np.sort(np.concatenate([*whole, *rest]))
+    repeated = [np.repeat(m, size // len(m)) for m in members]
+    remainder = [rng.choice(m, size % len(m), replace=False) for m in members]
+    return np.sort(np.concatenate([*repeated, *remainder]))
 
 
 def conflicting_imbalance_settings(training: TrainingConfig, user_keys: Collection[str]) -> list[str]:
-    """What the user set that evens classes out once more after a sampler, or has nothing left to even out."""
+    """Return warnings about settings that balance classes again after sampling.
+
+    Args:
+        training: Training section of the config.
+        user_keys: Dotted keys that the user set; weights are reported only where they are among them.
+
+    Returns:
+        One message per setting; none without sampling.
+    """
     if training.sampling == "none":
         return []
-    sampler, found = f"training.sampling={training.sampling}", []
-    for name, nothing in NO_WEIGHTS.items():
+    sampler, messages = f"training.sampling={training.sampling}", []
+    for name, neutral in NEUTRAL_WEIGHTS.items():
         key, value = f"training.{name}", getattr(training, name)
-        if key not in user_keys or value in nothing:
+        if key not in user_keys or value in neutral:
             continue
-        if value in EVEN_WEIGHTS:
-            found.append(f"{key}={value}: little or nothing is left to balance after {sampler}")
+        if value in DATA_WEIGHTS:
+            messages.append(f"{key}={value} has little or no effect: {sampler} already balances the classes")
         else:
-            found.append(f"{key} acts on top of {sampler}, which evens classes out already: rare songs count twice"
-                         " over; set only one of them")  # fmt: skip
-    if training.loss in EVENING_LOSSES:
-        found.append(f"training.loss={training.loss} sees classes as {sampler} makes them, alike, and adjusts next to"
-                     " nothing; set only one of them")  # fmt: skip
-    return found
+            messages.append(f"{key} is applied on top of {sampler}, which already balances the classes, so rare classes"
+                            " are weighted twice; set only one of the two")  # fmt: skip
+    if training.loss in BALANCING_LOSSES:
+        messages.append(f"training.loss={training.loss} has almost no effect: it adjusts for class frequencies, which"
+                        f" {sampler} makes equal; set only one of the two")  # fmt: skip
+    return messages

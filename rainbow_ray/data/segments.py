@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.examples import SLOTS, count, text_key
+from rainbow_ray.data.examples import SLOT_SUFFIX, count_reasons, text_key
 from rainbow_ray.data.manifest import UNDECODABLE
 from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
@@ -73,7 +73,7 @@ def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None
     all in the columns `join`. Segments are put in the order of time; where a time is not known, of their place.
     `null_class` is what those are that no stem has a label of.
     """
-    dropped = count(rows["dropped"])
+    dropped = count_reasons(rows["dropped"])
     good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
     chosen = rows.take(pa.array(good))
     facts = pd.DataFrame({name: chosen[name].to_pandas() for name in ("song", POSITION, *TIMES)})
@@ -197,7 +197,9 @@ def _with_windows(
         whole = [found[segment] for segment in by_time.tolist()]
         lists = pa.array([[w for stem in stems for w in stem] for stems in whole], pa.list_(pa.string()))
         slots = pa.array([[i for i, stem in enumerate(stems) for _ in stem] for stems in whole], pa.list_(pa.int16()))
-        table = table.set_column(table.column_names.index(name), name, lists).append_column(f"{name}{SLOTS}", slots)
+        table = table.set_column(table.column_names.index(name), name, lists).append_column(
+            f"{name}{SLOT_SUFFIX}", slots
+        )
     return table
 
 

@@ -1,9 +1,9 @@
-"""Songs that are too many to lie in memory: an index of small facts does, and rows are read when their turn comes.
+"""Dataset for tables that exceed memory: an index of small columns in memory, rows read anew each epoch.
 
-The index is made by one pass over the manifest. An epoch then visits pieces of the files (row groups) in a seeded
-order, in windows of some thousand rows; Ray Data reads and prepares them ahead of the training, in bounded memory.
-Which rows make which step is planned from the index alone, so it is the same whatever the number of workers: each of
-them reads the windows and prepares only the rows that are its own.
+One pass over the manifest builds the index. An epoch then visits row groups in a seeded order, in blocks of some
+thousand rows; Ray Data reads and prepares them ahead of training, in bounded memory. The batches of an epoch are
+planned from the index alone, so they do not depend on the number of workers: each worker prepares only the rows of its
+own examples.
 """
 
 from __future__ import annotations
@@ -16,63 +16,95 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
-from rainbow_ray.data.dataset import ExampleView, distinct_windows
-from rainbow_ray.data.examples import NOT_KEPT, SLOTS, Examples, placeholder_text, text_key
+from rainbow_ray.data.dataset import Dataset, ExampleView, distinct_windows
+from rainbow_ray.data.examples import ROW_COLUMNS, SLOT_SUFFIX, Examples, placeholder_text, text_key
 from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
-from rainbow_ray.data.reader import Prepare, head
+from rainbow_ray.data.reader import Prepare, read_sample
 from rainbow_ray.data.splits import assign_groups
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
 from rainbow_ray.distributed.resources import READER_CPUS
 
-WINDOW = 8192  # rows that are shuffled together
-READ = 2048  # rows that are prepared at a time
-TASK = 4096  # rows of one reading task, at least: smaller row groups are read together
-BUFFERED = 256 * 2**20  # bytes that Ray Data may hold ready for one reader
-ESTIMATED = 2000  # rows that the size in memory is estimated from
-SAMPLE = 5_000  # examples that stay in memory: statistics and baselines are taken from them
-LARGE_COLUMNS = ("text", "words", "input_ids")  # what the index leaves out
+BLOCK_ROWS = 8192  # rows that are shuffled together
+READ_ROWS = 2048  # rows that are prepared at a time
+MIN_TASK_ROWS = 4096  # smaller row groups share a reading task
+MAX_BUFFERED_BYTES = 256 * 2**20  # that Ray Data may hold ready for one reader
+ESTIMATE_ROWS = 2000  # rows that the size in memory is estimated from
+MAX_SAMPLE = 5_000  # examples that stay in memory, for statistics and baselines
+LARGE_COLUMNS = ("text", "words", "input_ids")  # columns that the index omits
 
 
 @dataclass(frozen=True)
 class RowGroups:
-    """The row groups of a manifest, in its order: `first[i]` is the row that piece i begins with."""
+    """The row groups of a manifest, in its order.
+
+    Attributes:
+        file: File of each row group, int `(groups,)`.
+        group: Number of each row group in its file, int `(groups,)`.
+        first: Row of the manifest that each row group begins with, int `(groups,)`.
+        n_rows: Number of rows of the manifest.
+    """
 
     file: np.ndarray
     group: np.ndarray
     first: np.ndarray
-    rows: int
+    n_rows: int
 
-    def of(self, row: np.ndarray) -> np.ndarray:
-        """The piece that each row lies in."""
-        return np.searchsorted(self.first, row, side="right") - 1
+    def locate(self, rows: np.ndarray) -> np.ndarray:
+        """Return the row group of some rows.
+
+        Args:
+            rows: Rows of the manifest, int `(n,)`.
+
+        Returns:
+            Indices into the row groups, int `(n,)`.
+        """
+        return np.searchsorted(self.first, rows, side="right") - 1
 
 
 def size_in_memory(manifest: Manifest, columns: Columns) -> int:
-    """Bytes of the columns that are read, as Arrow would hold them: the larger of two estimates.
+    """Estimate the size of the columns that a run reads.
 
-    The files' own metadata count a text once where it repeats; some rows say little of the others.
+    Args:
+        manifest: Table to read.
+        columns: Its columns.
+
+    Returns:
+        Bytes in Arrow's memory format: the larger of two estimates, since the metadata of the files count a repeated
+        text once, and a sample of rows may not be representative.
     """
-    # `Dataset.head` would read far ahead, into this process's memory
-    some = head(manifest, columns.projection, ESTIMATED)
-    return int(max(manifest.size_of(columns.projection), some.nbytes / len(some) * manifest.rows))
+    # `ray.data.Dataset.take` would prefetch many rows into the memory of this process
+    sample = read_sample(manifest, columns.projection, ESTIMATE_ROWS)
+    return int(max(manifest.size_of(columns.projection), sample.nbytes / len(sample) * manifest.rows))
 
 
 def read_index(
     manifest: Manifest, columns: Columns, prepare: Prepare, length_of: Callable[[pa.Table], np.ndarray]
 ) -> pa.Table:
-    """All rows as plain rows, what is known of their text in its place.
+    """Read the small columns of all rows.
 
-    That is `row`, `text_key`, `text_hash`, `characters`, `tokens` and, by `length_of`, `length`.
+    Args:
+        manifest: Table to read.
+        columns: Its columns.
+        prepare: Adds the columns of each modality to a block of rows.
+        length_of: Returns the number of tokens of each row of a prepared block.
+
+    Returns:
+        All rows without `LARGE_COLUMNS`, and with `row` (the row of the manifest), `text_key`, `text_hash`,
+        `characters` and `length`.
+
+    Raises:
+        InputError: A file or column cannot be read.
     """
-    pieces = find_row_groups(manifest)
+    row_groups = find_row_groups(manifest)
 
-    def slim(block: pa.Table) -> pa.Table:
+    def summarize(block: pa.Table) -> pa.Table:
         texts = block["text"].combine_chunks().dictionary_encode()
-        keyed = [text_key(text or "") for text in texts.dictionary.to_pylist()]
-        pairs = zip(texts.indices.to_pylist(), block["text"].to_pylist(), block["song"].to_pylist(), strict=True)
-        keys = [keyed[code] if text else text_key(placeholder_text(song)) for code, text, song in pairs]
+        distinct_keys = [text_key(text or "") for text in texts.dictionary.to_pylist()]
+        rows = zip(texts.indices.to_pylist(), block["text"].to_pylist(), block["song"].to_pylist(), strict=True)
+        keys = [distinct_keys[code] if text else text_key(placeholder_text(song)) for code, text, song in rows]
         hashes = pa.array(pd.util.hash_array(texts.dictionary.to_numpy(zero_copy_only=False)), pa.uint64())
         return (
             block.append_column("text_key", pa.array(keys, pa.uint64()))
@@ -82,13 +114,21 @@ def read_index(
             .drop_columns([name for name in LARGE_COLUMNS if name in block.column_names])
         )
 
-    items = _items(pieces, np.arange(pieces.rows), np.arange(pieces.rows))
-    blocks = list(_read(manifest, columns, prepare, items, then=slim))
+    tasks = _make_tasks(row_groups, np.arange(row_groups.n_rows), np.arange(row_groups.n_rows))
+    blocks = list(_run_tasks(manifest, columns, prepare, tasks, then=summarize))
     table = pa.concat_tables(blocks, promote_options="permissive")
     return table.rename_columns(["row" if name == "example" else name for name in table.column_names])
 
 
 def find_row_groups(manifest: Manifest) -> RowGroups:
+    """Return the row groups of a manifest.
+
+    Args:
+        manifest: Table in parquet files.
+
+    Returns:
+        Its row groups, as arrays.
+    """
     groups = manifest.row_groups()
     return RowGroups(
         np.array([group.file for group in groups]),
@@ -99,10 +139,22 @@ def find_row_groups(manifest: Manifest) -> RowGroups:
 
 
 @dataclass(frozen=True)
-class StreamingDataset:
-    """A source whose examples are read anew each epoch. `index` has a slim row an example, in the manifest's order.
+class StreamingDataset(Dataset):
+    """Dataset whose examples are read anew each epoch.
 
-    `sample` are some of them that stay in memory, the ones with the numbers `sampled` (sorted).
+    Attributes:
+        manifest: Table to read.
+        columns: Its columns.
+        prepare: Adds the columns of each modality to a block of rows.
+        index: Small columns of all examples, in the order of the manifest.
+        groups: Group of each example, which no split divides, int `(examples,)`.
+        row_groups: Row groups of the manifest.
+        sample: Examples that stay in memory, with their text.
+        sample_indices: Their indices in the dataset, in ascending order, int64 `(sample,)`.
+        songs: Song of each example as an integer, `(examples,)`, where scores are averaged by song.
+        in_memory: Always False.
+        sequence_index: Always None: tables of segments are kept in memory.
+        lengths: Number of tokens of each example, `(examples,)`.
     """
 
     manifest: Manifest
@@ -110,170 +162,191 @@ class StreamingDataset:
     prepare: Prepare
     index: Examples
     groups: np.ndarray
-    pieces: RowGroups
+    row_groups: RowGroups
     sample: Examples
-    sampled: np.ndarray
+    sample_indices: np.ndarray
     songs: np.ndarray | None = None
     in_memory: bool = False
-    sequence_index: None = None  # songs' segments are kept in memory
+    sequence_index: None = None
     lengths: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        """Take the lengths from the index."""
         object.__setattr__(self, "lengths", self.index.table["length"].to_numpy())
 
+    @override
     def __len__(self) -> int:
         return len(self.index)
 
     @property
+    @override
     def targets(self) -> np.ndarray:
         return self.index.targets
 
     @property
+    @override
     def weights(self) -> np.ndarray:
         return self.index.weights
 
+    @override
     def window_names(self, modality: str) -> list[str]:
         return distinct_windows(self.index.table, modality)
 
+    @override
     def song_names(self, indices: np.ndarray) -> list[str]:
         return list(dict.fromkeys(self.index.table["song"].take(pa.array(indices)).to_pylist()))
 
+    @override
     def in_memory_subset(self, indices: np.ndarray) -> ExampleView:
-        inside = np.flatnonzero(np.isin(self.sampled, indices))
-        return ExampleView(self.sample, inside, self.sampled[inside])
+        positions = np.flatnonzero(np.isin(self.sample_indices, indices))
+        return ExampleView(self.sample, positions, self.sample_indices[positions])
 
+    @override
     def shuffle_blocks(self, indices: np.ndarray, *, seed: int, epoch: int) -> list[np.ndarray]:
-        turn = np.argsort(np.random.default_rng([seed, epoch, 2]).permutation(len(self.pieces.first)))
-        piece = self.pieces.of(self.index.table["row"].to_numpy()[indices])
-        ordered = indices[np.lexsort((indices, turn[piece]))]
-        return [ordered[start : start + WINDOW] for start in range(0, len(ordered), WINDOW)]
+        rank = np.argsort(np.random.default_rng([seed, epoch, 2]).permutation(len(self.row_groups.first)))
+        group = self.row_groups.locate(self.index.table["row"].to_numpy()[indices])
+        ordered = indices[np.lexsort((indices, rank[group]))]
+        return [ordered[start : start + BLOCK_ROWS] for start in range(0, len(ordered), BLOCK_ROWS)]
 
-    def iter_batches(self, parts: Iterable[np.ndarray]) -> Iterator[ExampleView]:
-        parts = list(parts)
-        everything = np.concatenate([np.array([], dtype=np.int64), *parts])
-        wanted, first = np.unique(everything, return_index=True)
-        blocks = self._blocks(wanted, first)
-        uses = np.bincount(everything, minlength=len(self)).astype(np.int32)
-        place = np.full(len(self), -1, dtype=np.int32)  # where in `table` an example lies
+    @override
+    def iter_batches(self, batches: Iterable[np.ndarray]) -> Iterator[ExampleView]:
+        batches = list(batches)
+        requested = np.concatenate([np.array([], dtype=np.int64), *batches])
+        distinct, first_use = np.unique(requested, return_index=True)
+        blocks = self._read_blocks(distinct, first_use)
+        n_uses = np.bincount(requested, minlength=len(self)).astype(np.int32)  # that are still to come, by example
+        position = np.full(len(self), -1, dtype=np.int32)  # of each example in `table`; -1 where it is not in memory
         table: pa.Table | None = None
-        numbers = np.array([], dtype=np.int64)
-        for part in parts:
-            if len(part) == 0:  # a step of fewer examples than there are workers
-                yield ExampleView(self.sample, part, part)
+        indices = np.array([], dtype=np.int64)  # of the rows of `table`
+        for batch in batches:
+            if len(batch) == 0:  # a step of fewer examples than there are workers
+                yield ExampleView(self.sample, batch, batch)
                 continue
-            while (place[part] < 0).any():
+            while (position[batch] < 0).any():
                 block = next(blocks)
-                place[numbers] = -1
+                position[indices] = -1
                 if table is not None:
-                    table = pa.concat_tables([table.take(pa.array(np.flatnonzero(uses[numbers] > 0))), block])
+                    table = pa.concat_tables([table.take(pa.array(np.flatnonzero(n_uses[indices] > 0))), block])
                     table = table.combine_chunks()
                 else:
                     table = block
-                numbers = table["example"].to_numpy()
-                place[numbers] = np.arange(len(numbers))
+                indices = table["example"].to_numpy()
+                position[indices] = np.arange(len(indices))
             assert table is not None
-            targets, weights = self.targets[numbers], self.weights[numbers]
-            yield ExampleView(Examples(table, targets, weights), place[part], part)
-            np.subtract.at(uses, part, 1)
+            targets, weights = self.targets[indices], self.weights[indices]
+            yield ExampleView(Examples(table, targets, weights), position[batch], batch)
+            np.subtract.at(n_uses, batch, 1)
 
+    @override
     def validation_mask(
-        self,
-        indices: np.ndarray,
-        strata: np.ndarray,
-        *,
-        fraction: float,
-        split_by: str,  # noqa: ARG002
-        seed: int,
+        self, indices: np.ndarray, strata: np.ndarray, *, fraction: float, split_by: str, seed: int
     ) -> np.ndarray:
         return np.asarray(assign_groups(self.groups[indices], strata, [fraction, 1 - fraction], seed) == 0)
 
-    def read(self, indices: np.ndarray, *, whole: bool = False) -> Examples:
-        """Some examples at once, with their text if `whole`."""
-        order = np.arange(len(indices))
-        blocks = list(self._blocks(indices, order, whole=whole))
+    def read(self, indices: np.ndarray, *, with_text: bool = False) -> Examples:
+        """Read examples into memory at once.
+
+        Args:
+            indices: Distinct examples, int64 `(n,)`.
+            with_text: Whether to keep the column `text`.
+
+        Returns:
+            The examples, in ascending order of their index.
+        """
+        blocks = list(self._read_blocks(indices, np.arange(len(indices)), with_text=with_text))
         table = pa.concat_tables(blocks).combine_chunks()
         table = table.take(pc.sort_indices(table["example"]))
-        numbers = table["example"].to_numpy()
-        return Examples(table, self.targets[numbers], self.weights[numbers])
+        examples = table["example"].to_numpy()
+        return Examples(table, self.targets[examples], self.weights[examples])
 
-    def _blocks(self, wanted: np.ndarray, first_needed: np.ndarray, *, whole: bool = False) -> Iterator[pa.Table]:
-        """The rows of some examples as blocks with their number as `example`, pieces in the order of need."""
-        rows = self.index.table["row"].to_numpy()[wanted]
-        piece = self.pieces.of(rows)
-        need = pd.Series(first_needed).groupby(piece).min()
-        items = _items(self.pieces, rows, wanted, order=need.sort_values().index.to_numpy())
-        names = [name for name in self.index.table.column_names if name == "example_id" or name.endswith(SLOTS)]
-        known = self.index.table.select(names)
+    def _read_blocks(
+        self, indices: np.ndarray, first_use: np.ndarray, *, with_text: bool = False
+    ) -> Iterator[pa.Table]:
+        """Yield blocks of some examples with their index as `example`, row groups ordered by their first use."""
+        rows = self.index.table["row"].to_numpy()[indices]
+        group_first_use = pd.Series(first_use).groupby(self.row_groups.locate(rows)).min()
+        order = group_first_use.sort_values().index.to_numpy()
+        tasks = _make_tasks(self.row_groups, rows, indices, order=order)
+        names = [name for name in self.index.table.column_names if name == "example_id" or name.endswith(SLOT_SUFFIX)]
+        index_columns = self.index.table.select(names)
 
-        def then(block: pa.Table) -> pa.Table:
-            dropped = [*NOT_KEPT, *([] if whole else ["text"])]
-            return block.drop_columns([name for name in dropped if name in block.column_names])
+        def drop_unused(block: pa.Table) -> pa.Table:
+            unused = [*ROW_COLUMNS, *([] if with_text else ["text"])]
+            return block.drop_columns([name for name in unused if name in block.column_names])
 
-        for block in _read(self.manifest, self.columns, self.prepare, items, then=then):
-            facts = known.take(block["example"])
+        for block in _run_tasks(self.manifest, self.columns, self.prepare, tasks, then=drop_unused):
+            from_index = index_columns.take(block["example"])
             for name in names:
-                block = block.append_column(name, facts[name])
+                block = block.append_column(name, from_index[name])
             yield block
 
 
 def make_streaming_dataset(
     manifest: Manifest, columns: Columns, prepare: Prepare, index: Examples, groups: np.ndarray, *, seed: int
 ) -> StreamingDataset:
-    """The source of an index, its sample read."""
-    n = len(index)
-    sampled = np.sort(np.random.default_rng(seed).choice(n, min(SAMPLE, n), replace=False))
-    nothing = Examples(index.table.slice(0, 0), index.targets[:0], index.weights[:0])
-    pieces = find_row_groups(manifest)
-    bare = StreamingDataset(manifest, columns, prepare, index, groups, pieces, nothing, sampled[:0])
-    sample = bare.read(sampled, whole=True)
-    return StreamingDataset(manifest, columns, prepare, index, groups, pieces, sample, sampled)
+    """Make a streaming dataset and read its sample.
 
+    Args:
+        manifest: Table to read.
+        columns: Its columns.
+        prepare: Adds the columns of each modality to a block of rows.
+        index: Small columns of all examples, in the order of the manifest.
+        groups: Group of each example, which no split divides, int `(examples,)`.
+        seed: Seed that draws the sample.
 
-def _items(
-    pieces: RowGroups, rows: np.ndarray, examples: np.ndarray, order: np.ndarray | None = None
-) -> list[pa.Table]:
-    """What reading tasks are told: piece by piece, which of its rows are wanted and as which example.
-
-    Pieces follow each other in `order`; small ones share a task.
+    Returns:
+        The dataset, with at most `MAX_SAMPLE` examples in memory.
     """
-    piece = pieces.of(rows)
-    by_piece = np.argsort(piece, kind="stable")
-    present, starts = np.unique(piece[by_piece], return_index=True)
-    members = dict(zip(present.tolist(), np.split(by_piece, starts[1:]), strict=True))
+    n = len(index)
+    sample_indices = np.sort(np.random.default_rng(seed).choice(n, min(MAX_SAMPLE, n), replace=False))
+    empty = Examples(index.table.slice(0, 0), index.targets[:0], index.weights[:0])
+    row_groups = find_row_groups(manifest)
+    unsampled = StreamingDataset(manifest, columns, prepare, index, groups, row_groups, empty, sample_indices[:0])
+    sample = unsampled.read(sample_indices, with_text=True)
+    return StreamingDataset(manifest, columns, prepare, index, groups, row_groups, sample, sample_indices)
+
+
+def _make_tasks(
+    row_groups: RowGroups, rows: np.ndarray, examples: np.ndarray, order: np.ndarray | None = None
+) -> list[pa.Table]:
+    """Divide rows, and the example of each, into reading tasks: row groups in `order`, small ones sharing a task."""
+    group = row_groups.locate(rows)
+    by_group = np.argsort(group, kind="stable")
+    distinct, starts = np.unique(group[by_group], return_index=True)
+    members = dict(zip(distinct.tolist(), np.split(by_group, starts[1:]), strict=True))
     tasks: list[list[dict[str, Any]]] = [[]]
     size = 0
-    for number in present.tolist() if order is None else order.tolist():
-        inside = members[number]
-        if size >= TASK:
+    for number in distinct.tolist() if order is None else order.tolist():
+        if size >= MIN_TASK_ROWS:
             tasks.append([])
             size = 0
         tasks[-1].append(
             {
-                "file": int(pieces.file[number]),
-                "group": int(pieces.group[number]),
-                "rows": rows[inside] - pieces.first[number],
-                "examples": examples[inside],
+                "file": int(row_groups.file[number]),
+                "group": int(row_groups.group[number]),
+                "rows": rows[members[number]] - row_groups.first[number],
+                "examples": examples[members[number]],
             }
         )
-        size += len(inside)
-    return [pa.Table.from_pylist(task, schema=_ITEM) for task in tasks if task]
+        size += len(members[number])
+    return [pa.Table.from_pylist(task, schema=_TASK_SCHEMA) for task in tasks if task]
 
 
-_ITEM = pa.schema(
+_TASK_SCHEMA = pa.schema(
     [("file", pa.int32()), ("group", pa.int32()), ("rows", pa.list_(pa.int64())), ("examples", pa.list_(pa.int64()))]
 )
 
 
-def _read(
-    manifest: Manifest, columns: Columns, prepare: Prepare, items: list[pa.Table], *, then: Prepare
+def _run_tasks(
+    manifest: Manifest, columns: Columns, prepare: Prepare, tasks: list[pa.Table], *, then: Prepare
 ) -> Iterator[pa.Table]:
-    """Run the reading tasks through Ray Data, in their order and in bounded memory."""
+    """Run reading tasks through Ray Data, in their order and in bounded memory."""
     import ray.data
 
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
-        object_store_memory=BUFFERED
+        object_store_memory=MAX_BUFFERED_BYTES
     )
     context.target_max_block_size = 16 * 2**20
     quiet_ray_data(context)
@@ -283,26 +356,26 @@ def _read(
             file, number = task["file"][i].as_py(), task["group"][i].as_py()
             group = RowGroup(file, number, 0, manifest.groups[file][number])
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
-            for block, numbers in _slices(manifest, group, columns.projection, rows, examples):
-                yield then(prepare(normalize_rows(block, columns)).append_column("example", pa.array(numbers)))
+            for block, indices in _read_selected(manifest, group, columns.projection, rows, examples):
+                yield then(prepare(normalize_rows(block, columns)).append_column("example", pa.array(indices)))
 
-    with ray.data.DataContext.current(context):  # a dataset keeps the context that it was made in
-        dataset = ray.data.from_arrow(items).map_batches(
+    with ray.data.DataContext.current(context):  # a dataset keeps the context of its creation
+        dataset = ray.data.from_arrow(tasks).map_batches(
             read, batch_format="pyarrow", batch_size=None, num_cpus=READER_CPUS
         )
     with unwrapped_errors():
         yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1)
 
 
-def _slices(
+def _read_selected(
     manifest: Manifest, group: RowGroup, names: list[str], rows: np.ndarray, examples: np.ndarray
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """The wanted rows of a row group, some at a time, with their examples' numbers. `rows` is sorted."""
+    """Yield selected rows of a row group (sorted `rows`) block by block, with the example of each row."""
     start = 0
-    for batch in manifest.batches(group, names, size=READ):
+    for batch in manifest.batches(group, names, size=READ_ROWS):
         stop = start + len(batch)
         low, high = np.searchsorted(rows, [start, stop])
         if high > low:
-            chosen = pa.Table.from_batches([batch]).take(pa.array(rows[low:high] - start))
-            yield chosen, examples[low:high]
+            selected = pa.Table.from_batches([batch]).take(pa.array(rows[low:high] - start))
+            yield selected, examples[low:high]
         start = stop

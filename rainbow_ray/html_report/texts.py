@@ -9,7 +9,7 @@ import yaml
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.manifest import Manifest, Times, find_columns, normalize_rows, open_manifest
-from rainbow_ray.data.reader import head
+from rainbow_ray.data.reader import read_sample
 from rainbow_ray.data.segments import merge_stems
 from rainbow_ray.html_report.label_issues import Words
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
@@ -34,7 +34,7 @@ def texts_of(run: RunArtifacts) -> dict[str, str]:
         columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
         if run.task.is_sequence_task:
             columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
-        table = head(manifest, columns.projection)
+        table = read_sample(manifest, columns.projection)
     except (InputError, ValueError, yaml.YAMLError):  # the page can do without
         return {}
     if run.task.is_sequence_task:

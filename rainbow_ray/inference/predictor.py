@@ -17,7 +17,7 @@ import torch
 from rainbow_ray.bundle.bundle import Bundle, load_bundle
 from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
-from rainbow_ray.data.examples import SLOTS, Examples
+from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.data.normalize import NOT_UTF8, id_column
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
 from rainbow_ray.inference.input_tables import Table, Texts, column_names, get_column, read_texts, slice_rows
@@ -319,7 +319,7 @@ class Predictor:
         has_input = np.array([bool(names) for names in read], dtype=bool)
         for name in spec.media:
             slots = [[0] * len(windows) for windows in rows[name].to_pylist()]
-            rows = rows.append_column(f"{name}{SLOTS}", pa.array(slots, pa.list_(pa.int16())))
+            rows = rows.append_column(f"{name}{SLOT_SUFFIX}", pa.array(slots, pa.list_(pa.int16())))
         indices = np.flatnonzero(has_input)
         scores, reasons = empty_scores(task, n_rows), np.full(n_rows, None, dtype=object)
         reasons[~has_input] = _missing_reasons(rows, spec, ~has_input)

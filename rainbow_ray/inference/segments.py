@@ -14,7 +14,7 @@ from typing_extensions import deprecated
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import make_batch
-from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences
+from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.manifest import Columns, Times, normalize_rows
 from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
@@ -206,7 +206,7 @@ def _score(
     windows = [window for song in songs for window in sequences.scoring_sequences(song)]
     scores = empty_scores(task, len(examples))
     batches = divide_sequences(
-        windows, lengths(examples.table, spec), max_examples=len(examples), max_tokens=EVAL_TOKENS
+        windows, lengths(examples.table, spec), max_examples=len(examples), max_tokens=MAX_EVAL_TOKENS
     )
     for part in batches:
         rows = part.indices

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rainbow_ray.data.examples import SLOTS, Examples
+from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
@@ -307,7 +307,7 @@ def collate(
     """
     seed = draw() if draw is not None else None
     chosen = examples.table.take(pa.array(indices))
-    windows, slots = chosen[modality].to_pylist(), chosen[f"{modality}{SLOTS}"].to_pylist()
+    windows, slots = chosen[modality].to_pylist(), chosen[f"{modality}{SLOT_SUFFIX}"].to_pylist()
     names: list[str] = []
     owner: list[int] = []
     stems: list[int] = []

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from rainbow_ray.config.load import dump, with_resolved_paths
 from rainbow_ray.config.schema import HASH_EXCLUDED, Config
-from rainbow_ray.data.splits import write_json as write_split
+from rainbow_ray.data.splits import write_split_file
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import write_json
 from rainbow_ray.utils.errors import InputError
@@ -104,7 +104,7 @@ def keep_data(run: RunFolder, data: PreparedData) -> None:
             raise InputError(f"--resume: {what} have changed since {run.path} began; start a new run")
         return
     write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
-    atomic_write(split, lambda path: write_split(data.split, data.index, path))
+    atomic_write(split, lambda path: write_split_file(data.split, data.index, path))
 
 
 def abandon(run: RunFolder) -> None:

@@ -97,7 +97,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
     by = config.data.split_by
     known = None
     if split_file is not None:
-        known = collect(lambda: read_split_file(resolve_path(split_file), folds=config.data.folds, by=by))
+        known = collect(lambda: read_split_file(resolve_path(split_file), n_folds=config.data.folds, split_by=by))
     if problems or manifest is None or columns is None or read is None:
         raise InputError(dict.fromkeys(problems))
     reading, warnings = read

@@ -15,10 +15,10 @@ from rainbow_ray.data.examples import (
     SAME_SONG,
     Examples,
     build_examples,
-    count,
+    count_reasons,
     first_per_song,
     mark_dropped,
-    profile,
+    profile_examples,
     song_weights,
     usable_labels,
 )
@@ -105,7 +105,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
     rows, said = _read_rows(plan, prepare_rows, read, streams=streams)
     said = [*said, *undecodable_texts(rows)]
     good = usable_labels(rows)
-    if len(good) == 0 and count(rows["dropped"]).keys() == {LABEL_MISSING}:
+    if len(good) == 0 and count_reasons(rows["dropped"]).keys() == {LABEL_MISSING}:
         raise InputError(
             f"target {plan.target!r} is null in all {len(rows)} rows; name another with data.target_column"
         )
@@ -160,7 +160,7 @@ def _read_songs(plan: RunPlan, read: Read | None, size: int, *, streams: bool) -
         seed=config.split_seed,
         saved_split=plan.known_split,
     )
-    described = describe(plan, task, index, split, profile(index, songs, n_rows, dropped))
+    described = describe(plan, task, index, split, profile_examples(index, songs, n_rows, dropped))
     described["streamed"] = streams
     warnings = [*parsed.notes, *settled.notes, *said, *data_warnings(plan, split, folds, described, index)]
     if streams:

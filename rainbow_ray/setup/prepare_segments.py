@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
-from rainbow_ray.data.examples import Examples, profile
+from rainbow_ray.data.examples import Examples, profile_examples
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.segments import (
@@ -65,7 +65,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> Prepared
         seed=config.split_seed, saved_split=plan.known_split,
     )  # fmt: skip
     masked = count_masked(folded.masked)
-    described = describe(plan, task, index, split, profile(index, songs, n_rows, folded.dropped))
+    described = describe(plan, task, index, split, profile_examples(index, songs, n_rows, folded.dropped))
     described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
     together = len(index) if task.is_weakly_labeled else config.segments.max_sequence_length  # a song is one bag
     warnings = [*notes, *folded.notes, *said]

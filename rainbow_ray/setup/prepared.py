@@ -57,7 +57,7 @@ def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, descri
         "labels": task.describe(examples.targets[first]),
         **tokens,
         "presence": presence(examples.table, plan.reading.modalities),
-        "shared_texts_across_folds": split.shared_texts,
+        "shared_texts_across_folds": split.n_shared_texts,
         "split_hash": split_hash(split),
     }
 
@@ -72,7 +72,7 @@ def data_warnings(
     if split.n_folds != folds and plan.known_split is None:
         warnings.append(f"--folds {folds}: there are only {split.n_folds} groups to hold out, so as many folds")
     if split.split_by == "row":
-        warnings.append(f"LEAK: --split-by row puts {split.shared_texts} texts on both sides of a fold: these numbers"
+        warnings.append(f"LEAK: --split-by row puts {split.n_shared_texts} texts on both sides of a fold: these numbers"
                         " say how well texts are remembered, not how well new songs are read")  # fmt: skip
     if LABELS_DISAGREE in dropped:
         warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries different labels")
@@ -80,10 +80,10 @@ def data_warnings(
         warnings.append(
             f"{cut} of {examples} texts are cut at {plan.reading.max_tokens} tokens (model.text_encoder.max_length)"
         )
-    if split.split_by != "row" and split.shared_texts:
-        warnings.append(f"LEAK: {split.shared_texts} texts stand on both sides of a fold of {data.split_file}")
-    if split.split_by != "row" and split.cut_groups:
-        warnings.append(f"{split.cut_groups} groups (songs that belong together) are cut by {data.split_file}")
+    if split.split_by != "row" and split.n_shared_texts:
+        warnings.append(f"LEAK: {split.n_shared_texts} texts stand on both sides of a fold of {data.split_file}")
+    if split.split_by != "row" and split.n_divided_groups:
+        warnings.append(f"{split.n_divided_groups} groups (songs that belong together) are cut by {data.split_file}")
     if plan.known_split is not None and plan.known_split.get("data_hash") != described["data_hash"]:
         known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
         warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"

@@ -14,7 +14,7 @@ from torch import nn
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.batch import Batch, SegmentTimes, make_batch, make_segment_times, to_device
-from rainbow_ray.data.batching import EVAL_TOKENS, divide_sequences, scoring_batches
+from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences, scoring_batches
 from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities import encoder_cache
@@ -367,7 +367,9 @@ class Learner:
         neighbours = self.source.sequence_index
         if together and neighbours is not None:
             windows = [w for song in neighbours.group_by_song(indices) for w in neighbours.scoring_sequences(song)]
-            parts = divide_sequences(windows, self.source.lengths, max_examples=len(indices), max_tokens=EVAL_TOKENS)
+            parts = divide_sequences(
+                windows, self.source.lengths, max_examples=len(indices), max_tokens=MAX_EVAL_TOKENS
+            )
             return self._visit(process_group.shard(parts))
         batches: list[np.ndarray] = []
         for window in self.source.shuffle_blocks(indices, seed=0, epoch=0):

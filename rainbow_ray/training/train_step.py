@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import ENOUGH_TOKENS, divide_batch, divide_sequences
+from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, divide_sequences
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.learner import Learner, advice
@@ -105,7 +105,7 @@ class Stepper:
             learner.source.lengths[rows.indices],
             max_examples=self.limits.examples,
             max_tokens=self.limits.tokens,
-            enough_tokens=ENOUGH_TOKENS[learner.device.type],
+            min_tokens=MIN_BATCH_TOKENS[learner.device.type],
         )
         yield from (rows.take(cut) for cut in alone)
 

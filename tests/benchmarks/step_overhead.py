@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.data.batch import make_batch
-from rainbow_ray.data.batching import ENOUGH_TOKENS, divide_batch, plan_batches
+from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, plan_batches
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.training import trainer
@@ -67,7 +67,7 @@ def _prepared(run: trainer.Trainer) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
     lengths = run.source.lengths
     steps = plan_batches(lengths, batch_size=run.length.global_batch_size, seed=42, epoch=run.progress.epoch)
-    limits = {"max_examples": 8, "max_tokens": None, "enough_tokens": ENOUGH_TOKENS["cpu"]}
+    limits = {"max_examples": 8, "max_tokens": None, "min_tokens": MIN_BATCH_TOKENS["cpu"]}
     parts = [[run.source.in_memory_subset(part) for part in divide_batch(step, lengths, **limits)] for step in steps]
     return [[make_batch(rows.examples, rows.positions, run.learner.collates) for rows in step] for step in parts]
 

@@ -44,7 +44,7 @@ def test_a_step_is_divided_without_loss_and_within_its_limits(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 400, 100)
     step = rng.choice(100, 40, replace=False)
-    parts = divide_batch(step, lengths, max_examples=16, max_tokens=1500, enough_tokens=512)
+    parts = divide_batch(step, lengths, max_examples=16, max_tokens=1500, min_tokens=512)
     assert sorted(np.concatenate(parts)) == sorted(step)
     for part in parts:
         assert len(part) <= 16
@@ -54,9 +54,9 @@ def test_a_step_is_divided_without_loss_and_within_its_limits(seed):
 def test_padding_is_saved_where_a_micro_batch_is_large_enough():
     lengths = np.array([400, 390, 20, 20, 20, 20])
     everything = np.arange(6)
-    parts = divide_batch(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=512)
+    parts = divide_batch(everything, lengths, max_examples=6, max_tokens=None, min_tokens=512)
     assert [len(part) for part in parts] == [2, 4]
-    assert len(divide_batch(everything, lengths, max_examples=6, max_tokens=None, enough_tokens=10**9)) == 1
+    assert len(divide_batch(everything, lengths, max_examples=6, max_tokens=None, min_tokens=10**9)) == 1
 
 
 @pytest.mark.parametrize(

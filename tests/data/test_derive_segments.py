@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.derive_segments import Segment, derive_segment_table, parse_lrc, parse_structure, segments_of
+from rainbow_ray.data.derive_segments import Segment, derive_segment_table, derive_segments, parse_lrc, parse_structure
 from rainbow_ray.data.manifest import open_manifest, section_kind
 from rainbow_ray.utils.errors import InputError
 
@@ -42,13 +42,13 @@ def test_other_labels_are_another_table(write_table, tmp_path):
 
 
 def test_each_song_gets_the_best_timeline_it_has():
-    kind, made = segments_of(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
+    kind, made = derive_segments(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
     assert (kind, [one.text for one in made]) == ("structure", ["sung", "more words"])
-    kind, made = segments_of(None, "[00:02.00]sung\n[00:11.00]more", "[00:20.000]", 10)
+    kind, made = derive_segments(None, "[00:02.00]sung\n[00:11.00]more", "[00:20.000]", 10)
     assert (kind, made) == ("lrc", [Segment(2.0, 11.0, "sung", None), Segment(11.0, 20.0, "more", None)])
-    kind, made = segments_of("", None, "00:25", 10)
+    kind, made = derive_segments("", None, "00:25", 10)
     assert (kind, [(one.start, one.end) for one in made]) == ("windows", [(0, 10), (10, 25)])
-    assert segments_of(None, None, "soon", 10) == ("nothing", [])
+    assert derive_segments(None, None, "soon", 10) == ("nothing", [])
 
 
 @pytest.mark.parametrize(

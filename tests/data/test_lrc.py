@@ -7,7 +7,7 @@ import os
 import pytest
 
 from rainbow_ray.data import encodings, lrc
-from rainbow_ray.data.derive_segments import Segment, segments_of
+from rainbow_ray.data.derive_segments import Segment, derive_segments
 from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.lrc import LrcLine, LyricsError, check_lrc, decode_lrc, parse_lines, parse_lrc, read_lrc
 
@@ -77,7 +77,7 @@ def test_a_stamp_behind_the_words_ends_the_line():
     ],
 )  # fmt: skip
 def test_stamps_inside_lines_neither_repeat_nor_stretch_segments(text, segments):
-    kind, made = segments_of(None, text, None, 10.0)
+    kind, made = derive_segments(None, text, None, 10.0)
     assert kind == "lrc"
     assert made == [Segment(start, end, words, None) for start, end, words in segments]
 

@@ -15,7 +15,7 @@ import pytest
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.read_errors import why_unreadable
-from rainbow_ray.data.reader import _tasks, head
+from rainbow_ray.data.reader import _task_groups, read_sample
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
@@ -106,7 +106,7 @@ def test_folders_of_partitions_are_columns(tmp_path):
     assert len(order) * 6 == manifest.rows
     assert "album, take, has_rebracketing_markers" in manifest.notes[0]
     assert manifest.read(["album"]).num_rows == 24  # of no file
-    assert head(manifest, ["take", "id"], 10).column_names == ["take", "id"]
+    assert read_sample(manifest, ["take", "id"], 10).column_names == ["take", "id"]
 
 
 def test_a_column_of_the_files_comes_before_one_of_the_path(tmp_path):
@@ -328,7 +328,7 @@ def test_rows_are_numbered_through_all_files(tmp_path):
         for size in (None, 4):
             found = [n for batch in manifest.batches(group, ["n"], size) for n in batch["n"].to_pylist()]
             assert found == list(range(group.start, group.start + group.rows))
-    assert len(head(manifest, ["n"], 10)) >= 10
+    assert len(read_sample(manifest, ["n"], 10)) >= 10
 
 
 def test_columns_of_any_name(tmp_path):
@@ -344,9 +344,9 @@ def test_columns_of_any_name(tmp_path):
 
 def test_small_row_groups_share_a_task():
     groups = [RowGroup(0, i, 0, rows) for i, rows in enumerate([1, 1, 5, 0, 9, 2, 0])]
-    assert _tasks(groups, 4) == [[0, 1, 2], [3, 4], [5, 6]]
-    assert _tasks(groups, 100) == [list(range(7))]
-    assert _tasks([], 4) == []
+    assert _task_groups(groups, 4) == [[0, 1, 2], [3, 4], [5, 6]]
+    assert _task_groups(groups, 100) == [list(range(7))]
+    assert _task_groups([], 4) == []
 
 
 class StatusError(Exception):

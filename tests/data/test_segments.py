@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, STEMS_DISAGREE, SequenceIndex
-from rainbow_ray.data.splits import write_json
+from rainbow_ray.data.splits import write_split_file
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG
 from rainbow_ray.tasks.segment_targets import END, LABEL, POSITION, SONG, START, SegmentTargets
 from rainbow_ray.utils.errors import InputError
@@ -162,7 +162,7 @@ def test_segments_of_no_place_and_time_are_not_each_others_stems(read):
 def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
     """A split that is kept finds its songs again, also when one of them has grown."""
     data = read()
-    write_json(data.split, data.index, tmp_path / "split.json")
+    write_split_file(data.split, data.index, tmp_path / "split.json")
     more = segment_rows(songs=1, segments=14)
     rows = segment_rows()
     grown = {name: [*rows[name][16:], *more[name]] for name in rows}

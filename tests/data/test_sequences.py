@@ -106,7 +106,7 @@ def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypat
     learner = learner_of(*segments(segments__together=together, segments__overlap=overlap))
     everything = np.arange(len(learner.source))
     many, _ = learner.score(everything)
-    monkeypatch.setattr(learners, "EVAL_TOKENS", 1)  # each window alone
+    monkeypatch.setattr(learners, "MAX_EVAL_TOKENS", 1)  # each window alone
     alone, _ = learner.score(everything)
     assert np.isfinite(many).all()
     assert many == pytest.approx(alone, abs=1e-5)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.examples import Examples, text_key
-from rainbow_ray.data.splits import group_ids, make_split, read_split_file, write_json
+from rainbow_ray.data.splits import group_ids, make_split, read_split_file, write_split_file
 from rainbow_ray.utils.errors import InputError
 
 
@@ -50,7 +50,7 @@ def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
         assert not {text_key(t) for t in examples.texts[train]} & {text_key(t) for t in examples.texts[val]}
     if folds > 1:
         assert np.bincount(made.fold, minlength=folds).sum() == len(examples)
-    assert made.shared_texts == 0
+    assert made.n_shared_texts == 0
 
 
 def test_texts_equal_but_for_case_and_punctuation_are_one_group():
@@ -88,7 +88,7 @@ def test_classes_are_spread_and_the_seed_decides():
 
 def test_a_row_split_leaks_and_says_how_much():
     examples = examples_of([f"s{i // 4}" for i in range(80)], [f"t{i // 4}" for i in range(80)])
-    assert split(examples, by="row").shared_texts > 10
+    assert split(examples, by="row").n_shared_texts > 10
 
 
 def test_a_class_with_fewer_songs_than_folds_does_not_stop_the_split():
@@ -100,8 +100,8 @@ def test_a_class_with_fewer_songs_than_folds_does_not_stop_the_split():
 
 def test_folds_are_capped_by_groups_and_one_group_is_refused():
     examples = examples_of(["a", "b", "c"], ["x", "y", "z"])
-    assert split(examples, folds=5).folds == 3
-    with pytest.raises(InputError, match="one group"):
+    assert split(examples, folds=5).n_folds == 3
+    with pytest.raises(InputError, match="single group"):
         split(examples_of(["a", "a"], ["x", "y"]))
 
 
@@ -112,8 +112,8 @@ def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
     old = examples_of(songs[:40], texts[:40])
     first = split(old, folds)
     file = tmp_path / "split.json"
-    write_json(first, old, file)
-    known = read_split_file(file, folds=None, by="id")
+    write_split_file(first, old, file)
+    known = read_split_file(file, n_folds=None, split_by="id")
     # the known songs come last this time, one new song repeats a known text
     table = examples_of(songs[:40], texts[:40]).table
     fresh = examples_of([f"n{i}" for i in range(20)], [*texts[40:59], "T3"]).table
@@ -143,7 +143,7 @@ def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
         ("[]", None, "id", "not a split.json"),
         ('{"format": 1}', None, "id", "not a split.json"),
         ('{"format": 9, "by": "id", "folds": 2, "fold": {}, "text": {}}', None, "id", "newer"),
-        ('{"format": 1, "by": "id", "folds": 2, "fold": {}, "text": {}}', 5, "id", "--folds asks for 5"),
+        ('{"format": 1, "by": "id", "folds": 2, "fold": {}, "text": {}}', 5, "id", "--folds requests 5"),
         ('{"format": 1, "by": "id", "folds": 2, "fold": {}, "text": {}}', 2, "row", "split by id"),
         ('{"format": 1, "by": "id", "folds": 2, "fold": {"a": 7}, "text": {}}', 2, "id", "outside"),
     ],
@@ -152,12 +152,12 @@ def test_a_split_file_that_does_not_fit_is_refused(tmp_path, content, folds, by,
     file = tmp_path / "split.json"
     file.write_text(content)
     with pytest.raises(InputError, match=word):
-        read_split_file(file, folds=folds, by=by)
+        read_split_file(file, n_folds=folds, split_by=by)
 
 
 def test_a_missing_split_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        read_split_file(tmp_path / "none.json", folds=None, by="id")
+        read_split_file(tmp_path / "none.json", n_folds=None, split_by="id")
 
 
 def test_keys_of_texts_know_scripts_and_forms():
@@ -178,7 +178,7 @@ def test_a_single_split_has_every_class_on_both_sides_where_it_can():
 
 def test_a_split_that_leaves_a_side_empty_is_refused():
     examples = examples_of([f"s{i}" for i in range(9)], [f"t{i}" for i in range(9)])
-    with pytest.raises(InputError, match="one side empty"):
+    with pytest.raises(InputError, match="training or the validation set empty"):
         make_split(examples, np.zeros(9, int), n_folds=1, val_fraction=0.99, split_by="id", seed=0)
     places = dict.fromkeys(examples.ids, 0)
     known = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
@@ -190,4 +190,4 @@ def test_a_split_file_that_cuts_texts_is_counted():
     examples = examples_of([f"s{i}" for i in range(6)], ["same", "same", "a", "b", "c", "d"])
     places = {example: i % 2 for i, example in enumerate(examples.ids)}
     made = split(examples, known={"format": 1, "by": "id", "folds": 2, "fold": places, "text": {}})
-    assert (made.shared_texts, made.cut_groups) == (1, 1)
+    assert (made.n_shared_texts, made.n_divided_groups) == (1, 1)

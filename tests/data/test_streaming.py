@@ -44,10 +44,10 @@ def folder(tmp_path_factory):
 def both(folder, ray_session, tiny_encoder):
     """The same songs from memory and streamed, with few of them known beforehand."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(streaming, "SAMPLE", 40)
-    patch.setattr(streaming, "WINDOW", 64)
-    patch.setattr(streaming, "TASK", 50)
-    patch.setattr(streaming, "READ", 16)
+    patch.setattr(streaming, "MAX_SAMPLE", 40)
+    patch.setattr(streaming, "BLOCK_ROWS", 64)
+    patch.setattr(streaming, "MIN_TASK_ROWS", 50)
+    patch.setattr(streaming, "READ_ROWS", 16)
     make = functools.partial(plan_of, folder, tiny_encoder("bert"))
     yield prepare_data(make()), prepare_data(make(data__resident_limit=0))
     patch.undo()
@@ -85,7 +85,7 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
             assert (batch.units["text"][name] == tensor).all()
         assert (batch.targets == ours.targets).all()
         # only what is still needed stays
-        assert len(rows.examples) <= streaming.WINDOW + 2 * streaming.READ + 90
+        assert len(rows.examples) <= streaming.BLOCK_ROWS + 2 * streaming.READ_ROWS + 90
 
 
 def test_a_worker_without_a_share_of_the_first_step_waits_for_its_own(both):
