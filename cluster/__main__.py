@@ -31,6 +31,14 @@ WISHES: dict[str, tuple[str, str]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run a command of `python -m cluster`.
+
+    Args:
+        arguments: Command line without the program's name.
+
+    Returns:
+        The exit code.
+    """
     protect_streams()
     options = _parser().parse_args(arguments)
     from rainbow_ray.utils.errors import InputError

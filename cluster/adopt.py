@@ -22,7 +22,17 @@ NO_TIMER = "WARNING: NOTHING ENDS THIS MACHINE BY ITSELF: end it at https://cons
 
 
 def parse_place(text: str) -> tuple[str, str, int]:
-    """`root@1.2.3.4:10022` as user, host and port. Raises `InputError`."""
+    """Parse the address of a pod.
+
+    Args:
+        text: `USER@HOST:PORT`, or an ssh command line as the console shows it.
+
+    Returns:
+        User, host and port.
+
+    Raises:
+        InputError: The text is not an address.
+    """
     found = re.fullmatch(r"(?:ssh\s+)?([\w.-]+)@([\w.-]+)(?::(\d{1,5})|\s+-p\s+(\d{1,5}))?", text.strip())
     if found is None:
         raise InputError(f"{text!r} is no USER@HOST:PORT, such as root@213.173.105.8:10022; the console shows it under"
@@ -34,7 +44,23 @@ def parse_place(text: str) -> tuple[str, str, int]:
 
 
 def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: float, dry_run: bool) -> int:
-    """A cluster of one pod, from a login; its timer first. Raises `InputError`, `RemoteError`, `ClusterError`."""
+    """Make a cluster of one pod that was created in the console; its timer starts first.
+
+    Args:
+        place: `USER@HOST:PORT`.
+        settings: Settings of the cluster.
+        key: Private ssh key for the first login; None for the user's own configuration.
+        usd_per_hour: Price of the pod.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: The address, the key or the name of the cluster cannot be used.
+        RemoteError: The pod cannot be reached.
+        ClusterError: Ray cannot be started.
+    """
     user, host, port = parse_place(place)
     if key is not None and not key.exists():
         raise InputError(f"--key: {key}: no such file")
@@ -68,9 +94,16 @@ def adopt(place: str, settings: Settings, *, key: Path | None, usd_per_hour: flo
 
 
 def start_timer(cluster: Cluster) -> bool:
-    """The dead-man timer, as the pod's own first process would have started it. False, and said, where there is none.
+    """Start the dead-man timer of an adopted pod. A pod with a deadline keeps the earlier one.
 
-    A pod that has a deadline already keeps the earlier one, and so does the state. Raises `RemoteError`.
+    Args:
+        cluster: The adopted cluster.
+
+    Returns:
+        Whether the pod will stop by itself.
+
+    Raises:
+        RemoteError: The timer cannot be started.
     """
     state, head = cluster.state, cluster.state.head
     assert head is not None
@@ -96,9 +129,15 @@ def start_timer(cluster: Cluster) -> bool:
 
 
 def end_adopted(cluster: Cluster, *, gone: bool = False) -> None:
-    """Ask the pod to end itself, with its own key, and wait until it is gone. `gone`: somebody has seen to that.
+    """Ask an adopted pod to terminate itself with its own key, and wait until it is gone.
 
-    Raises `RemoteError`, and `ClusterError` where nobody can know.
+    Args:
+        cluster: The adopted cluster.
+        gone: Whether the user has terminated the pod.
+
+    Raises:
+        RemoteError: The pod cannot terminate itself.
+        ClusterError: It is unknown whether the pod runs.
     """
     state = cluster.state
     head = state.head

@@ -22,7 +22,14 @@ DASHBOARD_PORT = 8265
 
 
 def prices(settings: Settings) -> int:
-    """The candidates, as `up` would take them."""
+    """Print the available candidates with their prices.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Returns:
+        The exit code: 1 without candidates.
+    """
     from rich.table import Table
 
     from rainbow_ray.utils.console import make_console
@@ -43,7 +50,17 @@ def prices(settings: Settings) -> int:
 
 
 def down(name: str, *, yes: bool, gone: bool, dry_run: bool) -> int:
-    """End every pod, and say what stays and what that costs."""
+    """Terminate every pod, and print what is left and its cost.
+
+    Args:
+        name: Name of the cluster.
+        yes: Whether to skip the confirmation.
+        gone: Whether the user has terminated an adopted pod.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+    """
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
@@ -79,7 +96,19 @@ def _down_adopted(cluster: Cluster, *, yes: bool, gone: bool, dry_run: bool) -> 
 
 
 def set_up(name: str, *, dry_run: bool) -> int:
-    """Code, environment, secrets and Ray anew on pods that are there: after a change, or a pod's restart."""
+    """Install code, environment, secrets and Ray again on existing pods.
+
+    Args:
+        name: Name of the cluster.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: The cluster has no head.
+        ClusterError: Ray does not start on a pod.
+    """
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)
@@ -100,7 +129,14 @@ def set_up(name: str, *, dry_run: bool) -> int:
 
 
 def status(name: str) -> int:
-    """Pods as listed, joined with Ray's nodes, and dollars so far. It writes nothing, so it takes no lock."""
+    """Print the pods with Ray's nodes and costs. Nothing is written, so no lock is taken.
+
+    Args:
+        name: Name of the cluster.
+
+    Returns:
+        The exit code.
+    """
     cluster = known_cluster(name)
     listed = {pod.name: pod for pod in cluster.look(save=False)}
     nodes = _ray_nodes(cluster)
@@ -122,7 +158,14 @@ def status(name: str) -> int:
 
 
 def cost(name: str) -> int:
-    """By our clock and RunPod's price, this cluster and those before it."""
+    """Print the costs of this cluster and of earlier ones of this name.
+
+    Args:
+        name: Name of the cluster.
+
+    Returns:
+        The exit code.
+    """
     folder, now = ClusterFolder(name), time.time()
     states = [*folder.ended(), *([state] if (state := folder.read()) else [])]
     if not states:
@@ -135,7 +178,15 @@ def cost(name: str) -> int:
 
 
 def ssh(name: str, command: list[str]) -> int:
-    """A login on the head, or one command there, with the pod's variables."""
+    """Open a login on the head, or run one command there with the pod's variables.
+
+    Args:
+        name: Name of the cluster.
+        command: Command; empty for a login.
+
+    Returns:
+        The exit code of the command.
+    """
     remote, state = head_of(name)
     if not command:
         return remote.shell()
@@ -145,7 +196,15 @@ def ssh(name: str, command: list[str]) -> int:
 
 
 def dashboard(name: str, port: int) -> int:
-    """Ray's dashboard on this machine's loopback, until Ctrl-C."""
+    """Forward Ray's dashboard to this machine's loopback interface until Ctrl-C.
+
+    Args:
+        name: Name of the cluster.
+        port: Local port.
+
+    Returns:
+        The exit code.
+    """
     remote, _ = head_of(name)
     token = ClusterFolder(name).token
     print(f"http://127.0.0.1:{port}\nlog in with the token in {token} (until Ctrl-C)")

@@ -10,14 +10,27 @@ from cluster.plan import volume_usd_per_month
 from cluster.pricing import agreed
 from cluster.reconcile import marked_pods, own_pods
 from cluster.registry import open_api
-from cluster.runpod_api import ApiError, Pod, RunPod, Volume
+from cluster.runpod_api import ApiError, RunPod
+from cluster.runpod_models import Pod, Volume
 from cluster.state import MARKER, ClusterFolder, State, clusters_folder
 from cluster.volumes import mounted_volumes, our_volumes
 from rainbow_ray.utils.errors import InputError
 
 
 def gc(*, volumes: bool, running: bool, yes: bool, dry_run: bool) -> int:
-    """A pod whose deadline is ahead may be another machine's, at work: it is shown, and ended with `running` alone."""
+    """Terminate pods that belong to no cluster of this machine, and delete unused volumes.
+
+    A pod with a deadline in the future may belong to another machine: it is listed, and terminated with `running` only.
+
+    Args:
+        volumes: Whether to delete unused volumes that were created from this machine.
+        running: Whether to terminate pods with a deadline in the future.
+        yes: Whether to skip the confirmation.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+    """
     client = open_api()
     listed = client.volumes() if volumes else []
     # first what there is, then what is known: a cluster that is being made is written down before it is asked for

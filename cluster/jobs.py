@@ -19,7 +19,21 @@ ORIGIN = ".pulled-from"  # in a run that came from a cluster: which
 
 
 def push(name: str, manifest: Path | None, others: Sequence[Path], *, features: Path | None, dry_run: bool) -> int:
-    """Code always; a manifest and what lies beside it; or, in place of sound and notes, what was made of them."""
+    """Upload code, and optionally a manifest, other files, or a media cache in place of audio and MIDI.
+
+    Args:
+        name: Name of the cluster.
+        manifest: Manifest file, or None.
+        others: Further files and folders.
+        features: Folder of a media cache, or None.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: A file does not exist.
+    """
     missing = [path for path in [*others, *([manifest] if manifest else []), *([features] if features else [])]
                if not path.exists()]  # fmt: skip
     if missing:
@@ -49,7 +63,20 @@ def push(name: str, manifest: Path | None, others: Sequence[Path], *, features: 
 
 
 def pull(name: str, folder: Path, runs: Sequence[str], *, dry_run: bool) -> int:
-    """Runs into a folder here. One that lies here already, and is not of this cluster's volume, is left as it is."""
+    """Download runs. A local run that does not come from this cluster's volume is not changed.
+
+    Args:
+        name: Name of the cluster.
+        folder: Local folder of runs.
+        runs: Names of runs; empty for all.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code: 1 if a run was skipped.
+
+    Raises:
+        InputError: A named run does not exist.
+    """
     remote, state = head_of(name)
     there = f"{state.settings.workspace}/runs"
     listed = remote.run(f"cd {shlex.quote(there)} 2>/dev/null && ls -1 || true").split("\n")
@@ -78,7 +105,20 @@ def pull(name: str, folder: Path, runs: Sequence[str], *, dry_run: bool) -> int:
 def start(
     name: str, door: str, arguments: Sequence[str], *, demo: bool, finish: bool, follow: bool, dry_run: bool
 ) -> int:
-    """Run `train` or `tune` on the cluster, as a Ray job that goes on without this machine."""
+    """Run `train` or `tune` on the cluster, as a Ray job that does not depend on this machine.
+
+    Args:
+        name: Name of the cluster.
+        door: `train` or `tune`.
+        arguments: Arguments of the command.
+        demo: Whether the demo songs are used.
+        finish: Whether the cluster stops when the job has ended.
+        follow: Whether to print the log until the job has ended.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+    """
     remote, state = head_of(name)
     command = ["python", "-m", f"rainbow_ray.{door}", *arguments]
     _check_data(remote, state, arguments, demo=demo)
@@ -99,7 +139,16 @@ def start(
 
 
 def check(name: str, arguments: Sequence[str], *, demo: bool) -> int:
-    """`rainbow_ray.check` on the head, with this terminal's output; its exit code."""
+    """Run `rainbow_ray.check` on the head.
+
+    Args:
+        name: Name of the cluster.
+        arguments: Arguments of the command.
+        demo: Whether the demo songs are used.
+
+    Returns:
+        The exit code of the command.
+    """
     remote, state = head_of(name)
     _check_data(remote, state, arguments, demo=demo)
     named = ["--manifest", "demo"] if demo and not _names(arguments, "--manifest") else []
@@ -107,7 +156,18 @@ def check(name: str, arguments: Sequence[str], *, demo: bool) -> int:
 
 
 def logs(name: str, job: str | None) -> int:
-    """A job's log until it ends: the youngest, where none is named. Its exit code."""
+    """Print the log of a job until it ends.
+
+    Args:
+        name: Name of the cluster.
+        job: Id of the job; None for the latest.
+
+    Returns:
+        The exit code of the job.
+
+    Raises:
+        InputError: No job ran on this cluster.
+    """
     remote, state = head_of(name)
     if job is None:
         told = remote.run(on_pod(state, "python -m cluster.pod.job list"), timeout=60)

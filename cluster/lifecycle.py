@@ -12,17 +12,8 @@ from cluster.plan import Candidate
 from cluster.pod_request import pod_request
 from cluster.reconcile import STOPPED, own_pods, update_record, update_records
 from cluster.remote import reach
-from cluster.runpod_api import (
-    ApiError,
-    Forbidden,
-    NoCapacity,
-    NotFound,
-    Pod,
-    RateLimited,
-    RunPod,
-    Unauthorized,
-    Unavailable,
-)
+from cluster.runpod_api import ApiError, Forbidden, NoCapacity, NotFound, RateLimited, RunPod, Unauthorized, Unavailable
+from cluster.runpod_models import Pod
 from cluster.state import ClusterFolder, PodRecord, State
 
 SWEEPS = 4  # listings in which a pod whose creation is uncertain is looked for, before another one is asked for
@@ -43,7 +34,20 @@ class NoCapacityError(ClusterError):
 
 @dataclass
 class Cluster:
-    """A cluster that a command changes: its folder and state, and RunPod's API."""
+    """A cluster that a command changes.
+
+    Attributes:
+        folder: Folder of the cluster on this machine.
+        state: State of the cluster.
+        client: Client of RunPod's API.
+        say: Prints a message.
+        pause: Sleeps for some seconds.
+        clock: Returns seconds since 1970.
+        poll: Seconds between requests that wait for something.
+        listing_delay: Seconds within which a created pod appears in a listing.
+        stop: Set when a parallel step must end.
+        made_volume: Whether this command created the volume.
+    """
 
     folder: ClusterFolder
     state: State
@@ -52,26 +56,43 @@ class Cluster:
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     poll: float = 2.0  # seconds between listings
-    finalize_labels: float = SETTLE_SECONDS
+    listing_delay: float = SETTLE_SECONDS
     made_volume: bool = False  # by this command: nothing lies on it that anybody would miss
     stop: threading.Event = field(default_factory=threading.Event)  # Ctrl-C: whoever waits gives up
     _unplaced: set[Candidate] = field(default_factory=set)
 
     def save(self) -> None:
+        """Write the state to the cluster's folder."""
         self.folder.write(self.state)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """How long a stage takes, into the state."""
+        """Record the duration of a stage in the state.
+
+        Args:
+            stage: Name of the stage.
+
+        Yields:
+            Nothing.
+        """
         begun = time.perf_counter()
         yield
         self.state.seconds[stage] = round(time.perf_counter() - begun, 2)
 
     def look(self, *, save: bool = True) -> list[Pod]:
-        """The cluster's own pods, as the account has them now; the state follows. Raises `ApiError`.
+        """List the cluster's own pods and update the state.
 
-        Where a listing and the state differ, the pod is asked for by its id: only "no such pod" ends a record. Nothing
-        is asked about a pod that was made by hand: there may be no key.
+        Where the listing and the state differ, the pod is requested by id; only "no such pod" ends a record. Nothing is
+        requested for an adopted pod, since there may be no key.
+
+        Args:
+            save: Whether the updated state is written.
+
+        Returns:
+            The cluster's pods in the account.
+
+        Raises:
+            ApiError: The pods could not be listed.
         """
         if self.state.adopted:
             return []
@@ -105,17 +126,28 @@ class Cluster:
             now = self.clock()
             self.look()
             for record in self.state.uncertain:
-                if now - record.since >= self.finalize_labels:
+                if now - record.since >= self.listing_delay:
                     self._forget(record)
             if not self.state.uncertain or self.stop.is_set():
                 return
             self.pause(self.poll)
 
     def create(self, role: str, candidates: Sequence[Candidate]) -> PodRecord:
-        """One pod of the first candidate that has room. It is written down before it is asked for.
+        """Create one pod of the first candidate with capacity. The pod is recorded before the request is sent.
 
-        Where nobody knows what became of a creation, and it does not turn up, another pod is asked for; the record of
-        the first stays. Raises `ApiError` for what no other candidate would mend, `NoCapacityError` when none has room.
+        When the outcome of a creation is unknown and the pod does not appear, another pod is requested; the
+        record of the first is kept.
+
+        Args:
+            role: `head` or `worker`.
+            candidates: GPU types and data centers, most wanted first.
+
+        Returns:
+            The record of the pod.
+
+        Raises:
+            ApiError: An error that no other candidate would resolve.
+            NoCapacityError: No candidate has capacity.
         """
         self._need_volume()
         told, uncertain = [], 0
@@ -144,16 +176,30 @@ class Cluster:
         raise NoCapacityError(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
 
     def end(self, record: PodRecord) -> None:
-        """End one pod. Raises `ApiError`."""
+        """Terminate one pod.
+
+        Args:
+            record: Record of the pod.
+
+        Raises:
+            ApiError: The pod could not be terminated.
+        """
         if record.id is not None:
             self.client.terminate(record.id)
         _mark_ended(record, self.clock())
         self.save()
 
     def wait_for_ssh(self, record: PodRecord) -> bool:
-        """RUNNING is not ready: it has a runtime, an address, and ssh answers there. False when that takes too long.
+        """Wait until ssh answers on a pod.
 
-        Raises `ApiError` for what waiting does not mend.
+        Args:
+            record: Record of the pod.
+
+        Returns:
+            Whether ssh answered within `ready_within` seconds.
+
+        Raises:
+            ApiError: An error that waiting does not resolve.
         """
         until, gone = self.clock() + self.state.settings.ready_within, 0
         while self.clock() < until and not self.stop.is_set():
@@ -180,17 +226,20 @@ class Cluster:
         return False
 
     def end_all(self) -> None:
-        """End every pod of the cluster, and go on until none is there: not by id, nor in the listing, and that twice.
+        """Terminate every pod of the cluster, and wait until none exists, neither by id nor in two listings in a row.
 
-        Pods are ended by id whether they are listed or not; one whose creation is uncertain is looked for until it can
-        no longer turn up. Raises `ClusterError` with the pods that are left, and when they end themselves.
+        Pods are terminated by id whether they are listed or not. A pod whose creation is uncertain is searched for
+        until it can no longer appear.
+
+        Raises:
+            ClusterError: Pods that may still exist, and when they stop by themselves.
         """
-        until, empty = self.clock() + DOWN_SECONDS + self.finalize_labels, 0
+        until, empty = self.clock() + DOWN_SECONDS + self.listing_delay, 0
         told: set[str] = set()
         while True:
             now = self.clock()
             problems = [*self._end_known(told), *self._look_again()]
-            young = [record for record in self.state.uncertain if now - record.since < self.finalize_labels]
+            young = [record for record in self.state.uncertain if now - record.since < self.listing_delay]
             empty = 0 if problems or young or self.state.living else empty + 1
             if empty >= EMPTY_LOOKS:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.runpod_api import DataCenter, GpuType, Volume
+from cluster.runpod_models import DataCenter, GpuType, Volume
 from cluster.settings import Settings
 from rainbow_ray.utils.errors import did_you_mean
 
@@ -16,7 +16,16 @@ VOLUME_USD, VOLUME_USD_ABOVE_1TB = 0.07, 0.05
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing that can be asked for: a pod of this GPU in this data centre."""
+    """A GPU type in a data center that can be requested.
+
+    Attributes:
+        gpu: Id of the GPU type.
+        name: Name of the GPU type.
+        memory: Memory of one GPU in GB.
+        data_center: Id of the data center.
+        stock: `HIGH`, `MEDIUM` or `LOW`.
+        usd_per_hour: Price of one pod with all its GPUs.
+    """
 
     gpu: str  # id
     name: str
@@ -28,14 +37,29 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates, most wanted first, and a sentence for each reason why something is not among them."""
+    """Ranked candidates.
+
+    Attributes:
+        candidates: Candidates, most wanted first.
+        refused: A sentence for each excluded GPU type or data center.
+    """
 
     candidates: list[Candidate]
     refused: list[str]
 
 
 def rank(gpus: Sequence[GpuType], centers: Sequence[DataCenter], settings: Settings, volume: Volume | None) -> Ranked:
-    """Where pods can be asked for. All of a cluster's pods lie where its volume lies."""
+    """Rank GPU types and data centers. All pods of a cluster are in the data center of its volume.
+
+    Args:
+        gpus: GPU types of the catalog, with availability.
+        centers: Data centers of the catalog.
+        settings: Settings of the cluster.
+        volume: Existing network volume, or None.
+
+    Returns:
+        Ranked candidates, and reasons for excluded ones.
+    """
     chosen, refused = _choose_gpus(gpus, settings)
     places, told = _choose_centers(centers, settings, volume)
     refused += told
@@ -60,13 +84,31 @@ def rank(gpus: Sequence[GpuType], centers: Sequence[DataCenter], settings: Setti
 
 
 def pod_price(gpu: GpuType, settings: Settings) -> float:
-    """USD an hour of one pod."""
+    """Return the price of one pod.
+
+    Args:
+        gpu: GPU type.
+        settings: Settings of the cluster.
+
+    Returns:
+        USD per hour.
+    """
     one = gpu.price.secure if settings.cloud == "SECURE" else gpu.price.community
     return one * settings.gpus_per_pod
 
 
 def volume_usd_per_month(size: int) -> float:
-    """What a volume of `size` GB costs while no pod runs."""
+    """Return the price of a network volume.
+
+    Args:
+        size: Size in GB.
+
+    Returns:
+        USD per month.
+
+    Reference:
+        https://docs.runpod.io/pods/pricing
+    """
     return VOLUME_USD * min(size, 1000) + VOLUME_USD_ABOVE_1TB * max(0, size - 1000)
 
 
@@ -94,7 +136,15 @@ def _choose_gpus(gpus: Sequence[GpuType], settings: Settings) -> tuple[list[GpuT
 
 
 def match_gpu(name: str, gpus: Iterable[GpuType]) -> list[GpuType]:
-    """By id or name; a part of a name (`4090`) means all that have it."""
+    """Find GPU types by id or name; a part of a name (`4090`) matches all that contain it.
+
+    Args:
+        name: Name, id or part of it.
+        gpus: GPU types.
+
+    Returns:
+        Matching GPU types; exact matches only, if there are any.
+    """
     asked = name.lower()
     exact = [gpu for gpu in gpus if asked in (gpu.id.lower(), gpu.name.lower())]
     return exact or [gpu for gpu in gpus if asked in gpu.name.lower() or asked in gpu.id.lower()]

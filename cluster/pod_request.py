@@ -15,7 +15,20 @@ DEADMAN = Path(__file__).parent / "pod" / "deadman.sh"
 
 
 def pod_request(state: State, record: PodRecord, candidate: Candidate, public_key: str) -> dict[str, Any]:
-    """The body of `POST /v2/pods`. No key of the account is in it, nor any other secret."""
+    """Return the body of `POST /v2/pods`. It holds neither the account's key nor any other secret.
+
+    Args:
+        state: State of the cluster.
+        record: Record of the pod.
+        candidate: GPU type and data center.
+        public_key: Public ssh key of the cluster.
+
+    Returns:
+        The JSON object.
+
+    Reference:
+        https://docs.runpod.io/api-reference-v2
+    """
     settings = state.settings
     private = {
         "PUBLIC_KEY": public_key,
@@ -46,9 +59,13 @@ def pod_request(state: State, record: PodRecord, candidate: Candidate, public_ke
 
 
 def start_command() -> str:
-    """The container's command: the timer first, and only then what the image does anyway.
+    """Return the command of the container: the timer first, then the image's own start script.
 
-    The script travels inside it, so that it runs on any image, before code is there and after each restart.
+    The script of the timer is embedded in the command, so that it runs on any image, before code is installed and after
+    each restart.
+
+    Returns:
+        A shell command.
     """
     packed = base64.b64encode(gzip.compress(DEADMAN.read_bytes(), mtime=0)).decode()
     script = (

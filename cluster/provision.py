@@ -32,7 +32,16 @@ Result = TypeVar("Result")
 
 
 def build(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
-    """Pods, and Ray on all of them. Raises `ClusterError` and `ApiError`."""
+    """Create the missing pods and start Ray on all of them.
+
+    Args:
+        cluster: The cluster.
+        candidates: GPU types and data centers, most wanted first.
+
+    Raises:
+        ClusterError: The cluster cannot be built.
+        ApiError: A request failed.
+    """
     while True:
         converge(cluster, candidates)
         failed = bring_up_ray(cluster)
@@ -47,9 +56,15 @@ def build(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
 
 
 def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
-    """As many living, reachable pods as were wished for, and no more; dead ones are replaced, within `retries`.
+    """Create or terminate pods until the wished number is alive and reachable; dead pods are replaced `retries` times.
 
-    Raises `ClusterError` and `ApiError`.
+    Args:
+        cluster: The cluster.
+        candidates: GPU types and data centers, most wanted first.
+
+    Raises:
+        ClusterError: Too many pods had to be replaced.
+        ApiError: A request failed.
     """
     with cluster.timed("pods"):
         if cluster.state.uncertain:
@@ -67,16 +82,30 @@ def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
 
 
 def end_surplus(cluster: Cluster) -> None:
-    """Pods that turned up late, and those that `scale` wants no longer. Raises `ApiError`."""
+    """Terminate pods that appeared late and pods that `scale` no longer wants.
+
+    Args:
+        cluster: The cluster.
+
+    Raises:
+        ApiError: A pod could not be terminated.
+    """
     for record in surplus(cluster.state, cluster.state.settings.pods):
         cluster.end(record)
         cluster.say(f"ended {record.name}: one more than was wished for")
 
 
 def bring_up_ray(cluster: Cluster) -> list[tuple[PodRecord, str]]:
-    """Code, environment, token and secrets on every pod, then Ray: the head first.
+    """Install code, environment, token and secrets on every pod, then start Ray, on the head first.
 
-    Gives the workers on which Ray does not start, and why. Raises `ClusterError` for all else.
+    Args:
+        cluster: The cluster.
+
+    Returns:
+        Workers on which Ray does not start, with reasons.
+
+    Raises:
+        ClusterError: Any other step failed.
     """
     state = cluster.state
     head = state.head
@@ -117,7 +146,16 @@ def _forget_the_end(cluster: Cluster, head: PodRecord) -> None:
 
 
 def push_code(remote: Remote, state: State) -> None:
-    """This package, as it lies here, onto the volume: a change is there in a second. Raises `RemoteError`."""
+    """Upload this package to the volume.
+
+    Args:
+        remote: Connection to the head.
+        state: State of the cluster.
+
+    Raises:
+        ClusterError: This is not a clone of the repository.
+        RemoteError: The upload failed.
+    """
     missing = [name for name in CODE if not (ROOT / name).exists()]
     if missing:
         raise ClusterError(f"{ROOT}: no {', '.join(missing)}; run this from a clone of the repository")
@@ -127,18 +165,42 @@ def push_code(remote: Remote, state: State) -> None:
 
 
 def code_folder(state: State) -> str:
+    """Return the folder of the code on the volume.
+
+    Args:
+        state: State of the cluster.
+
+    Returns:
+        An absolute path on the pods.
+    """
     return f"{state.settings.workspace}/code"
 
 
 def on_pod(state: State, command: str) -> str:
-    """A command with the pod's variables and environment, in the code's folder."""
+    """Return a shell command that runs in the code folder, with the pod's variables and environment.
+
+    Args:
+        state: State of the cluster.
+        command: Command to run.
+
+    Returns:
+        A shell command.
+    """
     code = code_folder(state)
     script = f". {shlex.quote(code)}/cluster/pod/env.sh && cd {shlex.quote(code)} && {command}"
     return f"bash -c {shlex.quote(script)}"
 
 
 def start_node(cluster: Cluster, record: PodRecord) -> None:
-    """Ray on one pod; nothing happens where it runs. Raises `RemoteError`."""
+    """Start Ray on one pod; nothing happens where it runs already.
+
+    Args:
+        cluster: The cluster.
+        record: Record of the pod.
+
+    Raises:
+        RemoteError: Ray does not start.
+    """
     state, head = cluster.state, cluster.state.head
     assert head is not None
     command = f"python -m cluster.pod.node start {record.role}"
@@ -200,6 +262,16 @@ def _connects(cluster: Cluster, worker: PodRecord, head: PodRecord) -> bool:
 
 
 def replace_pod(cluster: Cluster, record: PodRecord, why: str) -> None:
+    """Terminate a pod that cannot be used, so that another one is created.
+
+    Args:
+        cluster: The cluster.
+        record: Record of the pod.
+        why: Reason, for messages.
+
+    Raises:
+        ClusterError: `retries` pods were replaced already.
+    """
     state = cluster.state
     if state.replaced >= state.settings.retries:
         raise ClusterError(

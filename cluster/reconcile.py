@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cluster.runpod_api import Pod
+from cluster.runpod_models import Pod
 from cluster.state import MARKER, PodRecord, State
 
 ANY_PREFIX = "rainbow-"
@@ -12,20 +12,43 @@ STOPPED = ("EXITED", "ERROR")  # it is there, and costs nothing but its disk
 
 
 def own_pods(pods: Iterable[Pod], state: State) -> list[Pod]:
-    """Pods that carry this cluster's prefix and its marker: either alone may be another one's."""
+    """Return the pods with this cluster's name prefix and marker; either alone may belong to another cluster.
+
+    Args:
+        pods: Pods of the account.
+        state: State of the cluster.
+
+    Returns:
+        The cluster's pods.
+    """
     return [pod for pod in pods if pod.name.startswith(state.prefix) and pod.env.get(MARKER) == state.marker]
 
 
 def marked_pods(pods: Iterable[Pod]) -> list[Pod]:
-    """Pods of any cluster of ours, also of those whose state is lost."""
+    """Return the pods of any cluster of rainbow_ray, also of clusters whose state is lost.
+
+    Args:
+        pods: Pods of the account.
+
+    Returns:
+        Pods with a marker.
+    """
     return [pod for pod in pods if pod.name.startswith(ANY_PREFIX) and pod.env.get(MARKER)]
 
 
 def update_records(state: State, pods: Sequence[Pod], now: float) -> list[PodRecord]:
-    """Bring the state up to what a listing says, and give the records that it contradicts.
+    """Update the state from a listing, and return the records that the listing contradicts.
 
-    A listing may lag: a pod that it lacks may be there, and one that it has may be gone. Ask for both by their ids.
-    A pod of ours that has no record (a creation whose answer was lost, by a command that was killed) gets one.
+    A listing may be delayed: a missing pod may exist, and a listed pod may be gone; both must be requested by id. A pod
+    without a record (a creation whose answer was lost) gets one.
+
+    Args:
+        state: State of the cluster, which is updated.
+        pods: Listing of the account.
+        now: Seconds since 1970.
+
+    Returns:
+        Records that must be checked by id.
     """
     found = {pod.name: pod for pod in own_pods(pods, state) if pod.alive or pod.status in STOPPED}
     doubtful = []
@@ -47,7 +70,13 @@ def update_records(state: State, pods: Sequence[Pod], now: float) -> list[PodRec
 
 
 def update_record(record: PodRecord, pod: Pod, now: float) -> None:
-    """What the API says of a pod that is there."""
+    """Update a record from the API's description of an existing pod.
+
+    Args:
+        record: Record, which is updated.
+        pod: Description of the pod.
+        now: Seconds since 1970.
+    """
     record.id, record.data_center = pod.id, pod.dataCenterId
     record.usd_per_hour = pod.cost or record.usd_per_hour
     if record.step in ("asked", "ended"):
@@ -61,7 +90,17 @@ def update_record(record: PodRecord, pod: Pod, now: float) -> None:
 
 
 def surplus(state: State, pods: int) -> list[PodRecord]:
-    """Which pods to end so that `pods` are left: a second head, then workers: those not ready, and the youngest."""
+    """Return the pods to terminate so that `pods` are left.
+
+    A second head is first, then workers that are not ready, then the youngest workers.
+
+    Args:
+        state: State of the cluster.
+        pods: Number of pods to keep.
+
+    Returns:
+        Records of pods.
+    """
     living, head = state.living, state.head
     spare = [record for record in living if record.role == "head" and record is not head]
     workers = [record for record in living if record.role == "worker"]

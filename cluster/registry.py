@@ -12,7 +12,17 @@ from rainbow_ray.utils.errors import InputError
 
 
 def open_api(url: str | None = None) -> RunPod:
-    """Raises `InputError` without a key. The key stays in this process: no pod ever gets it."""
+    """Return a client of RunPod's API with the key in `RUNPOD_API_KEY`. The key is never sent to a pod.
+
+    Args:
+        url: URL of the API; None for `RUNPOD_API_URL` or the default.
+
+    Returns:
+        The client.
+
+    Raises:
+        InputError: There is no key, or it has invalid characters.
+    """
     key = os.environ.get("RUNPOD_API_KEY", "").strip()
     if not key:
         raise InputError(
@@ -25,26 +35,62 @@ def open_api(url: str | None = None) -> RunPod:
 
 
 def without_api(folder: ClusterFolder, state: State) -> Cluster:
-    """A cluster of which nothing is ever asked of RunPod."""
+    """Return an adopted cluster, for which RunPod's API is never used.
+
+    Args:
+        folder: Folder of the cluster.
+        state: State of the cluster.
+
+    Returns:
+        The cluster.
+    """
     return Cluster(folder, state, RunPod("", state.api_url))
 
 
 def known_cluster(name: str) -> Cluster:
-    """Raises `InputError` where none of this name is known."""
+    """Return a cluster of this machine by name.
+
+    Args:
+        name: Name of the cluster.
+
+    Returns:
+        The cluster.
+
+    Raises:
+        InputError: There is no such cluster, or no API key.
+    """
     folder = ClusterFolder(name)
     state = folder.need()
     return without_api(folder, state) if state.adopted else Cluster(folder, state, open_api(state.api_url))
 
 
 def not_adopted(state: State, what: str) -> None:
-    """Raises `InputError`."""
+    """Reject commands that create pods for an adopted cluster.
+
+    Args:
+        state: State of the cluster.
+        what: Name of the command.
+
+    Raises:
+        InputError: The cluster was adopted.
+    """
     if state.adopted:
         raise InputError(f"cluster {state.name!r} is a pod that was made by hand: `{what}` makes no others of it;"
                          " --cluster NAME names a new one")  # fmt: skip
 
 
 def head_of(name: str) -> tuple[Remote, State]:
-    """Raises `InputError` without one."""
+    """Return the connection to the head of a cluster.
+
+    Args:
+        name: Name of the cluster.
+
+    Returns:
+        The head as ssh reaches it, and the state.
+
+    Raises:
+        InputError: There is no such cluster, or it has no head.
+    """
     folder = ClusterFolder(name)
     state = folder.need()
     if state.head is None:

@@ -15,7 +15,13 @@ CONNECT_SECONDS = 10
 
 
 class RemoteError(Exception):
-    """A command on a pod failed, or there was no way to it."""
+    """A command on a pod failed, or the pod could not be reached.
+
+    Args:
+        what: Description of the step.
+        code: Exit code; 255 if ssh itself failed.
+        said: Output of the command.
+    """
 
     def __init__(self, what: str, code: int, said: str) -> None:
         self.code, self.said = code, said
@@ -30,7 +36,16 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """One pod, as ssh sees it."""
+    """Connection to one pod by ssh.
+
+    Attributes:
+        host: Host name or address.
+        port: ssh port.
+        user: User name.
+        alias: Name under which the host key is stored, since addresses are reused by other pods.
+        key: Private key, or None for the user's agent.
+        known_hosts: File of known hosts.
+    """
 
     host: str
     port: int
@@ -40,7 +55,11 @@ class Remote:
     known_hosts: Path
 
     def options(self) -> list[str]:
-        """What ssh is always told; nothing of the user's own configuration takes part."""
+        """Return the options of every ssh command; the user's own configuration is ignored.
+
+        Returns:
+            Arguments of ssh.
+        """
         chosen = {
             "UserKnownHostsFile": str(self.known_hosts),
             "HostKeyAlias": self.alias,
@@ -57,18 +76,37 @@ class Remote:
         return ["-F", "none", *told]
 
     def ssh(self, *, interactive: bool = False) -> list[str]:
+        """Return an ssh command without the remote command.
+
+        Args:
+            interactive: Whether a terminal is allocated.
+
+        Returns:
+            Command and arguments.
+        """
         return ["ssh", *self.options(), *(["-t"] if interactive else []), "-p", str(self.port), self.target]
 
     @property
     def target(self) -> str:
+        """Destination of ssh and rsync, `user@host`."""
         return f"{self.user}@{self.host}"
 
     def run(
         self, command: str, *, timeout: float | None = None, given: str | None = None, what: str | None = None
     ) -> str:
-        """The output of a command. `given` goes to its standard input: secrets are never arguments.
+        """Run a command and return its output.
 
-        Raises `RemoteError`.
+        Args:
+            command: Shell command.
+            timeout: Seconds, or None.
+            given: Standard input; secrets are passed here and never as arguments.
+            what: Description of the step, for errors.
+
+        Returns:
+            Standard output.
+
+        Raises:
+            RemoteError: The command failed, or the pod could not be reached.
         """
         try:
             done = _call([*self.ssh(), command], given=given, timeout=timeout)
@@ -79,6 +117,11 @@ class Remote:
         return done.stdout
 
     def answers(self) -> bool:
+        """Return whether ssh answers.
+
+        Returns:
+            True if a command can be run.
+        """
         try:
             self.run("true", timeout=CONNECT_SECONDS + 5)
         except RemoteError:
@@ -86,20 +129,49 @@ class Remote:
         return True
 
     def follow(self, command: str) -> int:
-        """Run with this terminal's output; its exit code."""
+        """Run a command with the output on this terminal.
+
+        Args:
+            command: Shell command.
+
+        Returns:
+            The exit code.
+        """
         return subprocess.run([*self.ssh(), command], check=False).returncode
 
     def shell(self) -> int:
-        """An interactive login."""
+        """Open an interactive login.
+
+        Returns:
+            The exit code.
+        """
         return subprocess.run(self.ssh(interactive=True), check=False).returncode
 
     def put(self, sources: Sequence[Path | str], folder: str, *, options: Sequence[str] = ()) -> None:
-        """Copy into a folder there, which is made. Raises `RemoteError`."""
+        """Copy files into a remote folder, which is created.
+
+        Args:
+            sources: Local files and folders.
+            folder: Remote folder.
+            options: Further options of rsync.
+
+        Raises:
+            RemoteError: The copy failed.
+        """
         self.run(f"mkdir -p {shlex.quote(folder)}")  # macOS's rsync cannot
         self._rsync([*options, *map(str, sources), f"{self.target}:{folder.rstrip('/')}/"], f"to {folder}")
 
     def get(self, source: str, folder: Path, *, options: Sequence[str] = ()) -> None:
-        """Copy from there into a folder here. Raises `RemoteError`."""
+        """Copy a remote file or folder into a local folder.
+
+        Args:
+            source: Remote path.
+            folder: Local folder, which is created.
+            options: Further options of rsync.
+
+        Raises:
+            RemoteError: The copy failed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._rsync([*options, f"{self.target}:{source}", f"{folder}/"], f"from {source}")
 
@@ -110,13 +182,32 @@ class Remote:
             raise RemoteError(f"copying {what}", done.returncode, done.stderr)
 
     def tunnel(self, here: int, there: int) -> list[str]:
-        """The command that brings a port of the pod's loopback to this machine's."""
+        """Return the command that forwards a port of the pod's loopback interface to this machine's.
+
+        Args:
+            here: Local port.
+            there: Remote port.
+
+        Returns:
+            Command and arguments.
+        """
         options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
         return ["ssh", *self.options(), *options, "-p", str(self.port), self.target]
 
 
 def reach(folder: ClusterFolder, pod: PodRecord) -> Remote:
-    """Raises `InputError` for a pod that has no address yet."""
+    """Return the connection to a pod.
+
+    Args:
+        folder: Folder of the cluster.
+        pod: Record of the pod.
+
+    Returns:
+        The connection.
+
+    Raises:
+        InputError: The pod has no address yet.
+    """
     if pod.host is None or pod.port is None:
         raise InputError(f"pod {pod.name} has no ssh address yet; `status` shows it, `up` goes on with it")
     key = folder.key if folder.key.exists() else None

@@ -11,7 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
+
+from cluster.runpod_models import (
+    ApiModel,
+    DataCenter,
+    DataCenterList,
+    GpuType,
+    GpuTypeList,
+    Pod,
+    PodList,
+    Volume,
+    VolumeList,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -19,11 +31,15 @@ if TYPE_CHECKING:
 DEFAULT_URL = "https://api.runpod.io"
 TRIES = 5
 LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is the user's to wait for
-ALIVE = ("PROVISIONING", "STARTING", "RUNNING")
 
 
 class ApiError(Exception):
-    """What the API refused or could not do: one sentence, and what to do about it."""
+    """An error of RunPod's API.
+
+    Args:
+        detail: Description by the API.
+        status: HTTP status, or None where there was no answer.
+    """
 
     advice = "Try again; if it stays, look at https://uptime.runpod.io."
 
@@ -43,22 +59,32 @@ class ApiError(Exception):
 
 
 class Unauthorized(ApiError):
+    """401: the key is missing, wrong or expired."""
+
     advice = "RUNPOD_API_KEY is missing, wrong or expired: make one in the console under Settings, API Keys."
 
 
 class NoBalance(ApiError):
+    """402: the balance is too low."""
+
     advice = "The balance is too low: add credit in the console under Billing. No other GPU would help."
 
 
 class Forbidden(ApiError):
+    """403: the key lacks a permission."""
+
     advice = "The key may not do this: it needs read and write access to pods and network volumes."
 
 
 class NotFound(ApiError):
+    """404: no such pod or volume."""
+
     advice = "It is gone, or belongs to another account."
 
 
 class Conflict(ApiError):
+    """409: the state of the pod does not allow the request."""
+
     advice = "The pod is in a state that does not allow this; `status` shows it."
 
 
@@ -69,10 +95,14 @@ class NoCapacity(ApiError):
 
 
 class WrongRequest(ApiError):
+    """422: the request is invalid."""
+
     advice = "The request itself is wrong, so it was not tried again: look at the values in cluster.yaml."
 
 
 class RateLimited(ApiError):
+    """429: too many requests."""
+
     advice = "Too many requests: wait a minute."
 
 
@@ -86,129 +116,32 @@ ERRORS: Mapping[int, type[ApiError]] = {
 }  # fmt: skip
 
 
-class _Answer(BaseModel):
-    """Fields that we do not know are let pass: the API grows."""
-
-
-Kind = TypeVar("Kind", bound=_Answer)
-
-
-class SshEndpoint(_Answer):
-    host: str
-    port: int
-    username: str
-
-
-class Ssh(_Answer):
-    direct: SshEndpoint | None = None
-
-
-class GlobalNetworking(_Answer):
-    enabled: bool = False
-    ip: str | None = None
-
-
-class GpuOfPod(_Answer):
-    id: str
-    count: int = 1
-
-
-class NetworkMount(_Answer):
-    volumeId: str
-
-
-class Mounts(_Answer):
-    network: list[NetworkMount] = []
-
-
-class Pod(_Answer):
-    id: str
-    name: str
-    status: str
-    cost: float = Field(0.0, description="USD an hour, now")
-    env: dict[str, str] = {}
-    dataCenterId: str | None = None
-    gpu: GpuOfPod | None = None
-    ssh: Ssh = Ssh()
-    globalNetworking: GlobalNetworking = GlobalNetworking()
-    runtime: dict[str, Any] | None = None
-    mounts: Mounts = Mounts()
-    createdAt: str = ""
-
-    @property
-    def alive(self) -> bool:
-        """It costs money, or is about to."""
-        return self.status in ALIVE
-
-
-class Price(_Answer):
-    secure: float = 0.0
-    community: float = 0.0
-
-
-class MaxCount(_Answer):
-    secure: int = 0
-    community: int = 0
-
-
-class Availability(_Answer):
-    id: str
-    availability: str = "NONE"
-
-
-class GpuType(_Answer):
-    id: str
-    name: str
-    manufacturer: str = "UNKNOWN"
-    memory: int = Field(description="GB")
-    secure: bool = False
-    community: bool = False
-    price: Price = Price()
-    maxCount: MaxCount = MaxCount()
-    dataCenters: list[Availability] = []
-
-
-class DataCenter(_Answer):
-    id: str
-    name: str
-    region: str = "UNKNOWN"
-    globalNetwork: bool = False
-    networkVolumeTypes: list[str] = []
-
-
-class Volume(_Answer):
-    id: str
-    name: str
-    size: int = Field(description="GB")
-    dataCenter: str
-    type: str = "STANDARD"
-
-
-class _Pods(_Answer):
-    pods: list[Pod]
-
-
-class _Gpus(_Answer):
-    gpus: list[GpuType]
-
-
-class _Centers(_Answer):
-    dataCenters: list[DataCenter]
-
-
-class _Volumes(_Answer):
-    networkVolumes: list[Volume]
+Kind = TypeVar("Kind", bound=ApiModel)
 
 
 @dataclass(frozen=True)
 class Terminated:
-    """How a pod was ended: deleted, or (where the account may not delete) by the action of the same name."""
+    """How a pod was terminated.
+
+    Attributes:
+        how: `deleted`; `terminated` by the action of that name, where the account may not delete; `gone` before.
+    """
 
     how: Literal["deleted", "terminated", "gone"]
 
 
 class RunPod:
-    """A client. Reading and deleting are tried again; a creation whose outcome is unknown is not."""
+    """Client of RunPod's REST API v2. Reads and deletions are retried; a creation with an unknown outcome is not.
+
+    Args:
+        key: API key.
+        url: URL of the API.
+        pause: Sleeps for some seconds.
+        timeout: Seconds per request.
+
+    Reference:
+        https://docs.runpod.io/api-reference-v2
+    """
 
     def __init__(
         self, key: str, url: str = DEFAULT_URL, *, pause: Callable[[float], None] = time.sleep, timeout: float = 30.0
@@ -220,18 +153,53 @@ class RunPod:
         self._pause = pause
 
     def pods(self) -> list[Pod]:
-        """All pods of the account, other people's among them. Raises `ApiError`: an empty list means that none is."""
-        return self._read("/v2/pods", _Pods).pods
+        """List all pods of the account, including those of other people.
+
+        Returns:
+            Pods; an empty list means that there are none.
+
+        Raises:
+            ApiError: The listing failed.
+        """
+        return self._read("/v2/pods", PodList).pods
 
     def pod(self, pod_id: str) -> Pod:
+        """Return a pod by id.
+
+        Args:
+            pod_id: Id of the pod.
+
+        Returns:
+            The pod.
+        """
         return self._read(f"/v2/pods/{pod_id}", Pod)
 
     def create_pod(self, body: dict[str, Any]) -> Pod:
-        """Raises `Unavailable` where the pod may exist all the same: look for its name before trying again."""
+        """Create a pod.
+
+        Args:
+            body: JSON object of the request.
+
+        Returns:
+            The new pod.
+
+        Raises:
+            Unavailable: The pod may exist all the same: search for its name before another attempt.
+        """
         return self._parsed(self._send("POST", "/v2/pods", json=body), Pod)
 
     def terminate(self, pod_id: str) -> Terminated:
-        """End a pod and what it costs; a pod that is gone already is no error."""
+        """Terminate a pod; a pod that is gone already is not an error.
+
+        Args:
+            pod_id: Id of the pod.
+
+        Returns:
+            How the pod was terminated.
+
+        Raises:
+            ApiError: The pod could not be terminated.
+        """
         try:
             self._send("DELETE", f"/v2/pods/{pod_id}")
         except NotFound:
@@ -247,21 +215,57 @@ class RunPod:
         return Terminated("deleted")
 
     def gpu_types(self, *, count: int, cloud: str) -> list[GpuType]:
+        """Return the GPU types with their availability.
+
+        Args:
+            count: Number of GPUs per pod.
+            cloud: `SECURE` or `COMMUNITY`.
+
+        Returns:
+            GPU types of the catalog.
+        """
         asked = {"include": "AVAILABILITY", "product": "POD", "count": str(count), "cloud": cloud}
-        return self._read("/v2/catalog/gpus", _Gpus, asked).gpus
+        return self._read("/v2/catalog/gpus", GpuTypeList, asked).gpus
 
     def data_centers(self) -> list[DataCenter]:
-        return self._read("/v2/catalog/datacenters", _Centers).dataCenters
+        """Return the data centers.
+
+        Returns:
+            Data centers of the catalog.
+        """
+        return self._read("/v2/catalog/datacenters", DataCenterList).dataCenters
 
     def volumes(self) -> list[Volume]:
-        return self._read("/v2/network-volumes", _Volumes).networkVolumes
+        """Return the network volumes of the account.
+
+        Returns:
+            Volumes.
+        """
+        return self._read("/v2/network-volumes", VolumeList).networkVolumes
 
     def create_volume(self, name: str, size: int, data_center: str) -> Volume:
-        """Raises `Unavailable` where the volume may exist all the same."""
+        """Create a network volume.
+
+        Args:
+            name: Name of the volume.
+            size: Size in GB.
+            data_center: Id of the data center.
+
+        Returns:
+            The new volume.
+
+        Raises:
+            Unavailable: The volume may exist all the same.
+        """
         body = {"name": name, "size": size, "dataCenter": data_center}
         return self._parsed(self._send("POST", "/v2/network-volumes", json=body), Volume)
 
     def delete_volume(self, volume_id: str) -> None:
+        """Delete a network volume; a volume that is gone already is not an error.
+
+        Args:
+            volume_id: Id of the volume.
+        """
         try:
             self._send("DELETE", f"/v2/network-volumes/{volume_id}")
         except NotFound:

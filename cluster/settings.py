@@ -23,7 +23,17 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH")
 
 
 def parse_duration(value: Any) -> float:
-    """`8h`, `90m`, `1h30m`, or seconds. Raises `ValueError` for anything else."""
+    """Parse a duration.
+
+    Args:
+        value: Text such as `8h`, `90m` or `1h30m`, or a number of seconds.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: The value is not a positive duration of at most 366 days.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:
@@ -40,7 +50,14 @@ def parse_duration(value: Any) -> float:
 
 
 def say_duration(seconds: float) -> str:
-    """`8 h`, `1 h 30 min`, `45 s`."""
+    """Format a duration.
+
+    Args:
+        seconds: Duration in seconds.
+
+    Returns:
+        Text such as `8 h`, `1 h 30 min` or `45 s`.
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
@@ -55,7 +72,17 @@ def _names(value: Any) -> Any:
 
 
 def check_name(value: Any) -> str:
-    """It names a folder and pods. Raises `ValueError`."""
+    """Check the name of a cluster, which is used in folders and names of pods.
+
+    Args:
+        value: A value of the configuration or the command line.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: The value is not a valid name.
+    """
     if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value):
         raise ValueError(f"{value!r} names no cluster: small letters, digits and dashes, a letter first")
     return value
@@ -102,7 +129,18 @@ class Settings(BaseModel):
 
 
 def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
-    """Raises `InputError` with everything that is wrong, and where."""
+    """Read the settings of a cluster: the file, overridden by flags.
+
+    Args:
+        path: Settings file; None for `cluster.yaml` in the current folder, if it exists.
+        flags: Values of flags by dotted key.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        InputError: Unknown keys and invalid values, with their positions.
+    """
     document = _document(path)
     problems = [
         f"{path or DEFAULT_FILE}: {key}: unknown{did_you_mean(str(key), Settings.model_fields)}"
@@ -133,7 +171,17 @@ def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
 
 
 def named_in(path: Path | None) -> str | None:
-    """The name of the cluster that a file speaks of, where it has one. Raises `InputError`."""
+    """Return the name of the cluster in a settings file.
+
+    Args:
+        path: Settings file; None for `cluster.yaml` in the current folder, if it exists.
+
+    Returns:
+        The name, or None where the file has none.
+
+    Raises:
+        InputError: The file cannot be read, or the name is invalid.
+    """
     name = _document(path).get("name")
     try:
         return None if name is None else check_name(name)

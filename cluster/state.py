@@ -40,7 +40,25 @@ class _Written(BaseModel):
 
 
 class PodRecord(_Written):
-    """One pod: `asked` is written before the request, so that no creation can be forgotten."""
+    """One pod. It is written with step `asked` before the request is sent, so that no creation is forgotten.
+
+    Attributes:
+        name: Name of the pod.
+        role: `head` or `worker`.
+        step: `asked`, `made`, `ready` or `ended`.
+        id: Id of the pod, once known.
+        gpu: Id of the GPU type.
+        gpus: Number of GPUs.
+        data_center: Id of the data center.
+        usd_per_hour: Price.
+        deadline: When the pod stops by itself, in seconds since 1970.
+        since: When it was requested, in seconds since 1970.
+        until: When it was seen to be gone or stopped, or None.
+        host: ssh host.
+        port: ssh port.
+        user: ssh user.
+        private_ip: Address in the private network.
+    """
 
     name: str
     role: Literal["head", "worker"]
@@ -59,7 +77,14 @@ class PodRecord(_Written):
     private_ip: str | None = None
 
     def usd(self, now: float) -> float:
-        """What it cost until now, by its price and our clock."""
+        """Return the cost of the pod so far, from its price and this machine's clock.
+
+        Args:
+            now: Seconds since 1970.
+
+        Returns:
+            USD.
+        """
         if not self.since or self.step == "asked":
             return 0.0
         end = now if self.until is None else self.until
@@ -69,6 +94,16 @@ class PodRecord(_Written):
 
 
 class VolumeRecord(_Written):
+    """A network volume.
+
+    Attributes:
+        name: Name of the volume.
+        id: Id; None where it was requested and is not known to exist.
+        size: Size in GB.
+        data_center: Id of the data center.
+        ours: Whether it was created from this machine, so that `gc --volumes` may delete it.
+    """
+
     name: str
     id: str | None = None  # None: asked for, and not yet known to exist
     size: int
@@ -77,6 +112,23 @@ class VolumeRecord(_Written):
 
 
 class State(_Written):
+    """State of a cluster, stored in `state.json`.
+
+    Attributes:
+        version: Version of the format.
+        name: Name of the cluster.
+        marker: Unique value of this cluster, in the environment of its pods.
+        created: Seconds since 1970.
+        deadline: When the pods stop by themselves, in seconds since 1970.
+        settings: Settings of the cluster.
+        api_url: URL of RunPod's API.
+        adopted: Whether the pod was created in the console; the API is then never used.
+        volume: Network volume, or None.
+        pods: Records of all pods.
+        replaced: Number of pods that were replaced.
+        seconds: Durations of the stages of the last `up`.
+    """
+
     version: int = VERSION
     name: str
     marker: str  # of this cluster alone, also among clusters of the same name
@@ -97,6 +149,7 @@ class State(_Written):
 
     @property
     def head(self) -> PodRecord | None:
+        """The head of the cluster, or None."""
         heads = [pod for pod in self.living if pod.role == "head"]
         return min(heads, key=lambda pod: (pod.step != "ready", pod.since), default=None)
 
@@ -112,22 +165,50 @@ class State(_Written):
 
     @property
     def usd_per_hour(self) -> float:
+        """Current price of all running pods."""
         return sum(pod.usd_per_hour for pod in self.living if pod.until is None)
 
     def usd(self, now: float) -> float:
+        """Return the cost of all pods so far.
+
+        Args:
+            now: Seconds since 1970.
+
+        Returns:
+            USD.
+        """
         return sum(pod.usd(now) for pod in self.pods)
 
     def next_name(self, role: str) -> str:
-        """A name that no pod of this cluster had: what an uncertain creation is looked for by."""
+        """Return a name that no pod of this cluster had; an uncertain creation is searched for by it.
+
+        Args:
+            role: `head` or `worker`.
+
+        Returns:
+            The name.
+        """
         return f"{self.prefix}{role}-{uuid.uuid4().hex[:6]}"
 
 
 def clusters_folder() -> Path:
+    """Return the folder of all clusters of this machine.
+
+    Returns:
+        The folder.
+    """
     return Path(os.environ.get("RRAY_CLUSTERS", "~/.config/rainbow_ray/clusters")).expanduser()
 
 
 class ClusterFolder:
-    """The folder of one cluster."""
+    """The folder of one cluster.
+
+    Args:
+        name: Name of the cluster.
+
+    Raises:
+        InputError: The name is invalid, for example a path.
+    """
 
     def __init__(self, name: str) -> None:
         """Raises `InputError` for what cannot be a cluster's name, such as a path."""
@@ -142,7 +223,14 @@ class ClusterFolder:
         self.token = self.path / "ray_token"
 
     def read(self) -> State | None:
-        """None where there is no such cluster. Raises `InputError` for a file that cannot be read."""
+        """Read the state.
+
+        Returns:
+            The state, or None where there is no such cluster.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
         try:
             state = State.model_validate_json(self.state_file.read_bytes())
         except FileNotFoundError:
@@ -157,7 +245,14 @@ class ClusterFolder:
         return state
 
     def need(self) -> State:
-        """Raises `InputError` where there is no such cluster."""
+        """Read the state of a cluster that must exist.
+
+        Returns:
+            The state.
+
+        Raises:
+            InputError: There is no such cluster.
+        """
         state = self.read()
         if state is None:
             others = sorted(path.parent.name for path in clusters_folder().glob("*/state.json"))
@@ -166,7 +261,11 @@ class ClusterFolder:
         return state
 
     def write(self, state: State) -> None:
-        """Whole or not at all, never readable by others, and never what `read` would refuse."""
+        """Write the state atomically, readable by its owner only, after a check that `read` accepts it.
+
+        Args:
+            state: State to write.
+        """
         temporary = self.state_file.with_name(f".state.{uuid.uuid4().hex}")
         text = state.model_dump_json(indent=1)
         State.model_validate_json(text)
@@ -177,7 +276,17 @@ class ClusterFolder:
             temporary.unlink(missing_ok=True)
 
     def begin(self, settings: Settings, *, ttl: float, api_url: str, adopted: bool = False) -> State:
-        """A new cluster of this name: folder, keys, token, state. Nothing exists elsewhere yet."""
+        """Create the folder, keys, token and state of a new cluster.
+
+        Args:
+            settings: Settings of the cluster.
+            ttl: Lifetime in seconds.
+            api_url: URL of RunPod's API.
+            adopted: Whether the pod was created in the console.
+
+        Returns:
+            The new state.
+        """
         self.make()
         self.path.chmod(0o700)
         now = time.time()
@@ -198,7 +307,11 @@ class ClusterFolder:
         return state
 
     def make(self) -> None:
-        """Raises `InputError` where it cannot be."""
+        """Create the folder.
+
+        Raises:
+            InputError: It cannot be created.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -207,20 +320,35 @@ class ClusterFolder:
             ) from error
 
     def public_key(self) -> str:
-        """Derived from the private one where its file is missing. Raises `InputError`."""
+        """Return the public ssh key; it is derived from the private key if its file is missing.
+
+        Returns:
+            The key in OpenSSH format.
+
+        Raises:
+            InputError: ssh-keygen failed.
+        """
         path = self.key.with_suffix(".pub")
         if not path.exists():
             path.write_text(_ssh_keygen("-y", "-f", str(self.key)))
         return path.read_text().strip()
 
     def archive(self, state: State) -> None:
-        """Everything ended: the state is kept for `cost`, under a name of its own; the token is worth nothing now."""
+        """Keep the state of an ended cluster for `cost`, and delete its token.
+
+        Args:
+            state: Final state.
+        """
         self.write(state)
         self.state_file.replace(self.path / f"ended-{state.marker}.json")
         self.token.unlink(missing_ok=True)
 
     def ended(self) -> list[State]:
-        """Clusters of this name that are over."""
+        """Return the states of ended clusters of this name.
+
+        Returns:
+            States, oldest first.
+        """
         found = []
         for path in sorted(self.path.glob("ended-*.json"), key=lambda path: path.stat().st_mtime):
             with contextlib.suppress(ValidationError, OSError):
@@ -229,7 +357,14 @@ class ClusterFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One command at a time changes a cluster. Raises `InputError` when another one does."""
+        """Hold the lock of the cluster: one command at a time changes it.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InputError: Another command holds the lock.
+        """
         from filelock import FileLock, Timeout
 
         self.make()

@@ -13,7 +13,8 @@ from cluster.pricing import agreed, find_candidates, tell_price, tell_volume, vo
 from cluster.provision import build
 from cluster.reconcile import surplus
 from cluster.registry import known_cluster, not_adopted, open_api
-from cluster.runpod_api import ApiError, RunPod, Volume
+from cluster.runpod_api import ApiError, RunPod
+from cluster.runpod_models import Volume
 from cluster.settings import Settings
 from cluster.state import ClusterFolder
 from cluster.volumes import find_or_make_volume, give_back_volume
@@ -21,7 +22,17 @@ from rainbow_ray.utils.errors import InputError
 
 
 def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
-    """From nothing, or from where a command before was cut off, to a cluster that takes jobs."""
+    """Create a cluster, or continue an `up` that was interrupted, until it accepts jobs.
+
+    Args:
+        settings: Settings of the cluster.
+        wished: Values that the user set, by dotted key.
+        yes: Whether to skip the confirmation.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+    """
     folder = ClusterFolder(settings.name)
     with folder.lock():
         state = folder.read()
@@ -39,7 +50,20 @@ def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) 
 
 
 def scale(name: str, pods: int, *, yes: bool, dry_run: bool) -> int:
-    """More pods, or fewer: the youngest workers go first."""
+    """Change the number of pods; the youngest workers are terminated first.
+
+    Args:
+        name: Name of the cluster.
+        pods: Number of pods.
+        yes: Whether to skip the confirmation.
+        dry_run: Whether to print only.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: The cluster has no head, or no private network.
+    """
     folder = ClusterFolder(name)
     with folder.lock():
         cluster = known_cluster(name)

@@ -6,12 +6,28 @@ from collections.abc import Iterable
 
 from cluster.lifecycle import Cluster
 from cluster.plan import volume_usd_per_month
-from cluster.runpod_api import ApiError, Pod, Volume
+from cluster.runpod_api import ApiError
+from cluster.runpod_models import Pod, Volume
 from cluster.state import State, VolumeRecord
 
 
 def find_or_make_volume(cluster: Cluster, name: str, size: int, data_center: str) -> VolumeRecord:
-    """The volume of this name, made where there is none; an uncertain creation is looked for. Raises `ApiError`."""
+    """Find a network volume, or create it.
+
+    A creation with an unknown outcome is searched for by name.
+
+    Args:
+        cluster: Cluster whose state records the volume.
+        name: Name or id of the volume.
+        size: Size in GB of a new volume.
+        data_center: Data center of a new volume.
+
+    Returns:
+        The record of the volume.
+
+    Raises:
+        ApiError: The volume could not be listed or created.
+    """
     state = cluster.state
     for volume in cluster.client.volumes():
         if name in (volume.id, volume.name):
@@ -39,7 +55,14 @@ def find_or_make_volume(cluster: Cluster, name: str, size: int, data_center: str
 
 
 def give_back_volume(cluster: Cluster) -> str:
-    """End the volume that this command made, and say which one is left, if any."""
+    """Delete the volume that this command created.
+
+    Args:
+        cluster: Cluster whose state records the volume.
+
+    Returns:
+        A message about a volume that is left, or an empty string.
+    """
     volume = cluster.state.volume
     if volume is None:
         return ""
@@ -59,18 +82,40 @@ def give_back_volume(cluster: Cluster) -> str:
 
 
 def say_price(volume: VolumeRecord) -> str:
-    """What it costs, and what ends it."""
+    """Describe the monthly cost of a volume and how to delete it.
+
+    Args:
+        volume: Record of the volume.
+
+    Returns:
+        A phrase for messages.
+    """
     how = "`gc --volumes` ends it" if volume.ours else "it was not made here: the console ends it"
     return f"{volume_usd_per_month(volume.size):.2f} USD a month; {how}"
 
 
 def our_volumes(states: Iterable[State]) -> set[str]:
-    """Ids of volumes that this machine made."""
+    """Return the ids of volumes that were created from this machine.
+
+    Args:
+        states: States of clusters.
+
+    Returns:
+        Volume ids.
+    """
     volumes = (state.volume for state in states)
     return {volume.id for volume in volumes if volume is not None and volume.ours and volume.id is not None}
 
 
 def mounted_volumes(pods: Iterable[Pod]) -> set[str]:
+    """Return the ids of volumes that any pod has mounted.
+
+    Args:
+        pods: Pods of the account.
+
+    Returns:
+        Volume ids.
+    """
     return {mount.volumeId for pod in pods for mount in pod.mounts.network}
 
 

@@ -17,15 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.pod.job import FINISH, is_running, jobs_folder, read_jobs
-from cluster.pod.node import GCS_PORT, can_connect, local_folder
+from cluster.pod.machine import can_connect
+from cluster.pod.node import GCS_PORT, local_folder
 
 DOORS = ("rainbow_ray.train", "rainbow_ray.tune", "rainbow_ray.predict")
 DEADMAN = Path(__file__).parent / "deadman.sh"
 
 
 @dataclass
-class Keeper:
-    """`now` and what is asked of the pod can be replaced by a test's own."""
+class IdleMonitor:
+    """Decides when a pod must stop.
+
+    Attributes:
+        role: `head` or `worker`.
+        idle: Seconds without use after which the head stops.
+        grace: Seconds without an answer of the head after which a worker stops.
+        cluster: Folder of the cluster on the volume.
+        in_use: Returns whether the pod is in use.
+        head_answers: Returns whether the head answers.
+        now: Returns seconds since 1970.
+    """
 
     role: str
     idle: float
@@ -37,7 +48,11 @@ class Keeper:
     _since: float | None = None
 
     def reason(self) -> str | None:
-        """Why this pod should end now, or None."""
+        """Return why this pod should stop now.
+
+        Returns:
+            The reason, or None.
+        """
         if self.role == "worker":
             if (self.cluster / "DONE.json").exists():
                 return "the head has ended"
@@ -56,7 +71,11 @@ class Keeper:
 
 
 def in_use() -> bool:
-    """A job runs, work that somebody began by hand runs, or somebody is logged in."""
+    """Return whether the pod is in use: a job or a command of rainbow_ray runs, or somebody is logged in.
+
+    Returns:
+        True if the pod must not stop.
+    """
     import psutil
 
     if any(is_running(job, time.time()) for job in read_jobs()):
@@ -75,13 +94,21 @@ def in_use() -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    """Run `python -m cluster.pod.idle_monitor`.
+
+    Args:
+        arguments: The role of the pod: `head` or `worker`.
+
+    Returns:
+        The exit code.
+    """
     lock = (local_folder() / "keeper.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return 0  # one is enough
     head = os.environ.get("RRAY_HEAD", "127.0.0.1")
-    keeper = Keeper(
+    keeper = IdleMonitor(
         role=arguments[0],
         idle=float(os.environ.get("RRAY_IDLE", "1800")),
         grace=float(os.environ.get("RRAY_GRACE", "600")),

@@ -24,19 +24,36 @@ FINISH = "FINISH"  # beside the jobs: the keeper ends the cluster when it is the
 
 
 def jobs_folder() -> Path:
+    """Return the folder of this cluster's jobs on the volume.
+
+    Returns:
+        The folder.
+    """
     marker = os.environ.get("RRAY_CLUSTER", "none")
     return Path(os.environ.get("RRAY_WORKSPACE", "/workspace")) / "clusters" / marker / "jobs"
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a JSON file atomically.
+
+    Args:
+        path: File to write.
+        document: JSON object.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(document, indent=1))
     temporary.replace(path)
 
 
 def read_jobs(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Oldest first; a torn file is no job."""
+    """Read the records of all jobs, oldest first; damaged files are skipped.
+
+    Args:
+        folder: Folder of jobs; None for `jobs_folder()`.
+
+    Returns:
+        Job records.
+    """
     found = []
     for path in sorted((folder or jobs_folder()).glob("*/job.json")):
         try:
@@ -47,11 +64,26 @@ def read_jobs(folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 def is_running(job: dict[str, Any], now: float) -> bool:
+    """Return whether a job runs: its state is running and its heartbeat is recent.
+
+    Args:
+        job: Job record.
+        now: Seconds since 1970.
+
+    Returns:
+        True for a running job.
+    """
     return bool(job["state"] == RUNNING and now - job["heartbeat"] < LOST_SECONDS)
 
 
 def submit(job: str, command: list[str], *, finish: bool) -> None:
-    """Hand it to Ray, which goes on with it when nobody is logged in."""
+    """Submit a job to Ray, which runs it without a login.
+
+    Args:
+        job: Id of the job.
+        command: Command to run.
+        finish: Whether the cluster stops when the job has ended.
+    """
     import shlex
 
     from ray.job_submission import JobSubmissionClient
@@ -63,7 +95,16 @@ def submit(job: str, command: list[str], *, finish: bool) -> None:
 
 
 def run(job: str, command: list[str], *, finish: bool) -> int:
-    """Run a command to its end; SIGTERM is passed on, so that it can say what it has."""
+    """Run a command to its end, with a heartbeat in the job record; SIGTERM is forwarded as SIGINT.
+
+    Args:
+        job: Id of the job.
+        command: Command to run.
+        finish: Whether the cluster stops when the job has ended.
+
+    Returns:
+        The exit code of the command.
+    """
     folder = jobs_folder() / job
     folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {"id": job, "command": command, "state": RUNNING, "started": time.time(), "code": None}
@@ -87,7 +128,14 @@ def run(job: str, command: list[str], *, finish: bool) -> int:
 
 
 def follow(job: str) -> int:
-    """Show a job's log until it has ended; its exit code, 1 where it was lost or never began, 2 for an unknown one."""
+    """Print the log of a job until it has ended.
+
+    Args:
+        job: Id of the job.
+
+    Returns:
+        The exit code of the job; 1 for a job that was lost or never started, 2 for an unknown job.
+    """
     folder, at, begun = jobs_folder() / job, 0, time.monotonic()
     if not folder.is_dir():
         known = sorted(path.name for path in jobs_folder().glob("*/"))
@@ -114,6 +162,14 @@ def follow(job: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    """Run a subcommand of `python -m cluster.pod.job`.
+
+    Args:
+        arguments: Command line without the program's name.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(prog="python -m cluster.pod.job", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     for name in ("submit", "run"):

@@ -11,106 +11,50 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from cluster.pod.machine import (
+    INTERFACE_SECONDS,
+    NodeError,
+    can_connect,
+    cpu_count,
+    memory_bytes,
+    object_store_bytes,
+    own_address,
+    wait_for_interface,
+)
+
 LOOPBACK = "127.0.0.1"
-INTERFACE_SECONDS = 120.0
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
-OBJECT_STORE_SHARE = 0.3  # of memory, as Ray's own default
-SHM_SHARE = 0.9  # of /dev/shm: Ray falls back to slow disk when its store does not fit there
 START_TRIES = 3
 ALIVE_SECONDS = 15.0  # until a node that was started must show itself
-SMALLEST_STORE = 78 * 2**20  # Ray's own minimum
-
-
-class NodeError(Exception):
-    """Why this pod cannot be a node: one sentence."""
 
 
 def local_folder() -> Path:
+    """Return the pod's folder for tokens and variables, `~/.rainbow`, created with mode 0700.
+
+    Returns:
+        The folder.
+    """
     folder = Path.home() / ".rainbow"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
-def cpu_count() -> int:
-    """CPUs that this container may use: affinity and cgroup quota, not those of the machine it lies on."""
-    count = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, int(quota) / int(period))
-    except (OSError, ValueError):
-        pass
-    return max(1, int(count))
-
-
-def memory_bytes() -> int:
-    """Memory that this container may use."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return min(total, int(limit)) if limit != "max" else total
-    except (OSError, ValueError):
-        return total
-
-
-def object_store_bytes(memory: int, shm_free: int) -> int:
-    """What Ray may keep in shared memory. Raises `NodeError` where /dev/shm is too small for any."""
-    size = int(min(OBJECT_STORE_SHARE * memory, SHM_SHARE * shm_free))
-    if size < SMALLEST_STORE:
-        raise NodeError(
-            f"/dev/shm has {shm_free / 2**20:.0f} MB free; Ray needs {SMALLEST_STORE / SHM_SHARE / 2**20:.0f}"
-        )
-    return size
-
-
-def interface_of(ip: str) -> str | None:
-    """The name of the network interface that has this address."""
-    import psutil
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.family == socket.AF_INET and address.address == ip for address in addresses):
-            return str(name)
-    # every address of 127/8 is the loopback's own
-    return "lo" if ip.startswith("127.") else None
-
-
-def own_address() -> str:
-    """Of a pod without a private network, as Ray chooses it: Ray takes no loopback address for a node's."""
-    from ray.util import get_node_ip_address
-
-    return str(get_node_ip_address())
-
-
-def wait_for_interface(ip: str, seconds: float = INTERFACE_SECONDS) -> str:
-    """Raises `NodeError` when it does not come."""
-    until = time.monotonic() + seconds
-    while True:
-        name = interface_of(ip)
-        if name is not None:
-            return name
-        if time.monotonic() > until:
-            raise NodeError(f"no interface has the private address {ip} after {seconds:.0f} s")
-        time.sleep(1.0)
-
-
-def can_connect(host: str, port: int, timeout: float = 3.0) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=timeout):
-            return True
-    except OSError:
-        return False
-
-
 def token_file() -> Path:
-    """Raises `NodeError` where there is none, or others can read it."""
+    """Return the file of Ray's token, with mode 0600.
+
+    Returns:
+        The path.
+
+    Raises:
+        NodeError: There is no token.
+    """
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", local_folder() / "ray_token"))
     if not path.is_file() or not path.read_text().strip():
         raise NodeError(f"no token in {path}: Ray would take commands from anyone, so it is not started")
@@ -120,7 +64,11 @@ def token_file() -> Path:
 
 
 def remember(variables: dict[str, str]) -> None:
-    """For logins and jobs of this pod."""
+    """Write environment variables for logins and jobs of this pod.
+
+    Args:
+        variables: Values by name.
+    """
     path = local_folder() / "node.env"
     temporary = path.with_name(f".node.env.{os.getpid()}")
     temporary.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
@@ -129,14 +77,22 @@ def remember(variables: dict[str, str]) -> None:
 
 
 def read_node_env() -> dict[str, str]:
-    """What `remember` wrote."""
+    """Read the variables that `remember` wrote.
+
+    Returns:
+        Values by name.
+    """
     lines = (local_folder() / "node.env").read_text().splitlines()
     pairs = (shlex.split(line.removeprefix("export "))[0].partition("=") for line in lines)
     return {name: value for name, _, value in pairs}
 
 
 def secrets() -> dict[str, str]:
-    """Brought over ssh into a closed file; Ray's workers inherit them, no command line shows them."""
+    """Read the secrets that were copied to this pod over ssh; Ray's workers inherit them.
+
+    Returns:
+        Values by name of the environment variable.
+    """
     path = local_folder() / "secrets.json"
     if not path.is_file():
         return {}
@@ -145,7 +101,16 @@ def secrets() -> dict[str, str]:
 
 
 def start(role: str, ip: str | None, head: str | None) -> None:
-    """Start Ray as head or worker, unless this pod is a living node of it already. Raises `NodeError`."""
+    """Start Ray as head or worker, unless this pod is a living node already.
+
+    Args:
+        role: `head` or `worker`.
+        ip: Private address of this pod; None for Ray's own choice.
+        head: Private address of the head; None on the head.
+
+    Raises:
+        NodeError: Ray cannot be started.
+    """
     token = token_file()
     own = ip or own_address()
     address = f"{own if role == 'head' else head}:{GCS_PORT}"
@@ -196,7 +161,11 @@ def start(role: str, ip: str | None, head: str | None) -> None:
 
 
 def keep(role: str) -> None:
-    """Start what ends this pod when nobody needs it; a second one ends by itself. Not on machines that are no pods."""
+    """Start the idle monitor in the background; does nothing on machines that are not RunPod pods.
+
+    Args:
+        role: `head` or `worker`.
+    """
     if not os.environ.get("RUNPOD_POD_ID"):
         return
     with (local_folder() / "keeper.log").open("a") as log:
@@ -207,16 +176,32 @@ def keep(role: str) -> None:
 
 
 def ray_command() -> str:
+    """Return the path of the `ray` command of this environment.
+
+    Returns:
+        The path.
+    """
     return str(Path(sys.executable).parent / "ray")
 
 
 def ray_folder() -> str:
-    """Paths of sockets must be short, and the folder this pod's own."""
+    """Return the folder of Ray's session; its path must be short because of the limit on socket paths.
+
+    Returns:
+        The path.
+    """
     return os.environ.get("RRAY_RAY_FOLDER", "/tmp/ray")
 
 
 def raylets(ip: str) -> list[Any]:
-    """Ray's processes of the node with this address."""
+    """Return the raylet processes of a node.
+
+    Args:
+        ip: Address of the node.
+
+    Returns:
+        `psutil.Process` objects.
+    """
     import psutil
 
     found = []
@@ -228,7 +213,15 @@ def raylets(ip: str) -> list[Any]:
 
 
 def is_alive(ip: str, address: str) -> bool:
-    """A raylet of this pod runs, and it belongs to the cluster at `address`, which answers."""
+    """Return whether a raylet of this pod runs and belongs to a cluster that answers.
+
+    Args:
+        ip: Address of this node.
+        address: `host:port` of the cluster's GCS.
+
+    Returns:
+        True for a living node.
+    """
     host, _, port = address.rpartition(":")
     return can_connect(host, int(port)) and any(
         f"--gcs-address={address}" in process.cmdline() for process in raylets(ip)
@@ -236,7 +229,16 @@ def is_alive(ip: str, address: str) -> bool:
 
 
 def stays_alive(ip: str, address: str, seconds: float = ALIVE_SECONDS) -> bool:
-    """Within so long it is alive, and still a moment later."""
+    """Return whether a node becomes alive in time and is still alive a moment later.
+
+    Args:
+        ip: Address of this node.
+        address: `host:port` of the cluster's GCS.
+        seconds: Longest wait.
+
+    Returns:
+        True for a living node.
+    """
     until = time.monotonic() + seconds
     while not is_alive(ip, address):
         if time.monotonic() > until:
@@ -247,7 +249,11 @@ def stays_alive(ip: str, address: str, seconds: float = ALIVE_SECONDS) -> bool:
 
 
 def status() -> dict[str, Any]:
-    """Nodes of the cluster, as its dashboard tells."""
+    """Return the nodes of the cluster according to Ray's dashboard.
+
+    Returns:
+        `{"nodes": [{"ip", "alive", "cpus", "gpus"}, ...]}`.
+    """
     from ray.util.state import list_nodes
 
     nodes = list_nodes(address=f"http://{LOOPBACK}:{DASHBOARD_PORT}", limit=1000)
@@ -265,6 +271,17 @@ def status() -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
+    """Run a subcommand of `python -m cluster.pod.node`.
+
+    Args:
+        arguments: Command line without the program's name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        NodeError: Never; it is printed.
+    """
     parser = argparse.ArgumentParser(prog="python -m cluster.pod.node", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     starting = actions.add_parser("start")

@@ -40,6 +40,6 @@ def make_cluster(account, tmp_path, monkeypatch):
         folder = ClusterFolder(name)
         state = folder.begin(Settings(name=name, **wishes), ttl=ttl, api_url=account.url)
         client = RunPod(KEY, account.url, pause=lambda seconds: None)
-        return Cluster(folder, state, client, say=lambda text: None, poll=0.05, finalize_labels=0.6)
+        return Cluster(folder, state, client, say=lambda text: None, poll=0.05, listing_delay=0.6)
 
     return make

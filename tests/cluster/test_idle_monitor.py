@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cluster.pod.idle_monitor import Keeper
+from cluster.pod.idle_monitor import IdleMonitor
 from cluster.pod.job import FINISH, follow, is_running, read_jobs
 
 
@@ -16,7 +16,7 @@ class Pod:
 
     def __init__(self, folder, role):
         self.time, self.fine = 1000.0, True
-        self.keeper = Keeper(role, 100.0, 50.0, folder, lambda: self.fine, lambda: self.fine, lambda: self.time)
+        self.keeper = IdleMonitor(role, 100.0, 50.0, folder, lambda: self.fine, lambda: self.fine, lambda: self.time)
 
     def after(self, seconds):
         self.time += seconds

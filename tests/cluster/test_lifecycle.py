@@ -163,7 +163,7 @@ def test_what_was_asked_for_and_never_came_is_given_up(account, make_cluster):
     record = cluster._ask("head", FIRST)
     cluster.resolve()
     assert record not in cluster.folder.need().pods
-    assert cluster.clock() - record.since >= cluster.finalize_labels
+    assert cluster.clock() - record.since >= cluster.listing_delay
 
 
 def test_what_was_asked_for_and_came_late_is_kept(account, make_cluster):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.pod import node
+from cluster.pod import machine, node
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def test_a_token_that_others_could_read_is_closed(home):
 
 def test_the_object_store_fits_into_shared_memory():
     gigabyte = 2**30
-    assert node.object_store_bytes(100 * gigabyte, 1000 * gigabyte) == 30 * gigabyte
-    assert node.object_store_bytes(100 * gigabyte, gigabyte) < gigabyte
+    assert machine.object_store_bytes(100 * gigabyte, 1000 * gigabyte) == 30 * gigabyte
+    assert machine.object_store_bytes(100 * gigabyte, gigabyte) < gigabyte
     with pytest.raises(node.NodeError, match="/dev/shm"):
-        node.object_store_bytes(100 * gigabyte, 64 * 2**20)
+        machine.object_store_bytes(100 * gigabyte, 64 * 2**20)
 
 
 def test_an_address_that_no_interface_has_is_told():
-    assert node.interface_of("127.0.0.1") == "lo"
+    assert machine.interface_of("127.0.0.1") == "lo"
     with pytest.raises(node.NodeError, match=r"10\.255\.255\.1"):
-        node.wait_for_interface("10.255.255.1", seconds=0.0)
+        machine.wait_for_interface("10.255.255.1", seconds=0.0)
 
 
 def test_what_a_login_needs_is_read_back(home):
@@ -51,5 +51,5 @@ def test_what_a_login_needs_is_read_back(home):
 
 
 def test_at_least_one_cpu_and_some_memory():
-    assert node.cpu_count() >= 1
-    assert node.memory_bytes() > 2**28
+    assert machine.cpu_count() >= 1
+    assert machine.memory_bytes() > 2**28

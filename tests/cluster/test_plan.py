@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.plan import match_gpu, rank, volume_usd_per_month
-from cluster.runpod_api import DataCenter, GpuType, Volume
+from cluster.runpod_models import DataCenter, GpuType, Volume
 from cluster.settings import Settings
 
 

@@ -29,7 +29,7 @@ def doors(account, tmp_path, monkeypatch):
     monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
     monkeypatch.setenv("RUNPOD_API_URL", account.url)
     monkeypatch.setenv("RUNPOD_API_KEY", KEY)
-    quick = functools.partial(Cluster, poll=0.01, finalize_labels=0.3)
+    quick = functools.partial(Cluster, poll=0.01, listing_delay=0.3)
     for module in (cluster.up, cluster.registry):
         monkeypatch.setattr(module, "Cluster", quick)
     patient = functools.partial(RunPod, pause=lambda seconds: None)
