@@ -34,13 +34,13 @@ def test_the_object_store_fits_into_shared_memory():
     gigabyte = 2**30
     assert machine.object_store_bytes(100 * gigabyte, 1000 * gigabyte) == 30 * gigabyte
     assert machine.object_store_bytes(100 * gigabyte, gigabyte) < gigabyte
-    with pytest.raises(node.NodeError, match="/dev/shm"):
+    with pytest.raises(machine.NodeError, match="/dev/shm"):
         machine.object_store_bytes(100 * gigabyte, 64 * 2**20)
 
 
 def test_an_address_that_no_interface_has_is_told():
     assert machine.interface_of("127.0.0.1") == "lo"
-    with pytest.raises(node.NodeError, match=r"10\.255\.255\.1"):
+    with pytest.raises(machine.NodeError, match=r"10\.255\.255\.1"):
         machine.wait_for_interface("10.255.255.1", seconds=0.0)
 
 
