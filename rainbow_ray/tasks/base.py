@@ -154,17 +154,6 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def without_effect(self, config: Config) -> Mapping[str, str]:
-        """Return config keys that have no effect on the task.
-
-        Args:
-            config: The resolved config.
-
-        Returns:
-            Reasons by dotted key.
-        """
-
-    @abstractmethod
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
         """Convert raw labels of rows to targets.
 

@@ -23,7 +23,7 @@ from rainbow_ray.metrics.classification import (
     binary_confusion,
 )
 from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
-from rainbow_ray.tasks.class_labels import MAPPED_AWAY, POLICIES, SHOWN, UNKNOWN
+from rainbow_ray.tasks.class_labels import MAPPED_AWAY, SHOWN, UNKNOWN
 from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
 from rainbow_ray.utils.errors import InputError, check_choice
@@ -35,29 +35,6 @@ MIN_FRACTION = 1e-3
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "on", "positive", "pos"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "off", "negative", "neg"})
 EXPECTED = "true/false, yes/no, y/n, t/f, positive/negative, on/off or 1/0, in any case"
-LOSS_KEYS = {
-    "focal_gamma": "focal",
-    "asymmetric_gamma_positive": "asymmetric",
-    "asymmetric_gamma_negative": "asymmetric",
-    "asymmetric_margin": "asymmetric",
-    "logit_adjustment": "logit_adjusted",
-}
-FOREIGN = {
-    "training.class_weights": "two classes have training.pos_weight",
-    "training.class_balanced_beta": "only for several classes",
-    "training.target_transform": "only for numbers",
-    "training.huber_delta": "only for numbers",
-    "data.target_bounds": "only for numbers",
-    **{
-        f"data.{key}": "only for several classes"
-        for key in (
-            "label_delimiter",
-            "null_class",
-            "rare_classes",
-            "min_songs_per_class",
-        )
-    },
-}
 NEEDS_BOTH = "only one class among these songs"
 
 
@@ -110,16 +87,6 @@ class Binary(ExampleTask):
             *check_choice("training.metric", training.metric or self.defaults.metric, BINARY_METRICS),
             *_check_mapping(config.data),
         ]
-
-    @override
-    def without_effect(self, config: Config) -> dict[str, str]:
-        loss = config.training.loss
-        idle = {f"training.{k}": f"the loss is {loss}, not {own}" for k, own in LOSS_KEYS.items() if loss != own}
-        if loss == "logit_adjusted":
-            idle["training.pos_weight"] = "the loss logit_adjusted brings its own"
-        if config.data.class_mapping is None:
-            idle["data.unknown_classes"] = "there is no data.class_mapping"
-        return {**idle, **FOREIGN}
 
     @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:
@@ -258,10 +225,9 @@ class Binary(ExampleTask):
 
 def _check_mapping(data: DataConfig) -> list[str]:
     """What is wrong with a mapping of labels to true and false, and with what becomes of other labels."""
-    problems = [*check_choice("data.unknown_classes", data.unknown_classes, POLICIES)]
     if data.class_mapping is None:
-        return problems
-    problems += [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"
+        return []
+    problems = [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"
                  for label, value in data.class_mapping.items() if value is not None and as_bool(value) is None
                  ]  # fmt: skip
     if data.unknown_classes == "other":

@@ -15,9 +15,8 @@ import numpy as np
 from rainbow_ray.config.schema import DataConfig, TrainingConfig
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.tasks.label_cells import doubtful_names
-from rainbow_ray.utils.errors import InputError, check_choice, did_you_mean
+from rainbow_ray.utils.errors import InputError, did_you_mean
 
-POLICIES = ("drop", "other", "error")
 OTHER = "other"
 UNKNOWN = "label that data.class_mapping lacks"
 MAPPED_AWAY = "label that data.class_mapping leaves out"
@@ -30,26 +29,13 @@ SHOWN = 5
 
 def check_policies(data: DataConfig) -> list[str]:
     """What is wrong with the keys that say what becomes of labels."""
-    problems = [
-        *check_choice("data.unknown_classes", data.unknown_classes, POLICIES),
-        *check_choice("data.rare_classes", data.rare_classes, POLICIES),
-    ]
+    problems = []
     kinds = {type(value) for value in (data.class_mapping or {}).values() if value is not None}
     if data.class_mapping is not None and not kinds:
         problems.append("data.class_mapping: it names no class")
     if len(kinds) > 1:
         problems.append("data.class_mapping: it maps to names or to numbers, not to both")
     return problems
-
-
-def idle_keys(data: DataConfig) -> dict[str, str]:
-    """Keys that say nothing here, and why."""
-    idle = {}
-    if data.class_mapping is None:
-        idle["data.unknown_classes"] = "there is no data.class_mapping"
-    if not data.multi_label:
-        idle["data.label_delimiter"] = "data.multi_label is off"
-    return idle
 
 
 @dataclass(frozen=True)

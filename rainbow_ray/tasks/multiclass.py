@@ -23,14 +23,12 @@ from rainbow_ray.metrics.multiclass import (
 )
 from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults
 from rainbow_ray.tasks.class_labels import (
-    OWN_WEIGHTS,
     RARE,
     check_policies,
     check_weights,
     counted,
     effective_weights,
     find_tiny,
-    idle_keys,
     in_order,
     mapped_names,
     rename,
@@ -45,9 +43,6 @@ from rainbow_ray.utils.errors import InputError, check_choice
 if TYPE_CHECKING:
     import torch
 
-LOSS_KEYS = {"focal_gamma": "focal", "class_balanced_beta": "class_balanced", "logit_adjustment": "logit_adjusted"}
-FOREIGN = ("pos_weight", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin", "huber_delta",
-           "target_transform")  # fmt: skip
 MIN_FRACTION = 1e-3
 
 
@@ -111,16 +106,6 @@ class Multiclass(ExampleTask):
             *check_choice("training.metric", training.metric or self.defaults.metric, MULTICLASS_METRICS),
             *check_policies(config.data),
         ]
-
-    @override
-    def without_effect(self, config: Config) -> dict[str, str]:
-        training = config.training
-        idle = {f"training.{key}": f"phase {config.phase} has classes" for key in FOREIGN}
-        idle |= {f"training.{k}": f"the loss is {training.loss}, not {loss}" for k, loss in LOSS_KEYS.items()
-                 if training.loss != loss}  # fmt: skip
-        if training.loss in OWN_WEIGHTS:
-            idle["training.class_weights"] = f"the loss {training.loss} brings its own"
-        return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
     @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:

@@ -26,7 +26,6 @@ from rainbow_ray.tasks.class_labels import (
     counted,
     effective_weights,
     find_tiny,
-    idle_keys,
     in_order,
     mapped_names,
     rename,
@@ -36,7 +35,7 @@ from rainbow_ray.tasks.class_labels import (
 )
 from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import several_labels
-from rainbow_ray.tasks.multiclass import FOREIGN, LOSS_KEYS, MIN_FRACTION
+from rainbow_ray.tasks.multiclass import MIN_FRACTION
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
@@ -107,14 +106,6 @@ class Multilabel(ExampleTask):
             *check_choice("training.metric", training.metric or self.defaults.metric, MULTILABEL_METRICS),
             *check_policies(config.data),
         ]
-
-    @override
-    def without_effect(self, config: Config) -> dict[str, str]:
-        training = config.training
-        idle = {f"training.{key}": f"phase {config.phase} has classes" for key in FOREIGN}
-        idle |= {f"training.{k}": f"the loss is {training.loss}, not {loss}" for k, loss in LOSS_KEYS.items()
-                 if training.loss != loss}  # fmt: skip
-        return {**idle, **idle_keys(config.data), "data.target_bounds": "classes have none"}
 
     @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:

@@ -54,7 +54,7 @@ def narrowing_warnings(targets: np.ndarray, column: str) -> tuple[str, ...]:
     if n_distinct == n_values:
         return ()
     return (f"training.target_transform: none learns {column!r} in float32, in which {n_values} different values are"
-            f" {n_distinct}; standardise keeps them apart",)  # fmt: skip
+            f" {n_distinct}; standardize keeps them apart",)  # fmt: skip
 
 
 def rounding_warnings(labels: pa.Array, targets: np.ndarray, column: str) -> tuple[str, ...]:

@@ -32,12 +32,7 @@ from rainbow_ray.utils.number_format import rounded_alike
 if TYPE_CHECKING:
     import torch
 
-TRANSFORMS = ("none", "standardize", "log1p")
 STRATA = 4  # quarters of the songs that are not at the most frequent value
-FOREIGN = ("pos_weight", "class_weights", "label_smoothing", "focal_gamma", "class_balanced_beta", "logit_adjustment",
-           "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")  # fmt: skip
-CLASS_KEYS = ("multi_label", "label_delimiter", "class_mapping", "unknown_classes", "null_class", "rare_classes",
-              "min_songs_per_class")  # fmt: skip
 MAX_TARGET = float(np.finfo(np.float32).max)
 
 
@@ -51,7 +46,7 @@ class Regression(ExampleTask):
 
     Attributes:
         loss_name: Name of the loss, a key of `LOSSES`.
-        transform: t, one of `TRANSFORMS`.
+        transform: t, a `TargetTransform`.
         shift: Mean of the transformed training targets, from `fit` on.
         scale: Standard deviation of the transformed training targets, from `fit` on.
         low: Lower bound of scores, or None.
@@ -60,7 +55,7 @@ class Regression(ExampleTask):
     """
 
     loss_name: str = "huber"
-    transform: str = "standardise"
+    transform: str = "standardize"
     shift: float = 0.0
     scale: float = 1.0
     low: float | None = None
@@ -76,6 +71,11 @@ class Regression(ExampleTask):
     defaults = TaskDefaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
     score_names = ("score",)
     threshold_metrics = NO_METRICS
+
+    def __post_init__(self) -> None:
+        """Read the former name of a transform, which earlier versions stored."""
+        if self.transform == "standardise":
+            object.__setattr__(self, "transform", "standardize")
 
     @property
     @override
@@ -93,7 +93,6 @@ class Regression(ExampleTask):
         problems = [
             *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
             *check_choice("training.metric", training.metric or self.defaults.metric, REGRESSION_METRICS),
-            *check_choice("training.target_transform", training.target_transform, TRANSFORMS),
         ]
         low, high = config.data.target_bounds or (None, None)
         if low is not None and high is not None and low >= high:
@@ -103,14 +102,6 @@ class Regression(ExampleTask):
                 f"training.sampling: {training.sampling} balances classes, and phase {config.phase} has none"
             )
         return problems
-
-    @override
-    def without_effect(self, config: Config) -> dict[str, str]:
-        idle = {f"training.{key}": f"phase {config.phase} predicts a number" for key in FOREIGN}
-        idle |= {f"data.{key}": f"phase {config.phase} predicts a number" for key in CLASS_KEYS}
-        if config.training.loss not in ("huber", "zero_inflated"):
-            idle["training.huber_delta"] = f"the loss is {config.training.loss}"
-        return idle
 
     @override
     def parse(self, labels: pa.ChunkedArray, column: str, data: DataConfig) -> ParsedLabels:

@@ -22,8 +22,6 @@ from rainbow_ray.utils.errors import InputError, check_choice
 if TYPE_CHECKING:
     import torch
 
-DECODINGS = ("argmax", "median", "viterbi")
-POOLINGS = ("attention", "noisy_or")  # keys of `multiple_instance.POOLINGS`, which needs torch
 TIME_ERROR = "time_mae"
 MIN_PROBABILITY = 1e-7
 MIN_MULTIPLE_FRACTION = 0.5  # of songs with several labeled segments, for labels to count as those of songs
@@ -88,8 +86,6 @@ class Segmentation(SegmentTask):
         problems = [
             *self.base_task.check(without_metric),
             *check_choice("training.metric", training.metric or self.defaults.metric, self.metric_names),
-            *check_choice("segments.decoding", segments.decoding, DECODINGS),
-            *check_choice("segments.mil_pooling", segments.mil_pooling, POOLINGS),
         ]
         if segments.decoding == "viterbi" and not self.has_classes:
             problems.append("segments.decoding: viterbi needs classes, and the target is a number; median smooths it")
@@ -100,16 +96,6 @@ class Segmentation(SegmentTask):
         if config.data.split_by == "row":
             problems.append("--split-by row: segments of one song would stand on both sides")
         return problems
-
-    @override
-    def without_effect(self, config: Config) -> Mapping[str, str]:
-        unused = dict(self.base_task.without_effect(config))
-        if config.segments.decoding != "median":
-            unused["segments.filter_width"] = f"segments.decoding is {config.segments.decoding}"
-        if not self.has_classes:
-            unused["training.boundary_loss_weight"] = "a number has no boundaries"
-            unused["segments.mil_pooling"] = "a number is learned from segments only"
-        return unused
 
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:

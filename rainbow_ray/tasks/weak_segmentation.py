@@ -59,10 +59,6 @@ class WeakSegmentation(SegmentTask):
         return self.base_task.check(config)
 
     @override
-    def without_effect(self, config: Config) -> Mapping[str, str]:
-        return self.base_task.without_effect(config)
-
-    @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         final, _ = self.finalize_base_labels(SegmentTargets.from_array(targets), column, config)
         packed = SegmentTargets.from_array(targets.copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,9 @@ import sklearn.metrics as reference
 import torch
 from torch.nn import functional
 
+from rainbow_ray.config.choices import TargetTransform
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.tasks.regression import LOSSES, TRANSFORMS, Regression
+from rainbow_ray.tasks.regression import LOSSES, Regression
 from rainbow_ray.utils.errors import InputError
 
 PROBLEM = Regression()
@@ -69,7 +71,7 @@ def test_what_cannot_be_learned_is_refused_all_at_once():
     assert "from 0 on" in error.value.problems[-1]
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", get_args(TargetTransform))
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_perfect_model_says_the_targets(transform, loss):
     task = fitted(loss=loss, target_transform=transform)
@@ -167,3 +169,7 @@ def test_it_comes_back_from_json():
 def test_names_and_sampling_are_checked():
     config = Config(training=TrainingConfig(loss="focal", metric="mea", sampling="oversample"))
     assert len(PROBLEM.check(config)) == 3
+
+
+def test_the_transform_of_an_earlier_version_is_read_under_its_present_name():
+    assert Regression(transform="standardise") == Regression(transform="standardize")
