@@ -17,10 +17,12 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
-from rainbow_ray.runs.run_dir import begin_run, keep_data
-from rainbow_ray.runs.train_run import evaluate_and_save
+from rainbow_ray.runs.context import RunContext
+from rainbow_ray.runs.results import evaluate_and_save
+from rainbow_ray.runs.run_dir import init_run_dir, save_data_profile
 from rainbow_ray.setup.plan import RunPlan, make_plan
 from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.setup.prepared import PreparedData
@@ -68,8 +70,8 @@ def fit_fold(
 def finish_run(plan: RunPlan, path: Path) -> Path:
     """What `train` does with a plan, in this process: all folds, baselines, refit, and everything that a run leaves."""
     data = data_of(plan)
-    folder = begin_run(plan.config, path)
-    keep_data(folder, data)
+    run_dir = init_run_dir(plan.config, path)
+    save_data_profile(run_dir, data)
     shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
     sides = [data.split.train_val_indices(k) for k in range(data.split.n_folds)]
@@ -83,11 +85,10 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
         run_job(shared, job, ProcessGroup())
         outcomes.append(read_result(job))
     baselines = compute_baselines(shared, data.split)
-    quiet = Console(quiet=True)
     folds, refit = outcomes[: data.split.n_folds], outcomes[data.split.n_folds :]
-    evaluate_and_save(
-        plan, data, folder, folds, refit[0] if refit else None, baselines, quiet, Stopwatch(time.perf_counter()), []
-    )
+    resources, stopwatch = RayResources(1, 0, None), Stopwatch(time.perf_counter())
+    run = RunContext(plan, data, run_dir, resources, Console(quiet=True), stopwatch)
+    evaluate_and_save(run, folds, refit[0] if refit else None, baselines)
     return path
 
 

@@ -11,7 +11,7 @@ from rainbow_ray.cli.main import run_command
 from rainbow_ray.config.load import resolve
 from rainbow_ray.data.demo.songs import write_demo
 from rainbow_ray.distributed.resources import RayResources
-from rainbow_ray.runs.run_dir import RunFolder, closing
+from rainbow_ray.runs.run_dir import RunDir, closing
 from rainbow_ray.setup.plan import choose_manifest
 from rainbow_ray.utils.errors import InputError, TrainingError, did_you_mean
 from tests.helpers import data_of, plan_of
@@ -80,18 +80,18 @@ def test_names_that_are_near_are_offered():
 
 
 def test_only_a_run_that_has_begun_can_be_gone_on_with(tmp_path):
-    run_folder = RunFolder(tmp_path / "one run")
+    run_dir = RunDir(tmp_path / "one run")
     for begun, finished, expected in (
         ((), (), []),
-        (("split.json",), (), ["go on with --resume --name 'one run'"]),
+        (("split.json",), (), ["continue with --resume --name 'one run'"]),
         (("split.json",), ("summary.json",), []),
     ):
-        run_folder.path.mkdir(exist_ok=True)
+        run_dir.path.mkdir(exist_ok=True)
         for name in (*begun, *finished):
-            run_folder.file(name).touch()
-        with pytest.raises(KeyboardInterrupt) as caught, closing(run_folder):
+            run_dir.file(name).touch()
+        with pytest.raises(KeyboardInterrupt) as caught, closing(run_dir):
             raise KeyboardInterrupt
         assert getattr(caught.value, "__notes__", []) == expected
-        assert run_folder.path.exists() is bool(begun)
+        assert run_dir.path.exists() is bool(begun)
     with pytest.raises(KeyboardInterrupt), closing(None):
         raise KeyboardInterrupt

@@ -277,12 +277,12 @@ def test_bad_wishes_are_told_all_at_once(door, tmp_path):
     (tmp_path / "model").mkdir()
     code, said = door(tmp_path / "model", "--out", "x", "--hub-folder", tmp_path / "there")
     assert code == 2
-    assert "--out: it is where --onnx goes" in said
-    assert "it is there already" in said
+    assert "--out: it is the folder of --onnx" in said
+    assert "it exists; choose another name" in said
     code, said = door(tmp_path / "model")
-    assert (code, "say what to write" in said) == (2, True)
+    assert (code, "choose what to write" in said) == (2, True)
     code, said = door(tmp_path / "model", "--hub-folder", tmp_path / "there", "--overwrite")
-    assert (code, "no folder that export wrote" in said) == (2, True)
+    assert (code, "not a folder that export wrote" in said) == (2, True)
     code, said = door(tmp_path / "none", "--onnx", "--out", tmp_path / "o")
     assert (code, "no model here" in said) == (2, True)
 
@@ -294,9 +294,9 @@ def test_the_model_itself_is_never_written_over(songs, tiny_encoder, door, tmp_p
     for arguments in (["--onnx", "--out", model], ["--hub-folder", model], ["--onnx", "--out", model / "onnx"],
                       ["--onnx", "--out", run_folder]):  # fmt: skip
         code, said = door(run_folder, *arguments, "--overwrite")
-        assert (code, "the model itself lies there" in said) == (2, True), said
+        assert (code, "the model itself is there" in said) == (2, True), said
     code, said = door(run_folder, "--onnx", "--out", tmp_path / "x", "--hub-folder", tmp_path / "x")
-    assert (code, "name another folder" in said) == (2, True)
+    assert (code, "choose another folder" in said) == (2, True)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "bundle.json").write_text("{}")
     assert door(run_folder, "--onnx", "--out", tmp_path / "theirs", "--overwrite")[0] == 2

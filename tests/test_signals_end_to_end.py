@@ -93,7 +93,7 @@ def test_training_is_stopped_in_order_and_keeps_its_checkpoints(tmp_path, songs_
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     code, verb = SIGNALS[number]
-    assert end(process, number) == (code, f"{verb}; go on with --resume --name 'one run'\n")
+    assert end(process, number) == (code, f"{verb}; continue with --resume --name 'one run'\n")
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert (tmp_path / "runs" / "one run" / "split.json").exists()
     assert list((tmp_path / "runs" / "one run").glob(CHECKPOINTS))

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from rainbow_ray.data.reader import read_rows_locally
-from rainbow_ray.runs import tune_run
+from rainbow_ray.runs import sweep_plan
+from rainbow_ray.runs.sweep_plan import SweepPlan, estimate_sweep, prepare_sweep_data
+from rainbow_ray.runs.sweep_trials import prepare_variant
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Axes, apply
@@ -36,17 +38,20 @@ def with_lyrics(write_table):
 def test_more_folds_than_songs(songs_file, tiny_encoder):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=30)
     with pytest.raises(InputError, match="--folds 30: only 24 groups of songs"):
-        tune_run.read_sweep_data(plan)
+        prepare_sweep_data(plan)
 
 
 def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
-    data, axes = tune_run.read_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
+    data, axes = prepare_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
     shown = Console(file=io.StringIO())
-    assert tune_run.print_sweep_header(plan, data, axes, 2, shown) > 0
+    estimate = estimate_sweep(plan, data, 2)
+    assert estimate.closing_seconds > 0
+    sweep_plan.print_sweep_header(SweepPlan(plan, None, axes), data, 2, estimate, shown)
+    assert "2 in parallel" in shown.file.getvalue()
     monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):
-        tune_run.print_sweep_header(plan, data, axes, 2, shown)
+        estimate_sweep(plan, data, 2)
 
 
 def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
@@ -55,11 +60,11 @@ def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert input_key(both) != input_key(plan.config)
-    variant = tune_run.prepare_variant(both, data=data, shared=shared)
+    variant = prepare_variant(both, data=data, shared=shared)
     np.testing.assert_array_equal(variant.source.targets, data.source.targets)
     assert (variant.source.lengths > data.source.lengths).all()
     other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
-    assert tune_run.prepare_variant(other, data=data, shared=shared).reading != plan.reading
+    assert prepare_variant(other, data=data, shared=shared).reading != plan.reading
     head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
     assert input_key(head) == input_key(plan.config), "what reads the same text is read once"
 
@@ -71,8 +76,8 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
-    with pytest.raises(InputError, match="not the same songs"):
-        tune_run.prepare_variant(other, data=data, shared=shared)
+    with pytest.raises(InputError, match="other songs remain"):
+        prepare_variant(other, data=data, shared=shared)
 
 
 def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table, tiny_encoder):
@@ -82,5 +87,5 @@ def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table,
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
-    with pytest.raises(InputError, match="have the same text"):
-        tune_run.prepare_variant(other, data=data, shared=shared)
+    with pytest.raises(InputError, match="have equal texts"):
+        prepare_variant(other, data=data, shared=shared)

@@ -205,7 +205,7 @@ def test_another_space_or_config_is_refused(sweep, command, tmp_path):
     assert "searched another space" in said
     assert "model.text_encoder.layer was" in said
     said = call(tmp_path, *command, "--name", "s", expect=2)
-    assert "exists; go on with it by --resume" in said
+    assert "exists; continue it with --resume" in said
     said = call(tmp_path, *command, "--name", "t", "--max-concurrent", "999", expect=2)
     assert "999 trials × 1 workers × 1 CPU make 999 CPUs, and there are" in said
     assert not (tmp_path / "runs" / "t").exists()

@@ -130,7 +130,7 @@ def _name(fold: int | None) -> str:
     return "refit" if fold is None else f"fold {fold + 1}"
 
 
-class TrialLines:
+class TrialProgress:
     """A watcher of a ledger: a table that lives on a terminal, one plain line a trial elsewhere."""
 
     def __init__(self, console: Console, metric: str, total: int, *, larger_is_better: bool) -> None:
@@ -140,7 +140,7 @@ class TrialLines:
         self.best: Trial | None = None
         self.live = Live(console=console, refresh_per_second=4) if is_live(console) else None
 
-    def __enter__(self) -> TrialLines:
+    def __enter__(self) -> TrialProgress:
         if self.live:
             self.live.start()
         return self
@@ -159,7 +159,7 @@ class TrialLines:
         elif event == "end":
             self.console.print(self._line(trial))
 
-    def know(self, trials: Iterable[Trial]) -> None:
+    def add_earlier(self, trials: Iterable[Trial]) -> None:
         """Trials of an earlier start."""
         for trial in trials:
             self(trial, "known")

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, what stands in it from the start, and whether it may be gone on with."""
+"""The folder of a run or a sweep: its name, its first files, and whether it can be resumed."""
 
 from __future__ import annotations
 
@@ -28,48 +28,88 @@ from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.paths import resolve_path
 
+# Packages whose versions `env.json` records.
 PACKAGES = ("rainbow-ray", "ray", "torch", "transformers", "scikit-learn", "numpy", "pandas", "pyarrow")
-
-
 RUN, SWEEP = "run", "sweep"
-LOCK = ".lock"  # held by the command that is at work here
+LOCK = ".lock"  # held by the command that works in the folder
 SPACE = "space.json"  # only sweeps have one
-FIRST = (LOCK, SPACE, "config.yaml")  # what may stand in a folder that no run has begun in: env.json comes last
-BEGUN = ("split.json", "checkpoints", "trials.jsonl", "trials")  # what stands in one that holds work
+# Files of a folder in which no run has started: env.json is written last.
+INITIAL_FILES = (LOCK, SPACE, "config.yaml")
+TEMPORARY_SUFFIXES = (".tmp", ".writable")
+# Files of a folder that contains work.
+WORK_FILES = ("split.json", "checkpoints", "trials.jsonl", "trials")
+# Former names of files and folders, which a run or a sweep that an earlier version started may have.
+FORMER_NAMES = {"frozen_features": "prefix", "revalidation": "confirm"}
+MAX_ERROR_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDir:
+    """The folder of a run or a sweep.
+
+    Attributes:
+        path: Absolute path of the folder.
+        lock: Lock that the command holds, or None. The operating system releases the lock of a process that dies.
+    """
+
     path: Path
-    lock: FileLock | None = None  # the system takes it from whoever dies
+    lock: FileLock | None = None
 
     def file(self, name: str) -> Path:
-        return self.path / name
+        """Return the path of a file or folder of the run.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            The path; a file or folder that an earlier version wrote under its former name keeps that name.
+        """
+        path = self.path / name
+        former = FORMER_NAMES.get(name)
+        return self.path / former if former and not path.exists() and (self.path / former).exists() else path
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the summary, which is written last, exists."""
         return self.file("summary.json").exists()
+
+    @property
+    def kind(self) -> str:
+        """`run` or `sweep`."""
+        return SWEEP if self.file(SPACE).exists() else RUN
 
 
 def open_run(
     config: Config, name: str | None, *, resume: bool, kind: str = RUN, space: dict[str, Any] | None = None
-) -> RunFolder:
-    """A new run or sweep (of a `space`), or with `resume` the named one or the newest unfinished one of this config.
+) -> RunDir:
+    """Create the folder of a run or a sweep, or find the one to resume, and lock it.
 
-    Raises `InputError` for a name that exists, a run of another config, a folder that cannot be written, and one in
-    which another command is at work.
+    Args:
+        config: The config.
+        name: Name of the folder in `logging.output_dir`; None is a new name from the date, or, with `resume`, the
+            newest unfinished run of this config.
+        resume: Whether to continue an existing run.
+        kind: `run` or `sweep`.
+        space: Search space of a sweep, which is written to `space.json`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: The name exists, the run has another config, the folder cannot be written, or another command works
+            in it.
     """
     output = resolve_path(config.logging.output_dir).resolve()  # workers have working folders of their own
-    if resume and not (name is not None and _is_empty(output / name)):
-        return _claim(_resumed(config, output, name, kind))
+    if resume and not (name is not None and _is_unstarted(output / name)):
+        return _claim(_find_resumable(config, output, name, kind))
     if name is None:
-        what = f"phase{config.phase}{'-sweep' if kind == SWEEP else ''}"
-        name = f"{what}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
+        prefix = f"phase{config.phase}{'-sweep' if kind == SWEEP else ''}"
+        name = f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.hash()}"
     if name in ("", ".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r}: a run is one folder inside {output}; choose that with --output-dir")
     path = output / name
-    if path.exists() and not _is_empty(path):
-        raise InputError(f"--name {name}: {path} exists; go on with it by --resume, or choose another name")
+    if path.exists() and not _is_unstarted(path):
+        raise InputError(f"--name {name}: {path} exists; continue it with --resume, or choose another name")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -77,70 +117,107 @@ def open_run(
         probe.unlink()
     except OSError as error:
         raise InputError(f"--output-dir {output}: cannot be written ({error.strerror}); choose another") from error
-    run = _claim(RunFolder(path))
+    run_dir = _claim(RunDir(path))
     if space is not None:
-        write_json(run.file(SPACE), space)
-    begin_run(config, path)
-    return run
+        write_json(run_dir.file(SPACE), space)
+    init_run_dir(config, path)
+    return run_dir
 
 
-def begin_run(config: Config, path: Path) -> RunFolder:
-    """The folder of a run with what stands in it from the start; one that has begun is left as it is."""
-    run = RunFolder(path)
-    if not run.file("env.json").exists():
-        atomic_write(run.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
-        write_json(run.file("env.json"), environment())
-    return run
+def init_run_dir(config: Config, path: Path) -> RunDir:
+    """Write the config and the environment into the folder of a run, unless they exist.
+
+    Args:
+        config: The config.
+        path: The folder.
+
+    Returns:
+        The folder, without a lock.
+    """
+    run_dir = RunDir(path)
+    if not run_dir.file("env.json").exists():
+        atomic_write(run_dir.file("config.yaml"), lambda file: file.write_text(dump(config), encoding="utf-8"))
+        write_json(run_dir.file("env.json"), describe_environment())
+    return run_dir
 
 
-def keep_data(run: RunFolder, data: PreparedData) -> None:
-    """Write `data.json` and `split.json`. Raises `InputError` when a run that is gone on with had other data."""
-    split = run.file("split.json")
-    if split.exists():
-        before = json.loads(run.file("data.json").read_text(encoding="utf-8"))
-        changed = [key for key in ("data_hash", "split_hash") if before.get(key) != data.profile[key]]
+def save_data_profile(run_dir: RunDir, data: PreparedData) -> None:
+    """Write `data.json` and `split.json`, or compare the data with those of the run that is resumed.
+
+    Args:
+        run_dir: The folder.
+        data: Prepared data.
+
+    Raises:
+        InputError: The resumed run had other data or other folds.
+    """
+    split_file = run_dir.file("split.json")
+    if split_file.exists():
+        saved = json.loads(run_dir.file("data.json").read_text(encoding="utf-8"))
+        descriptions = {"data_hash": "the songs", "split_hash": "their folds"}
+        changed = [text for key, text in descriptions.items() if saved.get(key) != data.profile[key]]
         if changed:
-            what = " and ".join({"data_hash": "the songs", "split_hash": "their folds"}[key] for key in changed)
-            raise InputError(f"--resume: {what} have changed since {run.path} began; start a new run")
+            what = " and ".join(changed)
+            raise InputError(f"--resume: {what} have changed since {run_dir.path} was started; start a new run")
         return
-    write_json(run.file("data.json"), data.profile | {"warnings": data.warnings})
-    atomic_write(split, lambda path: write_split_file(data.split, data.index, path))
+    write_json(run_dir.file("data.json"), data.profile | {"warnings": data.warnings})
+    atomic_write(split_file, lambda path: write_split_file(data.split, data.index, path))
 
 
-def abandon(run: RunFolder) -> None:
-    """Remove a run that never began: its data could not be trained on."""
-    if not any(run.file(name).exists() for name in BEGUN):
-        shutil.rmtree(run.path, ignore_errors=True)
+def remove_unstarted(run_dir: RunDir) -> None:
+    """Remove the folder of a run that contains no work, because its data could not be used.
+
+    Args:
+        run_dir: The folder.
+    """
+    if not any(run_dir.file(name).exists() for name in WORK_FILES):
+        shutil.rmtree(run_dir.path, ignore_errors=True)
 
 
-def how_to_resume(run: RunFolder) -> str:
-    """Return the advice for a run that was stopped before its end."""
-    return f"go on with --resume --name {shlex.quote(run.path.name)}"
+def resume_advice(run_dir: RunDir) -> str:
+    """Return how a run that was interrupted can be continued.
+
+    Args:
+        run_dir: The folder.
+
+    Returns:
+        The advice, for an error message.
+    """
+    return f"continue with --resume --name {shlex.quote(run_dir.path.name)}"
 
 
 @contextlib.contextmanager
-def closing(run: RunFolder | None) -> Iterator[None]:
-    """Remove a run that has not begun when its input is wrong or a signal ends it; else tell how to continue it.
+def closing(run_dir: RunDir | None) -> Iterator[None]:
+    """Remove a run without work when its input is wrong or a signal ends it; otherwise add how to continue it.
 
     Args:
-        run: The run that the block works on, or None for a dry run.
+        run_dir: The folder that the block works on, or None for a dry run.
+
+    Yields:
+        None.
     """
     try:
         yield
     except InputError:
-        if run is not None:
-            abandon(run)
+        if run_dir is not None:
+            remove_unstarted(run_dir)
         raise
     except KeyboardInterrupt as error:
-        if run is not None:
-            abandon(run)
-            if run.path.exists() and not run.finished:
-                error.add_note(how_to_resume(run))
+        if run_dir is not None:
+            remove_unstarted(run_dir)
+            if run_dir.path.exists() and not run_dir.is_finished:
+                error.add_note(resume_advice(run_dir))
         raise
 
 
-def environment() -> dict[str, Any]:
-    """What a result depends on beside config and data. No environment variables: they hold secrets."""
+def describe_environment() -> dict[str, Any]:
+    """Return what a result depends on besides config and data.
+
+    Environment variables are left out, since they may contain secrets.
+
+    Returns:
+        Versions of Python and packages, the platform, the number of CPUs, the command and the time.
+    """
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -157,83 +234,98 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _resumed(config: Config, output: Path, name: str | None, kind: str) -> RunFolder:
+def has_same_config(path: Path, config: Config) -> bool:
+    """Return whether the run in a folder has a config with the same results.
+
+    Args:
+        path: The folder.
+        config: The config.
+
+    Returns:
+        Whether no key differs, apart from those that do not change results.
+    """
+    return not _config_differences(RunDir(path), config)
+
+
+def _find_resumable(config: Config, output: Path, name: str | None, kind: str) -> RunDir:
+    """Return the named run, or the newest one of the config. Raises `InputError` where it cannot be resumed."""
     if name is not None:
-        run = RunFolder(output / name)
-        if not run.path.exists():
-            raise InputError(f"--resume --name {name}: there is no run at {run.path}")
-        if _kind(run) != kind:
-            raise InputError(f"--resume --name {name}: {run.path} is a {_kind(run)}, not a {kind}")
-        if missing := _missing(run):
-            gone = f"of {run.path}, these files are missing: {', '.join(missing)}"
-            raise InputError(f"--resume --name {name}: {gone}; put them back, or start a new run with another --name")
-        differs = _differences(run, config)
-        if differs:
-            raise InputError(f"--resume --name {name}: that run has another config: {'; '.join(differs)}")
-        return run
-    candidates = sorted(output.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in candidates:
-        run = RunFolder(file.parent)
-        open_ = kind == SWEEP or not run.finished  # to a sweep trials can be added
-        if _kind(run) == kind and open_ and not _missing(run) and not _differences(run, config):
-            return run
-    what = f"unfinished {kind}" if kind == RUN else kind
-    raise InputError(f"--resume: no {what} of this config lies in {output}; name one with --name")
+        run_dir = RunDir(output / name)
+        _check_resumable(run_dir, config, name, kind)
+        return run_dir
+    configs = sorted(output.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in configs:
+        run_dir = RunDir(file.parent)
+        is_open = kind == SWEEP or not run_dir.is_finished  # trials can be added to a finished sweep
+        is_match = run_dir.kind == kind and is_open
+        if is_match and not _missing_files(run_dir) and not _config_differences(run_dir, config):
+            return run_dir
+    description = f"unfinished {kind}" if kind == RUN else kind
+    raise InputError(f"--resume: no {description} of this config in {output}; name one with --name")
 
 
-def _is_empty(path: Path) -> bool:
-    """Whether no run has begun in this folder: there is nothing, or what a command left that was killed at once."""
+def _check_resumable(run_dir: RunDir, config: Config, name: str, kind: str) -> None:
+    """Raise `InputError` where the named run cannot be resumed with this config."""
+    option, path = f"--resume --name {name}", run_dir.path
+    if not path.exists():
+        raise InputError(f"{option}: there is no run at {path}")
+    if run_dir.kind != kind:
+        raise InputError(f"{option}: {path} is a {run_dir.kind}, not a {kind}")
+    missing = _missing_files(run_dir)
+    if missing:
+        problem = f"of {path}, these files are missing: {', '.join(missing)}"
+        raise InputError(f"{option}: {problem}; put them back, or start a new run with another --name")
+    differences = _config_differences(run_dir, config)
+    if differences:
+        raise InputError(f"{option}: that run has another config: {'; '.join(differences)}")
+
+
+def _is_unstarted(path: Path) -> bool:
+    """Return whether a folder is empty, or contains only files of a command that was killed as it started."""
     return path.is_dir() and all(
-        file.name in FIRST or file.name.endswith((".tmp", ".writable")) for file in path.iterdir()
+        file.name in INITIAL_FILES or file.name.endswith(TEMPORARY_SUFFIXES) for file in path.iterdir()
     )
 
 
-def _claim(run: RunFolder) -> RunFolder:
-    lock = FileLock(run.file(LOCK), timeout=0)
+def _claim(run_dir: RunDir) -> RunDir:
+    """Lock a run. Raises `InputError` where another command works in it."""
+    lock = FileLock(run_dir.file(LOCK), timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(f"{run.path}: another command is at work in it") from error
-    return RunFolder(run.path, lock)
+        raise InputError(f"{run_dir.path}: another command is at work in it") from error
+    return RunDir(run_dir.path, lock)
 
 
-def _kind(run: RunFolder) -> str:
-    return SWEEP if run.file(SPACE).exists() else RUN
-
-
-def _missing(run: RunFolder) -> list[str]:
-    """Files that a run of this age must have, and has not."""
+def _missing_files(run_dir: RunDir) -> list[str]:
+    """Return the files that a run in this state must have, but lacks."""
     expected = ["config.yaml", "env.json"]
-    # data.json is written first: alone, it is of a run that was stopped between the two
-    if run.finished or any(run.file(name).exists() for name in BEGUN):
+    # data.json is written before split.json: alone, it belongs to a run that was interrupted between the two.
+    if run_dir.is_finished or any(run_dir.file(name).exists() for name in WORK_FILES):
         expected += ["data.json", "split.json"]
-    if run.finished and _kind(run) == SWEEP:
+    if run_dir.is_finished and run_dir.kind == SWEEP:
         expected += ["trials.jsonl", "trials"]
-    elif run.finished:
+    elif run_dir.is_finished:
         expected += ["predictions.parquet", "metrics.jsonl", "model"]
-    return [name for name in expected if not run.file(name).exists()]
+    return [name for name in expected if not run_dir.file(name).exists()]
 
 
-def same_config(path: Path, config: Config) -> bool:
-    """Whether the run in a folder is of this config."""
-    return not _differences(RunFolder(path), config)
-
-
-def _differences(run: RunFolder, config: Config) -> list[str]:
+def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
+    """Return a message for each key in which the config of a run differs."""
     try:
-        theirs = Config.model_validate(yaml.safe_load(run.file("config.yaml").read_text(encoding="utf-8")))
+        saved = Config.model_validate(yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:120]})"]
-    theirs = with_resolved_paths(theirs)
-    return _compare(theirs.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
+        return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:MAX_ERROR_CHARACTERS]})"]
+    saved = with_resolved_paths(saved)
+    return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
 
 
-def _compare(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in ours.items():
-        other = theirs.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            found += _compare(other, value, f"{prefix}{key}.")
-        elif value != other:
-            found.append(f"{prefix}{key} was {json.dumps(other)}, now {json.dumps(value)}")
-    return found
+def _compare(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+    differences = []
+    for key, value in current.items():
+        saved_value = saved.get(key)
+        if isinstance(value, dict) and isinstance(saved_value, dict):
+            differences += _compare(saved_value, value, f"{prefix}{key}.")
+        elif value != saved_value:
+            differences.append(f"{prefix}{key} was {json.dumps(saved_value)}, now {json.dumps(value)}")
+    return differences

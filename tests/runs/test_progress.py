@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 
-from rainbow_ray.runs.progress import FitProgress, TrialLines
+from rainbow_ray.runs.progress import FitProgress, TrialProgress
 from rainbow_ray.training.loggers import RESULT, JsonLinesLogger, LogForwarder
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.console import make_console
@@ -99,7 +99,7 @@ def test_a_mirror_tells_when_a_fit_has_ended(tmp_path):
 def test_values_of_a_space_are_no_markup():
     console = make_console(file := io.StringIO())
     trial = Trial(1, {"training.loss": "[/bold]"}, {"training.loss": "[/bold]"}, {})
-    with TrialLines(console, "macro_f1", 2, larger_is_better=True) as lines:
+    with TrialProgress(console, "macro_f1", 2, larger_is_better=True) as lines:
         lines(trial, "end")
         console.print(lines._table())
     assert file.getvalue().count("[/bold]") == 2

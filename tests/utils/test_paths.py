@@ -24,7 +24,7 @@ from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.load import PATH_KEYS, override, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.manifest import Manifest, open_manifest
-from rainbow_ray.runs.run_dir import open_run, same_config
+from rainbow_ray.runs.run_dir import has_same_config, open_run
 from rainbow_ray.utils.errors import InputError, printable
 from rainbow_ray.utils.paths import (
     expand,
@@ -148,7 +148,7 @@ def test_output_folders_below_home_and_runs_that_an_earlier_version_began(home, 
     assert not (tmp_path / "~").exists()
     file = run.file("config.yaml")
     file.write_text(file.read_text().replace(str(tmp_path / "mine"), "mine").replace(str(home), "~"))
-    assert same_config(run.path, config)
+    assert has_same_config(run.path, config)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -1,0 +1,217 @@
+"""Everything about a sweep that is known before its first trial: space, data, estimates, budget."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+
+from rainbow_ray.checks.estimate import SweepEstimate, estimate_trials
+from rainbow_ray.config.keys import short_names
+from rainbow_ray.config.load import Resolved
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.dataset import InMemoryDataset
+from rainbow_ray.runs.run_dir import SPACE, RunDir
+from rainbow_ray.setup import prepare
+from rainbow_ray.setup.plan import RunPlan, check_values, make_plan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.setup.segment_table import SONG_TARGET
+from rainbow_ray.training.loggers import wandb_notes
+from rainbow_ray.tuning.bbc_cv import smallest_difference
+from rainbow_ray.tuning.search_space import Axes, Space, explore, load_space, stacked_in
+from rainbow_ray.utils.errors import InputError
+
+MIN_TRIAL_SECONDS = 5.0  # of all trials together; a budget that leaves less is rejected
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before its data are read.
+
+    Attributes:
+        plan: Plan of a run with the default config.
+        space: Search space.
+        axes: Axes that the space has for this config.
+    """
+
+    plan: RunPlan
+    space: Space
+    axes: Axes
+
+    @property
+    def config(self) -> Config:
+        """The config that the values of trials are applied to."""
+        return self.plan.config
+
+
+def plan_sweep(resolved: Resolved) -> SweepPlan:
+    """Check everything about a sweep that can be checked before Ray starts.
+
+    Args:
+        resolved: The config.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: The config or the search space is wrong, with all problems.
+    """
+    tuning, problems = resolved.config.tune, []
+    if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
+        problems.append(f"--budget-usd {tuning.budget_usd:g}: the price of an hour is not known; add --usd-per-hour")
+    plan = space = axes = None
+    try:
+        plan = make_plan(resolved)
+        if resolved.config.training.workers is not None:
+            plan.warnings.append("training.workers has no effect on trials: see --workers-per-trial")
+    except InputError as error:
+        problems += error.problems
+    seed = resolved.config.reproducibility.seed
+    try:
+        space = load_space(tuning.space, resolved.config.phase, _task_name(plan))
+        if plan is not None:
+            axes = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
+            plan.warnings.extend(axes.notes)
+            plan.warnings.extend(stacked_in(space, plan.config, seed))
+    except InputError as error:
+        problems += error.problems
+    if problems or plan is None or space is None or axes is None:
+        raise InputError(problems)
+    return SweepPlan(plan, space, axes)
+
+
+def _task_name(plan: RunPlan | None) -> str:
+    """Return the name of the task for the choice of a space; `weak` where only songs have labels."""
+    if plan is None:
+        return ""
+    is_weak = plan.segments is not None and plan.target == SONG_TARGET
+    return f"weak {plan.task.name}" if is_weak else plan.task.name
+
+
+def check_space(run_dir: RunDir, axes: Axes) -> None:
+    """Compare the axes with those of the sweep that is resumed.
+
+    Args:
+        run_dir: Folder of the sweep.
+        axes: Axes of this start.
+
+    Raises:
+        InputError: The sweep searched another space.
+    """
+    differences = axes.differences(json.loads(run_dir.file(SPACE).read_text(encoding="utf-8")))
+    if differences:
+        raise InputError(
+            f"--resume: {run_dir.path} searched another space: {'; '.join(differences)}; start a new sweep"
+        )
+
+
+def prepare_sweep_data(plan: RunPlan) -> PreparedData:
+    """Prepare the data of a sweep.
+
+    Args:
+        plan: Plan of the sweep.
+
+    Returns:
+        Data in memory.
+
+    Raises:
+        InputError: The songs exceed the memory limit, there are fewer groups than folds, or the data are wrong.
+    """
+    data = prepare.prepare_data(plan)
+    if not isinstance(data.source, InMemoryDataset):
+        limit = plan.config.data.in_memory_limit_mb
+        raise InputError(
+            f"data.in_memory_limit_mb: a sweep keeps its songs in memory, and {plan.manifest.shown} takes more than"
+            f" {limit} MB; increase it, or tune on fewer songs"
+        )
+    n_folds = plan.config.data.folds
+    if n_folds is not None and data.split.n_folds < n_folds and plan.known_split is None:
+        raise InputError(
+            f"--folds {n_folds}: only {data.split.n_folds} groups of songs can be held out, so at most as many folds"
+        )
+    return data
+
+
+def estimate_sweep(plan: RunPlan, data: PreparedData, n_concurrent: int) -> SweepEstimate:
+    """Estimate time, cost and disk space of a sweep.
+
+    Args:
+        plan: Plan of the sweep.
+        data: Prepared data.
+        n_concurrent: Trials that run in parallel.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        InputError: The disk has too little space.
+    """
+    estimate = estimate_trials(plan, data, n_concurrent)
+    if estimate.disk.status != "ok":
+        raise InputError(f"--output-dir: {estimate.disk.text}; free some space, or choose another folder")
+    return estimate
+
+
+def print_sweep_header(
+    sweep: SweepPlan, data: PreparedData, n_concurrent: int, estimate: SweepEstimate, console: Console
+) -> None:
+    """Print the data, the axes, the smallest difference that can be detected, the estimate and all notes.
+
+    Args:
+        sweep: The sweep.
+        data: Prepared data.
+        n_concurrent: Trials that run in parallel.
+        estimate: Time and cost.
+        console: Where it is printed.
+    """
+    split, plan = data.split, sweep.plan
+    n_songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
+    folds = f"{split.n_folds} {'fold' if split.n_folds == 1 else 'folds'}"
+    axes = ", ".join(short_names(sweep.axes.distributions).values())
+    notes = [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]
+    lines = [
+        *prepare.describe_dataset(plan, data),
+        f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.reading.said};"
+        f" {len(sweep.axes.distributions)} axes: {axes}",
+        f"{n_songs} scored songs can show a difference in accuracy of {smallest_difference(n_songs):.2f} between two"
+        " configs; smaller differences are chance",
+        estimate.text,
+        *(f"Note: {note}" for note in notes),
+    ]
+    for line in lines:
+        console.print(line)
+
+
+def budget_seconds(config: Config, started: float, closing_seconds: float) -> float | None:
+    """Return how long trials may run.
+
+    Args:
+        config: The config.
+        started: Time at which the command started, from `time.perf_counter()`.
+        closing_seconds: Estimated time after the last trial, which is reserved.
+
+    Returns:
+        Seconds from now on; None without a budget.
+
+    Raises:
+        InputError: The budget leaves no time for trials.
+    """
+    tuning, price = config.tune, config.logging.usd_per_hour
+    limits = [tuning.budget_minutes * 60] if tuning.budget_minutes is not None else []
+    if tuning.budget_usd is not None and price:
+        limits.append(tuning.budget_usd / price * 3600)
+    if not limits:
+        return None
+    spent = time.perf_counter() - started
+    remaining = min(limits) - spent - closing_seconds
+    if remaining < MIN_TRIAL_SECONDS:
+        raise InputError(
+            f"--budget-minutes, --budget-usd: {min(limits) / 60:.1f} minutes are too few: the start took"
+            f" {spent / 60:.1f}, and the end (revalidation, the run of the best config) takes about"
+            f" {closing_seconds / 60:.1f}; allow at least {(spent + closing_seconds) / 60 + 1:.0f}"
+        )
+    return remaining
