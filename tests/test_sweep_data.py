@@ -44,11 +44,11 @@ def test_more_folds_than_songs(songs_file, tiny_encoder):
 def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
     data, axes = prepare_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
-    shown = Console(file=io.StringIO())
+    output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
     assert estimate.closing_seconds > 0
-    sweep_plan.print_sweep_header(SweepPlan(plan, None, axes), data, 2, estimate, shown)
-    assert "2 in parallel" in shown.file.getvalue()
+    sweep_plan.print_sweep_header(SweepPlan(plan, None, axes), data, 2, estimate, Console(file=output))
+    assert "2 in parallel" in output.getvalue()
     monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):
         estimate_sweep(plan, data, 2)
