@@ -1,7 +1,7 @@
-"""Timelines: a row a segment and stem becomes an example a segment, and a song's segments follow each other in time.
+"""Examples that are segments of songs: stems of a segment are merged, and the segments of a song are ordered by time.
 
-Nothing is dropped that belongs to a song: a segment without a label, or without a length, stays as what its neighbours
-see, is masked, and counted.
+No segment of a song is dropped: one without a label or without a duration stays as context of its neighbors; it is
+masked, and counted.
 """
 
 from __future__ import annotations
@@ -16,24 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.examples import SLOT_SUFFIX, count_reasons, text_key
+from rainbow_ray.data.examples import SLOT_SUFFIX, count_reasons, placeholder_text, text_key
 from rainbow_ray.data.manifest import UNDECODABLE
 from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
 
-TIMES = ("start", "end")
-SAME_TIME = 0.005  # seconds: stems of one segment may differ by as much
-POSITION = "position"  # column: the segment's place in its song
-N_SEGMENTS = "n_segments"  # column: how many the song has
-RELATIVE_TIMES = ("relative_start", "relative_end")  # columns: the same times as shares of the song
-NOT_KEPT = (
-    "dropped",
-    "label",
-    "unlabelled",
-    UNDECODABLE,
-    POSITION,
-    *TIMES,
-)  # columns of rows that segments do not have
+TIMES = ("start", "end")  # columns: seconds from the start of the song
+TIME_TOLERANCE = 0.005  # seconds that the times of two stems of one segment may differ by
+POSITION = "position"  # column: position of the segment in its song, from 0
+N_SEGMENTS = "n_segments"  # column: number of segments of the song
+RELATIVE_TIMES = ("relative_start", "relative_end")  # columns: the times as fractions of the song
+ROW_COLUMNS = ("dropped", "label", "unlabelled", UNDECODABLE, POSITION, *TIMES)  # of rows, which segments do not have
 NO_LENGTH = "segment of zero, negative or unknown length"
 STEMS_DISAGREE = "segment whose stems carry different labels"
 NO_LABELS = "segments of songs without any label that can be used"
@@ -42,9 +35,14 @@ FURTHER_STEMS = "further stems of a segment"
 
 @dataclass(frozen=True)
 class SegmentExamples:
-    """An example a segment. `table` is sorted by song and time; `label` is raw.
+    """Segments of songs, one row each, sorted by song and time.
 
-    `masked[i]` is why segment i teaches nothing, None where it does. `dropped` counts rows by reason.
+    Attributes:
+        table: Columns of the segments.
+        label: Raw labels, `(segments,)`.
+        masked: Reason why a segment has no target, or None where it has one; object `(segments,)`.
+        dropped: Number of dropped rows by reason.
+        notes: Messages about the table.
     """
 
     table: pa.Table
@@ -55,130 +53,198 @@ class SegmentExamples:
 
     @property
     def song(self) -> np.ndarray:
-        """The songs' numbers, `(segments,)`."""
+        """Song of each segment, numbered from 0, int `(segments,)`."""
         return np.asarray(pd.factorize(self.table["song"].to_pandas())[0])
 
-    def keep(self, rows: np.ndarray) -> SegmentExamples:
-        """Only some segments, of whole songs; `rows` is bool."""
-        mask = pa.array(rows)
+    def keep(self, mask: np.ndarray) -> SegmentExamples:
+        """Keep the segments of some songs.
+
+        Args:
+            mask: Segments to keep, bool `(segments,)`; all or none of each song.
+
+        Returns:
+            These segments; `dropped` and `notes` are unchanged.
+        """
+        rows = pa.array(mask)
         return dataclasses.replace(
-            self, table=self.table.filter(mask), label=self.label.filter(mask), masked=self.masked[rows]
+            self, table=self.table.filter(rows), label=self.label.filter(rows), masked=self.masked[mask]
         )
 
 
-def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None = None) -> SegmentExamples:
-    """Rows of segments (with `start`, `end`, seconds, and `place` as the table has it) to one example a segment.
+@dataclass(frozen=True)
+class _StemGroups:
+    """Rows grouped by the segment that they are stems of.
 
-    Rows that agree in song, place and times are stems of one segment: the first stands for them, with the windows of
-    all in the columns `join`. Segments are put in the order of time; where a time is not known, of their place.
-    `null_class` is what those are that no stem has a label of.
+    Attributes:
+        segment: Segment of each row, numbered from 0, int `(rows,)`.
+        representative: Row that text and other columns are taken from, int `(segments,)`.
+        label_row: Row that the label is taken from, int `(segments,)`.
+        disagrees: Mask of the segments whose stems carry different labels, bool `(segments,)`.
     """
+
+    segment: np.ndarray
+    representative: np.ndarray
+    label_row: np.ndarray
+    disagrees: np.ndarray
+
+
+def merge_stems(rows: pa.Table, join: Sequence[str] = (), null_class: str | None = None) -> SegmentExamples:
+    """Merge the rows of each segment, one per stem, into one example.
+
+    Rows that agree in song, position and times are stems of one segment. The first of them represents it, preferring
+    rows with text and with a label; the windows of all stems are joined. Segments are sorted by time, and by position
+    where a time is unknown.
+
+    Args:
+        rows: Normalized rows with `start` and `end` in seconds, and `position`.
+        join: Columns of window names.
+        null_class: Class of the segments without a label on any stem; None leaves them unlabeled.
+
+    Returns:
+        The segments.
+    """
+    usable = rows.take(pa.array(np.flatnonzero(rows["dropped"].is_null().to_numpy())))
+    keys = _stem_keys(usable)
+    groups = _group_stems(usable, keys)
+    segments = keys.iloc[groups.representative].reset_index(drop=True)
+    times = _fill_times(segments)
+    order = np.lexsort((segments[POSITION].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
+    segments, times = (frame.iloc[order].reset_index(drop=True) for frame in (segments, times))
+
+    table = usable.take(pa.array(groups.representative[order]))
+    table = table.drop_columns([name for name in ROW_COLUMNS if name in table.column_names])
+    table = _join_windows(table, usable, join, groups.segment, order)
+    table = _add_positions(table, segments["song"], times)
+    label, masked = _label_segments(usable, groups, order, null_class)
+    masked[~times["is_known"].to_numpy()] = NO_LENGTH
     dropped = count_reasons(rows["dropped"])
-    good = np.flatnonzero(rows["dropped"].is_null().to_numpy())
-    chosen = rows.take(pa.array(good))
-    facts = pd.DataFrame({name: chosen[name].to_pandas() for name in ("song", POSITION, *TIMES)})
-    facts[POSITION] = facts[POSITION].astype("float64")
-    facts["label"] = pd.factorize(chosen["label"].combine_chunks().dictionary_encode().indices.to_pandas())[0] if (
-        len(chosen)
-    ) else []  # fmt: skip
-    facts.loc[chosen["unlabelled"].is_valid().to_numpy(), "label"] = -1
-    stem_of = _stems(facts)
-    labelled = facts["label"].to_numpy() >= 0
-    has_text = pc.not_equal(chosen["text"], "").fill_null(False).to_numpy()
-    # the words are those of a stem that has them, and the label that of one that has it
-    first, speaks = _first_of(stem_of, ~labelled, ~has_text), _first_of(stem_of, ~labelled)
-    kinds = facts["label"].where(labelled).groupby(stem_of).nunique().to_numpy()
-    if len(good) > len(first):
-        dropped[FURTHER_STEMS] = len(good) - len(first)
-    segments = facts.iloc[first].reset_index(drop=True)
-    times = _times(segments)
-    by_time = np.lexsort((segments[POSITION].to_numpy(), times["start"].to_numpy(), segments["song"].to_numpy()))
-    table = chosen.take(pa.array(first[by_time]))
-    table = table.drop_columns([name for name in NOT_KEPT if name in table.column_names])
-    table = _with_windows(table, chosen, join, stem_of, by_time)
-    times, segments = times.iloc[by_time].reset_index(drop=True), segments.iloc[by_time].reset_index(drop=True)
-    speaks = speaks[by_time]
-    masked = chosen["unlabelled"].take(pa.array(speaks)).to_numpy(zero_copy_only=False).astype(object)
-    label = chosen["label"].take(pa.array(speaks))
-    if null_class is not None:  # only now: a stem without a label says nothing against one that has it
+    if len(usable) > len(order):
+        dropped[FURTHER_STEMS] = len(usable) - len(order)
+    notes = (*_notes(segments), *_undecodable(usable, groups.segment))
+    return SegmentExamples(table, label, masked, dropped, notes)
+
+
+def _stem_keys(rows: pa.Table) -> pd.DataFrame:
+    """Song, position, times and label of each row; the label as an integer, -1 where it is missing or unusable."""
+    keys = pd.DataFrame({name: rows[name].to_pandas() for name in ("song", POSITION, *TIMES)})
+    keys[POSITION] = keys[POSITION].astype("float64")
+    labels = rows["label"].combine_chunks().dictionary_encode()
+    keys["label"] = pd.factorize(labels.indices.to_pandas())[0] if len(rows) else []
+    keys.loc[rows["unlabelled"].is_valid().to_numpy(), "label"] = -1
+    return keys
+
+
+def _group_stems(rows: pa.Table, keys: pd.DataFrame) -> _StemGroups:
+    """Group the rows by segment, and choose the rows that represent each segment."""
+    segment = _match_stems(keys)
+    has_label = keys["label"].to_numpy() >= 0
+    has_text = pc.not_equal(rows["text"], "").fill_null(False).to_numpy()
+    n_labels = keys["label"].where(has_label).groupby(segment).nunique().to_numpy()
+    return _StemGroups(
+        segment,
+        representative=_first_of(segment, ~has_label, ~has_text),
+        label_row=_first_of(segment, ~has_label),
+        disagrees=n_labels > 1,
+    )
+
+
+def _match_stems(keys: pd.DataFrame) -> np.ndarray:
+    """Number the segment of each row: rows agree in song and position, and nearly in their times.
+
+    A row without a position and a time is a segment of its own.
+    """
+    group = keys.groupby(["song", POSITION], sort=False, dropna=False).ngroup().to_numpy()
+    for name in TIMES:
+        times = keys[name].to_numpy(dtype=np.float64)
+        order = np.lexsort((times, group))
+        before, after = times[order][:-1], times[order][1:]
+        is_same = (after == before) | (after <= before + TIME_TOLERANCE) | (np.isnan(before) & np.isnan(after))
+        is_first = np.append(True, (np.diff(group[order]) != 0) | ~is_same)[: len(group)]
+        group = group.copy()
+        group[order] = np.cumsum(is_first) - 1
+    is_unplaced = (keys[POSITION].isna() & keys[list(TIMES)].isna().any(axis=1)).to_numpy()
+    return np.asarray(pd.factorize(np.where(is_unplaced, len(group) + np.arange(len(group)), group))[0])
+
+
+def _first_of(segment: np.ndarray, *penalties: np.ndarray) -> np.ndarray:
+    """Return the first row of each segment among those with the least penalties; the last penalty counts most."""
+    order = np.lexsort((np.arange(len(segment)), *penalties, segment))
+    return np.asarray(order[np.unique(segment[order], return_index=True)[1]])
+
+
+def _label_segments(
+    rows: pa.Table, groups: _StemGroups, order: np.ndarray, null_class: str | None
+) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Return the raw label of each segment, in `order`, and the reason why its label cannot be used."""
+    label_rows = pa.array(groups.label_row[order])
+    label = rows["label"].take(label_rows)
+    masked = rows["unlabelled"].take(label_rows).to_numpy(zero_copy_only=False).astype(object)
+    if null_class is not None:  # after merging: a stem without a label does not contradict one that has a label
         label, masked[masked == LABEL_MISSING] = fill_missing(label, null_class), None
-    masked[(kinds > 1)[by_time]] = STEMS_DISAGREE
-    masked[~times["known"].to_numpy()] = NO_LENGTH
-    table = _with_places(table, segments["song"], times)
-    return SegmentExamples(table, label, masked, dropped, (*_notes(segments), *_undecodable(chosen, stem_of)))
+    masked[groups.disagrees[order]] = STEMS_DISAGREE
+    return label, masked
 
 
-def _undecodable(rows: pa.Table, stem_of: np.ndarray) -> tuple[str, ...]:
-    """A note on segments in whose text some bytes are not UTF-8."""
+def _undecodable(rows: pa.Table, segment: np.ndarray) -> tuple[str, ...]:
+    """Return a note on segments whose text is not valid UTF-8."""
     if UNDECODABLE not in rows.column_names or not pc.any(rows[UNDECODABLE]).as_py():
         return ()
-    number = len(np.unique(stem_of[rows[UNDECODABLE].to_numpy()]))
-    return (f"{number} segments have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8",)
-
-
-def _stems(facts: pd.DataFrame) -> np.ndarray:
-    """Of which segment each row is: those that agree in song and place, and nearly in their times.
-
-    Where nothing tells a row's place, it is a segment of its own.
-    """
-    of = facts.groupby(["song", POSITION], sort=False, dropna=False).ngroup().to_numpy()
-    for name in TIMES:
-        at = facts[name].to_numpy(dtype=np.float64)
-        order = np.lexsort((at, of))
-        before, after = at[order][:-1], at[order][1:]
-        same = (after == before) | (after <= before + SAME_TIME) | (np.isnan(before) & np.isnan(after))
-        begins = np.append(True, (np.diff(of[order]) != 0) | ~same)[: len(of)]
-        of = of.copy()
-        of[order] = np.cumsum(begins) - 1
-    lost = facts[POSITION].isna() & facts[list(TIMES)].isna().any(axis=1)
-    return np.asarray(pd.factorize(np.where(lost.to_numpy(), len(of) + np.arange(len(of)), of))[0])
-
-
-def _first_of(stem_of: np.ndarray, *worse: np.ndarray) -> np.ndarray:
-    """The row that stands for each segment: the first of those that are least `worse`, what counts most last."""
-    order = np.lexsort((np.arange(len(stem_of)), *worse, stem_of))
-    return np.asarray(order[np.unique(stem_of[order], return_index=True)[1]])
+    n = len(np.unique(segment[rows[UNDECODABLE].to_numpy()]))
+    return (f"{n} segments have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8",)
 
 
 def count_masked(masked: np.ndarray) -> dict[str, int]:
-    """How many segments are masked, by reason, most frequent first."""
+    """Count masked segments by reason.
+
+    Args:
+        masked: Reason of each segment, or None, object `(segments,)`.
+
+    Returns:
+        Counts by reason, most frequent first.
+    """
     return dict(Counter(reason for reason in masked.tolist() if reason is not None).most_common())
 
 
-def _times(segments: pd.DataFrame) -> pd.DataFrame:
-    """Start and end of each segment, and whether its length is known; unknown ones lie where those before them end."""
+def _fill_times(segments: pd.DataFrame) -> pd.DataFrame:
+    """Return `start`, `end` and `is_known` (whether the duration is) of each segment.
+
+    A segment with an unknown start begins where all segments before it have ended; one with an unknown duration ends
+    where it begins.
+    """
     start, end = segments["start"].to_numpy(dtype=np.float64), segments["end"].to_numpy(dtype=np.float64)
-    known = np.isfinite(start) & np.isfinite(end) & (end > start) & (start >= 0)
-    begins = np.isfinite(start) & (start >= 0)
-    placed = pd.DataFrame({"song": segments["song"], POSITION: segments[POSITION]})
-    placed["start"] = np.where(begins, start, np.nan)
-    placed["reach"] = np.where(known, end, placed["start"])
-    placed = placed.sort_values(["song", POSITION], kind="stable")
-    reach = placed.groupby("song")["reach"].cummax()
-    before = reach.groupby(placed["song"]).ffill().fillna(0.0)
-    placed["start"] = placed["start"].fillna(before)
-    placed = placed.sort_index()
-    made_end = np.where(known, end, placed["start"].to_numpy())
-    return pd.DataFrame({"start": placed["start"].to_numpy(), "end": made_end, "known": known})
+    has_start = np.isfinite(start) & (start >= 0)
+    is_known = has_start & np.isfinite(end) & (end > start)
+    filled = pd.DataFrame({"song": segments["song"], POSITION: segments[POSITION]})
+    filled["start"] = np.where(has_start, start, np.nan)
+    filled["last_end"] = np.where(is_known, end, filled["start"])
+    filled = filled.sort_values(["song", POSITION], kind="stable")
+    last_end = filled.groupby("song")["last_end"].cummax()
+    filled["start"] = filled["start"].fillna(last_end.groupby(filled["song"]).ffill().fillna(0.0))
+    filled = filled.sort_index()
+    filled_start = filled["start"].to_numpy()
+    return pd.DataFrame({"start": filled_start, "end": np.where(is_known, end, filled_start), "is_known": is_known})
 
 
-def _with_places(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.Table:
-    """With ids, places and times; `text_key` is the whole song's, since songs share lines without being one."""
+def _add_positions(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.Table:
+    """Append ids, positions and times of sorted segments, and `text_key` of the whole song.
+
+    Songs may share single lines without being the same song, so a split compares the texts of whole songs.
+    """
     grouped = songs.groupby(songs, sort=False)
-    place, size = grouped.cumcount().to_numpy(), grouped.transform("size").to_numpy()
-    whole = np.maximum(times["end"].groupby(songs.to_numpy()).transform("max").to_numpy(), 1e-9)
-    # of one width whatever table they are in: a split that is kept finds them again, and their order is that of time
-    ids = [f"{song}#{at:06d}" for song, at in zip(songs, place.tolist(), strict=True)]
+    position, n_segments = grouped.cumcount().to_numpy(), grouped.transform("size").to_numpy()
+    duration = np.maximum(times["end"].groupby(songs.to_numpy()).transform("max").to_numpy(), 1e-9)
+    # of fixed width, so that ids sort by time, and a saved split finds them again
+    ids = [f"{song}#{i:06d}" for song, i in zip(songs, position.tolist(), strict=True)]
     texts = pd.Series(table["text"].to_pandas()).groupby(songs.to_numpy(), sort=False)
-    keys = {song: text_key(" ".join(filter(None, lines)) or f"no text of song {song}") for song, lines in texts}
+    keys = {song: text_key(" ".join(filter(None, lines)) or placeholder_text(str(song))) for song, lines in texts}
     columns = {
         "example_id": pa.array(ids, pa.string()),
         "start": pa.array(times["start"], pa.float32()),
         "end": pa.array(times["end"], pa.float32()),
-        POSITION: pa.array(place, pa.int32()),
-        N_SEGMENTS: pa.array(size, pa.int32()),
-        RELATIVE_TIMES[0]: pa.array((times["start"] / whole).clip(0, 1), pa.float32()),
-        RELATIVE_TIMES[1]: pa.array((times["end"] / whole).clip(0, 1), pa.float32()),
+        POSITION: pa.array(position, pa.int32()),
+        N_SEGMENTS: pa.array(n_segments, pa.int32()),
+        RELATIVE_TIMES[0]: pa.array((times["start"] / duration).clip(0, 1), pa.float32()),
+        RELATIVE_TIMES[1]: pa.array((times["end"] / duration).clip(0, 1), pa.float32()),
         "text_key": pa.array([keys[song] for song in songs], pa.uint64()),
     }
     for name, values in columns.items():
@@ -186,88 +252,135 @@ def _with_places(table: pa.Table, songs: pd.Series, times: pd.DataFrame) -> pa.T
     return table
 
 
-def _with_windows(
-    table: pa.Table, rows: pa.Table, join: Sequence[str], stem_of: np.ndarray, by_time: np.ndarray
+def _join_windows(
+    table: pa.Table, rows: pa.Table, join: Sequence[str], segment: np.ndarray, order: np.ndarray
 ) -> pa.Table:
-    """The windows of all stems of each segment, and of which stem each is."""
+    """Set the windows of all stems of each segment, and append the stem of each window."""
     for name in join:
-        found: dict[int, list[list[str]]] = {}
-        for segment, windows in zip(stem_of.tolist(), rows[name].to_pylist(), strict=True):
-            found.setdefault(segment, []).append(windows)
-        whole = [found[segment] for segment in by_time.tolist()]
-        lists = pa.array([[w for stem in stems for w in stem] for stems in whole], pa.list_(pa.string()))
-        slots = pa.array([[i for i, stem in enumerate(stems) for _ in stem] for stems in whole], pa.list_(pa.int16()))
-        table = table.set_column(table.column_names.index(name), name, lists).append_column(
-            f"{name}{SLOT_SUFFIX}", slots
-        )
+        by_segment: dict[int, list[list[str]]] = {}
+        for number, windows in zip(segment.tolist(), rows[name].to_pylist(), strict=True):
+            by_segment.setdefault(number, []).append(windows)
+        segments = [by_segment[number] for number in order.tolist()]
+        lists = pa.array([[w for windows in stems for w in windows] for stems in segments], pa.list_(pa.string()))
+        slots = [[i for i, windows in enumerate(stems) for _ in windows] for stems in segments]
+        table = table.set_column(table.column_names.index(name), name, lists)
+        table = table.append_column(f"{name}{SLOT_SUFFIX}", pa.array(slots, pa.list_(pa.int16())))
     return table
 
 
 def _notes(segments: pd.DataFrame) -> tuple[str, ...]:
+    """Return notes on positions that repeat or contradict the times, and on songs of one segment."""
     notes = []
-    named = segments[segments[POSITION].notna()]
-    twice = int(named.duplicated(["song", POSITION]).sum())
-    if twice:
-        notes.append(f"{twice} segments share their index with another of the song: told apart by their times")
-    falls = (segments[POSITION].diff() < 0) & (segments["song"] == segments["song"].shift())
-    if falls.any():
-        notes.append(f"{int(falls.sum())} segments are not in the order of their index: put in the order of time")
-    alone = int((segments["song"].value_counts() == 1).sum())
-    if alone:
-        notes.append(f"{alone} songs have one segment: they have no neighbours")
+    with_position = segments[segments[POSITION].notna()]
+    n_repeated = int(with_position.duplicated(["song", POSITION]).sum())
+    if n_repeated:
+        notes.append(f"{n_repeated} segments have the index of another segment of their song; they are distinguished"
+                     " by their times")  # fmt: skip
+    is_earlier = (segments[POSITION].diff() < 0) & (segments["song"] == segments["song"].shift())
+    if is_earlier.any():
+        notes.append(f"{int(is_earlier.sum())} segments are not in the order of their index; they are sorted by time")
+    n_single = int((segments["song"].value_counts() == 1).sum())
+    if n_single:
+        notes.append(f"{n_single} songs have one segment, without neighbors as context")
     return tuple(notes)
 
 
 @dataclass(frozen=True)
 class SequenceIndex:
-    """Which examples are read together: those of a song, or of windows of a longer one.
+    """Sequences of segments that a model reads together: whole songs, or parts of long ones.
 
-    `place[i]` is example i's place in its song, of `size[i]`; a song's examples follow each other.
+    Attributes:
+        position: Position of each example in its song, from 0, int `(examples,)`; the segments of a song are adjacent.
+        song_length: Number of segments of the song of each example, int `(examples,)`.
+        max_length: Segments per sequence, at most.
+        overlap: Fraction of a sequence that overlaps the next one in scoring, in [0, 1).
     """
 
-    place: np.ndarray
-    size: np.ndarray
+    position: np.ndarray
+    song_length: np.ndarray
     max_length: int
     overlap: float
 
     @classmethod
     def from_table(cls, table: pa.Table, max_length: int, overlap: float) -> SequenceIndex:
+        """Return the index of a table of segments.
+
+        Args:
+            table: Table with the columns `position` and `n_segments`.
+            max_length: Segments per sequence, at most.
+            overlap: Fraction of a sequence that overlaps the next one in scoring, in [0, 1).
+
+        Returns:
+            The index.
+        """
         return cls(table[POSITION].to_numpy(), table[N_SEGMENTS].to_numpy(), max_length, overlap)
 
     def group_by_song(self, indices: np.ndarray) -> list[np.ndarray]:
-        """The songs among `indices`, whole ones, in the order of the source."""
-        every = np.unique(indices)
-        if len(every) == 0:
+        """Group examples by song.
+
+        Args:
+            indices: Examples of whole songs, int64 `(n,)`, in any order, possibly repeated.
+
+        Returns:
+            Indices of each song, in the order of the dataset, without repetition.
+        """
+        distinct = np.unique(indices)
+        if len(distinct) == 0:
             return []
-        return np.split(every, np.flatnonzero((np.diff(every) != 1) | (self.place[every[1:]] == 0)) + 1)
+        is_first = (np.diff(distinct) != 1) | (self.position[distinct[1:]] == 0)
+        return np.split(distinct, np.flatnonzero(is_first) + 1)
 
     def training_sequences(self, song: np.ndarray, *, shift: int = 0) -> list[np.ndarray]:
-        """Pieces of a song that are trained on: each of its segments once, cut elsewhere for another `shift`."""
+        """Divide a song into the sequences of an epoch.
+
+        Args:
+            song: Indices of all segments of a song.
+            shift: Length of the first sequence, modulo `max_length`; varied by epoch, so that songs are divided at
+                other places.
+
+        Returns:
+            Sequences of at most `max_length` segments, which hold each segment once.
+        """
         if len(song) <= self.max_length:
             return [song]
-        return [
-            piece for piece in np.split(song, range(shift % self.max_length, len(song), self.max_length)) if len(piece)
-        ]
+        starts = range(shift % self.max_length, len(song), self.max_length)
+        return [sequence for sequence in np.split(song, starts) if len(sequence)]
 
     def scoring_sequences(self, song: np.ndarray) -> list[np.ndarray]:
-        """Overlapping pieces of a song, each as long as can be."""
+        """Divide a song into overlapping sequences.
+
+        Args:
+            song: Indices of all segments of a song.
+
+        Returns:
+            The song itself, or overlapping sequences of exactly `max_length` segments.
+        """
         if len(song) <= self.max_length:
             return [song]
         return [song[start : start + self.max_length] for start in self._starts(len(song))]
 
     def center_mask(self, sequence: np.ndarray) -> np.ndarray:
-        """Which of a scored window's segments it has the say on: they lie farther from its edges than from others'."""
-        size, begins = int(self.size[sequence[0]]), int(self.place[sequence[0]])
-        if len(sequence) >= size or size <= self.max_length:
-            return np.ones(len(sequence), dtype=bool)
-        starts = self._starts(size)
-        at = starts.index(begins)
-        low = 0 if at == 0 else (starts[at] + starts[at - 1] + self.max_length) // 2
-        high = size if at == len(starts) - 1 else (starts[at + 1] + starts[at] + self.max_length) // 2
-        place = self.place[sequence]
-        return np.asarray((place >= low) & (place < high))
+        """Return the segments whose scores are taken from a sequence.
 
-    def _starts(self, size: int) -> list[int]:
+        Args:
+            sequence: Indices of a sequence from `scoring_sequences`.
+
+        Returns:
+            Mask, bool `(len(sequence),)`, of the segments that are farther from the edges of this sequence than of any
+            overlapping one. The masks of all sequences of a song cover each segment once.
+        """
+        song_length, first = int(self.song_length[sequence[0]]), int(self.position[sequence[0]])
+        if len(sequence) >= song_length or song_length <= self.max_length:
+            return np.ones(len(sequence), dtype=bool)
+        starts = self._starts(song_length)
+        i = starts.index(first)
+        low = 0 if i == 0 else (starts[i] + starts[i - 1] + self.max_length) // 2
+        high = song_length if i == len(starts) - 1 else (starts[i + 1] + starts[i] + self.max_length) // 2
+        position = self.position[sequence]
+        return np.asarray((position >= low) & (position < high))
+
+    def _starts(self, song_length: int) -> list[int]:
+        """Return the positions at which the scoring sequences of a song begin."""
         stride = max(1, round(self.max_length * (1 - self.overlap)))
-        last = size - self.max_length
+        last = song_length - self.max_length
         return [*range(0, last, stride), last]
