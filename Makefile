@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# quick tests of different files run in parallel; those that train on a real Ray use all CPUs and run one by one
+PARALLEL := -n auto --dist loadfile
 ifdef COVERAGE
 PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
+PARALLEL :=
 endif
 STAMP := $(VENV)/.installed
 
@@ -30,7 +33,7 @@ check: env
 	$(BIN)/python -m rainbow_ray.check --phase 1
 
 test: env
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL)
 
 slow: env
 	$(PYTEST) -m "slow and not long" --durations=15
