@@ -18,7 +18,7 @@ from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import RayResources
-from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.model.frozen_cache import FrozenFeatureCache
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.results import evaluate_and_save
@@ -48,7 +48,7 @@ def data_of(plan: RunPlan) -> PreparedData:
 
 
 def source_of(examples: Examples) -> InMemoryDataset:
-    return InMemoryDataset(examples, text_encoder.lengths(examples))
+    return InMemoryDataset(examples, tokenize.lengths(examples.table))
 
 
 def fit_fold(

@@ -88,12 +88,12 @@ def test_a_hub_out_of_reach_names_the_ways_out(command, songs_file):
 
 
 def test_embedded_weights_that_were_changed(command, songs_file, monkeypatch):
-    from rainbow_ray.modalities.text import encoder as text_encoder
+    from rainbow_ray.modalities.text import embedded
 
-    monkeypatch.setitem(text_encoder.EMBEDDED_FILES, "config.json", "0" * 64)
-    text_encoder.source_of.cache_clear()
+    monkeypatch.setitem(embedded.EMBEDDED_FILES, "config.json", "0" * 64)
+    embedded.source_of.cache_clear()
     said = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
-    text_encoder.source_of.cache_clear()
+    embedded.source_of.cache_clear()
     assert "config.json is not the file it should be" in said
 
 

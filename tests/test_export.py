@@ -150,7 +150,7 @@ def test_tokenizers_are_saved_the_same_whatever_the_process_did_before(tiny_enco
     from transformers import AutoTokenizer
 
     from rainbow_ray.bundle.tokenizer_files import save_tokenizer, save_tokenizer_json
-    from rainbow_ray.modalities.text.encoder import load_tokenizer
+    from rainbow_ray.modalities.text.tokenize import load_tokenizer
 
     source = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
     document = json.loads((source / "tokenizer.json").read_text())

@@ -20,7 +20,9 @@ from rainbow_ray.data.dataset import Dataset, ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split, merge_rare_strata
 from rainbow_ray.modalities.spec import InputSpec, make_collates
-from rainbow_ray.modalities.text.encoder import TOKENS, TextEncoder, load_body
+from rainbow_ray.modalities.text.encoder import TextEncoder, load_encoder
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
+from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.modalities.text.word_hashing import WORD
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_device, pick_precision
@@ -51,7 +53,7 @@ def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndar
     config.model.audio_encoder.freeze_feature_extractor, config.model.audio_encoder.freeze_layers = True, "all"
     model = build_model(config, dataclasses.replace(reading, modalities=reading.media), shared.task).eval().to(device)
     heard = AudioFeatureCache(model, reading, device, precision)
-    heard.prepare(distinct_windows(known.examples.table, "audio"))
+    heard.prepare({name: distinct_windows(known.examples.table, name) for name in reading.cached})
     collates = make_collates(dataclasses.replace(reading, modalities=reading.media), heard.find)
     found: dict[str, np.ndarray] = {
         name: np.zeros((len(known), width), dtype=np.float32) for name, width in model.parts.items()
@@ -128,14 +130,14 @@ def mean_states(examples: Examples, encoder: str, config: TextEncoderConfig, dev
     """Mean over tokens of every layer's states of the encoder as it is: `(examples, layers + 1, width)`, fp32."""
     whole = config.model_copy(update={"layer": "last", "freeze_layers": "all", "freeze_embeddings": True})
     target = pick_device(device)[0]
-    model = TextEncoder(load_body(encoder), whole).eval().to(target)
+    model = TextEncoder(load_encoder(encoder), whole).eval().to(target)
     lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
     states: np.ndarray | None = None
     collates = make_collates(InputSpec(text=encoder))
     with torch.no_grad():
         for indices in scoring_batches(np.arange(len(examples)), lengths):
             batch = make_batch(examples, indices, collates).to(target)
-            inputs = batch.units["text"]
+            inputs = batch.units[TEXT.name]
             inside = inputs["mask"][..., None]
             layers = model.all_layers(inputs[TOKENS], inputs["mask"])
             means = torch.stack([(h * inside).sum(1) / inside.sum(1).clamp(min=1) for h in layers], dim=1)

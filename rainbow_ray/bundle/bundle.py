@@ -27,10 +27,10 @@ from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes, is_onnx
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.modalities.encoder_cache import EncoderCache
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
-from rainbow_ray.modalities.text.encoder import check_embeddings
+from rainbow_ray.modalities.spec import TEXT_ONLY, PretrainedEncoder, get_modality
+from rainbow_ray.modalities.text.tokenize import check_embeddings
 from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task
@@ -126,16 +126,17 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
             save_file(tensors, temporary / name)
         if model.text is not None:
             save_tokenizer(bundle.tokenizer, temporary, int(bundle.info["max_tokens"]))
-            model.text.body.config.save_pretrained(temporary / "encoder")
-        if model.audio is not None and hasattr(model.audio, "body"):
-            model.audio.body.config.save_pretrained(temporary / "audio_encoder")
+        for name in model.modalities:
+            subfolder, body = get_modality(name).encoder_folder, getattr(model.encoder_of(name), "body", None)
+            if subfolder is not None and body is not None:
+                body.config.save_pretrained(temporary / subfolder)
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
         document = {
             "format": FORMAT,
             "model": model_config.model_dump(),
             "modalities": list(model.modalities),
-            "audio_normalized": getattr(model.audio, "normalise", True),
+            "audio_normalized": getattr(model.audio, "normalize", True),
             "task": _task_to_json(bundle.task),
             "members": [
                 {
@@ -304,12 +305,13 @@ def _build_model(
 
 def _empty_model(folder: Path, document: Mapping[str, Any], task: Task) -> RainbowModel:
     """A model with the architecture of a bundle, and other weights."""
-    modalities = document.get("modalities", ["text"])
-    encoders = EncoderCache(
-        _empty_encoder(folder / "encoder") if "text" in modalities else None,
-        _empty_encoder(folder / "audio_encoder") if (folder / "audio_encoder").exists() else None,
-        audio_normalised=document.get("audio_normalized", True),
-    )
+    modalities = document.get("modalities", TEXT_ONLY)
+    encoders = {}
+    for name in modalities:
+        subfolder = get_modality(name).encoder_folder
+        if subfolder is not None and (get_modality(name).reads_text or (folder / subfolder).exists()):
+            normalize = document.get("audio_normalized", True)
+            encoders[name] = PretrainedEncoder(_empty_encoder(folder / subfolder), normalize=normalize)
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
     return RainbowModel(encoders, config, task.outputs, modalities, seconds, temporal=task.is_sequence_task)

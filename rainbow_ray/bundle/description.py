@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 
 from rainbow_ray.bundle.integrity import check_files
+from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality, modality_names
 
 FORMAT = 3
 READABLE_FORMATS = (1, 2, FORMAT)
@@ -47,7 +48,7 @@ class BundleDescription(BaseModel):
 
     max_tokens: NonNegativeInt
     text_columns: list[str]
-    modalities: list[Literal["text", "audio", "midi"]] = Field(default=["text"], min_length=1)
+    modalities: list[str] = Field(default=list(TEXT_ONLY), min_length=1)
     id_column: str = "id"
     media_columns: dict[str, tuple[str, str | None]] = {}
     times: tuple[str, str, str | None] | None = None
@@ -58,9 +59,12 @@ class BundleDescription(BaseModel):
     members: list[dict[str, Any]] = []
 
     @model_validator(mode="after")
-    def _check_max_tokens(self) -> BundleDescription:
-        if "text" in self.modalities and self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1 where text is read")
+    def _check_modalities(self) -> BundleDescription:
+        for name in self.modalities:
+            if name not in modality_names():
+                raise ValueError(f"modalities: {name!r} is none of {', '.join(modality_names())}")
+            for problem in get_modality(name).check_bundle(vars(self)):
+                raise ValueError(problem)
         return self
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rainbow_ray.modalities.spec import reads_only_text
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 MIN_SONGS = 500  # below, the card warns of wide intervals
@@ -70,7 +71,7 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str]) 
     names = ", ".join(f"`{name}`" for name in inputs)
     graph = f"`model.onnx` maps {names} to uncalibrated scores; `bundle.json` contains their names and the calibration."
     tokenizer = f" `tokenizer.json` truncates texts to {max_tokens} tokens and does not pad." if max_tokens else ""
-    if tuple(modalities) != ("text",):
+    if not reads_only_text(modalities):
         return (
             f"This folder contains an ONNX graph that reads {', '.join(modalities)}, one window per example. Run it"
             " with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from."

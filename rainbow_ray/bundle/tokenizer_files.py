@@ -10,7 +10,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.modalities.text.encoder import load_tokenizer
+from rainbow_ray.modalities.text.tokenize import load_tokenizer
 
 TOKENIZER = "tokenizer.json"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from rainbow_ray.checks.result import CheckResult
+from rainbow_ray.modalities.spec import cached_windows
 from rainbow_ray.model.audio_features import AT_ONCE, AudioFeatureCache
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
@@ -37,24 +39,26 @@ def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator
     unit = "stems" if plan.unit == "stem" else "songs"
     presence = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
     yield CheckResult("ok", "media", f"{unit} that have: {presence}; under {reader.root}")
-    cache = learner.audio_features
-    windows = data.source.window_names("audio")
-    missing = cache.missing(windows)
-    if not missing:
-        return
+    windows = {name: data.source.window_names(name) for name in plan.reading.cached}
+    for name, missing in learner.audio_features.missing(windows).items():
+        yield _check_cache_cost(learner.audio_features, name, missing, len(windows[name]))
+
+
+def _check_cache_cost(cache: AudioFeatureCache, modality: str, missing: Sequence[str], n_windows: int) -> CheckResult:
+    """Estimate time and disk space of the features that are missing, by computing some of them."""
     sample = missing[:AT_ONCE]
     started = time.perf_counter()
-    cache.prepare(sample)
+    cache.prepare({modality: sample})
     seconds = (time.perf_counter() - started) / len(sample) * len(missing)
-    size_mb = cache.find("audio", sample[0]).nbytes * len(missing) / MB
+    size_mb = cache.find(modality, sample[0]).nbytes * len(missing) / MB
     free_mb = shutil.disk_usage(cache.store.folder or ".").free / MB
-    cost = f"about {seconds:.0f} s and {size_mb:.0f} MB in {reader.folder}, once"
-    text = f"{len(missing)} of {len(windows)} windows are not encoded yet: {cost}; --build-cache does it now"
+    cost = f"about {seconds:.0f} s and {size_mb:.0f} MB in {cache.store.folder}, once"
+    text = f"{len(missing)} of {n_windows} windows are not encoded yet: {cost}; --build-cache does it now"
     if size_mb > free_mb:
-        text = f"{text}; only {free_mb:.0f} MB are free: see data.media_cache"
-        yield CheckResult("environment_error", "cold cache", text)
-    else:
-        yield CheckResult("ok", "cold cache", text)
+        return CheckResult(
+            "environment_error", "cold cache", f"{text}; only {free_mb:.0f} MB are free: see data.media_cache"
+        )
+    return CheckResult("ok", "cold cache", text)
 
 
 def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
@@ -74,8 +78,8 @@ def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
     precision, _ = pick_precision(config.training.mixed_precision, device)
     model = build_model(config, plan.reading, data.task).to(device)
     cache = AudioFeatureCache(model, plan.reading, device, precision)
-    windows = data.source.window_names("audio")
-    n_missing = len(cache.missing(windows))
+    windows = {name: data.source.window_names(name) for name in plan.reading.cached}
+    n_missing = sum(map(len, cache.missing(windows).values()))
     cache.prepare(windows)
     size_mb = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
     counts = ", ".join(f"{len(data.source.window_names(name))} of {name}" for name in plan.reading.media)
@@ -85,18 +89,16 @@ def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
     return CheckResult("ok", "cache", f"{text}: {advice}")
 
 
-def window_names(data: PreparedData, indices: np.ndarray) -> list[str]:
-    """Return the names of the audio windows of examples.
+def window_names(plan: RunPlan, data: PreparedData, indices: np.ndarray) -> dict[str, list[str]]:
+    """Return the names of the windows of examples whose frozen features are cached.
 
     Args:
+        plan: Plan of the run.
         data: Prepared data.
         indices: Examples, `(n,)`.
 
     Returns:
-        The names; none where there is no audio.
+        Names of windows by modality.
     """
-    if "audio" not in data.examples.table.column_names:
-        return []
     subset = data.source.in_memory_subset(indices)
-    windows = subset.examples.table["audio"].take(subset.positions).to_pylist()
-    return [str(name) for names in windows for name in names]
+    return cached_windows(subset.examples.table.take(pa.array(subset.positions)), plan.reading)

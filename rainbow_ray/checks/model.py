@@ -81,7 +81,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     unit = "songs" if plan.segments is None else "segments"
     step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s"
     results = [
-        CheckResult("ok", "encoder", f"{plan.reading.said} loads in {load_seconds:.1f} s; {counts}"),
+        CheckResult("ok", "encoder", f"{plan.reading.description} loads in {load_seconds:.1f} s; {counts}"),
         CheckResult("ok", "one step", step),
     ]
     profile = ModelProfile(
@@ -101,7 +101,7 @@ def _make_learner(plan: RunPlan, data: PreparedData, longest: np.ndarray, sample
     without_cache = config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
     return Learner(
         without_cache, data.source, plan.reading, task, sample, device=device, precision=precision,
-        process_group=ProcessGroup(), hear=window_names(data, np.concatenate([longest, sample])),
+        process_group=ProcessGroup(), hear=window_names(plan, data, np.concatenate([longest, sample])),
     )  # fmt: skip
 
 

@@ -50,12 +50,41 @@ UNDECODABLE = "undecodable"  # column: some of a row's text is not UTF-8, and is
 
 
 @dataclass(frozen=True)
+class ColumnRequest:
+    """Which columns of a manifest may hold a modality.
+
+    Attributes:
+        modality: Name of the modality.
+        name: Column of paths, of encoded files, or of other values.
+        key: Config key that names this column.
+        preferred: Column of files or samples that is read in its place if there is one.
+        rate: Column of sample rates that `preferred` needs; None if it holds files.
+        is_media: Whether cells are paths or files; otherwise their values are passed on as they are.
+    """
+
+    modality: str
+    name: str
+    key: str
+    preferred: str | None = None
+    rate: str | None = None
+    is_media: bool = True
+
+
+@dataclass(frozen=True)
 class MediaColumn:
-    """Where a manifest has a modality: a column of paths or of files, or of samples with their rate beside them."""
+    """The column of a manifest that holds a modality.
+
+    Attributes:
+        modality: Name of the modality.
+        name: Column of paths, files, samples, or other values.
+        rate: Column with the sample rate of samples; None for files.
+        is_media: Whether cells are paths or files.
+    """
 
     modality: str
     name: str
     rate: str | None = None
+    is_media: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,14 +121,25 @@ class Columns:
         return list(dict.fromkeys(names))
 
 
-def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities: Sequence[str] = ("text",)) -> Columns:
-    """Match the config's column names with the table. Raises `InputError` with every one that is missing.
+def find_columns(
+    manifest: Manifest, config: DataConfig, target: str, requests: Sequence[ColumnRequest] = (), *,
+    reads_text: bool = True,
+) -> Columns:  # fmt: skip
+    """Return which columns of a manifest are read.
 
-    Text is looked for where it is not read too, since baselines read it; then it may be missing.
+    Args:
+        manifest: The table.
+        config: Names of columns.
+        target: Name of the label.
+        requests: Columns of the modalities besides text.
+        reads_text: Whether the model reads text. If it does not, text columns may be missing: only baselines read them.
+
+    Raises:
+        InputError: Columns are missing, or hold values of another type.
     """
     names = manifest.schema.names
-    wanted = [name for name in config.text_columns if "text" in modalities or name in names]
-    media, wrong = _find_media(manifest, config, modalities)
+    wanted = [name for name in config.text_columns if reads_text or name in names]
+    media, wrong = _find_media(manifest, requests)
     split_column = config.split_by if config.split_by not in ("id", "row") else None
     problems = [
         f"{manifest}: no column {name!r} ({key}){did_you_mean(name, names)}"
@@ -141,30 +181,24 @@ def find_columns(manifest: Manifest, config: DataConfig, target: str, modalities
     )
 
 
-SAMPLES, RATE, MIDI_FILE = "audio_waveform", "audio_sample_rate", "midi_binary"
-
-
-def _find_media(
-    manifest: Manifest, config: DataConfig, modalities: Sequence[str]
-) -> tuple[tuple[MediaColumn, ...], list[str]]:
-    """The columns of audio and MIDI, binary ones first; and what is wrong with them."""
-    names, found, problems = manifest.schema.names, [], []
-    for modality, named, binary in (("audio", config.audio_column, SAMPLES), ("midi", config.midi_column, MIDI_FILE)):
-        if modality not in modalities:
-            continue
-        if binary in names and (modality == "midi" or RATE in names):
-            found.append(MediaColumn(modality, binary, RATE if modality == "audio" else None))
-        elif named not in names:
-            problems.append(f"{manifest}: no column {named!r} (data.{modality}_column)"
-                            f"{did_you_mean(named, names)}; or leave {modality} out of --modalities")  # fmt: skip
+def _find_media(manifest: Manifest, requests: Sequence[ColumnRequest]) -> tuple[tuple[MediaColumn, ...], list[str]]:
+    """The columns of modalities besides text, and what is wrong with them."""
+    names, columns, problems = manifest.schema.names, [], []
+    for request in requests:
+        if request.preferred in names and (request.rate is None or request.rate in names):
+            columns.append(MediaColumn(request.modality, str(request.preferred), request.rate, request.is_media))
+        elif request.name not in names:
+            problems.append(f"{manifest}: no column {request.name!r} ({request.key})"
+                            f"{did_you_mean(request.name, names)}; or leave {request.modality} out of"
+                            " --modalities")  # fmt: skip
         else:
-            found.append(MediaColumn(modality, named))
-    for column in found:
+            columns.append(MediaColumn(request.modality, request.name, is_media=request.is_media))
+    for column in columns:
         kind = manifest.schema.field(column.name).type
-        if not (is_string_type(kind) or is_bytes_type(kind) or pa.types.is_null(kind)):
+        if column.is_media and not (is_string_type(kind) or is_bytes_type(kind) or pa.types.is_null(kind)):
             problems.append(f"{manifest}: column {column.name!r} holds {kind}, neither paths nor"
                             " files")  # fmt: skip
-    return tuple(found), problems
+    return tuple(columns), problems
 
 
 def normalize_rows(block: pa.Table, columns: Columns) -> pa.Table:
@@ -195,7 +229,8 @@ def normalize_rows(block: pa.Table, columns: Columns) -> pa.Table:
     plain = {"song": song, "text": text, "label": label, "held_out": held_out, "dropped": dropped,
              UNDECODABLE: undecodable}  # fmt: skip
     for column in columns.media:
-        plain[f"raw_{column.modality}"] = _media(block[column.name])
+        values = block[column.name]
+        plain[f"raw_{column.modality}"] = _media(values) if column.is_media else values
         if column.rate is not None:
             plain[f"raw_{column.modality}_rate"] = sample_rate_column(block[column.rate])
     if columns.times is not None:

@@ -55,7 +55,7 @@ def _export_onnx(bundle: Bundle, folder: Path, source_hash: str) -> None:
         f"{result.folder}: over {result.n_batches} random batches, the largest difference to the model's scores is"
         f" {result.parity:.1e} (tolerance: {TOLERANCE:.0e}, fp32)"
     )
-    if bundle.model.modalities == ("text",):
+    if not bundle.model.is_fused:
         print(
             f'Try it: python -m rainbow_ray.predict --model {result.folder} --text "…"  (pip install'
             " 'rainbow-ray[predict]' is enough)"

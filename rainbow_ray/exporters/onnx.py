@@ -39,7 +39,7 @@ from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
-from rainbow_ray.modalities.text.encoder import TOKENS, WORDS, load_tokenizer, pad_id
+from rainbow_ray.modalities.text.tokenize import TOKENS, WORDS, load_tokenizer, pad_id
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.io import atomic_folder
@@ -108,7 +108,7 @@ class ScoringGraph(nn.Module):
             return {"values": values, "mask": inputs["midi_mask"], "stem": stem}
         audio = self.model.audio
         assert audio is not None
-        return {"values": values if audio.trains_feature_extractor else audio.constant(values), "stem": stem}
+        return {"values": values if audio.trains_feature_extractor else audio.frozen_features(values), "stem": stem}
 
 
 def export_onnx(bundle: Bundle, folder: Path, source: str) -> OnnxExport:

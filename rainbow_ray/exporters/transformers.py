@@ -20,7 +20,7 @@ from rainbow_ray.bundle.model_card import hub_use, replace_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.exporters.onnx import ScoringGraph, make_inputs
 from rainbow_ray.inference.load import HUB_MARK
-from rainbow_ray.modalities.text.encoder import TOKENS
+from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.nn.standardizer import Standardizer
 from rainbow_ray.tasks.base import Task
@@ -108,7 +108,7 @@ def write_hub_folder(bundle: Bundle, folder: Path) -> HubExport:
 def _export_problems(bundle: Bundle) -> list[str]:
     """Messages on what the family's classifier cannot represent, and the config keys that would change it."""
     model, task = bundle.model, bundle.task
-    if model.modalities != ("text",) or model.text is None:
+    if model.is_fused or model.text is None:
         modalities = ", ".join(model.modalities)
         return [f"--hub-folder: the model reads {modalities}; a sequence classifier of transformers reads text alone"]
     if task.is_sequence_task:

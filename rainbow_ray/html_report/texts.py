@@ -15,6 +15,7 @@ from rainbow_ray.html_report.label_issues import Words
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.modalities.spec import column_requests, reads_text
 from rainbow_ray.setup.inputs import modalities_of
 from rainbow_ray.setup.segment_table import INDEX, TIMES
 from rainbow_ray.training.checkpoint import CheckpointManager
@@ -31,7 +32,11 @@ def texts_of(run: RunArtifacts) -> dict[str, str]:
         manifest = open_manifest(run.summary["manifest"])
         if manifest.rows > MOST_ROWS:
             return {}
-        columns = find_columns(manifest, config.data, run.summary["target"], modalities_of(config))
+        modalities = modalities_of(config)
+        requests = column_requests(modalities, config.data)
+        columns = find_columns(
+            manifest, config.data, run.summary["target"], requests, reads_text=reads_text(modalities)
+        )
         if run.task.is_sequence_task:
             columns = dataclasses.replace(columns, times=_times(manifest), require_text=False)
         table = read_sample(manifest, columns.projection)

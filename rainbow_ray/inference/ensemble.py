@@ -11,8 +11,8 @@ from torch import nn
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import Batch
-from rainbow_ray.modalities.spec import InputSpec, make_collates
-from rainbow_ray.modalities.text.encoder import WORDS
+from rainbow_ray.modalities.spec import InputSpec, cached_windows, make_collates
+from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
 from rainbow_ray.training.learner import finish_logits
@@ -51,7 +51,8 @@ class EnsembleScorer(nn.Module):
     def _logits(self, batch: Batch) -> list[torch.Tensor]:
         if not self.encodes_once:
             return [model(batch) for model in self.fits]
-        words, owner = batch.units["text"].get(WORDS), batch.unit_to_example["text"]
+        (name,) = self.fits[0].modalities
+        words, owner = batch.units[name].get(WORDS), batch.unit_to_example[name]
         encoded = self.fits[0].encode(batch)
         return [
             model.classify(model.join(encoded, words, owner), segment_times=batch.segment_times) for model in self.fits
@@ -61,18 +62,17 @@ class EnsembleScorer(nn.Module):
 def prepare_collates(
     bundle: Bundle, spec: InputSpec, device: torch.device, table: pa.Table
 ) -> Mapping[str, Callable[..., Any]]:
-    """Encode the audio windows of a table and return the functions that collate its rows.
+    """Encode the windows of a table and return the functions that collate its rows.
 
     Args:
         bundle: The model; members of an ensemble share the frozen part of its audio encoder.
         spec: Inputs that the model reads.
         device: Device that encodes.
-        table: Prepared rows, with a column `audio` of windows where the model reads audio.
+        table: Prepared rows, with the windows of each modality.
 
     Returns:
         A collate function per modality.
     """
     features = AudioFeatureCache(bundle.model, spec, device, pick_precision("off", device)[0])
-    reads_audio = "audio" in spec.media
-    features.prepare([window for row in table["audio"].to_pylist() for window in row] if reads_audio else [])
+    features.prepare(cached_windows(table, spec))
     return make_collates(spec, features.find)

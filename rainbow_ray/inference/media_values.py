@@ -19,12 +19,12 @@ import pandas as pd
 import pyarrow as pa
 
 from rainbow_ray.data.arrow_types import decode_storage, is_string_type
-from rainbow_ray.data.manifest import RATE
 from rainbow_ray.data.sample_rates import parse_sample_rate
 from rainbow_ray.inference.input_tables import Table, column_names, get_column
+from rainbow_ray.modalities.audio.modality import RATE_COLUMN
 from rainbow_ray.modalities.audio.reader import mix_down
 from rainbow_ray.modalities.media_source import TROUBLE
-from rainbow_ray.modalities.spec import InputSpec, prepare
+from rainbow_ray.modalities.spec import InputSpec, get_modality, prepare
 
 MAX_CHANNELS = 8  # the shorter dimension of a 2-d array of samples is the channels, up to this number
 FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}  # largest magnitude of integer samples
@@ -32,7 +32,7 @@ BYTE_FORMATS = ("B", "b", "c")  # formats of a memoryview that holds a file
 
 NAME_NOT_UTF8 = "a file name that is not UTF-8"
 NOT_MEDIA = "neither a file name, nor a file's bytes, nor samples"
-NO_RATE = f"samples without a sample rate (column {RATE})"
+NO_RATE = f"samples without a sample rate (column {RATE_COLUMN})"
 NOT_SAMPLES = "an array that holds no audio samples"
 NOT_A_FILE = "an array or list in place of a MIDI file"
 
@@ -129,7 +129,8 @@ def read_media_values(
         if table is None or column not in names:
             values[modality] = [MediaValue()] * rows
             continue
-        rate_column = rate if rate in names else RATE if modality == "audio" and RATE in names else None
+        default_rate = get_modality(modality).rate_column
+        rate_column = rate if rate in names else default_rate if default_rate in names else None
         rates = [None] * rows if rate_column is None else media_cells(get_column(table, rate_column))
         values[modality] = [
             parse_media_value(cell, modality, hertz, bytes_are_samples=rate is not None)
@@ -239,7 +240,7 @@ def _parse_mapping(cell: Mapping[Any, Any], modality: str, rate: Any) -> MediaVa
 
 def _parse_array(cell: Any, modality: str, rate: Any) -> MediaValue:
     """Parse samples, mixing several channels down to one."""
-    if modality != "audio":
+    if get_modality(modality).rate_column is None:
         return MediaValue(problem=NOT_A_FILE)
     try:
         samples = np.asarray(cell)

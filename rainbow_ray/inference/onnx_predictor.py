@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, check_files
 from rainbow_ray.calibration.apply import Calibration
+from rainbow_ray.modalities.spec import reads_only_text
 from rainbow_ray.modalities.text.word_hashing import word_buckets
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.utils.errors import InputError, first_line
@@ -107,7 +108,7 @@ class OnnxPredictor:
             raise InputError(f"{path}: {' and '.join(missing)} must be installed: pip install 'rainbow-ray[predict]'")
         try:
             info = check_files(folder, READABLE_FORMATS, REQUIRED_KEYS, EARLIER_KEYS)
-            if info["modalities"] != ["text"]:
+            if not reads_only_text(info["modalities"]):
                 raise InputError(f"{path}: this model reads {', '.join(info['modalities'])}; an ONNX bundle predicts"
                                  " from text alone: use `predict` with the run, where rainbow-ray[train] is installed"
                                  )  # fmt: skip

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from rainbow_ray.data.arrow_types import holds_text, plain_type
 from rainbow_ray.data.derive_segments import derive_segment_table
-from rainbow_ray.data.manifest import RATE, Manifest, open_manifest
+from rainbow_ray.data.manifest import Manifest, open_manifest
 from rainbow_ray.distributed.ray_cluster import ray_cluster
 from rainbow_ray.inference.batch_inference import (
     MAX_IN_PROCESS_ROWS,
@@ -29,6 +29,7 @@ from rainbow_ray.inference.chunks import ChunkPlan, ScoringJob, chunk_file, clai
 from rainbow_ray.inference.media_report import IN_COMMAND, MODALITIES_READ, max_unreadable, missing_columns
 from rainbow_ray.inference.prediction_files import PredictionCounts, read_media_report
 from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.setup.segment_table import TIMES, cache_folder, check_table_times, wrong_times
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.errors import InputError, did_you_mean
@@ -251,7 +252,8 @@ def make_job(predictor: Predictor, manifest: Manifest, request: TableRequest) ->
         raise InputError(problems)
     times = [name for name in info["times"] if name is not None and name in names] if predictor.reads_segments else []
     media = [name for pair in info.get("media_columns", {}).values() for name in pair]
-    media += [RATE] if "audio" in info.get("media_columns", {}) else []  # sample rate of columns with audio arrays
+    rates = [get_modality(name).rate_column for name in info.get("media_columns", {})]
+    media += [rate for rate in rates if rate is not None]  # of columns with arrays of samples
     selected = [*([song] if song else []), *info["text_columns"], *times, *(name for name in media if name in names)]
     return ScoringJob(
         str(resolve_path(request.model)), request.device, str(resolve_path(request.media_root)), manifest.location,

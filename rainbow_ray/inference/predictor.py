@@ -31,9 +31,10 @@ from rainbow_ray.inference.media_report import (
 )
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
 from rainbow_ray.inference.segments import SegmentScores, score_segments
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_source import TROUBLE
-from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present
+from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present, reads_text, windowed
+from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.model.device import pick_device
 from rainbow_ray.tasks.scores import empty_scores, is_scored
 from rainbow_ray.utils.errors import InputError
@@ -113,7 +114,7 @@ class Predictor:
     @property
     def reads_text(self) -> bool:
         """Whether the model reads text."""
-        return "text" in self.bundle.model.modalities
+        return reads_text(self.bundle.model.modalities)
 
     @property
     def reads_segments(self) -> bool:
@@ -254,8 +255,8 @@ class Predictor:
 
     @property
     def _media(self) -> tuple[str, ...]:
-        """Modalities of the model other than text."""
-        return tuple(name for name in self.bundle.model.modalities if name != "text")
+        """Modalities of the model that are read as windows of files."""
+        return windowed(self.bundle.model.modalities)
 
     def _missing_columns(self, songs: Any) -> tuple[list[str], list[str]]:
         """Messages about columns of media that a table lacks, and the modalities that it does not have."""
@@ -312,6 +313,7 @@ class Predictor:
         spec, model, task = self._input_spec(), self.bundle.model, self.bundle.task
         n_rows = len(texts.texts)
         rows = pa.table({"text": pa.array(texts.texts, pa.string()), "song": self._song_names(table, texts.index)})
+        rows = self._with_values(rows, table, spec)
         values = read_media_values(table, self.bundle.info.get("media_columns", {}), spec.media, n_rows)
         rows = prepare_with_media(rows, values, spec)
         read = modalities_present(rows, model.modalities)
@@ -332,6 +334,16 @@ class Predictor:
                 batch = make_batch(examples, batch_rows, collates).to(self.device)
                 scores[indices[batch_rows]] = self.scorer(batch).cpu().numpy()
         return _RowScores(scores, reasons.tolist(), [names or None for names in read], report)
+
+    def _with_values(self, rows: pa.Table, table: Table | None, spec: InputSpec) -> pa.Table:
+        """Rows with the columns of modalities that are not files; null where a table lacks them."""
+        for name in spec.values:
+            column, _ = self.bundle.info["media_columns"][name]
+            is_missing = table is None or column not in column_names(table)
+            values = pa.nulls(len(rows)) if table is None or is_missing else get_column(table, column)
+            values = pa.Array.from_pandas(values) if isinstance(values, pd.Series) else values
+            rows = rows.append_column(f"raw_{name}", values)
+        return rows
 
     def _song_names(self, table: Table | None, index: pd.Index) -> pa.Array:
         """Names of songs in messages about media: their id, or else `#` and the index of the row."""
@@ -379,7 +391,7 @@ class _RowScores:
 def _missing_reasons(rows: pa.Table, spec: InputSpec, is_missing: np.ndarray) -> list[str]:
     """Why rows have no input: what is wrong with their files, or that they name none."""
     if not spec.media:
-        return [NO_TEXT] * int(is_missing.sum())
+        return [NO_INPUT if spec.values else NO_TEXT] * int(is_missing.sum())
     selected = rows.filter(pa.array(is_missing))
     problems = []
     for name in spec.media:

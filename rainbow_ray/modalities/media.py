@@ -7,104 +7,30 @@ the store and leaves in the rows only the names under which they lie there.
 from __future__ import annotations
 
 import functools
-import importlib
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
     IN_SEGMENT,
     IN_TABLE,
+    LENGTHS,
     NOTE,
     TROUBLE,
     EmptyWindow,
     MediaError,
     MediaSource,
 )
+from rainbow_ray.modalities.spec import get_modality
+from rainbow_ray.modalities.windows import Recording, Span, Windows
 
-MEDIA = {"audio": "rainbow_ray.modalities.audio.reader", "midi": "rainbow_ray.modalities.midi.reader"}
-LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
 VERSION = 3  # of what is kept of a file: what earlier ones left is not read
-
-
-class Recording(Protocol):
-    """An opened file of a modality."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-
-    def sounding(self, seconds: float) -> tuple[float, float]:
-        """Return the start and end, in seconds, of the part of the file from which windows are taken.
-
-        It is the longest part that sounds. Pauses up to half a window, inside it or at either end of the file, belong
-        to it, so that an ordinary file gives `(0, duration)`.
-
-        Args:
-            seconds: Length of a window.
-
-        Returns:
-            `(start, end)` with `0 <= start <= end <= duration`; `(0, duration)` where nothing sounds at all.
-        """
-
-    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """Return a window, time along the first axis; of its sound only the first `within` seconds.
-
-        Raises:
-            EmptyWindow: Nothing sounds in it.
-            Trouble: It cannot be read.
-        """
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which windows of a stem are read: `views` of them, `seconds` long."""
-
-    seconds: float
-    position: str = "middle"
-    views: int = 1
-    seed: int = 0
-
-    def starts(self, duration: float, name: str, sounding: tuple[float, float] | None = None) -> list[float]:
-        """Return the seconds at which the windows of a stem begin.
-
-        Args:
-            duration: Seconds of the whole file.
-            name: Name of the stem. Windows after the first are drawn, and are the same for the same name.
-            sounding: Start and end of what sounds in it (see `Recording.sounding`); None means all of it.
-
-        Returns:
-            `views` starts. The first window lies in the middle, or at the start, of what sounds.
-        """
-        begin, end = sounding or (0.0, duration)
-        latest = max(0.0, duration - self.seconds)
-        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode("utf-8", "replace"))])
-        first = begin if self.position == "start" else (begin + end - self.seconds) / 2
-        lowest = min(begin, latest)
-        drawn = rng.uniform(lowest, max(lowest, end - self.seconds), self.views - 1)
-        return [round(float(start), 3) for start in (min(max(0.0, first), latest), *drawn)]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a segment lies in its stem's file, seconds."""
-
-    start: float
-    end: float
-
-    def window(self, seconds: float) -> tuple[float, float]:
-        """Where its window begins, and how much of it is the segment's own: a longer one is read from its middle."""
-        length = self.end - self.start
-        return round(self.start + max(0.0, (length - seconds) / 2), 3), min(length, seconds)
 
 
 @dataclass(frozen=True)
@@ -206,7 +132,7 @@ class MediaReader:
         look: dict[str, Any] = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
         for name, source in sources.items():
             try:
-                opened[name] = importlib.import_module(MEDIA[name]).open_recording(source.content(), source.rate)
+                opened[name] = get_modality(name).open_recording(source.content(), source.rate)
             except MediaError as trouble:
                 look[name]["trouble"] = _told(trouble, source.shown)
         if not opened:
@@ -291,59 +217,6 @@ def _spans(rows: pa.Table) -> list[Span | None] | None:
 def _placed(trouble: str | None, song: str) -> str | None:
     """A trouble with what the table holds, which has no name, told by its song."""
     return trouble and trouble.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
-
-
-Find = Callable[[str], np.ndarray]  # a window's name to what is read in its place
-Draw = Callable[[], "int | None"]  # seeds which view of a stem is taken, in training; None: all are
-
-
-def collate(
-    examples: Examples, indices: np.ndarray, *, modality: str, find: Find, draw: Draw | None = None
-) -> dict[str, torch.Tensor]:
-    """The windows of some examples as flat units, padded: `values` `(units, length, …)`, `mask` `(units, length)`.
-
-    `to_example` `(units,)` says whose each is, `stem` `(units,)` of which of its stems. `draw` seeds which view of a
-    stem is taken, in training; without it all are.
-    """
-    seed = draw() if draw is not None else None
-    chosen = examples.table.take(pa.array(indices))
-    windows, slots = chosen[modality].to_pylist(), chosen[f"{modality}{SLOT_SUFFIX}"].to_pylist()
-    names: list[str] = []
-    owner: list[int] = []
-    stems: list[int] = []
-    for row, (row_windows, row_slots) in enumerate(zip(windows, slots, strict=True)):
-        by_stem: dict[int, list[str]] = {}
-        for name, stem in zip(row_windows, row_slots, strict=True):
-            by_stem.setdefault(stem, []).append(name)
-        for stem, views in by_stem.items():
-            if seed is not None and len(views) > 1:
-                drawn = np.random.default_rng([seed, zlib.crc32(views[0].encode())]).integers(len(views))
-                views = [views[int(drawn)]]
-            names += views
-            owner += [row] * len(views)
-            stems += [stem] * len(views)
-    values, mask = pad([find(name) for name in names])
-    return {"values": values, "mask": mask, "to_example": torch.tensor(owner, dtype=torch.long),
-            "stem": torch.tensor(stems, dtype=torch.long)}  # fmt: skip
-
-
-def pad(arrays: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arrays `(length, …)` as one `(arrays, longest, …)` of float32, and which places hold something."""
-    longest = max((len(array) for array in arrays), default=0)
-    shape = arrays[0].shape[1:] if arrays else ()
-    values = torch.zeros(len(arrays), max(1, longest), *shape)
-    mask = torch.zeros(len(arrays), max(1, longest), dtype=torch.bool)
-    for i, array in enumerate(arrays):
-        values[i, : len(array)] = torch.from_numpy(as_float(array))
-        mask[i, : len(array)] = True
-    return values, mask
-
-
-def as_float(array: np.ndarray) -> np.ndarray:
-    """Samples are kept as 16-bit integers."""
-    if array.dtype == np.int16:
-        return array.astype(np.float32) / np.float32(32768)
-    return np.array(array, dtype=np.float32)
 
 
 def _is_nothing(value: Any) -> bool:

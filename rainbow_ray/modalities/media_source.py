@@ -17,6 +17,7 @@ from rainbow_ray.utils.errors import first_line
 IN_TABLE = "in the table"
 TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing
 NOTE = "_note"  # the same: what is to be told of a file that is used
+LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
 # ends the reason of a MIDI file that rests where its stem's audio is read, or the other way round
 BESIDE_OTHER = ", in the seconds that are read of its stem's other file"
 IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment

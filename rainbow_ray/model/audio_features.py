@@ -1,102 +1,146 @@
-"""What audio encoders' frozen parts say of windows: computed once, kept in the store that all runs share."""
+"""Cache of frozen features of windows: computed once, and shared by all runs that read the same media cache."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from filelock import FileLock
 
 from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
-from rainbow_ray.modalities.audio.encoder import as_waves
-from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.modalities.audio.encoder import stack_waves
+from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.model.device import Precision, is_out_of_memory
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import TrainingError
 
-STATES = "states"
+STATES = "states"  # kind of array in the cache
 AT_ONCE = 16  # windows
+
+WindowKeys = Mapping[str, Sequence[str]]  # keys of windows by modality
 
 
 class AudioFeatureCache:
-    """Finds what the model reads in place of a window: notes, samples, or the states of frozen layers."""
+    """Returns the array that a model reads of a window: notes, samples, or cached frozen features.
+
+    Args:
+        model: Its encoders compute the frozen features.
+        reading: The inputs of the model, whose cache of windows is used.
+        device: Device of the model.
+        precision: Precision in which features are computed.
+
+    Attributes:
+        seconds: Time spent on computing features.
+    """
 
     def __init__(self, model: RainbowModel, reading: InputSpec, device: torch.device, precision: Precision) -> None:
         self.model, self.device, self.precision = model, device, precision
         self.store = reading.media_reader.store if reading.media_reader is not None else ArrayCache(None)
-        self.seconds = 0.0  # spent on states
-        audio = model.audio
-        self.identity = None
-        if audio is not None and not audio.trains_feature_extractor:
-            self.identity = hash_of(audio.identity(), precision.name, device.type)
+        self.seconds = 0.0
+        self.identities: dict[str, str] = {}  # of the frozen features of each modality that has some
+        for name in model.modalities:
+            encoder = model.encoder_of(name)
+            if get_modality(name).caches_features and not encoder.trains_feature_extractor:
+                self.identities[name] = hash_of(encoder.identity(), precision.name, device.type)
 
-    def key(self, window: str) -> str:
-        """Under which the states of a window lie."""
-        return hash_of(window, self.identity)
+    def key(self, modality: str, window: str) -> str:
+        """Return the key of the features of a window.
 
-    def missing(self, windows: Sequence[str]) -> list[str]:
-        """Windows whose states nobody has computed yet."""
-        if self.identity is None:
-            return []
-        return [window for window in dict.fromkeys(windows) if not self.store.has(STATES, self.key(window))]
+        Args:
+            modality: Name of a modality with frozen features.
+            window: Key of the window.
+        """
+        return hash_of(window, self.identities[modality])
 
-    def prepare(self, windows: Sequence[str]) -> None:
-        """Compute the states that are missing: of several processes that need the same, one does."""
-        if not self.missing(windows):
-            return
-        if self.store.folder is None:
-            self._compute(self.missing(windows))
-            return
-        self.store.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.store.folder / f"{self.identity}.lock"):  # the system takes it from whoever dies
-            self._compute(self.missing(windows))
+    def missing(self, windows: WindowKeys) -> dict[str, list[str]]:
+        """Return the windows whose features are not cached.
+
+        Args:
+            windows: Keys of windows by modality.
+
+        Returns:
+            Their keys by modality, each once; modalities without frozen features are left out.
+        """
+        missing = {
+            name: [key for key in dict.fromkeys(keys) if not self.store.has(STATES, self.key(name, key))]
+            for name, keys in windows.items()
+            if name in self.identities
+        }
+        return {name: keys for name, keys in missing.items() if keys}
+
+    def prepare(self, windows: WindowKeys) -> None:
+        """Compute the features that are missing. Of several processes that need the same ones, one computes.
+
+        Args:
+            windows: Keys of windows by modality.
+        """
+        for name in self.missing(windows):
+            own = {name: windows[name]}
+            if self.store.folder is None:
+                self._compute(self.missing(own))
+                continue
+            self.store.folder.mkdir(parents=True, exist_ok=True)
+            # the operating system releases the lock of a process that dies
+            with FileLock(self.store.folder / f"{self.identities[name]}.lock"):
+                self._compute(self.missing(own))
 
     def find(self, modality: str, window: str) -> np.ndarray:
-        """What is read in place of a window. Raises `TrainingError` where the store has lost it."""
-        is_state = modality == "audio" and self.identity is not None
-        found = self.store.get(STATES, self.key(window)) if is_state else self.store.get(modality, window)
-        if found is None:
+        """Return the array that the model reads of a window.
+
+        Args:
+            modality: Name of the modality.
+            window: Key of the window.
+
+        Raises:
+            TrainingError: It is not in the cache any more.
+        """
+        is_state = modality in self.identities
+        array = self.store.get(STATES, self.key(modality, window)) if is_state else self.store.get(modality, window)
+        if array is None:
             raise TrainingError(
                 f"{self.store.folder}: {modality} of window {window} is gone or damaged; delete the folder, and start"
                 " again (a stopped run: with --resume) where the media are at hand"
             )
-        return found
+        return array
 
-    def _compute(self, windows: list[str]) -> None:
-        began = time.perf_counter()
+    def _compute(self, windows: WindowKeys) -> None:
+        start = time.perf_counter()
         self.model.eval()
-        for batch in _batches(windows, AT_ONCE):
-            self._encode(batch)
-        self.seconds += time.perf_counter() - began
+        for name, keys in windows.items():
+            for batch in _batches(keys, AT_ONCE):
+                self._encode(name, batch)
+        self.seconds += time.perf_counter() - start
 
     @torch.no_grad()
-    def _encode(self, windows: list[str]) -> None:
-        assert self.model.audio is not None
-        samples = []
-        for window in windows:
-            found = self.store.get("audio", window, hold=False)
-            if found is None:
-                raise TrainingError(f"{self.store.folder}: audio of window {window} is gone or damaged, and so are its"
-                                    " states; prepare them again where the media are at hand")  # fmt: skip
-            samples.append(found)
+    def _encode(self, modality: str, windows: Sequence[str]) -> None:
+        """Cache the features of a batch, in halves if memory is short."""
+        encoder = self.model.encoder_of(modality)
         try:
             with self.precision.autocast(self.device):
-                states = self.model.audio.constant(as_waves(samples).to(self.device)).float().cpu().numpy()
+                waves = stack_waves([self._window(modality, key) for key in windows]).to(self.device)
+                states = encoder.frozen_features(waves).float().cpu().numpy()
         except Exception as error:
             if not is_out_of_memory(error) or len(windows) == 1:
                 raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             half = len(windows) // 2
-            self._encode(windows[:half])
-            self._encode(windows[half:])
+            self._encode(modality, windows[:half])
+            self._encode(modality, windows[half:])
             return
-        for window, state in zip(windows, states, strict=True):
-            self.store.put(STATES, self.key(window), state)
+        for key, state in zip(windows, states, strict=True):
+            self.store.put(STATES, self.key(modality, key), state)
+
+    def _window(self, modality: str, key: str) -> np.ndarray:
+        array = self.store.get(modality, key, hold=False)
+        if array is None:
+            raise TrainingError(f"{self.store.folder}: {modality} of window {key} is gone or damaged, and so are its"
+                                " states; prepare them again where the media are at hand")  # fmt: skip
+        return array
 
 
-def _batches(items: list[str], size: int) -> Iterator[list[str]]:
+def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

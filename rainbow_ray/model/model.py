@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from torch import nn
 
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch, SegmentTimes
-from rainbow_ray.modalities.audio.encoder import make_audio_encoder
-from rainbow_ray.modalities.encoder_cache import EncoderCache
-from rainbow_ray.modalities.midi.reader import MidiEncoder
+from rainbow_ray.modalities.audio.encoder import WaveformEncoder
+from rainbow_ray.modalities.audio.log_mel import LogMelNet
+from rainbow_ray.modalities.midi.encoder import MidiEncoder
+from rainbow_ray.modalities.spec import TEXT_ONLY, PretrainedEncoder, get_modality
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
-from rainbow_ray.modalities.text.encoder import STATES, TOKENS, WORDS, TextEncoder
+from rainbow_ray.modalities.text.encoder import TextEncoder
+from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 from rainbow_ray.model.temporal import Temporal, check_temporal
 from rainbow_ray.nn.head import make_head
@@ -63,47 +66,44 @@ class RainbowModel(nn.Module):
     """
 
     feature_scale: torch.Tensor
+    # None without the modality; a registered modality adds an attribute of its name
+    text: TextEncoder | None
+    pooling: Pooling | None
+    words: WordPresence | None
+    audio: LogMelNet | WaveformEncoder | None
+    midi: MidiEncoder | None
+    fusion: Fusion | None
 
     def __init__(
-        self, bodies: EncoderCache, config: ModelConfig, outputs: int, modalities: Sequence[str] = ("text",),
-        seconds: float = 10.0, *, temporal: bool = False,
+        self, encoders: Mapping[str, PretrainedEncoder], config: ModelConfig, outputs: int,
+        modalities: Sequence[str] = TEXT_ONLY, seconds: float = 10.0, *, temporal: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.modalities, self.config = tuple(modalities), config
         self.text = self.pooling = self.words = self.audio = self.midi = self.fusion = None
-        widths: dict[str, int] = {}  # of the summaries
-        tokens: dict[str, int] = {}
-        if "text" in modalities:
-            self.text = TextEncoder(bodies.text, config.text_encoder)
-            self.pooling = Pooling(config.text_encoder.pooling, self.text.width)
-            self.words = WordPresence(config.bag_of_words.hidden_size) if config.bag_of_words.enabled else None
-            tokens["text"] = widths["text"] = self.text.width
-        if "audio" in modalities:
-            self.audio = make_audio_encoder(
-                bodies.audio, config.audio_encoder, normalise=bodies.audio_normalised, weights=bodies.audio_weights
-            )
-            tokens["audio"], widths["audio"] = self.audio.width, self.audio.summary_width
-        if "midi" in modalities:
-            self.midi = MidiEncoder(config.midi_encoder, seconds)
-            tokens["midi"], widths["midi"] = self.midi.width, self.midi.summary_width
-        self.is_fused = self.modalities != ("text",)
-        summed = {**({"words": self.words.width} if self.words is not None else {})}
-        if config.fusion.pooled_statistics or not self.is_fused:
-            summed = {**widths, **summed}
-        # text and its words first, as where they are alone
-        self.parts: dict[str, int] = {
-            name: summed[name] for name in ("text", "words", "audio", "midi") if name in summed
-        }
+        self.module_names: dict[str, tuple[str, ...]] = {}  # attributes with the modules of each modality
+        for name in self.modalities:
+            modules = get_modality(name).make_modules(config, encoders.get(name), seconds)
+            self.module_names[name] = tuple(modules)
+            for attribute, module in modules.items():
+                setattr(self, attribute, module)
+        self.is_fused = len(self.modalities) > 1 or get_modality(self.modalities[0]).needs_fusion
+        self.parts: dict[str, int] = {}  # widths of the features that the head reads beside the fusion
+        for name in self.modalities:
+            if config.fusion.pooled_statistics or not self.is_fused:
+                self.parts[name] = self.encoder_of(name).summary_width
+            self.parts |= get_modality(name).extra_widths(self._modules_of(name))
         self.width = sum(self.parts.values())
         if self.is_fused:
-            self.fusion = Fusion({name: tokens[name] for name in self.modalities}, config.fusion)
+            widths = {name: self.encoder_of(name).width for name in self.modalities}
+            self.fusion = Fusion(widths, config.fusion)
             self.stems = nn.ModuleDict(
-                {name: nn.Embedding(STEMS, tokens[name]) for name in self.modalities if name != "text"}
+                {name: nn.Embedding(STEMS, width) for name, width in widths.items() if get_modality(name).is_windowed}
             )
             for embedding in self.stems.values():
                 assert isinstance(embedding, nn.Embedding)
                 nn.init.zeros_(embedding.weight)
-        self.register_buffer("feature_scale", _reach(self.parts), persistent=False)
+        self.register_buffer("feature_scale", self._feature_scale(), persistent=False)
         self.standardise = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         fused = self.fusion.out_width if self.fusion is not None else 0
         read = self.width + fused
@@ -128,7 +128,8 @@ class RainbowModel(nn.Module):
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
         if self.fusion is None:
-            return self.join(self.encode(batch), batch.units["text"].get(WORDS), batch.unit_to_example["text"])
+            (name,) = self.modalities
+            return self.join(self.encode(batch), batch.units[name].get(WORDS), batch.unit_to_example[name])
         return self.summaries(batch, self.read(batch), self.present(batch))
 
     def present(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -137,10 +138,7 @@ class RainbowModel(nn.Module):
 
     def read(self, batch: Batch) -> dict[str, ModalityOutput]:
         """Each modality by itself."""
-        found = {}
-        for name in self.modalities:
-            found[name] = self._read_text(batch) if name == "text" else self._read_media(name, batch)
-        return found
+        return {name: self._read(name, batch) for name in self.modalities}
 
     @torch.no_grad()
     def attention(self, batch: Batch) -> torch.Tensor | None:
@@ -154,22 +152,17 @@ class RainbowModel(nn.Module):
     ) -> torch.Tensor:  # fmt: skip
         """Beside each other, NaN where an example lacks the modality: `(examples, width)`, fp32."""
         parts = []
-        for name in self.parts:
-            modality = "text" if name == "words" else name
-            if name == "words":
-                assert self.words is not None
-                values = self.words(batch.units["text"][WORDS])
-            else:
-                values = read[name].summary.float()
-            parts.append(torch.where(present[modality][:, None], values, torch.nan))
+        for name in self.modalities:
+            features = {name: read[name].summary.float()} if name in self.parts else {}
+            features |= get_modality(name).extra_features(self._modules_of(name), batch.units[name])
+            parts += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
         return torch.cat(parts, dim=1) if parts else torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
 
     def encode(self, batch: Batch) -> torch.Tensor:
         """The text encoder's part of the features: `(examples, text width)`, fp32."""
-        assert self.pooling is not None
-        inputs = batch.units["text"]
-        units = self.pooling(self._text_hidden(batch), inputs["mask"]).float()
-        return _average(units, batch.unit_to_example["text"], batch.targets.shape[0])
+        (name,) = self.modalities
+        units = get_modality(name).encode(self._modules_of(name), batch.units[name]).summary.float()
+        return _average(units, batch.unit_to_example[name], batch.targets.shape[0])
 
     def join(
         self, encoded: torch.Tensor, words: torch.Tensor | None, unit_to_example: torch.Tensor | None
@@ -230,8 +223,13 @@ class RainbowModel(nn.Module):
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Everything that differs from the base encoders: trained tensors and fitted buffers."""
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        encoders = {name: getattr(self, name) for name in ("text", "audio") if getattr(self, name) is not None}
-        base_buffers = {f"{part}.{name}" for part, module in encoders.items() for name, _ in module.named_buffers()}
+        bodies = {name: getattr(self.encoder_of(name), "body", None) for name in self.modalities}
+        base_buffers = {
+            f"{modality}.body.{name}"
+            for modality, body in bodies.items()
+            if body is not None
+            for name, _ in body.named_buffers()
+        }
         return {k: v for k, v in self.state_dict().items() if k not in frozen and k not in base_buffers}
 
     def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -240,54 +238,45 @@ class RainbowModel(nn.Module):
             raise ValueError(f"these tensors do not fit the model: {sorted(expected ^ set(state))[:5]}")
         self.load_state_dict(state, strict=False)
 
-    def _text_hidden(self, batch: Batch) -> torch.Tensor:
-        assert self.text is not None
-        inputs = batch.units["text"]
-        hidden: torch.Tensor = self.text(inputs[TOKENS], inputs["mask"], inputs.get(STATES))
-        return hidden
+    def encoder_of(self, modality: str) -> Any:
+        """The encoder of a modality."""
+        return getattr(self, modality)
 
-    def _read_text(self, batch: Batch) -> ModalityOutput:
-        assert self.pooling is not None
-        mask = batch.units["text"]["mask"]
-        hidden = self._text_hidden(batch)
-        return ModalityOutput(Tokens(hidden, mask.bool()), self.pooling(hidden, mask))
+    def _modules_of(self, modality: str) -> dict[str, Any]:
+        return {attribute: getattr(self, attribute) for attribute in self.module_names[modality]}
 
-    def _read_media(self, name: str, batch: Batch) -> ModalityOutput:
+    def _feature_scale(self) -> torch.Tensor:
+        """Factors of the features beside the fusion, `(width,)`.
+
+        Adam moves each weight alike, so that the contribution of a part grows with its width: the 23 statistics of
+        MIDI would hardly count beside the 384 features of a text encoder.
+        """
+        scaled = {name for name in self.modalities if get_modality(name).rescales_features}
+        factors = [
+            torch.full((width,), READ_AS / width if name in scaled else 1.0) for name, width in self.parts.items()
+        ]
+        return torch.cat(factors or [torch.zeros(0)])
+
+    def _read(self, name: str, batch: Batch) -> ModalityOutput:
+        spec, encoder = get_modality(name), self.encoder_of(name)
         inputs, owner, examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
-        encoder = self.audio if name == "audio" else self.midi
-        assert encoder is not None
-        values = inputs["values"]
-        if owner is not None and len(owner) == 0:  # nobody in this batch has it
-            empty = values.new_zeros(examples, 1, encoder.width)
+        if spec.is_windowed and owner is not None and len(owner) == 0:  # no example of the batch has it
+            empty = inputs["values"].new_zeros(examples, 1, encoder.width)
             return ModalityOutput(
-                Tokens(empty, empty[..., 0].bool()), values.new_zeros(examples, encoder.summary_width)
+                Tokens(empty, empty[..., 0].bool()), inputs["values"].new_zeros(examples, encoder.summary_width)
             )
-        if self.audio is not None and name == "audio":
-            tokens = self.audio(values)
-            there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            summary = self.audio.summary(values, tokens)
-        else:
-            assert self.midi is not None
-            tokens, there = self.midi(values, inputs["mask"])
-            summary = self.midi.summary(values, inputs["mask"])
-        tokens = tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
-        return ModalityOutput(gather_units(tokens, there, owner, examples), _average(summary.float(), owner, examples))
+        units = spec.encode(self._modules_of(name), inputs)
+        if not spec.is_windowed:
+            return ModalityOutput(Tokens(units.tokens, units.mask), units.summary)
+        tokens = units.tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
+        return ModalityOutput(
+            gather_units(tokens, units.mask, owner, examples), _average(units.summary.float(), owner, examples)
+        )
 
 
 def _where(read: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
     """Tokens of what is present."""
     return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
-
-
-def _reach(parts: Mapping[str, int]) -> torch.Tensor:
-    """What the features of each part are multiplied by, `(width,)`, so that media have as much of a say as text.
-
-    Adam moves each weight alike, so in so many steps a part of the head gets as far as it is wide: the 23 numbers that
-    MIDI is summed up in would say next to nothing beside 384 of a text encoder.
-    """
-    return torch.cat([
-        torch.full((width,), READ_AS / width if name in ("audio", "midi") else 1.0) for name, width in parts.items()
-    ] or [torch.zeros(0)])  # fmt: skip
 
 
 def _average(units: torch.Tensor, unit_to_example: torch.Tensor | None, examples: int) -> torch.Tensor:

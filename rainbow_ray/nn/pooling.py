@@ -1,4 +1,4 @@
-"""Pooling of token states to one vector per unit."""
+"""Pooling of hidden states over tokens or over time."""
 
 from __future__ import annotations
 
@@ -45,3 +45,35 @@ class Pooling(nn.Module):
             return pooled
         total = (hidden * inside).sum(dim=1)
         return total / inside.sum(dim=1).clamp(min=1)
+
+
+def average_pool_time(frames: torch.Tensor, n_tokens: int) -> torch.Tensor:
+    """Average frames over intervals of equal length.
+
+    Args:
+        frames: `(units, frames, …)`.
+        n_tokens: Number of intervals.
+
+    Returns:
+        `(units, n_tokens, …)`; the frames themselves if there are no more of them.
+    """
+    n_frames = frames.shape[1]
+    if n_frames <= n_tokens:
+        return frames
+    interval = torch.arange(n_frames, device=frames.device) * n_tokens // n_frames
+    membership = nn.functional.one_hot(interval, n_tokens).to(frames.dtype)
+    # a matrix product is deterministic on every device; scattered addition is not
+    return torch.einsum("un...,nt->ut...", frames, membership / membership.sum(0))
+
+
+def mean_std_pool(frames: torch.Tensor) -> torch.Tensor:
+    """Return means and standard deviations over time.
+
+    Args:
+        frames: `(units, frames, width)`.
+
+    Returns:
+        `(units, 2 * width)` float32.
+    """
+    frames = frames.float()
+    return torch.cat([frames.mean(dim=1), frames.std(dim=1, correction=0)], dim=1)

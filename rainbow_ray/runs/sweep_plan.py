@@ -175,7 +175,7 @@ def print_sweep_header(
     notes = [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]
     lines = [
         *prepare.describe_dataset(plan, data),
-        f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.reading.said};"
+        f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.reading.description};"
         f" {len(sweep.axes.distributions)} axes: {axes}",
         f"{n_songs} scored songs can show a difference in accuracy of {smallest_difference(n_songs):.2f} between two"
         " configs; smaller differences are chance",

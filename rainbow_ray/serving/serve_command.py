@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
+from rainbow_ray.modalities.spec import besides_text
 from rainbow_ray.serving.auth import LOOPBACK, Gate, hash_of
 from rainbow_ray.serving.token_file import TOKEN_FILE, Token, read_or_create_token
 from rainbow_ray.utils.errors import EXIT_SUCCESS, InputError
@@ -122,7 +123,7 @@ def _check_model(predictor: Predictor, model: Path) -> None:
     if not predictor.reads_text:
         raise InputError(f"{model}: this model does not read text, and requests contain text; use `predict`")
     if predictor.bundle.model.is_fused:
-        names = ", ".join(name for name in predictor.bundle.model.modalities if name != "text")
+        names = ", ".join(besides_text(predictor.bundle.model.modalities))
         print(f"Note: requests contain only text: {names} count as missing, as in a part of the training examples")
 
 

@@ -17,8 +17,9 @@ from rainbow_ray.config.schema import (
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.modalities.array_cache import default_cache_dir
 from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
-from rainbow_ray.modalities.media import MediaReader, Windows
-from rainbow_ray.modalities.spec import MODALITIES, InputSpec
+from rainbow_ray.modalities.media import MediaReader
+from rainbow_ray.modalities.spec import InputSpec, modality_names, windowed
+from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
@@ -30,9 +31,9 @@ PRETRAINED = (
 
 
 def modalities_of(config: Config) -> tuple[str, ...]:
-    """What is read, in the order of `MODALITIES`; names that are not known are left to `_check_phase`."""
+    """What is read, in the order of the registry; names that are not known are left to `_check_phase`."""
     asked = config.modalities if config.modalities is not None else get_phase(config.phase).modalities
-    return tuple(name for name in MODALITIES if name in asked)
+    return tuple(name for name in modality_names() if name in asked)
 
 
 def resolve_encoders(config: Config, *, demo: bool) -> Config:
@@ -67,7 +68,7 @@ def resolve_inputs(
         found = check_encoders(config, modalities)
     except InputError as error:
         problems += error.problems
-    media = tuple(name for name in modalities if name != "text")
+    media = windowed(modalities)
     root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest)
     if media and not root.is_dir():
         problems.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there")
@@ -75,7 +76,7 @@ def resolve_inputs(
         raise InputError(problems)
     name, limit, audio, warnings = found
     if not media:
-        return InputSpec(("text",), name, limit), warnings
+        return InputSpec(tuple(modalities), name, limit), warnings
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
     folder = resolve_path(data.media_cache) if data.media_cache is not None else default_cache_dir()
@@ -121,6 +122,7 @@ def check_encoders(config: Config, modalities: Sequence[str]) -> tuple[str, int,
 def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
     """Where the encoder is, how many tokens it reads, and warnings."""
     from rainbow_ray.modalities.text import encoder as text_encoder
+    from rainbow_ray.modalities.text.tokenize import token_limit
 
     options = config.model.text_encoder
     name = str(options.model_name)
@@ -129,7 +131,7 @@ def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
     if problems:
         raise InputError(problems)
     warnings = list(text_encoder.verify_encoder(name))
-    limit = text_encoder.token_limit(name, options, body_config)
+    limit = token_limit(name, options, body_config)
     if limit < options.max_length != TextEncoderConfig().max_length:
         warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
     return name, limit, warnings

@@ -18,8 +18,7 @@ from rainbow_ray.config.unused_keys import RunFacts, changed_keys, find_unused_k
 from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
-from rainbow_ray.modalities.media import MEDIA
-from rainbow_ray.modalities.spec import MODALITIES, InputSpec
+from rainbow_ray.modalities.spec import InputSpec, column_requests, modality_names, reads_text, windowed
 from rainbow_ray.setup.inputs import check_encoders, modalities_of, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_segments
 from rainbow_ray.setup.validate import check_workers
@@ -90,7 +89,10 @@ def make_plan(resolved: Resolved) -> RunPlan:
     name = "manifest" if segments is None else "segments"
     manifest = collect(lambda: open_manifest(_demo_songs(modalities) if location == DEMO else location, name))
     root = segments.media_root if segments is not None else None
-    find = functools.partial(find_columns, config=config.data, target=target, modalities=modalities)
+    find = functools.partial(
+        find_columns, config=config.data, target=target, requests=column_requests(modalities, config.data),
+        reads_text=reads_text(modalities),
+    )  # fmt: skip
     columns = collect(lambda: find(manifest)) if manifest is not None else None
     read = collect(lambda: resolve_inputs(config, modalities, manifest, root))
     split_file = config.data.split_file
@@ -156,7 +158,7 @@ def _demo_songs(modalities: Sequence[str]) -> str:
 
     def write(folder: Path) -> str:
         manifest = write_demo(folder)
-        if set(modalities) & set(MEDIA):
+        if windowed(modalities):
             from rainbow_ray.data.demo.media import write_demo_media
 
             write_demo_media(folder)
@@ -194,9 +196,9 @@ def _check_phase(config: Config) -> list[str]:
     ):
         problems.append(f"data.target_type: {config.data.target_type!r}, but phase {phase.number} is {phase.task}")
     for name in config.modalities or ():
-        problems += check_choice("--modalities", name, MODALITIES)
+        problems += check_choice("--modalities", name, modality_names())
     if config.modalities is not None and not config.modalities:
-        problems.append(f"--modalities: nothing is named; of {', '.join(MODALITIES)}")
+        problems.append(f"--modalities: nothing is named; of {', '.join(modality_names())}")
     train, val = config.data.train_split, config.data.val_split
     if train + val > 1 + 1e-9:
         problems.append(f"data.train_split ({train:g}) and data.val_split ({val:g}) make more than 1")

@@ -31,8 +31,7 @@ from rainbow_ray.data.streaming import make_streaming_dataset, read_index, size_
 from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
 from rainbow_ray.modalities.spec import lengths, prepare
-from rainbow_ray.modalities.text import encoder as text_encoder
-from rainbow_ray.modalities.text.encoder import PRESENT
+from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.setup.drop_advice import advise
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import (
@@ -84,14 +83,14 @@ def _check_unknown_tokens(plan: RunPlan, data: PreparedData) -> PreparedData:
     message = (f"{share:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, and the"
                " encoder reads nothing of them: use an encoder for the language and script of the texts")  # fmt: skip
     if share > ALL_UNKNOWN:
-        raise InputError(f"model.text_encoder.model_name: {message}")
+        raise InputError(f"model.tokenize.model_name: {message}")
     return dataclasses.replace(data, warnings=[*data.warnings, message])
 
 
 def _unknown_share(table: pa.Table, encoder: str) -> float:
     """Share of tokens, between 0 and 1, that an encoder's tokenizer does not know; special tokens are not counted."""
-    tokenizer, plain = text_encoder.load_tokenizer(encoder), text_encoder.load_plain_tokenizer(encoder)
-    ids = pc.list_flatten(table[text_encoder.TOKENS])
+    tokenizer, plain = tokenize.load_tokenizer(encoder), tokenize.load_plain_tokenizer(encoder)
+    ids = pc.list_flatten(table[tokenize.TOKENS])
     total = len(ids) - len(table) * (plain.front + plain.back)
     if tokenizer.unk_token_id is None or total <= 0:
         return 0.0
@@ -195,17 +194,16 @@ def _read_rows(plan: RunPlan, prepare_rows: Prepare, read: Read | None, *, strea
 def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     """Rows with anything to read, and what is to be told of files that cannot be used."""
     reading, config = plan.reading, plan.config.data
-    if reading.media_reader is None:
+    if reading.media_reader is None and not reading.values:
         return rows, []
-    said = check_media_errors(rows, reading.media, config.max_unreadable_fraction, reading.media_reader.root)
+    said = []
+    if reading.media_reader is not None:
+        said = check_media_errors(rows, reading.media, config.max_unreadable_fraction, reading.media_reader.root)
     if "midi" in reading.media:
         said += describe_cut_windows(rows, plan.config.model.midi_encoder.max_notes)
     if plan.segments is not None:  # one without anything to read is still its neighbours' neighbour
         return rows, said
-    there = [pc.greater(pc.list_value_length(rows[name]), 0) for name in reading.media]
-    if "text" in reading.modalities:
-        there.append(rows[PRESENT])
-    anything = functools.reduce(pc.or_, there)
+    anything = functools.reduce(pc.or_, [spec.is_present(rows) for spec in reading.specs])
     reasons = pc.if_else(pc.or_(anything, pc.is_valid(rows["dropped"])), rows["dropped"], NOTHING_TO_READ)
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons), said
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences, scoring
 from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities import encoder_cache
-from rainbow_ray.modalities.spec import InputSpec, make_collates
-from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.spec import InputSpec, load_encoders, make_collates
+from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, Precision, is_out_of_memory
 from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
@@ -55,7 +56,7 @@ class Learner:
         self, config: Config, source: Dataset, reading: InputSpec, task: Task, training: np.ndarray, *,
         device: torch.device, precision: Precision, process_group: ProcessGroup,
         prefix: FrozenFeatureCache | None = None,
-        hear: Sequence[str] | None = None,
+        hear: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.source, self.reading, self.task = config, source, reading, task
         self.device, self.precision, self.process_group, self.prefix = device, precision, process_group, prefix
@@ -68,7 +69,9 @@ class Learner:
         self.collates = make_collates(
             reading, self.audio_features.find, lambda: self.draw if self.model.training else None
         )
-        self.audio_features.prepare(source.window_names("audio") if hear is None else hear)
+        self.audio_features.prepare(
+            {name: source.window_names(name) for name in reading.cached} if hear is None else hear
+        )
         self.states: CachedHiddenStates | None = None
         self.features = self._find_features()
         if self.features is None:
@@ -201,7 +204,7 @@ class Learner:
         model = build_model(self.config, self.reading, self.task)
         if model.words is not None:
             known = self.source.in_memory_subset(training)
-            lists = known.examples.take(known.positions).ragged(text_encoder.WORDS)
+            lists = known.examples.take(known.positions).ragged(tokenize.WORDS)
             belongs = self.task.one_hot(self.source.targets[known.indices])
             weigh = self.config.model.bag_of_words.weighting == "ratio"
             ratios = log_count_ratios(lists, belongs) if weigh else None
@@ -234,7 +237,7 @@ class Learner:
             stored = self._stored(key, shape, torch.float32, lambda out: out.copy_(encode(ProcessGroup())))
         everybody = all(self.process_group.all_gather_object(stored is not None))
         encoded = stored.to(self.device) if stored is not None and everybody else encode(self.process_group)
-        words = text_encoder.pad(self.source.examples.ragged(text_encoder.WORDS), 0).to(self.device)
+        words = tokenize.pad_rows(self.source.examples.ragged(tokenize.WORDS), 0).to(self.device)
         with torch.no_grad():
             return self.model.join(encoded, words, torch.arange(len(encoded), device=self.device))
 
@@ -250,7 +253,7 @@ class Learner:
             return None
         depth = encoder.constant_depth
         first, same_as = source.distinct  # stems of a song have the same text
-        starts = np.concatenate([[0], np.cumsum(text_encoder.lengths(source.examples)[first], dtype=np.int64)])
+        starts = np.concatenate([[0], np.cumsum(tokenize.lengths(source.examples.table)[first], dtype=np.int64)])
         shortest = source.in_memory_subset(np.array([int(np.argmin(source.lengths))]))
         like = self._states_of(shortest, depth, None)
         shape = (int(starts[-1]), *like.shape[2:])
@@ -310,11 +313,11 @@ class Learner:
         """Of some rows: `(examples, length, …, width)`."""
         self.model.eval()
         assert self.model.text is not None
-        alone = {"text": self.collates["text"]}
-        inputs = make_batch(rows.examples, rows.positions, alone).to(self.device).units["text"]
+        alone = {TEXT.name: self.collates[TEXT.name]}
+        inputs = make_batch(rows.examples, rows.positions, alone).to(self.device).units[TEXT.name]
         known = (below[0], below[1].pad(rows.indices).to(self.device)) if below is not None else None
         with self.precision.autocast(self.device):
-            return self.model.text.states(inputs[text_encoder.TOKENS], inputs["mask"], depth, known)
+            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, known)
 
     def _prefix_key(self, depth: int, pooling: str = "") -> str:
         """Everything that what frozen layers say depends on."""
@@ -408,7 +411,7 @@ class Learner:
     def _batch(self, rows: ExampleView) -> Batch:
         batch = make_batch(rows.examples, rows.positions, self.collates, rows.sequence_ids)
         if self.states is not None:
-            batch.units["text"][text_encoder.STATES] = self.states.pad(rows.indices)
+            batch.units[TEXT.name][tokenize.STATES] = self.states.pad(rows.indices)
         return batch.to(self.device)
 
     def _shortest(self, training: np.ndarray) -> Batch | PrecomputedFeatures:
@@ -432,7 +435,7 @@ def advice(config: Config) -> str:
 def build_model(config: Config, reading: InputSpec, task: Task) -> RainbowModel:
     """The model as the config describes it, around encoders of its own (they are cut to the layer read)."""
     return RainbowModel(
-        encoder_cache.encoders_of(reading), config.model, task.outputs, reading.modalities, reading.seconds,
+        load_encoders(reading), config.model, task.outputs, reading.modalities, reading.seconds,
         temporal=task.is_sequence_task,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from rainbow_ray.config.schema import Config
+from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import InputError
 
@@ -27,14 +28,15 @@ def make_optimizer(model: RainbowModel, config: Config, device: torch.device) ->
         groups.setdefault((rate, decay), []).append(parameter)
 
     seen: set[int] = set()
-    for encoder, own in ((model.text, None), (model.audio, config.model.audio_encoder.learning_rate)):
-        for depth, parameter in encoder.parameters_by_depth() if encoder is not None else ():
+    rates = {name: get_modality(name).learning_rate(config.model) for name in model.modalities}
+    for name, own in rates.items():
+        encoder = model.encoder_of(name)
+        for depth, parameter in encoder.parameters_by_depth() if hasattr(encoder, "parameters_by_depth") else ():
             fall = training.layer_decay ** (getattr(encoder, "depth", 0) - depth)
             add(parameter, (own or training.learning_rate) * fall, training.weight_decay)
             seen.add(id(parameter))
     from_scratch = {
-        "audio": config.model.audio_encoder.learning_rate,
-        "midi": config.model.midi_encoder.learning_rate,
+        **rates,
         "fusion": config.model.fusion.learning_rate,
         "temporal": config.model.temporal.learning_rate,
     }

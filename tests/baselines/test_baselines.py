@@ -50,11 +50,12 @@ def test_mean_states_are_those_of_the_encoder(parts):
     import torch
 
     from rainbow_ray.modalities.text import encoder as text_encoder
+    from rainbow_ray.modalities.text import tokenize
 
     data, states = parts
     assert states.shape == (40, 7, 384)
-    inputs = text_encoder.load_tokenizer("embedded")([data.examples.texts[5]], return_tensors="pt")
+    inputs = tokenize.load_tokenizer("embedded")([data.examples.texts[5]], return_tensors="pt")
     with torch.no_grad():
-        hidden = text_encoder.load_body("embedded").eval()(**inputs, output_hidden_states=True).hidden_states
+        hidden = text_encoder.load_encoder("embedded").eval()(**inputs, output_hidden_states=True).hidden_states
     expected = np.stack([h[0].mean(0).numpy() for h in hidden])
     np.testing.assert_allclose(states[5], expected, atol=1e-4)

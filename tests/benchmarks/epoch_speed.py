@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.text import embedded, tokenize
 from rainbow_ray.training import trainer
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import JsonLinesLogger
@@ -42,10 +42,10 @@ def naive_epoch(rows: list[str]) -> float:
     """Seconds an epoch over all stems would take, from a few of its steps."""
     from transformers import AutoModelForSequenceClassification
 
-    source = text_encoder.source_of("embedded")
+    source = embedded.source_of("embedded")
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    tokenizer = text_encoder.load_tokenizer("embedded")
+    tokenizer = tokenize.load_tokenizer("embedded")
     began = 0.0
     for step in range(NAIVE_STEPS + 1):
         if step == 1:
@@ -63,13 +63,13 @@ def trainer_epoch(texts: list[str], targets: np.ndarray, batch_size: int, bf16: 
     """Seconds of one epoch of Hugging Face Trainer, without its start-up."""
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
-    tokenizer = text_encoder.load_tokenizer("embedded")
+    tokenizer = tokenize.load_tokenizer("embedded")
     rows = [
         {**tokenizer(sentence, truncation=True, max_length=512), "label": float(target)}
         for sentence, target in zip(texts, targets, strict=True)
     ]
     model = AutoModelForSequenceClassification.from_pretrained(
-        text_encoder.source_of("embedded"), num_labels=1, problem_type="regression", dtype=torch.float32
+        embedded.source_of("embedded"), num_labels=1, problem_type="regression", dtype=torch.float32
     )
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import count_media_errors
+from rainbow_ray.modalities.windows import Windows
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
 

@@ -115,7 +115,7 @@ class PlainLoop:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from rainbow_ray.modalities.text.encoder import source_of
+        from rainbow_ray.modalities.text.embedded import source_of
 
         self.torch = torch
         source = source_of("embedded")

@@ -273,7 +273,7 @@ def test_weights_that_are_not_finite_are_refused(bundle, tmp_path):
 
 
 def test_special_tokens_in_texts_are_text_in_bundles_of_any_version(bundle, tmp_path, tiny_encoder):
-    from rainbow_ray.modalities.text.encoder import load_plain_tokenizer
+    from rainbow_ray.modalities.text.tokenize import load_plain_tokenizer
 
     assert json.loads((bundle / "tokenizer_config.json").read_text())["split_special_tokens"] is True
     shutil.copytree(bundle, tmp_path / "b")  # as one that was saved before

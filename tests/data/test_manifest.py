@@ -12,6 +12,7 @@ import pytest
 from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.examples import build_examples, usable_labels
 from rainbow_ray.data.manifest import find_columns, normalize_rows, open_manifest
+from rainbow_ray.modalities.spec import column_requests
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
@@ -263,6 +264,6 @@ def test_sample_rates_arrive_in_any_form(tmp_path, rates, expected):
     rows |= {"audio_waveform": pa.array([b"1234"] * 3), "audio_sample_rate": rates}
     pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
     manifest = open_manifest(str(tmp_path / "songs.parquet"))
-    columns = find_columns(manifest, DataConfig(), TARGET, ["audio"])
+    columns = find_columns(manifest, DataConfig(), TARGET, column_requests(["audio"], DataConfig()), reads_text=False)
     found = normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
     assert found["raw_audio_rate"].to_pylist() == expected

@@ -21,8 +21,8 @@ FAMILIES = ["bert", "deberta-v2", "roberta", "distilbert", "modernbert"]
 @pytest.fixture(autouse=True)
 def nothing_adopted():
     yield
-    encoder_cache._ADOPTED.clear()
-    encoder_cache._warm.cache_clear()
+    encoder_cache._SHARED.clear()
+    encoder_cache._load.cache_clear()
 
 
 def test_frozen_tensors_are_shared_and_trained_ones_are_not(tiny_encoder):
@@ -67,8 +67,8 @@ def test_training_leaves_shared_memory_alone(songs_file, tiny_encoder, tmp_path)
     _, shared = fit_fold(plan, data_of(plan), tmp_path / "a")
     for key, array in arrays.items():
         np.testing.assert_array_equal(array, before[key])
-    encoder_cache._ADOPTED.clear()
-    encoder_cache._warm.cache_clear()
+    encoder_cache._SHARED.clear()
+    encoder_cache._load.cache_clear()
     _, loaded = fit_fold(plan, data_of(plan), tmp_path / "b")
     np.testing.assert_array_equal(shared.val_scores, loaded.val_scores)
 
@@ -77,7 +77,7 @@ def test_a_digest_tells_encoders_apart(tiny_encoder, tiny_tokenizer_folder, tmp_
     bert, other = str(tiny_encoder("bert")), str(tmp_path)
     shutil.copytree(tiny_tokenizer_folder, tmp_path, dirs_exist_ok=True)
     tiny_body("bert", seed=1).save_pretrained(tmp_path)
-    tensors = [name for name, _ in text_encoder.load_body(bert).named_parameters() if "layer.0" in name]
+    tensors = [name for name, _ in text_encoder.load_encoder(bert).named_parameters() if "layer.0" in name]
     assert encoder_cache.digest(bert, tensors) == encoder_cache.digest(bert, tensors)
     assert encoder_cache.digest(bert, tensors) != encoder_cache.digest(bert, tensors[:-1])
     assert encoder_cache.digest(bert, tensors) != encoder_cache.digest(other, tensors)

@@ -13,9 +13,11 @@ import pytest
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
-from rainbow_ray.modalities.media import MediaReader, Windows, collate
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_errors
 from rainbow_ray.modalities.media_source import MediaError, check_rate
+from rainbow_ray.modalities.spec import InputSpec, get_modality
+from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.errors import InputError
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
@@ -185,7 +187,7 @@ def test_troubles_are_counted_by_reason_and_named(reader, root):
     }
     assert named["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
     assert all_of_them == 7
-    with pytest.raises(InputError, match=r"only 1 of 7 audio files can be used.*max_bad_media lets 20%"):
+    with pytest.raises(InputError, match=r"only 1 of 7 audio files can be used.*max_unreadable_fraction lets 20%"):
         check_media_errors(rows, ["audio"], 0.2, root)
     said = check_media_errors(rows, ["audio"], 0.9, root)
     assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in said[0]
@@ -232,14 +234,18 @@ def test_batches_take_all_views_or_draw_one():
     table = pa.table({"audio": [["a0", "a1", "b0", "b1"], [], ["c0", "c1"]], "audio_slot": [[0, 0, 1, 1], [], [0, 0]]})
     examples = Examples(table, np.zeros(3), np.ones(3))
     arrays = {name: np.full((2, 3), i, np.float32) for i, name in enumerate(["a0", "a1", "b0", "b1", "c0", "c1"])}
-    every = collate(examples, np.array([2, 1, 0]), modality="audio", find=arrays.__getitem__)
+    every = get_modality("audio").collate(examples, np.array([2, 1, 0]), InputSpec(), lambda _, key: arrays[key], None)
     assert every["to_example"].tolist() == [0, 0, 2, 2, 2, 2]
     assert every["stem"].tolist() == [0, 0, 0, 0, 1, 1]
-    drawn = collate(examples, np.array([0, 1, 2]), modality="audio", find=arrays.__getitem__, draw=lambda: 3)
+    drawn = get_modality("audio").collate(
+        examples, np.array([0, 1, 2]), InputSpec(), lambda _, key: arrays[key], lambda: 3
+    )
     assert drawn["to_example"].tolist() == [0, 0, 2]
 
     def of_the_first(seed):
-        found = collate(examples, np.array([0]), modality="audio", find=arrays.__getitem__, draw=lambda: seed)
+        found = get_modality("audio").collate(
+            examples, np.array([0]), InputSpec(), lambda _, key: arrays[key], lambda: seed
+        )
         return tuple(found["values"][:, 0, 0].tolist())
 
     seen = {of_the_first(seed) for seed in range(20)}

@@ -21,6 +21,7 @@ from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.modalities import hub, pretrained
 from rainbow_ray.modalities.audio import encoder as audio_encoder
 from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows, tiny_body, tiny_config
 from tests.helpers import data_of, plan_of
@@ -265,14 +266,12 @@ def test_weights_of_bert_under_the_name_of_roberta_are_refused(text_folder, capf
 def test_a_limit_without_room_for_a_text_is_refused(file, key, value, text_folder, capfd):
     edit(text_folder / file, **{key: value})
     name = str(text_folder)
-    problem = refusal(
-        lambda: text_encoder.token_limit(name, TextEncoderConfig(), text_encoder.load_config(name)), capfd
-    )
+    problem = refusal(lambda: tokenize.token_limit(name, TextEncoderConfig(), text_encoder.load_config(name)), capfd)
     assert f"{file} says {key} {value}, which leaves no room for a text" in problem
 
 
 def test_whole_folders_are_accepted_in_every_format(text_folder, audio_folder):
-    for folder, load in ((text_folder, text_encoder.load_body), (audio_folder, audio_encoder.load_body)):
+    for folder, load in ((text_folder, text_encoder.load_encoder), (audio_folder, audio_encoder.load_encoder)):
         wanted = load(str(folder)).state_dict()
         assert len(shard(folder)) > 1
         for name, tensor in load(str(folder)).state_dict().items():
@@ -339,7 +338,7 @@ def test_families_whose_tokenizers_are_made_up_are_refused(family, tmp_path, cap
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     CONFIG_MAPPING[family]().save_pretrained(tmp_path)
-    problem = refusal(lambda: text_encoder.load_plain_tokenizer(str(tmp_path)), capfd)
+    problem = refusal(lambda: tokenize.load_plain_tokenizer(str(tmp_path)), capfd)
     assert "no vocabulary" in problem
     assert "tokenizer.json" in problem
 
@@ -366,7 +365,7 @@ def test_merges_that_are_missing_are_noticed(tmp_path, capfd):
     vocabulary |= {word: len(vocabulary) + number for number, word in enumerate(words)}
     tiny_body("roberta").save_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    assert "merges" in refusal(lambda: text_encoder.load_plain_tokenizer(str(tmp_path)), capfd)
+    assert "merges" in refusal(lambda: tokenize.load_plain_tokenizer(str(tmp_path)), capfd)
 
 
 def test_a_vocabulary_that_is_cut_off_is_warned_of(tmp_path, tiny_tokenizer_folder):
@@ -399,22 +398,22 @@ def test_unknown_words_are_warned_of_and_refused_where_there_is_nothing_else(tin
 
 
 def test_what_a_preprocessor_says_is_read(audio_folder, capfd):
-    assert audio_encoder.wants_normalised(str(audio_folder)) is False
+    assert audio_encoder.wants_normalized(str(audio_folder)) is False
     file = audio_folder / "preprocessor_config.json"
     copies = [shutil.copytree(audio_folder, audio_folder.with_name(name)) for name in ("none", "other", "cut")]
     (copies[0] / file.name).unlink()
-    assert audio_encoder.wants_normalised(str(copies[0])) is True
+    assert audio_encoder.wants_normalized(str(copies[0])) is True
     edit(copies[1] / file.name, sampling_rate=8000)
     assert "reads sound at 8000 Hz" in refusal(lambda: load_audio(copies[1]), capfd)
     for value, words in (("8000", "at 8000 Hz"), ("many", "'many', is no sample rate"), ([16000], "is no sample rate")):
         edit(copies[1] / file.name, sampling_rate=value)
-        audio_encoder.wants_normalised.cache_clear()
+        audio_encoder.wants_normalized.cache_clear()
         audio_encoder.verify_encoder.cache_clear()
         assert words in refusal(lambda: load_audio(copies[1]), capfd)
     for right in ("16000", 16000.0, None):
         edit(copies[1] / file.name, sampling_rate=right)
-        audio_encoder.wants_normalised.cache_clear()
-        assert audio_encoder.wants_normalised(str(copies[1])) is False
+        audio_encoder.wants_normalized.cache_clear()
+        assert audio_encoder.wants_normalized(str(copies[1])) is False
     (copies[2] / file.name).write_text(POINTER)
     assert "preprocessor_config.json is a Git LFS pointer" in refusal(lambda: load_audio(copies[2]), capfd)
 
@@ -557,14 +556,14 @@ def test_encoders_come_from_the_hub_and_later_from_its_cache(online, text_folder
     with serving(text_folder) as (address, asked):
         online(address)
         assert text_encoder.load_config("some/encoder").model_type == "bert"
-        loaded = text_encoder.load_body("some/encoder").state_dict()
+        loaded = text_encoder.load_encoder("some/encoder").state_dict()
         assert asked.count("/") == 1
-    for name, tensor in text_encoder.load_body(str(text_folder)).state_dict().items():
+    for name, tensor in text_encoder.load_encoder(str(text_folder)).state_dict().items():
         assert torch.equal(loaded[name], tensor), name
     for is_offline, port in ((False, closed_port()), (True, closed_port())):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
         online(f"http://127.0.0.1:{port}")
-        text_encoder.load_tokenizer.cache_clear()
-        text_encoder.load_plain_tokenizer.cache_clear()
-        assert text_encoder.load_body("some/encoder").state_dict().keys() == loaded.keys()
+        tokenize.load_tokenizer.cache_clear()
+        tokenize.load_plain_tokenizer.cache_clear()
+        assert text_encoder.load_encoder("some/encoder").state_dict().keys() == loaded.keys()
         assert constants.HF_HUB_OFFLINE is is_offline

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.modalities.audio.reader import RATE
-from rainbow_ray.modalities.media import MediaReader, Span, Windows
+from rainbow_ray.modalities.media import MediaReader
+from rainbow_ray.modalities.windows import Span, Windows
 from tests.helpers import data_of, fit_fold, plan_of
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song

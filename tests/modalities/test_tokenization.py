@@ -11,7 +11,7 @@ import transformers
 
 from rainbow_ray.inference.onnx_predictor import _plain_tokenizer
 from rainbow_ray.modalities import pretrained
-from rainbow_ray.modalities.text import encoder as text_encoder
+from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzé<>[]/.,!?"
@@ -71,13 +71,13 @@ def inner(plain: PlainTokenizer, row: list[int]) -> list[int]:
 
 def test_texts_without_special_tokens_keep_their_ids(saved):
     before = transformers.AutoTokenizer.from_pretrained(saved)(ORDINARY, truncation=False)["input_ids"]
-    plain = text_encoder.load_plain_tokenizer(str(saved))
+    plain = tokenize.load_plain_tokenizer(str(saved))
     assert plain(ORDINARY) == before
     assert plain([]) == []
 
 
 def test_no_special_token_comes_from_a_text(saved):
-    tokenizer, plain = text_encoder.load_tokenizer(str(saved)), text_encoder.load_plain_tokenizer(str(saved))
+    tokenizer, plain = tokenize.load_tokenizer(str(saved)), tokenize.load_plain_tokenizer(str(saved))
     special = pretrained.special_tokens(tokenizer)
     texts = [
         written.format(token)
@@ -93,9 +93,9 @@ def test_no_special_token_comes_from_a_text(saved):
 
 
 def test_words_before_and_after_a_special_token_are_read(saved):
-    plain = text_encoder.load_plain_tokenizer(str(saved))
+    plain = tokenize.load_plain_tokenizer(str(saved))
     words = inner(plain, plain(["a"])[0])
-    special = pretrained.special_tokens(text_encoder.load_tokenizer(str(saved)))
+    special = pretrained.special_tokens(tokenize.load_tokenizer(str(saved)))
     for row in plain([f"a {token} a" for token in special]):
         assert [number for number in inner(plain, row) if number in words], "the text around it"
 
@@ -115,7 +115,7 @@ def test_a_literal_unknown_token_is_no_unknown_word():
 
 
 def test_the_setting_is_saved_and_a_tokenizer_json_gives_the_same_ids(saved, tmp_path_factory):
-    tokenizer, plain = text_encoder.load_tokenizer(str(saved)), text_encoder.load_plain_tokenizer(str(saved))
+    tokenizer, plain = tokenize.load_tokenizer(str(saved)), tokenize.load_plain_tokenizer(str(saved))
     if not tokenizer.is_fast:
         pytest.skip("it has no tokenizer.json")
     again = tmp_path_factory.mktemp("again")
@@ -123,7 +123,7 @@ def test_the_setting_is_saved_and_a_tokenizer_json_gives_the_same_ids(saved, tmp
     loaded = transformers.AutoTokenizer.from_pretrained(again)
     assert loaded.split_special_tokens
     texts = [*ORDINARY, *(f"a {token} door" for token in pretrained.special_tokens(tokenizer))]
-    assert text_encoder.load_plain_tokenizer(str(again))(texts) == plain(texts)
+    assert tokenize.load_plain_tokenizer(str(again))(texts) == plain(texts)
     tokenizer.backend_tokenizer.save(str(again / "tokenizer.json"))
     light = tokenizers.Tokenizer.from_file(str(again / "tokenizer.json"))
     light.no_truncation()
@@ -134,10 +134,10 @@ def test_the_setting_is_saved_and_a_tokenizer_json_gives_the_same_ids(saved, tmp
 
 def test_rows_are_prepared_without_special_tokens_from_texts():
     texts = ["a door [PAD] [PAD] wall", "a door [SEP] wall", "a door [MASK] wall", "a door wall"]
-    rows = text_encoder.prepare(pa.table({"text": texts}), encoder="embedded", limit=512)["input_ids"].to_pylist()
+    rows = tokenize.prepare(pa.table({"text": texts}), encoder="embedded", limit=512)["input_ids"].to_pylist()
     assert all(not {0, 100, 101, 102, 103} & set(row[1:-1]) for row in rows)
     assert all(row[0] == 101 and row[-1] == 102 for row in rows)
-    assert rows[3] == text_encoder.load_tokenizer("embedded")("a door wall")["input_ids"]
+    assert rows[3] == tokenize.load_tokenizer("embedded")("a door wall")["input_ids"]
 
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1}

@@ -11,7 +11,7 @@ import torch
 from rainbow_ray.config.choices import TextPooling
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch
-from rainbow_ray.modalities.encoder_cache import EncoderCache
+from rainbow_ray.modalities.spec import PretrainedEncoder
 from rainbow_ray.model.model import RainbowModel
 from tests.conftest import tiny_body
 
@@ -44,7 +44,7 @@ def model_of(**keys) -> RainbowModel:
         section, name = key.split("__")
         setattr(getattr(config, section), name, value)
     torch.manual_seed(0)
-    return RainbowModel(EncoderCache(tiny_body("bert")), config, outputs=1).eval()
+    return RainbowModel({"text": PretrainedEncoder(tiny_body("bert"))}, config, outputs=1).eval()
 
 
 @pytest.mark.parametrize("kind", get_args(TextPooling))

@@ -1,9 +1,4 @@
-"""MIDI: a window's notes as compound embeddings, read by a small transformer that knows time in seconds.
-
-No vocabulary has to be learned: what a note is (pitch, velocity, duration, gap, instrument) is embedded part by part
-and added, as in the Compound Word Transformer (Hsiao et al. 2021), and when it sounds is told by sinusoids of seconds
-(Vaswani et al. 2017, section 3.5, of time in place of the position's number).
-"""
+"""Reader of MIDI files: the notes of a window as an array, one row per note."""
 
 from __future__ import annotations
 
@@ -11,31 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import nn
 
-from rainbow_ray.config.schema import MidiEncoderConfig
-from rainbow_ray.modalities.media import LENGTHS
-from rainbow_ray.modalities.media_source import EmptyWindow, MediaError, explain
+from rainbow_ray.modalities.media_source import LENGTHS, EmptyWindow, MediaError, explain
 from rainbow_ray.modalities.midi.file import NOT_MIDI, read_notes
-from rainbow_ray.nn.attention import Block
 
-ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)
+ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)  # columns of an array of notes
 FIELDS = 6
 UNENDED = "notes that never end"
-DRUMS, INSTRUMENTS, PITCHES = 128, 129, 128
+DRUMS, INSTRUMENTS = 128, 129
 DRUM_CHANNEL = 9  # counted from 0
-LONGEST = 24 * 3600.0  # seconds: what ends later is no song
-ROUNDING = 0.01  # seconds: windows begin at rounded times
-SHORTEST, SLOWEST = 0.02, 30.0  # seconds of the fastest and the slowest sinusoid
+MAX_SECONDS = 24 * 3600.0  # a file with a later note is treated as damaged
+ROUNDING = 0.01  # seconds: the starts of windows are rounded
 
 
-class _Notes:
-    """The notes of a file, `(notes, FIELDS)`, by onset."""
+class MidiRecording:
+    """The notes of a file.
+
+    Args:
+        notes: `(notes, FIELDS)` float64, sorted by onset.
+        duration: End of the last note in seconds.
+        note: A remark on the file for the user, or None.
+    """
 
     def __init__(self, notes: np.ndarray, duration: float, note: str | None = None) -> None:
-        self.notes, self.duration = notes, duration
-        self.note = note  # what a person should know of the file
+        self.notes, self.duration, self.note = notes, duration, note
 
     def sounding(self, seconds: float) -> tuple[float, float]:
         """Return the start and end, in seconds, of the part of the file that has the most notes.
@@ -52,22 +46,30 @@ class _Notes:
         """
         onsets = self.notes[:, ONSET]
         ends = np.maximum.accumulate(onsets + self.notes[:, DURATION])
-        pause = seconds / 2
-        splits = np.flatnonzero((onsets[1:] - ends[:-1] > pause) | (np.diff(onsets) > seconds - ROUNDING)) + 1
+        max_pause = seconds / 2
+        splits = np.flatnonzero((onsets[1:] - ends[:-1] > max_pause) | (np.diff(onsets) > seconds - ROUNDING)) + 1
         bounds = np.concatenate([[0], splits, [len(onsets)]])
         longest = int(np.argmax(np.diff(bounds)))
         first, last = bounds[longest], bounds[longest + 1] - 1
-        start = 0.0 if onsets[first] <= pause else onsets[first] - ROUNDING
-        end = self.duration if self.duration - ends[last] <= pause else ends[last]
+        start = 0.0 if onsets[first] <= max_pause else onsets[first] - ROUNDING
+        end = self.duration if self.duration - ends[last] <= max_pause else ends[last]
         return float(start), float(min(end, onsets[last] + seconds - ROUNDING))
 
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """Return the notes that begin inside a window, times from its start: `(notes, FIELDS)`, float32.
+        """Return the notes that begin inside a window.
 
-        The last window of a file has those too that begin at its very end, as drums without a length do.
+        The last window of a file also has the notes that begin at its very end, as drums of no duration do.
+
+        Args:
+            start: Start of the window in seconds.
+            seconds: Length of the window.
+            within: Only notes of the first `within` seconds; None for all.
+
+        Returns:
+            `(notes, FIELDS)` float32; onsets count from the start of the window.
 
         Raises:
-            EmptyWindow: None begins in it.
+            EmptyWindow: No note begins in it.
         """
         onsets = self.notes[:, ONSET]
         end = start + min(seconds, within or seconds)
@@ -79,25 +81,35 @@ class _Notes:
         return inside.astype(np.float32)
 
 
-def open_recording(source: Path | bytes, rate: int | None = None) -> _Notes:  # noqa: ARG001
-    """The notes of a MIDI file. Raises `MediaError`."""
+def open_recording(source: Path | bytes) -> MidiRecording:
+    """Open a MIDI file.
+
+    Args:
+        source: Path of the file, or its content.
+
+    Returns:
+        Its notes.
+
+    Raises:
+        MediaError: It cannot be read, has no notes, or is longer than a day.
+    """
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise MediaError(NOT_MIDI, explain(error)) from error
-    found = read_notes(data)
-    if len(found.onset) == 0:
-        raise MediaError("no notes", f"{found.n_unended} {UNENDED}" if found.n_unended else "")
-    ends = found.onset + found.duration
-    if ends.max() > LONGEST:
+    midi = read_notes(data)
+    if len(midi.onset) == 0:
+        raise MediaError("no notes", f"{midi.n_unended} {UNENDED}" if midi.n_unended else "")
+    ends = midi.onset + midi.duration
+    if ends.max() > MAX_SECONDS:
         raise MediaError("longer than a day", f"{ends.max():.0f} seconds")
     notes = np.zeros((len(ends), FIELDS))
-    notes[:, ONSET], notes[:, DURATION] = found.onset, found.duration
-    notes[:, PITCH], notes[:, VELOCITY] = found.pitch, found.velocity
-    notes[:, INSTRUMENT] = np.where(found.channel == DRUM_CHANNEL, DRUMS, found.program.clip(max=DRUMS - 1))
+    notes[:, ONSET], notes[:, DURATION] = midi.onset, midi.duration
+    notes[:, PITCH], notes[:, VELOCITY] = midi.pitch, midi.velocity
+    notes[:, INSTRUMENT] = np.where(midi.channel == DRUM_CHANNEL, DRUMS, midi.program.clip(max=DRUMS - 1))
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, ONSET]))]
     notes[:, GAP] = np.diff(notes[:, ONSET], prepend=notes[0, ONSET])
-    return _Notes(notes, float(ends.max()), f"{UNENDED} are left out" if found.n_unended else None)
+    return MidiRecording(notes, float(ends.max()), f"{UNENDED} are left out" if midi.n_unended else None)
 
 
 def describe_cut_windows(rows: pa.Table, max_notes: int) -> list[str]:
@@ -105,93 +117,19 @@ def describe_cut_windows(rows: pa.Table, max_notes: int) -> list[str]:
 
     Args:
         rows: Rows with the column `midi_lengths`, the number of notes of each window.
-        max_notes: `model.midi_encoder.max_notes`: the encoder reads so many of the earliest notes of a window.
+        max_notes: `model.midi_encoder.max_notes`: the encoder reads the earliest notes of a window, up to this number.
+
+    Returns:
+        One message, or none.
     """
     lengths = rows[f"midi{LENGTHS}"].combine_chunks().flatten().to_numpy()
     cut = lengths[lengths > max_notes]
     if len(cut) == 0:
         return []
-    lost = int((cut - max_notes).sum())
+    n_ignored = int((cut - max_notes).sum())
     return [
         f"{len(cut)} of {len(lengths)} MIDI windows have more than {max_notes} notes: their last ones are not read,"
-        f" {lost} of {lengths.sum()} notes ({lost / lengths.sum():.1%}); model.midi_encoder.max_notes={cut.max()} reads"
-        " all of them, with more memory and time, and data.window_seconds makes windows shorter"
+        f" {n_ignored} of {lengths.sum()} notes ({n_ignored / lengths.sum():.1%});"
+        f" model.midi_encoder.max_notes={cut.max()} reads all of them, with more memory and time, and"
+        " data.window_seconds makes windows shorter"
     ]
-
-
-class MidiEncoder(nn.Module):
-    """Notes `(units, notes, FIELDS)` of windows of some seconds, to tokens: one of the whole, then one a stretch."""
-
-    def __init__(self, config: MidiEncoderConfig, seconds: float) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.width, self.max_notes, self.tokens, self.seconds = width, config.max_notes, config.num_tokens, seconds
-        self.pitch = nn.Embedding(PITCHES, width)
-        self.instrument = nn.Embedding(INSTRUMENTS, width)
-        self.numbers = nn.Linear(3, width)  # velocity, log duration, log gap
-        self.time = nn.Linear(width, width)
-        self.whole = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, config.num_heads, config.dropout) for _ in range(config.num_layers))
-        self.summary_width = SUMMARY
-        for embedding in (self.pitch, self.instrument):
-            nn.init.normal_(embedding.weight, std=0.1)
-
-    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `(units, 1 + tokens, width)` and which of them are there; a stretch without notes is not."""
-        notes, mask = values[:, : self.max_notes], mask[:, : self.max_notes]
-        known = torch.stack(
-            [notes[..., VELOCITY] / 127, torch.log1p(notes[..., DURATION]), torch.log1p(notes[..., GAP])], dim=-1
-        )
-        embedded = (
-            self.pitch(notes[..., PITCH].long().clamp(0, PITCHES - 1))
-            + self.instrument(notes[..., INSTRUMENT].long().clamp(0, INSTRUMENTS - 1))
-            + self.numbers(known)
-            + self.time(sinusoids(notes[..., ONSET], self.width))
-        )
-        hidden = torch.cat([self.whole.expand(len(notes), 1, -1), embedded], dim=1)
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
-        for block in self.blocks:
-            hidden = block(hidden, hidden, mask)
-        of = (notes[..., ONSET] / self.seconds * self.tokens).long().clamp(0, self.tokens - 1)
-        spread = nn.functional.one_hot(of, self.tokens).to(hidden.dtype) * mask[:, 1:, None]
-        counts = spread.sum(1)
-        means = torch.einsum("unw,unt->utw", hidden[:, 1:], spread) / counts.clamp(min=1)[..., None]
-        there = torch.cat([mask[:, :1], counts > 0], dim=1)
-        return torch.cat([hidden[:, :1], means], dim=1), there
-
-    def summary(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """What can be counted without learning: shares of pitch classes, how many notes, means and spreads."""
-        return summarise(values, mask)
-
-
-SUMMARY = 12 + 2 + 2 * 4 + 1
-
-
-def summarise(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`(units, SUMMARY)` from notes `(units, notes, FIELDS)`."""
-    inside = mask.float()
-    count = inside.sum(1).clamp(min=1)
-    classes = nn.functional.one_hot((values[..., PITCH].long() % 12).clamp(0, 11), 12) * inside[..., None]
-    numbers = torch.stack(
-        [values[..., PITCH] / 12, values[..., VELOCITY] / 127, torch.log1p(values[..., DURATION]),
-         torch.log1p(values[..., GAP])], dim=-1,
-    )  # fmt: skip
-    mean = (numbers * inside[..., None]).sum(1) / count[:, None]
-    spread = (((numbers - mean[:, None]) ** 2 * inside[..., None]).sum(1) / count[:, None]).sqrt()
-    drums = (values[..., INSTRUMENT] == DRUMS).float() * inside
-    # rises less falls from one onset to the next, as a share: steps in semitones would add up to where it ends
-    moves = inside[:, 1:] * (values[:, 1:, GAP] > 0)
-    rises = ((values[:, 1:, PITCH] - values[:, :-1, PITCH]).sign() * moves).sum(1) / moves.sum(1).clamp(min=1)
-    return torch.cat(
-        [classes.sum(1) / count[:, None], torch.log1p(inside.sum(1, keepdim=True)), drums.sum(1, keepdim=True)
-         / count[:, None], mean, spread, rises[:, None]], dim=1,
-    )  # fmt: skip
-
-
-def sinusoids(seconds: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines of times, `(…, width)`, with periods from `SHORTEST` to `SLOWEST` seconds."""
-    half = width // 2
-    periods = torch.logspace(np.log10(SHORTEST), np.log10(SLOWEST), half, device=seconds.device, dtype=torch.float32)
-    angles = 2 * torch.pi * seconds[..., None].float() / periods
-    waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-    return nn.functional.pad(waves, (0, width - 2 * half))

@@ -13,9 +13,11 @@ import transformers
 
 from rainbow_ray.config.schema import AudioEncoderConfig
 from rainbow_ray.modalities.audio import encoder as audio_encoder
-from rainbow_ray.modalities.audio.encoder import LogMelNet, WaveformEncoder, average_pool_time, check_audio_encoder
+from rainbow_ray.modalities.audio.encoder import WaveformEncoder, check_audio_encoder
+from rainbow_ray.modalities.audio.log_mel import LogMelNet
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
 from rainbow_ray.modalities.media_source import MediaError
+from rainbow_ray.nn.pooling import average_pool_time
 from rainbow_ray.utils.errors import InputError
 
 CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4),
@@ -120,7 +122,7 @@ def body_of(family: str):
 
 def encoder_of(family: str, **keys) -> WaveformEncoder:
     return WaveformEncoder(
-        body_of(family), AudioEncoderConfig(num_tokens=1000, **keys), normalise=False, weights="w"
+        body_of(family), AudioEncoderConfig(num_tokens=1000, **keys), normalize=False, weights="w"
     ).eval()
 
 
@@ -133,7 +135,7 @@ def test_a_layer_is_what_transformers_gives(family, layer):
         wanted = expected.last_hidden_state if layer == "last" else expected.hidden_states[layer]
         for frozen in ("all", 1, 0):
             encoder = encoder_of(family, layer=layer, freeze_layers=frozen)
-            torch.testing.assert_close(encoder(encoder.constant(waves)), wanted, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(encoder(encoder.frozen_features(waves)), wanted, atol=1e-5, rtol=1e-4)
         open_front = encoder_of(family, layer=layer, freeze_layers=0, freeze_front=False)
         torch.testing.assert_close(open_front(waves), wanted, atol=1e-5, rtol=1e-4)
 
@@ -145,7 +147,7 @@ def test_a_mix_of_layers_begins_as_their_mean(family):
         expected = torch.stack(body_of(family)(waves, output_hidden_states=True).hidden_states).mean(0)
         for frozen in ("all", 2):
             encoder = encoder_of(family, layer="mix", freeze_layers=frozen)
-            found = encoder(encoder.constant(waves))
+            found = encoder(encoder.frozen_features(waves))
             torch.testing.assert_close(found[..., :4].shape, expected[..., :4].shape)
             if family != "wav2vec2-stable":  # transformers gives its last state without the norm that follows it
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -154,7 +156,7 @@ def test_a_mix_of_layers_begins_as_their_mean(family):
 def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode():
     encoder = encoder_of("wav2vec2", layer=2, freeze_layers=1).train()
     waves = torch.randn(2, 4000)
-    encoder(encoder.constant(waves).detach()).sum().backward()
+    encoder(encoder.frozen_features(waves).detach()).sum().backward()
     learns = {name for name, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learns
     assert all(name.startswith("body.encoder.layers.1.") for name in learns)
@@ -166,15 +168,15 @@ def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode():
 def test_identities_differ_with_all_that_states_depend_on():
     options = [{"layer": 2}, {"layer": 1}, {"layer": 2, "freeze_layers": 1}, {"layer": "mix"}]
     made = [encoder_of("wav2vec2", **keys) for keys in options]
-    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalise=True, weights="w"))
-    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalise=False, weights="other"))
+    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=True, weights="w"))
+    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=False, weights="other"))
     assert len({encoder.identity() for encoder in made}) == len(made)
 
 
 def test_the_embedded_net_hears_pitch_and_learns():
     net = LogMelNet(AudioEncoderConfig(num_tokens=8))
     low, high = (torch.from_numpy(tone(2.0, pitch=pitch))[None] for pitch in (200.0, 3000.0))
-    spectra = net.constant(torch.cat([low, high]))
+    spectra = net.frozen_features(torch.cat([low, high]))
     assert spectra.shape == (2, 101, 64)
     assert spectra[0].mean(0).argmax() < spectra[1].mean(0).argmax()
     tokens = net.train()(spectra)

@@ -15,9 +15,10 @@ import soundfile
 from rainbow_ray.modalities.audio.files import CUT_OFF, JoinedFile, SeekableFile, SequentialFile, hold_back_stderr
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_notes
 from rainbow_ray.modalities.media_source import MediaError
+from rainbow_ray.modalities.windows import Windows
 from tests.modalities.audio.test_audio import saved
 
 SECONDS = 20.0

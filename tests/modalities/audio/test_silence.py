@@ -8,9 +8,10 @@ import pytest
 
 from rainbow_ray.modalities.audio.files import Samples
 from rainbow_ray.modalities.audio.reader import RATE, Sound, mix_down, open_recording
-from rainbow_ray.modalities.media import MediaReader, Windows
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, count_unusable
 from rainbow_ray.modalities.media_source import EmptyWindow, MediaError
+from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.errors import InputError
 from tests.modalities.audio.test_audio import saved, tone
 
@@ -141,7 +142,7 @@ def test_silent_files_are_counted_and_treated_as_missing(folder):
     assert count_media_errors(rows, "audio") == ({"silent": 1}, {"silent": ["silent.wav"]}, 4)
     for windows in rows["audio"].to_pylist():
         assert all(np.abs(reader.store.get("audio", name)).max() > 1000 for name in windows)
-    with pytest.raises(InputError, match=r"only 3 of 4 audio files can be used.*silent.*max_bad_media higher"):
+    with pytest.raises(InputError, match=r"only 3 of 4 audio files.*silent.*max_unreadable_fraction higher"):
         check_media_errors(rows, ["audio"], 0.2, folder)
 
 

@@ -9,9 +9,10 @@ import torch
 from symusic import Note, Score, Tempo, Track
 
 from rainbow_ray.config.schema import MidiEncoderConfig
-from rainbow_ray.modalities.media import MediaReader, Windows, pad
+from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.media_source import EmptyWindow, MediaError
+from rainbow_ray.modalities.midi.encoder import MidiEncoder, summarize_notes
 from rainbow_ray.modalities.midi.reader import (
     DRUMS,
     DURATION,
@@ -20,12 +21,12 @@ from rainbow_ray.modalities.midi.reader import (
     INSTRUMENT,
     ONSET,
     PITCH,
-    MidiEncoder,
-    _Notes,
+    MidiRecording,
     describe_cut_windows,
     open_recording,
-    summarise,
 )
+from rainbow_ray.modalities.windowed import pad_arrays
+from rainbow_ray.modalities.windows import Windows
 from tests.helpers import data_of, plan_of
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.midi_streams import midi_file, off, on, track
@@ -184,7 +185,7 @@ def test_a_window_is_read_alike_in_any_batch():
     torch.manual_seed(0)
     encoder = MidiEncoder(MidiEncoderConfig(hidden_size=16, num_heads=2), 10.0).eval()
     made = units(5, 40, 0, 12)
-    values, mask = pad(made)
+    values, mask = pad_arrays(made)
     tokens, there = encoder(values, mask)
     summary = encoder.summary(values, mask)
     assert tokens.shape == (4, 17, 16)
@@ -193,20 +194,20 @@ def test_a_window_is_read_alike_in_any_batch():
     assert torch.isfinite(summary).all()
     for i, notes in enumerate(made):
         if len(notes):
-            alone, own = encoder(*pad([notes]))
+            alone, own = encoder(*pad_arrays([notes]))
             torch.testing.assert_close(alone[0][own[0]], tokens[i][there[i]], atol=1e-5, rtol=0)
-            torch.testing.assert_close(encoder.summary(*pad([notes]))[0], summary[i], atol=1e-5, rtol=0)
+            torch.testing.assert_close(encoder.summary(*pad_arrays([notes]))[0], summary[i], atol=1e-5, rtol=0)
 
 
 def test_time_and_instrument_matter():
     torch.manual_seed(0)
     encoder = MidiEncoder(MidiEncoderConfig(hidden_size=16, num_heads=2), 10.0).eval()
     (notes,) = units(8)
-    before = encoder(*pad([notes]))[0]
+    before = encoder(*pad_arrays([notes]))[0]
     for field, value in ((ONSET, notes[:, ONSET] / 2), (INSTRUMENT, 30), (PITCH, notes[:, PITCH] + 1)):
         changed = notes.copy()
         changed[:, field] = value
-        assert not torch.allclose(encoder(*pad([changed]))[0], before, atol=1e-4)
+        assert not torch.allclose(encoder(*pad_arrays([changed]))[0], before, atol=1e-4)
 
 
 def test_a_melody_that_climbs_is_told_from_one_that_falls():
@@ -214,7 +215,7 @@ def test_a_melody_that_climbs_is_told_from_one_that_falls():
         pitches = [60 + step for step in steps] * 4
         notes = np.zeros((1, len(pitches), FIELDS), dtype=np.float32)
         notes[0, :, PITCH], notes[0, 1:, GAP] = pitches, 0.25
-        return summarise(torch.from_numpy(notes), torch.ones(1, len(pitches), dtype=torch.bool))[0]
+        return summarize_notes(torch.from_numpy(notes), torch.ones(1, len(pitches), dtype=torch.bool))[0]
 
     scale = [0, 2, 4, 5, 7, 9, 11, 12]
     rises, falls = phrases(scale), phrases(scale[::-1])
@@ -225,7 +226,7 @@ def test_a_melody_that_climbs_is_told_from_one_that_falls():
 def test_a_chord_neither_climbs_nor_falls():
     notes = np.zeros((1, 3, FIELDS), dtype=np.float32)
     notes[0, :, PITCH] = [60, 64, 67]
-    assert summarise(torch.from_numpy(notes), torch.ones(1, 3, dtype=torch.bool))[0, -1] == 0
+    assert summarize_notes(torch.from_numpy(notes), torch.ones(1, 3, dtype=torch.bool))[0, -1] == 0
 
 
 def test_a_run_warns_of_notes_beyond_the_limit(stems_file, tiny_encoder, tmp_path):
@@ -240,7 +241,7 @@ def test_a_run_warns_of_notes_beyond_the_limit(stems_file, tiny_encoder, tmp_pat
 def test_notes_without_a_length_at_the_very_end_are_read(position):
     hits = np.zeros((2, FIELDS))
     hits[:, ONSET] = 60.0004  # windows begin at times rounded to milliseconds
-    notes = _Notes(hits, 60.0004)
+    notes = MidiRecording(hits, 60.0004)
     start = Windows(10.0, position).starts(notes.duration, "x", notes.sounding(10.0))[0]
     assert len(notes.read(start, 10.0)) == 2
     with pytest.raises(EmptyWindow):

@@ -12,8 +12,9 @@ import torch
 
 from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
+from rainbow_ray.modalities.text import embedded, tokenize
 from rainbow_ray.modalities.text import encoder as text_encoder
-from rainbow_ray.modalities.text.adapters import LAYOUTS
+from rainbow_ray.modalities.text.adapters import ADAPTERS
 from rainbow_ray.modalities.text.bag_of_words import WordPresence, log_count_ratios
 from rainbow_ray.modalities.text.word_hashing import BUCKETS, word_buckets
 from rainbow_ray.utils.errors import InputError
@@ -133,7 +134,7 @@ def test_a_family_without_a_layout_runs_as_a_whole():
     sizes = {"hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
     config = ElectraConfig(**sizes, intermediate_size=48, vocab_size=128)
     body = AutoModel.from_config(config).eval()
-    assert config.model_type not in LAYOUTS
+    assert config.model_type not in ADAPTERS
     ids, mask = inputs_of()
     with torch.no_grad():
         expected = body(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -148,7 +149,7 @@ def test_a_family_without_a_layout_runs_as_a_whole():
 def test_encoders_load_from_local_folders(tiny_encoder):
     folder = str(tiny_encoder("deberta-v2"))
     assert text_encoder.load_config(folder).model_type == "deberta-v2"
-    loaded, made = text_encoder.load_body(folder), tiny_body("deberta-v2")
+    loaded, made = text_encoder.load_encoder(folder), tiny_body("deberta-v2")
     for (name, a), b in zip(loaded.state_dict().items(), made.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert next(loaded.parameters()).dtype == torch.float32
@@ -164,14 +165,14 @@ def test_an_encoder_that_is_not_to_be_had_names_the_ways_out(name):
 
 
 def test_embedded_files_are_checked(tmp_path):
-    text_encoder.source_of.cache_clear()
-    folder = text_encoder.source_of("embedded")
+    embedded.source_of.cache_clear()
+    folder = embedded.source_of("embedded")
     shutil.copytree(folder, tmp_path / "copy")
-    text_encoder.check_files(tmp_path / "copy", text_encoder.EMBEDDED_FILES)
+    embedded.check_files(tmp_path / "copy", embedded.EMBEDDED_FILES)
     (tmp_path / "copy" / "vocab.txt").write_text("other")
     (tmp_path / "copy" / "tokenizer.json").unlink()
     with pytest.raises(InputError) as caught:
-        text_encoder.check_files(tmp_path / "copy", text_encoder.EMBEDDED_FILES)
+        embedded.check_files(tmp_path / "copy", embedded.EMBEDDED_FILES)
     assert "vocab.txt is not the file it should be" in str(caught.value)
     assert "tokenizer.json cannot be read" in str(caught.value)
 
@@ -179,15 +180,12 @@ def test_embedded_files_are_checked(tmp_path):
 def test_the_token_limit_is_the_smallest_of_all(tiny_encoder):
     for family, most in [("bert", 64), ("roberta", 64)]:
         folder = str(tiny_encoder(family))
-        assert (
-            text_encoder.token_limit(folder, TextEncoderConfig(max_length=500), text_encoder.load_config(folder))
-            == most
-        )
-        assert text_encoder.token_limit(folder, TextEncoderConfig(max_length=9), text_encoder.load_config(folder)) == 9
+        assert tokenize.token_limit(folder, TextEncoderConfig(max_length=500), text_encoder.load_config(folder)) == most
+        assert tokenize.token_limit(folder, TextEncoderConfig(max_length=9), text_encoder.load_config(folder)) == 9
 
 
 def prepared(texts: list[str], encoder: str, limit: int = 512) -> Examples:
-    rows = text_encoder.prepare(pa.table({"text": texts}), encoder=encoder, limit=limit)
+    rows = tokenize.prepare(pa.table({"text": texts}), encoder=encoder, limit=limit)
     return Examples(rows, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
 
 
@@ -195,11 +193,11 @@ def test_texts_are_tokenised_as_the_tokenizer_does_and_cut(tiny_encoder):
     folder = str(tiny_encoder("bert"))
     texts = ["door wall river", "a", "door wall river", "song " * 90]
     examples = prepared(texts, folder, limit=16)
-    tokenizer = text_encoder.load_tokenizer(folder)
-    for row, sentence in zip(examples.ragged(text_encoder.TOKENS), texts, strict=True):
+    tokenizer = tokenize.load_tokenizer(folder)
+    for row, sentence in zip(examples.ragged(tokenize.TOKENS), texts, strict=True):
         assert row.tolist() == tokenizer(sentence, truncation=True, max_length=16)["input_ids"]
     assert examples.table["tokens"].to_pylist() == [5, 3, 5, 92]
-    batch = text_encoder.collate(examples, np.array([1, 0]), pad_id=0)
+    batch = tokenize.collate(examples, np.array([1, 0]), pad_id=0)
     assert batch["mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 

@@ -1,0 +1,80 @@
+"""Audio as a modality: windows of sound, and an encoder with cached frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from rainbow_ray.config.schema import DataConfig, ModelConfig
+from rainbow_ray.data.manifest import ColumnRequest
+from rainbow_ray.modalities.audio import encoder
+from rainbow_ray.modalities.audio.reader import open_recording
+from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
+from rainbow_ray.modalities.spec import EncodedUnits, InputSpec, PretrainedEncoder
+from rainbow_ray.modalities.windowed import WindowedModality
+from rainbow_ray.modalities.windows import Recording
+
+SAMPLES_COLUMN, RATE_COLUMN = "audio_waveform", "audio_sample_rate"
+
+
+class AudioModality(WindowedModality):
+    """Sound of a song's stems, read by a waveform model or a small network on log-mel spectra."""
+
+    name = title = "audio"
+    caches_features = True
+    rate_column = RATE_COLUMN
+    config_prefixes = ("model.audio_encoder.",)
+    encoder_folder = "audio_encoder"
+
+    @override
+    def column(self, config: DataConfig) -> ColumnRequest:
+        return ColumnRequest(self.name, config.audio_column, "data.audio_column", SAMPLES_COLUMN, RATE_COLUMN)
+
+    @override
+    def open_recording(self, source: Path | bytes, rate: int | None) -> Recording:
+        return open_recording(source, rate)
+
+    @override
+    def load_pretrained(self, name: str) -> Any:
+        return encoder.load_encoder(name)
+
+    @override
+    def load_config(self, name: str) -> Any:
+        return encoder.load_config(name)
+
+    @override
+    def load_encoder(self, inputs: InputSpec) -> PretrainedEncoder | None:
+        if inputs.audio is None or inputs.audio == encoder.EMBEDDED:
+            return None
+        body = clone_encoder(inputs.audio, self.name)
+        weights = digest(inputs.audio, [name for name, _ in body.named_parameters()], self.name)
+        return PretrainedEncoder(body, weights, encoder.wants_normalized(inputs.audio))
+
+    @override
+    def make_modules(
+        self, config: ModelConfig, pretrained: PretrainedEncoder | None, seconds: float
+    ) -> dict[str, nn.Module]:
+        return {self.name: encoder.make_audio_encoder(pretrained, config.audio_encoder)}
+
+    @override
+    def encode(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> EncodedUnits:
+        module, values = modules[self.name], units["values"]
+        tokens = module(values)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return EncodedUnits(tokens, mask, module.summary(values, tokens))
+
+    @override
+    def learning_rate(self, config: ModelConfig) -> float | None:
+        return config.audio_encoder.learning_rate
+
+    @override
+    def describe_encoder(self, inputs: InputSpec) -> str:
+        return inputs.audio or ""
+
+
+SPEC = AudioModality()

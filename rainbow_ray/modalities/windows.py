@@ -1,0 +1,109 @@
+"""Which windows of a stem's file are read, and the protocol of an opened file."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+POSITIONS = ("start", "middle")
+
+
+class Recording(Protocol):
+    """An opened file of a modality, from which windows are read."""
+
+    @property
+    def duration(self) -> float:
+        """Length of the file in seconds."""
+
+    def sounding(self, seconds: float) -> tuple[float, float]:
+        """Return the start and end, in seconds, of the part of the file from which windows are taken.
+
+        It is the longest part that is not silent. Pauses up to half a window, inside it or at either end of the file,
+        belong to it, so that an ordinary file gives `(0, duration)`.
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            `(start, end)` with `0 <= start <= end <= duration`; `(0, duration)` for a file that is silent throughout.
+        """
+
+    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+        """Return a window.
+
+        Args:
+            start: Start of the window in seconds.
+            seconds: Length of the window.
+            within: Read only the first `within` seconds of its sound; None reads all.
+
+        Returns:
+            An array with time along the first axis.
+
+        Raises:
+            EmptyWindow: The window is silent.
+            MediaError: It cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which windows of a stem are read.
+
+    Attributes:
+        seconds: Length of a window.
+        position: Where the first window lies: one of `POSITIONS`.
+        views: Number of windows per stem.
+        seed: Seeds the positions of the windows after the first.
+    """
+
+    seconds: float
+    position: str = "middle"
+    views: int = 1
+    seed: int = 0
+
+    def starts(self, duration: float, name: str, sounding: tuple[float, float] | None = None) -> list[float]:
+        """Return the seconds at which the windows of a stem begin.
+
+        Args:
+            duration: Length of the whole file in seconds.
+            name: Name of the stem. Windows after the first are drawn, and are the same for the same name.
+            sounding: Start and end of the part that is not silent (see `Recording.sounding`); None means all of it.
+
+        Returns:
+            `views` starts. The first window lies in the middle, or at the start, of the part that is not silent.
+        """
+        begin, end = sounding or (0.0, duration)
+        latest = max(0.0, duration - self.seconds)
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode("utf-8", "replace"))])
+        first = begin if self.position == "start" else (begin + end - self.seconds) / 2
+        lowest = min(begin, latest)
+        drawn = rng.uniform(lowest, max(lowest, end - self.seconds), self.views - 1)
+        return [round(float(start), 3) for start in (min(max(0.0, first), latest), *drawn)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The interval of a segment in its stem's file.
+
+    Attributes:
+        start: Start in seconds.
+        end: End in seconds.
+    """
+
+    start: float
+    end: float
+
+    def window(self, seconds: float) -> tuple[float, float]:
+        """Return the window of the segment: the middle of a segment that is longer than a window.
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            The start of the window, and how many of its seconds belong to the segment.
+        """
+        length = self.end - self.start
+        return round(self.start + max(0.0, (length - seconds) / 2), 3), min(length, seconds)
