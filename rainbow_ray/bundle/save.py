@@ -11,7 +11,7 @@ import numpy as np
 from rainbow_ray.bundle.bundle import Bundle, Member, save_bundle
 from rainbow_ray.bundle.model_card import write_card
 from rainbow_ray.calibration.apply import Calibration
-from rainbow_ray.evaluation.summary import Results
+from rainbow_ray.evaluation.results import Results
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.cross_validation import FitResult

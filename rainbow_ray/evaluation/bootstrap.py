@@ -1,11 +1,11 @@
-"""Out-of-fold predictions to numbers with intervals over songs, and the comparison with the baselines.
+"""Metrics of out-of-fold predictions with bootstrap intervals over songs, and paired comparisons.
 
-The song is what is drawn: a song's rows stand or fall together, in the interval as in the split.
+The bootstrap draws songs, not examples: all examples of a song are drawn together, as they are split together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,56 +15,115 @@ from rainbow_ray.tasks.base import Metrics, Task
 from rainbow_ray.tasks.scores import is_scored
 from rainbow_ray.utils.number_format import format_difference, format_numbers
 
-LEVEL = 0.95
-RESAMPLES = (200, 1000)  # fewer where there are many songs, whose intervals need less
-WORK = 2_000_000  # about this many rows are drawn for one interval
-MIN_DEFINED = 0.8  # of the resamples must define a metric, or it has no interval
-READS_WORDS = ("text length", "TF-IDF + linear", "words + stumps")
+CONFIDENCE_LEVEL = 0.95
+MIN_RESAMPLES, MAX_RESAMPLES = 200, 1000  # fewer for many songs, whose intervals need less
+RESAMPLED_ROWS = 2_000_000  # about as many rows are drawn for one interval
+MIN_DEFINED_FRACTION = 0.8  # of the resamples must define a metric, or it has no interval
+TEXT_BASELINES = ("text length", "TF-IDF + linear", "words + stumps", "bag of words + boosting")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Model less baseline on the same songs, `larger` meaning better for the model, with a 95% interval."""
+    """Difference of a metric between a model and a baseline on the same songs; positive where the model is better.
+
+    Attributes:
+        value: The difference.
+        low: Lower end of its 95% interval.
+        high: Upper end of its 95% interval.
+    """
 
     value: float
     low: float
     high: float
 
     def moved_to(self, value: float) -> Difference:
-        """The same width around another value."""
+        """Return a difference with an interval of the same width around another value.
+
+        Args:
+            value: The new difference.
+
+        Returns:
+            The moved difference.
+        """
         return Difference(value, value + self.low - self.value, value + self.high - self.value)
 
 
 @dataclass(frozen=True)
 class ScoredPredictions:
-    """Scores `(examples, …)`, and the same with yes from a half on, whatever threshold was chosen for them."""
+    """Scores of examples, and the same with the decision threshold at 0.5.
+
+    Attributes:
+        scores: Scores, `(examples,)` or `(examples, classes)`.
+        thresholded: Scores of the same shape that `Task.decode_predictions` converts to the predictions, whatever
+            threshold was chosen for them.
+    """
 
     scores: np.ndarray
     thresholded: np.ndarray
 
     def take(self, rows: np.ndarray) -> ScoredPredictions:
+        """Return some examples.
+
+        Args:
+            rows: Indices or a mask of examples.
+
+        Returns:
+            Their scores.
+        """
         return ScoredPredictions(self.scores[rows], self.thresholded[rows])
 
-    def read_by(self, task: Task, metric: str) -> np.ndarray:
-        """Which of the two a metric looks at."""
+    def for_metric(self, task: Task, metric: str) -> np.ndarray:
+        """Return the scores that a metric is computed from.
+
+        Args:
+            task: The task.
+            metric: Name of the metric.
+
+        Returns:
+            Thresholded scores for metrics of predictions, scores for all others.
+        """
         return self.thresholded if metric in task.threshold_metrics else self.scores
 
 
-def measure(task: Task, targets: np.ndarray, scored: ScoredPredictions) -> tuple[Metrics, dict[str, str]]:
-    """All metrics, and why each null is."""
-    values, undefined = task.metrics(targets, scored.scores)
-    return values | {name: task.metric(name, targets, scored.thresholded) for name in task.threshold_metrics}, undefined
+def compute_metrics(task: Task, targets: np.ndarray, predictions: ScoredPredictions) -> tuple[Metrics, dict[str, str]]:
+    """Compute all metrics of a task.
+
+    Args:
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        predictions: Scores of the same examples.
+
+    Returns:
+        Metrics by name, None where undefined; and the reason why each undefined one is.
+    """
+    values, undefined = task.metrics(targets, predictions.scores)
+    thresholded = {name: task.metric(name, targets, predictions.thresholded) for name in task.threshold_metrics}
+    return values | thresholded, undefined
 
 
 def bootstrap_ci(
-    task: Task, targets: np.ndarray, scored: ScoredPredictions, songs: np.ndarray, *, seed: int
+    task: Task, targets: np.ndarray, predictions: ScoredPredictions, songs: np.ndarray, *, seed: int
 ) -> dict[str, list[float] | None]:
-    """95% percentile bootstrap over songs for each metric; null where too many resamples do not define it."""
+    """Return the 95% percentile bootstrap interval over songs of each metric.
+
+    Args:
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        predictions: Scores of the same examples.
+        songs: Song of each example, `(examples,)`.
+        seed: Seed of the resampling.
+
+    Returns:
+        Low and high end by metric; None where more than a fifth of the resamples do not define the metric.
+
+    Reference:
+        Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+    """
     values: dict[str, list[float | None]] = {name: [] for name in task.metric_names}
-    for rows in resample(songs, seed=seed):  # one draw at a time: of many songs, all draws are much memory
-        for name, found in values.items():
-            found.append(task.metric(name, targets[rows], scored.read_by(task, name)[rows]))
-    return {name: percentiles(found) for name, found in values.items()}
+    for rows in resample(songs, seed=seed):  # one draw at a time: all draws of many songs would fill the memory
+        for name, of_metric in values.items():
+            of_metric.append(task.metric(name, targets[rows], predictions.for_metric(task, name)[rows]))
+    return {name: percentile_interval(of_metric) for name, of_metric in values.items()}
 
 
 def paired_bootstrap(
@@ -77,7 +136,23 @@ def paired_bootstrap(
     *,
     seed: int,
 ) -> Difference | None:
-    """`paired_bootstrap_over_seeds` of one seed: scores `(examples, …)`."""
+    """Return the paired bootstrap interval of the difference between a model and a baseline.
+
+    Args:
+        task: The task.
+        metric: Name of the metric.
+        targets: Targets, `(examples, …)`.
+        model: Scores of the model that the metric is computed from, `(examples,)` or `(examples, classes)`.
+        baseline: Scores of the baseline, of the same shape.
+        songs: Song of each example, `(examples,)`.
+        seed: Seed of the resampling.
+
+    Returns:
+        The difference, or None where the metric is undefined.
+
+    Reference:
+        Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 16.
+    """
     return paired_bootstrap_over_seeds(task, metric, targets, model[None], baseline[None], songs, seed=seed)
 
 
@@ -85,78 +160,132 @@ def paired_bootstrap_over_seeds(
     task: Task,
     metric: str,
     targets: np.ndarray,
-    ours: np.ndarray,
-    theirs: np.ndarray,
+    model: np.ndarray,
+    baseline: np.ndarray,
     songs: np.ndarray,
     *,
     seed: int,
 ) -> Difference | None:
-    """Paired bootstrap of the mean over seeds, scores `(seeds, examples, …)`: both sides on the same drawn songs.
+    """Return the paired bootstrap interval of a difference that is averaged over seeds.
 
-    Each seed is measured on the examples that both sides scored (the others are NaN). None where the metric is not
-    defined.
+    Both sides are measured on the same resampled songs. Each seed is measured on the examples that both sides scored.
+
+    Args:
+        task: The task.
+        metric: Name of the metric.
+        targets: Targets, `(examples, …)`.
+        model: Scores of the model that the metric is computed from, `(seeds, examples, …)`, NaN where missing.
+        baseline: Scores of the baseline, of the same shape.
+        songs: Song of each example, `(examples,)`.
+        seed: Seed of the resampling.
+
+    Returns:
+        The difference, or None where the metric is undefined for a seed or on too many resamples.
     """
     sign = 1.0 if task.larger_is_better(metric) else -1.0
-    known = is_scored(ours, task) & is_scored(theirs, task)
+    scored = is_scored(model, task) & is_scored(baseline, task)
 
-    def gain(rows: np.ndarray) -> float | None:
-        gains = []
-        for one, other, scored in zip(ours, theirs, known, strict=True):
-            some = rows[scored[rows]]
-            values = [task.metric(metric, targets[some], scores[some]) for scores in (one, other)]
-            if len(some) == 0 or values[0] is None or values[1] is None:
+    def mean_difference(rows: np.ndarray) -> float | None:
+        differences = []
+        for model_scores, baseline_scores, mask in zip(model, baseline, scored, strict=True):
+            shared = rows[mask[rows]]
+            values = [
+                task.metric(metric, targets[shared], scores[shared]) for scores in (model_scores, baseline_scores)
+            ]
+            if len(shared) == 0 or values[0] is None or values[1] is None:
                 return None
-            gains.append(values[0] - values[1])
-        return sign * float(np.mean(gains))
+            differences.append(values[0] - values[1])
+        return sign * float(np.mean(differences))
 
-    value = gain(np.arange(len(targets)))
-    interval = percentiles([gain(rows) for rows in resample(songs, seed=seed)])
+    value = mean_difference(np.arange(len(targets)))
+    interval = percentile_interval([mean_difference(rows) for rows in resample(songs, seed=seed)])
     return None if value is None or interval is None else Difference(value, *interval)
 
 
-def resample(songs: np.ndarray, *, seed: int) -> Iterable[np.ndarray]:
-    """Row indices of songs drawn with replacement, the same draws for the same seed."""
+def resample(songs: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
+    """Draw songs with replacement, as many as there are.
+
+    Args:
+        songs: Song of each example, `(examples,)`.
+        seed: Seed of the draws.
+
+    Yields:
+        Indices of the examples of all drawn songs, int64; 200 to 1000 times, depending on the number of examples.
+    """
     codes, names = pd.factorize(songs)
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
     first = np.cumsum(counts) - counts
     rng = np.random.default_rng(seed)
-    for _ in range(int(np.clip(WORK // max(1, len(songs)), *RESAMPLES))):
+    for _ in range(int(np.clip(RESAMPLED_ROWS // max(1, len(songs)), MIN_RESAMPLES, MAX_RESAMPLES))):
         drawn = rng.integers(0, len(names), len(names))
         sizes = counts[drawn]
-        # 0, 1, … inside each drawn song, counted on from its first row
-        inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        yield order[np.repeat(first[drawn], sizes) + inside]
+        # 0, 1, … within each drawn song, counted from its first example
+        offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        yield order[np.repeat(first[drawn], sizes) + offsets]
+
+
+def percentile_interval(values: list[float | None]) -> list[float] | None:
+    """Return the middle 95% of the values of a metric on resamples.
+
+    Args:
+        values: Value on each resample, None where undefined.
+
+    Returns:
+        Low and high end; None where more than a fifth of the values are undefined.
+    """
+    defined = [value for value in values if value is not None]
+    if len(defined) < MIN_DEFINED_FRACTION * len(values):
+        return None
+    tail = (1 - CONFIDENCE_LEVEL) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return [float(low), float(high)]
 
 
 def best_baseline(task: Task, metric: str, baselines: Mapping[str, Metrics]) -> str | None:
-    """The name of the baseline that is best on the metric."""
+    """Return the name of the baseline that is best on a metric.
+
+    Args:
+        task: The task.
+        metric: Name of the metric.
+        baselines: Metrics by name of the baseline.
+
+    Returns:
+        The name, or None where no baseline defines the metric.
+    """
     sign = 1.0 if task.larger_is_better(metric) else -1.0
     defined = {name: value for name, values in baselines.items() if (value := values.get(metric)) is not None}
     return max(defined, key=lambda name: sign * defined[name]) if defined else None
 
 
-def verdict(metric: str, best: str | None, baseline: float | None, model: float | None, gap: Difference | None,
-            songs: int) -> str:  # fmt: skip
-    """What the numbers honestly say, in a sentence."""
-    if best is None or gap is None or model is None or baseline is None:
+def verdict(
+    metric: str, name: str | None, baseline: float | None, model: float | None, difference: Difference | None,
+    n_songs: int,
+) -> str:  # fmt: skip
+    """Return a sentence on whether the model is better than the best baseline.
+
+    Args:
+        metric: Name of the headline metric.
+        name: Name of the best baseline, if any.
+        baseline: Its value.
+        model: The model's value on the same songs.
+        difference: The paired difference between the two.
+        n_songs: Number of songs that both were measured on.
+
+    Returns:
+        The sentence, with both values and the interval of their difference.
+    """
+    if name is None or difference is None or model is None or baseline is None:
         return f"No verdict: {metric} cannot be compared with a baseline on these songs."
-    span = format_difference(gap.value, gap.low, gap.high)
-    numbers = f"{metric} {' against '.join(format_numbers([model, baseline]))}"
-    if gap.low > 0:
-        return f"The model beats the best baseline, {best}: {numbers} over {songs} songs, {span}."
-    if gap.high < 0:
-        plainly = " Words alone do better: do not pay for a GPU on this." if best in READS_WORDS else ""
-        return f"The model loses to the best baseline, {best}: {numbers} over {songs} songs, {span}.{plainly}"
-    lead = "ahead of" if gap.value > 0 else "behind" if gap.value < 0 else "level with"
-    return f"The model is {lead} the best baseline, {best} ({numbers}), but {songs} songs are too few to tell: {span}."
-
-
-def percentiles(values: list[float | None]) -> list[float] | None:
-    """The middle 95% of some values; None where too many of them are not defined."""
-    defined = [value for value in values if value is not None]
-    if len(defined) < MIN_DEFINED * len(values):
-        return None
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return [float(low), float(high)]
+    interval = format_difference(difference.value, difference.low, difference.high)
+    values = f"{metric} {' against '.join(format_numbers([model, baseline]))}"
+    if difference.low > 0:
+        return f"The model beats the best baseline, {name}: {values} over {n_songs} songs, {interval}."
+    if difference.high < 0:
+        advice = " Words alone do better: this task does not need a GPU." if name in TEXT_BASELINES else ""
+        return f"The model loses to the best baseline, {name}: {values} over {n_songs} songs, {interval}.{advice}"
+    relation = "ahead of" if difference.value > 0 else "behind" if difference.value < 0 else "level with"
+    return (
+        f"The model is {relation} the best baseline, {name} ({values}), but {n_songs} songs are too few to decide:"
+        f" {interval}."
+    )

@@ -11,7 +11,8 @@ import numpy as np
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
 from rainbow_ray.data.dataset import count_songs
-from rainbow_ray.evaluation import summary
+from rainbow_ray.evaluation.results import NO_CONTEXT
+from rainbow_ray.evaluation.summary import best_length
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.progress import FitProgress
 from rainbow_ray.runs.results import evaluate_and_save, open_loggers
@@ -96,7 +97,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         if no_context_jobs:
             no_context = results[len(jobs) :]
             scores = out_of_fold(data.source, data.task, no_context, lambda result: result.val_scores)
-            baselines = {**baselines, summary.NONE: scores}
+            baselines = {**baselines, NO_CONTEXT: scores}
         return results[: len(jobs)], baselines
 
 
@@ -137,7 +138,7 @@ def refit_on_all(run: RunContext, shared: FitContext, folds: list[FitResult]) ->
     all_examples, no_examples = np.arange(len(run.data.source)), np.array([], dtype=np.int64)
     n_songs = count_songs(run.data.source, all_examples)
     schedule = fixed_training_schedule(
-        folds[0].facts["step_size"], summary.best_length(folds), len(all_examples), n_songs
+        folds[0].facts["step_size"], best_length(folds), len(all_examples), n_songs
     )
     job = FitJob(None, all_examples, no_examples, run.run_dir.file("checkpoints") / "refit", schedule)
     with FitProgress(run.console, shared.config.logging.shown, schedule.epochs, headline=None) as progress:

@@ -8,7 +8,10 @@ import numpy as np
 
 from rainbow_ray.bundle.save import save_run_model
 from rainbow_ray.config.schema import Config
-from rainbow_ray.evaluation import summary
+from rainbow_ray.evaluation.console_table import print_summary
+from rainbow_ray.evaluation.predictions import write_predictions
+from rainbow_ray.evaluation.results import evaluate
+from rainbow_ray.evaluation.summary import summarize
 from rainbow_ray.html_report.write import FILE, write_report
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.run_dir import RunDir
@@ -32,19 +35,19 @@ def evaluate_and_save(
         baselines: Out-of-fold scores of each baseline, `(n_examples, n_scores)`.
     """
     plan, data, run_dir = run.plan, run.data, run.run_dir
-    results = summary.evaluate(plan, data, folds, baselines)
+    results = evaluate(plan, data, folds, baselines)
     run.stopwatch.mark("intervals")
     fits = [*folds, *([refit] if refit else [])]
-    summary.write_predictions(run_dir.file("predictions.parquet"), data, results, fits)
+    write_predictions(run_dir.file("predictions.parquet"), data, results, fits)
     run.stopwatch.mark("predictions")
-    document = summary.summarize(plan, data, results, folds, refit, run.stopwatch.seconds())
+    document = summarize(plan, data, results, folds, refit, run.stopwatch.seconds())
     save_run_model(plan, data, run_dir.file("model"), fits, results, document)
     rewrite_records(run_dir, fits)
     for logger in run.loggers:
         if hasattr(logger, "close"):
             logger.close({f"best/{name}": value for name, value in document["metrics"].items()})
     write_json(run_dir.file("summary.json"), document)
-    summary.print_summary(document, run_dir.path, plan.config.logging.shown, run.console)
+    print_summary(document, run_dir.path, plan.config.logging.shown, run.console)
     if plan.config.logging.report:
         run.console.print(f"Report, with the songs whose labels to check: {write_report(run_dir.path)}")
 

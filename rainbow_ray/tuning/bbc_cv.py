@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap, percentiles, resample
+from rainbow_ray.evaluation.bootstrap import Difference, paired_bootstrap, percentile_interval, resample
 from rainbow_ray.tasks.base import Task
 
 POWER = 0.8
@@ -76,7 +76,7 @@ def corrected(
         outside.append(value)
         base = None if default is None else task.metric(metric, targets[left], scores[default][left])
         gains += [] if base is None else [sign * (value - base)]
-    interval = percentiles(own)
+    interval = percentile_interval(own)
     if not outside or interval is None:
         return None
     # never better than what it won with: there, the mean over smaller samples says nothing about selection

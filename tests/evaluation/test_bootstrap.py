@@ -105,7 +105,7 @@ def test_collapse_is_said_with_the_key_to_try():
     assert "every song is predicted True" in one_class[0]
     assert "training.pos_weight" in one_class[0]
     flat = training_warnings(config, facts([0.7, 0.699]), [True, False], "training.pos_weight=auto")
-    assert "hardly moved" in flat[0]
+    assert "hardly decreased" in flat[0]
     assert "training.head_learning_rate" in flat[0]
     config.early_stopping.enabled = True
     early = training_warnings(config, facts([0.7, 0.2], best_step=5), [True, False], "training.pos_weight=auto")

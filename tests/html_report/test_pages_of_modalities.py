@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rainbow_ray.evaluation.bootstrap import Difference
-from rainbow_ray.evaluation.modality_ablation import ModalityAblation, behind
+from rainbow_ray.evaluation.modality_ablation import ModalityAblation, modality_warnings
 from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.tasks.registry import make_task
@@ -40,9 +40,9 @@ def test_what_each_modality_brings_stands_on_the_page(run):
     assert whole["songs"] == 24
     assert whole["all_of_them"] == whole["macro_f1"]
     gains = {name: summary["modalities"][name]["gain"]["value"] for name in ("text", "audio", "midi")}
-    warned = any("does not beat its best part" in sign for sign in summary["training_warnings"])
+    warned = any("does not beat its best modality" in sign for sign in summary["training_warnings"])
     assert warned == (min(gains.values()) <= 0)
-    assert warned == ("does not beat its best part" in page)
+    assert warned == ("does not beat its best modality" in page)
 
 
 def test_a_part_is_told_of_the_songs_that_have_it(run, stems_file):
@@ -62,8 +62,8 @@ def test_all_behind_one_is_told():
         return ModalityAblation(songs, {"macro_f1": 0.6}, 0.6 + value, Difference(value, value - 0.1, value + 0.1))
 
     whole = ModalityAblation(24, {"macro_f1": 0.7}, 0.7, None)
-    assert behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(0.02, 9), "text+midi": whole}) == []
-    (said,) = behind("macro_f1", {"text": brought(0.1, 24), "midi": brought(-0.05, 9), "text+midi": whole})
+    assert modality_warnings("macro_f1", {"text": brought(0.1, 24), "midi": brought(0.02, 9), "text+midi": whole}) == []
+    (said,) = modality_warnings("macro_f1", {"text": brought(0.1, 24), "midi": brought(-0.05, 9), "text+midi": whole})
     assert "midi alone" in said
     assert "9 songs" in said
     assert "0.550 against 0.600, -0.050" in said

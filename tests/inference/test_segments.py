@@ -10,7 +10,7 @@ from rainbow_ray import predict
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.segments import NO_LENGTH
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.evaluation.summary import NONE, evaluate
+from rainbow_ray.evaluation.results import NO_CONTEXT, evaluate
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.cross_validation import FitContext, FitJob, out_of_fold, read_result, run_job
 from rainbow_ray.utils.errors import InputError
@@ -76,9 +76,9 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
         run_job(shared, job, ProcessGroup())
     folds = [read_result(job) for job in jobs]
     scores = out_of_fold(data.source, data.task, folds, lambda outcome: outcome.val_scores)
-    results = evaluate(plan, data, folds, {NONE: scores, "other": scores})
-    assert results.baselines[NONE] == results.metrics
-    assert results.baselines["other"] != results.metrics, "else this tells nothing"
+    results = evaluate(plan, data, folds, {NO_CONTEXT: scores, "other": scores})
+    assert results.comparison.baselines[NO_CONTEXT] == results.measurements.metrics
+    assert results.comparison.baselines["other"] != results.measurements.metrics, "else this tells nothing"
 
 
 def test_stretches_do_not_run_across_gaps_of_time(finished, table):

@@ -1,0 +1,267 @@
+"""Results of a run: metrics of its out-of-fold predictions, their comparison with the baselines, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.calibration.apply import Calibration
+from rainbow_ray.calibration.fit import calibrate
+from rainbow_ray.data.dataset import scatter_song_means
+from rainbow_ray.evaluation.bootstrap import (
+    Difference,
+    ScoredPredictions,
+    best_baseline,
+    bootstrap_ci,
+    compute_metrics,
+    paired_bootstrap,
+    verdict,
+)
+from rainbow_ray.evaluation.diagnostics import training_warnings
+from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_modalities, modality_warnings
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.tasks.base import Metrics, Task
+from rainbow_ray.tasks.scores import decode_folds, is_scored
+from rainbow_ray.training.cross_validation import FitResult, out_of_fold
+
+NO_CONTEXT = "no context"  # the baseline that is this model without the neighbors of a segment and without time
+
+
+@dataclass(frozen=True)
+class ScoredSongs:
+    """Table of the examples that results are measured on, a row for each; a song's stems share one row.
+
+    Attributes:
+        rows: Index of each example in the dataset, int64, `(n,)`.
+        targets: Targets, `(n, …)`.
+        scores: Out-of-fold scores, each calibrated with the other folds, `(n,)` or `(n, classes)`.
+        thresholded: Scores that `Task.decode_predictions` converts to the predictions, of the same shape.
+        folds: Fold whose validation set has the example, `(n,)`.
+        song_ids: Integer code of the song, `(n,)`.
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    scores: np.ndarray
+    thresholded: np.ndarray
+    folds: np.ndarray
+    song_ids: np.ndarray
+
+    @property
+    def predictions(self) -> ScoredPredictions:
+        """Scores and thresholded scores."""
+        return ScoredPredictions(self.scores, self.thresholded)
+
+    @property
+    def n_songs(self) -> int:
+        """Number of songs."""
+        return len(np.unique(self.song_ids))
+
+    def take(self, rows: np.ndarray) -> ScoredSongs:
+        """Return some of the examples.
+
+        Args:
+            rows: Indices into the table, or a mask.
+
+        Returns:
+            The table of these examples.
+        """
+        return ScoredSongs(*(column[rows] for column in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Metrics of the model.
+
+    Attributes:
+        metrics: Metrics by name, None where undefined.
+        undefined: Reason why each undefined metric is.
+        ci95: 95% bootstrap interval over songs by metric, None where there is none.
+        details: Further entries of `summary.json`, such as the confusion matrix.
+    """
+
+    metrics: Metrics
+    undefined: dict[str, str]
+    ci95: dict[str, list[float] | None]
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The model compared with the baselines on the songs that both scored.
+
+    Attributes:
+        baselines: Metrics by name of the baseline.
+        best: Name of the baseline that is best on the headline metric, if any.
+        difference: Paired difference of the headline metric between the model and that baseline.
+        verdict: A sentence on whether the model is better.
+        n_songs: Number of songs compared.
+    """
+
+    baselines: dict[str, Metrics]
+    best: str | None
+    difference: Difference | None
+    verdict: str
+    n_songs: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What points to problems of the training.
+
+    Attributes:
+        warnings: Messages, each with settings to try.
+        modalities: Results with subsets of the modalities, by subset; empty for a single modality.
+    """
+
+    warnings: list[str]
+    modalities: dict[str, ModalityAblation]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results of a run.
+
+    Attributes:
+        predictions: Out-of-fold scores of all examples of the dataset, NaN where no fold scored an example.
+        measurements: Metrics of the model.
+        comparison: Comparison with the baselines.
+        diagnosis: Warnings and the modality ablation.
+        calibration: Calibration fitted on the out-of-fold scores of all songs, which the bundle keeps.
+        calibrations: Calibration of each fold's scores, fitted on the other folds.
+        calibration_notes: Messages about what could not be calibrated.
+        n_labeled_examples: Number of measured examples that have a label.
+    """
+
+    predictions: ScoredPredictions
+    measurements: Measurements
+    comparison: BaselineComparison
+    diagnosis: Diagnosis
+    calibration: Calibration
+    calibrations: Mapping[int, Calibration]
+    calibration_notes: tuple[str, ...]
+    n_labeled_examples: int
+
+
+def evaluate(
+    plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], baselines: Mapping[str, np.ndarray]
+) -> Results:
+    """Calibrate and measure the out-of-fold scores of a run, and compare them with the baselines.
+
+    Args:
+        plan: The run's plan.
+        data: The run's data.
+        folds: Results of the folds.
+        baselines: Out-of-fold scores of each baseline, `(examples, …)`, NaN where it has none; at least one baseline.
+
+    Returns:
+        The results.
+    """
+    task, targets = data.task, data.source.targets
+    raw = scatter_song_means(data.source, out_of_fold(data.source, task, folds, lambda fold: fold.val_scores))
+    rows = np.flatnonzero(data.split.fold >= 0)
+    rows = rows[is_scored(raw[rows], task)]
+    song_ids, fold_of_row = data.index.codes("song", rows), data.split.fold[rows]
+    calibrated = calibrate(plan.config.calibration, task, targets[rows], raw[rows], song_ids, fold_of_row)
+    predictions = ScoredPredictions(raw, raw.copy())
+    predictions.scores[rows], predictions.thresholded[rows] = calibrated.scores, calibrated.thresholded
+    predictions.thresholded[rows] = _decode(data, predictions.thresholded)[rows]
+    songs = ScoredSongs(
+        rows, targets[rows], predictions.scores[rows], predictions.thresholded[rows], fold_of_row, song_ids
+    )
+    return Results(
+        predictions,
+        measure(task, songs, seed=plan.config.reproducibility.seed),
+        compare(plan, data, songs, baselines),
+        diagnose(plan, data, folds, songs, predictions.scores),
+        calibrated.calibration,
+        calibrated.by_fold,
+        tuple(calibrated.notes),
+        int(task.has_label(songs.targets).sum()),
+    )
+
+
+def measure(task: Task, songs: ScoredSongs, *, seed: int) -> Measurements:
+    """Compute all metrics with their bootstrap intervals.
+
+    Args:
+        task: The task.
+        songs: The examples to measure.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The metrics.
+    """
+    metrics, undefined = compute_metrics(task, songs.targets, songs.predictions)
+    ci95 = bootstrap_ci(task, songs.targets, songs.predictions, songs.song_ids, seed=seed)
+    return Measurements(metrics, undefined, ci95, task.details(songs.targets, songs.thresholded))
+
+
+def compare(
+    plan: RunPlan, data: PreparedData, songs: ScoredSongs, baselines: Mapping[str, np.ndarray]
+) -> BaselineComparison:
+    """Compare the model with the baselines on the examples that both scored.
+
+    Of a large dataset, baselines score only some examples.
+
+    Args:
+        plan: The run's plan.
+        data: The run's data.
+        songs: The examples that the model scored.
+        baselines: Out-of-fold scores of each baseline, `(examples, …)`, NaN where it has none.
+
+    Returns:
+        The comparison on the headline metric.
+    """
+    task, metric = data.task, plan.config.training.headline
+    scores = {name: scatter_song_means(data.source, values) for name, values in baselines.items()}
+    shared = songs.take(is_scored(next(iter(scores.values()))[songs.rows], task))
+    predictions = {name: ScoredPredictions(values, values).take(shared.rows) for name, values in scores.items()}
+    if NO_CONTEXT in scores:  # the same model, so that its scores are decoded in the same way
+        decoded = _decode(data, scores[NO_CONTEXT])
+        predictions[NO_CONTEXT] = ScoredPredictions(scores[NO_CONTEXT], decoded).take(shared.rows)
+    measured = {name: compute_metrics(task, shared.targets, values)[0] for name, values in predictions.items()}
+    best = best_baseline(task, metric, measured)
+    model_scores = shared.predictions.for_metric(task, metric)
+    difference = None
+    if best is not None:
+        difference = paired_bootstrap(
+            task, metric, shared.targets, model_scores, predictions[best].for_metric(task, metric), shared.song_ids,
+            seed=plan.config.reproducibility.seed,
+        )  # fmt: skip
+    value = task.metric(metric, shared.targets, model_scores)
+    baseline = measured[best][metric] if best is not None else None
+    sentence = verdict(metric, best, baseline, value, difference, shared.n_songs)
+    return BaselineComparison(measured, best, difference, sentence, shared.n_songs)
+
+
+def diagnose(
+    plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], songs: ScoredSongs, scores: np.ndarray
+) -> Diagnosis:
+    """Return warnings about the training, and the modality ablation.
+
+    Args:
+        plan: The run's plan.
+        data: The run's data.
+        folds: Results of the folds.
+        songs: The measured examples.
+        scores: Out-of-fold scores of all examples of the dataset, `(examples, …)`.
+
+    Returns:
+        The diagnosis.
+    """
+    task, training = data.task, plan.config.training
+    predictions = task.decode_predictions(songs.thresholded[task.has_label(songs.targets)])
+    messages = training_warnings(training, [fold.facts for fold in folds], predictions, task.imbalance_advice)
+    modalities = ablate_modalities(plan, data, folds, scores, songs.rows)
+    return Diagnosis([*messages, *modality_warnings(training.headline, modalities)], modalities)
+
+
+def _decode(data: PreparedData, scores: np.ndarray) -> np.ndarray:
+    """Decode scores of segments with what each fold's training set teaches; scores of songs stay as they are."""
+    folds = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
+    return decode_folds(data.task, data.source.targets, folds, scores)
