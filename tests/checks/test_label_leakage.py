@@ -34,7 +34,7 @@ def probe(
 
 
 def warned(found: list[Finding], kind: str | None = None) -> list[str]:
-    return [one.text for one in found if one.status == "warning" and kind in (None, one.kind)]
+    return [finding.text for finding in found if finding.status == "warning" and kind in (None, finding.kind)]
 
 
 def text_of(found: list[Finding], kind: str) -> str:
