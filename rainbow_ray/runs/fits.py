@@ -137,9 +137,7 @@ def refit_on_all(run: RunContext, shared: FitContext, folds: list[FitResult]) ->
     """
     all_examples, no_examples = np.arange(len(run.data.source)), np.array([], dtype=np.int64)
     n_songs = count_songs(run.data.source, all_examples)
-    schedule = fixed_training_schedule(
-        folds[0].facts["step_size"], best_length(folds), len(all_examples), n_songs
-    )
+    schedule = fixed_training_schedule(folds[0].facts["step_size"], best_length(folds), len(all_examples), n_songs)
     job = FitJob(None, all_examples, no_examples, run.run_dir.file("checkpoints") / "refit", schedule)
     with FitProgress(run.console, shared.config.logging.shown, schedule.epochs, headline=None) as progress:
         logs = LogForwarder([job.folder / METRICS], [*run.loggers, progress], progress.finish)
