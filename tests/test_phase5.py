@@ -128,7 +128,7 @@ def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder,
     songs.to_parquet(tmp_path / "songs.parquet")
     where = ["--phase", "5", "--manifest", tmp_path / "songs.parquet", "--encoder", tiny_encoder("bert")]
     said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.mil_pooling={bag}", LEAN)
-    assert "timelines are made of the manifest, 16 songs of song_structure" in " ".join(said.split())
+    assert "segments are derived from the manifest, 16 songs from song_structure" in " ".join(said.split())
     assert "WEAK" in said
     assert json.loads((tmp_path / "w" / "summary.json").read_text())["weak"] == bag
     out = tmp_path / "out.csv"

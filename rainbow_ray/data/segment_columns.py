@@ -1,10 +1,9 @@
-"""Columns of a manifest that timelines are made of: checked for their type and brought to one form before use."""
+"""Columns of a manifest that segments are derived from, with their types checked and their values normalized."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,41 +14,35 @@ import pyarrow.compute as pc
 from rainbow_ray.data.arrow_types import is_bytes_type, is_string_type
 from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.normalize import id_column as exact_ids
+from rainbow_ray.data.song_structure import END_FIELDS, NAME_FIELDS, START_FIELDS, SectionFields
 from rainbow_ray.data.time_units import read_times
-from rainbow_ray.data.times import parse_seconds, time_type_problem
+from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.utils.errors import InputError
 
 STRUCTURE, LRC, LYRICS, RUNNING_TIME = "song_structure", "lrc_file", "lrc_lyrics", "total_running_time"
 
-STRUCTURE_FORM = "text such as 'Verse: words, [00:10.000]-[00:20.000] | …', or a list of structs with name, start, end"
-LRC_FORM = "paths of LRC files as text, or the files' bytes"
-LYRICS_FORM = "LRC as text, a list of its lines, or its bytes"
-ID_FORM = "text or numbers"
-
-# names that fields of a part have
-NAME_FIELDS = ("name", "section", "label", "type", "title")
-START_FIELDS = ("start", "start_seconds", "start_time", "begin")
-END_FIELDS = ("end", "end_seconds", "end_time", "stop")
-TEXT_FIELDS = ("text", "description", "note", "lyrics")
-
-Part = Mapping[str, Any]
+# what messages say that a column must hold
+STRUCTURE_TYPES = "text such as 'Verse: words, [00:10.000]-[00:20.000] | …', or a list of structs with name, start, end"
+LRC_TYPES = "paths of LRC files as text, or the files' bytes"
+LYRICS_TYPES = "LRC as text, a list of its lines, or its bytes"
+ID_TYPES = "text or numbers"
 
 
 @dataclass(frozen=True)
 class TimelineColumns:
-    """What each row of a manifest says of its song's timeline, a list of one value a row.
+    """Values that segments are derived from; each list has one item per row of the manifest.
 
     Attributes:
-        songs: The song's id as it came.
-        structures: Text, or a list of parts with name, start and end; None where there is none.
-        files: Path of an LRC file, or its bytes; None where there is none.
-        lyrics: Text that may be LRC; None where there is none.
-        running: Running time in seconds, NaN where unknown.
-        notes: What was passed over.
+        songs: Ids of the songs, as exact text.
+        structures: Song structure as text or as a list of sections; None where it is missing.
+        files: Path of an LRC file, or its bytes; None where it is missing.
+        lyrics: Text that may be LRC; None where it is missing.
+        running: Running times in seconds, float64 `(rows,)`, NaN where unknown.
+        notes: Messages about values that are not used.
     """
 
     songs: list[Any]
-    structures: list[str | list[Part] | None]
+    structures: list[str | list[SectionFields] | None]
     files: list[str | bytes | None]
     lyrics: list[str | None]
     running: np.ndarray
@@ -57,81 +50,64 @@ class TimelineColumns:
 
 
 def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> TimelineColumns:
-    """Read the columns of a manifest that timelines are made of.
+    """Read the columns of a manifest that segments are derived from.
 
     Args:
-        table: The manifest.
-        id_column: Column of the songs' ids.
-        where: What messages call the manifest.
+        table: Manifest.
+        id_column: Column of the song ids.
+        where: Name of the manifest in messages.
+
+    Returns:
+        Their values; missing columns give missing values.
 
     Raises:
-        InputError: A column is of a type that says no times; all such columns are named.
+        InputError: Columns have unusable types, or hold unusable times; all of them are named.
     """
     problems: list[str] = []
-    notes: list[str] = []
 
     def read(name: str, expected: str, convert: Callable[[pa.ChunkedArray], list[Any] | None]) -> list[Any]:
-        nothing: list[Any] = [None] * len(table)
+        missing: list[Any] = [None] * len(table)
         if name not in table.column_names:
-            return nothing
+            return missing
         column = _without_dictionary(table[name])
         if _is_all_missing(column):
-            return nothing
+            return missing
         values = convert(column)
         if values is None:
             problems.append(f"{where}: column {name!r} holds {table.schema.field(name).type}; expected: {expected}")
-            return nothing
+            return missing
         return values
 
-    songs = read(id_column, ID_FORM, lambda column: _ids(column, id_column))
-    structures = read(STRUCTURE, STRUCTURE_FORM, _structures)
-    files = read(LRC, LRC_FORM, _texts_or_bytes)
-    lyrics = read(LYRICS, LYRICS_FORM, _lyrics)
-    running = np.full(len(table), np.nan)
-    if RUNNING_TIME in table.column_names:
-        wrong = time_type_problem(table.schema.field(RUNNING_TIME).type)
-        if wrong is not None:
-            problems.append(f"{where}: column {RUNNING_TIME!r} {wrong}")
-        else:
-            try:
-                column, note = read_times(table, RUNNING_TIME)
-                running, notes = column.seconds, [note] if note else []
-            except InputError as error:
-                problems += [f"{where}: {problem}" for problem in error.problems]
+    songs = read(id_column, ID_TYPES, lambda column: _ids(column, id_column))
+    structures = read(STRUCTURE, STRUCTURE_TYPES, _structures)
+    files = read(LRC, LRC_TYPES, _texts_or_bytes)
+    lyrics = read(LYRICS, LYRICS_TYPES, _lyrics)
+    try:
+        running, notes = _running_times(table, where)
+    except InputError as error:
+        problems += error.problems
     if problems:
         raise InputError(problems)
-    texts, undecoded = _decoded(lyrics)
-    return TimelineColumns(songs, structures, files, texts, running, [*notes, *undecoded])
+    texts, lyrics_notes = _decode_lyrics(lyrics)
+    return TimelineColumns(songs, structures, files, texts, running, [*notes, *lyrics_notes])
 
 
-def parse_json_parts(text: str) -> list[Part] | None:
-    """The parts of a structure that is written as a JSON list of objects; None where the text is no such list."""
-    if not text.lstrip().startswith("["):
-        return None
+def _running_times(table: pa.Table, where: str) -> tuple[np.ndarray, list[str]]:
+    """Return running times in seconds, and notes; raise `InputError` where the column cannot be used."""
+    if RUNNING_TIME not in table.column_names:
+        return np.full(len(table), np.nan), []
+    type_problem = time_type_problem(table.schema.field(RUNNING_TIME).type)
+    if type_problem is not None:
+        raise InputError(f"{where}: column {RUNNING_TIME!r} {type_problem}")
     try:
-        parts = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
-        return None
-    is_list = isinstance(parts, list) and bool(parts) and all(isinstance(part, dict) for part in parts)
-    return parts if is_list else None
+        column, note = read_times(table, RUNNING_TIME)
+    except InputError as error:
+        raise InputError([f"{where}: {problem}" for problem in error.problems]) from error
+    return column.seconds, [note] if note else []
 
 
-def first_field(part: Part, names: tuple[str, ...]) -> Any:
-    """The first of a part's fields that is there, None where none is."""
-    return next((part[name] for name in names if part.get(name) is not None), None)
-
-
-def part_times(part: Part) -> tuple[float, float]:
-    """Start and end of a part, seconds.
-
-    Raises:
-        UnreadableTimeError: One of both is no time.
-    """
-    return parse_seconds(first_field(part, START_FIELDS)), parse_seconds(first_field(part, END_FIELDS))
-
-
-def _decoded(lyrics: list[Any]) -> tuple[list[str | None], list[str]]:
-    """Lyrics as text, and notes on bytes that are none."""
+def _decode_lyrics(lyrics: list[Any]) -> tuple[list[str | None], list[str]]:
+    """Decode lyrics that are bytes, and return notes on those that cannot be decoded."""
     texts: list[str | None] = []
     reasons: list[str] = []
     for value in lyrics:
@@ -145,27 +121,31 @@ def _decoded(lyrics: list[Any]) -> tuple[list[str | None], list[str]]:
 
 
 def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Cast a dictionary-encoded column to the type of its values."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _is_all_missing(column: pa.ChunkedArray) -> bool:
-    """Whether no row has a value: nulls, or NaN, which is how pandas writes a column without any text."""
+    """Whether all values are null or NaN; pandas writes an empty column of text as NaN."""
     if pa.types.is_floating(column.type):
         return pc.all(pc.is_null(column, nan_is_null=True)).as_py() in (True, None)
     return bool(column.null_count == len(column))
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+def _is_list(data_type: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's list types."""
+    return bool(
+        pa.types.is_list(data_type) or pa.types.is_large_list(data_type) or pa.types.is_fixed_size_list(data_type)
+    )
 
 
 def _ids(column: pa.ChunkedArray, name: str) -> list[Any] | None:
-    """The exact text of songs' ids, by which all rows of a song are found; None for a column that holds none."""
+    """Return song ids as exact text, equal for all rows of a song; None for a type that holds no ids."""
     return None if pa.types.is_nested(column.type) else list(exact_ids(column, name).to_pylist())
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; text that is not UTF-8 as bytes, whose encoding is looked for."""
+    """Return Python values; all as bytes where some text is not valid UTF-8, so that its encoding can be detected."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -173,26 +153,30 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _texts_or_bytes(column: pa.ChunkedArray) -> list[Any] | None:
+    """Return text or bytes; None for other types."""
     return _values(column) if is_string_type(column.type) or is_bytes_type(column.type) else None
 
 
 def _lyrics(column: pa.ChunkedArray) -> list[Any] | None:
+    """Return lyrics as text or bytes, joining lists of lines; None for other types."""
     if _is_list(column.type) and is_string_type(column.type.value_type):
         return [None if lines is None else "\n".join(line or "" for line in lines) for lines in column.to_pylist()]
     return _texts_or_bytes(column)
 
 
 def _structures(column: pa.ChunkedArray) -> list[Any] | None:
-    kind = column.type
-    if is_string_type(kind):
+    """Return structures as text or lists of sections; None for other types."""
+    data_type = column.type
+    if is_string_type(data_type):
         values = _values(column)
         return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
-    if not _is_list(kind):
+    if not _is_list(data_type):
         return None
-    if is_string_type(kind.value_type):
-        return [None if parts is None else " | ".join(part or "" for part in parts) for parts in column.to_pylist()]
-    if not pa.types.is_struct(kind.value_type):
+    if is_string_type(data_type.value_type):
+        rows = column.to_pylist()
+        return [None if sections is None else " | ".join(section or "" for section in sections) for sections in rows]
+    if not pa.types.is_struct(data_type.value_type):
         return None
-    names = {field.name for field in kind.value_type}
+    names = {field.name for field in data_type.value_type}
     has_all = all(names & set(fields) for fields in (NAME_FIELDS, START_FIELDS, END_FIELDS))
     return list(column.to_pylist()) if has_all else None

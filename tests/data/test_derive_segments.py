@@ -5,8 +5,10 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.derive_segments import Segment, derive_segment_table, derive_segments, parse_lrc, parse_structure
+from rainbow_ray.data.derive_segments import derive_segment_table, derive_segments
+from rainbow_ray.data.lrc import parse_lrc
 from rainbow_ray.data.manifest import open_manifest, section_kind
+from rainbow_ray.data.song_structure import Segment, parse_structure
 from rainbow_ray.utils.errors import InputError
 
 STRUCTURE = "Intro : quiet, [00:00.000]-[00:10.500] | Verse 1: a voice, alone, [00:10.500]-[01:02.000] | Coda"
@@ -48,7 +50,7 @@ def test_each_song_gets_the_best_timeline_it_has():
     assert (kind, made) == ("lrc", [Segment(2.0, 11.0, "sung", None), Segment(11.0, 20.0, "more", None)])
     kind, made = derive_segments("", None, "00:25", 10)
     assert (kind, [(one.start, one.end) for one in made]) == ("windows", [(0, 10), (10, 25)])
-    assert derive_segments(None, None, "soon", 10) == ("nothing", [])
+    assert derive_segments(None, None, "soon", 10) == ("none", [])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_the_table_has_a_row_a_segment_and_stem_with_the_songs_columns(write_tab
     assert table["song_id"].tolist() == ["a"] * 4 + ["b"] * 2 + ["c"] * 3
     assert table["lyric_text"].tolist()[4:6] == ["one", "two"]
     assert set(table["rebracketing_type"]) == {"spatial", "temporal", "causal"}
-    assert "1 songs have no timeline" in " ".join(notes)
+    assert "1 songs have no segments" in " ".join(notes)
     again, _ = derive_segment_table(open_manifest(str(songs)), tmp_path / "made", "song_id", 10.0, tmp_path)
     assert again == path
     assert list((tmp_path / "made").iterdir()) == [path]

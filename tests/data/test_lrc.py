@@ -7,9 +7,10 @@ import os
 import pytest
 
 from rainbow_ray.data import encodings, lrc
-from rainbow_ray.data.derive_segments import Segment, derive_segments
+from rainbow_ray.data.derive_segments import derive_segments
 from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.lrc import LrcLine, LyricsError, check_lrc, decode_lrc, parse_lines, parse_lrc, read_lrc
+from rainbow_ray.data.song_structure import Segment
 
 CHINESE = "你问我爱你有多深\n我爱你有几分\n我的情也真\n我的爱也真\n月亮代表我的心\n轻轻的一个吻"
 JAPANESE = "さくらさくら\n野山も里も\n見渡す限り\n霞か雲か\n朝日に匂う\nさくらさくら"

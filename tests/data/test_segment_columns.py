@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.derive_segments import Segment, derive_segment_table, parse_structure, read_structure
+from rainbow_ray.data.derive_segments import derive_segment_table
 from rainbow_ray.data.manifest import open_manifest
+from rainbow_ray.data.song_structure import Segment, parse_structure, read_structure
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import plan_of
 
@@ -125,7 +126,7 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
     songs = {"id": [str(i) for i in range(12)], "lrc_file": names, "total_running_time": ["00:40"] * 12}
     path, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
     said = " ".join(notes)
-    assert "2 songs of LRC files, 10 songs of windows" in said
+    assert "2 songs from LRC files, 10 songs from windows" in said
     for reason, name in [
         ("no such file", "missing.lrc"),
         ("empty", "empty.lrc"),
@@ -142,7 +143,7 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
 def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp_path):
     bad_files(tmp_path)
     files = {"lrc_file": NAMES * 3, **RUNNING}
-    with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be cut.*--media-root.*missing.lrc"):
+    with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be divided.*--media-root.*missing.lrc"):
         make(files)
     made, table = make(files, data__max_bad_media=1.0)
     assert any("LRC files of 3 songs are not used: no such file (missing.lrc)" in one for one in made.warnings)
@@ -179,7 +180,7 @@ def test_structures_have_hours_and_parts_without_times_are_counted(write_table, 
     assert found.unreadable == ["A", "None"]
     songs = {"id": ["a"], "song_structure": ["Verse, [0:00]-[0:10] | Coda | Time, [00:00:10:12]-[00:00:20:00]"]}
     _, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
-    (note,) = [note for note in notes if "2 parts of song_structure have no times that can be read" in note]
+    (note,) = [note for note in notes if "2 sections of song_structure have no readable times" in note]
     assert "'Coda'" in note
 
 

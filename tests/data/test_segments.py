@@ -190,7 +190,7 @@ def test_stems_that_disagree_are_masked(read):
 def test_duplicate_indices_are_told_apart_by_time(read):
     data = read(put("segment_index", 1, 4, 5))
     assert len(data.source) == 12 * 8
-    assert any("share their index" in warning for warning in data.warnings)
+    assert any("have the index of another segment" in warning for warning in data.warnings)
 
 
 def test_songs_that_the_manifest_lacks_and_songs_without_segments(read, write_table):
