@@ -28,8 +28,9 @@ from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, FitJob, read_result, run_job
+from rainbow_ray.training.fit_data import FitData, FitOutput
 from rainbow_ray.training.loggers import JsonLinesLogger, NullLogger
-from rainbow_ray.training.trainer import FitData, Fitted, fit
+from rainbow_ray.training.trainer import fit
 from rainbow_ray.utils.stopwatch import Stopwatch
 
 
@@ -57,12 +58,12 @@ def fit_fold(
     folder: Path,
     fold: int = 0,
     process_group: ProcessGroup | None = None,
-    prefix: FrozenFeatureCache | None = None,
-) -> tuple[np.ndarray, Fitted]:
+    frozen_cache: FrozenFeatureCache | None = None,
+) -> tuple[np.ndarray, FitOutput]:
     """Fit one fold of the data's split; returns the scored indices too."""
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, prefix=prefix)
+    fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, frozen_cache=frozen_cache)
     reporter = JsonLinesLogger(state.metrics) if process_group is None or process_group.is_main else NullLogger()
     return val, fit(plan.config, fit_data, reporter, state, process_group)
 

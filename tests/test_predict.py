@@ -13,7 +13,7 @@ from rainbow_ray.bundle.bundle import Bundle, save_bundle
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.occlusion import word_effects
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.training.learner import load_fitted
+from rainbow_ray.training.checkpoint import load_fitted_model
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
 from tests.helpers import data_of, fit_fold, plan_of
@@ -32,7 +32,7 @@ def model(tmp_path_factory, tiny_encoder):
     )
     data = data_of(plan)
     fit_fold(plan, data, folder / "fit")
-    rainbow, task = load_fitted(plan.config, plan.reading, data.task, folder / "fit")
+    rainbow, task = load_fitted_model(plan.config, plan.reading, data.task, folder / "fit")
     info = {"text_columns": ["concept"], "id_column": "id", "max_tokens": 64}
     save_bundle(folder / "bundle", Bundle(rainbow, task, plan.reading.text, info), plan.config.model)
     return folder

@@ -61,10 +61,10 @@ def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder
     both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert input_key(both) != input_key(plan.config)
     variant = prepare_variant(both, data=data, shared=shared)
-    np.testing.assert_array_equal(variant.source.targets, data.source.targets)
-    assert (variant.source.lengths > data.source.lengths).all()
+    np.testing.assert_array_equal(variant.dataset.targets, data.source.targets)
+    assert (variant.dataset.lengths > data.source.lengths).all()
     other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
-    assert prepare_variant(other, data=data, shared=shared).reading != plan.reading
+    assert prepare_variant(other, data=data, shared=shared).input_spec != plan.reading
     head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
     assert input_key(head) == input_key(plan.config), "what reads the same text is read once"
 

@@ -25,11 +25,11 @@ from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.modalities.text.word_hashing import WORD
 from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
-from rainbow_ray.training.learner import build_model
 
 NEEDS_WORDS = ("TF-IDF + linear", "words + stumps")
 INNER_FOLDS = 5
@@ -44,7 +44,7 @@ Fit = Callable[[np.ndarray, np.ndarray], Scores]  # (train, val) indices to scor
 
 def media_summaries(shared: FitContext, known: ExampleView) -> dict[str, np.ndarray]:
     """What can be said of each example's audio and MIDI without learning, `(examples, width)`; 0 where missing."""
-    reading = shared.reading
+    reading = shared.input_spec
     if not reading.media:
         return {}
     device, _ = pick_device(shared.config.training.device)

@@ -23,7 +23,7 @@ def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: the baselines' out-of-fold scores, `(examples, …)`; NaN beyond a sample, where examples are many."""
     if shared.task.is_sequence_task:
         return compute_segment_baselines(shared, split)
-    config, source = shared.config, shared.source
+    config, source = shared.config, shared.dataset
     known = source.in_memory_subset(np.arange(len(source)))
     alone = known.take(_one_a_song(source, known.indices))
     summaries = media_summaries(shared, known)
@@ -39,8 +39,8 @@ def compute_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
         summaries = {name: values[chosen] for name, values in summaries.items()}
     examples = known.examples.take(known.positions)
     states = None
-    if shared.reading.text:
-        states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
+    if shared.input_spec.text:
+        states = mean_states(examples, shared.input_spec.text, config.model.text_encoder, config.training.device)
     part = split.take(known.indices)
     scores = run_baselines(shared.task, examples, part, states, summaries, seed=config.reproducibility.seed)
     whole = {name: empty_scores(shared.task, len(source)) for name in scores}

@@ -20,15 +20,15 @@ from rainbow_ray.training.cross_validation import FitContext
 
 def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
     """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
-    config, source, task = shared.config, shared.source, shared.task
+    config, source, task = shared.config, shared.dataset, shared.task
     seed = config.reproducibility.seed
     rows = _sample(source.targets, seed)
     known = source.in_memory_subset(rows)
     examples = known.examples.take(known.positions)
     summaries = media_summaries(shared, known)
     states = None
-    if shared.reading.text:
-        states = mean_states(examples, shared.reading.text, config.model.text_encoder, config.training.device)
+    if shared.input_spec.text:
+        states = mean_states(examples, shared.input_spec.text, config.model.text_encoder, config.training.device)
     part = split.take(rows)
     whole: dict[str, Scores] = {}
     if task.is_weakly_labeled:

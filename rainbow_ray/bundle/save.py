@@ -14,8 +14,8 @@ from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.results import Results
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.training.checkpoint import load_fitted_model
 from rainbow_ray.training.cross_validation import FitResult
-from rainbow_ray.training.learner import load_fitted
 
 
 def save_run_model(
@@ -42,7 +42,7 @@ def save_run_model(
         model, train_indices = members[0].model, np.flatnonzero(data.split.fold >= 0)
     else:
         members = ()
-        model, task = load_fitted(plan.config, plan.reading, data.task, fits[-1].job.folder)
+        model, task = load_fitted_model(plan.config, plan.reading, data.task, fits[-1].job.folder)
         train_indices = fits[-1].job.train
     info = {
         "phase": plan.config.phase,
@@ -66,7 +66,7 @@ def save_run_model(
 
 def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Results) -> Member:
     """The fit of a fold, with the calibration of its held-out scores, which was fitted on the other folds."""
-    model, task = load_fitted(plan.config, plan.reading, data.task, fit.job.folder)
+    model, task = load_fitted_model(plan.config, plan.reading, data.task, fit.job.folder)
     assert fit.job.fold is not None, "a refit is not a member of an ensemble"
     calibration = results.calibrations.get(fit.job.fold, Calibration())
     return Member(model, task, calibration, fit.job.fold)

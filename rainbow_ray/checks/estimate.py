@@ -40,7 +40,7 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
     Returns:
         The result, with the largest micro-batch that fits.
     """
-    device = profile.learner.device
+    device = profile.components.execution.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     config = plan.config.training
     max_length = int(data.source.lengths.max())
@@ -101,7 +101,7 @@ def estimate_run(
 
 def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
     """Return the time of one fit."""
-    if profile.learner.model.features_are_constant:
+    if profile.components.model.features_are_constant:
         return (n_train + n_val) * profile.encode_seconds + schedule.total_steps * HEAD_STEP_SECONDS
     scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
     return schedule.total_steps * profile.step_seconds + scoring
@@ -143,10 +143,10 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     tuning, n_folds = plan.config.tune, data.split.n_folds
     n_train, n_val = (len(indices) for indices in data.split.train_val_indices(0))
     schedule = make_training_schedule(plan.config.training, n_train)
-    encoder = profile.learner.model.text
+    encoder = profile.components.model.text
     depth_factor = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
     full_encode_seconds = profile.encode_seconds * depth_factor  # of one example through all layers
-    if profile.learner.model.features_are_constant:
+    if profile.components.model.features_are_constant:
         low_trial = n_folds * (schedule.total_steps * HEAD_STEP_SECONDS)
     else:
         steps = schedule.total_steps * profile.step_seconds
@@ -176,7 +176,7 @@ def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:
         The size in MiB.
     """
     n_fits = data.split.n_folds + (data.split.n_folds > 1)
-    weights = sum(p.numel() * p.element_size() for p in profile.learner.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in profile.components.model.parameters())
     return (3 * n_fits * profile.checkpoint_bytes + weights) / 2**20
 
 

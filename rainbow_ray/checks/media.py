@@ -12,15 +12,15 @@ import pyarrow as pa
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.modalities.spec import cached_windows
 from rainbow_ray.model.audio_features import AT_ONCE, AudioFeatureCache
+from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.training.learner import Learner, build_model
 
 MB = 2**20
 
 
-def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator[CheckResult]:
+def check_media(plan: RunPlan, data: PreparedData, cache: AudioFeatureCache) -> Iterator[CheckResult]:
     """Report which modalities examples have, and the cost of encoding the audio that the cache lacks.
 
     Files were read, and their arrays cached, when the data were prepared.
@@ -28,7 +28,7 @@ def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator
     Args:
         plan: Plan of the run.
         data: Prepared data.
-        learner: The model.
+        cache: States of the frozen layers of the audio encoder.
 
     Yields:
         The results; none for a model that reads only text.
@@ -40,8 +40,8 @@ def check_media(plan: RunPlan, data: PreparedData, learner: Learner) -> Iterator
     presence = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
     yield CheckResult("ok", "media", f"{unit} that have: {presence}; under {reader.root}")
     windows = {name: data.source.window_names(name) for name in plan.reading.cached}
-    for name, missing in learner.audio_features.missing(windows).items():
-        yield _check_cache_cost(learner.audio_features, name, missing, len(windows[name]))
+    for name, missing in cache.missing(windows).items():
+        yield _check_cache_cost(cache, name, missing, len(windows[name]))
 
 
 def _check_cache_cost(cache: AudioFeatureCache, modality: str, missing: Sequence[str], n_windows: int) -> CheckResult:

@@ -12,11 +12,11 @@ from rainbow_ray.checks.media import window_names
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.batching import make_training_schedule, scoring_batches
 from rainbow_ray.data.dataset import ExampleView
-from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.model.device import ExecutionContext, pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.components import FitComponents, build_components
+from rainbow_ray.training.evaluator import forward_loss
 from rainbow_ray.training.train_step import Stepper
 
 N_REPEATS = 3  # of each timing, of which the median counts
@@ -32,7 +32,7 @@ class ModelProfile:
     """Memory and time of a model, as measured.
 
     Attributes:
-        learner: The model, ready to score and to train.
+        components: The model, ready to score and to train.
         fixed_bytes: Weights, gradients and optimizer state.
         example_bytes: Activations per example of a batch of the longest texts.
         step_seconds: Time of a training step.
@@ -40,7 +40,7 @@ class ModelProfile:
         checkpoint_bytes: Size of a checkpoint.
     """
 
-    learner: Learner
+    components: FitComponents
     fixed_bytes: int
     example_bytes: float
     step_seconds: float
@@ -65,16 +65,16 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     longest = train[np.argsort(-data.source.lengths[train], kind="stable")][:MAX_EXAMPLES]
     sample = np.sort(np.random.default_rng(0).choice(train, min(MAX_EXAMPLES, len(train)), replace=False))
     started = time.perf_counter()
-    learner = _make_learner(plan, data, longest, sample)
+    components = _build_components(plan, data, longest, sample)
     load_seconds = time.perf_counter() - started
-    parameters = list(learner.model.parameters())
+    parameters = list(components.model.parameters())
     n_parameters = sum(p.numel() for p in parameters)
     n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     counts = f"{n_parameters / 1e6:.1f} million parameters, {n_trained / 1e6:.3g} million of them trained"
-    stepper = Stepper(learner, plan.config.training, warmup_steps=0, steps=10)
-    example_bytes = _example_bytes(learner, longest)
+    stepper = Stepper(components, warmup_steps=0, steps=10)
+    example_bytes = _example_bytes(components, longest)
     batch_size = make_training_schedule(plan.config.training, len(train)).global_batch_size
-    step_seconds, encode_seconds = _time_steps(learner, stepper, sample, min(batch_size, len(sample)))
+    step_seconds, encode_seconds = _time_steps(components, stepper, sample, min(batch_size, len(sample)))
     weight_bytes = sum(p.numel() * p.element_size() for p in parameters)
     # A gradient and the two moments of AdamW for each trained weight.
     state_bytes = 3 * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
@@ -85,13 +85,13 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
         CheckResult("ok", "one step", step),
     ]
     profile = ModelProfile(
-        learner, weight_bytes + state_bytes, max(example_bytes, 1.0), step_seconds, encode_seconds,
+        components, weight_bytes + state_bytes, max(example_bytes, 1.0), step_seconds, encode_seconds,
         state_bytes + CHECKPOINT_OVERHEAD_BYTES,
     )  # fmt: skip
     return results, profile
 
 
-def _make_learner(plan: RunPlan, data: PreparedData, longest: np.ndarray, sample: np.ndarray) -> Learner:
+def _build_components(plan: RunPlan, data: PreparedData, longest: np.ndarray, sample: np.ndarray) -> FitComponents:
     """Build the model of fold 0, fitted on a sample, without features of frozen layers in memory."""
     config = plan.config
     device, _ = pick_device(config.training.device)
@@ -99,30 +99,31 @@ def _make_learner(plan: RunPlan, data: PreparedData, longest: np.ndarray, sample
     train, _ = data.split.train_val_indices(0)
     task = data.task.fit(data.source.targets[train], config.training)
     without_cache = config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
-    return Learner(
-        without_cache, data.source, plan.reading, task, sample, device=device, precision=precision,
-        process_group=ProcessGroup(), hear=window_names(plan, data, np.concatenate([longest, sample])),
+    return build_components(
+        without_cache, data.source, plan.reading, task, sample, ExecutionContext(device, precision),
+        window_keys=window_names(plan, data, np.concatenate([longest, sample])),
     )  # fmt: skip
 
 
-def _example_bytes(learner: Learner, longest: np.ndarray) -> float:
+def _example_bytes(components: FitComponents, longest: np.ndarray) -> float:
     """Return the activations that one more example adds to a batch of the longest texts."""
     n_examples = min(MAX_MEASURED_BATCH, len(longest))
     single, several = (
-        _activation_bytes(learner, learner.source.in_memory_subset(longest[:size])) for size in (1, n_examples)
+        _activation_bytes(components, components.features.dataset.in_memory_subset(longest[:size]))
+        for size in (1, n_examples)
     )
     return (several - single) / max(1, n_examples - 1)
 
 
-def _activation_bytes(learner: Learner, rows: ExampleView) -> int:
+def _activation_bytes(components: FitComponents, rows: ExampleView) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, counting each storage once."""
-    model = learner.model.train()
-    if learner.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(learner.device)
-        allocated = torch.cuda.memory_allocated(learner.device)
-        torch.autograd.backward(learner.losses(rows)[0].sum())
+    model = components.model.train()
+    if components.execution.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(components.execution.device)
+        allocated = torch.cuda.memory_allocated(components.execution.device)
+        torch.autograd.backward(_losses(components, rows).sum())
         model.zero_grad(set_to_none=True)
-        return torch.cuda.max_memory_allocated(learner.device) - allocated
+        return torch.cuda.max_memory_allocated(components.execution.device) - allocated
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     activations: dict[int, int] = {}
 
@@ -133,28 +134,32 @@ def _activation_bytes(learner: Learner, rows: ExampleView) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        loss = learner.losses(rows)[0].sum()
+        loss = _losses(components, rows).sum()
     torch.autograd.backward(loss)
     model.zero_grad(set_to_none=True)
     # Frozen layers save nothing for the backward pass, but the activations of one layer at a time are alive.
-    width = learner.model.text.width if learner.model.text is not None else 0
-    n_tokens = int(len(rows) * learner.source.lengths[rows.indices].max())
+    width = components.model.text.width if components.model.text is not None else 0
+    n_tokens = int(len(rows) * components.features.dataset.lengths[rows.indices].max())
     return int(sum(activations.values()) + n_tokens * width * FLOAT_BYTES * LIVE_TENSORS)
 
 
-def _time_steps(learner: Learner, stepper: Stepper, sample: np.ndarray, size: int) -> tuple[float, float]:
+def _time_steps(components: FitComponents, stepper: Stepper, sample: np.ndarray, size: int) -> tuple[float, float]:
     """Return the median seconds of a training step of `size` examples, and of one example's forward pass."""
-    step_seconds, encode_seconds = [], []
-    batches = scoring_batches(sample, learner.source.lengths)
+    step_seconds, encode_seconds, dataset = [], [], components.features.dataset
+    batches = scoring_batches(sample, dataset.lengths)
     for _ in range(N_REPEATS):
         started = time.perf_counter()
-        learner.model.train()
-        stepper.take(learner.source.in_memory_subset(sample[:size]), float(size), number=1)
+        components.model.train()
+        stepper.train_step(dataset.in_memory_subset(sample[:size]), float(size), number=1)
         step_seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
         with torch.no_grad():
             for batch in batches:
-                learner.model.eval()
-                learner.losses(learner.source.in_memory_subset(batch))
+                components.model.eval()
+                _losses(components, dataset.in_memory_subset(batch))
         encode_seconds.append((time.perf_counter() - started) / len(sample))
     return float(np.median(step_seconds)), float(np.median(encode_seconds))
+
+
+def _losses(components: FitComponents, rows: ExampleView) -> torch.Tensor:
+    return forward_loss(components.module, components.features, components.task, rows)[0]

@@ -83,7 +83,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
         show(check_labels(plan, data))
         model_results, profile = check_model(plan, data)
         show([*model_results, check_memory(plan, data, profile)])
-        show(check_media(plan, data, profile.learner))
+        show(check_media(plan, data, profile.components.features.audio_features))
         show([check_disk(Path(plan.config.logging.output_dir), disk_needed_mb(data, profile))])
         show(check_services(plan.config))
         ray_result, ray_seconds = check_ray(ray_process)

@@ -74,9 +74,11 @@ def ablate_modalities(
         return ModalityAblation(len(np.unique(songs)), metrics, task.metric(metric, targets, scores[scored]), gain)
 
     def subset_scores_of(name: str) -> np.ndarray:
-        return scatter_song_means(data.source, out_of_fold(data.source, task, folds, lambda fold: fold.parts[name]))
+        return scatter_song_means(
+            data.source, out_of_fold(data.source, task, folds, lambda fold: fold.subset_scores[name])
+        )
 
-    subsets = {name: subset_scores_of(name) for name in folds[0].parts} | {"+".join(names): scores}
+    subsets = {name: subset_scores_of(name) for name in folds[0].subset_scores} | {"+".join(names): scores}
     return {name: measure_subset(name, subset_scores) for name, subset_scores in subsets.items()}
 
 

@@ -131,7 +131,9 @@ def _counts(data: PreparedData, results: Results, folds: Sequence[FitResult]) ->
 
 def _cost_fields(plan: RunPlan, fits: Sequence[FitResult], seconds: Mapping[str, Any]) -> dict[str, Any]:
     by_part = {part: round(sum(fit.facts["seconds"][part] for fit in fits), 2) for part in ("train", "data", "eval")}
-    utilizations = [fit.facts["gpu_use"] for fit in fits if fit.facts["gpu_use"] is not None]
+    # fits that an earlier version finished have the former key
+    measured = [fit.facts.get("gpu_utilization", fit.facts.get("gpu_use")) for fit in fits]
+    utilizations = [value for value in measured if value is not None]
     n_tokens = sum(fit.facts["tokens"] for fit in fits)
     train_seconds = by_part["train"]
     usd_per_hour = plan.config.logging.usd_per_hour

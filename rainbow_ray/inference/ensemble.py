@@ -15,7 +15,6 @@ from rainbow_ray.modalities.spec import InputSpec, cached_windows, make_collates
 from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
-from rainbow_ray.training.learner import finish_logits
 
 
 class EnsembleScorer(nn.Module):
@@ -42,8 +41,9 @@ class EnsembleScorer(nn.Module):
         Returns:
             `(examples,)` or `(examples, classes)`, float32.
         """
+        sequence_ids = batch.segment_times.sequence_ids if batch.segment_times is not None else None
         scores = [
-            task.scores(finish_logits(task, logits.float(), batch.segment_times))
+            task.scores(task.finalize_logits(logits.float(), sequence_ids))
             for task, logits in zip(self.tasks, self._logits(batch), strict=True)
         ]
         return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]

@@ -6,9 +6,11 @@ import contextlib
 import os
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from rainbow_ray.distributed.process_group import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,29 @@ class Precision:
     @property
     def name(self) -> str:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+@dataclass(frozen=True)
+class ExecutionContext:
+    """Where and how a fit computes.
+
+    Attributes:
+        device: Device of the model and its inputs.
+        precision: Number format of the forward passes.
+        process_group: The workers that share the fit.
+    """
+
+    device: torch.device
+    precision: Precision
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context manager in which forward passes run in the precision of this context.
+
+        Returns:
+            A context manager, to be entered once.
+        """
+        return self.precision.autocast(self.device)
 
 
 def pick_device(name: str) -> tuple[torch.device, list[str]]:

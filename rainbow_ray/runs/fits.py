@@ -51,8 +51,8 @@ def train(run: RunContext) -> None:
     has_refit = run.data.split.n_folds > 1 and not run.plan.config.training.ensemble
     refit = refit_on_all(run, shared, folds) if has_refit else None
     run.stopwatch.mark("refit")
-    if shared.prefix is not None:
-        shutil.rmtree(shared.prefix, ignore_errors=True)
+    if shared.frozen_cache is not None:
+        shutil.rmtree(shared.frozen_cache, ignore_errors=True)
     evaluate_and_save(run, folds, refit, baselines)
 
 
@@ -75,7 +75,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
     data, training = run.data, shared.config.training
     checkpoints = run.run_dir.file("checkpoints")
     jobs = [FitJob(k, *data.split.train_val_indices(k), checkpoints / f"fold-{k}") for k in range(data.split.n_folds)]
-    n_train, n_songs = len(jobs[0].train), count_songs(shared.source, jobs[0].train)
+    n_train, n_songs = len(jobs[0].train), count_songs(shared.dataset, jobs[0].train)
     progress = FitProgress(
         run.console,
         shared.config.logging.shown,
@@ -86,7 +86,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
     compute = functools.partial(compute_baselines, split=data.split)
     no_context_jobs = jobs_without_context(shared, jobs)
     all_jobs = [*jobs, *no_context_jobs]
-    is_distributed = len(jobs) == 1 or training.workers is not None or not shared.source.in_memory
+    is_distributed = len(jobs) == 1 or training.workers is not None or not shared.dataset.in_memory
     with progress:
         logs = LogForwarder([job.folder / METRICS for job in jobs], [*run.loggers, progress], progress.finish)
         if is_distributed:

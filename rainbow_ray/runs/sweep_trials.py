@@ -134,7 +134,7 @@ def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -
             "with this text, songs of different folds have equal texts; add the column to the sweep's own"
             " data.text_columns, or leave it out"
         )
-    return dataclasses.replace(shared, source=variant.source, reading=plan.reading)
+    return dataclasses.replace(shared, dataset=variant.source, input_spec=plan.reading)
 
 
 def open_loggers(config: Config, run_dir: RunDir) -> list[Any]:

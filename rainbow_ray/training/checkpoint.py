@@ -17,8 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rainbow_ray.config.schema import Config
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.model.build import build_model
+from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.loggers import RESULT
-from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.errors import InputError, TrainingError
 from rainbow_ray.utils.io import atomic_write
 
 FORMAT = 2
@@ -171,3 +176,27 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     if state["format"] < FORMAT:
         return None, f"its format {state['format']} is of an older version"
     return state, ""
+
+
+def load_fitted_model(config: Config, input_spec: InputSpec, task: Task, folder: Path) -> tuple[RainbowModel, Task]:
+    """Load the model of a finished fit.
+
+    Args:
+        config: Config of the fit.
+        input_spec: Modalities and encoders; a checkpoint holds only what differs from the pretrained encoders.
+        task: The task before it was fitted.
+        folder: Folder of the fit.
+
+    Returns:
+        The model, and the task as fitted to the training targets.
+
+    Raises:
+        TrainingError: The folder has no readable model.
+    """
+    saved = CheckpointManager(folder).load_model()
+    if saved is None:
+        raise TrainingError(f"{folder}: the fit left no model that can be read")
+    fitted_task = task.from_json(saved["problem"])
+    model = build_model(config, input_spec, fitted_task)
+    model.load_trained_state(saved["model"])
+    return model, fitted_task

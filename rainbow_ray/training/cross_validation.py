@@ -43,7 +43,7 @@ class FitJob:
     train: np.ndarray
     val: np.ndarray
     folder: Path
-    length: TrainingSchedule | None = None
+    schedule: TrainingSchedule | None = None
     config: Config | None = None  # in place of the one that all share
 
 
@@ -55,7 +55,7 @@ class FitResult:
     train_scores: np.ndarray
     val_scores: np.ndarray
     facts: dict[str, Any]
-    parts: dict[str, np.ndarray] = field(default_factory=dict)  # of the scored side, with some modalities alone
+    subset_scores: dict[str, np.ndarray] = field(default_factory=dict)  # of the scored side, by modalities read
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class FitContext:
     """What all fits of a run have in common: put once into Ray's object store."""
 
     config: Config
-    source: Dataset
+    dataset: Dataset
     task: Task
-    reading: InputSpec
-    by: str
-    prefix: Path | None = None  # folder for what frozen layers say
+    input_spec: InputSpec
+    split_by: str
+    frozen_cache: Path | None = None  # folder of the frozen-feature cache
 
 
 def run_folds(
@@ -223,29 +223,33 @@ def run_job(
 ) -> None:
     """Run one job in this process, from its checkpoint if it has one, and keep its result."""
     from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
-    from rainbow_ray.training.trainer import FitData, fit
+    from rainbow_ray.training.fit_data import FitData
+    from rainbow_ray.training.trainer import fit
 
     state = CheckpointManager(job.folder)
     reporter: MetricLogger = JsonLinesLogger(state.metrics) if process_group.is_main else NullLogger()
     if process_group.is_main:
         state.clear_debris()
     config = job.config or shared.config
-    limit = config.training.feature_cache_mb * MB
+    max_bytes = config.training.feature_cache_mb * MB
+    frozen_cache = (
+        FrozenFeatureCache(shared.frozen_cache, max_bytes) if shared.frozen_cache is not None and max_bytes else None
+    )
     data = FitData(
-        source=shared.source,
+        dataset=shared.dataset,
         train=job.train,
         val=job.val,
         task=shared.task,
-        reading=shared.reading,
+        input_spec=shared.input_spec,
         fold=job.fold,
-        by=shared.by,
-        length=job.length,
-        prefix=FrozenFeatureCache(shared.prefix, limit) if shared.prefix is not None and limit else None,
+        split_by=shared.split_by,
+        schedule=job.schedule,
+        frozen_cache=frozen_cache,
         on_validation=on_validation,
     )
     fitted = fit(config, data, reporter, state, process_group)
     if process_group.is_main:
-        parts = {f"only {name}": scores for name, scores in fitted.parts.items()}
+        parts = {f"only {name}": scores for name, scores in fitted.subset_scores.items()}
         state.save_result({"train": fitted.train_scores, "val": fitted.val_scores, **parts}, fitted.facts)
 
 

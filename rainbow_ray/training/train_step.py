@@ -1,4 +1,10 @@
-"""One optimiser step over all its micro-batches and workers, halving the micro-batch where memory does not suffice."""
+"""One optimizer step over its micro-batches and all workers; micro-batches are halved where memory does not suffice.
+
+Reference:
+    Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 3.2.4 (gradient
+    accumulation); Micikevicius et al. 2018, "Mixed Precision Training", section 3.2 (loss scaling); Pascanu et al.
+    2013, "On the Difficulty of Training Recurrent Neural Networks", algorithm 1 (gradient clipping).
+"""
 
 from __future__ import annotations
 
@@ -10,71 +16,123 @@ from typing import Any
 import numpy as np
 import torch
 
-from rainbow_ray.config.schema import TrainingConfig
 from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, divide_sequences
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
-from rainbow_ray.training.learner import Learner, advice
+from rainbow_ray.training.components import FitComponents
+from rainbow_ray.training.evaluator import divergence_advice, forward_loss
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.utils.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a step gave: the weighted mean loss over all workers, and whether the leading one wants a checkpoint."""
+class StepResult:
+    """Result of one optimizer step.
+
+    Attributes:
+        loss: Weighted mean loss over all workers.
+        wants_checkpoint: Whether the main worker requests a checkpoint.
+    """
 
     loss: float
     wants_checkpoint: bool
 
 
-@dataclass
-class Limits:
-    """The largest micro-batch: examples, and padded tokens (None: no limit)."""
+@dataclass(frozen=True)
+class MicroBatchLimits:
+    """Largest size of a micro-batch.
+
+    Attributes:
+        examples: Number of examples.
+        tokens: Number of tokens, padding included; None: no limit.
+    """
 
     examples: int
     tokens: int | None
 
-    def halve(self, largest: int) -> None:
-        """Half of what was too much: `largest` is the examples of the micro-batch that did not fit."""
-        self.examples = max(1, min(self.examples, largest) // 2)
-        self.tokens = self.tokens // 2 if self.tokens else None
+    def halved(self, n_failed: int) -> MicroBatchLimits:
+        """Return limits of half the size.
+
+        Args:
+            n_failed: Number of examples of the micro-batch that exceeded the memory.
+
+        Returns:
+            New limits, of one example at least.
+        """
+        n_examples = max(1, min(self.examples, n_failed) // 2)
+        return MicroBatchLimits(n_examples, self.tokens // 2 if self.tokens else None)
 
 
 class Stepper:
-    """Optimiser, schedule and scaler around a learner; `take` makes one step."""
+    """Optimizer, learning-rate schedule and gradient scaler of one fit.
 
-    def __init__(self, learner: Learner, config: TrainingConfig, *, warmup_steps: int, steps: int) -> None:
-        self.learner, self.config, self.process_group = learner, config, learner.process_group
-        self.optimizer = make_optimizer(learner.model, learner.config, learner.device)
-        self.schedule = make_schedule(self.optimizer, learner.config, warmup_steps, steps)
-        self.scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.precision.scaled)
-        self.limits = Limits(config.batch_size, config.batch_tokens)
-        self.norms: dict[str, float] = {}  # of the last step's gradients, before clipping, by what they belong to
+    Args:
+        components: Model, features and config of the fit.
+        warmup_steps: Steps in which the learning rate rises.
+        steps: Number of steps in all.
+
+    Attributes:
+        optimizer: AdamW.
+        schedule: Learning-rate schedule.
+        scaler: Loss scaler; disabled unless the precision is fp16.
+        limits: Current size limit of micro-batches.
+        norms: Gradient norm of each component of a fused model in the last step, before clipping.
+        notes: Messages to the user.
+    """
+
+    def __init__(self, components: FitComponents, *, warmup_steps: int, steps: int) -> None:
+        self.components, self.config = components, components.config.training
+        self.device = components.execution.device
+        self.process_group = components.execution.process_group
+        self.optimizer = make_optimizer(components.model, components.config, self.device)
+        self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
+        self.limits = MicroBatchLimits(self.config.batch_size, self.config.batch_tokens)
+        self.norms: dict[str, float] = {}
         self.notes: list[str] = []
 
-    def take(self, rows: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False) -> Done:
-        """Train on this worker's `rows` of a step whose examples weigh `weight` over all workers.
+    def train_step(
+        self, view: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False
+    ) -> StepResult:
+        """Train on one step.
 
-        Its loss is Σ(weight × loss) / Σ weight over workers and micro-batches, so that neither how many workers there
-        are nor how the step is cut changes its gradient.
+        The loss is Σ(weight × loss) / Σ weight over all workers and micro-batches, so the gradient depends neither on
+        the number of workers nor on how the step is divided.
+
+        Args:
+            view: This worker's examples of the step, `(n,)`; may be empty.
+            weight: Sum of the weights of the step's examples over all workers.
+            number: Number of the step, for messages.
+            wants_checkpoint: Whether this worker requests a checkpoint.
+
+        Returns:
+            Loss of the step, the same for all workers.
+
+        Raises:
+            TrainingError: The loss is not finite, or one example alone does not fit into memory.
         """
         while True:
-            state = rng_state(self.learner.device)
-            losses, cuts = self._accumulate(rows, weight)
-            failed = losses is None
-            loss, failures, wanted = self.process_group.all_reduce_scalars(
-                sum(losses or []), float(failed), float(wants_checkpoint)
+            rng = rng_state(self.device)
+            losses, micro_batches = self._accumulate(view, weight)
+            has_failed = losses is None
+            loss, n_failures, n_requests = self.process_group.all_reduce_scalars(
+                sum(losses or []), float(has_failed), float(wants_checkpoint)
             )
-            if not failures:
+            if not n_failures:
                 break
-            self._shrink(max((len(cut) for cut in cuts), default=1), number)
-            set_rng_state(state, self.learner.device)  # the same dropout for the same examples, as far as it goes
+            self._halve_micro_batches(max(map(len, micro_batches), default=1), number)
+            set_rng_state(rng, self.device)  # the retry draws the same dropout masks as far as the cuts allow
         if not math.isfinite(loss):
-            raise self._not_finite(loss, number, losses or [], cuts)
+            raise self._not_finite_error(loss, number, losses or [], micro_batches)
         self._update()
-        return Done(loss, wanted > 0)
+        return StepResult(loss, n_requests > 0)
 
     def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint.
+
+        Returns:
+            Nested state of optimizer, schedule, scaler and micro-batch limits.
+        """
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -83,79 +141,96 @@ class Stepper:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a checkpoint.
+
+        Args:
+            state: As `state` returned it, possibly on another machine.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"] and self.scaler.is_enabled():  # another machine may train in another precision
             self.scaler.load_state_dict(state["scaler"])
-        self.limits = Limits(**state["limits"])
+        self.limits = MicroBatchLimits(**state["limits"])
 
-    def micro_batches(self, rows: ExampleView) -> Iterator[ExampleView]:
-        """A worker's share of a step, cut into texts of like lengths."""
-        learner = self.learner
-        if len(rows) == 0:
-            return
-        if rows.sequence_ids is not None:
-            lengths = learner.source.lengths[rows.indices]
-            most, tokens = self.limits.examples, self.limits.tokens
-            cuts = divide_sequences(rows.sequence_positions, lengths, max_examples=most, max_tokens=tokens)
-            yield from (rows.take(cut.indices) for cut in cuts)
-            return
-        alone = divide_batch(
-            np.arange(len(rows)),
-            learner.source.lengths[rows.indices],
-            max_examples=self.limits.examples,
-            max_tokens=self.limits.tokens,
-            min_tokens=MIN_BATCH_TOKENS[learner.device.type],
-        )
-        yield from (rows.take(cut) for cut in alone)
+    def micro_batches(self, view: ExampleView) -> Iterator[ExampleView]:
+        """Divide a worker's examples of a step.
 
-    def _accumulate(self, rows: ExampleView, weight: float) -> tuple[list[float] | None, list[ExampleView]]:
-        """Gradients of all micro-batches, kept to this worker; their losses, None where memory did not suffice."""
-        cuts = list(self.micro_batches(rows))
-        losses = []
+        Args:
+            view: The examples.
+
+        Yields:
+            Micro-batches of examples of similar length, of at most `limits`; a sequence is not divided.
+        """
+        if len(view) == 0:
+            return
+        lengths = self.components.features.dataset.lengths[view.indices]
+        max_examples, max_tokens = self.limits.examples, self.limits.tokens
+        if view.sequence_ids is not None:
+            sequences = divide_sequences(
+                view.sequence_positions, lengths, max_examples=max_examples, max_tokens=max_tokens
+            )
+            yield from (view.take(sequence.indices) for sequence in sequences)
+            return
+        divided = divide_batch(
+            np.arange(len(view)), lengths, max_examples=max_examples, max_tokens=max_tokens,
+            min_tokens=MIN_BATCH_TOKENS[self.device.type],
+        )  # fmt: skip
+        yield from (view.take(rows) for rows in divided)
+
+    def _accumulate(self, view: ExampleView, weight: float) -> tuple[list[float] | None, list[ExampleView]]:
+        """Accumulate this worker's gradients; the losses of the micro-batches, None where memory did not suffice."""
+        micro_batches = list(self.micro_batches(view))
+        components, losses = self.components, []
         try:
-            with self.process_group.no_sync(self.learner.wrapped):
-                for cut in cuts:
-                    # averaged over the workers afterwards, hence times their number
-                    loss = self.learner.losses(cut)[0].sum() / weight
+            with self.process_group.no_sync(components.module):
+                for micro_batch in micro_batches:
+                    weighted, _ = forward_loss(components.module, components.features, components.task, micro_batch)
+                    loss = weighted.sum() / weight
+                    # the workers' gradients are averaged afterwards; their sum is wanted
                     torch.autograd.backward(self.scaler.scale(loss * self.process_group.size))
                     losses.append(loss.detach())
-            return (torch.stack(losses).tolist() if losses else []), cuts
+            return (torch.stack(losses).tolist() if losses else []), micro_batches
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        return None, cuts
+        return None, micro_batches
 
-    def _shrink(self, largest: int, number: int) -> None:
-        device, before = self.learner.device, (self.limits.examples, self.limits.tokens)
-        largest = int(max(part.item() for part in self.process_group.all_gather(torch.tensor(largest))))
-        if largest == 1 or before[0] == 1:  # a run of neighbours is not torn
-            lacks = f"step {number}: memory on {device.type} does not suffice for one example alone"
-            raise TrainingError(f"{lacks}; {OUT_OF_MEMORY_ADVICE}")
-        self.limits.halve(largest)
+    def _halve_micro_batches(self, n_failed: int, number: int) -> None:
+        """Halve the limits of all workers after a micro-batch of `n_failed` examples exceeded the memory."""
+        before = self.limits
+        n_failed = int(max(size.item() for size in self.process_group.all_gather(torch.tensor(n_failed))))
+        if n_failed == 1 or before.examples == 1:  # one example, or one sequence, which is not divided
+            raise TrainingError(
+                f"out of memory on {self.device.type} in step {number}: one example alone does not fit;"
+                f" {OUT_OF_MEMORY_ADVICE}"
+            )
+        self.limits = before.halved(n_failed)
         self.optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        tokens = f" and {self.limits.tokens} tokens" if before[1] else ""
+        tokens = f" and {self.limits.tokens} tokens" if before.tokens else ""
         self.notes.append(
-            f"out of memory on {device.type} in step {number}: micro-batches of {largest} examples become"
-            f" {self.limits.examples}{tokens}, and as many more of them; gradients stay the same"
+            f"out of memory on {self.device.type} in step {number}: micro-batches are reduced from {n_failed} to"
+            f" {self.limits.examples} examples{tokens}; the gradients stay the same"
         )
 
     def _update(self) -> None:
+        """Average, clip and apply the accumulated gradients."""
         if self.process_group.size > 1:
-            # one more backward pass, of nothing, in which the workers' gradients are averaged: all take part in it,
-            # however many micro-batches each had
-            torch.autograd.backward(self.scaler.scale(self.learner.nothing()))
-        towers = self.learner.model.parameters_by_component() if self.learner.model.is_fused else {}
-        for parameter in (p for tower in towers.values() for p in tower if p.grad is None):
-            # nobody in this step had the modality: one worker then does what several do, whose spare pass reaches it
+            # one more backward pass, of a zero loss, averages the gradients: all workers take part in it, however
+            # many micro-batches each had
+            torch.autograd.backward(self.scaler.scale(self._zero_loss()))
+        model = self.components.model
+        components = model.parameters_by_component() if model.is_fused else {}
+        for parameter in (p for parameters in components.values() for p in parameters if p.grad is None):
+            # no example of the step had the modality; several workers get this zero gradient from the sync batch, and
+            # one worker must make the same update
             parameter.grad = torch.zeros_like(parameter)
-        if self.config.max_grad_norm or towers:
+        if self.config.max_grad_norm or components:
             self.scaler.unscale_(self.optimizer)
-        if towers:
-            gradients = {name: [p.grad for p in tower if p.grad is not None] for name, tower in towers.items()}
-            self.norms = {name: float(torch.nn.utils.get_total_norm(found)) for name, found in gradients.items()}
+        for name, parameters in components.items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            self.norms[name] = float(torch.nn.utils.get_total_norm(gradients))
         if self.config.max_grad_norm:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
@@ -164,16 +239,38 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
 
-    def _not_finite(self, loss: float, number: int, losses: list[float], cuts: list[ExampleView]) -> TrainingError:
-        bad = [cut.indices for cut, own in zip(cuts, losses, strict=True) if not math.isfinite(own)]
-        own = self.learner.source.song_names(bad[0]) if bad else []
-        songs = next((named for named in self.process_group.all_gather_object(own) if named), [])
-        where = f"in a batch of the songs {', '.join(songs)}"
-        return TrainingError(f"the loss of step {number} is {loss}, {where}: {advice(self.learner.config)}")
+    def _zero_loss(self) -> torch.Tensor:
+        """A loss of zero that depends on every trained parameter."""
+        with self.components.execution.autocast():
+            loss: torch.Tensor = self.components.module(self.components.sync_batch).float().sum() * 0.0
+            return loss
+
+    def _not_finite_error(
+        self, loss: float, number: int, losses: list[float], micro_batches: list[ExampleView]
+    ) -> TrainingError:
+        """The error for a loss that is not finite, with the songs of the first such micro-batch of any worker."""
+        indices = [
+            micro_batch.indices
+            for micro_batch, micro_loss in zip(micro_batches, losses, strict=True)
+            if not math.isfinite(micro_loss)
+        ]
+        own_songs = self.components.features.dataset.song_names(indices[0]) if indices else []
+        songs = next((names for names in self.process_group.all_gather_object(own_songs) if names), [])
+        return TrainingError(
+            f"the loss of step {number} is {loss}, in a batch of the songs {', '.join(songs)}:"
+            f" {divergence_advice(self.config)}"
+        )
 
 
 def rng_state(device: torch.device) -> torch.Tensor:
-    """The state of the generators that dropout draws from: bytes, of one length on each device type."""
+    """Return the state of the random generators that dropout draws from.
+
+    Args:
+        device: Device of the model.
+
+    Returns:
+        Bytes, `(n,)`, uint8; n depends on the type of the device only.
+    """
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -181,6 +278,12 @@ def rng_state(device: torch.device) -> torch.Tensor:
 
 
 def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
+    """Restore the state of the random generators.
+
+    Args:
+        state: As `rng_state` returned it, possibly on a device of another type.
+        device: Device of the model.
+    """
     size = len(torch.get_rng_state())
     torch.set_rng_state(state[:size])
     if device.type == "cuda" and len(state) > size:

@@ -168,13 +168,13 @@ def _fit(
                 FitJob(fold, *split.train_val_indices(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded)
             )
     outcomes, extra = run_folds(shared, jobs, cluster, LogForwarder([], []), beside)
-    scores = empty_scores(shared.task, len(seeds), len(shared.source))
+    scores = empty_scores(shared.task, len(seeds), len(shared.dataset))
     for outcome in outcomes:
         assert outcome.job.config is not None
         scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
     if config.training.headline in shared.task.threshold_metrics:
         sides = [[split.train_val_indices(fold) for fold in range(split.n_folds)] for split in splits]
-        targets = shared.source.targets
+        targets = shared.dataset.targets
         for i in range(len(seeds)):
             scores[i] = decode_folds(shared.task, targets, sides[i], scores[i])
     return scores, extra

@@ -61,7 +61,7 @@ def run_trial(context: TrialContext, shared: FitContext, number: int, values: di
     """
     config = apply(shared.config, values, f"trial {number}")
     shared = dataclasses.replace(shared, config=config)
-    source, task, metric = shared.source, shared.task, context.shared.config.training.headline
+    source, task, metric = shared.dataset, shared.task, context.shared.config.training.headline
     scores = empty_scores(task, len(source))
     waiting = [*context.rungs, FULL_BUDGET]
 
@@ -95,7 +95,7 @@ def run_trial(context: TrialContext, shared: FitContext, number: int, values: di
 
 def out_of_fold(context: TrialContext, number: int) -> np.ndarray | None:
     """The scores of a trial that ran all folds, `(examples,)`; None where one of them is not there."""
-    scores = empty_scores(context.shared.task, len(context.shared.source))
+    scores = empty_scores(context.shared.task, len(context.shared.dataset))
     for fold, (_, val) in enumerate(context.train_val_indices):
         result = CheckpointManager(context.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or len(result[0]["val"]) != len(val):

@@ -227,7 +227,7 @@ def _fetch(references: list[Any]) -> Any:
     if reference not in _FETCHED:
         _FETCHED[reference] = ray.get(reference)
         if others and others[0] is not None:
-            encoder_cache.use_shared_weights(_FETCHED[reference].shared.reading.text, ray.get(others[0]))
+            encoder_cache.use_shared_weights(_FETCHED[reference].shared.input_spec.text, ray.get(others[0]))
     return _FETCHED[reference]
 
 

@@ -25,6 +25,7 @@ import torch
 from rainbow_ray.modalities.text import embedded, tokenize
 from rainbow_ray.training import trainer
 from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
@@ -87,7 +88,7 @@ def our_epoch(plan: Any, data: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
         nothing = np.array([], dtype=np.int64)
-        parts = trainer.FitData(data.source, everything, nothing, plan.task, plan.reading, None)
+        parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None)
         fitted = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 

@@ -59,8 +59,8 @@ def run(
     scores: dict[str, Any] = {}
     for fold in range(data.split.n_folds):
         place = folder / "-".join(modalities) / f"{seed}-{fold}"
-        val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
-        for name, found in {"+".join(modalities): fitted.val_scores, **fitted.parts}.items():
+        val, fitted = fit_fold(plan, data, place, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", STORE))
+        for name, found in {"+".join(modalities): fitted.val_scores, **fitted.subset_scores}.items():
             scores.setdefault(name, empty_scores(data.task, len(data.source)))[val] = found
     return data, {name: scatter_song_means(data.source, found) for name, found in scores.items()}
 

@@ -86,7 +86,7 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatu
     scores = empty_scores(data.task, len(data.examples))
     for fold in range(data.split.n_folds):
         with tempfile.TemporaryDirectory() as folder:
-            val, fitted = fit_fold(plan, data, Path(folder), fold, prefix=prefix)
+            val, fitted = fit_fold(plan, data, Path(folder), fold, frozen_cache=prefix)
         scores[val] = fitted.val_scores
     targets, songs = data.examples.targets, np.arange(len(scores))
     # as a run does it: with calibration, what the other folds teach

@@ -57,8 +57,8 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     from rainbow_ray.data.batch import make_batch
     from rainbow_ray.modalities.spec import make_collates
     from rainbow_ray.model.audio_features import AudioFeatureCache
+    from rainbow_ray.model.build import build_model
     from rainbow_ray.model.device import pick_device, pick_precision
-    from rainbow_ray.training.learner import build_model
     from tests.helpers import data_of, plan_of
 
     keys = {"phase": 3, "modalities": ["audio"], "data__window_seconds": seconds,

@@ -19,8 +19,9 @@ import numpy as np
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
 from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
-from rainbow_ray.training.trainer import FitData, Trainer
+from rainbow_ray.training.trainer import Trainer
 from tests.helpers import data_of, plan_of
 
 LAYERS = 6  # of the embedded encoder
@@ -35,10 +36,10 @@ def epochs(
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
     everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None, prefix=store)
+    parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None, frozen_cache=store)
     run = Trainer(plan.config, parts, NullLogger(), CheckpointManager(folder), ProcessGroup())
     if store is None:
-        run.learner.features = None  # what `train` without a store would share inside one fit
+        run.features.features = None  # what `train` without a store would share inside one fit
     seconds = []
     for _ in range(rounds + 1):
         began = time.perf_counter()

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
         scores = empty_scores(data.task, len(data.source))
         for fold in range(data.split.n_folds):
             place = folder / f"{kind}-{seed}-{fold}"
-            val, fitted = fit_fold(plan, data, place, fold, prefix=FrozenFeatureCache(folder / "prefix", STORE))
+            val, fitted = fit_fold(plan, data, place, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", STORE))
             scores[val] = fitted.val_scores
         found[kind] = scores
     if not options.no_baselines:

@@ -22,6 +22,7 @@ from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.training import trainer
 from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
@@ -46,7 +47,7 @@ def main() -> None:
     everything, nothing = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
-        parts = trainer.FitData(data.source, everything, nothing, made.task, made.reading, None)
+        parts = FitData(data.source, everything, nothing, made.task, made.reading, None)
         run = trainer.Trainer(made.config, parts, JsonLinesLogger(state.metrics), state, ProcessGroup())
         ours, theirs, ratios = 0.0, 0.0, []
         while min(ours, theirs) < options.seconds:
@@ -65,11 +66,11 @@ def main() -> None:
 
 def _prepared(run: trainer.Trainer) -> list[list]:
     """The next epoch's steps, each a list of padded micro-batches."""
-    lengths = run.source.lengths
-    steps = plan_batches(lengths, batch_size=run.length.global_batch_size, seed=42, epoch=run.progress.epoch)
+    lengths = run.dataset.lengths
+    steps = plan_batches(lengths, batch_size=run.schedule.global_batch_size, seed=42, epoch=run.state.epoch)
     limits = {"max_examples": 8, "max_tokens": None, "min_tokens": MIN_BATCH_TOKENS["cpu"]}
-    parts = [[run.source.in_memory_subset(part) for part in divide_batch(step, lengths, **limits)] for step in steps]
-    return [[make_batch(rows.examples, rows.positions, run.learner.collates) for rows in step] for step in parts]
+    parts = [[run.dataset.in_memory_subset(part) for part in divide_batch(step, lengths, **limits)] for step in steps]
+    return [[make_batch(rows.examples, rows.positions, run.features.collates) for rows in step] for step in parts]
 
 
 def _by_hand(run: trainer.Trainer, steps: list[list]) -> None:

@@ -32,8 +32,9 @@ import torch
 from rainbow_ray.config.schema import Config
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
-from rainbow_ray.training.trainer import FitData, Trainer
+from rainbow_ray.training.trainer import Trainer
 from rainbow_ray.tuning.optuna_study import make_study
 from rainbow_ray.tuning.search_space import apply, load_space
 from rainbow_ray.tuning.trial_log import TrialLog
@@ -139,7 +140,7 @@ def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float
         run.train_epoch()
         run.evaluate_epoch()
         epoch = time.perf_counter() - began
-    return FOLDS * (run.progress.seconds["startup"] + run.length.epochs * epoch)
+    return FOLDS * (run.state.seconds["startup"] + run.schedule.epochs * epoch)
 
 
 def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
@@ -150,7 +151,7 @@ def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(),
                CheckpointManager(folder),
                ProcessGroup())  # fmt: skip
-    run.learner.features = None  # what a fit shares with itself
+    run.features.features = None  # what a fit shares with itself
     return run
 
 
@@ -193,7 +194,7 @@ def _one_fit(arguments: dict[str, Any]) -> None:
     began = time.perf_counter()
     run.train_epoch()
     run.evaluate_epoch()
-    seconds = time.perf_counter() - began + run.progress.seconds["startup"]
+    seconds = time.perf_counter() - began + run.state.seconds["startup"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "seconds").write_text(str(seconds))
 

@@ -14,7 +14,7 @@ import pytest
 
 import rainbow_ray
 from rainbow_ray.bundle.bundle import Bundle, save_bundle
-from rainbow_ray.training.learner import load_fitted
+from rainbow_ray.training.checkpoint import load_fitted_model
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -33,7 +33,7 @@ def trained(tmp_path_factory, tiny_encoder):
     plan = plan_of(folder / "songs.parquet", tiny_encoder("deberta-v2"), training__epochs=3, **keys)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, folder / "fit")
-    model, task = load_fitted(plan.config, plan.reading, plan.task, folder / "fit")
+    model, task = load_fitted_model(plan.config, plan.reading, plan.task, folder / "fit")
     info = {"target": plan.target, "text_columns": ["concept"], "max_tokens": plan.reading.max_tokens}
     save_bundle(folder / "model", Bundle(model, task, plan.reading.text, info), plan.config.model)
     return folder, data.examples.texts[val], fitted.val_scores

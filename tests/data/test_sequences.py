@@ -11,10 +11,9 @@ import torch
 
 from rainbow_ray.data.batch import make_segment_times
 from rainbow_ray.data.batching import divide_sequences, plan_sequences, shard_sequences
-from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.model.device import Precision
-from rainbow_ray.training import learner as learners
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.model.device import ExecutionContext, Precision
+from rainbow_ray.training import evaluator, feature_provider
+from rainbow_ray.training.components import build_components
 from rainbow_ray.utils.errors import TrainingError
 from tests.conftest import segment_rows
 from tests.helpers import data_of, fit_fold, plan_of
@@ -92,22 +91,26 @@ def segments(write_table, tiny_encoder):
     return make
 
 
-def learner_of(plan, data):
+def components_of(plan, data):
     task = data.task.fit(data.source.targets, plan.config.training)
     everything = np.arange(len(data.source))
     torch.manual_seed(0)
-    device, precision = torch.device("cpu"), Precision(None)
-    return Learner(plan.config, data.source, plan.reading, task, everything, device=device, precision=precision,
-                   process_group=ProcessGroup())  # fmt: skip
+    execution = ExecutionContext(torch.device("cpu"), Precision(None))
+    return build_components(plan.config, data.source, plan.reading, task, everything, execution)
+
+
+def losses_of(components, batch):
+    view = next(components.features.iter_views([batch]))
+    return evaluator.forward_loss(components.model, components.features, components.task, view)[0]
 
 
 @pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
 def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypatch, together, overlap):
-    learner = learner_of(*segments(segments__together=together, segments__overlap=overlap))
-    everything = np.arange(len(learner.source))
-    many, _ = learner.score(everything)
-    monkeypatch.setattr(learners, "MAX_EVAL_TOKENS", 1)  # each window alone
-    alone, _ = learner.score(everything)
+    components = components_of(*segments(segments__together=together, segments__overlap=overlap))
+    everything = np.arange(len(components.features.dataset))
+    many, _ = components.evaluator.score(everything)
+    monkeypatch.setattr(feature_provider, "MAX_EVAL_TOKENS", 1)  # each window alone
+    alone, _ = components.evaluator.score(everything)
     assert np.isfinite(many).all()
     assert many == pytest.approx(alone, abs=1e-5)
 
@@ -121,40 +124,38 @@ def test_long_songs_are_trained_and_scored(segments, tmp_path):
 
 def test_windows_that_touch_have_no_jump_between_them(segments):
     """The loss of a step does not depend on which of its windows lie in one micro-batch."""
-    learner = learner_of(*segments(segments__together=8))
+    components = components_of(*segments(segments__together=8))
     first, second = np.arange(8), np.arange(8, 16)
     (both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
-        learner.model.eval()
-        apart = [
-            learner.losses(next(learner.rows(plan_sequences([run], 1, seed=0, epoch=0))))[0] for run in both.sequences
-        ]
-        together = learner.losses(next(learner.rows([both])))[0]
+        components.model.eval()
+        apart = [losses_of(components, *plan_sequences([sequence], 1, seed=0, epoch=0)) for sequence in both.sequences]
+        together = losses_of(components, both)
     assert torch.allclose(together, torch.cat(apart), atol=1e-5)
 
 
 def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
-    learner = learner_of(*segments(segments__together=8))
-    near = learner.source.sequence_index
+    components = components_of(*segments(segments__together=8))
+    near = components.features.dataset.sequence_index
     monkeypatch.setattr(type(near), "scoring_sequences", lambda self, song: [song[:8], song[8:16]])
     monkeypatch.setattr(type(near), "center_mask", lambda self, sequence: np.ones(len(sequence), dtype=bool))
     with pytest.raises(TrainingError, match="not finite"):
-        learner.score(np.arange(len(learner.source)))
+        components.evaluator.score(np.arange(len(components.features.dataset)))
 
 
 def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatch):
-    learner = learner_of(*segments(segments__together=8))
-    everything = np.arange(len(learner.source))
-    whole, _ = learner.score(everything)
-    losses, most = learner.losses, [40]
+    components = components_of(*segments(segments__together=8))
+    everything = np.arange(len(components.features.dataset))
+    whole, _ = components.evaluator.score(everything)
+    forward_loss, max_examples = evaluator.forward_loss, [40]
 
-    def scarce(rows, only=None):
-        if len(rows) > most[0]:
+    def limited(module, features, task, view, modalities=None):
+        if len(view) > max_examples[0]:
             raise torch.OutOfMemoryError("out of memory")
-        return losses(rows, only)
+        return forward_loss(module, features, task, view, modalities)
 
-    monkeypatch.setattr(learner, "losses", scarce)
-    assert learner.score(everything)[0] == pytest.approx(whole, abs=1e-5)
-    most[0] = 7
+    monkeypatch.setattr(evaluator, "forward_loss", limited)
+    assert components.evaluator.score(everything)[0] == pytest.approx(whole, abs=1e-5)
+    max_examples[0] = 7
     with pytest.raises(TrainingError, match=r"segments\.max_sequence_length"):
-        learner.score(everything)
+        components.evaluator.score(everything)

@@ -147,7 +147,7 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
     val, fitted = fit_fold(plan, stream, tmp_path / "fit")
     assert np.isfinite(fitted.val_scores).all()
     has_midi = np.array([len(row) > 0 for row in stream.index.table["midi"].to_pylist()])[val]
-    assert (np.isfinite(fitted.parts["midi"]).all(axis=1) == has_midi).all()
+    assert (np.isfinite(fitted.subset_scores["midi"]).all(axis=1) == has_midi).all()
 
 
 def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_session, tiny_encoder):

@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.training import cross_validation
+from rainbow_ray.training import cross_validation, train_step
 from rainbow_ray.training.checkpoint import CheckpointManager
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.evaluator import Evaluator
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.training.trainer import Trainer
 from tests.conftest import song_rows
@@ -135,12 +135,12 @@ def _around(owner: Any, name: str, call: int, act: Callable[..., Any]) -> Callab
 
 # how often each is met in a whole life: five folds of three epochs, each of five or six steps and some scorings
 POINTS: dict[str, Callable[[random.Random], Callable[[], None]]] = {
-    "in the first batch": lambda r: before(Learner, "losses", 1),
-    "in the middle of an epoch": lambda r: before(Learner, "losses", r.randint(2, 80)),
+    "in the first batch": lambda r: before(train_step, "forward_loss", 1),
+    "in the middle of an epoch": lambda r: before(train_step, "forward_loss", r.randint(2, 60)),
     "after a step": lambda r: after(torch.optim.AdamW, "step", r.randint(1, 60)),
     "between epochs": lambda r: before(Trainer, "train_epoch", r.randint(2, 12)),
     "before an evaluation": lambda r: before(Trainer, "evaluate_epoch", r.randint(1, 12)),
-    "in an evaluation": lambda r: after(Learner, "score", r.randint(1, 20)),
+    "in an evaluation": lambda r: after(Evaluator, "score", r.randint(1, 20)),
     "while a checkpoint is written": lambda r: in_the_middle_of_a_file(r.randint(1, 60)),
     "before a checkpoint is in place": lambda r: before(Path, "replace", r.randint(1, 60)),
     "after a checkpoint is in place": lambda r: after(Path, "replace", r.randint(1, 60)),
@@ -163,7 +163,7 @@ def test_a_kill_changes_nothing(campaign, point, tmp_path, kills):
 
 @pytest.mark.parametrize("how", ["torn", "empty", "foreign"])
 def test_a_damaged_checkpoint_costs_only_the_way_from_the_one_before(campaign, tmp_path, how):
-    assert campaign.live(tmp_path, before(Learner, "losses", 30)) == signal.SIGKILL
+    assert campaign.live(tmp_path, before(train_step, "forward_loss", 30)) == signal.SIGKILL
     newest = max((path for path in tmp_path.glob("*/step-*.pt")), key=lambda path: path.stat().st_mtime_ns)
     if how == "foreign":
         torch.save({"weights": torch.ones(3)}, newest)

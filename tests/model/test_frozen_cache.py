@@ -146,12 +146,12 @@ def test_training_is_the_same_with_and_without(songs_file, tiny_encoder, tmp_pat
     _, plain = fit_fold(plan, data, tmp_path / "plain")
     calls = counted(monkeypatch)
     store = FrozenFeatureCache(tmp_path / "prefix", MB)
-    _, fitted = fit_fold(plan, data, tmp_path / "stored", prefix=store)
+    _, fitted = fit_fold(plan, data, tmp_path / "stored", frozen_cache=store)
     np.testing.assert_allclose(fitted.val_scores, plain.val_scores, atol=1e-5)
     np.testing.assert_allclose(fitted.facts["losses"], plain.facts["losses"], rtol=1e-5)
     assert sum(calls) == len(source_of(data.examples).distinct[0]) + 1, "each text once, and one to see the shape"
     calls.clear()
-    fit_fold(plan, data, tmp_path / "fold", fold=1, prefix=store)
+    fit_fold(plan, data, tmp_path / "fold", fold=1, frozen_cache=store)
     assert sum(calls) == 1
     names = [record["split"] for record in read_records(tmp_path / "stored" / "metrics.jsonl")]
     assert names.count("val") == 2
@@ -161,7 +161,7 @@ def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_pat
     def fit(depth, name, prefix):
         plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__layer="last",
                        model__text_encoder__freeze_layers=depth)  # fmt: skip
-        return fit_fold(plan, data_of(plan), tmp_path / name, prefix=prefix)[1]
+        return fit_fold(plan, data_of(plan), tmp_path / name, frozen_cache=prefix)[1]
 
     plain = fit(3, "plain", None)
     store = FrozenFeatureCache(tmp_path / "prefix", MB)
@@ -174,7 +174,9 @@ def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_pat
 
 def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_encoder, tmp_path):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, **FREEZING[0])
-    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", prefix=FrozenFeatureCache(tmp_path / "prefix", 10))
+    _, fitted = fit_fold(
+        plan, data_of(plan), tmp_path / "fit", frozen_cache=FrozenFeatureCache(tmp_path / "prefix", 10)
+    )
     assert any("training.feature_cache_mb" in note for note in fitted.facts["notes"])
     assert np.isfinite(fitted.val_scores).all()
 
@@ -183,11 +185,11 @@ def test_frozen_features_are_computed_once_for_all_fits(songs_file, tiny_encoder
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
     store = FrozenFeatureCache(tmp_path / "prefix", MB)
-    _, first = fit_fold(plan, data, tmp_path / "a", prefix=store)
+    _, first = fit_fold(plan, data, tmp_path / "a", frozen_cache=store)
     calls = counted(monkeypatch)
-    _, again = fit_fold(plan, data, tmp_path / "b", prefix=store)
+    _, again = fit_fold(plan, data, tmp_path / "b", frozen_cache=store)
     assert not calls
     np.testing.assert_array_equal(first.val_scores, again.val_scores)
     other = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__pooling="max")
-    fit_fold(other, data, tmp_path / "c", prefix=store)
+    fit_fold(other, data, tmp_path / "c", frozen_cache=store)
     assert sum(calls) == len(data.examples)

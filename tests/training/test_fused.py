@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from rainbow_ray.data.batch import make_batch
-from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.model.device import ExecutionContext, pick_device, pick_precision
 from rainbow_ray.training import trainer
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.components import FitComponents, build_components
 from rainbow_ray.training.optimizer import make_optimizer
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -27,27 +26,27 @@ def made(stems_file, tiny_encoder, tmp_path):
     return make
 
 
-def learner_of(plan, data) -> Learner:
+def components_of(plan, data) -> FitComponents:
     train, _ = data.split.train_val_indices(0)
     device = pick_device("cpu")[0]
     task = data.task.fit(data.source.targets[train], plan.config.training)
-    return Learner(plan.config, data.source, plan.reading, task, train, device=device,
-                   precision=pick_precision("off", device)[0], process_group=ProcessGroup())  # fmt: skip
+    execution = ExecutionContext(device, pick_precision("off", device)[0])
+    return build_components(plan.config, data.source, plan.reading, task, train, execution)
 
 
 @pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
 def test_scores_do_not_depend_on_the_batch(made, kind):
     plan, data = made(model__fusion__kind=kind)
-    learner = learner_of(plan, data)
+    components = components_of(plan, data)
     torch.manual_seed(0)
-    for parameter in learner.model.head.parameters():
+    for parameter in components.model.head.parameters():
         torch.nn.init.normal_(parameter)  # it begins at 0, where everything would look alike
-    learner.model.eval()
+    components.model.eval()
     everything = np.arange(len(data.source))
     with torch.no_grad():
-        whole = learner.model(make_batch(data.examples, everything, learner.collates))
+        whole = components.model(make_batch(data.examples, everything, components.features.collates))
         for i in everything[::5]:
-            alone = learner.model(make_batch(data.examples, everything[i : i + 1], learner.collates))
+            alone = components.model(make_batch(data.examples, everything[i : i + 1], components.features.collates))
             torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
     assert whole.std(dim=0).min() > 1e-3
 
@@ -72,8 +71,8 @@ def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
     assert (resumed.val_scores == whole.val_scores).all()
     assert resumed.facts["losses"] == whole.facts["losses"]
-    for name, scores in whole.parts.items():
-        np.testing.assert_array_equal(resumed.parts[name], scores)
+    for name, scores in whole.subset_scores.items():
+        np.testing.assert_array_equal(resumed.subset_scores[name], scores)
 
 
 def test_parts_are_scored_as_if_there_were_nothing_else(made, tmp_path):
@@ -83,9 +82,9 @@ def test_parts_are_scored_as_if_there_were_nothing_else(made, tmp_path):
         name: np.array([len(row) > 0 for row in data.index.table[name].to_pylist()])[val] for name in ("audio", "midi")
     }
     text_only = np.flatnonzero(~has["audio"] & ~has["midi"])
-    np.testing.assert_allclose(fitted.parts["text"][text_only], fitted.val_scores[text_only], atol=1e-6)
-    assert not np.allclose(fitted.parts["text"][has["audio"]], fitted.val_scores[has["audio"]], atol=1e-6)
-    for name, scores in fitted.parts.items():
+    np.testing.assert_allclose(fitted.subset_scores["text"][text_only], fitted.val_scores[text_only], atol=1e-6)
+    assert not np.allclose(fitted.subset_scores["text"][has["audio"]], fitted.val_scores[has["audio"]], atol=1e-6)
+    for name, scores in fitted.subset_scores.items():
         some = [np.ones(len(val), dtype=bool) if one == "text" else has[one] for one in name.split("+")]
         scored = np.isfinite(scores).all(axis=1)
         assert (scored == np.any(some, axis=0)).all(), "who has nothing of it is not scored"
@@ -96,10 +95,10 @@ def test_each_tower_has_its_own_rate(made):
         model__audio_encoder__learning_rate=3e-3, model__midi_encoder__learning_rate=4e-3,
         model__fusion__learning_rate=5e-3, training__head_learning_rate=6e-3,
     )  # fmt: skip
-    learner = learner_of(plan, data)
-    optimizer = make_optimizer(learner.model, plan.config, learner.device)
+    components = components_of(plan, data)
+    optimizer = make_optimizer(components.model, plan.config, components.execution.device)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    towers = learner.model.parameters_by_component()
+    towers = components.model.parameters_by_component()
     found = {name: {rates[id(p)] for p in parameters} for name, parameters in towers.items()}
     assert found == {"audio": {3e-3}, "midi": {4e-3}, "fusion": {5e-3}, "head": {6e-3}}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(map(len, towers.values()))

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.training import evaluator, train_step
 from rainbow_ray.training.checkpoint import CheckpointManager
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
-from rainbow_ray.training.trainer import FitData, Trainer
+from rainbow_ray.training.trainer import Trainer
 from rainbow_ray.utils.errors import TrainingError
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -26,17 +27,18 @@ KEYS = {
 
 def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
     """Let micro-batches and scoring of more than `examples` run out of memory; returns the sizes that were tried."""
-    tried: list[int] = []
-    losses = Learner.losses
+    sizes: list[int] = []
+    forward_loss = evaluator.forward_loss
 
-    def limited(self, rows, only=None):
-        tried.append(len(rows))
-        if len(rows) > examples:
+    def limited(module, features, task, view, modalities=None):
+        sizes.append(len(view))
+        if len(view) > examples:
             raise error("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return losses(self, rows, only)
+        return forward_loss(module, features, task, view, modalities)
 
-    monkeypatch.setattr(Learner, "losses", limited)
-    return tried
+    for module in (evaluator, train_step):
+        monkeypatch.setattr(module, "forward_loss", limited)
+    return sizes
 
 
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
@@ -45,7 +47,7 @@ def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     fit_data = FitData(data.source, train, val, plan.task, plan.reading, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
     monkeypatch.setattr(run.stepper, "_update", lambda: None)
-    run.stepper.take(run.source.in_memory_subset(train[:16]), 16.0, number=1)
+    run.stepper.train_step(run.dataset.in_memory_subset(train[:16]), 16.0, number=1)
     return [p.grad.clone() for p in run.model.parameters() if p.grad is not None]
 
 
@@ -87,7 +89,7 @@ def test_one_example_that_does_not_fit_is_an_error_with_advice(songs_file, tiny_
 
 def test_other_errors_are_not_taken_for_it(songs_file, tiny_encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
-    monkeypatch.setattr(Learner, "losses", lambda self, rows: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(train_step, "forward_loss", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError):
         fit_fold(plan, data_of(plan), tmp_path)
 
@@ -97,21 +99,21 @@ SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from rainbow_ray.training.learner import Learner
+from rainbow_ray.training import evaluator, train_step
 from tests.helpers import data_of, fit_fold, plan_of
 torch.set_num_threads(1)
 manifest, folder = map(Path, sys.argv[1:])
 plan = plan_of(manifest, "embedded", model__text_encoder__freeze_layers=0, model__text_encoder__layer="last",
     training__batch_size=64, training__min_steps=0, training__epochs=1, data__folds=2)
 data = data_of(plan)
-losses = Learner.losses
-def limit_first(self, rows, only=None):
-    if torch.is_grad_enabled() and not hasattr(Learner, "limited"):
-        Learner.limited = True
+limited = []
+def limit_first(*arguments):
+    if not limited:
+        limited.append(True)
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20, resource.RLIM_INFINITY))
-    return losses(self, rows, only)
-Learner.losses = limit_first
+    return evaluator.forward_loss(*arguments)
+train_step.forward_loss = limit_first
 _, fitted = fit_fold(plan, data, folder)
 print("\\n".join(fitted.facts["notes"]))
 """

@@ -17,9 +17,13 @@ from rainbow_ray.data.batching import fixed_training_schedule, make_training_sch
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
-from rainbow_ray.training import learner, trainer
-from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training import trainer
+from rainbow_ray.training.checkpoint import CheckpointManager, load_fitted_model
+from rainbow_ray.training.evaluator import forward_loss
+from rainbow_ray.training.feature_provider import FeatureProvider
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import JsonLinesLogger, read_records
 from rainbow_ray.training.optimizer import make_optimizer
 from rainbow_ray.utils.errors import TrainingError
@@ -37,7 +41,7 @@ def encoder(tiny_encoder):
 def run_of(plan, data, folder: Path, fold: int = 0):
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = trainer.FitData(source_of(data.examples), train, val, plan.task, plan.reading, fold)
+    fit_data = FitData(source_of(data.examples), train, val, plan.task, plan.reading, fold)
     return trainer.Trainer(plan.config, fit_data, JsonLinesLogger(state.metrics), state, ProcessGroup())
 
 
@@ -115,7 +119,7 @@ def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypat
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
     _, shared = fit_fold(plan, data, tmp_path / "a")
-    monkeypatch.setattr(learner.Learner, "_find_features", lambda _: None)
+    monkeypatch.setattr(FeatureProvider, "_compute_features", lambda _: None)
     _, computed = fit_fold(plan, data, tmp_path / "b")
     np.testing.assert_allclose(shared.val_scores, computed.val_scores, atol=1e-5)
 
@@ -136,9 +140,9 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_p
         monkeypatch.setattr(run.stepper, "_update", lambda: None)
         step = run.train[:8]
         weight = weights[step].sum()
-        total = run.stepper.take(run.source.in_memory_subset(step), weight, number=1).loss
+        total = run.stepper.train_step(run.dataset.in_memory_subset(step), weight, number=1).loss
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
-        losses, _ = run.learner.losses(run.source.in_memory_subset(step))
+        losses, _ = forward_loss(run.model, run.features, run.task, run.dataset.in_memory_subset(step))
         assert total == pytest.approx(losses.sum().item() / weight, rel=1e-5)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -197,7 +201,7 @@ def test_layers_below_learn_more_slowly(encoder):
     config.model.text_encoder.freeze_layers = 1
     config.training.layer_decay = 0.5
     config.training.learning_rate = 1e-4
-    model = learner.build_model(config, InputSpec(text=str(encoder)), make_task("binary"))
+    model = build_model(config, InputSpec(text=str(encoder)), make_task("binary"))
     optimizer = make_optimizer(model, config, torch.device("cpu"))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -250,10 +254,10 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
-    model, task = learner.load_fitted(plan.config, plan.reading, plan.task, tmp_path)
+    model, task = load_fitted_model(plan.config, plan.reading, plan.task, tmp_path)
     run = run_of(plan, data, tmp_path / "other")
-    run.learner.model = copy.deepcopy(model)
-    scores, _ = run.learner.score(val)
+    run.features.model = copy.deepcopy(model)
+    scores, _ = run.evaluator.score(val)
     np.testing.assert_allclose(scores, fitted.val_scores, atol=1e-6)
     assert vars(task)["pos_weight"] > 0
 
@@ -267,7 +271,7 @@ def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_
     train, val = data.split.train_val_indices(0)
     back = np.argsort(order)
     state = CheckpointManager(tmp_path / "b")
-    parts = trainer.FitData(source_of(turned), back[train], back[val], plan.task, plan.reading, 0)
+    parts = FitData(source_of(turned), back[train], back[val], plan.task, plan.reading, 0)
     second = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 
@@ -289,14 +293,14 @@ def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, 
     data.examples.targets[:] = 0
     data.examples.targets[train[0]] = 1  # one positive cannot lie on both sides
     _, fitted = fit_fold(plan, data, tmp_path)
-    assert any("early stopping looks at the loss" in note for note in fitted.facts["notes"])
+    assert any("early stopping monitors the loss" in note for note in fitted.facts["notes"])
     assert fitted.facts["epochs"] == 3
 
 
 def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, **QUICK)
     run = run_of(plan, data_of(plan), tmp_path)
-    scores, loss = run.learner.score(np.array([], dtype=np.int64))
+    scores, loss = run.evaluator.score(np.array([], dtype=np.int64))
     assert (scores.shape, loss) == ((0,), None)
 
 

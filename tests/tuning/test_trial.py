@@ -48,7 +48,7 @@ def test_scores_are_pooled_and_told_at_rungs(context):
     reports = run(context, 0, {})
     assert [done for done, _ in reports] == pytest.approx([100 / 3, FULL_BUDGET])
     scores = out_of_fold(context, 0)
-    task, targets = context.shared.task, context.shared.source.targets
+    task, targets = context.shared.task, context.shared.dataset.targets
     assert not np.isnan(scores).any()
     assert reports[-1][1] == task.metric("macro_f1", targets, scores)
     first = context.train_val_indices[0][1]

@@ -1,0 +1,53 @@
+"""Construction of a model from a config, the inputs and a task."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.modalities.spec import InputSpec, load_encoders
+from rainbow_ray.modalities.text import tokenize
+from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
+from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.tasks.base import Task
+
+
+def build_model(config: Config, input_spec: InputSpec, task: Task) -> RainbowModel:
+    """Return an untrained model around pretrained encoders, on the CPU.
+
+    Args:
+        config: Section `model` names the modules and their sizes.
+        input_spec: Modalities and encoders. Each call clones the encoders, because a model cuts them to the layers
+            that it reads.
+        task: Determines the number of logits, and whether examples are segments of songs.
+
+    Returns:
+        The model; its random weights come from torch's global generator.
+
+    Raises:
+        InputError: A layer or freeze depth exceeds the encoder's.
+    """
+    return RainbowModel(
+        load_encoders(input_spec), config.model, task.outputs, input_spec.modalities, input_spec.seconds,
+        temporal=task.is_sequence_task,
+    )  # fmt: skip
+
+
+def fit_bag_of_words(model: RainbowModel, dataset: Dataset, indices: np.ndarray, task: Task, config: Config) -> None:
+    """Fit the vocabulary and the word weights of a model to the training examples; nothing without a bag of words.
+
+    Args:
+        model: Its module `words` is fitted in place.
+        dataset: Examples with hashed words.
+        indices: Training examples, `(n,)`.
+        task: Its classes weigh the words where `model.bag_of_words.weighting` is `ratio`.
+        config: The weighting, and the seed of the random projection.
+    """
+    if model.words is None:
+        return
+    examples = dataset.in_memory_subset(indices)
+    words = examples.examples.take(examples.positions).ragged(tokenize.WORDS)
+    classes = task.one_hot(dataset.targets[examples.indices])
+    ratios = log_count_ratios(words, classes) if config.model.bag_of_words.weighting == "ratio" else None
+    model.words.fit(words, ratios, config.reproducibility.seed)

@@ -1,0 +1,363 @@
+"""Inputs of a model: batches of examples, and everything that training does not change, computed once.
+
+Three things are computed before the first step and then read from caches:
+
+- the output of the frozen layers of an audio encoder (`AudioFeatureCache`),
+- the features of all examples, where the text encoder and the pooling are frozen,
+- the hidden states of the frozen layers of the text encoder, where only layers above them are trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batch import Batch, make_batch, make_segment_times
+from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences, scoring_batches
+from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.modalities import encoder_cache
+from rainbow_ray.modalities.spec import InputSpec, make_collates
+from rainbow_ray.modalities.text import tokenize
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
+from rainbow_ray.model.audio_features import AudioFeatureCache, WindowKeys
+from rainbow_ray.model.device import ExecutionContext
+from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
+from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
+from rainbow_ray.training.batch_halving import run_in_halves
+
+MAX_STATISTICS_EXAMPLES = 4096  # training examples that the standardizer is fitted to
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Use of the frozen-feature cache by one fit.
+
+    Attributes:
+        key: Key of the entry that the fit reads.
+        seconds: Time that the fit spent on computing the entry; 0 where another fit had computed it.
+    """
+
+    key: str
+    seconds: float
+
+
+class FeatureProvider:
+    """Reads model inputs from a dataset, and from caches where training does not change them.
+
+    The constructor computes what the caches lack; all workers of a process group must call it together.
+
+    Args:
+        config: Sections `data` and `training` limit the memory that the caches take.
+        dataset: Examples to read.
+        input_spec: Modalities, encoders, and the reader of media files.
+        model: The model to compute features with, on its device; its bag of words must be fitted.
+        execution: Device, precision and process group.
+        frozen_cache: Disk cache shared between fits, or None.
+        window_keys: Windows to encode up front, by modality; None: all windows of the dataset.
+
+    Attributes:
+        features: Features of all examples, `(examples, width)`, fp32, where the encoder is frozen; otherwise None.
+        hidden_states: Hidden states of the frozen layers, where some layers are frozen and the cache has room;
+            otherwise None.
+        audio_features: Output of the frozen layers of the audio encoder.
+        collates: Collate function of each modality, for `make_batch`.
+        cache_use: The entry of `frozen_cache` that is read, or None.
+        view_seed: Seed that chooses the window of a stem in training; None: the first one.
+        notes: Messages to the user.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, input_spec: InputSpec, model: RainbowModel,
+        execution: ExecutionContext, *, frozen_cache: FrozenFeatureCache | None = None,
+        window_keys: WindowKeys | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.dataset, self.input_spec, self.model = config, dataset, input_spec, model
+        self.execution, self.frozen_cache = execution, frozen_cache
+        self.notes: list[str] = []
+        self.cache_use: CacheUse | None = None
+        self.view_seed: int | None = None
+        self.audio_features = AudioFeatureCache(model, input_spec, execution.device, execution.precision)
+        self.collates = make_collates(
+            input_spec, self.audio_features.find, lambda: self.view_seed if model.training else None
+        )
+        if window_keys is None:
+            window_keys = {modality: dataset.window_names(modality) for modality in input_spec.cached}
+        self.audio_features.prepare(window_keys)
+        self.hidden_states: CachedHiddenStates | None = None
+        self.features = self._compute_features()
+        if self.features is None:
+            self.hidden_states = self._compute_hidden_states()
+
+    def inputs(self, view: ExampleView) -> Batch | PrecomputedFeatures:
+        """Return the input of the model for some examples, on the device.
+
+        Args:
+            view: The examples; their rows need not be in memory where `features` are at hand.
+
+        Returns:
+            Features that were computed before, or a padded batch.
+        """
+        if self.features is None:
+            return self.batch(view)
+        times = make_segment_times(view.examples.table, view.indices, view.sequence_ids)
+        features = self.features[torch.from_numpy(view.indices).to(self.execution.device)]
+        return PrecomputedFeatures(features, times.to(self.execution.device) if times is not None else None)
+
+    def batch(self, view: ExampleView) -> Batch:
+        """Return some examples as a padded batch on the device, with cached hidden states where there are any.
+
+        Args:
+            view: The examples.
+
+        Returns:
+            The batch.
+        """
+        batch = make_batch(view.examples, view.positions, self.collates, view.sequence_ids)
+        if self.hidden_states is not None:
+            batch.units[TEXT.name][tokenize.STATES] = self.hidden_states.pad(view.indices)
+        return batch.to(self.execution.device)
+
+    def iter_views(self, batches: Sequence[BatchIndices]) -> Iterator[ExampleView]:
+        """Return the examples of each batch in turn.
+
+        Args:
+            batches: Indices into the dataset; a streaming dataset reads them in this order.
+
+        Returns:
+            An iterator of one view per batch. With `features` at hand, nothing is read.
+        """
+        if self.features is None:
+            return self._read_views(batches)
+        examples = self.dataset.in_memory_subset(np.array([], dtype=np.int64)).examples
+        return (ExampleView(examples, batch.indices, batch.indices, batch.sequence_ids) for batch in batches)
+
+    def evaluation_views(
+        self, indices: np.ndarray, process_group: ProcessGroup, *, whole_sequences: bool = False
+    ) -> Iterable[ExampleView]:
+        """Return this worker's batches of an evaluation.
+
+        Args:
+            indices: Examples to evaluate, `(n,)`.
+            process_group: The workers that share the examples.
+            whole_sequences: Read segments in sequences, as in training, rather than alone.
+
+        Returns:
+            Batches of examples of similar length. Sequences may overlap, so that an example is in several.
+        """
+        sequence_index = self.dataset.sequence_index
+        if whole_sequences and sequence_index is not None:
+            sequences = [
+                sequence
+                for song in sequence_index.group_by_song(indices)
+                for sequence in sequence_index.scoring_sequences(song)
+            ]
+            divided = divide_sequences(
+                sequences, self.dataset.lengths, max_examples=len(indices), max_tokens=MAX_EVAL_TOKENS
+            )
+            return self._read_views(process_group.shard(divided))
+        batches: list[np.ndarray] = []
+        for block in self.dataset.shuffle_blocks(indices, seed=0, epoch=0):
+            batches += scoring_batches(block, self.dataset.lengths)
+        return self.dataset.iter_batches(process_group.shard(batches))
+
+    def fit_statistics(self, indices: np.ndarray) -> None:
+        """Fit the standardizer of the model to (at most `MAX_STATISTICS_EXAMPLES` of) the training examples.
+
+        Args:
+            indices: Training examples, `(n,)`.
+        """
+        view = self.dataset.in_memory_subset(indices)
+        if len(view) > MAX_STATISTICS_EXAMPLES:
+            rng = np.random.default_rng(self.config.reproducibility.seed)
+            view = view.take(np.sort(rng.choice(len(view), MAX_STATISTICS_EXAMPLES, replace=False)))
+        if self.features is not None:
+            features = self.features[torch.from_numpy(view.indices).to(self.execution.device)]
+        else:
+            batches = scoring_batches(np.arange(len(view)), self.dataset.lengths[view.indices])
+            group = self.execution.process_group
+            views = (view.take(batch) for batch in group.shard(batches))
+            features = self._encode(views, view.indices, self.model.features, self.model.width, group)
+        self.model.fit_statistics(features)
+
+    def sync_batch(self, indices: np.ndarray) -> Batch | PrecomputedFeatures:
+        """Return a small input whose forward pass reaches every trained parameter.
+
+        Args:
+            indices: Examples to choose from, `(n,)`.
+
+        Returns:
+            The input of the shortest example, and of one example per media modality.
+        """
+        view = self.dataset.in_memory_subset(indices)
+        chosen = [int(np.argmin(self.dataset.lengths[view.indices]))]
+        for modality in self.input_spec.media:
+            windows = view.examples.table[modality].take(view.positions).to_pylist()
+            chosen += np.flatnonzero([len(row) > 0 for row in windows])[:1].tolist()
+        return self.inputs(view.take(np.unique(chosen)))
+
+    def frozen_hash(self) -> str:
+        """Return a hash of the frozen weights, which a checkpoint does not contain.
+
+        Returns:
+            A hexadecimal string; equal for models that a checkpoint of one can be loaded into.
+        """
+        text, audio = self.model.text, self.model.audio
+        text_hash = encoder_cache.digest(self.input_spec.text, text.constant_tensors()) if text is not None else ""
+        return text_hash + (audio.identity() if audio is not None else "")
+
+    def _read_views(self, batches: Sequence[BatchIndices]) -> Iterator[ExampleView]:
+        views = self.dataset.iter_batches(batch.indices for batch in batches)
+        return (view.with_sequences(batch.sequence_ids) for view, batch in zip(views, batches, strict=True))
+
+    def _compute_features(self) -> torch.Tensor | None:
+        """Features of all examples, `(examples, width)`, where training does not change them and they fit in memory."""
+        max_bytes = self.config.data.in_memory_limit_mb * MB
+        if not self.model.features_are_constant or len(self.dataset) * self.model.width * 4 > max_bytes:
+            return None
+        all_indices, group = np.arange(len(self.dataset)), self.execution.process_group
+        if not isinstance(self.dataset, InMemoryDataset):
+            views = self.evaluation_views(all_indices, group)
+            return self._encode(views, all_indices, self.model.features, self.model.width, group)
+        assert self.model.text is not None
+        assert self.model.pooling is not None
+        width = self.model.text.width
+
+        def encode(process_group: ProcessGroup) -> torch.Tensor:
+            views = self.evaluation_views(all_indices, process_group)
+            return self._encode(views, all_indices, self.model.encode, width, process_group)
+
+        cached = None
+        if self.frozen_cache is not None:
+            key = self._cache_key(self.model.text.depth, self.model.pooling.kind)
+            # a group of its own: one of the workers computes, while the others wait for its file
+            cached = self._get_cached(
+                key, (len(self.dataset), width), torch.float32, lambda out: out.copy_(encode(ProcessGroup()))
+            )
+        # a collective call: every worker makes it, also one without the entry
+        is_cached_everywhere = all(group.all_gather_object(cached is not None))
+        encoded = cached.to(self.execution.device) if cached is not None and is_cached_everywhere else encode(group)
+        words = tokenize.pad_rows(self.dataset.examples.ragged(tokenize.WORDS), 0).to(self.execution.device)
+        with torch.no_grad():
+            return self.model.join(encoded, words, torch.arange(len(encoded), device=self.execution.device))
+
+    def _compute_hidden_states(self) -> CachedHiddenStates | None:
+        """Hidden states of the frozen layers for all examples, where some layers are frozen and the cache has room."""
+        encoder, dataset = self.model.text, self.dataset
+        if (
+            self.frozen_cache is None
+            or encoder is None
+            or encoder.constant_depth == 0
+            or not isinstance(dataset, InMemoryDataset)
+        ):
+            return None
+        depth = encoder.constant_depth
+        first, text_of_example = dataset.distinct  # stems of a song have the same text
+        starts = np.concatenate([[0], np.cumsum(tokenize.lengths(dataset.examples.table)[first], dtype=np.int64)])
+        shortest = dataset.in_memory_subset(np.array([int(np.argmin(dataset.lengths))]))
+        sample = self._hidden_states_of(shortest, depth, None)
+        shape = (int(starts[-1]), *sample.shape[2:])
+
+        def fill(out: torch.Tensor) -> None:
+            shallower = self._shallower_states(depth, starts, text_of_example, shape, sample.dtype)
+
+            def fill_batch(view: ExampleView) -> None:
+                states = self._hidden_states_of(view, depth, shallower).cpu()
+                for row, text in enumerate(text_of_example[view.indices].tolist()):
+                    start, end = starts[text], starts[text + 1]
+                    out[start:end] = states[row, : end - start]
+
+            for batch in scoring_batches(first, dataset.lengths):
+                run_in_halves(fill_batch, dataset.in_memory_subset(batch), self.execution.device)
+
+        values = self._get_cached(self._cache_key(depth), shape, sample.dtype, fill)
+        if values is None:
+            size = shape[0] * int(np.prod(shape[1:])) * sample.dtype.itemsize
+            self.notes.append(
+                f"the hidden states of the frozen layers take {size / MB:.0f} MB, which exceeds"
+                " training.feature_cache_mb or the free disk space: every step computes them anew"
+            )
+            return None
+        return CachedHiddenStates(values, starts, text_of_example)
+
+    def _get_cached(
+        self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
+    ) -> torch.Tensor | None:
+        """An entry of the frozen-feature cache, computed where it is missing; `cache_use` records it."""
+        assert self.frozen_cache is not None
+        seconds = 0.0
+
+        def compute_timed(out: torch.Tensor) -> None:
+            nonlocal seconds
+            start = time.perf_counter()
+            compute(out)
+            seconds = time.perf_counter() - start
+
+        values = self.frozen_cache.get(key, shape, dtype, compute_timed)
+        if values is not None:
+            self.cache_use = CacheUse(key, round(seconds, 4))
+        return values
+
+    def _shallower_states(
+        self, depth: int, starts: np.ndarray, text_of_example: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> tuple[int, CachedHiddenStates] | None:
+        """The deepest cached states below `depth`, from which only frozen layers remain to be run, and their depth."""
+        assert self.frozen_cache is not None
+        assert self.model.text is not None
+        for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
+            values = self.frozen_cache.find(self._cache_key(lesser), shape, dtype)
+            if values is not None:
+                return lesser, CachedHiddenStates(values, starts, text_of_example)
+        return None
+
+    @torch.no_grad()
+    def _hidden_states_of(
+        self, view: ExampleView, depth: int, shallower: tuple[int, CachedHiddenStates] | None
+    ) -> torch.Tensor:
+        """Hidden states after `depth` layers, `(examples, length, …, width)`."""
+        self.model.eval()
+        assert self.model.text is not None
+        device = self.execution.device
+        inputs = (
+            make_batch(view.examples, view.positions, {TEXT.name: self.collates[TEXT.name]}).to(device).units[TEXT.name]
+        )
+        below = (shallower[0], shallower[1].pad(view.indices).to(device)) if shallower is not None else None
+        with self.execution.autocast():
+            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, below)
+
+    def _cache_key(self, depth: int, pooling: str = "") -> str:
+        """The key of everything that the output of the frozen layers depends on."""
+        assert isinstance(self.dataset, InMemoryDataset)
+        encoder = self.model.text
+        assert encoder is not None
+        body = encoder.body.config
+        return make_key(
+            encoder_cache.digest(self.input_spec.text, encoder.constant_tensors(depth)), body.to_json_string(),
+            body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
+            self.execution.precision.name, self.execution.device.type, torch.__version__, self.dataset.token_hash,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _encode(
+        self, views: Iterable[ExampleView], indices: np.ndarray, encode: Callable[[Batch], torch.Tensor], width: int,
+        process_group: ProcessGroup,
+    ) -> torch.Tensor:  # fmt: skip
+        """Output of `encode` for `indices`, `(indices, width)`; each worker of a group computes its `views`."""
+        self.model.eval()
+        position = np.zeros(len(self.dataset), dtype=np.int64)
+        position[indices] = np.arange(len(indices))
+        result = torch.zeros(len(indices), width, device=self.execution.device)
+
+        def encode_batch(view: ExampleView) -> None:
+            with self.execution.autocast():
+                encoded = encode(self.batch(view)).float()
+            result[torch.from_numpy(position[view.indices]).to(self.execution.device)] = encoded
+
+        for view in views:
+            run_in_halves(encode_batch, view, self.execution.device)
+        return process_group.all_reduce_sum(result)
