@@ -220,7 +220,7 @@ def test_texts_without_words_do_not_stop_the_baselines(write_table):
     data = data_of(plan)
     states = data.examples.targets[:, None, None] + [[[0.0, 1.0]]]
     scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
-    assert (scores["words + stumps"] == scores["majority"]).all()
+    assert (scores["bag of words + boosting"] == scores["majority"]).all()
 
 
 @pytest.mark.slow

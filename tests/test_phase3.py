@@ -71,7 +71,7 @@ def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_
     assert set(summary["modalities"]) == {
         "text", "audio", "midi", "text+audio", "text+midi", "audio+midi", "text+audio+midi",
     }  # fmt: skip
-    assert {"audio + linear", "midi + linear", "frozen + linear"} <= set(summary["baselines"])
+    assert {"audio + linear", "midi + linear", "frozen encoder + linear"} <= set(summary["baselines"])
     records = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     norms = [record for record in records if "grad_norm_midi" in record]
     assert norms

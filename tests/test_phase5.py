@@ -57,7 +57,7 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
     assert summary["verdict"] in said
     assert "segment of a song that the manifest lacks" in said
     assert "1 songs of the manifest have no segments" in said
-    assert {"no context", "majority", "TF-IDF + linear", "words + stumps", "frozen + linear"} <= set(
+    assert {"no context", "majority", "TF-IDF + linear", "bag of words + boosting", "frozen encoder + linear"} <= set(
         summary["baselines"]
     )
     assert {"time_accuracy", "edit", "f1_at_10", "f1_at_25", "f1_at_50", "boundary_0_5s", "boundary_3s"} <= set(

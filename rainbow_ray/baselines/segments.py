@@ -1,81 +1,98 @@
-"""What a model of segments must beat: the same baselines as elsewhere, each segment for itself.
+"""Baselines of segments. A baseline scores each segment by itself.
 
-Where only songs have labels, they read whole songs, and each segment has an equal share of what they say.
+Where only songs have labels, a baseline scores whole songs, and each segment has an equal part of the song's score.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.baselines.common import MOST_EXAMPLES, Scores, mean_states, media_summaries, run_baselines
+from rainbow_ray.baselines.common import MAX_EXAMPLES, run_baselines
+from rainbow_ray.baselines.features import media_features, text_states
+from rainbow_ray.baselines.models import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_segment_baselines(shared: FitContext, split: Split) -> dict[str, Scores]:
-    """In a worker: out-of-fold scores of each baseline, `(segments, …)`; NaN beyond a sample of songs."""
-    config, source, task = shared.config, shared.dataset, shared.task
-    seed = config.reproducibility.seed
-    rows = _sample(source.targets, seed)
-    known = source.in_memory_subset(rows)
-    examples = known.examples.take(known.positions)
-    summaries = media_summaries(shared, known)
-    states = None
-    if shared.input_spec.text:
-        states = mean_states(examples, shared.input_spec.text, config.model.text_encoder, config.training.device)
-    part = split.take(rows)
-    whole: dict[str, Scores] = {}
+def compute_segment_baselines(context: FitContext, split: Split) -> dict[str, Scores]:
+    """Return out-of-fold scores of the baselines of segments.
+
+    Args:
+        context: Data and config of the run.
+        split: Folds of the run.
+
+    Returns:
+        Scores by name, `(segments, …)`; NaN for segments beyond a sample of songs.
+    """
+    dataset, task, seed = context.dataset, context.task, context.config.reproducibility.seed
+    rows = sample_songs(dataset.targets, seed)
+    view = dataset.in_memory_subset(rows)
+    examples = view.examples.take(view.positions)
+    features, states, part = media_features(context, view), text_states(context, examples), split.take(rows)
     if task.is_weakly_labeled:
-        songs = song_slices(examples.targets)
-        firsts = np.array([song.start for song in songs])
-        means = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
-        summed = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in summaries.items()}
-        found = run_baselines(task.base_task, _songs(examples, songs), part.take(firsts), means, summed, seed=seed)
-        sizes = np.array([song.stop - song.start for song in songs])
-        for name, said in found.items():
-            shares = said / sizes.reshape(-1, *[1] * (said.ndim - 1))
-            whole[name] = np.repeat(shares, sizes, axis=0)
+        scores = _score_songs(task.base_task, examples, part, states, features, seed)
     else:
-        labelled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
-        whole = run_baselines(
-            task.base_task,
-            labelled,
-            part,
-            states,
-            summaries,
-            seed=seed,
-            teaches=task.has_label(examples.targets),
-        )
-    scores = {name: empty_scores(task, len(source)) for name in whole}
-    for name, found_here in whole.items():
-        scores[name][rows] = found_here
-    return scores
+        labeled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
+        has_label = task.has_label(examples.targets)
+        scores = run_baselines(task.base_task, labeled, part, states, features, seed=seed, has_label=has_label)
+    all_scores = {name: empty_scores(task, len(dataset)) for name in scores}
+    for name, values in scores.items():
+        all_scores[name][rows] = values
+    return all_scores
 
 
-def _sample(targets: np.ndarray, seed: int) -> np.ndarray:
-    """The segments of all songs, or of as many as baselines read."""
+def sample_songs(targets: np.ndarray, seed: int) -> np.ndarray:
+    """Return the segments of all songs, or of a random sample of songs.
+
+    Args:
+        targets: Packed targets, `(segments, 5)`.
+        seed: Seed of the sample.
+
+    Returns:
+        Indices of segments of whole songs; more than `MAX_EXAMPLES` only for a single song.
+    """
     songs = song_slices(targets)
-    if len(targets) <= MOST_EXAMPLES:
+    if len(targets) <= MAX_EXAMPLES:
         return np.arange(len(targets))
-    chosen: list[np.ndarray] = []
-    size = 0
+    sample: list[np.ndarray] = []
+    n_segments = 0
     for i in np.random.default_rng(seed).permutation(len(songs)):
         rows = np.arange(songs[i].start, songs[i].stop)
-        if size + len(rows) > MOST_EXAMPLES and chosen:
+        if n_segments + len(rows) > MAX_EXAMPLES and sample:
             break
-        chosen.append(rows)
-        size += len(rows)
-    return np.sort(np.concatenate(chosen))
+        sample.append(rows)
+        n_segments += len(rows)
+    return np.sort(np.concatenate(sample))
 
 
-def _songs(examples: Examples, songs: list[slice]) -> Examples:
-    """An example a song, with all its words."""
+def _score_songs(
+    base_task: Task, examples: Examples, split: Split, states: np.ndarray | None, features: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, Scores]:  # fmt: skip
+    """Baselines of whole songs, with equal parts of a song's score for its segments."""
+    songs = song_slices(examples.targets)
+    first = np.array([song.start for song in songs])
+    song_states = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
+    song_features = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in features.items()}
+    joined = _join_segments(examples, songs)
+    scores = run_baselines(base_task, joined, split.take(first), song_states, song_features, seed=seed)
+    sizes = np.array([song.stop - song.start for song in songs])
+    return {
+        name: np.repeat(values / sizes.reshape(-1, *[1] * (values.ndim - 1)), sizes, axis=0)
+        for name, values in scores.items()
+    }
+
+
+def _join_segments(examples: Examples, songs: list[slice]) -> Examples:
+    """One example for each song, with the texts of all its segments."""
     texts = examples.texts
     joined = [" ".join(text for text in texts[song] if text) for song in songs]
     labels = SegmentTargets.from_array(examples.targets).song_labels()

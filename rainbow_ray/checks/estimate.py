@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import torch
 
-from rainbow_ray.baselines.common import MOST_EXAMPLES
+from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import ModelProfile, check_model
 from rainbow_ray.checks.result import CheckResult
@@ -87,7 +87,7 @@ def estimate_run(
     n_workers = (parse_workers(training.workers) or (1, 1))[1]
     n_concurrent = 1 if training.workers is not None else min(n_parallel, n_folds)
     fits_seconds = fit_seconds * n_folds / n_concurrent / n_workers + (fit_seconds / n_workers if n_folds > 1 else 0.0)
-    n_baseline = min(n_train + n_val, MOST_EXAMPLES)
+    n_baseline = min(n_train + n_val, MAX_EXAMPLES)
     baseline_seconds = n_baseline * profile.encode_seconds * BASELINE_PASSES + BASELINE_SECONDS
     n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
     total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.baselines.names import READS_WORDS
 from rainbow_ray.tasks.base import Metrics, Task
 from rainbow_ray.tasks.scores import is_scored
 from rainbow_ray.utils.number_format import format_difference, format_numbers
@@ -19,7 +20,6 @@ CONFIDENCE_LEVEL = 0.95
 MIN_RESAMPLES, MAX_RESAMPLES = 200, 1000  # fewer for many songs, whose intervals need less
 RESAMPLED_ROWS = 2_000_000  # about as many rows are drawn for one interval
 MIN_DEFINED_FRACTION = 0.8  # of the resamples must define a metric, or it has no interval
-TEXT_BASELINES = ("text length", "TF-IDF + linear", "words + stumps", "bag of words + boosting")
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def verdict(
     if difference.low > 0:
         return f"The model beats the best baseline, {name}: {values} over {n_songs} songs, {interval}."
     if difference.high < 0:
-        advice = " Words alone do better: this task does not need a GPU." if name in TEXT_BASELINES else ""
+        advice = " Words alone do better: this task does not need a GPU." if name in READS_WORDS else ""
         return f"The model loses to the best baseline, {name}: {values} over {n_songs} songs, {interval}.{advice}"
     relation = "ahead of" if difference.value > 0 else "behind" if difference.value < 0 else "level with"
     return (

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.calibration.fit import calibrate
 from rainbow_ray.data.dataset import scatter_song_means
@@ -27,8 +28,6 @@ from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.base import Metrics, Task
 from rainbow_ray.tasks.scores import decode_folds, is_scored
 from rainbow_ray.training.cross_validation import FitResult, out_of_fold
-
-NO_CONTEXT = "no context"  # the baseline that is this model without the neighbors of a segment and without time
 
 
 @dataclass(frozen=True)

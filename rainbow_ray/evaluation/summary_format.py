@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.baselines.names import FORMER_NAMES
 from rainbow_ray.utils.errors import InputError, first_line
 
 SUMMARY_FORMAT = 2
@@ -72,7 +73,18 @@ def upgrade_summary(document: Mapping[str, Any]) -> dict[str, Any]:
     for name, renamed in RENAMED_NESTED_KEYS.items():
         if isinstance(upgraded.get(name), Mapping):
             upgraded[name] = _rename(upgraded[name], renamed)
+    if isinstance(upgraded.get("baselines"), Mapping):
+        upgraded["baselines"] = _rename(upgraded["baselines"], FORMER_NAMES)
+    upgraded = _rename_best_baseline(upgraded)
+    if isinstance(upgraded.get("revalidation"), Mapping):
+        upgraded["revalidation"] = _rename_best_baseline(upgraded["revalidation"])
     return {**upgraded, "format": SUMMARY_FORMAT}
+
+
+def _rename_best_baseline(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy whose best baseline has its present name."""
+    name = document.get("best_baseline")
+    return {**document, "best_baseline": FORMER_NAMES[name]} if name in FORMER_NAMES else dict(document)
 
 
 def _rename(document: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 
 from rainbow_ray.baselines.compute import compute_baselines
+from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
 from rainbow_ray.data.dataset import count_songs
-from rainbow_ray.evaluation.results import NO_CONTEXT
 from rainbow_ray.evaluation.summary import best_length
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.progress import FitProgress

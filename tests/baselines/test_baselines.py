@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.baselines.common import mean_states, run_baselines
+from rainbow_ray.baselines.common import run_baselines
+from rainbow_ray.baselines.features import mean_hidden_states
+from rainbow_ray.baselines.registry import fit_trivial, register_baseline, unregister_baseline
 from tests.helpers import data_of, plan_of
 
-NAMES = ["majority", "text length", "TF-IDF + linear", "words + stumps", "frozen + linear"]
+NAMES = ["majority", "text length", "TF-IDF + linear", "bag of words + boosting", "frozen encoder + linear"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def parts(tmp_path_factory):
     pq.write_table(pa.table(song_rows(songs=40, stems=1)), path)
     plan = plan_of(path)
     data = data_of(plan)
-    return data, mean_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
+    return data, mean_hidden_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
 
 
 def test_all_five_are_scored_once(parts):
@@ -31,7 +33,7 @@ def test_all_five_are_scored_once(parts):
     assert list(scores) == NAMES
     assert all(np.isfinite(values).all() for values in scores.values())
     truth = data.examples.targets > 0.5
-    assert ((scores["words + stumps"] > 0.5) == truth).mean() > 0.95  # the label is one word
+    assert ((scores["bag of words + boosting"] > 0.5) == truth).mean() > 0.95  # the label is one word
     assert len(np.unique(scores["majority"])) <= data.split.n_folds
 
 
@@ -59,3 +61,18 @@ def test_mean_states_are_those_of_the_encoder(parts):
         hidden = text_encoder.load_encoder("embedded").eval()(**inputs, output_hidden_states=True).hidden_states
     expected = np.stack([h[0].mean(0).numpy() for h in hidden])
     np.testing.assert_allclose(states[5], expected, atol=1e-4)
+
+
+def test_a_registered_baseline_is_scored_with_the_others(parts):
+    data, states = parts
+    register_baseline("copy of majority", lambda inputs: inputs.hidden_states is not None, fit_trivial)
+    try:
+        scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
+        assert list(scores) == [*NAMES, "copy of majority"]
+        np.testing.assert_array_equal(scores["copy of majority"], scores["majority"])
+        without = run_baselines(data.task, data.examples, data.split, None, seed=0)
+        assert "copy of majority" not in without
+        with pytest.raises(ValueError, match="registered already"):
+            register_baseline("copy of majority", lambda inputs: True, fit_trivial)
+    finally:
+        unregister_baseline("copy of majority")

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.baselines.common import mean_states, run_baselines
+from rainbow_ray.baselines.common import run_baselines
+from rainbow_ray.baselines.features import mean_hidden_states
 from rainbow_ray.tasks.scores import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -78,7 +79,7 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
-        states = mean_states(data.examples, plan.reading, plan.config.model.text_encoder, "auto")
+        states = mean_hidden_states(data.examples, plan.reading, plan.config.model.text_encoder, "auto")
         for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).items():
             metrics, _ = data.task.metrics(data.examples.targets, scores)
             found.setdefault(name, []).append({metric: metrics[metric] for metric in SHOWN[options.phase]})

@@ -81,8 +81,8 @@ def test_the_best_baseline_follows_the_metric():
     ("gap", "best", "words"),
     [
         (Difference(0.2, 0.1, 0.3), "majority", "beats the best baseline, majority"),
-        (Difference(-0.2, -0.3, -0.1), "words + stumps", "Words alone do better"),
-        (Difference(-0.2, -0.3, -0.1), "frozen + linear", "loses to"),
+        (Difference(-0.2, -0.3, -0.1), "bag of words + boosting", "Words alone do better"),
+        (Difference(-0.2, -0.3, -0.1), "frozen encoder + linear", "loses to"),
         (Difference(0.1, -0.1, 0.3), "majority", "ahead of the best baseline"),
         (Difference(-0.1, -0.3, 0.1), "majority", "behind the best baseline"),
         (None, "majority", "No verdict"),

@@ -65,3 +65,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         read_summary(path)
+
+
+def test_baselines_of_earlier_versions_have_their_present_names():
+    former = {
+        "baselines": {"majority": {}, "words + stumps": {"f1": 0.5}, "none": {}},
+        "best_baseline": "words + stumps",
+        "confirmed": {"best_baseline": "frozen + linear"},
+    }
+    upgraded = upgrade_summary(former)
+    assert upgraded["baselines"] == {"majority": {}, "bag of words + boosting": {"f1": 0.5}, "no context": {}}
+    assert upgraded["best_baseline"] == "bag of words + boosting"
+    assert upgraded["revalidation"]["best_baseline"] == "frozen encoder + linear"

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from rainbow_ray import predict
+from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.data.manifest import ID_MISSING
 from rainbow_ray.data.segments import NO_LENGTH
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.evaluation.results import NO_CONTEXT, evaluate
+from rainbow_ray.evaluation.results import evaluate
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.cross_validation import FitContext, FitJob, out_of_fold, read_result, run_job
 from rainbow_ray.utils.errors import InputError

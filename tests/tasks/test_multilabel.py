@@ -11,7 +11,7 @@ import sklearn.metrics as reference
 import torch
 from torch.nn import functional
 
-from rainbow_ray.baselines.models import family_of
+from rainbow_ray.baselines.models import model_family
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.tasks.class_labels import RARE
 from rainbow_ray.tasks.multilabel import LEFT_OUT, Multilabel
@@ -73,11 +73,11 @@ def test_a_class_that_all_songs_have_is_refused():
 
 def test_one_class_alone_is_a_problem_too():
     task = parse([["a"], [], ["a"], []]).task
-    family = family_of(task)
+    family = model_family(task)
     inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
     targets = inputs.astype(np.float32)
     for make in (lambda: family.linear(1.0), lambda: family.boosting(0)):
-        scores = family.score(make(), inputs, targets, np.arange(4), np.array([4, 5]))
+        scores = family.fit_predict(make(), inputs, targets, np.arange(4), np.array([4, 5]))
         assert scores.shape == (2, 1)
         assert scores[0, 0] > 0.5 > scores[1, 0]
 

@@ -1,0 +1,106 @@
+"""Features that baselines read: hidden states of the frozen text encoder, and pooled features of other modalities."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from rainbow_ray.config.schema import TextEncoderConfig
+from rainbow_ray.data.batch import make_batch
+from rainbow_ray.data.batching import scoring_batches
+from rainbow_ray.data.dataset import ExampleView, distinct_windows
+from rainbow_ray.data.examples import Examples
+from rainbow_ray.modalities.spec import InputSpec, make_collates
+from rainbow_ray.modalities.text.encoder import TextEncoder, load_encoder
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
+from rainbow_ray.modalities.text.tokenize import TOKENS
+from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.build import build_model
+from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.training.cross_validation import FitContext
+
+BATCH_SIZE = 256
+
+
+def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarray]:
+    """Return pooled features of audio and MIDI from encoders that are not trained.
+
+    Args:
+        context: Data and config of the run.
+        view: Examples to read.
+
+    Returns:
+        Features by modality, float32, `(examples, width)`; 0 where an example lacks the modality.
+    """
+    reading = context.input_spec
+    if not reading.media:
+        return {}
+    device, _ = pick_device(context.config.training.device)
+    precision, _ = pick_precision(context.config.training.mixed_precision, device)
+    config = context.config.model_copy(deep=True)
+    config.model.audio_encoder.freeze_feature_extractor, config.model.audio_encoder.freeze_layers = True, "all"
+    media_only = dataclasses.replace(reading, modalities=reading.media)
+    model = build_model(config, media_only, context.task).eval().to(device)
+    audio_features = AudioFeatureCache(model, reading, device, precision)
+    audio_features.prepare({name: distinct_windows(view.examples.table, name) for name in reading.cached})
+    collates = make_collates(media_only, audio_features.find)
+    features: dict[str, np.ndarray] = {
+        name: np.zeros((len(view), width), dtype=np.float32) for name, width in model.parts.items()
+    }
+    with torch.no_grad():
+        for start in range(0, len(view), BATCH_SIZE):
+            indices = np.arange(start, min(start + BATCH_SIZE, len(view)))
+            batch = make_batch(view.examples, view.positions[indices], collates).to(device)
+            for name, output in model.read(batch).items():
+                pooled = torch.where(batch.present[name][:, None], output.summary, 0.0)
+                features[name][indices] = pooled.cpu().numpy()
+    return features
+
+
+def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConfig, device: str) -> np.ndarray:
+    """Return the mean over tokens of every layer's hidden states of the frozen text encoder.
+
+    Args:
+        examples: Examples with tokens.
+        encoder: Name or folder of the encoder.
+        config: Config of the encoder, of which layers and freezing are not read.
+        device: Value of `training.device`.
+
+    Returns:
+        Means, float32, `(examples, layers + 1, hidden_size)`.
+    """
+    frozen = config.model_copy(update={"layer": "last", "freeze_layers": "all", "freeze_embeddings": True})
+    target = pick_device(device)[0]
+    model = TextEncoder(load_encoder(encoder), frozen).eval().to(target)
+    lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
+    means: np.ndarray | None = None
+    collates = make_collates(InputSpec(text=encoder))
+    with torch.no_grad():
+        for indices in scoring_batches(np.arange(len(examples)), lengths):
+            inputs = make_batch(examples, indices, collates).to(target).units[TEXT.name]
+            mask = inputs["mask"][..., None]
+            layers = model.all_layers(inputs[TOKENS], inputs["mask"])
+            batch = torch.stack([(h * mask).sum(1) / mask.sum(1).clamp(min=1) for h in layers], dim=1)
+            if means is None:
+                means = np.zeros((len(examples), *batch.shape[1:]), dtype=np.float32)
+            means[indices] = batch.cpu().numpy()
+    assert means is not None
+    return means
+
+
+def text_states(context: FitContext, examples: Examples) -> np.ndarray | None:
+    """Return `mean_hidden_states` of a run's text encoder.
+
+    Args:
+        context: Data and config of the run.
+        examples: Examples with tokens.
+
+    Returns:
+        The means, or None where the run reads no text.
+    """
+    if not context.input_spec.text:
+        return None
+    config = context.config
+    return mean_hidden_states(examples, context.input_spec.text, config.model.text_encoder, config.training.device)

@@ -1,0 +1,14 @@
+"""Names of baselines, as summaries, tables and reports show them."""
+
+from __future__ import annotations
+
+TEXT_LENGTH = "text length"
+TF_IDF = "TF-IDF + linear"
+BAG_OF_WORDS = "bag of words + boosting"
+FROZEN_ENCODER = "frozen encoder + linear"
+NO_CONTEXT = "no context"  # the model itself without its temporal layers, which is trained like the model
+
+READS_WORDS = (TEXT_LENGTH, TF_IDF, BAG_OF_WORDS)  # baselines that need no encoder
+
+# names that versions up to 0.1 wrote
+FORMER_NAMES = {"words + stumps": BAG_OF_WORDS, "frozen + linear": FROZEN_ENCODER, "none": NO_CONTEXT}
