@@ -1,1 +1,1 @@
-"""A trained model behind HTTP: what is asked and answered, who may ask, and how it runs on Ray Serve."""
+"""The HTTP service: its API, access control, and deployment on Ray Serve."""

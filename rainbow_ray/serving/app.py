@@ -1,4 +1,4 @@
-"""The interface: JSON in and out, described by OpenAPI, and a form for people."""
+"""The HTTP API of the service: endpoints with JSON requests and responses, OpenAPI, and an HTML form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -21,193 +21,299 @@ from rainbow_ray import __version__
 from rainbow_ray.data.time_units import UnitCheck, check_unit, describe_length, likely_unit
 from rainbow_ray.data.times import DAY, parse_seconds
 from rainbow_ray.inference.occlusion import column_to_explain
-from rainbow_ray.serving.auth import App, Gate, Guard
+from rainbow_ray.serving.auth import MAX_BODY_BYTES, AccessPolicy, bearer_scheme, make_middleware
 from rainbow_ray.serving.service import Service
 
 FORM = Path(__file__).with_name("form.html")
-MOST_TOLD = 20  # problems of a request
-MOST_TEXTS, MOST_CHARACTERS, MOST_SEGMENTS = 64, 20_000, 2_000
-LARGEST_TIME = 1e15  # beyond, no unit is likely
+MAX_PROBLEMS = 20  # of a request that are reported
+MAX_TEXTS, MAX_CHARACTERS, MAX_SEGMENTS = 64, 20_000, 2_000
+MAX_NAME_CHARACTERS = 200
+MAX_LIKELY_SECONDS = 1e15  # times beyond it are in no likely unit
 FORM_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
-def _is_text(text: str) -> str:
+def _check_utf8(text: str) -> str:
+    """Reject unpaired surrogates, which JSON escapes can express."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # half a character, as JSON may write it
-        raise ValueError("this is no UTF-8 text") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("the text is not valid UTF-8") from error
     return text
 
 
-def _read_seconds(value: object) -> object:
-    """A time as a number of seconds; clock times and durations as text are read too."""
+def _parse_seconds(value: object) -> object:
+    """Convert clock times and durations to seconds."""
     if isinstance(value, bool):
         raise ValueError("a time is a number of seconds, or text such as 1:23.5")
     seconds = parse_seconds(value) if isinstance(value, str) else value
     if isinstance(seconds, float) and math.isnan(seconds):
         raise ValueError("no time is given")
-    if isinstance(seconds, int | float) and DAY < seconds < LARGEST_TIME:
+    if isinstance(seconds, int | float) and DAY < seconds < MAX_LIKELY_SECONDS:
         raise ValueError(f"{describe_length(seconds)} is more than a day; times are seconds from the song's start"
                          f" ({likely_unit(seconds)})")  # fmt: skip
     return seconds
 
 
-Text = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_is_text)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_check_utf8)]
 Seconds = Annotated[
     float,
-    BeforeValidator(_read_seconds),
-    Field(ge=0, le=DAY, allow_inf_nan=False, description="seconds from the song's start; text such as 1:23.5 is read"),
+    BeforeValidator(_parse_seconds),
+    Field(ge=0, le=DAY, allow_inf_nan=False, description="seconds from the song's start, or text such as 1:23.5"),
 ]
-Name = Annotated[str, Field(max_length=200), AfterValidator(_is_text)]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), AfterValidator(_check_utf8)]
 
 
-class Texts(BaseModel):
-    texts: list[Text] = Field(min_length=1, max_length=MOST_TEXTS, examples=[["a door that was a wall until then"]])
+class PredictRequest(BaseModel):
+    """Texts to predict."""
+
+    texts: list[Text] = Field(min_length=1, max_length=MAX_TEXTS, examples=[["a door that was a wall until then"]])
 
 
-class Predicted(BaseModel):
-    prediction: bool | str | float | list[str] | None = Field(description="null where there is no text")
-    scores: dict[str, float] = Field(description="by class; `score` where there is one")
-    reason: str | None = Field(description="why there is none")
-    modalities: str | None = Field(None, description="of a model that reads audio or MIDI too: what the score has read")
+class TextPrediction(BaseModel):
+    """Prediction for a text."""
+
+    prediction: bool | str | float | list[str] | None = Field(description="null for an empty text")
+    scores: dict[str, float] = Field(description="scores by class; `score` of models with a single score")
+    reason: str | None = Field(description="why there is no prediction")
+    modalities: str | None = Field(
+        None, description="modalities that the score was computed from, of models that read audio or MIDI as well"
+    )
 
 
-class Predictions(BaseModel):
-    predictions: list[Predicted]
+class PredictResponse(BaseModel):
+    """Predictions, in the order of the texts."""
+
+    predictions: list[TextPrediction]
 
 
-class ToExplain(BaseModel):
+class ExplainRequest(BaseModel):
+    """A text to explain."""
+
     text: Text
-    label: Name | None = Field(None, description="the class whose score is explained; by default the likeliest")
+    label: Name | None = Field(None, description="class whose score is explained; default: the one with highest score")
 
 
-class Word(BaseModel):
+class WordChange(BaseModel):
+    """Effect of a word on a score."""
+
     word: str
-    by: float = Field(description="how much higher the score is for this word's being there")
+    effect: float = Field(description="score of the text minus its score without this word")
+    by: float = Field(description="former name of `effect`", deprecated=True)
 
 
-class Explained(BaseModel):
+class ExplainResponse(BaseModel):
+    """Words with an effect on a score, in descending order of it."""
+
     label: str
-    words: list[Word]
+    words: list[WordChange]
 
 
-class Segment(BaseModel):
+class SegmentInput(BaseModel):
+    """A segment of a song."""
+
     song: Name = "song"
     start: Seconds
     end: Seconds
     text: Text = ""
 
 
-class Segments(BaseModel):
-    segments: list[Segment] = Field(min_length=1, max_length=MOST_SEGMENTS)
+class SegmentsRequest(BaseModel):
+    """Segments to predict."""
+
+    segments: list[SegmentInput] = Field(min_length=1, max_length=MAX_SEGMENTS)
 
     @model_validator(mode="after")
-    def _are_seconds(self) -> Segments:
+    def _check_times(self) -> SegmentsRequest:
         problem = self.check_unit().problem
         if problem is not None:
             raise ValueError(problem)
         return self
 
     def check_unit(self) -> UnitCheck:
-        """Whether the times can be in seconds."""
-        rows = [(one.song, one.start, one.end, len(one.text.split())) for one in self.segments]
+        """Check whether the times can be seconds.
+
+        Returns:
+            A problem or a warning, or neither.
+        """
+        rows = [(segment.song, segment.start, segment.end, len(segment.text.split())) for segment in self.segments]
         return check_unit(pd.DataFrame(rows, columns=["song", "start", "end", "words"]))
 
 
-class Timeline(BaseModel):
+class SegmentsResponse(BaseModel):
+    """Predictions of segments, and the intervals that neighboring segments with the same prediction form."""
+
     segments: list[dict[str, Any]]
-    stretches: list[dict[str, Any]]
-    notes: list[str] = Field(default=[], description="what is doubtful about the request's times")
+    intervals: list[dict[str, Any]]
+    stretches: list[dict[str, Any]] = Field(description="former name of `intervals`", deprecated=True)
+    notes: list[str] = Field(default=[], description="doubts about the unit of the times")
 
 
+public_router = APIRouter()
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
-    found: Service = request.app.state.service()
-    return found
+def _get_service(request: Request) -> Service:
+    service: Service = request.app.state.get_service()
+    return service
 
 
-Model = Annotated[Service, Depends(_service)]
+ServiceDependency = Annotated[Service, Depends(_get_service)]
 
 
-def make_app(service: Callable[[], Service], gate: Gate) -> App:
-    """The whole interface around a service, which is asked for when a request is there."""
-    app = FastAPI(title="rainbow_ray", version=__version__, docs_url=None, redoc_url=None)
-    app.openapi_version = "3.0.2"  # what the packaged page can show
-    app.state.service = service
+def make_app(get_service: Callable[[], Service], policy: AccessPolicy) -> FastAPI:
+    """Return the application.
+
+    Args:
+        get_service: Returns the service; called for each request.
+        policy: Who may use the service.
+
+    Returns:
+        The application with its middleware.
+    """
+    app = FastAPI(
+        title="rainbow_ray", version=__version__, docs_url=None, redoc_url=None, middleware=make_middleware(policy),
+        description=f"Requests are limited to {MAX_BODY_BYTES:,} bytes.",
+        exception_handlers={RequestValidationError: _invalid_request, RecursionError: _nested_too_deeply},
+    )  # fmt: skip
+    app.openapi_version = "3.0.2"  # the latest version that the packaged Swagger UI can display
+    app.state.get_service = get_service
     app.mount("/static", StaticFiles(directory=swagger_ui_path), name="static")
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.include_router(router)
-    return Guard(app, gate)
+    app.include_router(public_router)
+    # the middleware checks the token; the dependency adds the scheme to OpenAPI
+    app.include_router(router, dependencies=[] if policy.token_hash is None else [Security(bearer_scheme)])
+    return app
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """What is wrong and where, without the input itself."""
+async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    """Report validation errors in FastAPI's format, but without the input, which may be confidential or large."""
     assert isinstance(error, RequestValidationError)
-    told = [{"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
-    return JSONResponse({"detail": told[:MOST_TOLD]}, status_code=422)
+    problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()[:MAX_PROBLEMS]]
+    return JSONResponse({"detail": problems}, status_code=422)
 
 
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def _nested_too_deeply(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "this JSON is nested too deeply"}, status_code=400)
+
+
+@public_router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def form() -> HTMLResponse:
-    """A page to paste a concept into."""
+    """Serve the HTML form.
+
+    Returns:
+        The page.
+    """
     return HTMLResponse(FORM.read_text(encoding="utf-8"), headers={"content-security-policy": FORM_POLICY})
 
 
-@router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+@public_router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
 async def docs() -> HTMLResponse:
-    """The interface, described."""
+    """Serve Swagger UI from files of this package, so that it needs no network access.
+
+    Returns:
+        The page.
+    """
     return get_swagger_ui_html(
         openapi_url="/openapi.json", title="rainbow_ray", swagger_js_url="/static/swagger-ui-bundle.js",
         swagger_css_url="/static/swagger-ui.css", swagger_favicon_url="/static/favicon-32x32.png",
     )  # fmt: skip
 
 
-@router.get("/healthz")
-async def health(model: Model) -> dict[str, str]:
-    """Whether a model is there to be asked."""
-    return {"status": "ok", "problem": model.info["problem"]}
+@public_router.get("/healthz", summary="Health", description="Checks that a model is loaded.")
+async def health(service: ServiceDependency) -> dict[str, str]:
+    """Check that a model is loaded.
 
+    Args:
+        service: The service.
 
-@router.get("/info")
-async def info(model: Model) -> dict[str, Any]:
-    """What the model is."""
-    return model.info
-
-
-@router.post("/predict", response_model_exclude_unset=True)
-async def predict(asked: Texts, model: Model) -> Predictions:
-    """Scores of texts, and what they say."""
-    return Predictions(predictions=[Predicted(**one.to_json()) for one in await model.predict(asked.texts)])
-
-
-@router.post("/explain")
-async def explain(asked: ToExplain, model: Model) -> Explained:
-    """The words that moved a score, those that raised it first."""
-    names = model.info["scores"]
-    labels = [name.removeprefix("score_") for name in names]
-    if asked.label is None:
-        answer = (await model.predict([asked.text]))[0]
-        if answer.reason is not None:
-            raise HTTPException(422, answer.reason)
-        column = column_to_explain(names, np.array(list(answer.scores.values())))
-    elif asked.label in labels:
-        column = names[labels.index(asked.label)]
-    else:
-        raise HTTPException(404, f"no such class; there are: {', '.join(labels)}")
-    words = await model.explain(asked.text, column)
-    return Explained(label=column.removeprefix("score_"), words=[Word(word=one.word, by=one.effect) for one in words])
-
-
-@router.post("/segments")
-async def segments(asked: Segments, model: Model) -> Timeline:
-    """Of a model of segments: each with its label, in the order asked, and the stretches that they make.
-
-    A segment without a score, or of no length, has a `reason`.
+    Returns:
+        The status and the task of the model.
     """
-    if not model.info["segments"]:
-        raise HTTPException(404, "this model reads whole texts: ask /predict")
-    found, stretches = await model.predict_segments([one.model_dump() for one in asked.segments])
-    suspicion = asked.check_unit().warning
-    return Timeline(segments=found, stretches=stretches, notes=[suspicion] if suspicion else [])
+    task = service.info["task"]
+    return {"status": "ok", "task": task, "problem": task}
+
+
+@router.get("/info", summary="Model", description="Describes the model: task, target, names of scores.")
+async def info(service: ServiceDependency) -> dict[str, Any]:
+    """Describe the model.
+
+    Args:
+        service: The service.
+
+    Returns:
+        Facts on the model.
+    """
+    return service.info
+
+
+@router.post("/predict", response_model_exclude_unset=True, summary="Predict", description="Predicts texts.")
+async def predict(request: PredictRequest, service: ServiceDependency) -> PredictResponse:
+    """Predict texts.
+
+    Args:
+        request: Texts.
+        service: The service.
+
+    Returns:
+        A prediction per text.
+    """
+    predictions = await service.predict(request.texts)
+    return PredictResponse(predictions=[TextPrediction(**prediction.to_json()) for prediction in predictions])
+
+
+@router.post(
+    "/explain", summary="Explain",
+    description="Finds the words with the largest effect on a score: those that raise it first.",
+)  # fmt: skip
+async def explain(request: ExplainRequest, service: ServiceDependency) -> ExplainResponse:
+    """Find the words with the largest effect on a score.
+
+    Args:
+        request: A text and a class.
+        service: The service.
+
+    Returns:
+        Words, those that raise the score first.
+
+    Raises:
+        HTTPException: The text is empty, or the model has no such class.
+    """
+    names = service.info["scores"]
+    labels = [name.removeprefix("score_") for name in names]
+    if request.label is None:
+        prediction = (await service.predict([request.text]))[0]
+        if prediction.reason is not None:
+            raise HTTPException(422, prediction.reason)
+        column = column_to_explain(names, np.array(list(prediction.scores.values())))
+    elif request.label in labels:
+        column = names[labels.index(request.label)]
+    else:
+        raise HTTPException(404, f"no such class; available classes: {', '.join(labels)}")
+    effects = await service.explain(request.text, column)
+    words = [WordChange(word=item.word, effect=item.effect, by=item.effect) for item in effects]
+    return ExplainResponse(label=column.removeprefix("score_"), words=words)
+
+
+@router.post(
+    "/segments", summary="Predict segments",
+    description="Predicts segments of songs, for models of segments. A segment without a score, or without a length,"
+    " has a `reason`.",
+)  # fmt: skip
+async def segments(request: SegmentsRequest, service: ServiceDependency) -> SegmentsResponse:
+    """Predict segments of songs.
+
+    Args:
+        request: Segments.
+        service: The service.
+
+    Returns:
+        A prediction per segment, in the order of the request, and intervals.
+
+    Raises:
+        HTTPException: The model does not predict segments.
+    """
+    if not service.info["segments"]:
+        raise HTTPException(404, "this model predicts whole texts: use /predict")
+    predictions, intervals = await service.predict_segments([segment.model_dump() for segment in request.segments])
+    warning = request.check_unit().warning
+    notes = [warning] if warning else []
+    return SegmentsResponse(segments=predictions, intervals=intervals, stretches=intervals, notes=notes)

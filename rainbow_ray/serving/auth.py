@@ -1,155 +1,199 @@
-"""Who may ask, and how much at once: before anything is read of a request, and whatever goes wrong behind.
+"""Access control of the service: hosts, origins, the bearer token, and the security headers of responses.
 
-Plain ASGI, so that it stands around everything.
+The middleware runs before FastAPI reads the body of a request. FastAPI's own security dependencies run after it, so
+that a client without a token could make the server read and parse a body; `HTTPBearer` therefore parses the header in
+the backend of Starlette's `AuthenticationMiddleware`, and the dependency only documents the scheme in OpenAPI.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.security import HTTPBearer
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser, SimpleUser
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
+from typing_extensions import override
 
-LARGEST_BODY = 1_000_000  # bytes
-TOO_LARGE = f"the request is larger than {LARGEST_BODY:,} bytes"
-OPEN = ("/", "/healthz", "/docs", "/openapi.json")  # what says nothing of the model's songs needs no token
-OPEN_FOLDER = "/static/"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-HEADERS = {
+MAX_BODY_BYTES = 1_000_000
+PUBLIC_PATHS = ("/", "/healthz", "/docs", "/openapi.json")  # contain nothing about the model's songs
+PUBLIC_FOLDER = "/static/"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
 }
+bearer_scheme = HTTPBearer(auto_error=False, description="The token that `rainbow_ray.serve` was started with.")
 
-log = logging.getLogger("rainbow_ray.serve")
+logger = logging.getLogger("rainbow_ray.serve")
 
 
 @dataclass(frozen=True)
-class Gate:
-    """`token_hash` is SHA-256 of the token that is asked for, None on a machine of one's own. `hosts`: names that a
-    request may call us by, None for any."""
+class AccessPolicy:
+    """Who may use the service.
+
+    Attributes:
+        token_hash: SHA-256 of the token that requests must send, as `hash_token` returns it; None: no token.
+        allowed_hosts: Names and addresses that the `Host` header may contain; None: any.
+    """
 
     token_hash: str | None = None
-    hosts: tuple[str, ...] | None = LOOPBACK
+    allowed_hosts: tuple[str, ...] | None = LOOPBACK_HOSTS
 
 
-class TooLarge(Exception):
-    """More of a body has come than is read."""
+def hash_token(token: str) -> str:
+    """Return the SHA-256 of a token, so that the service does not keep the token itself.
 
+    Args:
+        token: The token.
 
-class Body:
-    """What is read of a request, and whether it was too much: frameworks turn what is raised while they read into an
-    error of their own."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.receive, self.read, self.too_large = receive, 0, False
-
-    async def __call__(self) -> MutableMapping[str, Any]:
-        message = await self.receive()
-        self.read += len(message.get("body", b"") or b"")
-        if self.read > LARGEST_BODY:
-            self.too_large = True
-            raise TooLarge
-        return message
-
-
-class Guard:
-    """Refuses in JSON: a foreign host or origin (403), no token (401), too large a body (413); errors are 500."""
-
-    def __init__(self, app: App, gate: Gate) -> None:
-        self.app, self.gate = app, gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-        twice = sum(name == "host" for name, _ in named) > 1
-        refused = (400, "one host at a time") if twice else self._refuse(scope["path"], dict(named))
-        if refused is not None:
-            await _answer(send, *refused)
-        else:
-            await self._pass_on(scope, receive, send)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """To the interface behind, whose errors end here."""
-        body, begun = Body(receive), False
-
-        async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun
-            if body.too_large:
-                return
-            if message["type"] == "http.response.start":
-                begun = True
-                message["headers"] = [*message.get("headers", []), *_encoded(HEADERS)]
-            await send(message)
-
-        try:
-            await self.app(scope, body, watched)
-        except TooLarge:
-            pass
-        except RecursionError:
-            await _answer(send, 400, "this JSON is nested too deeply")
-        except Exception:
-            log.exception("a request failed")  # here; the client is told nothing of it
-            if not begun:
-                await _answer(send, 500, "something went wrong here; the log of the server says what")
-        if body.too_large and not begun:
-            await _answer(send, 413, TOO_LARGE)
-
-    def _refuse(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        gate = self.gate
-        host = urlsplit(f"//{headers.get('host', '')}").hostname if _is_host(headers.get("host", "")) else None
-        if gate.hosts is not None and host not in gate.hosts:
-            return 403, "this server does not go by that name"
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != headers.get("host"):
-            return 403, "pages of other servers may not ask"
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and (len(length) > len(str(LARGEST_BODY)) + 1 or int(length) > LARGEST_BODY):
-            return 413, TOO_LARGE
-        is_open = path in OPEN or path.startswith(OPEN_FOLDER)
-        if gate.token_hash is not None and not is_open and not _knows(headers, gate.token_hash):
-            return 401, "a token is needed: Authorization: Bearer TOKEN"
-        return None
-
-
-def hash_of(token: str) -> str:
+    Returns:
+        Hexadecimal digest.
+    """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _is_host(value: str) -> bool:
-    try:
-        urlsplit(f"//{value}").port  # noqa: B018 - raises for what is none
-    except ValueError:
-        return False
-    return bool(value) and "@" not in value
+def make_middleware(policy: AccessPolicy) -> list[Middleware]:
+    """Return the middleware of the service, the outermost first.
+
+    Args:
+        policy: Who may use the service.
+
+    Returns:
+        Arguments of `FastAPI(middleware=…)`.
+    """
+    hosts = ["*"] if policy.allowed_hosts is None else [_bracket(host) for host in policy.allowed_hosts]
+    handlers: dict[Any, ExceptionHandler] = {Exception: _internal_error, HTTPException: _http_error}
+    middleware = [
+        Middleware(SecurityHeadersMiddleware),
+        # a handler for `Exception` that is registered with the app itself would raise the exception again
+        Middleware(ExceptionMiddleware, handlers=handlers),
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(SameOriginMiddleware),
+        Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES),
+    ]
+    if policy.token_hash is not None:
+        backend = BearerTokenBackend(policy.token_hash)
+        middleware.append(Middleware(AuthenticationMiddleware, backend=backend, on_error=_unauthorized))
+    return middleware
 
 
-def _knows(headers: dict[str, str], wanted: str) -> bool:
-    kind, _, token = headers.get("authorization", "").partition(" ")
-    found = hashlib.sha256(token.strip().encode("latin-1", "replace")).hexdigest()
-    return kind.lower() == "bearer" and hmac.compare_digest(found, wanted)
+class SecurityHeadersMiddleware:
+    """Adds `SECURITY_HEADERS` to every response. Starlette has no middleware for response headers.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; the arguments are those of ASGI.
+
+        Args:
+            scope: Facts about the connection.
+            receive: Returns the next message of the request.
+            send: Sends a message of the response.
+        """
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
-async def _answer(send: Send, status: int, detail: str) -> None:
-    body = json.dumps({"detail": detail}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **HEADERS}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-    await send({"type": "http.response.body", "body": body})
+class SameOriginMiddleware:
+    """Rejects requests of pages of other origins, and requests with several `Host` headers.
+
+    Starlette's `CORSMiddleware` only keeps a page from reading the response: the request is processed nevertheless. It
+    does not compare `Origin` with `Host` either. Its `TrustedHostMiddleware` reads only the first `Host` header.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; the arguments are those of ASGI.
+
+        Args:
+            scope: Facts about the connection.
+            receive: Returns the next message of the request.
+            send: Sends a message of the response.
+
+        Raises:
+            HTTPException: The request is rejected.
+        """
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if len(headers.getlist("host")) > 1:
+            raise HTTPException(400, "a request must have one Host header")
+        if any(origin.partition("://")[2] != headers.get("host") for origin in headers.getlist("origin")):
+            raise HTTPException(403, "requests of pages of other origins are not allowed")
+        await self.app(scope, receive, send)
 
 
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+class BearerTokenBackend(AuthenticationBackend):
+    """Accepts requests for public paths, and requests with the token.
+
+    Args:
+        token_hash: SHA-256 of the token, as `hash_token` returns it.
+    """
+
+    def __init__(self, token_hash: str) -> None:
+        self.token_hash = token_hash
+
+    @override
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        path = conn.scope["path"]
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER):
+            return None
+        credentials = await bearer_scheme(conn)
+        token = "" if credentials is None else credentials.credentials
+        # Starlette decodes headers as latin-1, so this restores the bytes that were sent
+        digest = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()
+        if not hmac.compare_digest(digest, self.token_hash):
+            raise AuthenticationError("a token is needed: Authorization: Bearer TOKEN")
+        return AuthCredentials(["authenticated"]), SimpleUser("token")
+
+
+def _bracket(host: str) -> str:
+    """A host as the `Host` header contains it, with brackets around IPv6 addresses."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _unauthorized(_connection: HTTPConnection, error: AuthenticationError) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=401, headers={"www-authenticate": "Bearer"})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return await http_exception_handler(request, error)
+
+
+async def _internal_error(_request: Request, error: Exception) -> JSONResponse:
+    """Log an unexpected exception; the client learns nothing about it."""
+    logger.error("a request failed", exc_info=error)
+    return JSONResponse({"detail": "internal error; see the log of the server"}, status_code=500)

@@ -1,4 +1,4 @@
-"""The service on Ray Serve: a proxy on one address, replicas behind it that score together what arrives together."""
+"""Deployment on Ray Serve: a proxy on one address, and replicas that score concurrent requests as batches."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ from ray.serve.config import HTTPOptions
 
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.serving.app import make_app
-from rainbow_ray.serving.auth import Gate
+from rainbow_ray.serving.auth import AccessPolicy
 from rainbow_ray.serving.service import Service
 
 NAME = "rainbow_ray"
-BATCH = 64  # texts that are scored together at most
-WAIT_SECONDS = 0.002  # that the first of a batch waits for others
-WAITING = 256  # requests beyond those being answered; more are told to come back (503)
+MAX_BATCH_TEXTS = 64
+BATCH_WAIT_SECONDS = 0.002  # for which the first text of a batch waits for others
+MAX_QUEUED_REQUESTS = 256  # beyond those that replicas process; further ones are answered with status 503
 
 
 class Replica(Service):
-    """A service with a queue in front of its model."""
+    """A service that scores texts of concurrent requests as one batch."""
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=MAX_BATCH_TEXTS, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def _score(self, texts: list[str]) -> list[np.ndarray]:
         return list(await asyncio.to_thread(self.predictor.score_texts, texts))
 
 
-def start(options: argparse.Namespace, gate: Gate, cluster: RayResources) -> None:
-    """Start proxy and replicas, and wait until they answer."""
-    replicas, resources = cluster.allocate_fits(options.replicas)
-    threads = max(1, int(resources["num_cpus"]))
+def start(options: argparse.Namespace, policy: AccessPolicy, cluster: RayResources) -> None:
+    """Start the proxy and the replicas, and wait until they are ready.
+
+    Args:
+        options: Arguments of `serve`.
+        policy: Who may use the service.
+        cluster: Resources that the replicas share.
+    """
+    n_replicas, resources = cluster.allocate_fits(options.replicas)
+    n_threads = max(1, int(resources["num_cpus"]))
 
     def build() -> Any:
-        return make_app(lambda: serve.get_replica_context().servable_object, gate)
+        return make_app(lambda: serve.get_replica_context().servable_object, policy)
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(
@@ -44,12 +50,14 @@ def start(options: argparse.Namespace, gate: Gate, cluster: RayResources) -> Non
         http_options=HTTPOptions(host=options.host, port=options.port, request_timeout_s=options.timeout),
         logging_config={"enable_access_log": False},
     )
-    made = serve.deployment(
-        name=NAME, num_replicas=replicas, ray_actor_options=resources, max_ongoing_requests=2 * BATCH,
-        max_queued_requests=WAITING,
+    deployment = serve.deployment(
+        name=NAME, num_replicas=n_replicas, ray_actor_options=resources, max_ongoing_requests=2 * MAX_BATCH_TEXTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
     )(serve.ingress(build)(Replica))  # fmt: skip
-    serve.run(made.bind(str(options.model.resolve()), options.device, threads), name=NAME, route_prefix="/")
+    application = deployment.bind(str(options.model.resolve()), options.device, n_threads)
+    serve.run(application, name=NAME, route_prefix="/")
 
 
 def stop() -> None:
+    """Stop the proxy and the replicas."""
     serve.shutdown()

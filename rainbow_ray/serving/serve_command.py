@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 from rainbow_ray.modalities.spec import besides_text
-from rainbow_ray.serving.auth import LOOPBACK, Gate, hash_of
+from rainbow_ray.serving.auth import LOOPBACK_HOSTS, AccessPolicy, hash_token
 from rainbow_ray.serving.token_file import TOKEN_FILE, Token, read_or_create_token
 from rainbow_ray.utils.errors import EXIT_SUCCESS, InputError
 from rainbow_ray.utils.signals import SIGNALS
@@ -44,15 +44,15 @@ def serve(options: argparse.Namespace) -> int:
 
     # Problems of the model are reported before anything is started.
     _check_model(Predictor.load(options.model, options.device), options.model)
-    hosts = (*LOOPBACK, options.host) if is_loopback(options.host) else None
-    gate = Gate(hash_of(token.value) if token else None, hosts)
+    hosts = (*LOOPBACK_HOSTS, options.host) if is_loopback(options.host) else None
+    policy = AccessPolicy(hash_token(token.value) if token else None, hosts)
     with ray_cluster(None) as cluster:
-        start(options, gate, cluster)
+        start(options, policy, cluster)
         try:
             is_stopped = threading.Event()
             for number in SIGNALS:  # from here on, a signal is the normal end
                 signal.signal(number, lambda *_: is_stopped.set())
-            _print_addresses(options, token, gate)
+            _print_addresses(options, token, policy)
             is_stopped.wait()
         finally:
             stop()
@@ -127,12 +127,12 @@ def _check_model(predictor: Predictor, model: Path) -> None:
         print(f"Note: requests contain only text: {names} count as missing, as in a part of the training examples")
 
 
-def _print_addresses(options: argparse.Namespace, token: Token | None, gate: Gate) -> None:
+def _print_addresses(options: argparse.Namespace, token: Token | None, policy: AccessPolicy) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{options.port}"
     print(f"{options.model}: {url}/ (a form), /docs (documentation of the API), POST /predict", flush=True)
     if token is not None:
         print(f"Requests need the token in {token.file}: Authorization: Bearer TOKEN", flush=True)
-    if gate.hosts is None:
+    if policy.allowed_hosts is None:
         print("Note: requests are not encrypted; put a proxy with TLS in front, or use ssh -L", flush=True)
     print("Press Ctrl-C to stop.", flush=True)

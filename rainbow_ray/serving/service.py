@@ -1,4 +1,4 @@
-"""The model behind the interface: what is asked of it, whoever runs it."""
+"""The model behind the HTTP API."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from rainbow_ray.inference.media_report import MODALITIES_READ
 from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import NO_TEXT, Predictor
 from rainbow_ray.tasks.segment_task import WEAK
 
-NO_SONG = "no name of a song"  # so that nothing says which segments are its neighbours
+NO_SONG = "no name of a song"  # so that the neighbors of a segment are unknown
+INFO_KEYS = ("phase", "target", "trained_on_songs", "data_hash", "max_tokens")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is said of a text: nothing but a reason where there is none.
+class ServedPrediction:
+    """Prediction for a text.
 
     Attributes:
-        prediction: What the scores say.
-        scores: By class.
-        reason: Why there is no score.
-        modalities: What the score has read, of a model that reads audio or MIDI as well: requests bring text alone.
+        prediction: A bool, class, list of classes or float; None for an empty text.
+        scores: Scores by class.
+        reason: Why there is no prediction.
+        modalities: Modalities that the score was computed from, of models that read audio or MIDI as well; requests
+            contain text alone.
     """
 
     prediction: Any
@@ -34,31 +37,41 @@ class Answer:
     modalities: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the answer; `modalities` only where there is something to say."""
-        plain = dict(vars(self))
-        return plain if self.modalities is not None else {k: v for k, v in plain.items() if k != "modalities"}
+        """Return the fields of the prediction.
+
+        Returns:
+            A dictionary, without `modalities` where it is None.
+        """
+        fields = dict(vars(self))
+        return fields if self.modalities is not None else {k: v for k, v in fields.items() if k != "modalities"}
 
 
 class Service:
-    """One model that is asked by many."""
+    """A model that answers concurrent requests.
 
-    def __init__(self, model: str, device: str, threads: int | None = None) -> None:
-        if threads is not None:
+    Args:
+        model: A run or a bundle.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        n_threads: Threads of torch, or None for its default.
+    """
+
+    def __init__(self, model: str, device: str, n_threads: int | None = None) -> None:
+        if n_threads is not None:
             import torch
 
-            torch.set_num_threads(threads)
+            torch.set_num_threads(n_threads)
         self.predictor = Predictor.load(model, device)
-        # one after the other, also where who asked has given up: it asks the model some hundred times
-        self.explaining = ThreadPoolExecutor(max_workers=1)
+        # an explanation scores hundreds of texts, so one runs at a time, even after its client has disconnected
+        self.explain_executor = ThreadPoolExecutor(max_workers=1)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the model is: phase, target, names of scores."""
-        info = self.predictor.bundle.info
-        kept = {name: info.get(name) for name in ("phase", "target", "trained_on_songs", "data_hash", "max_tokens")}
+        """Facts on the model: phase, task, target, names of scores and others."""
+        info, task = self.predictor.bundle.info, self.predictor.bundle.task.name
         return {
-            **kept,
-            "problem": self.predictor.bundle.task.name,
+            **{name: info.get(name) for name in INFO_KEYS},
+            "task": task,
+            "problem": task,  # former name of `task`
             "scores": self.predictor.score_names,
             "segments": self.predictor.reads_segments,
             "modalities": list(self.predictor.bundle.model.modalities),
@@ -66,69 +79,83 @@ class Service:
             "members": len(self.predictor.folds) or 1,
         }
 
-    async def predict(self, texts: list[str]) -> list[Answer]:
-        """An answer a text, in their order."""
-        rows = await asyncio.gather(*(self._score(text) for text in texts))
-        return [self._answer(row) for row in rows]
-
-    async def explain(self, text: str, column: str) -> list[WordEffect]:
-        """The words that moved a score."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.explaining, word_effects, self.predictor, text, column)
-
-    async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return an answer for each segment, in the order asked, and the stretches that they make.
+    async def predict(self, texts: list[str]) -> list[ServedPrediction]:
+        """Predict texts.
 
         Args:
-            rows: Segments with song, start, end and text. Each is a segment of its own, also where two are of one time.
+            texts: Texts of a request.
+
+        Returns:
+            A prediction per text, in their order.
         """
-        return await asyncio.to_thread(self._segments, rows)
+        rows = await asyncio.gather(*(self._score(text) for text in texts))
+        return [self._decode(row) for row in rows]
+
+    async def explain(self, text: str, column: str) -> list[WordEffect]:
+        """Find the words with the largest effect on a score.
+
+        Args:
+            text: Text to explain.
+            column: Name of the score.
+
+        Returns:
+            Words with their effects.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.explain_executor, word_effects, self.predictor, text, column)
+
+    async def predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Predict segments.
+
+        Args:
+            rows: Segments with song, start, end and text. Each is a segment, even where two have the same times.
+
+        Returns:
+            A prediction per segment, in their order, and intervals of neighboring segments with the same prediction.
+        """
+        return await asyncio.to_thread(self._predict_segments, rows)
 
     async def _score(self, text: str) -> np.ndarray:
-        """A text's scores, `(scores,)`; a replica asks for those of several requests at once."""
+        """Scores of a text, `(scores,)`; replicas score texts of several requests as one batch."""
         row: np.ndarray = (await asyncio.to_thread(self.predictor.score_texts, [text]))[0]
         return row
 
-    def _answer(self, row: np.ndarray) -> Answer:
+    def _decode(self, row: np.ndarray) -> ServedPrediction:
+        """Convert the scores of a text to a prediction."""
         if np.isnan(row).any():
-            return Answer(None, {}, NO_TEXT)
+            return ServedPrediction(None, {}, NO_TEXT)
         names = [name.removeprefix("score_") for name in self.predictor.score_names]
-        said = self.predictor.decode_predictions(row[None])[0]
-        return Answer(
-            list(said) if isinstance(said, tuple) else said, dict(zip(names, map(float, row), strict=True)), None,
-            "text" if self.predictor.reads_media else None,
-        )  # fmt: skip
+        prediction = self.predictor.decode_predictions(row[None])[0]
+        prediction = list(prediction) if isinstance(prediction, tuple) else prediction
+        scores = dict(zip(names, map(float, row), strict=True))
+        return ServedPrediction(prediction, scores, None, "text" if self.predictor.reads_media else None)
 
-    def _segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        import pandas as pd
-
+    def _predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         info = self.predictor.bundle.info
         start, end, _ = info["times"]
-        first, *others = info["text_columns"]
+        first_text, *other_texts = info["text_columns"]
         table = pd.DataFrame(
             {
                 info["id_column"]: [row["song"] for row in rows],
                 start: [row["start"] for row in rows],
                 end: [row["end"] for row in rows],
-                first: [row["text"] for row in rows],
-                **dict.fromkeys(others, ""),
+                first_text: [row["text"] for row in rows],
+                **dict.fromkeys(other_texts, ""),
             }
         )
-        found = self.predictor.segments_with_report(table, each_row=True)
-        scored = dict(zip(found.rows.tolist(), _plain(found.segments), strict=True))
-        answers = [{**(scored.get(i) or self._no_answer()), **asked} for i, asked in enumerate(rows)]
-        return answers, _plain(found.intervals)
+        scores = self.predictor.segments_with_report(table, each_row=True)
+        scored = dict(zip(scores.rows.tolist(), _to_records(scores.segments), strict=True))
+        predictions = [{**(scored.get(i) or self._no_prediction()), **row} for i, row in enumerate(rows)]
+        return predictions, _to_records(scores.intervals)
 
-    def _no_answer(self) -> dict[str, Any]:
-        """What is said of a segment that is of no song."""
+    def _no_prediction(self) -> dict[str, Any]:
+        """The fields of a segment without the name of a song."""
         names = ["example_id", "prediction", *self.predictor.score_names]
-        read = [MODALITIES_READ] if self.predictor.reads_media else []
-        return {**dict.fromkeys([*names, *read]), WEAK: False, "reason": NO_SONG}
+        names += [MODALITIES_READ] if self.predictor.reads_media else []
+        return {**dict.fromkeys(names), WEAK: False, "reason": NO_SONG}
 
 
-def _plain(table: Any) -> list[dict[str, Any]]:
-    """Rows as JSON has them: what is no number is null."""
-    import pandas as pd
-
-    kept: list[dict[str, Any]] = table.astype(object).where(pd.notna(table), None).to_dict("records")
-    return kept
+def _to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values; NaN becomes null."""
+    rows = table.astype(object).where(pd.notna(table), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from rainbow_ray.serving.app import MOST_TEXTS, make_app
-from rainbow_ray.serving.auth import LARGEST_BODY, Gate, hash_of
+from rainbow_ray.serving.app import MAX_TEXTS, make_app
+from rainbow_ray.serving.auth import LOOPBACK_HOSTS, MAX_BODY_BYTES, SECURITY_HEADERS, AccessPolicy, hash_token
 from rainbow_ray.serving.service import Service
 from tests.helpers import finish_run, plan_of
 
@@ -50,8 +51,8 @@ def services(tmp_path_factory, tiny_encoder):
     return make
 
 
-def client_of(service, gate=None, **headers):
-    app = make_app(lambda: service, gate or Gate())
+def client_of(service, policy=None, **headers):
+    app = make_app(lambda: service, policy or AccessPolicy())
     return TestClient(app, base_url="http://127.0.0.1:8000", headers=headers, raise_server_exceptions=True)
 
 
@@ -187,14 +188,14 @@ def test_what_is_too_much_is_refused(services):
     with client_of(services("binary")) as client:
         bodies: list[Any] = [
             {"texts": []},
-            {"texts": ["a"] * (MOST_TEXTS + 1)},
+            {"texts": ["a"] * (MAX_TEXTS + 1)},
             {"texts": ["a" * 20_001]},
         ]
         for body in bodies:
             told = client.post("/predict", json=body)
             assert told.status_code == 422
             assert "aaaa" not in told.text, "what was sent is not sent back"
-        assert client.post("/predict", content=b" " * (LARGEST_BODY + 1)).status_code == 413
+        assert client.post("/predict", content=b" " * (MAX_BODY_BYTES + 1)).status_code == 413
         pieces = (b"x" * 65_536 for _ in range(20))  # of no length that is told before
         assert client.post("/predict", content=pieces).status_code == 413
         assert client.post("/predict", content=b"[" * 100_000).status_code in (400, 422)
@@ -204,8 +205,8 @@ def test_what_is_too_much_is_refused(services):
 
 def test_who_may_ask(services):
     service = services("binary")
-    gate = Gate(hash_of(TOKEN), None)
-    with client_of(service, gate) as client:
+    policy = AccessPolicy(hash_token(TOKEN), None)
+    with client_of(service, policy) as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/").status_code == 200
         for path in ("/info", "/nosuch"):
@@ -216,9 +217,85 @@ def test_who_may_ask(services):
         right = {"authorization": f"Bearer {TOKEN}"}
         assert client.post("/predict", json={"texts": [TEXT]}, headers=right).status_code == 200
     with client_of(service) as client:
-        assert client.get("/info", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/info", headers={"host": "evil.example"}).status_code == 400
         assert client.get("/info", headers={"origin": "http://evil.example"}).status_code == 403
         assert client.get("/info", headers={"origin": "http://127.0.0.1:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/predict", {}, 401),
+        ("/predict", {"authorization": "Bearer wrong"}, 401),
+        ("/nosuch", {}, 401),
+        ("/predict", {"authorization": f"Bearer {TOKEN}", "origin": "http://evil.example"}, 403),
+        ("/predict", {"authorization": f"Bearer {TOKEN}", "content-length": str(MAX_BODY_BYTES + 1)}, 413),
+    ],
+)
+def test_a_request_is_rejected_before_its_body_is_read(services, path, headers, status):
+    app = make_app(lambda: services("binary"), AccessPolicy(hash_token(TOKEN), None))
+    messages: list[Any] = []
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    async def send(message):
+        messages.append(message)
+
+    headers = {"host": "127.0.0.1", "content-type": "application/json", **headers}
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+             "root_path": "", "scheme": "http", "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1),
+             "http_version": "1.1",
+             "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert messages[0]["status"] == status
+
+
+def test_hosts_are_checked(services):
+    addresses = AccessPolicy(allowed_hosts=(*LOOPBACK_HOSTS, "127.0.0.2"))
+    with client_of(services("binary"), addresses) as client:
+        for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:8000", "[::1]:8000", "127.0.0.2"):
+            assert client.get("/info", headers={"host": host}).status_code == 200, host
+        for host in ("", "evil.example", "127.0.0.1.evil.example", "a@127.0.0.1", "[::2]", "127.0.0.1:x", "::1"):
+            assert client.get("/info", headers={"host": host}).status_code == 400, host
+        twice = [("host", "127.0.0.1"), ("host", "evil.example")]
+        assert client.get("/info", headers=twice).status_code == 400
+
+
+def test_every_response_has_the_security_headers(services, monkeypatch):
+    service = services("binary")
+
+    async def broken(texts):
+        raise RuntimeError
+
+    with client_of(service, AccessPolicy(hash_token(TOKEN))) as client:
+        right = {"authorization": f"Bearer {TOKEN}"}
+        responses = [
+            client.get("/healthz"),
+            client.get("/nosuch", headers=right),
+            client.get("/info"),
+            client.get("/info", headers={"host": "evil.example"}),
+            client.get("/info", headers={"origin": "http://evil.example"}),
+            client.post("/predict", content=b" " * (MAX_BODY_BYTES + 1), headers=right),
+            client.post("/predict", json={}, headers=right),
+        ]
+        monkeypatch.setattr(service, "predict", broken)
+        responses.append(client.post("/predict", json={"texts": [TEXT]}, headers=right))
+    assert [response.status_code for response in responses] == [200, 404, 401, 400, 403, 413, 422, 500]
+    for response in responses:
+        assert SECURITY_HEADERS.items() <= dict(response.headers).items(), response
+    assert responses[2].headers["www-authenticate"] == "Bearer"
+
+
+def test_openapi_describes_the_token_where_one_is_needed(services):
+    for policy, schemes in ((AccessPolicy(), {}), (AccessPolicy(hash_token(TOKEN)), {"HTTPBearer"})):
+        with client_of(services("binary"), policy) as client:
+            document = client.get("/openapi.json").json()
+        assert document["components"].get("securitySchemes", {}).keys() == set(schemes)
+        assert ("security" in document["paths"]["/predict"]["post"]) == bool(schemes)
+        assert "security" not in document["paths"]["/healthz"]["get"]
+        assert "Args:" not in str(document)
+        assert "1,000,000 bytes" in document["info"]["description"]
 
 
 def test_pages_need_no_network_and_cannot_be_framed(services):

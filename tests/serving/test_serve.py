@@ -89,7 +89,7 @@ def look(browser, url: str, secret: str, picture) -> None:
     page.fill("#token", secret)
     page.fill("#text", f"{TEXT} <script>alert(1)</script>")
     page.click("#ask")
-    page.wait_for_selector("text=Words that moved")
+    page.wait_for_selector("text=Words with the largest effect")
     assert page.locator(".row").count() >= 3
     assert page.locator("#out script").count() == 0
     page.screenshot(path=picture, full_page=True)
