@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.demo.songs import SONGS, demo_table, write_demo
+from rainbow_ray.data.demo.songs import N_SONGS, demo_table, write_demo
 
 # of the songs' ids, concepts and labels: people compare figures that were measured on exactly these
 PINNED = "7a1cf89482de4727b11c4badff656fa35510d58deb81730f635f73e2b28a764b"
@@ -84,7 +84,7 @@ def test_schema(table: pa.Table) -> None:
 
 def test_usable_songs(songs: list[dict[str, Any]]) -> None:
     lengths = [len(song["concept"]) for song in songs]
-    assert len(songs) == SONGS == 160
+    assert len(songs) == N_SONGS == 160
     assert len({song["rainbow_color"] for song in songs}) == 8
     assert 60 <= min(lengths) < max(lengths) <= 700
     assert 0.3 <= np.mean([label(song) for song in songs]) <= 0.5
