@@ -98,7 +98,7 @@ def test_a_sweep_holds_everything(sweep):
     for words in ("a difference of accuracy of", "Expected:", "trial 0", "the default config", summary["verdict"]):
         assert words in said
     assert not (folder / "ray").exists()
-    assert not (folder / "prefix").exists()
+    assert not (folder / "frozen_features").exists()
     with (folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == [trial_log.trials[n].state for n in range(5)]

@@ -1,0 +1,79 @@
+"""The folder of a run: names, resuming, and files that an earlier version wrote under other names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rainbow_ray.config.schema import Config
+from rainbow_ray.runs.run_dir import FORMER_NAMES, RunDir, closing, open_run
+from rainbow_ray.utils.errors import InputError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config().with_values({"logging.output_dir": str(tmp_path)})
+
+
+def release(run_dir: RunDir) -> None:
+    assert run_dir.lock is not None
+    run_dir.lock.release()
+
+
+@pytest.mark.parametrize(("name", "former"), FORMER_NAMES.items())
+def test_a_folder_that_an_earlier_version_started_keeps_its_name(tmp_path, name, former):
+    run_dir = RunDir(tmp_path)
+    assert run_dir.file(name) == tmp_path / name
+    (tmp_path / former).mkdir()
+    assert run_dir.file(name) == tmp_path / former
+    (tmp_path / name).mkdir()
+    assert run_dir.file(name) == tmp_path / name
+
+
+def test_a_run_is_locked_while_it_is_open(config):
+    run_dir = open_run(config, "a", resume=False)
+    run_dir.file("data.json").touch()
+    run_dir.file("split.json").touch()
+    with pytest.raises(InputError, match="another command is at work"):
+        open_run(config, "a", resume=True)
+    release(run_dir)
+    resumed = open_run(config, "a", resume=True)
+    assert resumed.path == run_dir.path
+    release(resumed)
+
+
+def test_a_name_with_work_is_not_used_twice(config):
+    run_dir = open_run(config, "a", resume=False)
+    release(run_dir)
+    run_dir.file("split.json").touch()
+    with pytest.raises(InputError, match="continue it with --resume"):
+        open_run(config, "a", resume=False)
+
+
+def test_a_run_of_another_config_is_not_resumed(config):
+    run_dir = open_run(config, "a", resume=False)
+    for name in ("data.json", "split.json"):
+        run_dir.file(name).touch()
+    release(run_dir)
+    with pytest.raises(InputError, match=r"another config: training\.epochs was 20, now 21"):
+        open_run(config.with_values({"training.epochs": 21}), "a", resume=True)
+    resumed = open_run(config, None, resume=True)
+    assert resumed.path == run_dir.path
+    release(resumed)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b"])
+def test_a_name_that_is_a_path_is_rejected(config, name):
+    with pytest.raises(InputError, match="a run is one folder"):
+        open_run(config, name, resume=False)
+
+
+def test_wrong_input_removes_only_a_run_without_work(tmp_path):
+    for file, remains in (("env.json", False), ("trials.jsonl", True)):
+        run_dir = RunDir(tmp_path / file)
+        run_dir.path.mkdir()
+        run_dir.file(file).touch()
+        with pytest.raises(InputError), closing(run_dir):
+            raise InputError("wrong")
+        assert run_dir.path.exists() is remains
