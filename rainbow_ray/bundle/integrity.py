@@ -5,12 +5,12 @@ The module needs no PyTorch, because ONNX bundles are checked by it as well.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from rainbow_ray.utils.hashing import file_sha256
 from rainbow_ray.utils.io import describe_foreign_content
 
 DESCRIPTION = "bundle.json"
@@ -29,7 +29,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     Returns:
         Hexadecimal digests by relative path.
     """
-    return {name: _sha256(folder / name) for name in _file_names(folder) if name != DESCRIPTION}
+    return {name: file_sha256(folder / name) for name in _file_names(folder) if name != DESCRIPTION}
 
 
 def check_files(
@@ -64,7 +64,7 @@ def check_files(
     if absent and not present:
         raise FileNotFoundError(2, "missing", str(folder / sorted(map(str, absent))[0]))
     changed = set(saved) ^ present
-    changed = changed or {name for name, digest in saved.items() if _sha256(folder / name) != digest}
+    changed = changed or {name for name, digest in saved.items() if file_sha256(folder / name) != digest}
     foreign = [message for name in sorted(changed & present) if (message := describe_foreign_content(folder / name))]
     if foreign:
         raise ValueError("; ".join(foreign))
@@ -127,8 +127,3 @@ def _file_names(folder: Path) -> list[str]:
         if path.is_file():
             names.append(path.relative_to(folder).as_posix())
     return sorted(names)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

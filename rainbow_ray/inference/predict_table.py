@@ -30,7 +30,8 @@ from rainbow_ray.inference.media_report import IN_COMMAND, MODALITIES_READ, max_
 from rainbow_ray.inference.prediction_files import PredictionCounts, read_media_report
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.spec import get_modality
-from rainbow_ray.setup.segment_table import TIMES, cache_folder, check_table_times, wrong_times
+from rainbow_ray.setup.segment_table import TIMES, check_table_times, wrong_times
+from rainbow_ray.utils.cache_dir import make_cache_dir
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import resolve_path
@@ -220,7 +221,9 @@ def _open_table(predictor: Predictor, location: str, media_root: Path) -> tuple[
     song = info["id_column"] if info["id_column"] in names else SONG_ID
     if set(TIMES) & set(names) or song not in names:
         return manifest, list(manifest.notes)
-    path, notes = derive_segment_table(manifest, cache_folder(), song, info["segments"]["seconds"], media_root)
+    path, notes = derive_segment_table(
+        manifest, make_cache_dir("segments"), song, info["segments"]["seconds"], media_root
+    )
     return open_manifest(str(path), "segments"), [*manifest.notes, *notes]
 
 

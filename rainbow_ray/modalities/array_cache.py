@@ -11,15 +11,15 @@ Each file is written to a temporary name and moved, so that any number of proces
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rainbow_ray.utils.hashing import hash_parts
+from rainbow_ray.utils.io import atomic_write
 
 HELD_BYTES = 512 * 2**20  # that one process keeps in memory of what it has read
 
@@ -57,18 +57,16 @@ class ArrayCache:
             self.own[f"{kind}/{key}"] = array
             return
         path = self._path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
+
+        def save(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # np.save would append .npy to a path
                 np.save(file, array, allow_pickle=False)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        atomic_write(path, save, sync=False)
 
     def put_content(self, kind: str, array: np.ndarray) -> str:
         """Keep an array under a hash of its content, which is returned."""
-        key = hash_of(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
+        key = hash_parts(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
         if not self.has(kind, key):
             self.put(kind, key, array)
         return key
@@ -90,31 +88,12 @@ class ArrayCache:
         if self.folder is None:
             return
         path = self._path("looks", key, ".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_text(json.dumps(look), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        text = json.dumps(look)
+        atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), sync=False)
 
     def _path(self, kind: str, key: str, ending: str = ".npy") -> Path:
         assert self.folder is not None
         return self.folder / kind / key[:2] / f"{key}{ending}"
-
-
-def hash_of(*parts: object) -> str:
-    """A name for what depends on these parts."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else repr(part).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]
-
-
-def default_cache_dir() -> Path:
-    """Where media are kept if nobody says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray" / "media"
 
 
 def _hold(name: str, array: np.ndarray) -> None:

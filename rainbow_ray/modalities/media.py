@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
+from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
     IN_SEGMENT,
@@ -29,6 +29,7 @@ from rainbow_ray.modalities.media_source import (
 )
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.windows import Recording, Span, Windows
+from rainbow_ray.utils.hashing import hash_parts
 
 VERSION = 3  # of what is kept of a file: what earlier ones left is not read
 
@@ -107,7 +108,7 @@ class MediaReader:
         if not sources:
             return bad
         names = {name: source.name for name, source in sources.items()}
-        key = hash_of(VERSION, names, self.windows, *([span] if span else []))
+        key = hash_parts(VERSION, names, self.windows, *([span] if span else []))
         known = self.store.read_look(key)
         if known is not None and all(
             source.is_still(known.get(name, {}), cache_without_files=self.cache_without_files)

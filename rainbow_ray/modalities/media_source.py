@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.modalities.array_cache import hash_of
 from rainbow_ray.utils.errors import first_line
+from rainbow_ray.utils.hashing import hash_parts
 
 IN_TABLE = "in the table"
 TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing
@@ -86,7 +86,7 @@ class MediaSource:
         """Make a source of a path under `root`, or of bytes. Raises `MediaError` for a rate that is none."""
         if isinstance(value, bytes):
             rate = check_rate(rate)
-            return cls(f"bytes {hash_of(value, rate)}", None, value, rate)
+            return cls(f"bytes {hash_parts(value, rate)}", None, value, rate)
         return cls(value, root / value, None, None)
 
     @property

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
+from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.audio.encoder import stack_waves
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.model.device import Precision, is_out_of_memory
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import TrainingError
+from rainbow_ray.utils.hashing import hash_parts
 
 STATES = "states"  # kind of array in the cache
 AT_ONCE = 16  # windows
@@ -43,7 +44,7 @@ class AudioFeatureCache:
         for name in model.modalities:
             encoder = model.encoder_of(name)
             if get_modality(name).caches_features and not encoder.trains_feature_extractor:
-                self.identities[name] = hash_of(encoder.identity(), precision.name, device.type)
+                self.identities[name] = hash_parts(encoder.identity(), precision.name, device.type)
 
     def key(self, modality: str, window: str) -> str:
         """Return the key of the features of a window.
@@ -52,7 +53,7 @@ class AudioFeatureCache:
             modality: Name of a modality with frozen features.
             window: Key of the window.
         """
-        return hash_of(window, self.identities[modality])
+        return hash_parts(window, self.identities[modality])
 
     def missing(self, windows: WindowKeys) -> dict[str, list[str]]:
         """Return the windows whose features are not cached.

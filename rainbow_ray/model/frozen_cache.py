@@ -7,7 +7,6 @@ comes first computes; the others wait for it, or for its death.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -108,15 +107,6 @@ class FrozenFeatureCache:
                 return
             path.unlink(missing_ok=True)  # a process that maps it keeps it
             used -= stat.st_size
-
-
-def make_key(*parts: object) -> str:
-    """Names what states depend on."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else repr(part).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

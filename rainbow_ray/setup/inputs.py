@@ -15,11 +15,11 @@ from rainbow_ray.config.schema import (
     TextEncoderConfig,
 )
 from rainbow_ray.data.manifest import Manifest
-from rainbow_ray.modalities.array_cache import default_cache_dir
 from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.spec import InputSpec, modality_names, windowed
 from rainbow_ray.modalities.windows import Windows
+from rainbow_ray.utils.cache_dir import cache_dir
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
@@ -79,7 +79,7 @@ def resolve_inputs(
         return InputSpec(tuple(modalities), name, limit), warnings
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
-    folder = resolve_path(data.media_cache) if data.media_cache is not None else default_cache_dir()
+    folder = resolve_path(data.media_cache) if data.media_cache is not None else cache_dir("media")
     reader = MediaReader(
         media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from rainbow_ray.setup.segment_table import SEGMENTATION, SegmentTable, find_seg
 from rainbow_ray.setup.validate import check_workers
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.utils.cache_dir import cache_dir, make_temporary_dir
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.paths import resolve_path
 
@@ -164,11 +163,10 @@ def _demo_songs(modalities: Sequence[str]) -> str:
             write_demo_media(folder)
         return str(manifest)
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray"
     try:
-        return write(cache)
-    except OSError:  # a home that cannot be written
-        return write(Path(tempfile.mkdtemp(prefix="rainbow_ray-")))
+        return write(cache_dir())
+    except OSError:  # the user's cache cannot be written
+        return write(make_temporary_dir())
 
 
 def _check_names(config: Config, task: Task) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.utils.cache_dir import make_cache_dir
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
@@ -137,7 +136,12 @@ def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, l
     root = folder_of(manifest.location)
     lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
     made, notes = derive_segment_table(
-        manifest, cache_folder(), id_column, config.segments.seconds, lrc_root, config.data.max_unreadable_fraction
+        manifest,
+        make_cache_dir("segments"),
+        id_column,
+        config.segments.seconds,
+        lrc_root,
+        config.data.max_unreadable_fraction,
     )
     return open_manifest(str(made), "segments"), root, [*notes, *manifest.notes]
 
@@ -224,13 +228,3 @@ def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
         raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){did_you_mean(id_column, names)}")
     column = manifest.read([id_column])[id_column]
     return frozenset(pc.unique(exact_ids(column, id_column)).drop_null().to_pylist())
-
-
-def cache_folder() -> Path:
-    """Where tables that are made of manifests lie; a home that cannot be written is not needed."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rainbow_ray" / "segments"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="rainbow_ray-"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="rainbow_ray-"))

@@ -27,9 +27,10 @@ from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.model.audio_features import AudioFeatureCache, WindowKeys
 from rainbow_ray.model.device import ExecutionContext
-from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache, make_key
+from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
 from rainbow_ray.training.batch_halving import run_in_halves
+from rainbow_ray.utils.hashing import hash_parts
 
 MAX_STATISTICS_EXAMPLES = 4096  # training examples that the standardizer is fitted to
 
@@ -336,7 +337,7 @@ class FeatureProvider:
         encoder = self.model.text
         assert encoder is not None
         body = encoder.body.config
-        return make_key(
+        return hash_parts(
             encoder_cache.digest(self.input_spec.text, encoder.constant_tensors(depth)), body.to_json_string(),
             body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
             self.execution.precision.name, self.execution.device.type, torch.__version__, self.dataset.token_hash,

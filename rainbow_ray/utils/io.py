@@ -1,22 +1,31 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that exist completely or not at all, and a diagnosis of files with foreign content."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place: never half a file under that name."""
+def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:
+    """Write a file that exists completely or not at all, also if several processes write it.
+
+    Args:
+        path: File to write; an existing one is replaced. Missing folders are created.
+        write: Writes the content to the path that it is given, of a temporary file in the same folder.
+        sync: Whether to wait until the content is on the disk, so that it survives a power failure. Caches, whose
+            readers detect damaged files, need not wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary_path(path)
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,26 +41,37 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Yields:
         A temporary folder next to it, which is moved to `path` at the end, or deleted after an exception.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = _temporary_path(path), _temporary_path(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(replaced)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
-HEAD_BYTES = 64  # of a file, that say what it is
+def _temporary_path(path: Path) -> Path:
+    """Return a hidden name for one writer: processes on several machines may share a folder."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+HEAD_BYTES = 64  # of a file, which identify its format
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def describe_foreign_content(path: Path) -> str | None:
-    """What lies under a file's name in place of weights, a vocabulary or a description; None where nothing shows it.
+    """Return what a file contains in place of weights, a vocabulary or a description.
 
-    Such files come from clones without Git LFS, from downloads that were refused, and from disks that were full.
+    Such files come from clones without Git LFS, from downloads that failed, and from disks that were full.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The problem and what to do, or None where nothing shows one.
     """
     try:
         with path.open("rb") as file:

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.modalities.array_cache import ArrayCache, hash_of
+from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_errors
 from rainbow_ray.modalities.media_source import MediaError, check_rate
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.hashing import hash_parts
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
 
@@ -129,7 +130,7 @@ def test_a_file_that_is_written_over_with_its_old_time_is_read_again(tmp_path):
 def test_what_an_earlier_version_kept_is_not_read(reader, root):
     """It kept windows of what sounds nowhere, of another time, or of another collection's file."""
     stat = (root / "a.wav").stat()
-    key = hash_of({"audio": "a.wav"}, reader.windows)
+    key = hash_parts({"audio": "a.wav"}, reader.windows)
     old = reader.store.put_content("audio", np.zeros(16_000, np.int16))
     look = {"audio": {"windows": [old], "trouble": None, "mark": [stat.st_size, stat.st_mtime_ns]}}
     reader.store.write_look(key, look)

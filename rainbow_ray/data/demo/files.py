@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
+
+from rainbow_ray.utils.io import atomic_write
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -15,11 +16,4 @@ def write_file(path: Path, content: bytes) -> None:
     """
     if path.is_file() and path.read_bytes() == content:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a unique name: processes on several machines may write to a shared folder at the same time
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, lambda temporary: temporary.write_bytes(content), sync=False)

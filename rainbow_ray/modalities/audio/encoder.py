@@ -22,7 +22,6 @@ from typing_extensions import override
 from rainbow_ray.config.schema import AudioEncoderConfig
 from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate
 from rainbow_ray.modalities import pretrained
-from rainbow_ray.modalities.array_cache import hash_of
 from rainbow_ray.modalities.audio.augment import augment_waves, spec_augment
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
 from rainbow_ray.modalities.audio.reader import RATE
@@ -37,6 +36,7 @@ from rainbow_ray.modalities.spec import PretrainedEncoder
 from rainbow_ray.modalities.windowed import as_float
 from rainbow_ray.nn.pooling import average_pool_time, mean_std_pool
 from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.hashing import hash_parts
 
 EMBEDDED = "embedded"
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
@@ -261,7 +261,7 @@ class WaveformEncoder(nn.Module):
         stage = (self.projection_frozen, self.frozen, self.mixed, self.whole and self.frozen == self.depth)
         n_tokens = self.config.num_tokens if self.is_frozen else None
         attention = self.body.config._attn_implementation
-        return hash_of(self.weights, stage, n_tokens, self.normalize, attention, torch.__version__)
+        return hash_parts(self.weights, stage, n_tokens, self.normalize, attention, torch.__version__)
 
     @override
     def forward(self, values: torch.Tensor) -> torch.Tensor:

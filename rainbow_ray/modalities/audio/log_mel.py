@@ -9,10 +9,10 @@ from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import AudioEncoderConfig
-from rainbow_ray.modalities.array_cache import hash_of
 from rainbow_ray.modalities.audio.augment import spec_augment
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.nn.pooling import average_pool_time, mean_std_pool
+from rainbow_ray.utils.hashing import hash_parts
 
 MELS, HOP, FFT = 64, 320, 1024  # a frame every 20 ms
 MIN_ENERGY = 1e-5  # of a mel band, before the logarithm
@@ -58,7 +58,7 @@ class LogMelNet(nn.Module):
 
     def identity(self) -> str:
         """Return a hash of everything but the window that `frozen_features` depends on."""
-        return hash_of("log-mel 1", MELS, HOP, FFT)
+        return hash_parts("log-mel 1", MELS, HOP, FFT)
 
     @override
     def forward(self, values: torch.Tensor) -> torch.Tensor:

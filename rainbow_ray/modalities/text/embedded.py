@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from rainbow_ray.modalities import pretrained
 from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.hashing import file_sha256
 
 EMBEDDED = "embedded"
 
@@ -60,8 +60,7 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> None:
     problems = []
     for name, digest in expected.items():
         try:
-            with (folder / name).open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = file_sha256(folder / name)
         except OSError as error:
             problems.append(f"--encoder embedded: {folder / name} cannot be read ({error.strerror})")
             continue
