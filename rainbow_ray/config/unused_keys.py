@@ -16,8 +16,7 @@ class RunFacts:
     """What is known of a run besides its config.
 
     Attributes:
-        task: Name of the task.
-        base_task: Name of the task of a single example; differs from `task` where examples are segments.
+        base_task: Name of the task of a single example.
         modalities: Modalities that the model reads.
         is_sequence_task: Whether examples are segments.
         has_segment_labels: Whether segments have labels of their own; None before the labels are read.
@@ -26,7 +25,6 @@ class RunFacts:
         n_folds: Number of folds; None before the data are split.
     """
 
-    task: str
     base_task: str
     modalities: tuple[str, ...]
     is_sequence_task: bool = False

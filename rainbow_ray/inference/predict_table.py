@@ -30,7 +30,7 @@ from rainbow_ray.inference.media_report import IN_COMMAND, MODALITIES_READ, max_
 from rainbow_ray.inference.prediction_files import PredictionCounts, read_media_report
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.spec import get_modality
-from rainbow_ray.setup.segment_table import TIMES, check_table_times, wrong_times
+from rainbow_ray.setup.segment_table import TIMES, check_table_times, check_time_columns
 from rainbow_ray.utils.cache_dir import make_cache_dir
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.errors import InputError, did_you_mean
@@ -266,7 +266,7 @@ def make_job(predictor: Predictor, manifest: Manifest, request: TableRequest) ->
 
 def _segment_problems(predictor: Predictor, manifest: Manifest, song: str | None) -> list[str]:
     """Messages on columns of songs and times that a table of segments lacks."""
-    problems = list(wrong_times(manifest))
+    problems = list(check_time_columns(manifest))
     if song is None:
         name = predictor.bundle.info["id_column"]
         problems.append(f"{manifest}: no column {name!r}, which names each segment's song"

@@ -17,9 +17,10 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.runs.run_dir import SPACE, RunDir
 from rainbow_ray.setup import prepare
-from rainbow_ray.setup.plan import RunPlan, check_values, make_plan
+from rainbow_ray.setup.plan import RunPlan, make_plan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.setup.segment_table import SONG_TARGET
+from rainbow_ray.setup.validate import check_values
 from rainbow_ray.training.loggers import wandb_notes
 from rainbow_ray.tuning.bbc_cv import smallest_difference
 from rainbow_ray.tuning.search_space import Axes, Space, explore, load_space, stacked_in

@@ -1,8 +1,9 @@
-"""What is read, with which encoders and from which folder: settled and checked before any row is read."""
+"""Modalities, encoders and folders that a run reads, resolved and checked before any row is read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rainbow_ray.config.phases import get_phase
@@ -23,17 +24,40 @@ from rainbow_ray.utils.cache_dir import cache_dir
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
-# modality, section of `model` and default of each encoder with a name
-PRETRAINED = (
-    ("text", "text_encoder", DEFAULT_ENCODER),
-    ("audio", "audio_encoder", DEFAULT_AUDIO_ENCODER),
-)
+TEXT, AUDIO = "text", "audio"
+# key and default name of each pretrained encoder, by modality
+PRETRAINED = {
+    TEXT: ("model.text_encoder.model_name", DEFAULT_ENCODER),
+    AUDIO: ("model.audio_encoder.model_name", DEFAULT_AUDIO_ENCODER),
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained encoder that can be used.
+
+    Attributes:
+        name: Hub name, folder, or `embedded`; empty where the modality is not read.
+        max_tokens: Maximum number of tokens of a text, special tokens included; 0 of other modalities.
+        warnings: Messages about the encoder.
+    """
+
+    name: str = ""
+    max_tokens: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def modalities_of(config: Config) -> tuple[str, ...]:
-    """What is read, in the order of the registry; names that are not known are left to `_check_phase`."""
-    asked = config.modalities if config.modalities is not None else get_phase(config.phase).modalities
-    return tuple(name for name in modality_names() if name in asked)
+    """Return the modalities that a config reads.
+
+    Args:
+        config: The config; unknown names in it are ignored, since `validate` reports them.
+
+    Returns:
+        Names in the order of the registry.
+    """
+    requested = config.modalities if config.modalities is not None else get_phase(config.phase).modalities
+    return tuple(name for name in modality_names() if name in requested)
 
 
 def resolve_encoders(config: Config, *, demo: bool) -> Config:
@@ -44,12 +68,12 @@ def resolve_encoders(config: Config, *, demo: bool) -> Config:
         demo: Whether the built-in songs are read, whose default encoders are embedded.
 
     Returns:
-        A copy in which the encoders of all modalities that are read have names.
+        A copy in which the pretrained encoders of all modalities that are read have names.
     """
     modalities = modalities_of(config)
     defaults = {
-        f"model.{section}.model_name": EMBEDDED_ENCODER if demo else default
-        for modality, section, default in PRETRAINED
+        key: EMBEDDED_ENCODER if demo else default
+        for modality, (key, default) in PRETRAINED.items()
         if modality in modalities
     }
     return config.with_values({key: name for key, name in defaults.items() if not config.at(key)})
@@ -58,32 +82,67 @@ def resolve_encoders(config: Config, *, demo: bool) -> Config:
 def resolve_inputs(
     config: Config, modalities: Sequence[str], manifest: Manifest | None, root: Path | None = None
 ) -> tuple[InputSpec, list[str]]:
-    """What is read with which encoders, and warnings. Raises `InputError` with all that is wrong.
+    """Return what is read of each example, after checking encoders and the folder of media.
 
-    `root` is where media lie if the config does not say; by default the manifest's folder.
+    Args:
+        config: A config whose encoders have names.
+        modalities: Modalities that are read.
+        manifest: The table, or None if it cannot be opened.
+        root: Folder that relative paths of media start from if the config names none; None: the manifest's folder.
+
+    Returns:
+        The modalities with their encoders and readers; and warnings.
+
+    Raises:
+        InputError: Encoders cannot be used, or the folder does not exist.
     """
-    problems = []
-    found = None
+    problems: list[str] = []
+    encoders: dict[str, Encoder] = {}
     try:
-        found = check_encoders(config, modalities)
+        encoders = check_encoders(config, modalities)
     except InputError as error:
         problems += error.problems
     media = windowed(modalities)
     root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest)
     if media and not root.is_dir():
         problems.append(f"--media-root {root}: no such folder; audio and MIDI are looked for there")
-    if problems or found is None:
+    if problems:
         raise InputError(problems)
-    name, limit, audio, warnings = found
+    text = encoders.get(TEXT, Encoder())
+    warnings = [warning for encoder in encoders.values() for warning in encoder.warnings]
     if not media:
-        return InputSpec(tuple(modalities), name, limit), warnings
+        return InputSpec(tuple(modalities), text.name, text.max_tokens), warnings
     data = config.data
-    windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
-    folder = resolve_path(data.media_cache) if data.media_cache is not None else cache_dir("media")
-    reader = MediaReader(
-        media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
-    )
-    return InputSpec(tuple(modalities), name, limit, audio, data.window_seconds, reader), warnings
+    audio = encoders[AUDIO].name if AUDIO in encoders else None
+    reader = _media_reader(config, media, root)
+    return InputSpec(tuple(modalities), text.name, text.max_tokens, audio, data.window_seconds, reader), warnings
+
+
+def check_encoders(config: Config, modalities: Sequence[str]) -> dict[str, Encoder]:
+    """Return the pretrained encoders of the modalities that are read.
+
+    Args:
+        config: A config whose encoders have names.
+        modalities: Modalities that are read.
+
+    Returns:
+        Encoders by modality; modalities without pretrained encoder are left out.
+
+    Raises:
+        InputError: Encoders cannot be loaded or do not fit the config; all of them are listed.
+    """
+    problems: list[str] = []
+    encoders: dict[str, Encoder] = {}
+    for modality, check in _CHECKS.items():
+        if modality not in modalities:
+            continue
+        try:
+            encoders[modality] = check(config)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return encoders
 
 
 def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:
@@ -92,46 +151,39 @@ def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:
     return (folder_of(manifest.location) if manifest is not None else None) or Path.cwd()
 
 
-def check_encoders(config: Config, modalities: Sequence[str]) -> tuple[str, int, str | None, list[str]]:
-    """The text encoder's name and how many tokens it reads, the audio encoder's name, and warnings.
-
-    Raises `InputError` with all that is wrong with them.
-    """
-    problems: list[str] = []
-    warnings: list[str] = []
-    name, limit, audio = "", 0, None
-    if "text" in modalities:
-        try:
-            name, limit, warnings = _check_text_encoder(config)
-        except InputError as error:
-            problems += error.problems
-    if "audio" in modalities:
-        audio = str(config.model.audio_encoder.model_name)
-        try:
-            found = check_audio_encoder(audio, config.model.audio_encoder, config.data.window_seconds)
-            problems += found
-            if not found:
-                verify_encoder(audio)
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    return name, limit, audio, warnings
+def _media_reader(config: Config, media: tuple[str, ...], root: Path) -> MediaReader:
+    data = config.data
+    windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
+    folder = resolve_path(data.media_cache) if data.media_cache is not None else cache_dir("media")
+    return MediaReader(
+        media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
+    )
 
 
-def _check_text_encoder(config: Config) -> tuple[str, int, list[str]]:
-    """Where the encoder is, how many tokens it reads, and warnings."""
+def _check_text_encoder(config: Config) -> Encoder:
     from rainbow_ray.modalities.text import encoder as text_encoder
     from rainbow_ray.modalities.text.tokenize import token_limit
 
     options = config.model.text_encoder
     name = str(options.model_name)
-    body_config = text_encoder.load_config(name)
-    problems = text_encoder.check_encoder(name, options, body_config)
+    encoder_config = text_encoder.load_config(name)
+    problems = text_encoder.check_encoder(name, options, encoder_config)
     if problems:
         raise InputError(problems)
     warnings = list(text_encoder.verify_encoder(name))
-    limit = token_limit(name, options, body_config)
+    limit = token_limit(name, options, encoder_config)
     if limit < options.max_length != TextEncoderConfig().max_length:
         warnings.append(f"model.text_encoder.max_length: {options.max_length}, but this encoder reads {limit} tokens")
-    return name, limit, warnings
+    return Encoder(name, limit, tuple(warnings))
+
+
+def _check_audio_encoder(config: Config) -> Encoder:
+    name = str(config.model.audio_encoder.model_name)
+    problems = check_audio_encoder(name, config.model.audio_encoder, config.data.window_seconds)
+    if problems:
+        raise InputError(problems)
+    verify_encoder(name)
+    return Encoder(name)
+
+
+_CHECKS: Mapping[str, Callable[[Config], Encoder]] = {TEXT: _check_text_encoder, AUDIO: _check_audio_encoder}

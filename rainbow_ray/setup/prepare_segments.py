@@ -1,15 +1,16 @@
-"""From rows of segments to what can be trained: timelines, labels where there are any, a split of whole songs."""
+"""From rows to examples that are segments: sequences of songs, labels where there are any, a split of whole songs."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import Examples, profile_examples
 from rainbow_ray.data.manifest import ID_MISSING
@@ -26,131 +27,215 @@ from rainbow_ray.data.segments import (
     count_masked,
     merge_stems,
 )
-from rainbow_ray.data.splits import make_split
 from rainbow_ray.modalities.spec import lengths
 from rainbow_ray.setup.plan import RunPlan
-from rainbow_ray.setup.prepared import DEFAULT_FOLDS, FOLDS_BELOW, MIN_SONGS, PreparedData, data_warnings, describe
+from rainbow_ray.setup.prepared import (
+    MIN_REPORTED_FRACTION,
+    MIN_SONGS,
+    PreparedData,
+    data_warnings,
+    describe,
+    split_examples,
+)
 from rainbow_ray.setup.segment_table import TIMES as SECONDS
-from rainbow_ray.setup.segment_table import UNKNOWN_SONG, drop_unknown_songs, idle_by_labels
+from rainbow_ray.setup.segment_table import UNKNOWN_SONG, SegmentTable, drop_unknown_songs
 from rainbow_ray.tasks.base import Task
-from rainbow_ray.tasks.segment_targets import LABEL
+from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.utils.errors import InputError
 
-MUCH = 0.2  # of the segments: where as many were left out, that may be why nothing can be learned
 
+@dataclass(frozen=True)
+class LabeledSegments:
+    """Segments with targets, on their way from rows to a dataset.
 
-def prepare_segments(plan: RunPlan, rows: pa.Table, said: list[str]) -> PreparedData:
-    """The data of a run over segments. Raises `InputError` where they cannot be trained on."""
-    config, segments = plan.config, plan.segments
-    assert segments is not None
-    n_rows = len(rows)
-    known = drop_unknown_songs(rows, segments.songs)
-    folded = merge_stems(known, plan.reading.media, plan.columns.null_class)
-    read = folded
-    try:
-        task, targets, folded, notes = _labels(plan, folded)
-    except InputError as error:  # one class only, say: what was left out before is then most of the reason
-        much = sum(_reasons(read).values()) >= MUCH * len(read.table)
-        more = [f"left out: {_left_out(read)}{_advice(plan, read, known)}"] if much else []
-        raise InputError([*error.problems, *more]) from error
-    songs = int(folded.song.max()) + 1 if len(folded.table) else 0
-    if songs < MIN_SONGS:
-        why = _left_out(read) or "none left out"
-        raise InputError(f"{plan.manifest}: {songs} songs with labelled segments are left of {n_rows}"
-                         f" rows, and training needs {MIN_SONGS} ({why}){_advice(plan, read, known)}")  # fmt: skip
-    index = Examples(folded.table, targets, task.example_weights(targets))
-    folds = config.data.folds or (DEFAULT_FOLDS if songs < FOLDS_BELOW else 1)
-    split = make_split(
-        index, task.strata(targets), n_folds=folds, val_fraction=config.data.val_split, split_by=config.data.split_by,
-        seed=config.split_seed, saved_split=plan.known_split,
-    )  # fmt: skip
-    masked = count_masked(folded.masked)
-    described = describe(plan, task, index, split, profile_examples(index, songs, n_rows, folded.dropped))
-    described |= {"streamed": False, "segments": _described(folded, targets), "masked": masked}
-    together = len(index) if task.is_weakly_labeled else config.segments.max_sequence_length  # a song is one bag
-    warnings = [*notes, *folded.notes, *said]
-    warnings += [f"{n} segments are masked: {reason}" for reason, n in masked.items()]
-    without = len(segments.songs) - songs if segments.songs is not None else 0
-    if without > 0:
-        warnings.append(f"{without} songs of the manifest have no segments that can be used")
-    idle, default = idle_by_labels(config, task), Config()
-    warnings += [f"{key} has no effect: {why}" for key, why in idle.items() if config.at(key) != default.at(key)]
-    warnings += data_warnings(plan, split, folds, described, index)
-    neighbours = SequenceIndex.from_table(folded.table, together, config.segments.overlap)
-    source = InMemoryDataset(index, lengths(index.table, plan.reading), sequence_index=neighbours)
-    return PreparedData(task, source, index, index, split, described, warnings)
-
-
-def _labels(plan: RunPlan, folded: SegmentExamples) -> tuple[Task, np.ndarray, SegmentExamples, tuple[str, ...]]:
-    """The problem as the labels have it, targets `(segments, 5)`, and the timelines of songs that have any label.
-
-    Raises `InputError` where none has.
+    Attributes:
+        task: The task with what it learned from the labels.
+        segments: The segments, with the reasons why some have no target.
+        targets: Packed targets, `(segments, 5)`, see `SegmentTargets`.
+        notes: Messages about labels.
     """
-    masked = folded.masked
-    good = np.array([reason is None for reason in masked], dtype=bool)
-    if not good.any():
-        none = "" if _left_out(folded) else ": there are none"
-        raise InputError(f"{plan.manifest}: no segment can be learned from{none}")
-    parsed = plan.task.parse(folded.label.filter(pa.array(good)), plan.target, plan.config.data)
-    label = np.full(len(masked), np.nan, dtype=parsed.targets.dtype)
-    label[good] = np.where(parsed.usable, parsed.targets, np.nan)
-    masked[good] = parsed.left_out
-    table = folded.table
-    targets = np.stack([
-        label, table["start"].to_numpy(), table["end"].to_numpy(), table[POSITION].to_numpy().astype(np.float32),
-        folded.song.astype(np.float32),
-    ], axis=1)  # fmt: skip
-    settled = parsed.task.finalize_labels(targets, plan.target, plan.config)
-    masked[good] = np.where([reason is None for reason in masked[good]], settled.left_out[good], masked[good])
-    targets = settled.targets
-    has_any = np.bincount(folded.song, weights=~np.isnan(targets[:, LABEL])) > 0
-    kept = has_any[folded.song]
-    dropped = dict(folded.dropped)
-    if not kept.all():
-        dropped[NO_LABELS] = int((~kept).sum())
-    folded = dataclasses.replace(folded, dropped=dropped).keep(kept)
-    return settled.task, targets[kept], folded, (*parsed.notes, *settled.notes)
+
+    task: Task
+    segments: SegmentExamples
+    targets: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
-def _reasons(folded: SegmentExamples) -> dict[str, int]:
-    """Why rows and segments were left out, most frequent first; stems of one segment lose nothing."""
-    found = {**folded.dropped, **count_masked(folded.masked)}
-    return dict(sorted(((why, n) for why, n in found.items() if why != FURTHER_STEMS), key=lambda item: -item[1]))
+def prepare_segments(plan: RunPlan, rows: pa.Table, media_notes: Sequence[str]) -> PreparedData:
+    """Prepare examples that are segments.
+
+    Args:
+        plan: The plan of the run.
+        rows: Normalized rows, prepared for the encoders.
+        media_notes: Messages about media that cannot be used.
+
+    Returns:
+        The data of the run.
+
+    Raises:
+        InputError: The labels cannot be learned from, or too few songs are left.
+    """
+    assert plan.segments is not None
+    table = plan.segments
+    known_rows = drop_unknown_songs(rows, table.songs)
+    labeled = _label(plan, known_rows)
+    task, segments = labeled.task, labeled.segments
+    n_songs = _count_songs(segments)
+    index = Examples(segments.table, labeled.targets, task.example_weights(labeled.targets))
+    split, n_folds = split_examples(plan, task, index, n_songs)
+    masked = count_masked(segments.masked)
+    profile = describe(plan, task, index, split, profile_examples(index, n_songs, len(rows), segments.dropped))
+    profile |= {"streamed": False, "segments": _describe_segments(segments, labeled.targets), "masked": masked}
+    warnings = [
+        *labeled.notes,
+        *segments.notes,
+        *media_notes,
+        *(f"{n} segments are masked: {reason}" for reason, n in masked.items()),
+        *_missing_songs(table, n_songs),
+        *data_warnings(plan, task, split, n_folds, profile, index),
+    ]
+    config = plan.config.segments
+    # the segments of a song are pooled, where only songs have labels, and cannot be read in parts
+    max_length = len(index) if task.is_weakly_labeled else config.max_sequence_length
+    sequences = SequenceIndex.from_table(segments.table, max_length, config.overlap)
+    dataset = InMemoryDataset(index, lengths(index.table, plan.reading), sequence_index=sequences)
+    return PreparedData(task, dataset, index, index, split, profile, warnings)
 
 
-def _left_out(folded: SegmentExamples) -> str:
-    return ", ".join(f"{n}: {reason}" for reason, n in _reasons(folded).items())
+def _label(plan: RunPlan, rows: pa.Table) -> LabeledSegments:
+    """Merge stems and read labels. Raises `InputError` if too little is left, with the reasons and advice."""
+    merged = merge_stems(rows, plan.reading.media, plan.columns.null_class)
+    parsed: LabeledSegments | None = None
+    try:
+        parsed = _parse_labels(plan, merged)
+        final = _finalize_labels(plan, parsed)
+    except InputError as error:  # only one class, for example: the reason may be what was dropped before
+        segments = parsed.segments if parsed is not None else merged
+        raise InputError([*error.problems, *_explain_dropped(plan, segments, rows)]) from error
+    result = _keep_labeled_songs(final)
+    n_songs = _count_songs(result.segments)
+    if n_songs < MIN_SONGS:
+        reasons = _describe_reasons(final.segments) or "none left out"
+        raise InputError(
+            f"{plan.manifest}: {n_songs} songs with labelled segments are left of {len(rows)}"
+            f" rows, and training needs {MIN_SONGS} ({reasons}){_advice(plan, final.segments, rows)}"
+        )
+    return result
 
 
-def _advice(plan: RunPlan, folded: SegmentExamples, rows: pa.Table) -> str:
-    """What to do about the most frequent reason."""
-    why = next(iter(_reasons(folded)), None)
+def _usable(segments: SegmentExamples) -> np.ndarray:
+    return np.array([reason is None for reason in segments.masked], dtype=bool)
+
+
+def _parse_labels(plan: RunPlan, segments: SegmentExamples) -> LabeledSegments:
+    """Convert raw labels to targets; labels that cannot be used mask their segments."""
+    usable = _usable(segments)
+    if not usable.any():
+        cause = "" if _reasons(segments) else ": there are none"
+        raise InputError(f"{plan.manifest}: no segment can be learned from{cause}")
+    parsed = plan.task.parse(segments.label.filter(pa.array(usable)), plan.target, plan.config.data)
+    labels = np.full(len(usable), np.nan, dtype=parsed.targets.dtype)
+    labels[usable] = np.where(parsed.usable, parsed.targets, np.nan)
+    masked = segments.masked.copy()
+    masked[usable] = parsed.left_out
+    table = segments.table
+    targets = SegmentTargets(
+        labels=labels,
+        start=table["start"].to_numpy(),
+        end=table["end"].to_numpy(),
+        position=table[POSITION].to_numpy().astype(np.float32),
+        song=segments.song.astype(np.float32),
+    )
+    segments = dataclasses.replace(segments, masked=masked)
+    return LabeledSegments(parsed.task, segments, targets.to_array(), parsed.notes)
+
+
+def _finalize_labels(plan: RunPlan, labeled: LabeledSegments) -> LabeledSegments:
+    """Apply what depends on the number of songs of each class."""
+    final = labeled.task.finalize_labels(labeled.targets, plan.target, plan.config)
+    masked = labeled.segments.masked.copy()
+    usable = _usable(labeled.segments)
+    masked[usable] = final.left_out[usable]
+    segments = dataclasses.replace(labeled.segments, masked=masked)
+    return LabeledSegments(final.task, segments, final.targets, (*labeled.notes, *final.notes))
+
+
+def _keep_labeled_songs(labeled: LabeledSegments) -> LabeledSegments:
+    """Drop songs none of whose segments has a label."""
+    segments = labeled.segments
+    has_label = SegmentTargets.from_array(labeled.targets).has_label
+    song_has_label = np.bincount(segments.song, weights=has_label) > 0
+    keep = song_has_label[segments.song]
+    dropped = dict(segments.dropped)
+    if not keep.all():
+        dropped[NO_LABELS] = int((~keep).sum())
+    kept = dataclasses.replace(segments, dropped=dropped).keep(keep)
+    return dataclasses.replace(labeled, segments=kept, targets=labeled.targets[keep])
+
+
+def _count_songs(segments: SegmentExamples) -> int:
+    return int(segments.song.max()) + 1 if len(segments.table) else 0
+
+
+def _missing_songs(table: SegmentTable, n_songs: int) -> list[str]:
+    n_missing = len(table.songs) - n_songs if table.songs is not None else 0
+    return [f"{n_missing} songs of the manifest have no segments that can be used"] if n_missing > 0 else []
+
+
+def _explain_dropped(plan: RunPlan, segments: SegmentExamples, rows: pa.Table) -> list[str]:
+    """Return what was dropped, with advice, if it is a considerable part of the segments."""
+    if sum(_reasons(segments).values()) < MIN_REPORTED_FRACTION * len(segments.table):
+        return []
+    return [f"left out: {_describe_reasons(segments)}{_advice(plan, segments, rows)}"]
+
+
+def _reasons(segments: SegmentExamples) -> dict[str, int]:
+    """Return reasons why rows were dropped and segments masked, most frequent first; merged stems are not lost."""
+    counts = {**segments.dropped, **count_masked(segments.masked)}
+    lost = {reason: n for reason, n in counts.items() if reason != FURTHER_STEMS}
+    return dict(sorted(lost.items(), key=lambda item: -item[1]))
+
+
+def _describe_reasons(segments: SegmentExamples) -> str:
+    return ", ".join(f"{n}: {reason}" for reason, n in _reasons(segments).items())
+
+
+def _advice(plan: RunPlan, segments: SegmentExamples, rows: pa.Table) -> str:
+    """Return what to do about the most frequent reason."""
+    reason = next(iter(_reasons(segments)), None)
     id_column = plan.config.data.id_column
-    if why == UNKNOWN_SONG:
-        assert plan.segments is not None
-        lost = rows.filter(pc.equal(rows["dropped"], UNKNOWN_SONG).fill_null(False))["song"][0].as_py()
-        known = next(iter(sorted(plan.segments.songs or ())), None)
-        there = "the manifest has no ids" if known is None else f"the manifest writes them as {known!r}"
-        return f": ids in {id_column} (data.id_column) such as {lost!r} must be those of songs; {there}"
-    if why in (LABEL_MISSING, LABEL_BROKEN):
-        much = "has few labels" if folded.label.null_count < len(folded.label) else "is null in all segments"
-        return f": target {plan.target!r} {much}; name another with data.target_column"
-    if why == ID_MISSING:
+    if reason == UNKNOWN_SONG:
+        return f": ids in {id_column} (data.id_column) {_describe_unknown_song(plan, rows)}"
+    if reason in (LABEL_MISSING, LABEL_BROKEN):
+        has_some = segments.label.null_count < len(segments.label)
+        amount = "has few labels" if has_some else "is null in all segments"
+        return f": target {plan.target!r} {amount}; name another with data.target_column"
+    if reason == ID_MISSING:
         return f": column {id_column} (data.id_column) must name the song of each row"
-    if why == NO_LENGTH:
+    if reason == NO_LENGTH:
         return f": {' and '.join(SECONDS)} must be seconds from the song's start, the end after the start"
-    if why == STEMS_DISAGREE:
+    if reason == STEMS_DISAGREE:
         return f": name another target than {plan.target!r} with data.target_column"
     return ""
 
 
-def _described(folded: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:
-    """How many segments songs have, for `data.json`."""
-    sizes = folded.table[N_SEGMENTS].to_numpy()[folded.table[POSITION].to_numpy() == 0]
+def _describe_unknown_song(plan: RunPlan, rows: pa.Table) -> str:
+    assert plan.segments is not None
+    is_unknown = pc.equal(rows["dropped"], UNKNOWN_SONG).fill_null(False)
+    unknown = rows.filter(is_unknown)["song"][0].as_py()
+    known = next(iter(sorted(plan.segments.songs or ())), None)
+    manifest = "the manifest has no ids" if known is None else f"the manifest writes them as {known!r}"
+    return f"such as {unknown!r} must be those of songs; {manifest}"
+
+
+def _describe_segments(segments: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:
+    """Return the number of segments per song and their duration, for `data.json`."""
+    sizes = segments.table[N_SEGMENTS].to_numpy()[segments.table[POSITION].to_numpy() == 0]
+    columns = SegmentTargets.from_array(targets)
     return {
-        "labelled": int((~np.isnan(targets[:, LABEL])).sum()),
+        "labelled": int(columns.has_label.sum()),
         "least": int(sizes.min()),
         "median": float(np.median(sizes)),
         "most": int(sizes.max()),
-        "seconds": round(float((targets[:, 2] - targets[:, 1]).sum()), 1),
+        "seconds": round(float((columns.end - columns.start).sum()), 1),
     }

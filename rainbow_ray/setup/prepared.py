@@ -1,4 +1,4 @@
-"""The data of a run as every task has them, with what `data.json` and the warnings say of them."""
+"""Data that are ready for training, and what songs and segments have in common on the way there."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.config.schema import Config, DataConfig
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, first_per_song
-from rainbow_ray.data.splits import Split, split_hash
+from rainbow_ray.data.splits import Split, make_split, split_hash
 from rainbow_ray.modalities.spec import modalities_present
 from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.validate import new_unused_keys, run_facts
 from rainbow_ray.tasks.base import Task
 
-MUCH = 0.2  # of the rows: where as many were left out, that may be why nothing can be learned
+MIN_REPORTED_FRACTION = 0.2  # of the rows: where as many are dropped, that may be why nothing can be learned
 MIN_SONGS = 10
-FOLDS_BELOW = 500  # songs: one split of fewer cannot rank anything
+FOLDS_BELOW = 500  # songs; with fewer, one split is too noisy to compare models
 DEFAULT_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of a run: its source, where each example lies, and what `data.json` says.
+    """Examples, labels and the split of a run.
 
-    `index` has every example, without text where the source streams; `examples` are those that lie in memory whole: all
-    of them, or a sample.
+    Attributes:
+        task: The task with what it learned from the labels, such as its classes.
+        source: The dataset that batches are read from.
+        index: All examples; without text where the dataset streams.
+        examples: The examples that are in memory: all of them, or a sample of a streaming dataset.
+        split: The split of songs.
+        profile: Content of `data.json`.
+        warnings: Warnings for the user.
     """
 
-    task: Task  # as the labels have it: it knows its classes
+    task: Task
     source: Dataset
     index: Examples
     examples: Examples
@@ -41,21 +48,66 @@ class PreparedData:
     warnings: list[str] = field(default_factory=list)
 
 
+def split_examples(plan: RunPlan, task: Task, examples: Examples, n_songs: int) -> tuple[Split, int]:
+    """Split examples as the config requests.
+
+    Args:
+        plan: The plan of the run.
+        task: The task of the labels.
+        examples: All examples.
+        n_songs: Number of songs.
+
+    Returns:
+        The split, and the number of folds that was requested; the split has fewer where there are fewer groups.
+    """
+    config = plan.config
+    n_folds = config.data.folds or (DEFAULT_FOLDS if n_songs < FOLDS_BELOW else 1)
+    split = make_split(
+        examples,
+        task.strata(examples.targets),
+        n_folds=n_folds,
+        val_fraction=config.data.val_split,
+        split_by=config.data.split_by,
+        seed=config.split_seed,
+        saved_split=plan.known_split,
+    )
+    return split, n_folds
+
+
 def presence(table: pa.Table, modalities: Sequence[str]) -> dict[str, int]:
-    """How many examples have which modalities: by their names, joined by +."""
+    """Count the examples by the modalities that they have.
+
+    Args:
+        table: Prepared examples.
+        modalities: Modalities that are read.
+
+    Returns:
+        Numbers of examples by names joined with `+`, most frequent first.
+    """
     return dict(Counter(modalities_present(table, modalities)).most_common())
 
 
-def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, described: dict[str, Any]) -> dict[str, Any]:
-    """The profile with labels, tokens, modalities and split."""
+def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, profile: dict[str, Any]) -> dict[str, Any]:
+    """Add labels, tokens, modalities and the split to a profile.
+
+    Args:
+        plan: The plan of the run.
+        task: The task of the labels.
+        examples: All examples.
+        split: The split.
+        profile: Counts of songs and rows, from `profile_examples`.
+
+    Returns:
+        The content of `data.json`.
+    """
     limit = plan.reading.max_tokens
-    cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
-    tokens = {"texts_cut": cut, "max_tokens": limit}
+    n_cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
     first, _ = first_per_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
     return {
-        **described,
+        **profile,
         "labels": task.describe(examples.targets[first]),
-        **tokens,
+        "texts_cut": n_cut,
+        "max_tokens": limit,
         "presence": presence(examples.table, plan.reading.modalities),
         "shared_texts_across_folds": split.n_shared_texts,
         "split_hash": split_hash(split),
@@ -63,41 +115,68 @@ def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, descri
 
 
 def data_warnings(
-    plan: RunPlan, split: Split, folds: int, described: dict[str, Any], examples_there: Examples
+    plan: RunPlan, task: Task, split: Split, n_folds: int, profile: dict[str, Any], examples: Examples
 ) -> list[str]:
-    """What is to be told of the songs and their split."""
+    """Return warnings about the examples and their split.
+
+    Args:
+        plan: The plan of the run.
+        task: The task of the labels.
+        split: The split.
+        n_folds: Number of folds that was requested.
+        profile: Content of `data.json`.
+        examples: All examples.
+
+    Returns:
+        Warnings for the user.
+    """
     warnings = []
-    dropped, cut, examples = described["dropped"], described["texts_cut"], described["examples"]
-    data = plan.config.data
-    if split.n_folds != folds and plan.known_split is None:
-        warnings.append(f"--folds {folds}: there are only {split.n_folds} groups to hold out, so as many folds")
+    dropped, n_cut = profile["dropped"], profile["texts_cut"]
+    if split.n_folds != n_folds and plan.known_split is None:
+        warnings.append(f"--folds {n_folds}: there are only {split.n_folds} groups to hold out, so as many folds")
     if split.split_by == "row":
-        warnings.append(f"LEAK: --split-by row puts {split.n_shared_texts} texts on both sides of a fold: these numbers"
-                        " say how well texts are remembered, not how well new songs are read")  # fmt: skip
+        warnings.append(
+            f"LEAK: --split-by row puts {split.n_shared_texts} texts on both sides of a fold: metrics measure how well"
+            " the model remembers texts, not how well it generalizes to new songs"
+        )
     if LABELS_DISAGREE in dropped:
         warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries different labels")
-    if cut:
+    if n_cut:
         warnings.append(
-            f"{cut} of {examples} texts are cut at {plan.reading.max_tokens} tokens (model.text_encoder.max_length)"
+            f"{n_cut} of {profile['examples']} texts are cut at {plan.reading.max_tokens} tokens"
+            " (model.text_encoder.max_length)"
         )
+    warnings += _split_file_warnings(plan, split, profile, examples)
+    return [*warnings, *_unused_after_split(plan, task, split)]
+
+
+def _split_file_warnings(plan: RunPlan, split: Split, profile: dict[str, Any], examples: Examples) -> list[str]:
+    warnings = []
+    path = plan.config.data.split_file
     if split.split_by != "row" and split.n_shared_texts:
-        warnings.append(f"LEAK: {split.n_shared_texts} texts stand on both sides of a fold of {data.split_file}")
+        warnings.append(f"LEAK: {split.n_shared_texts} texts stand on both sides of a fold of {path}")
     if split.split_by != "row" and split.n_divided_groups:
-        warnings.append(f"{split.n_divided_groups} groups (songs that belong together) are cut by {data.split_file}")
-    if plan.known_split is not None and plan.known_split.get("data_hash") != described["data_hash"]:
-        known = len(set(plan.known_split["fold"]) & set(examples_there.ids))
-        warnings.append(f"{data.split_file} was made for other songs, texts or labels: {known} of its songs are here,"
-                        f" {examples - known} are new")  # fmt: skip
-    return [*warnings, *_idle_with(split.n_folds, plan.config)]
+        warnings.append(f"{split.n_divided_groups} groups (songs that belong together) are cut by {path}")
+    if plan.known_split is not None and plan.known_split.get("data_hash") != profile["data_hash"]:
+        n_known = len(set(plan.known_split["fold"]) & set(examples.ids))
+        warnings.append(
+            f"{path} was made for other songs, texts or labels: {n_known} of its songs are here,"
+            f" {profile['examples'] - n_known} are new"
+        )
+    return warnings
 
 
-def _idle_with(folds: int, config: Config) -> list[str]:
-    """Keys that say nothing with so many folds."""
-    data, idle = config.data, []
-    if folds > 1 and (data.train_split, data.val_split) != (DataConfig().train_split, DataConfig().val_split):
-        idle.append(f"data.train_split and data.val_split have no effect with {folds} folds (--folds 1)")
-    elif data.train_split + data.val_split < 1 - 1e-9:
-        idle.append("data.train_split has no effect: all songs that are not scored are trained on")
-    if folds == 1 and config.training.ensemble:
-        idle.append("training.ensemble has no effect: one split trains one model")
-    return idle
+def _unused_after_split(plan: RunPlan, task: Task, split: Split) -> list[str]:
+    """Return warnings about keys that have no effect with these labels and so many folds."""
+    modalities = plan.reading.modalities
+    has_segment_labels = not task.is_weakly_labeled if plan.segments is not None else None
+    before = run_facts(plan.task, modalities)
+    after = run_facts(plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds)
+    warnings = new_unused_keys(plan.config, before, after)
+    if split.n_folds == 1 and _leaves_songs_out(plan.config):
+        warnings.append("data.train_split has no effect: all songs that are not scored are trained on")
+    return warnings
+
+
+def _leaves_songs_out(config: Config) -> bool:
+    return config.data.train_split + config.data.val_split < 1 - 1e-9

@@ -1,11 +1,12 @@
-"""Segments before any row is read: which table holds them, what is predicted, which columns say when they are."""
+"""The table of segments, before any row is read: where it is, its columns of times, and what is predicted."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,144 +26,134 @@ from rainbow_ray.utils.cache_dir import make_cache_dir
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import folder_of, resolve_path
 
-SEGMENTATION = "segmentation"
+# columns of a table of segments
 TIMES = ("start_seconds", "end_seconds")
 INDEX = "segment_index"
 SONG, TEXT, AUDIO = "song_id", "lyric_text", "source_audio_file"
 SECTION = "structure_section"
-MOST_CHECKED = 200_000  # rows; of larger tables the times are checked without the words
-MOST_INTEGERS = 20  # different ones that are still classes
-SONG_TARGET = "rebracketing_type"  # where segments have no label of their own
+
+SONG_TARGET = "rebracketing_type"  # target where segments have no label of their own
+MAX_ROWS_WITH_TEXT = 200_000  # of larger tables, times are checked without the text
+MAX_INTEGER_CLASSES = 20  # distinct integers that are read as classes
 UNKNOWN_SONG = "segment of a song that the manifest lacks"
 
 
 @dataclass(frozen=True)
 class SegmentTable:
-    """Where the segments are and what is predicted of them. `songs` are the manifest's ids, where one was named too."""
+    """A table of segments and what is predicted of them.
+
+    Attributes:
+        location: File or URL of the table.
+        task: The task of a sequence of segments.
+        target: Column of the labels.
+        media_root: Folder that relative paths of media start from; None: that of the table.
+        times: Columns of times.
+        column_names: Values of keys of `data` that the user did not set: the table's names of columns.
+        songs: Ids of the songs of the manifest, or None where no manifest was named.
+        notes: Warnings about the table.
+    """
 
     location: str
     task: Task
     target: str
     media_root: Path | None
     times: Times
+    column_names: Mapping[str, Any] = field(default_factory=dict)
     songs: frozenset[str] | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def columns_of(self, columns: Columns) -> Columns:
-        """The columns of a table of songs, with times; text is not required."""
+        """Return the columns of the table with those of times.
+
+        Args:
+            columns: Columns as they are found in a table of songs.
+
+        Returns:
+            Columns of segments, which need no text.
+        """
         section = columns.label[0] == SECTION
         return dataclasses.replace(columns, times=self.times, section=section, require_text=False)
 
 
-def find_segments(resolved: Resolved, location: str, demo_songs: Callable[[], str], *, demo: bool) -> SegmentTable:
-    """Open the table of segments, or make one of the manifest. Raises `InputError` with what is wrong.
+@dataclass(frozen=True)
+class _OpenedTable:
+    """A table of segments, the songs of its manifest, and the folder of their media."""
 
-    Column names that nobody set become those of tables of segments.
-    """
-    config = resolved.config
+    table: Manifest
+    media_root: Path | None = None
     songs: frozenset[str] | None = None
-    root: Path | None = None
-    notes: list[str] = []
-    if demo:
-        root = Path(demo_songs()).parent
-        from rainbow_ray.data.demo.segments import write_demo_segments
+    notes: tuple[str, ...] = ()
 
-        table = open_manifest(str(write_demo_segments(root)), "segments")
-    elif config.segments.path is not None:
-        table = open_manifest(config.segments.path, "segments")
-        if location != DEMO:
-            named = open_manifest(location)
-            songs, root = _songs(named, config.data.id_column), folder_of(location)
-            notes += named.notes
-    else:
-        table, root, notes = _make_table(config, demo_songs() if location == DEMO else location)
-    names = table.schema.names
-    _settle_columns(config.data, resolved.user_keys, names)
-    wrong = wrong_times(table)
-    if wrong:
-        raise InputError(wrong)
-    notes += _check_named_table(table, config)
-    target = config.data.target_column
-    if target is None:
-        target = get_phase(config.phase).target
-        if target not in names and not demo:
-            target, before = SONG_TARGET, target
-            notes.append(f"{before} is not in the segments: {target}, the songs' own label, takes its place")
-    label_kind = label_type(table.schema, target)
-    if label_kind is not None and pa.types.is_nested(label_kind):
-        raise InputError(f"{table}: column {target!r} (data.target_column) holds {label_kind}, and a segment has one"
-                         " label")  # fmt: skip
-    kind, told = (config.data.target_type, []) if config.data.target_type else _kind(table, target)
-    notes += told
-    segments = config.segments
-    task = make_task(
-        SEGMENTATION, base_task=make_task(kind), decoding=segments.decoding, filter_width=segments.filter_width
-    )
-    if segments.path is None and not demo and target.endswith(SECTION) and config.data.text_columns == [TEXT]:
-        notes.append("texts of segments without LRC files are what the structure says of them, and may name the part:"
-                     " such a label is learned from its own name")  # fmt: skip
+
+def find_segments(resolved: Resolved, location: str, write_songs: Callable[[], str], *, demo: bool) -> SegmentTable:
+    """Open the table of segments, or derive one from the manifest.
+
+    Args:
+        resolved: The config as the user wrote it.
+        location: File, folder or URL of the manifest, or `demo`.
+        write_songs: Writes the built-in songs and returns the path of their manifest.
+        demo: Whether the built-in segments are read because no table was named.
+
+    Returns:
+        The table and the task of its segments.
+
+    Raises:
+        InputError: The table cannot be opened or derived, or its times or labels cannot be read.
+    """
+    opened = _open(resolved.config, location, write_songs, demo=demo)
+    table, names = opened.table, opened.table.schema.names
+    column_names = _resolve_column_names(resolved.config.data, resolved.user_keys, names)
+    config = resolved.config.with_values(column_names)
+    problems = check_time_columns(table)
+    if problems:
+        raise InputError(problems)
+    target, target_notes = _choose_target(config, names, demo=demo)
+    task, task_notes = _make_task(config, table, target)
+    notes = [*opened.notes, *_check_named_table(table, config), *target_notes, *task_notes]
+    reads_derived_text = config.segments.path is None and not demo and config.data.text_columns == [TEXT]
+    if reads_derived_text and target.endswith(SECTION):
+        notes.append(
+            "segments of songs without LRC files have the text of the song's structure, which may name the section:"
+            " such a label is learned from its own name"
+        )
     times = Times(*TIMES, INDEX if INDEX in names else None)
-    return SegmentTable(table.written, task, target, root, times, songs, notes)
+    return SegmentTable(table.written, task, target, opened.media_root, times, column_names, opened.songs, tuple(notes))
 
 
-def idle_by_labels(config: Config, task: Task) -> dict[str, str]:
-    """Keys that say nothing, and why, once it is known whether segments have labels of their own."""
-    if not task.is_weakly_labeled:
-        return {"segments.mil_pooling": "segments have labels of their own"} if task.has_classes else {}
-    keys = {"segments.decoding", "segments.max_sequence_length", "segments.overlap", "training.tmse_weight",
-            "training.boundary_loss_weight",
-            "training.tmse_clip"}  # fmt: skip
-    if config.segments.decoding == "median":  # otherwise that is said before
-        keys.add("segments.filter_width")
-    return dict.fromkeys(sorted(keys), "only songs have labels, and a song's segments are learned from as one")
+def drop_unknown_songs(rows: pa.Table, songs: Collection[str] | None) -> pa.Table:
+    """Mark rows of songs that the manifest lacks as dropped.
 
+    Args:
+        rows: Normalized rows, with the columns `song` and `dropped`.
+        songs: Ids of the manifest's songs; None where there is no manifest.
 
-def drop_unknown_songs(rows: pa.Table, songs: frozenset[str] | None) -> pa.Table:
-    """Rows of songs that the manifest lacks are dropped, where there is one."""
+    Returns:
+        The rows with `dropped` filled in.
+    """
     if songs is None:
         return rows
-    known = pc.is_in(rows["song"], value_set=pa.array(sorted(songs), pa.string()))
-    reasons = pc.if_else(pc.or_(known, pc.is_valid(rows["dropped"])), rows["dropped"], UNKNOWN_SONG)
+    is_known = pc.is_in(rows["song"], value_set=pa.array(sorted(songs), pa.string()))
+    reasons = pc.if_else(pc.or_(is_known, pc.is_valid(rows["dropped"])), rows["dropped"], UNKNOWN_SONG)
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons)
 
 
-def _make_table(config: Config, location: str) -> tuple[Manifest, Path | None, list[str]]:
-    """A table of segments made of a manifest, the manifest's folder, and notes. Raises `InputError` where it cannot."""
-    manifest = open_manifest(location)
-    id_column = config.data.id_column
-    if id_column not in manifest.schema.names:
-        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column)"
-                         f"{did_you_mean(id_column, manifest.schema.names)}")  # fmt: skip
-    root = folder_of(manifest.location)
-    lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
-    made, notes = derive_segment_table(
-        manifest,
-        make_cache_dir("segments"),
-        id_column,
-        config.segments.seconds,
-        lrc_root,
-        config.data.max_unreadable_fraction,
-    )
-    return open_manifest(str(made), "segments"), root, [*notes, *manifest.notes]
+def check_time_columns(table: Manifest) -> list[str]:
+    """Return what is wrong with the columns of times.
 
+    Args:
+        table: A table of segments.
 
-def _check_named_table(table: Manifest, config: Config) -> list[str]:
-    """Warnings about the times of a table that the user names; one that is made of a manifest was checked with it."""
-    if config.segments.path is None:
-        return []
-    return check_table_times(table, config.data.id_column, next(iter(config.data.text_columns), ""))
-
-
-def wrong_times(table: Manifest) -> list[str]:
-    """Columns of times that are missing, or of a type that holds no times."""
+    Returns:
+        A message for each column that is missing or whose type holds no times.
+    """
     problems, names = [], table.schema.names
     for name in TIMES:
         if name not in names:
             problems.append(f"{table}: no column {name!r}, which says when a segment is{did_you_mean(name, names)}")
             continue
-        wrong = time_type_problem(table.schema.field(name).type)
-        if wrong is not None:
-            problems.append(f"{table}: column {name!r} {wrong}")
+        problem = time_type_problem(table.schema.field(name).type)
+        if problem is not None:
+            problems.append(f"{table}: column {name!r} {problem}")
     return problems
 
 
@@ -170,9 +161,9 @@ def check_table_times(table: Manifest, song: str, text: str) -> list[str]:
     """Check that times of a table of segments can be read and can be in seconds.
 
     Args:
-        table: Its columns of times are there and of types that hold times.
-        song: Column that names the song of each row.
-        text: Column of the words that are sung.
+        table: A table that has the columns of times.
+        song: Column that identifies the song of each row.
+        text: Column of the lyrics.
 
     Returns:
         Warnings: values that cannot be read, and a unit that is suspected.
@@ -182,49 +173,125 @@ def check_table_times(table: Manifest, song: str, text: str) -> list[str]:
     """
     names = table.schema.names
     if song not in names or pa.types.is_nested(table.schema.field(song).type):
-        return []  # that is said where columns are looked for
-    further = [name for name in (text, RUNNING_TIME) if name in names and table.rows <= MOST_CHECKED]
-    rows = table.read(list(dict.fromkeys([song, *TIMES, *further])))
+        return []  # `find_columns` reports it
+    optional = [name for name in (text, RUNNING_TIME) if name in names and table.rows <= MAX_ROWS_WITH_TEXT]
+    rows = table.read(list(dict.fromkeys([song, *TIMES, *optional])))
     return check_times(
         rows, str(table), song=song, start=TIMES[0], end=TIMES[1],
-        text=text if text in further else None, running=RUNNING_TIME if RUNNING_TIME in further else None,
+        text=text if text in optional else None, running=RUNNING_TIME if RUNNING_TIME in optional else None,
     )  # fmt: skip
 
 
-def _settle_columns(data: DataConfig, user_keys: frozenset[str], names: list[str]) -> None:
-    own = {"id_column": SONG, "audio_column": AUDIO}
-    for key, name in own.items():
-        if f"data.{key}" not in user_keys and (name in names or getattr(data, key) not in names):
-            setattr(data, key, name)
-    if "data.text_columns" not in user_keys and (TEXT in names or not set(data.text_columns) <= set(names)):
-        data.text_columns = [TEXT]
+def _open(config: Config, location: str, write_songs: Callable[[], str], *, demo: bool) -> _OpenedTable:
+    """Open the built-in table, the one that the config names, or one that is derived from the manifest."""
+    if demo:
+        from rainbow_ray.data.demo.segments import write_demo_segments
+
+        root = Path(write_songs()).parent
+        return _OpenedTable(open_manifest(str(write_demo_segments(root)), "segments"), root)
+    if config.segments.path is None:
+        return _derive_table(config, write_songs() if location == DEMO else location)
+    table = open_manifest(config.segments.path, "segments")
+    if location == DEMO:
+        return _OpenedTable(table)
+    manifest = open_manifest(location)
+    songs = _song_ids(manifest, config.data.id_column)
+    return _OpenedTable(table, folder_of(location), songs, tuple(manifest.notes))
 
 
-def _kind(table: Manifest, target: str) -> tuple[str, list[str]]:
-    """The problem that a column speaks for, and what is to be told of that; classes where nothing is known of it."""
-    labels = read_target_labels(table, target)
-    if labels is None or target == SECTION or pa.types.is_nested(labels.type):
-        return "multiclass", []
-    if pa.types.is_boolean(labels.type):
-        return "binary", []
-    is_whole = pa.types.is_integer(labels.type) or (pa.types.is_decimal(labels.type) and labels.type.scale == 0)
-    if pa.types.is_floating(labels.type) or (pa.types.is_decimal(labels.type) and not is_whole):
-        return "regression", []
-    different = pc.unique(labels.drop_null())
-    if is_whole:
-        many = len(different) > MOST_INTEGERS
-        what = ("numbers", "multiclass for classes") if many else ("classes", "regression for numbers")
-        said = f"{target} holds {len(different)} different integers, read as {what[0]}: data.target_type={what[1]}"
-        return "regression" if many else "multiclass", [said]
-    words = {str(one).strip().lower() for one in different.to_pylist()} if len(different) <= MOST_INTEGERS else set()
-    return "binary" if words and words <= {"true", "false"} else "multiclass", []
+def _derive_table(config: Config, location: str) -> _OpenedTable:
+    manifest = open_manifest(location)
+    id_column = config.data.id_column
+    if id_column not in manifest.schema.names:
+        raise InputError(f"{manifest}: no column {id_column!r} (data.id_column)"
+                         f"{did_you_mean(id_column, manifest.schema.names)}")  # fmt: skip
+    root = folder_of(manifest.location)
+    lrc_root = resolve_path(config.data.media_root) if config.data.media_root else root or Path.cwd()
+    path, notes = derive_segment_table(
+        manifest,
+        make_cache_dir("segments"),
+        id_column,
+        config.segments.seconds,
+        lrc_root,
+        config.data.max_unreadable_fraction,
+    )
+    return _OpenedTable(open_manifest(str(path), "segments"), root, None, (*notes, *manifest.notes))
 
 
-def _songs(manifest: Manifest, id_column: str) -> frozenset[str]:
+def _song_ids(manifest: Manifest, id_column: str) -> frozenset[str]:
     names = manifest.schema.names
-    if id_column not in names and id_column == SONG:  # settled by the segments: a manifest of songs has its own
+    if id_column not in names and id_column == SONG:  # the name in tables of segments; manifests have their own
         id_column = DataConfig().id_column
     if id_column not in names:
         raise InputError(f"{manifest}: no column {id_column!r} (data.id_column){did_you_mean(id_column, names)}")
     column = manifest.read([id_column])[id_column]
     return frozenset(pc.unique(exact_ids(column, id_column)).drop_null().to_pylist())
+
+
+def _resolve_column_names(data: DataConfig, user_keys: Collection[str], names: Collection[str]) -> dict[str, Any]:
+    """Return values of keys that the user did not set: names of columns in tables of segments."""
+    result: dict[str, Any] = {}
+    for key, name in {"id_column": SONG, "audio_column": AUDIO}.items():
+        if f"data.{key}" not in user_keys and (name in names or getattr(data, key) not in names):
+            result[f"data.{key}"] = name
+    if "data.text_columns" not in user_keys and (TEXT in names or not set(data.text_columns) <= set(names)):
+        result["data.text_columns"] = [TEXT]
+    return result
+
+
+def _check_named_table(table: Manifest, config: Config) -> list[str]:
+    """Return warnings about times of a table that the user names; those of a derived one are checked with it."""
+    if config.segments.path is None:
+        return []
+    return check_table_times(table, config.data.id_column, next(iter(config.data.text_columns), ""))
+
+
+def _choose_target(config: Config, names: Collection[str], *, demo: bool) -> tuple[str, list[str]]:
+    """Return the column of the labels, and a note where it is that of songs."""
+    if config.data.target_column is not None:
+        return config.data.target_column, []
+    target = get_phase(config.phase).target
+    if target in names or demo:
+        return target, []
+    return SONG_TARGET, [f"{target} is not in the segments: {SONG_TARGET}, the songs' own label, takes its place"]
+
+
+def _make_task(config: Config, table: Manifest, target: str) -> tuple[Task, list[str]]:
+    label_kind = label_type(table.schema, target)
+    if label_kind is not None and pa.types.is_nested(label_kind):
+        raise InputError(f"{table}: column {target!r} (data.target_column) holds {label_kind}, and a segment has one"
+                         " label")  # fmt: skip
+    base_name, notes = (config.data.target_type, []) if config.data.target_type else _infer_task(table, target)
+    options = config.segments
+    task = make_task(
+        get_phase(config.phase).task,
+        base_task=make_task(base_name),
+        decoding=options.decoding,
+        filter_width=options.filter_width,
+    )
+    return task, notes
+
+
+def _infer_task(table: Manifest, target: str) -> tuple[str, list[str]]:
+    """Return the task that fits the values of a column, and a note where another one fits too."""
+    labels = read_target_labels(table, target)
+    if labels is None or target == SECTION or pa.types.is_nested(labels.type):
+        return "multiclass", []
+    if pa.types.is_boolean(labels.type):
+        return "binary", []
+    is_integer = pa.types.is_integer(labels.type) or (pa.types.is_decimal(labels.type) and labels.type.scale == 0)
+    if pa.types.is_floating(labels.type) or (pa.types.is_decimal(labels.type) and not is_integer):
+        return "regression", []
+    distinct = pc.unique(labels.drop_null())
+    if is_integer:
+        return _infer_integer_task(target, len(distinct))
+    few_names = distinct.to_pylist() if len(distinct) <= MAX_INTEGER_CLASSES else []
+    names = {str(name).strip().lower() for name in few_names}
+    return "binary" if names and names <= {"true", "false"} else "multiclass", []
+
+
+def _infer_integer_task(target: str, n_distinct: int) -> tuple[str, list[str]]:
+    values = f"{target} holds {n_distinct} different integers"
+    if n_distinct > MAX_INTEGER_CLASSES:
+        return "regression", [f"{values}, read as numbers: data.target_type=multiclass for classes"]
+    return "multiclass", [f"{values}, read as classes: data.target_type=regression for numbers"]

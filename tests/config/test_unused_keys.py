@@ -8,10 +8,10 @@ from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.schema import Config
 from rainbow_ray.config.unused_keys import TABLE, RunFacts, find_unused_keys
 
-BINARY = RunFacts("binary", "binary", ("text",))
-NUMBER = RunFacts("regression", "regression", ("text",), supports_calibration=False, supports_thresholds=False)
-CLASSES = RunFacts("multiclass", "multiclass", ("text",), supports_thresholds=False)
-SEGMENTS = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True)
+BINARY = RunFacts("binary", ("text",))
+NUMBER = RunFacts("regression", ("text",), supports_calibration=False, supports_thresholds=False)
+CLASSES = RunFacts("multiclass", ("text",), supports_thresholds=False)
+SEGMENTS = RunFacts("multiclass", ("text",), is_sequence_task=True)
 
 
 def reasons(facts: RunFacts, **values: object) -> dict[str, str]:
@@ -40,8 +40,8 @@ def test_every_row_names_keys_of_the_config():
         (NUMBER, {"phase": 4}, "training.focal_gamma", "predicts a number"),
         (NUMBER, {}, "calibration.method", "not calibrated"),
         (CLASSES, {}, "calibration.threshold", "most probable class is predicted"),
-        (RunFacts("binary", "binary", ("audio",)), {}, "model.bag_of_words.enabled", "text is not among"),
-        (RunFacts("binary", "binary", ("audio",)), {}, "model.audio_encoder.gain_db", "is frozen"),
+        (RunFacts("binary", ("audio",)), {}, "model.bag_of_words.enabled", "text is not among"),
+        (RunFacts("binary", ("audio",)), {}, "model.audio_encoder.gain_db", "is frozen"),
         (SEGMENTS, {}, "data.min_concept_length", "segments can be short"),
         (SEGMENTS, {}, "calibration.method", "see segments.decoding"),
         (SEGMENTS, {"model__temporal__kind": "none"}, "segments.no_context_baseline", "model.temporal.kind is none"),
@@ -61,10 +61,10 @@ def test_keys_with_effect_are_not_listed():
 
 
 def test_labels_and_folds_add_reasons_once_they_are_known():
-    labeled = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True, has_segment_labels=True)
+    labeled = RunFacts("multiclass", ("text",), is_sequence_task=True, has_segment_labels=True)
     assert reasons(labeled)["segments.mil_pooling"] == "segments have labels of their own"
-    weak = RunFacts("segmentation", "multiclass", ("text",), is_sequence_task=True, has_segment_labels=False)
+    weak = RunFacts("multiclass", ("text",), is_sequence_task=True, has_segment_labels=False)
     assert "only songs have labels" in reasons(weak)["segments.overlap"]
-    folds = RunFacts("binary", "binary", ("text",), n_folds=5)
+    folds = RunFacts("binary", ("text",), n_folds=5)
     assert "5 folds" in reasons(folds)["data.val_split"]
-    assert "one model" in reasons(RunFacts("binary", "binary", ("text",), n_folds=1))["training.ensemble"]
+    assert "one model" in reasons(RunFacts("binary", ("text",), n_folds=1))["training.ensemble"]

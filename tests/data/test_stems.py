@@ -78,7 +78,7 @@ def test_bad_names_are_all_told_at_once(stems_file, tiny_encoder):
     with pytest.raises(InputError) as told:
         plan_of(stems_file, tiny_encoder("bert"), **PHASE_3 | {
             "data__audio_column": "audio_fil", "model__fusion__kind": "cross", "data__media_root": "/nowhere",
-            "data__unit": "album", "data__window_position": "end",
+            "data__example_level": "album", "data__window_position": "end",
         })  # fmt: skip
     said = "\n".join(told.value.problems)
     for word in ("audio_file", "model.fusion.kind", "--media-root", "data.example_level", "data.window_position"):

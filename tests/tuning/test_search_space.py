@@ -14,7 +14,8 @@ import pytest
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.phases import PHASES
 from rainbow_ray.config.schema import Config
-from rainbow_ray.setup.plan import check_values, resolve_defaults
+from rainbow_ray.setup.plan import resolve_defaults
+from rainbow_ray.setup.validate import check_values
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.optuna_study import make_study
 from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space

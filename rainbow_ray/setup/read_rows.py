@@ -1,0 +1,82 @@
+"""Reading of all rows of a table, prepared for the encoders, with checks of media and texts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rainbow_ray.data.manifest import UNDECODABLE, Columns, Manifest
+from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.reader import Prepare, read_rows
+from rainbow_ray.data.streaming import read_index
+from rainbow_ray.modalities.media_counts import check_media_errors
+from rainbow_ray.modalities.midi.reader import describe_cut_windows
+from rainbow_ray.modalities.spec import lengths, prepare
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.utils.errors import InputError
+
+NOTHING_TO_READ = "neither text nor audio nor MIDI"
+
+ReadRows = Callable[[Manifest, Columns, Prepare], pa.Table]
+
+
+def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
+    """Read all rows and prepare them for the encoders.
+
+    Args:
+        plan: The plan of the run.
+        read: Reads rows into memory in place of Ray Data; None: Ray reads them.
+        streams: Whether only the index is kept, since rows exceed the limit of memory.
+
+    Returns:
+        The rows, and messages about media that cannot be used.
+
+    Raises:
+        InputError: Too many media files cannot be used, or the rows cannot be streamed.
+    """
+    if streams and plan.reading.media and plan.unit == "song":
+        limit = f"data.in_memory_limit_mb ({plan.config.data.in_memory_limit_mb} MB)"
+        raise InputError(
+            "data.example_level: songs with all their stems cannot be read anew each epoch, and the"
+            f" columns hold more than {limit}; set it higher, or read stems"
+        )
+    if streams:
+        read = functools.partial(read_index, length_of=functools.partial(lengths, reading=plan.reading))
+    prepare_rows = functools.partial(prepare, reading=plan.reading)
+    return _check_media(plan, (read or read_rows)(plan.manifest, plan.columns, prepare_rows))
+
+
+def undecodable_texts(rows: pa.Table) -> list[str]:
+    """Return a warning about rows that are used although some of their text is not UTF-8.
+
+    Args:
+        rows: Normalized rows.
+
+    Returns:
+        One warning, or none.
+    """
+    used = pc.and_(rows[UNDECODABLE], pc.is_null(rows["dropped"]))
+    n_rows = pc.sum(used).as_py() or 0
+    note = f"{n_rows} rows have {NOT_UTF8}: what cannot be decoded is left out; save the table as UTF-8"
+    return [note] if n_rows else []
+
+
+def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Return rows, of which those without anything to read are marked as dropped, and messages about media."""
+    reading, config = plan.reading, plan.config
+    if reading.media_reader is None and not reading.values:
+        return rows, []
+    notes: list[str] = []
+    if reading.media_reader is not None:
+        root = reading.media_reader.root
+        notes += check_media_errors(rows, reading.media, config.data.max_unreadable_fraction, root)
+    if "midi" in reading.media:
+        notes += describe_cut_windows(rows, config.model.midi_encoder.max_notes)
+    if plan.segments is not None:  # a segment without anything to read is still part of its song's sequence
+        return rows, notes
+    is_readable = functools.reduce(pc.or_, [spec.is_present(rows) for spec in reading.specs])
+    reasons = pc.if_else(pc.or_(is_readable, pc.is_valid(rows["dropped"])), rows["dropped"], NOTHING_TO_READ)
+    return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons), notes
