@@ -44,7 +44,7 @@ def test_classes_are_trained_by_two_workers_and_used(songs, tiny_encoder, tmp_pa
     assert summary["workers"] == 2
     assert set(summary["classes"]) == {"room", "cause", "time"}
     assert summary["verdict"] in said
-    assert "too few to learn a calibration" in said
+    assert "too few to fit a calibration" in said
     predictions = pd.read_parquet(tmp_path / "r" / "predictions.parquet")
     held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()]
     assert len(held) == held["song"].nunique() == 36

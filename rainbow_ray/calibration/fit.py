@@ -1,174 +1,256 @@
-"""Calibration and thresholds, learned from out-of-fold scores: what a score of 0.8 really means, and when to say yes.
+"""Fitting of calibration and thresholds on out-of-fold scores.
 
-Numbers that are reported are cross-fitted: what is applied to a fold's songs was fitted on the songs of the others. The
-bundle keeps what was fitted on all of them.
+Reported numbers are cross-fitted: what is applied to the songs of a fold was fitted on the songs of the other folds.
+The bundle holds what was fitted on all songs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rainbow_ray.calibration.apply import TINY, Calibration, tempered
+from rainbow_ray.calibration.apply import MIN_PROBABILITY, Calibration, scale_temperature
 from rainbow_ray.config.schema import CalibrationConfig
 from rainbow_ray.tasks.base import Task
 
-LEAST_SONGS = 50
-HALF = 0.5
-TEMPERATURES = (0.05, 20.0)
+MIN_SONGS = 50
+DEFAULT_THRESHOLD = 0.5
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What all songs teach, and held-out scores as what the other folds teach makes them (and where yes begins)."""
+    """Result of a calibration.
+
+    Attributes:
+        calibration: Calibration fitted on all songs, for the bundle.
+        scores: Cross-fitted scores, `(examples, …)`.
+        thresholded: Cross-fitted scores after thresholds, of the same shape.
+        notes: Messages for the user.
+        by_fold: Calibration of each fold, fitted on the other folds.
+    """
 
     calibration: Calibration
     scores: np.ndarray
     thresholded: np.ndarray
     notes: tuple[str, ...] = ()
-    by_fold: Mapping[int, Calibration] = field(default_factory=dict)  # what the other folds teach of each
+    by_fold: Mapping[int, Calibration] = field(default_factory=dict)
 
 
 def calibrate(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> Calibrated:  # fmt: skip
-    """Learn from out-of-fold scores, unless some fold's others are too few: then the bundle is left alone as well."""
-    if (config.method == "none" and config.threshold == "fixed") or not task.supports_calibration:
+    """Fit a calibration on out-of-fold scores, and cross-fit these scores.
+
+    If the songs outside of some fold are too few, neither the scores nor the bundle is calibrated.
+
+    Args:
+        config: The calibration section of the config.
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        scores: Out-of-fold scores, `(examples, …)`.
+        songs: Song of each example, `(examples,)`.
+        folds: Fold of each example, `(examples,)`.
+
+    Returns:
+        The calibration and the cross-fitted scores.
+    """
+    if not (_is_requested(config) and task.supports_calibration):
         return Calibrated(Calibration(), scores, scores)
-    others = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
-    one_split = len(others) == 1
-    n = len(np.unique(songs)) if one_split else min(others)
-    if n < LEAST_SONGS:
-        beside = "" if one_split else " beside a fold"
-        few = f"{n} songs{beside} are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
-        said = f"{few}: scores stay as they are, and yes is from 0.5 on"
-        return Calibrated(Calibration(), scores, scores, (said,))
-    made, notes = fit_calibration(config, task, targets, scores, songs)
-    if one_split:
-        alone = "one split has no other folds to learn from: the model is calibrated, its reported numbers are not"
-        return Calibrated(made, scores, scores, (*notes, alone))
-    by_fold = learn_by_fold(config, task, targets, scores, songs, folds)
-    return Calibrated(made, *_apply_by_fold(by_fold, scores, folds), tuple(notes), by_fold)
+    n_other_songs = [len(np.unique(songs[folds != fold])) for fold in np.unique(folds)]
+    is_one_split = len(n_other_songs) == 1
+    n_songs = len(np.unique(songs)) if is_one_split else min(n_other_songs)
+    if n_songs < MIN_SONGS:
+        place = "" if is_one_split else " outside of a fold"
+        return Calibrated(Calibration(), scores, scores, (_too_few(n_songs, place),))
+    calibration, notes = fit_calibration(config, task, targets, scores, songs)
+    if is_one_split:
+        note = "one split has no other folds to fit on: the model is calibrated, but its reported numbers are not"
+        return Calibrated(calibration, scores, scores, (*notes, note))
+    by_fold = fit_by_fold(config, task, targets, scores, songs, folds)
+    return Calibrated(calibration, *_apply_by_fold(by_fold, scores, folds), tuple(notes), by_fold)
 
 
 def fit_calibration(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray
 ) -> tuple[Calibration, list[str]]:
-    """What these songs teach, and a note where they are too few to teach anything."""
-    asked = config.method != "none" or config.threshold != "fixed"
-    if not asked or not task.supports_calibration:
+    """Fit a calibration and thresholds.
+
+    Args:
+        config: The calibration section of the config.
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        scores: Scores, `(examples, …)`.
+        songs: Song of each example, `(examples,)`.
+
+    Returns:
+        The calibration, the default one for fewer than `MIN_SONGS` songs; and notes for the user.
+    """
+    if not (_is_requested(config) and task.supports_calibration):
         return Calibration(), []
-    n = len(np.unique(songs))
-    if n < LEAST_SONGS:
-        few = f"{n} songs are too few to learn a calibration or a threshold from (at least {LEAST_SONGS})"
-        return Calibration(), [f"{few}: scores stay as they are, and yes is from 0.5 on"]
-    truth = task.one_hot(targets).astype(np.float64)
-    truth = truth[:, 0] if scores.ndim == 1 else truth
-    made = _fit_scores(config.method, truth, scores, exclusive=task.has_exclusive_classes)
+    n_songs = len(np.unique(songs))
+    if n_songs < MIN_SONGS:
+        return Calibration(), [_too_few(n_songs)]
+    indicators = task.one_hot(targets).astype(np.float64)
+    indicators = indicators[:, 0] if scores.ndim == 1 else indicators
+    calibration = _fit_scores(config.method, indicators, scores, exclusive=task.has_exclusive_classes)
     if not task.supports_thresholds or config.threshold == "fixed":
-        return made, []
-    columns = made.probabilities(scores).reshape(len(scores), -1)
-    choose_one = _chooser(config)
-    chosen = [choose_one(truth.reshape(len(scores), -1)[:, i] > HALF, columns[:, i]) for i in range(columns.shape[1])]
-    missed = [name.removeprefix("score_") for name, one in zip(task.score_names, chosen, strict=True) if one is None]
-    of = "" if missed == ["score"] else f" of {', '.join(missed)}"
-    notes = (
-        [f"calibration.precision: no threshold{of} reaches {config.precision:g}: yes is from 0.5 on"] if missed else []
-    )
-    return dataclasses.replace(made, thresholds=tuple(HALF if one is None else one for one in chosen)), notes
+        return calibration, []
+    columns = calibration.probabilities(scores).reshape(len(scores), -1)
+    is_positive = indicators.reshape(len(scores), -1) > 0.5
+    thresholds = [choose_threshold(config, is_positive[:, i], columns[:, i]) for i in range(columns.shape[1])]
+    missed = [name.removeprefix("score_") for name, value in zip(task.score_names, thresholds, strict=True)
+              if value is None]  # fmt: skip
+    classes = "" if missed == ["score"] else f" of {', '.join(missed)}"
+    notes = [f"calibration.precision: no threshold{classes} reaches {config.precision:g}; the threshold is"
+             f" {DEFAULT_THRESHOLD:g}"] if missed else []  # fmt: skip
+    chosen = tuple(DEFAULT_THRESHOLD if value is None else value for value in thresholds)
+    return dataclasses.replace(calibration, thresholds=chosen), notes
 
 
 def cross_fit(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Calibrated scores, and the same with their thresholds at a half: each fold's by what the others teach.
+    """Calibrate the scores of each fold with what was fitted on the other folds.
 
-    With one fold there are no others: nothing is changed.
+    Args:
+        config: The calibration section of the config.
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        scores: Out-of-fold scores, `(examples, …)`.
+        songs: Song of each example, `(examples,)`.
+        folds: Fold of each example, `(examples,)`; with a single fold, nothing is changed.
+
+    Returns:
+        Calibrated scores, and the same after thresholds.
     """
-    return _apply_by_fold(learn_by_fold(config, task, targets, scores, songs, folds), scores, folds)
+    return _apply_by_fold(fit_by_fold(config, task, targets, scores, songs, folds), scores, folds)
 
 
-def learn_by_fold(
+def fit_by_fold(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
     folds: np.ndarray,
 ) -> dict[int, Calibration]:  # fmt: skip
-    """For each fold what the songs of all others teach; nothing for one fold alone."""
-    made = {}
+    """Fit a calibration for each fold on the songs of the other folds.
+
+    Args:
+        config: The calibration section of the config.
+        task: The task.
+        targets: Targets, `(examples, …)`.
+        scores: Out-of-fold scores, `(examples, …)`.
+        songs: Song of each example, `(examples,)`.
+        folds: Fold of each example, `(examples,)`.
+
+    Returns:
+        Calibrations by fold; none for a single fold.
+    """
+    by_fold = {}
     for fold in np.unique(folds):
         others = folds != fold
         if others.any():
-            made[int(fold)] = fit_calibration(config, task, targets[others], scores[others], songs[others])[0]
-    return made
+            by_fold[int(fold)] = fit_calibration(config, task, targets[others], scores[others], songs[others])[0]
+    return by_fold
+
+
+def choose_threshold(config: CalibrationConfig, is_positive: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the threshold with the best value of the configured criterion.
+
+    Args:
+        config: The calibration section of the config, with `threshold` other than `fixed`.
+        is_positive: Labels, bool, `(examples,)`.
+        scores: Calibrated scores, `(examples,)`.
+
+    Returns:
+        The middle between two neighboring scores; 0.5 if all labels are equal; None if no threshold reaches the
+        configured precision.
+    """
+    if is_positive.all() or not is_positive.any():
+        return DEFAULT_THRESHOLD
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits, n_predicted = np.cumsum(is_positive[order])[last_of_tie], last_of_tie + 1
+    values = _criterion(config, hits, n_predicted, int(is_positive.sum()))
+    if values is None:
+        return None
+    best = int(np.argmax(values))
+    if config.threshold == "cost" and -config.cost_false_negative * is_positive.sum() > values[best]:
+        return 1.0  # never to predict the positive class costs less than any threshold
+    above = scores[order][last_of_tie[best]]
+    lowest = 0.0 if above > 0 else -1.0  # a score of 0 can be positive, too
+    below = scores[order][last_of_tie[best] + 1] if last_of_tie[best] + 1 < len(scores) else lowest
+    return float((above + below) / 2)
+
+
+def _is_requested(config: CalibrationConfig) -> bool:
+    return config.method != "none" or config.threshold != "fixed"
+
+
+def _too_few(n_songs: int, place: str = "") -> str:
+    return (f"{n_songs} songs{place} are too few to fit a calibration or a threshold (at least {MIN_SONGS}): scores are"
+            f" not calibrated, and the threshold is {DEFAULT_THRESHOLD:g}")  # fmt: skip
 
 
 def _apply_by_fold(
     by_fold: Mapping[int, Calibration], scores: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     probabilities, thresholded = scores.copy(), scores.copy()
-    for fold, made in by_fold.items():
-        inside = folds == fold
-        probabilities[inside] = made.probabilities(scores[inside])
-        thresholded[inside] = made.thresholded(probabilities[inside])
+    for fold, calibration in by_fold.items():
+        mask = folds == fold
+        probabilities[mask] = calibration.probabilities(scores[mask])
+        thresholded[mask] = calibration.thresholded(probabilities[mask])
     return probabilities, thresholded
 
 
-def _fit_scores(method: str, truth: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
+def _fit_scores(method: str, indicators: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
     if method == "temperature":
-        from scipy.optimize import minimize_scalar
-
-        def cost(log_temperature: float) -> float:
-            p = np.clip(tempered(scores, float(np.exp(log_temperature)), exclusive=exclusive), TINY, 1 - TINY)
-            if exclusive:
-                return float(-np.mean(np.sum(truth * np.log(p), axis=1)))
-            return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p)))
-
-        found = minimize_scalar(cost, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-        return Calibration(temperature=float(np.exp(found.x)), exclusive=exclusive)
+        return _fit_temperature(indicators, scores, exclusive=exclusive)
     if method == "isotonic":
-        from sklearn.isotonic import IsotonicRegression
-
-        knots = []
-        for column, told in zip(scores.reshape(len(scores), -1).T, truth.reshape(len(scores), -1).T, strict=True):
-            model = IsotonicRegression(y_min=TINY, y_max=1 - TINY, out_of_bounds="clip").fit(column, told)
-            knots.append((tuple(map(float, model.X_thresholds_)), tuple(map(float, model.y_thresholds_))))
-        return Calibration(knots=tuple(knots), exclusive=exclusive)
+        return _fit_isotonic(indicators, scores, exclusive=exclusive)
     return Calibration()
 
 
-def _chooser(config: CalibrationConfig) -> Callable[[np.ndarray, np.ndarray], float | None]:
-    """How a threshold is chosen from truth and scores `(examples,)`; None where none does what is asked for."""
+def _fit_temperature(indicators: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
+    """The temperature with the least log loss (Guo et al. 2017, section 4.2)."""
+    from scipy.optimize import minimize_scalar
 
-    def choose_one(truth: np.ndarray, scores: np.ndarray) -> float | None:
-        if truth.all() or not truth.any():
-            return HALF
-        order = np.argsort(-scores, kind="stable")
-        last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores stand together
-        hits, said = np.cumsum(truth[order])[last], last + 1
-        value = _values(config, hits, said, int(truth.sum()))
-        if value is None:
-            return None
-        best = int(np.argmax(value))
-        if config.threshold == "cost" and -config.cost_false_negative * truth.sum() > value[best]:
-            return 1.0  # never yes is cheaper than any
-        above = scores[order][last[best]]
-        lowest = 0.0 if above > 0 else -1.0  # a score of 0 may be a yes as well
-        below = scores[order][last[best] + 1] if last[best] + 1 < len(scores) else lowest
-        return float((above + below) / 2)
+    def log_loss(log_temperature: float) -> float:
+        scaled = scale_temperature(scores, float(np.exp(log_temperature)), exclusive=exclusive)
+        p = np.clip(scaled, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+        if exclusive:
+            return float(-np.mean(np.sum(indicators * np.log(p), axis=1)))
+        return float(-np.mean(indicators * np.log(p) + (1 - indicators) * np.log(1 - p)))
 
-    return choose_one
+    bounds = tuple(np.log((MIN_TEMPERATURE, MAX_TEMPERATURE)))
+    result = minimize_scalar(log_loss, bounds=bounds, method="bounded")
+    return Calibration(temperature=float(np.exp(result.x)), exclusive=exclusive)
 
 
-def _values(config: CalibrationConfig, hits: np.ndarray, said: np.ndarray, positives: int) -> np.ndarray | None:
-    """What each threshold is worth; None where none reaches the precision that is asked for."""
+def _fit_isotonic(indicators: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
+    """An isotonic function for each column (Zadrozny & Elkan 2002)."""
+    from sklearn.isotonic import IsotonicRegression
+
+    knots = []
+    for column, labels in zip(scores.reshape(len(scores), -1).T, indicators.reshape(len(scores), -1).T, strict=True):
+        model = IsotonicRegression(y_min=MIN_PROBABILITY, y_max=1 - MIN_PROBABILITY, out_of_bounds="clip")
+        model.fit(column, labels)
+        knots.append((tuple(map(float, model.X_thresholds_)), tuple(map(float, model.y_thresholds_))))
+    return Calibration(knots=tuple(knots), exclusive=exclusive)
+
+
+def _criterion(
+    config: CalibrationConfig, hits: np.ndarray, n_predicted: np.ndarray, n_positive: int
+) -> np.ndarray | None:
+    """Value of each threshold; None where none reaches the configured precision."""
     if config.threshold == "f1":
-        return np.asarray(2 * hits / (said + positives))
+        return np.asarray(2 * hits / (n_predicted + n_positive))
     if config.threshold == "cost":
-        wrong_yes, wrong_no = said - hits, positives - hits
-        return np.asarray(-(config.cost_false_positive * wrong_yes + config.cost_false_negative * wrong_no))
-    precise = hits / said >= config.precision
-    return np.where(precise, hits / positives, -1.0) if precise.any() else None
+        false_positives, false_negatives = n_predicted - hits, n_positive - hits
+        costs = config.cost_false_positive * false_positives + config.cost_false_negative * false_negatives
+        return np.asarray(-costs)
+    is_precise = hits / n_predicted >= config.precision
+    return np.where(is_precise, hits / n_positive, -1.0) if is_precise.any() else None

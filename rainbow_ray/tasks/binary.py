@@ -236,7 +236,14 @@ def _check_mapping(data: DataConfig) -> list[str]:
 
 
 def as_bool(label: str | int | None) -> bool | None:
-    """Return the truth that a word or a number (`yes`, `F`, `1.0`) stands for, None where it is neither."""
+    """Parse a Boolean.
+
+    Args:
+        label: A word or a number, such as `yes`, `F` or `1.0`, in any case.
+
+    Returns:
+        The value, or None for anything else.
+    """
     word = (scalar_text(label) or "").strip().casefold()
     word = word.removesuffix(".0")
     return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None

@@ -1,6 +1,6 @@
 """Labels to class names: mapping, unknown names, and classes that too few songs have.
 
-Everything that is left out, joined or renamed is counted and named, so that nothing vanishes unseen.
+Everything that is left out, joined or renamed is count_names and named, so that nothing vanishes unseen.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ OTHER = "other"
 UNKNOWN = "label that data.class_mapping lacks"
 MAPPED_AWAY = "label that data.class_mapping leaves out"
 RARE = "class of too few songs"
-MOST_CLASSES = 1000  # more distinct labels are no classes: numbers, or names of songs
-LEAST_WEIGHED = 6  # songs that a class needs to be weighed up by `auto`
-OWN_WEIGHTS = ("class_balanced", "logit_adjusted")  # losses that bring their own
+MAX_CLASSES = 1000  # a column with more distinct labels holds numbers or names of songs
+MIN_WEIGHTED_SONGS = 6  # songs that a class needs for a weight above 1 by `auto`
+WEIGHTED_LOSSES = ("class_balanced", "logit_adjusted")  # losses that set their own weights
 SHOWN = 5
 
 
 def check_policies(data: DataConfig) -> list[str]:
-    """What is wrong with the keys that say what becomes of labels."""
+    """Return problems with the keys that map labels to classes.
+
+    Args:
+        data: The data section of the config.
+
+    Returns:
+        Messages.
+    """
     problems = []
     kinds = {type(value) for value in (data.class_mapping or {}).values() if value is not None}
     if data.class_mapping is not None and not kinds:
@@ -39,18 +46,33 @@ def check_policies(data: DataConfig) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Renamed:
-    """The class of each label, None where it is left out; why it is; and sentences that name them, with their rows."""
+class MappedLabels:
+    """Classes of labels.
+
+    Attributes:
+        classes: Class of each label, or None where its rows are left out.
+        reasons: Reason for each label whose rows are left out.
+        notes: Messages for the user, with numbers of rows.
+    """
 
     classes: dict[str, str | None]
     reasons: dict[str, str]
     notes: tuple[str, ...]
 
 
-def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
-    """What becomes of labels, of which the rows are counted.
+def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> MappedLabels:
+    """Map labels to classes with `data.class_mapping`.
 
-    Raises `InputError` for labels that the mapping lacks, where the policy is `error`.
+    Args:
+        labels: Number of rows of each label.
+        column: Name of the target column, for messages.
+        data: The data section of the config.
+
+    Returns:
+        The classes of the labels.
+
+    Raises:
+        InputError: The mapping lacks labels, and `data.unknown_classes` is `error`.
     """
     mapping = _names_of(data.class_mapping) if data.class_mapping is not None else None
     classes: dict[str, str | None] = {}
@@ -84,7 +106,7 @@ def rename(labels: Mapping[str, int], column: str, data: DataConfig) -> Renamed:
     if data.null_class is not None:
         said.append(f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)")
     said += _doubtful_classes(labels, classes, column, data)
-    return Renamed(classes, reasons, tuple(said))
+    return MappedLabels(classes, reasons, tuple(said))
 
 
 def _doubtful_classes(
@@ -98,21 +120,41 @@ def _doubtful_classes(
     return doubtful_names(rows, column, mapped_names(data))
 
 
-def in_order(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
-    """Class names in the order of the mapping's numbers, or of the alphabet. Raises `InputError` for too many."""
+def order_classes(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
+    """Return class names in the order of the numbers that the mapping gives them, or of the alphabet.
+
+    Args:
+        present: Names of classes, with repetitions.
+        data: The data section of the config.
+
+    Returns:
+        Each name once.
+
+    Raises:
+        InputError: There are more than `MAX_CLASSES` names.
+    """
     names = sorted(set(present))
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         raise InputError(f"{len(names)} different labels are no classes ({_some(names)}); for numbers: --phase 4")
     numbers = {_text(name): number for name, number in (data.class_mapping or {}).items() if isinstance(number, int)}
     return tuple(sorted(names, key=lambda name: (numbers.get(name, len(numbers)), name)))
 
 
-def settle_rare(
+def apply_rare_policy(
     songs: Mapping[str, int], column: str, data: DataConfig
 ) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """What becomes of each class by how many songs have it: its name, `other`, or None; and a sentence about it.
+    """Apply `data.rare_classes` to classes that fewer than `data.min_songs_per_class` songs have.
 
-    Raises `InputError` where the policy is `error`.
+    Args:
+        songs: Number of songs of each class.
+        column: Name of the target column, for messages.
+        data: The data section of the config.
+
+    Returns:
+        New name of each class, `other` or None for rare ones; and messages for the user.
+
+    Raises:
+        InputError: There are rare classes, and the policy is `error`.
     """
     least = data.min_songs_per_class
     rare = sorted(name for name, n in songs.items() if n < least)
@@ -130,25 +172,53 @@ def settle_rare(
     return {name: None if name in rare else name for name in songs}, (note,)
 
 
-def find_tiny(songs: Mapping[str, int]) -> tuple[str, ...]:
-    """Classes of too few songs to be weighed up: ten times the weight on three songs teaches these, not their class."""
-    return tuple(sorted(name for name, n in songs.items() if 0 < n < LEAST_WEIGHED))
+def find_small_classes(songs: Mapping[str, int]) -> tuple[str, ...]:
+    """Return classes that are too small for a weight above 1.
+
+    A tenfold weight on three songs makes a model learn these songs, not their class.
+
+    Args:
+        songs: Number of songs of each class.
+
+    Returns:
+        Names of classes of fewer than `MIN_WEIGHTED_SONGS` songs.
+    """
+    return tuple(sorted(name for name, n in songs.items() if 0 < n < MIN_WEIGHTED_SONGS))
 
 
-def say_tiny(songs: Mapping[str, int], config: TrainingConfig, what: str) -> tuple[str, ...]:
-    """A sentence on classes that `auto` does not weigh up, and on what follows."""
-    tiny = [f"{name} ({songs[name]})" for name in find_tiny(songs)]
-    if config.class_weights != "auto" or config.loss in OWN_WEIGHTS or config.sampling != "none" or not tiny:
+def small_class_warnings(songs: Mapping[str, int], config: TrainingConfig, what: str) -> tuple[str, ...]:
+    """Return a warning about classes whose weight `training.class_weights=auto` does not raise.
+
+    Args:
+        songs: Number of songs of each class.
+        config: The training section of the config.
+        what: Consequence for the weights, a clause of the message.
+
+    Returns:
+        At most one message.
+    """
+    tiny = [f"{name} ({songs[name]})" for name in find_small_classes(songs)]
+    if config.class_weights != "auto" or config.loss in WEIGHTED_LOSSES or config.sampling != "none" or not tiny:
         return ()
     return (f"classes of too few songs to be weighed up: {_some(tiny)}; {what} (training.class_weights=balanced)",)
 
 
-def weights_of(
+def class_weights(
     classes: Sequence[str], counts: np.ndarray, config: TrainingConfig, tiny: Sequence[str] = ()
 ) -> np.ndarray:
-    """The weight of each class, `(classes,)`: 1 on average over the training side where they are `balanced`.
+    """Return the weight of each class in the loss.
 
-    A class without a song weighs nothing. `auto` is `balanced` without `tiny` classes, and with them `none`.
+    `balanced` weights are n / (K n_k), 1 on average over the training set; a class without examples has 0. `auto` is
+    `none` if there are small classes, and `balanced` otherwise.
+
+    Args:
+        classes: Names of the classes.
+        counts: Examples of each class in the training set, `(classes,)`.
+        config: The training section of the config.
+        tiny: Names of small classes.
+
+    Returns:
+        Weights, float32, `(classes,)`.
     """
     asked = config.class_weights
     if isinstance(asked, list):
@@ -164,7 +234,15 @@ def weights_of(
 
 
 def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
-    """What is wrong with weights given by hand, now that the classes are known."""
+    """Return problems with `training.class_weights` once the classes are known.
+
+    Args:
+        classes: Names of the classes.
+        asked: Value of the key.
+
+    Returns:
+        Messages.
+    """
     listed = ", ".join(classes)
     if isinstance(asked, list) and len(asked) != len(classes):
         return [f"training.class_weights: {len(asked)} weights for {len(classes)} classes ({listed})"]
@@ -175,14 +253,34 @@ def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
 
 
 def effective_weights(counts: np.ndarray, beta: float) -> np.ndarray:
-    """Class-balanced weights, 1 on average over the examples (Cui et al. 2019, eq. 8: (1 - β) / (1 - β^n))."""
+    """Return class-balanced weights, 1 on average over the examples.
+
+    w_k ∝ (1 - β) / (1 - β^n_k); a class without examples has 0.
+
+    Args:
+        counts: Examples n of each class, `(classes,)`.
+        beta: β, in [0, 1).
+
+    Returns:
+        Weights, float32, `(classes,)`.
+
+    Reference:
+        Cui et al. 2019, "Class-balanced loss based on effective number of samples", equation 8.
+    """
     present = counts > 0
     weights = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts, 1)), 0.0)
     return np.asarray(weights * counts.sum() / max(1e-12, float((weights * counts).sum())), dtype=np.float32)
 
 
-def counted(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, the most frequent first."""
+def count_names(names: Iterable[str]) -> dict[str, int]:
+    """Count names.
+
+    Args:
+        names: Names with repetitions.
+
+    Returns:
+        Counts by name, the most frequent first.
+    """
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -198,7 +296,14 @@ def _names_of(mapping: Mapping[str, str | int | None]) -> dict[str, str | None]:
 
 
 def mapped_names(data: DataConfig) -> frozenset[str]:
-    """Labels that `data.class_mapping` names, and the classes that it maps them to."""
+    """Return the labels of `data.class_mapping` and the classes that it maps them to.
+
+    Args:
+        data: The data section of the config.
+
+    Returns:
+        Their names.
+    """
     mapping = _names_of(data.class_mapping or {})
     return frozenset({*mapping, *(name for name in mapping.values() if name is not None)})
 

@@ -61,7 +61,14 @@ class LabelCells:
         return dict(zip(self.names, sizes.tolist(), strict=True))
 
     def filled(self, name: str | None) -> LabelCells:
-        """The same labels with a name for those that are missing; without a name, as they are."""
+        """Replace missing labels.
+
+        Args:
+            name: Name for missing labels, or None to leave them missing.
+
+        Returns:
+            The labels.
+        """
         if name is None or not (self.codes < 0).any():
             return self
         names = self.names if name in self.names else (*self.names, name)
@@ -178,7 +185,10 @@ def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[st
     Args:
         counts: How many rows have each name.
         column: The target's name.
-        mapped: Names that the user has mapped to classes, about which nothing is asked.
+        mapped: Names that the user has mapped to classes, about which no warning is given.
+
+    Returns:
+        Messages for the user.
     """
     notes = []
     missing = [name for name in counts if name.casefold() in MISSING_WORDS and name not in mapped]
@@ -199,7 +209,16 @@ def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[st
 
 
 def without_missing_words(cells: LabelCells, column: str, keep: Collection[str] = ()) -> LabelCells:
-    """The same labels without words such as `nan`: where yes or no, or a number, is expected, they are no label."""
+    """Treat words such as `nan` as missing labels, where Booleans or numbers are expected.
+
+    Args:
+        cells: Labels of rows.
+        column: Name of the target column, for messages.
+        keep: Names that are labels, whatever they look like.
+
+    Returns:
+        The labels, with a note about the words.
+    """
     words = [name for name in cells.names if name.casefold() in MISSING_WORDS and name not in keep]
     if not words:
         return cells

@@ -24,17 +24,17 @@ from rainbow_ray.metrics.multiclass import (
 from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults
 from rainbow_ray.tasks.class_labels import (
     RARE,
+    apply_rare_policy,
     check_policies,
     check_weights,
-    counted,
+    class_weights,
+    count_names,
     effective_weights,
-    find_tiny,
-    in_order,
+    find_small_classes,
+    map_labels,
     mapped_names,
-    rename,
-    say_tiny,
-    settle_rare,
-    weights_of,
+    order_classes,
+    small_class_warnings,
 )
 from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import single_labels
@@ -113,9 +113,9 @@ class Multiclass(ExampleTask):
             raise InputError(f"target {column!r} holds {labels.type}: for lists of classes, data.multi_label=true")
         cells = single_labels(labels, column, mapped_names(data))
         cells = cells.filled(label_name(data.null_class) if data.null_class is not None else None)
-        told = rename(cells.counts, column, data)
+        told = map_labels(cells.counts, column, data)
         renamed, reasons = told.classes, told.reasons
-        classes = in_order((name for name in renamed.values() if name is not None), data)
+        classes = order_classes((name for name in renamed.values() if name is not None), data)
         number = {name: i for i, name in enumerate(classes)}
         # the last entry is that of missing labels, whose code is -1
         code = np.array([*(number.get(str(renamed[name]), 0) for name in cells.names), 0], dtype=np.float32)
@@ -129,11 +129,11 @@ class Multiclass(ExampleTask):
         songs = {name: int(n) for name, n in zip(self.classes, np.bincount(codes, minlength=len(self.classes)),
                                                  strict=True) if n}  # fmt: skip
         try:
-            becomes, notes = settle_rare(songs, column, config.data)
+            becomes, notes = apply_rare_policy(songs, column, config.data)
         except InputError as error:  # what else is wrong is said with it
-            known = in_order(songs, config.data)
+            known = order_classes(songs, config.data)
             raise InputError([*error.problems, *check_weights(known, config.training.class_weights)]) from None
-        classes = in_order((name for name in becomes.values() if name is not None), config.data)
+        classes = order_classes((name for name in becomes.values() if name is not None), config.data)
         if len(classes) < 2:
             only = f"each of {sum(songs.values())} songs is {next(iter(songs))!r}" if len(songs) == 1 else notes[0]
             raise InputError(f"target {column!r} has {'one class' if classes else 'no class'} only: {only}")
@@ -148,8 +148,8 @@ class Multiclass(ExampleTask):
         for name, n in songs.items():
             if (new := becomes[name]) is not None:
                 sizes[new] += n
-        notes = (*notes, *say_tiny(sizes, config.training, "all classes count by their songs"))
-        settled = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
+        notes = (*notes, *small_class_warnings(sizes, config.training, "all classes count by their songs"))
+        settled = dataclasses.replace(self, classes=classes, tiny=find_small_classes(sizes))
         return ParsedLabels(settled, code[codes], why[codes], notes)
 
     @override
@@ -168,7 +168,7 @@ class Multiclass(ExampleTask):
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(self.classes), dtype=np.float32)
         else:
-            weights = weights_of(self.classes, counts, config, self.tiny)
+            weights = class_weights(self.classes, counts, config, self.tiny)
         share = np.maximum(counts / max(1, counts.sum()), MIN_FRACTION)
         return dataclasses.replace(
             self,
@@ -215,7 +215,7 @@ class Multiclass(ExampleTask):
 
     @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
-        return dict(counted(self.decode_targets(targets)))
+        return dict(count_names(self.decode_targets(targets)))
 
     @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:

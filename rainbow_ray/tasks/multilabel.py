@@ -21,17 +21,17 @@ from rainbow_ray.metrics.multilabel import MULTILABEL_METRICS
 from rainbow_ray.tasks.base import ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.class_labels import (
     RARE,
+    apply_rare_policy,
     check_policies,
     check_weights,
-    counted,
+    class_weights,
+    count_names,
     effective_weights,
-    find_tiny,
-    in_order,
+    find_small_classes,
+    map_labels,
     mapped_names,
-    rename,
-    say_tiny,
-    settle_rare,
-    weights_of,
+    order_classes,
+    small_class_warnings,
 )
 from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import several_labels
@@ -112,9 +112,9 @@ class Multilabel(ExampleTask):
         lists = several_labels(labels, column, data.label_delimiter, mapped_names(data))
         if data.null_class is not None:
             lists = [[label_name(data.null_class)] if names is None else names for names in lists]
-        told = rename(Counter(label for names in lists for label in names or ()), column, data)
+        told = map_labels(Counter(label for names in lists for label in names or ()), column, data)
         renamed, reasons = told.classes, told.reasons
-        classes = in_order((name for name in renamed.values() if name is not None), data)
+        classes = order_classes((name for name in renamed.values() if name is not None), data)
         number = {name: i for i, name in enumerate(classes)}
         targets = np.zeros((len(lists), len(classes)), dtype=np.float32)
         left_out = nothing_left_out(len(lists))
@@ -132,8 +132,8 @@ class Multilabel(ExampleTask):
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         songs = {name: int(n) for name, n in zip(self.classes, targets.sum(0), strict=True) if n}
-        becomes, notes = settle_rare(songs, column, config.data)
-        classes = in_order((name for name in becomes.values() if name is not None), config.data)
+        becomes, notes = apply_rare_policy(songs, column, config.data)
+        classes = order_classes((name for name in becomes.values() if name is not None), config.data)
         problems = check_weights(classes, config.training.class_weights)
         if not classes:
             problems.append(f"target {column!r} has no class of enough songs: {', '.join(notes) or 'no song has any'}")
@@ -151,8 +151,8 @@ class Multilabel(ExampleTask):
         left_out = nothing_left_out(len(targets))
         left_out[lost] = RARE
         sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
-        notes = (*notes, *say_tiny(sizes, config.training, "they weigh no more than others"))
-        task = dataclasses.replace(self, classes=classes, tiny=find_tiny(sizes))
+        notes = (*notes, *small_class_warnings(sizes, config.training, "they weigh no more than others"))
+        task = dataclasses.replace(self, classes=classes, tiny=find_small_classes(sizes))
         return ParsedLabels(task, settled, left_out, notes)
 
     @override
@@ -177,7 +177,7 @@ class Multilabel(ExampleTask):
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(counts))
         else:
-            weights = weights_of(self.classes, counts, config)
+            weights = class_weights(self.classes, counts, config)
         return dataclasses.replace(
             self,
             loss_name=config.loss or self.defaults.loss,
@@ -222,7 +222,7 @@ class Multilabel(ExampleTask):
 
     @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
-        counts = counted(name for names in self.decode_targets(targets) for name in names)
+        counts = count_names(name for names in self.decode_targets(targets) for name in names)
         none = int((~targets.any(axis=1)).sum())
         return {**counts, **({"none of them": none} if none else {})}
 

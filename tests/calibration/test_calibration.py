@@ -107,7 +107,7 @@ def test_what_cannot_be_cross_fitted_is_not_calibrated_either():
     made = calibrate(asked, Binary(), TRUTH[few], OVERSURE[few], SONGS[few], folds)
     assert made.calibration == Calibration()
     assert (made.scores == OVERSURE[few]).all()
-    assert "beside a fold are too few" in made.notes[0]
+    assert "outside of a fold are too few" in made.notes[0]
     enough = calibrate(asked, Binary(), TRUTH, OVERSURE, SONGS, SONGS % 5)
     assert enough.calibration != Calibration()
     assert enough.notes == ()
