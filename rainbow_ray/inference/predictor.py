@@ -301,10 +301,13 @@ class Predictor:
         info, model = self.bundle.info, self.bundle.model
         if not model.is_fused:
             return InputSpec(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
+        text_encoder = self.bundle.tokenizer if self.reads_text else ""
+        if not self._media:
+            return InputSpec(model.modalities, text_encoder, info["max_tokens"])
         fields = info["windows"]
         windows = Windows(fields["seconds"], fields["position"], fields["windows_per_stem"], fields["seed"])
         return InputSpec(
-            model.modalities, self.bundle.tokenizer if self.reads_text else "", info["max_tokens"],
+            model.modalities, text_encoder, info["max_tokens"],
             seconds=windows.seconds, media_reader=MediaReader(self._media, self._root, windows, None),
         )  # fmt: skip
 
