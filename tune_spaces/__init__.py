@@ -1,5 +1,5 @@
-"""What `python -m rainbow_ray.tune` searches: a function for each phase, which asks Optuna for one value after another.
+"""Search spaces of `python -m rainbow_ray.tune`: one function per phase, which suggests values through an Optuna trial.
 
-A name that is asked for is a key of the config; what the function returns is set for all trials alike. Lists travel
-as strings: `"256,128"`.
+The name of a suggested parameter is a key of the config. A dictionary that the function returns is set for all trials.
+Lists are written as strings: `"256,128"`.
 """

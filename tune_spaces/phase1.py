@@ -1,4 +1,4 @@
-"""Phase 1: binary, from text."""
+"""Phase 1: a binary label, from text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from tune_spaces import common
 
 
 def space(trial: Any) -> None:
-    """The encoder, the head, the optimiser, and the loss with what belongs to it."""
+    """Suggest encoder, head, optimizer and loss.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     loss = trial.suggest_categorical("training.loss", ["bce", "focal", "asymmetric"])
     if loss == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)

@@ -1,4 +1,4 @@
-"""Phase 2: one of several classes (or, with `data.multi_label`, several of them), from text."""
+"""Phase 2: one of several classes, or several of them (`data.multi_label`), from text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from tune_spaces import common
 
 
 def space(trial: Any) -> None:
-    """The encoder, the head, the optimiser, the loss with what belongs to it, and what is done for rare classes."""
+    """Suggest encoder, head, optimizer, loss, and the treatment of rare classes.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     loss = trial.suggest_categorical("training.loss", ["cross_entropy", "focal", "class_balanced", "logit_adjusted"])
     if loss == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)
@@ -25,10 +29,14 @@ def space(trial: Any) -> None:
 
 
 def multi_label(trial: Any) -> None:
-    """The same for `data.multi_label=true`: `--space tune_spaces.phase2:multi_label`."""
+    """Suggest the same for `data.multi_label=true`: `--space tune_spaces.phase2:multi_label`.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     loss = trial.suggest_categorical("training.loss", ["bce", "focal", "class_balanced", "logit_adjusted"])
     if loss == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)

@@ -1,4 +1,4 @@
-"""Phase 3: text, audio and MIDI together."""
+"""Phase 3: one of several classes, from text, audio and MIDI."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from tune_spaces import common
 
 
 def space(trial: Any) -> None:
-    """How the modalities are joined, each one's encoder and learning rate, the head, the loss, the window."""
+    """Suggest the fusion, encoder and learning rate of each modality, the head, the loss, and the window.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     trial.suggest_categorical("data.window_seconds", [5.0, 10.0, 20.0])
     kind = trial.suggest_categorical("model.fusion.kind", ["concat", "gated", "cross_attention"])
     trial.suggest_categorical("model.fusion.hidden_size", [32, 64, 128])
@@ -32,7 +36,11 @@ def space(trial: Any) -> None:
 
 
 def waveforms(trial: Any) -> None:
-    """The same, with the layers of a waveform model: `--space tune_spaces.phase3:waveforms`, not with `embedded`."""
+    """Suggest also the layers of a waveform encoder: `--space tune_spaces.phase3:waveforms`, not with `embedded`.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     space(trial)
     trial.suggest_categorical("model.audio_encoder.layer", [0.25, 0.5, 0.75, "last", "mix"])
     trial.suggest_categorical("model.audio_encoder.freeze_layers", common.FROZEN_DEPTHS)

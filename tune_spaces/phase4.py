@@ -8,10 +8,14 @@ from tune_spaces import common
 
 
 def space(trial: Any) -> None:
-    """The encoder, the head, the optimiser, and the loss with what belongs to it."""
+    """Suggest encoder, head, optimizer and loss.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     loss = trial.suggest_categorical("training.loss", ["huber", "mse", "mae", "zero_inflated"])
     if loss in ("huber", "zero_inflated"):
         trial.suggest_float("training.huber_delta", 0.3, 3.0, log=True)

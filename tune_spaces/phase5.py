@@ -8,17 +8,25 @@ from tune_spaces import common
 
 
 def space(trial: Any) -> None:
-    """How segments see each other, the encoder, the head, the optimiser, the losses."""
+    """Suggest temporal layers, encoder, head, optimizer, and the losses of neighboring segments.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     weak(trial)
     trial.suggest_float("training.tmse_weight", 0.0, 0.5)
     trial.suggest_float("training.boundary_loss_weight", 0.0, 0.5)
 
 
 def weak(trial: Any) -> None:
-    """The same where only songs have labels, which have no neighbours to be held together: without those losses."""
+    """Suggest the same where only songs have labels, without the losses of neighboring segments.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     common.encoder(trial)
     common.head(trial)
-    common.optimiser(trial)
+    common.optimizer(trial)
     kind = trial.suggest_categorical("model.temporal.kind", ["transformer", "tcn", "none"])
     if kind != "none":
         trial.suggest_categorical("model.temporal.hidden_size", [16, 32, 64])
@@ -30,7 +38,11 @@ def weak(trial: Any) -> None:
 
 
 def classes(trial: Any) -> None:
-    """The same, with the losses of classes: `--space tune_spaces.phase5:classes`, not for numbers or yes and no."""
+    """Suggest also the losses of classes: `--space tune_spaces.phase5:classes`, not for binary or numeric labels.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     space(trial)
     if trial.suggest_categorical("training.loss", ["cross_entropy", "focal"]) == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)

@@ -1,4 +1,4 @@
-"""Ray, started for one command: private, quiet, on loopback, with its token; and the arithmetic of its resources."""
+"""Start and end of the Ray cluster of one command: private, on loopback, protected by a token."""
 
 from __future__ import annotations
 
@@ -42,13 +42,20 @@ SETTINGS = {
 HEAD = "gcs_server"  # the process of a Ray without which nothing goes on
 RAYLET = "raylet"  # the process that starts agents and workers
 AGENT_SECONDS = 2.0  # which they are given to end once it is gone
-HEAD_SECONDS = 2.0  # between two looks at it
+HEAD_POLL_SECONDS = 2.0
 DASHBOARD_PORT = 8265  # Ray's own choice; it takes the next one that is free
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
 def describe_dashboard(cluster: RayResources) -> list[str]:
-    """Where the dashboard is and how one gets in."""
+    """Return the address of the dashboard, and how to open it.
+
+    Args:
+        cluster: Resources of the cluster.
+
+    Returns:
+        One line, or none where the dashboard does not run.
+    """
     if cluster.dashboard is None:
         return []
     port = int(cluster.dashboard.rpartition(":")[2])
@@ -59,24 +66,27 @@ def describe_dashboard(cluster: RayResources) -> list[str]:
 
 
 def prepare_environment() -> None:
-    """Settings that must stand before Ray, transformers and tokenizers are imported."""
+    """Set the environment variables that Ray, transformers and tokenizers read when they are imported."""
     for name, value in {**SETTINGS, **DRIVER_ONLY}.items():
         os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str | None, advice: str = "") -> Iterator[RayResources]:
-    """Start a Ray of this command's own, or join the one at `address`; it is left as it was found.
+    """Start a Ray cluster for this command, or join the one at `address`, which is left running.
 
-    Never the cluster that happens to run on this machine: only a named one is joined. SIGINT and SIGTERM raise
-    `Interrupted` inside the block.
+    A cluster that runs on this machine is joined only if it is named. SIGINT and SIGTERM raise `Interrupted` inside the
+    block.
 
     Args:
         address: Address of a running cluster, or None.
-        advice: How this command can be continued if Ray is lost, or nothing where it cannot.
+        advice: How this command can be continued if Ray is lost; empty where it cannot.
+
+    Yields:
+        The resources of the cluster.
 
     Raises:
-        InputError: No cluster answers at `address`, or there is no folder for Ray's sockets.
+        InputError: No cluster answers at `address`, or no folder can be created for Ray's sockets.
         TrainingError: Ray was lost.
     """
     with contextlib.ExitStack() as stack:
@@ -96,7 +106,7 @@ def _connected(
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Ray's start is not cut short: processes that it has begun would stay
-    with _without_handler_of_ray(), defer_signals() as deferred:
+    with _without_ray_handler(), defer_signals() as deferred:
         context = _start_ray(address, folder)
     if deferred.signal_number is not None:
         _shut_down()
@@ -108,19 +118,19 @@ def _connected(
     try:
         resources = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        with _told_of_its_end(advice) if not address else contextlib.nullcontext():
+        with _exit_when_ray_dies(advice) if not address else contextlib.nullcontext():
             yield RayResources(
                 cpus=max(1, int(resources.get("CPU", 1))),
                 gpus=int(resources.get("GPU", 0)),
                 dashboard=context.dashboard_url or None,
-                node_cpus=max([1, *(int(there.get("CPU", 1)) for there in nodes)]),
-                node_gpus=max([0, *(int(there.get("GPU", 0)) for there in nodes)]),
+                node_cpus=max([1, *(int(node.get("CPU", 1)) for node in nodes)]),
+                node_gpus=max([0, *(int(node.get("GPU", 0)) for node in nodes)]),
             )
     except ray.exceptions.RayTaskError as error:
-        known = user_error(error)
-        if known is None:
+        cause = user_error(error)
+        if cause is None:
             raise
-        raise known from error
+        raise cause from error
     except lost as error:
         raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
     finally:
@@ -155,7 +165,7 @@ def _end_processes(processes: Sequence[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def _without_handler_of_ray() -> Iterator[None]:
+def _without_ray_handler() -> Iterator[None]:
     """Keep Ray from installing a handler of SIGTERM, which kills the raylet at once and leaves its agents behind."""
     from ray._private import utils
 
@@ -189,7 +199,7 @@ def _start_ray(address: str | None, folder: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _told_of_its_end(advice: str) -> Iterator[None]:
+def _exit_when_ray_dies(advice: str) -> Iterator[None]:
     """End this command with a word when the head of its own Ray dies, whatever it waits for at that moment.
 
     Ray would look for it for a minute, and then end the process from within, without one. What is on disk is whole at
@@ -211,7 +221,7 @@ def _told_of_its_end(advice: str) -> Iterator[None]:
             return True
 
     def watch() -> None:
-        while not done.wait(HEAD_SECONDS):
+        while not done.wait(HEAD_POLL_SECONDS):
             if any(map(is_gone, heads)):
                 print_error("; ".join(filter(None, ["Ray was lost (its head process died)", advice])))
                 sys.stderr.flush()
@@ -227,7 +237,11 @@ def _told_of_its_end(advice: str) -> Iterator[None]:
 
 
 def token_path() -> Path:
-    """Where Ray keeps its token."""
+    """Return the path of Ray's authentication token.
+
+    Returns:
+        RAY_AUTH_TOKEN_PATH, by default `~/.ray/auth_token`.
+    """
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 

@@ -1,4 +1,4 @@
-"""Errors of Ray's tasks, unwrapped: what a task raised comes out as itself, whatever Ray put around it."""
+"""Errors of Ray's tasks: a task's own exception is raised in the caller, without the layers that Ray adds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ MOST_LAYERS = 20
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it wraps, from the outside in.
+    """Iterate over an error and the errors that it wraps.
 
-    Ray wraps what a task raises as `RayTaskError.cause`, Ray Data as the `__cause__` of a `UserCodeException`.
+    Ray wraps the exception of a task as `RayTaskError.cause`, Ray Data as the `__cause__` of a `UserCodeException`.
+
+    Args:
+        error: The error.
+
+    Yields:
+        The errors, from the outermost on.
     """
     current: BaseException | None = error
     for _ in range(MOST_LAYERS):
@@ -27,7 +33,14 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def user_error(error: BaseException) -> InputError | TrainingError | None:
-    """Return the error for people that an error is or wraps, without Ray's traceback in its text."""
+    """Return the error for users that an error is or wraps.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The error without Ray's traceback in its text, or None.
+    """
     for cause in causes_of(error):
         # not Ray's own mixture of a task's error and its cause, whose text is a traceback
         if isinstance(cause, InputError | TrainingError) and type(cause) in (InputError, TrainingError):
@@ -39,10 +52,13 @@ def user_error(error: BaseException) -> InputError | TrainingError | None:
 def unwrapped_errors(
     known: Callable[[BaseException], InputError | TrainingError | None] = user_error,
 ) -> Iterator[None]:
-    """Let errors for people that were raised inside Ray's tasks come out as themselves.
+    """Raise errors for users that occurred in Ray's tasks as themselves.
 
     Args:
-        known: Finds such an error in what Ray raised; None where there is none.
+        known: Finds such an error in what Ray raised; returns None where there is none.
+
+    Yields:
+        None.
 
     Raises:
         InputError, TrainingError: As raised in the task.
@@ -57,10 +73,10 @@ def unwrapped_errors(
 
 
 def quiet_ray_data(context: Any) -> None:
-    """Let errors of Ray Data's tasks reach the caller as they are, and nothing be logged of them beside.
+    """Configure Ray Data to raise the errors of its tasks unchanged, and to log nothing about them.
 
     Args:
-        context: The `ray.data.DataContext` that a data set is made in.
+        context: The `ray.data.DataContext` in which a dataset is created.
     """
     context.enable_progress_bars = False
     context.print_on_execution_start = False

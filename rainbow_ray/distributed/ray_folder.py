@@ -1,7 +1,7 @@
-"""The folder of a Ray session. Its sockets have long names, and the system limits the length of a socket's path.
+"""Folder of a Ray session with short paths, since the system limits the length of a socket's path.
 
-Two folders hold sockets: that of Ray's sessions (RAY_TMPDIR, else TMPDIR), and TMPDIR itself, where Python's
-`multiprocessing`, which runs the dashboard, places its own.
+Two folders contain sockets: that of Ray's sessions (RAY_TMPDIR, else TMPDIR), and TMPDIR itself, where Python's
+`multiprocessing`, which runs the dashboard, creates its own.
 """
 
 from __future__ import annotations
@@ -69,11 +69,14 @@ def session_folder(
 
 
 def is_usable(folder: str | None, longest: str) -> bool:
-    """Return whether the longest path of a socket below a folder is short enough, and text that Ray can pass on.
+    """Return whether the longest path of a socket below a folder is short enough, and valid text for Ray.
 
     Args:
         folder: Path of the folder; None is the system's own choice, which is short.
         longest: The longest path of a socket below it, with a leading slash.
+
+    Returns:
+        Whether Ray can use the folder.
     """
     try:
         return folder is None or len((folder + longest).encode()) + MARGIN <= SOCKET_BYTES

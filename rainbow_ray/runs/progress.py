@@ -1,4 +1,4 @@
-"""What a command shows while it works: bars on a terminal, one plain line a fit or trial elsewhere."""
+"""Progress of fits and trials: bars on a terminal, one plain line per fit or trial elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.number_format import format_number
 
-LINES = 12  # trials that have ended in the live table
-QUIET_SECONDS = 60.0  # after which a pipe shows where a long fit is
-QUIET_SHARE = 0.1  # of the time so far: the longer it takes, the rarer such lines
+MAX_ENDED_TRIALS = 12  # rows of the table
+MIN_QUIET_SECONDS = 60.0  # between progress lines of a long fit where there is no terminal
+QUIET_FRACTION = 0.1  # of the elapsed time: lines become rarer as time passes
 
 
 @dataclass
 class _Fit:
-    """The newest record of an epoch's end of one fit, the best one, and the newest training loss."""
+    """Newest validation record of a fit, the best one, and the newest training loss."""
 
     last: Record | None = None
     best: Record | None = None
@@ -33,14 +33,14 @@ class _Fit:
 
 
 class FitProgress:
-    """A sink of records that shows how fits go: a bar each on a terminal, one line each at its end elsewhere.
+    """Receiver of training records that shows progress: one bar per fit on a terminal, one line at its end elsewhere.
 
     Args:
-        console: Where it is shown.
+        console: Where progress is shown.
         metrics: Names of the metrics to show.
-        epochs: Length of a fit, in epochs.
-        headline: Metric that says which epoch is best, or None where no song is held out (the refit).
-        larger_is_better: Direction of `headline`.
+        epochs: Number of epochs of a fit.
+        headline: Metric that decides which epoch is best, or None where no song is held out (the refit).
+        larger_is_better: Whether larger values of `headline` are better.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FitProgress:
         if self.progress:
             self.progress.stop()
         for fold in self.fits:
-            self.finish(fold)  # what was stopped shows how far it came
+            self.finish(fold)  # an interrupted fit shows how far it came
 
     def __call__(self, record: Record) -> None:
         fold = record["fold"]
@@ -82,18 +82,22 @@ class FitProgress:
         if self.progress is not None:
             self._update_bar(fold, fit)
         elif fit.last is record:
-            self._show_now_and_then(fold, fit)
+            self._show_occasionally(fold, fit)
 
     def finish(self, fold: int | None) -> None:
-        """Show the line of a fit that has ended, where there is no bar."""
+        """Print the line of a fit that has ended, where there are no bars.
+
+        Args:
+            fold: Number of the fold, or None for the refit.
+        """
         fit = self.fits.get(fold)
         if self.progress is None and fit is not None and fit.last is not None and not fit.is_shown:
             fit.is_shown = True
             self._print(fold, fit)
 
-    def _show_now_and_then(self, fold: int | None, fit: _Fit) -> None:
+    def _show_occasionally(self, fold: int | None, fit: _Fit) -> None:
         now = time.monotonic()
-        if now - self.shown_at > max(QUIET_SECONDS, QUIET_SHARE * (now - self.began)):
+        if now - self.shown_at > max(MIN_QUIET_SECONDS, QUIET_FRACTION * (now - self.began)):
             self._print(fold, fit)
 
     def _print(self, fold: int | None, fit: _Fit) -> None:
@@ -131,7 +135,14 @@ def _name(fold: int | None) -> str:
 
 
 class TrialProgress:
-    """A watcher of a ledger: a table that lives on a terminal, one plain line a trial elsewhere."""
+    """Watcher of a trial log: a table that is redrawn on a terminal, one plain line per trial elsewhere.
+
+    Args:
+        console: Where progress is shown.
+        metric: Name of the headline metric.
+        total: Number of trials of the sweep.
+        larger_is_better: Whether larger values of the metric are better.
+    """
 
     def __init__(self, console: Console, metric: str, total: int, *, larger_is_better: bool) -> None:
         self.console, self.metric, self.total = console, metric, total
@@ -160,7 +171,11 @@ class TrialProgress:
             self.console.print(self._line(trial))
 
     def add_earlier(self, trials: Iterable[Trial]) -> None:
-        """Trials of an earlier start."""
+        """Add trials that ended in an earlier start of the sweep, without printing them.
+
+        Args:
+            trials: The trials.
+        """
         for trial in trials:
             self(trial, "known")
 
@@ -178,7 +193,7 @@ class TrialProgress:
         for name in ("trial", "state", "done", self.metric, "seconds", "values"):
             table.add_column(name)
         running = [trial for trial in self.trials.values() if not trial.ended]
-        for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:LINES]]:
+        for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:MAX_ENDED_TRIALS]]:
             done, score = trial.reports[-1] if trial.reports else (0.0, None)
             seconds = f"{trial.seconds:.0f}" if trial.ended else ""
             values = format_values(trial, 60) if trial.values else "the default config"

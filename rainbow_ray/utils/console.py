@@ -1,4 +1,4 @@
-"""The one place that makes rich consoles: names, paths and labels are printed as they are, never read as markup."""
+"""Consoles of rich that print names, paths and labels as they are, without reading markup."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class _PlainConsole(Console):
 
 
 def make_console(file: IO[str] | None = None, *, quiet: bool = False) -> Console:
-    """Return a console that reads no markup and no emoji codes, highlights nothing and breaks no line on its own.
+    """Return a console that reads no markup and no emoji codes, highlights nothing and does not wrap lines.
 
     Args:
         file: Where it prints; None is standard output.
         quiet: Whether it prints nothing.
+
+    Returns:
+        The console.
     """
     return _PlainConsole(file=file, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
@@ -34,15 +37,25 @@ def text_column(text_format: str, *, takes_the_rest: bool = False) -> TextColumn
 
     Args:
         text_format: Format of the text, with the fields of `task`.
-        takes_the_rest: Whether it takes the width that the others leave, and is cut there (`Progress(expand=True)`).
+        takes_the_rest: Whether it takes the width that the other columns leave, and is truncated there
+            (`Progress(expand=True)`).
+
+    Returns:
+        The column.
     """
     column = Column(ratio=1, no_wrap=True, overflow="ellipsis") if takes_the_rest else None
     return TextColumn(text_format, markup=False, table_column=column)
 
 
 def is_live(console: Console) -> bool:
-    """Return whether something can be redrawn in place: on a terminal that can move its cursor, and nowhere else.
+    """Return whether lines can be redrawn in place, as on a terminal that can move its cursor.
 
-    `Console.is_terminal` alone is also true on a pipe where FORCE_COLOR is set.
+    `Console.is_terminal` alone is also true for a pipe where FORCE_COLOR is set.
+
+    Args:
+        console: The console.
+
+    Returns:
+        Whether it is an interactive terminal.
     """
     return bool(console.is_interactive and console.file.isatty())

@@ -1,4 +1,4 @@
-"""The two errors that a person is meant to read; every other exception is a defect of ours and keeps its traceback."""
+"""The two errors whose messages are for users. Every other exception is a defect and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ EXIT_SUCCESS, EXIT_FAILURE, EXIT_INPUT_ERROR = 0, 1, 2
 
 
 class InputError(Exception):
-    """The input or the config is wrong: exit code 2. Holds every problem that could be known at once, a line each."""
+    """The input or the config is wrong: exit code 2.
+
+    Args:
+        problems: One message, or all messages that could be collected, one line each. Control characters are escaped.
+    """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         # names of files, columns and classes may hold anything, line ends and escape sequences too
@@ -29,7 +33,11 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """The work itself failed in a way that we understand: exit code 1."""
+    """The work failed for a known reason, such as a loss that is not finite: exit code 1.
+
+    Args:
+        message: What failed, and what to do.
+    """
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -43,7 +51,14 @@ class TrainingError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return a text on one line: control characters and unpaired surrogates as escapes."""
+    """Return a text on one line: control characters and unpaired surrogates as escapes.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text with escapes.
+    """
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTABLE else character
         for character in text
@@ -51,12 +66,28 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The gist of another library's error."""
+    """Return the first line of another library's error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        At most 200 characters of its message, or the name of its type.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def did_you_mean(name: str, known: Iterable[str], how_many: int = 3) -> str:
-    """`" (did you mean X or Y?)"` for a name that is not known, or nothing when none is near."""
+    """Return a suggestion for a name that does not exist.
+
+    Args:
+        name: The name.
+        known: Names that exist.
+        how_many: Largest number of suggestions.
+
+    Returns:
+        `" (did you mean X or Y?)"`, or an empty text where no name is similar.
+    """
     names = list(known)
     by_lower = {candidate.lower(): candidate for candidate in names}
     found = [by_lower[m] for m in difflib.get_close_matches(name.lower(), list(by_lower), n=how_many, cutoff=0.5)]
@@ -66,7 +97,16 @@ def did_you_mean(name: str, known: Iterable[str], how_many: int = 3) -> str:
 
 
 def check_choice(key: str, value: str, known: Iterable[str]) -> list[str]:
-    """The problem, if any, of a config key whose value must be one of a few names."""
+    """Check a value that must be one of several names.
+
+    Args:
+        key: Key of the config, for the message.
+        value: The value.
+        known: Allowed names.
+
+    Returns:
+        One message, or none.
+    """
     names = list(known)
     if value in names:
         return []

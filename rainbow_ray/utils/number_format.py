@@ -1,4 +1,4 @@
-"""Numbers as tables, verdicts and pages print them: with significant digits, whatever their scale."""
+"""Formatting of numbers in tables, summaries and pages, with significant digits on any scale."""
 
 from __future__ import annotations
 
@@ -37,28 +37,69 @@ def format_numbers(values: Sequence[float | None], places: int = 3, *, signed: b
 
 
 def format_number(value: float | None, places: int = 3, *, signed: bool = False) -> str:
-    """Format one number; arguments as in `format_numbers`."""
+    """Format one number.
+
+    Args:
+        value: The number; None and NaN are written as a dash.
+        places: As in `format_numbers`.
+        signed: Whether positive numbers have a plus sign.
+
+    Returns:
+        The text.
+    """
     return format_numbers([value], places, signed=signed)[0]
 
 
 def format_interval(pair: Sequence[float] | None, places: int = 2, separator: str = "–") -> str:
-    """Format the two ends of an interval with the same decimals; a dash where there is none."""
+    """Format the two ends of an interval with the same number of decimals.
+
+    Args:
+        pair: Lower and upper end, or None.
+        places: As in `format_numbers`.
+        separator: Text between the ends.
+
+    Returns:
+        The text; a dash where there is no interval.
+    """
     return MISSING if pair is None else separator.join(format_numbers(list(pair), places))
 
 
 def format_difference(value: float, low: float, high: float) -> str:
-    """Format a signed difference and the interval around it."""
+    """Format a signed difference and its interval.
+
+    Args:
+        value: The difference.
+        low: Lower end.
+        high: Upper end.
+
+    Returns:
+        A text such as `+0.120 [+0.020, +0.210]`.
+    """
     middle, lower, upper = format_numbers([value, low, high], signed=True)
     return f"{middle} [{lower}, {upper}]"
 
 
 def rounded_alike(values: Sequence[float]) -> list[float]:
-    """Round numbers so that their distances keep four significant digits, at least to four decimals."""
+    """Round numbers so that their differences keep four significant digits, to at least four decimals.
+
+    Args:
+        values: The numbers.
+
+    Returns:
+        The rounded numbers.
+    """
     return [round(value, _decimals(values)) for value in values]
 
 
 def format_alike(values: Sequence[float]) -> list[str]:
-    """Format numbers of one distribution, so that they can be told apart where they lie close together."""
+    """Format numbers of one distribution so that close values can be told apart.
+
+    Args:
+        values: The numbers.
+
+    Returns:
+        One text per number.
+    """
     decimals = _decimals(values)
     small = 0 < max((abs(value) for value in values), default=0.0) < TINY
     if small:
@@ -67,7 +108,14 @@ def format_alike(values: Sequence[float]) -> list[str]:
 
 
 def format_labels(labels: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Format what a profile says of labels: counts of classes, or quantiles of a number and the share of 0."""
+    """Format the distribution of labels.
+
+    Args:
+        labels: Counts of classes, or quantiles of a number and the fraction of zeros.
+
+    Returns:
+        Pairs of name and text.
+    """
     quantiles = [name for name in labels if isinstance(labels[name], float) and not name.startswith("share ")]
     alike = dict(zip(quantiles, format_alike([labels[name] for name in quantiles]), strict=True))
     return [(str(name), alike.get(name) or f"{value:g}") for name, value in labels.items()]

@@ -22,7 +22,14 @@ EMBEDDED = "embedded"  # the encoder that needs no files
 
 
 def is_url(location: str) -> bool:
-    """Whether a location names a file system other than the local one, as fsspec writes it (`s3://`, `a::b://`)."""
+    """Return whether a location names a file system other than the local one, in the notation of fsspec.
+
+    Args:
+        location: A path or URL.
+
+    Returns:
+        True for locations such as `s3://…` and `a::b://…`.
+    """
     match = URL.match(location)
     return match is not None and not (match[1] == "::" and "://" not in location)
 
@@ -30,14 +37,16 @@ def is_url(location: str) -> bool:
 def resolve_path(path: str | Path) -> Path:
     """Return a local path as an absolute one.
 
-    `~` and `~user` are expanded, `file://` URLs are decoded. Links and `..` stay as they are: what they lead to is the
-    file system's business.
+    `~` and `~user` are expanded, `file://` URLs are decoded. Symbolic links and `..` are kept.
 
     Args:
         path: A path, relative to the working folder or absolute, or a `file://` URL.
 
+    Returns:
+        The absolute path.
+
     Raises:
-        InputError: The path is empty, or relative while the working folder is gone.
+        InputError: The path is empty or has null characters, or it is relative and the working folder no longer exists.
     """
     text = _from_local_url(os.fspath(path))
     if not text:
@@ -51,7 +60,13 @@ def resolve_path(path: str | Path) -> Path:
 
 
 def resolve_location(location: str) -> str:
-    """Return where a table is: a URL as it was written, anything else as an absolute local path.
+    """Return the location of a table: a URL unchanged, anything else as an absolute local path.
+
+    Args:
+        location: A path or URL.
+
+    Returns:
+        The location.
 
     Raises:
         InputError: As `resolve_path`.
@@ -60,14 +75,28 @@ def resolve_location(location: str) -> str:
 
 
 def expand(location: str) -> str:
-    """Return a path or URL with the home folder in place of `~`, and a `file://` URL as a path; otherwise as it is."""
+    """Expand `~` in a path, and turn a `file://` URL into a path.
+
+    Args:
+        location: A path or URL.
+
+    Returns:
+        The location; relative paths and other URLs are unchanged.
+    """
     if is_url(location):
         return str(resolve_path(location)) if _scheme(location) in LOCAL_SCHEMES else location
     return str(_expanded(location)) if location.startswith("~") else location
 
 
 def resolve_encoder(name: str) -> str:
-    """Return the name of an encoder: an absolute path where it is a folder, otherwise the hub's name as it is."""
+    """Return the name of an encoder for workers with other working folders.
+
+    Args:
+        name: A hub name, a folder, or `embedded`.
+
+    Returns:
+        An absolute path where it is a folder, otherwise the name.
+    """
     if name in ("", EMBEDDED):
         return name
     is_local = name.startswith((".", "~", os.sep)) or is_url(name) or _expanded(name).is_dir()
@@ -75,15 +104,31 @@ def resolve_encoder(name: str) -> str:
 
 
 def expand_space(name: str) -> str:
-    """Return `FILE:FUNCTION` with the home folder in place of `~`; `module:function` stays as it is."""
+    """Expand `~` in the name of a search space.
+
+    Args:
+        name: `FILE:FUNCTION` or `module:function`.
+
+    Returns:
+        The name.
+    """
     place, colon, function = name.rpartition(":")
     return f"{expand(place)}:{function}" if colon else name
 
 
 def path_option(text: str) -> Path:
-    """`type=` of a command's options that name local files and folders: `~` and `file://` are expanded.
+    """Convert a command-line option that names a local file or folder (`type=` of argparse).
 
-    Relative paths stay as they were written, for messages; what goes to a worker goes through `resolve_path`.
+    `~` and `file://` are expanded. Relative paths are kept, for messages; `resolve_path` makes them absolute.
+
+    Args:
+        text: Value of the option.
+
+    Returns:
+        The path.
+
+    Raises:
+        argparse.ArgumentTypeError: The value is empty or has null characters.
     """
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} names neither a file nor a folder")
@@ -91,14 +136,25 @@ def path_option(text: str) -> Path:
 
 
 def location_option(text: str) -> str:
-    """`type=` of a command's options that name a table: as `path_option`, or a URL."""
+    """Convert a command-line option that names a table (`type=` of argparse).
+
+    Args:
+        text: A path or URL.
+
+    Returns:
+        The location, expanded as by `path_option`.
+    """
     return expand(text) if is_url(text) else str(path_option(text))
 
 
 def folder_of(location: str) -> Path | None:
-    """Return the folder that relative media paths of a table start from; None for a table that is not local.
+    """Return the folder that relative media paths of a table start from.
 
-    It is the table's folder, or the table itself where that is a folder of files.
+    Args:
+        location: Path or URL of a parquet file or of a folder of them.
+
+    Returns:
+        The folder of the file, or the folder itself; None for a table that is not local.
     """
     if is_url(location):
         location = resolve_location(location)

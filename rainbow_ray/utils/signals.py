@@ -47,12 +47,26 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Return the shell's exit code of a command that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+    """Return the shell's exit code of a command that a signal ended.
+
+    Args:
+        error: The exception that the signal raised.
+
+    Returns:
+        130 for SIGINT, 143 for SIGTERM.
+    """
     return 128 + _number_of(error)
 
 
 def describe(error: KeyboardInterrupt) -> str:
-    """Return the line that tells what happened, and how to continue where the command can."""
+    """Return the last line that an interrupted command prints.
+
+    Args:
+        error: The exception that the signal raised.
+
+    Returns:
+        What happened, and the notes of the exception, such as how to continue.
+    """
     verb = VERBS[signal.Signals(_number_of(error))]
     return "; ".join([verb, *getattr(error, "__notes__", [])])
 
@@ -62,9 +76,15 @@ def _number_of(error: KeyboardInterrupt) -> int:
 
 
 def is_command(package: str) -> bool:
-    """Return whether this process runs a module of `package` with `python -m`, and is still looking for it.
+    """Return whether this process runs a module of a package with `python -m`, and is still looking for it.
 
     Python imports the package first, with `sys.argv[0]` set to "-m".
+
+    Args:
+        package: Name of the package.
+
+    Returns:
+        Whether the command is one of the package's modules.
 
     Reference:
         https://docs.python.org/3/using/cmdline.html#cmdoption-m
@@ -115,7 +135,11 @@ class DeferredSignal:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[DeferredSignal]:
-    """Note the first SIGINT or SIGTERM inside the block, for code that looks for it; a later one raises."""
+    """Record the first SIGINT or SIGTERM inside the block instead of raising; a later one raises `Interrupted`.
+
+    Yields:
+        The record, which the block checks.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     deferred = DeferredSignal()
     _install(deferred)

@@ -1,4 +1,4 @@
-"""Standard output and error: whatever their encoding, a character that it lacks is replaced and never raises."""
+"""Standard output and error of any encoding: characters that it lacks are replaced, and never raise an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
-    """Error handler for `codecs`: an ASCII look-alike where there is one, else a question mark."""
+    """Replace characters that an encoding lacks (error handler for `codecs`).
+
+    Args:
+        error: The error of the codec.
+
+    Returns:
+        An ASCII replacement, or question marks, and the position after the characters.
+
+    Raises:
+        UnicodeError: The error is not one of encoding.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
@@ -34,17 +44,28 @@ def protect_streams() -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters written out, so that a name cannot steer the terminal."""
+    """Escape control characters, so that a name cannot control the terminal.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text; line ends and tabs are kept.
+    """
     return text.translate(CONTROLS)
 
 
 def print_error(message: str) -> None:
-    """Print one line of an error to standard error."""
+    """Print one line of an error to standard error.
+
+    Args:
+        message: The message.
+    """
     print(printable(f"error: {message}"), file=sys.stderr)
 
 
 def close_output() -> None:
-    """Send further output nowhere: nobody reads standard output any more (`… | head`)."""
+    """Discard further output, when standard output was closed by its reader (`… | head`)."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):  # replaced by something without a file descriptor
