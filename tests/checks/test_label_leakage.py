@@ -89,7 +89,7 @@ def test_words_of_a_rule_are_named_with_what_is_left_over(rng):
     assert "but → True" in sentence
     assert "rather → True" in sentence
     assert "none of them → False (accuracy 1.00" in sentence
-    assert text_of(found, "bound").endswith("a GPU can add at most 0.00.")
+    assert text_of(found, "bound").endswith("a larger model can add at most 0.00.")
     assert warned(found, "fall-through")[0].startswith(f"False ({(~labels).sum()} of 80 songs) looks like a default")
 
 
@@ -130,7 +130,7 @@ def test_a_column_that_settles_the_label_is_named(rng, name, inside):
     found = probe(texts_of(60, rng), labels, columns if inside else {name: values, "noise": noise})
     (sentence,) = warned(found, "column")
     assert sentence.startswith(
-        f"{'training_data.' if inside else ''}{name} settles the label on 60 of 60 songs: {says}"
+        f"{'training_data.' if inside else ''}{name} determines the label of 60 of 60 songs: {says}"
     )
 
 
@@ -196,14 +196,14 @@ def test_what_orders_songs_like_a_number_settles_it(rng):
     (sentence,) = warned(
         probe(texts_of(60, rng), values, {"square": values**2, "other": rng.random(60)}, kind="regression")
     )
-    assert sentence.startswith("square settles the label on 60 of 60 songs")
+    assert sentence.startswith("square determines the label of 60 of 60 songs")
 
 
 def test_words_that_make_a_number(rng):
     texts = [f"{t} {'but ' * n}" for n, t in zip(rng.integers(0, 2, 80), texts_of(80, rng), strict=True)]
     found = probe(texts, [3.0 * ("but" in t) + rng.random() / 9 for t in texts], kind="regression")
     assert "but" in warned(found, "words")[0]
-    assert text_of(found, "bound").startswith("Words alone give R² 1.00 on 80 songs")
+    assert text_of(found, "bound").startswith("Words alone give R² 1.00 on 80 held-out songs")
 
 
 def test_the_default_of_several_classes(rng):
@@ -254,7 +254,7 @@ def test_one_class_and_no_scored_song(rng):
 def test_only_scored_songs_are_counted(rng):
     texts, labels = texts_of(60, rng), rng.random(60) > 0.5
     folds = np.where(np.arange(60) < 24, 0, -1)
-    assert "on 24 songs not looked at: " in text_of(probe(texts, labels, folds=folds), "bound")
+    assert "on 24 held-out songs: " in text_of(probe(texts, labels, folds=folds), "bound")
 
 
 def test_many_songs_take_seconds(rng):
@@ -263,7 +263,7 @@ def test_many_songs_take_seconds(rng):
     found = probe(texts, labels, {f"column {i}": rng.random(5000) for i in range(20)})
     assert time.perf_counter() - start < 10
     assert not warned(found)
-    assert "on 2000 songs" in text_of(found, "bound")
+    assert "on 2000 held-out songs" in text_of(found, "bound")
 
 
 def test_examples_by_row_count_a_song_once(rng):
@@ -284,7 +284,7 @@ def test_the_real_songs(real_manifest):
     ids = table["id"].to_pylist()
     rows = table.take(pa.array([ids.index(song) for song in data.examples.songs]))
     found = probe_labels(data.examples, rows, "has_rebracketing_markers", folds=data.split.fold, seed=0)
-    assert any("training_data.rebracketing_intensity settles the label" in text for text in warned(found, "column"))
+    assert any("training_data.rebracketing_intensity determines the label" in text for text in warned(found, "column"))
     assert any("times the words of the text, divided by 100" in text for text in warned(found, "count"))
     assert not any("concept" in text for text in warned(found, "column"))
     assert any("but → True" in text for text in warned(found, "words"))
