@@ -1,7 +1,7 @@
 """Label probe: how much of a label simple properties of texts and columns predict.
 
 Scores are cross-validated: each rule or model is fitted on the training part of each fold and scored on the held-out
-songs. A finding is a warning only if permuted labels would rarely score as well, which avoids false alarms for few songs.
+songs. A finding is a warning only if permuted labels would rarely score as well: few songs cause few false alarms.
 """
 
 from __future__ import annotations
