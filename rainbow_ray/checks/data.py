@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type, plain_type
+from rainbow_ray.data.columns import STRUCT_COLUMN
 from rainbow_ray.data.dataset import mean_score_per_song
-from rainbow_ray.data.manifest import STRUCT_COLUMN
 from rainbow_ray.data.normalize import id_column
 from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.data.reader import read_sample

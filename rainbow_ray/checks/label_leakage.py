@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rainbow_ray.data.columns import STRUCT_COLUMN
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import STRUCT_COLUMN
 
 MAX_SONGS = 2000
 MAX_P_VALUE, N_PERMUTATIONS = 0.01, 999  # of permutation tests: permuted labels cause a warning this often

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.data.manifest import Columns, Manifest, normalize_rows
+from rainbow_ray.data.columns import Columns
+from rainbow_ray.data.manifest import Manifest, normalize_rows
 from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
 

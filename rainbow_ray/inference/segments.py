@@ -15,8 +15,9 @@ from typing_extensions import deprecated
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences
+from rainbow_ray.data.columns import Columns, Times
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import Columns, Times, normalize_rows
+from rainbow_ray.data.manifest import normalize_rows
 from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, POSITION, SegmentExamples, SequenceIndex, merge_stems

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from rainbow_ray.config.schema import DataConfig, ModelConfig
     from rainbow_ray.data.batch import Collate
+    from rainbow_ray.data.columns import ColumnRequest
     from rainbow_ray.data.examples import Examples
-    from rainbow_ray.data.manifest import ColumnRequest
     from rainbow_ray.modalities.array_cache import ArrayCache
     from rainbow_ray.modalities.windows import Recording, Windows
 

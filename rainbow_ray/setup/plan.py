@@ -13,7 +13,8 @@ from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.phases import PHASES, get_phase
 from rainbow_ray.config.schema import DEFAULT_MANIFEST, Config
 from rainbow_ray.config.unused_keys import changed_keys, find_unused_keys
-from rainbow_ray.data.manifest import DEMO, Columns, Manifest, find_columns, open_manifest
+from rainbow_ray.data.columns import Columns, find_columns
+from rainbow_ray.data.manifest import DEMO, Manifest, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
 from rainbow_ray.modalities.spec import InputSpec, column_requests, reads_text, windowed

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.manifest import UNDECODABLE, Columns, Manifest
+from rainbow_ray.data.columns import Columns
+from rainbow_ray.data.manifest import UNDECODABLE, Manifest
 from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.reader import Prepare, read_rows
 from rainbow_ray.data.streaming import read_index

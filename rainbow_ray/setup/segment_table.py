@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.phases import get_phase
 from rainbow_ray.config.schema import Config, DataConfig
+from rainbow_ray.data.columns import Columns, Times, label_type, read_target_labels
 from rainbow_ray.data.derive_segments import derive_segment_table
-from rainbow_ray.data.manifest import DEMO, Columns, Manifest, Times, label_type, open_manifest, read_target_labels
+from rainbow_ray.data.manifest import DEMO, Manifest, open_manifest
 from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.time_units import check_times

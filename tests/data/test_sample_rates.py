@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.manifest import Columns, MediaColumn, normalize_rows
+from rainbow_ray.data.columns import Columns, MediaColumn
+from rainbow_ray.data.manifest import normalize_rows
 from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate, sample_rate_column
 
 

@@ -145,7 +145,7 @@ def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp
     files = {"lrc_file": NAMES * 3, **RUNNING}
     with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be divided.*--media-root.*missing.lrc"):
         make(files)
-    made, table = make(files, data__max_bad_media=1.0)
+    made, table = make(files, data__max_unreadable_fraction=1.0)
     assert any("LRC files of 3 songs are not used: no such file (missing.lrc)" in one for one in made.warnings)
     assert table["lyric_text"].isna().all()
     one_lost = {"lrc_file": ["good.lrc"] * 11 + ["missing.lrc"], **RUNNING}
@@ -163,7 +163,9 @@ def test_the_media_root_has_an_effect_where_lrc_files_are_read(make, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     bad_files(folder)
-    made, table = make({"lrc_file": ["good.lrc"] * SONGS}, data__media_root=str(folder), data__max_bad_media=0.5)
+    made, table = make(
+        {"lrc_file": ["good.lrc"] * SONGS}, data__media_root=str(folder), data__max_unreadable_fraction=0.5
+    )
     assert table["lyric_text"].iloc[0] == "one line"
     assert not [one for one in made.warnings if "has no effect" in one]
 

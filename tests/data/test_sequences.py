@@ -106,7 +106,7 @@ def losses_of(components, batch):
 
 @pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
 def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypatch, together, overlap):
-    components = components_of(*segments(segments__together=together, segments__overlap=overlap))
+    components = components_of(*segments(segments__max_sequence_length=together, segments__overlap=overlap))
     everything = np.arange(len(components.features.dataset))
     many, _ = components.evaluator.score(everything)
     monkeypatch.setattr(feature_provider, "MAX_EVAL_TOKENS", 1)  # each window alone
@@ -116,7 +116,7 @@ def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypat
 
 
 def test_long_songs_are_trained_and_scored(segments, tmp_path):
-    plan, data = segments(segments__together=5)
+    plan, data = segments(segments__max_sequence_length=5)
     val, fitted = fit_fold(plan, data, tmp_path / "fit")
     assert fitted.val_scores.shape[0] == len(val)
     assert fitted.val_scores.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
@@ -124,7 +124,7 @@ def test_long_songs_are_trained_and_scored(segments, tmp_path):
 
 def test_windows_that_touch_have_no_jump_between_them(segments):
     """The loss of a step does not depend on which of its windows lie in one micro-batch."""
-    components = components_of(*segments(segments__together=8))
+    components = components_of(*segments(segments__max_sequence_length=8))
     first, second = np.arange(8), np.arange(8, 16)
     (both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_windows_that_touch_have_no_jump_between_them(segments):
 
 
 def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
-    components = components_of(*segments(segments__together=8))
+    components = components_of(*segments(segments__max_sequence_length=8))
     near = components.features.dataset.sequence_index
     monkeypatch.setattr(type(near), "scoring_sequences", lambda self, song: [song[:8], song[8:16]])
     monkeypatch.setattr(type(near), "center_mask", lambda self, sequence: np.ones(len(sequence), dtype=bool))
@@ -144,7 +144,7 @@ def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
 
 
 def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatch):
-    components = components_of(*segments(segments__together=8))
+    components = components_of(*segments(segments__max_sequence_length=8))
     everything = np.arange(len(components.features.dataset))
     whole, _ = components.evaluator.score(everything)
     forward_loss, max_examples = evaluator.forward_loss, [40]

@@ -41,7 +41,7 @@ def test_stems_weigh_as_much_as_their_song(stems_file, tiny_encoder, tmp_path):
 
 
 def test_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_path):
-    plan, data = read(stems_file, tiny_encoder, tmp_path, data__unit="song")
+    plan, data = read(stems_file, tiny_encoder, tmp_path, data__example_level="song")
     assert len(data.source) == 24
     assert data.source.songs is None
     table = pq.read_table(stems_file).to_pydict()

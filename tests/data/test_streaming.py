@@ -49,7 +49,7 @@ def both(folder, ray_session, tiny_encoder):
     patch.setattr(streaming, "MIN_TASK_ROWS", 50)
     patch.setattr(streaming, "READ_ROWS", 16)
     make = functools.partial(plan_of, folder, tiny_encoder("bert"))
-    yield prepare_data(make()), prepare_data(make(data__resident_limit=0))
+    yield prepare_data(make()), prepare_data(make(data__in_memory_limit_mb=0))
     patch.undo()
 
 
@@ -138,7 +138,7 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
     keys = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5,
             "data__media_cache": str(tmp_path / "cache"), "training__epochs": 1, "training__min_steps": 0}  # fmt: skip
     make = functools.partial(plan_of, stems_file, tiny_encoder("bert"), **keys)
-    memory, plan = prepare_data(make()), make(data__resident_limit=0)
+    memory, plan = prepare_data(make()), make(data__in_memory_limit_mb=0)
     stream = prepare_data(plan)
     assert isinstance(stream.source, streaming.StreamingDataset)
     names = ["example_id", "audio", "audio_slot", "midi", "midi_slot"]
@@ -161,7 +161,7 @@ def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_sessi
     step = functools.partial(prepare, reading=plan.reading)
     count = functools.partial(lengths, reading=plan.reading)
     assert read_rows(plan.manifest, plan.columns, step).num_rows == 120
-    stream = prepare_data(plan_of(tmp_path, tiny_encoder("bert"), data__resident_limit=0)).source
+    stream = prepare_data(plan_of(tmp_path, tiny_encoder("bert"), data__in_memory_limit_mb=0)).source
     damage(tmp_path / "b\n.parquet", 1, "concept")
     for read in (
         lambda: read_rows(plan.manifest, plan.columns, step),

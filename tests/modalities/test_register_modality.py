@@ -16,8 +16,8 @@ from torch import nn
 
 from rainbow_ray.config.schema import Config, DataConfig, ModelConfig
 from rainbow_ray.data.batch import make_batch
+from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import ColumnRequest
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.spec import (

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import DataConfig, ModelConfig
-from rainbow_ray.data.manifest import ColumnRequest
+from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import encoder
 from rainbow_ray.modalities.audio.reader import open_recording
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest

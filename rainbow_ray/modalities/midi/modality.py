@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import DataConfig, ModelConfig
-from rainbow_ray.data.manifest import ColumnRequest
+from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.midi.reader import open_recording
 from rainbow_ray.modalities.spec import EncodedUnits, InputSpec, PretrainedEncoder
