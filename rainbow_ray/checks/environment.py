@@ -126,12 +126,12 @@ def check_services(config: Config) -> Iterator[CheckResult]:
     Yields:
         The results.
     """
-    from rainbow_ray.training.loggers import knows_wandb, wandb_notes
+    from rainbow_ray.training.loggers import has_wandb_key, wandb_notes
 
     if config.logging.wandb.enabled:
         notes = [note.removeprefix("W&B: ") for note in wandb_notes(config)]
         yield from (CheckResult("warning", "W&B", note) for note in notes)
-        if knows_wandb():
+        if has_wandb_key():
             yield CheckResult("ok", "W&B", "an API key is present")
         elif not notes:
             mode = os.environ["WANDB_MODE"]

@@ -23,9 +23,9 @@ from rainbow_ray.training.cross_validation import (
     FitJob,
     FitResult,
     out_of_fold,
-    run_distributed,
     run_folds,
 )
+from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
 
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers

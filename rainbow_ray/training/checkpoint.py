@@ -1,6 +1,7 @@
-"""Checkpoints of one fit: written to a temporary name and moved into place, read without unpickling code.
+"""Files of one fit: checkpoints, the best models, the final model, and the result.
 
-The two newest ones are kept. One that is torn, or not ours, is passed over with a word, and the one before is taken.
+Files are written atomically and read without unpickling code. The newest checkpoints are kept; one that is damaged or
+foreign is skipped with a message, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from rainbow_ray.utils.errors import InputError, TrainingError
 from rainbow_ray.utils.io import atomic_write
 
 FORMAT = 2
-KEPT = 2
-# what torch, numpy and zipfile raise for torn and foreign files
-UNREADABLE = (
+MAX_CHECKPOINTS = 2
+# what torch, numpy and zipfile raise for damaged and foreign files
+READ_ERRORS = (
     RuntimeError,
     OSError,
     EOFError,
@@ -40,87 +41,151 @@ UNREADABLE = (
     zipfile.BadZipFile,
 )
 METRICS = "metrics.jsonl"
-STEP_FILE = re.compile(r"step-(\d{10})\.pt")
+MODEL = "model.pt"
+CHECKPOINT_FILE = re.compile(r"step-(\d{10})\.pt")
 BEST_FILE = re.compile(r"best-(\d{6})\.pt")
+QUARANTINED = ".refused"  # suffix of a checkpoint that was not used
 
 
 def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file atomically.
+
+    Args:
+        path: The file.
+        document: Plain JSON.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class CheckpointManager:
-    """The files of one fit.
+    """Reads and writes the files of one fit.
 
-    `step-<n>.pt` to go on from; `best-<epoch>.pt` where an inner split says which; `model.pt` and `result.npz` once it
-    is finished; `metrics.jsonl`.
+    The files are `step-<n>.pt` (checkpoints to resume from), `best-<epoch>.pt` (models of the best epochs on the inner
+    split), `metrics.jsonl`, and, once the fit is finished, `model.pt` and `result.npz`.
+
+    Attributes:
+        folder: Folder of the fit.
     """
 
     folder: Path
 
-    def clear_debris(self) -> None:
-        """Remove temporary files that a killed process left."""
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
-
     @property
     def metrics(self) -> Path:
+        """The file of logged metrics."""
         return self.folder / METRICS
 
+    def remove_temporary_files(self) -> None:
+        """Remove temporary files that a killed process left."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep `state`, from which step `step + 1` follows, and forget all but the newest ones."""
-        self._write(f"step-{step:010d}.pt", state)
-        found = self._numbered(STEP_FILE)
-        for number in found[KEPT:]:
-            (self.folder / f"step-{number:010d}.pt").unlink(missing_ok=True)
+        """Save a checkpoint, and remove all but the newest `MAX_CHECKPOINTS`.
+
+        Args:
+            step: Number of steps done.
+            state: State to resume from, as `torch.save` takes it.
+        """
+        self._write(self._checkpoint(step).name, state)
+        for old_step in self._numbers(CHECKPOINT_FILE)[MAX_CHECKPOINTS:]:
+            self._checkpoint(old_step).unlink(missing_ok=True)
 
     def load_latest(
-        self, objection: Callable[[dict[str, Any]], str] | None = None
+        self, reason_to_skip: Callable[[dict[str, Any]], str] | None = None
     ) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest checkpoint that can be read (None without one), and a word on each that was passed over.
+        """Load the newest usable checkpoint.
 
-        `objection` says what else speaks against one, or nothing. Raises `InputError` for one of a newer version.
+        Args:
+            reason_to_skip: Returns why a readable checkpoint cannot be used, or an empty text.
+
+        Returns:
+            The checkpoint (None without a usable one), and a message for each newer one that was skipped.
+
+        Raises:
+            InputError: A newer version of this package wrote a checkpoint.
         """
-        words: list[str] = []
-        for step in self._numbered(STEP_FILE):
-            path = self.folder / f"step-{step:010d}.pt"
-            state, why = _read(path)
-            why = why if state is None or objection is None else objection(state)
-            if state is not None and not why:
-                return state, words
-            words.append(f"{path} is passed over: {why}")
-        return None, words
+        messages: list[str] = []
+        for step in self._numbers(CHECKPOINT_FILE):
+            path = self._checkpoint(step)
+            state, reason = _read(path)
+            if state is not None and reason_to_skip is not None:
+                reason = reason_to_skip(state)
+            if state is not None and not reason:
+                return state, messages
+            messages.append(f"checkpoint {path} is skipped: {reason}")
+        return None, messages
 
-    def quarantine(self, after: int) -> None:
-        """Move checkpoints of later steps than `after` out of the way of those to come."""
-        for step in self._numbered(STEP_FILE):
-            if step > after:
-                path = self.folder / f"step-{step:010d}.pt"
-                path.replace(path.with_suffix(".refused"))
+    def quarantine(self, after_step: int) -> None:
+        """Rename checkpoints that were skipped, so that they do not count among those to come.
+
+        Args:
+            after_step: Step of the checkpoint in use; later ones are renamed.
+        """
+        for step in self._numbers(CHECKPOINT_FILE):
+            if step > after_step:
+                path = self._checkpoint(step)
+                path.replace(path.with_suffix(QUARANTINED))
 
     def best_epochs(self) -> set[int]:
-        """Epochs whose model was kept as the best."""
-        return set(self._numbered(BEST_FILE))
+        """Return the epochs whose model was saved as the best.
+
+        Returns:
+            Numbers of epochs, from 1.
+        """
+        return set(self._numbers(BEST_FILE))
 
     def save_best(self, epoch: int, state: dict[str, Any], *, keep: set[int]) -> None:
-        """Keep the model of the best epoch so far; `keep` names further epochs that a checkpoint still speaks of."""
-        self._write(f"best-{epoch:06d}.pt", state)
-        for number in self._numbered(BEST_FILE):
-            if number != epoch and number not in keep:
-                (self.folder / f"best-{number:06d}.pt").unlink(missing_ok=True)
+        """Save the model of the best epoch so far, and remove earlier ones.
+
+        Args:
+            epoch: Number of the epoch.
+            state: State of the model.
+            keep: Further epochs whose models stay, because a checkpoint refers to them.
+        """
+        self._write(self._best(epoch).name, state)
+        for old_epoch in self._numbers(BEST_FILE):
+            if old_epoch != epoch and old_epoch not in keep:
+                self._best(old_epoch).unlink(missing_ok=True)
 
     def load_best(self, epoch: int) -> dict[str, Any] | None:
-        return _read(self.folder / f"best-{epoch:06d}.pt")[0]
+        """Load the model of the best epoch.
+
+        Args:
+            epoch: Number of the epoch.
+
+        Returns:
+            State of the model, or None where the file is missing or damaged.
+        """
+        return _read(self._best(epoch))[0]
 
     def save_model(self, state: dict[str, Any]) -> None:
-        self._write("model.pt", state)
+        """Save the final model.
+
+        Args:
+            state: State of the model and of the task.
+        """
+        self._write(MODEL, state)
 
     def load_model(self) -> dict[str, Any] | None:
-        return _read(self.folder / "model.pt")[0]
+        """Load the final model.
+
+        Returns:
+            State of the model and of the task, or None where the file is missing or damaged.
+        """
+        return _read(self.folder / MODEL)[0]
 
     def save_result(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Mark the fit as finished, with what came out of it."""
+        """Save the result, which marks the fit as finished.
+
+        Args:
+            arrays: Scores by name.
+            facts: Facts for the summary, as plain JSON.
+        """
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
@@ -129,6 +194,11 @@ class CheckpointManager:
         atomic_write(self.folder / RESULT, write)
 
     def load_result(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Load the result.
+
+        Returns:
+            Scores and facts, or None where the fit is not finished or the file is damaged.
+        """
         path = self.folder / RESULT
         if not path.exists():
             return None
@@ -136,46 +206,23 @@ class CheckpointManager:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             facts = json.loads(str(arrays.pop("facts")))
-        except UNREADABLE:
+        except READ_ERRORS:
             return None
         return arrays, facts
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / f"step-{step:010d}.pt"
+
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch:06d}.pt"
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         atomic_write(self.folder / name, lambda path: torch.save({"format": FORMAT, **state}, path))
 
-    def _numbered(self, pattern: re.Pattern[str]) -> list[int]:
-        """Numbers of the files of that pattern, largest first."""
-
-        def numbers() -> Iterator[int]:
-            for path in self.folder.glob("*.pt"):
-                if match := pattern.fullmatch(path.name):
-                    yield int(match[1])
-
-        return sorted(numbers(), reverse=True)
-
-
-def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """A checkpoint, or None and why there is none. torch.load itself would not see a flipped bit: the zip's sums do."""
-    if not path.exists():
-        return None, "it is not there"
-    if path.stat().st_size == 0:
-        return None, "it is empty"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken is not None:
-            return None, f"it is damaged ({broken})"
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        return None, f"it is torn, or not a checkpoint ({type(error).__name__})"
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-        return None, "it is not a checkpoint of rainbow_ray"
-    if state["format"] > FORMAT:
-        raise InputError(f"{path}: its format {state['format']} is newer than this version's {FORMAT}; update"
-                         " rainbow_ray, or start a new run with another --name")  # fmt: skip
-    if state["format"] < FORMAT:
-        return None, f"its format {state['format']} is of an older version"
-    return state, ""
+    def _numbers(self, pattern: re.Pattern[str]) -> list[int]:
+        """Numbers in the names of the files that match, largest first."""
+        matches = [pattern.fullmatch(path.name) for path in self.folder.glob("*.pt")]
+        return sorted((int(match[1]) for match in matches if match is not None), reverse=True)
 
 
 def load_fitted_model(config: Config, input_spec: InputSpec, task: Task, folder: Path) -> tuple[RainbowModel, Task]:
@@ -195,8 +242,34 @@ def load_fitted_model(config: Config, input_spec: InputSpec, task: Task, folder:
     """
     saved = CheckpointManager(folder).load_model()
     if saved is None:
-        raise TrainingError(f"{folder}: the fit left no model that can be read")
+        raise TrainingError(f"{folder}: the fit left no readable model ({MODEL})")
     fitted_task = task.from_json(saved["problem"])
     model = build_model(config, input_spec, fitted_task)
     model.load_trained_state(saved["model"])
     return model, fitted_task
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint, or None and the reason. The checksums of the zip are verified, which torch.load does not do."""
+    if not path.exists():
+        return None, "it is missing"
+    if path.stat().st_size == 0:
+        return None, "it is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            return None, f"it is damaged ({damaged})"
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except READ_ERRORS as error:
+        return None, f"it is incomplete, or not a checkpoint ({type(error).__name__})"
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        return None, "it is not a checkpoint of rainbow_ray"
+    if state["format"] > FORMAT:
+        raise InputError(
+            f"{path}: its format {state['format']} is newer than this version's {FORMAT}; update rainbow_ray, or"
+            " start a new run with another --name"
+        )
+    if state["format"] < FORMAT:
+        return None, f"its format {state['format']} belongs to an older version"
+    return state, ""

@@ -1,4 +1,10 @@
-"""AdamW with a learning rate for each depth, and how the rates rise and fall."""
+"""AdamW with layer-wise learning-rate decay, and the learning-rate schedule.
+
+Reference:
+    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2 (AdamW); Howard & Ruder 2018,
+    "Universal Language Model Fine-tuning for Text Classification", section 3.2 (discriminative fine-tuning), with one
+    decay factor per layer as in Clark et al. 2020, "ELECTRA", appendix B.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +17,74 @@ from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import InputError
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # ours to transformers'
-NO_DECAY_BELOW = 2  # dimensions: biases and norms are not decayed
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # names in transformers
+MIN_DECAYED_DIMENSIONS = 2  # biases and norms, which have fewer dimensions, are not decayed
 
 
 def make_optimizer(model: RainbowModel, config: Config, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with an encoder's learning rate falling by `layer_decay` a layer, and no decay on biases and norms.
+    """Return the optimizer of a model.
 
-    What came trained learns at `learning_rate`, what is new at `head_learning_rate`, unless its section says otherwise.
+    Pretrained layers learn at `training.learning_rate`, which decays by `training.layer_decay` with each layer below
+    the one that is read; new modules learn at `training.head_learning_rate`. A module's section of the config may set
+    its own rate. Biases and norms have no weight decay.
+
+    Args:
+        model: The model, whose frozen parameters are left out.
+        config: Sections `training` and `model`.
+        device: Device of the model.
+
+    Returns:
+        AdamW with one parameter group per learning rate and weight decay.
+
+    Raises:
+        InputError: Every parameter of the model is frozen.
     """
     training = config.training
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
 
     def add(parameter: torch.nn.Parameter, rate: float, decay: float) -> None:
-        decay = decay if parameter.ndim >= NO_DECAY_BELOW else 0.0
+        decay = decay if parameter.ndim >= MIN_DECAYED_DIMENSIONS else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
 
-    seen: set[int] = set()
-    rates = {name: get_modality(name).learning_rate(config.model) for name in model.modalities}
-    for name, own in rates.items():
+    pretrained: set[int] = set()
+    encoder_rates = {name: get_modality(name).learning_rate(config.model) for name in model.modalities}
+    for name, rate in encoder_rates.items():
         encoder = model.encoder_of(name)
         for depth, parameter in encoder.parameters_by_depth() if hasattr(encoder, "parameters_by_depth") else ():
-            fall = training.layer_decay ** (getattr(encoder, "depth", 0) - depth)
-            add(parameter, (own or training.learning_rate) * fall, training.weight_decay)
-            seen.add(id(parameter))
-    from_scratch = {
-        **rates,
+            layer_factor = training.layer_decay ** (getattr(encoder, "depth", 0) - depth)
+            add(parameter, (rate or training.learning_rate) * layer_factor, training.weight_decay)
+            pretrained.add(id(parameter))
+    rates = {
+        **encoder_rates,
         "fusion": config.model.fusion.learning_rate,
         "temporal": config.model.temporal.learning_rate,
     }
-    for tower, parameters in model.parameters_by_component().items():
+    decays = {**dict.fromkeys(rates, training.weight_decay), "temporal": config.model.temporal.weight_decay}
+    for component, parameters in model.parameters_by_component().items():
+        decay = decays.get(component, training.head_weight_decay)
         for parameter in parameters:
-            if id(parameter) in seen:
-                continue
-            own = from_scratch.get(tower)
-            decay = training.weight_decay if tower in from_scratch else training.head_weight_decay
-            if tower == "temporal":
-                decay = config.model.temporal.weight_decay
-            add(parameter, own or training.head_learning_rate, decay)
-    described = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-    if not described:
+            if id(parameter) not in pretrained:
+                add(parameter, rates.get(component) or training.head_learning_rate, decay)
+    if not groups:
         raise InputError("nothing is left to train: every part of the model is frozen")
-    return torch.optim.AdamW(described, fused=device.type in ("cuda", "cpu", "mps"))
+    return torch.optim.AdamW(
+        [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
+        fused=device.type in ("cuda", "cpu", "mps"),
+    )
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: Config, warmup_steps: int, steps: int) -> Any:
-    """A linear warm-up, then what `training.schedule` says, over `steps` in all."""
+    """Return the learning-rate schedule: a linear warm-up, then the decay that `training.schedule` names.
+
+    Args:
+        optimizer: The optimizer whose rates are scaled.
+        config: Names the schedule.
+        warmup_steps: Number of steps of the warm-up.
+        steps: Number of steps in all.
+
+    Returns:
+        A `LambdaLR` of torch, to be stepped once per optimizer step.
+    """
     from transformers import get_scheduler
 
     return get_scheduler(SCHEDULES[config.training.schedule], optimizer, warmup_steps, steps)

@@ -16,7 +16,8 @@ from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import WorkerResources
 from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
 from rainbow_ray.training.checkpoint import CheckpointManager
-from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed, run_job
+from rainbow_ray.training.cross_validation import FitContext, FitJob, run_job
+from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.tuning.search_space import apply
 from rainbow_ray.tuning.trial_log import FULL_BUDGET

@@ -18,7 +18,8 @@ import pytest
 from rainbow_ray.distributed import ray_cluster
 from rainbow_ray.distributed.ray_cluster import HEAD, describe_dashboard, token_path
 from rainbow_ray.distributed.resources import RayResources, WorkerResources
-from rainbow_ray.training.cross_validation import FitContext, FitJob, run_distributed
+from rainbow_ray.training.cross_validation import FitContext, FitJob
+from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
 from tests.helpers import data_of, plan_of
 

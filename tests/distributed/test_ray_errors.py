@@ -57,4 +57,4 @@ def test_other_errors_keep_their_traceback():
     assert user_facing_error(error) is None
     with pytest.raises(RayTaskError), unwrapped_errors():
         raise error
-    assert "memory does not suffice" in str(user_facing_error(in_task(in_user_code(MemoryError("no more")))))
+    assert "out of memory" in str(user_facing_error(in_task(in_user_code(MemoryError("no more")))))

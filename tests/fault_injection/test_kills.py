@@ -61,7 +61,7 @@ class Campaign:
                 if sabotage is not None:
                     sabotage()
                 for job in self.jobs(folder):
-                    if cross_validation._is_waiting(job):
+                    if cross_validation.is_pending(job):
                         cross_validation.run_job(self.shared, job, ProcessGroup())
                 os._exit(0)
             except BaseException:
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_costs_only_the_way_from_the_one_before(campaign, t
     assert campaign.live(tmp_path) == 0
     assert_same(campaign, tmp_path, how)
     _, facts = CheckpointManager(newest.parent).load_result()
-    assert any("passed over" in note for note in facts["notes"])
+    assert any("is skipped" in note for note in facts["notes"])
 
 
 def assert_same(campaign: Campaign, folder: Path, what: str) -> None:

@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_is_replaced(command, whole, tmp_path):
     kill(processes(process, TRAIN_WORKER)[:1])
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
-    assert "went on from step" in out
+    assert "resumed from step" in out
     assert "Traceback" not in out + err
     assert_same(run, whole)
 
@@ -114,5 +114,5 @@ def test_a_session_and_a_driver_that_are_killed_are_gone_on_with(command, whole,
     process.send_signal(signal.SIGKILL)
     process.communicate()
     out = call(tmp_path, *command, "--resume")
-    assert "went on from step" in out
+    assert "resumed from step" in out
     assert_same(run, whole)

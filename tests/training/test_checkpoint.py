@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rainbow_ray.training.checkpoint import FORMAT, KEPT, CheckpointManager
+from rainbow_ray.training.checkpoint import FORMAT, MAX_CHECKPOINTS, CheckpointManager
 from rainbow_ray.utils.errors import InputError
 
 
@@ -21,7 +21,7 @@ def test_the_newest_is_taken_and_old_ones_go(state):
     found, words = state.load_latest()
     assert found["step"] == 12
     assert words == []
-    assert len(list(state.folder.glob("step-*.pt"))) == KEPT
+    assert len(list(state.folder.glob("step-*.pt"))) == MAX_CHECKPOINTS
 
 
 DAMAGE = {
@@ -44,7 +44,7 @@ def test_a_damaged_one_is_passed_over_with_a_word(state, how):
     assert found["step"] == 7
     assert len(words) == 1
     assert str(path) in words[0]
-    assert "passed over" in words[0]
+    assert "is skipped" in words[0]
     (state.folder / "step-0000000007.pt").write_bytes(b"")
     assert state.load_latest()[0] is None
 

@@ -94,7 +94,7 @@ def test_a_run_that_is_mirrored_offline_says_so_first(monkeypatch, tmp_path):
     assert wandb_notes(Config()) == []
     config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
     (note,) = wandb_notes(config)
-    assert "no key" in note
+    assert "no API key" in note
     assert "offline" in note
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     assert wandb_notes(config) == []
