@@ -1,0 +1,136 @@
+"""Fits that several workers share, or that read a streaming dataset, executed by Ray Train's TorchTrainer."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rainbow_ray.distributed.process_group import ProcessGroup
+from rainbow_ray.distributed.ray_errors import user_error
+from rainbow_ray.distributed.resources import WorkerResources
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.cross_validation import (
+    RESTARTS,
+    FitContext,
+    FitJob,
+    FitResult,
+    is_pending,
+    read_result,
+    run_job,
+    user_facing_error,
+)
+from rainbow_ray.training.loggers import LogForwarder
+from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+
+
+def run_distributed(
+    context: FitContext, jobs: list[FitJob], workers: WorkerResources, forwarder: LogForwarder
+) -> list[FitResult]:
+    """Run fits one after the other, each shared by all workers of a TorchTrainer. Finished fits are not run again.
+
+    When a worker dies, all workers restart from the checkpoint; an elastic trainer continues with those that are left.
+
+    Args:
+        context: What all fits share.
+        jobs: The fits.
+        workers: Number and resources of the workers.
+        forwarder: Forwards metrics while the fits run.
+
+    Returns:
+        The results in the order of `jobs`.
+
+    Raises:
+        TrainingError: A fit failed, or its workers died repeatedly.
+        InputError: The input of a fit is wrong.
+    """
+    pending = [job for job in jobs if is_pending(job)]
+    if pending:
+        storage = pending[0].folder.resolve().parent / "ray"
+        trainer = _make_trainer(context, pending, workers, storage)
+        with forwarder.follow():
+            _fit_trainer(trainer)
+        shutil.rmtree(storage, ignore_errors=True)
+    else:
+        forwarder.poll()
+    return [read_result(job) for job in jobs]
+
+
+def _make_trainer(context: FitContext, jobs: list[FitJob], workers: WorkerResources, storage: Path) -> Any:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    is_elastic = workers.min_workers != workers.max_workers
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"context": ray.put(context), "jobs": jobs, "threads": workers.threads},
+        torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(workers.min_workers, workers.max_workers) if is_elastic else workers.min_workers,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            # a new name for each start, because Train would silently continue from the state of an earlier start
+            name=f"{jobs[0].folder.name}-{time.time_ns()}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    # Train's own handler of SIGINT ends the process with exit code 0; ours raises, and Ray is then shut down
+    trainer._register_sigint_handler = lambda controller: None  # noqa: ARG005
+    return trainer
+
+
+def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
+    """Run fits in one worker of a TorchTrainer.
+
+    A known error is returned rather than raised: all workers meet it in the same step, and Train would restart them
+    only to meet it again.
+    """
+    import ray
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    worker = ray.train.get_context()
+    torch.set_num_threads(arguments["threads"])
+    # layers that the model does not read get no gradient; buffers are equal on all workers from the start
+    options = {"find_unused_parameters": True, "broadcast_buffers": False}
+    wrap = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
+    process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
+    context = ray.get(arguments["context"])
+    try:
+        for job in arguments["jobs"]:
+            if CheckpointManager(job.folder).load_result() is None:
+                run_job(context, job, process_group)
+    except Exception as error:
+        known_error = user_error(error)  # Ray wraps errors of the tasks that read songs for this worker
+        if known_error is None:
+            raise
+        return known_error
+    return None
+
+
+def _fit_trainer(trainer: Any) -> None:
+    """Run a TorchTrainer and raise the error of its workers, if any, as one for the user."""
+    from ray.exceptions import RayActorError
+    from ray.train import TrainingFailedError
+
+    try:
+        returned_error = trainer.fit().return_value
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values())
+        if failures and all(isinstance(failure, RayActorError) for failure in failures):
+            raise TrainingError(
+                f"workers died {RESTARTS + 1} times ({first_line(failures[0])}); continue with --resume"
+            ) from error
+        translated = next(filter(None, map(user_facing_error, failures)), None)
+        if translated is not None:
+            raise translated from error
+        raise
+    if returned_error is not None:
+        raise returned_error
