@@ -20,6 +20,8 @@ import pandas as pd
 import pytest
 
 import rainbow_ray
+from rainbow_ray.bundle.bundle import load_bundle, save_bundle
+from rainbow_ray.bundle.description import FORMAT, read_description
 from rainbow_ray.html_report.comparison import comparison_page
 from rainbow_ray.html_report.html import render
 from rainbow_ray.html_report.run_artifacts import read_run
@@ -76,6 +78,32 @@ def test_an_exported_graph_gives_the_scores_that_its_run_gave(earlier):
     songs = pd.read_parquet(earlier / "songs.parquet")
     scores = rainbow_ray.load(earlier / "runs" / "binary" / "onnx").score_texts(songs["concept"].tolist())
     np.testing.assert_allclose(scores[:, 0], expected_of(earlier, "binary")["score"], atol=1e-4)
+
+
+def test_bundles_of_earlier_formats_are_read_under_present_keys(earlier):
+    for name in ("segmentation", "fused", "ensemble"):
+        document = json.loads((earlier / "runs" / name / "model" / "bundle.json").read_text())
+        assert document["format"] == 2
+        assert {"problem", "unit"} <= document.keys()
+        info = read_description(earlier / "runs" / name / "model")
+        assert info["task"] == document["problem"]
+        assert info["example_level"] == document["unit"]
+        assert not {"problem", "unit", "max_bad_media", "audio_normalised"} & info.keys()
+        if name == "segmentation":
+            assert info["segments"]["max_sequence_length"] == document["segments"]["together"]
+        if name == "fused":
+            assert info["windows"]["windows_per_stem"] == document["windows"]["views"]
+            assert info["max_unreadable_fraction"] == document["max_bad_media"]
+        assert [member["task"] for member in info["members"]] == [one["problem"] for one in document["members"]]
+
+
+def test_a_bundle_that_is_saved_again_has_the_present_format(earlier, tmp_path):
+    bundle = load_bundle(earlier / "runs" / "ensemble")
+    save_bundle(tmp_path / "model", bundle, bundle.model.config)
+    document = json.loads((tmp_path / "model" / "bundle.json").read_text())
+    assert document["format"] == FORMAT
+    songs = pd.read_parquet(earlier / "songs.parquet")
+    assert_same_scores(rainbow_ray.load(tmp_path / "model").predict(songs), expected_of(earlier, "ensemble"))
 
 
 @pytest.mark.parametrize("name", [*SONGS, "fused", "segmentation", "sweep"])

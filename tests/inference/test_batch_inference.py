@@ -1,7 +1,8 @@
-"""Tables scored in parts: cut rightly, streamed, killed and gone on with, joined; what has no score has a reason."""
+"""Tables scored in chunks: cut between songs, streamed, interrupted and resumed, merged; rows without a score have a reason."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -48,12 +49,12 @@ def models(tmp_path_factory, tiny_encoder):
 
 
 @pytest.fixture
-def door(monkeypatch, capsys):
+def run_predict(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
         code = run_command(predict.main)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
 
     return call
 
@@ -81,16 +82,16 @@ def test_a_range_is_read_across_row_groups_and_files(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
-def test_in_parts_as_in_one(models, door, tmp_path, kind):
+def test_chunks_give_the_scores_of_one_call(models, run_predict, tmp_path, kind):
     rows = pd.DataFrame(song_rows(songs=30, stems=1))
     rows.loc[[3, 7], "concept"] = [None, " "]
     rows.to_parquet(tmp_path / "songs.parquet")
     out = tmp_path / f"scores{kind}"
     arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--chunk-rows", "7"]
-    code, said = door(*arguments)
-    assert code == 0, said
-    assert "30 predictions" in said
-    assert "2 (no text)" in said
+    code, output = run_predict(*arguments)
+    assert code == 0, output
+    assert "30 predictions" in output
+    assert "2 (no text)" in output
     read = {
         ".parquet": pd.read_parquet,
         ".csv": pd.read_csv,
@@ -104,25 +105,25 @@ def test_in_parts_as_in_one(models, door, tmp_path, kind):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["songs.parquet", out.name])
 
 
-def test_text_that_is_no_text_has_its_reason(models, door, tmp_path):
+def test_rows_without_valid_text_have_a_reason(models, run_predict, tmp_path):
     good = "a door and a wall but a river"
     values = pa.array([good.encode(), b"caf\xe9 door", None, b"", ("but " * 250_000).encode()], pa.binary())
     texts = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
     pq.write_table(pa.table({"id": list("abcde"), "concept": texts}), tmp_path / "songs.parquet")
     out = tmp_path / "o.parquet"
-    code, said = door("--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out)
-    assert code == 0, said
+    code, output = run_predict("--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert code == 0, output
     found = pd.read_parquet(out)
     assert found["reason"].fillna("").tolist() == ["", "text that is not UTF-8", "no text", "no text", ""]
     assert found["score"].isna().tolist() == [False, True, True, True, False]
 
 
-def test_segments_of_a_song_stay_together(models, door, tmp_path):
+def test_segments_of_a_song_stay_together(models, run_predict, tmp_path):
     rows = pd.DataFrame(segment_rows(songs=12, segments=6))
     rows.to_parquet(tmp_path / "segments.parquet", row_group_size=5)
     arguments = ["--model", models(5), "--manifest", tmp_path / "segments.parquet", "--out"]
-    assert door(*arguments, tmp_path / "a.parquet", "--chunk-rows", "10")[0] == 0
-    assert door(*arguments, tmp_path / "b.parquet")[0] == 0
+    assert run_predict(*arguments, tmp_path / "a.parquet", "--chunk-rows", "10")[0] == 0
+    assert run_predict(*arguments, tmp_path / "b.parquet")[0] == 0
     names = ["song", "start", "prediction"]
     for kind in ("a.parquet", "a.intervals.parquet"):
         first, second = (pd.read_parquet(tmp_path / name) for name in (kind, kind.replace("a.", "b.", 1)))
@@ -131,76 +132,109 @@ def test_segments_of_a_song_stay_together(models, door, tmp_path):
     np.testing.assert_allclose(first[scores], second[scores], atol=1e-5)
 
 
-def test_what_was_begun_is_not_taken_for_something_else(models, door, tmp_path):
+def test_an_interrupted_job_is_resumed_only_with_the_same_inputs(models, run_predict, tmp_path):
     pd.DataFrame(song_rows(songs=30, stems=1)).to_parquet(tmp_path / "songs.parquet")
     out = tmp_path / "o.csv"
     (tmp_path / "o.csv.parts").mkdir()
     (tmp_path / "o.csv.parts" / "plan.json").write_text('{"model": "another", "parts": []}')
     arguments = ["--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out]
-    code, said = door(*arguments)
-    assert (code, "--resume" in said) == (2, True)
-    code, said = door(*arguments, "--resume")
-    assert (code, "different model" in said) == (2, True)
-    assert door(*arguments, "--overwrite")[0] == 0
+    code, output = run_predict(*arguments)
+    assert (code, "--resume" in output) == (2, True)
+    code, output = run_predict(*arguments, "--resume")
+    assert (code, "different model" in output) == (2, True)
+    assert run_predict(*arguments, "--overwrite")[0] == 0
     assert len(pd.read_csv(out)) == 30
 
 
-def test_nothing_that_is_read_or_that_is_not_ours_is_written_over(models, door, tmp_path):
+def test_inputs_and_foreign_folders_are_never_overwritten(models, run_predict, tmp_path):
     songs, ideas = tmp_path / "songs.parquet", tmp_path / "ideas.csv"
     pd.DataFrame(song_rows(songs=10, stems=1)).to_parquet(songs)
     ideas.write_text("a door\n")
     before = songs.read_bytes()
     for arguments in (["--manifest", songs, "--out", songs], ["--text-file", ideas, "--out", ideas],
                       ["--manifest", tmp_path, "--out", tmp_path / "o.parquet"]):  # fmt: skip
-        code, said = door("--model", models(1), *arguments, "--overwrite")
-        assert code == 2, said
-        assert "another" in said
+        code, output = run_predict("--model", models(1), *arguments, "--overwrite")
+        assert code == 2, output
+        assert "another" in output
     assert songs.read_bytes() == before
     parts = tmp_path / "o.csv.parts"
     parts.mkdir()
     (parts / "thesis.txt").write_text("mine")
     for flag in ("--overwrite", "--resume"):
-        code, said = door("--model", models(1), "--manifest", songs, "--out", tmp_path / "o.csv", flag)
-        assert (code, "something else exists there" in said) == (2, True)
+        code, output = run_predict("--model", models(1), "--manifest", songs, "--out", tmp_path / "o.csv", flag)
+        assert (code, "something else exists there" in output) == (2, True)
     assert (parts / "thesis.txt").read_text() == "mine"
 
 
-def stopped(models, door, monkeypatch, songs, out, *more):
-    """A prediction that is cut off after its first part."""
-    score = ChunkScorer.score
-
-    def once(self, part):
-        if part.number:
-            raise KeyboardInterrupt
-        return score(self, part)
-
-    monkeypatch.setattr(ChunkScorer, "score", once)
-    assert door("--model", models(1), "--manifest", songs, "--out", out, "--chunk-rows", "4", *more)[0] == 130
-    monkeypatch.setattr(ChunkScorer, "score", score)
+def interrupted(models, run_predict, monkeypatch, songs, out, *more):
+    """Interrupt a prediction after its first chunk."""
+    with monkeypatch.context() as patch:
+        interrupt_after_first_chunk(patch)
+        assert (
+            run_predict("--model", models(1), "--manifest", songs, "--out", out, "--chunk-rows", "4", *more)[0] == 130
+        )
 
 
-def test_parts_of_another_table_or_torn_ones_are_not_taken(models, door, monkeypatch, tmp_path):
+def test_chunks_of_other_tables_and_damaged_chunks_are_not_used(models, run_predict, monkeypatch, tmp_path):
     songs, out = tmp_path / "songs.parquet", tmp_path / "o.csv"
     rows = pd.DataFrame(song_rows(songs=10, stems=1))
     rows.to_parquet(songs)
     arguments = ["--model", models(1), "--manifest", songs, "--out", out, "--resume"]
-    stopped(models, door, monkeypatch, songs, out)
+    interrupted(models, run_predict, monkeypatch, songs, out)
     rows.assign(concept="another song of a door and a wall, as long as it must be").to_parquet(songs)
-    code, said = door(*arguments)
-    assert (code, "different files" in said) == (2, True)
-    stopped(models, door, monkeypatch, songs, out, "--overwrite")
+    code, output = run_predict(*arguments)
+    assert (code, "different files" in output) == (2, True)
+    interrupted(models, run_predict, monkeypatch, songs, out, "--overwrite")
     (tmp_path / "o.csv.parts" / "part-000000.parquet").write_bytes(b"PAR1 torn")
-    assert door(*arguments)[0] == 0
+    assert run_predict(*arguments)[0] == 0
     assert pd.read_csv(out, dtype=str)["id"].tolist() == rows["id"].tolist()
     out.unlink()
-    stopped(models, door, monkeypatch, songs, out)
+    interrupted(models, run_predict, monkeypatch, songs, out)
     (tmp_path / "o.csv.parts" / "plan.json").write_text("[")
-    assert door(*arguments)[0] == 0
+    assert run_predict(*arguments)[0] == 0
     assert len(pd.read_csv(out)) == 10
 
 
+def test_a_job_that_version_0_1_began_is_resumed(models, run_predict, monkeypatch, tmp_path):
+    """That version wrote other keys in plan.json, and intervals as stretches-NNNNNN.parquet."""
+    rows = pd.DataFrame(segment_rows(songs=6, segments=4))
+    rows.to_parquet(tmp_path / "segments.parquet")
+    arguments = ["--model", models(5), "--manifest", tmp_path / "segments.parquet", "--out"]
+    assert run_predict(*arguments, tmp_path / "whole.parquet")[0] == 0
+    with monkeypatch.context() as patch:
+        scored = interrupt_after_first_chunk(patch)
+        assert run_predict(*arguments, tmp_path / "o.parquet", "--chunk-rows", "16")[0] == 130
+    folder = tmp_path / "o.parquet.parts"
+    document = json.loads((folder / "plan.json").read_text())
+    document["parts"], document["media root"] = document.pop("chunks"), document.pop("media_root")
+    (folder / "plan.json").write_text(json.dumps(document))
+    (folder / "intervals-000000.parquet").rename(folder / "stretches-000000.parquet")
+    code, output = run_predict(*arguments, tmp_path / "o.parquet", "--resume")
+    assert code == 0, output
+    assert scored == [0]
+    assert "rows were scored before" in output
+    for name in ("{}.parquet", "{}.intervals.parquet"):
+        resumed, whole = (pd.read_parquet(tmp_path / name.format(stem)) for stem in ("o", "whole"))
+        columns = ["song", "start", "prediction"]
+        pd.testing.assert_frame_equal(resumed[columns], whole[columns])
+
+
+def interrupt_after_first_chunk(monkeypatch) -> list[int]:
+    """Let the second chunk raise `KeyboardInterrupt`; return the numbers of the chunks that are scored."""
+    score, numbers = ChunkScorer.score, []
+
+    def score_once(self, chunk):
+        if chunk.number:
+            raise KeyboardInterrupt
+        numbers.append(chunk.number)
+        return score(self, chunk)
+
+    monkeypatch.setattr(ChunkScorer, "score", score_once)
+    return numbers
+
+
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])
-def test_ids_stay_what_they_are(models, door, tmp_path, kind):
+def test_ids_are_written_unchanged(models, run_predict, tmp_path, kind):
     numbers = pa.array([9007199254740993, None, 9007199254740995, 1], pa.int64())
     raw = pa.array([b"caf\xe9", b"b", None, b"d"], pa.binary())
     torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), null_count=1)
@@ -208,22 +242,22 @@ def test_ids_stay_what_they_are(models, door, tmp_path, kind):
     for name, ids in (("numbers", numbers), ("torn", torn), ("bytes", raw)):
         pq.write_table(pa.table({"id": ids, "concept": text}), tmp_path / f"{name}.parquet")
         out = tmp_path / f"{name}{kind}"
-        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
-        assert code == 0, said
+        code, output = run_predict("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, output
         assert out.read_text(encoding="utf-8").count("\n") == (5 if kind == ".csv" else 4)
     assert "9007199254740993" in (tmp_path / f"numbers{kind}").read_text()
     assert "9007199254740995" in (tmp_path / f"numbers{kind}").read_text()
 
 
-def test_a_score_does_not_depend_on_what_kind_of_column_its_text_is_in(models, door, tmp_path):
+def test_scores_do_not_depend_on_the_type_of_the_text_column(models, run_predict, tmp_path):
     kinds = {"alone": pa.array([12, 345]), "gaps": pa.array([12, None]), "text": pa.array(["12", "345"]),
              "dictionary": pa.array(["12", None]).dictionary_encode()}  # fmt: skip
     found = {}
     for name, column in kinds.items():
         pq.write_table(pa.table({"id": ["a", "b"], "concept": column}), tmp_path / f"{name}.parquet")
         out = tmp_path / f"{name}.out.parquet"
-        code, said = door("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
-        assert code == 0, said
+        code, output = run_predict("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
+        assert code == 0, output
         found[name] = pd.read_parquet(out)["score"][0]
     assert max(found.values()) - min(found.values()) < 1e-6
     assert rainbow_ray.load(models(1)).predict(pd.Series(["12", None], dtype="category"))["score"][0] == pytest.approx(
@@ -231,33 +265,35 @@ def test_a_score_does_not_depend_on_what_kind_of_column_its_text_is_in(models, d
     )
 
 
-def test_segments_with_words_that_are_no_text_are_scored_without_them(models, door, tmp_path):
+def test_segments_whose_text_is_not_utf8_are_scored_without_it(models, run_predict, tmp_path):
     rows = pa.table(segment_rows(songs=3, segments=4, stems=1))
     raw = pa.array([b"caf\xe9"] + [b"door"] * 11, pa.binary())
     torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     at = rows.column_names.index("lyric_text")
     pq.write_table(rows.set_column(at, "lyric_text", torn), tmp_path / "s.parquet")
     out = tmp_path / "o.parquet"
-    code, said = door("--model", models(5), "--manifest", tmp_path / "s.parquet", "--out", out)
-    assert code == 0, said
+    code, output = run_predict("--model", models(5), "--manifest", tmp_path / "s.parquet", "--out", out)
+    assert code == 0, output
     assert len(pd.read_parquet(out)) == 12
-    assert "1: text that is not UTF-8" in said
+    assert "1: text that is not UTF-8" in output
 
 
-def test_damage_in_the_middle_is_told_with_file_and_column(models, door, tmp_path):
+def test_damage_is_reported_with_file_and_column(models, run_predict, tmp_path):
     folder = tmp_path / "songs"
     folder.mkdir()
     for name in ("a.parquet", "b.parquet"):
         pq.write_table(pa.table(song_rows(songs=30, stems=1)), folder / name, row_group_size=10)
     damage(folder / "b.parquet", 1, "concept")
-    code, said = door("--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--chunk-rows", "7")
-    assert code == 2, said
-    assert "b.parquet, row group 1, column 'concept' cannot be read" in said
-    assert "Traceback" not in said
+    code, output = run_predict(
+        "--model", models(1), "--manifest", folder, "--out", tmp_path / "o.csv", "--chunk-rows", "7"
+    )
+    assert code == 2, output
+    assert "b.parquet, row group 1, column 'concept' cannot be read" in output
+    assert "Traceback" not in output
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monkeypatch, tmp_path):
+def test_workers_get_absolute_paths_and_notes_are_printed(models, run_predict, monkeypatch, tmp_path):
     (tmp_path / "which songs?").mkdir()
     for name in ("songs.parquet", "_old.parquet"):
         pq.write_table(pa.table(song_rows(songs=30, stems=1)), tmp_path / "which songs?" / name)
@@ -272,9 +308,9 @@ def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monke
         load(self, task)
 
     monkeypatch.setattr(ChunkScorer, "__init__", keep)
-    code, said = door("--model", "model", "--manifest=~/which songs?", "--out", "scores.csv")
-    assert code == 0, said
-    assert "1 parquet file is not read" in said
+    code, output = run_predict("--model", "model", "--manifest=~/which songs?", "--out", "scores.csv")
+    assert code == 0, output
+    assert "1 parquet file is not read" in output
     task = given[0]
     assert (task.model, task.manifest) == (str(tmp_path / "model"), str(tmp_path / "which songs?"))
     assert task.media_root == task.manifest  # as in training: paths start in the folder of the table
@@ -283,7 +319,7 @@ def test_workers_are_given_absolute_paths_and_notes_are_told(models, door, monke
 
 
 @pytest.mark.slow
-def test_a_killed_prediction_is_gone_on_with_on_ray(models, tmp_path):
+def test_a_killed_prediction_is_resumed_on_ray(models, tmp_path):
     """SIGKILL in the middle of workers on Ray; what was written is not scored again, and all is as in one process."""
     rows = pd.DataFrame(song_rows(songs=4000, stems=1))
     rows["concept"] = [f"{text} {i}" for i, text in enumerate(rows["concept"])]
