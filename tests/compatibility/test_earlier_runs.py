@@ -93,7 +93,6 @@ def test_bundles_of_earlier_formats_are_read_under_present_keys(earlier):
             assert info["segments"]["max_sequence_length"] == document["segments"]["together"]
         if name == "fused":
             assert info["windows"]["windows_per_stem"] == document["windows"]["views"]
-            assert info["max_unreadable_fraction"] == document["max_bad_media"]
         assert [member["task"] for member in info["members"]] == [one["problem"] for one in document["members"]]
 
 

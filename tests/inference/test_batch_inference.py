@@ -1,4 +1,4 @@
-"""Tables scored in chunks: cut between songs, streamed, interrupted and resumed, merged; rows without a score have a reason."""
+"""Tables scored in chunks: cut between songs, interrupted and resumed, merged; reasons of rows without a score."""
 
 from __future__ import annotations
 
