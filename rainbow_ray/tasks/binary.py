@@ -95,24 +95,24 @@ class Binary(ExampleTask):
                              " data.target_column")  # fmt: skip
         mapping = {label_name(label): value for label, value in (data.class_mapping or {}).items()}
         cells = without_missing_words(single_labels(labels, column, mapping), column, mapping)
-        targets, reasons, wrong = [], [], []
+        targets, reasons, invalid = [], [], []
         for name in cells.names:
             mapped = mapping.get(name, name)
             target = as_bool(mapped)
             drops = data.class_mapping is not None and data.unknown_classes == "drop"
             reasons.append(MAPPED_AWAY if mapped is None else UNKNOWN if target is None and drops else None)
-            wrong += [name] if target is None and reasons[-1] is None else []
+            invalid += [name] if target is None and reasons[-1] is None else []
             targets.append(float(target or False))
-        if wrong:
+        if invalid:
             quote = repr if is_string_type(labels.type) else str
-            listed = ", ".join(map(quote, sorted(wrong)[:SHOWN]))
-            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            listed = ", ".join(map(quote, sorted(invalid)[:SHOWN]))
+            more = f" and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
             raise InputError(f"target {column!r} is not boolean: {listed}{more} (expected {EXPECTED}); map its labels"
                              ' with data.class_mapping={label: "true", other: "false"}, or name another with'
                              " data.target_column")  # fmt: skip
         # the last entry is that of missing labels, whose code is -1
-        why = np.array([*reasons, LABEL_MISSING], dtype=object)[cells.codes]
-        return ParsedLabels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], why, cells.notes)
+        left_out = np.array([*reasons, LABEL_MISSING], dtype=object)[cells.codes]
+        return ParsedLabels(self, np.array([*targets, 0.0], dtype=np.float32)[cells.codes], left_out, cells.notes)
 
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
@@ -152,9 +152,9 @@ class Binary(ExampleTask):
     @override
     def initial_bias(self, targets: np.ndarray) -> np.ndarray:
         # the minimum of the weighted loss without features: logit(p) + log(pos_weight)
-        share = np.clip(targets.mean(), MIN_FRACTION, 1 - MIN_FRACTION)
+        fraction = np.clip(targets.mean(), MIN_FRACTION, 1 - MIN_FRACTION)
         adjusted = self.tau if self.loss_name == "logit_adjusted" else 0.0
-        bias = (1 - adjusted) * np.log(share / (1 - share)) + np.log(self.pos_weight)
+        bias = (1 - adjusted) * np.log(fraction / (1 - fraction)) + np.log(self.pos_weight)
         return np.array([bias], dtype=np.float32)
 
     @override
@@ -224,7 +224,7 @@ class Binary(ExampleTask):
 
 
 def _check_mapping(data: DataConfig) -> list[str]:
-    """What is wrong with a mapping of labels to true and false, and with what becomes of other labels."""
+    """Problems with a mapping of labels to true and false."""
     if data.class_mapping is None:
         return []
     problems = [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"

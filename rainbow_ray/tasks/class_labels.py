@@ -97,16 +97,20 @@ def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> Mapp
         assert mapping is not None
         raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_some(unknown)}"
                          f"{did_you_mean(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
-    told = (
+    changes = (
         (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
         ("labels that data.class_mapping lacks are left out", [k for k, why in reasons.items() if why == UNKNOWN]),
         ("labels that data.class_mapping leaves out", [k for k, why in reasons.items() if why == MAPPED_AWAY]),
     )
-    said = [f"{what}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for what, named in told if named]
+    notes = [
+        f"{change}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for change, named in changes if named
+    ]
     if data.null_class is not None:
-        said.append(f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)")
-    said += _doubtful_classes(labels, classes, column, data)
-    return MappedLabels(classes, reasons, tuple(said))
+        notes.append(
+            f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)"
+        )
+    notes += _doubtful_classes(labels, classes, column, data)
+    return MappedLabels(classes, reasons, tuple(notes))
 
 
 def _doubtful_classes(
@@ -156,19 +160,19 @@ def apply_rare_policy(
     Raises:
         InputError: There are rare classes, and the policy is `error`.
     """
-    least = data.min_songs_per_class
-    rare = sorted(name for name, n in songs.items() if n < least)
+    min_songs = data.min_songs_per_class
+    rare = sorted(name for name, n in songs.items() if n < min_songs)
     if not rare:
         return {name: name for name in songs}, ()
-    said = _some([f"{name} ({songs[name]})" for name in rare])
+    listed = _some([f"{name} ({songs[name]})" for name in rare])
     if data.rare_classes == "error":
-        raise InputError(f"target {column!r} has classes of fewer than {least} songs: {said}; see data.rare_classes"
-                         " (drop, other) and data.min_songs_per_class")  # fmt: skip
+        raise InputError(f"target {column!r} has classes of fewer than {min_songs} songs: {listed}; see"
+                         " data.rare_classes (drop, other) and data.min_songs_per_class")  # fmt: skip
     joined = sum(songs[name] for name in rare) + (songs.get(OTHER, 0) if OTHER not in rare else 0)
-    if data.rare_classes == "other" and joined >= least:
-        note = f"classes of fewer than {least} songs are joined to {OTHER!r}: {said}"
+    if data.rare_classes == "other" and joined >= min_songs:
+        note = f"classes of fewer than {min_songs} songs are joined to {OTHER!r}: {listed}"
         return {name: OTHER if name in rare else name for name in songs}, (note,)
-    note = f"classes of fewer than {least} songs are left out: {said}; see data.rare_classes"
+    note = f"classes of fewer than {min_songs} songs are left out: {listed}; see data.rare_classes"
     return {name: None if name in rare else name for name in songs}, (note,)
 
 

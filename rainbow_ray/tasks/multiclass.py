@@ -113,15 +113,15 @@ class Multiclass(ExampleTask):
             raise InputError(f"target {column!r} holds {labels.type}: for lists of classes, data.multi_label=true")
         cells = single_labels(labels, column, mapped_names(data))
         cells = cells.filled(label_name(data.null_class) if data.null_class is not None else None)
-        told = map_labels(cells.counts, column, data)
-        renamed, reasons = told.classes, told.reasons
-        classes = order_classes((name for name in renamed.values() if name is not None), data)
-        number = {name: i for i, name in enumerate(classes)}
+        mapped = map_labels(cells.counts, column, data)
+        new_names, reasons = mapped.classes, mapped.reasons
+        classes = order_classes((name for name in new_names.values() if name is not None), data)
+        index = {name: i for i, name in enumerate(classes)}
         # the last entry is that of missing labels, whose code is -1
-        code = np.array([*(number.get(str(renamed[name]), 0) for name in cells.names), 0], dtype=np.float32)
-        why = np.array([*(reasons.get(name) for name in cells.names), LABEL_MISSING], dtype=object)
+        code = np.array([*(index.get(str(new_names[name]), 0) for name in cells.names), 0], dtype=np.float32)
+        left_out = np.array([*(reasons.get(name) for name in cells.names), LABEL_MISSING], dtype=object)
         task = dataclasses.replace(self, classes=classes)
-        return ParsedLabels(task, code[cells.codes], why[cells.codes], (*cells.notes, *told.notes))
+        return ParsedLabels(task, code[cells.codes], left_out[cells.codes], (*cells.notes, *mapped.notes))
 
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
@@ -129,28 +129,28 @@ class Multiclass(ExampleTask):
         songs = {name: int(n) for name, n in zip(self.classes, np.bincount(codes, minlength=len(self.classes)),
                                                  strict=True) if n}  # fmt: skip
         try:
-            becomes, notes = apply_rare_policy(songs, column, config.data)
-        except InputError as error:  # what else is wrong is said with it
-            known = order_classes(songs, config.data)
-            raise InputError([*error.problems, *check_weights(known, config.training.class_weights)]) from None
-        classes = order_classes((name for name in becomes.values() if name is not None), config.data)
+            new_names, notes = apply_rare_policy(songs, column, config.data)
+        except InputError as error:  # all problems are raised together
+            names = order_classes(songs, config.data)
+            raise InputError([*error.problems, *check_weights(names, config.training.class_weights)]) from None
+        classes = order_classes((name for name in new_names.values() if name is not None), config.data)
         if len(classes) < 2:
             only = f"each of {sum(songs.values())} songs is {next(iter(songs))!r}" if len(songs) == 1 else notes[0]
             raise InputError(f"target {column!r} has {'one class' if classes else 'no class'} only: {only}")
-        wrong = check_weights(classes, config.training.class_weights)
-        if wrong:
-            raise InputError(wrong)
-        number = {name: i for i, name in enumerate(classes)}
-        old = [becomes.get(name) for name in self.classes]
-        code = np.array([0 if name is None else number[name] for name in old], dtype=np.float32)
-        why = np.array([RARE if name is None else None for name in old], dtype=object)
+        problems = check_weights(classes, config.training.class_weights)
+        if problems:
+            raise InputError(problems)
+        index = {name: i for i, name in enumerate(classes)}
+        old = [new_names.get(name) for name in self.classes]
+        code = np.array([0 if name is None else index[name] for name in old], dtype=np.float32)
+        left_out = np.array([RARE if name is None else None for name in old], dtype=object)
         sizes = dict.fromkeys(classes, 0)
         for name, n in songs.items():
-            if (new := becomes[name]) is not None:
+            if (new := new_names[name]) is not None:
                 sizes[new] += n
         notes = (*notes, *small_class_warnings(sizes, config.training, "all classes count by their songs"))
-        settled = dataclasses.replace(self, classes=classes, tiny=find_small_classes(sizes))
-        return ParsedLabels(settled, code[codes], why[codes], notes)
+        task = dataclasses.replace(self, classes=classes, tiny=find_small_classes(sizes))
+        return ParsedLabels(task, code[codes], left_out[codes], notes)
 
     @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
@@ -169,12 +169,12 @@ class Multiclass(ExampleTask):
             weights = np.ones(len(self.classes), dtype=np.float32)
         else:
             weights = class_weights(self.classes, counts, config, self.tiny)
-        share = np.maximum(counts / max(1, counts.sum()), MIN_FRACTION)
+        fractions = np.maximum(counts / max(1, counts.sum()), MIN_FRACTION)
         return dataclasses.replace(
             self,
             loss_name=config.loss or self.defaults.loss,
             weights=tuple(weights.tolist()),
-            prior=tuple((share / share.sum()).tolist()),
+            prior=tuple((fractions / fractions.sum()).tolist()),
             label_smoothing=config.label_smoothing,
             focal_gamma=config.focal_gamma,
             tau=config.logit_adjustment,

@@ -112,48 +112,48 @@ class Multilabel(ExampleTask):
         lists = several_labels(labels, column, data.label_delimiter, mapped_names(data))
         if data.null_class is not None:
             lists = [[label_name(data.null_class)] if names is None else names for names in lists]
-        told = map_labels(Counter(label for names in lists for label in names or ()), column, data)
-        renamed, reasons = told.classes, told.reasons
-        classes = order_classes((name for name in renamed.values() if name is not None), data)
-        number = {name: i for i, name in enumerate(classes)}
+        mapped = map_labels(Counter(label for names in lists for label in names or ()), column, data)
+        new_names, reasons = mapped.classes, mapped.reasons
+        classes = order_classes((name for name in new_names.values() if name is not None), data)
+        index = {name: i for i, name in enumerate(classes)}
         targets = np.zeros((len(lists), len(classes)), dtype=np.float32)
         left_out = nothing_left_out(len(lists))
         for row, names in enumerate(lists):
             for label in names or ():
-                name = renamed[label]
+                name = new_names[label]
                 if name is not None:
-                    targets[row, number[name]] = 1.0
+                    targets[row, index[name]] = 1.0
             if names and not targets[row].any():
                 left_out[row] = reasons.get(names[0], LEFT_OUT)
             if names is None:
                 left_out[row] = LABEL_MISSING
-        return ParsedLabels(dataclasses.replace(self, classes=classes), targets, left_out, told.notes)
+        return ParsedLabels(dataclasses.replace(self, classes=classes), targets, left_out, mapped.notes)
 
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         songs = {name: int(n) for name, n in zip(self.classes, targets.sum(0), strict=True) if n}
-        becomes, notes = apply_rare_policy(songs, column, config.data)
-        classes = order_classes((name for name in becomes.values() if name is not None), config.data)
+        new_names, notes = apply_rare_policy(songs, column, config.data)
+        classes = order_classes((name for name in new_names.values() if name is not None), config.data)
         problems = check_weights(classes, config.training.class_weights)
         if not classes:
             problems.append(f"target {column!r} has no class of enough songs: {', '.join(notes) or 'no song has any'}")
-        settled = np.zeros((len(targets), len(classes)), dtype=np.float32)
+        final = np.zeros((len(targets), len(classes)), dtype=np.float32)
         for i, old in enumerate(self.classes):
-            name = becomes.get(old)
+            name = new_names.get(old)
             if name is not None:
-                column_of = settled[:, classes.index(name)]
-                np.maximum(column_of, targets[:, i], out=column_of)
+                indicators = final[:, classes.index(name)]
+                np.maximum(indicators, targets[:, i], out=indicators)
         problems += [f"target {column!r}: every song has {name!r}, so there is nothing to tell"
-                     for i, name in enumerate(classes) if settled[:, i].all()]  # fmt: skip
+                     for i, name in enumerate(classes) if final[:, i].all()]  # fmt: skip
         if problems:
             raise InputError(problems)
-        lost = (targets.sum(axis=1) > 0) & (settled.sum(axis=1) == 0)
+        is_rare = (targets.sum(axis=1) > 0) & (final.sum(axis=1) == 0)
         left_out = nothing_left_out(len(targets))
-        left_out[lost] = RARE
-        sizes = {name: int(n) for name, n in zip(classes, settled.sum(0), strict=True)}
+        left_out[is_rare] = RARE
+        sizes = {name: int(n) for name, n in zip(classes, final.sum(0), strict=True)}
         notes = (*notes, *small_class_warnings(sizes, config.training, "they weigh no more than others"))
         task = dataclasses.replace(self, classes=classes, tiny=find_small_classes(sizes))
-        return ParsedLabels(task, settled, left_out, notes)
+        return ParsedLabels(task, final, left_out, notes)
 
     @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
@@ -168,12 +168,12 @@ class Multilabel(ExampleTask):
     @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Multilabel:
         counts = targets.sum(0)
-        share = np.clip(counts / max(1, len(targets)), MIN_FRACTION, 1 - MIN_FRACTION)
+        fractions = np.clip(counts / max(1, len(targets)), MIN_FRACTION, 1 - MIN_FRACTION)
         if config.loss == "class_balanced":
             weights = effective_weights(counts, config.class_balanced_beta)
         elif config.class_weights in ("auto", "balanced") and config.loss != "logit_adjusted":
             weighed = [config.class_weights == "balanced" or name not in self.tiny for name in self.classes]
-            weights = np.where((counts > 0) & weighed, (1 - share) / share, 1.0)
+            weights = np.where((counts > 0) & weighed, (1 - fractions) / fractions, 1.0)
         elif config.loss == "logit_adjusted":
             weights = np.ones(len(counts))
         else:
@@ -182,7 +182,7 @@ class Multilabel(ExampleTask):
             self,
             loss_name=config.loss or self.defaults.loss,
             weights=tuple(np.asarray(weights, dtype=np.float32).tolist()),
-            prior=tuple(share.astype(np.float32).tolist()),
+            prior=tuple(fractions.astype(np.float32).tolist()),
             label_smoothing=config.label_smoothing,
             focal_gamma=config.focal_gamma,
             tau=config.logit_adjustment,

@@ -168,16 +168,16 @@ class Regression(ExampleTask):
 
     @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
-        loss, kind = config.loss or self.defaults.loss, config.target_transform
+        loss, transform = config.loss or self.defaults.loss, config.target_transform
         targets = targets.astype(np.float64)
         learned = targets[targets != 0] if loss == "zero_inflated" else targets
-        if kind == "log1p":
+        if transform == "log1p":
             learned = np.log1p(learned)
         shift, scale = 0.0, 1.0
-        if kind != "none" and len(learned):
+        if transform != "none" and len(learned):
             spread = standard_deviation(learned)
             shift, scale = float(learned.mean()), spread if spread > 0 else 1.0
-        return dataclasses.replace(self, loss_name=loss, transform=kind, shift=shift, scale=scale,
+        return dataclasses.replace(self, loss_name=loss, transform=transform, shift=shift, scale=scale,
                                    delta=config.huber_delta)  # fmt: skip
 
     @override
@@ -186,10 +186,10 @@ class Regression(ExampleTask):
             learned = self._forward(targets.astype(np.float64))
             centre = np.mean(learned) if self.loss_name == "mse" else np.median(learned)
             return np.array([centre], dtype=np.float32)
-        there = targets[targets != 0].astype(np.float64)
-        share = np.clip(len(there) / max(1, len(targets)), 1e-3, 1 - 1e-3)
-        value = float(np.median(self._forward(there))) if len(there) else 0.0
-        return np.array([np.log(share / (1 - share)), value], dtype=np.float32)
+        nonzero = targets[targets != 0].astype(np.float64)
+        fraction = np.clip(len(nonzero) / max(1, len(targets)), 1e-3, 1 - 1e-3)
+        value = float(np.median(self._forward(nonzero))) if len(nonzero) else 0.0
+        return np.array([np.log(fraction / (1 - fraction)), value], dtype=np.float32)
 
     @override
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
