@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rainbow_ray.config.schema import Config, renamed_keys
+from rainbow_ray.config.keys import inert_keys, renamed_keys
+from rainbow_ray.config.schema import Config
 
 COMMANDS = ("train", "tune", "check", "predict", "export", "serve", "report")
 
@@ -58,9 +59,7 @@ def _sections(section: BaseModel, prefix: str) -> Iterator[str]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             nested.append((value, f"{prefix}{name}."))
-        elif not field.deprecated and not (
-            isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("deprecated")
-        ):
+        elif f"{prefix}{name}" not in inert_keys():
             description = (field.description or "").replace("|", "\\|")
             rows.append(f"| `{prefix}{name}` | `{value}` | {description} |")
     if rows:
