@@ -1,0 +1,1 @@
+"""Baselines on the folds of a run, and the registry of baselines."""

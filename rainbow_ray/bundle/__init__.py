@@ -1,0 +1,1 @@
+"""The saved model of a run: its files, their integrity, and the model card."""

@@ -1,0 +1,1 @@
+"""Calibration of scores and decision thresholds."""

@@ -1,0 +1,1 @@
+"""Preflight checks of data, model and environment, with estimates of memory, time and cost."""

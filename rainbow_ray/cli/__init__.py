@@ -1,1 +1,1 @@
-"""Command lines: arguments of every command, and how errors end it."""
+"""Argument parsers and exit codes of the commands."""

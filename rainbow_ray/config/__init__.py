@@ -1,0 +1,1 @@
+"""The configuration: typed schema, sources, and former and unused keys."""

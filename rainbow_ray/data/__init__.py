@@ -1,1 +1,1 @@
-"""What the songs are: the manifest, the split, the stream, and the built-in demo songs."""
+"""Tables of songs: cells, examples, splits, datasets and segments."""

@@ -1,0 +1,1 @@
+"""Ray clusters, resources, process groups and actor pools."""

@@ -1,0 +1,1 @@
+"""Metrics with intervals, comparison with baselines, and the files of results."""

@@ -1,0 +1,1 @@
+"""Prediction with trained models, for texts, songs, segments and tables of any size."""

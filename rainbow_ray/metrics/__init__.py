@@ -1,0 +1,1 @@
+"""Metrics of classification, regression and segmentation."""

@@ -1,0 +1,1 @@
+"""Text, audio and MIDI, and the registry of modalities."""

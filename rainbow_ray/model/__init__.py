@@ -1,1 +1,1 @@
-"""The model: encoders, pooling, the head."""
+"""The model: encoders, fusion, temporal context and head, with caches of frozen features."""

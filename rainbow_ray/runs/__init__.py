@@ -1,0 +1,1 @@
+"""Training runs and sweeps as commands run them, and their directories."""

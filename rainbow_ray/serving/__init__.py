@@ -1,1 +1,1 @@
-"""The HTTP service: its API, access control, and deployment on Ray Serve."""
+"""The HTTP service of a trained model."""

@@ -1,0 +1,1 @@
+"""From a config to a plan, and from rows to prepared data."""

@@ -1,0 +1,1 @@
+"""Prediction tasks and their registry."""

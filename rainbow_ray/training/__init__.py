@@ -1,1 +1,1 @@
-"""The loop, which knows nothing of Ray, and what runs it in workers: folds and the trainer."""
+"""One fit: trainer, train step, evaluator, checkpoints and loggers."""

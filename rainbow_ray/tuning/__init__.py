@@ -1,0 +1,1 @@
+"""Sweeps: search space, trials, searcher, and correction for selection."""

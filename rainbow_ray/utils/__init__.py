@@ -1,1 +1,1 @@
-"""Helpers that every package may use and that use no other package of rainbow_ray."""
+"""Errors, files, paths, console output and signals; imports no other package of rainbow_ray."""

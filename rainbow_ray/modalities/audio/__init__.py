@@ -1,0 +1,1 @@
+"""Audio: files, windows and encoders."""

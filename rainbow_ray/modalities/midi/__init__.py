@@ -1,0 +1,1 @@
+"""MIDI: files, windows of notes and the encoder."""

@@ -1,0 +1,1 @@
+"""Text: tokens, encoders and bag of words."""
