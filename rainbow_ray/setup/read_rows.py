@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.columns import Columns
 from rainbow_ray.data.manifest import UNDECODABLE, Manifest
 from rainbow_ray.data.normalize import NOT_UTF8
@@ -22,6 +23,11 @@ from rainbow_ray.utils.errors import InputError
 NOTHING_TO_READ = "neither text nor audio nor MIDI"
 
 ReadRows = Callable[[Manifest, Columns, Prepare], pa.Table]
+
+# messages about windows that were read, by modality
+_READING_NOTES: dict[str, Callable[[pa.Table, Config], list[str]]] = {
+    "midi": lambda rows, config: describe_cut_windows(rows, config.model.midi_encoder.max_notes),
+}
 
 
 def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
@@ -74,8 +80,9 @@ def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     if reading.media_reader is not None:
         root = reading.media_reader.root
         notes += check_media_errors(rows, reading.media, config.data.max_unreadable_fraction, root)
-    if "midi" in reading.media:
-        notes += describe_cut_windows(rows, config.model.midi_encoder.max_notes)
+    for name in reading.media:
+        if name in _READING_NOTES:
+            notes += _READING_NOTES[name](rows, config)
     if plan.segments is not None:  # a segment without anything to read is still part of its song's sequence
         return rows, notes
     is_readable = functools.reduce(pc.or_, [spec.is_present(rows) for spec in reading.specs])

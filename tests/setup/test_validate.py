@@ -1,0 +1,83 @@
+"""Checks before rows are read: names from registries, all problems together, and no change of the given config."""
+
+from __future__ import annotations
+
+import pytest
+
+from rainbow_ray.config.load import resolve
+from rainbow_ray.config.schema import Config
+from rainbow_ray.modalities.spec import get_modality, modality_names
+from rainbow_ray.setup.plan import make_plan, resolve_defaults, target_of_task
+from rainbow_ray.setup.validate import check_phase, check_target_type, target_types, task_name_of
+from rainbow_ray.tasks.binary import Binary
+from rainbow_ray.tasks.registry import make_task, register_task, unregister_task
+from rainbow_ray.utils.errors import InputError
+
+
+@pytest.fixture
+def toy_task():
+    register_task("toy", Binary)
+    yield "toy"
+    unregister_task("toy")
+
+
+def with_target_type(name: str, phase: int = 3) -> Config:
+    return Config().with_values({"phase": phase, "data.target_type": name})
+
+
+def test_target_types_are_the_registered_tasks_of_single_examples():
+    assert target_types() == ("binary", "multiclass", "regression")
+
+
+def test_a_task_that_is_registered_at_run_time_can_be_selected(toy_task):
+    config = with_target_type(toy_task)
+    assert check_target_type(config) == []
+    assert check_phase(config) == []
+    assert task_name_of(config) == toy_task
+
+
+@pytest.mark.parametrize("name", ["binry", "segmentation", "multilabel"])
+def test_an_unknown_target_type_is_refused_with_the_names_that_exist(name):
+    (problem,) = check_target_type(with_target_type(name))
+    assert problem.startswith(f"data.target_type: {name!r} is unknown")
+    assert problem.endswith("one of: binary, multiclass, regression")
+    with pytest.raises(InputError, match=r"data\.target_type"):
+        make_plan(resolve(None, {}, [("phase", 3), ("data.target_type", name)]))
+
+
+def test_a_target_type_that_the_phase_does_not_leave_open_is_refused():
+    (problem,) = check_phase(with_target_type("regression", phase=1))
+    assert problem == "data.target_type: 'regression', but phase 1 is binary"
+
+
+def test_unknown_modalities_are_refused_with_the_names_that_exist():
+    (problem,) = check_phase(Config().with_values({"modalities": ["text", "vidoe"]}))
+    assert problem.endswith(f"one of: {', '.join(modality_names())}")
+    assert all(get_modality(name).name == name for name in modality_names())
+
+
+def test_the_target_is_that_of_the_phase_or_of_the_phase_of_the_task():
+    assert target_of_task(3, make_task("multiclass")) == "rebracketing_type"
+    assert target_of_task(3, make_task("multilabel")) == "rebracketing_type"
+    assert target_of_task(3, make_task("regression")) == "rebracketing_intensity"
+
+
+def test_neither_defaults_nor_a_plan_change_the_config_that_they_are_given(songs_file):
+    config = Config()
+    assert resolve_defaults(config, make_task("binary")).training.loss == "bce"
+    assert config == Config()
+    resolved = resolve(
+        None, {}, [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
+    )
+    before = resolved.model_copy(deep=True)
+    plan = make_plan(resolved)
+    assert resolved == before
+    assert plan.config.training.metric == "macro_f1"
+
+
+def test_wrong_names_are_raised_with_the_problems_of_the_plan():
+    with pytest.raises(InputError) as caught:
+        make_plan(resolve(None, {}, [("data.manifest_path", "none.parquet"), ("training.schedule", "liner")]))
+    text = "\n".join(caught.value.problems)
+    assert "did you mean linear" in text
+    assert "none.parquet" in text
