@@ -1,4 +1,4 @@
-"""Everything that a person can get wrong: exit code 2, all of it at once, in words, with nothing written."""
+"""Invalid input and config: exit code 2, all problems at once, readable messages, and no files written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers import data_of, plan_of
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Run the door in this process, in an empty folder; returns its exit code and what it said."""
+    """Run the command in this process, in an empty folder; returns its exit code and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -35,15 +35,15 @@ def command(tmp_path, monkeypatch, capsys):
 
 def refused(command, *arguments: str) -> str:
     before = sorted(Path().rglob("*"))
-    code, said = command(*arguments)
-    assert code == 2, said
-    assert said
-    assert all(line.startswith("error: ") for line in said.splitlines())
+    code, output = command(*arguments)
+    assert code == 2, output
+    assert output
+    assert all(line.startswith("error: ") for line in output.splitlines())
     assert sorted(Path().rglob("*")) == before
-    return said
+    return output
 
 
-def test_a_manifest_that_was_named_must_be_there(command, monkeypatch):
+def test_a_manifest_that_is_named_must_exist(command, monkeypatch):
     assert "no such file" in refused(command, "--manifest", "none.parquet")
     monkeypatch.setenv("RAINBOW_MANIFEST", "gone.parquet")
     assert "gone.parquet" in refused(command)
@@ -52,8 +52,8 @@ def test_a_manifest_that_was_named_must_be_there(command, monkeypatch):
     assert "lost.parquet" in refused(command, "--config", "c.yml")
 
 
-def test_everything_wrong_is_said_at_once(command):
-    said = refused(
+def test_all_problems_are_reported_at_once(command):
+    output = refused(
         command, "--manifest", "none.parquet", "--encoder", "no/such", "--metric", "macro_f2",
         "--modalities", "text,sound",
         "training.loss=focl", "training.schedule=liner", "training.sampling=over", "training.device=gpu",
@@ -64,46 +64,46 @@ def test_everything_wrong_is_said_at_once(command):
         "none.parquet", "no/such", "did you mean macro_f1", "--modalities", "did you mean focal", "did you mean linear",
         "oversample", "cuda", "did you mean mean", "did you mean relu", "logging.metrics", "none.json", "more than 1",
     ):  # fmt: skip
-        assert word in said
+        assert word in output
 
 
-def test_depths_beyond_the_encoder(command, songs_file):
+def test_layers_beyond_the_encoder_are_refused(command, songs_file):
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
-    said = refused(command, *arguments, "model.text_encoder.layer=7", "model.text_encoder.freeze_layers=9")
-    assert "model.text_encoder.layer: 7 is beyond the encoder, which has 6 layers" in said
-    assert "model.text_encoder.freeze_layers: 9" in said
+    output = refused(command, *arguments, "model.text_encoder.layer=7", "model.text_encoder.freeze_layers=9")
+    assert "model.text_encoder.layer: 7 is beyond the encoder, which has 6 layers" in output
+    assert "model.text_encoder.freeze_layers: 9" in output
 
 
-def test_unknown_phases_keys_and_types(command):
+def test_unknown_phases_keys_and_types_are_refused(command):
     assert "--phase 7" in refused(command, "--phase", "7")
     assert "did you mean training.epochs" in refused(command, "training.epoch=3")
     assert "training.epochs" in refused(command, "training.epochs=many")
 
 
-def test_a_hub_out_of_reach_names_the_ways_out(command, songs_file):
-    said = refused(command, "--manifest", str(songs_file))
-    assert "microsoft/deberta-v3-base" in said
-    assert "--encoder embedded" in said
-    assert "local folder" in said
+def test_an_unreachable_hub_is_reported_with_alternatives(command, songs_file):
+    output = refused(command, "--manifest", str(songs_file))
+    assert "microsoft/deberta-v3-base" in output
+    assert "--encoder embedded" in output
+    assert "local folder" in output
 
 
-def test_embedded_weights_that_were_changed(command, songs_file, monkeypatch):
+def test_modified_files_of_the_embedded_encoder_are_refused(command, songs_file, monkeypatch):
     from rainbow_ray.modalities.text import embedded
 
     monkeypatch.setitem(embedded.EMBEDDED_FILES, "config.json", "0" * 64)
     embedded.source_of.cache_clear()
-    said = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
+    output = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
     embedded.source_of.cache_clear()
-    assert "config.json is not the file it should be" in said
+    assert "config.json is not the file it should be" in output
 
 
-def test_a_name_that_exists_and_a_folder_that_cannot_be_written(command, songs_file, tmp_path):
+def test_a_run_that_exists_and_a_folder_that_cannot_be_written_are_refused(command, songs_file, tmp_path):
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "runs" / "taken" / "notes.txt").touch()
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
-    said = refused(command, *arguments, "--name", "taken")
-    assert "exists" in said
-    assert "--resume" in said
+    output = refused(command, *arguments, "--name", "taken")
+    assert "exists" in output
+    assert "--resume" in output
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(command, *arguments, "--output-dir", "file/runs")
     for name in ("../outside", "a/b", "", "."):
@@ -120,18 +120,18 @@ def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_pa
     (tmp_path / "runs" / "other").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "config.yaml").write_text(dump(Config()))
     (tmp_path / "runs" / "other" / "data.json").write_text("{}")
-    said = refused(command, *arguments, "--name", "other", "training.epochs=3")
-    assert "these files are missing: env.json" in said
+    output = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    assert "these files are missing: env.json" in output
     (tmp_path / "runs" / "other" / "env.json").write_text("{}")
-    said = refused(command, *arguments, "--name", "other", "training.epochs=3")
-    assert "training.epochs was 20, now 3" in said
+    output = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    assert "training.epochs was 20, now 3" in output
     (tmp_path / "runs" / "other" / "config.yaml").write_text("- 1\n")
     assert "another config" in refused(command, *arguments, "--name", "other")
 
 
 def test_a_password_in_an_address_is_refused(command):
-    said = refused(command, "--manifest", "https://someone:secret@example.org/songs.parquet")
-    assert "secret" not in said
+    output = refused(command, "--manifest", "https://someone:secret@example.org/songs.parquet")
+    assert "secret" not in output
 
 
 BAD_DATA = {
@@ -176,7 +176,7 @@ def test_a_row_split_warns_of_its_leak(songs_file):
     assert "texts on both sides" in warning
 
 
-def test_what_is_no_text_encoder_is_refused_before_ray_starts(command, songs_file, tmp_path):
+def test_a_model_that_is_no_text_encoder_is_refused_before_ray_starts(command, songs_file, tmp_path):
     import transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
@@ -199,7 +199,7 @@ def test_an_encoder_that_lacks_its_files_is_refused_before_ray_starts(command, s
         assert words in refused(command, "--manifest", str(songs_file), "--encoder", str(folder))
 
 
-def test_the_printed_config_runs_as_none_at_all_does(command, monkeypatch, tmp_path):
+def test_the_printed_default_config_gives_the_default_plan(command, monkeypatch, tmp_path):
     from rainbow_ray.config.load import dump, resolve
     from rainbow_ray.config.schema import Config
     from rainbow_ray.setup.plan import make_plan
@@ -242,7 +242,7 @@ def test_help_is_fast_and_the_config_is_printed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "said"),
+    ("column", "values", "problem"),
     [
         ("start_seconds", pa.array([10**9, 10**9 + 10], pa.timestamp("s")), "write seconds"),
         ("start_seconds", None, "no column 'start_seconds'"),
@@ -251,17 +251,17 @@ def test_help_is_fast_and_the_config_is_printed(tmp_path):
         ("segment_rebracketing_type", pa.array([["a"], ["b"]]), "a segment has one label"),
     ],
 )
-def test_a_table_of_segments_is_called_by_its_name(command, songs_file, tmp_path, column, values, said):
+def test_problems_of_a_table_of_segments_name_the_table(command, songs_file, tmp_path, column, values, problem):
     columns = {"song_id": ["song 0"] * 2, "start_seconds": [0.0, 10.0], "end_seconds": [10.0, 20.0],
                "lyric_text": ["one", "two"], "segment_rebracketing_type": ["a", "b"]}  # fmt: skip
-    columns = {name: held for name, held in columns.items() if name != column}
+    columns = {name: cells for name, cells in columns.items() if name != column}
     pq.write_table(pa.table(columns if values is None else {**columns, column: values}), tmp_path / "parts.parquet")
-    told = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
+    output = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
                    "--encoder", "embedded")  # fmt: skip
-    assert "segments parts.parquet" in told
-    assert said in told
+    assert "segments parts.parquet" in output
+    assert problem in output
 
 
-def test_a_table_of_segments_must_be_there(command, songs_file):
-    told = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "none.parquet")
-    assert "segments none.parquet: no such file or folder; name another with --segments" in told
+def test_a_table_of_segments_must_exist(command, songs_file):
+    output = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "none.parquet")
+    assert "segments none.parquet: no such file or folder; name another with --segments" in output

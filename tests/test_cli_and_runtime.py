@@ -1,4 +1,4 @@
-"""The hall: which songs are meant, how many fits run side by side, how doors end."""
+"""Choice of the manifest, number of concurrent fits, exit codes of commands, and hints to resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def chosen(*overrides):
     return choose_manifest(resolve(None, {}, list(overrides)))
 
 
-def test_demo_songs_stand_in_only_where_nothing_was_named(tmp_path, monkeypatch):
+def test_the_built_in_songs_are_read_only_if_no_table_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert chosen() == ("demo", True)
     assert chosen(("data.manifest_path", "mine.parquet")) == ("mine.parquet", False)
@@ -50,7 +50,7 @@ def test_the_demo_has_what_phase_1_needs(tmp_path):
         (8, 1, 0, (1, {"num_gpus": 1, "num_cpus": 4})),
     ],
 )
-def test_fits_side_by_side_never_ask_for_more_than_there_is(cpus, gpus, fits, expected):
+def test_concurrent_fits_never_request_more_than_the_cluster_has(cpus, gpus, fits, expected):
     assert RayResources(cpus, gpus, None, node_cpus=cpus).allocate_fits(fits) == expected
     assert RayResources(cpus, gpus, None, node_cpus=1).allocate_fits(fits)[1]["num_cpus"] == 1
 
@@ -62,7 +62,7 @@ def raising(error: BaseException):
     return main
 
 
-def test_doors_end_with_their_codes(capsys, monkeypatch):
+def test_commands_exit_with_the_code_of_their_error(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     assert run_command(lambda _: 0) == 0
     assert run_command(raising(InputError(["a: wrong", "b: wrong"]))) == 2
@@ -73,13 +73,13 @@ def test_doors_end_with_their_codes(capsys, monkeypatch):
         run_command(raising(ZeroDivisionError()))  # ours keeps its traceback
 
 
-def test_names_that_are_near_are_offered():
+def test_similar_names_are_suggested():
     assert did_you_mean("poolin", ["pooling", "loss"]) == " (did you mean pooling?)"
     assert did_you_mean("epochs", ["training.epochs"]) == " (did you mean training.epochs?)"
     assert did_you_mean("zzz", ["pooling"]) == ""
 
 
-def test_only_a_run_that_has_begun_can_be_gone_on_with(tmp_path):
+def test_only_a_run_that_has_begun_can_be_resumed(tmp_path):
     run_dir = RunDir(tmp_path / "one run")
     for begun, finished, expected in (
         ((), (), []),

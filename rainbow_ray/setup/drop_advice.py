@@ -1,4 +1,4 @@
-"""What to do about rows that were left out: advice that follows from the reasons that were counted."""
+"""Advice about dropped rows, by the reason for which they were dropped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rainbow_ray.data.normalize import NOT_UTF8
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.tasks.class_labels import MAPPED_AWAY, RARE, UNKNOWN
 
-MIN_SHARE = 0.05  # of the rows that were left out: rarer reasons are counted, and get no advice
+MIN_FRACTION = 0.05  # of the dropped rows: no advice is given about rarer reasons
 
 
 def advise(dropped: Mapping[str, int], data: DataConfig, target: str) -> list[str]:
-    """Return what to do about the reasons for which rows were left out, the most frequent one first.
+    """Return advice about the reasons for which rows were dropped, the most frequent one first.
 
     Args:
         dropped: Number of rows by reason.
-        data: The section of the config that decides what is left out.
+        data: The section of the config that determines which rows are dropped.
         target: Column or field of the label.
 
     Returns:
@@ -27,7 +27,7 @@ def advise(dropped: Mapping[str, int], data: DataConfig, target: str) -> list[st
     """
     remedies = _remedies(data, target)
     total = sum(n for reason, n in dropped.items() if reason != SAME_SONG)
-    frequent = [reason for reason, n in sorted(dropped.items(), key=lambda item: -item[1]) if n >= MIN_SHARE * total]
+    frequent = [reason for reason, n in sorted(dropped.items(), key=lambda item: -item[1]) if n >= MIN_FRACTION * total]
     if total == 0:
         return [remedies[SAME_SONG]] if SAME_SONG in dropped else []
     return list(dict.fromkeys(remedies[reason] for reason in frequent if reason != SAME_SONG and reason in remedies))

@@ -1,4 +1,4 @@
-"""The config: sources in their order, every mistake named, the printed file running unchanged."""
+"""The config: precedence of its sources, messages about every problem, and the printed file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_p
     assert {"training.epochs", "training.batch_size", "training.learning_rate"} == resolved.user_keys
 
 
-def test_flags_are_another_way_to_write_keys(monkeypatch):
+def test_flags_set_keys(monkeypatch):
     monkeypatch.setenv("RAINBOW_MANIFEST", "from/environment.parquet")
     resolved = read_config(options("--folds", "1", "--split-by", "album", "--encoder", "embedded", "--metric", "mcc"))
     assert resolved.config.data.manifest_path == "from/environment.parquet"
@@ -87,7 +87,7 @@ def test_flags_are_another_way_to_write_keys(monkeypatch):
     assert resolved.config.training.metric == "mcc"
 
 
-def test_the_older_file_is_read_whole(tmp_path):
+def test_a_config_of_an_older_project_is_read(tmp_path):
     file = tmp_path / "older.yml"
     file.write_text(OLDER)
     config = read_config(options("--config", str(file))).config
@@ -120,7 +120,7 @@ def test_the_printed_file_lists_the_choices_of_a_key():
     )
 
 
-def test_all_mistakes_are_said_at_once_with_the_nearest_key(tmp_path, monkeypatch):
+def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path, monkeypatch):
     file = tmp_path / "c.yml"
     file.write_text("training: {epoch: 3, batch_size: many}\n")
     monkeypatch.setenv("RAINBOW_TRAINING__WARMUP_RATIO", "7")
@@ -149,9 +149,9 @@ def test_all_mistakes_are_said_at_once_with_the_nearest_key(tmp_path, monkeypatc
     ],
 )
 def test_wrong_types_and_ranges_name_the_key(argument, word):
-    (task,) = problems_of(argument)
-    assert argument.partition("=")[0] in task
-    assert word in task
+    (problem,) = problems_of(argument)
+    assert argument.partition("=")[0] in problem
+    assert word in problem
 
 
 def test_phases_are_checked(tmp_path):
@@ -193,7 +193,7 @@ def test_mappings_survive_the_printed_file(tmp_path):
 
 
 @pytest.mark.parametrize("mapping", [{True: "a"}, {"a": True}, {"a": " "}])
-def test_labels_that_yaml_reads_as_something_else_are_refused(mapping):
+def test_labels_that_yaml_does_not_read_as_text_are_refused(mapping):
     with pytest.raises(InputError, match="class_mapping"):
         resolve(None, {}, [("data.class_mapping", mapping)])
 
@@ -203,7 +203,7 @@ def test_a_mapping_on_the_command_line_needs_no_space():
     assert parse_value("{'a:b': x}") == {"a:b": "x"}
 
 
-def test_short_names_are_told_apart():
+def test_short_names_are_unambiguous():
     keys = ["training.learning_rate", "model.fusion.learning_rate", "model.fusion.kind", "phase", "model.a.b", "x.a.b"]
     named = short_names(keys)
     assert list(named.values()) == ["training.learning_rate", "fusion.learning_rate", "kind", "phase", "model.a.b",

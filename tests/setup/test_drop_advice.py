@@ -1,4 +1,4 @@
-"""What is advised follows from the reasons for which rows were left out."""
+"""Advice about dropped rows follows from the reasons for which they were dropped."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_advice_fits_the_reason(write_table, columns, expected):
         rows["concept"] = pa.array(columns["concept"], pa.string())
     with pytest.raises(InputError) as caught:
         data_of(plan_of(write_table(rows)))
-    said = str(caught.value)
-    assert "songs are left of 48 rows" in said or "one class only" in said
-    assert {key for key in (TEXT_KEY, LABEL_KEY, ID_KEY, COLUMN_KEY) if key in said} == expected
+    message = str(caught.value)
+    assert "songs are left of 48 rows" in message or "one class only" in message
+    assert {key for key in (TEXT_KEY, LABEL_KEY, ID_KEY, COLUMN_KEY) if key in message} == expected
 
 
-def test_one_class_that_others_were_dropped_beside_says_so(write_table):
+def test_dropped_rows_are_reported_if_only_one_class_is_left(write_table):
     rows = song_rows()
     rows["concept"] = [
         text if marked else "short"
@@ -57,7 +57,7 @@ def test_one_class_that_others_were_dropped_beside_says_so(write_table):
     assert second.startswith("left out: 24 rows: text under 50 characters; data.min_concept_length")
 
 
-def test_rare_reasons_and_further_rows_bring_no_advice():
+def test_rare_reasons_and_repeated_songs_give_no_advice():
     data = DataConfig()
     assert advise({}, data, "t") == []
     (only,) = advise({LABEL_BROKEN: 99, ID_MISSING: 1, SAME_SONG: 500}, data, "t")
