@@ -12,7 +12,8 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.modalities.spec import InputSpec, make_collates
+from rainbow_ray.modalities.rows import make_collates
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text.encoder import TextEncoder, load_encoder
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS

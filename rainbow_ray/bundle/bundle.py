@@ -29,8 +29,9 @@ from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
-from rainbow_ray.modalities.spec import TEXT_ONLY, PretrainedEncoder, get_modality
+from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.tokenize import check_embeddings
+from rainbow_ray.modalities.units import PretrainedEncoder
 from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task

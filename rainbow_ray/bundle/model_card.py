@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rainbow_ray.modalities.spec import reads_only_text
+from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 MIN_SONGS = 500  # below, the card warns of wide intervals

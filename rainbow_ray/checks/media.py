@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.checks.result import CheckResult
-from rainbow_ray.modalities.spec import cached_windows
+from rainbow_ray.modalities.rows import cached_windows
 from rainbow_ray.model.audio_features import AT_ONCE, AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision

@@ -16,7 +16,7 @@ from rainbow_ray.html_report.label_issues import Words
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.modalities.spec import column_requests, reads_text
+from rainbow_ray.modalities.selection import column_requests, reads_text
 from rainbow_ray.setup.inputs import modalities_of
 from rainbow_ray.setup.segment_table import INDEX, TIMES
 from rainbow_ray.training.checkpoint import CheckpointManager

@@ -11,7 +11,8 @@ from torch import nn
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import Batch
-from rainbow_ray.modalities.spec import InputSpec, cached_windows, make_collates
+from rainbow_ray.modalities.rows import cached_windows, make_collates
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.model.audio_features import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision

@@ -24,7 +24,8 @@ from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.modalities.audio.modality import RATE_COLUMN
 from rainbow_ray.modalities.audio.reader import mix_down
 from rainbow_ray.modalities.media_source import TROUBLE
-from rainbow_ray.modalities.spec import InputSpec, get_modality, prepare
+from rainbow_ray.modalities.rows import prepare
+from rainbow_ray.modalities.spec import InputSpec, get_modality
 
 MAX_CHANNELS = 8  # the shorter dimension of a 2-d array of samples is the channels, up to this number
 FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}  # largest magnitude of integer samples
@@ -148,7 +149,7 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
         spec: Inputs that the model reads.
 
     Returns:
-        The rows, in their order, as `modalities.spec.prepare` returns them. The columns of problems also name cells
+        The rows, in their order, as `modalities.rows.prepare` returns them. The columns of problems also name cells
         that hold no media.
     """
     holds_bytes = {name: np.array([isinstance(cell.value, bytes) for cell in cells], dtype=bool)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, check_files
 from rainbow_ray.calibration.apply import Calibration
-from rainbow_ray.modalities.spec import reads_only_text
+from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.modalities.text.word_hashing import word_buckets
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.utils.errors import InputError, first_line

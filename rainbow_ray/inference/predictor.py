@@ -33,7 +33,9 @@ from rainbow_ray.inference.media_values import prepare_with_media, read_media_va
 from rainbow_ray.inference.segments import SegmentScores, score_segments
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_source import TROUBLE
-from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present, reads_text, windowed
+from rainbow_ray.modalities.rows import lengths, modalities_present
+from rainbow_ray.modalities.selection import reads_text, windowed
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.model.device import pick_device
 from rainbow_ray.tasks.scores import empty_scores, is_scored

@@ -28,7 +28,8 @@ from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
 from rainbow_ray.metrics.segments import contiguous_pieces, merge
-from rainbow_ray.modalities.spec import InputSpec, lengths, modalities_present
+from rainbow_ray.modalities.rows import lengths, modalities_present
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
 from rainbow_ray.tasks.segment_task import WEAK

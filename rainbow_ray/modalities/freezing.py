@@ -45,6 +45,9 @@ def resolve_depths(config: TextEncoderConfig | AudioEncoderConfig, total: int) -
     Args:
         config: Section of the encoder; `check_depths` found no problem in it.
         total: Number of layers of the pretrained encoder.
+
+    Returns:
+        Numbers of layers.
     """
     is_mixed = config.layer == "mix"
     read = total if is_mixed else layer_number(config.layer, total)

@@ -15,7 +15,11 @@ HUB_SECONDS = 5.0  # for the hub to answer
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Let huggingface_hub use only what was downloaded before, whatever a folder's config asks for."""
+    """Restrict huggingface_hub to files that were downloaded before, whatever a folder's config asks for.
+
+    Yields:
+        None.
+    """
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
@@ -27,7 +31,11 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hold back what transformers and huggingface_hub write on stderr: what matters of it is said by our own errors."""
+    """Suppress the messages of transformers and huggingface_hub on stderr; our own errors have what matters of them.
+
+    Yields:
+        None.
+    """
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
@@ -45,9 +53,12 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def hub_problem() -> str | None:
-    """Why the hub cannot be asked for files, or None where it answers; asked once a process, without a retry.
+    """Return why the hub cannot be reached. A process asks it once, without a retry.
 
-    The request goes through huggingface_hub's own session, so that proxies, certificates and `HF_ENDPOINT` count.
+    The request goes through huggingface_hub's own session, so that proxies, certificates and `HF_ENDPOINT` apply.
+
+    Returns:
+        The reason; None if the hub answers.
     """
     from huggingface_hub import constants
 

@@ -1,7 +1,7 @@
-"""What audio and MIDI share: how files are named, which windows of them are read, and what is wrong with them.
+"""Reader of the media of rows: it opens each stem's files, caches their windows, and leaves the keys of the windows.
 
-`read_media` runs inside Ray Data, on a block of rows at a time: it opens each stem's files, reads their windows into
-the store and leaves in the rows only the names under which they lie there.
+It runs inside Ray Data on a block of rows at a time. Audio and MIDI are read together, because the windows of one stem
+are of the same time.
 """
 
 from __future__ import annotations
@@ -31,16 +31,23 @@ from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.windows import Recording, Span, Windows
 from rainbow_ray.utils.hashing import hash_parts
 
-VERSION = 3  # of what is kept of a file: what earlier ones left is not read
+VERSION = 3  # of index entries: those of earlier versions are ignored
+
+Entry = dict[str, Any]  # of the index: {modality: {windows, lengths, trouble, note, mark}} of a stem
 
 
 @dataclass(frozen=True)
 class MediaReader:
-    """Reads the windows of rows into a store. `modalities` in the order in which their duration counts.
+    """Replaces the files of rows by the keys of their windows.
 
-    With `cache_without_files`, what the store has of a file stays good where the file is not: so a store travels.
-    Without it, a
-    name that another collection of songs shares brings nobody another's sound.
+    Attributes:
+        modalities: Windowed modalities; the first one whose file can be read determines the times of the windows.
+        root: Folder that relative paths start from.
+        windows: Which windows are read.
+        folder: Folder of the cache; None for a cache in memory.
+        cache_without_files: Whether cached windows of a file are used where the file does not exist, as on a machine to
+            which only the cache was copied. Otherwise a name that another collection of songs shares would bring its
+            windows.
     """
 
     modalities: tuple[str, ...]
@@ -51,149 +58,154 @@ class MediaReader:
 
     @functools.cached_property
     def store(self) -> ArrayCache:
+        """The cache of windows."""
         return ArrayCache(self.folder)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Read the media of some rows.
+        """Read the media of rows.
 
         Args:
-            rows: For each modality `raw_<modality>`, paths or bytes, and where there is one `raw_<modality>_rate`.
+            rows: For each modality `raw_<modality>`, paths or bytes, and possibly `raw_<modality>_rate`.
 
         Returns:
-            The rows with `<modality>` (the names of windows in the store), `<modality>_trouble` (why a file is treated
-            as missing) and `<modality>_note` (what is to be told of a file that is not) in their place.
+            The rows with these columns in their place: `<modality>`, keys of windows; `<modality>_lengths`, samples or
+            notes of each window; `<modality>_trouble`, why a file is treated as missing; and `<modality>_note`, a
+            remark on a file that is used.
         """
         songs = rows["song"].to_pylist() if "song" in rows.column_names else [""] * len(rows)
-        used = rows["dropped"].is_null().to_pylist() if "dropped" in rows.column_names else [True] * len(rows)
-        spans = _spans(rows)
-        cells = {name: self._sources(rows, name) for name in self.modalities}
-        looks: list[dict[str, Any]] = []
-        for i in range(len(rows)):
-            # a segment whose place is not known has no sound of its own
-            is_read = used[i] and (spans is None or spans[i] is not None)
-            row = {name: values[i] for name, values in cells.items()} if is_read else {}
-            named = {name: value for name, value in row.items() if value is not None}
-            looks.append(self._look(named, spans[i] if spans is not None else None))
+        entries = self._entries(rows)
         for name in self.modalities:
-            own = [look.get(name, {}) for look in looks]
+            own = [entry.get(name, {}) for entry in entries]
             raw = [column for column in rows.column_names if column in _raw_columns(name)]
-            rows = rows.drop_columns(raw).append_column(
-                name, pa.array([look.get("windows", []) for look in own], pa.list_(pa.string()))
-            )
-            for ending, key in ((TROUBLE, "trouble"), (NOTE, "note")):
-                texts = [_placed(look.get(key), song) for look, song in zip(own, songs, strict=True)]
-                rows = rows.append_column(f"{name}{ending}", pa.array(texts, pa.string()))
-            lengths = pa.array([look.get("lengths", []) for look in own], pa.list_(pa.int32()))
+            keys = pa.array([entry.get("windows", []) for entry in own], pa.list_(pa.string()))
+            rows = rows.drop_columns(raw).append_column(name, keys)
+            for suffix, key in ((TROUBLE, "trouble"), (NOTE, "note")):
+                texts = [_name_song(entry.get(key), song) for entry, song in zip(own, songs, strict=True)]
+                rows = rows.append_column(f"{name}{suffix}", pa.array(texts, pa.string()))
+            lengths = pa.array([entry.get("lengths", []) for entry in own], pa.list_(pa.int32()))
             rows = rows.append_column(f"{name}{LENGTHS}", lengths)
         return rows
 
+    def _entries(self, rows: pa.Table) -> list[Entry]:
+        """The index entry of each row; an empty one for rows that are dropped, and segments without an interval."""
+        is_used = rows["dropped"].is_null().to_pylist() if "dropped" in rows.column_names else [True] * len(rows)
+        spans = _spans(rows)
+        sources = {name: self._sources(rows, name) for name in self.modalities}
+        entries = []
+        for i in range(len(rows)):
+            is_read = is_used[i] and (spans is None or spans[i] is not None)
+            row = {name: values[i] for name, values in sources.items()} if is_read else {}
+            present = {name: value for name, value in row.items() if value is not None}
+            entries.append(self._entry(present, spans[i] if spans is not None else None))
+        return entries
+
     def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
-        """What each row has of a modality: a source, why it is none, or None where there is nothing."""
-        raw, rates = (
+        """The source of each row; a message if it cannot be used, None for an empty cell."""
+        values, rates = (
             rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
             for name in _raw_columns(modality)
         )
         sources: list[MediaSource | str | None] = []
-        for value, rate in zip(raw, rates, strict=True):
+        for value, rate in zip(values, rates, strict=True):
             try:
-                sources.append(None if _is_nothing(value) else MediaSource.of(value, self.root, rate))
+                sources.append(None if _is_empty(value) else MediaSource.of(value, self.root, rate))
             except MediaError as error:
-                sources.append(_told(error, IN_TABLE))
+                sources.append(_message(error, IN_TABLE))
         return sources
 
-    def _look(self, named: Mapping[str, MediaSource | str], span: Span | None = None) -> dict[str, Any]:
-        """`{modality: {windows, trouble, note}}` of one stem; from the store where nothing has changed since."""
-        sources = {name: source for name, source in named.items() if isinstance(source, MediaSource)}
-        bad = {name: {"windows": [], "trouble": text} for name, text in named.items() if isinstance(text, str)}
+    def _entry(self, row: Mapping[str, MediaSource | str], span: Span | None = None) -> Entry:
+        """The index entry of a stem: the cached one, if its files did not change since."""
+        sources = {name: source for name, source in row.items() if isinstance(source, MediaSource)}
+        unusable = {name: {"windows": [], "trouble": text} for name, text in row.items() if isinstance(text, str)}
         if not sources:
-            return bad
+            return unusable
         names = {name: source.name for name, source in sources.items()}
         key = hash_parts(VERSION, names, self.windows, *([span] if span else []))
-        known = self.store.read_look(key)
-        if known is not None and all(
-            source.is_still(known.get(name, {}), cache_without_files=self.cache_without_files)
-            for name, source in sources.items()
+        cached = self.store.read_index(key)
+        if cached is not None and self._is_current(cached, sources):
+            moved = {name: source for name, source in sources.items() if source.is_elsewhere(cached[name])}
+            if moved:  # with the new mark, the next reader does not have to hash the content again
+                cached = cached | {name: cached[name] | {"mark": source.mark} for name, source in moved.items()}
+                self.store.write_index(key, cached)
+            return cached | unusable
+        entry = self._read(sources, span)
+        for name, source in sources.items():
+            entry[name]["mark"] = source.mark
+        # windows that another machine, or another collection of songs, cached under this name are not replaced by
+        # the fact that the file does not exist here
+        if not any(
+            source.stat is None and (cached or {}).get(name, {}).get("windows") for name, source in sources.items()
         ):
-            moved = {name: source for name, source in sources.items() if source.is_elsewhere(known[name])}
-            if moved:  # the same content: the next reader need not hash it again
-                known = known | {name: known[name] | {"mark": source.mark} for name, source in moved.items()}
-                self.store.write_look(key, known)
-            return known | bad
-        look = self._read(sources, span)
-        for name, source in sources.items():
-            look[name]["mark"] = source.mark
-        # what another collection, or a machine that has the files, left under these names is not written over
-        if not any(source.stat is None and (known or {}).get(name, {}).get("windows")
-                   for name, source in sources.items()):  # fmt: skip
-            self.store.write_look(key, look)
-        return look | bad
+            self.store.write_index(key, entry)
+        return entry | unusable
 
-    def _read(self, sources: Mapping[str, MediaSource], span: Span | None) -> dict[str, Any]:
-        opened: dict[str, Recording] = {}
-        look: dict[str, Any] = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
+    def _is_current(self, entry: Entry, sources: Mapping[str, MediaSource]) -> bool:
+        return all(
+            source.is_still(entry.get(name, {}), cache_without_files=self.cache_without_files)
+            for name, source in sources.items()
+        )
+
+    def _read(self, sources: Mapping[str, MediaSource], span: Span | None) -> Entry:
+        """A new index entry, after caching the windows."""
+        recordings: dict[str, Recording] = {}
+        entry: Entry = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
         for name, source in sources.items():
             try:
-                opened[name] = get_modality(name).open_recording(source.content(), source.rate)
-            except MediaError as trouble:
-                look[name]["trouble"] = _told(trouble, source.shown)
-        if not opened:
-            return look
+                recordings[name] = get_modality(name).open_recording(source.content(), source.rate)
+            except MediaError as error:
+                entry[name]["trouble"] = _message(error, source.shown)
         stem = next(iter(sources.values())).name
-        starts: list[float] = []  # of the first modality that sounds: windows of the others are of the same time
-        for name, recording in opened.items():
+        starts: list[float] = []  # of the first modality that is not silent
+        for name, recording in recordings.items():
             try:
-                if span is not None and sources[name].path is not None:  # what the table holds is the segment's own
+                if span is not None and sources[name].path is not None:  # bytes hold only the segment itself
                     windows = _segment_window(recording, span, self.windows.seconds)
                 elif starts:
-                    windows = _sounding_windows(recording, starts, self.windows.seconds, where=BESIDE_OTHER)
+                    windows = _sounding_windows(recording, starts, self.windows.seconds, suffix=BESIDE_OTHER)
                 else:
                     own_starts = self._starts(recording, stem)
                     windows = _sounding_windows(recording, own_starts, self.windows.seconds)
                     starts = own_starts
-            except MediaError as trouble:
-                look[name]["trouble"] = _told(trouble, sources[name].shown)
+            except MediaError as error:
+                entry[name]["trouble"] = _message(error, sources[name].shown)
                 continue
-            look[name]["windows"] = [self.store.put_content(name, window) for window in windows]
-            look[name]["lengths"] = [len(window) for window in windows]
+            entry[name]["windows"] = [self.store.put_content(name, window) for window in windows]
+            entry[name]["lengths"] = [len(window) for window in windows]
             note = getattr(recording, "note", None)
-            look[name]["note"] = note and f"{note}\n{sources[name].shown}\n"
-        return look
+            entry[name]["note"] = note and f"{note}\n{sources[name].shown}\n"
+        return entry
 
     def _starts(self, recording: Recording, stem: str) -> list[float]:
-        """Where the windows of a recording begin, in seconds."""
+        """Starts of the windows of a recording, in seconds."""
         try:
             sounding = recording.sounding(self.windows.seconds)
-        except MediaError:  # damaged somewhere: its windows may be whole
+        except MediaError:  # a file that is damaged somewhere may have windows that can be read
             sounding = (0.0, recording.duration)
         return self.windows.starts(recording.duration, stem, sounding)
 
 
 def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np.ndarray]:
-    """Read the window of a segment. A stem that rests during a segment has its own reason."""
-    start, own = span.window(seconds)
+    """The window of a segment. The reason for a silent one tells that it is of the segment."""
+    start, within = span.window(seconds)
     try:
-        return [recording.read(start, seconds, own)]
-    except EmptyWindow as empty:
-        raise MediaError(f"{empty.reason}{IN_SEGMENT}", empty.detail) from empty
+        return [recording.read(start, seconds, within)]
+    except EmptyWindow as error:
+        raise MediaError(f"{error.reason}{IN_SEGMENT}", error.detail) from error
 
 
 def _sounding_windows(
-    recording: Recording, starts: Sequence[float], seconds: float, *, where: str = ""
+    recording: Recording, starts: Sequence[float], seconds: float, *, suffix: str = ""
 ) -> list[np.ndarray]:
-    """Read the windows of a stem, without those in which nothing sounds.
-
-    Raises:
-        Trouble: Nothing sounds in any of them; `where` ends the reason.
-    """
+    """The windows of a stem that are not silent. If all are, raises `MediaError` whose reason ends with `suffix`."""
     windows: list[np.ndarray] = []
-    empty: EmptyWindow | None = None
+    first_error: EmptyWindow | None = None
     for start in starts:
         try:
             windows.append(recording.read(start, seconds))
         except EmptyWindow as error:
-            empty = empty or error
-    if empty is not None and not windows:
-        raise MediaError(f"{empty.reason}{where}", empty.detail) from empty
+            first_error = first_error or error
+    if first_error is not None and not windows:
+        raise MediaError(f"{first_error.reason}{suffix}", first_error.detail) from first_error
     return windows
 
 
@@ -202,23 +214,23 @@ def _raw_columns(modality: str) -> list[str]:
     return [f"raw_{modality}", f"raw_{modality}_rate"]
 
 
-def _told(trouble: MediaError, name: str) -> str:
-    """A trouble as it is kept: its reason, the file, and what is particular to it, a line each."""
-    return "\n".join(" ".join(part.splitlines()) for part in (trouble.reason, name, trouble.detail))
+def _message(error: MediaError, name: str) -> str:
+    """An error as index entries have it: the reason, the file, and the detail, on a line each."""
+    return "\n".join(" ".join(part.splitlines()) for part in (error.reason, name, error.detail))
 
 
 def _spans(rows: pa.Table) -> list[Span | None] | None:
-    """Where each row's segment lies, None where that is not known; None for rows that are no segments."""
+    """The interval of each segment, None if it is not known; None for rows that are no segments."""
     if "start" not in rows.column_names:
         return None
     pairs = zip(rows["start"].to_pylist(), rows["end"].to_pylist(), strict=True)
     return [Span(start, end) if 0 <= start < end < np.inf else None for start, end in pairs]
 
 
-def _placed(trouble: str | None, song: str) -> str | None:
-    """A trouble with what the table holds, which has no name, told by its song."""
-    return trouble and trouble.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
+def _name_song(message: str | None, song: str) -> str | None:
+    """A message with the song in place of the name that bytes do not have."""
+    return message and message.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())

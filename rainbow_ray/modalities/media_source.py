@@ -1,4 +1,4 @@
-"""A stem's file of audio or MIDI, on disk or in the table; whether it is still the same; and why it cannot be used."""
+"""A stem's file of audio or MIDI, on disk or in the table: whether it changed, and why it cannot be used."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from rainbow_ray.utils.errors import first_line
 from rainbow_ray.utils.hashing import hash_parts
 
 IN_TABLE = "in the table"
-TROUBLE = "_trouble"  # ends a column's name: why a file is treated as missing
-NOTE = "_note"  # the same: what is to be told of a file that is used
-LENGTHS = "_lengths"  # ends the column with the length of each window: samples, or notes
-# ends the reason of a MIDI file that rests where its stem's audio is read, or the other way round
+TROUBLE = "_trouble"  # suffix of the column with the reason why a file is treated as missing
+NOTE = "_note"  # suffix of the column with a remark on a file that is used
+LENGTHS = "_lengths"  # suffix of the column with the length of each window: samples, or notes
+# suffix of the reason of a MIDI file that is silent where its stem's audio is read, or the other way round
 BESIDE_OTHER = ", in the seconds that are read of its stem's other file"
-IN_SEGMENT = ", in the seconds of its segment"  # ends the reason of a stem that rests during a segment
+IN_SEGMENT = ", in the seconds of its segment"  # suffix of the reason of a stem that is silent during a segment
 BAD_RATE = "a sample rate that no sound has"
 NO_FILE = "no such file"
 LEAVES_ROOT = "a path that leaves the media root"
-RATES = (1_000, 768_000)  # Hz
+RATES = (1_000, 768_000)  # Hz: the lowest and the highest rate that is accepted
+MAX_DETAIL = 120  # characters of a library's message
 
 
 class MediaError(Exception):
-    """Why a file cannot be used: a reason that many files share, and what is particular to this one."""
+    """A media file cannot be used.
+
+    Args:
+        reason: The reason, in words that many files share, so that they can be counted.
+        detail: What is particular to this file.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -36,26 +42,32 @@ class MediaError(Exception):
 
 
 class EmptyWindow(MediaError):
-    """A window of a readable file in which nothing sounds: silence, or no notes."""
+    """A window of a readable file is silent, or has no notes."""
 
 
 def explain(error: Exception) -> str:
-    """A library's error, for the detail of a trouble."""
-    return first_line(error)[:120]
+    """Return a library's error as the detail of a `MediaError`.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The first line of its message, cut at `MAX_DETAIL` characters.
+    """
+    return first_line(error)[:MAX_DETAIL]
 
 
 def check_rate(rate: Any) -> int | None:
-    """Check a sample rate that a table has beside samples.
+    """Check the sample rate of samples in a table.
 
     Args:
-        rate: Hz as the table's reader has parsed it; None or NaN where there is none, which means that the bytes are an
-            encoded file.
+        rate: Hz; None or NaN means that the bytes are an encoded file.
 
     Returns:
         The rate in Hz, or None.
 
     Raises:
-        Trouble: It is no number, or outside `RATES`.
+        MediaError: It is no number, or outside `RATES`.
     """
     is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
     if rate is None or (is_number and rate != rate):
@@ -70,9 +82,9 @@ class MediaSource:
     """A stem's file of one modality: a path, or its bytes (encoded, or samples with a rate).
 
     Attributes:
-        name: What stands in the manifest, or a hash of the bytes.
-        path: Where the file is; None for bytes.
-        data: Its bytes; None for a path.
+        name: Path as the manifest has it, or a hash of the bytes.
+        path: Path of the file; None for bytes.
+        data: The bytes; None for a path.
         rate: Sample rate in Hz, of bytes that are samples.
     """
 
@@ -83,7 +95,19 @@ class MediaSource:
 
     @classmethod
     def of(cls, value: str | bytes, root: Path, rate: Any) -> MediaSource:
-        """Make a source of a path under `root`, or of bytes. Raises `MediaError` for a rate that is none."""
+        """Return the source of a cell.
+
+        Args:
+            value: A path, or the content of a file.
+            root: Folder that relative paths start from.
+            rate: Sample rate of the cell, of any type.
+
+        Returns:
+            The source; a path is not opened.
+
+        Raises:
+            MediaError: The sample rate cannot be used.
+        """
         if isinstance(value, bytes):
             rate = check_rate(rate)
             return cls(f"bytes {hash_parts(value, rate)}", None, value, rate)
@@ -91,51 +115,72 @@ class MediaSource:
 
     @property
     def shown(self) -> str:
-        """Its name, for people: on one line."""
+        """Its name in messages, on one line."""
         return " ".join(self.name.splitlines()) if self.path is not None else IN_TABLE
 
     @functools.cached_property
     def stat(self) -> list[int] | None:
-        """Size, times and number of the file, which change whenever it is written; None where there is none."""
+        """Size, times and inode of the file, which change whenever it is written; None if it cannot be opened."""
         if self.path is None:
             return [len(self.data or b"")]
         try:
             stat = self.path.stat()
             if self.path.is_file():
                 self.path.open("rb").close()
-        except (OSError, ValueError):  # a name that no file can have, or one that must not be read
+        except (OSError, ValueError):  # a name that no file can have, or a file without permission
             return None
         return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
     @functools.cached_property
     def mark(self) -> list[int | str] | None:
-        """What tells whether a file is still the same: `stat`, and a hash of its content; None where there is none.
+        """The identity of the file's content: `stat` and a hash; None if it cannot be opened.
 
-        Times and sizes alone do not tell: they are alike in unpacked archives, images and mounted buckets.
+        Sizes and times do not suffice: they may be equal in unpacked archives, images and mounted buckets.
         """
         if self.stat is None or self.path is None:
             return None if self.stat is None else [*self.stat]
         return [*self.stat, _digest(self.path) if self.path.is_file() else ""]
 
-    def is_still(self, look: Mapping[str, Any], *, cache_without_files: bool) -> bool:
-        """Whether a look is of the file as it is now, or (with `cache_without_files`) of one that is not here.
+    def is_still(self, entry: Mapping[str, Any], *, cache_without_files: bool) -> bool:
+        """Return whether an index entry is of the file as it is now.
 
-        The content is hashed only where `stat` differs, as it does for the same file on another machine.
+        The content is hashed only if `stat` differs, as for the same file on another machine.
+
+        Args:
+            entry: Index entry of the file.
+            cache_without_files: Whether the windows of a file that does not exist here may be used.
+
+        Returns:
+            Whether the entry may be used.
         """
         if self.stat is None:
-            was_missing = "mark" in look and look["mark"] is None
-            return was_missing or (cache_without_files and bool(look.get("windows")))
-        before = look.get("mark")
+            was_missing = "mark" in entry and entry["mark"] is None
+            return was_missing or (cache_without_files and bool(entry.get("windows")))
+        before = entry.get("mark")
         if not isinstance(before, list) or before[:1] != self.stat[:1]:
             return False
         return before[: len(self.stat)] == self.stat or (self.mark is not None and before[-1] == self.mark[-1])
 
-    def is_elsewhere(self, look: Mapping[str, Any]) -> bool:
-        """Whether a look that is still good was of a file of other times, or in another place."""
-        return self.stat is not None and look.get("mark", [])[: len(self.stat)] != self.stat
+    def is_elsewhere(self, entry: Mapping[str, Any]) -> bool:
+        """Return whether an index entry that may be used is of a copy of the file with another `stat`.
+
+        Args:
+            entry: Index entry of the file.
+
+        Returns:
+            Whether the mark of the entry is outdated.
+        """
+        return self.stat is not None and entry.get("mark", [])[: len(self.stat)] != self.stat
 
     def content(self) -> Path | bytes:
-        """Return the path or the bytes. Raises `MediaError` where there is nothing to read."""
+        """Return what to open.
+
+        Returns:
+            The path of the file, or its bytes.
+
+        Raises:
+            MediaError: There is no file, it is empty, or it must not be read.
+        """
         if self.data is not None:
             if not self.data:
                 raise MediaError("empty (0 bytes)")
@@ -144,10 +189,10 @@ class MediaSource:
         if ".." in Path(self.name).parts:
             raise MediaError(LEAVES_ROOT)
         try:
-            is_there = self.path.exists()
+            exists = self.path.exists()
         except (OSError, ValueError):
-            is_there = False
-        if not is_there:
+            exists = False
+        if not exists:
             raise MediaError(NO_FILE)
         if not self.path.is_file():
             raise MediaError("not a file")

@@ -55,12 +55,15 @@ AUDIO = EncoderKind("model.audio_encoder.model_name", "--audio-encoder", "config
 
 
 def read_config(name: str, source: str, kind: EncoderKind) -> Any:
-    """Load the config of an encoder.
+    """Return the config of an encoder.
 
     Args:
-        name: As the user wrote it.
+        name: Name as the user wrote it.
         source: Local folder or hub name that it stands for.
-        kind: Modality.
+        kind: Modality of the encoder.
+
+    Returns:
+        A config of transformers.
 
     Raises:
         InputError: There is no config, or it cannot be read.
@@ -71,10 +74,17 @@ def read_config(name: str, source: str, kind: EncoderKind) -> Any:
 
 
 def read_tokenizer(name: str, source: str) -> Any:
-    """Load the tokenizer of a text encoder; a fast one reads special tokens that stand in texts as text.
+    """Return the tokenizer of a text encoder; a fast one reads special tokens in texts as ordinary text.
 
-    That setting is saved with the tokenizer, and makes no difference to other texts. Slow tokenizers would also split
-    words that were added to their vocabulary, so they keep their own.
+    That setting is saved with the tokenizer, and makes no difference to other texts. Slow tokenizers keep their own,
+    because they would also split words that were added to their vocabulary.
+
+    Args:
+        name: Name as the user wrote it.
+        source: Local folder or hub name that it stands for.
+
+    Returns:
+        A tokenizer of transformers.
 
     Raises:
         InputError: There is no tokenizer, or it cannot be read.
@@ -93,7 +103,15 @@ def read_tokenizer(name: str, source: str) -> Any:
 
 
 def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
-    """Load an encoder with its weights, in fp32, and check that they are its own, whole and finite.
+    """Return an encoder with its weights, in fp32, after checking that they are complete and finite.
+
+    Args:
+        name: Name as the user wrote it.
+        source: Local folder or hub name that it stands for.
+        kind: Modality of the encoder.
+
+    Returns:
+        A model of transformers.
 
     Raises:
         InputError: Weights are missing, damaged, of another architecture, or not finite.
@@ -114,7 +132,15 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
 
 
 def read_preprocessor(name: str, source: str, kind: EncoderKind) -> Any:
-    """Load what an audio encoder's folder says of preparing sound; None where it says nothing.
+    """Return the preprocessor of an audio encoder.
+
+    Args:
+        name: Name as the user wrote it.
+        source: Local folder or hub name that it stands for.
+        kind: Modality of the encoder.
+
+    Returns:
+        A feature extractor of transformers; None if the encoder has none.
 
     Raises:
         InputError: It cannot be read.
@@ -133,7 +159,14 @@ def read_preprocessor(name: str, source: str, kind: EncoderKind) -> Any:
 
 
 def plain_tokenizer(tokenizer: Any) -> PlainTokenizer:
-    """Token ids of texts by a tokenizer of transformers, never cut."""
+    """Return the token ids of texts by a tokenizer of transformers, without a cut.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+
+    Returns:
+        A tokenizer that reads special tokens in texts as ordinary text.
+    """
 
     def encode_batch(texts: Any) -> list[list[int]]:
         ids: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
@@ -144,14 +177,30 @@ def plain_tokenizer(tokenizer: Any) -> PlainTokenizer:
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Ids of a tokenizer's special tokens by their spelling: those with a role, and those added as special."""
+    """Return the special tokens of a tokenizer: those with a role, and those that were added as special.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+
+    Returns:
+        Ids by spelling.
+    """
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     with_role = zip(map(str, tokenizer.all_special_tokens), tokenizer.all_special_ids, strict=True)
     return {**added, **{token: number for token, number in with_role if number is not None}}
 
 
 def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | None) -> list[str]:
-    """What keeps a tokenizer of transformers from reading texts for an encoder, as in `check_vocabulary`."""
+    """Return why a tokenizer of transformers cannot be used with an encoder, as `check_vocabulary`.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+        plain: The same tokenizer as `plain_tokenizer` returns it.
+        embeddings: Number of the encoder's embeddings; None if it is not known.
+
+    Returns:
+        A sentence per problem.
+    """
     if not tokenizer.vocab_files_names:  # characters or bytes are its vocabulary
         return []
     names = sorted({FAST, *tokenizer.vocab_files_names.values()})
@@ -162,7 +211,15 @@ def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | Non
 
 
 def check_coverage(tokenizer: Any, embeddings: int | None) -> list[str]:
-    """A warning where a vocabulary is much smaller than the encoder's."""
+    """Return a warning if a vocabulary is much smaller than the encoder's.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+        embeddings: Number of the encoder's embeddings; None if it is not known.
+
+    Returns:
+        One warning, or none.
+    """
     if embeddings is None or embeddings < MIN_EMBEDDINGS or len(tokenizer) >= MIN_COVERAGE * embeddings:
         return []
     return [f"the encoder has embeddings for {embeddings} tokens, but its tokenizer has only {len(tokenizer)}: its"
@@ -170,7 +227,14 @@ def check_coverage(tokenizer: Any, embeddings: int | None) -> list[str]:
 
 
 def count_embeddings(body: Any) -> int | None:
-    """How many tokens a text encoder has embeddings for; None where it has no table of them."""
+    """Return the number of tokens that a text encoder has embeddings for.
+
+    Args:
+        body: Model of transformers.
+
+    Returns:
+        The number; None if it has no table of embeddings.
+    """
     try:
         table = body.get_input_embeddings()
     except NotImplementedError:
@@ -179,7 +243,14 @@ def count_embeddings(body: Any) -> int | None:
 
 
 def source_of(name: str) -> str:
-    """What a name stands for: a folder with `~` expanded, or a hub name as it is."""
+    """Return what the name of an encoder stands for.
+
+    Args:
+        name: Local folder or hub name.
+
+    Returns:
+        The name, with `~` expanded.
+    """
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 

@@ -6,13 +6,12 @@ outside `modalities/` asks the spec and does not compare names of modalities.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rainbow_ray.config.schema import DataConfig, ModelConfig
-    from rainbow_ray.data.batch import Collate
-    from rainbow_ray.data.columns import ColumnRequest
     from rainbow_ray.data.examples import Examples
-    from rainbow_ray.modalities.array_cache import ArrayCache
-    from rainbow_ray.modalities.windows import Recording, Windows
+    from rainbow_ray.data.columns import ColumnRequest
+    from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
+    from rainbow_ray.modalities.windows import Recording, WindowReader
 
 # the order in which modalities are read, fused and reported; each module has the spec as `SPEC`
 BUILT_IN = {
@@ -39,29 +37,6 @@ RESERVED = ("fusion", "head", "pooling", "standardise", "stems", "temporal", "wo
 
 FindWindow = Callable[[str, str], "np.ndarray"]  # (modality, key of a window) to the array that the encoder reads
 DrawView = Callable[[], "int | None"]  # seed that draws one window per stem; None: all windows are read
-
-
-class WindowReader(Protocol):
-    """The object that reads windows of media files (`modalities.media.MediaReader`)."""
-
-    @property
-    def root(self) -> Path:
-        """Folder that relative paths of media start from."""
-
-    @property
-    def windows(self) -> Windows:
-        """Which windows are read."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the cache of windows; None for a cache in memory."""
-
-    @property
-    def store(self) -> ArrayCache:
-        """Cache of windows and of frozen features."""
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return rows with the keys of their windows in place of their files."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +74,7 @@ class InputSpec:
     @property
     def media(self) -> tuple[str, ...]:
         """Names of the modalities that are read as windows of files."""
-        return windowed(self.modalities)
+        return tuple(spec.name for spec in self.specs if spec.is_windowed)
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -122,36 +97,6 @@ class InputSpec:
         _REGISTERED.update(state.pop("_added", {}))
         for name, value in state.items():
             object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True)
-class PretrainedEncoder:
-    """A pretrained encoder that a modality's module is built around.
-
-    Attributes:
-        body: Model of transformers.
-        weights: Digest of its tensors, which identifies cached features.
-        normalize: Whether inputs are standardized before they are encoded (audio).
-    """
-
-    body: Any
-    weights: str = ""
-    normalize: bool = True
-
-
-@dataclass(frozen=True)
-class EncodedUnits:
-    """The encoded units of one modality in a batch.
-
-    Attributes:
-        tokens: `(units, tokens, width)`.
-        mask: `(units, tokens)`, true for tokens that exist.
-        summary: One vector per unit, `(units, summary_width)`.
-    """
-
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    summary: torch.Tensor
 
 
 class ModalitySpec(ABC):
@@ -187,10 +132,13 @@ class ModalitySpec(ABC):
     encoder_folder: str | None = None
 
     def column(self, config: DataConfig) -> ColumnRequest | None:
-        """Return which column of a manifest holds the modality; None for text, which has several.
+        """Return which column of a manifest holds the modality.
 
         Args:
             config: The section `data`.
+
+        Returns:
+            The request; None for text, which has several columns.
         """
         return None
 
@@ -213,6 +161,9 @@ class ModalitySpec(ABC):
             source: Path of the file, or its content.
             rate: Sample rate in Hz if the content is samples.
 
+        Returns:
+            The opened file.
+
         Raises:
             MediaError: The file cannot be used.
         """
@@ -220,11 +171,25 @@ class ModalitySpec(ABC):
 
     @abstractmethod
     def is_present(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Return which prepared rows have the modality, `(rows,)` booleans."""
+        """Return which rows have the modality.
+
+        Args:
+            rows: Prepared rows.
+
+        Returns:
+            `(rows,)` booleans.
+        """
 
     @abstractmethod
     def lengths(self, rows: pa.Table) -> np.ndarray:
-        """Return the cost of each prepared row in tokens of text, `(rows,)` int32."""
+        """Return the cost of rows in tokens of text.
+
+        Args:
+            rows: Prepared rows.
+
+        Returns:
+            `(rows,)` int32.
+        """
 
     @abstractmethod
     def collate(
@@ -246,10 +211,13 @@ class ModalitySpec(ABC):
         """
 
     def load_pretrained(self, name: str) -> Any:
-        """Return a pretrained encoder of transformers with its weights, in fp32.
+        """Return a pretrained encoder with its weights.
 
         Args:
             name: Name of the encoder.
+
+        Returns:
+            A model of transformers, in fp32.
 
         Raises:
             InputError: It cannot be loaded.
@@ -257,10 +225,13 @@ class ModalitySpec(ABC):
         raise NotImplementedError
 
     def load_config(self, name: str) -> Any:
-        """Return the config of transformers of a pretrained encoder.
+        """Return the config of a pretrained encoder.
 
         Args:
             name: Name of the encoder.
+
+        Returns:
+            A config of transformers.
 
         Raises:
             InputError: It cannot be loaded.
@@ -268,7 +239,14 @@ class ModalitySpec(ABC):
         raise NotImplementedError
 
     def load_encoder(self, inputs: InputSpec) -> PretrainedEncoder | None:
-        """Return the pretrained encoder that a model is built around, or None if the modality has none."""
+        """Return the pretrained encoder that a model is built around.
+
+        Args:
+            inputs: The inputs of the model.
+
+        Returns:
+            The encoder; None if the modality has none.
+        """
         return None
 
     @abstractmethod
@@ -289,26 +267,70 @@ class ModalitySpec(ABC):
 
     @abstractmethod
     def encode(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> EncodedUnits:
-        """Return the encoded units of a batch; `units` are the tensors of `collate` without the reserved names."""
+        """Encode the units of a batch.
+
+        Args:
+            modules: Modules of `make_modules`, by name.
+            units: Tensors of `collate` without the reserved names.
+
+        Returns:
+            Tokens and a summary of each unit.
+        """
 
     def extra_widths(self, modules: Mapping[str, Any]) -> dict[str, int]:
-        """Return the widths of features that the head reads besides the summary, by name."""
+        """Return the widths of features that the head reads besides the summary.
+
+        Args:
+            modules: Modules of `make_modules`, by name.
+
+        Returns:
+            Widths by name; none by default.
+        """
         return {}
 
     def extra_features(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the features of `extra_widths`, `(units, width)` each."""
+        """Return the features of `extra_widths`.
+
+        Args:
+            modules: Modules of `make_modules`, by name.
+            units: Tensors of `collate` without the reserved names.
+
+        Returns:
+            `(units, width)` by name.
+        """
         return {}
 
     def learning_rate(self, config: ModelConfig) -> float | None:
-        """Return the learning rate of its encoder; None for the default of `training`."""
+        """Return the learning rate of the modality's modules.
+
+        Args:
+            config: The section `model`.
+
+        Returns:
+            The rate; None for the default of the section `training`.
+        """
         return None
 
     def describe_encoder(self, inputs: InputSpec) -> str:
-        """Return the name of its encoder, for messages."""
+        """Return the name of its encoder, for messages.
+
+        Args:
+            inputs: The inputs of the model.
+
+        Returns:
+            The name; empty if it has none.
+        """
         return ""
 
     def check_bundle(self, description: Mapping[str, Any]) -> list[str]:
-        """Return the problems of a bundle's description that concern this modality."""
+        """Check the description of a bundle.
+
+        Args:
+            description: Fields of the description.
+
+        Returns:
+            A message per problem that concerns this modality.
+        """
         return []
 
 
@@ -333,12 +355,20 @@ def register_modality(name: str, spec: ModalitySpec) -> None:
 
 
 def unregister_modality(name: str) -> None:
-    """Remove a modality that `register_modality` added."""
+    """Remove a modality that `register_modality` added; nothing if there is none.
+
+    Args:
+        name: Its name.
+    """
     _REGISTERED.pop(name, None)
 
 
 def modality_names() -> tuple[str, ...]:
-    """Return the names of all modalities, built-in ones first."""
+    """Return the names of all modalities.
+
+    Returns:
+        Names, built-in ones first, in the order in which modalities are read.
+    """
     return (*BUILT_IN, *_REGISTERED)
 
 
@@ -348,6 +378,9 @@ def get_modality(name: str) -> ModalitySpec:
     Args:
         name: One of `modality_names()`.
 
+    Returns:
+        The spec.
+
     Raises:
         KeyError: There is no such modality.
     """
@@ -355,127 +388,3 @@ def get_modality(name: str) -> ModalitySpec:
         spec: ModalitySpec = importlib.import_module(BUILT_IN[name]).SPEC
         return spec
     return _REGISTERED[name]
-
-
-def column_requests(modalities: Sequence[str], config: DataConfig) -> list[ColumnRequest]:
-    """Return which columns of a manifest the modalities besides text read.
-
-    Args:
-        modalities: Names of modalities.
-        config: The section `data`.
-    """
-    requests = [get_modality(name).column(config) for name in modalities]
-    return [request for request in requests if request is not None]
-
-
-def reads_text(modalities: Sequence[str]) -> bool:
-    """Return whether one of some modalities is text.
-
-    Args:
-        modalities: Names of modalities.
-    """
-    return any(get_modality(name).reads_text for name in modalities)
-
-
-def reads_only_text(modalities: Sequence[str]) -> bool:
-    """Return whether some modalities are text alone. It needs no heavy import, so that ONNX models load fast.
-
-    Args:
-        modalities: Names of modalities.
-    """
-    return tuple(modalities) == TEXT_ONLY
-
-
-def besides_text(modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return the modalities that are not text.
-
-    Args:
-        modalities: Names of modalities.
-    """
-    return tuple(name for name in modalities if not get_modality(name).reads_text)
-
-
-def windowed(modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return the modalities that are read as windows of files.
-
-    Args:
-        modalities: Names of modalities.
-    """
-    return tuple(name for name in modalities if get_modality(name).is_windowed)
-
-
-def load_encoders(inputs: InputSpec) -> dict[str, PretrainedEncoder]:
-    """Return the pretrained encoders of a model by the name of their modality.
-
-    Args:
-        inputs: The inputs of the model.
-
-    Raises:
-        InputError: One cannot be loaded.
-    """
-    encoders = {spec.name: spec.load_encoder(inputs) for spec in inputs.specs}
-    return {name: encoder for name, encoder in encoders.items() if encoder is not None}
-
-
-def modalities_present(rows: pa.Table, modalities: Sequence[str]) -> list[str]:
-    """Return which modalities each prepared row has.
-
-    Args:
-        rows: Prepared rows.
-        modalities: Names of modalities.
-
-    Returns:
-        For each row the names that it has, joined by `+` in the order given (`text+midi`); empty for none.
-    """
-    present = {name: get_modality(name).is_present(rows).to_pylist() for name in modalities}
-    return ["+".join(name for name in modalities if present[name][i]) for i in range(len(rows))]
-
-
-def cached_windows(rows: pa.Table, inputs: InputSpec) -> dict[str, list[str]]:
-    """Return the keys of the windows whose frozen features are cached, by modality.
-
-    Args:
-        rows: Prepared rows.
-        inputs: The inputs of the model.
-    """
-    return {name: [key for keys in rows[name].to_pylist() for key in keys] for name in inputs.cached}
-
-
-def lengths(rows: pa.Table, reading: InputSpec) -> np.ndarray:
-    """Return the approximate cost of each prepared row in tokens, `(rows,)` int32.
-
-    Args:
-        rows: Prepared rows.
-        reading: The inputs of the model.
-    """
-    # a row may have no window at all, but its cost is never zero
-    total = np.full(len(rows), all(spec.is_windowed for spec in reading.specs), dtype=np.int32)
-    for spec in reading.specs:
-        total = total + spec.lengths(rows)
-    return np.asarray(total)
-
-
-def prepare(rows: pa.Table, *, reading: InputSpec) -> pa.Table:
-    """Return plain rows with the columns that each modality's `collate` reads.
-
-    Args:
-        rows: Plain rows.
-        reading: The inputs of the model.
-    """
-    for spec in reading.specs:
-        rows = spec.prepare(rows, reading)
-    return rows if reading.media_reader is None else reading.media_reader(rows)
-
-
-def make_collates(
-    reading: InputSpec, find: FindWindow | None = None, draw: DrawView | None = None
-) -> dict[str, Collate]:
-    """Return each modality's collate function, as `data.reader.make_batch` takes them.
-
-    Args:
-        reading: The inputs of the model.
-        find: Returns the array of a window; required for windowed modalities.
-        draw: Returns the seed that draws one window per stem in training; None reads all windows.
-    """
-
-    return {spec.name: functools.partial(spec.collate, inputs=reading, find=find, draw=draw) for spec in reading.specs}

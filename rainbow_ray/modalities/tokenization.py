@@ -47,13 +47,16 @@ class PlainTokenizer:
     def make(
         cls, encode_batch: EncodeBatch, special: Mapping[str, int], unknown: str | None = None, *, splits: bool = True
     ) -> PlainTokenizer:
-        """Learn from a tokenizer how it reads its own special tokens.
+        """Return a plain tokenizer, after observing how a tokenizer reads its own special tokens.
 
         Args:
-            encode_batch: Texts to token ids, special tokens put around each, never cut or padded.
+            encode_batch: Texts to token ids, with special tokens around each, never cut or padded.
             special: Ids of the special tokens by their spelling.
-            unknown: The unknown token, which stands for what the vocabulary lacks.
+            unknown: The unknown token, which stands for words that the vocabulary lacks.
             splits: Whether the tokenizer itself reads special tokens in texts as text, where it can.
+
+        Returns:
+            The tokenizer.
         """
         ids = {number for token, number in special.items() if token != unknown}
         probe = encode_batch([PROBE])[0]
@@ -84,7 +87,14 @@ class PlainTokenizer:
         return [self._replace(row) for row in self.encode_batch(texts)]
 
     def inner(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids as the tokenizer gives them, without the special tokens around each text."""
+        """Return token ids as the tokenizer gives them, without the special tokens around each text.
+
+        Args:
+            texts: Texts.
+
+        Returns:
+            Token ids of each text.
+        """
         return [row[self.front : len(row) - self.back] for row in self.encode_batch(texts)] if texts else []
 
     def _replace(self, row: list[int]) -> list[int]:

@@ -24,13 +24,27 @@ SHOWN = 3  # names of files or tensors in a message
 
 
 def check_finite(module: Any) -> list[str]:
-    """A problem where a module holds weights that are not finite numbers."""
+    """Return a problem if a module has weights that are not finite numbers.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        One problem, or none.
+    """
     broken = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
     return [f"its weights are not finite numbers ({_few(broken)})"] if broken else []
 
 
 def check_values(body: Any) -> list[str]:
-    """A problem where a text encoder has one embedding for all tokens, or a body no weight but zeros."""
+    """Return a problem if a text encoder has the same embedding for all tokens, or an encoder only weights of zero.
+
+    Args:
+        body: Model of transformers.
+
+    Returns:
+        One problem, or none.
+    """
     try:
         table = getattr(body.get_input_embeddings(), "weight", None)
     except NotImplementedError:  # of audio encoders
@@ -44,9 +58,15 @@ def check_values(body: Any) -> list[str]:
 
 
 def check_weight_files(folder: Path) -> list[str]:
-    """What is wrong with the files that transformers would take weights from; safetensors come before pickles.
+    """Return what is wrong with the files that transformers takes weights from; safetensors come before pickles.
 
-    A `pytorch_model.bin` is accepted: torch unpickles tensors from it and nothing else, so that no code runs.
+    A `pytorch_model.bin` is accepted, because torch unpickles only tensors from it, so that no code runs.
+
+    Args:
+        folder: Folder of an encoder.
+
+    Returns:
+        A problem per file.
     """
     names = [SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX]
     chosen = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -126,7 +146,15 @@ def _first_bytes(file: Path) -> bytes:
 
 
 def check_loaded(body: Any, info: dict[str, Any]) -> list[str]:
-    """What transformers could not find, or not use, of the weights that an architecture asks for."""
+    """Return which weights of an architecture transformers did not find, or could not use.
+
+    Args:
+        body: The loaded model.
+        info: Loading info of `from_pretrained`.
+
+    Returns:
+        A sentence per problem.
+    """
     kind, expected = body.config.model_type, set(body.state_dict())
     missing = sorted(name for name in info["missing_keys"] if not _is_never_read(name))
     mismatched = sorted((name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"])

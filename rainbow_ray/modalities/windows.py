@@ -1,12 +1,16 @@
-"""Which windows of a stem's file are read, and the protocol of an opened file."""
+"""Which windows of a stem's file are read, and the protocols of an opened file and of a reader of rows."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
+
+from rainbow_ray.modalities.array_cache import ArrayCache
 
 POSITIONS = ("start", "middle")
 
@@ -107,3 +111,26 @@ class Span:
         """
         length = self.end - self.start
         return round(self.start + max(0.0, (length - seconds) / 2), 3), min(length, seconds)
+
+
+class WindowReader(Protocol):
+    """The object that reads windows of media files (`modalities.media.MediaReader`)."""
+
+    @property
+    def root(self) -> Path:
+        """Folder that relative paths of media start from."""
+
+    @property
+    def windows(self) -> Windows:
+        """Which windows are read."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the cache of windows; None for a cache in memory."""
+
+    @property
+    def store(self) -> ArrayCache:
+        """Cache of windows and of frozen features."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return rows with the keys of their windows in place of their files."""

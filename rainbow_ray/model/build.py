@@ -6,7 +6,8 @@ import numpy as np
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import Dataset
-from rainbow_ray.modalities.spec import InputSpec, load_encoders
+from rainbow_ray.modalities.rows import load_encoders
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
 from rainbow_ray.model.model import RainbowModel

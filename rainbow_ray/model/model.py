@@ -15,10 +15,11 @@ from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import WaveformEncoder
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
-from rainbow_ray.modalities.spec import TEXT_ONLY, PretrainedEncoder, get_modality
+from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import WORDS
+from rainbow_ray.modalities.units import PretrainedEncoder
 from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
 from rainbow_ray.model.temporal import Temporal, check_temporal
 from rainbow_ray.nn.head import make_head

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
-from rainbow_ray.modalities.spec import besides_text
+from rainbow_ray.modalities.selection import besides_text
 from rainbow_ray.serving.auth import LOOPBACK_HOSTS, AccessPolicy, hash_token
 from rainbow_ray.serving.token_file import TOKEN_FILE, Token, read_or_create_token
 from rainbow_ray.utils.errors import EXIT_SUCCESS, InputError

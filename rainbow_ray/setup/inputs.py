@@ -18,7 +18,8 @@ from rainbow_ray.config.schema import (
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader
-from rainbow_ray.modalities.spec import InputSpec, modality_names, windowed
+from rainbow_ray.modalities.selection import windowed
+from rainbow_ray.modalities.spec import InputSpec, modality_names
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.cache_dir import cache_dir
 from rainbow_ray.utils.errors import InputError

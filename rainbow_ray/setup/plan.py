@@ -17,7 +17,8 @@ from rainbow_ray.data.columns import Columns, find_columns
 from rainbow_ray.data.manifest import DEMO, Manifest, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
-from rainbow_ray.modalities.spec import InputSpec, column_requests, reads_text, windowed
+from rainbow_ray.modalities.selection import column_requests, reads_text, windowed
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.inputs import modalities_of, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SegmentTable, find_segments
 from rainbow_ray.setup.validate import (

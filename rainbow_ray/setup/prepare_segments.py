@@ -27,7 +27,7 @@ from rainbow_ray.data.segments import (
     count_masked,
     merge_stems,
 )
-from rainbow_ray.modalities.spec import lengths
+from rainbow_ray.modalities.rows import lengths
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import (
     MIN_REPORTED_FRACTION,

@@ -26,7 +26,7 @@ from rainbow_ray.data.examples import (
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.data.splits import group_ids
 from rainbow_ray.data.streaming import make_streaming_dataset
-from rainbow_ray.modalities.spec import lengths, prepare
+from rainbow_ray.modalities.rows import lengths, prepare
 from rainbow_ray.setup.drop_advice import advise
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import (

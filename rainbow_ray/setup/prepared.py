@@ -14,7 +14,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, first_per_song
 from rainbow_ray.data.splits import Split, make_split, split_hash
-from rainbow_ray.modalities.spec import modalities_present
+from rainbow_ray.modalities.rows import modalities_present
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.validate import new_unused_keys, run_facts
 from rainbow_ray.tasks.base import Task

@@ -16,7 +16,7 @@ from rainbow_ray.data.reader import Prepare, read_rows
 from rainbow_ray.data.streaming import read_index
 from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
-from rainbow_ray.modalities.spec import lengths, prepare
+from rainbow_ray.modalities.rows import lengths, prepare
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.utils.errors import InputError
 

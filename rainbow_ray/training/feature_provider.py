@@ -22,7 +22,8 @@ from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences, scoring
 from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities import encoder_cache
-from rainbow_ray.modalities.spec import InputSpec, make_collates
+from rainbow_ray.modalities.rows import make_collates
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.model.audio_features import AudioFeatureCache, WindowKeys

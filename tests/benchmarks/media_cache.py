@@ -55,7 +55,7 @@ def save_encoder(folder: Path, *, small: bool) -> Path:
 
 def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     from rainbow_ray.data.batch import make_batch
-    from rainbow_ray.modalities.spec import make_collates
+    from rainbow_ray.modalities.rows import make_collates
     from rainbow_ray.model.audio_features import AudioFeatureCache
     from rainbow_ray.model.build import build_model
     from rainbow_ray.model.device import pick_device, pick_precision

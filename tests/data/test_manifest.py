@@ -13,7 +13,7 @@ from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.columns import find_columns
 from rainbow_ray.data.examples import build_examples, usable_labels
 from rainbow_ray.data.manifest import normalize_rows, open_manifest
-from rainbow_ray.modalities.spec import column_requests
+from rainbow_ray.modalities.selection import column_requests
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows

@@ -13,7 +13,8 @@ from rainbow_ray.data import streaming
 from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.reader import read_rows
 from rainbow_ray.data.splits import assign_groups
-from rainbow_ray.modalities.spec import InputSpec, lengths, make_collates, prepare
+from rainbow_ray.modalities.rows import lengths, make_collates, prepare
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows

@@ -17,7 +17,7 @@ from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, chunk_file
 from rainbow_ray.inference.predict_table import TableRequest, make_job
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.modalities.spec import prepare
+from rainbow_ray.modalities.rows import prepare
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import labelled_songs

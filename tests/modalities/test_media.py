@@ -133,7 +133,7 @@ def test_what_an_earlier_version_kept_is_not_read(reader, root):
     key = hash_parts({"audio": "a.wav"}, reader.windows)
     old = reader.store.put_content("audio", np.zeros(16_000, np.int16))
     look = {"audio": {"windows": [old], "trouble": None, "mark": [stat.st_size, stat.st_mtime_ns]}}
-    reader.store.write_look(key, look)
+    reader.store.write_index(key, look)
     assert reader(rows_of(["a.wav"]))["audio"].to_pylist() != [[old]]
 
 
@@ -225,9 +225,9 @@ def test_a_damaged_store_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     assert store.get("audio", key, hold=False) is None
     assert store.get("audio", "0" * 32) is None
-    store.write_look("0" * 32, {"audio": {}})
+    store.write_index("0" * 32, {"audio": {}})
     next(tmp_path.glob("looks/*/*.json")).write_text("{")
-    assert store.read_look("0" * 32) is None
+    assert store.read_index("0" * 32) is None
     assert not list(tmp_path.glob("**/.*")), "nothing temporary is left"
 
 

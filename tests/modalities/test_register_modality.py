@@ -20,22 +20,18 @@ from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.modalities.rows import lengths, make_collates, modalities_present, prepare
 from rainbow_ray.modalities.spec import (
     DrawView,
-    EncodedUnits,
     FindWindow,
     InputSpec,
     ModalitySpec,
-    PretrainedEncoder,
     get_modality,
-    lengths,
-    make_collates,
-    modalities_present,
     modality_names,
-    prepare,
     register_modality,
     unregister_modality,
 )
+from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
 from tests.conftest import song_rows

@@ -121,6 +121,6 @@ def test_a_cache_that_lost_something_says_so(made, tmp_path):
     plan, data = made(modalities=["midi"])
     for file in (tmp_path / "cache").glob("midi/*/*.npy"):
         file.unlink()
-    array_cache._HELD.clear()
+    array_cache._IN_MEMORY.clear()
     with pytest.raises(TrainingError, match="gone or damaged"):
         fit_fold(plan, data, tmp_path / "a")

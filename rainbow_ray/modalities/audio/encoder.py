@@ -32,7 +32,7 @@ from rainbow_ray.modalities.freezing import (
     resolve_depths,
     trained_by_depth,
 )
-from rainbow_ray.modalities.spec import PretrainedEncoder
+from rainbow_ray.modalities.units import PretrainedEncoder
 from rainbow_ray.modalities.windowed import as_float
 from rainbow_ray.nn.pooling import average_pool_time, mean_std_pool
 from rainbow_ray.utils.errors import InputError
@@ -52,23 +52,45 @@ class AudioEncoder(Protocol):
     """Whether the convolutions are trained: then nothing is cached, and `forward` reads waves."""
 
     def frozen_features(self, waves: torch.Tensor) -> torch.Tensor:
-        """Return the features that training does not change, with time in the second dimension."""
+        """Return the features that training does not change.
+
+        Args:
+            waves: `(units, samples)`.
+
+        Returns:
+            `(units, frames, …)`.
+        """
 
     def identity(self) -> str:
-        """Return a hash of everything but the window that `frozen_features` depends on."""
+        """Return a hash of everything but the window that `frozen_features` depends on.
+
+        Returns:
+            A key of the cache.
+        """
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """Return the tokens of frozen features (of waves, if the feature extractor is trained)."""
 
     def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return means and standard deviations over time, `(units, summary_width)`; of frozen features if possible."""
+        """Return means and standard deviations over time, of frozen features if possible.
+
+        Args:
+            values: Frozen features, or waves.
+            tokens: Their tokens.
+
+        Returns:
+            `(units, summary_width)`.
+        """
 
 
 def load_config(name: str) -> Any:
-    """Return the config of transformers of a waveform model.
+    """Return the config of a waveform model.
 
     Args:
         name: Local folder, or a hub name.
+
+    Returns:
+        A config of transformers.
 
     Raises:
         InputError: It cannot be loaded, or the model does not read waveforms.
@@ -81,10 +103,13 @@ def load_config(name: str) -> Any:
 
 
 def load_encoder(name: str) -> Any:
-    """Return a waveform model of transformers, in fp32.
+    """Return a pretrained waveform model.
 
     Args:
         name: Local folder, or a hub name.
+
+    Returns:
+        A model of transformers, in fp32.
 
     Raises:
         InputError: Weights are missing, damaged, or of another model.
@@ -110,10 +135,13 @@ def verify_encoder(name: str) -> None:
 
 @functools.cache
 def wants_normalized(name: str) -> bool:
-    """Return whether an encoder reads windows with mean 0 and variance 1, as its preprocessor says.
+    """Read from an encoder's preprocessor whether windows are standardized first.
 
     Args:
         name: Local folder, or a hub name.
+
+    Returns:
+        Whether the encoder reads windows with mean 0 and variance 1; true without a preprocessor.
 
     Raises:
         InputError: The preprocessor is damaged, or made for another sample rate.
@@ -155,6 +183,9 @@ def receptive_field(encoder_config: Any) -> int:
 
     Args:
         encoder_config: Config of transformers, with `conv_kernel` and `conv_stride`.
+
+    Returns:
+        A number of samples.
     """
     field, step = 1, 1
     for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
@@ -168,6 +199,9 @@ def make_audio_encoder(encoder: PretrainedEncoder | None, config: AudioEncoderCo
     Args:
         encoder: The pretrained waveform model; None for the embedded network.
         config: Its section of the config.
+
+    Returns:
+        An `AudioEncoder`.
     """
     if encoder is None:
         return LogMelNet(config)
@@ -257,7 +291,11 @@ class WaveformEncoder(nn.Module):
         return average_pool_time(hidden, self.config.num_tokens) if self.is_frozen else hidden
 
     def identity(self) -> str:
-        """Return a hash of everything but the window that `frozen_features` depends on."""
+        """Return a hash of everything but the window that `frozen_features` depends on.
+
+        Returns:
+            A key of the cache.
+        """
         stage = (self.projection_frozen, self.frozen, self.mixed, self.whole and self.frozen == self.depth)
         n_tokens = self.config.num_tokens if self.is_frozen else None
         attention = self.body.config._attn_implementation
@@ -294,7 +332,11 @@ class WaveformEncoder(nn.Module):
         return mean_std_pool(values[:, :, -1] if self.mixed else values)
 
     def constant_tensors(self) -> list[str]:
-        """Return the names, in the body, of frozen parameters."""
+        """Return the frozen parameters.
+
+        Returns:
+            Their names in the body.
+        """
         return [name for name, parameter in self.body.named_parameters() if not parameter.requires_grad]
 
     def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:

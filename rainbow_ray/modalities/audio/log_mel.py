@@ -57,7 +57,11 @@ class LogMelNet(nn.Module):
         return (torch.log10(mels.clamp(min=MIN_ENERGY)) + 1.5) / 3.5
 
     def identity(self) -> str:
-        """Return a hash of everything but the window that `frozen_features` depends on."""
+        """Return a hash of everything but the window that `frozen_features` depends on.
+
+        Returns:
+            A key of the cache.
+        """
         return hash_parts("log-mel 1", MELS, HOP, FFT)
 
     @override

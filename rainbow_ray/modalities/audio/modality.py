@@ -15,7 +15,8 @@ from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import encoder
 from rainbow_ray.modalities.audio.reader import open_recording
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
-from rainbow_ray.modalities.spec import EncodedUnits, InputSpec, PretrainedEncoder
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.windowed import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 

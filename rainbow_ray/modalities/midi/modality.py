@@ -14,7 +14,8 @@ from rainbow_ray.config.schema import DataConfig, ModelConfig
 from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.midi.reader import open_recording
-from rainbow_ray.modalities.spec import EncodedUnits, InputSpec, PretrainedEncoder
+from rainbow_ray.modalities.spec import InputSpec
+from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.windowed import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 

@@ -99,7 +99,14 @@ class FamilyAdapter:
     final_norm_path: str | None = None
 
     def layers(self, body: Body) -> nn.ModuleList:
-        """Return the layers of a model."""
+        """Return the layers of a model.
+
+        Args:
+            body: The model.
+
+        Returns:
+            Its own list of layers.
+        """
         layers: nn.ModuleList = operator.attrgetter(self.layers_path)(body)
         return layers
 
@@ -177,6 +184,9 @@ def find_layers(body: Body) -> nn.ModuleList:
     Args:
         body: The model. Of a family without an adapter, its layers are the only list of modules that is as long as its
             config says.
+
+    Returns:
+        The model's own list of layers.
 
     Raises:
         ValueError: There is not exactly one such list.

@@ -1,10 +1,13 @@
-"""Which words a text holds, as features: labels often follow words, and an encoder's averages blur them.
+"""Bag of words: which words a text has, as dense features beside the encoder's, whose averages blur single words.
 
-Each word is hashed to a bucket. A bucket's row is a fixed random direction (Johnson–Lindenstrauss: inner products of
-word presences survive), scaled by how strongly the word speaks for a class on the training side: the log-count ratio
-of Wang and Manning 2012, "Baselines and Bigrams", eq. 2–3. Adding the rows of a text's words gives `width` dense
-features, which the head weighs beside the encoder's. Dense, because Adam moves the weight of a word seen once as far
-as that of a frequent one; nothing to learn here, because 43 songs do not teach a thousand weights.
+Each word is hashed to a bucket. The row of a bucket is a fixed random direction, scaled by how strongly the word
+speaks for a class on the training side. The sum of the rows of a text's words is its features. They are dense, because
+Adam moves the weight of a word that occurs once as far as that of a frequent one; and nothing in them is learned,
+because few songs cannot determine a thousand weights.
+
+Reference:
+    Wang and Manning 2012, "Baselines and Bigrams", equations 2 and 3 (log-count ratios); Johnson and Lindenstrauss 1984
+    (random projections keep inner products).
 """
 
 from __future__ import annotations
@@ -12,28 +15,39 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
 
-SMOOTHING = 2  # texts; between two groups of one size that is one each
+SMOOTHING = 2  # texts: one for each of two groups of equal size
 
 
 def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray:
-    """How strongly each word speaks for each group of texts, against all others: `(BUCKETS, groups)`.
+    """Return how strongly each word speaks for each group of texts against all others.
 
-    `belongs` is `(texts, groups)`, bool. As if `SMOOTHING` more texts had held each word, dealt to the two sides in
-    proportion to their texts: a word that nobody has says nothing, however few texts a group has (with one more on each
-    side, as in the paper, all rare words would speak for a small group). Nor does a group that all or no texts are in.
+    Counts are smoothed as if `SMOOTHING` more texts had each word, divided between the two sides in proportion to their
+    texts: so a word that no text has is neutral, however small a group is (with one more text on each side, as in the
+    paper, all rare words would speak for a small group). So is every word for a group of all texts or of none.
+
+    Args:
+        lists: Buckets of each text, each once.
+        belongs: Which texts are in which group, `(texts, groups)` bool.
+
+    Returns:
+        Log ratios, `(BUCKETS, groups)` float32; 0 is neutral.
+
+    Reference:
+        Wang and Manning 2012, "Baselines and Bigrams", equations 2 and 3.
     """
-    everything = _count(lists)
+    totals = _count(lists)
     columns = []
     for inside in belongs.T:
-        share = float(inside.mean()) if len(inside) else 0.0
-        if share in (0.0, 1.0):
+        fraction = float(inside.mean()) if len(inside) else 0.0
+        if fraction in (0.0, 1.0):
             columns.append(np.zeros(BUCKETS))
             continue
-        counts = _count([row for row, there in zip(lists, inside, strict=True) if there])
-        own, others = counts / share, (everything - counts) / (1 - share)
+        counts = _count([row for row, is_inside in zip(lists, inside, strict=True) if is_inside])
+        own, others = counts / fraction, (totals - counts) / (1 - fraction)
         columns.append(np.log((own + SMOOTHING) / (others + SMOOTHING)))
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -44,7 +58,11 @@ def _count(lists: list[np.ndarray]) -> np.ndarray:
 
 
 class WordPresence(nn.Module):
-    """Buckets `(units, words)`, padded with 0, to features `(units, width)`."""
+    """Features of the words of a text.
+
+    Args:
+        width: Number of features.
+    """
 
     table: torch.Tensor
 
@@ -54,22 +72,33 @@ class WordPresence(nn.Module):
         self.register_buffer("table", torch.zeros(BUCKETS, width))
 
     def fit(self, lists: list[np.ndarray], ratios: np.ndarray | None, seed: int) -> None:
-        """Set the rows from the training side.
+        """Set the rows of the buckets from the training side; a word that does not occur there gets no row.
 
-        `ratios` is `(BUCKETS, classes)`: how strongly each word speaks for each class; None weighs all words alike.
-        A word that the training side does not have gets no row: it would only be noise.
+        Args:
+            lists: Buckets of each training text.
+            ratios: How strongly each word speaks for each class, `(BUCKETS, classes)`; None weighs all words alike.
+            seed: Seed of the random directions.
         """
-        seen = np.zeros(BUCKETS, dtype=bool)
+        occurs = np.zeros(BUCKETS, dtype=bool)
         for buckets in lists:
-            seen[buckets] = True
+            occurs[buckets] = True
         if ratios is None:
             ratios = np.ones((BUCKETS, 1), dtype=np.float32)
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(BUCKETS, self.width, generator=generator) / self.width**0.5
-        # each class has its share of the features, so that the head can tell their evidence apart
-        share = torch.arange(self.width) * ratios.shape[1] // self.width
-        scale = torch.from_numpy(np.ascontiguousarray(ratios, dtype=np.float32))[:, share]
-        self.table.copy_(directions * scale * torch.from_numpy(seen)[:, None])
+        # each class has features of its own, so that the head can tell their evidence apart
+        class_of_feature = torch.arange(self.width) * ratios.shape[1] // self.width
+        scale = torch.from_numpy(np.ascontiguousarray(ratios, dtype=np.float32))[:, class_of_feature]
+        self.table.copy_(directions * scale * torch.from_numpy(occurs)[:, None])
 
+    @override
     def forward(self, buckets: torch.Tensor) -> torch.Tensor:
+        """Return the features of texts.
+
+        Args:
+            buckets: `(units, words)` int64, padded with 0.
+
+        Returns:
+            `(units, width)`.
+        """
         return nn.functional.embedding_bag(buckets, self.table, mode="sum", padding_idx=0)

@@ -28,10 +28,13 @@ SECTION = "model.text_encoder"
 
 
 def load_config(name: str) -> Any:
-    """Return the config of transformers of a text encoder.
+    """Return the config of a text encoder.
 
     Args:
         name: `embedded`, a local folder, or a hub name.
+
+    Returns:
+        A config of transformers.
 
     Raises:
         InputError: It cannot be loaded.
@@ -40,10 +43,13 @@ def load_config(name: str) -> Any:
 
 
 def load_encoder(name: str) -> Any:
-    """Return a text encoder of transformers, in fp32.
+    """Return a pretrained text encoder.
 
     Args:
         name: `embedded`, a local folder, or a hub name.
+
+    Returns:
+        A model of transformers, in fp32.
 
     Raises:
         InputError: Weights or tokenizer are missing, damaged, or do not belong to each other.
@@ -178,10 +184,13 @@ class TextEncoder(nn.Module):
         return self.frozen if self.embeddings_frozen and self.adapter is not None else 0
 
     def constant_tensors(self, depth: int | None = None) -> list[str]:
-        """Return the names, in the body, of frozen parameters.
+        """Return the frozen parameters.
 
         Args:
             depth: Only those that the states after `depth` layers depend on; None for all.
+
+        Returns:
+            Their names in the body.
         """
         above = {id(p) for layer in self.layers[0][depth:] for p in layer.parameters()} if depth is not None else set()
         named = self.body.named_parameters()

@@ -14,11 +14,12 @@ from typing_extensions import override
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.encoder_cache import clone_encoder
-from rainbow_ray.modalities.spec import DrawView, EncodedUnits, FindWindow, InputSpec, ModalitySpec, PretrainedEncoder
+from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, ModalitySpec
 from rainbow_ray.modalities.text import encoder, tokenize
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import PRESENT, STATES, TOKENS, WORDS
+from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.nn.pooling import Pooling
 
 POOLING_MODULE, WORDS_MODULE = "pooling", "words"  # attributes of the model

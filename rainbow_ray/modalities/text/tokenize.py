@@ -30,10 +30,13 @@ MAX_TOKENS = 1_000_000  # a tokenizer without a limit gives 1e30
 
 @functools.cache
 def load_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a text encoder, as transformers has it.
+    """Return the tokenizer of a text encoder.
 
     Args:
         name: `embedded`, a local folder, or a hub name.
+
+    Returns:
+        A tokenizer of transformers.
 
     Raises:
         InputError: There is none, or it cannot be read.
@@ -47,6 +50,9 @@ def load_plain_tokenizer(name: str) -> PlainTokenizer:
 
     Args:
         name: `embedded`, a local folder, or a hub name.
+
+    Returns:
+        A function from texts to token ids.
 
     Raises:
         InputError: It has no vocabulary, or cannot read its own words.
@@ -83,6 +89,9 @@ def tokenizer_problem(name: str, problem: str) -> str:
     Args:
         name: Name of the encoder.
         problem: A clause whose subject is the tokenizer or the encoder.
+
+    Returns:
+        The message, with the config key of the encoder.
     """
     return f"{pretrained.TEXT.key}: {name!r} cannot be used: {problem}"
 
@@ -94,6 +103,9 @@ def token_limit(name: str, config: TextEncoderConfig, encoder_config: Any) -> in
         name: Name of the encoder.
         config: Its section of the config, whose `max_length` is a limit too.
         encoder_config: Its config of transformers.
+
+    Returns:
+        The least of all limits.
 
     Raises:
         InputError: The files of the encoder allow fewer than `MIN_TOKENS`.
@@ -119,6 +131,9 @@ def pad_id(name: str) -> int:
 
     Args:
         name: Name of the encoder.
+
+    Returns:
+        The id; 0 if the tokenizer has no padding token.
     """
     return load_tokenizer(name).pad_token_id or 0
 

@@ -1,0 +1,39 @@
+"""What a modality's module is built around, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """A pretrained encoder that a modality's module is built around.
+
+    Attributes:
+        body: Model of transformers.
+        weights: Digest of its tensors, which identifies cached features.
+        normalize: Whether inputs are standardized before they are encoded (audio).
+    """
+
+    body: Any
+    weights: str = ""
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class EncodedUnits:
+    """The encoded units of one modality in a batch.
+
+    Attributes:
+        tokens: `(units, tokens, width)`.
+        mask: `(units, tokens)`, true for tokens that exist.
+        summary: One vector per unit, `(units, summary_width)`.
+    """
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    summary: torch.Tensor
