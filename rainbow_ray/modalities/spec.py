@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rainbow_ray.config.schema import DataConfig, ModelConfig
-    from rainbow_ray.data.examples import Examples
     from rainbow_ray.data.columns import ColumnRequest
+    from rainbow_ray.data.examples import Examples
     from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
     from rainbow_ray.modalities.windows import Recording, WindowReader
 
