@@ -1,4 +1,4 @@
-"""Plans: every example once an epoch, seeded; divisions that never change what a step is."""
+"""Division of epochs into steps and of steps into micro-batches: complete, seeded, within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo songs: the same for everybody, shaped like a real table, and neither trivial nor hopeless to learn."""
+"""The demo songs are reproducible, have the shape of a real table, and are neither trivial nor impossible to learn."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_equal_texts_agree_in_labels(songs: list[dict[str, Any]]) -> None:
             assert first["training_data"][field] == second["training_data"][field]
 
 
-def test_broken_rows(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
+def test_unusable_rows(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
     broken = [row for row in rows if not usable(row)]
     assert len({row["id"] for row in broken}) == len(broken) == 8
     assert not {row["id"] for row in broken} & {song["id"] for song in songs}
@@ -173,13 +173,13 @@ def grouped_macro_f1(features: Any, songs: list[dict[str, Any]]) -> float:
     return float(f1_score(labels, predicted, average="macro"))
 
 
-def test_words_help_without_settling_the_label(songs: list[dict[str, Any]]) -> None:
+def test_words_help_without_determining_the_label(songs: list[dict[str, Any]]) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     assert 0.65 <= grouped_macro_f1([TfidfVectorizer()], songs) <= 0.9
 
 
-def test_length_does_not_tell(songs: list[dict[str, Any]]) -> None:
+def test_length_does_not_predict_the_label(songs: list[dict[str, Any]]) -> None:
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
     count_words = FunctionTransformer(lambda texts: np.array([[len(text.split())] for text in texts]))

@@ -1,4 +1,4 @@
-"""Timelines out of a manifest: the structure as it is written, LRC files, fixed windows."""
+"""Segments derived from a manifest: song structure, LRC files, windows of fixed length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rainbow_ray.utils.errors import InputError
 STRUCTURE = "Intro : quiet, [00:00.000]-[00:10.500] | Verse 1: a voice, alone, [00:10.500]-[01:02.000] | Coda"
 
 
-def test_a_structure_is_read_and_what_is_written_otherwise_left_out():
+def test_a_structure_is_read_without_unreadable_sections():
     assert parse_structure(STRUCTURE) == [
         Segment(0.0, 10.5, "quiet", "Intro"), Segment(10.5, 62.0, "a voice, alone", "Verse 1")
     ]  # fmt: skip
@@ -26,30 +26,30 @@ def test_lrc_lines_with_several_stamps_and_other_lines():
     assert parse_lrc(text) == [(1.0, "again"), (12.5, "first"), (20.0, "again"), (30.0, ""), (62.5, "colon")]
 
 
-def test_an_offset_lets_lines_come_sooner_and_stamps_of_words_are_no_words():
+def test_an_offset_shifts_lines_and_word_stamps_are_removed():
     text = "[offset: +500]\n[00:12.50]<00:12.50>first <00:13.10>words\n[00:00.20]at once"
     assert parse_lrc(text) == [(0.0, "at once"), (12.0, "first words")]
     assert parse_lrc("[OFFSET:-250]\n[00:01.00] late") == [(1.25, "late")]
     assert parse_lrc("[offset: none]\n[00:01.00] as it is") == [(1.0, "as it is")]
 
 
-def test_other_labels_are_another_table(write_table, tmp_path):
+def test_other_labels_give_another_table(write_table, tmp_path):
     """A run that goes on must not find the labels of another."""
-    made = set()
+    segments = set()
     for label in ("a", "b", "a"):
         songs = {"id": ["x"], "song_structure": [STRUCTURE], "kind": [label], "audio_waveform": [[0.0] * 9]}
         manifest = open_manifest(str(write_table(songs)))
-        made.add(derive_segment_table(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
-    assert len(made) == 2
+        segments.add(derive_segment_table(manifest, tmp_path / "made", "id", 10, tmp_path)[0])
+    assert len(segments) == 2
 
 
-def test_each_song_gets_the_best_timeline_it_has():
-    kind, made = derive_segments(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
-    assert (kind, [one.text for one in made]) == ("structure", ["sung", "more words"])
-    kind, made = derive_segments(None, "[00:02.00]sung\n[00:11.00]more", "[00:20.000]", 10)
-    assert (kind, made) == ("lrc", [Segment(2.0, 11.0, "sung", None), Segment(11.0, 20.0, "more", None)])
-    kind, made = derive_segments("", None, "00:25", 10)
-    assert (kind, [(one.start, one.end) for one in made]) == ("windows", [(0, 10), (10, 25)])
+def test_each_song_gets_its_best_segments():
+    kind, segments = derive_segments(STRUCTURE, "[00:02.00]sung\n[00:11.00]more\n[00:12.00]words", None, 10)
+    assert (kind, [segment.text for segment in segments]) == ("structure", ["sung", "more words"])
+    kind, segments = derive_segments(None, "[00:02.00]sung\n[00:11.00]more", "[00:20.000]", 10)
+    assert (kind, segments) == ("lrc", [Segment(2.0, 11.0, "sung", None), Segment(11.0, 20.0, "more", None)])
+    kind, segments = derive_segments("", None, "00:25", 10)
+    assert (kind, [(segment.start, segment.end) for segment in segments]) == ("windows", [(0, 10), (10, 25)])
     assert derive_segments(None, None, "soon", 10) == ("none", [])
 
 
@@ -80,7 +80,7 @@ def test_the_table_has_a_row_a_segment_and_stem_with_the_songs_columns(write_tab
     assert list((tmp_path / "made").iterdir()) == [path]
 
 
-def test_no_timeline_at_all_is_said(write_table, tmp_path):
+def test_a_manifest_without_segments_is_refused(write_table, tmp_path):
     songs = write_table({"song_id": ["a"], "concept": ["x"]})
     with pytest.raises(InputError, match="--segments"):
         derive_segment_table(open_manifest(str(songs)), tmp_path, "song_id", 10.0, tmp_path)

@@ -1,4 +1,4 @@
-"""The manifest in all forms that it arrives in, and rows left out with their reasons."""
+"""Manifests of all forms, and dropped rows with their reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done for rare classes: one means at a time, or a word about it."""
+"""Methods for rare classes: one at a time, or a warning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.distributed.test_process_group import KEYS, run_workers, without_drop
 from tests.helpers import data_of, fit_fold, plan_of
 
 
-@pytest.mark.parametrize("how", ["oversample", "undersample"])
+@pytest.mark.parametrize("method", ["oversample", "undersample"])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -27,21 +27,21 @@ from tests.helpers import data_of, fit_fold, plan_of
         ("loss", "logit_adjusted"),
     ],
 )
-def test_weights_on_top_of_a_sampler_warn(how, key, value):
-    training = TrainingConfig(sampling=how, **{key: value})
+def test_weights_on_top_of_a_sampler_warn(method, key, value):
+    training = TrainingConfig(sampling=method, **{key: value})
     (warning,) = conflicting_imbalance_settings(training, {"training.sampling", f"training.{key}"})
     assert f"training.{key}" in warning
-    assert f"training.sampling={how}" in warning
+    assert f"training.sampling={method}" in warning
 
 
-def test_weights_that_the_sampler_leaves_nothing_to_do_warn_only_who_set_them():
+def test_weights_without_effect_after_sampling_warn_only_if_the_user_set_them():
     training = TrainingConfig(sampling="oversample", class_weights="balanced")
     assert conflicting_imbalance_settings(training, {"training.sampling"}) == []
     (warning,) = conflicting_imbalance_settings(training, {"training.sampling", "training.class_weights"})
     assert "little or no effect" in warning
 
 
-def test_one_means_alone_is_silent():
+def test_a_single_method_gives_no_warning():
     everything = {"training.sampling", "training.pos_weight", "training.class_weights", "training.loss"}
     assert conflicting_imbalance_settings(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
     assert (
@@ -53,14 +53,14 @@ def test_one_means_alone_is_silent():
     assert conflicting_imbalance_settings(TrainingConfig(sampling="oversample"), {"training.sampling"}) == []
 
 
-def test_a_space_that_stacks_says_so():
+def test_a_search_space_that_combines_methods_warns():
     def suggest(trial):
         trial.suggest_categorical("training.sampling", ["none", "oversample"])
         trial.suggest_categorical("training.pos_weight", ["auto", 4.0])
 
-    found = stacked_in(Space(suggest, "mine:space", __file__), Config(), seed=0)
-    assert any("training.pos_weight is applied on top of training.sampling=oversample" in line for line in found)
-    assert all(line.startswith("in some trials") for line in found)
+    messages = stacked_in(Space(suggest, "mine:space", __file__), Config(), seed=0)
+    assert any("training.pos_weight is applied on top of training.sampling=oversample" in line for line in messages)
+    assert all(line.startswith("in some trials") for line in messages)
 
 
 CLASSES = {"phase": 2}
@@ -81,20 +81,20 @@ LABELS = {"phase": 2, "data__multi_label": True, "data__target_column": "both"}
     ],
     ids=lambda keys: "-".join(map(str, keys.values())),
 )
-def test_two_workers_do_what_one_does(write_table, tiny_encoder, tmp_path, keys):
+def test_two_workers_train_like_one(write_table, tiny_encoder, tmp_path, keys):
     manifest, encoder = write_table(labelled_songs()), without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
     keys = {**KEYS, **keys, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
-    made = plan_of(manifest, encoder, **keys)
-    _, alone = fit_fold(made, data_of(made), tmp_path / "one")
+    plan = plan_of(manifest, encoder, **keys)
+    _, alone = fit_fold(plan, data_of(plan), tmp_path / "one")
     run_workers(tmp_path / "two", manifest, encoder, keys)
-    one, two = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
-    assert one["problem"] == two["problem"], "both saw the same balance"
-    for name, value in one["model"].items():
-        np.testing.assert_allclose(two["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    single, double = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
+    assert single["problem"] == double["problem"], "both saw the same balance"
+    for name, value in single["model"].items():
+        np.testing.assert_allclose(double["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
     assert alone.facts["workers"] == 1
 
 
-def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, tiny_encoder, tmp_path):
+def test_trials_differ_by_their_settings_for_rare_classes(write_table, tiny_encoder, tmp_path):
     short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
     plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
     data = data_of(plan)
@@ -102,7 +102,7 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
     context = TrialContext(
         shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
-    asked = [
+    trials = [
         {},
         {"training.sampling": "oversample"},
         {"training.sampling": "undersample"},
@@ -110,9 +110,9 @@ def test_trials_of_a_sweep_differ_by_what_they_do_for_rare_classes(write_table, 
         {"training.class_weights": {"causal": 9.0}},
         {"training.loss": "logit_adjusted"},
     ]
-    found = []
-    for number, values in enumerate(asked):
+    scores_of_trials = []
+    for number, values in enumerate(trials):
         run_trial(context, shared, number, values, lambda *_: None)
-        found.append(out_of_fold(context, number))
-    assert all(np.isfinite(scores).all() for scores in found)
-    assert len({scores.tobytes() for scores in found}) == len(asked)
+        scores_of_trials.append(out_of_fold(context, number))
+    assert all(np.isfinite(scores).all() for scores in scores_of_trials)
+    assert len({scores.tobytes() for scores in scores_of_trials}) == len(trials)

@@ -1,4 +1,4 @@
-"""Columns that timelines are made of: their types, LRC files that cannot be used, structures in all their forms."""
+"""Columns that segments are derived from: types, unusable LRC files, structures in all their forms."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def make(write_table, tmp_path, tiny_encoder):
         base = {"id": [f"s{i}" for i in range(SONGS)], "concept": ["some words"] * SONGS,
                 "rebracketing_type": ["a", "b"] * (SONGS // 2)}  # fmt: skip
         path = write_table(pa.table({**base, **columns}), "songs.parquet")
-        made = plan_of(path, tiny_encoder("bert"), phase=5, **keys)
-        names = [name for name in pq.read_schema(made.manifest.location).names if name not in ("notes", "nested")]
-        return made, pq.read_table(made.manifest.location, columns=names).to_pandas()
+        result = plan_of(path, tiny_encoder("bert"), phase=5, **keys)
+        names = [name for name in pq.read_schema(result.manifest.location).names if name not in ("notes", "nested")]
+        return result, pq.read_table(result.manifest.location, columns=names).to_pandas()
 
     return plan
 
@@ -71,8 +71,8 @@ def test_clear_types_are_used(make, columns, first):
     row = table.iloc[0]
     start, end, text, section = first
     assert (row["start_seconds"], row["end_seconds"]) == (start, end)
-    said = [None if pd.isna(row[name]) else row[name] for name in ("lyric_text", "structure_section")]
-    assert said == [text, section]
+    values = [None if pd.isna(row[name]) else row[name] for name in ("lyric_text", "structure_section")]
+    assert values == [text, section]
     assert set(table["id"]) == {f"s{i}" for i in range(SONGS)}
 
 
@@ -125,8 +125,8 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
     names = [*NAMES, "latin.lrc", "good.lrc"] * 2
     songs = {"id": [str(i) for i in range(12)], "lrc_file": names, "total_running_time": ["00:40"] * 12}
     path, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
-    said = " ".join(notes)
-    assert "2 songs from LRC files, 10 songs from windows" in said
+    messages = " ".join(notes)
+    assert "2 songs from LRC files, 10 songs from windows" in messages
     for reason, name in [
         ("no such file", "missing.lrc"),
         ("empty", "empty.lrc"),
@@ -134,10 +134,10 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
         ("a path that leaves the media root", "../elsewhere.lrc"),
         ("an encoding", "latin.lrc"),
     ]:
-        assert f"LRC files of 2 songs are not used: {reason}" in said
-        assert f"({name})" in said
-    made = pq.read_table(path).to_pandas()
-    assert made["lyric_text"].notna().sum() == 4
+        assert f"LRC files of 2 songs are not used: {reason}" in messages
+        assert f"({name})" in messages
+    result = pq.read_table(path).to_pandas()
+    assert result["lyric_text"].notna().sum() == 4
 
 
 def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp_path):
@@ -145,29 +145,31 @@ def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp
     files = {"lrc_file": NAMES * 3, **RUNNING}
     with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be divided.*--media-root.*missing.lrc"):
         make(files)
-    made, table = make(files, data__max_unreadable_fraction=1.0)
-    assert any("LRC files of 3 songs are not used: no such file (missing.lrc)" in one for one in made.warnings)
+    result, table = make(files, data__max_unreadable_fraction=1.0)
+    assert any(
+        "LRC files of 3 songs are not used: no such file (missing.lrc)" in warning for warning in result.warnings
+    )
     assert table["lyric_text"].isna().all()
     one_lost = {"lrc_file": ["good.lrc"] * 11 + ["missing.lrc"], **RUNNING}
-    made, table = make(one_lost)
-    assert any("LRC files of 1 song is not used" in one for one in made.warnings)
+    result, table = make(one_lost)
+    assert any("LRC files of 1 song is not used" in warning for warning in result.warnings)
     assert table["lyric_text"].notna().sum() == 22
 
 
 def test_songs_with_a_structure_go_on_without_their_lrc_files(make):
-    made, _ = make({"lrc_file": ["missing.lrc"] * SONGS, "song_structure": ["Verse: words, [0:00]-[0:10]"] * SONGS})
-    assert any("LRC files of 12 songs are not used" in one for one in made.warnings)
+    result, _ = make({"lrc_file": ["missing.lrc"] * SONGS, "song_structure": ["Verse: words, [0:00]-[0:10]"] * SONGS})
+    assert any("LRC files of 12 songs are not used" in warning for warning in result.warnings)
 
 
 def test_the_media_root_has_an_effect_where_lrc_files_are_read(make, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     bad_files(folder)
-    made, table = make(
+    result, table = make(
         {"lrc_file": ["good.lrc"] * SONGS}, data__media_root=str(folder), data__max_unreadable_fraction=0.5
     )
     assert table["lyric_text"].iloc[0] == "one line"
-    assert not [one for one in made.warnings if "has no effect" in one]
+    assert not [warning for warning in result.warnings if "has no effect" in warning]
 
 
 def test_structures_have_hours_and_parts_without_times_are_counted(write_table, tmp_path):
@@ -177,9 +179,11 @@ def test_structures_have_hours_and_parts_without_times_are_counted(write_table, 
         (3540, 3590), (3590, 3620)
     ]  # fmt: skip
     assert parse_structure("A, [00:10,500]–[00:20,250]") == [Segment(10.5, 20.25, None, "A")]
-    found = read_structure([{"label": "A", "start": "0:10", "end": "soon"}, None, {"name": "B", "start": 1, "end": 2}])
-    assert found.segments == [Segment(1, 2, None, "B")]
-    assert found.unreadable == ["A", "None"]
+    structure = read_structure(
+        [{"label": "A", "start": "0:10", "end": "soon"}, None, {"name": "B", "start": 1, "end": 2}]
+    )
+    assert structure.segments == [Segment(1, 2, None, "B")]
+    assert structure.unreadable == ["A", "None"]
     songs = {"id": ["a"], "song_structure": ["Verse, [0:00]-[0:10] | Coda | Time, [00:00:10:12]-[00:00:20:00]"]}
     _, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
     (note,) = [note for note in notes if "2 sections of song_structure have no readable times" in note]

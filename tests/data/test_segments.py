@@ -1,4 +1,4 @@
-"""Timelines: rows of segments and stems folded to songs in the order of time, and what tables have wrong."""
+"""Tables of segments: stems are merged, segments sorted by time, and faults of tables reported."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NAN = float("nan")
 
 @pytest.fixture
 def read(write_table, tiny_encoder):
-    """The data of a run over a table of segments, changed by `mend`."""
+    """Return the data of a run over a table of segments, after `change`."""
 
-    def make(mend=None, rows=None, songs=None, **keys):
+    def make(change=None, rows=None, songs=None, **keys):
         rows = rows or segment_rows()
-        if mend is not None:
-            mend(rows)
+        if change is not None:
+            change(rows)
         segments = write_table(rows, "segments.parquet")
         manifest = songs or "demo"
         encoder = tiny_encoder("bert")
@@ -44,7 +44,7 @@ def put(column, value, *rows):
     return change
 
 
-def test_stems_are_folded_and_songs_follow_time(read):
+def test_stems_are_merged_and_segments_are_sorted_by_time(read):
     data = read()
     targets = data.source.targets
     assert len(data.source) == 12 * 8
@@ -63,7 +63,7 @@ def test_stems_are_folded_and_songs_follow_time(read):
         assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
 
 
-def test_rows_in_any_order_are_the_same_timelines(read):
+def test_the_order_of_rows_does_not_matter(read):
     rows = segment_rows()
     order = np.random.default_rng(0).permutation(len(rows["song_id"]))
     a, b = read(rows=rows), read(rows={name: [values[i] for i in order] for name, values in rows.items()})
@@ -92,7 +92,7 @@ def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, colum
     assert any("masked" in warning for warning in data.warnings)
 
 
-def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
+def test_a_segment_of_unknown_time_begins_where_all_before_it_have_ended(read):
     rows = segment_rows()
     data = read(put("start_seconds", NAN, 4, 5))
     assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
@@ -104,25 +104,25 @@ def test_a_segment_of_unknown_time_lies_where_all_before_it_have_ended(read):
     )
 
 
-def test_of_equal_start_and_end_nothing_is_learned(read):
+def test_segments_of_equal_start_and_end_are_masked(read):
     rows = segment_rows()
     data = read(put("end_seconds", rows["start_seconds"][4], 4, 5))
     assert data.profile["masked"] == {NO_LENGTH: 1}
 
 
-def test_labels_that_lack_are_masked_not_dropped(read):
+def test_segments_without_a_label_are_masked_not_dropped(read):
     data = read(put("segment_rebracketing_type", None, 0, 1, 8, 9))
     assert len(data.source) == 12 * 8
     assert np.isnan(data.source.targets[[0, 4], LABEL]).all()
     assert data.profile["segments"]["labelled"] == 12 * 8 - 2
 
 
-def test_a_stem_that_has_the_label_speaks_for_those_that_lack_it(read):
+def test_the_label_of_one_stem_is_that_of_the_segment(read):
     data = read(put("segment_rebracketing_type", None, 0))
     assert np.array_equal(data.source.targets, read().source.targets)
 
 
-def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_one(read):
+def test_the_null_class_does_not_contradict_stems_with_a_label(read):
     rows = segment_rows()
     labels = rows["segment_rebracketing_type"]
     labels[::2] = [None] * len(labels[::2])
@@ -134,7 +134,7 @@ def test_a_class_for_what_has_no_label_does_not_speak_against_stems_that_have_on
     assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
 
 
-def test_the_words_are_those_of_a_stem_that_has_them(read):
+def test_the_text_is_that_of_a_stem_with_text(read):
     rows = segment_rows()
     rows["lyric_text"][0] = None
     rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the words
@@ -143,7 +143,7 @@ def test_the_words_are_those_of_a_stem_that_has_them(read):
     assert np.array_equal(data.source.targets, read().source.targets)
 
 
-def test_stems_whose_times_differ_by_a_breath_are_one_segment(read):
+def test_stems_whose_times_differ_slightly_are_one_segment(read):
     rows = segment_rows()
     for name in ("start_seconds", "end_seconds"):
         jitter = np.random.default_rng(0).uniform(0, 0.0002, len(rows[name]))
@@ -151,7 +151,7 @@ def test_stems_whose_times_differ_by_a_breath_are_one_segment(read):
     assert len(read(rows=rows).source) == 12 * 8
 
 
-def test_segments_of_no_place_and_time_are_not_each_others_stems(read):
+def test_rows_without_position_and_time_are_separate_segments(read):
     rows = segment_rows(stems=1)
     del rows["segment_index"]
     data = read(put("end_seconds", NAN, 1), rows=put_all(rows, "start_seconds", 1, 2, 3))
@@ -167,7 +167,7 @@ def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
     rows = segment_rows()
     grown = {name: [*rows[name][16:], *more[name]] for name in rows}
     again = read(rows=grown, data__split_file=str(tmp_path / "split.json"))
-    folds = [dict(zip(one.index.songs, one.split.fold.tolist(), strict=True)) for one in (data, again)]
+    folds = [dict(zip(item.index.songs, item.split.fold.tolist(), strict=True)) for item in (data, again)]
     assert folds[0] == folds[1]
     ids = again.index.ids.tolist()
     assert ids == sorted(ids)
@@ -187,13 +187,13 @@ def test_stems_that_disagree_are_masked(read):
     assert np.isnan(data.source.targets[0, LABEL])
 
 
-def test_duplicate_indices_are_told_apart_by_time(read):
+def test_repeated_indices_are_distinguished_by_time(read):
     data = read(put("segment_index", 1, 4, 5))
     assert len(data.source) == 12 * 8
     assert any("have the index of another segment" in warning for warning in data.warnings)
 
 
-def test_songs_that_the_manifest_lacks_and_songs_without_segments(read, write_table):
+def test_songs_missing_in_the_manifest_and_songs_without_segments_are_counted(read, write_table):
     songs = song_rows(songs=12, stems=1)
     songs["id"] = [f"{i:02d}" for i in range(1, 13)]  # 00 has segments and no song, 12 a song and no segments
     data = read(songs=write_table(songs, "songs.parquet"))
@@ -209,14 +209,14 @@ def test_a_song_without_any_label_is_left_out(read):
     assert data.profile["dropped"]["segments of songs without any label that can be used"] == 8
 
 
-def test_songs_of_one_segment_can_be_learned_from(read):
+def test_songs_of_one_segment_can_be_trained_on(read):
     data = read(rows=segment_rows(segments=1, songs=24))
     assert len(data.source) == 24
     assert any("24 songs have one segment" in warning for warning in data.warnings)
 
 
 @pytest.mark.parametrize(
-    ("mend", "says"),
+    ("change", "says"),
     [
         (
             lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])),
@@ -235,23 +235,23 @@ def test_songs_of_one_segment_can_be_learned_from(read):
         (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "192: no id: column song_id"),
     ],
 )
-def test_nothing_left_is_said_with_what_to_do(read, mend, says):
+def test_an_error_without_usable_segments_gives_advice(read, change, says):
     rows = segment_rows()
     rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
     with pytest.raises(InputError, match=says):
-        read(mend, rows=rows)
+        read(change, rows=rows)
 
 
-@pytest.mark.parametrize("known", [0, 2])
-def test_ids_that_the_manifest_writes_otherwise_are_what_is_said(read, write_table, known):
+@pytest.mark.parametrize("n_known", [0, 2])
+def test_an_error_names_ids_that_differ_from_those_of_the_manifest(read, write_table, n_known):
     songs = song_rows(songs=12, stems=1)
-    songs["id"] = [f"{i:02d}" if i < known else str(i + 100) for i in range(12)]
-    with pytest.raises(InputError, match=rf"{192 - 16 * known}: segment of a song that the manifest lacks.*: ids in"
-                                         rf" song_id .* such as '0{known}' must be those of songs"):  # fmt: skip
+    songs["id"] = [f"{i:02d}" if i < n_known else str(i + 100) for i in range(12)]
+    with pytest.raises(InputError, match=rf"{192 - 16 * n_known}: segment of a song that the manifest lacks.*: ids in"
+                                         rf" song_id .* such as '0{n_known}' must be those of songs"):  # fmt: skip
         read(songs=write_table(songs, "songs.parquet"))
 
 
-def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read, write_table):
+def test_an_error_names_labels_that_are_all_null(read, write_table):
     songs = song_rows(songs=11, stems=1)
     songs["id"] = [f"{i:02d}" for i in range(11)]
     rows = segment_rows()
@@ -260,29 +260,29 @@ def test_labels_that_are_all_null_are_said_to_be_so_whatever_else_is_wrong(read,
         read(rows=rows, songs=write_table(songs, "songs.parquet"))
 
 
-def test_windows_cover_a_long_song_and_are_stitched_once():
+def test_sequences_cover_a_long_song_and_each_segment_is_scored_once():
     size, together = 53, 16
-    near = SequenceIndex(np.arange(size), np.full(size, size), together, 0.5)
+    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), together, 0.5)
     song = np.arange(size)
-    trained = near.training_sequences(song, shift=5)
+    trained = sequence_index.training_sequences(song, shift=5)
     assert np.concatenate(trained).tolist() == song.tolist()
     assert max(map(len, trained)) <= together
-    scored = near.scoring_sequences(song)
+    scored = sequence_index.scoring_sequences(song)
     assert all(len(window) == together for window in scored)
-    said = np.concatenate([window[near.center_mask(window)] for window in scored])
-    assert sorted(said.tolist()) == song.tolist(), "each segment is said once"
+    kept = np.concatenate([window[sequence_index.center_mask(window)] for window in scored])
+    assert sorted(kept.tolist()) == song.tolist(), "each segment is scored once"
     for window in scored:
-        inner = window[near.center_mask(window)]
+        inner = window[sequence_index.center_mask(window)]
         assert inner[0] == 0 or inner[0] - window[0] >= 3, "with neighbours on both sides"
         assert inner[-1] == size - 1 or window[-1] - inner[-1] >= 3
 
 
 @pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
-def test_every_segment_is_said_once_whatever_the_windows(size, together, overlap):
-    near = SequenceIndex(np.arange(size), np.full(size, size), together, overlap)
-    windows = near.scoring_sequences(np.arange(size))
-    said = np.concatenate([window[near.center_mask(window)] for window in windows])
-    assert sorted(said.tolist()) == list(range(size))
+def test_center_masks_cover_each_segment_once(size, together, overlap):
+    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), together, overlap)
+    windows = sequence_index.scoring_sequences(np.arange(size))
+    kept = np.concatenate([window[sequence_index.center_mask(window)] for window in windows])
+    assert sorted(kept.tolist()) == list(range(size))
 
 
 def test_real_timelines_read(real_manifest, tiny_encoder):
@@ -293,7 +293,7 @@ def test_real_timelines_read(real_manifest, tiny_encoder):
     assert data.source.targets[:, END].max() <= times.max() + 1e-3
 
 
-def test_a_settled_config_can_be_run_again(read, write_table):
+def test_a_resolved_config_can_be_run_again(read, write_table):
     songs = song_rows(songs=12, stems=1)
     songs["id"] = [f"{i:02d}" for i in range(12)]
     manifest = write_table(songs, "songs.parquet")
@@ -302,14 +302,14 @@ def test_a_settled_config_can_be_run_again(read, write_table):
     assert np.array_equal(data.source.targets, again.source.targets)
 
 
-def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
+def test_keys_without_effect_are_reported_once_the_task_is_known(read):
     keys = {"segments__decoding": "median", "segments__filter_width": 5, "segments__max_sequence_length": 4,
             "segments__overlap": 0.5, "training__tmse_weight": 0.9, "training__tmse_clip": 2.0,
             "training__boundary_loss_weight": 0.9}  # fmt: skip
-    said = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
-    assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in said for key in keys)
+    messages = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
+    assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in messages for key in keys)
     assert "has no effect" not in " ".join(read(**keys).warnings)
-    (bag,) = [one for one in read(segments__bag="noisy_or").warnings if "no effect" in one]
+    (bag,) = [item for item in read(segments__mil_pooling="noisy_or").warnings if "no effect" in item]
     assert bag.startswith("segments.mil_pooling has no effect: segments have labels of their own")
 
 
@@ -323,11 +323,11 @@ def test_keys_that_say_nothing_are_told_once_it_is_known_what_has_labels(read):
         ("fields.marked", lambda i: i % 2 == 0, "binary", ""),
     ],
 )
-def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_encoder, column, values, kind, says):
+def test_the_task_follows_from_the_values_of_a_column(write_table, tiny_encoder, column, values, kind, says):
     rows = segment_rows(stems=1)
     name, _, field = column.partition(".")
-    told = [values(i) for i in range(len(rows["song_id"]))]
-    rows[name] = [json.dumps({field: one}) for one in told] if field else told
+    values_of_rows = [values(i) for i in range(len(rows["song_id"]))]
+    rows[name] = [json.dumps({field: item}) for item in values_of_rows] if field else values_of_rows
     path = write_table(rows, "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
     assert plan.task.base_task.name == kind
@@ -340,16 +340,16 @@ def test_what_is_predicted_is_told_by_what_a_column_holds(write_table, tiny_enco
 
 
 @pytest.mark.parametrize("column", ["segment_rebracketing_type", "segment_has_rebracketing_markers"])
-def test_labels_of_segments_are_no_text(read, column):
+def test_labels_of_segments_are_refused_as_text(read, column):
     other = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
     with pytest.raises(InputError, match=f"{column!r} is a label or computed from one"):
         read(data__text_columns=["lyric_text", column], data__target_column=other)
 
 
-def test_text_that_is_not_asked_of_segments_is_said(write_table, tiny_encoder):
+def test_text_requirements_have_no_effect_on_segments(write_table, tiny_encoder):
     path = write_table(segment_rows(), "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__require_concept=True,
                    data__min_concept_length=500)  # fmt: skip
-    said = " ".join(plan.warnings)
-    assert "data.require_concept has no effect" in said
-    assert "data.min_concept_length has no effect" in said
+    messages = " ".join(plan.warnings)
+    assert "data.require_concept has no effect" in messages
+    assert "data.min_concept_length has no effect" in messages

@@ -1,4 +1,4 @@
-"""Runs of neighbours as steps, shares and micro-batches: whole, all of them, and about as large as each other."""
+"""Sequences of segments in steps, shards and micro-batches: never divided, complete, and of about equal size."""
 
 from __future__ import annotations
 
@@ -19,60 +19,66 @@ from tests.conftest import segment_rows
 from tests.helpers import data_of, fit_fold, plan_of
 
 
-def runs_of(sizes):
+def sequences_of(sizes):
     edges = np.concatenate([[0], np.cumsum(sizes)])
     return [np.arange(a, b) for a, b in itertools.pairwise(edges)]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 40])
-def test_an_epoch_has_each_run_once_whole_and_no_empty_step(steps):
-    runs = runs_of(np.random.default_rng(0).integers(1, 60, 40))
-    planned = plan_sequences(runs, steps, seed=1, epoch=3)
+def test_an_epoch_has_each_sequence_once_and_no_empty_step(steps):
+    sequences = sequences_of(np.random.default_rng(0).integers(1, 60, 40))
+    planned = plan_sequences(sequences, steps, seed=1, epoch=3)
     assert len(planned) == steps
     assert all(len(step) for step in planned)
-    assert sorted(run.tolist() for step in planned for run in step.sequences) == [run.tolist() for run in runs]
-    again, other = (plan_sequences(runs, steps, seed=1, epoch=epoch) for epoch in (3, 4))
+    assert sorted(sequence.tolist() for step in planned for sequence in step.sequences) == [
+        sequence.tolist() for sequence in sequences
+    ]
+    again, other = (plan_sequences(sequences, steps, seed=1, epoch=epoch) for epoch in (3, 4))
     assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, again, strict=True))
     assert steps == 40 or not all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, other, strict=True))
 
 
-def test_steps_are_about_as_large_as_each_other():
-    runs = runs_of(np.full(64, 10))
-    assert {len(step) for step in plan_sequences(runs, 16, seed=0, epoch=0)} == {40}
+def test_steps_have_about_equally_many_examples():
+    sequences = sequences_of(np.full(64, 10))
+    assert {len(step) for step in plan_sequences(sequences, 16, seed=0, epoch=0)} == {40}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_workers_share_a_steps_runs(workers):
-    runs = runs_of([5, 30, 2, 17, 9])
-    shares = [shard_sequences(runs, rank, workers) for rank in range(workers)]
-    assert sorted(run.tolist() for share in shares for run in share.sequences) == [run.tolist() for run in runs]
+def test_workers_divide_the_sequences_of_a_step(workers):
+    sequences = sequences_of([5, 30, 2, 17, 9])
+    shards = [shard_sequences(sequences, rank, workers) for rank in range(workers)]
+    assert sorted(sequence.tolist() for shard in shards for sequence in shard.sequences) == [
+        sequence.tolist() for sequence in sequences
+    ]
     if workers == 2:
-        assert abs(len(shares[0]) - len(shares[1])) <= 5
+        assert abs(len(shards[0]) - len(shards[1])) <= 5
 
 
-def test_micro_batches_are_filled_by_tokens_and_keep_runs_whole():
+def test_micro_batches_are_filled_by_tokens_and_keep_sequences_whole():
     sizes = [4, 4, 4, 50, 1]
-    runs = runs_of(sizes)
+    sequences = sequences_of(sizes)
     lengths = np.repeat([10, 100, 12, 5, 11], sizes)
-    batches = divide_sequences(runs, lengths, max_examples=16, max_tokens=400)
-    assert sorted(run.tolist() for batch in batches for run in batch.sequences) == [run.tolist() for run in runs]
+    batches = divide_sequences(sequences, lengths, max_examples=16, max_tokens=400)
+    assert sorted(sequence.tolist() for batch in batches for sequence in batch.sequences) == [
+        sequence.tolist() for sequence in sequences
+    ]
     for batch in batches:
         assert len(batch.sequences) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
     assert len(batches) == 3, "one of long lines, one of the others, one run that is more alone"
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4], [2, 5, 1]])
-def test_windows_that_touch_stay_apart(sizes):
+def test_adjacent_sequences_stay_separate(sizes):
     """All of one song, one after the other: nothing in their indices tells where one ends."""
-    runs = runs_of(sizes)
-    (step,) = plan_sequences(runs, 1, seed=0, epoch=0)
-    share = shard_sequences(step.sequences, 0, 1)
-    (batch,) = divide_sequences(share.sequences, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
+    sequences = sequences_of(sizes)
+    (step,) = plan_sequences(sequences, 1, seed=0, epoch=0)
+    shard = shard_sequences(step.sequences, 0, 1)
+    (batch,) = divide_sequences(shard.sequences, np.ones(sum(sizes)), max_examples=99, max_tokens=None)
     assert sorted(map(len, batch.sequences)) == sorted(sizes)
     table = pa.table({name: np.arange(12.0) for name in ("start", "end", "relative_start", "relative_end", "position")})
     segment_times = make_segment_times(table, batch.indices, batch.sequence_ids)
     assert segment_times is not None
-    assert torch.bincount(segment_times.sequence_ids).tolist() == [len(run) for run in batch.sequences]
+    assert torch.bincount(segment_times.sequence_ids).tolist() == [len(sequence) for sequence in batch.sequences]
 
 
 @pytest.fixture
@@ -104,9 +110,9 @@ def losses_of(components, batch):
     return evaluator.forward_loss(components.model, components.features, components.task, view)[0]
 
 
-@pytest.mark.parametrize(("together", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
-def test_scores_do_not_depend_on_which_windows_share_a_batch(segments, monkeypatch, together, overlap):
-    components = components_of(*segments(segments__max_sequence_length=together, segments__overlap=overlap))
+@pytest.mark.parametrize(("max_length", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
+def test_scores_do_not_depend_on_the_other_sequences_of_a_batch(segments, monkeypatch, max_length, overlap):
+    components = components_of(*segments(segments__max_sequence_length=max_length, segments__overlap=overlap))
     everything = np.arange(len(components.features.dataset))
     many, _ = components.evaluator.score(everything)
     monkeypatch.setattr(feature_provider, "MAX_EVAL_TOKENS", 1)  # each window alone
@@ -122,31 +128,34 @@ def test_long_songs_are_trained_and_scored(segments, tmp_path):
     assert fitted.val_scores.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_windows_that_touch_have_no_jump_between_them(segments):
+def test_adjacent_sequences_have_no_boundary_loss_between_them(segments):
     """The loss of a step does not depend on which of its windows lie in one micro-batch."""
     components = components_of(*segments(segments__max_sequence_length=8))
     first, second = np.arange(8), np.arange(8, 16)
-    (both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
+    (batch_of_both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
         components.model.eval()
-        apart = [losses_of(components, *plan_sequences([sequence], 1, seed=0, epoch=0)) for sequence in both.sequences]
-        together = losses_of(components, both)
-    assert torch.allclose(together, torch.cat(apart), atol=1e-5)
+        apart = [
+            losses_of(components, *plan_sequences([sequence], 1, seed=0, epoch=0))
+            for sequence in batch_of_both.sequences
+        ]
+        joint = losses_of(components, batch_of_both)
+    assert torch.allclose(joint, torch.cat(apart), atol=1e-5)
 
 
-def test_what_nobody_scored_is_not_passed_over(segments, monkeypatch):
+def test_segments_without_a_score_raise_an_error(segments, monkeypatch):
     components = components_of(*segments(segments__max_sequence_length=8))
-    near = components.features.dataset.sequence_index
-    monkeypatch.setattr(type(near), "scoring_sequences", lambda self, song: [song[:8], song[8:16]])
-    monkeypatch.setattr(type(near), "center_mask", lambda self, sequence: np.ones(len(sequence), dtype=bool))
+    sequence_index = components.features.dataset.sequence_index
+    monkeypatch.setattr(type(sequence_index), "scoring_sequences", lambda self, song: [song[:8], song[8:16]])
+    monkeypatch.setattr(type(sequence_index), "center_mask", lambda self, sequence: np.ones(len(sequence), dtype=bool))
     with pytest.raises(TrainingError, match="not finite"):
         components.evaluator.score(np.arange(len(components.features.dataset)))
 
 
-def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatch):
+def test_sequences_are_not_divided_when_memory_is_short(segments, monkeypatch):
     components = components_of(*segments(segments__max_sequence_length=8))
     everything = np.arange(len(components.features.dataset))
-    whole, _ = components.evaluator.score(everything)
+    expected, _ = components.evaluator.score(everything)
     forward_loss, max_examples = evaluator.forward_loss, [40]
 
     def limited(module, features, task, view, modalities=None):
@@ -155,7 +164,7 @@ def test_where_memory_does_not_suffice_windows_are_not_torn(segments, monkeypatc
         return forward_loss(module, features, task, view, modalities)
 
     monkeypatch.setattr(evaluator, "forward_loss", limited)
-    assert components.evaluator.score(everything)[0] == pytest.approx(whole, abs=1e-5)
+    assert components.evaluator.score(everything)[0] == pytest.approx(expected, abs=1e-5)
     max_examples[0] = 7
     with pytest.raises(TrainingError, match=r"segments\.max_sequence_length"):
         components.evaluator.score(everything)

@@ -1,4 +1,4 @@
-"""Splits keep songs and equal texts whole, whatever the data; they are seeded, reusable and honest about leaks."""
+"""Splits never divide songs and equal texts; they are seeded, reusable, and count shared texts."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def random_examples(seed: int, n: int = 60) -> Examples:
     return examples_of(songs, texts, [f"album {rng.integers(0, 6)}" for _ in range(n)])
 
 
-def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, known=None):
+def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, saved=None):
     strata = examples.targets.astype(int)
-    return make_split(examples, strata, n_folds=folds, val_fraction=0.2, split_by=by, seed=seed, saved_split=known)
+    return make_split(examples, strata, n_folds=folds, val_fraction=0.2, split_by=by, seed=seed, saved_split=saved)
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("folds", [1, 2, 5])
-def test_no_song_and_no_text_stands_on_both_sides(seed, folds):
+def test_no_song_and_no_text_is_in_training_and_validation(seed, folds):
     examples = random_examples(seed)
-    made = split(examples, folds)
-    for fold in range(made.n_folds):
-        train, val = made.train_val_indices(fold)
+    result = split(examples, folds)
+    for fold in range(result.n_folds):
+        train, val = result.train_val_indices(fold)
         assert len(np.intersect1d(train, val)) == 0
         assert len(val) > 0
         assert not set(examples.songs[train]) & set(examples.songs[val])
         assert not {text_key(t) for t in examples.texts[train]} & {text_key(t) for t in examples.texts[val]}
     if folds > 1:
-        assert np.bincount(made.fold, minlength=folds).sum() == len(examples)
-    assert made.n_shared_texts == 0
+        assert np.bincount(result.fold, minlength=folds).sum() == len(examples)
+    assert result.n_shared_texts == 0
 
 
 def test_texts_equal_but_for_case_and_punctuation_are_one_group():
@@ -58,7 +58,7 @@ def test_texts_equal_but_for_case_and_punctuation_are_one_group():
     assert group_ids(examples, "id").tolist() == [0, 0, 1]
 
 
-def test_groups_hang_together_over_chains():
+def test_groups_are_connected_components():
     examples = examples_of(["a", "a", "b", "c"], ["x", "y", "y", "z"], ["1", "2", None, None])
     assert group_ids(examples, "id").tolist() == [0, 0, 0, 1]
     assert group_ids(examples, "album").tolist() == [0, 0, 0, 1]
@@ -67,14 +67,14 @@ def test_groups_hang_together_over_chains():
 def test_a_column_is_held_out_whole():
     n = 48
     examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)], [f"a{i % 6}" for i in range(n)])
-    made = split(examples, folds=3, by="album")
+    result = split(examples, folds=3, by="album")
     albums = examples.strings("held_out")
     for fold in range(3):
-        train, val = made.train_val_indices(fold)
+        train, val = result.train_val_indices(fold)
         assert not set(albums[train]) & set(albums[val])
 
 
-def test_classes_are_spread_and_the_seed_decides():
+def test_folds_are_stratified_and_depend_on_the_seed():
     n = 100
     examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)])
     shares = [examples.targets[split(examples).train_val_indices(k)[1]].mean() for k in range(5)]
@@ -86,7 +86,7 @@ def test_classes_are_spread_and_the_seed_decides():
     assert abs(examples.targets[val].mean() - examples.targets.mean()) < 0.06
 
 
-def test_a_row_split_leaks_and_says_how_much():
+def test_a_row_split_counts_its_shared_texts():
     examples = examples_of([f"s{i // 4}" for i in range(80)], [f"t{i // 4}" for i in range(80)])
     assert split(examples, by="row").n_shared_texts > 10
 
@@ -94,8 +94,8 @@ def test_a_row_split_leaks_and_says_how_much():
 def test_a_class_with_fewer_songs_than_folds_does_not_stop_the_split():
     examples = examples_of([f"s{i}" for i in range(30)], [f"t{i}" for i in range(30)])
     strata = np.array([1] * 2 + [0] * 28)
-    made = make_split(examples, strata, n_folds=5, val_fraction=0.2, split_by="id", seed=0)
-    assert sorted(np.bincount(made.fold)) == [6] * 5
+    result = make_split(examples, strata, n_folds=5, val_fraction=0.2, split_by="id", seed=0)
+    assert sorted(np.bincount(result.fold)) == [6] * 5
 
 
 def test_folds_are_capped_by_groups_and_one_group_is_refused():
@@ -106,21 +106,21 @@ def test_folds_are_capped_by_groups_and_one_group_is_refused():
 
 
 @pytest.mark.parametrize("folds", [1, 4])
-def test_a_split_file_keeps_known_songs_and_adds_new_ones(tmp_path, folds):
+def test_a_split_file_keeps_its_songs_and_new_songs_are_added(tmp_path, folds):
     n = 60
     songs, texts = [f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)]
     old = examples_of(songs[:40], texts[:40])
     first = split(old, folds)
     file = tmp_path / "split.json"
     write_split_file(first, old, file)
-    known = read_split_file(file, n_folds=None, split_by="id")
+    saved = read_split_file(file, n_folds=None, split_by="id")
     # the known songs come last this time, one new song repeats a known text
     table = examples_of(songs[:40], texts[:40]).table
     fresh = examples_of([f"n{i}" for i in range(20)], [*texts[40:59], "T3"]).table
-    both = pa.concat_tables([fresh, table])
+    extended = pa.concat_tables([fresh, table])
     rng = np.random.default_rng(0)
-    examples = Examples(both, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
-    second = split(examples, folds, known=known)
+    examples = Examples(extended, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
+    second = split(examples, folds, saved=saved)
     assert (second.fold[20:] == first.fold).all()
     assert second.fold[19] == first.fold[3]
     assert second.n_folds == folds
@@ -160,34 +160,34 @@ def test_a_missing_split_file_is_refused(tmp_path):
         read_split_file(tmp_path / "none.json", n_folds=None, split_by="id")
 
 
-def test_keys_of_texts_know_scripts_and_forms():
+def test_text_keys_respect_scripts_and_unicode_forms():
     assert text_key("caf\u00e9") == text_key("cafe\u0301")
     assert text_key("\u0915\u0940") != text_key("\u0915\u093e")
     assert text_key("\U0001f319") != text_key("\U0001f300")
 
 
-def test_a_single_split_has_every_class_on_both_sides_where_it_can():
+def test_a_single_split_has_every_class_in_training_and_validation():
     examples = examples_of([f"s{i}" for i in range(40)], [f"t{i}" for i in range(40)])
     strata = np.array([1] * 4 + [0] * 36)
     for seed in range(10):
-        made = make_split(examples, strata, n_folds=1, val_fraction=0.15, split_by="id", seed=seed)
-        train, val = made.train_val_indices(0)
+        result = make_split(examples, strata, n_folds=1, val_fraction=0.15, split_by="id", seed=seed)
+        train, val = result.train_val_indices(0)
         assert strata[train].any()
         assert strata[val].any()
 
 
-def test_a_split_that_leaves_a_side_empty_is_refused():
+def test_a_split_with_an_empty_set_is_refused():
     examples = examples_of([f"s{i}" for i in range(9)], [f"t{i}" for i in range(9)])
     with pytest.raises(InputError, match="training or the validation set empty"):
         make_split(examples, np.zeros(9, int), n_folds=1, val_fraction=0.99, split_by="id", seed=0)
     places = dict.fromkeys(examples.ids, 0)
-    known = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
+    saved = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
     with pytest.raises(InputError, match="no song to train on"):
-        split(examples, folds=1, known=known)
+        split(examples, folds=1, saved=saved)
 
 
-def test_a_split_file_that_cuts_texts_is_counted():
+def test_texts_that_a_split_file_divides_are_counted():
     examples = examples_of([f"s{i}" for i in range(6)], ["same", "same", "a", "b", "c", "d"])
     places = {example: i % 2 for i, example in enumerate(examples.ids)}
-    made = split(examples, known={"format": 1, "by": "id", "folds": 2, "fold": places, "text": {}})
-    assert (made.n_shared_texts, made.n_divided_groups) == (1, 1)
+    result = split(examples, saved={"format": 1, "by": "id", "folds": 2, "fold": places, "text": {}})
+    assert (result.n_shared_texts, result.n_divided_groups) == (1, 1)

@@ -1,4 +1,4 @@
-"""Stems: examples that weigh less, songs that are scored as one, texts and files that are missing."""
+"""Stems as examples: weights, scores averaged by song, missing texts and files."""
 
 from __future__ import annotations
 
@@ -56,33 +56,33 @@ def test_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_path):
 
 def test_songs_without_text_are_not_one_group(stems_file, tiny_encoder, tmp_path):
     _, data = read(stems_file, tiny_encoder, tmp_path)
-    without = [i for i, there in enumerate(data.index.table["has_text"].to_pylist()) if not there]
+    without = [i for i, is_present in enumerate(data.index.table["has_text"].to_pylist()) if not is_present]
     assert len(set(data.index.songs[without])) == 2
     assert len(set(data.index.text_keys[without])) == 2
 
 
-def test_what_has_nothing_to_read_is_left_out(stems_file, tiny_encoder, tmp_path):
+def test_rows_without_any_modality_are_left_out(stems_file, tiny_encoder, tmp_path):
     _, data = read(stems_file, tiny_encoder, tmp_path, modalities=["midi"])
     assert set(data.profile["presence"]) == {"midi"}
     assert data.profile["dropped"]["neither text nor audio nor MIDI"] > 0
 
 
-def test_media_are_part_of_the_data(stems_file, tiny_encoder, tmp_path):
+def test_media_change_the_hash_of_the_data(stems_file, tiny_encoder, tmp_path):
     _, before = read(stems_file, tiny_encoder, tmp_path)
     (tmp_path / "a.wav").write_bytes(saved(tone(2.0, pitch=1200)))
     _, after = read(stems_file, tiny_encoder, tmp_path)
     assert before.profile["data_hash"] != after.profile["data_hash"]
 
 
-def test_bad_names_are_all_told_at_once(stems_file, tiny_encoder):
-    with pytest.raises(InputError) as told:
+def test_all_unknown_names_are_reported_together(stems_file, tiny_encoder):
+    with pytest.raises(InputError) as error:
         plan_of(stems_file, tiny_encoder("bert"), **PHASE_3 | {
             "data__audio_column": "audio_fil", "model__fusion__kind": "cross", "data__media_root": "/nowhere",
             "data__example_level": "album", "data__window_position": "end",
         })  # fmt: skip
-    said = "\n".join(told.value.problems)
+    messages = "\n".join(error.value.problems)
     for word in ("audio_file", "model.fusion.kind", "--media-root", "data.example_level", "data.window_position"):
-        assert word in said
+        assert word in messages
 
 
 class Three:
@@ -98,8 +98,8 @@ def test_scores_of_a_song_are_averaged():
     assert dict(zip(Three.songs[first].tolist(), means.tolist(), strict=True)) == pytest.approx(
         {0: 0.5, 1: 0.3, 2: 0.9}
     )
-    made = scatter_song_means(Three(), scores)
-    assert np.isnan(made).sum() == 2
+    result = scatter_song_means(Three(), scores)
+    assert np.isnan(result).sum() == 2
     some = np.array([np.nan, 0.2, 1.0, 0.4, np.nan], dtype=np.float32)
     np.testing.assert_allclose(scatter_song_means(Three(), some), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
     assert song_weights(Three.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]

@@ -1,4 +1,4 @@
-"""Songs that are read anew each epoch: the same examples as from memory, each once, in planned windows."""
+"""Streamed datasets: the same examples as in memory, each once, in planned blocks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both(folder, ray_session, tiny_encoder):
+def datasets(folder, ray_session, tiny_encoder):
     """The same songs from memory and streamed, with few of them known beforehand."""
     patch = pytest.MonkeyPatch()
     patch.setattr(streaming, "MAX_SAMPLE", 40)
@@ -54,8 +54,8 @@ def both(folder, ray_session, tiny_encoder):
     patch.undo()
 
 
-def test_the_index_knows_what_memory_knows(both):
-    memory, stream = both
+def test_the_index_equals_the_table_in_memory(datasets):
+    memory, stream = datasets
     assert not stream.source.in_memory
     order = np.argsort(stream.index.ids)
     assert (stream.index.ids[order] == memory.index.ids).all()
@@ -68,8 +68,8 @@ def test_the_index_knows_what_memory_knows(both):
     assert any("read anew each epoch" in warning for warning in stream.warnings)
 
 
-def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
-    memory, stream = both
+def test_batches_have_the_inputs_of_their_rows(datasets, tiny_encoder):
+    memory, stream = datasets
     collates = make_collates(InputSpec(text=str(tiny_encoder("bert"))))
     place = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
@@ -89,8 +89,8 @@ def test_a_visit_gives_each_row_its_own_inputs(both, tiny_encoder):
         assert len(rows.examples) <= streaming.BLOCK_ROWS + 2 * streaming.READ_ROWS + 90
 
 
-def test_a_worker_without_a_share_of_the_first_step_waits_for_its_own(both):
-    source, nothing = both[1].source, np.array([], dtype=np.int64)
+def test_batches_may_be_empty(datasets):
+    source, nothing = datasets[1].source, np.array([], dtype=np.int64)
     sizes = [len(rows) for rows in source.iter_batches([nothing, np.array([3, 1]), nothing])]
     assert sizes == [0, 2, 0]
 
@@ -103,8 +103,8 @@ def test_repeated_texts_count_each_time(tmp_path):
     assert streaming.size_in_memory(plan.manifest, plan.columns) > 2000 * 600
 
 
-def test_epochs_differ_and_repeat(both):
-    source = both[1].source
+def test_epochs_differ_and_repeat(datasets):
+    source = datasets[1].source
     everything = np.arange(len(source))
     first, again, other = (
         np.concatenate(source.shuffle_blocks(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1)
@@ -113,16 +113,16 @@ def test_epochs_differ_and_repeat(both):
     assert (first != other).any()
 
 
-def test_the_sample_is_known_with_its_text(both):
-    memory, stream = both
-    known = stream.source.in_memory_subset(np.arange(len(stream.source)))
-    assert len(known) == 40
+def test_the_sample_has_its_text(datasets):
+    memory, stream = datasets
+    sample = stream.source.in_memory_subset(np.arange(len(stream.source)))
+    assert len(sample) == 40
     texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
-    for i, at in zip(known.indices, known.positions, strict=True):
-        assert known.examples.texts[at] == texts[stream.index.ids[i]]
+    for i, at in zip(sample.indices, sample.positions, strict=True):
+        assert sample.examples.texts[at] == texts[stream.index.ids[i]]
 
 
-def test_many_groups_are_dealt_whole_and_in_proportion():
+def test_many_groups_are_assigned_whole_and_in_proportion():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 30_000, 50_000)
     strata = (rng.random(30_000) < 0.2).astype(int)[groups]
@@ -143,15 +143,15 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
     stream = prepare_data(plan)
     assert isinstance(stream.source, streaming.StreamingDataset)
     names = ["example_id", "audio", "audio_slot", "midi", "midi_slot"]
-    found = stream.source.read(np.arange(len(stream.source))).table.select(names).sort_by("example_id")
-    assert found.equals(memory.index.table.select(names).sort_by("example_id"))
+    table = stream.source.read(np.arange(len(stream.source))).table.select(names).sort_by("example_id")
+    assert table.equals(memory.index.table.select(names).sort_by("example_id"))
     val, fitted = fit_fold(plan, stream, tmp_path / "fit")
     assert np.isfinite(fitted.val_scores).all()
     has_midi = np.array([len(row) > 0 for row in stream.index.table["midi"].to_pylist()])[val]
     assert (np.isfinite(fitted.subset_scores["midi"]).all(axis=1) == has_midi).all()
 
 
-def test_damage_that_tasks_meet_is_told_with_file_and_column(tmp_path, ray_session, tiny_encoder):
+def test_errors_of_reading_tasks_name_file_and_column(tmp_path, ray_session, tiny_encoder):
     """Tables that were whole at the first look: in memory, in the pass over all rows, and in an epoch."""
     songs = song_rows(songs=60, stems=1)
     for name in ("a?.parquet", "b\n.parquet"):
