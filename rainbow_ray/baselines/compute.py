@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rainbow_ray.baselines.models import Scores
+from rainbow_ray.baselines.registry import Baseline, add_missing_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.baselines.songs import compute_song_baselines
 from rainbow_ray.data.splits import Split
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_baselines(context: FitContext, split: Split) -> dict[str, Scores]:
+def compute_baselines(context: FitContext, split: Split, registered: Sequence[Baseline] = ()) -> dict[str, Scores]:
     """Return out-of-fold scores of all baselines.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
+        registered: Baselines of the calling process, where this one may not know all of them.
 
     Returns:
         Scores by name, `(examples, …)`; NaN for examples beyond a sample, where there are many.
     """
+    add_missing_baselines(registered)
     if context.task.is_sequence_task:
         return compute_segment_baselines(context, split)
     return compute_song_baselines(context, split)

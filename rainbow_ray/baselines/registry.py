@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +110,25 @@ def unregister_baseline(name: str) -> None:
         name: Name of the baseline.
     """
     _BASELINES.pop(name, None)
+
+
+def registered_baselines() -> tuple[Baseline, ...]:
+    """Return all registered baselines, for `compute_baselines` in another process.
+
+    Returns:
+        Baselines in the order in which they are reported.
+    """
+    return tuple(_BASELINES.values())
+
+
+def add_missing_baselines(baselines: Sequence[Baseline]) -> None:
+    """Add baselines that this process does not know.
+
+    Args:
+        baselines: Baselines of another process.
+    """
+    for baseline in baselines:
+        _BASELINES.setdefault(baseline.name, baseline)
 
 
 def applicable_baselines(inputs: BaselineInputs) -> list[Baseline]:

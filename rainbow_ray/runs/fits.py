@@ -10,6 +10,7 @@ import numpy as np
 
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
+from rainbow_ray.baselines.registry import registered_baselines
 from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
 from rainbow_ray.data.dataset import count_songs
 from rainbow_ray.evaluation.summary import best_length
@@ -83,7 +84,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         headline=training.headline,
         larger_is_better=shared.task.larger_is_better(training.headline),
     )
-    compute = functools.partial(compute_baselines, split=data.split)
+    compute = functools.partial(compute_baselines, split=data.split, registered=registered_baselines())
     no_context_jobs = jobs_without_context(shared, jobs)
     all_jobs = [*jobs, *no_context_jobs]
     is_distributed = len(jobs) == 1 or training.workers is not None or not shared.dataset.in_memory
