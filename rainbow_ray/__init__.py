@@ -20,19 +20,19 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, *, media_root: str | Path | None = None, device: str = "auto") -> Predictor:
-    """Open a trained model. Needs no network and unpickles nothing.
+    """Load a trained model, without network access and without unpickling.
 
     Args:
-        path: A run's folder, its `model/` folder copied anywhere, or what `export --onnx` wrote.
-        media_root: The folder that relative names of audio and MIDI files start from; None: the current folder.
+        path: A run, its `model/` folder copied to any place, or the output of `export --onnx`.
+        media_root: Folder that relative paths of audio and MIDI files start from; None: the current folder.
         device: `auto`, `cpu`, `cuda` or `mps`; ONNX models run on the CPU.
 
     Returns:
-        The model: `predict` scores texts and tables, `predict_segments` tables of segments. An ONNX folder gives an
+        The model: `predict` scores texts and tables, `predict_segments` tables of segments. An ONNX bundle returns an
         `OnnxPredictor`, which scores texts alone.
 
     Raises:
-        InputError: The folder is not a whole model, or there is no such media root.
+        InputError: The folder is not a complete model, or `media_root` does not exist.
     """
     import warnings
     from pathlib import Path
@@ -42,9 +42,9 @@ def load(path: str | Path, *, media_root: str | Path | None = None, device: str 
     from rainbow_ray.utils.errors import InputError
 
     if media_root is not None and not Path(media_root).expanduser().is_dir():
-        raise InputError(f"media_root {media_root}: no such folder; audio and MIDI are looked for there")
+        raise InputError(f"media_root {media_root}: no such folder; audio and MIDI files are searched there")
     model = open_model(Path(path), device, media_root)
     if media_root is not None and not model.reads_media:
         warnings.warn(f"media_root {media_root} has no effect: this model reads text alone", stacklevel=2)
-    # the usual type, for callers' type checkers: only a folder that `export --onnx` wrote gives the other one
+    # the type that callers usually need; only ONNX bundles return the other one
     return cast("Predictor", model)

@@ -61,18 +61,18 @@ def door(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["export", *map(str, arguments)])
         code = run_command(export.main)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        output = capsys.readouterr()
+        return code, output.out + output.err
 
     return call
 
 
 @pytest.mark.slow
-def test_a_light_installation_asks_an_onnx_bundle(songs, tiny_encoder, door, tmp_path):
+def test_a_light_installation_loads_an_onnx_bundle(songs, tiny_encoder, door, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
-    code, said = door(run_folder, "--onnx")
-    assert code == 0, said
-    assert "largest difference" in said
+    code, output = door(run_folder, "--onnx")
+    assert code == 0, output
+    assert "largest difference" in output
     shutil.move(run_folder / "onnx", tmp_path / "moved")
     ideas = tmp_path / "ideas.txt"
     ideas.write_text(f"{TEXT}\na lamp in winter\n")
@@ -80,10 +80,10 @@ def test_a_light_installation_asks_an_onnx_bundle(songs, tiny_encoder, door, tmp
     arguments = ["--model", str(tmp_path / "moved"), "--text-file", str(ideas), "--top", "1", "--out", str(out)]
     done = light("rainbow_ray.predict", arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = pd.read_csv(out).set_index("text").loc[[TEXT, "a lamp in winter"]].reset_index()
-    wanted = rainbow_ray.load(run_folder).predict(found["text"])
-    np.testing.assert_allclose(found.filter(like="score"), wanted.filter(like="score"), atol=1e-4)
-    assert found["prediction"].tolist() == wanted["prediction"].tolist()
+    result = pd.read_csv(out).set_index("text").loc[[TEXT, "a lamp in winter"]].reset_index()
+    expected = rainbow_ray.load(run_folder).predict(result["text"])
+    np.testing.assert_allclose(result.filter(like="score"), expected.filter(like="score"), atol=1e-4)
+    assert result["prediction"].tolist() == expected["prediction"].tolist()
     refused = light("rainbow_ray.predict", [*arguments[:-1], str(tmp_path / "o.parquet")])
     assert refused.returncode == 2
     assert "parquet needs" in refused.stderr
@@ -113,7 +113,7 @@ def damaged(folder) -> None:
     with pytest.raises(InputError, match="not as they were saved"):
         OnnxPredictor.load(folder / "moved")
     (folder / "secret.data").write_bytes(b"\0" * 10_000_000)
-    large = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    large = max(model.graph.initializer, key=lambda item: len(item.raw_data))
     large.ClearField("raw_data")
     large.data_location = onnx.TensorProto.EXTERNAL
     entry = large.external_data.add()
@@ -126,7 +126,7 @@ def damaged(folder) -> None:
         OnnxPredictor.load(folder / "moved")
 
 
-def test_importing_the_light_reader_pulls_in_nothing_heavy():
+def test_importing_the_onnx_predictor_imports_nothing_heavy():
     names = (
         "rainbow_ray",
         "rainbow_ray.predict",
@@ -145,7 +145,7 @@ def limits(file):
     return truncation and truncation["max_length"], document["padding"]
 
 
-def test_tokenizers_are_saved_the_same_whatever_the_process_did_before(tiny_encoder, tmp_path):
+def test_saved_tokenizers_do_not_depend_on_earlier_calls(tiny_encoder, tmp_path):
     """A fast tokenizer carries the truncation of its author or of its last call."""
     from transformers import AutoTokenizer
 
@@ -181,7 +181,7 @@ def test_tokenizers_are_saved_the_same_whatever_the_process_did_before(tiny_enco
     assert len(loaded("door " * 100, truncation=True)["input_ids"]) == 40
 
 
-def test_bundles_and_hub_folders_say_how_they_are_loaded_and_cut_at_their_limit(songs, tiny_encoder, door, tmp_path):
+def test_bundles_and_hub_folders_document_loading_and_truncate_at_their_limit(songs, tiny_encoder, door, tmp_path):
     keys = {"phase": 2, "model__text_encoder__max_length": 24, **PLAIN, **HEADS["bert"], **SHORT}
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), **keys), tmp_path / "run")
     assert door(run_folder, "--hub-folder", tmp_path / "hub")[0] == 0
@@ -200,15 +200,15 @@ def test_bundles_and_hub_folders_say_how_they_are_loaded_and_cut_at_their_limit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", [1, 5])
-def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, phase):
+def test_the_example_of_an_onnx_model_card_runs(tiny_encoder, songs, door, tmp_path, phase):
     keys = {"phase": phase, "model__text_encoder__max_length": 24, **SHORT, "data__folds": 1}
     if phase == 5:
         pq.write_table(pa.table(segment_rows(songs=12, segments=4)), tmp_path / "segments.parquet")
         keys |= {"segments__path": str(tmp_path / "segments.parquet"), "segments__compare_none": False}
     plan = plan_of("demo" if phase == 5 else songs, tiny_encoder("bert"), **keys)
     run_folder = finish_run(plan, tmp_path / "run")
-    code, said = door(run_folder, "--onnx")
-    assert code == 0, said
+    code, output = door(run_folder, "--onnx")
+    assert code == 0, output
     folder = run_folder / "onnx"
     card = (folder / "README.md").read_text()
     assert "up to 24 tokens" in card
@@ -219,11 +219,11 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
     model, whole = names["model"], rainbow_ray.load(run_folder)
     assert isinstance(model, OnnxPredictor)
     texts: list[Any] = [TEXT, "door " * 60, " ", None, float("nan")]
-    wanted = whole.predict(texts)
-    found = pd.DataFrame(model.predict(texts))
-    np.testing.assert_allclose(found.filter(like="score").astype(float), wanted.filter(like="score").astype(float),
+    expected = whole.predict(texts)
+    result = pd.DataFrame(model.predict(texts))
+    np.testing.assert_allclose(result.filter(like="score").astype(float), expected.filter(like="score").astype(float),
                                atol=1e-4)  # fmt: skip
-    assert found["reason"].fillna("").tolist() == wanted["reason"].fillna("").tolist()
+    assert result["reason"].fillna("").tolist() == expected["reason"].fillna("").tolist()
     for table in (pd.DataFrame({"concept": [TEXT]}), pa.table({"concept": [TEXT]})):
         with pytest.raises(InputError, match="not tables"):
             model.predict(table)
@@ -236,67 +236,67 @@ def test_an_onnx_folders_own_lines_work(tiny_encoder, songs, door, tmp_path, pha
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_plain_transformers_loads_what_its_head_allows(songs, tiny_encoder, door, tmp_path, family):
+def test_transformers_loads_an_exported_folder(songs, tiny_encoder, door, tmp_path, family):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     keys = {"phase": 2, "model__text_encoder__layer": 2, "model__text_encoder__freeze_layers": 0}
     plan = plan_of(songs, tiny_encoder(family), **keys, **PLAIN, **HEADS[family], **SHORT)
     run_folder = finish_run(plan, tmp_path / "run")
-    code, said = door(run_folder, "--hub-folder", tmp_path / "hub")
-    assert code == 0, said
+    code, output = door(run_folder, "--hub-folder", tmp_path / "hub")
+    assert code == 0, output
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub")
     asked = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(tmp_path / "hub"))
-    told = {one["label"]: one["score"] for one in asked(TEXT, top_k=None)}
+    response = {item["label"]: item["score"] for item in asked(TEXT, top_k=None)}
     row = rainbow_ray.load(run_folder).predict(TEXT).iloc[0]
-    assert told == pytest.approx(
+    assert response == pytest.approx(
         {name.removeprefix("score_"): row[name] for name in row.index if "score_" in name}, abs=1e-4
     )
 
 
 @pytest.mark.parametrize("phase", [1, 4])
-def test_one_number_is_one_logit(songs, tiny_encoder, door, tmp_path, phase):
+def test_a_number_is_exported_as_a_single_logit(songs, tiny_encoder, door, tmp_path, phase):
     plan = plan_of(songs, tiny_encoder("bert"), phase=phase, **PLAIN, **HEADS["bert"], **SHORT)
-    code, said = door(finish_run(plan, tmp_path / "run"), "--hub-folder", tmp_path / "hub")
-    assert code == 0, said
+    code, output = door(finish_run(plan, tmp_path / "run"), "--hub-folder", tmp_path / "hub")
+    assert code == 0, output
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["problem_type"] == (
         "regression" if phase == 4 else "multi_label_classification"
     )
 
 
-def test_what_a_plain_head_cannot_be_is_told_with_what_would_do(songs, tiny_encoder, door, tmp_path):
+def test_heads_that_cannot_be_exported_name_the_keys_to_change(songs, tiny_encoder, door, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
-    code, said = door(run_folder, "--hub-folder", tmp_path / "hub")
+    code, output = door(run_folder, "--hub-folder", tmp_path / "hub")
     assert code == 2
     for key in ("model.bag_of_words.enabled=false", "pooling=cls", "hidden_dims=[32]", "activation=tanh"):
-        assert key in said, key
+        assert key in output, key
     assert not (tmp_path / "hub").exists()
 
 
-def test_bad_wishes_are_told_all_at_once(door, tmp_path):
+def test_all_problems_are_reported_together(door, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "model").mkdir()
-    code, said = door(tmp_path / "model", "--out", "x", "--hub-folder", tmp_path / "there")
+    code, output = door(tmp_path / "model", "--out", "x", "--hub-folder", tmp_path / "there")
     assert code == 2
-    assert "--out: it is the folder of --onnx" in said
-    assert "it exists; choose another name" in said
-    code, said = door(tmp_path / "model")
-    assert (code, "choose what to write" in said) == (2, True)
-    code, said = door(tmp_path / "model", "--hub-folder", tmp_path / "there", "--overwrite")
-    assert (code, "not a folder that export wrote" in said) == (2, True)
-    code, said = door(tmp_path / "none", "--onnx", "--out", tmp_path / "o")
-    assert (code, "no model here" in said) == (2, True)
+    assert "--out: it is the folder of --onnx" in output
+    assert "it exists; choose another name" in output
+    code, output = door(tmp_path / "model")
+    assert (code, "choose what to write" in output) == (2, True)
+    code, output = door(tmp_path / "model", "--hub-folder", tmp_path / "there", "--overwrite")
+    assert (code, "not a folder that export wrote" in output) == (2, True)
+    code, output = door(tmp_path / "none", "--onnx", "--out", tmp_path / "o")
+    assert (code, "no model here" in output) == (2, True)
 
 
-def test_the_model_itself_is_never_written_over(songs, tiny_encoder, door, tmp_path):
+def test_an_export_never_replaces_the_model(songs, tiny_encoder, door, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=1, **SHORT), tmp_path / "run")
     model = run_folder / "model"
     before = sorted(path.name for path in model.iterdir())
     for arguments in (["--onnx", "--out", model], ["--hub-folder", model], ["--onnx", "--out", model / "onnx"],
                       ["--onnx", "--out", run_folder]):  # fmt: skip
-        code, said = door(run_folder, *arguments, "--overwrite")
-        assert (code, "the model itself is there" in said) == (2, True), said
-    code, said = door(run_folder, "--onnx", "--out", tmp_path / "x", "--hub-folder", tmp_path / "x")
-    assert (code, "choose another folder" in said) == (2, True)
+        code, output = door(run_folder, *arguments, "--overwrite")
+        assert (code, "the model itself is there" in output) == (2, True), output
+    code, output = door(run_folder, "--onnx", "--out", tmp_path / "x", "--hub-folder", tmp_path / "x")
+    assert (code, "choose another folder" in output) == (2, True)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "bundle.json").write_text("{}")
     assert door(run_folder, "--onnx", "--out", tmp_path / "theirs", "--overwrite")[0] == 2

@@ -46,23 +46,23 @@ def door(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
         code = run_command(predict.main)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        output = capsys.readouterr()
+        return code, output.out + output.err
 
     return call
 
 
-def test_one_text_is_told_with_the_words_that_moved_it(model, door):
-    code, said = door("--model", model / "bundle", "--text", WITH)
+def test_a_text_is_printed_with_the_words_that_change_its_score(model, door):
+    code, output = door("--model", model / "bundle", "--text", WITH)
     assert code == 0
-    assert "True" in said
-    moved = word_effects(Predictor.load(model / "bundle"), WITH, "score")
-    assert moved[0].word == "but"
-    assert moved[0].effect > 0.2
-    assert "but +" in said
+    assert "True" in output
+    effects = word_effects(Predictor.load(model / "bundle"), WITH, "score")
+    assert effects[0].word == "but"
+    assert effects[0].effect > 0.2
+    assert "but +" in output
 
 
-def test_in_a_long_text_the_word_is_found_with_few_tries(model, monkeypatch):
+def test_long_texts_are_searched_in_groups_of_words(model, monkeypatch):
     predictor = Predictor.load(model / "bundle")
     letters = "abcdefghijklm"
     filler = [a + b + c for a in letters for b in letters for c in "no"]  # 338 words, each of its own
@@ -79,13 +79,13 @@ def test_in_a_long_text_the_word_is_found_with_few_tries(model, monkeypatch):
     assert sum(tried) < 90
 
 
-def test_ideas_are_ranked_and_the_best_are_shown(model, door, tmp_path):
+def test_texts_are_ranked_and_the_highest_are_shown(model, door, tmp_path):
     ideas = tmp_path / "ideas.txt"
     ideas.write_text(f"{WITHOUT}\n\n{WITH}\n{WITHOUT} again\n")
-    code, said = door("--model", model / "bundle", "--text-file", ideas, "--top", 1, "--out", tmp_path / "all.csv")
+    code, output = door("--model", model / "bundle", "--text-file", ideas, "--top", 1, "--out", tmp_path / "all.csv")
     assert code == 0
-    assert said.count("True") == 1
-    assert "False" not in said  # below the top
+    assert output.count("True") == 1
+    assert "False" not in output  # below the top
     table = pd.read_csv(tmp_path / "all.csv")
     assert table["text"].tolist()[0] == WITH
     assert table["score"].is_monotonic_decreasing
@@ -95,22 +95,22 @@ def test_ideas_are_ranked_and_the_best_are_shown(model, door, tmp_path):
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
 def test_a_manifest_is_scored_row_by_row(model, door, tmp_path, name):
     out = tmp_path / name
-    code, said = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
-    assert code == 0, said
+    code, output = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    assert code == 0, output
     read = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}
     table = read[name.split(".")[1]](out)
     assert list(table.columns) == ["id", "prediction", "score", "reason"]
     assert len(table) == 80
     before = out.read_bytes()
-    code, said = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    code, output = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
     assert code == 2
-    assert "--overwrite" in said
+    assert "--overwrite" in output
     assert out.read_bytes() == before
     code, _ = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out, "--overwrite")
     assert code == 0
 
 
-def test_files_that_are_no_texts_are_refused(model, door, tmp_path):
+def test_files_without_text_are_rejected(model, door, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -127,14 +127,14 @@ def test_files_that_are_no_texts_are_refused(model, door, tmp_path):
         ),
         (["--text", WITH, "--out", tmp_path, "--overwrite"], "folder"),
     ):
-        code, said = door("--model", bundle, *arguments)
-        assert (code, word in said) == (2, True), said
+        code, output = door("--model", bundle, *arguments)
+        assert (code, word in output) == (2, True), output
     assert "\ufeff" not in door("--model", bundle, "--text-file", tmp_path / "marked.txt")[1]
 
 
 @pytest.mark.parametrize("cells", [[["a", "door"], ["b"]], [["a"], ["b"]], [("a", "door"), "b"], [{"a": 1}, "b"],
                                    [{"a"}, "b"]])  # fmt: skip
-def test_lists_in_a_text_column_are_refused_by_name(model, cells):
+def test_lists_in_a_text_column_are_rejected_by_name(model, cells):
     predictor = Predictor.load(model / "bundle")
     table = pd.DataFrame({"concept": pd.Series(cells, dtype=object)})
     for songs, name in ((table, "concept"), (pd.Series(cells, name="concept", dtype=object), "concept"),
@@ -147,14 +147,14 @@ def test_lists_in_a_text_column_are_refused_by_name(model, cells):
             predictor.predict(songs)
 
 
-def test_texts_of_any_kind_are_read_or_have_their_reason(model):
+def test_texts_of_any_type_are_read_or_have_a_reason(model):
     predictor = Predictor.load(model / "bundle")
-    found = predictor.predict([WITH, WITH.encode(), b"caf\xe9", None, float("nan"), pd.NA, "", 12])
-    assert found["reason"].fillna("").tolist() == ["", "", "text that is not UTF-8", *["no text"] * 4, ""]
-    assert found["score"][0] == pytest.approx(found["score"][1], abs=1e-6)
+    result = predictor.predict([WITH, WITH.encode(), b"caf\xe9", None, float("nan"), pd.NA, "", 12])
+    assert result["reason"].fillna("").tolist() == ["", "", "text that is not UTF-8", *["no text"] * 4, ""]
+    assert result["score"][0] == pytest.approx(result["score"][1], abs=1e-6)
     table = pd.DataFrame({"concept": [WITH]}, index=["row"])
     assert predictor.predict(table).index.tolist() == ["row"]
-    assert predictor.predict(pa.table({"concept": [WITH]}))["score"][0] == pytest.approx(found["score"][0], abs=1e-6)
+    assert predictor.predict(pa.table({"concept": [WITH]}))["score"][0] == pytest.approx(result["score"][0], abs=1e-6)
     with pytest.raises(InputError, match="several columns 'concept'"):
         predictor.predict(pd.concat([table, table], axis=1))
     for songs in (7, {"concept": [WITH]}, {WITH}):
@@ -176,19 +176,21 @@ def test_ids_are_written_as_training_writes_them(model, door, tmp_path, ids):
 
     pq.write_table(pa.table({"id": ids, "concept": [WITH] * 3}), tmp_path / "songs.parquet")
     out = tmp_path / "out.parquet"
-    code, said = door("--model", model / "bundle", "--manifest", tmp_path / "songs.parquet", "--out", out)
-    assert code == 0, said
-    found = pq.read_table(out)["id"]
-    assert found.type == pa.string()
-    assert found.to_pylist() == id_column(ids).to_pylist()
+    code, output = door("--model", model / "bundle", "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert code == 0, output
+    result = pq.read_table(out)["id"]
+    assert result.type == pa.string()
+    assert result.to_pylist() == id_column(ids).to_pylist()
 
 
-def test_bad_input_is_told_all_at_once(model, door, tmp_path):
-    code, said = door("--model", model / "bundle", "--manifest", "x", "--out", tmp_path / "no" / "out.txt", "--top", 0)
+def test_all_problems_are_reported_together(model, door, tmp_path):
+    code, output = door(
+        "--model", model / "bundle", "--manifest", "x", "--out", tmp_path / "no" / "out.txt", "--top", 0
+    )
     assert code == 2
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     for word in (".parquet", "there is no folder", "--top 0"):
-        assert word in said
+        assert word in output
     for arguments, word in (
         (["--model", tmp_path, "--text", "a"], "no model here"),
         (["--model", model / "bundle", "--text", "  "], "no text"),
@@ -196,7 +198,7 @@ def test_bad_input_is_told_all_at_once(model, door, tmp_path):
         (["--model", model / "bundle", "--text", "a", "--rank-by-class", "spatial"], "this model has none"),
         (["--model", model / "bundle", "--manifest", model / "songs.parquet"], "--out"),
     ):
-        code, said = door(*arguments)
-        assert code == 2, said
-        assert word in said
-        assert "Traceback" not in said
+        code, output = door(*arguments)
+        assert code == 2, output
+        assert word in output
+        assert "Traceback" not in output

@@ -88,9 +88,7 @@ class Predictor:
         return [member.fold for member in self.bundle.members if member.fold is not None]
 
     def member(self, fold: int) -> Predictor:
-        """Return the member that was trained without the songs of a fold.
-
-        Its predictions for these songs are the held-out predictions of the run.
+        """Return the member that was trained without the songs of a fold, of which it gives held-out predictions.
 
         Args:
             fold: Number of the fold.
@@ -131,8 +129,7 @@ class Predictor:
         Args:
             songs: Texts, or a table with the text columns of the training manifest and, where the model reads them, its
                 columns of audio and MIDI: paths under `media_root`, contents of files as bytes, samples as arrays.
-            allow_missing: Score rows whose audio or MIDI cannot be read from their other inputs, however many there
-                are.
+            allow_missing: Score rows with any number of unreadable audio or MIDI files from their other inputs.
 
         Returns:
             One row per song, with the index of `songs`: `prediction`; `score` (binary: the probability of True;
@@ -236,8 +233,7 @@ class Predictor:
 
         Args:
             table: As in `predict_segments`.
-            each_row: Whether each row is a segment; otherwise rows with the same song, place and times are stems of
-                one.
+            each_row: Whether each row is a segment; otherwise rows with the same song, place and times are its stems.
             check_unit: Whether to check that times are seconds; not needed for a chunk of a table that was checked.
 
         Returns:

@@ -39,21 +39,21 @@ def trained(tmp_path_factory, tiny_encoder):
     return folder, data.examples.texts[val], fitted.val_scores
 
 
-def test_it_scores_as_training_did(trained):
+def test_a_loaded_model_gives_the_scores_of_training(trained):
     folder, texts, scores = trained
     predicted = rainbow_ray.load(folder).predict(list(texts))
     np.testing.assert_allclose(predicted["score"], scores, atol=1e-5)
     assert predicted["prediction"].tolist() == (scores > 0.5).tolist()
 
 
-def test_order_and_company_do_not_matter(trained):
+def test_scores_depend_neither_on_order_nor_on_other_rows(trained):
     folder, texts, scores = trained
     predictor = rainbow_ray.load(folder / "model")
     np.testing.assert_allclose(predictor.predict(list(texts[::-1]))["score"][::-1], scores, atol=1e-5)
     assert predictor.predict(texts[0])["score"].iloc[0] == pytest.approx(scores[0], abs=1e-5)
 
 
-def test_tables_keep_their_index_and_gaps_stay_gaps(trained):
+def test_tables_keep_their_index_and_empty_rows_have_no_score(trained):
     folder, texts, scores = trained
     frame = pd.DataFrame({"concept": [texts[0], None, " ", texts[1]], "other": 1}, index=list("wxyz"))
     predicted = rainbow_ray.load(folder).predict(frame)
@@ -67,7 +67,7 @@ def test_tables_keep_their_index_and_gaps_stay_gaps(trained):
 
 
 @pytest.mark.slow
-def test_it_moves_to_another_process_without_network(trained, tmp_path):
+def test_a_moved_bundle_is_loaded_in_another_process_without_network(trained, tmp_path):
     folder, texts, scores = trained
     shutil.copytree(folder / "model", tmp_path / "moved")
     code = f"""
@@ -82,7 +82,7 @@ print(json.dumps(out["score"].tolist()))
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), scores, atol=1e-5)
 
 
-def test_nothing_in_it_is_a_pickle(trained):
+def test_a_bundle_contains_no_pickle(trained):
     folder, _, _ = trained
     names = sorted(p.relative_to(folder / "model").as_posix() for p in (folder / "model").rglob("*") if p.is_file())
     assert set(names) >= {"bundle.json", "encoder/config.json", "model.safetensors", "tokenizer.json"}
@@ -107,13 +107,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_bundle_is_refused_in_words(trained, tmp_path, kind):
+def test_a_damaged_bundle_raises_input_error_with_its_path(trained, tmp_path, kind):
     shutil.copytree(trained[0] / "model", tmp_path / "m")
     DAMAGE[kind](tmp_path / "m")
     with pytest.raises(InputError, match=str(tmp_path / "m")):
         rainbow_ray.load(tmp_path / "m")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="no model here"):
         rainbow_ray.load(tmp_path)

@@ -43,7 +43,7 @@ def rehash(folder: Path) -> None:
     (folder / "bundle.json").write_text(json.dumps(document))
 
 
-def test_each_is_refused_or_scores_and_reads_nothing_outside(bundle, tmp_path, monkeypatch):
+def test_a_damaged_bundle_is_rejected_or_scores_and_reads_no_other_files(bundle, tmp_path, monkeypatch):
     (tmp_path / "secret.txt").write_text(SECRET)
     opened = watch_opening(monkeypatch, tmp_path)
     refused = 0
@@ -51,9 +51,9 @@ def test_each_is_refused_or_scores_and_reads_nothing_outside(bundle, tmp_path, m
         folder = tmp_path / f"b{seed}"
         shutil.copytree(bundle, folder)
         damage(folder, random.Random(seed))
-        said = refusal(folder)
-        refused += said is not None
-        assert said is None or (str(folder) in said and SECRET not in said)
+        message = refusal(folder)
+        refused += message is not None
+        assert message is None or (str(folder) in message and SECRET not in message)
         outside = {path for path in opened if "secret" in path}
         assert not outside, outside
         shutil.rmtree(folder)
@@ -159,7 +159,7 @@ def hostile_description(folder: Path, rng: random.Random) -> None:
     (folder / "bundle.json").write_text(json.dumps(document))
 
 
-def test_a_pickle_in_the_place_of_tensors_is_not_opened(bundle, tmp_path):
+def test_a_pickle_in_place_of_tensors_is_not_opened(bundle, tmp_path):
     class Hostile:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "it-ran"),)
@@ -176,7 +176,7 @@ def test_a_pickle_in_the_place_of_tensors_is_not_opened(bundle, tmp_path):
     {"temperature": 0}, {"temperature": float("nan")}, {"temperature": -1}, {"temperature": "x"},
     {"knots": [[[0, 1], [0, 1]]]}, {"knots": [[[1, 0], [0, 1]]] * 3}, {"knots": [[[], []]] * 3}, {"thresholds": [0.5]},
 ])  # fmt: skip
-def test_a_calibration_that_cannot_be_one_is_refused(bundle, tmp_path, value):
+def test_an_invalid_calibration_is_rejected(bundle, tmp_path, value):
     shutil.copytree(bundle, tmp_path / "b")
     document = json.loads((tmp_path / "b" / "bundle.json").read_text())
     (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "calibration": value}))
@@ -184,13 +184,13 @@ def test_a_calibration_that_cannot_be_one_is_refused(bundle, tmp_path, value):
         rainbow_ray.load(tmp_path / "b")
 
 
-def test_nothing_is_asked_of_a_hub(bundle, tmp_path, monkeypatch):
+def test_loading_makes_no_network_connection(bundle, tmp_path, monkeypatch):
     import socket
 
-    asked: list[object] = []
+    connections: list[object] = []
 
     def refuse(self, address):
-        asked.append(address)
+        connections.append(address)
         raise OSError("no network here")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -212,10 +212,10 @@ def test_nothing_is_asked_of_a_hub(bundle, tmp_path, monkeypatch):
     (folder / "bundle.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match="damaged"):
         rainbow_ray.load(folder)
-    assert asked == []
+    assert connections == []
 
 
-def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
+def test_a_newer_format_recommends_a_newer_version(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "b")
     document = json.loads((tmp_path / "b" / "bundle.json").read_text())
     (tmp_path / "b" / "bundle.json").write_text(json.dumps({**document, "format": 99}))
@@ -223,7 +223,7 @@ def test_a_newer_format_asks_for_a_newer_version(bundle, tmp_path):
         rainbow_ray.load(tmp_path / "b")
 
 
-def test_no_onnx_model_is_told(tmp_path):
+def test_a_folder_without_an_onnx_model_recommends_the_export(tmp_path):
     with pytest.raises(InputError, match="export RUN --onnx"):
         OnnxPredictor.load(tmp_path)
 
@@ -232,14 +232,14 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "bundle.json", "member-1.safetensors"])
-def test_a_clone_without_its_large_files_is_told_what_to_run(bundle, tmp_path, name):
+def test_a_git_lfs_pointer_recommends_git_lfs_pull(bundle, tmp_path, name):
     shutil.copytree(bundle, tmp_path / "b")
     (tmp_path / "b" / name).write_text(POINTER)
     with pytest.raises(InputError, match=f"{name} is a Git LFS pointer, .* run `git lfs pull`"):
         rainbow_ray.load(tmp_path / "b")
 
 
-def test_a_tokenizer_that_knows_no_word_is_refused(bundle, tmp_path):
+def test_a_tokenizer_without_vocabulary_is_rejected(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "b")
     (tmp_path / "b" / "tokenizer.json").unlink()
     rehash(tmp_path / "b")
@@ -248,7 +248,7 @@ def test_a_tokenizer_that_knows_no_word_is_refused(bundle, tmp_path):
     assert str(tmp_path / "b") in str(caught.value)
 
 
-def test_a_tokenizer_beyond_the_embeddings_is_refused(bundle, tmp_path):
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_rejected(bundle, tmp_path):
     from transformers import AutoTokenizer
 
     shutil.copytree(bundle, tmp_path / "b")
@@ -260,7 +260,7 @@ def test_a_tokenizer_beyond_the_embeddings_is_refused(bundle, tmp_path):
         rainbow_ray.load(tmp_path / "b")
 
 
-def test_weights_that_are_not_finite_are_refused(bundle, tmp_path):
+def test_weights_that_are_not_finite_are_rejected(bundle, tmp_path):
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(bundle, tmp_path / "b")

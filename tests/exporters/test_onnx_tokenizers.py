@@ -84,14 +84,14 @@ def test_special_tokens_in_texts_are_text(folder):
     assert score[0] == pytest.approx(1 / (1 + np.exp(-mean)), abs=1e-6)
 
 
-def test_a_tokenizer_without_words_is_refused(folder):
+def test_a_tokenizer_without_vocabulary_is_rejected(folder):
     write_tokenizer(folder / "tokenizer.json", {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
     describe(folder)
     with pytest.raises(InputError, match="its tokenizer has no vocabulary"):
         OnnxPredictor.load(folder)
 
 
-def test_a_tokenizer_beyond_the_graphs_embeddings_is_refused(folder):
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_rejected(folder):
     write_graph(folder / "model.onnx", len(WORDS) - 1)
     describe(folder)
     with pytest.raises(InputError, match="no embedding for its last token"):
@@ -99,13 +99,13 @@ def test_a_tokenizer_beyond_the_graphs_embeddings_is_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "bundle.json"])
-def test_pointers_are_told_from_damage(folder, name):
+def test_git_lfs_pointers_are_distinguished_from_damage(folder, name):
     (folder / name).write_text(POINTER)
     with pytest.raises(InputError, match=f"{name} is a Git LFS pointer"):
         OnnxPredictor.load(folder)
 
 
-def test_a_damaged_tokenizer_is_refused(folder):
+def test_a_damaged_tokenizer_is_rejected(folder):
     for content in ("{}", '{"model": {}}', "[]", "null"):
         (folder / "tokenizer.json").write_text(content)
         describe(folder)

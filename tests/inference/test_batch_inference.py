@@ -30,10 +30,10 @@ SHORT = {"training__epochs": 2, "training__min_steps": 0, "data__folds": 2, "log
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, tiny_encoder):
-    made = {}
+    runs = {}
 
     def make(phase):
-        if phase not in made:
+        if phase not in runs:
             folder = tmp_path_factory.mktemp(f"phase{phase}")
             table = manifest = folder / "songs.parquet"
             keys = {"phase": phase, **SHORT}
@@ -42,8 +42,8 @@ def models(tmp_path_factory, tiny_encoder):
                 manifest, keys["segments__path"], keys["segments__compare_none"] = "demo", str(table), False
             else:
                 pq.write_table(labelled_songs(), table)
-            made[phase] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run")
-        return made[phase]
+            runs[phase] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run")
+        return runs[phase]
 
     return make
 
@@ -59,7 +59,7 @@ def run_predict(monkeypatch, capsys):
     return call
 
 
-def test_parts_cover_all_rows_once_and_end_song_boundaries():
+def test_chunks_cover_all_rows_once_and_end_between_songs():
     codes = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
     cuts = song_boundaries(codes)
     assert cuts.tolist() == [2, 5, 6, 8, 12]
@@ -81,12 +81,12 @@ def test_a_range_is_read_across_row_groups_and_files(tmp_path):
         assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(start, stop))
 
 
-@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
-def test_chunks_give_the_scores_of_one_call(models, run_predict, tmp_path, kind):
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_chunks_give_the_scores_of_one_call(models, run_predict, tmp_path, suffix):
     rows = pd.DataFrame(song_rows(songs=30, stems=1))
     rows.loc[[3, 7], "concept"] = [None, " "]
     rows.to_parquet(tmp_path / "songs.parquet")
-    out = tmp_path / f"scores{kind}"
+    out = tmp_path / f"scores{suffix}"
     arguments = ["--model", models(2), "--manifest", tmp_path / "songs.parquet", "--out", out, "--chunk-rows", "7"]
     code, output = run_predict(*arguments)
     assert code == 0, output
@@ -96,12 +96,12 @@ def test_chunks_give_the_scores_of_one_call(models, run_predict, tmp_path, kind)
         ".parquet": pd.read_parquet,
         ".csv": pd.read_csv,
         ".jsonl": lambda p: pd.read_json(p, lines=True, dtype={"id": str}),
-    }[kind]
-    found, wanted = read(out), rainbow_ray.load(models(2)).predict(rows)
-    scores = [name for name in wanted if str(name).startswith("score")]
-    np.testing.assert_allclose(found[scores].astype(float), wanted[scores].astype(float), atol=1e-5)
-    assert found["id"].tolist() == rows["id"].tolist()
-    assert found["reason"].fillna("").tolist() == wanted["reason"].fillna("").tolist()
+    }[suffix]
+    result, expected = read(out), rainbow_ray.load(models(2)).predict(rows)
+    scores = [name for name in expected if str(name).startswith("score")]
+    np.testing.assert_allclose(result[scores].astype(float), expected[scores].astype(float), atol=1e-5)
+    assert result["id"].tolist() == rows["id"].tolist()
+    assert result["reason"].fillna("").tolist() == expected["reason"].fillna("").tolist()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["songs.parquet", out.name])
 
 
@@ -113,9 +113,9 @@ def test_rows_without_valid_text_have_a_reason(models, run_predict, tmp_path):
     out = tmp_path / "o.parquet"
     code, output = run_predict("--model", models(1), "--manifest", tmp_path / "songs.parquet", "--out", out)
     assert code == 0, output
-    found = pd.read_parquet(out)
-    assert found["reason"].fillna("").tolist() == ["", "text that is not UTF-8", "no text", "no text", ""]
-    assert found["score"].isna().tolist() == [False, True, True, True, False]
+    result = pd.read_parquet(out)
+    assert result["reason"].fillna("").tolist() == ["", "text that is not UTF-8", "no text", "no text", ""]
+    assert result["score"].isna().tolist() == [False, True, True, True, False]
 
 
 def test_segments_of_a_song_stay_together(models, run_predict, tmp_path):
@@ -125,8 +125,8 @@ def test_segments_of_a_song_stay_together(models, run_predict, tmp_path):
     assert run_predict(*arguments, tmp_path / "a.parquet", "--chunk-rows", "10")[0] == 0
     assert run_predict(*arguments, tmp_path / "b.parquet")[0] == 0
     names = ["song", "start", "prediction"]
-    for kind in ("a.parquet", "a.intervals.parquet"):
-        first, second = (pd.read_parquet(tmp_path / name) for name in (kind, kind.replace("a.", "b.", 1)))
+    for suffix in ("a.parquet", "a.intervals.parquet"):
+        first, second = (pd.read_parquet(tmp_path / name) for name in (suffix, suffix.replace("a.", "b.", 1)))
         pd.testing.assert_frame_equal(first[names], second[names])
     scores = [name for name in first if str(name).startswith("score")]
     np.testing.assert_allclose(first[scores], second[scores], atol=1e-5)
@@ -150,13 +150,13 @@ def test_inputs_and_foreign_folders_are_never_overwritten(models, run_predict, t
     songs, ideas = tmp_path / "songs.parquet", tmp_path / "ideas.csv"
     pd.DataFrame(song_rows(songs=10, stems=1)).to_parquet(songs)
     ideas.write_text("a door\n")
-    before = songs.read_bytes()
+    content = songs.read_bytes()
     for arguments in (["--manifest", songs, "--out", songs], ["--text-file", ideas, "--out", ideas],
                       ["--manifest", tmp_path, "--out", tmp_path / "o.parquet"]):  # fmt: skip
         code, output = run_predict("--model", models(1), *arguments, "--overwrite")
         assert code == 2, output
         assert "another" in output
-    assert songs.read_bytes() == before
+    assert songs.read_bytes() == content
     parts = tmp_path / "o.csv.parts"
     parts.mkdir()
     (parts / "thesis.txt").write_text("mine")
@@ -233,44 +233,44 @@ def interrupt_after_first_chunk(monkeypatch) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
-def test_ids_are_written_unchanged(models, run_predict, tmp_path, kind):
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_ids_are_written_unchanged(models, run_predict, tmp_path, suffix):
     numbers = pa.array([9007199254740993, None, 9007199254740995, 1], pa.int64())
     raw = pa.array([b"caf\xe9", b"b", None, b"d"], pa.binary())
-    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), null_count=1)
+    invalid = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), null_count=1)
     text = ["a door and a wall but a river"] * 4
-    for name, ids in (("numbers", numbers), ("torn", torn), ("bytes", raw)):
+    for name, ids in (("numbers", numbers), ("torn", invalid), ("bytes", raw)):
         pq.write_table(pa.table({"id": ids, "concept": text}), tmp_path / f"{name}.parquet")
-        out = tmp_path / f"{name}{kind}"
+        out = tmp_path / f"{name}{suffix}"
         code, output = run_predict("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
         assert code == 0, output
-        assert out.read_text(encoding="utf-8").count("\n") == (5 if kind == ".csv" else 4)
-    assert "9007199254740993" in (tmp_path / f"numbers{kind}").read_text()
-    assert "9007199254740995" in (tmp_path / f"numbers{kind}").read_text()
+        assert out.read_text(encoding="utf-8").count("\n") == (5 if suffix == ".csv" else 4)
+    assert "9007199254740993" in (tmp_path / f"numbers{suffix}").read_text()
+    assert "9007199254740995" in (tmp_path / f"numbers{suffix}").read_text()
 
 
 def test_scores_do_not_depend_on_the_type_of_the_text_column(models, run_predict, tmp_path):
     kinds = {"alone": pa.array([12, 345]), "gaps": pa.array([12, None]), "text": pa.array(["12", "345"]),
              "dictionary": pa.array(["12", None]).dictionary_encode()}  # fmt: skip
-    found = {}
+    result = {}
     for name, column in kinds.items():
         pq.write_table(pa.table({"id": ["a", "b"], "concept": column}), tmp_path / f"{name}.parquet")
         out = tmp_path / f"{name}.out.parquet"
         code, output = run_predict("--model", models(1), "--manifest", tmp_path / f"{name}.parquet", "--out", out)
         assert code == 0, output
-        found[name] = pd.read_parquet(out)["score"][0]
-    assert max(found.values()) - min(found.values()) < 1e-6
+        result[name] = pd.read_parquet(out)["score"][0]
+    assert max(result.values()) - min(result.values()) < 1e-6
     assert rainbow_ray.load(models(1)).predict(pd.Series(["12", None], dtype="category"))["score"][0] == pytest.approx(
-        found["text"], abs=1e-6
+        result["text"], abs=1e-6
     )
 
 
 def test_segments_whose_text_is_not_utf8_are_scored_without_it(models, run_predict, tmp_path):
     rows = pa.table(segment_rows(songs=3, segments=4, stems=1))
     raw = pa.array([b"caf\xe9"] + [b"door"] * 11, pa.binary())
-    torn = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    invalid = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     at = rows.column_names.index("lyric_text")
-    pq.write_table(rows.set_column(at, "lyric_text", torn), tmp_path / "s.parquet")
+    pq.write_table(rows.set_column(at, "lyric_text", invalid), tmp_path / "s.parquet")
     out = tmp_path / "o.parquet"
     code, output = run_predict("--model", models(5), "--manifest", tmp_path / "s.parquet", "--out", out)
     assert code == 0, output
@@ -336,13 +336,13 @@ def test_a_killed_prediction_is_resumed_on_ray(models, tmp_path):
     process.wait()
     assert not out.exists()
     time.sleep(3)  # its workers notice
-    before = {file.name: file.stat().st_mtime_ns for file in parts.glob("part-*.parquet")}
-    assert 0 < len(before) < 40
+    content = {file.name: file.stat().st_mtime_ns for file in parts.glob("part-*.parquet")}
+    assert 0 < len(content) < 40
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{100 * len(before)} of 4000 rows were scored before" in done.stdout
-    found = pd.read_parquet(out)
-    assert found["id"].tolist() == rows["id"].tolist()
-    wanted = rainbow_ray.load(models(1)).predict(rows)
-    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
+    assert f"{100 * len(content)} of 4000 rows were scored before" in done.stdout
+    result = pd.read_parquet(out)
+    assert result["id"].tolist() == rows["id"].tolist()
+    expected = rainbow_ray.load(models(1)).predict(rows)
+    np.testing.assert_allclose(result["score"], expected["score"], atol=1e-5)
     assert not parts.exists()

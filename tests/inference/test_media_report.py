@@ -26,7 +26,7 @@ def report(named, bad, reason="no such file", names=("a.wav",)):
     )
 
 
-def test_parts_add_up():
+def test_reports_add_up():
     total = report(10, 2, names=["a", "b"]) + report(5, 3, names=["b", "c", "d"]) + report(5, 1, "no samples", ["e"])
     audio = total.modalities["audio"]
     assert (audio.named, audio.unusable, audio.reasons) == (20, 6, {"no such file": 5, "no samples": 1})
@@ -40,12 +40,12 @@ def test_parts_add_up():
 @pytest.mark.parametrize(
     ("named", "bad", "refused"), [(10, 0, False), (10, 2, False), (10, 3, True), (1, 1, True), (0, 0, False)]
 )
-def test_the_limit_is_that_of_training(named, bad, refused):
+def test_the_limit_equals_that_of_training(named, bad, refused):
     assert bool(report(named, bad).problems(0.2, ROOT, IN_COMMAND)) is refused
     assert bool(report(named, bad).problems(1.0, ROOT, IN_COMMAND)) is (0 < bad == named)
 
 
-def test_it_is_certain_before_the_end_only_where_nothing_can_make_up_for_it():
+def test_the_limit_is_exceeded_early_only_if_further_rows_cannot_change_it():
     assert not report(10, 10).exceeds(0.2, n_rows=50)
     assert report(11, 11).exceeds(0.2, n_rows=50)
 
@@ -65,7 +65,7 @@ def test_advice_fits_the_reason():
                                          " media root /media"]  # fmt: skip
 
 
-def test_columns_that_are_not_there_are_named():
+def test_missing_columns_are_named():
     columns = {"audio": ("audio_file", None), "midi": ("midi_binary", None)}
     (line,) = missing_columns(columns, ["audio_files", "midi_binary"], IN_COMMAND)
     assert "'audio_file'" in line
@@ -73,7 +73,7 @@ def test_columns_that_are_not_there_are_named():
     assert missing_columns(columns, ["audio_file", "midi_binary"], IN_COMMAND) == []
 
 
-def test_the_models_other_columns_are_not_offered_in_place_of_one():
+def test_other_columns_of_the_model_are_not_suggested():
     columns = {"audio": ("audio_file", None), "midi": ("midi_file", None)}
     names = ["midi_file", "audio_text"]
     (line,) = missing_columns(columns, names, IN_COMMAND, others=["audio_text"])
@@ -81,7 +81,7 @@ def test_the_models_other_columns_are_not_offered_in_place_of_one():
     assert "did you mean audio_text" in missing_columns(columns, names, IN_COMMAND)[0]
 
 
-def test_a_column_that_names_nothing_is_refused_where_it_is_offered():
+def test_a_column_without_any_file_is_rejected():
     nothing = MediaReport({"audio": ModalityReport(), "midi": ModalityReport(3)}, {"text+midi": 3})
     (line,) = nothing.problems(0.2, ROOT, IN_COMMAND)
     assert "no row names audio" in line

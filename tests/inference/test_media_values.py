@@ -28,13 +28,13 @@ RAW = b"bytes of a file"
 
 @pytest.mark.parametrize("cell", [None, float("nan"), np.float64("nan"), pd.NA, pd.NaT, "", "  ", {"path": None}, [],
                                   np.zeros(0), {"array": [], "sampling_rate": 16000}])  # fmt: skip
-def test_an_empty_cell_is_no_trouble(cell):
+def test_an_empty_cell_is_a_missing_value(cell):
     assert parse_media_value(cell, "audio") == MediaValue()
 
 
 @pytest.mark.parametrize("cell", ["a.wav", np.str_("a.wav"), Path("a.wav"), pa.scalar("a.wav"), {"path": "a.wav"},
                                   {"bytes": None, "path": Path("a.wav")}])  # fmt: skip
-def test_names_of_any_type_are_one_name(cell):
+def test_paths_of_any_type_are_equal(cell):
     value = parse_media_value(cell, "audio").value
     assert value == "a.wav"
     assert type(value) is str
@@ -44,7 +44,7 @@ def test_names_of_any_type_are_one_name(cell):
                                   pa.scalar(RAW), pa.py_buffer(RAW), io.BytesIO(RAW), np.void(RAW),
                                   {"bytes": RAW, "path": "a.wav"}])  # fmt: skip
 @pytest.mark.parametrize("modality", ["audio", "midi"])
-def test_bytes_of_any_type_are_one_file(cell, modality):
+def test_bytes_of_any_type_are_equal(cell, modality):
     value = parse_media_value(cell, modality, 16000)
     assert value == MediaValue(RAW), "without a column of samples, a rate says nothing of a file"
     assert type(value.value) is bytes
@@ -71,11 +71,11 @@ def test_samples_of_any_type_are_float32(cell):
 @pytest.mark.parametrize(("own", "rate"), [({}, 8000), ({"sampling_rate": None}, 8000),
                                            ({"sampling_rate": float("nan")}, 8000),
                                            ({"sampling_rate": 16000}, 16000)])  # fmt: skip
-def test_samples_in_a_dictionary_have_the_rate_beside_them_unless_they_have_their_own(own, rate):
+def test_the_rate_of_a_dictionary_precedes_that_of_the_column(own, rate):
     assert parse_media_value({"array": WAVE, **own}, "audio", 8000).rate == rate
 
 
-def test_channels_become_one():
+def test_channels_are_mixed_down():
     left = np.linspace(0, 1, 50)
     right = left / 2
     for stereo in (np.stack([left, right]), np.stack([left, right], axis=1), [left.tolist(), right.tolist()]):
@@ -97,12 +97,12 @@ def test_channels_become_one():
                                                                             NAME_NOT_UTF8),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_has_its_reason(cell, modality, rate, problem):
+def test_unreadable_cells_have_a_reason(cell, modality, rate, problem):
     value = parse_media_value(cell, modality, rate)
     assert (value.value, value.problem) == (None, problem)
 
 
-def test_a_rate_that_no_sound_has_is_left_to_the_reader_to_refuse():
+def test_impossible_rates_are_left_to_the_reader():
     assert [parse_media_value(WAVE, "audio", rate).rate for rate in (0, -1, "x", [1])] == [0, -1, 0, 0]
 
 

@@ -65,7 +65,7 @@ def read_all(media, names):
     return [(media / name).read_bytes() for name in names]
 
 
-def test_each_kind_of_cell_gives_the_scores_of_the_files_themselves(fused):
+def test_each_type_of_cell_gives_the_scores_of_the_files(fused):
     folder, songs, media = fused
     model = rainbow_ray.load(folder, media_root=media)
     sounds, notes = read_all(media, songs["audio_file"]), read_all(media, songs["midi_file"])
@@ -83,22 +83,22 @@ def test_each_kind_of_cell_gives_the_scores_of_the_files_themselves(fused):
                           enumerate(zip(notes, songs["midi_file"], strict=True))],
         },
         "arrays": {"audio_file": samples, "audio_sample_rate": 16000},
-        "lists": {"audio_file": [one.tolist() for one in samples], "audio_sample_rate": "16000"},
-        "datasets": {"audio_file": [{"path": "x", "array": one, "sampling_rate": 16000} for one in samples]},
+        "lists": {"audio_file": [item.tolist() for item in samples], "audio_sample_rate": "16000"},
+        "datasets": {"audio_file": [{"path": "x", "array": item, "sampling_rate": 16000} for item in samples]},
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wanted = model.predict(songs)
-        assert set(wanted["modalities"]) == {"text+audio+midi"}
+        expected = model.predict(songs)
+        assert set(expected["modalities"]) == {"text+audio+midi"}
         for name, columns in every.items():
-            found = model.predict(songs.assign(**columns))
-            np.testing.assert_allclose(scores_of(found), scores_of(wanted), atol=2e-3, err_msg=name)
-            assert found["modalities"].tolist() == wanted["modalities"].tolist(), name
+            result = model.predict(songs.assign(**columns))
+            np.testing.assert_allclose(scores_of(result), scores_of(expected), atol=2e-3, err_msg=name)
+            assert result["modalities"].tolist() == expected["modalities"].tolist(), name
         arrow = model.predict(pa.Table.from_pandas(songs, preserve_index=False))
-        np.testing.assert_allclose(scores_of(arrow), scores_of(wanted), atol=1e-5)
+        np.testing.assert_allclose(scores_of(arrow), scores_of(expected), atol=1e-5)
 
 
-def test_media_that_cannot_be_found_are_refused_or_warned_of(fused):
+def test_missing_media_raise_input_error_or_warn(fused):
     folder, songs, media = fused
     with pytest.raises(InputError, match="no such folder"):
         rainbow_ray.load(folder, media_root=media / "nowhere")
@@ -110,9 +110,9 @@ def test_media_that_cannot_be_found_are_refused_or_warned_of(fused):
                  "allow_missing=True"):  # fmt: skip
         assert word in raised.value.problems[0]
     with pytest.warns(MediaWarning, match=f"{SONGS} audio files are treated as missing: no such file"):
-        found = model.predict(songs, allow_missing=True)
-    assert set(found["modalities"]) == {"text"}
-    np.testing.assert_allclose(scores_of(found), scores_of(model.predict(songs["concept"])), atol=1e-5)
+        result = model.predict(songs, allow_missing=True)
+    assert set(result["modalities"]) == {"text"}
+    np.testing.assert_allclose(scores_of(result), scores_of(model.predict(songs["concept"])), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -126,24 +126,24 @@ def test_media_that_cannot_be_found_are_refused_or_warned_of(fused):
         ({"midi_file": [[60, 62]] * SONGS}, "in place of a MIDI file"),
     ],
 )
-def test_what_is_no_media_has_its_reason(fused, columns, reason):
+def test_invalid_media_have_a_reason(fused, columns, reason):
     folder, songs, media = fused
     model = rainbow_ray.load(folder, media_root=media)
     with pytest.raises(InputError, match=reason) as raised:
         model.predict(songs.assign(**columns))
     assert "media root" not in str(raised.value), "the folder is not what is wrong"
     with pytest.warns(MediaWarning, match=reason):
-        found = model.predict(songs.assign(**columns), allow_missing=True)
-    assert set(found["modalities"]) == {"text+midi" if "audio_file" in columns else "text+audio"}
+        result = model.predict(songs.assign(**columns), allow_missing=True)
+    assert set(result["modalities"]) == {"text+midi" if "audio_file" in columns else "text+audio"}
 
 
-def test_a_few_are_warned_of_and_rows_say_what_they_have_read(fused):
+def test_a_few_missing_media_warn_and_rows_name_their_modalities(fused):
     folder, songs, media = fused
     model = rainbow_ray.load(folder, media_root=media)
     few = songs.assign(audio_file=["gone.wav" if i < 4 else name for i, name in enumerate(songs["audio_file"])])
     with pytest.warns(MediaWarning, match="4 audio files are treated as missing"):
-        found = model.predict(few)
-    assert found["modalities"].tolist() == ["text+midi"] * 4 + ["text+audio+midi"] * (SONGS - 4)
+        result = model.predict(few)
+    assert result["modalities"].tolist() == ["text+midi"] * 4 + ["text+audio+midi"] * (SONGS - 4)
     with pytest.raises(InputError, match="only 15 of 20 audio files"):
         model.predict(
             few.assign(audio_file=["gone.wav" if i < 5 else name for i, name in enumerate(few["audio_file"])])
@@ -152,15 +152,15 @@ def test_a_few_are_warned_of_and_rows_say_what_they_have_read(fused):
         model.predict(songs.assign(audio_file=["gone.wav"] * 5 + songs["audio_file"].tolist()[5:]))
 
 
-def test_a_column_that_names_nothing_is_refused_or_warned_of(fused):
+def test_a_column_without_any_file_raises_or_warns(fused):
     folder, songs, media = fused
     model = rainbow_ray.load(folder, media_root=media)
     empty = songs.assign(audio_file=None, concept=[None, *songs["concept"][1:]])
     with pytest.raises(InputError, match=r"no row names audio.*allow_missing=True"):
         model.predict(empty)
     with pytest.warns(MediaWarning, match="no row names audio"):
-        found = model.predict(empty, allow_missing=True)
-    assert found["modalities"].tolist() == ["midi"] + ["text+midi"] * (SONGS - 1)
+        result = model.predict(empty, allow_missing=True)
+    assert result["modalities"].tolist() == ["midi"] + ["text+midi"] * (SONGS - 1)
     nothing = pd.DataFrame({"concept": [" "], "audio_file": [None], "midi_file": [None]})
     with pytest.warns(MediaWarning, match="no row names midi"):
         scored = model.predict(nothing, allow_missing=True)
@@ -173,7 +173,7 @@ def test_a_column_that_names_nothing_is_refused_or_warned_of(fused):
     assert some["modalities"].tolist() == ["text+audio+midi"] * 3 + ["text+midi"] * (SONGS - 3)
 
 
-def test_a_column_that_is_not_there_is_no_table_of_texts(fused):
+def test_a_table_without_the_column_is_not_a_table_of_texts(fused):
     folder, songs, media = fused
     model = rainbow_ray.load(folder, media_root=media)
     renamed = songs.rename(columns={"audio_file": "audio_files"})
@@ -183,7 +183,7 @@ def test_a_column_that_is_not_there_is_no_table_of_texts(fused):
         assert set(model.predict(renamed, allow_missing=True)["modalities"]) == {"text+midi"}
 
 
-def test_the_command_refuses_and_goes_on(fused, command, tmp_path):
+def test_the_command_rejects_missing_media_unless_they_are_allowed(fused, command, tmp_path):
     folder, songs, media = fused
     songs.to_parquet(tmp_path / "songs.parquet")
     out = tmp_path / "out.parquet"
@@ -203,9 +203,9 @@ def test_the_command_refuses_and_goes_on(fused, command, tmp_path):
     code, said = command(*arguments, "--media-root", media, "--overwrite")
     assert code == 0, said
     assert "missing" not in said
-    found = pd.read_parquet(out)
-    assert list(found.columns)[-2:] == ["modalities", "reason"]
-    assert set(found["modalities"]) == {"text+audio+midi"}
+    result = pd.read_parquet(out)
+    assert list(result.columns)[-2:] == ["modalities", "reason"]
+    assert set(result["modalities"]) == {"text+audio+midi"}
     assert b"media" not in (pq.read_schema(out).metadata or {})
     renamed = songs.rename(columns={"midi_file": "midi"})
     renamed.to_parquet(tmp_path / "songs.parquet")
@@ -214,7 +214,7 @@ def test_the_command_refuses_and_goes_on(fused, command, tmp_path):
     assert len(pd.read_parquet(out)) == SONGS, "what was there is left alone"
 
 
-def test_the_command_refuses_a_column_that_names_nothing(fused, command, tmp_path):
+def test_the_command_rejects_a_column_without_any_file(fused, command, tmp_path):
     folder, songs, media = fused
     songs.assign(audio_file=pd.Series([None] * SONGS, dtype="string")).to_parquet(tmp_path / "songs.parquet")
     arguments = ["--model", folder, "--manifest", tmp_path / "songs.parquet", "--media-root", media]
@@ -226,7 +226,7 @@ def test_the_command_refuses_a_column_that_names_nothing(fused, command, tmp_pat
     assert set(pd.read_parquet(tmp_path / "out.parquet")["modalities"]) == {"text+midi"}
 
 
-def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
+def test_the_limit_applies_to_all_chunks_together(fused, command, tmp_path, monkeypatch):
     folder, songs, media = fused
     out, table = tmp_path / "out.csv", tmp_path / "songs.parquet"
     arguments = ["--model", folder, "--manifest", table, "--media-root", media, "--out", out, "--chunk-rows", "4"]
@@ -264,7 +264,7 @@ def test_parts_are_judged_together(fused, command, tmp_path, monkeypatch):
     assert set(pd.read_csv(out)["modalities"]) == {"text+audio+midi"}
 
 
-def test_nothing_that_was_asked_for_is_passed_over(fused, command, tmp_path):
+def test_options_without_effect_are_reported(fused, command, tmp_path):
     code, said = command("--model", fused[0], "--text", "a door", "--allow-missing")
     assert (code, "--allow-missing: only a --manifest" in said) == (2, True)
     code, said = command("--model", fused[0], "--text", "a door and a wall")
@@ -275,7 +275,7 @@ def test_nothing_that_was_asked_for_is_passed_over(fused, command, tmp_path):
     assert pd.read_csv(tmp_path / "ideas.csv")["modalities"].tolist() == ["text", "text"]
 
 
-def test_the_limit_is_the_runs_own(fused, tmp_path):
+def test_the_limit_is_read_from_the_bundle(fused, tmp_path):
     folder, songs, media = fused
     shutil.copytree(folder / "model", tmp_path / "model")
     file = tmp_path / "model" / "bundle.json"
@@ -299,22 +299,22 @@ def fused_segments(tmp_path_factory, tiny_encoder):
     return finish_run(plan_of("demo", tiny_encoder("bert"), **keys), folder / "run"), table, folder
 
 
-def test_segments_too(fused_segments, command, tmp_path):
+def test_the_limit_applies_to_segments(fused_segments, command, tmp_path):
     folder, table, media = fused_segments
     model = rainbow_ray.load(folder, media_root=media)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wanted = model.predict_segments(table)
+        expected = model.predict_segments(table)
         raw = (media / "a.wav").read_bytes()
         mixed = model.predict_segments(table.assign(audio_file=[raw if i % 2 else Path("a.wav") for i in
                                                                 range(len(table))]))  # fmt: skip
-    assert set(wanted.segments["modalities"]) == set(mixed.segments["modalities"]) == {"text+audio"}
+    assert set(expected.segments["modalities"]) == set(mixed.segments["modalities"]) == {"text+audio"}
     lost = rainbow_ray.load(folder, media_root=tmp_path)
     with pytest.raises(InputError, match=f"none of {len(table)} audio files"):
         lost.predict_segments(table)
     with pytest.warns(MediaWarning, match="no such file"):
-        found = lost.predict_segments(table, allow_missing=True)
-    assert set(found.segments["modalities"]) == {"text"}
+        result = lost.predict_segments(table, allow_missing=True)
+    assert set(result.segments["modalities"]) == {"text"}
     with pytest.raises(InputError, match="no column 'audio_file'"):
         model.predict_segments(table.drop(columns="audio_file"))
     table.to_parquet(tmp_path / "segments.parquet")
@@ -325,17 +325,17 @@ def test_segments_too(fused_segments, command, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir() if not file.is_dir()) == ["segments.parquet"]
     code, said = command(*arguments, "--media-root", media, "--chunk-rows", "8")
     assert code == 0, said
-    np.testing.assert_allclose(scores_of(pd.read_parquet(out)), scores_of(wanted.segments), atol=1e-5)
+    np.testing.assert_allclose(scores_of(pd.read_parquet(out)), scores_of(expected.segments), atol=1e-5)
     assert set(pd.read_parquet(out)["modalities"]) == {"text+audio"}
 
 
-def test_a_model_without_text_is_loaded_and_asked(tmp_path, tiny_encoder, fused):
+def test_a_model_without_text_predicts_tables_of_media(tmp_path, tiny_encoder, fused):
     _, songs, media = fused
     songs.to_parquet(tmp_path / "songs.parquet")
     keys = {**SHORT, "phase": 3, "modalities": ["midi"], "data__media_root": str(media),
             "data__media_cache": str(tmp_path / "cache")}  # fmt: skip
     run_folder = finish_run(plan_of(tmp_path / "songs.parquet", tiny_encoder("bert"), **keys), tmp_path / "run")
-    found = rainbow_ray.load(run_folder, media_root=media).predict(songs)
-    assert set(found["modalities"]) == {"midi"}
+    result = rainbow_ray.load(run_folder, media_root=media).predict(songs)
+    assert set(result["modalities"]) == {"midi"}
     with pytest.raises(InputError, match="does not read text"):
         rainbow_ray.load(run_folder).predict(["a door"])

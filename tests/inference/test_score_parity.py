@@ -90,8 +90,8 @@ def said_of(predictor, kind, table):
     return predictor.predict(rows).set_index(pd.Index(names))
 
 
-def assert_same_answers(found, wanted):
-    plain = [[tuple(v) if isinstance(v, list | tuple | np.ndarray) else v for v in some] for some in (found, wanted)]
+def assert_same_answers(result, expected):
+    plain = [[tuple(v) if isinstance(v, list | tuple | np.ndarray) else v for v in some] for some in (result, expected)]
     if plain[1] and isinstance(plain[1][0], float):
         np.testing.assert_allclose(plain[0], plain[1], atol=1e-4)
     else:
@@ -99,7 +99,7 @@ def assert_same_answers(found, wanted):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_member_says_of_its_fold_what_the_run_says(ensembles, kind):
+def test_each_member_gives_the_held_out_scores_of_its_fold(ensembles, kind):
     run, table = ensembles(kind)
     predictor = rainbow_ray.load(run)
     predictor.media_root = table.parent
@@ -109,9 +109,9 @@ def test_each_member_says_of_its_fold_what_the_run_says(ensembles, kind):
         own = rows[rows["fold"] == fold]
         member = predictor.member(fold)
         member.media_root = table.parent
-        found = said_of(member, kind, table).loc[own.index]
-        np.testing.assert_allclose(found[scores], own[scores], atol=1e-5)
-        assert_same_answers(found["prediction"], own["prediction"])
+        result = said_of(member, kind, table).loc[own.index]
+        np.testing.assert_allclose(result[scores], own[scores], atol=1e-5)
+        assert_same_answers(result["prediction"], own["prediction"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,11 +119,11 @@ def test_the_ensemble_is_the_mean_of_its_members_in_any_order(ensembles, kind):
     run, table = ensembles(kind)
     predictor = rainbow_ray.load(run / "model")
     members = [predictor.member(fold) for fold in predictor.folds]
-    for one in [predictor, *members]:
-        one.media_root = table.parent
+    for item in [predictor, *members]:
+        item.media_root = table.parent
     _, scores = held_out(run)
     whole = said_of(predictor, kind, table)[scores]
-    mean = np.mean([said_of(one, kind, table)[scores].to_numpy() for one in members], axis=0)
+    mean = np.mean([said_of(item, kind, table)[scores].to_numpy() for item in members], axis=0)
     np.testing.assert_allclose(whole, mean, atol=1e-5)
     if kind != "segmentation":
         turned = pd.read_parquet(table).iloc[::-1]
@@ -131,45 +131,45 @@ def test_the_ensemble_is_the_mean_of_its_members_in_any_order(ensembles, kind):
         np.testing.assert_allclose(predictor.predict(turned.iloc[:1])[scores], whole.iloc[-1:], atol=1e-5)
 
 
-def test_calibrated_members_are_what_the_other_folds_taught(tmp_path, tiny_encoder):
+def test_members_have_the_calibration_of_the_other_folds(tmp_path, tiny_encoder):
     from tests.conftest import song_rows
 
     pq.write_table(pa.table(song_rows(songs=90, stems=1)), tmp_path / "songs.parquet")
     plan = plan_of(tmp_path / "songs.parquet", tiny_encoder("bert"), **SHORT, **CALIBRATED)
     run = finish_run(plan, tmp_path / "run")
     document = json.loads((run / "model" / "bundle.json").read_text())
-    assert len({json.dumps(one["calibration"]) for one in document["members"]}) == FOLDS
+    assert len({json.dumps(item["calibration"]) for item in document["members"]}) == FOLDS
     rows, scores = held_out(run)
     songs = pd.read_parquet(tmp_path / "songs.parquet").set_index("id")
     predictor = rainbow_ray.load(run)
     for fold in predictor.folds:
         own = rows[rows["fold"] == fold]
-        found = predictor.member(fold).predict(songs.loc[own.index])
-        np.testing.assert_allclose(found[scores], own[scores], atol=1e-5)
-        assert found["prediction"].tolist() == own["prediction"].tolist()
+        result = predictor.member(fold).predict(songs.loc[own.index])
+        np.testing.assert_allclose(result[scores], own[scores], atol=1e-5)
+        assert result["prediction"].tolist() == own["prediction"].tolist()
 
 
-def test_the_card_says_what_there_is_to_know(ensembles):
+def test_the_model_card_contains_results_and_limitations(ensembles):
     run, _ = ensembles("multiclass")
     card = (run / "model" / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["ensemble"] == FOLDS
-    for said in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load",
+    for output in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load",
                  "## Limitations", f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
-        assert said in card, said
+        assert output in card, output
     assert json.loads((run / "model" / "bundle.json").read_text())["files"]["README.md"]
 
 
-def test_what_members_share_lies_once(ensembles):
+def test_shared_tensors_are_saved_once(ensembles):
     run, _ = ensembles("binary")
     sizes = {file.name: file.stat().st_size for file in (run / "model").glob("*.safetensors")}
     assert set(sizes) == {"model.safetensors", *(f"member-{i}.safetensors" for i in range(FOLDS))}
     predictor = rainbow_ray.load(run)
-    first, second = (one.model.text.body.embeddings.word_embeddings.weight for one in predictor.bundle.members[:2])
+    first, second = (item.model.text.body.embeddings.word_embeddings.weight for item in predictor.bundle.members[:2])
     assert first.data_ptr() == second.data_ptr()
 
 
-def test_no_member_where_there_is_none(ensembles):
+def test_a_fold_without_a_member_raises_input_error(ensembles):
     from rainbow_ray.utils.errors import InputError
 
     run, _ = ensembles("binary")
@@ -181,7 +181,7 @@ def test_no_member_where_there_is_none(ensembles):
 @pytest.mark.parametrize(
     "kind", [kind if kind == "segmentation" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 )
-def test_onnx_says_the_same(ensembles, tmp_path, kind):
+def test_the_onnx_graph_gives_the_same_scores(ensembles, tmp_path, kind):
     from rainbow_ray.bundle.bundle import load_bundle
     from rainbow_ray.exporters.onnx import TOLERANCE, export_onnx
 

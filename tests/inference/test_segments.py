@@ -24,34 +24,34 @@ def table():
     return pd.DataFrame(segment_rows(songs=3, segments=6))
 
 
-def test_what_has_no_time_has_scores_a_reason_and_no_stretch(finished, table, tmp_path, capsys):
+def test_segments_without_time_have_scores_and_a_reason_and_are_in_no_interval(finished, table, tmp_path, capsys):
     table.loc[table["song_id"] == "00", "start_seconds"] = np.nan
     table.loc[2 * 8 : 2 * 8 + 1, "end_seconds"] = -5.0  # the third segment of the second song
     table.loc[table.index[-2:], "song_id"] = None
     table.to_parquet(tmp_path / "p.parquet")
     run, out = finished("segmentation"), tmp_path / "o.parquet"
     predict.main(["--model", str(run), "--manifest", str(tmp_path / "p.parquet"), "--out", str(out)])
-    said = capsys.readouterr().out
-    assert f"7: {NO_LENGTH}" in said
-    assert f"2: {ID_MISSING}" in said
-    found, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.intervals.parquet")
-    lost = found["reason"].notna()
-    assert lost.sum() == 7
-    assert len(found) == 3 * 6 - 1
-    assert found.loc[lost, ["start", "end"]].isna().all(axis=None)
-    assert (found.loc[~lost, "end"] > found.loc[~lost, "start"]).all()
-    assert found["prediction"].notna().all()
+    output = capsys.readouterr().out
+    assert f"7: {NO_LENGTH}" in output
+    assert f"2: {ID_MISSING}" in output
+    result, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.intervals.parquet")
+    is_timeless = result["reason"].notna()
+    assert is_timeless.sum() == 7
+    assert len(result) == 3 * 6 - 1
+    assert result.loc[is_timeless, ["start", "end"]].isna().all(axis=None)
+    assert (result.loc[~is_timeless, "end"] > result.loc[~is_timeless, "start"]).all()
+    assert result["prediction"].notna().all()
     assert set(stretches["song"]) == {"01", "02"}
-    assert stretches["segments"].sum() == (~lost).sum()
+    assert stretches["segments"].sum() == (~is_timeless).sum()
     assert not stretches["weak"].any()
 
 
-def test_weak_stretches_say_so(finished, table):
-    found = Predictor.load(finished("weak yes and no")).predict_segments(table)
-    assert found.intervals["weak"].all()
-    assert found.segments["weak"].all()
-    yes = found.segments.groupby("song")["prediction"].any()
-    assert (yes == (found.segments.groupby("song")["score"].sum() > 0.5)).all()
+def test_weak_intervals_are_marked(finished, table):
+    result = Predictor.load(finished("weak yes and no")).predict_segments(table)
+    assert result.intervals["weak"].all()
+    assert result.segments["weak"].all()
+    yes = result.segments.groupby("song")["prediction"].any()
+    assert (yes == (result.segments.groupby("song")["score"].sum() > 0.5)).all()
 
 
 def test_a_long_song_is_scored_whole(finished):
@@ -59,13 +59,13 @@ def test_a_long_song_is_scored_whole(finished):
     lines = pd.DataFrame(segment_rows(songs=1, segments=704, stems=1))
     lines.loc[300, "lyric_text"] += " river" * 12
     lines.loc[690, "lyric_text"] += " river" * 8
-    found = Predictor.load(finished("segmentation")).predict_segments(lines).segments
-    scores = found[[name for name in found if str(name).startswith("score_")]]
+    result = Predictor.load(finished("segmentation")).predict_segments(lines).segments
+    scores = result[[name for name in result if str(name).startswith("score_")]]
     assert scores.notna().all(axis=None)
     assert scores.sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, tiny_encoder, tmp_path):
+def test_the_baseline_without_context_is_decoded_like_the_model(write_table, tiny_encoder, tmp_path):
     """With the same scores, the baseline is level with the model to the bit."""
     path = write_table(segment_rows(), "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
@@ -82,20 +82,20 @@ def test_the_same_model_without_neighbours_is_decoded_as_ours_is(write_table, ti
     assert results.comparison.baselines["other"] != results.measurements.metrics, "else this tells nothing"
 
 
-def test_stretches_do_not_run_across_gaps_of_time(finished, table):
+def test_intervals_end_at_gaps(finished, table):
     table = table[table["song_id"] == "00"].drop_duplicates("segment_index")
     starts, ends = [0.0, 5.0, 10.0, 60.0, 65.0, 70.2], [5.0, 10.0, 15.0, 65.0, 70.0, 75.0]
     table = table.assign(start_seconds=starts, end_seconds=ends, lyric_text="the same line")
-    found = Predictor.load(finished("segmentation")).predict_segments(table)
-    stretches = found.intervals
+    result = Predictor.load(finished("segmentation")).predict_segments(table)
+    stretches = result.intervals
     assert stretches["segments"].sum() == 6
     assert not ((stretches["start"] < 20) & (stretches["end"] > 20)).any()
-    same = found.segments["prediction"].nunique() == 1
+    same = result.segments["prediction"].nunique() == 1
     assert not same or len(stretches) == 2
 
 
 @pytest.mark.parametrize("kind", ["text", "mixed", "duration", "time", "decimal comma"])
-def test_times_of_a_frame_are_read_however_they_are_written(finished, table, kind):
+def test_times_of_any_type_are_parsed(finished, table, kind):
     predictor = Predictor.load(finished("segmentation"))
     table = table.assign(start_seconds=table["segment_index"] * 10.0, end_seconds=table["segment_index"] * 10.0 + 10)
     plain = predictor.predict_segments(table).segments
@@ -107,11 +107,11 @@ def test_times_of_a_frame_are_read_however_they_are_written(finished, table, kin
         "decimal comma": lambda s: f"{s:.1f}".replace(".", ","),
     }[kind]
     written = table.assign(**{name: table[name].map(write) for name in ("start_seconds", "end_seconds")})
-    found = predictor.predict_segments(written).segments
-    pd.testing.assert_frame_equal(found, plain)
+    result = predictor.predict_segments(written).segments
+    pd.testing.assert_frame_equal(result, plain)
 
 
-def test_a_frame_in_another_unit_is_refused_and_one_that_is_suspected_warns(finished, table):
+def test_times_in_other_units_raise_or_warn(finished, table):
     predictor = Predictor.load(finished("segmentation"))
     times = ["start_seconds", "end_seconds"]
     for factor, unit in ((1e6, "microseconds"), (44_100 * 60, "samples|microseconds"), (1 / 86_400, "days")):

@@ -97,12 +97,12 @@ def test_scores_keep_the_targets_scale(write_table, tiny_encoder, tmp_path, base
     assert loaded.dtype == np.float64
     assert len(np.unique(loaded)) == len(texts)
     export_onnx(load_bundle(run / "model"), tmp_path / "onnx", "x")
-    found = OnnxPredictor.load(tmp_path / "onnx").score_texts(texts)[:, 0]
-    assert np.abs(found - loaded).max() < 1e-3 * spread
+    result = OnnxPredictor.load(tmp_path / "onnx").score_texts(texts)[:, 0]
+    assert np.abs(result - loaded).max() < 1e-3 * spread
     summary = json.loads((run / "summary.json").read_text())
     assert 0 < summary["metrics"]["mae"] < 10 * spread
-    said = capsys.readouterr().out + summary["verdict"]
-    assert "0.000 against 0.000" not in said
+    output = capsys.readouterr().out + summary["verdict"]
+    assert "0.000 against 0.000" not in output
 
 
 @pytest.mark.parametrize(("values", "texts"), [

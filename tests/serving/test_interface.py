@@ -31,10 +31,10 @@ def services(tmp_path_factory, tiny_encoder):
     kinds: dict[str, dict[str, Any]] = {"binary": {"phase": 1}, "multiclass": {"phase": 2}, "regression": {"phase": 4},
              "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
              "segmentation": {"phase": 5, "segments__compare_none": False}}  # fmt: skip
-    made = {}
+    cached = {}
 
     def make(kind):
-        if kind not in made:
+        if kind not in cached:
             folder = tmp_path_factory.mktemp(f"served-{kind}")
             keys = {**kinds[kind], "training__epochs": 2, "training__min_steps": 0, "data__folds": 2}
             table = folder / "songs.parquet"
@@ -45,8 +45,8 @@ def services(tmp_path_factory, tiny_encoder):
             else:
                 pq.write_table(labelled_songs(), table)
             run = finish_run(plan_of(manifest, tiny_encoder("bert"), logging__report=False, **keys), folder / "run")
-            made[kind] = Service(str(run), "cpu")
-        return made[kind]
+            cached[kind] = Service(str(run), "cpu")
+        return cached[kind]
 
     return make
 
@@ -57,7 +57,7 @@ def client_of(service, policy=None, **headers):
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression", "segmentation"])
-def test_it_says_what_load_says(services, kind):
+def test_the_service_gives_the_predictions_of_a_loaded_model(services, kind):
     service = services(kind)
     with client_of(service) as client:
         told = client.post("/predict", json={"texts": [TEXT, "  ", TEXT + " and more"]})
@@ -66,25 +66,25 @@ def test_it_says_what_load_says(services, kind):
     row = service.predictor.predict([TEXT]).iloc[0]
     names = service.predictor.score_names
     assert first["scores"] == pytest.approx({n.removeprefix("score_"): float(row[n]) for n in names}, abs=1e-5)
-    wanted = row["prediction"]
-    assert first["prediction"] == (list(wanted) if isinstance(wanted, tuple) else pytest.approx(wanted, abs=1e-5)
-                                   if isinstance(wanted, float) else wanted)  # fmt: skip
+    expected = row["prediction"]
+    assert first["prediction"] == (list(expected) if isinstance(expected, tuple) else pytest.approx(expected, abs=1e-5)
+                                   if isinstance(expected, float) else expected)  # fmt: skip
     assert nothing == {"prediction": None, "scores": {}, "reason": "no text"}
 
 
-def test_words_are_told_of_the_class_that_was_asked_for(services):
+def test_words_of_the_requested_class_are_explained(services):
     service = services("multiclass")
     with client_of(service) as client:
-        found = client.post("/explain", json={"text": TEXT, "label": "spatial"}).json()
-        assert found["label"] == "spatial"
-        assert {one["word"] for one in found["words"]} <= set(TEXT.split())
+        result = client.post("/explain", json={"text": TEXT, "label": "spatial"}).json()
+        assert result["label"] == "spatial"
+        assert {item["word"] for item in result["words"]} <= set(TEXT.split())
         unknown = client.post("/explain", json={"text": TEXT, "label": "nosuch"})
         assert unknown.status_code == 404
         assert "spatial" in unknown.json()["detail"]
         assert client.post("/explain", json={"text": " "}).status_code == 422
 
 
-def test_segments_are_a_timeline(services):
+def test_segments_are_predicted_with_intervals(services):
     rows = [{"song": "s", "start": 3.0 * i, "end": 3.0 * i + 3, "text": f"door {i}"} for i in range(4)]
     with client_of(services("segmentation")) as client:
         told = client.post("/segments", json={"segments": rows}).json()
@@ -95,7 +95,7 @@ def test_segments_are_a_timeline(services):
         assert client.post("/segments", json={"segments": rows}).status_code == 404
 
 
-def test_times_of_requests_are_read_or_refused_with_their_unit(services):
+def test_times_of_requests_are_parsed_or_rejected_with_their_unit(services):
     def ask(client, *times):
         rows = [{"song": "s", "start": start, "end": end, "text": "some words here"} for start, end in times]
         return client.post("/segments", json={"segments": rows})
@@ -105,7 +105,7 @@ def test_times_of_requests_are_read_or_refused_with_their_unit(services):
         assert told.status_code == 200
         assert [row["end"] for row in told.json()["segments"]] == [83.5, 90, 100]
         assert told.json()["notes"] == []
-        for times, says in [
+        for times, words in [
             ((0, 210_000), "likely milliseconds: divide by 1000"),
             (("0:00", "00:01:23:12"), "frame rate"),
             (("soon", 5), "not a time"),
@@ -117,7 +117,7 @@ def test_times_of_requests_are_read_or_refused_with_their_unit(services):
         ]:
             answer = ask(client, times)
             assert answer.status_code == 422, times
-            assert says in answer.text
+            assert words in answer.text
         days = [(i * 1e-4, (i + 1) * 1e-4) for i in range(4)]
         assert "likely days" in ask(client, *days).text
         assert "likely" in ask(client, (0, 10_000), (10_000, 20_000)).json()["notes"][0]
@@ -138,22 +138,22 @@ def test_times_of_requests_are_read_or_refused_with_their_unit(services):
         ([{"song": "\u200b \n", "start": 1, "end": 2, "text": "\n"}], [None]),
     ],
 )  # fmt: skip
-def test_each_segment_asked_has_one_answer_in_its_place(services, rows, reasons):
+def test_each_segment_has_a_prediction_in_the_order_of_the_request(services, rows, reasons):
     service = services("segmentation")
     with client_of(service) as client:
         told = client.post("/segments", json={"segments": rows})
     assert told.status_code == 200
-    answers = told.json()["segments"]
-    assert len(answers) == len(rows)
-    for asked, answer, reason in zip(rows, answers, reasons, strict=True):
+    predictions = told.json()["segments"]
+    assert len(predictions) == len(rows)
+    for asked, answer, reason in zip(rows, predictions, reasons, strict=True):
         assert {name: answer[name] for name in asked} == asked
         assert answer["reason"] == reason
         has_scores = all(answer[name] is not None for name in ["prediction", *service.predictor.score_names])
         assert has_scores or reason is not None
-    assert all(set(answer) == set(answers[0]) for answer in answers)
+    assert all(set(answer) == set(predictions[0]) for answer in predictions)
 
 
-def test_segments_of_one_time_are_told_apart(services):
+def test_segments_with_equal_times_are_scored_separately(services):
     service = services("segmentation")
     rows = [{"start": 0, "end": 4, "text": "a door but a wall"}, {"start": 0, "end": 4, "text": "salt and winter"}]
     with client_of(service) as client:
@@ -162,7 +162,7 @@ def test_segments_of_one_time_are_told_apart(services):
     assert [first[name] for name in names] != [second[name] for name in names]
 
 
-def test_a_model_of_sound_says_that_it_read_text_alone(tmp_path, tiny_encoder):
+def test_a_fused_model_reports_that_it_read_text_alone(tmp_path, tiny_encoder):
     import pyarrow.parquet as pq
 
     from tests.conftest import labelled_songs
@@ -178,13 +178,13 @@ def test_a_model_of_sound_says_that_it_read_text_alone(tmp_path, tiny_encoder):
     service = Service(str(finish_run(plan, tmp_path / "run")), "cpu")
     with client_of(service) as client:
         info = client.get("/info").json()
-        answers = client.post("/predict", json={"texts": [TEXT, " "]}).json()["predictions"]
+        predictions = client.post("/predict", json={"texts": [TEXT, " "]}).json()["predictions"]
     assert (info["modalities"], info["read_from_requests"]) == (["text", "midi"], ["text"])
-    assert answers[0]["modalities"] == "text"
-    assert answers[1] == {"prediction": None, "scores": {}, "reason": "no text"}
+    assert predictions[0]["modalities"] == "text"
+    assert predictions[1] == {"prediction": None, "scores": {}, "reason": "no text"}
 
 
-def test_what_is_too_much_is_refused(services):
+def test_requests_beyond_the_limits_are_rejected(services):
     with client_of(services("binary")) as client:
         bodies: list[Any] = [
             {"texts": []},
@@ -203,7 +203,7 @@ def test_what_is_too_much_is_refused(services):
         assert half.status_code == 422
 
 
-def test_who_may_ask(services):
+def test_requests_need_the_token_a_known_host_and_the_same_origin(services):
     service = services("binary")
     policy = AccessPolicy(hash_token(TOKEN), None)
     with client_of(service, policy) as client:
@@ -312,7 +312,7 @@ def test_pages_need_no_network_and_cannot_be_framed(services):
     assert {"/predict", "/explain", "/segments", "/info", "/healthz"} <= set(described["paths"])
 
 
-def test_an_error_of_ours_tells_the_client_nothing(services, monkeypatch):
+def test_an_internal_error_reveals_nothing_to_the_client(services, monkeypatch):
     service = services("binary")
 
     async def broken(texts):
@@ -326,7 +326,7 @@ def test_an_error_of_ours_tells_the_client_nothing(services, monkeypatch):
     assert "Traceback" not in told.text
 
 
-def test_fuzzed_requests_bring_out_no_traceback(services):
+def test_fuzzed_requests_cause_no_internal_error(services):
     rng = random.Random(0)
     with client_of(services("binary")) as client:
         for _ in range(FUZZED):

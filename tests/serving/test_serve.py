@@ -47,7 +47,7 @@ def ask(url, body=None, **headers):
 
 
 @pytest.mark.slow
-def test_it_is_asked_looked_at_and_ended(model, tmp_path, request):
+def test_the_command_serves_requests_and_the_form_until_it_is_stopped(model, tmp_path, request):
     port, token = free_port(), tmp_path / "token"
     command = [sys.executable, "-m", "rainbow_ray.serve", str(model), "--port", str(port), "--token-file", str(token)]
     log = (tmp_path / "log").open("w")
@@ -64,12 +64,12 @@ def test_it_is_asked_looked_at_and_ended(model, tmp_path, request):
         many = [f"{TEXT} {i}" for i in range(32)]
         right = {"authorization": f"Bearer {secret}"}
         with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(lambda text: ask(f"{url}/predict", {"texts": [text]}, **right), many))
-        assert {status for status, _ in found} == {200}
-        scores = [list(said["predictions"][0]["scores"].values()) for _, said in found]
+            responses = list(pool.map(lambda text: ask(f"{url}/predict", {"texts": [text]}, **right), many))
+        assert {status for status, _ in responses} == {200}
+        scores = [list(output["predictions"][0]["scores"].values()) for _, output in responses]
         np.testing.assert_allclose(scores, rainbow_ray.load(model).score_texts(many), atol=1e-5)
-        shown = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-        assert secret not in shown
+        processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        assert secret not in processes
         assert secret not in (tmp_path / "log").read_text()
         look(request.getfixturevalue("browser"), url, secret, tmp_path / "form.png")
     finally:
@@ -82,8 +82,8 @@ def test_it_is_asked_looked_at_and_ended(model, tmp_path, request):
 def look(browser, url: str, secret: str, picture) -> None:
     """The form as a person uses it."""
     page = browser.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     page.wait_for_selector("#token", state="visible")
     page.fill("#token", secret)
@@ -95,7 +95,7 @@ def look(browser, url: str, secret: str, picture) -> None:
     page.screenshot(path=picture, full_page=True)
     page.goto(f"{url}/docs")
     page.wait_for_selector('[data-path="/predict"]')
-    assert wrong == []
+    assert errors == []
 
 
 @pytest.mark.parametrize(("arguments", "word"), [
@@ -103,16 +103,16 @@ def look(browser, url: str, secret: str, picture) -> None:
     (["--timeout", "0", "--replicas", "0"], "--replicas 0"),
     (["--host", "203.0.113.9"], "cannot listen there"),
 ])  # fmt: skip
-def test_what_cannot_be_is_told_before_anything_starts(model, monkeypatch, capsys, arguments, word):
+def test_invalid_options_are_reported_before_anything_starts(model, monkeypatch, capsys, arguments, word):
     monkeypatch.setattr("sys.argv", ["serve", str(model), *arguments])
     monkeypatch.setattr(serve_command, "TOKEN_FILE", model / "token")
     assert run_command(serve.main) == 2
-    said = capsys.readouterr().err
-    assert word in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert word in output
+    assert "Traceback" not in output
 
 
-def test_a_token_is_short_or_open_to_others(tmp_path, monkeypatch, capsys):
+def test_short_tokens_and_readable_token_files_are_rejected(tmp_path, monkeypatch, capsys):
     file = tmp_path / "token"
     for text, mode, word in (("short", 0o600, "at least 16"), ("long enough to be one", 0o644, "chmod 600")):
         file.write_text(text)
@@ -122,7 +122,7 @@ def test_a_token_is_short_or_open_to_others(tmp_path, monkeypatch, capsys):
         assert word in capsys.readouterr().err
 
 
-def test_no_model_is_told_as_everywhere(tmp_path, monkeypatch, capsys):
+def test_a_folder_without_a_model_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port())])
     assert run_command(serve.main) == 2
     assert "no model here" in capsys.readouterr().err
@@ -133,5 +133,5 @@ HOSTS = {"127.0.0.1": True, "localhost": True, "::1": True, "127.0.0.2": True, "
 
 
 @pytest.mark.parametrize(("host", "alone"), HOSTS.items())
-def test_what_only_looks_like_this_machine_asks_for_a_token(host, alone):
+def test_only_loopback_addresses_need_no_token(host, alone):
     assert is_loopback(host) is alone
