@@ -16,7 +16,7 @@ from rainbow_ray.runs.sweep_plan import SweepPlan, estimate_sweep, prepare_sweep
 from rainbow_ray.runs.sweep_trials import prepare_variant
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
-from rainbow_ray.tuning.search_space import Axes, apply
+from rainbow_ray.tuning.search_space import Axes, apply_values
 from rainbow_ray.tuning.sweep import input_key
 from rainbow_ray.utils.errors import InputError
 from tests.conftest import song_rows
@@ -58,14 +58,14 @@ def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder
     plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    both = apply(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
+    both = apply_values(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert input_key(both) != input_key(plan.config)
     variant = prepare_variant(both, data=data, shared=shared)
     np.testing.assert_array_equal(variant.dataset.targets, data.source.targets)
     assert (variant.dataset.lengths > data.source.lengths).all()
-    other = apply(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
+    other = apply_values(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
     assert prepare_variant(other, data=data, shared=shared).input_spec != plan.reading
-    head = apply(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
+    head = apply_values(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
     assert input_key(head) == input_key(plan.config), "what reads the same text is read once"
 
 
@@ -75,7 +75,7 @@ def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder)
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    other = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="other songs remain"):
         prepare_variant(other, data=data, shared=shared)
 
@@ -86,6 +86,6 @@ def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table,
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
     shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    other = apply(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    other = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have equal texts"):
         prepare_variant(other, data=data, shared=shared)

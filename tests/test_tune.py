@@ -285,7 +285,7 @@ def test_bad_input_is_told_at_once(door, tmp_path):
     assert "unknown axis 'training.epochz' (did you mean training.epochs" in said
     said = door("--manifest", "nowhere.parquet", "--space", "none.py:space")
     assert "nowhere.parquet" in said
-    assert "no file none.py" in said
+    assert "the file none.py does not exist" in said
     assert "tune.trials" in door("--trials", "0")
     assert "tune.max_concurrent_trials" in door("--max-concurrent", "-1")
     assert "unknown" in door("--metric", "f2")

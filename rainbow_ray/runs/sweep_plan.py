@@ -22,8 +22,8 @@ from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.setup.segment_table import SONG_TARGET
 from rainbow_ray.setup.validate import check_values
 from rainbow_ray.training.loggers import wandb_notes
-from rainbow_ray.tuning.bbc_cv import smallest_difference
-from rainbow_ray.tuning.search_space import Axes, Space, explore, load_space, stacked_in
+from rainbow_ray.tuning.bbc_cv import min_detectable_difference
+from rainbow_ray.tuning.search_space import Axes, Space, explore, find_conflicting_settings, load_space
 from rainbow_ray.utils.errors import InputError
 
 MIN_TRIAL_SECONDS = 5.0  # of all trials together; a budget that leaves less is rejected
@@ -77,7 +77,7 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
         if plan is not None:
             axes = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
             plan.warnings.extend(axes.notes)
-            plan.warnings.extend(stacked_in(space, plan.config, seed))
+            plan.warnings.extend(find_conflicting_settings(space, plan.config, seed))
     except InputError as error:
         problems += error.problems
     if problems or plan is None or space is None or axes is None:
@@ -178,8 +178,8 @@ def print_sweep_header(
         *prepare.describe_dataset(plan, data),
         f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.reading.description};"
         f" {len(sweep.axes.distributions)} axes: {axes}",
-        f"{n_songs} scored songs can show a difference in accuracy of {smallest_difference(n_songs):.2f} between two"
-        " configs; smaller differences are chance",
+        f"{n_songs} scored songs can show a difference in accuracy of {min_detectable_difference(n_songs):.2f} between"
+        " two configs; smaller differences are chance",
         estimate.text,
         *(f"Note: {note}" for note in notes),
     ]

@@ -17,9 +17,9 @@ from rainbow_ray.training.checkpoint import write_json
 from rainbow_ray.tuning import summary
 from rainbow_ray.tuning.optuna_study import write_study
 from rainbow_ray.tuning.revalidation import correct_selection, revalidate
-from rainbow_ray.tuning.search_space import apply
+from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.sweep import Sweep
-from rainbow_ray.tuning.trial import prefix_savings
+from rainbow_ray.tuning.trial import cache_seconds
 from rainbow_ray.utils.console import make_console
 from rainbow_ray.utils.stopwatch import Stopwatch
 
@@ -40,7 +40,7 @@ def save_sweep(run: RunContext, sweep: Sweep) -> None:
     run_dir, data, stopwatch, larger = run.run_dir, run.data, run.stopwatch, sweep.larger_is_better
     trials = sorted(sweep.trial_log.ended, key=lambda trial: trial.number)
     winner = sweep.trial_log.complete(larger_is_better=larger)[0]
-    config = apply(run.plan.config, winner.values, f"trial {winner.number}")
+    config = apply_values(run.plan.config, winner.values, f"trial {winner.number}")
     set_aside_results(run_dir, len(trials))
     summary.write_trials(run_dir.file("trials.csv"), trials)
     write_study(run_dir.file("study.db"), run_dir.path.name, trials, larger_is_better=larger)
@@ -56,10 +56,10 @@ def save_sweep(run: RunContext, sweep: Sweep) -> None:
     stopwatch.mark("best")
     headline, n_songs = run.plan.config.training.headline, data.profile["songs"]
     document = summary.summarize(
-        plan=run.plan, data=data, trials=trials, winner=winner, corrected=corrected, confirmed=revalidation,
+        plan=run.plan, data=data, trials=trials, winner=winner, corrected=corrected, revalidation=revalidation,
         seconds=stopwatch.seconds(), space=sweep.space.name,
-        said=summary.verdict(headline, winner, corrected, revalidation, n_songs),
-        prefix=prefix_savings(sweep.context, [trial.number for trial in trials]),
+        verdict=summary.verdict(headline, winner, corrected, revalidation, n_songs),
+        cache_seconds=cache_seconds(sweep.context, [trial.number for trial in trials]),
     )  # fmt: skip
     write_json(run_dir.file("summary.json"), document)
     summary.print_summary(document, trials, run_dir.path, run.console)

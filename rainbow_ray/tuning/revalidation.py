@@ -1,10 +1,10 @@
-"""The winner of a sweep against the default config and the baselines, on splits and seeds it was not chosen on."""
+"""Revalidation of the best trial on fresh splits with fresh seeds, compared with the default config and baselines."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_folds
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.tuning.bbc_cv import Corrected, corrected
-from rainbow_ray.tuning.search_space import apply
+from rainbow_ray.tuning.bbc_cv import CorrectedScore, correct_score
+from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.summary import Revalidation
 from rainbow_ray.tuning.sweep import Sweep, input_key
 from rainbow_ray.tuning.trial import out_of_fold
@@ -31,27 +31,33 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def correct_selection(sweep: Sweep, data: PreparedData) -> Corrected | None:
-    """The winner's score, corrected for its choice among the trials that ran to their end."""
+def correct_selection(sweep: Sweep, data: PreparedData) -> CorrectedScore | None:
+    """Return the score of the best trial, corrected for its selection among the complete trials.
+
+    Args:
+        sweep: The sweep.
+        data: Its data.
+
+    Returns:
+        The corrected score, or None where no trial has scores or the metric is undefined.
+    """
     complete = sweep.trial_log.complete(larger_is_better=sweep.larger_is_better)
-    kept = {
+    by_trial = {
         trial.number: scores for trial in complete if (scores := out_of_fold(sweep.context, trial.number)) is not None
     }
-    if not kept:
+    if not by_trial:
         return None
-    config, source = sweep.config, data.source
-    every = np.flatnonzero(data.split.fold >= 0)
-    task, metric = data.task, config.training.headline
+    config, source, task = sweep.config, data.source, data.task
+    metric, rows = config.training.headline, np.flatnonzero(data.split.fold >= 0)
     if metric in task.threshold_metrics:
-        kept = {
-            n: decode_folds(task, source.targets, sweep.context.train_val_indices, scores) for n, scores in kept.items()
-        }
-    averaged = [mean_score_per_song(source, every, scores[every]) for scores in kept.values()]
-    held = averaged[0][0]
-    return corrected(
-        task, metric, source.targets[held], np.stack([scores for _, scores in averaged]),
-        data.index.codes("song", held), seed=config.reproducibility.seed,
-        default=list(kept).index(0) if 0 in kept else None,
+        folds = sweep.context.train_val_indices
+        by_trial = {n: decode_folds(task, source.targets, folds, scores) for n, scores in by_trial.items()}
+    averaged = [mean_score_per_song(source, rows, scores[rows]) for scores in by_trial.values()]
+    song_rows = averaged[0][0]
+    return correct_score(
+        task, metric, source.targets[song_rows], np.stack([scores for _, scores in averaged]),
+        data.index.codes("song", song_rows), seed=config.reproducibility.seed,
+        default=list(by_trial).index(0) if 0 in by_trial else None,
     )  # fmt: skip
 
 
@@ -61,86 +67,132 @@ def revalidate(
     config: Config,
     winner: Trial,
     folder: Path,
-    cluster: RayResources,
+    resources: RayResources,
     console: Console,
 ) -> Revalidation:
-    """Fit the winner and the default config on fresh splits, with fresh seeds, and the baselines beside them.
+    """Fit the best config and the default config on fresh splits with fresh seeds, and score the baselines on them.
 
-    What an interrupted start finished is not run again. A default config that failed as a trial is not tried again.
+    Fits that an interrupted start finished are not run again. A default config that failed as a trial is not fitted.
+
+    Args:
+        sweep: The sweep.
+        data: Its data.
+        config: Config of the best trial.
+        winner: The best trial.
+        folder: Folder of the fits.
+        resources: Resources of the cluster.
+        console: Console for progress messages.
+
+    Returns:
+        The comparison.
     """
-    base = sweep.context.shared
+    shared = sweep.context.shared
     seeds = fresh_seeds(sweep.config)
     splits = [fresh_split(sweep.config, data, seed) for seed in seeds]
     first = sweep.trial_log.trials.get(0)
     has_default = first is None or first.state != "failed"
-    who = f"Trial {winner.number}" + (" and the default config" if winner.number and has_default else "")
-    console.print(f"{who} on {len(seeds)} fresh {'seeds' if sweep.config.data.split_file else 'splits'} …")
-    compared = functools.partial(_baselines, splits=splits)
-    shared = base if input_key(config) == input_key(sweep.config) else sweep.prepare(config)
-    ours, baselines = _fit(shared, config, seeds, splits, folder / f"trial-{winner.number:04d}", cluster, compared)
+    fitted = f"Trial {winner.number}" + (" and the default config" if winner.number and has_default else "")
+    console.print(f"{fitted} on {len(seeds)} fresh {'seeds' if sweep.config.data.split_file else 'splits'} …")
+    score_baselines = functools.partial(_score_baselines, splits=splits)
+    variant = shared if input_key(config) == input_key(sweep.config) else sweep.prepare(config)
+    winner_folder = folder / f"trial-{winner.number:04d}"
+    scores, baselines = _fit(variant, config, seeds, splits, winner_folder, resources, score_baselines)
     default = None
     if winner.number != 0 and has_default:
-        as_it_is = apply(sweep.config, first.values if first is not None else {}, "trial 0")
-        default, _ = _fit(base, as_it_is, seeds, splits, folder / "default", cluster, _nothing)
+        default_config = apply_values(sweep.config, first.values if first is not None else {}, "trial 0")
+        default, _ = _fit(shared, default_config, seeds, splits, folder / "default", resources, _no_baselines)
     if winner.number == 0:
-        default = ours
-    return measure(sweep, data, seeds, ours, default, baselines, fresh=not sweep.config.data.split_file)
+        default = scores
+    return compare_fits(
+        sweep, data, seeds, scores, default, baselines, has_fresh_splits=not sweep.config.data.split_file
+    )
 
 
-def measure(
-    sweep: Sweep, data: PreparedData, seeds: list[int], ours: np.ndarray, default: np.ndarray | None,
-    baselines: Mapping[str, np.ndarray], *, fresh: bool,
+def compare_fits(
+    sweep: Sweep, data: PreparedData, seeds: list[int], winner: np.ndarray, default: np.ndarray | None,
+    baselines: Mapping[str, np.ndarray], *, has_fresh_splits: bool,
 ) -> Revalidation:  # fmt: skip
-    """Means over seeds of scores `(seeds, examples, …)`, each seed on the examples that all of them scored."""
+    """Compare means over seeds, each seed measured on the examples that all sides scored.
+
+    Args:
+        sweep: The sweep.
+        data: Its data.
+        seeds: Seeds of the fits.
+        winner: Out-of-fold scores of the best config, `(seeds, examples, …)`.
+        default: Those of the default config, or None.
+        baselines: Those of each baseline.
+        has_fresh_splits: Whether each seed has a split of its own.
+
+    Returns:
+        The comparison on the headline metric.
+    """
     task, metric = sweep.context.shared.task, sweep.config.training.headline
 
-    def by_song(scores: np.ndarray) -> np.ndarray:
-        return np.stack([scatter_song_means(data.source, one) for one in scores])
+    def average_songs(scores: np.ndarray) -> np.ndarray:
+        return np.stack([scatter_song_means(data.source, of_seed) for of_seed in scores])
 
-    ours, baselines = by_song(ours), {name: by_song(scores) for name, scores in baselines.items()}
-    default = by_song(default) if default is not None else None
-    sides = [ours, *([default] if default is not None else []), *baselines.values()]
-    known = np.logical_and.reduce([is_scored(scores, task) for scores in sides])
-    held = np.flatnonzero(known.any(axis=0))
-    targets, songs = data.source.targets[held], data.index.codes("song", held)
-    unknown = ~known[:, held]
+    winner = average_songs(winner)
+    by_baseline = {name: average_songs(scores) for name, scores in baselines.items()}
+    default = average_songs(default) if default is not None else None
+    sides = [winner, *([default] if default is not None else []), *by_baseline.values()]
+    scored = np.logical_and.reduce([is_scored(scores, task) for scores in sides])
+    rows = np.flatnonzero(scored.any(axis=0))
+    targets, songs = data.source.targets[rows], data.index.codes("song", rows)
+    missing = ~scored[:, rows]
 
-    def on_known(scores: np.ndarray) -> np.ndarray:
-        taken = scores[:, held].copy()
-        taken[unknown] = np.nan
-        return taken
+    def select(scores: np.ndarray) -> np.ndarray:
+        selected = scores[:, rows].copy()
+        selected[missing] = np.nan
+        return selected
 
-    def mean(scores: np.ndarray) -> float | None:
-        values = [task.metric(metric, targets[~out], one[~out]) for one, out in zip(scores, unknown, strict=True)]
+    def mean_over_seeds(scores: np.ndarray) -> float | None:
+        pairs = zip(scores, missing, strict=True)
+        values = [task.metric(metric, targets[~mask], of_seed[~mask]) for of_seed, mask in pairs]
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if len(defined) == len(values) else None
 
-    ours, theirs = on_known(ours), {name: on_known(scores) for name, scores in baselines.items()}
-    measured = {name: mean(scores) for name, scores in theirs.items()}
+    winner, selected = select(winner), {name: select(scores) for name, scores in by_baseline.items()}
+    measured = {name: mean_over_seeds(scores) for name, scores in selected.items()}
     best = best_baseline(task, metric, {name: {metric: value} for name, value in measured.items()})
-    gap = functools.partial(paired_bootstrap_over_seeds, task, metric, targets, ours)
+    difference_to = functools.partial(paired_bootstrap_over_seeds, task, metric, targets, winner)
     seed = sweep.config.reproducibility.seed
     return Revalidation(
         seeds,
-        fresh,
-        mean(ours),
-        mean(on_known(default)) if default is not None else None,
+        has_fresh_splits,
+        mean_over_seeds(winner),
+        mean_over_seeds(select(default)) if default is not None else None,
         best,
         measured[best] if best is not None else None,
-        gap(on_known(default), songs, seed=seed) if default is not None else None,
-        gap(theirs[best], songs, seed=seed) if best is not None else None,
+        difference_to(select(default), songs, seed=seed) if default is not None else None,
+        difference_to(selected[best], songs, seed=seed) if best is not None else None,
     )
 
 
 def fresh_seeds(config: Config) -> list[int]:
-    """Seeds that neither the sweep's fits nor its split were made with."""
+    """Return seeds that neither the fits of the sweep nor its split used.
+
+    Args:
+        config: Config of the sweep, with `tune.revalidation_seeds`.
+
+    Returns:
+        The next seeds after the largest one in use.
+    """
     used = {config.reproducibility.seed, config.split_seed}
-    after = ((max(used) + i) % SEEDS for i in itertools.count(1))
-    return list(itertools.islice((seed for seed in after if seed not in used), config.tune.revalidation_seeds))
+    candidates = ((max(used) + i) % SEEDS for i in itertools.count(1))
+    return list(itertools.islice((seed for seed in candidates if seed not in used), config.tune.revalidation_seeds))
 
 
 def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:
-    """The same number of folds, dealt anew; a split that a file decides stays, and only the seeds of fits are fresh."""
+    """Return a new split with the same number of folds.
+
+    Args:
+        config: Config of the sweep.
+        data: Its data.
+        seed: Seed of the split.
+
+    Returns:
+        The split; the sweep's own where a file defines it, so that only the seeds of the fits are fresh.
+    """
     if config.data.split_file is not None:
         return data.split
     strata = data.task.strata(data.source.targets)
@@ -155,10 +207,10 @@ def fresh_split(config: Config, data: PreparedData, seed: int) -> Split:
 
 
 def _fit(
-    shared: FitContext, config: Config, seeds: list[int], splits: list[Split], folder: Path, cluster: RayResources,
-    beside: Callable[[FitContext], dict[str, np.ndarray]],
+    shared: FitContext, config: Config, seeds: list[int], splits: Sequence[Split], folder: Path,
+    resources: RayResources, score_baselines: Callable[[FitContext], dict[str, np.ndarray]],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
-    """Out-of-fold scores `(seeds, examples, …)`, and what was computed beside."""
+    """Return out-of-fold scores `(seeds, examples, …)`, and those of the baselines."""
     jobs = []
     for seed, split in zip(seeds, splits, strict=True):
         reproducible = config.reproducibility.model_copy(update={"seed": seed})
@@ -167,24 +219,23 @@ def _fit(
             jobs.append(
                 FitJob(fold, *split.train_val_indices(fold), folder / f"seed-{seed}" / f"fold-{fold}", config=seeded)
             )
-    outcomes, extra = run_folds(shared, jobs, cluster, LogForwarder([], []), beside)
+    results, baselines = run_folds(shared, jobs, resources, LogForwarder([], []), score_baselines)
     scores = empty_scores(shared.task, len(seeds), len(shared.dataset))
-    for outcome in outcomes:
-        assert outcome.job.config is not None
-        scores[seeds.index(outcome.job.config.reproducibility.seed), outcome.job.val] = outcome.val_scores
+    for result in results:
+        assert result.job.config is not None
+        scores[seeds.index(result.job.config.reproducibility.seed), result.job.val] = result.val_scores
     if config.training.headline in shared.task.threshold_metrics:
-        sides = [[split.train_val_indices(fold) for fold in range(split.n_folds)] for split in splits]
-        targets = shared.dataset.targets
-        for i in range(len(seeds)):
-            scores[i] = decode_folds(shared.task, targets, sides[i], scores[i])
-    return scores, extra
+        for i, split in enumerate(splits):
+            folds = [split.train_val_indices(fold) for fold in range(split.n_folds)]
+            scores[i] = decode_folds(shared.task, shared.dataset.targets, folds, scores[i])
+    return scores, baselines
 
 
-def _baselines(shared: FitContext, splits: list[Split]) -> dict[str, np.ndarray]:
-    """In a worker: the baselines' scores on several splits, `(splits, examples)` each."""
-    found = [compute_baselines(shared, split) for split in splits]
-    return {name: np.stack([scores[name] for scores in found]) for name in found[0]}
+def _score_baselines(shared: FitContext, splits: Sequence[Split]) -> dict[str, np.ndarray]:
+    """Return the baselines' scores on several splits, `(splits, examples, …)` each; runs in a worker."""
+    by_split = [compute_baselines(shared, split) for split in splits]
+    return {name: np.stack([scores[name] for scores in by_split]) for name in by_split[0]}
 
 
-def _nothing(shared: FitContext) -> dict[str, np.ndarray]:  # noqa: ARG001
+def _no_baselines(shared: FitContext) -> dict[str, np.ndarray]:  # noqa: ARG001
     return {}

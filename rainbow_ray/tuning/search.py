@@ -21,7 +21,7 @@ from typing_extensions import override
 from rainbow_ray.config.schema import SEEDS
 from rainbow_ray.training.cross_validation import RESTARTS
 from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, to_optuna_trial
-from rainbow_ray.tuning.search_space import apply, default_trial
+from rainbow_ray.tuning.search_space import apply_values, default_trial
 from rainbow_ray.tuning.sweep import Sweep, input_key
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial
 from rainbow_ray.utils.errors import InputError
@@ -158,11 +158,11 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         """Return a reference to the data of a trial that reads other inputs, or the error in its config."""
         import ray
 
-        messages = self.sweep.space.objections(trial.values)
+        messages = self.sweep.space.check_values(trial.values)
         try:
             if messages:
                 raise InputError(messages)
-            config = apply(self.sweep.config, trial.values, f"trial {trial.number}")
+            config = apply_values(self.sweep.config, trial.values, f"trial {trial.number}")
             key = input_key(config)
             if key != input_key(self.sweep.config) and key not in self._variants:
                 prepared = self.sweep.prepare(config)

@@ -1,7 +1,7 @@
-"""What a sweep searches: a function that asks an Optuna trial for values of config keys, one after the other.
+"""The search space of a sweep: a function that suggests values of config keys with an Optuna trial (define-by-run).
 
-A name that it asks for is a dotted config key; what it returns, a dict of keys, is set for all trials alike. Lists
-travel as strings (`"256,128"`), since Optuna's choices must be plain.
+The name of each suggestion is a dotted config key. The dict that the function returns holds constants, which are set
+for all trials. Lists are written as text (`"256,128"`), since Optuna's choices must be plain values.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.errors import InputError, did_you_mean
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
-# functions of a phase's module for problems that its main one is not for
+# functions of a phase's module for tasks that `space` does not suit
 OWN_SPACES = {"multilabel": "multi_label", "weak segmentation": "weak"}
-DRAWS = 64  # random points that a space is tried on before the sweep
-# what a score is measured with: two trials that differ in it cannot be compared
+N_DRAWS = 64  # random points at which a space is checked before the sweep
+# keys that decide how a score is measured: trials that differ in one of them cannot be compared
 FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",
              "calibration.")  # fmt: skip
-# text is read anew for these, over the same songs
+# keys under these that a space may vary: the same songs are read again with other inputs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
             "data.window_seconds", "data.window_position", "data.windows_per_stem",
             "model.audio_encoder.model_name")  # fmt: skip
@@ -50,7 +50,13 @@ NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_secon
 
 @dataclass(frozen=True)
 class Space:
-    """A define-by-run function, and where it stands."""
+    """A define-by-run function.
+
+    Attributes:
+        suggest: Function that takes an Optuna trial and returns constants, or None.
+        name: Its name, as `FILE:FUNCTION` or `module:function`.
+        file: Path of its source file.
+    """
 
     suggest: Suggest
     name: str
@@ -59,15 +65,18 @@ class Space:
     def draw(
         self, trial: Any, seen: dict[str, Suggestion] | None = None, former_keys: set[str] | None = None
     ) -> dict[str, Any]:
-        """Return the config values of one trial: those asked for, and the constants.
+        """Return the config values of one trial: suggested values and constants.
 
         Args:
             trial: An Optuna trial.
-            seen: Suggestions of earlier draws by key, to which this draw's are added; None where there are none.
+            seen: Suggestions of earlier draws by key, to which this draw's are added, or None.
             former_keys: Set to which former names of keys that the space uses are added; None to discard them.
 
+        Returns:
+            Values by config key.
+
         Raises:
-            InputError: What is wrong with the space, with its lines.
+            InputError: The space is invalid; the messages name its lines.
         """
         recorder = RecordingTrial(trial, seen)
         try:
@@ -76,7 +85,7 @@ class Space:
             # after a call that could not be answered, an error is likely to come of the value in its place
             raise InputError(self._problems(recorder) or [self._explain(error)]) from error
         if seen is not None:
-            seen.update({key: found for key, found in recorder.suggestions.items() if key not in seen})
+            seen.update({key: value for key, value in recorder.suggestions.items() if key not in seen})
         if former_keys is not None:
             former_keys |= recorder.former_keys
         if recorder.problems:
@@ -84,10 +93,9 @@ class Space:
         if constants is None:
             return recorder.values
         if not isinstance(constants, dict) or not all(isinstance(key, str) for key in constants):
-            what = (
-                f"returned a {type(constants).__name__}" if not isinstance(constants, dict) else "returned other keys"
-            )
-            raise InputError(f"space {self.name}: {what}, not a dict of config keys to constants, or nothing")
+            is_dict = isinstance(constants, dict)
+            returned = "a dict with keys that are no texts" if is_dict else f"a {type(constants).__name__}"
+            raise InputError(f"space {self.name}: it returned {returned}, not a dict from config keys to constants")
         if former_keys is not None:
             former_keys |= constants.keys() & renamed_keys().keys()
         constants = with_present_keys(constants)
@@ -99,8 +107,15 @@ class Space:
         unknown = [problem for key in recorder.values for problem in _check_key(self, key)] if recorder.problems else []
         return [*(f"space {self.name}: {problem}" for problem in dict.fromkeys(recorder.problems)), *unknown]
 
-    def objections(self, values: Mapping[str, Any]) -> list[str]:
-        """What speaks against the keys and the kinds of drawn values."""
+    def check_values(self, values: Mapping[str, Any]) -> list[str]:
+        """Return problems with the keys and the types of drawn values.
+
+        Args:
+            values: Values by config key.
+
+        Returns:
+            Messages.
+        """
         return [
             problem for key, value in values.items() for problem in (*_check_key(self, key), *_check_kind(key, value))
         ]
@@ -110,10 +125,9 @@ class Space:
             line = (error.text or "").strip()
             return f"space {self.name}: {error.msg} ({error.filename}, line {error.lineno}: `{line}`)"
         frames = traceback.extract_tb(error.__traceback__)
-        ours = (str(Path(__file__)), suggestions.__file__)
-        near = Path(self.file).parent
-        own = [f for f in frames if f.filename not in ours and Path(f.filename).parent == near] or list(frames)
-        last = own[-1]
+        internal, folder = (str(Path(__file__)), suggestions.__file__), Path(self.file).parent
+        in_space = [f for f in frames if f.filename not in internal and Path(f.filename).parent == folder]
+        last = (in_space or list(frames))[-1]
         line = linecache.getline(last.filename, last.lineno or 0).strip()
         where = f"{last.filename}, line {last.lineno}"
         return f"space {self.name}: {type(error).__name__}: {error} ({where}: `{line}`)"
@@ -134,32 +148,67 @@ class Axes:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of `space.json`.
+
+        Returns:
+            Distributions and constants by key.
+        """
         return {"distributions": self.distributions, "constants": self.constants}
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """How a space that was kept (`to_json`) differs from this one."""
-        found = []
+        """Return the differences to the space of an earlier start.
+
+        Args:
+            other: What `to_json` returned then; keys may have former names.
+
+        Returns:
+            Messages, sorted.
+        """
+        messages = []
         for kind, ours in self.to_json().items():
             theirs = with_present_keys(other.get(kind, {}))
-            found += [f"{key} is new" for key in ours.keys() - theirs.keys()]
-            found += [f"{key} is gone" for key in theirs.keys() - ours.keys()]
+            messages += [f"{key} is new" for key in ours.keys() - theirs.keys()]
+            messages += [f"{key} was removed" for key in theirs.keys() - ours.keys()]
             common = ours.keys() & theirs.keys()
-            found += [f"{key} was {theirs[key]}, now {ours[key]}" for key in common if ours[key] != theirs[key]]
-        return sorted(found)
+            messages += [f"{key} was {theirs[key]}, now {ours[key]}" for key in common if ours[key] != theirs[key]]
+        return sorted(messages)
 
 
-def stacked_in(space: Space, config: Config, seed: int) -> list[str]:
-    """What a space stacks on a sampler in some of its trials."""
+def find_conflicting_settings(space: Space, config: Config, seed: int) -> list[str]:
+    """Return warnings about settings against imbalance that a space combines in some trials.
+
+    Args:
+        space: The search space.
+        config: Config that values are applied to.
+        seed: Seed of the random points.
+
+    Returns:
+        Messages.
+    """
     study = make_study("maximize", optuna.samplers.RandomSampler(seed=seed))
-    found: dict[str, None] = {}
-    for _ in range(DRAWS):
+    messages: dict[str, None] = {}
+    for _ in range(N_DRAWS):
         values = space.draw(study.ask())
-        found |= dict.fromkeys(conflicting_imbalance_settings(apply(config, values, "a trial").training, values.keys()))
-    return [f"in some trials {line}" for line in found]
+        messages |= dict.fromkeys(
+            conflicting_imbalance_settings(apply_values(config, values, "a trial").training, values.keys())
+        )
+    return [f"in some trials {line}" for line in messages]
 
 
 def load_space(name: str | None, phase: int, task: str = "") -> Space:
-    """`FILE:FUNCTION` or `module:function`. Raises `InputError` when it is not to be had."""
+    """Import a search space.
+
+    Args:
+        name: `FILE:FUNCTION` or `module:function`; None for the default space of the phase.
+        phase: The phase.
+        task: Name of the task, which some phases have a space of their own for.
+
+    Returns:
+        The space.
+
+    Raises:
+        InputError: The space cannot be imported.
+    """
     name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(task, 'space')}"
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
@@ -168,14 +217,24 @@ def load_space(name: str | None, phase: int, task: str = "") -> Space:
     suggest = getattr(module, function, None)
     if not callable(suggest):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"--space {name}: there is no function {function!r}{did_you_mean(function, known)}")
+        raise InputError(f"--space {name}: no function {function!r} exists{did_you_mean(function, known)}")
     return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 
 def explore(space: Space, config: Config, check: Callable[[Config], list[str]], seed: int) -> Axes:
-    """Try a space on random draws. Raises `InputError` with everything that is wrong with what it asks for.
+    """Check a space at random points.
 
-    `check` says what is wrong with a whole config.
+    Args:
+        space: The search space.
+        config: Config that values are applied to.
+        check: Returns problems with a config.
+        seed: Seed of the random points.
+
+    Returns:
+        The keys that the space suggests and sets.
+
+    Raises:
+        InputError: The space is invalid; it has up to 20 messages.
     """
     study = make_study("maximize", optuna.samplers.RandomSampler(seed=seed))
     distributions: dict[str, set[str]] = {}
@@ -183,47 +242,67 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     problems: dict[str, None] = {}
     seen: dict[str, Suggestion] = {}
     former_keys: set[str] = set()
-    for _ in range(DRAWS):
+    for _ in range(N_DRAWS):
         trial = study.ask()
         try:
             values = space.draw(trial, seen, former_keys)
         except InputError as error:
             problems |= dict.fromkeys(error.problems)
             if not seen:
-                break  # it asks for nothing before it fails
+                break  # it fails before its first suggestion
             continue
         for key, distribution in trial.distributions.items():
             distributions.setdefault(key, set()).add(distribution_to_json(distribution))
         for key in values.keys() - trial.distributions.keys():
             constants.setdefault(key, set()).add(json.dumps(values[key], default=str))
-        wrong = space.objections(values)
-        if not wrong:
+        messages = space.objections(values)
+        if not messages:
             try:
-                wrong = check(apply(config, values, f"space {space.name}"))
+                messages = check(apply_values(config, values, f"space {space.name}"))
             except InputError as error:
-                wrong = error.problems
-        problems |= dict.fromkeys(wrong)
+                messages = error.problems
+        problems |= dict.fromkeys(messages)
     if not distributions and not problems:
-        problems[f"space {space.name}: it asks for nothing, so there is nothing to search"] = None
+        problems[f"space {space.name}: it suggests no value, so there is nothing to search"] = None
     if problems:
         raise InputError(list(problems)[:20])
     notes = [f"space {space.name}: {key} is deprecated: the key is now {renamed_keys()[key]}" for key in former_keys]
     return Axes(_sorted(distributions), _sorted(constants), tuple(sorted(notes)))
 
 
-def apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
-    """The config of a trial. Raises `InputError` for values that its keys cannot hold."""
+def apply_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
+    """Return the config of a trial.
+
+    Args:
+        config: Config of the sweep.
+        values: Values by config key, as a space draws them.
+        where: Name of the trial or space, for messages.
+
+    Returns:
+        A copy of the config.
+
+    Raises:
+        InputError: A value is invalid for its key.
+    """
     return override(config, {key: _to_config(key, value) for key, value in values.items()}, where)
 
 
 def default_trial(space: Space, config: Config) -> Trial:
-    """The config itself as a trial: the space's constants, and a point of the space if it lies inside."""
-    asked = {key: _to_suggested(config.at(key)) for key in known_keys()}
-    point = optuna.trial.FixedTrial(asked)
+    """Return the config itself as trial 0: the space's constants, and a point of the space if the config is one.
+
+    Args:
+        space: The search space.
+        config: Config of the sweep.
+
+    Returns:
+        The trial.
+    """
+    current = {key: _to_suggested(config.at(key)) for key in known_keys()}
+    point = optuna.trial.FixedTrial(current)
     inside: BaseTrial = point
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a value out of range is only warned of
+            warnings.simplefilter("error")  # Optuna only warns about a value out of range
             values = space.draw(point)
     except InputError:
         inside = make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
@@ -231,7 +310,7 @@ def default_trial(space: Space, config: Config) -> Trial:
     constants = {key: value for key, value in values.items() if key not in inside.distributions}
     if inside is not point:
         return Trial(0, constants)
-    distributions = {key: distribution_to_json(one) for key, one in point.distributions.items()}
+    distributions = {key: distribution_to_json(value) for key, value in point.distributions.items()}
     return Trial(0, constants, {key: point.params[key] for key in distributions}, distributions)
 
 
@@ -267,18 +346,18 @@ def _to_suggested(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _sorted(found: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    return {key: sorted(found[key]) for key in sorted(found)}
+def _sorted(values: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    return {key: sorted(values[key]) for key in sorted(values)}
 
 
 def _from_file(path: Path, name: str) -> ModuleType:
     if not path.is_file():
-        raise InputError(f"--space {name}: there is no file {path}")
+        raise InputError(f"--space {name}: the file {path} does not exist")
     spec = importlib.util.spec_from_file_location(f"_space_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # what stands beside it can be imported
+    sys.path.insert(0, str(path.resolve().parent))  # modules in the same folder can be imported
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -292,6 +371,6 @@ def _from_name(place: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise InputError(f"--space {name}: there is no module {place!r} ({error})") from error
+        raise InputError(f"--space {name}: no module {place!r} exists ({error})") from error
     except (Exception, SystemExit) as error:
         raise InputError(f"--space {name}: importing {place!r} failed: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a search space asks an Optuna trial for: each call is checked and recorded with its line."""
+"""Suggestions of a search space: each call of `trial.suggest_…` is checked, and recorded with its line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from rainbow_ray.config.keys import renamed_keys
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A call of `trial.suggest_…`: the distribution it asks for, and where it stands, as file:line."""
+    """A call of `trial.suggest_…`.
+
+    Attributes:
+        distribution: Distribution that it suggests a value from.
+        where: Place of the call, as file:line.
+    """
 
     distribution: BaseDistribution
     where: str
@@ -94,7 +99,14 @@ class RecordingTrial:
 
 
 def describe(distribution: BaseDistribution) -> str:
-    """Return a distribution in words: `float 0 to 0.1, log`."""
+    """Describe a distribution.
+
+    Args:
+        distribution: A distribution of Optuna.
+
+    Returns:
+        A text such as `float 0 to 0.1, log`.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {list(distribution.choices)}"
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -104,13 +116,36 @@ def describe(distribution: BaseDistribution) -> str:
 
 
 def suggest_float(low: float, high: float, *, step: float | None = None, log: bool = False) -> BaseDistribution:
-    """Return the distribution of `trial.suggest_float`. Raises ValueError or TypeError for an impossible one."""
+    """Return the distribution of `trial.suggest_float`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+        step: Step of the values, or None.
+        log: Whether values are drawn on a logarithmic scale.
+
+    Returns:
+        The distribution. Impossible ones raise ValueError or TypeError.
+    """
     _check_numbers(low=low, high=high, **({} if step is None else {"step": step}))
     return FloatDistribution(low, high, step=step, log=log)
 
 
 def suggest_int(low: int, high: int, *, step: int = 1, log: bool = False) -> BaseDistribution:
-    """Return the distribution of `trial.suggest_int`. Raises ValueError or TypeError for an impossible one."""
+    """Return the distribution of `trial.suggest_int`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+        step: Step of the values.
+        log: Whether values are drawn on a logarithmic scale.
+
+    Returns:
+        The distribution.
+
+    Raises:
+        ValueError: A bound is no integer, or the distribution is impossible.
+    """
     _check_numbers(low=low, high=high, step=step)
     for name, value in (("low", low), ("high", high), ("step", step)):
         if value != int(value):
@@ -119,21 +154,59 @@ def suggest_int(low: int, high: int, *, step: int = 1, log: bool = False) -> Bas
 
 
 def suggest_categorical(choices: Sequence[Any]) -> BaseDistribution:
-    """Return the distribution of `trial.suggest_categorical`. Raises ValueError or TypeError for an impossible one."""
+    """Return the distribution of `trial.suggest_categorical`.
+
+    Args:
+        choices: Plain values.
+
+    Returns:
+        The distribution.
+
+    Raises:
+        TypeError: The choices are no list.
+    """
     if not isinstance(choices, list | tuple | range):  # a set has no order, and text would be taken letter by letter
         raise TypeError(f"choices must be a list, not a {type(choices).__name__}")
     return CategoricalDistribution(choices)
 
 
 def suggest_uniform(low: float, high: float) -> BaseDistribution:
+    """Return the distribution of the deprecated `trial.suggest_uniform`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+
+    Returns:
+        The distribution.
+    """
     return suggest_float(low, high)
 
 
 def suggest_loguniform(low: float, high: float) -> BaseDistribution:
+    """Return the distribution of the deprecated `trial.suggest_loguniform`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+
+    Returns:
+        The distribution.
+    """
     return suggest_float(low, high, log=True)
 
 
 def suggest_discrete_uniform(low: float, high: float, q: float) -> BaseDistribution:
+    """Return the distribution of the deprecated `trial.suggest_discrete_uniform`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+        q: Step of the values.
+
+    Returns:
+        The distribution.
+    """
     return suggest_float(low, high, step=q)
 
 
@@ -154,7 +227,7 @@ def _check_numbers(**values: Any) -> None:
 
 
 def _can_alternate(one: BaseDistribution, other: BaseDistribution) -> bool:
-    """Return whether Optuna lets a key have both, in different trials: numeric ranges may move, choices may not."""
+    """Return whether Optuna accepts both for a key, in different trials: ranges of numbers may differ, choices not."""
     if type(one) is not type(other):
         return False
     return not isinstance(one, CategoricalDistribution) or one == other

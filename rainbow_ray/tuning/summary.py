@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: `summary.json`, `trials.csv`, `study.db`, `best.yaml`, and the table that closes it."""
+"""Results of a sweep: `summary.json`, `trials.csv`, `best.yaml`, and the table that `tune` prints at its end."""
 
 from __future__ import annotations
 
@@ -15,19 +15,29 @@ from rainbow_ray.config.load import dump
 from rainbow_ray.config.schema import Config
 from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
-from rainbow_ray.tuning.bbc_cv import Corrected
+from rainbow_ray.setup.plan import RunPlan
+from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.tuning.bbc_cv import CorrectedScore
 from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_difference, format_interval, format_number, format_numbers
 
-SHOWN = 10  # trials in the closing table
+MAX_TRIALS = 10  # in the printed table
 
 
 @dataclass(frozen=True)
 class Revalidation:
-    """Means over fresh seeds, and what the winner gains on the default config and on the best baseline.
+    """Means over fresh seeds, and the differences of the best config to the default config and to the best baseline.
 
-    `fresh_splits` is false where a file decides the split. Nothing is known of a default config that fails.
+    Attributes:
+        seeds: Seeds of the fits.
+        fresh_splits: Whether each seed has a split of its own; False where a file defines the split.
+        winner: Headline metric of the best config, or None where undefined.
+        default: Headline metric of the default config, or None where it failed or the metric is undefined.
+        best_baseline: Name of the best baseline, if any.
+        baseline: Headline metric of that baseline.
+        over_default: Paired difference to the default config.
+        over_baseline: Paired difference to the best baseline.
     """
 
     seeds: list[int]
@@ -41,52 +51,73 @@ class Revalidation:
 
     @property
     def where(self) -> str:
+        """The number of fresh splits or seeds, for messages."""
         return f"{len(self.seeds)} fresh {'splits' if self.fresh_splits else 'seeds'}"
 
 
-def verdict(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Revalidation, songs: int) -> str:
-    """What a sweep honestly found, in some sentences.
+def verdict(
+    metric: str, winner: Trial, corrected: CorrectedScore | None, revalidation: Revalidation, n_songs: int
+) -> str:
+    """Return some sentences on whether the sweep found a config that is better than the default.
 
-    It found something where fresh splits say so and also the gain that is corrected for the choice: fresh splits alone
-    deal the same songs that the winner was chosen on.
+    It did where both the fresh splits and the gain that is corrected for the selection show it: fresh splits alone hold
+    the same songs that the config was selected on.
+
+    Args:
+        metric: Name of the headline metric.
+        winner: The best trial.
+        corrected: Its score corrected for the selection.
+        revalidation: The comparison on fresh splits.
+        n_songs: Number of songs.
+
+    Returns:
+        The verdict.
     """
-    said = [_found(metric, winner, corrected, confirmed, songs)]
-    behind = confirmed.over_baseline
-    if behind is not None and behind.high < 0:
-        said.append(f"It loses to {confirmed.best_baseline} ({format_number(confirmed.baseline)}).")
+    sentences = [_compare_with_default(metric, winner, corrected, revalidation, n_songs)]
+    over_baseline = revalidation.over_baseline
+    if over_baseline is not None and over_baseline.high < 0:
+        sentences.append(f"It loses to {revalidation.best_baseline} ({format_number(revalidation.baseline)}).")
     if corrected is not None:
-        said.append(f"Corrected for choosing it among the trials: {format_number(corrected.value)}.")
-    return " ".join(said)
+        sentences.append(f"CorrectedScore for its selection among the trials: {format_number(corrected.value)}.")
+    return " ".join(sentences)
 
 
-def _found(metric: str, winner: Trial, corrected: Corrected | None, confirmed: Revalidation, songs: int) -> str:
+def _compare_with_default(
+    metric: str, winner: Trial, corrected: CorrectedScore | None, revalidation: Revalidation, n_songs: int
+) -> str:
     if winner.number == 0:
         return "The sweep found nothing: the default config is the best of all trials."
-    gap, name = confirmed.over_default, f"trial {winner.number}"
-    if confirmed.default is None:
+    difference, name = revalidation.over_default, f"trial {winner.number}"
+    if revalidation.default is None:
         return f"No verdict on {name}: the default config failed, so there is nothing to compare it with."
-    if gap is None or confirmed.winner is None:
+    if difference is None or revalidation.winner is None:
         return f"No verdict on {name}: {metric} is not defined on these songs."
-    both = " against ".join(format_numbers([confirmed.winner, confirmed.default]))
-    numbers = f"{metric} {both} on {confirmed.where}, {_span(gap)}"
-    if gap.value <= 0:
+    values = " against ".join(format_numbers([revalidation.winner, revalidation.default]))
+    numbers = f"{metric} {values} on {revalidation.where}, {_format_difference(difference)}"
+    if difference.value <= 0:
         return f"The sweep found nothing: {name} is no better than the default config, {numbers}."
-    if gap.low <= 0:
-        return f"The sweep found nothing that {songs} songs can show: {name} and the default config, {numbers}."
+    if difference.low <= 0:
+        return f"The sweep found nothing that {n_songs} songs can show: {name} and the default config, {numbers}."
     if corrected is None or corrected.gain is None or corrected.gain.low > 0:
         return f"The sweep found something: {name} beats the default config, {numbers}."
     return (
-        f"The sweep found nothing that {songs} songs can show: {name} is ahead of the default config, {numbers}, but on"
-        f" the songs that it was chosen on; corrected for the choice it gains {_span(corrected.gain)}."
+        f"The sweep found nothing that {n_songs} songs can show: {name} is ahead of the default config, {numbers}, but"
+        f" on the songs that it was selected on; corrected for the selection it gains"
+        f" {_format_difference(corrected.gain)}."
     )
 
 
-def _span(gap: Difference) -> str:
-    return format_difference(gap.value, gap.low, gap.high)
+def _format_difference(difference: Difference) -> str:
+    return format_difference(difference.value, difference.low, difference.high)
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
-    """`trials.csv`: a row a trial, a column a key."""
+    """Write `trials.csv`: a row for each trial, a column for each config key.
+
+    Args:
+        path: File to write.
+        trials: Trials that have ended.
+    """
     import pandas as pd
 
     rows = [
@@ -105,17 +136,39 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
 
 
 def write_best(path: Path, config: Config) -> None:
-    """`best.yaml`: runs as `train --config best.yaml`."""
+    """Write `best.yaml`, for `train --config best.yaml`.
+
+    Args:
+        path: File to write.
+        config: Config of the best trial.
+    """
     atomic_write(path, lambda file: file.write_text(dump(config), encoding="utf-8"))
 
 
 def summarize(
-    *, plan: Any, data: Any, trials: list[Trial], winner: Trial, corrected: Corrected | None, confirmed: Revalidation,
-    seconds: Mapping[str, Any], space: str, said: str, prefix: Mapping[str, float],
+    *, plan: RunPlan, data: PreparedData, trials: list[Trial], winner: Trial, corrected: CorrectedScore | None,
+    revalidation: Revalidation, seconds: Mapping[str, Any], space: str, verdict: str,
+    cache_seconds: Mapping[str, float],
 ) -> dict[str, Any]:  # fmt: skip
-    """`summary.json` of a sweep."""
+    """Return the content of `summary.json` of a sweep.
+
+    Args:
+        plan: Plan of the sweep.
+        data: Its data.
+        trials: Trials that have ended.
+        winner: The best trial.
+        corrected: Its score corrected for the selection.
+        revalidation: The comparison on fresh splits.
+        seconds: Seconds of the command, in total and by part.
+        space: Name of the search space.
+        verdict: What `verdict` returned.
+        cache_seconds: What `trial.cache_seconds` returned.
+
+    Returns:
+        The summary in the present format, as JSON values.
+    """
     config = plan.config
-    price = config.logging.usd_per_hour
+    usd_per_hour = config.logging.usd_per_hour
     counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
     return {
         "format": SUMMARY_FORMAT,
@@ -129,13 +182,13 @@ def summarize(
         "trials": {"total": len(trials), **counts},
         "winner": {"trial": winner.number, "values": winner.values, "score": winner.score},
         "corrected": dataclasses.asdict(corrected) if corrected is not None else None,
-        "revalidation": dataclasses.asdict(confirmed),
-        "verdict": said,
+        "revalidation": dataclasses.asdict(revalidation),
+        "verdict": verdict,
         "counts": {"songs": data.profile["songs"], "folds": data.split.n_folds},
         "seconds": dict(seconds),
         "trial_seconds": round(sum(trial.seconds for trial in trials), 2),
-        "cache_seconds": dict(prefix),
-        "cost_usd": None if price is None else round(price * seconds["total"] / 3600, 4),
+        "cache_seconds": dict(cache_seconds),
+        "cost_usd": None if usd_per_hour is None else round(usd_per_hour * seconds["total"] / 3600, 4),
         "config_hash": config.hash(),
         "data_hash": data.profile["data_hash"],
         "manifest": plan.manifest.location,
@@ -144,41 +197,53 @@ def summarize(
 
 
 def print_summary(summary: Mapping[str, Any], trials: list[Trial], folder: Path, console: Console) -> None:
-    """The best trials, the winner's honest numbers, the verdict, and where the files lie."""
-    metric = summary["metric"].replace("_", " ")
-    counts = summary["trials"]
-    states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
-    table = Table(title=f"{summary['target']}: {counts['total']} trials ({states})", title_justify="left")
-    for name in ("trial", metric, "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("values")
-    done = [trial for trial in trials if trial.state == "complete"]
-    best = sorted(done, key=lambda trial: abs((trial.score or 0.0) - (summary["winner"]["score"] or 0.0)))[:SHOWN]
-    for trial in best:
-        style = "bold" if trial.number == summary["winner"]["trial"] else None
-        values = format_values(trial) if trial.values else "the default config"
-        table.add_row(str(trial.number), format_number(trial.score), f"{trial.seconds:.0f}", values, style=style)
-    console.print(table, soft_wrap=False)
-    confirmed, corrected = summary["revalidation"], summary["corrected"]
-    worth = Table(title="What the winner is worth", title_justify="left")
-    worth.add_column("")
-    worth.add_column(metric, justify="right")
-    worth.add_row("in the sweep (too high: it was chosen for it)", _number(summary["winner"]["score"]))
-    if corrected is not None:
-        span = format_interval([corrected["low"], corrected["high"]])
-        worth.add_row("corrected for the choice (BBC-CV)", f"{format_number(corrected['value'])} ({span})")
-    fresh = f"on {len(confirmed['seeds'])} fresh {'splits' if confirmed['fresh_splits'] else 'seeds'}"
-    worth.add_row(f"winner {fresh}", _number(confirmed["winner"]), style="bold")
-    worth.add_row(f"default config {fresh}", _number(confirmed["default"]))
-    worth.add_row(f"best baseline ({confirmed['best_baseline']}) {fresh}", _number(confirmed["baseline"]))
-    console.print(worth, soft_wrap=False)
+    """Print the best trials, the scores of the winner, the verdict, and the paths of the results.
+
+    Args:
+        summary: The sweep's summary, in the present format.
+        trials: Trials that have ended.
+        folder: Folder of the sweep.
+        console: Console to print on.
+    """
+    console.print(_trials_table(summary, trials), soft_wrap=False)
+    console.print(_winner_table(summary), soft_wrap=False)
     console.print(summary["verdict"], style="bold")
     cost = f", ${summary['cost_usd']:.4f}" if summary["cost_usd"] is not None else ""
     console.print(
-        f"{summary['seconds']['total']:.0f} s in all (trials {summary['trial_seconds']:.0f} s over all actors){cost}; "
-        f"sweep in {folder}/, the winner's model in {folder / 'best' / 'model'}, its config in {folder / 'best.yaml'}"
+        f"{summary['seconds']['total']:.0f} s in total (trials {summary['trial_seconds']:.0f} s, summed over all"
+        f" actors){cost}; sweep in {folder}/, the best model in {folder / 'best' / 'model'}, its config in"
+        f" {folder / 'best.yaml'}"
     )
 
 
-def _number(value: float | None) -> str:
-    return format_number(value)
+def _trials_table(summary: Mapping[str, Any], trials: list[Trial]) -> Table:
+    counts, winner = summary["trials"], summary["winner"]
+    states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
+    table = Table(title=f"{summary['target']}: {counts['total']} trials ({states})", title_justify="left")
+    for name in ("trial", summary["metric"].replace("_", " "), "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("values")
+    complete = [trial for trial in trials if trial.state == "complete"]
+    best = sorted(complete, key=lambda trial: abs((trial.score or 0.0) - (winner["score"] or 0.0)))[:MAX_TRIALS]
+    for trial in best:
+        style = "bold" if trial.number == winner["trial"] else None
+        values = format_values(trial) if trial.values else "the default config"
+        table.add_row(str(trial.number), format_number(trial.score), f"{trial.seconds:.0f}", values, style=style)
+    return table
+
+
+def _winner_table(summary: Mapping[str, Any]) -> Table:
+    revalidation, corrected = summary["revalidation"], summary["corrected"]
+    table = Table(title="Scores of the best trial", title_justify="left")
+    table.add_column("")
+    table.add_column(summary["metric"].replace("_", " "), justify="right")
+    table.add_row("in the sweep (too high: it was selected for this score)", format_number(summary["winner"]["score"]))
+    if corrected is not None:
+        interval = format_interval([corrected["low"], corrected["high"]])
+        table.add_row("corrected for the selection (BBC-CV)", f"{format_number(corrected['value'])} ({interval})")
+    fresh = f"on {len(revalidation['seeds'])} fresh {'splits' if revalidation['fresh_splits'] else 'seeds'}"
+    table.add_row(f"best config {fresh}", format_number(revalidation["winner"]), style="bold")
+    table.add_row(f"default config {fresh}", format_number(revalidation["default"]))
+    name = revalidation["best_baseline"]
+    table.add_row(f"best baseline ({name}) {fresh}", format_number(revalidation["baseline"]))
+    return table

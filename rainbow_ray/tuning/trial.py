@@ -1,4 +1,4 @@
-"""One trial of a sweep: all folds of one config, in the order of every other trial, with the pooled score so far."""
+"""One trial of a sweep: the folds of one config, in the same order for every trial, with the pooled score so far."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_job
 from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.tuning.search_space import apply
+from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import TrainingError
 
 TOLERANCE = 1e-9
 
-Report = Callable[[float, float], None]
+Report = Callable[[float, float], None]  # called with the work done, in percent, and the score so far
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a sweep have in common.
+    """What all trials of a sweep share.
 
-    `train_val_indices` are training and scored indices of each fold; `rungs` say after how much of the work
-    (of `FULL_BUDGET`) a trial is
-    compared with the others; `workers` share each fit, where there are several.
+    Attributes:
+        shared: Data, task and base config of all fits.
+        train_val_indices: Indices of the training set and of the validation set of each fold.
+        rungs: Percentages of the work after which trials are compared, see `make_rungs`.
+        folder: Folder of all trials, with a folder for each.
+        workers: Workers that share each fit, or None where an actor computes its fits itself.
     """
 
     shared: FitContext
@@ -44,58 +47,88 @@ class TrialContext:
     workers: WorkerResources | None = None
 
     def folder_of(self, number: int) -> Path:
+        """Return the folder of a trial.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            The path, which need not exist.
+        """
         return self.folder / f"{number:04d}"
 
 
-def make_rungs(folds: int, reduction: float) -> tuple[float, ...]:
-    """The first rung is a fold, or with one or two of them a part of it; then each `reduction` times the last."""
-    first = FULL_BUDGET / folds if folds > 2 else FULL_BUDGET / reduction**2
-    # as ASHA computes them, which compares without a tolerance
-    rungs = (first * reduction**k for k in itertools.count())
+def make_rungs(n_folds: int, reduction_factor: float) -> tuple[float, ...]:
+    """Return the percentages of the work after which trials are compared.
+
+    Args:
+        n_folds: Number of folds. The first rung is one fold; with one or two folds, a part of one.
+        reduction_factor: Ratio of consecutive rungs.
+
+    Returns:
+        Rungs below 100, computed as ASHA computes them, which compares without a tolerance.
+    """
+    first = FULL_BUDGET / n_folds if n_folds > 2 else FULL_BUDGET / reduction_factor**2
+    rungs = (first * reduction_factor**k for k in itertools.count())
     return tuple(itertools.takewhile(lambda rung: rung < FULL_BUDGET - TOLERANCE, rungs))
 
 
-def run_trial(context: TrialContext, shared: FitContext, number: int, values: dict[str, Any], report: Report) -> None:
-    """Run all folds, but for those that an interrupted start finished; report at each rung and at the end.
+def run_trial(
+    context: TrialContext, fit_context: FitContext, number: int, values: dict[str, Any], report: Report
+) -> None:
+    """Run the folds of a trial that an interrupted start did not finish; report at each rung and at the end.
 
-    `shared` are the data of this trial's config. Raises `InputError` and `TrainingError` for what fails a trial.
+    Args:
+        context: What all trials share.
+        fit_context: Data that the trial's config reads.
+        number: Number of the trial.
+        values: Values of config keys.
+        report: Called with the percentage of the work done and the pooled score of the songs scored so far.
+
+    Raises:
+        InputError: A value is invalid.
+        TrainingError: A fit failed, or the metric is undefined on all songs.
     """
-    config = apply(shared.config, values, f"trial {number}")
-    shared = dataclasses.replace(shared, config=config)
-    source, task, metric = shared.dataset, shared.task, context.shared.config.training.headline
-    scores = empty_scores(task, len(source))
-    waiting = [*context.rungs, FULL_BUDGET]
+    config = apply_values(fit_context.config, values, f"trial {number}")
+    fit_context = dataclasses.replace(fit_context, config=config)
+    scores = empty_scores(fit_context.task, len(fit_context.dataset))
+    metric, n_folds = context.shared.config.training.headline, len(context.train_val_indices)
+    remaining_rungs = [*context.rungs, FULL_BUDGET]
 
-    def tell(done: float) -> None:
-        if done < waiting[0] - TOLERANCE:
+    def report_at_rung(done: float) -> None:
+        if done < remaining_rungs[0] - TOLERANCE:
             return
-        known = np.flatnonzero(is_scored(scores, task))
-        decided = metric in task.threshold_metrics
-        said = decode_folds(task, source.targets, context.train_val_indices, scores) if decided else scores
-        songs, averaged = mean_score_per_song(source, known, said[known])
-        value = task.metric(metric, source.targets[songs], averaged)
-        whole = done > FULL_BUDGET - TOLERANCE
-        if value is None and whole:
+        value = _pooled_score(fit_context, metric, context.train_val_indices, scores)
+        is_complete = done > FULL_BUDGET - TOLERANCE
+        if value is None and is_complete:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
-        while waiting and done >= waiting[0] - TOLERANCE:
-            done = max(done, waiting.pop(0))
+        while remaining_rungs and done >= remaining_rungs[0] - TOLERANCE:
+            done = max(done, remaining_rungs.pop(0))
         if value is not None:
-            report(FULL_BUDGET if whole else done, value)
+            report(FULL_BUDGET if is_complete else done, value)
 
     for fold, (train, val) in enumerate(context.train_val_indices):
         job = FitJob(fold, train, val, context.folder_of(number) / f"fold-{fold}")
 
-        def on_validation(share: float, val_scores: np.ndarray, fold: int = fold, val: np.ndarray = val) -> None:
-            if share < 1:  # the end of a fold is told with its final scores
+        def on_validation(fraction: float, val_scores: np.ndarray, fold: int = fold, val: np.ndarray = val) -> None:
+            if fraction < 1:  # the end of a fold is reported with its final scores
                 scores[val] = val_scores
-                tell((fold + share) * FULL_BUDGET / len(context.train_val_indices))
+                report_at_rung((fold + fraction) * FULL_BUDGET / n_folds)
 
-        scores[val] = _fit(shared, job, context.workers, on_validation)
-        tell((fold + 1) * FULL_BUDGET / len(context.train_val_indices))
+        scores[val] = _fit(fit_context, job, context.workers, on_validation)
+        report_at_rung((fold + 1) * FULL_BUDGET / n_folds)
 
 
 def out_of_fold(context: TrialContext, number: int) -> np.ndarray | None:
-    """The scores of a trial that ran all folds, `(examples,)`; None where one of them is not there."""
+    """Return the out-of-fold scores of a trial.
+
+    Args:
+        context: What all trials share.
+        number: Number of the trial.
+
+    Returns:
+        Scores, `(examples, …)`; None where the result of a fold is missing.
+    """
     scores = empty_scores(context.shared.task, len(context.shared.dataset))
     for fold, (_, val) in enumerate(context.train_val_indices):
         result = CheckpointManager(context.folder_of(number) / f"fold-{fold}").load_result()
@@ -105,42 +138,68 @@ def out_of_fold(context: TrialContext, number: int) -> np.ndarray | None:
     return scores
 
 
-def forget_models(context: TrialContext, number: int) -> None:
-    """Remove a trial's weights; its scores and records stay."""
+def remove_models(context: TrialContext, number: int) -> None:
+    """Remove the weights of a trial; its scores and logs stay.
+
+    Args:
+        context: What all trials share.
+        number: Number of the trial.
+    """
     for path in context.folder_of(number).glob("fold-*/*.pt"):
         path.unlink(missing_ok=True)
 
 
-def prefix_savings(context: TrialContext, trials: Iterable[int]) -> dict[str, float]:
-    """Seconds that trials spent on states of frozen layers, and at least would have spent without the store.
+def cache_seconds(context: TrialContext, numbers: Iterable[int]) -> dict[str, float]:
+    """Return the seconds that trials spent on frozen layers, and a lower bound of those without the disk cache.
 
-    Each pass over the songs would have taken what the fit took that computed them; where it began from a shallower
-    layer's states that is less than the whole, so the second figure is a lower bound. Folds without a result are left
-    out.
+    Each pass over the songs would have taken as long as the fit that computed the hidden states. Where that fit started
+    from the cached states of a shallower layer, this is less than the whole.
+
+    Args:
+        context: What all trials share.
+        numbers: Numbers of the trials. Folds without a result are left out.
+
+    Returns:
+        `spent` and `without_cache`, in seconds.
     """
     spent: dict[str, float] = {}
     passes: dict[str, int] = {}
-    for number, fold in itertools.product(trials, range(len(context.train_val_indices))):
+    for number, fold in itertools.product(numbers, range(len(context.train_val_indices))):
         result = CheckpointManager(context.folder_of(number) / f"fold-{fold}").load_result()
         if result is None or (stored := result[1].get("stored")) is None:
             continue
         spent[stored["key"]] = spent.get(stored["key"], 0.0) + stored["seconds"]
         passes[stored["key"]] = passes.get(stored["key"], 0) + result[1]["passes"]
-    without = sum(seconds * passes[key] for key, seconds in spent.items())
-    return {"spent": round(sum(spent.values()), 2), "without_cache": round(without, 2)}
+    without_cache = sum(seconds * passes[key] for key, seconds in spent.items())
+    return {"spent": round(sum(spent.values()), 2), "without_cache": round(without_cache, 2)}
+
+
+def _pooled_score(
+    fit_context: FitContext, metric: str, folds: list[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
+) -> float | None:
+    """Return the metric over the songs that were scored so far, a song's stems averaged."""
+    source, task = fit_context.dataset, fit_context.task
+    scored = np.flatnonzero(is_scored(scores, task))
+    if metric in task.threshold_metrics:
+        scores = decode_folds(task, source.targets, folds, scores)
+    rows, averaged = mean_score_per_song(source, scored, scores[scored])
+    return task.metric(metric, source.targets[rows], averaged)
 
 
 def _fit(
-    shared: FitContext, job: FitJob, workers: WorkerResources | None, on_validation: Callable[[float, np.ndarray], None]
+    fit_context: FitContext,
+    job: FitJob,
+    workers: WorkerResources | None,
+    on_validation: Callable[[float, np.ndarray], None],
 ) -> np.ndarray:
-    """Scores of a job's held out side, from its result where it has one."""
-    state = CheckpointManager(job.folder)
-    if state.load_result() is None:
+    """Return the scores of a job's validation set, from its result if it has one."""
+    checkpoints = CheckpointManager(job.folder)
+    if checkpoints.load_result() is None:
         if workers is not None:
-            run_distributed(shared, [job], workers, LogForwarder([], []))
+            run_distributed(fit_context, [job], workers, LogForwarder([], []))
         else:
-            run_job(shared, job, ProcessGroup(), on_validation)
-    result = state.load_result()
+            run_job(fit_context, job, ProcessGroup(), on_validation)
+    result = checkpoints.load_result()
     if result is None:
         raise TrainingError(f"{job.folder}: the fit ended without a result")
     return result[0]["val"]

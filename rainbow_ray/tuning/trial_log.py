@@ -1,7 +1,7 @@
-"""The truth of a sweep: `trials.jsonl`, to which a line is added for each thing that happens to a trial.
+"""The log of a sweep, `trials.jsonl`: one line for each event of a trial.
 
 A line is an object with `event` and `trial`: `start` (values, parameters and their distributions), `report` (done,
-score), `end` (state, score, seconds, reason). Whoever goes on with a sweep reads it and needs nothing else.
+score) or `end` (state, score, seconds, reason). A sweep is resumed from this file alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,25 @@ FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
 
 @dataclass
 class Trial:
-    """What is known of one trial. `values` are config keys; `params` those of them that the search asked for."""
+    """A trial as the log has it.
+
+    Attributes:
+        number: Number of the trial; trial 0 is the config itself.
+        values: Values of config keys, constants of the search space included.
+        params: Those values that the search space suggested.
+        distributions: Distribution of each parameter, as Optuna's JSON.
+        reports: Work done, in percent, and the score so far, at each rung.
+        state: Whether the trial runs, or how it ended.
+        score: Its last score, or None.
+        seconds: Its duration.
+        reason: Why it failed, or "".
+    """
 
     number: int
     values: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)
-    reports: list[tuple[float, float]] = field(default_factory=list)  # done (of `FULL_BUDGET`) and the score so far
+    reports: list[tuple[float, float]] = field(default_factory=list)
     state: State = "running"
     score: float | None = None
     seconds: float = 0.0
@@ -35,45 +47,84 @@ class Trial:
 
     @property
     def ended(self) -> bool:
+        """Whether the trial is complete, pruned or failed."""
         return self.state != "running"
 
 
 class TrialLog:
-    """The trials of a sweep, in memory and in their file. `watchers` are told of each trial that changed."""
+    """The trials of a sweep, in memory and in their file.
+
+    Lines that cannot be read are skipped: a killed process leaves half a line at the end of the file.
+
+    Args:
+        path: `trials.jsonl`; it is created by the first event.
+
+    Attributes:
+        trials: Trials by number.
+        highest: Highest number on any line, also of a trial whose start was lost; -1 in an empty log.
+        watchers: Called with each trial that changed and the event, once the line is written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trials: dict[int, Trial] = {}
-        self.highest = -1  # number that any line names, also of a trial whose start was lost
+        self.highest = -1
         self.watchers: list[Callable[[Trial, str], None]] = []
         self._read()
 
     def start(self, trial: Trial) -> None:
-        """A trial is about to run. One that was interrupted is started again under its number."""
+        """Log the start of a trial. An interrupted trial is started again under its number.
+
+        Args:
+            trial: The trial.
+        """
         self._write(
             {"event": "start", "trial": trial.number, "values": trial.values, "params": trial.params,
              "distributions": trial.distributions}
         )  # fmt: skip
 
     def report(self, number: int, done: float, score: float) -> None:
+        """Log an intermediate score.
+
+        Args:
+            number: Number of the trial.
+            done: Work done, in percent.
+            score: Score so far.
+        """
         self._write({"event": "report", "trial": number, "done": done, "score": score})
 
     def end(self, number: int, state: State, *, score: float | None, seconds: float, reason: str = "") -> None:
-        """A trial has ended for good."""
+        """Log the end of a trial.
+
+        Args:
+            number: Number of the trial.
+            state: Complete, pruned or failed.
+            score: Its last score, or None.
+            seconds: Its duration.
+            reason: Why it failed.
+        """
         self._write({"event": "end", "trial": number, "state": state, "score": score, "seconds": round(seconds, 3),
                      "reason": reason})  # fmt: skip
 
     @property
     def ended(self) -> list[Trial]:
+        """Trials that are complete, pruned or failed, in the order of their start."""
         return [trial for trial in self.trials.values() if trial.ended]
 
     @property
     def interrupted(self) -> list[Trial]:
-        """Started, and not ended: to be run again. Of use before the sweep goes on."""
+        """Trials that were started and have not ended; before a sweep is resumed, those to run again."""
         return [trial for trial in self.trials.values() if not trial.ended]
 
     def complete(self, *, larger_is_better: bool) -> list[Trial]:
-        """Trials that ran to their end, the best first."""
+        """Return the trials that are complete, the best first.
+
+        Args:
+            larger_is_better: Whether larger scores are better.
+
+        Returns:
+            Trials by score, equal ones by number.
+        """
         sign = -1.0 if larger_is_better else 1.0
         done = [trial for trial in self.trials.values() if trial.state == "complete" and trial.score is not None]
         return sorted(done, key=lambda trial: (sign * (trial.score or 0.0), trial.number))
@@ -84,25 +135,25 @@ class TrialLog:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-        self._take(event)
+        self._apply(event)
         for watcher in self.watchers:
             watcher(self.trials[event["trial"]], event["event"])
 
     def _read(self) -> None:
-        """Lines that are none are passed over: a kill leaves half a line, at the end, and a power cut anything."""
+        """Read the file; skip lines that are no events."""
         if not self.path.exists():
             return
         content = self.path.read_bytes()
         for line in content.splitlines():
             try:
-                self._take(json.loads(line))
+                self._apply(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
         if content and not content.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")  # half a line must not swallow the next one
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _apply(self, event: dict[str, Any]) -> None:
         number = event["trial"]
         self.highest = max(self.highest, number)
         if event["event"] == "start":
@@ -119,10 +170,18 @@ class TrialLog:
 
 
 def format_values(trial: Trial, max_length: int = 100) -> str:
-    """A trial's values in a line, with the ends of their keys."""
-    line = ", ".join(f"{name} {_written(trial.values[key])}" for key, name in short_names(trial.values).items())
+    """Format the values of a trial on one line, with shortened keys.
+
+    Args:
+        trial: The trial.
+        max_length: Length from which the line is truncated.
+
+    Returns:
+        The line.
+    """
+    line = ", ".join(f"{name} {_format_value(trial.values[key])}" for key, name in short_names(trial.values).items())
     return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value) or "none"

@@ -10,12 +10,23 @@ from rainbow_ray.tuning.trial_log import Trial
 
 
 class WandbTrialLogger:
-    """A watcher of a ledger: each trial that ended becomes a W&B run, grouped under its sweep."""
+    """A watcher of the trial log that logs each trial that ended as a W&B run, grouped by sweep.
+
+    Args:
+        config: Config of the sweep, with the W&B project and entity.
+        folder: Folder of the sweep, whose name is the group.
+    """
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
 
     def __call__(self, trial: Trial, event: str) -> None:
+        """Log a trial that has ended.
+
+        Args:
+            trial: The trial that changed.
+            event: What happened to it; only `end` matters.
+        """
         import wandb
 
         if event != "end":

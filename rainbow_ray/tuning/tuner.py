@@ -22,7 +22,7 @@ from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
 from rainbow_ray.tuning.search import DISK_FULL, DONE, FAILED, SCORE, TPESearcher
 from rainbow_ray.tuning.sweep import Sweep
-from rainbow_ray.tuning.trial import forget_models, run_trial
+from rainbow_ray.tuning.trial import remove_models, run_trial
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.signals import DeferredSignal, Interrupted, defer_signals
@@ -157,7 +157,7 @@ class KeepBest:
         complete = self.sweep.trial_log.complete(larger_is_better=self.sweep.larger_is_better)
         best = {trial.number for trial in complete[: self.sweep.config.tune.keep_best_models]}
         for number in (self._kept | {trial.number}) - best:
-            forget_models(self.sweep.context, number)
+            remove_models(self.sweep.context, number)
         self._kept = best
 
 

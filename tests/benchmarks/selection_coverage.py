@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 
 from rainbow_ray.tasks.registry import make_task
-from rainbow_ray.tuning.bbc_cv import best_of, corrected
+from rainbow_ray.tuning.bbc_cv import correct_score, select_best
 from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 
@@ -69,8 +69,8 @@ def main() -> None:
             kept = np.array(survivors(targets, scores)) if prunes else np.arange(TRIALS)
             scores, truths = scores[kept], truths[kept]
             default = int(np.flatnonzero(kept == 0)[0]) if 0 in kept else None
-            result = corrected(task, "accuracy", targets, scores, songs, seed=repeat, default=default)
-            winner = best_of(task, "accuracy", targets, scores)
+            result = correct_score(task, "accuracy", targets, scores, songs, seed=repeat, default=default)
+            winner = select_best(task, "accuracy", targets, scores)
             assert result is not None
             assert winner is not None
             inside.append(result.low <= truths[winner] <= result.high)

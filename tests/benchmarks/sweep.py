@@ -36,7 +36,7 @@ from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
 from rainbow_ray.training.trainer import Trainer
 from rainbow_ray.tuning.optuna_study import make_study
-from rainbow_ray.tuning.search_space import apply, load_space
+from rainbow_ray.tuning.search_space import apply_values, load_space
 from rainbow_ray.tuning.trial_log import TrialLog
 from tests.helpers import data_of, plan_of
 
@@ -145,7 +145,7 @@ def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float
 
 def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     plan = plan_of(manifest, data__folds=FOLDS)
-    config: Config = apply(plan.config, values, "listed")
+    config: Config = apply_values(plan.config, values, "listed")
     data = data_of(plan)
     train, val = data.split.train_val_indices(0)
     run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(),

@@ -9,7 +9,7 @@ from rainbow_ray.config.schema import Config, TrainingConfig
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext
-from rainbow_ray.tuning.search_space import Space, stacked_in
+from rainbow_ray.tuning.search_space import Space, find_conflicting_settings
 from rainbow_ray.tuning.trial import TrialContext, make_rungs, out_of_fold, run_trial
 from tests.conftest import labelled_songs
 from tests.distributed.test_process_group import KEYS, run_workers, without_dropout
@@ -58,7 +58,7 @@ def test_a_search_space_that_combines_methods_warns():
         trial.suggest_categorical("training.sampling", ["none", "oversample"])
         trial.suggest_categorical("training.pos_weight", ["auto", 4.0])
 
-    messages = stacked_in(Space(suggest, "mine:space", __file__), Config(), seed=0)
+    messages = find_conflicting_settings(Space(suggest, "mine:space", __file__), Config(), seed=0)
     assert any("training.pos_weight is applied on top of training.sampling=oversample" in line for line in messages)
     assert all(line.startswith("in some trials") for line in messages)
 

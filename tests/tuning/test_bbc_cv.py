@@ -7,7 +7,7 @@ import pytest
 
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
 from rainbow_ray.tasks.registry import make_task
-from rainbow_ray.tuning.bbc_cv import best_of, corrected, smallest_difference
+from rainbow_ray.tuning.bbc_cv import correct_score, min_detectable_difference, select_best
 
 SONGS = 84
 PROBLEM = make_task("binary")
@@ -25,7 +25,7 @@ def test_thirty_equal_trials_are_not_better_than_one():
     won, values = [], []
     for seed in range(12):
         targets, scores = trials([0.65] * 30, seed)
-        found = corrected(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
+        found = correct_score(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
         won.append(found.selected_score)
         values.append(found.value)
         assert found.low < found.value < found.high
@@ -35,7 +35,7 @@ def test_thirty_equal_trials_are_not_better_than_one():
 
 def test_one_trial_needs_no_correction():
     targets, scores = trials([0.7], 0)
-    found = corrected(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
+    found = correct_score(PROBLEM, "accuracy", targets, scores, np.arange(SONGS), seed=0)
     assert found.value == pytest.approx(found.selected_score, abs=0.01)
 
 
@@ -43,15 +43,15 @@ def test_a_smaller_metric_is_corrected_upwards():
     rng = np.random.default_rng(0)
     targets = (rng.random(SONGS) < 0.5).astype(np.float32)
     scores = np.clip(0.5 + (targets - 0.5) * 0.4 + rng.normal(0, 0.3, (30, SONGS)), 0.01, 0.99).astype(np.float32)
-    found = corrected(PROBLEM, "log_loss", targets, scores, np.arange(SONGS), seed=0)
+    found = correct_score(PROBLEM, "log_loss", targets, scores, np.arange(SONGS), seed=0)
     assert found.value > found.selected_score
 
 
 def test_the_first_of_equals_is_the_best():
     targets, scores = trials([0.7, 0.7], 1)
     same = np.stack([scores[0], scores[0], scores[1] * 0])
-    assert best_of(PROBLEM, "accuracy", targets, same) == 0
-    assert best_of(PROBLEM, "macro_f1", np.ones(3, np.float32), same[:, :3]) is None
+    assert select_best(PROBLEM, "accuracy", targets, same) == 0
+    assert select_best(PROBLEM, "macro_f1", np.ones(3, np.float32), same[:, :3]) is None
 
 
 def test_seeds_are_compared_on_the_same_songs():
@@ -65,5 +65,5 @@ def test_seeds_are_compared_on_the_same_songs():
 
 
 def test_the_difference_that_can_be_seen_shrinks_with_songs():
-    assert smallest_difference(84) == pytest.approx(2.8016 * (0.2 / 84) ** 0.5, abs=1e-3)
-    assert smallest_difference(8400) == pytest.approx(smallest_difference(84) / 10)
+    assert min_detectable_difference(84) == pytest.approx(2.8016 * (0.2 / 84) ** 0.5, abs=1e-3)
+    assert min_detectable_difference(8400) == pytest.approx(min_detectable_difference(84) / 10)

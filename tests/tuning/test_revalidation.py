@@ -12,8 +12,8 @@ from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.tasks.registry import make_task
-from rainbow_ray.tuning.bbc_cv import Corrected
-from rainbow_ray.tuning.revalidation import fresh_seeds, measure
+from rainbow_ray.tuning.bbc_cv import CorrectedScore
+from rainbow_ray.tuning.revalidation import compare_fits, fresh_seeds
 from rainbow_ray.tuning.summary import Revalidation, verdict
 from rainbow_ray.tuning.trial_log import Trial
 
@@ -53,7 +53,7 @@ def test_each_seed_is_measured_on_its_own_songs(sweep, data, rng):
     ours, theirs, base = (scores_of(rng, targets, [a] * 3) for a in (0.9, 0.6, 0.5))
     for scores in (ours, theirs, base):
         scores[~held] = np.nan
-    found = measure(sweep, data, [1, 2, 3], ours, theirs, {"majority": base}, fresh=True)
+    found = compare_fits(sweep, data, [1, 2, 3], ours, theirs, {"majority": base}, has_fresh_splits=True)
     expected = np.mean([np.mean((ours[s] > 0.5)[held[s]] == (targets > 0.5)[held[s]]) for s in range(3)])
     assert found.winner == pytest.approx(expected)
     assert found.default == pytest.approx(0.6, abs=0.1)
@@ -66,14 +66,14 @@ def test_baselines_of_a_sample_are_compared_on_the_sample(sweep, data, rng):
     targets = data.source.targets
     ours, base = (scores_of(rng, targets, [a] * 2) for a in (0.9, 0.9))
     base[:, N // 2 :] = np.nan
-    found = measure(sweep, data, [1, 2], ours, ours, {"words": base}, fresh=True)
+    found = compare_fits(sweep, data, [1, 2], ours, ours, {"words": base}, has_fresh_splits=True)
     assert found.baseline == pytest.approx(0.9, abs=0.05)
     assert found.winner == pytest.approx(np.mean((ours[:, : N // 2] > 0.5) == (targets[: N // 2] > 0.5)))
 
 
 def test_without_the_default_config_there_is_no_gain(sweep, data, rng):
     ours = scores_of(rng, data.source.targets, [0.8])
-    found = measure(sweep, data, [1], ours, None, {"words": ours}, fresh=True)
+    found = compare_fits(sweep, data, [1], ours, None, {"words": ours}, has_fresh_splits=True)
     assert (found.default, found.over_default) == (None, None)
     assert "the default config failed" in verdict("accuracy", Trial(3, {}), None, found, N)
 
@@ -88,7 +88,7 @@ def test_fresh_seeds_are_fresh():
 
 def said(*, gap: Difference | None, gain: Difference | None, behind: Difference | None = None, number: int = 4) -> str:
     fresh = Revalidation([43, 44, 45], True, 0.8, 0.7, "TF-IDF", 0.75, gap, behind)
-    return verdict("accuracy", Trial(number, {}), Corrected(0.85, 0.81, 0.7, 0.9, gain), fresh, 84)
+    return verdict("accuracy", Trial(number, {}), CorrectedScore(0.85, 0.81, 0.7, 0.9, gain), fresh, 84)
 
 
 CLEAR, UNCLEAR, WORSE = Difference(0.1, 0.02, 0.2), Difference(0.1, -0.02, 0.2), Difference(-0.1, -0.2, -0.01)
@@ -98,7 +98,7 @@ def test_something_is_found_only_where_the_corrected_gain_says_so_too():
     assert said(gap=CLEAR, gain=CLEAR).startswith("The sweep found something: trial 4 beats the default config")
     doubt = said(gap=CLEAR, gain=UNCLEAR)
     assert doubt.startswith("The sweep found nothing that 84 songs can show: trial 4 is ahead")
-    assert "corrected for the choice it gains +0.100 [-0.020, +0.200]" in doubt
+    assert "corrected for the selection it gains +0.100 [-0.020, +0.200]" in doubt
     assert said(gap=UNCLEAR, gain=CLEAR).startswith("The sweep found nothing that 84 songs can show")
     assert said(gap=WORSE, gain=CLEAR).startswith("The sweep found nothing: trial 4 is no better")
     assert said(gap=None, gain=None, number=0).startswith("The sweep found nothing: the default config is the best")

@@ -18,7 +18,7 @@ from rainbow_ray.setup.plan import resolve_defaults
 from rainbow_ray.setup.validate import check_values
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.optuna_study import make_study
-from rainbow_ray.tuning.search_space import Space, apply, default_trial, explore, load_space
+from rainbow_ray.tuning.search_space import Space, apply_values, default_trial, explore, load_space
 from rainbow_ray.utils.errors import InputError
 
 
@@ -55,7 +55,7 @@ def test_phase_1_can_be_searched_and_holds_the_default(config, check):
     assert params.keys() == default.distributions.keys()
     assert default.values == {}
     assert params["model.text_encoder.layer"] == 0.34
-    assert apply(config, params, "trial").hash() == config.hash()
+    assert apply_values(config, params, "trial").hash() == config.hash()
     assert "training.focal_gamma" not in params, "it belongs to focal alone"
 
 
@@ -75,14 +75,17 @@ def test_focal_has_its_gamma_and_nothing_else_has(config):
 
 def test_lists_travel_as_strings_and_depths_as_they_are(config):
     values = {"model.classifier.hidden_dims": "256,128", "model.text_encoder.freeze_layers": 0.5}
-    changed = apply(config, values, "trial 3")
+    changed = apply_values(config, values, "trial 3")
     assert changed.model.classifier.hidden_dims == [256, 128]
     assert changed.model.text_encoder.freeze_layers == 0.5
-    assert apply(config, {"model.classifier.hidden_dims": ""}, "trial 4").model.classifier.hidden_dims == []
-    assert apply(config, {"data.text_columns": "concept,lyrics"}, "trial 5").data.text_columns == ["concept", "lyrics"]
+    assert apply_values(config, {"model.classifier.hidden_dims": ""}, "trial 4").model.classifier.hidden_dims == []
+    assert apply_values(config, {"data.text_columns": "concept,lyrics"}, "trial 5").data.text_columns == [
+        "concept",
+        "lyrics",
+    ]
     assert config.model.classifier.hidden_dims == []
     with pytest.raises(InputError, match=r"trial 6: training\.batch_size: 'many'"):
-        apply(config, {"training.batch_size": "many"}, "trial 6")
+        apply_values(config, {"training.batch_size": "many"}, "trial 6")
 
 
 def test_constants_are_set_for_all_trials_alike(config, check):
@@ -98,7 +101,7 @@ def test_constants_are_set_for_all_trials_alike(config, check):
 
 WRONG = {
     "an unknown axis": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "unknown axis 'training.lerning_r"),
-    "nothing": ("pass", "asks for nothing"),
+    "nothing": ("pass", "suggests no value"),
     "the metric": ("trial.suggest_categorical('training.metric', ['f1', 'mcc'])", "training.metric changes what a sco"),
     "the target": ("trial.suggest_categorical('data.target_column', ['a', 'b'])", "data.target_column changes what"),
     "a filter": ("trial.suggest_int('data.min_concept_length', 10, 50)", "data.min_concept_length changes what a"),
@@ -170,7 +173,7 @@ def test_another_space_is_told_apart(config, check):
     kept = explore(of(one), config, check, seed=0).to_json()
     assert explore(of(one), config, check, seed=5).differences(kept) == []
     said = " ".join(explore(of(other), config, check, seed=0).differences(kept))
-    for part in ("training.batch_size is gone", "training.warmup_ratio is new", "training.weight_decay was"):
+    for part in ("training.batch_size was removed", "training.warmup_ratio is new", "training.weight_decay was"):
         assert part in said
 
 
@@ -264,7 +267,7 @@ def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path):
 
 def test_a_rare_draw_is_objected_to_when_it_comes(config):
     values = {"training.metric": "accuracy"}
-    (task,) = of(lambda trial: values).objections(values)
+    (task,) = of(lambda trial: values).check_values(values)
     assert "changes what a score means" in task
 
 

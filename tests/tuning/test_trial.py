@@ -12,7 +12,7 @@ from rainbow_ray.tasks.scores import decode_folds
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, run_job
 from rainbow_ray.tuning import trial as trials
-from rainbow_ray.tuning.trial import TrialContext, forget_models, make_rungs, out_of_fold, prefix_savings, run_trial
+from rainbow_ray.tuning.trial import TrialContext, cache_seconds, make_rungs, out_of_fold, remove_models, run_trial
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import InputError, TrainingError
 from tests.conftest import segment_rows
@@ -83,7 +83,7 @@ def test_what_the_store_of_frozen_layers_saved_is_counted(context):
     assert len({fact["stored"]["key"] for fact in facts}) == 1
     assert [fact["stored"]["seconds"] > 0 for fact in facts] == [True, *[False] * 5]
     assert [fact["passes"] for fact in facts] == [3 + 1] * 6
-    saved = prefix_savings(context, [0, 1, 7])
+    saved = cache_seconds(context, [0, 1, 7])
     assert saved["spent"] == pytest.approx(facts[0]["stored"]["seconds"], abs=0.01)
     assert saved["without_cache"] == pytest.approx(24 * facts[0]["stored"]["seconds"], abs=0.01)
 
@@ -105,7 +105,7 @@ def test_what_is_finished_is_not_run_again(context, monkeypatch):
 def test_models_are_forgotten_and_scores_stay(context):
     run(context, 0, {})
     assert list(context.folder_of(0).glob("fold-*/model.pt"))
-    forget_models(context, 0)
+    remove_models(context, 0)
     assert not list(context.folder_of(0).glob("**/*.pt"))
     assert out_of_fold(context, 0) is not None
     assert out_of_fold(context, 1) is None
