@@ -146,7 +146,9 @@ class Songs:
 @pytest.mark.parametrize("folds", range(3, 31))
 def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
     sweep.context.rungs = make_rungs(folds, 3.0)
-    task = SimpleNamespace(metric=lambda *_: 0.5, score_names=("score",), threshold_metrics=frozenset(), name="binary")
+    task = SimpleNamespace(
+        metric=lambda *_: 0.5, score_names=("score",), score_dtype=np.float32, threshold_metrics=frozenset()
+    )
     shared: Any = FitContext(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), task, "", "id")
     sides = [(np.array([], int), np.array([k])) for k in range(folds)]
     context = trials.TrialContext(shared, sides, sweep.context.rungs, sweep.context.folder)
