@@ -1,4 +1,4 @@
-"""The charts of a run: how it learned, how sure and how right it is, and where it goes wrong."""
+"""Charts of a run: learning curves, ranking, calibration, confusion and errors."""
 
 from __future__ import annotations
 
@@ -14,91 +14,97 @@ from rainbow_ray.evaluation.bootstrap import Difference, resample
 from rainbow_ray.html_report.theme import Chart, Draw, Palette
 
 GRID = np.linspace(0, 1, 101)
-BANDS = 200  # resamples of songs
-BINS = 10
-MOST_LINES = 6  # classes that get a curve of their own
-MOST_CLASSES = 20  # of a confusion matrix that can be read
+N_RESAMPLES = 200  # of songs, for the bands
+N_BINS = 10
+MAX_CLASS_CURVES = 6
+MAX_CONFUSION_CLASSES = 20
 
 
 def learning_curves(records: pd.DataFrame, metric: str) -> list[Chart]:
-    """Training loss and the metric on held-out songs by epoch: a line a fold."""
-    whole = records[records["fold"].notna()]
+    """Return the training loss and the metric on validation sets by epoch, one line per fold.
 
-    def lines(column: str, split: str, colour: str) -> Draw:
-        part = whole[(whole["split"] == split) & whole[column].notna()] if column in whole else whole[:0]
+    Args:
+        records: Records of `metrics.jsonl`, with `fold`, `epoch`, `split` and metrics.
+        metric: Name of the headline metric.
+
+    Returns:
+        Two charts.
+    """
+    of_folds = records[records["fold"].notna()]
+
+    def lines(column: str, split: str, color: str) -> Draw:
+        shown = of_folds[:0]
+        if column in of_folds:
+            shown = of_folds[(of_folds["split"] == split) & of_folds[column].notna()]
 
         def draw(figure: Figure, palette: Palette) -> None:
             axes = figure.subplots()
-            for _, fold in part.groupby("fold"):
+            for _, fold in shown.groupby("fold"):
                 by_epoch = fold.groupby("epoch")[column].last()
-                look = {"color": getattr(palette, colour), "alpha": 0.75, "linewidth": 1.2}
-                axes.plot(by_epoch.index, by_epoch, marker="o", markersize=2, **look)
+                style = {"color": getattr(palette, color), "alpha": 0.75, "linewidth": 1.2}
+                axes.plot(by_epoch.index, by_epoch, marker="o", markersize=2, **style)
             axes.set_xlabel("epoch")
 
         return draw
 
-    name = metric.replace("_", " ")
-    held = f"{name} on held-out songs"
+    title = f"{metric.replace('_', ' ')} on validation sets"
+    caption = "By epoch, one line per fold; no epoch is selected by it."
     return [
-        Chart("learning-loss", "Training loss", "By epoch, a line a fold.", lines("loss", "train", "first")),
-        Chart(
-            "learning-metric", held, "By epoch, a line a fold; nothing is chosen by it.", lines(metric, "val", "second")
-        ),
+        Chart("learning-loss", "Training loss", "By epoch, one line per fold.", lines("loss", "train", "first")),
+        Chart("learning-metric", title, caption, lines(metric, "val", "second")),
     ]
 
 
 def rank_curves(
-    truth: np.ndarray, scores: np.ndarray, names: Sequence[str], songs: np.ndarray, seed: int
+    targets: np.ndarray, scores: np.ndarray, names: Sequence[str], songs: np.ndarray, seed: int
 ) -> list[Chart]:
-    """Precision by recall and the ROC curve, of all columns together and of each; `(songs, columns)`, truth bool.
+    """Return the precision-recall curve and the ROC curve of all classes pooled, and of the largest classes.
 
-    The bands hold 95% over songs, point by point.
+    Args:
+        targets: Indicators of the classes, bool, `(examples, classes)`.
+        scores: Scores, `(examples, classes)`.
+        names: Names of the classes.
+        songs: Song of each example, `(examples,)`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Two charts, with pointwise 95% intervals over songs as bands.
     """
-    curves = [_pr_and_roc(truth[rows], scores[rows]) for rows in _draws(truth, songs, seed)]
-    all_of_them = names[0] if len(names) == 1 else "all classes"
-    lines = {all_of_them: _pr_and_roc(truth, scores)}
+    resampled = [_pr_and_roc(targets[rows], scores[rows]) for rows in _resample_both_classes(targets, songs, seed)]
+    pooled = names[0] if len(names) == 1 else "all classes"
+    curves = {pooled: _pr_and_roc(targets, scores)}
     if len(names) > 1:
-        columns = truth.sum(axis=0)
-        shown = [i for i in np.argsort(-columns, kind="stable")[:MOST_LINES] if 0 < columns[i] < len(truth)]
-        lines |= {str(names[i]): _pr_and_roc(truth[:, i], scores[:, i]) for i in shown}
-
-    def curve(which: int, floor: float | None) -> Draw:
-        def draw(figure: Figure, palette: Palette) -> None:
-            axes = figure.subplots()
-            if curves:
-                low, high = np.quantile([curve[which] for curve in curves], [0.025, 0.975], axis=0)
-                axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
-            looks = itertools.product(("--", ":", "-."), (palette.second, palette.third))
-            for place, (name, line) in enumerate(lines.items()):
-                style, colour = ("-", palette.first) if place == 0 else next(looks)
-                axes.plot(
-                    GRID, line[which], color=colour, linestyle=style, label=name, linewidth=1.8 - 0.5 * (place > 0)
-                )
-            axes.plot([0, 1], [floor, floor] if floor is not None else [0, 1], color=palette.faint)
-            labels = (("recall", "precision"), ("false positive rate", "true positive rate"))[which]
-            axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
-            if len(lines) > 1:
-                figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-
-        return draw
-
-    size = (4.6, 3.4 + 0.12 * len(lines) * (len(lines) > 1))
-    of = all_of_them if len(names) > 1 else f"class {all_of_them}"
-    about = f"of {of}; the band holds 95% over songs, the straight line is guessing."
-    precision, ranks = f"Precision by recall {about}", f"True by false positives (ROC) {about}"
+        counts = targets.sum(axis=0)
+        largest = np.argsort(-counts, kind="stable")[:MAX_CLASS_CURVES]
+        shown = [i for i in largest if 0 < counts[i] < len(targets)]
+        curves |= {str(names[i]): _pr_and_roc(targets[:, i], scores[:, i]) for i in shown}
+    size = (4.6, 3.4 + 0.12 * len(curves) * (len(curves) > 1))
+    what = pooled if len(names) > 1 else f"class {pooled}"
+    note = f"of {what}; the band is the pointwise 95% interval over songs, the straight line is a random ranking."
+    precision, roc = f"Precision by recall {note}", f"True positive rate by false positive rate {note}"
+    base_rate = float(targets.mean())
     return [
-        Chart("precision-recall", "How clean are the songs found?", precision, curve(0, float(truth.mean())), size),
-        Chart("roc", "How well are songs ranked?", ranks, curve(1, None), size),
-    ]
+        Chart("precision-recall", "Precision-recall curve", precision, _draw_curves(curves, resampled, 0, base_rate),
+              size),
+        Chart("roc", "ROC curve", roc, _draw_curves(curves, resampled, 1, None), size),
+    ]  # fmt: skip
 
 
-def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
-    """How many songs of each class (row) were called what (column)."""
-    largest = np.sort(np.argsort(-table.sum(axis=1), kind="stable")[:MOST_CLASSES])
-    shown = table[np.ix_(largest, largest)]
-    shares = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
-    kept = [str(names[i]) for i in largest]
-    part = f" The {len(kept)} largest of {len(table)} classes." if len(kept) < len(table) else ""
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Chart:
+    """Return a confusion matrix.
+
+    Args:
+        counts: Number of songs by true class (rows) and predicted class (columns), `(classes, classes)`.
+        names: Names of the classes.
+
+    Returns:
+        A chart of the largest classes.
+    """
+    largest = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:MAX_CONFUSION_CLASSES])
+    shown = counts[np.ix_(largest, largest)]
+    fractions = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+    labels = [str(names[i]) for i in largest]
+    selection = f" The {len(labels)} largest of {len(counts)} classes." if len(labels) < len(counts) else ""
 
     def draw(figure: Figure, palette: Palette) -> None:
         from matplotlib.colors import to_rgba
@@ -106,119 +112,180 @@ def confusion(table: np.ndarray, names: Sequence[str]) -> Chart:
         axes = figure.subplots()
         axes.grid(False)
         for (row, column), count in np.ndenumerate(shown):
-            share = shares[row, column]
-            box = {"facecolor": to_rgba(palette.first, 0.08 + 0.55 * share), "edgecolor": palette.faint}
-            axes.add_patch(_square(column, row, **box))
+            fraction = fractions[row, column]
+            style = {"facecolor": to_rgba(palette.first, 0.08 + 0.55 * fraction), "edgecolor": palette.faint}
+            axes.add_patch(_square(column, row, **style))
             axes.text(column, row, str(int(count)), ha="center", va="center", color=palette.ink)
-        axes.set(xlim=(-0.5, len(kept) - 0.5), ylim=(len(kept) - 0.5, -0.5), xlabel="called", ylabel="is")
-        axes.set_xticks(range(len(kept)), kept, rotation=30, ha="right")
-        axes.set_yticks(range(len(kept)), kept)
+        axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), xlabel="prediction", ylabel="label")
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
 
-    side = min(9.0, 2.6 + 0.55 * len(kept))
-    says = f"Songs by their class and by what they were called.{part}"
-    return Chart("confusion", "What is taken for what", says, draw, (side + 1.2, side))
+    side = min(9.0, 2.6 + 0.55 * len(labels))
+    caption = f"Songs by label (rows) and prediction (columns).{selection}"
+    return Chart("confusion", "Confusion matrix", caption, draw, (side + 1.2, side))
 
 
-def reliability(right: np.ndarray, sure: np.ndarray, of: str) -> Chart:
-    """How often the model is right where it is so sure, in ten bins."""
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
+def reliability(is_positive: np.ndarray, scores: np.ndarray, name: str) -> Chart:
+    """Return a reliability diagram in ten bins.
+
+    Args:
+        is_positive: Whether the score's class is the label, `(n,)`.
+        scores: Scores between 0 and 1, `(n,)`.
+        name: What the scores are of.
+
+    Returns:
+        A chart of the observed frequency by score, above a histogram of the scores.
+    """
+    bins = np.minimum((scores * N_BINS).astype(int), N_BINS - 1)
+    counts = np.bincount(bins, minlength=N_BINS)
     used = np.flatnonzero(counts)
-    x = np.bincount(bins, weights=sure, minlength=BINS)[used] / counts[used]
-    y = np.bincount(bins, weights=right, minlength=BINS)[used] / counts[used]
+    mean_scores = np.bincount(bins, weights=scores, minlength=N_BINS)[used] / counts[used]
+    frequencies = np.bincount(bins, weights=is_positive, minlength=N_BINS)[used] / counts[used]
 
     def draw(figure: Figure, palette: Palette) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=palette.faint, linestyle="--")
-        upper.plot(x, y, color=palette.first, marker="o")
-        upper.set(ylabel="is so", xlim=(0, 1), ylim=(0, 1.02))
-        lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=palette.first)
-        lower.set(xlabel=f"score of {of}", ylabel="songs")
+        upper.plot(mean_scores, frequencies, color=palette.first, marker="o")
+        upper.set(ylabel="frequency", xlim=(0, 1), ylim=(0, 1.02))
+        lower.bar((np.arange(N_BINS) + 0.5) / N_BINS, counts, width=0.09, color=palette.first)
+        lower.set(xlabel=f"score of {name}", ylabel="songs")
 
-    says = (
-        f"How often songs are what a score says, by the score of {of}; on the dashed line a score means what it says."
-    )
-    return Chart("reliability", "Does a score mean what it says?", says, draw, (4.6, 3.8))
+    caption = f"Observed frequency by score of {name}, in ten bins; on the dashed line, scores are calibrated."
+    return Chart("reliability", "Reliability diagram", caption, draw, (4.6, 3.8))
 
 
-def scatter(truth: np.ndarray, said: np.ndarray) -> list[Chart]:
-    """Predicted by true values, and what is missed by what is predicted."""
+def scatter(targets: np.ndarray, predictions: np.ndarray) -> list[Chart]:
+    """Return predicted by true values, and residuals by predicted values.
+
+    Args:
+        targets: True values, `(n,)`.
+        predictions: Predicted values, `(n,)`.
+
+    Returns:
+        Two charts.
+    """
 
     def values(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        ends = [float(min(truth.min(), said.min())), float(max(truth.max(), said.max()))]
+        ends = [float(min(targets.min(), predictions.min())), float(max(targets.max(), predictions.max()))]
         axes.plot(ends, ends, color=palette.faint, linestyle="--")
-        axes.scatter(truth, said, s=16, color=palette.first, alpha=0.7, linewidths=0)
-        axes.set(xlabel="is", ylabel="predicted")
+        axes.scatter(targets, predictions, s=16, color=palette.first, alpha=0.7, linewidths=0)
+        axes.set(xlabel="label", ylabel="prediction")
 
     def residuals(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
         axes.axhline(0, color=palette.faint, linestyle="--")
-        axes.scatter(said, truth - said, s=16, color=palette.second, alpha=0.7, linewidths=0)
-        axes.set(xlabel="predicted", ylabel="is, less predicted")
+        axes.scatter(predictions, targets - predictions, s=16, color=palette.second, alpha=0.7, linewidths=0)
+        axes.set(xlabel="prediction", ylabel="label − prediction")
 
+    identity = "Predictions by labels; on the dashed line they are equal."
+    overestimates = "Label minus prediction, by prediction; points below the dashed line are overestimates."
     return [
-        Chart("scatter", "Predicted and true", "Predicted by true values; on the dashed line they agree.", values),
-        Chart("residuals", "What is missed", "What is missed by what is predicted; below the dashed line the model says"
-              " too much.", residuals),
-    ]  # fmt: skip
+        Chart("scatter", "Predictions and labels", identity, values),
+        Chart("residuals", "Residuals", overestimates, residuals),
+    ]
 
 
-def scores_of(named: Mapping[str, Any], metric: str, interval: Sequence[float] | None) -> Chart:
-    """The model's headline score with its interval beside the baselines'."""
-    values = {name: value for name, value in named.items() if value is not None}
+def metric_comparison(
+    values_by_name: Mapping[str, float | None], metric: str, interval: Sequence[float] | None
+) -> Chart:
+    """Return the model's headline metric with its interval, and those of the baselines.
+
+    Args:
+        values_by_name: Values by name; the model is called `model`.
+        metric: Name of the metric.
+        interval: The model's 95% interval, or None.
+
+    Returns:
+        A chart with a row for each name.
+    """
+    values = {name: value for name, value in values_by_name.items() if value is not None}
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        for place, (name, value) in enumerate(values.items()):
-            mine = name == "model"
-            axes.plot(value, place, marker="o", markersize=9 if mine else 6, linestyle="none",
-                      color=palette.first if mine else palette.ink)  # fmt: skip
-            if mine and interval is not None:
-                axes.plot(interval, [place, place], color=palette.first, linewidth=3, alpha=0.5)
+        for row, (name, value) in enumerate(values.items()):
+            is_model = name == "model"
+            color = palette.first if is_model else palette.ink
+            axes.plot(value, row, marker="o", markersize=9 if is_model else 6, linestyle="none", color=color)
+            if is_model and interval is not None:
+                axes.plot(interval, [row, row], color=palette.first, linewidth=3, alpha=0.5)
         axes.set_yticks(range(len(values)), list(values))
         axes.invert_yaxis()
         axes.set_xlabel(metric.replace("_", " "))
 
-    says = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
-    return Chart("scores", "Beside the baselines", says, draw, (4.6, 0.9 + 0.32 * len(values)))
+    caption = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
+    return Chart("scores", "Model and baselines", caption, draw, (4.6, 0.9 + 0.32 * len(values)))
 
 
-def gains(named: Mapping[str, Difference], against: str) -> Chart:
-    """What each run gains on one of them, with its interval."""
+def run_differences(differences: Mapping[str, Difference], reference: str) -> Chart:
+    """Return the paired difference of each run to one of them.
+
+    Args:
+        differences: Differences by name of the run.
+        reference: Name of the run that they are compared with.
+
+    Returns:
+        A chart with a row for each run.
+    """
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
         axes.axvline(0, color=palette.ink, linewidth=0.8)
-        for place, gap in enumerate(named.values()):
-            axes.plot([gap.low, gap.high], [place, place], color=palette.first, linewidth=3, alpha=0.5)
-            axes.plot(gap.value, place, marker="o", markersize=8, color=palette.first)
-        axes.set_yticks(range(len(named)), list(named))
-        axes.set_ylim(len(named) - 0.4, -0.6)
-        axes.set_xlabel(f"gain on {against}")
+        for row, difference in enumerate(differences.values()):
+            axes.plot([difference.low, difference.high], [row, row], color=palette.first, linewidth=3, alpha=0.5)
+            axes.plot(difference.value, row, marker="o", markersize=8, color=palette.first)
+        axes.set_yticks(range(len(differences)), list(differences))
+        axes.set_ylim(len(differences) - 0.4, -0.6)
+        axes.set_xlabel(f"difference to {reference}")
 
-    says = f"What each run gains on {against}, with its 95% interval; right of the line is better."
-    return Chart("gains", "Who is ahead?", says, draw, (4.6, 1.2 + 0.32 * len(named)))
+    caption = f"Paired difference of each run to {reference}, with its 95% interval; right of the line is better."
+    return Chart("gains", "Differences between runs", caption, draw, (4.6, 1.2 + 0.32 * len(differences)))
 
 
-def _square(x: float, y: float, **look: Any) -> Any:
+def _draw_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], resampled: Sequence[tuple[np.ndarray, np.ndarray]],
+    kind: int, base_rate: float | None,
+) -> Draw:  # fmt: skip
+    """Return a function that draws precision-recall curves (kind 0) or ROC curves (kind 1)."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        if resampled:
+            low, high = np.quantile([curve[kind] for curve in resampled], [0.025, 0.975], axis=0)
+            axes.fill_between(GRID, low, high, color=palette.first, alpha=0.18, linewidth=0)
+        styles = itertools.product(("--", ":", "-."), (palette.second, palette.third))
+        for i, (name, curve) in enumerate(curves.items()):
+            style, color = ("-", palette.first) if i == 0 else next(styles)
+            axes.plot(GRID, curve[kind], color=color, linestyle=style, label=name, linewidth=1.8 - 0.5 * (i > 0))
+        random_ranking = [base_rate, base_rate] if base_rate is not None else [0, 1]
+        axes.plot([0, 1], random_ranking, color=palette.faint)
+        labels = (("recall", "precision"), ("false positive rate", "true positive rate"))[kind]
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
+        if len(curves) > 1:
+            figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+
+    return draw
+
+
+def _square(x: float, y: float, **style: Any) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, **look)
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, **style)
 
 
-def _draws(truth: np.ndarray, songs: np.ndarray, seed: int) -> list[np.ndarray]:
-    drawn = itertools.islice(resample(songs, seed=seed), BANDS)
-    return [rows for rows in drawn if truth[rows].any() and not truth[rows].all()]
+def _resample_both_classes(targets: np.ndarray, songs: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return resamples that have both positive and negative targets."""
+    resamples = itertools.islice(resample(songs, seed=seed), N_RESAMPLES)
+    return [rows for rows in resamples if targets[rows].any() and not targets[rows].all()]
 
 
-def _pr_and_roc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision on a grid of recalls, and true positive rates on a grid of false ones; columns are pooled."""
+def _pr_and_roc(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision on a grid of recalls, and true positive rates on a grid of false ones; columns are pooled."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    truth, scores = truth.ravel(), scores.ravel()
-    precision, recall, _ = precision_recall_curve(truth, scores)
-    false_rate, true_rate, _ = roc_curve(truth, scores)
+    targets, scores = targets.ravel(), scores.ravel()
+    precision, recall, _ = precision_recall_curve(targets, scores)
+    false_positive_rate, true_positive_rate, _ = roc_curve(targets, scores)
     # the best precision at this recall or a higher one
     envelope = np.maximum.accumulate(precision)[::-1]
-    return np.interp(GRID, recall[::-1], envelope), np.interp(GRID, false_rate, true_rate)
+    return np.interp(GRID, recall[::-1], envelope), np.interp(GRID, false_positive_rate, true_positive_rate)

@@ -1,11 +1,12 @@
-"""What a page is made of, and how it becomes one file that needs nothing else."""
+"""Elements of a page, and their rendering as one self-contained HTML file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rainbow_ray.html_report.theme import Chart
 from rainbow_ray.utils.io import atomic_write
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """`strong` is the row that is meant."""
+    """A table.
+
+    Attributes:
+        head: Column headings.
+        rows: Cells by row.
+        caption: Caption above the table, or "".
+        strong: Index of the emphasized row, or None.
+    """
 
     head: list[str]
     rows: list[list[str]]
@@ -26,38 +34,75 @@ class Table:
 
 
 @dataclass(frozen=True)
-class HtmlBlock:
-    """A piece of a text, and how far it moved the model (0: not at all)."""
+class TextSpan:
+    """A piece of a text.
+
+    Attributes:
+        text: The piece.
+        effect: Effect of this word on the score, 0 for unmarked text.
+    """
 
     text: str
-    by: float = 0.0
+    effect: float = 0.0
 
 
 @dataclass(frozen=True)
-class Song:
-    """A song to look at: what it is said to be, and its text with the words that moved the model."""
+class LabelIssue:
+    """An example whose prediction contradicts its label.
+
+    Attributes:
+        name: Name of the song or segment.
+        claim: Its label and its prediction.
+        spans: Its text, with the words that affected the score marked.
+        words: The effects of these words, or "".
+    """
 
     name: str
     claim: str
-    parts: list[HtmlBlock]
+    spans: list[TextSpan]
     words: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
+    """A section of a page.
+
+    Attributes:
+        name: Id of the section.
+        title: Heading.
+        text: Paragraphs.
+        tables: Tables.
+        charts: Charts, which are saved as PNG as well.
+        issues: Examples whose prediction contradicts their label.
+        code: Text in a folded code block, or "".
+        timelines: Timelines of songs, or None.
+        plots: Charts that are saved as PNG only.
+    """
+
     name: str
     title: str
     text: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
-    songs: list[Song] = field(default_factory=list)
+    issues: list[LabelIssue] = field(default_factory=list)
     code: str = ""
     timelines: Timelines | None = None
-    plots: list[Chart] = field(default_factory=list)  # that are saved as PNG, where the page draws them otherwise
+    plots: list[Chart] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Page:
+    """A page.
+
+    Attributes:
+        kind: Line above the title.
+        title: Title.
+        verdict: Main result, in a sentence.
+        sections: Sections in their order.
+        footer: Line at the end.
+        warnings: Warnings below the verdict.
+    """
+
     kind: str
     title: str
     verdict: str
@@ -67,7 +112,13 @@ class Page:
 
 
 def write_page(page: Page, path: Path, plots: Path | None = None) -> None:
-    """Write the page, and its charts as PNG into `plots`."""
+    """Write a page, and its charts as PNG.
+
+    Args:
+        page: The page.
+        path: HTML file to write.
+        plots: Folder of the PNG files; None to write none.
+    """
     html = render(page)
     atomic_write(path, lambda file: file.write_text(html, encoding="utf-8"))
     if plots is not None:
@@ -78,19 +129,42 @@ def write_page(page: Page, path: Path, plots: Path | None = None) -> None:
 
 
 def render(page: Page) -> str:
-    """The page as HTML; everything but charts and style is escaped."""
+    """Render a page.
+
+    Args:
+        page: The page. All texts in it are escaped.
+
+    Returns:
+        HTML that needs no other file and runs no script.
+    """
     from jinja2 import Environment
 
-    here = files("rainbow_ray.html_report")
+    package = files("rainbow_ray.html_report")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(page=page, style=(here / "style.css").read_text(encoding="utf-8"))
+    template = environment.from_string((package / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(page=page, style=(package / "style.css").read_text(encoding="utf-8"))
 
 
-def number(value: Any, places: int = 3) -> str:
-    """A number as tables show it; a dash where there is none."""
+def number(value: float | None, places: int = 3) -> str:
+    """Format a number for a table.
+
+    Args:
+        value: The number, or None.
+        places: Number of decimals.
+
+    Returns:
+        The text; a dash for None.
+    """
     return format_number(value, places)
 
 
-def interval(pair: Any) -> str:
+def interval(pair: Sequence[float] | None) -> str:
+    """Format an interval for a table.
+
+    Args:
+        pair: Low and high end, or None.
+
+    Returns:
+        The text; a dash for None.
+    """
     return format_interval(pair, separator=" to ")

@@ -1,40 +1,60 @@
-"""What each modality brings: scores without the others, who has what, which looks at which."""
+"""The section on modalities: ablation, presence and attention."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from rainbow_ray.html_report.html import Section, Table, number
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
 
 
 def modality_section(run: RunArtifacts) -> list[Section]:
-    """Nothing for runs that read one modality."""
+    """Return the section on modalities.
+
+    Args:
+        run: The run.
+
+    Returns:
+        One section; none for a run with a single modality.
+    """
     summary = run.summary
-    found = summary.get("modalities")
-    if not found:
+    if not summary.get("modalities"):
         return []
-    metric = summary["metric"]
-    shown = list(dict.fromkeys([metric, *(name for name in run.task.defaults.shown_metrics if name != "loss")]))
-    ordered = sorted(found.items(), key=lambda item: item[0].count("+"), reverse=True)
-    rows = [[_named(name), str(values["songs"]), *(number(values.get(one)) for one in shown),
-             number(values["all_of_them"])] for name, values in ordered]  # fmt: skip
-    names = [*(name.replace("_", " ") for name in shown), f"{metric.replace('_', ' ')} of all on these"]
-    tables = [Table(["read at prediction", "songs", *names], rows, strong=0)]
+    text = ["Metrics of the same models with only some modalities as input, on the songs that have any of these."
+            " The last column has the metric with all modalities on the same songs. The scores of a song's stems are averaged"
+            " first."]  # fmt: skip
     presence = run.profile.get("presence", {})
     unit = {"stem": "stems"}.get(summary.get("unit", ""), "songs")
-    tables.append(Table([f"{unit} that have", ""], [[_named(name), str(n)] for name, n in presence.items()]))
-    attention = summary.get("attention")
-    if attention:
-        names = list(attention)
-        shares = [[name, *(f"{attention[name][other]:.0%}" if other != name else "–" for other in names)]
-                  for name in names]  # fmt: skip
-        tables.append(Table(["looks at", *names], shares))
-    text = ["Scores of held-out songs with the same models, as if songs had nothing but what is named: of those that"
-            " have any of it, with what all modalities give on the same songs in the last column. Before anything is"
-            " measured, the scores of a song's stems are averaged."]  # fmt: skip
-    if attention:
-        text.append("Of the attention of each modality's tokens, how much goes to each other modality, on average.")
-    return [Section("modalities", "What each modality brings", text, tables)]
+    tables = [
+        _ablation_table(run),
+        Table([f"{unit} with", "count"], [[_format_subset(name), str(n)] for name, n in presence.items()]),
+    ]
+    if attention := summary.get("attention"):
+        tables.append(_attention_table(attention))
+        text.append("Attention from the tokens of each modality (row) to those of each other one, averaged.")
+    return [Section("modalities", "Modality ablation", text, tables)]
 
 
-def _named(modalities: str) -> str:
+def _ablation_table(run: RunArtifacts) -> Table:
+    summary = run.summary
+    metric = summary["metric"]
+    metrics = list(dict.fromkeys([metric, *(name for name in run.task.defaults.shown_metrics if name != "loss")]))
+    # the subset of all modalities first
+    subsets = sorted(summary["modalities"].items(), key=lambda item: item[0].count("+"), reverse=True)
+    rows = []
+    for name, values in subsets:
+        shown = [number(values.get(metric)) for metric in metrics]
+        rows.append([_format_subset(name), str(values["songs"]), *shown, number(values["all_of_them"])])
+    head = [*(name.replace("_", " ") for name in metrics), f"{metric.replace('_', ' ')} with all"]
+    return Table(["input", "songs", *head], rows, strong=0)
+
+
+def _attention_table(attention: Mapping[str, Mapping[str, Any]]) -> Table:
+    names = list(attention)
+    rows = [[query, *(f"{attention[query][key]:.0%}" if key != query else "–" for key in names)] for query in names]
+    return Table(["attention to", *names], rows)
+
+
+def _format_subset(modalities: str) -> str:
     return modalities.replace("+", " + ") or "nothing"

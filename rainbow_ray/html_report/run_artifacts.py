@@ -1,4 +1,4 @@
-"""What a finished run left behind, read for its page."""
+"""Files of a finished run, read for its page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
@@ -24,71 +25,85 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """What a finished run left. `held` are its out-of-fold predictions, a row an example."""
+    """What a finished run wrote.
+
+    Attributes:
+        path: Folder of the run.
+        summary: Content of `summary.json`, in the present format.
+        profile: Content of `data.json`.
+        records: Records of `metrics.jsonl`.
+        predictions: Out-of-fold predictions, a row for each example; scores of a song's stems are averaged.
+        config: Text of `config.yaml`.
+        is_example_view: Whether examples are those of the base task, see `example_view`.
+    """
 
     path: Path
     summary: dict[str, Any]
     profile: dict[str, Any]
     records: pd.DataFrame
-    held: pd.DataFrame
+    predictions: pd.DataFrame
     config: str
     is_example_view: bool = False
 
     @property
     def task(self) -> Task:
         """Task of the run, unfitted, with the classes of its predictions."""
-        classes = [column.removeprefix("score_") for column in self.held.columns if column.startswith("score_")]
+        columns = [column for column in self.predictions.columns if column.startswith("score_")]
+        classes = [column.removeprefix("score_") for column in columns]
         task = task_of_summary(self.summary, **({"classes": classes} if classes else {}))
         return task.base_task if self.is_example_view else task
 
     @property
-    def alone(self) -> RunArtifacts:
-        """The inner problem's run: labelled segments, each for itself; where only songs have labels, the songs."""
+    def example_view(self) -> RunArtifacts:
+        """The run as one of its base task: labeled segments on their own, or songs where only songs have labels."""
         if not self.task.is_sequence_task:
             return self
-        held = self.held[self.held["target"].notna()]
-        if self.summary.get("weak"):
+        predictions = self.predictions[self.predictions["target"].notna()]
+        if self.task.is_weakly_labeled:
             names = list(self.task.score_names)
-            sums = self.held.groupby("song", sort=False)[names].sum().to_numpy(dtype=np.float32)
-            held = self.held.groupby("song", sort=False).first().reset_index()
-            held[names] = sums
-            inner = self.task.base_task
-            held["prediction"] = inner.decode_predictions(sums[:, 0] if names == ["score"] else sums)
-        return dataclasses.replace(self, is_example_view=True, held=held.reset_index(drop=True))
+            by_song = self.predictions.groupby("song", sort=False)
+            sums = by_song[names].sum().to_numpy(dtype=np.float32)
+            predictions = by_song.first().reset_index()
+            predictions[names] = sums
+            scores = sums[:, 0] if names == ["score"] else sums
+            predictions["prediction"] = self.task.base_task.decode_predictions(scores)
+        return dataclasses.replace(self, is_example_view=True, predictions=predictions.reset_index(drop=True))
 
     @property
     def scores(self) -> np.ndarray:
-        """`(examples,)` or `(examples, classes)`."""
+        """Scores, `(examples,)` or `(examples, classes)`."""
         columns = list(self.task.score_names)
-        values = self.held[columns].to_numpy(dtype=self.task.score_dtype)
+        values = self.predictions[columns].to_numpy(dtype=self.task.score_dtype)
         return values[:, 0] if columns == ["score"] else values
 
     @property
     def thresholded(self) -> np.ndarray:
-        """Scores that say yes where the run said yes, whatever threshold it had."""
+        """Scores that the task decodes to the run's predictions, whatever threshold it used."""
         task = self.task
         if not (task.supports_thresholds or task.is_sequence_task):
             return self.scores
-        return task.encode_predictions(self.held["prediction"].tolist())
+        return task.encode_predictions(self.predictions["prediction"].tolist())
 
     @property
     def targets(self) -> np.ndarray:
-        """Targets as the problem has them: `(examples,)`, or `(examples, classes)` of several labels."""
-        task, labels = self.task, self.held["target"]
+        """Targets of the task, `(examples, …)`."""
+        task, labels = self.task, self.predictions["target"]
         if not task.is_sequence_task:
             return task.encode_targets(labels.tolist())
         has_label = labels.notna().to_numpy()
         values = np.full(len(labels), np.nan, dtype=task.score_dtype)
         values[has_label] = task.encode_targets(labels[has_label].tolist())
-        position = self.held.groupby("song", sort=False).cumcount().to_numpy()
-        start, end = self.held["start"].to_numpy(), self.held["end"].to_numpy()
-        return SegmentTargets(values, start, end, position, pd.factorize(self.held["song"])[0]).to_array()
+        position = self.predictions.groupby("song", sort=False).cumcount().to_numpy()
+        start, end = self.predictions["start"].to_numpy(), self.predictions["end"].to_numpy()
+        return SegmentTargets(values, start, end, position, pd.factorize(self.predictions["song"])[0]).to_array()
 
     @property
-    def right(self) -> np.ndarray:
-        """Whether each example is called what its label says, `(examples,)`, bool."""
-        told, said = _plain(self.held["target"]), _plain(self.held["prediction"])
-        return np.array([a == b for a, b in zip(told, said, strict=True)], dtype=bool)
+    def is_correct(self) -> np.ndarray:
+        """Whether the prediction of each example equals its label, bool, `(examples,)`."""
+        labels, predictions = _comparable(self.predictions["target"]), _comparable(self.predictions["prediction"])
+        return np.array(
+            [label == prediction for label, prediction in zip(labels, predictions, strict=True)], dtype=bool
+        )
 
 
 def task_of_summary(summary: Mapping[str, Any], **state: Any) -> Task:
@@ -108,76 +123,118 @@ def task_of_summary(summary: Mapping[str, Any], **state: Any) -> Task:
 
 
 def read_run(path: Path) -> RunArtifacts:
-    """Raises `InputError` for a run that is not finished, or lacks files."""
-    missing = [name for name in FILES if not (path / name).exists()]
+    """Read the files of a finished run.
+
+    Args:
+        path: Folder of the run.
+
+    Returns:
+        What the run wrote.
+
+    Raises:
+        InputError: The run has not finished, or files are missing or damaged.
+    """
+    missing = [name for name in READERS if not (path / name).exists()]
     if "summary.json" in missing and (path / "config.yaml").exists():
-        raise InputError(f"{path}: this run has not finished; go on with --resume")
+        raise InputError(f"{path}: this run has not finished; continue it with --resume")
     if missing:
-        raise InputError(f"{path}: no run, or files of it are missing: {', '.join(missing)}")
-    found: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, read in FILES.items():
+        raise InputError(f"{path}: this is no run, or files of it are missing: {', '.join(missing)}")
+    contents: dict[str, Any] = {}
+    messages: list[str] = []
+    for name, read in READERS.items():
         try:
-            found[name] = read_file(path / name, read)
+            contents[name] = read_file(path / name, read)
         except InputError as error:
-            problems += error.problems
-    problems += [
-        f"{path / name}: {', '.join(missing)} missing; it is damaged, or of another version"
-        for name, needed in NEEDED.items()
-        if name in found and (missing := lacking(found[name], needed))
+            messages += error.problems
+    messages += [
+        f"{path / name}: {', '.join(missing)} missing; the file is damaged, or of another version"
+        for name, required in REQUIRED.items()
+        if name in contents and (missing := missing_keys(contents[name], required))
     ]
-    if problems:
-        raise InputError(problems)
-    predictions = found["predictions.parquet"]
-    # the refit has no songs held out
-    held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()].reset_index(drop=True)
-    summary, records = found["summary.json"], found["metrics.jsonl"]
-    run = RunArtifacts(path, summary, found["data.json"], records, held, found["config.yaml"])
-    return dataclasses.replace(run, held=_by_song(run)) if held["song"].duplicated().any() else run
+    if messages:
+        raise InputError(messages)
+    predictions = contents["predictions.parquet"]
+    # the fold of the refit is null: it has no validation set
+    is_out_of_fold = (predictions["split"] == "val") & predictions["fold"].notna()
+    predictions = predictions[is_out_of_fold].reset_index(drop=True)
+    summary, records = contents["summary.json"], contents["metrics.jsonl"]
+    run = RunArtifacts(path, summary, contents["data.json"], records, predictions, contents["config.yaml"])
+    if predictions["song"].duplicated().any():
+        return dataclasses.replace(run, predictions=_average_stems(run))
+    return run
 
 
-def _by_song(run: RunArtifacts) -> pd.DataFrame:
-    """One row a song, where scores of its stems are averaged before anything is measured."""
+def _average_stems(run: RunArtifacts) -> pd.DataFrame:
+    """Return a row for each song, if examples are stems; the scores of a song's stems are averaged, as in training."""
     if run.summary.get("unit") != "stem":
-        return run.held
-    from rainbow_ray.calibration.apply import Calibration
-
-    names = list(run.task.score_names)
-    first = run.held.groupby("song", sort=False).first().reset_index()
-    means = run.held.groupby("song", sort=False)[names].mean().to_numpy(dtype=run.task.score_dtype)
+        return run.predictions
+    task, by_song = run.task, run.predictions.groupby("song", sort=False)
+    names = list(task.score_names)
+    first = by_song.first().reset_index()
+    means = by_song[names].mean().to_numpy(dtype=task.score_dtype)
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
-    decided = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)
-    first["prediction"] = pd.Series(run.task.decode_predictions(decided), dtype=run.held["prediction"].dtype)
+    thresholded = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)
+    first["prediction"] = pd.Series(task.decode_predictions(thresholded), dtype=run.predictions["prediction"].dtype)
     return first
 
 
 def read_file(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file. Raises `InputError` for one that is damaged."""
+    """Read a file.
+
+    Args:
+        path: Path of the file.
+        read: Reads and parses it.
+
+    Returns:
+        What `read` returned.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     try:
         return read(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: the file is damaged ({first_line(error)})") from error
 
 
-def read_json(path: Path) -> Any:
+def missing_keys(content: Any, required: tuple[str, ...]) -> list[str]:
+    """Return the required keys, or columns, that a file lacks.
+
+    Args:
+        content: A dict or a data frame; anything else lacks all keys.
+        required: The keys.
+
+    Returns:
+        Missing keys in their order.
+    """
+    return [name for name in required if not isinstance(content, dict | pd.DataFrame) or name not in content]
+
+
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-FILES: dict[str, Callable[[Path], Any]] = {
+def _comparable(values: pd.Series) -> list[Any]:
+    """Return labels or predictions in one form: booleans as numbers, lists of classes as sorted tuples."""
+    return [tuple(sorted(v)) if isinstance(v, list | np.ndarray) else float(v) if isinstance(v, bool) else v
+            for v in values]  # fmt: skip
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
     "summary.json": read_summary,
     "predictions.parquet": pd.read_parquet,
     "metrics.jsonl": lambda path: pd.DataFrame(read_records(path)),
-    "data.json": read_json,
-    "config.yaml": read_text,
+    "data.json": _read_json,
+    "config.yaml": _read_text,
 }
 
-# what a page needs of each file
-NEEDED: dict[str, tuple[str, ...]] = {
+# keys and columns that a page needs of each file
+REQUIRED: dict[str, tuple[str, ...]] = {
     "summary.json": (
         "phase", "task", "target", "metric", "metrics", "ci95", "baselines", "verdict", "training_warnings", "notes",
         "counts", "seconds", "device", "precision", "peak_memory_mb", "cost_usd", "config_hash", "data_hash",
@@ -187,14 +244,3 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "metrics.jsonl": ("fold", "epoch", "split"),
     "data.json": ("rows", "songs", "dropped", "labels"),
 }  # fmt: skip
-
-
-def lacking(found: Any, needed: tuple[str, ...]) -> list[str]:
-    """Keys, or columns, that are not there; all of them, where something else is."""
-    return [name for name in needed if not isinstance(found, dict | pd.DataFrame) or name not in found]
-
-
-def _plain(values: pd.Series) -> list[Any]:
-    """Targets and predictions in one form: a yes is 1, a list of classes a sorted tuple."""
-    return [tuple(sorted(v)) if isinstance(v, list | np.ndarray) else float(v) if isinstance(v, bool) else v
-            for v in values]  # fmt: skip

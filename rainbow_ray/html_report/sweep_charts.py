@@ -1,4 +1,4 @@
-"""The charts of a sweep: how the search went, and which axes mattered."""
+"""Charts of a sweep: trials in their order, and the importance of hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from rainbow_ray.config.keys import short_names
 from rainbow_ray.html_report.theme import Chart, Palette
 from rainbow_ray.tuning.trial_log import Trial
 
-SHOWN_AXES = 8
-LOGARITHMIC = 50  # times the least value that the most must be
+MAX_AXES = 8
+MIN_LOG_RATIO = 50  # of the largest to the smallest value, for a logarithmic axis
 
 
 @dataclass(frozen=True)
 class SweepArtifacts:
-    """Trials of a sweep that have ended, in their order, and the metric that they were chosen by."""
+    """Trials of a sweep, for its charts.
+
+    Attributes:
+        trials: Trials that have ended, by number.
+        metric: Name of the headline metric, for labels.
+        larger_is_better: Whether larger scores are better.
+    """
 
     trials: Sequence[Trial]
     metric: str
@@ -28,82 +34,116 @@ class SweepArtifacts:
 
     @property
     def complete(self) -> list[Trial]:
+        """Trials that ran all folds and have a score."""
         return [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
 
     @property
     def varied(self) -> list[str]:
-        """Axes on which complete trials differ."""
+        """Keys on which complete trials differ, sorted."""
         values: dict[str, set[str]] = {}
         for trial in self.complete:
             for name, value in trial.params.items():
                 values.setdefault(name, set()).add(str(value))
-        return sorted(name for name, found in values.items() if len(found) > 1)
+        return sorted(name for name, distinct in values.items() if len(distinct) > 1)
 
     @property
-    def goodness(self) -> np.ndarray:
-        """Scores of complete trials, from the worst (0) to the best (1)."""
+    def relative_scores(self) -> np.ndarray:
+        """Scores of complete trials, scaled from 0 for the worst to 1 for the best."""
         scores = _scores(self.complete) * (1 if self.larger_is_better else -1)
         return np.asarray((scores - scores.min()) / max(1e-12, float(np.ptp(scores))))
 
 
 def history(search: SweepArtifacts) -> Chart:
-    """Scores of all trials in their order, and the best so far."""
+    """Return the scores of all trials in their order, and the best so far.
+
+    Args:
+        search: The trials.
+
+    Returns:
+        A chart.
+    """
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        for state, colour, marker in (("pruned", palette.second, "x"), ("complete", palette.first, "o")):
-            some = [trial for trial in search.trials if trial.state == state and trial.score is not None]
-            look: dict[str, Any] = {"linestyle": "none", "marker": marker, "color": colour}
-            axes.plot([trial.number for trial in some], _scores(some), label=f"{state} ({len(some)})", **look)
+        for state, color, marker in (("pruned", palette.second, "x"), ("complete", palette.first, "o")):
+            shown = [trial for trial in search.trials if trial.state == state and trial.score is not None]
+            style: dict[str, Any] = {"linestyle": "none", "marker": marker, "color": color}
+            axes.plot([trial.number for trial in shown], _scores(shown), label=f"{state} ({len(shown)})", **style)
         best = (np.maximum if search.larger_is_better else np.minimum).accumulate(_scores(search.complete))
         axes.step([t.number for t in search.complete], best, where="post", color=palette.first, alpha=0.5)
         axes.set(xlabel="trial", ylabel=search.metric)
         figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
-    return Chart("history", "Trial by trial", "Scores of all trials in their order; the line is the best so far.", draw)
+    return Chart(
+        "history", "Optimization history", "Scores of all trials in their order; the line is the best so far.", draw
+    )
 
 
 def axes_by_importance(search: SweepArtifacts) -> list[Chart]:
-    """Importance, parallel coordinates, and a slice for each of the axes that mattered most."""
-    shares = importance(search)
-    first = sorted(search.varied, key=lambda name: -shares.get(name, 0.0))[:SHOWN_AXES]
+    """Return importances, parallel coordinates, and a slice for each of the most important keys.
+
+    Args:
+        search: The trials.
+
+    Returns:
+        The charts.
+    """
+    importances = importance(search)
+    first = sorted(search.varied, key=lambda name: -importances.get(name, 0.0))[:MAX_AXES]
 
     def bars(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        axes.barh(range(len(first)), [shares.get(name, 0.0) for name in first], color=palette.first)
-        axes.set_yticks(range(len(first)), [words(search, name) for name in first])
+        axes.barh(range(len(first)), [importances.get(name, 0.0) for name in first], color=palette.first)
+        axes.set_yticks(range(len(first)), [short_name(search, name) for name in first])
         axes.invert_yaxis()
-        axes.set_xlabel("share of the variance of scores")
+        axes.set_xlabel("fraction of the variance of scores")
 
     def lines(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        for trial, good, score in zip(search.complete, search.goodness, _places(_scores(search.complete)), strict=True):
-            heights = [_place(search.complete, name, trial) for name in first]
-            axes.plot(range(len(first) + 1), [*heights, score], color=palette.first, alpha=0.15 + 0.75 * good)
+        for trial, relative, score in zip(
+            search.complete, search.relative_scores, _scale(_scores(search.complete)), strict=True
+        ):
+            heights = [_scaled_value(search.complete, name, trial) for name in first]
+            axes.plot(range(len(first) + 1), [*heights, score], color=palette.first, alpha=0.15 + 0.75 * relative)
         axes.set_xticks(
-            range(len(first) + 1), [*(words(search, name) for name in first), search.metric], rotation=30, ha="right"
+            range(len(first) + 1),
+            [*(short_name(search, name) for name in first), search.metric],
+            rotation=30,
+            ha="right",
         )
-        axes.set_yticks([0, 1], ["least", "most"])
+        axes.set_yticks([0, 1], ["lowest", "highest"])
 
     return [
-        Chart("importance", "Which axes mattered", "How much of the spread of scores each axis explains (fANOVA).",
+        Chart("importance", "Hyperparameter importance",
+              "Fraction of the variance of scores that each key explains (fANOVA).",
               bars, (4.6, 1.0 + 0.3 * len(first))),
-        Chart("parallel", "All trials at once", "A line a trial through its values, the stronger the better its score.",
+        Chart("parallel", "Parallel coordinates",
+              "One line per trial through its values; the better its score, the stronger.",
               lines, (max(4.6, 1.6 + 0.7 * len(first)), 3.8)),
         *(_slice(search, name) for name in first),
     ]  # fmt: skip
 
 
 def importance(search: SweepArtifacts) -> dict[str, float]:
-    """fANOVA (Hutter et al. 2014) over the axes that complete trials have in common; empty where scores do not vary."""
+    """Return the importance of each key that all complete trials have.
+
+    Args:
+        search: The trials.
+
+    Returns:
+        Fractions of the variance of scores by key; empty where scores do not vary.
+
+    Reference:
+        Hutter, Hoos and Leyton-Brown 2014, "An efficient approach for assessing hyperparameter importance" (fANOVA).
+    """
     import optuna
 
     from rainbow_ray.tuning.optuna_study import direction_of, make_study, to_optuna_trial
 
     study = make_study(direction_of(larger_is_better=search.larger_is_better))
-    known = [trial for trial in search.complete if trial.params]
-    study.add_trials([to_optuna_trial(trial) for trial in known])
-    common = [name for name in search.varied if all(name in trial.params for trial in known)]
+    trials = [trial for trial in search.complete if trial.params]
+    study.add_trials([to_optuna_trial(trial) for trial in trials])
+    common = [name for name in search.varied if all(name in trial.params for trial in trials)]
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,31 +153,41 @@ def importance(search: SweepArtifacts) -> dict[str, float]:
             return {}
 
 
-def words(search: SweepArtifacts, name: str) -> str:
-    """The end of a varied key that tells it from the others, as words."""
+def short_name(search: SweepArtifacts, name: str) -> str:
+    """Return a short name of a key, for labels.
+
+    Args:
+        search: The trials.
+        name: A key on which they differ.
+
+    Returns:
+        The shortest unique end of the key, as words.
+    """
     return short_names(search.varied)[name].replace("_", " ").replace(".", " ")
 
 
 def _slice(search: SweepArtifacts, name: str) -> Chart:
-    some = [trial for trial in search.complete if name in trial.params]
-    values = [trial.params[name] for trial in some]
-    plain = _are_numbers(values)
+    trials = [trial for trial in search.complete if name in trial.params]
+    values = [trial.params[name] for trial in trials]
+    is_numeric = _are_numbers(values)
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        shown = values if plain else [str(value) or "none" for value in values]
-        axes.plot(shown, _scores(some), linestyle="none", marker="o", markersize=5, alpha=0.8, color=palette.first)
+        shown = values if is_numeric else [str(value) or "none" for value in values]
+        axes.plot(shown, _scores(trials), linestyle="none", marker="o", markersize=5, alpha=0.8, color=palette.first)
         axes.tick_params(axis="x", rotation=30)
-        if plain and _is_logarithmic(values):
+        if is_numeric and _is_logarithmic(values):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
 
-    says = f"{search.metric} of each complete trial by {words(search, name)}."
-    return Chart(f"slice-{name}".replace(".", "-").replace("_", "-"), words(search, name), says, draw, (3.2, 2.5))
+    caption = f"{search.metric} of each complete trial by {short_name(search, name)}."
+    return Chart(
+        f"slice-{name}".replace(".", "-").replace("_", "-"), short_name(search, name), caption, draw, (3.2, 2.5)
+    )
 
 
-def _place(trials: Sequence[Trial], name: str, trial: Trial) -> float:
-    """Where a trial's value lies between the least and the most of an axis; NaN where it has none."""
+def _scaled_value(trials: Sequence[Trial], name: str, trial: Trial) -> float:
+    """Return a trial's value scaled from 0 to 1 over all trials; NaN where it has none."""
     if name not in trial.params:
         return float("nan")
     values, own = [t.params[name] for t in trials if name in t.params], trial.params[name]
@@ -150,7 +200,7 @@ def _place(trials: Sequence[Trial], name: str, trial: Trial) -> float:
     return float((own - low) / max(1e-12, high - low))
 
 
-def _places(values: np.ndarray) -> np.ndarray:
+def _scale(values: np.ndarray) -> np.ndarray:
     return np.asarray((values - values.min()) / max(1e-12, float(np.ptp(values))))
 
 
@@ -159,7 +209,7 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _is_logarithmic(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) > LOGARITHMIC * min(values)
+    return min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values)
 
 
 def _scores(trials: Sequence[Trial]) -> np.ndarray:

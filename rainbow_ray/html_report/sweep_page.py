@@ -1,4 +1,4 @@
-"""The page of a sweep: what it found, and what mattered on the way."""
+"""The page of a sweep: the scores of the best trial, all trials, and the importance of hyperparameters."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from typing import Any
 
 from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
-from rainbow_ray.html_report.run_artifacts import lacking, task_of_summary
+from rainbow_ray.html_report.run_artifacts import missing_keys, task_of_summary
 from rainbow_ray.html_report.sweep_charts import SweepArtifacts, axes_by_importance, history
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError
 
-NEEDED = ("summary.json", "trials.jsonl", "config.yaml")
-SUMMARY = (
+FILES = ("summary.json", "trials.jsonl", "config.yaml")
+REQUIRED_KEYS = (
     "phase", "task", "target", "metric", "trials", "winner", "corrected", "revalidation", "verdict", "seconds",
     "trial_seconds", "cost_usd", "config_hash", "data_hash",
 )  # fmt: skip
-LEAST_TRIALS = 4  # complete ones, for the importance of an axis to mean anything
-ENOUGH_TRIALS = 20
+MIN_TRIALS = 4  # complete ones, for importances
+MIN_RELIABLE_TRIALS = 20
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a finished sweep left."""
+class FinishedSweep:
+    """What a finished sweep wrote.
+
+    Attributes:
+        path: Folder of the sweep.
+        summary: Content of `summary.json`, in the present format.
+        trials: Trials that have ended, by number.
+        config: Text of `config.yaml`.
+    """
 
     path: Path
     summary: dict[str, Any]
@@ -33,93 +40,116 @@ class Swept:
 
     @property
     def search(self) -> SweepArtifacts:
-        """Its trials and what they were chosen by."""
+        """The trials and the headline metric, for charts."""
         metric = self.summary["metric"]
         larger = task_of_summary(self.summary).larger_is_better(metric)
         return SweepArtifacts(self.trials, metric.replace("_", " "), larger)
 
 
-def read_sweep(path: Path) -> Swept:
-    """Raises `InputError` for a sweep that is not finished, or lacks files."""
-    missing = [name for name in NEEDED if not (path / name).exists()]
+def read_sweep(path: Path) -> FinishedSweep:
+    """Read the files of a finished sweep.
+
+    Args:
+        path: Folder of the sweep.
+
+    Returns:
+        What the sweep wrote.
+
+    Raises:
+        InputError: The sweep has not finished, or files are missing or damaged.
+    """
+    missing = [name for name in FILES if not (path / name).exists()]
     if missing == ["summary.json"]:
-        raise InputError(f"{path}: this sweep has not finished; go on with --resume")
+        raise InputError(f"{path}: this sweep has not finished; continue it with --resume")
     if missing:
-        raise InputError(f"{path}: no sweep, or files of it are missing: {', '.join(missing)}")
+        raise InputError(f"{path}: this is no sweep, or files of it are missing: {', '.join(missing)}")
     summary = read_summary(path / "summary.json")
-    if lacks := lacking(summary, SUMMARY):
-        raise InputError(f"{path / 'summary.json'}: {', '.join(lacks)} missing; it is damaged, or of another version")
+    if missing := missing_keys(summary, REQUIRED_KEYS):
+        raise InputError(f"{path / 'summary.json'}: {', '.join(missing)} missing; the file is damaged, or of another"
+                         " version")  # fmt: skip
     trials = sorted(TrialLog(path / "trials.jsonl").ended, key=lambda trial: trial.number)
-    return Swept(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
+    return FinishedSweep(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
 
 
-def sweep_page(sweep: Swept) -> Page:
+def sweep_page(sweep: FinishedSweep) -> Page:
+    """Return the page of a sweep.
+
+    Args:
+        sweep: The sweep.
+
+    Returns:
+        The page.
+    """
     summary = sweep.summary
     return Page(
         kind=f"Sweep of phase {summary['phase']}, {summary['task']}",
         title=f"{summary['target'].replace('_', ' ')}: {sweep.path.name}",
         verdict=summary["verdict"],
         sections=[
-            _worth(sweep),
+            _scores(sweep),
             _history(sweep),
             _axes(sweep),
             _cost(sweep),
-            Section("config", "What all trials had in common", code=sweep.config),
+            Section("config", "Base config", code=sweep.config),
         ],
         footer=f"config {summary['config_hash']}, data {summary['data_hash']}; {sweep.path}",
     )
 
 
-def _worth(sweep: Swept) -> Section:
+def _scores(sweep: FinishedSweep) -> Section:
     summary = sweep.summary
-    confirmed, corrected = summary["revalidation"], summary["corrected"]
-    fresh = f"on {len(confirmed['seeds'])} fresh {'splits' if confirmed['fresh_splits'] else 'seeds'}"
-    rows = [["in the sweep: too high, since it was chosen for it", number(summary["winner"]["score"]), ""]]
+    revalidation, corrected = summary["revalidation"], summary["corrected"]
+    fresh = f"on {len(revalidation['seeds'])} fresh {'splits' if revalidation['fresh_splits'] else 'seeds'}"
+    rows = [["in the sweep (too high: it was selected for this score)", number(summary["winner"]["score"]), ""]]
     if corrected is not None:
-        rows.append(["corrected for the choice (BBC-CV)", number(corrected["value"]),
+        rows.append(["corrected for the selection (BBC-CV)", number(corrected["value"]),
                      interval((corrected["low"], corrected["high"]))])  # fmt: skip
     rows += [
-        [f"the winner {fresh}", number(confirmed["winner"]), ""],
-        [f"the default config {fresh}", number(confirmed["default"]), ""],
-        [f"the best baseline ({confirmed['best_baseline']}) {fresh}", number(confirmed["baseline"]), ""],
+        [f"best config {fresh}", number(revalidation["winner"]), ""],
+        [f"default config {fresh}", number(revalidation["default"]), ""],
+        [f"best baseline ({revalidation['best_baseline']}) {fresh}", number(revalidation["baseline"]), ""],
     ]
     values = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)]
               for key, value in summary["winner"]["values"].items()]  # fmt: skip
     name = f"trial {summary['winner']['trial']}"
-    tables = [Table(["", summary["metric"].replace("_", " "), "95%"], rows, strong=len(rows) - 3)]
+    tables = [Table(["", summary["metric"].replace("_", " "), "95% interval"], rows, strong=len(rows) - 3)]
     if values:
-        tables.append(Table(["key", "value"], values, caption=f"What {name} has"))
-    return Section("worth", f"What the winner, {name}, is worth", tables=tables)
+        tables.append(Table(["key", "value"], values, caption=f"Values of {name}"))
+    return Section("scores", f"Scores of the best trial, {name}", tables=tables)
 
 
-def _history(sweep: Swept) -> Section:
+def _history(sweep: FinishedSweep) -> Section:
     counts = sweep.summary["trials"]
-    text = [f"{counts['total']} trials: {counts['complete']} complete, {counts['pruned']} stopped early, "
-            f"{counts['failed']} failed. A stopped trial's score is of the folds that it ran."]  # fmt: skip
+    text = [f"{counts['total']} trials: {counts['complete']} complete, {counts['pruned']} pruned, "
+            f"{counts['failed']} failed. The score of a pruned trial is that of the folds it ran."]  # fmt: skip
     failed = [[str(t.number), t.reason] for t in sweep.trials if t.state == "failed"]
     tables = [Table(["failed trial", "reason"], failed)] if failed else []
-    return Section("history", "How the search went", text, tables, [history(sweep.search)])
+    return Section("history", "Trials", text, tables, [history(sweep.search)])
 
 
-def _axes(sweep: Swept) -> Section:
+def _axes(sweep: FinishedSweep) -> Section:
     complete = len(sweep.search.complete)
-    if complete < LEAST_TRIALS or not sweep.search.varied:
-        return Section("axes", "What mattered", ["Too few trials ran to their end to say which axis mattered."])
-    few = f"Only {complete} trials ran to their end: what mattered is a hint." if complete < ENOUGH_TRIALS else ""
-    return Section("axes", "What mattered", [few] if few else [], charts=axes_by_importance(sweep.search))
+    if complete < MIN_TRIALS or not sweep.search.varied:
+        return Section(
+            "axes",
+            "Hyperparameter importance",
+            ["Too few trials are complete to estimate the importance of hyperparameters."],
+        )
+    note = f"Only {complete} trials are complete: importances are unreliable." if complete < MIN_RELIABLE_TRIALS else ""
+    return Section("axes", "Hyperparameter importance", [note] if note else [], charts=axes_by_importance(sweep.search))
 
 
-def _cost(sweep: Swept) -> Section:
+def _cost(sweep: FinishedSweep) -> Section:
     summary = sweep.summary
-    done = sum((t.reports[-1][0] if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
+    n_done = sum((t.reports[-1][0] if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
     rows = [[part, f"{value:.1f} s"] for part, value in summary["seconds"]["parts"].items()]
-    rows += [["in all", f"{summary['seconds']['total']:.1f} s"],
-             ["trials, over all actors", f"{summary['trial_seconds']:.0f} s"]]  # fmt: skip
+    rows += [["total", f"{summary['seconds']['total']:.1f} s"],
+             ["trials, summed over all actors", f"{summary['trial_seconds']:.0f} s"]]  # fmt: skip
     if summary["cost_usd"] is not None:
         rows.append(["cost", f"${summary['cost_usd']:.4f}"])
-    text = [f"Pruning ran {done:.1f} trials' worth of folds in place of {len(sweep.trials)}."]
-    prefix = summary.get("cache_seconds")  # sweeps of older versions do not say
-    if prefix and prefix["spent"]:
-        text.append(f"What frozen layers say was computed once, in {prefix['spent']:.1f} s; computed anew in each pass"
-                    f" over the songs, it would have taken at least {prefix['without_cache']:.0f} s.")  # fmt: skip
-    return Section("cost", "What it took", text, [Table(["", ""], rows)])
+    text = [f"With pruning, the sweep ran the folds of {n_done:.1f} trials instead of {len(sweep.trials)}."]
+    cache = summary.get("cache_seconds")  # the first versions did not write it
+    if cache and cache["spent"]:
+        text.append(f"Hidden states of frozen layers were computed once, in {cache['spent']:.1f} s. Computing them in"
+                    f" each pass over the songs would have taken at least {cache['without_cache']:.0f} s.")  # fmt: skip
+    return Section("cost", "Time and cost", text, [Table(["", ""], rows)])

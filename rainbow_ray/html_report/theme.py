@@ -1,7 +1,7 @@
-"""Matplotlib figures that follow the page's colours: light and dark from one drawing.
+"""Matplotlib figures in the page's colors: one drawing for the light and the dark theme.
 
-For the page a figure is drawn in stand-in colours, which become CSS variables in its SVG; for a PNG in those of the
-light theme.
+For the page a figure is drawn in placeholder colors, which become CSS variables in its SVG. A PNG is drawn in the
+colors of the light theme.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ DPI = 150
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours by what they are for."""
+    """Colors by role, as hexadecimal codes.
+
+    Attributes:
+        ink: Text.
+        faint: Axes, grids and reference lines.
+        first: First series.
+        second: Second series.
+        third: Third series.
+        paper: Background.
+    """
 
     ink: str
     faint: str
@@ -35,8 +44,10 @@ class Palette:
     paper: str
 
 
-# no stand-in occurs by chance; the names are the page's CSS variables
-STAND_INS = Palette(ink="#010203", faint="#020304", first="#030405", second="#040506", third="#050607", paper="#060708")
+# codes that a figure does not contain by chance; the names of the roles are the page's CSS variables
+PLACEHOLDERS = Palette(
+    ink="#010203", faint="#020304", first="#030405", second="#040506", third="#050607", paper="#060708"
+)
 LIGHT = Palette(ink="#1c1e26", faint="#c9ccd6", first="#2f5fd0", second="#b4520a", third="#2b7a4b", paper="#ffffff")
 
 Draw = Callable[[Figure, Palette], None]
@@ -44,30 +55,49 @@ Draw = Callable[[Figure, Palette], None]
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure that can be drawn in any palette. `says` is what it shows, for those who cannot see it."""
+    """A figure that can be drawn in any palette.
+
+    Attributes:
+        name: Name of the file, and prefix of ids in the SVG.
+        title: Title above the figure.
+        caption: Description of the figure, also for screen readers.
+        draw: Draws the figure.
+        size: Width and height in inches. Two charts of the default size fit side by side, and one on a phone.
+    """
 
     name: str
     title: str
-    says: str
+    caption: str
     draw: Draw
-    size: tuple[float, float] = (4.6, 3.2)  # inches; two fit beside each other, and one on a phone
+    size: tuple[float, float] = (4.6, 3.2)
 
     def svg(self) -> str:
-        """Inline SVG that scales with its place."""
-        with mpl.rc_context({**_style(STAND_INS), "svg.hashsalt": self.name}):
+        """Return the figure as inline SVG without a fixed size.
+
+        Returns:
+            An `svg` element whose colors are CSS variables.
+        """
+        with mpl.rc_context({**_style(PLACEHOLDERS), "svg.hashsalt": self.name}):
             buffer = io.StringIO()
-            self._figure(STAND_INS).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            self._figure(PLACEHOLDERS).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         svg = buffer.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
-        # matplotlib names its groups (figure_1, axes_1, …) alike in each figure
+        # matplotlib gives the groups of every figure the same ids (figure_1, axes_1, …)
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
-        for name, colour in dataclasses.asdict(STAND_INS).items():
-            svg = svg.replace(colour, f"var(--{name})")
+        for name, color in dataclasses.asdict(PLACEHOLDERS).items():
+            svg = svg.replace(color, f"var(--{name})")
         return svg
 
     def save(self, folder: Path) -> Path:
-        """A PNG in `folder`."""
+        """Write the figure as PNG.
+
+        Args:
+            folder: Folder of the file.
+
+        Returns:
+            Path of the file.
+        """
         path = folder / f"{self.name}.png"
         with mpl.rc_context({**_style(LIGHT), "figure.facecolor": LIGHT.paper}):
             figure = self._figure(LIGHT)
@@ -102,6 +132,6 @@ def _style(palette: Palette) -> Any:
         "xtick.color": palette.ink,
         "ytick.color": palette.ink,
         "legend.frameon": False,
-        "text.parse_math": False,  # classes may be called anything
+        "text.parse_math": False,  # names of classes are plain text
         "svg.fonttype": "none",
     }

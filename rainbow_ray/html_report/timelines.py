@@ -1,4 +1,4 @@
-"""Each song as a line of time: what its segments are, what they are called, how surely; the worst songs first."""
+"""Timelines of songs: label, prediction and score of each segment over time, the songs with the largest error first."""
 
 from __future__ import annotations
 
@@ -15,29 +15,47 @@ from rainbow_ray.html_report.theme import Chart, Palette
 from rainbow_ray.metrics.segments import durations
 from rainbow_ray.utils.number_format import format_number
 
-MOST_SONGS = 60  # lines that a page can bear
-ON_PICTURE = 12
-# classes with a colour of their own, as style.css has them (k0, k1, …); others are grey
-COLOURS = ("#4e79d6", "#e08a2e", "#3f9d6b", "#c9504e", "#8d6bc4", "#a5785a", "#d279b0", "#3aa7b5")
-WIDTH = 1000.0  # of a line's drawing, whose height is that of its rows
-ROWS = {"is": (0, 20), "called": (23, 20), "sure": (46, 14)}  # top and height
+MAX_SONGS = 60  # on the page
+MAX_PICTURE_SONGS = 12  # in the PNG
+# colors of classes, as in style.css (k0, k1, …); other classes are gray
+COLORS = ("#4e79d6", "#e08a2e", "#3f9d6b", "#c9504e", "#8d6bc4", "#a5785a", "#d279b0", "#3aa7b5")
+NO_COLOR, SCORE_COLOR = -1, len(COLORS)
+WIDTH = 1000.0  # of a song's drawing, in units of its view box
+ROWS = {"label": (0, 20), "prediction": (23, 20), "score": (46, 14)}  # top and height
 
 
 @dataclass(frozen=True)
 class Box:
-    """A segment in a row: place and size in the drawing, its colour's number (-1: none), and what is told of it."""
+    """A rectangle in the drawing of a song.
+
+    Attributes:
+        x: Left edge.
+        y: Top edge.
+        width: Width.
+        height: Height.
+        color: Index of a color, or -1 for none.
+        tooltip: Times, text, label and prediction of the segment.
+    """
 
     x: float
     y: float
     width: float
     height: float
-    colour: int
-    told: str
+    color: int
+    tooltip: str
 
 
 @dataclass(frozen=True)
-class TimelineRow:
-    """A song's drawing, and how well it went in a sentence."""
+class SongTimeline:
+    """The drawing of a song.
+
+    Attributes:
+        song: Id of the song.
+        claim: How well the song is predicted.
+        boxes: Rectangles of all rows.
+        seconds: End of the last segment.
+        rows: Names of the rows, from top to bottom.
+    """
 
     song: str
     claim: str
@@ -48,159 +66,184 @@ class TimelineRow:
 
 @dataclass(frozen=True)
 class Timelines:
-    """What a section shows: lines, the classes in the order of their colours, and the same as a picture."""
+    """The timelines of a run.
 
-    lines: list[TimelineRow]
+    Attributes:
+        songs: Timelines, the song with the largest error first.
+        legend: Classes in the order of their colors.
+        picture: The same as a chart, of fewer songs.
+        caption: Description.
+    """
+
+    songs: list[SongTimeline]
     legend: list[str]
     picture: Chart
-    says: str
+    caption: str
 
 
-def timelines_of(run: RunArtifacts, texts: Mapping[str, str]) -> Timelines | None:
-    """Nothing for runs that are not of segments."""
+def make_timelines(run: RunArtifacts, texts: Mapping[str, str]) -> Timelines | None:
+    """Return the timelines of a run.
+
+    Args:
+        run: The run.
+        texts: Text by example id; may be empty.
+
+    Returns:
+        The timelines; None for tasks that are not of segments.
+    """
     if not run.task.is_sequence_task:
         return None
-    counts = run.held["target"].value_counts() if _has_classes(run) else pd.Series(dtype=int)
-    legend = [str(name) for name in counts.index[: len(COLOURS)]]
+    predictions = run.predictions
+    counts = predictions["target"].value_counts() if run.task.has_classes else pd.Series(dtype=int)
+    legend = [str(name) for name in counts.index[: len(COLORS)]]
     songs = sorted(
-        ((_badness(run, rows), str(song), rows) for song, rows in run.held.groupby("song", sort=False)),
+        ((_error(run, rows), str(song), rows) for song, rows in predictions.groupby("song", sort=False)),
         key=lambda item: -item[0],
     )
-    lines = [_line(run, song, rows, texts, legend) for _, song, rows in songs[:MOST_SONGS]]
-    few = f" The {MOST_SONGS} worst of {len(songs)} songs." if len(songs) > MOST_SONGS else ""
-    weak = (
-        " WEAK: segments have no labels of their own here; what is called is each segment's part in its song's label."
-        if run.summary.get("weak")
-        else ""
+    timelines = [_make_timeline(run, song, rows, texts, legend) for _, song, rows in songs[:MAX_SONGS]]
+    caption = (
+        "Out-of-fold predictions, songs with the largest error first: label, prediction and score of each segment."
+        " Gaps are silence, pale segments have no label. A tooltip shows the text of a segment."
     )
-    says = (
-        "Held-out songs, the worst first: what each segment is labelled, what it is called, and how surely. Gaps are"
-        f" silence, pale segments have no label. Point at one for its words.{few}{weak}"
-    )
-    return Timelines(lines, legend, _picture(run, songs[:ON_PICTURE], legend), says)
+    if len(songs) > MAX_SONGS:
+        caption += f" The first {MAX_SONGS} of {len(songs)} songs."
+    if _is_weak(run):
+        caption += (
+            " WEAK: segments have no labels of their own; the prediction is each segment's share in the score of its"
+            " song."
+        )
+    picture = _make_picture(run, songs[:MAX_PICTURE_SONGS], legend)
+    return Timelines(timelines, legend, picture, caption)
 
 
-def _has_classes(run: RunArtifacts) -> bool:
-    return run.task.has_classes
+def _is_weak(run: RunArtifacts) -> bool:
+    return bool(run.summary.get("weak"))
 
 
-def _badness(run: RunArtifacts, rows: pd.DataFrame) -> float:
-    """Share of the labelled time that is called wrong; of numbers, how far off they are; of weak ones, as songs."""
-    if run.summary.get("weak"):
-        return 1.0 - _of_its_class(run, rows)
-    known = rows["target"].notna().to_numpy()
-    seconds = durations(rows["start"].to_numpy(), rows["end"].to_numpy())[known]
+def _error(run: RunArtifacts, rows: pd.DataFrame) -> float:
+    """Return the fraction of labeled time with a wrong prediction; of numbers, the mean error; -1 without labels."""
+    if _is_weak(run):
+        return 1.0 - _score_of_song_label(run, rows)
+    has_label = rows["target"].notna().to_numpy()
+    seconds = durations(rows["start"].to_numpy(), rows["end"].to_numpy())[has_label]
     if not seconds.sum():
         return -1.0
-    if _has_classes(run):
-        missed = np.array([a != b for a, b in zip(rows["target"][known], rows["prediction"][known], strict=True)])
+    if run.task.has_classes:
+        pairs = zip(rows["target"][has_label], rows["prediction"][has_label], strict=True)
+        errors = np.array([label != prediction for label, prediction in pairs])
     else:
-        missed = np.abs((rows["target"] - rows["prediction"]).to_numpy(dtype=np.float64)[known])
-    return float(missed @ seconds / seconds.sum())
+        errors = np.abs((rows["target"] - rows["prediction"]).to_numpy(dtype=np.float64)[has_label])
+    return float(errors @ seconds / seconds.sum())
 
 
-def _of_its_class(run: RunArtifacts, rows: pd.DataFrame) -> float:
-    """What a weak song's segments say together of the class that the song has."""
-    names, target = list(run.task.score_names), rows["target"].iloc[0]
+def _score_of_song_label(run: RunArtifacts, rows: pd.DataFrame) -> float:
+    """Return the score that the segments of a weakly labeled song give to its label."""
+    names, label = list(run.task.score_names), rows["target"].iloc[0]
     sums = rows[names].to_numpy(dtype=np.float64).sum(axis=0)
-    said = sums[names.index(f"score_{target}")] if len(names) > 1 else sums[0] if target else 1.0 - sums[0]
-    return float(np.clip(said, 0.0, 1.0))
+    score = sums[names.index(f"score_{label}")] if len(names) > 1 else sums[0] if label else 1.0 - sums[0]
+    return float(np.clip(score, 0.0, 1.0))
 
 
-def _sure(run: RunArtifacts, rows: pd.DataFrame) -> np.ndarray:
-    """How sure each prediction is, 0 to 1: the score of the class that is called, whichever has the highest.
+def _prediction_scores(run: RunArtifacts, rows: pd.DataFrame) -> np.ndarray:
+    """Return the score of the predicted class of each segment, from 0 to 1.
 
-    Of numbers, how large it is beside the largest; of weak ones, the part in the song beside the largest.
+    Of numbers, the absolute value relative to the largest one; of weakly labeled songs, relative to the song's largest.
     """
     names = list(run.task.score_names)
     scores = rows[names].to_numpy(dtype=np.float64)
-    if not _has_classes(run):
-        largest = max(float(np.abs(run.held[names].to_numpy()).max()), 1e-9)
+    if not run.task.has_classes:
+        largest = max(float(np.abs(run.predictions[names].to_numpy()).max()), 1e-9)
         return np.asarray(np.clip(np.abs(scores[:, 0]) / largest, 0, 1))
     if len(names) > 1:
-        called = np.array([names.index(f"score_{name}") for name in rows["prediction"]])
-        sure = scores[np.arange(len(rows)), called]
-    elif run.summary.get("weak"):
-        sure = scores[:, 0]
+        predicted = np.array([names.index(f"score_{name}") for name in rows["prediction"]])
+        of_prediction = scores[np.arange(len(rows)), predicted]
+    elif _is_weak(run):
+        of_prediction = scores[:, 0]
     else:
-        sure = np.where(rows["prediction"].astype(bool), scores[:, 0], 1 - scores[:, 0])
-    return np.asarray(sure / max(float(sure.max()), 1e-9) if run.summary.get("weak") else sure)
+        of_prediction = np.where(rows["prediction"].astype(bool), scores[:, 0], 1 - scores[:, 0])
+    return np.asarray(of_prediction / max(float(of_prediction.max()), 1e-9) if _is_weak(run) else of_prediction)
 
 
-def _line(
+def _make_timeline(
     run: RunArtifacts, song: str, rows: pd.DataFrame, texts: Mapping[str, str], legend: Sequence[str]
-) -> TimelineRow:
-    whole = max(float(rows["end"].max()), 1e-9)
-    sure = _sure(run, rows)
+) -> SongTimeline:
+    seconds = max(float(rows["end"].max()), 1e-9)
     boxes = []
-    for (_, row), surely in zip(rows.iterrows(), sure, strict=True):
-        x, width = WIDTH * row["start"] / whole, max(1.0, WIDTH * (row["end"] - row["start"]) / whole - 1.0)
-        words = texts.get(row["example_id"], "")
-        when = f"{_clock(row['start'])} to {_clock(row['end'])}"
-        is_, called = _say(row["target"]), _say(row["prediction"])
-        told = f"{when}: {words or '(no words)'}\nis {is_}, called {called} ({surely:.2f})"
-        for name, value in (("is", row["target"]), ("called", row["prediction"])):
-            if name == "is" and run.summary.get("weak"):
+    for (_, row), score in zip(rows.iterrows(), _prediction_scores(run, rows), strict=True):
+        x, width = WIDTH * row["start"] / seconds, max(1.0, WIDTH * (row["end"] - row["start"]) / seconds - 1.0)
+        label, prediction = row["target"], row["prediction"]
+        times = f"{_format_seconds(row['start'])} to {_format_seconds(row['end'])}"
+        tooltip = (
+            f"{times}: {texts.get(row['example_id'], '') or '(no text)'}\n"
+            f"label {_format_value(label)}, prediction {_format_value(prediction)} ({score:.2f})"
+        )
+        for name, value in (("label", label), ("prediction", prediction)):
+            if name == "label" and _is_weak(run):
                 continue
             top, height = ROWS[name]
-            boxes.append(Box(x, top, width, height, _colour(value, legend), told))
-        top, height = ROWS["sure"]
-        boxes.append(Box(x, top + height * (1 - surely), width, max(0.5, height * surely), len(COLOURS), told))
-    badness = _badness(run, rows)
-    if run.summary.get("weak"):
-        claim = f"the song is {_say(rows['target'].iloc[0])}"
-    elif _has_classes(run):
-        claim = f"{1 - badness:.0%} of its labelled time is called right" if badness >= 0 else "no segment has a label"
-    else:
-        claim = f"off by {format_number(badness, 2)} on average"
-    shown = ["called", "sure"] if run.summary.get("weak") else list(ROWS)
-    return TimelineRow(song, claim, boxes, whole, shown)
+            boxes.append(Box(x, top, width, height, _color(value, legend), tooltip))
+        top, height = ROWS["score"]
+        bar = max(0.5, height * score)
+        boxes.append(Box(x, top + height * (1 - score), width, bar, SCORE_COLOR, tooltip))
+    names = ["prediction", "score"] if _is_weak(run) else list(ROWS)
+    return SongTimeline(song, _claim(run, rows), boxes, seconds, names)
 
 
-def _picture(run: RunArtifacts, songs: Sequence[tuple[float, str, pd.DataFrame]], legend: Sequence[str]) -> Chart:
-    weak = bool(run.summary.get("weak"))
+def _claim(run: RunArtifacts, rows: pd.DataFrame) -> str:
+    """Return how well a song is predicted."""
+    if _is_weak(run):
+        return f"the label of the song is {_format_value(rows['target'].iloc[0])}"
+    error = _error(run, rows)
+    if not run.task.has_classes:
+        return f"mean absolute error {format_number(error, 2)}"
+    return f"{1 - error:.0%} of its labeled time predicted correctly" if error >= 0 else "no segment has a label"
+
+
+def _make_picture(run: RunArtifacts, songs: Sequence[tuple[float, str, pd.DataFrame]], legend: Sequence[str]) -> Chart:
+    is_weak = _is_weak(run)
 
     def draw(figure: Figure, palette: Palette) -> None:
         from matplotlib.patches import Patch
 
-        colours = COLOURS[: len(legend)]
+        colors = COLORS[: len(legend)]
 
         def fill(value: Any) -> Any:
-            number = _colour(value, legend)
-            return palette.faint if number < 0 or number >= len(colours) else colours[number]
+            index = _color(value, legend)
+            return palette.faint if index < 0 or index >= len(colors) else colors[index]
 
         axes = figure.subplots()
         axes.grid(False)
         for place, (_, _, rows) in enumerate(songs):
             spans = [(row["start"], max(0.2, row["end"] - row["start"])) for _, row in rows.iterrows()]
-            sure = _sure(run, rows)
-            for dy, column in ((0.0, "target"), (0.32, "prediction"))[weak:]:
-                axes.broken_barh(spans, (place + dy, 0.28), facecolors=[fill(value) for value in rows[column]])
-            for (start, width), surely in zip(spans, sure, strict=True):
-                axes.broken_barh([(start, width)], (place + 0.84, -0.2 * surely), facecolors=palette.ink)
+            for offset, column in ((0.0, "target"), (0.32, "prediction"))[is_weak:]:
+                axes.broken_barh(spans, (place + offset, 0.28), facecolors=[fill(value) for value in rows[column]])
+            for (start, width), score in zip(spans, _prediction_scores(run, rows), strict=True):
+                axes.broken_barh([(start, width)], (place + 0.84, -0.2 * score), facecolors=palette.ink)
         axes.set_yticks([place + 0.45 for place in range(len(songs))], [song for _, song, _ in songs])
         axes.set_ylim(len(songs), -0.2)
-        axes.set_xlabel(f"seconds; each song: {'WEAK: ' if weak else 'is, '}called, how surely")
+        axes.set_xlabel(f"seconds; each song: {'WEAK: ' if is_weak else 'label, '}prediction, score")
         if legend:
-            patches = [Patch(color=colour, label=name) for name, colour in zip(legend, colours, strict=True)]
+            patches = [Patch(color=color, label=name) for name, color in zip(legend, colors, strict=True)]
             axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 1.02 + 0.6 / len(songs)), ncols=4)
 
-    says = "The worst songs by time: what segments are labelled, what they are called, and how surely."
-    if weak:
-        says = "WEAK, the worst songs: what each segment is called, its part in its song's label, and how large it is."
-    return Chart("timelines", "Timelines", says, draw, (9.0, 1.6 + 0.55 * len(songs)))
+    caption = "Songs with the largest error over time: label, prediction and score of each segment."
+    if is_weak:
+        caption = (
+            "WEAK, songs with the largest error over time: prediction of each segment, and its share of the score."
+        )
+    return Chart("timelines", "Timelines", caption, draw, (9.0, 1.6 + 0.55 * len(songs)))
 
 
-def _colour(value: Any, legend: Sequence[str]) -> int:
-    name = _say(value)
-    return legend.index(name) if name in legend else -1
+def _color(value: Any, legend: Sequence[str]) -> int:
+    name = _format_value(value)
+    return legend.index(name) if name in legend else NO_COLOR
 
 
-def _say(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
-        return "unlabelled"
+        return "unlabeled"
     return format_number(float(value), 2) if isinstance(value, float | np.floating) else str(value)
 
 
-def _clock(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"

@@ -255,7 +255,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
             distributions.setdefault(key, set()).add(distribution_to_json(distribution))
         for key in values.keys() - trial.distributions.keys():
             constants.setdefault(key, set()).add(json.dumps(values[key], default=str))
-        messages = space.objections(values)
+        messages = space.check_values(values)
         if not messages:
             try:
                 messages = check(apply_values(config, values, f"space {space.name}"))

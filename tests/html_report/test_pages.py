@@ -14,12 +14,12 @@ from rainbow_ray import report
 from rainbow_ray.cli.main import run_command as run_door
 from rainbow_ray.html_report.charts import confusion
 from rainbow_ray.html_report.html import render
-from rainbow_ray.html_report.label_issues import contradictions
+from rainbow_ray.html_report.label_issues import rank_label_issues
 from rainbow_ray.html_report.run_artifacts import RunArtifacts, read_run
 from rainbow_ray.html_report.run_page import run_page
 from rainbow_ray.html_report.sweep_charts import importance
 from rainbow_ray.html_report.sweep_page import read_sweep
-from rainbow_ray.html_report.texts import texts_of, words_of
+from rainbow_ray.html_report.texts import load_texts, make_explainer
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.inference.occlusion import WordEffect
 
@@ -53,9 +53,9 @@ def test_a_run_has_written_its_page(finished, task):
     page = (folder / "report.html").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     plain = re.sub(r"<[^>]+>", " ", page.replace("&#39;", "'").replace("&amp;", "&"))
-    assert plain.index(summary["verdict"]) < plain.index("The numbers")
-    for part in ("How it learned", "Songs to look at", "The songs", "What it took", "left out"):
-        assert part in plain or (part == "left out" and not summary["counts"]["dropped"])
+    assert plain.index(summary["verdict"]) < plain.index("Metrics")
+    for part in ("Learning curves", "Label issues", "Dataset", "Time and cost", "dropped"):
+        assert part in plain or (part == "dropped" and not summary["counts"]["dropped"])
     for name in summary["baselines"]:
         assert name in plain
     for drawn in (folder / "plots").iterdir():
@@ -80,7 +80,7 @@ def test_a_page_needs_nothing_else_and_runs_nothing(finished, task):
 
 def test_a_hostile_concept_is_shown_as_text(finished):
     run = read_run(finished("binary"))
-    first = contradictions(run).iloc[0]["example_id"]
+    first = rank_label_issues(run).iloc[0]["example_id"]
     page = render(run_page(run, {first: "<script>alert(1)</script>"}))
     assert "&lt;script&gt;" in page
     assert "<script" not in page
@@ -88,15 +88,15 @@ def test_a_hostile_concept_is_shown_as_text(finished):
 
 def test_the_songs_texts_and_what_moved_the_model_are_of_the_fold_that_held_them_out(finished, monkeypatch):
     run = read_run(finished("multiclass"))
-    texts, asked = texts_of(run), []
-    assert len(texts) == len(run.held)
+    texts, asked = load_texts(run), []
+    assert len(texts) == len(run.predictions)
 
     def moved(text: str, column: str, fold: int) -> list[WordEffect]:
         asked.append((text, column, fold))
         return [WordEffect(text.split()[0], 0.25)]
 
     page = render(run_page(run, texts, moved))
-    held = run.held.set_index("example_id")
+    held = run.predictions.set_index("example_id")
     of_text = {text: name for name, text in texts.items()}
     assert asked
     assert all(held.loc[of_text[text], "fold"] == fold for text, _, fold in asked)
@@ -106,8 +106,8 @@ def test_the_songs_texts_and_what_moved_the_model_are_of_the_fold_that_held_them
 
 def test_the_words_come_from_the_model_of_the_fold(finished):
     run = read_run(finished("binary"))
-    words = words_of(run)
-    texts = texts_of(run)
+    words = make_explainer(run)
+    texts = load_texts(run)
     song = next(iter(texts))
     first, second = words(texts[song], "score", 0), words(texts[song], "score", 1)
     assert first != second
@@ -125,38 +125,38 @@ def held_out(task: str, classes: tuple[str, ...], rows: list[tuple]) -> RunArtif
     return RunArtifacts(None, {"task": task}, {}, pd.DataFrame(), table, "")
 
 
-def test_contradictions_of_yes_and_no_are_sorted_by_how_sure_they_are():
+def test_label_issues_of_two_classes_are_sorted_by_confidence():
     rows = [(1.0, False, 0.4), (0.0, True, 0.99), (1.0, True, 0.9), (1.0, False, 0.02), (0.0, False, 0.45)]
-    found = contradictions(held_out("binary", (), rows))
+    found = rank_label_issues(held_out("binary", (), rows))
     assert found["example_id"].tolist() == ["1", "3", "0"]
-    assert found["wrong"].tolist() == pytest.approx([0.99, 0.98, 0.6])
+    assert found["severity"].tolist() == pytest.approx([0.99, 0.98, 0.6])
 
 
-def test_contradictions_of_classes_name_the_class_that_was_called():
+def test_label_issues_of_classes_name_the_predicted_class():
     rows = [("a", "b", 0.1, 0.8, 0.1), ("a", "a", 0.9, 0.05, 0.05), ("c", "a", 0.95, 0.05, 0.0)]
-    found = contradictions(held_out("multiclass", ("a", "b", "c"), rows))
+    found = rank_label_issues(held_out("multiclass", ("a", "b", "c"), rows))
     assert found["example_id"].tolist() == ["2", "0"]
     assert found["column"].tolist() == ["score_a", "score_b"]
-    assert found["wrong"].tolist() == pytest.approx([(1 + 0.95) / 2, (0.9 + 0.8) / 2])
+    assert found["severity"].tolist() == pytest.approx([(1 + 0.95) / 2, (0.9 + 0.8) / 2])
 
 
-def test_contradictions_of_several_labels_name_the_label_that_is_most_wrong():
+def test_label_issues_of_several_labels_name_the_label_with_the_largest_error():
     rows = [(np.array(["a"]), np.array(["a", "b"]), 0.9, 0.8), (np.array(["b"]), np.array(["b"]), 0.2, 0.9)]
-    found = contradictions(held_out("multilabel", ("a", "b"), rows))
+    found = rank_label_issues(held_out("multilabel", ("a", "b"), rows))
     assert found["example_id"].tolist() == ["0"]
     assert found["column"].tolist() == ["score_b"]
 
 
-def test_contradictions_of_numbers_are_how_far_off_they_are():
+def test_label_issues_of_numbers_are_sorted_by_absolute_error():
     rows = [(0.0, 0.5, 0.5), (4.0, 1.0, 1.0), (2.0, 2.0, 2.0)]
-    found = contradictions(held_out("regression", (), rows))
+    found = rank_label_issues(held_out("regression", (), rows))
     assert found["example_id"].tolist() == ["1", "0"]
 
 
 def test_a_sweeps_page_says_what_mattered_and_what_the_store_saved(swept):
     page = write_report(swept).read_text()
     text = re.sub(r"<[^>]+>", " ", page)
-    assert text.index("The sweep found something") < text.index("corrected for the choice")
+    assert text.index("The sweep found something") < text.index("corrected for the selection")
     assert "at least 320 s" in text
     assert "training.loss &lt;is&gt; not finite" in page
     assert "0.001235" in text
@@ -176,8 +176,8 @@ def test_a_sweep_of_errors_is_better_when_it_is_smaller(swept):
     (swept / "summary.json").write_text(json.dumps({**summary, "task": "regression", "metric": "mae"}))
     search = read_sweep(swept).search
     scores = [trial.score for trial in search.complete]
-    assert search.goodness[int(np.argmin(scores))] == 1
-    assert search.goodness[int(np.argmax(scores))] == 0
+    assert search.relative_scores[int(np.argmin(scores))] == 1
+    assert search.relative_scores[int(np.argmax(scores))] == 0
 
 
 def test_several_runs_stand_beside_each_other(copy, door, tmp_path):
@@ -191,13 +191,13 @@ def test_several_runs_stand_beside_each_other(copy, door, tmp_path):
     assert code == 0, said
     text = re.sub(r"<[^>]+>", " ", (tmp_path / "both.html").read_text())
     assert "second is better than first" in text
-    assert "36 songs that every run held out" in text
-    yes = int((read_run(second).held["target"] > 0.5).sum())
+    assert "36 songs in every run's validation sets" in text
+    yes = int((read_run(second).predictions["target"] > 0.5).sum())
     assert re.search(rf"second\s+{36 - yes}\s+0\s+{yes}\s+0", text), "right in both, only in first, only in it, in none"
     code, said = door(first, second, "--out", tmp_path / "both.html")
     assert (code, "--overwrite" in said) == (2, True)
     assert door(first, first, "--out", tmp_path / "both.html", "--overwrite")[0] == 0
-    assert "these songs cannot tell" in (tmp_path / "both.html").read_text()
+    assert "These songs do not show a difference" in (tmp_path / "both.html").read_text()
 
 
 def test_runs_that_cannot_be_compared_are_refused_all_at_once(copy, finished, door, tmp_path):
@@ -208,7 +208,7 @@ def test_runs_that_cannot_be_compared_are_refused_all_at_once(copy, finished, do
     code, said = door(first, strangers, finished("regression"), "--out", tmp_path / "c.html")
     assert code == 2
     assert "no song in common" in said
-    assert "its problem is regression" in said
+    assert "its task is regression" in said
     assert not (tmp_path / "c.html").exists()
 
 
@@ -265,7 +265,7 @@ def test_a_page_does_without_what_it_can_do_without(copy, door):
     (folder / "config.yaml").write_text("what: [is this")
     (folder / "model" / "bundle.json").write_text("{}")
     assert door(folder)[0] == 0
-    assert "Their texts are not shown" in (folder / "report.html").read_text()
+    assert "Texts are not shown" in (folder / "report.html").read_text()
 
 
 def test_names_that_look_like_formulas_are_names(tmp_path):
@@ -277,7 +277,7 @@ def test_names_that_look_like_formulas_are_names(tmp_path):
 def test_of_many_classes_the_largest_are_shown_and_counted():
     table = np.diag(np.arange(1, 31))
     chart = confusion(table, [f"c{i}" for i in range(30)])
-    assert "20 largest of 30" in chart.says
+    assert "20 largest of 30" in chart.caption
     assert ">c29<" in chart.svg().replace("\n", "")
     assert ">c3<" not in chart.svg().replace("\n", "")
 
@@ -315,4 +315,4 @@ def test_a_manifest_that_is_gone_leaves_the_page_without_texts(copy, door, finis
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "manifest": "/nowhere/songs.parquet"}))
     assert door(folder)[0] == 0
-    assert "Their texts are not shown" in (folder / "report.html").read_text()
+    assert "Texts are not shown" in (folder / "report.html").read_text()

@@ -29,9 +29,9 @@ def run(stems_file, tiny_encoder, tmp_path):
 def test_what_each_modality_brings_stands_on_the_page(run):
     summary = json.loads((run / "summary.json").read_text())
     page = (run / "report.html").read_text()
-    assert "What each modality brings" in page
+    assert "Modality ablation" in page
     assert "text + audio + midi" in page
-    assert "looks at" in page
+    assert "attention to" in page
     assert len(summary["modalities"]) == 7
     shares = pd.DataFrame(summary["attention"])
     np.testing.assert_allclose(shares.sum(axis=0), 1.0, atol=1e-3)
@@ -72,12 +72,12 @@ def test_all_behind_one_is_told():
 def test_songs_are_scored_once_though_predictions_are_of_stems(run):
     summary = json.loads((run / "summary.json").read_text())
     found = read_run(run)
-    assert len(found.held) == found.held["song"].nunique() == 24 == summary["counts"]["val_examples"]
+    assert len(found.predictions) == found.predictions["song"].nunique() == 24 == summary["counts"]["val_examples"]
     stems = pd.read_parquet(run / "predictions.parquet").query("split == 'val' and fold == fold")
     assert len(stems) > 24
     assert not stems.duplicated(["example_id", "fold", "split"]).any()
     means = stems.groupby("song")[["score_spatial", "score_temporal"]].mean()
-    ours = found.held.set_index("song")[["score_spatial", "score_temporal"]].loc[means.index]
+    ours = found.predictions.set_index("song")[["score_spatial", "score_temporal"]].loc[means.index]
     np.testing.assert_allclose(ours, means, atol=1e-6)
     task = make_task("multiclass", classes=["spatial", "temporal"])
     measured = task.metric("accuracy", found.targets, found.scores)
@@ -89,4 +89,4 @@ def test_a_page_is_written_anew_without_the_media(run, stems_file):
         (stems_file.parent / name).unlink()
     (run / "report.html").unlink()
     shutil.rmtree(run.parent / "cache")
-    assert "What each modality brings" in write_report(run).read_text()
+    assert "Modality ablation" in write_report(run).read_text()
