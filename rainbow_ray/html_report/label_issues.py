@@ -79,8 +79,9 @@ def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], explain: Expl
     if not issues:
         text = [f"No out-of-fold prediction contradicts the label of its {example}."]
     if any(effects.values()):
-        text.append("Marked words increase the score, words with a dotted underline decrease it. The"
-                    " number is the score less the score without the word, by the model that was not trained on the song.")  # fmt: skip
+        text.append("Marked words increase the score, words with a dotted underline decrease it. The number is the"
+                    " score less the score without the word, by the model that was not trained on the"
+                    " song.")  # fmt: skip
     if issues and not texts:
         text.append("Texts are not shown: the manifest was moved, or has changed.")
     return Section("label-issues", "Label issues", text, issues=issues)
