@@ -35,7 +35,7 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
     _check(runs)
     shared = functools.reduce(np.intersect1d, [run.predictions["example_id"].to_numpy() for run in runs])
     if len(shared) == 0:
-        raise InputError("no song is in the validation sets of all these runs")
+        raise InputError("these runs have no song in common in their validation sets")
     metric, task, names = first.summary["metric"], first.task, _names(runs)
     indices = [pd.Index(run.predictions["example_id"]).get_indexer(pd.Index(shared)) for run in runs]
     is_thresholded = metric in task.threshold_metrics
@@ -59,7 +59,7 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
         tables.append(_agreement_table(names, correct))
     defined = {name: difference for name, difference in differences.items() if difference is not None}
     text = (
-        f"{n_songs} songs in every run's validation sets. Intervals are from a paired bootstrap over songs. A positive"
+        f"{n_songs} songs in the validation sets of every run. Intervals are from a paired bootstrap over songs. A positive"
         " difference is better."
     )
     charts = [run_differences(defined, names[0])] if defined else []

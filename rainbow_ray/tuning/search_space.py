@@ -217,7 +217,7 @@ def load_space(name: str | None, phase: int, task: str = "") -> Space:
     suggest = getattr(module, function, None)
     if not callable(suggest):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"--space {name}: no function {function!r} exists{did_you_mean(function, known)}")
+        raise InputError(f"--space {name}: it has no function {function!r}{did_you_mean(function, known)}")
     return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 

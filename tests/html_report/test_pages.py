@@ -191,7 +191,7 @@ def test_several_runs_stand_beside_each_other(copy, door, tmp_path):
     assert code == 0, said
     text = re.sub(r"<[^>]+>", " ", (tmp_path / "both.html").read_text())
     assert "second is better than first" in text
-    assert "36 songs in every run's validation sets" in text
+    assert "36 songs in the validation sets of every run" in text
     yes = int((read_run(second).predictions["target"] > 0.5).sum())
     assert re.search(rf"second\s+{36 - yes}\s+0\s+{yes}\s+0", text), "right in both, only in first, only in it, in none"
     code, said = door(first, second, "--out", tmp_path / "both.html")

@@ -138,7 +138,7 @@ def test_everything_wrong_is_said_at_once(config, check, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nowhere.py:space", "no file nowhere.py"),
+        ("nowhere.py:space", "the file nowhere.py does not exist"),
         ("space", "FILE:FUNCTION"),
         ("tune_spaces.phase9:space", "no module"),
         ("tune_spaces.phase1:spice", r"no function 'spice' \(did you mean space\?\)"),
