@@ -59,8 +59,8 @@ def comparison_page(runs: Sequence[RunArtifacts]) -> Page:
         tables.append(_agreement_table(names, correct))
     defined = {name: difference for name, difference in differences.items() if difference is not None}
     text = (
-        f"{n_songs} songs in the validation sets of every run. Intervals are from a paired bootstrap over songs. A positive"
-        " difference is better."
+        f"{n_songs} songs in the validation sets of every run. Intervals are from a paired bootstrap over songs. A"
+        " positive difference is better."
     )
     charts = [run_differences(defined, names[0])] if defined else []
     return Page(
