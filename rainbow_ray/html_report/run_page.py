@@ -129,7 +129,7 @@ def _errors(run: RunArtifacts) -> Section:
     if run.task.has_exclusive_classes:
         is_correct = scores.argmax(1) == targets.astype(int)
         drawn.append(charts.reliability(is_correct, scores.max(1), "the predicted class"))
-    else:
+    elif run.task.supports_calibration:  # of other tasks, scores are no probabilities
         scored_class = names[-1] if columns.shape[1] == 1 else "each class"
         drawn.append(charts.reliability(one_hot.ravel(), columns.ravel(), scored_class))
     if "confusion" in summary:
