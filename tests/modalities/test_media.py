@@ -60,7 +60,7 @@ def test_files_are_read_once(reader, root, monkeypatch):
     first = reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None]))
     assert [len(row) for row in first["audio"].to_pylist()] == [1, 0, 1]
     assert first["midi_trouble"].to_pylist() == [None] * 3
-    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("rainbow_ray.modalities.audio.modality.open_recording", lambda *_: pytest.fail("read again"))
     assert reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None])).equals(first)
 
 
@@ -276,7 +276,7 @@ def test_a_copy_of_a_file_is_not_decoded_again(tmp_path, monkeypatch):
     first = windows_of(album(tmp_path / "one", 220.0, 200.0), tmp_path / "store")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "one", copy, copy_function=shutil.copyfile)
-    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", None)
+    monkeypatch.setattr("rainbow_ray.modalities.audio.modality.open_recording", None)
     for _ in range(2):
         np.testing.assert_array_equal(windows_of(copy, tmp_path / "store"), first)
 

@@ -1,8 +1,8 @@
-"""Audio files opened by libsndfile, with a length that holds: what a header claims is checked against what can be read.
+"""Audio files opened by libsndfile, with the length that can be read in place of the one that a header claims.
 
-A file whose last samples can be read where its header says they are is sought in, as any other. One where they cannot
-(streams of unknown length, cut-off and damaged files) is read once from its beginning to its end, which tells its
-length, and its windows are read from the beginning too.
+If the last samples can be read where the header says that they are, windows are read by seeking. Otherwise (streams of
+unknown length, files that are cut off or damaged) the file is read once from its beginning to its end, which gives its
+length, and each window is read from the beginning too.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import contextlib
 import functools
 import io
 import mmap
-import os
 import struct
-import tempfile
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from typing_extensions import override
 
+from rainbow_ray.modalities.audio.decoder_messages import hold_back_stderr
 from rainbow_ray.modalities.audio.headers import (
     Header,
     describe_foreign,
@@ -29,50 +28,79 @@ from rainbow_ray.modalities.audio.headers import (
     read_header,
     unknown_flac_length,
 )
+from rainbow_ray.modalities.audio.levels import level_frames, levels_of
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream, skip_tags
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, MediaError, explain
 
 CUT_OFF = "cut off: its header promises more sound"
 UNREADABLE = "not readable as audio"
 SLACK = 0.1  # seconds by which a length may be wrong: encoders pad their first and last frames
-LEVEL_SECONDS = 0.1  # of sound that have one level
-LONGEST = 24 * 3600.0  # seconds
-PREROLL = (
-    64 * 1152
-)  # samples of MPEG decoded before a place: frames take bits from those before them (255 or 511 bytes)
-READ_AHEAD = 2**13  # bytes that libFLAC reads at once
-FLAC_FRAMES = (b"\xff\xf8", b"\xff\xf9")  # which begin a frame
-
-_STDERR = threading.RLock()
+MAX_SECONDS = 24 * 3600.0  # a longer file is treated as damaged
+# samples of MPEG that are decoded before the first one that is read: frames use up to 511 bytes of earlier frames
+PREROLL = 64 * 1152
+READ_AHEAD = 2**13  # bytes that libFLAC reads in one call
+FLAC_FRAMES = (b"\xff\xf8", b"\xff\xf9")  # sync codes of a frame
 
 
 class AudioFile(Protocol):
-    """Samples of some channels, which can be read from any place."""
+    """Samples of some channels that can be read from any position."""
 
     rate: int
     frames: int
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Return samples `(<= count, channels)`, float32, fewer only at the end. Raises `MediaError`."""
+        """Return samples.
+
+        Args:
+            first: Index of the first sample.
+            count: Number of samples.
+
+        Returns:
+            `(count, channels)` float32; fewer only at the end.
+
+        Raises:
+            MediaError: They cannot be read.
+        """
 
     def peek(self, first: int, count: int) -> np.ndarray:
-        """As `read`, without an effect on what is read later: the last bit of MP3 depends on what was read before."""
+        """Return samples as `read`, without an effect on later calls of `read`.
+
+        The last bit of decoded MP3 depends on what was read before.
+
+        Args:
+            first: Index of the first sample.
+            count: Number of samples.
+
+        Returns:
+            As `read`.
+        """
 
 
-class Samples:
-    """Samples that are in memory already: `(frames, channels)` in [-1, 1]."""
+class Samples(AudioFile):
+    """Samples in memory.
+
+    Args:
+        samples: `(frames, channels)` in [-1, 1].
+        rate: Hz.
+    """
 
     def __init__(self, samples: np.ndarray, rate: int) -> None:
         self.samples, self.rate, self.frames = samples, rate, len(samples)
 
+    @override
     def read(self, first: int, count: int) -> np.ndarray:
         return self.samples[first : first + count]
 
     peek = read
 
 
-class SeekableFile:
-    """A file whose header holds."""
+class SeekableFile(AudioFile):
+    """A file whose header is right, so that it is read from any position.
+
+    Args:
+        opened: A `soundfile.SoundFile`.
+        reopen: Opens the same file once more.
+    """
 
     def __init__(self, opened: Any, reopen: Callable[[], Any]) -> None:
         self.opened, self.reopen, self.is_mpeg = opened, reopen, _is_mpeg(opened)
@@ -83,10 +111,12 @@ class SeekableFile:
         """What windows are read from."""
         return self.reopen() if self.is_mpeg else self.opened
 
+    @override
     def read(self, first: int, count: int) -> np.ndarray:
         with hold_back_stderr(self.is_mpeg):
             return self._read(self.file, first, count)
 
+    @override
     def peek(self, first: int, count: int) -> np.ndarray:
         with hold_back_stderr(self.is_mpeg):
             return self._read(self.opened, first, count)
@@ -102,8 +132,12 @@ class SeekableFile:
         return samples[preroll:].copy() if preroll else samples
 
 
-class SequentialFile:
-    """A file whose header does not hold: each window is read from its beginning on.
+class SequentialFile(AudioFile):
+    """A file whose header is wrong: each window is read from the beginning of the file on.
+
+    Args:
+        reopen: Opens the file.
+        is_mpeg: Whether libmpg123 decodes it.
 
     Attributes:
         levels: Level of each `LEVEL_SECONDS` of it (see `levels_of`).
@@ -116,10 +150,11 @@ class SequentialFile:
             for block, rate in blocks:
                 self.rate, self.frames = rate, self.frames + len(block)
                 levels.append(levels_of(block, rate))
-                if self.frames > LONGEST * rate:
+                if self.frames > MAX_SECONDS * rate:
                     raise MediaError("longer than a day")
         self.levels = np.concatenate(levels) if levels else np.zeros(0)
 
+    @override
     def read(self, first: int, count: int) -> np.ndarray:
         parts, start = [np.zeros((0, 1), np.float32)], 0
         with hold_back_stderr(self.is_mpeg), contextlib.closing(self._blocks()) as blocks:
@@ -137,56 +172,25 @@ class SequentialFile:
     def _blocks(self) -> Generator[tuple[np.ndarray, int]]:
         """Blocks of samples and their rate, from the beginning to where no more can be read."""
         with contextlib.suppress(*_errors()), self.reopen() as file:
-            # where a decoder fails, all that it read in the same call is lost
+            # a decoder that fails loses everything that it read in the same call, so blocks are small
             size = level_frames(file.samplerate)
             while len(block := file.read(size, dtype="float32", always_2d=True)):
                 yield block, file.samplerate
 
 
-def level_frames(rate: int) -> int:
-    """Return the number of samples that have one level."""
-    return max(1, round(LEVEL_SECONDS * rate))
-
-
-def levels_of(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Return how loud each `LEVEL_SECONDS` of some samples is.
-
-    A level is the standard deviation, of the loudest channel: a constant is no sound, and channels of opposite sign do
-    not cancel.
+class JoinedFile(AudioFile):
+    """Files that follow each other in one, such as the streams of an Ogg file.
 
     Args:
-        samples: `(frames, channels)`.
-        rate: Hz.
-
-    Returns:
-        `(ceil(frames / level_frames(rate)),)`; NaN where a sample is none.
+        files: At least one file; all have the same rate and number of channels.
     """
-    size = level_frames(rate)
-    whole = len(samples) // size * size
-    parts = [loudness(samples[:whole].T.reshape(samples.shape[1], -1, size))]
-    if whole < len(samples):
-        parts.append(loudness(samples[whole:].T[:, None]))
-    levels: np.ndarray = np.concatenate(parts, axis=1).max(axis=0)
-    return levels
-
-
-def loudness(blocks: np.ndarray) -> np.ndarray:
-    """Return the standard deviation along the last axis, which is several times as fast as `numpy.std` on float32."""
-    with np.errstate(all="ignore"):
-        blocks = np.ascontiguousarray(blocks)
-        centred = blocks - blocks.mean(axis=-1, keepdims=True)
-        deviation: np.ndarray = np.sqrt(np.einsum("...i,...i->...", centred, centred) / max(1, blocks.shape[-1]))
-        return deviation
-
-
-class JoinedFile:
-    """Files that follow each other in one, such as the streams of an Ogg file."""
 
     def __init__(self, files: Sequence[AudioFile]) -> None:
         self.files, self.rate = files, files[0].rate
         self.starts = np.cumsum([0, *(file.frames for file in files)])
         self.frames = int(self.starts[-1])
 
+    @override
     def read(self, first: int, count: int) -> np.ndarray:
         parts = []
         for file, start in zip(self.files, self.starts.tolist(), strict=False):
@@ -199,16 +203,16 @@ class JoinedFile:
 
 
 def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
-    """Open a file, or its bytes.
+    """Open an audio file.
 
     Args:
-        source: Its path, or what is in it.
+        source: Its path, or its content.
 
     Returns:
-        The file, and whether its header claims more than can be read, or it goes on with what cannot be read.
+        The file; and whether its header claims more than can be read, or data follow that cannot be read.
 
     Raises:
-        Trouble: It is no audio, or has no samples, or a rate that no sound has.
+        MediaError: It is no audio, has no samples, or a sample rate that cannot be right.
     """
     try:
         with open_bytes(source) as raw:
@@ -216,7 +220,7 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
         if header.kind == "OGG":
             with _whole(source) as data:
                 links, is_whole = ogg_links(data)
-            opened, is_cut = _open_links(source, links) if len(links) > 1 else _open_checked(source, header)
+            opened, is_cut = _open_streams(source, links) if len(links) > 1 else _open_checked(source, header)
             return opened, is_cut or not is_whole
         return _open_checked(source, header)
     except _errors() as error:
@@ -224,11 +228,8 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
         raise MediaError(f"{UNREADABLE}: {foreign}" if foreign else UNREADABLE, _detail(error)) from error
 
 
-def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
-    """Open the streams of an Ogg file, up to the first that cannot go on from those before it.
-
-    Also tells whether any of them is cut off, or not read.
-    """
+def _open_streams(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile, bool]:
+    """Open the streams of an Ogg file, up to one of another format; also whether one is cut off or left out."""
     files: list[AudioFile] = []
     failures: tuple[type[Exception], ...] = (MediaError, *_errors())
     is_cut = False
@@ -250,30 +251,27 @@ def _open_links(source: Path | bytes, links: Sequence[range]) -> tuple[AudioFile
 
 
 def _open_checked(source: Path | bytes, header: Header) -> tuple[AudioFile, bool]:
-    """Open a file, and see whether its last samples can be read. Raises `MediaError`, and what libsndfile raises."""
+    """Open a file, and check whether its last samples can be read; raises `MediaError`, and what libsndfile raises."""
     file, header, is_checked = _open_with_length(source, header)
     if not RATES[0] <= file.samplerate <= RATES[1]:
         raise MediaError(BAD_RATE, f"{file.samplerate} Hz")
     if file.frames <= 0:
         raise MediaError("no samples")
     is_mpeg, pieces = _is_mpeg(file), header.pieces
-    if file.format == "FLAC" and header.kind == "FLAC" and _goes_on(source, file.frames):
+    if file.format == "FLAC" and header.kind == "FLAC" and _has_more_frames(source, file.frames):
         with open_bytes(source) as raw:
             pieces = unknown_flac_length(raw)
-    elif is_checked or _tail_is_there(file):
+    elif is_checked or _can_read_tail(file):
         return SeekableFile(file, functools.partial(_open, source, pieces)), header.is_cut
     sequential = SequentialFile(functools.partial(_open, source, pieces, is_sequential=True), is_mpeg=is_mpeg)
     if sequential.frames == 0:
         raise MediaError(UNREADABLE, "no sample can be decoded")
-    is_known = pieces is header.pieces and not is_mpeg and file.frames <= LONGEST * file.samplerate
+    is_known = pieces is header.pieces and not is_mpeg and file.frames <= MAX_SECONDS * file.samplerate
     return sequential, header.is_cut or (is_known and file.frames - sequential.frames > SLACK * file.samplerate)
 
 
 def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header, bool]:
-    """Open a file; MP3 with the length that its frames have, where its own, or a decoder's guess, is wrong.
-
-    Also tells whether its last samples have been read already.
-    """
+    """Open a file, MP3 with the length of its frames if its own is wrong; also whether its end was read already."""
     file = None
     try:
         file = _open(source, header.pieces)
@@ -291,7 +289,7 @@ def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header
         stream.claimed is not None and (stream.claimed - stream.count) * stream.samples / stream.count > slack
     )
     is_right = file is not None and len(stream.ranges) == 1 and abs(file.frames - stream.samples) <= slack
-    if file is not None and is_right and _tail_is_there(file):
+    if file is not None and is_right and _can_read_tail(file):
         return file, Header("MPEG", None, is_cut), True
     header = Header("MPEG", (stream.info, *stream.ranges), is_cut)
     return _open(source, header.pieces), header, False
@@ -315,9 +313,9 @@ def _is_mpeg(file: Any) -> bool:
     return str(file.subtype).startswith("MPEG")
 
 
-def _tail_is_there(file: Any) -> bool:
-    """Whether the last samples can be read where a header says that they are."""
-    if file.frames > LONGEST * file.samplerate:
+def _can_read_tail(file: Any) -> bool:
+    """Whether the last samples can be read where the header says that they are."""
+    if file.frames > MAX_SECONDS * file.samplerate:
         return False
     count = min(file.frames, file.samplerate)
     try:
@@ -329,8 +327,8 @@ def _tail_is_there(file: Any) -> bool:
     return bool(count - len(tail) <= SLACK * file.samplerate)
 
 
-def _goes_on(source: Path | bytes, frames: int) -> bool:
-    """Whether a FLAC file has more frames behind the last sample that its header claims."""
+def _has_more_frames(source: Path | bytes, frames: int) -> bool:
+    """Whether a FLAC file has more frames after the last sample that its header claims."""
     import soundfile
 
     with open_bytes(source) as raw:
@@ -357,37 +355,8 @@ def _whole(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
         yield mapped
 
 
-@contextlib.contextmanager
-def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
-    """Hold back what libmpg123 prints: it names no file, and what matters of it is a `MediaError`."""
-    if not is_needed:
-        yield
-        return
-    with _STDERR, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # there is no standard error, or no room for what is held back
-            held = stack.enter_context(tempfile.TemporaryFile())
-            own = os.dup(2)
-            stack.callback(os.close, own)
-            os.dup2(held.fileno(), 2)
-            stack.callback(_pass_on, held, own)
-        yield
-
-
-def _pass_on(held: IO[bytes], own: int) -> None:
-    """Give standard error back, and what other threads wrote meanwhile."""
-    os.dup2(own, 2)
-    held.seek(0)
-    lines = [line for line in held if not _is_of_decoder(line)]
-    with contextlib.suppress(OSError):
-        os.write(2, b"".join(lines))
-
-
-def _is_of_decoder(line: bytes) -> bool:
-    return not line.strip() or b"mpg123" in line or line.startswith((b"Warning: ", b"Note: ", b"error: "))
-
-
 def _detail(error: Exception) -> str:
-    """What a library says, without the name of the object that it was given."""
+    """The message of a library, without the name of the object that it was given."""
     return str(getattr(error, "error_string", "")) or explain(error)
 
 
@@ -398,7 +367,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _head(file: BinaryIO) -> bytes:
-    """The first bytes of a file behind its ID3 tag."""
+    """The first bytes of a file after its ID3 tag."""
     file.seek(0)
     file.seek(skip_tags(file.read(10), 0))
     return file.read(512)

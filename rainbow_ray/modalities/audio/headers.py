@@ -1,9 +1,10 @@
-"""What headers of audio files say of their length, held against the file; and headers that say what is there.
+"""Lengths in headers of audio files, compared with the size of the file, and headers with the right length.
 
-Files that were streamed, or whose writer was stopped, have a length of 0, of "unknown", or one that no longer holds.
-Here the containers are looked at whose lengths libsndfile takes at their word.
+Files that were streamed, or whose writer was stopped, have a length of 0, an "unknown" one, or one that is wrong. This
+module corrects the containers whose lengths libsndfile trusts.
 
-Reference: RIFF/WAVE (IBM and Microsoft 1991), RF64 (EBU Tech 3306), AIFF-C (Apple 1991), the Sun/NeXT audio format,
+Reference:
+    RIFF/WAVE (IBM and Microsoft 1991), RF64 (EBU Tech 3306), AIFF-C (Apple 1991), the Sun/NeXT audio format,
 FLAC (RFC 9639, section 8.2), Ogg (RFC 3533, section 6).
 """
 
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-UNKNOWN = 0x7FFF0000  # sizes from here on are what streams write who know none (as sox and ffmpeg do)
-TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # that taggers put behind the sound of any file
-SLACK = 4096  # bytes behind the sound that are no samples which its header forgot
+from typing_extensions import override
+
+UNKNOWN = 0x7FFF0000  # streams of unknown length write sizes from here on (as sox and ffmpeg do)
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # that taggers append to any file
+SLACK = 4096  # bytes after the sound that need not be samples, although the header does not count them
 
 
 @dataclass(frozen=True)
@@ -50,22 +53,26 @@ class SplicedFile(io.RawIOBase):
         self.base, self.pieces, self.position = base, [piece for piece in pieces if len(piece)], 0
         self.size = sum(map(len, self.pieces))
 
+    @override
     def readable(self) -> bool:
         return True
 
+    @override
     def seekable(self) -> bool:
         return True
 
+    @override
     def tell(self) -> int:
         return self.position
 
+    @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         self.position = max(0, origin + offset)
         return self.position
 
+    @override
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer from the piece at the position: at most to that piece's end."""
         start = 0
         for piece in self.pieces:
             inside = self.position - start
@@ -82,6 +89,7 @@ class SplicedFile(io.RawIOBase):
             start += len(piece)
         return 0
 
+    @override
     def close(self) -> None:
         self.base.close()
         super().close()
@@ -90,13 +98,22 @@ class SplicedFile(io.RawIOBase):
 class _Bytes(io.BytesIO):
     """Bytes as a file. A broken header asks for places before its beginning, at which an exception would be printed."""
 
+    @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.getbuffer().nbytes}[whence]
         return super().seek(max(0, origin + offset))
 
 
 def open_bytes(source: Path | bytes, pieces: Sequence[bytes | range] | None = None) -> BinaryIO:
-    """Open a file or its bytes, with some of its bytes replaced."""
+    """Open a file, possibly with some of its bytes replaced.
+
+    Args:
+        source: Path of the file, or its content.
+        pieces: Ranges of its bytes, and bytes in place of others; None for the file as it is.
+
+    Returns:
+        A file that can be read and sought in.
+    """
     if isinstance(source, bytes) and pieces is None:
         return _Bytes(source)
     base: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
@@ -106,13 +123,13 @@ def open_bytes(source: Path | bytes, pieces: Sequence[bytes | range] | None = No
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Look at the beginning of a file, and at what lies behind its sound.
+    """Compare what the header of a file claims with the file.
 
     Args:
         file: An open file.
 
     Returns:
-        What its header says, and what to read in its place.
+        Its kind, and what to read in its place.
     """
     size = file.seek(0, io.SEEK_END)
     head = _at(file, 0, 40)
@@ -134,20 +151,30 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def unknown_flac_length(file: BinaryIO) -> tuple[bytes | range, ...]:
-    """Return pieces of a FLAC file in which its number of samples is unknown, so that it is read to its end."""
+    """Return a FLAC file with an unknown number of samples, so that decoders read it to its end.
+
+    Args:
+        file: An open FLAC file.
+
+    Returns:
+        Its pieces.
+
+    Reference:
+        RFC 9639, section 8.2.
+    """
     size = file.seek(0, io.SEEK_END)
     return range(21), bytes([_at(file, 21, 1)[0] & 0xF0, 0, 0, 0, 0]), range(26, size)
 
 
 @dataclass(frozen=True)
 class LengthField:
-    """Where, and how, a header says how many bytes of sound follow.
+    """Where, and how, a header states the number of bytes of sound that follow.
 
     Attributes:
-        place: Where it is written.
-        layout: How, as `struct` writes it.
+        place: Offset of the field in the file.
+        layout: Its type, as `struct` writes it.
         chunk: Name and length of a chunk that may follow the sound, as `struct` writes them.
-        counted: Bytes in front of the sound that it counts too.
+        counted: Bytes before the sound that the length includes.
     """
 
     place: int
@@ -156,7 +183,15 @@ class LengthField:
     counted: int = 0
 
     def pieces(self, length: int, size: int) -> tuple[bytes | range, ...]:
-        """A file of some size, in which another length is written."""
+        """Return a file with another length in its header.
+
+        Args:
+            length: Bytes of sound.
+            size: Size of the file.
+
+        Returns:
+            Its pieces.
+        """
         width = struct.calcsize(self.layout)
         largest = 2 ** (8 * width - (1 if self.layout[1].islower() else 0)) - 1
         written = struct.pack(self.layout, min(length + self.counted, largest))
@@ -229,14 +264,17 @@ def _caf(file: BinaryIO, size: int) -> Header:
 
 
 def ogg_links(data: bytes | mmap.mmap) -> tuple[list[range], bool]:
-    """Find the streams that follow each other in one Ogg file, as recorders of radio and joined files have them.
+    """Find the streams that follow each other in one Ogg file, as in recordings of radio and joined files.
 
     Args:
         data: The whole file.
 
     Returns:
-        Where each of them lies (libsndfile reads only the first), and whether they are whole: each has its last page,
-        and no bytes that are no page lie within one, or in place of the first page of one.
+        The bytes of each stream (libsndfile reads only the first); and whether all are complete: each has its last
+        page, and no foreign bytes lie within a stream or in place of its first page.
+
+    Reference:
+        RFC 3533, section 6.
     """
     links: list[range] = []
     start, at, was_start, is_whole = 0, 0, True, True
@@ -291,10 +329,13 @@ NO_AUDIO = (
 
 
 def describe_foreign(head: bytes) -> str | None:
-    """Say what a file is that libsndfile does not read, and what to do; None where that is not known.
+    """Describe a file that libsndfile does not read, and what to do.
 
     Args:
         head: Its first bytes, at least 64 of them.
+
+    Returns:
+        A clause for a message; None if the format is not recognized.
     """
     name = next((name for magic, at, name in FOREIGN if head[at:].startswith(magic)), None)
     if name is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:

@@ -1,10 +1,11 @@
-"""Frames of MP3 streams, counted from their headers, and the frame that tells a decoder how many there are.
+"""Frames of MP3 streams, counted by their headers, and the info frame that tells a decoder their number.
 
-An MP3 file has no length of its own. Encoders write it into a first frame without sound (`Xing`, `Info` or `VBRI`);
-streams, recorders and cut or joined files lack it, or carry one that no longer holds. A decoder then guesses the length
-from the first frame's size, and ends or seeks there.
+The length of an MP3 file is not in its format. Encoders write it into a first frame without sound (`Xing`, `Info` or
+`VBRI`); streams, recordings and cut or joined files lack that frame, or have one with a wrong number. A decoder then
+estimates the length from the size of the first frame, and ends or seeks there.
 
-Reference: ISO/IEC 11172-3 and 13818-3 (frame headers, layer III); the Xing and LAME info tag.
+Reference:
+    ISO/IEC 11172-3 and 13818-3 (frame headers, layer III); the Xing and LAME info tag.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ KBIT = {
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5
 }
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's two bits
-CHAIN = 4  # consecutive frames that are no accident
-SEARCHED = 2**16  # bytes in which a stream that begins or goes on somewhere is looked for
+CHAIN = 4  # consecutive frame headers that are not a coincidence
+SEARCHED = 2**16  # bytes in which the beginning or the continuation of a stream is searched
 
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """A frame's header: `size` bytes of `samples` samples at `rate` Hz; `side` bytes of side information."""
+    """Header of a frame.
+
+    Attributes:
+        kind: Version, rate index, and whether it is mono; all frames of a stream have the same.
+        size: Bytes of the frame.
+        samples: Samples of each channel.
+        rate: Hz.
+        side: Bytes of side information.
+    """
 
     kind: Kind  # version, rate, and whether it is mono, which stay the same in a stream
     size: int
@@ -37,16 +46,16 @@ class FrameHeader:
 
 @dataclass(frozen=True)
 class Mp3Stream:
-    """Where the frames with sound lie.
+    """The frames with sound of a file.
 
     Attributes:
-        ranges: Bytes of the frames, in order; more than one where something else lies between.
+        ranges: Their bytes, in order; more than one range if other bytes lie between them.
         count: Number of frames.
         samples: Samples of each channel.
         rate: Hz.
-        claimed: Number of frames that the file's first frame tells, None if it tells none.
-        info: A first frame that tells `count`, for decoders.
-        goes_on: Frames of another rate or number of channels follow, as in joined files, which are left out.
+        claimed: Number of frames in the file's own info frame; None without one.
+        info: An info frame with `count`, for decoders.
+        goes_on: Whether frames with another rate or number of channels follow, as in joined files; they are left out.
     """
 
     ranges: tuple[range, ...]
@@ -59,7 +68,18 @@ class Mp3Stream:
 
 
 def parse_header(data: Data, at: int) -> FrameHeader | None:
-    """Return the header of the layer III frame at a place, None where there is none (or of no fixed bit rate)."""
+    """Parse the header of a layer III frame.
+
+    Args:
+        data: The whole file.
+        at: Offset of the header.
+
+    Returns:
+        The header; None if there is none, or one without a fixed bit rate.
+
+    Reference:
+        ISO/IEC 11172-3, section 2.4.1.3.
+    """
     if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
         return None
     version, bits = data[at + 1] >> 3 & 3, data[at + 2]
@@ -74,27 +94,27 @@ def parse_header(data: Data, at: int) -> FrameHeader | None:
 
 
 def find_stream(data: Data) -> Mp3Stream | None:
-    """Walk over the frames of a file.
+    """Find the frames of a file.
 
     Args:
         data: The whole file.
 
     Returns:
-        Its frames; None if it is no MP3 file, or one whose frames have no fixed size.
+        Its frames; None if it is no MP3 file, or its frames have no fixed size.
     """
     at = _find_chain(data, skip_tags(data, 0), None)
     first = parse_header(data, at) if at is not None else None
     if at is None or first is None:
         return None
     ranges: list[range] = []
-    count, claimed, told, goes_on = 0, None, None, False
+    count, claimed, info, goes_on = 0, None, None, False
     while at is not None:
         begin = at
         while (header := parse_header(data, at)) and header.kind == first.kind and at + header.size <= len(data):
-            is_told, frames = _told_count(data, at, header)
-            if is_told:  # has no sound
-                if told is None and count == 0:
-                    claimed, told = frames, data[at : at + header.size]
+            is_info, frames = _read_info_frame(data, at, header)
+            if is_info:  # has no sound
+                if info is None and count == 0:
+                    claimed, info = frames, data[at : at + header.size]
                 ranges += [range(begin, at)] if at > begin else []
                 begin = at + header.size
             else:
@@ -105,12 +125,20 @@ def find_stream(data: Data) -> Mp3Stream | None:
         at = _find_chain(data, end, first.kind)
         goes_on = goes_on or _has_other(data, range(end, len(data) if at is None else at))
     size = sum(map(len, ranges))
-    info = _patched(told, first, count, size) or _info_frame(data, ranges, first, count, size)
+    info = _patched(info, first, count, size) or _info_frame(data, ranges, first, count, size)
     return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info, goes_on) if count else None
 
 
 def skip_tags(data: Data, at: int) -> int:
-    """Return the place after ID3v2 tags."""
+    """Skip ID3v2 tags.
+
+    Args:
+        data: The whole file.
+        at: Offset at which a tag may begin.
+
+    Returns:
+        The offset after all tags.
+    """
     while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
         size = 0
         for byte in data[at + 6 : at + 10]:
@@ -120,7 +148,7 @@ def skip_tags(data: Data, at: int) -> int:
 
 
 def _has_other(data: Data, gap: range) -> bool:
-    """Whether frames of any kind follow each other in what lies behind, or between, those of a stream."""
+    """Whether consecutive frames of any kind lie in what follows, or interrupts, a stream."""
     at = _find_chain(data, gap.start, None) if gap else None
     if at is None or at >= gap.stop:
         return False
@@ -129,7 +157,7 @@ def _has_other(data: Data, gap: range) -> bool:
 
 
 def _find_chain(data: Data, at: int, kind: Kind | None) -> int | None:
-    """The next place at which frames of a kind follow each other; a single last frame is found where it should be."""
+    """The next offset at which consecutive frames of a kind begin; also that of a single last frame."""
     end = min(len(data), at + SEARCHED)
     while (at := data.find(b"\xff", at, end)) >= 0:
         place, header = at, parse_header(data, at)
@@ -144,8 +172,8 @@ def _find_chain(data: Data, at: int, kind: Kind | None) -> int | None:
     return None
 
 
-def _told_count(data: Data, at: int, header: FrameHeader) -> tuple[bool, int | None]:
-    """Whether a frame is there to tell how many follow, and how many it tells."""
+def _read_info_frame(data: Data, at: int, header: FrameHeader) -> tuple[bool, int | None]:
+    """Whether a frame is an info frame, and the number of frames in it."""
     tag = at + 4 + header.side
     if data[tag : tag + 4] in (b"Xing", b"Info"):
         has_count = data[tag + 7] & 1
@@ -155,20 +183,20 @@ def _told_count(data: Data, at: int, header: FrameHeader) -> tuple[bool, int | N
     return False, None
 
 
-def _patched(told: bytes | None, first: FrameHeader, count: int, size: int) -> bytes | None:
-    """The file's own Xing frame with the right count: the delay of its encoder stays."""
+def _patched(info: bytes | None, first: FrameHeader, count: int, size: int) -> bytes | None:
+    """The file's own Xing frame with the right number of frames; it keeps the delay of the encoder."""
     tag = 4 + first.side
-    if told is None or told[tag : tag + 4] not in (b"Xing", b"Info") or not told[tag + 7] & 1:
+    if info is None or info[tag : tag + 4] not in (b"Xing", b"Info") or not info[tag + 7] & 1:
         return None
-    patched = bytearray(told)
+    patched = bytearray(info)
     patched[tag + 8 : tag + 12] = count.to_bytes(4, "big")
-    if told[tag + 7] & 2:
-        patched[tag + 12 : tag + 16] = min(size + len(told), 2**32 - 1).to_bytes(4, "big")
+    if info[tag + 7] & 2:
+        patched[tag + 12 : tag + 16] = min(size + len(info), 2**32 - 1).to_bytes(4, "big")
     return bytes(patched)
 
 
 def _info_frame(data: Data, ranges: list[range], first: FrameHeader, count: int, size: int) -> bytes:
-    """A frame without sound that tells how many follow, at 64 kbit/s, which is long enough at every rate."""
+    """An info frame at 64 kbit/s, which is large enough at every sample rate."""
     if not ranges:
         return b""
     header = bytearray(data[ranges[0].start : ranges[0].start + 4])
@@ -180,6 +208,6 @@ def _info_frame(data: Data, ranges: list[range], first: FrameHeader, count: int,
     frame = bytearray(parsed.size)
     frame[:4] = header
     tag = 4 + first.side
-    told = b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big")
-    frame[tag : tag + 16] = told + min(size + len(frame), 2**32 - 1).to_bytes(4, "big")
+    info = b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big")
+    frame[tag : tag + 16] = info + min(size + len(frame), 2**32 - 1).to_bytes(4, "big")
     return bytes(frame)

@@ -1,4 +1,8 @@
-"""Audio: windows of stems, 16 kHz mono, from any file that libsndfile reads."""
+"""Reader of audio files: windows of 16 kHz mono from any file that libsndfile reads.
+
+Reference:
+    ITU-R BS.1770-4, "Algorithms to measure audio programme loudness" (the absolute gate at -70 dB).
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,27 @@ from pathlib import Path
 
 import numpy as np
 
-from rainbow_ray.modalities.audio.files import (
-    CUT_OFF,
-    LEVEL_SECONDS,
-    SLACK,
-    AudioFile,
-    Samples,
-    SequentialFile,
-    level_frames,
-    levels_of,
-    loudness,
-    open_audio,
-)
+from rainbow_ray.modalities.audio.files import CUT_OFF, SLACK, AudioFile, Samples, SequentialFile, open_audio
+from rainbow_ray.modalities.audio.levels import LEVEL_SECONDS, level_frames, levels_of, loudness
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, MediaError
 
-RATE = 16_000  # what speech encoders were trained on
-SHORTEST = 0.1  # seconds
-FULL = 32767
+RATE = 16_000  # Hz: the rate that speech encoders are trained on
+MIN_SECONDS = 0.1  # of a file that is read
+FULL_SCALE = 32767
 SILENCE = 10 ** (-70 / 20)  # of full scale: the absolute gate of ITU-R BS.1770-4, about ten steps of 16 bits
-VANISHED = 0.2  # a mono mix below this share of what its loudest channel alone would leave in it has cancelled
-OUTLIER = 100.0  # times full scale
-AUDIBLE = 0.01  # share of samples above silence, below which a window is only outliers
+# the channels of a mono mix cancel each other if it is below this fraction of what its loudest channel alone gives
+MIN_MIX_LEVEL = 0.2
+MAX_PEAK = 100.0  # times full scale, from which on a peak may be an outlier
+MIN_AUDIBLE = 0.01  # fraction of samples above silence, below which a window has only outliers
 ENDS_EARLY = "ends before its header says, or goes on with what cannot be read on: what is there is read"
 
 
-class Sound:
-    """An opened file, or samples: `read` takes a window out of it without reading the rest.
+class AudioRecording:
+    """An opened file, or samples, of which windows are read without reading the rest.
 
     Args:
         file: Where samples come from.
-        is_cut: Its header claims more than can be read, or it goes on with what cannot be read.
+        is_cut: Whether its header claims more than can be read, or data follow that cannot be read.
     """
 
     def __init__(self, file: AudioFile, *, is_cut: bool = False) -> None:
@@ -45,11 +40,18 @@ class Sound:
 
     @property
     def note(self) -> str | None:
-        """What is to be told of a file that can be used."""
+        """A remark on the file for the user, or None."""
         return ENDS_EARLY if self.is_cut else None
 
     def sounding(self, seconds: float) -> tuple[float, float]:
-        """Return the start and end of the longest part that sounds, in seconds (see `Recording.sounding`)."""
+        """Return the longest part that is not silent (see `Recording.sounding`).
+
+        Args:
+            seconds: Length of a window.
+
+        Returns:
+            Start and end in seconds.
+        """
         if isinstance(self.file, SequentialFile):
             return self._longest_part(self.file.levels, seconds)
         pause = seconds / 2
@@ -60,23 +62,24 @@ class Sound:
         start = lead if lead > pause else 0.0
         end = self.duration - trail if trail > pause else self.duration
         middle = self._levels(max(start, (start + end - seconds) / 2), min(seconds, end - start))
-        if _longest_run(~_sounds(middle)) * LEVEL_SECONDS > pause:
+        if _longest_true(~_is_sounding(middle)) * LEVEL_SECONDS > pause:
             return self._longest_part(self._all_levels(), seconds)
         return start, end
 
     def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
-        """Return a window, `(samples,)`, int16; what is shorter is repeated, since encoders want equal windows.
-
-        Where the channels cancel each other in the mono mix, the loudest of them is read.
+        """Return a window. A shorter one is repeated, because encoders need windows of equal length.
 
         Args:
-            start: Seconds from the start of the file.
+            start: Start of the window in seconds.
             seconds: Length of the window.
-            within: Of its sound only so many seconds, those of a segment.
+            within: Read only the first `within` seconds of its sound; None reads all.
+
+        Returns:
+            `(samples,)` int16 at `RATE`: the mean of all channels, or the loudest one if they cancel each other.
 
         Raises:
             EmptyWindow: All of it is below `SILENCE`.
-            Trouble: It cannot be read.
+            MediaError: It cannot be read.
         """
         import soxr
 
@@ -88,22 +91,22 @@ class Sound:
         samples = self.file.read(first, count)
         # a file that is shorter than the window is repeated, but not one that should be longer, or cannot be read on
         expected = count if self.is_cut else min(count, self.frames - first)
-        if len(samples) < max(expected - SLACK * self.rate, min(expected, SHORTEST * self.rate)):
+        if len(samples) < max(expected - SLACK * self.rate, min(expected, MIN_SECONDS * self.rate)):
             raise MediaError(CUT_OFF, f"{len(samples)} of {expected} samples from {start:.1f} s on")
-        if len(samples) < SHORTEST * self.rate:
-            raise MediaError(f"less than {SHORTEST} s of sound", f"{len(samples)} samples from {start:.1f} s on")
+        if len(samples) < MIN_SECONDS * self.rate:
+            raise MediaError(f"less than {MIN_SECONDS} s of sound", f"{len(samples)} samples from {start:.1f} s on")
         if not np.isfinite(samples).all():
             raise MediaError("samples that are no numbers (NaN, infinite)")
-        if not _sounds(levels_of(samples, self.rate)).any():
+        if not _is_sounding(levels_of(samples, self.rate)).any():
             raise EmptyWindow("silent", f"from {start:.1f} s on")
         mono = mix_down(samples)
         mono = soxr.resample(mono, self.rate, RATE) if self.rate != RATE else mono
         peak = float(np.abs(mono).max(initial=0.0))
         mono = mono / max(1.0, peak)
-        if peak > OUTLIER and (np.abs(mono) > SILENCE).mean() < AUDIBLE:
+        if peak > MAX_PEAK and (np.abs(mono) > SILENCE).mean() < MIN_AUDIBLE:
             raise MediaError("single samples far out of range, beside which the rest is silent", f"up to {peak:.1e}")
         whole = np.resize(mono, round(seconds * RATE))
-        return np.round(whole * FULL).astype(np.int16)
+        return np.round(whole * FULL_SCALE).astype(np.int16)
 
     def _levels(self, start: float, seconds: float) -> np.ndarray:
         return levels_of(self.file.peek(int(start * self.rate), round(seconds * self.rate)), self.rate)
@@ -125,7 +128,7 @@ class Sound:
         """Seconds of silence before the first sound; None where there is more than some: then all is to be read."""
         silent = 0
         for levels in blocks:
-            sounds = _sounds(levels)
+            sounds = _is_sounding(levels)
             if sounds.any():
                 return (silent + int(sounds.argmax())) * LEVEL_SECONDS
             silent += len(levels)
@@ -141,7 +144,7 @@ class Sound:
 
     def _longest_part(self, levels: np.ndarray, seconds: float) -> tuple[float, float]:
         """Start and end of the longest part of a file without a pause of more than half a window."""
-        places = np.flatnonzero(_sounds(levels))
+        places = np.flatnonzero(_is_sounding(levels))
         if not len(places):
             return 0.0, self.duration
         pause = seconds / 2 / LEVEL_SECONDS
@@ -169,36 +172,47 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
     if channels == 1:
         return mono
     by_channel = loudness(samples.T)
-    if loudness(mono) >= VANISHED * by_channel.max() / channels:
+    if loudness(mono) >= MIN_MIX_LEVEL * by_channel.max() / channels:
         return mono
     return np.ascontiguousarray(samples[:, int(by_channel.argmax())])
 
 
-def open_recording(source: Path | bytes, rate: int | None = None) -> Sound:
-    """Open a file, its bytes, or (with a `rate`) float32 samples as bytes. Raises `MediaError`."""
+def open_recording(source: Path | bytes, rate: int | None = None) -> AudioRecording:
+    """Open an audio file.
+
+    Args:
+        source: Path of the file, or its content.
+        rate: Sample rate in Hz if the content is float32 samples; None for an encoded file.
+
+    Returns:
+        The opened file.
+
+    Raises:
+        MediaError: It cannot be read, or is too short.
+    """
     if rate is not None and isinstance(source, bytes):
         if len(source) % 4:
             raise MediaError("not float32 samples", f"{len(source)} bytes")
         if not RATES[0] <= rate <= RATES[1]:
             raise MediaError(BAD_RATE, f"{rate} Hz")
         samples = np.frombuffer(source, dtype="<f4")
-        sound = Sound(Samples(samples[:, None], rate))
+        recording = AudioRecording(Samples(samples[:, None], rate))
     else:
         file, is_cut = open_audio(source)
-        sound = Sound(file, is_cut=is_cut)
-    if sound.frames <= 0:
+        recording = AudioRecording(file, is_cut=is_cut)
+    if recording.frames <= 0:
         raise MediaError("no samples")
-    if sound.duration < SHORTEST:
-        raise MediaError(CUT_OFF if sound.is_cut else f"shorter than {SHORTEST} s")
-    return sound
+    if recording.duration < MIN_SECONDS:
+        raise MediaError(CUT_OFF if recording.is_cut else f"shorter than {MIN_SECONDS} s")
+    return recording
 
 
-def _sounds(levels: np.ndarray) -> np.ndarray:
-    """Which levels are above silence; what is no number is heard of when it is read."""
+def _is_sounding(levels: np.ndarray) -> np.ndarray:
+    """Which levels are above silence. NaN counts as sound, so that reading reports it."""
     return ~(levels <= SILENCE)
 
 
-def _longest_run(mask: np.ndarray) -> int:
-    """The length of the longest run of True."""
+def _longest_true(mask: np.ndarray) -> int:
+    """Length of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return int((edges[1::2] - edges[::2]).max(initial=0))

@@ -1,8 +1,7 @@
 """Reader of Standard MIDI Files: the notes of a file with times in seconds, or the reason why it cannot be read.
 
-The reader walks over every event of every track, so that it always knows where the next event begins. What it does not
-understand ends the reading with a reason: it skips no bytes and guesses nothing. Three points decide whether the notes
-are those of the file:
+The reader parses every event of every track, so that it always knows where the next event begins. Bytes that it cannot
+parse are an error: it skips none and guesses nothing. Three points decide whether the notes are those of the file:
 
 * **Sysex events and escapes.** `F0 <length> <data>` and `F7 <length> <data>` (a further packet of a sysex, or bytes to
   send as they are) have the same form. Their data is opaque, also where it looks like notes, and both take part in the
@@ -88,7 +87,7 @@ def read_notes(data: bytes) -> MidiNotes:
         The notes, possibly none.
 
     Raises:
-        Trouble: The file is not MIDI, damaged or cut off, or its times cannot be given in seconds.
+        MediaError: The file is not MIDI, damaged or cut off, or its times cannot be given in seconds.
 
     Reference:
         RP-001, "Chunks", "MTrk events" and "Meta-events".

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.modalities.audio.files import Samples
-from rainbow_ray.modalities.audio.reader import RATE, Sound, mix_down, open_recording
+from rainbow_ray.modalities.audio.reader import RATE, AudioRecording, mix_down, open_recording
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, count_unusable
 from rainbow_ray.modalities.media_source import EmptyWindow, MediaError
@@ -20,11 +20,11 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(int(seconds * RATE), np.float32)
 
 
-def sound_of(*parts: np.ndarray) -> Sound:
+def sound_of(*parts: np.ndarray) -> AudioRecording:
     return open_recording(saved(np.concatenate(parts)))
 
 
-def first_start(sound: Sound, seconds: float = 10.0, position: str = "middle") -> float:
+def first_start(sound: AudioRecording, seconds: float = 10.0, position: str = "middle") -> float:
     return Windows(seconds, position).starts(sound.duration, "x", sound.sounding(seconds))[0]
 
 
@@ -113,7 +113,7 @@ def test_the_mix_of_other_channels_is_their_mean():
 
 def test_samples_in_the_table_are_looked_at_too():
     wave = np.concatenate([silence(50), tone(20)])
-    sound = Sound(Samples(wave[:, None], RATE))
+    sound = AudioRecording(Samples(wave[:, None], RATE))
     assert 50 <= first_start(sound) <= 60
 
 
@@ -161,7 +161,7 @@ class Pulses:
 
 
 def test_views_in_which_nothing_sounds_are_left_out(folder, monkeypatch):
-    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: Pulses())
+    monkeypatch.setattr("rainbow_ray.modalities.audio.modality.open_recording", lambda *_: Pulses())
     reader = MediaReader(("audio",), folder, Windows(1.0, views=12), None)
     rows = reader(pa.table({"raw_audio": ["sounds.wav"]}))
     starts = Windows(1.0, views=12).starts(10.0, "sounds.wav")
@@ -176,7 +176,7 @@ def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, 
         def sounding(self, seconds: float) -> tuple[float, float]:
             raise MediaError("damaged")
 
-    monkeypatch.setattr("rainbow_ray.modalities.audio.reader.open_recording", lambda *_: Damaged())
+    monkeypatch.setattr("rainbow_ray.modalities.audio.modality.open_recording", lambda *_: Damaged())
     reader = MediaReader(("audio",), folder, Windows(1.0), None)
     assert len(reader(pa.table({"raw_audio": ["sounds.wav"]}))["audio"][0].as_py()) == 1
 
@@ -196,9 +196,9 @@ def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
 def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
     wave = tone(4.0)[:, None]
     loud = wave * 32768  # floats in the range of integers
-    assert np.abs(Sound(Samples(loud, RATE)).read(0.0, 4.0)).mean() > 1000
+    assert np.abs(AudioRecording(Samples(loud, RATE)).read(0.0, 4.0)).mean() > 1000
     for places in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
         broken = wave.copy()
         broken[places] = 1e30
         with pytest.raises(MediaError, match="far out of range"):
-            Sound(Samples(broken, RATE)).read(0.0, 4.0)
+            AudioRecording(Samples(broken, RATE)).read(0.0, 4.0)
