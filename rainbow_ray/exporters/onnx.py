@@ -39,6 +39,7 @@ from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
+from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.text.tokenize import TOKENS, WORDS, load_tokenizer, pad_id
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
@@ -100,15 +101,16 @@ class ScoringGraph(nn.Module):
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs of a modality's encoder."""
-        if name == "text":
+        spec = get_modality(name)
+        if spec.reads_text:
             return {key: inputs[key] for key in (TOKENS, "mask", WORDS) if key in inputs}
         values = inputs[name]
-        stem = values.new_zeros(values.shape[0], dtype=torch.long)
-        if name == "midi":
-            return {"values": values, "mask": inputs["midi_mask"], "stem": stem}
-        audio = self.model.audio
-        assert audio is not None
-        return {"values": values if audio.trains_feature_extractor else audio.frozen_features(values), "stem": stem}
+        units = {"values": values, "stem": values.new_zeros(values.shape[0], dtype=torch.long)}
+        if f"{name}_mask" in inputs:
+            units["mask"] = inputs[f"{name}_mask"]
+        if spec.caches_features and not self.model.encoder_of(name).trains_feature_extractor:
+            units["values"] = self.model.encoder_of(name).frozen_features(values)
+        return units
 
 
 def export_onnx(bundle: Bundle, folder: Path, source: str) -> OnnxExport:
