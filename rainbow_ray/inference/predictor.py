@@ -290,8 +290,9 @@ class Predictor:
         is_empty = (segments["text"] == "").to_numpy()
         kept = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in segments else [])]
         segments.loc[is_empty, kept] = None
-        reasons = np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object)
-        segments[REASON] = np.where(is_empty, reasons, np.array(None))
+        segments[REASON] = np.where(
+            is_empty, np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object), np.array(None)
+        )
         return segments[[*kept, REASON]].set_index(texts.index)
 
     def _input_spec(self) -> InputSpec:
