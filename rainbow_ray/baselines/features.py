@@ -48,13 +48,13 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
     audio_features.prepare({name: distinct_windows(view.examples.table, name) for name in reading.cached})
     collates = make_collates(media_only, audio_features.find)
     features: dict[str, np.ndarray] = {
-        name: np.zeros((len(view), width), dtype=np.float32) for name, width in model.parts.items()
+        name: np.zeros((len(view), width), dtype=np.float32) for name, width in model.feature_widths.items()
     }
     with torch.no_grad():
         for start in range(0, len(view), BATCH_SIZE):
             indices = np.arange(start, min(start + BATCH_SIZE, len(view)))
             batch = make_batch(view.examples, view.positions[indices], collates).to(device)
-            for name, output in model.read(batch).items():
+            for name, output in model.encode_modalities(batch).items():
                 pooled = torch.where(batch.present[name][:, None], output.summary, 0.0)
                 features[name][indices] = pooled.cpu().numpy()
     return features

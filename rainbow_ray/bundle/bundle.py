@@ -34,6 +34,7 @@ from rainbow_ray.modalities.text.tokenize import check_embeddings
 from rainbow_ray.modalities.units import PretrainedEncoder
 from rainbow_ray.modalities.weights import check_finite
 from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.model.state_keys import upgrade_state_keys
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line
@@ -272,8 +273,7 @@ def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file.name} is a pickle, not safetensors: it is not opened")
     with safe_open(file, "pt"):  # checks the header before memory is allocated
         pass
-    tensors: dict[str, torch.Tensor] = load_file(file)
-    return tensors
+    return upgrade_state_keys(load_file(file))
 
 
 def _task_to_json(task: Task) -> dict[str, Any]:

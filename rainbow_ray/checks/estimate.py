@@ -101,7 +101,7 @@ def estimate_run(
 
 def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
     """Return the time of one fit."""
-    if profile.components.model.features_are_constant:
+    if profile.components.model.has_frozen_features:
         return (n_train + n_val) * profile.encode_seconds + schedule.total_steps * HEAD_STEP_SECONDS
     scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
     return schedule.total_steps * profile.step_seconds + scoring
@@ -146,7 +146,7 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     encoder = profile.components.model.text
     depth_factor = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
     full_encode_seconds = profile.encode_seconds * depth_factor  # of one example through all layers
-    if profile.components.model.features_are_constant:
+    if profile.components.model.has_frozen_features:
         low_trial = n_folds * (schedule.total_steps * HEAD_STEP_SECONDS)
     else:
         steps = schedule.total_steps * profile.step_seconds

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.modalities.rows import cached_windows
-from rainbow_ray.model.audio_features import AT_ONCE, AudioFeatureCache
+from rainbow_ray.model.audio_features import WINDOWS_PER_BATCH, AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
@@ -46,7 +46,7 @@ def check_media(plan: RunPlan, data: PreparedData, cache: AudioFeatureCache) -> 
 
 def _check_cache_cost(cache: AudioFeatureCache, modality: str, missing: Sequence[str], n_windows: int) -> CheckResult:
     """Estimate time and disk space of the features that are missing, by computing some of them."""
-    sample = missing[:AT_ONCE]
+    sample = missing[:WINDOWS_PER_BATCH]
     started = time.perf_counter()
     cache.prepare({modality: sample})
     seconds = (time.perf_counter() - started) / len(sample) * len(missing)

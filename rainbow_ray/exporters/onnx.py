@@ -191,7 +191,7 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
         inputs["mask"] = (torch.arange(length)[None] < lengths).long()
         ids = torch.randint(min(4, vocabulary - 1), vocabulary, (n_examples, length), generator=rng)
         inputs[TOKENS] = torch.where(inputs["mask"] > 0, ids, pad_id(bundle.tokenizer))
-        if model.words is not None:
+        if model.bag_of_words is not None:
             inputs[WORDS] = torch.randint(0, BUCKETS, (n_examples, n_words), generator=rng)
     if model.audio is not None:
         samples = round(bundle.info["windows"]["seconds"] * RATE)

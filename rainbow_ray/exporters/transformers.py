@@ -128,7 +128,7 @@ def _head_problems(bundle: Bundle, encoder: str) -> list[str]:
     family, width = FAMILIES[encoder], model.text.width
     conditions = {
         "training.ensemble=false": not bundle.members,
-        "model.bag_of_words.enabled=false": model.words is None,
+        "model.bag_of_words.enabled=false": model.bag_of_words is None,
         "model.text_encoder.pooling=cls": config.text_encoder.pooling == "cls",
         "model.text_encoder.layer=last, or a number": not model.text.mixed,
         f"model.classifier.hidden_dims=[{width}]": list(config.classifier.hidden_dims) == [width],
@@ -198,9 +198,9 @@ def _copy_head(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, task: Ta
     first, second = (layer for layer in model.head if isinstance(layer, nn.Linear))
     with torch.no_grad():
         weight, bias = first.weight.detach(), first.bias.detach()
-        if isinstance(model.standardise, Standardizer):
-            weight = weight / model.standardise.scale
-            bias = bias - weight @ model.standardise.mean
+        if isinstance(model.standardize, Standardizer):
+            weight = weight / model.standardize.scale
+            bias = bias - weight @ model.standardize.mean
         hidden.weight.copy_(weight)
         hidden.bias.copy_(bias)
         scale, shift = getattr(task, "scale", 1.0), getattr(task, "shift", 0.0)

@@ -31,7 +31,7 @@ class EnsembleScorer(nn.Module):
         self.fits = [fit.model for fit in bundle.fits]
         self.models = nn.ModuleList(self.fits)  # registers the members, so that `to` moves them
         # members with the same frozen encoder share one encoding of the batch
-        self.encodes_once = len(self.models) > 1 and all(fit.model.features_are_constant for fit in bundle.fits)
+        self.encodes_once = len(self.models) > 1 and all(fit.model.has_frozen_features for fit in bundle.fits)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Score a batch.
@@ -56,7 +56,8 @@ class EnsembleScorer(nn.Module):
         words, owner = batch.units[name].get(WORDS), batch.unit_to_example[name]
         encoded = self.fits[0].encode(batch)
         return [
-            model.classify(model.join(encoded, words, owner), segment_times=batch.segment_times) for model in self.fits
+            model.classify(model.append_bag_of_words(encoded, words, owner), segment_times=batch.segment_times)
+            for model in self.fits
         ]
 
 

@@ -33,7 +33,7 @@ BUILT_IN = {
     "midi": "rainbow_ray.modalities.midi.modality",
 }
 TEXT_ONLY = ("text",)
-RESERVED = ("fusion", "head", "pooling", "standardise", "stems", "temporal", "words")  # other parts of the model
+RESERVED = ("bag_of_words", "fusion", "head", "pooling", "standardize", "stems", "temporal")  # other parts of the model
 
 FindWindow = Callable[[str, str], "np.ndarray"]  # (modality, key of a window) to the array that the encoder reads
 DrawView = Callable[[], "int | None"]  # seed that draws one window per stem; None: all windows are read

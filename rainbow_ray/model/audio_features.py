@@ -1,4 +1,8 @@
-"""Cache of frozen features of windows: computed once, and shared by all runs that read the same media cache."""
+"""Cache of the output of frozen encoder layers for windows of audio, shared by all runs with the same media cache.
+
+A file lock elects one process that computes what is missing; the others wait. If that process dies, the operating
+system releases the lock.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from rainbow_ray.utils.errors import TrainingError
 from rainbow_ray.utils.hashing import hash_parts
 
 STATES = "states"  # kind of array in the cache
-AT_ONCE = 16  # windows
+WINDOWS_PER_BATCH = 16
 
 WindowKeys = Mapping[str, Sequence[str]]  # keys of windows by modality
 
@@ -28,7 +32,7 @@ class AudioFeatureCache:
 
     Args:
         model: Its encoders compute the frozen features.
-        reading: The inputs of the model, whose cache of windows is used.
+        input_spec: The inputs of the model, whose cache of windows is used.
         device: Device of the model.
         precision: Precision in which features are computed.
 
@@ -36,9 +40,9 @@ class AudioFeatureCache:
         seconds: Time spent on computing features.
     """
 
-    def __init__(self, model: RainbowModel, reading: InputSpec, device: torch.device, precision: Precision) -> None:
+    def __init__(self, model: RainbowModel, input_spec: InputSpec, device: torch.device, precision: Precision) -> None:
         self.model, self.device, self.precision = model, device, precision
-        self.store = reading.media_reader.store if reading.media_reader is not None else ArrayCache(None)
+        self.store = input_spec.media_reader.store if input_spec.media_reader is not None else ArrayCache(None)
         self.seconds = 0.0
         self.identities: dict[str, str] = {}  # of the frozen features of each modality that has some
         for name in model.modalities:
@@ -52,6 +56,9 @@ class AudioFeatureCache:
         Args:
             modality: Name of a modality with frozen features.
             window: Key of the window.
+
+        Returns:
+            A hash of the window, the frozen weights, the precision and the device type.
         """
         return hash_parts(window, self.identities[modality])
 
@@ -94,15 +101,18 @@ class AudioFeatureCache:
             modality: Name of the modality.
             window: Key of the window.
 
+        Returns:
+            Notes, samples, or the output of the frozen layers.
+
         Raises:
-            TrainingError: It is not in the cache any more.
+            TrainingError: The cache has lost the array.
         """
         is_state = modality in self.identities
         array = self.store.get(STATES, self.key(modality, window)) if is_state else self.store.get(modality, window)
         if array is None:
             raise TrainingError(
-                f"{self.store.folder}: {modality} of window {window} is gone or damaged; delete the folder, and start"
-                " again (a stopped run: with --resume) where the media are at hand"
+                f"{self.store.folder}: {modality} of window {window} is missing or damaged; delete the folder, and"
+                " start again (a stopped run: with --resume) where the media files are"
             )
         return array
 
@@ -110,7 +120,7 @@ class AudioFeatureCache:
         start = time.perf_counter()
         self.model.eval()
         for name, keys in windows.items():
-            for batch in _batches(keys, AT_ONCE):
+            for batch in _batches(keys, WINDOWS_PER_BATCH):
                 self._encode(name, batch)
         self.seconds += time.perf_counter() - start
 
@@ -137,8 +147,10 @@ class AudioFeatureCache:
     def _window(self, modality: str, key: str) -> np.ndarray:
         array = self.store.get(modality, key, hold=False)
         if array is None:
-            raise TrainingError(f"{self.store.folder}: {modality} of window {key} is gone or damaged, and so are its"
-                                " states; prepare them again where the media are at hand")  # fmt: skip
+            raise TrainingError(
+                f"{self.store.folder}: {modality} of window {key} is missing or damaged, and so is the output of the"
+                " frozen layers; prepare them again where the media files are"
+            )
         return array
 
 

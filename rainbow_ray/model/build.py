@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from rainbow_ray.config.schema import Config
+from rainbow_ray.config.schema import Config, ModelConfig
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.modalities.rows import load_encoders
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
+from rainbow_ray.model.fusion import check_fusion
 from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.model.temporal import check_temporal
 from rainbow_ray.tasks.base import Task
+
+
+def check_model(config: ModelConfig) -> list[str]:
+    """Return what is wrong with the sizes of parts of the model.
+
+    Args:
+        config: The section `model` of the config.
+
+    Returns:
+        Messages, one for each problem.
+    """
+    return [*check_fusion(config.fusion), *check_temporal(config.temporal)]
 
 
 def build_model(config: Config, input_spec: InputSpec, task: Task) -> RainbowModel:
@@ -39,16 +53,16 @@ def fit_bag_of_words(model: RainbowModel, dataset: Dataset, indices: np.ndarray,
     """Fit the vocabulary and the word weights of a model to the training examples; nothing without a bag of words.
 
     Args:
-        model: Its module `words` is fitted in place.
+        model: Its module `bag_of_words` is fitted in place.
         dataset: Examples with hashed words.
         indices: Training examples, `(n,)`.
         task: Its classes weigh the words where `model.bag_of_words.weighting` is `ratio`.
         config: The weighting, and the seed of the random projection.
     """
-    if model.words is None:
+    if model.bag_of_words is None:
         return
     examples = dataset.in_memory_subset(indices)
     words = examples.examples.take(examples.positions).ragged(tokenize.WORDS)
     classes = task.one_hot(dataset.targets[examples.indices])
     ratios = log_count_ratios(words, classes) if config.model.bag_of_words.weighting == "ratio" else None
-    model.words.fit(words, ratios, config.reproducibility.seed)
+    model.bag_of_words.fit(words, ratios, config.reproducibility.seed)

@@ -1,4 +1,4 @@
-"""Which device a fit runs on, and in which precision."""
+"""Device and precision of a fit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,35 @@ from rainbow_ray.distributed.process_group import ProcessGroup
 
 @dataclass(frozen=True)
 class Precision:
-    """`dtype` is autocast's, None for fp32 throughout; `scaled` when gradients need a GradScaler (fp16)."""
+    """Number format of forward passes.
+
+    Attributes:
+        dtype: Type that autocast uses; None for fp32 throughout.
+        scaled: Whether the loss is scaled, because gradients would underflow (fp16).
+
+    Reference:
+        Micikevicius et al. 2018, "Mixed Precision Training", section 3.
+    """
 
     dtype: torch.dtype | None
     scaled: bool = False
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """Return a context manager in which forward passes run in this precision.
+
+        Args:
+            device: Device of the model.
+
+        Returns:
+            A context manager, to be entered once.
+        """
         if self.dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.dtype)
 
     @property
     def name(self) -> str:
+        """The name of the format: `fp32`, `bf16` or `fp16`."""
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
 
@@ -54,59 +71,98 @@ class ExecutionContext:
 
 
 def pick_device(name: str) -> tuple[torch.device, list[str]]:
-    """The device, and a note where it is not the one that was asked for."""
+    """Return the device that a config requests.
+
+    Args:
+        name: `auto`, `cuda`, `mps` or `cpu`.
+
+    Returns:
+        The device, and a note for the user where the requested one is not available.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there)), []
+        return torch.device(next(kind for kind, is_available in available.items() if is_available)), []
     if available[name]:
         return torch.device(name), []
-    return torch.device("cpu"), [f"training.device: {name} is not available here: training on the CPU"]
+    return torch.device("cpu"), [f"training.device: {name} is not available here; training runs on the CPU"]
 
 
-def pick_precision(asked: bool | str, device: torch.device) -> tuple[Precision, list[str]]:
-    """`auto` and `true` take the fastest that is safe here; what is asked for by name is done, or noted."""
-    fast_bf16 = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": _has_amx}.get(device.type, lambda: False)()
-    if asked in (False, "off"):
+def pick_precision(requested: bool | str, device: torch.device) -> tuple[Precision, list[str]]:
+    """Return the precision that a config requests.
+
+    Args:
+        requested: `off` or false for fp32; `bf16` or `fp16`; `auto` or true for the fastest safe one on the device.
+        device: Device of the model.
+
+    Returns:
+        The precision, and a note for the user where the requested one is not available.
+    """
+    has_fast_bf16 = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": _has_amx}.get(device.type, lambda: False)()
+    if requested in (False, "off"):
         return Precision(None), []
-    if asked == "bf16" or (asked in ("auto", True) and fast_bf16):
+    if requested == "bf16" or (requested in ("auto", True) and has_fast_bf16):
         return Precision(torch.bfloat16), []
     if device.type == "cuda":
         return Precision(torch.float16, scaled=True), []
-    if asked == "fp16":
-        return Precision(None), [f"training.mixed_precision: fp16 needs a CUDA GPU: fp32 on {device.type}"]
-    if asked is True:
-        return Precision(None), [f"training.mixed_precision: true has no effect: bf16 is slow on this {device.type}"]
+    if requested == "fp16":
+        return Precision(None), [f"training.mixed_precision: fp16 needs a CUDA GPU; fp32 is used on {device.type}"]
+    if requested is True:
+        note = f"training.mixed_precision: true has no effect, because bf16 is slow on this {device.type}"
+        return Precision(None), [note]
     return Precision(None), []
 
 
-def set_deterministic(on: bool) -> None:
-    if on:
+def set_deterministic(enabled: bool) -> None:
+    """Make torch's operations deterministic, or allow faster ones.
+
+    Args:
+        enabled: Whether results must repeat. An operation without a deterministic form only warns.
+    """
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only: a kernel without a deterministic form must not end a run
-    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.use_deterministic_algorithms(enabled, warn_only=True)
     torch.backends.cudnn.benchmark = False
 
 
-OUT_OF_MEMORY_ADVICE = (
-    "try a smaller model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
-)
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+OUT_OF_MEMORY_ADVICE = "reduce model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch would have gone through. The CPU's allocator raises a plain RuntimeError."""
+    """Return whether a smaller batch might have succeeded.
+
+    Args:
+        error: Any error; the allocator of the CPU raises a plain RuntimeError.
+
+    Returns:
+        True for errors of memory allocation.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def is_broken(error: BaseException) -> bool:
-    """Whether this process can use its GPU no more: after an error of CUDA's, all that follows fails too."""
+    """Return whether this process can no longer use its GPU.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        True for errors of CUDA other than out of memory, after which every further call fails too.
+    """
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: of the GPU on CUDA, otherwise of this process."""
+    """Return the peak memory of this process.
+
+    Args:
+        device: Device of the model.
+
+    Returns:
+        MB of GPU memory on CUDA, otherwise of resident memory.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -114,12 +170,19 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def gpu_utilization(device: torch.device) -> float | None:
-    """Share of the last moments in which the GPU had work, 0 to 1; None where nobody tells."""
+    """Return the fraction of the last sample period in which the GPU was busy.
+
+    Args:
+        device: Device of the model.
+
+    Returns:
+        0 to 1; None without a CUDA GPU, without nvidia-ml-py, and where the driver does not permit the query.
+    """
     if device.type != "cuda":
         return None
     try:
         return torch.cuda.utilization(device) / 100
-    except (ImportError, RuntimeError):  # without nvidia-ml-py, or without the right to ask
+    except (ImportError, RuntimeError):
         return None
 
 

@@ -1,8 +1,10 @@
-"""What frozen layers say of a text never changes: it is computed once, and kept in files that all processes map.
+"""Disk cache for hidden states of frozen encoder layers.
 
-A file holds the states of all examples after `depth` layers, one after the other, without padding. The operating
-system's page cache is the memory: one copy however many processes read it, given up when memory is short. Whoever
-comes first computes; the others wait for it, or for its death.
+Frozen layers always give the same output for the same text, so it is computed once and memory-mapped by every process.
+A file lock elects one writer; the others wait. If the writer dies, the operating system releases the lock.
+
+A file holds the hidden states of all examples after some number of layers, concatenated without padding. Its pages are
+in the page cache of the operating system: once for all processes, and released when memory is short.
 """
 
 from __future__ import annotations
@@ -18,78 +20,111 @@ import torch
 from filelock import FileLock
 
 MB = 2**20
-ROOM_LEFT = 1.2  # times its size must be free on the disk before a file is written
+FREE_SPACE_FACTOR = 1.2  # a file is written where this multiple of its size is free on the disk
 
 
 @dataclass(frozen=True)
 class CachedHiddenStates:
-    """States of distinct texts, `(tokens of all texts, …, width)`.
+    """Hidden states of the distinct texts of a dataset.
 
-    Example i has text `same_as[i]`, and those of text j begin at `starts[j]`.
+    Attributes:
+        values: States of all texts, concatenated, `(tokens, …, width)`.
+        starts: First row of each text in `values`, and the number of rows, int64 `(texts + 1,)`.
+        text_of_example: Text of each example of the dataset, `(examples,)`.
     """
 
     values: torch.Tensor
     starts: np.ndarray
-    same_as: np.ndarray
+    text_of_example: np.ndarray
 
     def pad(self, indices: np.ndarray) -> torch.Tensor:
-        """Those of some examples, padded with zeros to the longest: `(examples, length, …, width)`."""
-        texts = self.same_as[indices]
-        begins, ends = self.starts[texts], self.starts[texts + 1]
-        longest = int((ends - begins).max(initial=1))
-        out = self.values.new_zeros(len(indices), longest, *self.values.shape[1:])
-        for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            out[row, : end - begin] = self.values[begin:end]
-        return out
+        """Return the states of some examples as a padded batch.
+
+        Args:
+            indices: Examples of the dataset, `(n,)`.
+
+        Returns:
+            `(n, length, …, width)`, padded with zeros to the longest text.
+        """
+        texts = self.text_of_example[indices]
+        starts, ends = self.starts[texts], self.starts[texts + 1]
+        max_length = int((ends - starts).max(initial=1))
+        padded = self.values.new_zeros(len(indices), max_length, *self.values.shape[1:])
+        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            padded[row, : end - start] = self.values[start:end]
+        return padded
 
 
 @dataclass(frozen=True)
 class FrozenFeatureCache:
-    """States in files of one folder, which together take at most `limit` bytes: the longest unused go first."""
+    """Cache of tensors in the files of a folder, from which the least recently used ones are removed.
+
+    Attributes:
+        folder: The folder, which several processes may use.
+        max_bytes: Size limit of all files together.
+    """
 
     folder: Path
-    limit: int
+    max_bytes: int
 
     def find(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
-        """The states under a key, mapped from their file, or None."""
+        """Return the tensor under a key if it is cached.
+
+        Args:
+            key: Identifies everything that the tensor depends on.
+            shape: Shape of the tensor.
+            dtype: Type of the tensor.
+
+        Returns:
+            The tensor, memory-mapped copy-on-write, or None.
+        """
         path = self._path(key)
-        size = _bytes(shape, dtype)
         try:
-            if path.stat().st_size != size:
+            if path.stat().st_size != _n_bytes(shape, dtype):
                 return None
             os.utime(path)
             return _map(path, shape, dtype, shared=False)
-        except (OSError, RuntimeError):  # removed by another process at this moment
+        except (OSError, RuntimeError):  # another process has removed the file at this moment
             return None
 
     def get(
         self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
     ) -> torch.Tensor | None:
-        """The states under a key; `compute` fills them where nobody has. None where the limit or the disk forbids."""
-        found = self.find(key, shape, dtype)
-        if found is not None or not self._has_room(_bytes(shape, dtype)):
-            return found
-        with FileLock(self.folder / f"{key}.lock"):  # the system takes it from whoever dies
-            found = self.find(key, shape, dtype)
-            if found is not None:
-                return found
+        """Return the tensor under a key, computed if it is not cached. Of several processes, one computes.
+
+        Args:
+            key: Identifies everything that the tensor depends on.
+            shape: Shape of the tensor.
+            dtype: Type of the tensor.
+            compute: Fills the tensor that it is called with.
+
+        Returns:
+            The tensor, memory-mapped copy-on-write; None where it exceeds the limit or the free disk space.
+        """
+        values = self.find(key, shape, dtype)
+        if values is not None or not self._has_room(_n_bytes(shape, dtype)):
+            return values
+        with FileLock(self.folder / f"{key}.lock"):  # the operating system releases the lock of a process that dies
+            values = self.find(key, shape, dtype)
+            if values is not None:
+                return values
             path = self._path(key)
-            temporary = path.with_name(f".{key}.tmp")  # the key is ours: what lies there is of one who died
+            temporary = path.with_name(f".{key}.tmp")  # under this lock, such a file was left by a process that died
             temporary.unlink(missing_ok=True)
             try:
-                with FileLock(self.folder / "room.lock"):  # so that no two writers take the same room
-                    self._make_room(_bytes(shape, dtype))
-                    states = _map(temporary, shape, dtype, shared=True)
-                compute(states)
+                with FileLock(self.folder / "room.lock"):  # so that two writers do not count on the same free space
+                    self._make_room(_n_bytes(shape, dtype))
+                    writable = _map(temporary, shape, dtype, shared=True)
+                compute(writable)
                 with temporary.open("rb") as file:
-                    os.fsync(file.fileno())  # or a power cut leaves a file with holes
+                    os.fsync(file.fileno())  # otherwise a power cut could leave a file with holes
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
         return self.find(key, shape, dtype)
 
     def remove(self) -> None:
-        """Forget everything, for those who map it still only when they end."""
+        """Remove all files; processes that have mapped one keep its content until they end."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
@@ -97,30 +132,31 @@ class FrozenFeatureCache:
 
     def _has_room(self, size: int) -> bool:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return 0 < size <= self.limit and shutil.disk_usage(self.folder).free > ROOM_LEFT * size
+        return 0 < size <= self.max_bytes and shutil.disk_usage(self.folder).free > FREE_SPACE_FACTOR * size
 
     def _make_room(self, size: int) -> None:
+        """Remove the least recently used files until `size` more bytes are within the limit."""
         files = [(path.stat(), path) for path in self.folder.glob("*.states")]
-        used = sum(stat.st_size for stat, _ in files) + sum(map(_size_of, self.folder.glob(".*.tmp")))
+        used = sum(stat.st_size for stat, _ in files) + sum(map(_file_size, self.folder.glob(".*.tmp")))
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
-            if used + size <= self.limit:
+            if used + size <= self.max_bytes:
                 return
-            path.unlink(missing_ok=True)  # a process that maps it keeps it
+            path.unlink(missing_ok=True)  # a process that has mapped the file keeps its content
             used -= stat.st_size
 
 
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
-def _size_of(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # its writer has just moved it into place
+    except FileNotFoundError:  # its writer has just renamed it
         return 0
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: torch.dtype, *, shared: bool) -> torch.Tensor:
-    """A file as a tensor: `shared` writes go to the file, others never."""
+    """Map a file as a tensor; writes go to the file if `shared`, otherwise to a private copy."""
     size = int(np.prod(shape, dtype=np.int64))
     return torch.from_file(str(path), shared=shared, size=size, dtype=dtype).view(shape)

@@ -1,7 +1,12 @@
-"""Fusion: tokens of each modality to one vector an example, whatever is missing.
+"""Fusion of the tokens of several modalities into one vector per example, with any modality missing.
 
-A modality that an example lacks is one learned token, in training and in prediction alike; so is one that modality
-dropout hides. Nothing depends on padding, nor on who else is in the batch.
+A modality that an example lacks is replaced by one learned token, in training and in prediction; so is a modality that
+modality dropout removes. The output for an example depends neither on padding nor on the other examples of a batch.
+
+Reference:
+    Arevalo et al. 2017, "Gated Multimodal Units for Information Fusion", equations 1-3; Tsai et al. 2019, "Multimodal
+    Transformer for Unaligned Multimodal Language Sequences", section 3.1 (cross-modal attention); Neverova et al. 2016,
+    "ModDrop: Adaptive Multi-Modal Gesture Recognition", section 4.2 (modality dropout).
 """
 
 from __future__ import annotations
@@ -11,31 +16,90 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from rainbow_ray.config.schema import FusionConfig
 from rainbow_ray.nn.attention import Block
 
+INITIAL_SCALE = 0.02  # standard deviation of the learned tokens at the start, as of BERT's embeddings
+
 
 def check_fusion(config: FusionConfig) -> list[str]:
-    """Return what is wrong with the sizes of the fusion."""
+    """Return what is wrong with the sizes of the fusion.
+
+    Args:
+        config: Section `model.fusion` of the config.
+
+    Returns:
+        Messages, one for each problem.
+    """
     if config.hidden_size % config.num_heads:
-        return [f"model.fusion.num_heads: {config.num_heads} do not divide the width, {config.hidden_size}"]
+        return [
+            f"model.fusion.num_heads: {config.num_heads} does not divide model.fusion.hidden_size"
+            f" ({config.hidden_size})"
+        ]
     return []
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A modality's tokens of each example: `values` `(examples, tokens, width)`, `mask` `(examples, tokens)`.
+    """Tokens of one modality.
 
-    An example that lacks the modality has no token.
+    Attributes:
+        values: `(examples, tokens, width)`.
+        mask: `(examples, tokens)`, bool, true for tokens; all false for examples without the modality.
     """
 
     values: torch.Tensor
     mask: torch.Tensor
 
+    def where(self, present: torch.Tensor) -> Tokens:
+        """Return the tokens of some examples, without those of the others.
+
+        Args:
+            present: Which examples keep their tokens, `(examples,)`, bool.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        return Tokens(self.values, self.mask & present[:, None])
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean token of each example.
+
+        Returns:
+            `(examples, width)`; NaN for examples without tokens.
+        """
+        mask = self.mask[..., None].to(self.values.dtype)
+        return (self.values * mask).sum(1) / mask.sum(1)
+
+
+@dataclass(frozen=True)
+class ModalityOutput:
+    """Output of the encoder of one modality.
+
+    Attributes:
+        tokens: Tokens of each example.
+        summary: Pooled statistics, `(examples, summary width)`; arbitrary for examples without the modality.
+    """
+
+    tokens: Tokens
+    summary: torch.Tensor
+
 
 class Fusion(nn.Module):
-    """`widths` are those of each modality's tokens. Gives `(examples, self.out_width)`."""
+    """Fuses tokens of several modalities.
+
+    Kind `concat` concatenates the mean tokens, `gated` adds them with weights that sum to 1, and `cross_attention`
+    first lets the tokens of each modality attend to those of all others, in `num_layers` layers.
+
+    Args:
+        widths: Width of the tokens of each modality.
+        config: Section `model.fusion` of the config.
+
+    Attributes:
+        out_width: Width of the output.
+    """
 
     def __init__(self, widths: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()
@@ -43,115 +107,166 @@ class Fusion(nn.Module):
         self.project = nn.ModuleDict(
             {name: nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width)) for name, size in widths.items()}
         )
-        self.null = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(width)) for name in widths})
+        self.missing_tokens = nn.ParameterDict(
+            {name: nn.Parameter(INITIAL_SCALE * torch.randn(width)) for name in widths}
+        )
         self.blocks = nn.ModuleList()
         if config.kind == "cross_attention" and len(widths) > 1:
             for _ in range(config.num_layers):
-                self.blocks.append(
-                    nn.ModuleDict({name: Block(width, config.num_heads, config.dropout) for name in widths})
-                )
+                blocks = {name: Block(width, config.num_heads, config.dropout) for name in widths}
+                self.blocks.append(nn.ModuleDict(blocks))
         self.gate = nn.Linear(width, 1) if config.kind == "gated" else None
         self.norm = nn.LayerNorm(width)
         self.out_width = width if config.kind == "gated" else width * len(widths)
 
     @property
     def attends(self) -> bool:
-        """Whether `attention` has anything to tell."""
+        """Whether `attention` returns weights."""
         return self.gate is not None or len(self.blocks) > 0
 
+    @override
     def forward(self, tokens: Mapping[str, Tokens]) -> torch.Tensor:
-        hidden = self._with_nulls(tokens)
+        """Return one vector per example.
+
+        Args:
+            tokens: Tokens by modality.
+
+        Returns:
+            `(examples, out_width)`.
+        """
+        hidden = self._with_missing_tokens(tokens)
         for block in self.blocks:
             assert isinstance(block, nn.ModuleDict)
             hidden = {name: self._attend(block, name, hidden) for name in self.modalities}
-        pooled = torch.stack([self.norm(_mean(hidden[name])) for name in self.modalities], dim=1)
+        pooled = torch.stack([self.norm(hidden[name].mean()) for name in self.modalities], dim=1)
         if self.gate is not None:
-            # a scalar gate a modality, after the gated multimodal unit of Arevalo et al. 2017, eq. 1-3
+            # equations 1-3 of Arevalo et al. with one scalar gate per modality
             gated: torch.Tensor = (self.gate(pooled).softmax(dim=1) * torch.tanh(pooled)).sum(dim=1)
             return gated
         return pooled.flatten(1)
 
     @torch.no_grad()
     def attention(self, tokens: Mapping[str, Tokens]) -> torch.Tensor | None:
-        """How much each modality of each example looks at each other: `(examples, modalities, modalities)`.
+        """Return the attention of each modality to each other.
 
-        A row adds up to 1; of several layers the first speaks. Of gates, each row says the same. None without either.
+        Args:
+            tokens: Tokens by modality.
+
+        Returns:
+            `(examples, modalities, modalities)`; each row sums to 1. With several layers, those of the first one; with
+            gates, every row holds the gates. None with neither.
         """
-        hidden = self._with_nulls(tokens)
+        hidden = self._with_missing_tokens(tokens)
         if self.gate is not None:
-            pooled = torch.stack([self.norm(_mean(hidden[name])) for name in self.modalities], dim=1)
-            shares: torch.Tensor = self.gate(pooled).softmax(dim=1)[:, None, :, 0]
-            return shares.expand(-1, len(self.modalities), -1)
+            pooled = torch.stack([self.norm(hidden[name].mean()) for name in self.modalities], dim=1)
+            gates: torch.Tensor = self.gate(pooled).softmax(dim=1)[:, None, :, 0]
+            return gates.expand(-1, len(self.modalities), -1)
         if not len(self.blocks):
             return None
         block = self.blocks[0]
         assert isinstance(block, nn.ModuleDict)
-        rows = []
-        for name in self.modalities:
-            others = [other for other in self.modalities if other != name]
-            attend = block[name]
-            assert isinstance(attend, Block)
-            context, mask = _joined([hidden[other] for other in others])
-            weights = attend.weights(hidden[name].values, context, mask)
-            inside = hidden[name].mask[..., None]
-            seen = (weights * inside).sum(1) / inside.sum(1)
-            sizes = [hidden[other].values.shape[1] for other in others]
-            parts = dict(zip(others, torch.split(seen, sizes, dim=1), strict=True))
-            rows.append(torch.stack(
-                [parts[other].sum(1) if other in parts else seen.new_zeros(len(seen)) for other in self.modalities], 1
-            ))  # fmt: skip
-        return torch.stack(rows, dim=1)
+        return torch.stack([self._attention_of(block, name, hidden) for name in self.modalities], dim=1)
 
-    def _with_nulls(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """All of one width, with the learned token where an example has none."""
-        found = {}
+    def _attention_of(self, block: nn.ModuleDict, name: str, hidden: Mapping[str, Tokens]) -> torch.Tensor:
+        """Attention of one modality to each of all modalities, `(examples, modalities)`; 0 to itself."""
+        others = [other for other in self.modalities if other != name]
+        attend = block[name]
+        assert isinstance(attend, Block)
+        context, mask = _concatenate([hidden[other] for other in others])
+        weights = attend.weights(hidden[name].values, context, mask)
+        query_mask = hidden[name].mask[..., None]
+        mean_weights = (weights * query_mask).sum(1) / query_mask.sum(1)
+        sizes = [hidden[other].values.shape[1] for other in others]
+        by_modality = dict(zip(others, torch.split(mean_weights, sizes, dim=1), strict=True))
+        zeros = mean_weights.new_zeros(len(mean_weights))
+        return torch.stack(
+            [by_modality[other].sum(1) if other in by_modality else zeros for other in self.modalities], 1
+        )
+
+    def _with_missing_tokens(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Tokens of one width, with the learned token for examples without the modality."""
+        hidden = {}
         for name in self.modalities:
             values, mask = self.project[name](tokens[name].values), tokens[name].mask
-            missing = ~mask.any(dim=1)
-            first = torch.zeros_like(mask)
-            first[:, 0] = missing
-            found[name] = Tokens(torch.where(first[..., None], self.null[name].to(values.dtype), values), mask | first)
-        return found
+            is_missing = torch.zeros_like(mask)
+            is_missing[:, 0] = ~mask.any(dim=1)
+            missing_token = self.missing_tokens[name].to(values.dtype)
+            hidden[name] = Tokens(torch.where(is_missing[..., None], missing_token, values), mask | is_missing)
+        return hidden
 
     def _attend(self, block: nn.ModuleDict, name: str, hidden: Mapping[str, Tokens]) -> Tokens:
-        context, mask = _joined([hidden[other] for other in self.modalities if other != name])
+        context, mask = _concatenate([hidden[other] for other in self.modalities if other != name])
         return Tokens(block[name](hidden[name].values, context, mask), hidden[name].mask)
 
 
-def apply_modality_dropout(present: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-    """Modality dropout: what is present `(examples,)`, less a share of it; each example keeps one modality at least."""
+def apply_modality_dropout(present: Mapping[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:
+    """Remove modalities of training examples at random; each example keeps at least one of those that it has.
+
+    Args:
+        present: Which examples have which modality, `(examples,)` each, bool.
+        probability: Probability with which a modality of an example is removed.
+
+    Returns:
+        Which examples keep which modality, `(examples,)` each, bool.
+
+    Reference:
+        Neverova et al. 2016, "ModDrop: Adaptive Multi-Modal Gesture Recognition", section 4.2.
+    """
     names = list(present)
-    there = torch.stack([present[name] for name in names], dim=1)
-    draws = torch.rand(there.shape, device=there.device)
-    kept = there & (draws >= share)
-    # the one with the largest draw stays where all would go
-    largest = draws.masked_fill(~there, -1.0).argmax(dim=1, keepdim=True)
-    spared = torch.zeros_like(there).scatter_(1, largest, True) & there
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, spared)
+    is_present = torch.stack([present[name] for name in names], dim=1)
+    draws = torch.rand(is_present.shape, device=is_present.device)
+    kept = is_present & (draws >= probability)
+    # where all would be removed, the modality with the largest draw stays
+    largest = draws.masked_fill(~is_present, -1.0).argmax(dim=1, keepdim=True)
+    fallback = torch.zeros_like(is_present).scatter_(1, largest, True) & is_present
+    kept = torch.where(kept.any(dim=1, keepdim=True), kept, fallback)
     return dict(zip(names, kept.unbind(dim=1), strict=True))
 
 
-def gather_units(values: torch.Tensor, mask: torch.Tensor, to_example: torch.Tensor | None, examples: int) -> Tokens:
-    """Tokens of flat units `(units, tokens, width)` beside each other, example by example.
+def gather_units(
+    values: torch.Tensor, mask: torch.Tensor, unit_to_example: torch.Tensor | None, n_examples: int
+) -> Tokens:
+    """Concatenate the tokens of the units (windows, texts) of each example.
 
-    `to_example` is sorted; None: each example has one unit. What is not there is cut off: the longest example has no
-    padding.
+    Args:
+        values: Tokens of each unit, `(units, tokens, width)`.
+        mask: `(units, tokens)`, bool.
+        unit_to_example: Example of each unit, `(units,)`, sorted; None: one unit per example.
+        n_examples: Number of examples.
+
+    Returns:
+        Tokens of each example, padded to the example with the most units.
     """
-    if to_example is None:
+    if unit_to_example is None:
         return Tokens(values, mask)
-    counts = torch.bincount(to_example, minlength=examples)
-    most, (_, length, width) = max(1, int(counts.max()) if len(counts) else 1), values.shape
-    place = torch.arange(len(to_example), device=values.device) - (counts.cumsum(0) - counts)[to_example]
-    flat = to_example * most + place
-    out = values.new_zeros(examples * most, length, width).index_copy(0, flat, values)
-    there = mask.new_zeros(examples * most, length).index_copy(0, flat, mask)
-    return Tokens(out.view(examples, most * length, width), there.view(examples, most * length))
+    counts = torch.bincount(unit_to_example, minlength=n_examples)
+    max_units, (_, length, width) = max(1, int(counts.max()) if len(counts) else 1), values.shape
+    position = torch.arange(len(unit_to_example), device=values.device) - (counts.cumsum(0) - counts)[unit_to_example]
+    rows = unit_to_example * max_units + position
+    padded_values = values.new_zeros(n_examples * max_units, length, width).index_copy(0, rows, values)
+    padded_mask = mask.new_zeros(n_examples * max_units, length).index_copy(0, rows, mask)
+    return Tokens(
+        padded_values.view(n_examples, max_units * length, width), padded_mask.view(n_examples, max_units * length)
+    )
 
 
-def _mean(tokens: Tokens) -> torch.Tensor:
-    inside = tokens.mask[..., None].to(tokens.values.dtype)
-    return (tokens.values * inside).sum(1) / inside.sum(1)
+def mean_per_example(units: torch.Tensor, unit_to_example: torch.Tensor | None, n_examples: int) -> torch.Tensor:
+    """Return the mean of the units (windows, texts) of each example.
+
+    Args:
+        units: `(units, width)`.
+        unit_to_example: Example of each unit, `(units,)`; None: one unit per example.
+        n_examples: Number of examples.
+
+    Returns:
+        `(examples, width)`; 0 for examples without units.
+    """
+    if unit_to_example is None:
+        return units
+    sums = units.new_zeros(n_examples, units.shape[1]).index_add_(0, unit_to_example, units)
+    counts = units.new_zeros(n_examples).index_add_(0, unit_to_example, units.new_ones(len(units)))
+    return sums / counts.clamp(min=1)[:, None]
 
 
-def _joined(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+def _concatenate(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([t.values for t in tokens], dim=1), torch.cat([t.mask for t in tokens], dim=1)

@@ -1,4 +1,8 @@
-"""The model: each modality is encoded by itself, several are fused, a head gives logits."""
+"""The model: an encoder per modality, a fusion of several modalities, layers over sequences, and a head.
+
+Reference:
+    Neverova et al. 2016, "ModDrop: Adaptive Multi-Modal Gesture Recognition", section 4.2 (modality dropout).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch, SegmentTimes
@@ -20,57 +25,64 @@ from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.modalities.units import PretrainedEncoder
-from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
-from rainbow_ray.model.temporal import Temporal, check_temporal
+from rainbow_ray.model.fusion import (
+    Fusion,
+    ModalityOutput,
+    Tokens,
+    apply_modality_dropout,
+    gather_units,
+    mean_per_example,
+)
+from rainbow_ray.model.state_keys import upgrade_state_keys
+from rainbow_ray.model.temporal import Temporal
 from rainbow_ray.nn.head import make_head
 from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
 
-READ_AS = 384  # features: the width of text for which the head's rates were measured
-STEMS = 32  # of a song that are told apart
-
-
-def check_model(config: ModelConfig) -> list[str]:
-    """Return what is wrong with the sizes of parts of the model.
-
-    Args:
-        config: The section `model` of the config.
-
-    Returns:
-        Messages, one for each problem.
-    """
-    return [*check_fusion(config.fusion), *check_temporal(config.temporal)]
+REFERENCE_WIDTH = 384  # features of the text encoder for which the default learning rate of the head was chosen
+MAX_STEMS = 32  # stems of a song with an embedding of their own
 
 
 @dataclass(frozen=True)
 class PrecomputedFeatures:
-    """Features that were computed before, `(examples, width)`, and when these examples are, where they are segments."""
+    """Features that were computed before training, as an input of the model.
+
+    Attributes:
+        features: Features before standardization, `(examples, width)`, fp32.
+        segment_times: Times of the examples where they are segments, otherwise None.
+    """
 
     features: torch.Tensor
     segment_times: SegmentTimes | None = None
 
 
-@dataclass(frozen=True)
-class ModalityOutput:
-    """What was read of one modality: tokens, and a summary `(examples, width)`, of no meaning where it lacks."""
-
-    tokens: Tokens
-    summary: torch.Tensor
-
-
 class RainbowModel(nn.Module):
-    """Text, audio and MIDI in, whichever are among `modalities`; logits `(examples, outputs)` out.
+    """Maps text, audio and MIDI, as far as they are among `modalities`, to logits.
 
-    Text alone goes to the head as one vector. With others, tokens are fused, and the head reads what comes out beside
-    each modality's summary. With `temporal`, examples are segments, and the head reads beside their own features what
-    their neighbours and their time make of them.
+    With text alone, the head reads one pooled vector and the bag of words. With other modalities, the head reads the
+    output of the fusion and the pooled statistics of each modality. Where examples are segments, the head also reads
+    the output of layers over the sequence of segments.
+
+    Args:
+        encoders: Pretrained encoders by modality; modalities trained from scratch have none.
+        config: Section `model` of the config.
+        outputs: Number of logits.
+        modalities: Names of modalities.
+        seconds: Length of a window of audio or MIDI.
+        temporal: Whether examples are segments that are read in sequences.
+
+    Attributes:
+        module_names: Attributes with the modules of each modality.
+        feature_widths: Widths of the features that the head reads besides the output of the fusion, by name.
+        width: Their sum.
+        is_fused: Whether there is a fusion.
     """
 
     feature_scale: torch.Tensor
     # None without the modality; a registered modality adds an attribute of its name
     text: TextEncoder | None
     pooling: Pooling | None
-    words: WordPresence | None
+    bag_of_words: WordPresence | None
     audio: LogMelNet | WaveformEncoder | None
     midi: MidiEncoder | None
     fusion: Fusion | None
@@ -81,39 +93,42 @@ class RainbowModel(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.modalities, self.config = tuple(modalities), config
-        self.text = self.pooling = self.words = self.audio = self.midi = self.fusion = None
-        self.module_names: dict[str, tuple[str, ...]] = {}  # attributes with the modules of each modality
+        self.text = self.pooling = self.bag_of_words = self.audio = self.midi = self.fusion = None
+        self.module_names: dict[str, tuple[str, ...]] = {}
         for name in self.modalities:
             modules = get_modality(name).make_modules(config, encoders.get(name), seconds)
             self.module_names[name] = tuple(modules)
             for attribute, module in modules.items():
                 setattr(self, attribute, module)
         self.is_fused = len(self.modalities) > 1 or get_modality(self.modalities[0]).needs_fusion
-        self.parts: dict[str, int] = {}  # widths of the features that the head reads beside the fusion
+        self.feature_widths: dict[str, int] = {}
         for name in self.modalities:
             if config.fusion.pooled_statistics or not self.is_fused:
-                self.parts[name] = self.encoder_of(name).summary_width
-            self.parts |= get_modality(name).extra_widths(self._modules_of(name))
-        self.width = sum(self.parts.values())
+                self.feature_widths[name] = self.encoder_of(name).summary_width
+            self.feature_widths |= get_modality(name).extra_widths(self._modules_of(name))
+        self.width = sum(self.feature_widths.values())
         if self.is_fused:
-            widths = {name: self.encoder_of(name).width for name in self.modalities}
-            self.fusion = Fusion(widths, config.fusion)
-            self.stems = nn.ModuleDict(
-                {name: nn.Embedding(STEMS, width) for name, width in widths.items() if get_modality(name).is_windowed}
-            )
-            for embedding in self.stems.values():
-                assert isinstance(embedding, nn.Embedding)
-                nn.init.zeros_(embedding.weight)
+            token_widths = {name: self.encoder_of(name).width for name in self.modalities}
+            self.fusion = Fusion(token_widths, config.fusion)
+            self.stems = _stem_embeddings(token_widths)
         self.register_buffer("feature_scale", self._feature_scale(), persistent=False)
-        self.standardise = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
-        fused = self.fusion.out_width if self.fusion is not None else 0
-        read = self.width + fused
-        self.temporal = Temporal(read, config.temporal) if temporal and config.temporal.kind != "none" else None
-        around = self.temporal.out_width if self.temporal is not None else 0
-        self.head = make_head(read + around, outputs, config.classifier)
+        self.standardize = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
+        head_width = self.width + (self.fusion.out_width if self.fusion is not None else 0)
+        has_temporal = temporal and config.temporal.kind != "none"
+        self.temporal = Temporal(head_width, config.temporal) if has_temporal else None
+        head_width += self.temporal.out_width if self.temporal is not None else 0
+        self.head = make_head(head_width, outputs, config.classifier)
 
+    @override
     def forward(self, inputs: Batch | PrecomputedFeatures) -> torch.Tensor:
-        """From a batch, or (without a fusion) from its features."""
+        """Return logits.
+
+        Args:
+            inputs: A batch, or (without a fusion) features that were computed before.
+
+        Returns:
+            `(examples, outputs)`.
+        """
         if isinstance(inputs, PrecomputedFeatures):
             return self.classify(inputs.features, segment_times=inputs.segment_times)
         if self.fusion is None:
@@ -121,169 +136,266 @@ class RainbowModel(nn.Module):
         present = self.present(inputs)
         if self.training and self.config.fusion.modality_dropout:
             present = apply_modality_dropout(present, self.config.fusion.modality_dropout)
-        read = self.read(inputs)
-        return self.classify(
-            self.summaries(inputs, read, present), self.fusion(_where(read, present)), inputs.segment_times
-        )
+        outputs = self.encode_modalities(inputs)
+        fused = self.fusion(_present_tokens(outputs, present))
+        return self.classify(self.pooled_statistics(inputs, outputs, present), fused, inputs.segment_times)
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """What the head reads beside a fusion, before standardising: `(examples, width)`, fp32, NaN where missing."""
+        """Return the features that the head reads besides the output of the fusion, before standardization.
+
+        Args:
+            batch: The examples.
+
+        Returns:
+            `(examples, width)`, fp32; NaN where an example lacks the modality.
+        """
         if self.fusion is None:
             (name,) = self.modalities
-            return self.join(self.encode(batch), batch.units[name].get(WORDS), batch.unit_to_example[name])
-        return self.summaries(batch, self.read(batch), self.present(batch))
+            words = batch.units[name].get(WORDS)
+            return self.append_bag_of_words(self.encode(batch), words, batch.unit_to_example[name])
+        return self.pooled_statistics(batch, self.encode_modalities(batch), self.present(batch))
 
     def present(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Which examples have which of this model's modalities, `(examples,)` each."""
+        """Return which examples have which modality.
+
+        Args:
+            batch: The examples.
+
+        Returns:
+            `(examples,)`, bool, for each modality of this model.
+        """
         return {name: batch.present[name] for name in self.modalities}
 
-    def read(self, batch: Batch) -> dict[str, ModalityOutput]:
-        """Each modality by itself."""
-        return {name: self._read(name, batch) for name in self.modalities}
+    def encode_modalities(self, batch: Batch) -> dict[str, ModalityOutput]:
+        """Return the output of each modality's encoder.
+
+        Args:
+            batch: The examples.
+
+        Returns:
+            Tokens and pooled statistics by modality.
+        """
+        return {name: self._encode_modality(name, batch) for name in self.modalities}
 
     @torch.no_grad()
     def attention(self, batch: Batch) -> torch.Tensor | None:
-        """Which modality looks how much at which, `(examples, modalities, modalities)`; None where nothing attends."""
+        """Return the attention of each modality to each other, as `Fusion.attention`.
+
+        Args:
+            batch: The examples.
+
+        Returns:
+            `(examples, modalities, modalities)`; None without attention.
+        """
         if self.fusion is None:
             return None
-        return self.fusion.attention(_where(self.read(batch), self.present(batch)))
+        return self.fusion.attention(_present_tokens(self.encode_modalities(batch), self.present(batch)))
 
-    def summaries(
-        self, batch: Batch, read: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:  # fmt: skip
-        """Beside each other, NaN where an example lacks the modality: `(examples, width)`, fp32."""
-        parts = []
+    def pooled_statistics(
+        self, batch: Batch, outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the concatenated pooled statistics of all modalities.
+
+        Args:
+            batch: The examples.
+            outputs: Output of each modality's encoder.
+            present: Which examples have which modality, `(examples,)` each.
+
+        Returns:
+            `(examples, width)`, fp32; NaN where an example lacks the modality.
+        """
+        statistics = []
         for name in self.modalities:
-            features = {name: read[name].summary.float()} if name in self.parts else {}
+            features = {name: outputs[name].summary.float()} if name in self.feature_widths else {}
             features |= get_modality(name).extra_features(self._modules_of(name), batch.units[name])
-            parts += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
-        return torch.cat(parts, dim=1) if parts else torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
+            statistics += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
+        if not statistics:
+            return torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
+        return torch.cat(statistics, dim=1)
 
     def encode(self, batch: Batch) -> torch.Tensor:
-        """The text encoder's part of the features: `(examples, text width)`, fp32."""
+        """Return the pooled output of the encoder of a model with a single modality.
+
+        Args:
+            batch: The examples.
+
+        Returns:
+            `(examples, encoder width)`, fp32.
+        """
         (name,) = self.modalities
         units = get_modality(name).encode(self._modules_of(name), batch.units[name]).summary.float()
-        return _average(units, batch.unit_to_example[name], batch.targets.shape[0])
+        return mean_per_example(units, batch.unit_to_example[name], batch.targets.shape[0])
 
-    def join(
+    def append_bag_of_words(
         self, encoded: torch.Tensor, words: torch.Tensor | None, unit_to_example: torch.Tensor | None
     ) -> torch.Tensor:
-        """Put the words, buckets `(units, words)`, beside what the encoder gave, `(examples, text width)`."""
-        if self.words is None:
+        """Return features with those of the bag of words appended, if the model has one.
+
+        Args:
+            encoded: Pooled output of the text encoder, `(examples, text width)`.
+            words: Hash buckets of the words of each unit, `(units, words)`, padded with 0.
+            unit_to_example: Example of each unit, `(units,)`; None: one unit per example.
+
+        Returns:
+            `(examples, width)`.
+        """
+        if self.bag_of_words is None:
             return encoded
         assert words is not None
-        present = _average(self.words(words), unit_to_example, encoded.shape[0])
-        return torch.cat([encoded, present], dim=1)
+        features = mean_per_example(self.bag_of_words(words), unit_to_example, encoded.shape[0])
+        return torch.cat([encoded, features], dim=1)
 
     def classify(
         self, features: torch.Tensor, fused: torch.Tensor | None = None, segment_times: SegmentTimes | None = None
     ) -> torch.Tensor:
-        """Logits `(examples, outputs)` from features `(examples, width)`, what the fusion gave, and when they are."""
-        known = self.standardise(features)
+        """Return logits from features.
+
+        Args:
+            features: Features before standardization, `(examples, width)`.
+            fused: Output of the fusion, `(examples, fusion width)`, or None without a fusion.
+            segment_times: Times of the segments; needed by a model over sequences.
+
+        Returns:
+            `(examples, outputs)`.
+        """
+        hidden = self.standardize(features)
         if fused is not None:
-            # what is missing is as the average of the training side
-            known = torch.cat([torch.nan_to_num(known) * self.feature_scale, fused.to(known.dtype)], dim=1)
+            # a missing feature is replaced by its mean over the training side
+            hidden = torch.cat([torch.nan_to_num(hidden) * self.feature_scale, fused.to(hidden.dtype)], dim=1)
         if self.temporal is not None:
             assert segment_times is not None, "segments need their times"
-            known = torch.cat([known, self.temporal(known, segment_times).to(known.dtype)], dim=1)
-        out: torch.Tensor = self.head(known)
-        return out
+            hidden = torch.cat([hidden, self.temporal(hidden, segment_times).to(hidden.dtype)], dim=1)
+        logits: torch.Tensor = self.head(hidden)
+        return logits
 
     @property
-    def features_are_constant(self) -> bool:
-        """Whether `features` are all that the head reads and training does not change them."""
+    def has_frozen_features(self) -> bool:
+        """Whether `features` are all that the head reads, and training does not change them."""
         if self.fusion is not None or self.text is None or self.pooling is None:
             return False
-        return not any(p.requires_grad for part in (self.text, self.pooling) for p in part.parameters())
+        return not any(p.requires_grad for module in (self.text, self.pooling) for p in module.parameters())
 
     @torch.no_grad()
     def fit_statistics(self, features: torch.Tensor) -> None:
-        """Centre and scale the head's inputs by the training side's features, `(examples, width)`."""
-        if isinstance(self.standardise, Standardizer):
-            self.standardise.fit(features)
+        """Fit the standardizer.
+
+        Args:
+            features: Features of training examples, `(n, width)`; NaN where missing.
+        """
+        if isinstance(self.standardize, Standardizer):
+            self.standardize.fit(features)
 
     @torch.no_grad()
     def set_bias(self, bias: np.ndarray) -> None:
-        """Start the last layer at `bias`, `(outputs,)`."""
+        """Set the bias of the last layer.
+
+        Args:
+            bias: `(outputs,)`.
+        """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         last.bias.copy_(torch.from_numpy(bias))
 
     def parameters_by_component(self) -> dict[str, list[nn.Parameter]]:
-        """Trained parameters by what they belong to: each modality's encoder, the fusion, what sees time, the head."""
-        owned: dict[str, list[nn.Parameter]] = {}
-        known: set[int] = set()
+        """Return the trained parameters of each component.
+
+        Returns:
+            Parameters by modality, then those of `fusion`, `temporal` and `head`; components without trained
+            parameters are left out.
+        """
+        components: dict[str, list[nn.Parameter]] = {}
         for name in (*self.modalities, "fusion", "temporal"):
-            part = getattr(self, name)
-            found = [p for p in part.parameters() if p.requires_grad] if part is not None else []
-            owned[name] = found
-            known |= {id(p) for p in found}
-        owned["head"] = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        return {name: found for name, found in owned.items() if found}
+            module = getattr(self, name)
+            components[name] = [p for p in module.parameters() if p.requires_grad] if module is not None else []
+        assigned = {id(p) for parameters in components.values() for p in parameters}
+        components["head"] = [p for p in self.parameters() if p.requires_grad and id(p) not in assigned]
+        return {name: parameters for name, parameters in components.items() if parameters}
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """Everything that differs from the base encoders: trained tensors and fitted buffers."""
+        """Return all tensors that differ from the pretrained encoders.
+
+        Returns:
+            Trained parameters and fitted buffers by name.
+        """
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         bodies = {name: getattr(self.encoder_of(name), "body", None) for name in self.modalities}
-        base_buffers = {
+        pretrained_buffers = {
             f"{modality}.body.{name}"
             for modality, body in bodies.items()
             if body is not None
             for name, _ in body.named_buffers()
         }
-        return {k: v for k, v in self.state_dict().items() if k not in frozen and k not in base_buffers}
+        excluded = frozen | pretrained_buffers
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in excluded}
 
-    def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
-        expected = set(self.trained_state())
+    def load_trained_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load what `trained_state` returned, in this version or an earlier one.
+
+        Args:
+            state: Tensors by name.
+
+        Raises:
+            ValueError: The names do not fit this model.
+        """
+        state, expected = upgrade_state_keys(state), set(self.trained_state())
         if expected != set(state):
             raise ValueError(f"these tensors do not fit the model: {sorted(expected ^ set(state))[:5]}")
         self.load_state_dict(state, strict=False)
 
     def encoder_of(self, modality: str) -> Any:
-        """The encoder of a modality."""
+        """Return the encoder of a modality.
+
+        Args:
+            modality: Name of the modality.
+
+        Returns:
+            The module of that name.
+        """
         return getattr(self, modality)
 
     def _modules_of(self, modality: str) -> dict[str, Any]:
         return {attribute: getattr(self, attribute) for attribute in self.module_names[modality]}
 
     def _feature_scale(self) -> torch.Tensor:
-        """Factors of the features beside the fusion, `(width,)`.
+        """Factors of the features besides the fusion, `(width,)`.
 
-        Adam moves each weight alike, so that the contribution of a part grows with its width: the 23 statistics of
+        Adam moves each weight alike, so that the contribution of a modality grows with its width: the 23 statistics of
         MIDI would hardly count beside the 384 features of a text encoder.
         """
         scaled = {name for name in self.modalities if get_modality(name).rescales_features}
         factors = [
-            torch.full((width,), READ_AS / width if name in scaled else 1.0) for name, width in self.parts.items()
+            torch.full((width,), REFERENCE_WIDTH / width if name in scaled else 1.0)
+            for name, width in self.feature_widths.items()
         ]
         return torch.cat(factors or [torch.zeros(0)])
 
-    def _read(self, name: str, batch: Batch) -> ModalityOutput:
+    def _encode_modality(self, name: str, batch: Batch) -> ModalityOutput:
         spec, encoder = get_modality(name), self.encoder_of(name)
-        inputs, owner, examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
-        if spec.is_windowed and owner is not None and len(owner) == 0:  # no example of the batch has it
-            empty = inputs["values"].new_zeros(examples, 1, encoder.width)
-            return ModalityOutput(
-                Tokens(empty, empty[..., 0].bool()), inputs["values"].new_zeros(examples, encoder.summary_width)
-            )
+        inputs, unit_to_example, n_examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
+        if spec.is_windowed and unit_to_example is not None and len(unit_to_example) == 0:
+            # no example of the batch has the modality
+            empty = inputs["values"].new_zeros(n_examples, 1, encoder.width)
+            summary = inputs["values"].new_zeros(n_examples, encoder.summary_width)
+            return ModalityOutput(Tokens(empty, empty[..., 0].bool()), summary)
         units = spec.encode(self._modules_of(name), inputs)
         if not spec.is_windowed:
             return ModalityOutput(Tokens(units.tokens, units.mask), units.summary)
-        tokens = units.tokens + self.stems[name](inputs["stem"].clamp(max=STEMS - 1))[:, None]
+        tokens = units.tokens + self.stems[name](inputs["stem"].clamp(max=MAX_STEMS - 1))[:, None]
         return ModalityOutput(
-            gather_units(tokens, units.mask, owner, examples), _average(units.summary.float(), owner, examples)
+            gather_units(tokens, units.mask, unit_to_example, n_examples),
+            mean_per_example(units.summary.float(), unit_to_example, n_examples),
         )
 
 
-def _where(read: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
-    """Tokens of what is present."""
-    return {name: Tokens(one.tokens.values, one.tokens.mask & present[name][:, None]) for name, one in read.items()}
+def _stem_embeddings(token_widths: Mapping[str, int]) -> nn.ModuleDict:
+    """An embedding of the number of a stem for each modality with windows, which starts at zero."""
+    embeddings = {
+        name: nn.Embedding(MAX_STEMS, width) for name, width in token_widths.items() if get_modality(name).is_windowed
+    }
+    for embedding in embeddings.values():
+        nn.init.zeros_(embedding.weight)
+    return nn.ModuleDict(embeddings)
 
 
-def _average(units: torch.Tensor, unit_to_example: torch.Tensor | None, examples: int) -> torch.Tensor:
-    """Mean of each example's units: `(examples, width)` from `(units, width)`."""
-    if unit_to_example is None:
-        return units
-    summed = units.new_zeros(examples, units.shape[1]).index_add_(0, unit_to_example, units)
-    counts = units.new_zeros(examples).index_add_(0, unit_to_example, units.new_ones(len(units)))
-    return summed / counts.clamp(min=1)[:, None]
+def _present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
+    return {name: output.tokens.where(present[name]) for name, output in outputs.items()}

@@ -82,7 +82,7 @@ def check_task_and_model(config: Config, task: Task) -> list[str]:
     Returns:
         Messages, one for each problem.
     """
-    from rainbow_ray.model.model import check_model
+    from rainbow_ray.model.build import check_model
 
     metrics = ("loss", *task.metric_names)
     return [

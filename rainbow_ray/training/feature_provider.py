@@ -220,7 +220,7 @@ class FeatureProvider:
     def _compute_features(self) -> torch.Tensor | None:
         """Features of all examples, `(examples, width)`, where training does not change them and they fit in memory."""
         max_bytes = self.config.data.in_memory_limit_mb * MB
-        if not self.model.features_are_constant or len(self.dataset) * self.model.width * 4 > max_bytes:
+        if not self.model.has_frozen_features or len(self.dataset) * self.model.width * 4 > max_bytes:
             return None
         all_indices, group = np.arange(len(self.dataset)), self.execution.process_group
         if not isinstance(self.dataset, InMemoryDataset):
@@ -246,7 +246,9 @@ class FeatureProvider:
         encoded = cached.to(self.execution.device) if cached is not None and is_cached_everywhere else encode(group)
         words = tokenize.pad_rows(self.dataset.examples.ragged(tokenize.WORDS), 0).to(self.execution.device)
         with torch.no_grad():
-            return self.model.join(encoded, words, torch.arange(len(encoded), device=self.execution.device))
+            return self.model.append_bag_of_words(
+                encoded, words, torch.arange(len(encoded), device=self.execution.device)
+            )
 
     def _compute_hidden_states(self) -> CachedHiddenStates | None:
         """Hidden states of the frozen layers for all examples, where some layers are frozen and the cache has room."""

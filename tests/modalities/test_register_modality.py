@@ -135,7 +135,7 @@ def test_a_registered_modality_is_prepared_batched_and_trained():
     loss = task.loss(model(batch).float(), batch.targets).mean()
     loss.backward()
     assert torch.isfinite(loss)
-    assert model.parts == {"tempo": 1}
+    assert model.feature_widths == {"tempo": 1}
     assert "tempo.linear.weight" in model.trained_state()
 
 

@@ -72,8 +72,8 @@ def test_a_missing_modality_is_a_learned_token_that_gets_gradients(kind):
     out = fusion(tokens)[-1]
     (out * torch.linspace(-1, 2, len(out))).sum().backward()
     for name in ("audio", "midi"):
-        assert fusion.null[name].grad.abs().sum() > 0
-    assert fusion.null["text"].grad is None or fusion.null["text"].grad.abs().sum() == 0
+        assert fusion.missing_tokens[name].grad.abs().sum() > 0
+    assert fusion.missing_tokens["text"].grad is None or fusion.missing_tokens["text"].grad.abs().sum() == 0
 
 
 def test_attention_shares_add_up_and_nobody_attends_to_itself():

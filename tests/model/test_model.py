@@ -91,12 +91,12 @@ def test_what_is_trained_is_all_that_needs_keeping(frozen):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
-        model.standardise.fit(torch.randn(5, model.standardise.mean.shape[0]))
-        model.words.table.normal_()
+        model.standardize.fit(torch.randn(5, model.standardize.mean.shape[0]))
+        model.bag_of_words.table.normal_()
     state = model.trained_state()
     assert all(not name.startswith("text.") for name in state) == (frozen == "all")
     other.load_trained_state(state)
     torch.testing.assert_close(other(batch_of()), model(batch_of()))
-    assert model.features_are_constant == (frozen == "all")
+    assert model.has_frozen_features == (frozen == "all")
     with pytest.raises(ValueError, match="do not fit"):
         other.load_trained_state({"head.1.weight": torch.zeros(1)})

@@ -84,4 +84,4 @@ def test_a_thousand_segments_and_times_of_nothing_stay_finite(kind):
 
 def test_sizes_are_checked():
     (problem,) = check_temporal(TemporalConfig(hidden_size=30, num_heads=4))
-    assert "do not divide" in problem
+    assert "does not divide" in problem

@@ -122,5 +122,5 @@ def test_a_cache_that_lost_something_says_so(made, tmp_path):
     for file in (tmp_path / "cache").glob("midi/*/*.npy"):
         file.unlink()
     array_cache._IN_MEMORY.clear()
-    with pytest.raises(TrainingError, match="gone or damaged"):
+    with pytest.raises(TrainingError, match="missing or damaged"):
         fit_fold(plan, data, tmp_path / "a")

@@ -22,7 +22,7 @@ from rainbow_ray.modalities.text.tokenize import PRESENT, STATES, TOKENS, WORDS
 from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.nn.pooling import Pooling
 
-POOLING_MODULE, WORDS_MODULE = "pooling", "words"  # attributes of the model
+POOLING_MODULE, WORDS_MODULE = "pooling", "bag_of_words"  # attributes of the model
 
 
 class TextModality(ModalitySpec):
