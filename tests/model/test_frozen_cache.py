@@ -1,4 +1,4 @@
-"""What frozen layers say: computed once for all epochs, fits and processes, and the same as when computed each time."""
+"""Hidden states of frozen layers: computed once for all epochs, fits and processes, equal to those computed anew."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ def filled(value: float):
 
 
 def must_not_run(out: torch.Tensor) -> None:
-    raise AssertionError("it was computed before")
+    raise AssertionError("the tensor is cached")
 
 
 def test_states_are_computed_once(tmp_path):
-    store = FrozenFeatureCache(tmp_path, MB)
-    first = store.get("a", SHAPE, torch.float32, filled(2.0))
+    cache = FrozenFeatureCache(tmp_path, MB)
+    first = cache.get("a", SHAPE, torch.float32, filled(2.0))
     again = FrozenFeatureCache(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
     assert torch.equal(first, torch.full(SHAPE, 2.0))
     assert torch.equal(first, again)
-    again.add_(1)  # whoever writes, writes for himself
-    assert torch.equal(store.find("a", SHAPE, torch.float32), first)
-    assert store.find("b", SHAPE, torch.float32) is None
-    assert store.find("a", (7, 3), torch.float32) is None, "a file of another size is not these states"
-    half = store.get("c", SHAPE, torch.bfloat16, filled(0.5))
+    again.add_(1)  # a private copy is written
+    assert torch.equal(cache.find("a", SHAPE, torch.float32), first)
+    assert cache.find("b", SHAPE, torch.float32) is None
+    assert cache.find("a", (7, 3), torch.float32) is None, "a file of another size is not these states"
+    half = cache.get("c", SHAPE, torch.bfloat16, filled(0.5))
     assert half.dtype == torch.bfloat16
     assert half.float().sum() == 7.5
-    store.remove()
+    cache.remove()
     assert not tmp_path.exists()
 
 
-def test_the_longest_unused_make_room(tmp_path):
+def test_the_least_recently_used_files_are_removed(tmp_path):
     size = SHAPE[0] * SHAPE[1] * 4
-    store = FrozenFeatureCache(tmp_path, 2 * size)
-    kept = store.get("a", SHAPE, torch.float32, filled(1.0))
-    store.get("b", SHAPE, torch.float32, filled(2.0))
+    cache = FrozenFeatureCache(tmp_path, 2 * size)
+    kept = cache.get("a", SHAPE, torch.float32, filled(1.0))
+    cache.get("b", SHAPE, torch.float32, filled(2.0))
     os.utime(tmp_path / "b.states", (1, 1))
-    store.get("a", SHAPE, torch.float32, must_not_run)
-    store.get("c", SHAPE, torch.float32, filled(3.0))
+    cache.get("a", SHAPE, torch.float32, must_not_run)
+    cache.get("c", SHAPE, torch.float32, filled(3.0))
     assert {path.stem for path in tmp_path.glob("*.states")} == {"a", "c"}
     assert FrozenFeatureCache(tmp_path, size - 1).get("d", SHAPE, torch.float32, must_not_run) is None
     assert kept.sum() == 15
 
 
-def test_a_failure_leaves_nothing_half_done(tmp_path):
-    store = FrozenFeatureCache(tmp_path, MB)
+def test_a_failed_computation_leaves_no_file(tmp_path):
+    cache = FrozenFeatureCache(tmp_path, MB)
 
     def fail(out: torch.Tensor) -> None:
         out[0] = 1.0
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        store.get("a", SHAPE, torch.float32, fail)
-    assert store.find("a", SHAPE, torch.float32) is None
-    assert store.get("a", SHAPE, torch.float32, filled(1.0)).sum() == 15
+        cache.get("a", SHAPE, torch.float32, fail)
+    assert cache.find("a", SHAPE, torch.float32) is None
+    assert cache.get("a", SHAPE, torch.float32, filled(1.0)).sum() == 15
 
 
 def _compute(folder: Path, log: Path, die: bool) -> None:
@@ -82,28 +82,28 @@ def _compute(folder: Path, log: Path, die: bool) -> None:
             os._exit(9)
         out.fill_(1.0)
 
-    store = FrozenFeatureCache(folder, MB)
-    assert store.get("a", SHAPE, torch.float32, slowly).sum() == 15
+    cache = FrozenFeatureCache(folder, MB)
+    assert cache.get("a", SHAPE, torch.float32, slowly).sum() == 15
 
 
 @pytest.mark.parametrize("die", [False, True])
-def test_of_several_processes_one_computes(tmp_path, die):
+def test_one_of_several_processes_computes(tmp_path, die):
     context = multiprocessing.get_context("spawn")  # torch has threads: a fork of it may hang
     log = tmp_path / "log"
     if die:
-        first = context.Process(target=_compute, args=(tmp_path / "store", log, True))
+        first = context.Process(target=_compute, args=(tmp_path / "cache", log, True))
         first.start()
         first.join(90)
         assert first.exitcode == 9
         log.unlink()
-    others = [context.Process(target=_compute, args=(tmp_path / "store", log, False)) for _ in range(2)]
+    others = [context.Process(target=_compute, args=(tmp_path / "cache", log, False)) for _ in range(2)]
     for process in others:
         process.start()
     for process in others:
         process.join(90)
     assert [process.exitcode for process in others] == [0, 0]
     assert log.read_text() == "computed\n"
-    assert not list((tmp_path / "store").glob(".*.tmp")), "what a dead process began would take room for ever"
+    assert not list((tmp_path / "cache").glob(".*.tmp")), "the temporary file of a dead process is removed"
 
 
 def test_states_are_padded_with_zeros():
@@ -141,43 +141,41 @@ FREEZING = [
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "roberta", "distilbert", "modernbert"])
 @pytest.mark.parametrize("keys", FREEZING)
-def test_training_is_the_same_with_and_without(songs_file, tiny_encoder, tmp_path, monkeypatch, family, keys):
+def test_training_is_the_same_with_and_without_the_cache(songs_file, tiny_encoder, tmp_path, monkeypatch, family, keys):
     plan = plan_of(songs_file, tiny_encoder(family), **QUICK, **keys)
     data = data_of(plan)
     _, plain = fit_fold(plan, data, tmp_path / "plain")
     calls = counted(monkeypatch)
-    store = FrozenFeatureCache(tmp_path / "prefix", MB)
-    _, fitted = fit_fold(plan, data, tmp_path / "stored", frozen_cache=store)
+    cache = FrozenFeatureCache(tmp_path / "cache", MB)
+    _, fitted = fit_fold(plan, data, tmp_path / "stored", frozen_cache=cache)
     np.testing.assert_allclose(fitted.val_scores, plain.val_scores, atol=1e-5)
     np.testing.assert_allclose(fitted.facts["losses"], plain.facts["losses"], rtol=1e-5)
     assert sum(calls) == len(source_of(data.examples).distinct[0]) + 1, "each text once, and one to see the shape"
     calls.clear()
-    fit_fold(plan, data, tmp_path / "fold", fold=1, frozen_cache=store)
+    fit_fold(plan, data, tmp_path / "fold", fold=1, frozen_cache=cache)
     assert sum(calls) == 1
     names = [record["split"] for record in read_records(tmp_path / "stored" / "metrics.jsonl")]
     assert names.count("val") == 2
 
 
-def test_deeper_ones_start_from_shallower_ones(songs_file, tiny_encoder, tmp_path, monkeypatch):
+def test_deeper_states_are_computed_from_shallower_ones(songs_file, tiny_encoder, tmp_path, monkeypatch):
     def fit(depth, name, prefix):
         plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__layer="last",
                        model__text_encoder__freeze_layers=depth)  # fmt: skip
         return fit_fold(plan, data_of(plan), tmp_path / name, frozen_cache=prefix)[1]
 
     plain = fit(3, "plain", None)
-    store = FrozenFeatureCache(tmp_path / "prefix", MB)
-    fit(1, "shallow", store)
+    cache = FrozenFeatureCache(tmp_path / "cache", MB)
+    fit(1, "shallow", cache)
     calls = counted(monkeypatch)
-    deep = fit(3, "deep", store)
+    deep = fit(3, "deep", cache)
     assert sum(calls) == 1, "one to see the shape"
     np.testing.assert_allclose(deep.val_scores, plain.val_scores, atol=1e-5)
 
 
-def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_encoder, tmp_path):
+def test_states_that_exceed_the_limit_are_computed_in_each_step_with_a_note(songs_file, tiny_encoder, tmp_path):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, **FREEZING[0])
-    _, fitted = fit_fold(
-        plan, data_of(plan), tmp_path / "fit", frozen_cache=FrozenFeatureCache(tmp_path / "prefix", 10)
-    )
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "fit", frozen_cache=FrozenFeatureCache(tmp_path / "cache", 10))
     assert any("training.feature_cache_mb" in note for note in fitted.facts["notes"])
     assert np.isfinite(fitted.val_scores).all()
 
@@ -185,12 +183,12 @@ def test_what_does_not_fit_is_computed_in_each_step_and_said(songs_file, tiny_en
 def test_frozen_features_are_computed_once_for_all_fits(songs_file, tiny_encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    store = FrozenFeatureCache(tmp_path / "prefix", MB)
-    _, first = fit_fold(plan, data, tmp_path / "a", frozen_cache=store)
+    cache = FrozenFeatureCache(tmp_path / "cache", MB)
+    _, first = fit_fold(plan, data, tmp_path / "a", frozen_cache=cache)
     calls = counted(monkeypatch)
-    _, again = fit_fold(plan, data, tmp_path / "b", frozen_cache=store)
+    _, again = fit_fold(plan, data, tmp_path / "b", frozen_cache=cache)
     assert not calls
     np.testing.assert_array_equal(first.val_scores, again.val_scores)
     other = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__pooling="max")
-    fit_fold(other, data, tmp_path / "c", frozen_cache=store)
+    fit_fold(other, data, tmp_path / "c", frozen_cache=cache)
     assert sum(calls) == len(data.examples)

@@ -1,4 +1,4 @@
-"""Fusion: nothing depends on padding, on the batch, or on what a missing modality would have held."""
+"""Fusion: the output depends neither on padding, nor on the batch, nor on the values of a missing modality."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, che
 WIDTHS = {"text": 12, "audio": 10, "midi": 8}
 
 
-def made(kind: str, seed: int = 0) -> Fusion:
+def fusion_of(kind: str, seed: int = 0) -> Fusion:
     torch.manual_seed(seed)
     return Fusion(WIDTHS, FusionConfig(kind=kind, hidden_size=16, num_heads=2)).eval()
 
@@ -22,7 +22,7 @@ def made(kind: str, seed: int = 0) -> Fusion:
 def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, Tokens]:
     """Every example has another number of tokens; the last ones lack audio, or MIDI."""
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    tokens = {}
     for shift, (name, width) in enumerate(WIDTHS.items()):
         lengths = torch.tensor([1 + (i + shift) % length for i in range(examples)])
         if name == "audio":
@@ -30,19 +30,19 @@ def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, To
         if name == "midi":
             lengths[-2:] = 0
         mask = torch.arange(length)[None] < lengths[:, None]
-        found[name] = Tokens(torch.randn(examples, length, width, generator=generator), mask)
-    return found
+        tokens[name] = Tokens(torch.randn(examples, length, width, generator=generator), mask)
+    return tokens
 
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
 def test_the_output_depends_on_neither_padding_nor_the_batch(kind):
-    fusion, tokens = made(kind), tokens_of()
+    fusion, tokens = fusion_of(kind), tokens_of()
     whole = fusion(tokens)
     for example in range(4):
         alone = {}
-        for name, told in tokens.items():
-            length = max(1, int(told.mask[example].sum()))
-            alone[name] = Tokens(told.values[example : example + 1, :length], told.mask[example : example + 1, :length])
+        for name, own in tokens.items():
+            length = max(1, int(own.mask[example].sum()))
+            alone[name] = Tokens(own.values[example : example + 1, :length], own.mask[example : example + 1, :length])
         torch.testing.assert_close(fusion(alone)[0], whole[example], atol=1e-5, rtol=0)
     longer = {
         name: Tokens(
@@ -54,8 +54,8 @@ def test_the_output_depends_on_neither_padding_nor_the_batch(kind):
 
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
-def test_what_is_masked_does_not_matter_and_what_is_there_does(kind):
-    fusion, tokens = made(kind), tokens_of()
+def test_only_tokens_inside_the_mask_change_the_output(kind):
+    fusion, tokens = fusion_of(kind), tokens_of()
     whole = fusion(tokens)
     noise = {name: Tokens(torch.where(t.mask[..., None], t.values, 99.0), t.mask) for name, t in tokens.items()}
     torch.testing.assert_close(fusion(noise), whole, atol=1e-5, rtol=0)
@@ -68,7 +68,7 @@ def test_what_is_masked_does_not_matter_and_what_is_there_does(kind):
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
 def test_a_missing_modality_is_a_learned_token_that_gets_gradients(kind):
-    fusion, tokens = made(kind).train(), tokens_of()
+    fusion, tokens = fusion_of(kind).train(), tokens_of()
     out = fusion(tokens)[-1]
     (out * torch.linspace(-1, 2, len(out))).sum().backward()
     for name in ("audio", "midi"):
@@ -76,29 +76,29 @@ def test_a_missing_modality_is_a_learned_token_that_gets_gradients(kind):
     assert fusion.missing_tokens["text"].grad is None or fusion.missing_tokens["text"].grad.abs().sum() == 0
 
 
-def test_attention_shares_add_up_and_nobody_attends_to_itself():
-    shares = made("cross_attention").attention(tokens_of())
-    torch.testing.assert_close(shares.sum(-1), torch.ones(4, 3))
-    assert shares.diagonal(dim1=1, dim2=2).abs().max() == 0
-    torch.testing.assert_close(made("gated").attention(tokens_of()).sum(-1), torch.ones(4, 3))
-    assert made("concat").attention(tokens_of()) is None
+def test_attention_sums_to_one_and_no_modality_attends_to_itself():
+    attention = fusion_of("cross_attention").attention(tokens_of())
+    torch.testing.assert_close(attention.sum(-1), torch.ones(4, 3))
+    assert attention.diagonal(dim1=1, dim2=2).abs().max() == 0
+    torch.testing.assert_close(fusion_of("gated").attention(tokens_of()).sum(-1), torch.ones(4, 3))
+    assert fusion_of("concat").attention(tokens_of()) is None
 
 
-def test_modality_dropout_hides_its_share_and_leaves_one():
+def test_modality_dropout_removes_its_fraction_and_keeps_at_least_one():
     torch.manual_seed(0)
     present = {name: torch.ones(20_000, dtype=torch.bool) for name in WIDTHS}
     present["midi"][::2] = False
     hidden = apply_modality_dropout(present, 0.3)
-    stacked, there = torch.stack(list(hidden.values())), torch.stack(list(present.values()))
+    stacked, is_present = torch.stack(list(hidden.values())), torch.stack(list(present.values()))
     assert stacked.any(dim=0).all()
-    assert not (stacked & ~there).any(), "what is not there does not appear"
-    # of three, all go with 0.3 ** 3 and one of them is spared; of two, with 0.3 ** 2
+    assert not (stacked & ~is_present).any(), "a missing modality does not appear"
+    # of three, all go with 0.3 ** 3 and one of them is kept; of two, with 0.3 ** 2
     expected = 0.5 * (0.7 + 0.3**3 / 3) + 0.5 * (0.7 + 0.3**2 / 2)
     assert hidden["text"].float().mean() == pytest.approx(expected, abs=0.02)
     assert all((apply_modality_dropout(present, 0.0)[name] == present[name]).all() for name in present)
 
 
-def test_units_stand_beside_each_other_by_example():
+def test_units_of_an_example_are_concatenated():
     values = torch.arange(4.0)[:, None, None].expand(4, 2, 3) + 1
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]).bool()
     tokens = gather_units(values, mask, torch.tensor([0, 2, 2, 2]), 4)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is torn, empty, foreign or too new is passed over with a word, and the one before is taken."""
+"""Checkpoints: a damaged, foreign or too new one is skipped with a message, and the one before it is used."""
 
 from __future__ import annotations
 
@@ -10,100 +10,100 @@ from rainbow_ray.utils.errors import InputError
 
 
 @pytest.fixture
-def state(tmp_path):
-    state = CheckpointManager(tmp_path)
+def checkpoints(tmp_path):
+    checkpoints = CheckpointManager(tmp_path)
     for step in (3, 7, 12):
-        state.save(step, {"step": step, "model": {"a": torch.full((500,), float(step))}})
-    return state
+        checkpoints.save(step, {"step": step, "model": {"a": torch.full((500,), float(step))}})
+    return checkpoints
 
 
-def test_the_newest_is_taken_and_old_ones_go(state):
-    found, words = state.load_latest()
-    assert found["step"] == 12
-    assert words == []
-    assert len(list(state.folder.glob("step-*.pt"))) == MAX_CHECKPOINTS
+def test_the_newest_checkpoint_is_loaded_and_old_ones_are_removed(checkpoints):
+    checkpoint, messages = checkpoints.load_latest()
+    assert checkpoint["step"] == 12
+    assert messages == []
+    assert len(list(checkpoints.folder.glob("step-*.pt"))) == MAX_CHECKPOINTS
 
 
 DAMAGE = {
-    "torn": lambda whole: whole[:-100],
-    "short": lambda whole: whole[: len(whole) // 2],
-    "empty": lambda whole: b"",
-    "garbage": lambda whole: b"garbage",
-    "a pickle": lambda whole: b"\x80\x04garbage",
-    "one bit": lambda whole: (
-        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    "torn": lambda content: content[:-100],
+    "short": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "garbage": lambda content: b"garbage",
+    "a pickle": lambda content: b"\x80\x04garbage",
+    "one bit": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
     ),
 }
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_one_is_passed_over_with_a_word(state, how):
-    path = state.folder / "step-0000000012.pt"
+def test_a_damaged_checkpoint_is_skipped_with_a_message(checkpoints, how):
+    path = checkpoints.folder / "step-0000000012.pt"
     path.write_bytes(DAMAGE[how](path.read_bytes()))
-    found, words = state.load_latest()
-    assert found["step"] == 7
-    assert len(words) == 1
-    assert str(path) in words[0]
-    assert "is skipped" in words[0]
-    (state.folder / "step-0000000007.pt").write_bytes(b"")
-    assert state.load_latest()[0] is None
+    checkpoint, messages = checkpoints.load_latest()
+    assert checkpoint["step"] == 7
+    assert len(messages) == 1
+    assert str(path) in messages[0]
+    assert "is skipped" in messages[0]
+    (checkpoints.folder / "step-0000000007.pt").write_bytes(b"")
+    assert checkpoints.load_latest()[0] is None
 
 
-def test_a_foreign_one_is_passed_over_and_a_newer_format_stops(state):
-    path = state.folder / "step-0000000012.pt"
+def test_a_foreign_checkpoint_is_skipped_and_a_newer_format_is_an_error(checkpoints):
+    path = checkpoints.folder / "step-0000000012.pt"
     torch.save({"weights": torch.ones(3)}, path)
-    found, words = state.load_latest()
-    assert found["step"] == 7
-    assert "not a checkpoint of rainbow_ray" in words[0]
+    checkpoint, messages = checkpoints.load_latest()
+    assert checkpoint["step"] == 7
+    assert "not a checkpoint of rainbow_ray" in messages[0]
     torch.save({"format": FORMAT + 1}, path)
     with pytest.raises(InputError, match="newer than this version"):
-        state.load_latest()
+        checkpoints.load_latest()
 
 
-def test_files_of_code_are_never_run(state, tmp_path):
+def test_pickled_code_is_never_run(checkpoints, tmp_path):
     import pickle
 
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    path = state.folder / "step-0000000012.pt"
+    path = checkpoints.folder / "step-0000000012.pt"
     torch.save({"format": FORMAT, "x": Evil()}, path, pickle_module=pickle)
-    assert state.load_latest()[0]["step"] == 7
+    assert checkpoints.load_latest()[0]["step"] == 7
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_best_stays_while_a_checkpoint_speaks_of_it(tmp_path):
-    state = CheckpointManager(tmp_path)
-    state.save_best(2, {"model": {}}, keep=set())
-    state.save_best(5, {"model": {}}, keep={2})
-    assert state.load_best(2) is not None
-    state.save_best(6, {"model": {}}, keep={5})
-    assert state.load_best(2) is None
-    assert state.load_best(5) is not None
-    assert state.load_best(6) is not None
+def test_a_best_model_is_kept_while_a_checkpoint_refers_to_it(tmp_path):
+    checkpoints = CheckpointManager(tmp_path)
+    checkpoints.save_best(2, {"model": {}}, keep=set())
+    checkpoints.save_best(5, {"model": {}}, keep={2})
+    assert checkpoints.load_best(2) is not None
+    checkpoints.save_best(6, {"model": {}}, keep={5})
+    assert checkpoints.load_best(2) is None
+    assert checkpoints.load_best(5) is not None
+    assert checkpoints.load_best(6) is not None
 
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", b"\x80\x04garbage"])
 def test_a_damaged_result_is_none(tmp_path, garbage):
-    state = CheckpointManager(tmp_path)
-    assert state.load_result() is None
+    checkpoints = CheckpointManager(tmp_path)
+    assert checkpoints.load_result() is None
     (tmp_path / "result.npz").write_bytes(garbage)
-    assert state.load_result() is None
+    assert checkpoints.load_result() is None
 
 
-def test_what_was_passed_over_does_not_crowd_out_what_comes(state):
+def test_skipped_checkpoints_do_not_count_among_new_ones(checkpoints):
     for step in (7, 12):
-        (state.folder / f"step-{step:010d}.pt").write_bytes(b"torn")
-    assert state.load_latest()[0] is None
-    state.quarantine(-1)
-    state.save(2, {"step": 2})
-    state.save(4, {"step": 4})
-    assert state.load_latest()[0]["step"] == 4
-    assert len(list(state.folder.glob("*.refused"))) == 2
+        (checkpoints.folder / f"step-{step:010d}.pt").write_bytes(b"torn")
+    assert checkpoints.load_latest()[0] is None
+    checkpoints.quarantine(-1)
+    checkpoints.save(2, {"step": 2})
+    checkpoints.save(4, {"step": 4})
+    assert checkpoints.load_latest()[0]["step"] == 4
+    assert len(list(checkpoints.folder.glob("*.refused"))) == 2
 
 
-def test_an_objection_leads_to_the_one_before(state):
-    found, words = state.load_latest(lambda one: "it is too good" if one["step"] == 12 else "")
-    assert found["step"] == 7
-    assert "too good" in words[0]
+def test_a_reason_to_skip_leads_to_the_checkpoint_before(checkpoints):
+    checkpoint, messages = checkpoints.load_latest(lambda state: "it is too good" if state["step"] == 12 else "")
+    assert checkpoint["step"] == 7
+    assert "too good" in messages[0]

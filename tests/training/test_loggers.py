@@ -1,4 +1,4 @@
-"""Records: whole lines only, cut back on resuming, mirrored once."""
+"""Loggers: records are whole lines, truncated on resuming, and forwarded once."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ def record(epoch: int, fold: int | None = 0, **values) -> dict:
     return {"fold": fold, "epoch": epoch, "step": epoch * 5, "split": "val", "seconds": 1.0, **values}
 
 
-def test_a_half_line_is_no_record_and_is_dropped_on_cutting_back(tmp_path):
-    lines = JsonLinesLogger(tmp_path / "m.jsonl")
+def test_a_half_line_is_not_a_record_and_is_removed_by_truncation(tmp_path):
+    logger = JsonLinesLogger(tmp_path / "m.jsonl")
     for epoch in (1, 2, 3):
-        lines.log(record(epoch))
-    with lines.path.open("a") as file:
+        logger.log(record(epoch))
+    with logger.path.open("a") as file:
         file.write('{"fold": 0, "epo')
-    assert [r["epoch"] for r in read_records(lines.path)] == [1, 2, 3]
-    lines.truncate_after(10)
-    lines.log(record(3, loss=0.5))
-    assert [r["epoch"] for r in read_records(lines.path)] == [1, 2, 3]
-    assert read_records(lines.path)[-1]["loss"] == 0.5
+    assert [r["epoch"] for r in read_records(logger.path)] == [1, 2, 3]
+    logger.truncate_after(10)
+    logger.log(record(3, loss=0.5))
+    assert [r["epoch"] for r in read_records(logger.path)] == [1, 2, 3]
+    assert read_records(logger.path)[-1]["loss"] == 0.5
     JsonLinesLogger(tmp_path / "none.jsonl").truncate_after(0)
 
 
-def test_a_mirror_hands_each_whole_line_on_once(tmp_path):
-    seen: list[int] = []
+def test_a_forwarder_forwards_each_complete_line_once(tmp_path):
+    epochs: list[int] = []
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    mirror = LogForwarder(files, [lambda r: seen.append(r["epoch"])])
-    mirror.poll()
+    forwarder = LogForwarder(files, [lambda r: epochs.append(r["epoch"])])
+    forwarder.poll()
     JsonLinesLogger(files[0]).log(record(1))
-    mirror.poll()
+    forwarder.poll()
     with files[1].open("w") as file:
         file.write(json.dumps(record(2)))
-    mirror.poll()
-    assert seen == [1]
+    forwarder.poll()
+    assert epochs == [1]
     with files[1].open("a") as file:
         file.write("\n" + json.dumps(record(3)) + "\n")
-    mirror.poll()
-    mirror.poll()
-    assert seen == [1, 2, 3]
+    forwarder.poll()
+    forwarder.poll()
+    assert epochs == [1, 2, 3]
 
 
-def test_tensorboard_files_hold_the_numbers(tmp_path):
-    board = TensorBoardLogger(tmp_path, {(0, 2, 10, "val")})
-    board(record(2, earlier=1.0))
-    board(record(1, loss=0.25, undefined={"mcc": "why"}, mcc=None))
-    board.close({})
+def test_tensorboard_files_contain_the_numbers(tmp_path):
+    logger = TensorBoardLogger(tmp_path, {(0, 2, 10, "val")})
+    logger(record(2, earlier=1.0))
+    logger(record(1, loss=0.25, undefined={"mcc": "why"}, mcc=None))
+    logger.close({})
     (file,) = (tmp_path / "tensorboard").glob("events.*")
     content = file.read_bytes()
     assert b"fold-0/val/loss" in content
@@ -66,20 +66,20 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
     assert b"earlier" not in content  # an earlier start sent it
 
 
-def test_a_mirror_reads_a_file_that_was_cut_back_from_its_start(tmp_path):
-    lines = JsonLinesLogger(tmp_path / "m.jsonl")
+def test_a_forwarder_reads_a_truncated_file_from_its_start(tmp_path):
+    logger = JsonLinesLogger(tmp_path / "m.jsonl")
     for epoch in range(1, 101):
-        lines.log(record(epoch, text="x" * (epoch % 7)))
-    seen: list[int] = []
-    mirror = LogForwarder([lines.path], [lambda r: seen.append(r["epoch"])])
-    mirror.poll()
-    lines.truncate_after(40)
+        logger.log(record(epoch, text="x" * (epoch % 7)))
+    epochs: list[int] = []
+    forwarder = LogForwarder([logger.path], [lambda r: epochs.append(r["epoch"])])
+    forwarder.poll()
+    logger.truncate_after(40)
     for epoch in range(41, 131):
-        lines.log(record(epoch))
+        logger.log(record(epoch))
         if epoch % 13 == 0:
-            mirror.poll()
-    mirror.poll()
-    assert seen == list(range(1, 131))
+            forwarder.poll()
+    forwarder.poll()
+    assert epochs == list(range(1, 131))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def _without_a_key(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("_without_a_key")
-def test_a_run_that_is_mirrored_offline_says_so_first(monkeypatch, tmp_path):
+def test_a_note_precedes_a_run_that_is_logged_offline(monkeypatch, tmp_path):
     assert wandb_notes(Config()) == []
     config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
     (note,) = wandb_notes(config)
@@ -104,7 +104,7 @@ def test_a_run_that_is_mirrored_offline_says_so_first(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("_without_a_key")
-def test_a_key_that_wandb_refuses_is_the_users_to_mend(monkeypatch, tmp_path):
+def test_a_key_that_wandb_refuses_is_an_input_error(monkeypatch, tmp_path):
     config = Config.model_validate({"logging": {"wandb": {"enabled": True}}})
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(InputError, match=r"--wandb: W&B refuses the run \(.*WANDB_MODE=offline"):
