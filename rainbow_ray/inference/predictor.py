@@ -145,8 +145,7 @@ class Predictor:
         """
         if self.reads_segments and isinstance(songs, pd.DataFrame | pa.Table):
             raise InputError("this model predicts segments: pass tables to `predict_segments`")
-        limit = None if allow_missing else max_unreadable(self.bundle.info)
-        table, report = self.predict_with_report(songs, limit)
+        table, report = self.predict_with_report(songs, None if allow_missing else max_unreadable(self.bundle.info))
         self._check_media(report, songs, allow_missing=allow_missing)
         return table
 
@@ -290,9 +289,8 @@ class Predictor:
         is_empty = (segments["text"] == "").to_numpy()
         kept = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in segments else [])]
         segments.loc[is_empty, kept] = None
-        segments[REASON] = np.where(
-            is_empty, np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object), np.array(None)
-        )
+        reasons = np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object)
+        segments[REASON] = np.where(is_empty, reasons, np.array(None))
         return segments[[*kept, REASON]].set_index(texts.index)
 
     def _input_spec(self) -> InputSpec:
