@@ -173,7 +173,7 @@ def test_a_fold_without_a_member_raises_input_error(ensembles):
     from rainbow_ray.utils.errors import InputError
 
     run, _ = ensembles("binary")
-    with pytest.raises(InputError, match="no member of fold 7: there are 0, 1, 2"):
+    with pytest.raises(InputError, match="no member of fold 7: available folds: 0, 1, 2"):
         rainbow_ray.load(run).member(7)
 
 
