@@ -95,7 +95,7 @@ def test_a_sweep_holds_everything(sweep):
     assert 0.3 < summary["corrected"]["value"] <= summary["winner"]["score"]
     assert summary["revalidation"]["seeds"] == [43]
     assert summary["cost_usd"] > 0
-    for words in ("a difference of accuracy of", "Expected:", "trial 0", "the default config", summary["verdict"]):
+    for words in ("a difference in accuracy of", "Expected:", "trial 0", "the default config", summary["verdict"]):
         assert words in said
     assert not (folder / "ray").exists()
     assert not (folder / "frozen_features").exists()

@@ -78,7 +78,7 @@ def verdict(
     if over_baseline is not None and over_baseline.high < 0:
         sentences.append(f"It loses to {revalidation.best_baseline} ({format_number(revalidation.baseline)}).")
     if corrected is not None:
-        sentences.append(f"CorrectedScore for its selection among the trials: {format_number(corrected.value)}.")
+        sentences.append(f"Corrected for its selection among the trials: {format_number(corrected.value)}.")
     return " ".join(sentences)
 
 

@@ -266,7 +266,7 @@ def test_the_limit_applies_to_all_chunks_together(fused, command, tmp_path, monk
 
 def test_options_without_effect_are_reported(fused, command, tmp_path):
     code, said = command("--model", fused[0], "--text", "a door", "--allow-missing")
-    assert (code, "--allow-missing: only a --manifest" in said) == (2, True)
+    assert (code, "--allow-missing: applies only to --manifest" in said) == (2, True)
     code, said = command("--model", fused[0], "--text", "a door and a wall")
     assert (code, "counts as missing" in " ".join(said.split())) == (0, True)
     (tmp_path / "ideas.txt").write_text("a door\na wall\n")
