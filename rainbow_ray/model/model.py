@@ -59,9 +59,8 @@ class PrecomputedFeatures:
 class RainbowModel(nn.Module):
     """Maps text, audio and MIDI, as far as they are among `modalities`, to logits.
 
-    With text alone, the head reads one pooled vector and the bag of words. With other modalities, the head reads the
-    output of the fusion and the pooled statistics of each modality. Where examples are segments, the head also reads
-    the output of layers over the sequence of segments.
+    With text alone, the head reads one pooled vector and the bag of words; with other modalities, the output of the
+    fusion and the pooled statistics of each. For segments, it also reads the output of layers over their sequence.
 
     Args:
         encoders: Pretrained encoders by modality; modalities trained from scratch have none.
