@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 1100, 900  # CSS pixels
 # image: (run, CSS selector of the first element that is shown, height in CSS pixels)
 SHOTS = {
     "report.png": ("one", "body", HEIGHT),
-    "label_issues.png": ("one", "#songs", 700),
+    "label_issues.png": ("one", "#label-issues", 700),
     "sweep.png": ("sweep", "body", HEIGHT),
 }
 
