@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # quick tests of different files run in parallel; those that train on a real Ray use all CPUs and run one by one
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n logical --dist loadfile
 ifdef COVERAGE
 PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
 PARALLEL :=

@@ -268,7 +268,7 @@ def test_options_without_effect_are_reported(fused, command, tmp_path):
     code, said = command("--model", fused[0], "--text", "a door", "--allow-missing")
     assert (code, "--allow-missing: applies only to --manifest" in said) == (2, True)
     code, said = command("--model", fused[0], "--text", "a door and a wall")
-    assert (code, "counts as missing" in " ".join(said.split())) == (0, True)
+    assert (code, "count as missing" in " ".join(said.split())) == (0, True)
     (tmp_path / "ideas.txt").write_text("a door\na wall\n")
     code, said = command("--model", fused[0], "--text-file", tmp_path / "ideas.txt", "--out", tmp_path / "ideas.csv")
     assert code == 0, said
