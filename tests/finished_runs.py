@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
-from tests.conftest import HOSTILE, labelled_songs, segment_rows
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import HOSTILE, labelled_songs, segment_rows
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import song_rows
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import song_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

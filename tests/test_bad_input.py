@@ -16,8 +16,8 @@ import pytest
 from rainbow_ray import train
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 
 @pytest.fixture

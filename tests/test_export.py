@@ -21,8 +21,8 @@ from rainbow_ray.bundle.bundle import load_bundle
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import labelled_songs, segment_rows
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs, segment_rows
 
 TEXT = "a door and a wall but a river"
 # what a light installation does not have

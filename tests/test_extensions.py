@@ -16,8 +16,8 @@ from rainbow_ray.baselines.registry import register_baseline, unregister_baselin
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.modalities.spec import register_modality, unregister_modality
 from rainbow_ray.tasks.registry import register_task, unregister_task
-from tests.conftest import song_rows
 from tests.modalities.test_register_modality import TempoModality
+from tests.song_tables import song_rows
 from tests.tasks.test_registry import Margin
 
 pytestmark = pytest.mark.slow

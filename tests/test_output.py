@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import song_rows
+from tests.song_tables import song_rows
 
 COMMANDS = ["rainbow_ray.train", "rainbow_ray.tune", "rainbow_ray.check", "rainbow_ray.predict", "rainbow_ray.export",
             "rainbow_ray.serve", "rainbow_ray.report", "cluster"]  # fmt: skip

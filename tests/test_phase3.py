@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.inference.predictor import Predictor
-from tests.conftest import song_rows
 from tests.modalities.audio.test_audio import FAMILIES, saved, tone
 from tests.modalities.midi.test_midi import song
+from tests.song_tables import song_rows
 from tests.test_phases import call
 
 pytestmark = pytest.mark.slow

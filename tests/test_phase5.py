@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import segment_rows, song_rows
+from tests.song_tables import segment_rows, song_rows
 from tests.test_phases import call
 
 pytestmark = pytest.mark.slow

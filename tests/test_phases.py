@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rainbow_ray
-from tests.conftest import labelled_songs
+from tests.song_tables import labelled_songs
 
 pytestmark = pytest.mark.slow
 

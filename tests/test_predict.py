@@ -15,8 +15,8 @@ from rainbow_ray.inference.occlusion import word_effects
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.checkpoint import load_fitted_model
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, fit_fold, plan_of
+from tests.song_tables import song_rows
 
 
 @pytest.fixture(scope="module")

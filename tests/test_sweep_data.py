@@ -19,8 +19,8 @@ from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Axes, apply_values
 from rainbow_ray.tuning.sweep import input_key
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 
 @pytest.fixture(autouse=True)

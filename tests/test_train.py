@@ -163,7 +163,7 @@ def test_albums_are_held_out_and_a_dry_run_writes_nothing(tmp_path, songs_file):
 
 
 def test_bad_data_ends_with_2_after_ray_has_read_it(tmp_path, write_table):
-    from tests.conftest import song_rows
+    from tests.song_tables import song_rows
 
     path = write_table({**song_rows(), "has_rebracketing_markers": [True] * 48})
     said = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--name", "free", expect=2)

@@ -21,7 +21,7 @@ from rainbow_ray import tune
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
-from tests.conftest import song_rows
+from tests.song_tables import song_rows
 
 SPACE = """
 def space(trial):

@@ -36,8 +36,8 @@ from rainbow_ray.tasks.class_labels import (
     order_classes,
     small_class_warnings,
 )
-from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import single_labels
+from rainbow_ray.tasks.named_classes_task import NamedClassesTask
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
@@ -47,56 +47,22 @@ MIN_FRACTION = 1e-3
 
 
 @dataclass(frozen=True)
-class Multiclass(ExampleTask):
-    """Multiclass classification. Targets are class indices, float32, `(examples,)`; scores are probabilities.
+class Multiclass(NamedClassesTask):
+    """Multiclass classification. Targets are class indices, float32, `(examples,)`; scores are probabilities."""
 
-    Attributes:
-        classes: Names of the classes, from `parse` on.
-        loss_name: Name of the loss, a key of `LOSSES`.
-        weights: Weight of each class in the loss, `(classes,)`, from `fit` on.
-        prior: Fraction of each class in the training set, `(classes,)`, from `fit` on.
-        label_smoothing: Fraction of each target that is spread over all classes.
-        focal_gamma: Exponent of the focal loss.
-        tau: Strength of the logit adjustment.
-        tiny: Classes with too few songs for a weight above 1.
-    """
-
-    classes: tuple[str, ...] = ()
     loss_name: str = "cross_entropy"
-    weights: tuple[float, ...] = ()
-    prior: tuple[float, ...] = ()
-    label_smoothing: float = 0.0
-    focal_gamma: float = 2.0
-    tau: float = 1.0
-    tiny: tuple[str, ...] = ()
 
     name = "multiclass"
     target_type = "multiclass"
     has_exclusive_classes = True
-    accepts_null_class = True
-    imbalance_advice = "training.class_weights=balanced"
     prediction_type = pa.string()
     threshold_metrics = NO_METRICS  # the most probable class is predicted, whatever its score
     defaults = TaskDefaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))
-
-    def __post_init__(self) -> None:
-        for name in ("classes", "weights", "prior", "tiny"):  # lists, where they come from a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    @property
-    @override
-    def outputs(self) -> int:
-        return len(self.classes)
 
     @property
     @override
     def metric_names(self) -> tuple[str, ...]:
         return tuple(MULTICLASS_METRICS)
-
-    @property
-    @override
-    def score_names(self) -> tuple[str, ...]:
-        return tuple(f"score_{name}" for name in self.classes)
 
     @override
     def check(self, config: Config) -> list[str]:
@@ -238,14 +204,6 @@ class Multiclass(ExampleTask):
     @override
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
-
-    @override
-    def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
-        return self.one_hot(targets).astype(np.float32)
-
-    @override
-    def to_json(self) -> Mapping[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def cross_entropy(task: Multiclass, logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -33,9 +33,9 @@ from rainbow_ray.tasks.class_labels import (
     order_classes,
     small_class_warnings,
 )
-from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.label_cells import several_labels
 from rainbow_ray.tasks.multiclass import MIN_FRACTION
+from rainbow_ray.tasks.named_classes_task import NamedClassesTask
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
@@ -45,58 +45,24 @@ LEFT_OUT = "all its labels are left out"
 
 
 @dataclass(frozen=True)
-class Multilabel(ExampleTask):
-    """Multilabel classification. Targets are 0 or 1, float32, `(examples, classes)`; scores are probabilities.
+class Multilabel(NamedClassesTask):
+    """Multilabel classification. Targets are 0 or 1, float32, `(examples, classes)`; scores are probabilities."""
 
-    Attributes:
-        classes: Names of the classes, from `parse` on.
-        loss_name: Name of the loss, a key of `LOSSES`.
-        weights: Weight of each class's positive examples in the loss, `(classes,)`, from `fit` on.
-        prior: Fraction of examples of the training set that have each class, `(classes,)`, from `fit` on.
-        label_smoothing: Fraction of each target that is moved to one half.
-        focal_gamma: Exponent of the focal loss.
-        tau: Strength of the logit adjustment.
-        tiny: Classes with too few songs for a weight above 1.
-    """
-
-    classes: tuple[str, ...] = ()
     loss_name: str = "bce"
-    weights: tuple[float, ...] = ()
-    prior: tuple[float, ...] = ()
-    label_smoothing: float = 0.0
-    focal_gamma: float = 2.0
-    tau: float = 1.0
-    tiny: tuple[str, ...] = ()
 
     name = "multilabel"
     target_type = "multilabel"
-    accepts_null_class = True
     supports_thresholds = True
-    imbalance_advice = "training.class_weights=balanced"
     prediction_type = pa.list_(pa.string())
     threshold_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
     defaults = TaskDefaults(
         "bce", "macro_f1", ("loss", "subset_accuracy", "macro_f1", "micro_f1", "macro_average_precision")
     )
 
-    def __post_init__(self) -> None:
-        for name in ("classes", "weights", "prior", "tiny"):  # lists, where they come from a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    @property
-    @override
-    def outputs(self) -> int:
-        return len(self.classes)
-
     @property
     @override
     def metric_names(self) -> tuple[str, ...]:
         return tuple(MULTILABEL_METRICS)
-
-    @property
-    @override
-    def score_names(self) -> tuple[str, ...]:
-        return tuple(f"score_{name}" for name in self.classes)
 
     @override
     def check(self, config: Config) -> list[str]:
@@ -251,14 +217,6 @@ class Multilabel(ExampleTask):
     @override
     def larger_is_better(self, metric: str) -> bool:
         return metric not in SMALLER_IS_BETTER
-
-    @override
-    def perfect_scores(self, targets: np.ndarray) -> np.ndarray:
-        return self.one_hot(targets).astype(np.float32)
-
-    @override
-    def to_json(self) -> Mapping[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def binary_cross_entropy(task: Multilabel, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ def parts(tmp_path_factory):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tests.conftest import song_rows
+    from tests.song_tables import song_rows
 
     path = tmp_path_factory.mktemp("songs") / "songs.parquet"
     pq.write_table(pa.table(song_rows(songs=40, stems=1)), path)

@@ -27,7 +27,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.conftest import WORDS, labelled_songs, tiny_body
+from tests.conftest import tiny_body
+from tests.song_tables import WORDS, labelled_songs
 
 BATCHES = (8, 16, 32, 64)
 TRIED = 512  # songs by which the loop's batch size is chosen

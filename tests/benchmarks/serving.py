@@ -22,7 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.conftest import WORDS
+from tests.song_tables import WORDS
 
 START_SECONDS = 120
 

@@ -51,8 +51,8 @@ def measure(size: int, together: int, segments: int) -> dict[str, float]:
     import torch
 
     from rainbow_ray.model.temporal import Temporal
-    from tests.conftest import segment_rows
     from tests.helpers import data_of, fit_fold, plan_of
+    from tests.song_tables import segment_rows
 
     songs = max(LEAST_SONGS, segments // size)
     with tempfile.TemporaryDirectory() as folder:

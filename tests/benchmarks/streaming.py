@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rainbow_ray.training.loggers import read_records
-from tests.conftest import TINY, WORDS
+from tests.conftest import TINY
+from tests.song_tables import WORDS
 
 POLL_SECONDS = 1.0
 ROW_GROUP = 10_000

@@ -26,20 +26,20 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from rainbow_ray.modalities import text
+from rainbow_ray.modalities.text import encoder
 from rainbow_ray.distributed.process_group import ProcessGroup
 from tests.helpers import data_of, fit_fold, plan_of
 
 manifest, folder, threads, keys = sys.argv[1:]
 torch.set_num_threads(int(threads))
-load = text.load_body
+load = encoder.load_encoder
 def without_dropout(name):
     body = load(name)
     for module in body.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return body
-text.load_body = without_dropout
+encoder.load_encoder = without_dropout
 process_group = ProcessGroup()
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.init_process_group("gloo")

@@ -25,7 +25,7 @@ def trained(tmp_path_factory, tiny_encoder):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tests.conftest import song_rows
+    from tests.song_tables import song_rows
 
     folder = tmp_path_factory.mktemp("run")
     pq.write_table(pa.table(song_rows()), folder / "songs.parquet")

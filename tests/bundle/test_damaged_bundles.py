@@ -16,8 +16,8 @@ import rainbow_ray
 from rainbow_ray.bundle.integrity import file_hashes
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import labelled_songs
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs
 
 DAMAGED = 200
 SECRET = "the secret of another folder"

@@ -18,8 +18,8 @@ from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.setup.prepare import prepare_data
-from tests.conftest import song_rows
 from tests.helpers import plan_of
+from tests.song_tables import song_rows
 
 
 def made(manifest: Path, encoder: Path, **keys):

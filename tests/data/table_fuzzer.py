@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.conftest import WORDS
+from tests.song_tables import WORDS
 
 ODD_STRINGS = ["", " ", "\t\n", "nan", "NaN", "None", "null", "N/A", "true", "0", "-0.0", "1e3", "1.0", "007", "é",
                "e\u0301", "\u200b", "\ufeffx", "\u202ertl", "😀", "a\0b", "[a, b]", "['a' 'b']", "{'a'}", '{"a": 1}',

@@ -19,8 +19,8 @@ from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.times import A_DATE, TIME_ZONE, seconds_column
 from rainbow_ray.tasks.segment_targets import LABEL
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import segment_rows, song_rows
 
 N = 24
 NAMES = ("spatial", "temporal", "causal")

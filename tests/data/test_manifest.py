@@ -16,8 +16,8 @@ from rainbow_ray.data.manifest import normalize_rows, open_manifest
 from rainbow_ray.modalities.selection import column_requests
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 TARGET = "has_rebracketing_markers"
 LONG = "a text that is surely longer than fifty characters, as the filter asks"

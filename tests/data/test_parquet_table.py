@@ -17,8 +17,8 @@ from rainbow_ray.data.parquet_table import RowGroup
 from rainbow_ray.data.read_errors import why_unreadable
 from rainbow_ray.data.reader import _task_groups, read_sample
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 
 def put(path: Path, table: pa.Table | None = None, **options: object) -> Path:

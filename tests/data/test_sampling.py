@@ -11,9 +11,9 @@ from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Space, find_conflicting_settings
 from rainbow_ray.tuning.trial import TrialContext, make_rungs, out_of_fold, run_trial
-from tests.conftest import labelled_songs
 from tests.distributed.test_process_group import KEYS, run_workers, without_dropout
 from tests.helpers import data_of, fit_fold, plan_of
+from tests.song_tables import labelled_songs
 
 
 @pytest.mark.parametrize("method", ["oversample", "undersample"])

@@ -14,8 +14,8 @@ from rainbow_ray.data.splits import write_split_file
 from rainbow_ray.setup.segment_table import UNKNOWN_SONG
 from rainbow_ray.tasks.segment_targets import END, LABEL, POSITION, SONG, START, SegmentTargets
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import segment_rows, song_rows
 
 NAN = float("nan")
 

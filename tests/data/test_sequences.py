@@ -15,8 +15,8 @@ from rainbow_ray.model.device import ExecutionContext, Precision
 from rainbow_ray.training import evaluator, feature_provider
 from rainbow_ray.training.components import build_components
 from rainbow_ray.utils.errors import TrainingError
-from tests.conftest import segment_rows
 from tests.helpers import data_of, fit_fold, plan_of
+from tests.song_tables import segment_rows
 
 
 def sequences_of(sizes):

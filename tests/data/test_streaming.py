@@ -17,9 +17,9 @@ from rainbow_ray.modalities.rows import lengths, make_collates, prepare
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.data.test_parquet_table import damage
 from tests.helpers import fit_fold, plan_of
+from tests.song_tables import song_rows
 
 pytestmark = pytest.mark.slow
 

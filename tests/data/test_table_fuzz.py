@@ -20,9 +20,9 @@ from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.rows import prepare
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import labelled_songs
 from tests.data.table_fuzzer import FuzzedTable, make_fuzzed_table
 from tests.helpers import data_of, finish_run, plan_of
+from tests.song_tables import labelled_songs
 
 pytestmark = pytest.mark.slow
 

@@ -26,8 +26,8 @@ from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.evaluator import Evaluator
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.training.trainer import Trainer
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 pytestmark = pytest.mark.slow
 

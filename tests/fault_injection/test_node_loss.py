@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import song_rows
 from tests.fault_injection.test_ray_kills import in_the_middle
+from tests.song_tables import song_rows
 from tests.test_train import start
 
 pytestmark = pytest.mark.slow

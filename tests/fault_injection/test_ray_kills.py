@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rainbow_ray.training.checkpoint import CheckpointManager
-from tests.conftest import song_rows
+from tests.song_tables import song_rows
 from tests.test_train import call, start
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.html_report.theme import LIGHT
 from rainbow_ray.html_report.timelines import COLORS, make_timelines
-from tests.conftest import HOSTILE
+from tests.song_tables import HOSTILE
 
 
 @pytest.fixture(params=["segmentation", "segmentation of numbers", "weak segmentation"])

@@ -21,9 +21,9 @@ from rainbow_ray.cli.main import run_command
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, cut_chunks, read_chunk, song_boundaries
-from tests.conftest import labelled_songs, segment_rows, song_rows
 from tests.data.test_parquet_table import damage
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs, segment_rows, song_rows
 
 SHORT = {"training__epochs": 2, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
 

@@ -20,10 +20,10 @@ from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.media_report import MediaWarning
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import labelled_songs, segment_rows
 from tests.helpers import finish_run, plan_of
 from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
+from tests.song_tables import labelled_songs, segment_rows
 
 SONGS = 20
 SHORT = {"training__epochs": 1, "training__min_steps": 0, "data__folds": 1, "logging__report": False,

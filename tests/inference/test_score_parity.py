@@ -15,8 +15,8 @@ import pytest
 import rainbow_ray
 from rainbow_ray.bundle.bundle import bundle_hash
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
-from tests.conftest import labelled_songs, segment_rows
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs, segment_rows
 
 FOLDS = 3
 SHORT: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_the_ensemble_is_the_mean_of_its_members_in_any_order(ensembles, kind):
 
 
 def test_members_have_the_calibration_of_the_other_folds(tmp_path, tiny_encoder):
-    from tests.conftest import song_rows
+    from tests.song_tables import song_rows
 
     pq.write_table(pa.table(song_rows(songs=90, stems=1)), tmp_path / "songs.parquet")
     plan = plan_of(tmp_path / "songs.parquet", tiny_encoder("bert"), **SHORT, **CALIBRATED)

@@ -15,8 +15,8 @@ from rainbow_ray.evaluation.results import evaluate
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.training.cross_validation import FitContext, FitJob, out_of_fold, read_result, run_job
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import segment_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import segment_rows
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from rainbow_ray.utils.number_format import (
     format_number,
     format_numbers,
 )
-from tests.conftest import segment_rows, song_rows
 from tests.helpers import data_of, finish_run, plan_of
+from tests.song_tables import segment_rows, song_rows
 
 TARGET = "rebracketing_intensity"
 SHORT = {"phase": 4, "training__epochs": 2, "training__min_steps": 0, "data__folds": 2}

@@ -23,9 +23,10 @@ from rainbow_ray.modalities.audio import encoder as audio_encoder
 from rainbow_ray.modalities.text import encoder as text_encoder
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows, tiny_body, tiny_config
+from tests.conftest import tiny_body, tiny_config
 from tests.helpers import data_of, plan_of
 from tests.modalities.audio.test_audio import FAMILIES
+from tests.song_tables import song_rows
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440449768\n"
 PAGE = "<!DOCTYPE html>\n<html><body>404: Not Found</body></html>\n"

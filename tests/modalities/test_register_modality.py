@@ -34,8 +34,8 @@ from rainbow_ray.modalities.spec import (
 from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
-from tests.conftest import song_rows
 from tests.helpers import data_of, finish_run, plan_of
+from tests.song_tables import song_rows
 
 
 class TempoEncoder(nn.Module):

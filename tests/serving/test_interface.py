@@ -26,7 +26,7 @@ def services(tmp_path_factory, tiny_encoder):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tests.conftest import labelled_songs, segment_rows
+    from tests.song_tables import labelled_songs, segment_rows
 
     kinds: dict[str, dict[str, Any]] = {"binary": {"phase": 1}, "multiclass": {"phase": 2}, "regression": {"phase": 4},
              "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
@@ -165,8 +165,8 @@ def test_segments_with_equal_times_are_scored_separately(services):
 def test_a_fused_model_reports_that_it_read_text_alone(tmp_path, tiny_encoder):
     import pyarrow.parquet as pq
 
-    from tests.conftest import labelled_songs
     from tests.modalities.midi.test_midi import song
+    from tests.song_tables import labelled_songs
 
     (tmp_path / "a.mid").write_bytes(song())
     songs = labelled_songs()

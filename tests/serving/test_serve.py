@@ -20,8 +20,8 @@ from rainbow_ray.cli.main import run_command
 from rainbow_ray.serving import serve_command
 from rainbow_ray.serving.serve_command import is_loopback
 from tests.benchmarks.serving import free_port, wait_for
-from tests.conftest import labelled_songs
 from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs
 
 TEXT = "a door and a wall but a river"
 

@@ -11,8 +11,8 @@ from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.setup.drop_advice import advise
 from rainbow_ray.utils.errors import InputError
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 SHORT = ["short"] * 48
 TEXT_KEY, LABEL_KEY, ID_KEY, COLUMN_KEY = (

@@ -123,7 +123,7 @@ print("\\n".join(fitted.facts["notes"]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
 def test_a_cpu_that_runs_out_of_memory_goes_on_smaller(write_table, tmp_path):
-    from tests.conftest import song_rows
+    from tests.song_tables import song_rows
 
     rows = song_rows(songs=128, stems=1)
     rows["concept"] = [text * 20 for text in rows["concept"]]

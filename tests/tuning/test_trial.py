@@ -15,8 +15,8 @@ from rainbow_ray.tuning import trial as trials
 from rainbow_ray.tuning.trial import TrialContext, cache_seconds, make_rungs, out_of_fold, remove_models, run_trial
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import InputError, TrainingError
-from tests.conftest import segment_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import segment_rows
 
 QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 

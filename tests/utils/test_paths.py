@@ -36,8 +36,8 @@ from rainbow_ray.utils.paths import (
     resolve_location,
     resolve_path,
 )
-from tests.conftest import song_rows
 from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 ODD_NAMES = ["which songs?.parquet", "a#b.parquet", "100%.parquet", "a%20b.parquet", "two\nlines.parquet",
              " a .parquet", "songs [1].parquet", "{a,b}*.parquet", "läder.parquet", "a::b.parquet", "key=1.parquet",
