@@ -72,7 +72,7 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, advice: str = "") -> Iterator[RayResources]:
+def ray_cluster(address: str | None, advice: str = "", backend_log_level: str | None = None) -> Iterator[RayResources]:
     """Start a Ray cluster for this command, or join the one at `address`, which is left running.
 
     A cluster that runs on this machine is joined only if it is named. SIGINT and SIGTERM raise `Interrupted` inside the
@@ -81,6 +81,7 @@ def ray_cluster(address: str | None, advice: str = "") -> Iterator[RayResources]
     Args:
         address: Address of a running cluster, or None.
         advice: How this command can be continued if Ray is lost; empty where it cannot.
+        backend_log_level: Log level of Ray's C++ processes, unless RAY_BACKEND_LOG_LEVEL is set; None is Ray's own.
 
     Yields:
         The resources of the cluster.
@@ -91,8 +92,23 @@ def ray_cluster(address: str | None, advice: str = "") -> Iterator[RayResources]
     """
     with contextlib.ExitStack() as stack:
         install_handlers = stack.enter_context(raise_on_signal())
+        if backend_log_level is not None:
+            stack.enter_context(_default_variable("RAY_BACKEND_LOG_LEVEL", backend_log_level))
         folder = None if address else stack.enter_context(session_folder())
         yield from _connected(address, folder, advice, install_handlers)
+
+
+@contextlib.contextmanager
+def _default_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable that is not set, for the processes that are started inside the block."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def _connected(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,8 +125,6 @@ def predict_table(predictor: Predictor, request: TableRequest, console: Console)
     manifest, notes = _open_table(predictor, request.manifest, request.media_root)
     job = make_job(predictor, manifest, request)
     notes += _check_times(predictor, manifest, job)
-    # ray prints the normal exit of Ray Data's workers as an error, from C++ to stderr (ray#53727)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _exclusive_lock(request.folder):
         plan, media_limit = _score(predictor, job, request, manifest.rows, console)
         media_limit.check_all()
@@ -155,7 +152,8 @@ def _score(
         with _progress(plan, console) as on_progress:
             score_in_process(plan, media_limit.after(on_progress))
         return plan, media_limit
-    with ray_cluster(request.address, "continue with the same command and --resume") as cluster:
+    # ray prints the normal exit of Ray Data's workers as an error, from C++ to stderr (ray#53727)
+    with ray_cluster(request.address, "continue with the same command and --resume", "fatal") as cluster:
         n_workers = request.workers or cluster.gpus or cluster.cpus
         plan, media_limit = claim(n_workers)
         with _progress(plan, console) as on_progress:

@@ -20,7 +20,7 @@ def _shorten() -> None:
     start, client = cluster.lifecycle.Cluster.__init__, cluster.runpod_api.RunPod.__init__
 
     def quick_cluster(self, *arguments, **keys) -> None:
-        start(self, *arguments, **{**keys, "poll": poll, "settle": SETTLE})
+        start(self, *arguments, **{**keys, "poll": poll, "listing_delay": SETTLE})
 
     def quick_client(self, *arguments, **keys) -> None:
         client(self, *arguments, **{**keys, "pause": lambda seconds: time.sleep(seconds * SHORTER)})

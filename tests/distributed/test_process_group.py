@@ -38,7 +38,7 @@ def wrap(model):
 process_group = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), encoder, **json.loads(keys))
 cache = FrozenFeatureCache(Path(folder).parent / "frozen_features", 2**24)
-fit_fold(plan, data_of(plan), Path(folder), process_group=process_group, prefix=cache)
+fit_fold(plan, data_of(plan), Path(folder), process_group=process_group, frozen_cache=cache)
 distributed.barrier()  # who ends while the other still talks may be torn down by gloo's own threads
 distributed.destroy_process_group()
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 import subprocess
@@ -30,6 +31,25 @@ def test_the_message_names_the_port_of_the_dashboard_where_it_is_not_the_usual_o
     assert "in use" not in describe_dashboard(RayResources(2, 0, "127.0.0.1:8265"))[0]
     assert str(token_path()) in message
     assert describe_dashboard(RayResources(2, 0, None)) == []
+
+
+@pytest.mark.parametrize("own", [None, "debug"])
+def test_the_log_level_of_a_command_ends_with_its_ray(monkeypatch, own):
+    """Programs that go on afterwards, tests among them, would hand it to whatever they start."""
+    name, levels = "RAY_BACKEND_LOG_LEVEL", []
+
+    def connected(*_):
+        levels.append(os.environ.get(name))
+        yield RayResources(2, 0, None)
+
+    monkeypatch.setattr(ray_cluster, "_connected", connected)
+    monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(name, own)
+    with ray_cluster.ray_cluster(None, "", "fatal"):
+        pass
+    assert levels == [own or "fatal"]
+    assert os.environ.get(name) == own
 
 
 def ask(cluster: RayResources, path: str, token: str | None = None) -> tuple[int, bytes]:
