@@ -30,7 +30,7 @@ class RemoteError(Exception):
 
     @property
     def unreachable(self) -> bool:
-        """ssh itself failed, not the command."""
+        """SSH itself failed, not the command."""
         return self.code == 255
 
 

@@ -105,5 +105,4 @@ def make_collates(
     Returns:
         Functions by modality.
     """
-
     return {spec.name: functools.partial(spec.collate, inputs=reading, find=find, draw=draw) for spec in reading.specs}

@@ -69,6 +69,11 @@ class FitProgress:
             self.finish(fold)  # an interrupted fit shows how far it came
 
     def __call__(self, record: Record) -> None:
+        """Show the progress that a record reports.
+
+        Args:
+            record: A record of a fit.
+        """
         fold = record["fold"]
         fit = self.fits.setdefault(fold, _Fit())
         if record["split"] == "train":
@@ -161,6 +166,12 @@ class TrialProgress:
             self.live.stop()
 
     def __call__(self, trial: Trial, event: str) -> None:
+        """Show an event of a trial.
+
+        Args:
+            trial: The trial.
+            event: Type of the event: `start`, `report` or `end`.
+        """
         self.trials[trial.number] = trial
         complete = trial.state == "complete" and trial.score is not None
         if complete and (self.best is None or self._value(trial) > self._value(self.best)):

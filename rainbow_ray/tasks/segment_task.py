@@ -35,7 +35,8 @@ class SegmentTask(Task):
     if TYPE_CHECKING:  # a field of subclasses
 
         @property
-        def base_task(self) -> Task: ...
+        def base_task(self) -> Task:
+            """The task of single segments."""
 
     def with_base_task(self: SelfT, base_task: Task) -> SelfT:
         """Return the same task with another base task.

@@ -236,7 +236,7 @@ class Segmentation(SegmentTask):
         return class_log_probs(self.base_task, logits) if self.has_classes else logits
 
     def _transitions(self, segments: SegmentTargets[np.ndarray]) -> tuple[tuple[float, ...], ...]:
-        """log P(next | label), with add-one (Laplace) smoothing."""
+        """Return log P(next | label), with add-one (Laplace) smoothing."""
         if not self.has_classes:
             return ()
         n = len(self.score_names) if len(self.score_names) > 1 else 2

@@ -224,6 +224,11 @@ class WandbLogger:
             )
 
     def __call__(self, record: Record) -> None:
+        """Log a record, unless an earlier start has logged it.
+
+        Args:
+            record: The record.
+        """
         if record_key(record) in self.sent:
             return
         prefix = _prefix(record)
@@ -255,6 +260,11 @@ class TensorBoardLogger:
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __call__(self, record: Record) -> None:
+        """Log a record, unless an earlier start has logged it.
+
+        Args:
+            record: The record.
+        """
         if record_key(record) in self.sent:
             return
         for name, value in _numbers(record).items():

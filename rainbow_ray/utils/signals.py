@@ -106,27 +106,36 @@ def raise_on_signal() -> Iterator[Callable[[], None]]:
         A function that installs the handlers again, for use after a library has installed its own.
     """
     global _received_at, _received
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    if before[signal.SIGINT] is not _raise_interrupted:  # the outermost block
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    if previous[signal.SIGINT] is not _raise_interrupted:  # the outermost block
         _received_at, _received = None, signal.SIGINT
     hook = sys.unraisablehook
     sys.unraisablehook = _resend_lost_signals(hook)
     _install(_raise_interrupted)
     try:
-        yield lambda: _install(_raise_interrupted, before)
+        yield lambda: _install(_raise_interrupted, previous)
     finally:
         sys.unraisablehook = hook
-        _restore(before)
+        _restore(previous)
 
 
 class DeferredSignal:
-    """Which signal has arrived inside `defer_signals()`; `signal_number` is None as long as none has."""
+    """The first signal that arrived inside `defer_signals()`; `signal_number` is None before."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.arrived_at = 0.0
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Record the first signal, and raise for a later one.
+
+        Args:
+            signal_number: SIGINT or SIGTERM.
+            frame: The interrupted frame; not used.
+
+        Raises:
+            Interrupted: A signal was recorded at least `REPEAT_SECONDS` before.
+        """
         if self.signal_number is None:
             self.signal_number, self.arrived_at = signal_number, time.monotonic()
         elif time.monotonic() - self.arrived_at >= REPEAT_SECONDS:
@@ -140,13 +149,13 @@ def defer_signals() -> Iterator[DeferredSignal]:
     Yields:
         The record, which the block checks.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
     deferred = DeferredSignal()
     _install(deferred)
     try:
         yield deferred
     finally:
-        _restore(before)
+        _restore(previous)
 
 
 def _restore(handlers: dict[Any, Any]) -> None:
@@ -155,10 +164,10 @@ def _restore(handlers: dict[Any, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _install(handler: Handler, before: dict[Any, Any] | None = None) -> None:
+def _install(handler: Handler, previous: dict[Any, Any] | None = None) -> None:
     """Install a handler, except for signals that were ignored when the process began (`nohup`, `command &`)."""
     for number in SIGNALS:
-        current = before[number] if before is not None else signal.getsignal(number)
+        current = previous[number] if previous is not None else signal.getsignal(number)
         if current is not signal.SIG_IGN:
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(number, handler)
