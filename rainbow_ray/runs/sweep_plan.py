@@ -1,7 +1,8 @@
-"""Everything about a sweep that is known before its first trial: space, data, estimates, budget."""
+"""Planning of a sweep before its first trial: search space, data, estimates of time and cost, and budget."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -26,7 +27,7 @@ from rainbow_ray.tuning.bbc_cv import min_detectable_difference
 from rainbow_ray.tuning.search_space import Axes, Space, explore, find_conflicting_settings, load_space
 from rainbow_ray.utils.errors import InputError
 
-MIN_TRIAL_SECONDS = 5.0  # of all trials together; a budget that leaves less is rejected
+MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
     tuning, problems = resolved.config.tune, []
     if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
         problems.append(f"--budget-usd {tuning.budget_usd:g}: the price of an hour is not known; add --usd-per-hour")
+    warnings: list[str] = []
+    if resolved.config.training.workers is not None:
+        warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     plan = space = axes = None
     try:
         plan = make_plan(resolved)
-        if resolved.config.training.workers is not None:
-            plan.warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     except InputError as error:
         problems += error.problems
     seed = resolved.config.reproducibility.seed
@@ -76,13 +78,12 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
         space = load_space(tuning.space, resolved.config.phase, _task_name(plan))
         if plan is not None:
             axes = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
-            plan.warnings.extend(axes.notes)
-            plan.warnings.extend(find_conflicting_settings(space, plan.config, seed))
+            warnings += [*axes.notes, *find_conflicting_settings(space, plan.config, seed)]
     except InputError as error:
         problems += error.problems
     if problems or plan is None or space is None or axes is None:
         raise InputError(problems)
-    return SweepPlan(plan, space, axes)
+    return SweepPlan(dataclasses.replace(plan, warnings=[*plan.warnings, *warnings]), space, axes)
 
 
 def _task_name(plan: RunPlan | None) -> str:
@@ -192,7 +193,7 @@ def budget_seconds(config: Config, started: float, closing_seconds: float) -> fl
 
     Args:
         config: The config.
-        started: Time at which the command started, from `time.perf_counter()`.
+        started: Time at which the command started, on the clock of `time.perf_counter()`.
         closing_seconds: Estimated time after the last trial, which is reserved.
 
     Returns:
@@ -207,12 +208,12 @@ def budget_seconds(config: Config, started: float, closing_seconds: float) -> fl
         limits.append(tuning.budget_usd / price * 3600)
     if not limits:
         return None
-    spent = time.perf_counter() - started
-    remaining = min(limits) - spent - closing_seconds
-    if remaining < MIN_TRIAL_SECONDS:
+    spent_seconds = time.perf_counter() - started
+    remaining_seconds = min(limits) - spent_seconds - closing_seconds
+    if remaining_seconds < MIN_TRIAL_SECONDS:
         raise InputError(
             f"--budget-minutes, --budget-usd: {min(limits) / 60:.1f} minutes are too few: the start took"
-            f" {spent / 60:.1f}, and the end (revalidation, the run of the best config) takes about"
-            f" {closing_seconds / 60:.1f}; allow at least {(spent + closing_seconds) / 60 + 1:.0f}"
+            f" {spent_seconds / 60:.1f}, and the end (revalidation, the run of the best config) takes about"
+            f" {closing_seconds / 60:.1f}; allow at least {(spent_seconds + closing_seconds) / 60 + 1:.0f}"
         )
-    return remaining
+    return remaining_seconds

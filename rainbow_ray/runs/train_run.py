@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
@@ -11,7 +10,7 @@ from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_envi
 from rainbow_ray.distributed.resources import allocate_workers, describe_network, parse_workers
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
-from rainbow_ray.utils.stopwatch import Stopwatch
+from rainbow_ray.utils.stopwatch import Stopwatch, process_start_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from rainbow_ray.runs.run_dir import RunDir
     from rainbow_ray.setup.plan import RunPlan
     from rainbow_ray.setup.prepared import PreparedData
-
-STARTED = time.perf_counter()
 
 
 def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
@@ -45,7 +42,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     from rainbow_ray.setup.plan import choose_manifest, make_plan
     from rainbow_ray.utils.console import make_console
 
-    stopwatch, console = Stopwatch(STARTED), make_console()
+    stopwatch, console = Stopwatch(process_start_time()), make_console()
     if choose_manifest(resolved)[1]:
         console.print("Training on the built-in demo songs: name your own with --manifest.", style="bold")
     plan = make_plan(resolved)
@@ -54,7 +51,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         from rainbow_ray.runs.results import complete_report
 
         complete_report(run_dir, plan.config)
-        console.print(f"{run_dir.path} is finished: nothing is left to do.")
+        console.print(f"{run_dir.path} is already finished.")
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
         console.print(f"Continuing {run_dir.path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
@@ -11,7 +10,7 @@ from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_envi
 from rainbow_ray.distributed.resources import RayResources, TrialResources, allocate_trials
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
-from rainbow_ray.utils.stopwatch import Stopwatch
+from rainbow_ray.utils.stopwatch import Stopwatch, process_start_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from rainbow_ray.config.schema import Config
     from rainbow_ray.runs.run_dir import RunDir
     from rainbow_ray.runs.sweep_plan import SweepPlan
-
-STARTED = time.perf_counter()
 
 
 def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
@@ -45,7 +42,7 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     from rainbow_ray.setup.plan import choose_manifest
     from rainbow_ray.utils.console import make_console
 
-    stopwatch, console = Stopwatch(STARTED), make_console()
+    stopwatch, console = Stopwatch(process_start_time()), make_console()
     if choose_manifest(resolved)[1]:
         console.print("Tuning on the built-in demo songs: name your own with --manifest.", style="bold")
     sweep = plan_sweep(resolved)
@@ -99,7 +96,7 @@ def _run_on_ray(
     n_concurrent = trial_resources.max_concurrent
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)
     print_sweep_header(sweep, data, n_concurrent, estimate, console)
-    seconds = budget_seconds(sweep.config, STARTED, estimate.closing_seconds)
+    seconds = budget_seconds(sweep.config, stopwatch.started, estimate.closing_seconds)
     if run_dir is None:
         return
 

@@ -5,14 +5,28 @@ from __future__ import annotations
 import time
 from typing import Any
 
-STARTUP_PARTS = ("imports and checks", "ray", "data")  # what passes before the first fit can start
+import psutil
+
+STARTUP_PARTS = ("imports and checks", "ray", "data")  # parts of a command before its first fit
+
+
+def process_start_time() -> float:
+    """Return when this process started, so that the time of a command includes the start of Python and its imports.
+
+    The time of a shell that replaced itself by this process (`exec python …`) counts as well.
+
+    Returns:
+        Seconds on the clock of `time.perf_counter()`.
+    """
+    age = max(0.0, time.time() - psutil.Process().create_time())
+    return time.perf_counter() - age
 
 
 class Stopwatch:
     """Seconds of each part of a command, for `summary.json`.
 
     Args:
-        started: Time at which the command started, from `time.perf_counter()`.
+        started: Time at which the command started, on the clock of `time.perf_counter()`.
     """
 
     def __init__(self, started: float) -> None:
