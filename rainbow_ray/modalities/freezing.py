@@ -86,11 +86,11 @@ def check_depths(config: TextEncoderConfig | AudioEncoderConfig, total: int, sec
         ("layer", config.layer, ("last", "mix")),
         ("freeze_layers", config.freeze_layers, ("all",)),
     ):
-        where = f"{section}.{key}: {value!r}"
+        setting = f"{section}.{key}: {value!r}"
         if isinstance(value, str) and value not in words:
-            problems.append(f"{where} is none of: {', '.join(words)}, a number of layers, a fraction such as 0.34")
+            problems.append(f"{setting} is none of: {', '.join(words)}, a number of layers, a fraction such as 0.34")
         elif isinstance(value, int) and value > total:
-            problems.append(f"{where} is beyond the encoder, which has {total} layers; at most {total}")
+            problems.append(f"{setting} is beyond the encoder, which has {total} layers; at most {total}")
     return problems
 
 

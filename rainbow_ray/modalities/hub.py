@@ -1,4 +1,4 @@
-"""The Hugging Face hub: asked once whether it can be reached, and its libraries' own lines held back."""
+"""Access to the Hugging Face hub: a cached connection test, offline mode, and suppression of log messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from rainbow_ray.utils.errors import first_line
 
-HUB_SECONDS = 5.0  # for the hub to answer
+HUB_SECONDS = 5.0  # timeout of the connection test
 
 
 @contextlib.contextmanager
@@ -22,16 +22,16 @@ def offline() -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    previous, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE = previous
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Suppress the messages of transformers and huggingface_hub on stderr; our own errors have what matters of them.
+    """Suppress the messages of transformers and huggingface_hub on stderr; failures are reported as `InputError`.
 
     Yields:
         None.
@@ -40,7 +40,7 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    before = logging.get_verbosity(), hub_logging.get_verbosity()
+    previous = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
     hub_logging.set_verbosity(logging.ERROR)
     try:
@@ -48,12 +48,12 @@ def quiet_libraries() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(before[0])
-        hub_logging.set_verbosity(before[1])
+        logging.set_verbosity(previous[0])
+        hub_logging.set_verbosity(previous[1])
 
 
 def hub_problem() -> str | None:
-    """Return why the hub cannot be reached. A process asks it once, without a retry.
+    """Return why the hub cannot be reached. Each process tests it once, without a retry.
 
     The request goes through huggingface_hub's own session, so that proxies, certificates and `HF_ENDPOINT` apply.
 
@@ -64,25 +64,26 @@ def hub_problem() -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    return _ask_hub(constants.ENDPOINT)
+    return _test_connection(constants.ENDPOINT)
 
 
 @functools.cache
-def _ask_hub(endpoint: str) -> str | None:
+def _test_connection(endpoint: str) -> str | None:
     from huggingface_hub import constants, get_session
 
     is_default = constants.HF_HUB_ETAG_TIMEOUT == constants.DEFAULT_ETAG_TIMEOUT
     seconds = HUB_SECONDS if is_default else float(constants.HF_HUB_ETAG_TIMEOUT)
-    answer: list[str | None] = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT sets how many"]
+    problem: list[str | None] = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT sets the timeout"]
 
-    def ask() -> None:
+    def request() -> None:
         try:
             status = get_session().head(endpoint, timeout=seconds, follow_redirects=False).status_code
-            answer[0] = f"it answers with status {status}" if status >= 500 else None
-        except Exception as error:  # of whichever HTTP library huggingface_hub uses
-            answer[0] = first_line(error)
+            problem[0] = f"it answers with status {status}" if status >= 500 else None
+        except Exception as error:  # the type depends on the HTTP library of huggingface_hub
+            problem[0] = first_line(error)
 
-    asking = threading.Thread(target=ask, daemon=True, name="ask the hub")  # a name server may take longer than HTTP
-    asking.start()
-    asking.join(seconds)
-    return answer[0] and f"{endpoint} cannot be reached ({answer[0]})"
+    # a thread, because the timeout of HTTP does not limit the time of name resolution
+    thread = threading.Thread(target=request, daemon=True, name="hub connection test")
+    thread.start()
+    thread.join(seconds)
+    return problem[0] and f"{endpoint} cannot be reached ({problem[0]})"

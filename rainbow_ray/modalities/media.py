@@ -75,14 +75,14 @@ class MediaReader:
         songs = rows["song"].to_pylist() if "song" in rows.column_names else [""] * len(rows)
         entries = self._entries(rows)
         for name in self.modalities:
-            own = [entry.get(name, {}) for entry in entries]
+            modality_entries = [entry.get(name, {}) for entry in entries]
             raw = [column for column in rows.column_names if column in _raw_columns(name)]
-            keys = pa.array([entry.get("windows", []) for entry in own], pa.list_(pa.string()))
+            keys = pa.array([entry.get("windows", []) for entry in modality_entries], pa.list_(pa.string()))
             rows = rows.drop_columns(raw).append_column(name, keys)
             for suffix, key in ((TROUBLE, "trouble"), (NOTE, "note")):
-                texts = [_name_song(entry.get(key), song) for entry, song in zip(own, songs, strict=True)]
+                texts = [_name_song(entry.get(key), song) for entry, song in zip(modality_entries, songs, strict=True)]
                 rows = rows.append_column(f"{name}{suffix}", pa.array(texts, pa.string()))
-            lengths = pa.array([entry.get("lengths", []) for entry in own], pa.list_(pa.int32()))
+            lengths = pa.array([entry.get("lengths", []) for entry in modality_entries], pa.list_(pa.int32()))
             rows = rows.append_column(f"{name}{LENGTHS}", lengths)
         return rows
 
@@ -123,9 +123,9 @@ class MediaReader:
         key = hash_parts(VERSION, names, self.windows, *([span] if span else []))
         cached = self.store.read_index(key)
         if cached is not None and self._is_current(cached, sources):
-            moved = {name: source for name, source in sources.items() if source.is_elsewhere(cached[name])}
-            if moved:  # with the new mark, the next reader does not have to hash the content again
-                cached = cached | {name: cached[name] | {"mark": source.mark} for name, source in moved.items()}
+            relocated = {name: source for name, source in sources.items() if source.is_elsewhere(cached[name])}
+            if relocated:  # with the new mark, the next reader does not have to hash the content again
+                cached = cached | {name: cached[name] | {"mark": source.mark} for name, source in relocated.items()}
                 self.store.write_index(key, cached)
             return cached | unusable
         entry = self._read(sources, span)

@@ -156,10 +156,10 @@ class MediaSource:
         if self.stat is None:
             was_missing = "mark" in entry and entry["mark"] is None
             return was_missing or (cache_without_files and bool(entry.get("windows")))
-        before = entry.get("mark")
-        if not isinstance(before, list) or before[:1] != self.stat[:1]:
+        mark_ = entry.get("mark")
+        if not isinstance(mark_, list) or mark_[:1] != self.stat[:1]:
             return False
-        return before[: len(self.stat)] == self.stat or (self.mark is not None and before[-1] == self.mark[-1])
+        return mark_[: len(self.stat)] == self.stat or (self.mark is not None and mark_[-1] == self.mark[-1])
 
     def is_elsewhere(self, entry: Mapping[str, Any]) -> bool:
         """Return whether an index entry that may be used is of a copy of the file with another `stat`.

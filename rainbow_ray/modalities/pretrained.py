@@ -1,8 +1,8 @@
-"""Encoders that come trained: every config, tokenizer and weights file is loaded, and checked, by this module.
+"""Loading and validation of pretrained encoders: configs, tokenizers and weights.
 
-Transformers fills what a folder lacks with random weights and with tokenizers that know no word, and says so at most in
-its log. Here such a folder is refused in a sentence. A hub is asked once whether it can be reached; where it cannot,
-only what was downloaded before is used.
+If files are missing, transformers initializes weights at random and creates tokenizers with an empty vocabulary, and
+reports it in its log at most. This module raises an error instead. The hub is contacted once; if it cannot be reached,
+only files in the local cache are used.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from rainbow_ray.modalities.weights import (
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.io import describe_foreign_content
 
-FAST = "tokenizer.json"  # holds a whole tokenizer; other files are then not read
+FAST = "tokenizer.json"  # contains the complete tokenizer; transformers then reads no other file
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-MIN_EMBEDDINGS, MIN_COVERAGE = 1000, 0.8  # below which share of the embeddings a vocabulary looks cut off
+MIN_EMBEDDINGS = 1000  # smaller encoders are not checked for the coverage of their vocabulary
+MIN_COVERAGE = 0.8  # fraction of the embeddings; a smaller vocabulary may be truncated
 
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """How users name encoders of one modality, for messages.
+    """Names of an encoder's settings and files in messages, by modality.
 
     Attributes:
-        key: Config key that holds the encoder's name.
-        option: Flag of the commands.
-        contents: What a local folder has to hold.
+        key: Config key of the encoder's name.
+        option: Command-line flag of the encoder's name.
+        contents: Files that a local folder must contain.
     """
 
     key: str
@@ -59,7 +60,7 @@ def read_config(name: str, source: str, kind: EncoderKind) -> Any:
 
     Args:
         name: Name as the user wrote it.
-        source: Local folder or hub name that it stands for.
+        source: Local folder or hub name.
         kind: Modality of the encoder.
 
     Returns:
@@ -74,14 +75,14 @@ def read_config(name: str, source: str, kind: EncoderKind) -> Any:
 
 
 def read_tokenizer(name: str, source: str) -> Any:
-    """Return the tokenizer of a text encoder; a fast one reads special tokens in texts as ordinary text.
+    """Return the tokenizer of a text encoder; a fast one is set to read special tokens in texts as ordinary text.
 
-    That setting is saved with the tokenizer, and makes no difference to other texts. Slow tokenizers keep their own,
-    because they would also split words that were added to their vocabulary.
+    The setting is saved with the tokenizer and does not affect other texts. Slow tokenizers keep their default, because
+    they would also split words that were added to their vocabulary.
 
     Args:
         name: Name as the user wrote it.
-        source: Local folder or hub name that it stands for.
+        source: Local folder or hub name.
 
     Returns:
         A tokenizer of transformers.
@@ -94,9 +95,9 @@ def read_tokenizer(name: str, source: str) -> Any:
     tokenizer = _load(name, source, TEXT, "the tokenizer", AutoTokenizer.from_pretrained)
     folder = Path(source)
     used = [FAST] if (folder / FAST).is_file() else tokenizer.vocab_files_names.values()
-    foreign = [found for file in used if (found := describe_foreign_content(folder / file))]
-    if foreign:  # which a list of words, one a line, may be without an error
-        raise InputError(f"{TEXT.key}: {name!r} cannot be loaded: {found}" for found in foreign)
+    foreign = [description for file in used if (description := describe_foreign_content(folder / file))]
+    if foreign:  # transformers may read such a file as a list of words without raising an error
+        raise InputError(f"{TEXT.key}: {name!r} cannot be loaded: {description}" for description in foreign)
     if tokenizer.is_fast:
         tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
     return tokenizer
@@ -107,7 +108,7 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
 
     Args:
         name: Name as the user wrote it.
-        source: Local folder or hub name that it stands for.
+        source: Local folder or hub name.
         kind: Modality of the encoder.
 
     Returns:
@@ -125,7 +126,8 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
             AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         body, info = _load(name, source, kind, "the weights", load)
-        problems = check_loaded(body, info) or check_finite(body) or check_values(body)  # what is missing has no values
+        # missing weights are initialized at random, so their values are not checked
+        problems = check_loaded(body, info) or check_finite(body) or check_values(body)
     if problems:
         raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)
     return body
@@ -136,7 +138,7 @@ def read_preprocessor(name: str, source: str, kind: EncoderKind) -> Any:
 
     Args:
         name: Name as the user wrote it.
-        source: Local folder or hub name that it stands for.
+        source: Local folder or hub name.
         kind: Modality of the encoder.
 
     Returns:
@@ -155,11 +157,11 @@ def read_preprocessor(name: str, source: str, kind: EncoderKind) -> Any:
     except InputError:
         if (folder / PREPROCESSORS[0]).is_file():
             raise
-        return None  # some models have none; their config and weights were loaded before
+        return None  # some models have no preprocessor; their config and weights were loaded before
 
 
 def plain_tokenizer(tokenizer: Any) -> PlainTokenizer:
-    """Return the token ids of texts by a tokenizer of transformers, without a cut.
+    """Wrap a tokenizer of transformers as a `PlainTokenizer`, without truncation.
 
     Args:
         tokenizer: Tokenizer of transformers.
@@ -191,7 +193,7 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | None) -> list[str]:
-    """Return why a tokenizer of transformers cannot be used with an encoder, as `check_vocabulary`.
+    """Check whether a tokenizer of transformers can be used with an encoder, by `check_vocabulary`.
 
     Args:
         tokenizer: Tokenizer of transformers.
@@ -201,7 +203,7 @@ def check_tokenizer(tokenizer: Any, plain: PlainTokenizer, embeddings: int | Non
     Returns:
         A sentence per problem.
     """
-    if not tokenizer.vocab_files_names:  # characters or bytes are its vocabulary
+    if not tokenizer.vocab_files_names:  # its vocabulary is characters or bytes
         return []
     names = sorted({FAST, *tokenizer.vocab_files_names.values()})
     return check_vocabulary(
@@ -223,7 +225,7 @@ def check_coverage(tokenizer: Any, embeddings: int | None) -> list[str]:
     if embeddings is None or embeddings < MIN_EMBEDDINGS or len(tokenizer) >= MIN_COVERAGE * embeddings:
         return []
     return [f"the encoder has embeddings for {embeddings} tokens, but its tokenizer has only {len(tokenizer)}: its"
-            " vocabulary may be cut off, or another encoder's"]  # fmt: skip
+            " vocabulary may be truncated, or belong to another encoder"]  # fmt: skip
 
 
 def count_embeddings(body: Any) -> int | None:
@@ -243,7 +245,7 @@ def count_embeddings(body: Any) -> int | None:
 
 
 def source_of(name: str) -> str:
-    """Return what the name of an encoder stands for.
+    """Resolve the name of an encoder.
 
     Args:
         name: Local folder or hub name.
@@ -255,7 +257,7 @@ def source_of(name: str) -> str:
 
 
 def _load(name: str, source: str, kind: EncoderKind, part: str, loader: Callable[..., Any]) -> Any:
-    """Call a loader of transformers; whatever it makes of a damaged or missing folder becomes an `InputError`."""
+    """Call a loader of transformers, and convert its errors about damaged or missing folders to `InputError`."""
     if problem := _path_problem(source):
         raise InputError(f"{kind.key}: {name!r} cannot be loaded: {problem}{_advice(kind, is_local=False)}")
     is_local = Path(source).is_dir()
@@ -266,7 +268,7 @@ def _load(name: str, source: str, kind: EncoderKind, part: str, loader: Callable
                 return loader(source, trust_remote_code=False)
         except MemoryError:
             raise
-        except Exception as error:  # of transformers, tokenizers, safetensors, torch, sentencepiece and the hub
+        except Exception as error:  # transformers, tokenizers, safetensors, sentencepiece and the hub raise many types
             reason = _explain(error, source, part) if is_local else _explain_hub(error, unreachable)
             raise InputError(
                 f"{kind.key}: {name!r} cannot be loaded: {reason}{_advice(kind, is_local=is_local)}"
@@ -274,9 +276,9 @@ def _load(name: str, source: str, kind: EncoderKind, part: str, loader: Callable
 
 
 def _path_problem(source: str) -> str | None:
-    """What is wrong with a name that can only be a path."""
+    """Return a problem with a name that can only be a path."""
     if Path(source).is_file():
-        return "it is a file; name the folder that it lies in"
+        return "it is a file; name the folder that contains it"
     if source.startswith(("/", ".")) or source.count("/") > 1 or "\\" in source:
         return None if Path(source).is_dir() else "there is no such folder"
     return None
@@ -290,31 +292,31 @@ def _advice(kind: EncoderKind, *, is_local: bool) -> str:
 
 def _explain_hub(error: Exception, unreachable: str | None) -> str:
     if unreachable is not None:
-        return f"it is no local folder, it was not downloaded before, and {unreachable}"
+        return f"it is not a local folder, it was not downloaded before, and {unreachable}"
     return _explain_code(error) or first_line(error)
 
 
 def _explain(error: Exception, source: str, part: str) -> str:
-    """Why a local folder cannot be loaded."""
+    """Explain why a local folder cannot be loaded."""
     folder = Path(source)
     if not (folder / "config.json").is_file():
-        return "the folder holds no config.json"
+        return "the folder has no config.json"
     names = ["config.json"] if part == "config.json" else sorted(path.name for path in folder.iterdir())
     is_weights = part == "the weights"
     foreign = [
-        found for file in names
+        description for file in names
         if (folder / file).is_file() and (Path(file).suffix in (".safetensors", ".bin")) == is_weights
-        and (found := describe_foreign_content(folder / file))
+        and (description := describe_foreign_content(folder / file))
     ]  # fmt: skip
     if foreign:
         return "; ".join(foreign)
     if is_weights and isinstance(error, pickle.UnpicklingError):
-        return f"{PICKLED} holds objects that are no tensors, and is not opened, since these may run code: save its" \
+        return f"{PICKLED} contains objects other than tensors, and is not loaded, since they may run code: save its" \
                f" tensors as {SAFETENSORS}"  # fmt: skip
     return _explain_code(error) or f"{part} cannot be read ({first_line(error)})"
 
 
 def _explain_code(error: Exception) -> str | None:
     if "trust_remote_code" in str(error) or "custom code" in str(error):
-        return "it needs code of its own, which is never run here: use an encoder that transformers has built in"
+        return "it needs custom code, which is never run here: use an encoder that transformers has built in"
     return None

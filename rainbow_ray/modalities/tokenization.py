@@ -1,7 +1,7 @@
-"""Token ids of texts: special tokens that stand in a text are ordinary text, and a vocabulary is checked before use.
+"""Tokenization that reads special tokens in texts as ordinary text, and checks of a tokenizer's vocabulary.
 
-Needs neither torch nor transformers: bundles, training and the ONNX folder go through the same two entry points,
-`PlainTokenizer` and `check_vocabulary`.
+Needs neither torch nor transformers: training, bundles and ONNX bundles all use `PlainTokenizer` and
+`check_vocabulary`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from dataclasses import dataclass, field
 
 EncodeBatch = Callable[[Sequence[str]], list[list[int]]]
 
-PROBE = "a"  # any text: shows which special tokens a tokenizer puts around one
-MARKERS = "▁Ġ#@</w>"  # what tokenizers write before or after a word to say where it begins or ends
-SAMPLED = 300  # tokens of a vocabulary that are spelled out and read again
-LONG = 3  # characters of a token that has to be put together from smaller ones
-MIN_LONG = 50  # tokens of that length, below which nothing can be said about them
+PROBE = "a"  # any text: shows which special tokens a tokenizer adds to it
+MARKERS = "▁Ġ#@</w>"  # characters with which tokenizers mark the start or the end of a word
+N_SAMPLED_WORDS = 300  # words of a vocabulary that are tokenized to test it
+MIN_LONG_CHARACTERS = 3  # length of a token that must be merged from shorter ones
+MIN_LONG_WORDS = 50  # with fewer long words, merges are not tested
 
 
 @dataclass(frozen=True)
 class PlainTokenizer:
-    """Token ids of texts in which the spelling of a special token has no meaning of its own.
+    """A tokenizer that reads the spelling of a special token in a text as ordinary text.
 
-    A tokenizer puts its special tokens (`[CLS]`, `</s>`) around a text. Where a text holds such a spelling itself, most
-    tokenizers would give the special token's id, which lets a text end itself, or hide its words behind padding. Some
-    do so even when told otherwise: in a Unigram vocabulary `<s>` is a piece like any other, and normalization may bring
-    forth the spelling. Ids of special tokens between those that were put around are therefore replaced by the ids of
-    the same spelling, broken by a space.
+    A tokenizer adds special tokens (`[CLS]`, `</s>`) before and after a text. Where the text itself contains such a
+    spelling, most tokenizers return the id of the special token, so that a text could end itself or mask its words as
+    padding. Some do so even with special tokens disabled: in a Unigram vocabulary `<s>` is an ordinary piece, and
+    normalization may produce the spelling. Therefore ids of special tokens inside the text are replaced by the ids of
+    the spelling with a space inserted.
 
     Attributes:
-        encode_batch: Texts to token ids, special tokens put around each.
-        front: How many special tokens are put before a text.
-        back: How many are put behind it.
-        replacements: For the id of each special token, the ids of its spelling as ordinary text.
-        broken: Spellings that are broken in a text before it is read, the longest first: that of the unknown token,
-            whose id also stands for unknown words, and all of a tokenizer that always looks for them.
+        encode_batch: Function from texts to token ids with special tokens.
+        front: Number of special tokens before a text.
+        back: Number of special tokens after a text.
+        replacements: Token ids of the spelling as ordinary text, by the id of the special token.
+        broken: Spellings into which a space is inserted before tokenization, longest first: the unknown token, whose id
+            also stands for unknown words, and all special tokens of a tokenizer that cannot disable them.
     """
 
     encode_batch: EncodeBatch
@@ -47,13 +47,13 @@ class PlainTokenizer:
     def make(
         cls, encode_batch: EncodeBatch, special: Mapping[str, int], unknown: str | None = None, *, splits: bool = True
     ) -> PlainTokenizer:
-        """Return a plain tokenizer, after observing how a tokenizer reads its own special tokens.
+        """Return a plain tokenizer, after testing how a tokenizer reads its own special tokens.
 
         Args:
-            encode_batch: Texts to token ids, with special tokens around each, never cut or padded.
+            encode_batch: Function from texts to token ids with special tokens, without truncation or padding.
             special: Ids of the special tokens by their spelling.
-            unknown: The unknown token, which stands for words that the vocabulary lacks.
-            splits: Whether the tokenizer itself reads special tokens in texts as text, where it can.
+            unknown: The unknown token, which stands for words outside of the vocabulary.
+            splits: Whether the tokenizer is set to read special tokens in texts as ordinary text.
 
         Returns:
             The tokenizer.
@@ -64,7 +64,7 @@ class PlainTokenizer:
         back = _count_leading(probe[front:][::-1], ids)
         plain = cls(encode_batch, front, back)
         spelled = {token: number for token, number in special.items() if token != unknown and len(token) > 1}
-        rows = plain.inner([_broken(token) for token in spelled])
+        rows = plain.inner([_with_space(token) for token in spelled])
         replacements = {
             number: tuple(i for i in row if i not in ids) for number, row in zip(spelled.values(), rows, strict=True)
         }
@@ -79,15 +79,15 @@ class PlainTokenizer:
         return cls(encode_batch, front, back, replacements, tuple(sorted(set(broken), key=len, reverse=True)))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens that the tokenizer puts around it."""
+        """Return the token ids of each text, with the special tokens before and after it."""
         if not texts:
             return []
         for token in self.broken:
-            texts = [text.replace(token, _broken(token)) for text in texts]
+            texts = [text.replace(token, _with_space(token)) for text in texts]
         return [self._replace(row) for row in self.encode_batch(texts)]
 
     def inner(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids as the tokenizer gives them, without the special tokens around each text.
+        """Return the unmodified token ids of each text, without the special tokens before and after it.
 
         Args:
             texts: Texts.
@@ -115,54 +115,54 @@ def check_vocabulary(
     padding: int | None = None,
     files: Collection[str] = (),
 ) -> list[str]:
-    """What keeps a tokenizer from reading texts for an encoder.
+    """Check whether a tokenizer can be used with an encoder.
 
-    Libraries make an empty tokenizer where the files of one are missing, and every word is then unknown.
+    Libraries create an empty tokenizer if its files are missing, and every word is then unknown.
 
     Args:
         tokenizer: The tokenizer.
         vocabulary: Ids of all its tokens by their spelling.
-        special: Those that are special.
-        embeddings: How many tokens the encoder has embeddings for; None where that is not known.
-        padding: Id that fills up short rows; None where there is no such token.
-        files: Names of the files that hold a vocabulary of this kind, for the message.
+        special: Ids of its special tokens by their spelling.
+        embeddings: Number of the encoder's token embeddings; None if it is not known.
+        padding: Id of the padding token; None if there is none.
+        files: Names of the files with a vocabulary of this kind, for the message.
 
     Returns:
-        One sentence for each problem, without a subject's name; empty for a tokenizer that can be used.
+        A message for each problem; empty if the tokenizer can be used.
     """
     ordinary = {token: number for token, number in vocabulary.items() if token not in special}
     words = {token: token.strip(MARKERS) for token in ordinary}
     words = {token: word for token, word in words.items() if word.isalnum()}
-    named = f": {' or '.join(files)} is missing or damaged" if files else ""
+    missing_files = f": {' or '.join(files)} is missing or damaged" if files else ""
     if not words:
-        return [f"its tokenizer has no vocabulary, so that every word would be unknown{named}"]
+        return [f"its tokenizer has no vocabulary, so every word would be unknown{missing_files}"]
     problems = []
-    if not _reads_own(tokenizer, list(words.values()), special):
-        problems.append(f"its tokenizer cannot read the words of its own vocabulary{named}")
-    long = [word for word in words.values() if len(word) >= LONG]
-    if not problems and len(long) >= MIN_LONG and not _reads_own(tokenizer, long, special):
-        problems.append("its tokenizer reads words letter by letter although its vocabulary holds them: its merges are"
-                        f" missing{named}")  # fmt: skip
-    around = tokenizer.encode_batch([PROBE])[0]
-    reachable = {*ordinary.values(), *around, *([padding] if padding is not None else [])}
+    if not _reads_words(tokenizer, list(words.values()), special):
+        problems.append(f"its tokenizer cannot read the words of its own vocabulary{missing_files}")
+    long_words = [word for word in words.values() if len(word) >= MIN_LONG_CHARACTERS]
+    if not problems and len(long_words) >= MIN_LONG_WORDS and not _reads_words(tokenizer, long_words, special):
+        problems.append("its tokenizer reads words of its vocabulary letter by letter: its merges are"
+                        f" missing{missing_files}")  # fmt: skip
+    special_ids = tokenizer.encode_batch([PROBE])[0]
+    reachable = {*ordinary.values(), *special_ids, *([padding] if padding is not None else [])}
     if embeddings is not None and max(reachable) >= embeddings:
-        beyond = sum(number >= embeddings for number in reachable)
-        problems.append(f"its tokenizer is not the encoder's: it has {len(vocabulary)} tokens, {beyond} of them beyond"
-                        f" the {embeddings} that the encoder has embeddings for")  # fmt: skip
+        n_beyond = sum(number >= embeddings for number in reachable)
+        problems.append(f"its tokenizer belongs to another encoder: it has {len(vocabulary)} tokens, {n_beyond} of them"
+                        f" beyond the {embeddings} that the encoder has embeddings for")  # fmt: skip
     return problems
 
 
-def _reads_own(tokenizer: PlainTokenizer, words: Sequence[str], special: Mapping[str, int]) -> bool:
-    """Whether any of some words of a vocabulary is read as one token that is known."""
+def _reads_words(tokenizer: PlainTokenizer, words: Sequence[str], special: Mapping[str, int]) -> bool:
+    """Return whether any word of a sample is read as one token other than a special token."""
     unknown = set(special.values())
-    sample = words[:: max(1, len(words) // SAMPLED)]
+    sample = words[:: max(1, len(words) // N_SAMPLED_WORDS)]
     return any(len(row) == 1 and row[0] not in unknown for row in tokenizer.inner(sample))
 
 
 def _count_leading(row: Sequence[int], ids: Collection[int]) -> int:
-    return next((place for place, number in enumerate(row) if number not in ids), len(row))
+    return next((position for position, number in enumerate(row) if number not in ids), len(row))
 
 
-def _broken(token: str) -> str:
-    """A spelling that no tokenizer takes for the special token, and a reader for the same."""
+def _with_space(token: str) -> str:
+    """Insert a space into the spelling of a special token, so that no tokenizer recognizes it."""
     return f"{token[0]} {token[1:]}"

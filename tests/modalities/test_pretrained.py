@@ -136,12 +136,12 @@ def own_code(folder: Path) -> None:
     (folder / "code.py").write_text(f"import os\nos.mkdir({str(folder / 'it-ran')!r})\n")
 
 
-def quantised(folder: Path) -> None:
+def quantized(folder: Path) -> None:
     save_weights(folder, {name: (tensor * 100).to(torch.int8) if tensor.ndim == 2 else tensor
                           for name, tensor in tensors(folder).items()})  # fmt: skip
 
 
-def quantised_pickle(folder: Path) -> None:
+def quantized_pickle(folder: Path) -> None:
     torch.save({name: (tensor.abs() * 100).to(torch.uint8) if tensor.ndim == 2 else tensor
                 for name, tensor in tensors(folder).items()}, folder / "pytorch_model.bin")  # fmt: skip
     (folder / WEIGHTS).unlink()
@@ -155,23 +155,23 @@ WEIGHT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (cut_off, "model.safetensors is cut off or damaged"),
     "random bytes": (lambda folder: (folder / WEIGHTS).write_bytes(bytes(range(256)) * 9), "cut off or damaged"),
     "pickle as safetensors": (pickle_as_safetensors, "a pickle under another name"),
-    "pickled objects": (pickled_objects, "objects that are no tensors"),
+    "pickled objects": (pickled_objects, "objects other than tensors"),
     "cut pickle": (cut_pickle, "pytorch_model.bin is cut off"),
-    "none": (lambda folder: (folder / WEIGHTS).unlink(), "the folder holds no weights"),
-    "other format": (other_format, "what it holds, tf_model.h5, is not read"),
-    "shard missing": (without_a_shard, "files of weights are missing (model-00002-of-"),
+    "none": (lambda folder: (folder / WEIGHTS).unlink(), "the folder has no weights"),
+    "other format": (other_format, "these files are not read: tf_model.h5"),
+    "shard missing": (without_a_shard, "weight files are missing (model-00002-of-"),
     "pointer shard": (pointer_shard, "model-00002-of-"),
     "index damaged": (damaged_index, "model.safetensors.index.json is damaged"),
     "layer missing": (without_a_layer, "weights of a"),
     "not finite": (not_finite, "not finite numbers"),
-    "quantised": (quantised, "weights of type I8"),
-    "quantised pickle": (quantised_pickle, "weights of type uint8"),
+    "quantized": (quantized, "weights of type I8"),
+    "quantized pickle": (quantized_pickle, "weights of type uint8"),
     "other names": (other_names, "its file has"),
-    "fewer layers": (fewer_layers, "config.json says 2"),
-    "own code": (own_code, "code of its own, which is never run"),
+    "fewer layers": (fewer_layers, "config.json has 2"),
+    "own code": (own_code, "custom code, which is never run"),
     "config pointer": (lambda folder: (folder / "config.json").write_text(POINTER), "config.json is a Git LFS pointer"),
     "config cut": (lambda folder: (folder / "config.json").write_text('{"model_type": "be'), "config.json cannot be"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "the folder has no config.json"),
 }
 
 
@@ -249,7 +249,7 @@ def test_weights_that_say_nothing_are_refused(text_folder, audio_folder, capfd):
     name = next(name for name in state if name.endswith("word_embeddings.weight"))
     for made, words in ((torch.zeros_like(state[name]), "all zero"), (torch.ones_like(state[name]), "all the same")):
         save_weights(text_folder, {**state, name: made})
-        assert f"embeddings of tokens are {words}" in refusal(lambda: load_text(text_folder), capfd)
+        assert f"token embeddings are {words}" in refusal(lambda: load_text(text_folder), capfd)
     save_weights(audio_folder, {name: torch.zeros_like(tensor) for name, tensor in tensors(audio_folder).items()})
     assert "weights are all zero" in refusal(lambda: load_audio(audio_folder), capfd)
 
@@ -299,7 +299,7 @@ def test_a_body_without_its_pooler_is_accepted(text_folder):
 
 
 TOKENIZER_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "none": (remove_tokenizer, "no vocabulary, so that every word would be unknown: tokenizer.json or vocab.txt"),
+    "none": (remove_tokenizer, "no vocabulary, so every word would be unknown: tokenizer.json or vocab.txt"),
     "its config alone": (lambda folder: remove_tokenizer(folder, "tokenizer_config.json"), "no vocabulary"),
     "pointer": (lambda folder: (folder / "tokenizer.json").write_text(POINTER), "tokenizer.json is a Git LFS pointer"),
     "empty": (lambda folder: (folder / "tokenizer.json").write_text(""), "tokenizer.json is empty"),
@@ -495,7 +495,7 @@ def online(monkeypatch, tmp_path):
     """A process that may ask a hub, with an empty cache; gives what sets the hub's address."""
     from huggingface_hub import constants
 
-    hub._ask_hub.cache_clear()
+    hub._test_connection.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
@@ -507,7 +507,7 @@ def online(monkeypatch, tmp_path):
         )
 
     yield use
-    hub._ask_hub.cache_clear()
+    hub._test_connection.cache_clear()
 
 
 @contextlib.contextmanager

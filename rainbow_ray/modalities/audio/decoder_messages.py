@@ -14,10 +14,10 @@ _STDERR = threading.RLock()
 
 @contextlib.contextmanager
 def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
-    """Suppress the messages of libmpg123, which name no file; what matters of them is a `MediaError`.
+    """Suppress the messages of libmpg123, which name no file; failures are reported as `MediaError`.
 
     Args:
-        is_needed: False does nothing.
+        is_needed: Whether to suppress them; False does nothing.
 
     Yields:
         None.
@@ -26,20 +26,20 @@ def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
         yield
         return
     with _STDERR, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # there is no standard error, or no room for what is held back
-            held = stack.enter_context(tempfile.TemporaryFile())
-            own = os.dup(2)
-            stack.callback(os.close, own)
-            os.dup2(held.fileno(), 2)
-            stack.callback(_pass_on, held, own)
+        with contextlib.suppress(OSError):  # standard error may be closed, and the temporary folder full
+            captured = stack.enter_context(tempfile.TemporaryFile())
+            stderr_copy = os.dup(2)
+            stack.callback(os.close, stderr_copy)
+            os.dup2(captured.fileno(), 2)
+            stack.callback(_restore_stderr, captured, stderr_copy)
         yield
 
 
-def _pass_on(held: IO[bytes], own: int) -> None:
-    """Give standard error back, and what other threads wrote meanwhile."""
-    os.dup2(own, 2)
-    held.seek(0)
-    lines = [line for line in held if not _is_of_decoder(line)]
+def _restore_stderr(captured: IO[bytes], stderr_copy: int) -> None:
+    """Restore standard error, and write the captured lines of other threads to it."""
+    os.dup2(stderr_copy, 2)
+    captured.seek(0)
+    lines = [line for line in captured if not _is_of_decoder(line)]
     with contextlib.suppress(OSError):
         os.write(2, b"".join(lines))
 

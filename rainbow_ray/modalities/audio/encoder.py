@@ -382,8 +382,8 @@ class WaveformEncoder(nn.Module):
         if self.body.config.model_type == "wavlm" and start < stop:
             arguments["position_bias"] = self._position_bias(hidden)
         for index in range(start, stop):
-            after = encoder.layers[index](hidden, **arguments, **({"index": index} if len(arguments) > 1 else {}))
-            hidden = after[0] if isinstance(after, tuple) else after
+            output = encoder.layers[index](hidden, **arguments, **({"index": index} if len(arguments) > 1 else {}))
+            hidden = output[0] if isinstance(output, tuple) else output
             if self.norm_is_last and self.whole and index + 1 == self.depth:
                 hidden = encoder.layer_norm(hidden)
             states = [*states, hidden] if self.mixed else [hidden]

@@ -1,8 +1,8 @@
-"""Audio files opened by libsndfile, with the length that can be read in place of the one that a header claims.
+"""Audio files opened by libsndfile, with their readable length instead of the length in their header.
 
-If the last samples can be read where the header says that they are, windows are read by seeking. Otherwise (streams of
-unknown length, files that are cut off or damaged) the file is read once from its beginning to its end, which gives its
-length, and each window is read from the beginning too.
+If the last samples can be read at the position that the header implies, windows are read by seeking. Otherwise (streams
+of unknown length, truncated or damaged files) the file is read once from start to end, which gives its length, and each
+window is read from the start as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rainbow_ray.modalities.audio.levels import level_frames, levels_of
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream, skip_tags
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, MediaError, explain
 
-CUT_OFF = "cut off: its header promises more sound"
+CUT_OFF = "cut off: its header declares more sound"
 UNREADABLE = "not readable as audio"
 SLACK = 0.1  # seconds by which a length may be wrong: encoders pad their first and last frames
 MAX_SECONDS = 24 * 3600.0  # a longer file is treated as damaged
@@ -108,7 +108,7 @@ class SeekableFile(AudioFile):
 
     @functools.cached_property
     def file(self) -> Any:
-        """What windows are read from."""
+        """The file that windows are read from; MPEG is opened again, because its decoder keeps a state."""
         return self.reopen() if self.is_mpeg else self.opened
 
     @override
@@ -170,7 +170,7 @@ class SequentialFile(AudioFile):
     peek = read
 
     def _blocks(self) -> Generator[tuple[np.ndarray, int]]:
-        """Blocks of samples and their rate, from the beginning to where no more can be read."""
+        """Yield blocks of samples and their rate, from the start of the file to the first block that cannot be read."""
         with contextlib.suppress(*_errors()), self.reopen() as file:
             # a decoder that fails loses everything that it read in the same call, so blocks are small
             size = level_frames(file.samplerate)
@@ -179,7 +179,7 @@ class SequentialFile(AudioFile):
 
 
 class JoinedFile(AudioFile):
-    """Files that follow each other in one, such as the streams of an Ogg file.
+    """Concatenated audio, such as the streams of a chained Ogg file.
 
     Args:
         files: At least one file; all have the same rate and number of channels.
@@ -216,9 +216,9 @@ def open_audio(source: Path | bytes) -> tuple[AudioFile, bool]:
     """
     try:
         with open_bytes(source) as raw:
-            header, head = read_header(raw), _head(raw)
+            header, head = read_header(raw), _first_bytes(raw)
         if header.kind == "OGG":
-            with _whole(source) as data:
+            with _contents(source) as data:
                 links, is_whole = ogg_links(data)
             opened, is_cut = _open_streams(source, links) if len(links) > 1 else _open_checked(source, header)
             return opened, is_cut or not is_whole
@@ -280,12 +280,12 @@ def _open_with_length(source: Path | bytes, header: Header) -> tuple[Any, Header
             raise
     if file is not None and (file.format not in ("MP3", "MPEG") or header.pieces is not None):
         return file, header, False
-    with _whole(source) as data:
+    with _contents(source) as data:
         stream = find_stream(data)
     if stream is None:
         return _open(source, None) if file is None else file, header, False
     slack = SLACK * stream.rate + 2 * stream.samples // stream.count
-    is_cut = stream.goes_on or (
+    is_cut = stream.has_other_frames or (
         stream.claimed is not None and (stream.claimed - stream.count) * stream.samples / stream.count > slack
     )
     is_right = file is not None and len(stream.ranges) == 1 and abs(file.frames - stream.samples) <= slack
@@ -314,7 +314,7 @@ def _is_mpeg(file: Any) -> bool:
 
 
 def _can_read_tail(file: Any) -> bool:
-    """Whether the last samples can be read where the header says that they are."""
+    """Return whether the last samples can be read at the position that the header implies."""
     if file.frames > MAX_SECONDS * file.samplerate:
         return False
     count = min(file.frames, file.samplerate)
@@ -328,7 +328,7 @@ def _can_read_tail(file: Any) -> bool:
 
 
 def _has_more_frames(source: Path | bytes, frames: int) -> bool:
-    """Whether a FLAC file has more frames after the last sample that its header claims."""
+    """Return whether a FLAC file has further frames after the last sample that its header declares."""
     import soundfile
 
     with open_bytes(source) as raw:
@@ -336,18 +336,18 @@ def _has_more_frames(source: Path | bytes, frames: int) -> bool:
             with soundfile.SoundFile(raw) as file:
                 file.seek(frames - 1)
                 file.read(1, dtype="float32", always_2d=True)
-                read = raw.tell()
+                read_position = raw.tell()
         except _errors():
             return False
-        behind = raw.seek(0, io.SEEK_END) - read
-        if behind <= READ_AHEAD:
+        n_unread = raw.seek(0, io.SEEK_END) - read_position
+        if n_unread <= READ_AHEAD:
             return False
-        raw.seek(read)
+        raw.seek(read_position)
         return any(raw.read(2**16).count(sync) > 1 for sync in FLAC_FRAMES)
 
 
 @contextlib.contextmanager
-def _whole(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
+def _contents(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
     if isinstance(source, bytes):
         yield source
         return
@@ -356,7 +356,7 @@ def _whole(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
 
 
 def _detail(error: Exception) -> str:
-    """The message of a library, without the name of the object that it was given."""
+    """Return the message of a library's error, without the name of the object that was opened."""
     return str(getattr(error, "error_string", "")) or explain(error)
 
 
@@ -366,8 +366,8 @@ def _errors() -> tuple[type[Exception], ...]:
     return soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OSError, struct.error
 
 
-def _head(file: BinaryIO) -> bytes:
-    """The first bytes of a file after its ID3 tag."""
+def _first_bytes(file: BinaryIO) -> bytes:
+    """Return the first bytes of a file after its ID3 tag."""
     file.seek(0)
     file.seek(skip_tags(file.read(10), 0))
     return file.read(512)

@@ -1,11 +1,11 @@
-"""Lengths in headers of audio files, compared with the size of the file, and headers with the right length.
+"""Audio headers whose declared length differs from the size of the file, and their correction.
 
-Files that were streamed, or whose writer was stopped, have a length of 0, an "unknown" one, or one that is wrong. This
-module corrects the containers whose lengths libsndfile trusts.
+The header of a streamed file, or of a file whose writer was stopped, declares a length of 0, an "unknown" length or a
+wrong one. This module corrects the containers whose lengths libsndfile trusts.
 
 Reference:
     RIFF/WAVE (IBM and Microsoft 1991), RF64 (EBU Tech 3306), AIFF-C (Apple 1991), the Sun/NeXT audio format,
-FLAC (RFC 9639, section 8.2), Ogg (RFC 3533, section 6).
+    FLAC (RFC 9639, section 8.2), Ogg (RFC 3533, section 6).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SLACK = 4096  # bytes after the sound that need not be samples, although the hea
 
 @dataclass(frozen=True)
 class Header:
-    """What to read in place of a file, and what its own header claims.
+    """The container of a file, and the corrected file to read.
 
     Attributes:
         kind: "RIFF", "AIFF", "AU", "CAF", "FLAC", "OGG", "MPEG", or "" for anything else.
-        pieces: Parts of the file, and bytes in place of others; None if it can be read as it is.
-        is_cut: The header claims more than the file has.
+        pieces: Ranges of the file, and bytes that replace the others; None if the file is read as it is.
+        is_cut: Whether the header declares more sound than the file contains.
     """
 
     kind: str = ""
@@ -41,7 +41,7 @@ class Header:
 
 
 class SplicedFile(io.RawIOBase):
-    """A read-only file made of ranges of another and of bytes in place of the rest.
+    """A read-only file made of ranges of another file and of replacement bytes.
 
     Args:
         base: The other file. It is closed with this one.
@@ -96,7 +96,7 @@ class SplicedFile(io.RawIOBase):
 
 
 class _Bytes(io.BytesIO):
-    """Bytes as a file. A broken header asks for places before its beginning, at which an exception would be printed."""
+    """Bytes as a file that clips negative positions: libsndfile seeks to them for a broken header, and would print."""
 
     @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -123,25 +123,27 @@ def open_bytes(source: Path | bytes, pieces: Sequence[bytes | range] | None = No
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Compare what the header of a file claims with the file.
+    """Compare the length in the header of a file with the size of the file.
 
     Args:
         file: An open file.
 
     Returns:
-        Its kind, and what to read in its place.
+        The container, and the corrected file if its header is wrong.
     """
     size = file.seek(0, io.SEEK_END)
-    head = _at(file, 0, 40)
+    head = _read_at(file, 0, 40)
     magic, form = head[:4], head[8:12]
     if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and form == b"WAVE":
-        return _chunks("RIFF", file, size, ">" if magic == b"RIFX" else "<", b"data", is_64=magic in (b"RF64", b"BW64"))
+        return _read_chunks(
+            "RIFF", file, size, ">" if magic == b"RIFX" else "<", b"data", is_64=magic in (b"RF64", b"BW64")
+        )
     if magic == b"FORM" and form in (b"AIFF", b"AIFC"):
-        return _chunks("AIFF", file, size, ">", b"SSND")
+        return _read_chunks("AIFF", file, size, ">", b"SSND")
     if magic in (b".snd", b"dns."):
-        return _au(head, size, ">" if magic == b".snd" else "<")
+        return _read_au(head, size, ">" if magic == b".snd" else "<")
     if magic == b"caff":
-        return _caf(file, size)
+        return _read_caf(file, size)
     if magic == b"fLaC":
         return Header("FLAC")
     if magic == b"OggS":
@@ -163,24 +165,24 @@ def unknown_flac_length(file: BinaryIO) -> tuple[bytes | range, ...]:
         RFC 9639, section 8.2.
     """
     size = file.seek(0, io.SEEK_END)
-    return range(21), bytes([_at(file, 21, 1)[0] & 0xF0, 0, 0, 0, 0]), range(26, size)
+    return range(21), bytes([_read_at(file, 21, 1)[0] & 0xF0, 0, 0, 0, 0]), range(26, size)
 
 
 @dataclass(frozen=True)
 class LengthField:
-    """Where, and how, a header states the number of bytes of sound that follow.
+    """The header field with the number of bytes of sound.
 
     Attributes:
-        place: Offset of the field in the file.
-        layout: Its type, as `struct` writes it.
-        chunk: Name and length of a chunk that may follow the sound, as `struct` writes them.
-        counted: Bytes before the sound that the length includes.
+        offset: Offset of the field in the file.
+        layout: Format of the field for `struct`.
+        chunk: Format for `struct` of the name and length of a chunk that may follow the sound.
+        n_included: Number of bytes before the sound that the length includes.
     """
 
-    place: int
+    offset: int
     layout: str
     chunk: str
-    counted: int = 0
+    n_included: int = 0
 
     def pieces(self, length: int, size: int) -> tuple[bytes | range, ...]:
         """Return a file with another length in its header.
@@ -194,114 +196,121 @@ class LengthField:
         """
         width = struct.calcsize(self.layout)
         largest = 2 ** (8 * width - (1 if self.layout[1].islower() else 0)) - 1
-        written = struct.pack(self.layout, min(length + self.counted, largest))
-        return range(self.place), written, range(self.place + width, size)
+        packed_length = struct.pack(self.layout, min(length + self.n_included, largest))
+        return range(self.offset), packed_length, range(self.offset + width, size)
 
 
-def _chunks(kind: str, file: BinaryIO, size: int, order: str, wanted: bytes, *, is_64: bool = False) -> Header:
-    """The header of a file of chunks, of which one has the sound."""
-    at, field_64, length_64 = 12, None, 0
-    while at + 8 <= size:
-        name, length = struct.unpack(f"{order}4sI", _at(file, at, 8))
+def _read_chunks(
+    kind: str, file: BinaryIO, size: int, order: str, sound_chunk: bytes, *, is_64: bool = False
+) -> Header:
+    """Return the header of a file of chunks, one of which contains the sound."""
+    offset, field_64, length_64 = 12, None, 0
+    while offset + 8 <= size:
+        name, length = struct.unpack(f"{order}4sI", _read_at(file, offset, 8))
         if name == b"ds64" and is_64:
-            field_64 = LengthField(at + 16, "<Q", "<4sI")
-            length_64 = struct.unpack("<Q", _at(file, at + 16, 8))[0]
-        if name == wanted:
+            field_64 = LengthField(offset + 16, "<Q", "<4sI")
+            length_64 = struct.unpack("<Q", _read_at(file, offset + 16, 8))[0]
+        if name == sound_chunk:
             if field_64 is not None and length == 0xFFFFFFFF:
-                return _check_length(kind, file, size, at + 8, length_64, field_64)
-            return _check_length(kind, file, size, at + 8, length, LengthField(at + 4, f"{order}I", f"{order}4sI"))
-        at += 8 + length + (length & 1)
+                return _check_length(kind, file, size, offset + 8, length_64, field_64)
+            field = LengthField(offset + 4, f"{order}I", f"{order}4sI")
+            return _check_length(kind, file, size, offset + 8, length, field)
+        offset += 8 + length + (length & 1)
     return Header(kind)
 
 
 def _check_length(kind: str, file: BinaryIO, size: int, begin: int, claimed: int, field: LengthField) -> Header:
-    """Compare the length of the sound, which begins somewhere, with what the file holds of it."""
-    held = size - begin
-    if claimed > held:
+    """Compare the declared length of the sound with the number of bytes from `begin` to the end of the file."""
+    available = size - begin
+    if claimed > available:
         # libsndfile reads to the end where the length has 32 bits
-        pieces = field.pieces(held, size) if struct.calcsize(field.layout) == 8 else None
-        return Header(kind, pieces, is_cut=claimed < UNKNOWN and claimed - held > SLACK)
-    goes_on = held - claimed > min(SLACK, held // 2) and not _is_padding(file, begin + claimed, size, field.chunk)
-    return Header(kind, field.pieces(held, size) if goes_on else None)
+        pieces = field.pieces(available, size) if struct.calcsize(field.layout) == 8 else None
+        return Header(kind, pieces, is_cut=claimed < UNKNOWN and claimed - available > SLACK)
+    is_longer = available - claimed > min(SLACK, available // 2)
+    has_more_sound = is_longer and not _is_padding(file, begin + claimed, size, field.chunk)
+    return Header(kind, field.pieces(available, size) if has_more_sound else None)
 
 
-def _is_padding(file: BinaryIO, at: int, size: int, layout: str) -> bool:
-    """Whether what follows the sound is chunks, tags, or room that was kept for more, and not samples."""
-    start = _at(file, at, 2**16)
+def _is_padding(file: BinaryIO, offset: int, size: int, layout: str) -> bool:
+    """Return whether the bytes after the sound are chunks, tags or reserved space, and not samples."""
+    start = _read_at(file, offset, 2**16)
     if start.startswith(TAGS) or not start.strip(b"\0"):
         return True
     width = struct.calcsize(layout)
-    at += at & 1 if width == 8 else 0
-    while at + width <= size:
-        name, length = struct.unpack(layout, _at(file, at, width))
-        if not all(32 <= byte < 127 for byte in name) or not 0 <= length <= size - at - width:
+    offset += offset & 1 if width == 8 else 0
+    while offset + width <= size:
+        name, length = struct.unpack(layout, _read_at(file, offset, width))
+        if not all(32 <= byte < 127 for byte in name) or not 0 <= length <= size - offset - width:
             return False
-        at += width + length + (length & 1 if width == 8 else 0)
+        offset += width + length + (length & 1 if width == 8 else 0)
     return True
 
 
-def _au(head: bytes, size: int, order: str) -> Header:
+def _read_au(head: bytes, size: int, order: str) -> Header:
     begin, claimed = struct.unpack(f"{order}II", head[4:12])
-    held = size - begin
-    if claimed > held:
-        return Header("AU", is_cut=claimed < UNKNOWN and claimed - held > SLACK)
-    if held - claimed > min(SLACK, held // 2):
+    available = size - begin
+    if claimed > available:
+        return Header("AU", is_cut=claimed < UNKNOWN and claimed - available > SLACK)
+    if available - claimed > min(SLACK, available // 2):
         return Header("AU", (range(8), b"\xff" * 4, range(12, size)))
     return Header("AU")
 
 
-def _caf(file: BinaryIO, size: int) -> Header:
-    at = 8
-    while at + 12 <= size:
-        name, length = struct.unpack(">4sq", _at(file, at, 12))
+def _read_caf(file: BinaryIO, size: int) -> Header:
+    offset = 8
+    while offset + 12 <= size:
+        name, length = struct.unpack(">4sq", _read_at(file, offset, 12))
         if name == b"data":
-            field = LengthField(at + 4, ">q", ">4sq", counted=4)  # which tell how often it was edited
-            return _check_length("CAF", file, size, at + 16, max(length - 4, 0) if length >= 0 else 2**63, field)
+            field = LengthField(offset + 4, ">q", ">4sq", n_included=4)  # the edit count before the samples
+            return _check_length("CAF", file, size, offset + 16, max(length - 4, 0) if length >= 0 else 2**63, field)
         if length < 0:
             break
-        at += 12 + length
+        offset += 12 + length
     return Header("CAF")
 
 
 def ogg_links(data: bytes | mmap.mmap) -> tuple[list[range], bool]:
-    """Find the streams that follow each other in one Ogg file, as in recordings of radio and joined files.
+    """Find the streams of a chained Ogg file, as in recordings of radio and in concatenated files.
 
     Args:
         data: The whole file.
 
     Returns:
-        The bytes of each stream (libsndfile reads only the first); and whether all are complete: each has its last
-        page, and no foreign bytes lie within a stream or in place of its first page.
+        The bytes of each stream (libsndfile reads only the first); and whether all streams are complete: each has its
+        last page, and there are no foreign bytes within a stream or instead of its first page.
 
     Reference:
         RFC 3533, section 6.
     """
     links: list[range] = []
-    start, at, was_start, is_whole = 0, 0, True, True
-    unended: set[bytes] = set()  # serial numbers of the streams whose last page has not come
-    while (page := data.find(b"OggS", at)) >= 0 and page + 27 <= len(data):
+    start, offset, was_start, is_whole = 0, 0, True, True
+    unended: set[bytes] = set()  # serial numbers of the streams without their last page so far
+    while (page := data.find(b"OggS", offset)) >= 0 and page + 27 <= len(data):
         flags, serial, segments = data[page + 5], data[page + 14 : page + 18], data[page + 26]
         is_start = bool(flags & 2)
-        if page > at:
+        if page > offset:
             is_whole = is_whole and not unended
-            if not unended and not is_start:  # the first pages of the next are lost, without which it is not read
-                return [*links, range(start, at)], False
+            if not unended and not is_start:  # the next stream cannot be read without its first pages, which are lost
+                return [*links, range(start, offset)], False
         if is_start and not was_start:
-            links.append(range(start, at))
+            links.append(range(start, offset))
             is_whole = is_whole and not unended
             start, unended = page, set()
         was_start = is_start
-        at = page + 27 + segments + sum(data[page + 27 : page + 27 + segments])
-        unended = unended - {serial} if flags & 4 and at <= len(data) else unended | {serial} if is_start else unended
+        offset = page + 27 + segments + sum(data[page + 27 : page + 27 + segments])
+        if flags & 4 and offset <= len(data):
+            unended = unended - {serial}
+        elif is_start:
+            unended = unended | {serial}
     return [*links, range(start, len(data))], is_whole and not unended
 
 
-def _at(file: BinaryIO, place: int, count: int) -> bytes:
-    file.seek(place)
+def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
     return file.read(count)
 
 
-FOREIGN = (  # first bytes, where they lie, and what has them
+FOREIGN = (  # magic bytes, their offset, and the name of the format
     (b"ftyp", 4, "M4A or MP4 (AAC or ALAC)"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, "WMA"),
     (b"ADIF", 0, "AAC"),
@@ -329,7 +338,7 @@ NO_AUDIO = (
 
 
 def describe_foreign(head: bytes) -> str | None:
-    """Describe a file that libsndfile does not read, and what to do.
+    """Describe the format of a file that libsndfile cannot read, with advice.
 
     Args:
         head: Its first bytes, at least 64 of them.
@@ -337,7 +346,7 @@ def describe_foreign(head: bytes) -> str | None:
     Returns:
         A clause for a message; None if the format is not recognized.
     """
-    name = next((name for magic, at, name in FOREIGN if head[at:].startswith(magic)), None)
+    name = next((name for magic, offset, name in FOREIGN if head[offset:].startswith(magic)), None)
     if name is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:
         name = "AAC"
     if name is not None:

@@ -33,10 +33,10 @@ def levels_of(samples: np.ndarray, rate: int) -> np.ndarray:
         `(ceil(frames / level_frames(rate)),)`; NaN where a sample is NaN.
     """
     size = level_frames(rate)
-    whole = len(samples) // size * size
-    parts = [loudness(samples[:whole].T.reshape(samples.shape[1], -1, size))]
-    if whole < len(samples):
-        parts.append(loudness(samples[whole:].T[:, None]))
+    n_complete = len(samples) // size * size
+    parts = [loudness(samples[:n_complete].T.reshape(samples.shape[1], -1, size))]
+    if n_complete < len(samples):
+        parts.append(loudness(samples[n_complete:].T[:, None]))
     levels: np.ndarray = np.concatenate(parts, axis=1).max(axis=0)
     return levels
 

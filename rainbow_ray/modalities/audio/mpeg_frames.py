@@ -1,8 +1,8 @@
-"""Frames of MP3 streams, counted by their headers, and the info frame that tells a decoder their number.
+"""MP3 streams: counts of their frames from the frame headers, and an info frame that gives decoders the right count.
 
-The length of an MP3 file is not in its format. Encoders write it into a first frame without sound (`Xing`, `Info` or
-`VBRI`); streams, recordings and cut or joined files lack that frame, or have one with a wrong number. A decoder then
-estimates the length from the size of the first frame, and ends or seeks there.
+The MP3 format has no field for the length of a file. Encoders write it into a first frame without sound (`Xing`,
+`Info` or `VBRI`). Streams, recordings and cut or concatenated files have no such frame, or one with a wrong count: a
+decoder then estimates the length from the size of the first frame, and stops or seeks at a wrong position.
 
 Reference:
     ISO/IEC 11172-3 and 13818-3 (frame headers, layer III); the Xing and LAME info tag.
@@ -21,8 +21,8 @@ KBIT = {
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5
 }
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's two bits
-CHAIN = 4  # consecutive frame headers that are not a coincidence
-SEARCHED = 2**16  # bytes in which the beginning or the continuation of a stream is searched
+MIN_CHAIN_FRAMES = 4  # consecutive frame headers that are not a coincidence
+MAX_SEARCH_BYTES = 2**16  # searched for the start or the continuation of a stream
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FrameHeader:
         side: Bytes of side information.
     """
 
-    kind: Kind  # version, rate, and whether it is mono, which stay the same in a stream
+    kind: Kind
     size: int
     samples: int
     rate: int
@@ -55,7 +55,8 @@ class Mp3Stream:
         rate: Hz.
         claimed: Number of frames in the file's own info frame; None without one.
         info: An info frame with `count`, for decoders.
-        goes_on: Whether frames with another rate or number of channels follow, as in joined files; they are left out.
+        has_other_frames: Whether frames with another rate or number of channels follow, as in concatenated files; they
+            are left out.
     """
 
     ranges: tuple[range, ...]
@@ -64,15 +65,15 @@ class Mp3Stream:
     rate: int
     claimed: int | None
     info: bytes
-    goes_on: bool
+    has_other_frames: bool
 
 
-def parse_header(data: Data, at: int) -> FrameHeader | None:
+def parse_header(data: Data, offset: int) -> FrameHeader | None:
     """Parse the header of a layer III frame.
 
     Args:
         data: The whole file.
-        at: Offset of the header.
+        offset: Offset of the header.
 
     Returns:
         The header; None if there is none, or one without a fixed bit rate.
@@ -80,15 +81,15 @@ def parse_header(data: Data, at: int) -> FrameHeader | None:
     Reference:
         ISO/IEC 11172-3, section 2.4.1.3.
     """
-    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
+    if offset + 4 > len(data) or data[offset] != 0xFF or data[offset + 1] & 0xE6 != 0xE2:
         return None
-    version, bits = data[at + 1] >> 3 & 3, data[at + 2]
+    version, bits = data[offset + 1] >> 3 & 3, data[offset + 2]
     if version == 1 or bits >> 4 in (0, 15) or bits >> 2 & 3 == 3:
         return None
     is_first = version == 3
     rate = RATES[version][bits >> 2 & 3]
     size = (144 if is_first else 72) * KBIT[is_first][bits >> 4] * 1000 // rate + (bits >> 1 & 1)
-    is_mono = data[at + 3] >> 6 == 3
+    is_mono = data[offset + 3] >> 6 == 3
     side = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
     return FrameHeader((version, bits >> 2 & 3, is_mono), size, 1152 if is_first else 576, rate, side)
 
@@ -102,89 +103,93 @@ def find_stream(data: Data) -> Mp3Stream | None:
     Returns:
         Its frames; None if it is no MP3 file, or its frames have no fixed size.
     """
-    at = _find_chain(data, skip_tags(data, 0), None)
-    first = parse_header(data, at) if at is not None else None
-    if at is None or first is None:
+    offset = _find_chain(data, skip_tags(data, 0), None)
+    first = parse_header(data, offset) if offset is not None else None
+    if offset is None or first is None:
         return None
     ranges: list[range] = []
-    count, claimed, info, goes_on = 0, None, None, False
-    while at is not None:
-        begin = at
-        while (header := parse_header(data, at)) and header.kind == first.kind and at + header.size <= len(data):
-            is_info, frames = _read_info_frame(data, at, header)
-            if is_info:  # has no sound
+    count, claimed, info, has_other_frames = 0, None, None, False
+    while offset is not None:
+        begin = offset
+        while (
+            (header := parse_header(data, offset)) and header.kind == first.kind and offset + header.size <= len(data)
+        ):
+            is_info, frames = _read_info_frame(data, offset, header)
+            if is_info:  # an info frame has no sound
                 if info is None and count == 0:
-                    claimed, info = frames, data[at : at + header.size]
-                ranges += [range(begin, at)] if at > begin else []
-                begin = at + header.size
+                    claimed, info = frames, data[offset : offset + header.size]
+                ranges += [range(begin, offset)] if offset > begin else []
+                begin = offset + header.size
             else:
                 count += 1
-            at += header.size
-        ranges += [range(begin, at)] if at > begin else []
-        end = skip_tags(data, at)
-        at = _find_chain(data, end, first.kind)
-        goes_on = goes_on or _has_other(data, range(end, len(data) if at is None else at))
+            offset += header.size
+        ranges += [range(begin, offset)] if offset > begin else []
+        end = skip_tags(data, offset)
+        offset = _find_chain(data, end, first.kind)
+        has_other_frames = has_other_frames or _has_other(data, range(end, len(data) if offset is None else offset))
     size = sum(map(len, ranges))
-    info = _patched(info, first, count, size) or _info_frame(data, ranges, first, count, size)
-    return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info, goes_on) if count else None
+    info = _correct_info_frame(info, first, count, size) or _make_info_frame(data, ranges, first, count, size)
+    if count == 0:
+        return None
+    return Mp3Stream(tuple(ranges), count, count * first.samples, first.rate, claimed, info, has_other_frames)
 
 
-def skip_tags(data: Data, at: int) -> int:
+def skip_tags(data: Data, offset: int) -> int:
     """Skip ID3v2 tags.
 
     Args:
         data: The whole file.
-        at: Offset at which a tag may begin.
+        offset: Offset at which a tag may begin.
 
     Returns:
         The offset after all tags.
     """
-    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
+    while data[offset : offset + 3] == b"ID3" and offset + 10 <= len(data):
         size = 0
-        for byte in data[at + 6 : at + 10]:
+        for byte in data[offset + 6 : offset + 10]:
             size = size << 7 | byte & 127
-        at += 10 + size + (10 if data[at + 5] & 16 else 0)
-    return at
+        offset += 10 + size + (10 if data[offset + 5] & 16 else 0)
+    return offset
 
 
 def _has_other(data: Data, gap: range) -> bool:
-    """Whether consecutive frames of any kind lie in what follows, or interrupts, a stream."""
-    at = _find_chain(data, gap.start, None) if gap else None
-    if at is None or at >= gap.stop:
+    """Return whether a gap in a stream, or the bytes after it, contain consecutive frames of any kind."""
+    offset = _find_chain(data, gap.start, None) if gap else None
+    if offset is None or offset >= gap.stop:
         return False
-    header = parse_header(data, at)
-    return header is not None and parse_header(data, at + header.size) is not None
+    header = parse_header(data, offset)
+    return header is not None and parse_header(data, offset + header.size) is not None
 
 
-def _find_chain(data: Data, at: int, kind: Kind | None) -> int | None:
-    """The next offset at which consecutive frames of a kind begin; also that of a single last frame."""
-    end = min(len(data), at + SEARCHED)
-    while (at := data.find(b"\xff", at, end)) >= 0:
-        place, header = at, parse_header(data, at)
-        wanted = kind or (header.kind if header else None)
-        for step in range(CHAIN):
-            if header is None or header.kind != wanted or place + header.size > len(data):
+def _find_chain(data: Data, offset: int, kind: Kind | None) -> int | None:
+    """Return the next offset at which consecutive frames of a kind start; a single frame counts at the end only."""
+    end = min(len(data), offset + MAX_SEARCH_BYTES)
+    while (offset := data.find(b"\xff", offset, end)) >= 0:
+        end_of_frames, header = offset, parse_header(data, offset)
+        required_kind = kind or (header.kind if header else None)
+        for step in range(MIN_CHAIN_FRAMES):
+            if header is None or header.kind != required_kind or end_of_frames + header.size > len(data):
                 break
-            place, header = place + header.size, parse_header(data, place + header.size)
-            if step == CHAIN - 1 or place == len(data):
-                return at
-        at += 1
+            end_of_frames, header = end_of_frames + header.size, parse_header(data, end_of_frames + header.size)
+            if step == MIN_CHAIN_FRAMES - 1 or end_of_frames == len(data):
+                return offset
+        offset += 1
     return None
 
 
-def _read_info_frame(data: Data, at: int, header: FrameHeader) -> tuple[bool, int | None]:
-    """Whether a frame is an info frame, and the number of frames in it."""
-    tag = at + 4 + header.side
+def _read_info_frame(data: Data, offset: int, header: FrameHeader) -> tuple[bool, int | None]:
+    """Return whether a frame is an info frame, and the number of frames that it claims."""
+    tag = offset + 4 + header.side
     if data[tag : tag + 4] in (b"Xing", b"Info"):
         has_count = data[tag + 7] & 1
         return True, int.from_bytes(data[tag + 8 : tag + 12], "big") if has_count else None
-    if data[at + 36 : at + 40] == b"VBRI":
-        return True, int.from_bytes(data[at + 50 : at + 54], "big")
+    if data[offset + 36 : offset + 40] == b"VBRI":
+        return True, int.from_bytes(data[offset + 50 : offset + 54], "big")
     return False, None
 
 
-def _patched(info: bytes | None, first: FrameHeader, count: int, size: int) -> bytes | None:
-    """The file's own Xing frame with the right number of frames; it keeps the delay of the encoder."""
+def _correct_info_frame(info: bytes | None, first: FrameHeader, count: int, size: int) -> bytes | None:
+    """Return the Xing frame of the file with the right number of frames, keeping the encoder delay."""
     tag = 4 + first.side
     if info is None or info[tag : tag + 4] not in (b"Xing", b"Info") or not info[tag + 7] & 1:
         return None
@@ -195,8 +200,8 @@ def _patched(info: bytes | None, first: FrameHeader, count: int, size: int) -> b
     return bytes(patched)
 
 
-def _info_frame(data: Data, ranges: list[range], first: FrameHeader, count: int, size: int) -> bytes:
-    """An info frame at 64 kbit/s, which is large enough at every sample rate."""
+def _make_info_frame(data: Data, ranges: list[range], first: FrameHeader, count: int, size: int) -> bytes:
+    """Return an info frame at 64 kbit/s, which is large enough at every sample rate."""
     if not ranges:
         return b""
     header = bytearray(data[ranges[0].start : ranges[0].start + 4])

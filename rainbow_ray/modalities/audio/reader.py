@@ -23,15 +23,15 @@ SILENCE = 10 ** (-70 / 20)  # of full scale: the absolute gate of ITU-R BS.1770-
 MIN_MIX_LEVEL = 0.2
 MAX_PEAK = 100.0  # times full scale, from which on a peak may be an outlier
 MIN_AUDIBLE = 0.01  # fraction of samples above silence, below which a window has only outliers
-ENDS_EARLY = "ends before its header says, or goes on with what cannot be read on: what is there is read"
+ENDS_EARLY = "shorter than its header declares, or followed by data that cannot be read: only the readable part is used"
 
 
 class AudioRecording:
-    """An opened file, or samples, of which windows are read without reading the rest.
+    """An opened file, or samples, from which windows are read without reading the whole file.
 
     Args:
-        file: Where samples come from.
-        is_cut: Whether its header claims more than can be read, or data follow that cannot be read.
+        file: Source of the samples.
+        is_cut: Whether its header declares more than can be read, or is followed by data that cannot be read.
     """
 
     def __init__(self, file: AudioFile, *, is_cut: bool = False) -> None:
@@ -89,14 +89,14 @@ class AudioRecording:
         first = min(int(start * self.rate), max(0, self.frames - 1))
         count = round(min(seconds, within or seconds) * self.rate)
         samples = self.file.read(first, count)
-        # a file that is shorter than the window is repeated, but not one that should be longer, or cannot be read on
+        # A file shorter than the window is repeated. A truncated file is not: its missing samples are an error.
         expected = count if self.is_cut else min(count, self.frames - first)
         if len(samples) < max(expected - SLACK * self.rate, min(expected, MIN_SECONDS * self.rate)):
             raise MediaError(CUT_OFF, f"{len(samples)} of {expected} samples from {start:.1f} s on")
         if len(samples) < MIN_SECONDS * self.rate:
             raise MediaError(f"less than {MIN_SECONDS} s of sound", f"{len(samples)} samples from {start:.1f} s on")
         if not np.isfinite(samples).all():
-            raise MediaError("samples that are no numbers (NaN, infinite)")
+            raise MediaError("samples that are not finite (NaN, infinite)")
         if not _is_sounding(levels_of(samples, self.rate)).any():
             raise EmptyWindow("silent", f"from {start:.1f} s on")
         mono = mix_down(samples)
@@ -104,28 +104,28 @@ class AudioRecording:
         peak = float(np.abs(mono).max(initial=0.0))
         mono = mono / max(1.0, peak)
         if peak > MAX_PEAK and (np.abs(mono) > SILENCE).mean() < MIN_AUDIBLE:
-            raise MediaError("single samples far out of range, beside which the rest is silent", f"up to {peak:.1e}")
-        whole = np.resize(mono, round(seconds * RATE))
-        return np.round(whole * FULL_SCALE).astype(np.int16)
+            raise MediaError("silent except for single samples far out of range", f"up to {peak:.1e}")
+        window = np.resize(mono, round(seconds * RATE))
+        return np.round(window * FULL_SCALE).astype(np.int16)
 
     def _levels(self, start: float, seconds: float) -> np.ndarray:
         return levels_of(self.file.peek(int(start * self.rate), round(seconds * self.rate)), self.rate)
 
     def _forward(self) -> Iterator[np.ndarray]:
-        """Levels from the start on, block by block."""
+        """Yield blocks of levels from start to end."""
         size = 10 * level_frames(self.rate)
         for first in range(0, self.frames, size):
             yield levels_of(self.file.peek(first, size), self.rate)
 
     def _backward(self) -> Iterator[np.ndarray]:
-        """Levels from the end back, block by block, the last first."""
+        """Yield blocks of levels from end to start, each reversed."""
         size = 10 * level_frames(self.rate)
         for last in range(self.frames, 0, -size):
             first = max(0, last - size)
             yield levels_of(self.file.peek(first, last - first), self.rate)[::-1]
 
     def _silence(self, blocks: Iterator[np.ndarray], limit: float) -> float | None:
-        """Seconds of silence before the first sound; None where there is more than some: then all is to be read."""
+        """Return the seconds of silence before the first sound; None if they exceed `limit` by more than a second."""
         silent = 0
         for levels in blocks:
             sounds = _is_sounding(levels)
@@ -137,19 +137,19 @@ class AudioRecording:
         return None
 
     def _all_levels(self) -> np.ndarray:
-        """Levels of the whole file."""
+        """Return the levels of the whole file."""
         size = 100 * level_frames(self.rate)
         return np.concatenate([levels_of(self.file.peek(first, size), self.rate)
                                for first in range(0, self.frames, size)])  # fmt: skip
 
     def _longest_part(self, levels: np.ndarray, seconds: float) -> tuple[float, float]:
-        """Start and end of the longest part of a file without a pause of more than half a window."""
-        places = np.flatnonzero(_is_sounding(levels))
-        if not len(places):
+        """Return start and end, in seconds, of the longest part without a pause of more than half a window."""
+        sounding = np.flatnonzero(_is_sounding(levels))
+        if not len(sounding):
             return 0.0, self.duration
         pause = seconds / 2 / LEVEL_SECONDS
-        breaks = np.flatnonzero(np.diff(places) - 1 > pause)
-        starts, ends = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)] + 1
+        breaks = np.flatnonzero(np.diff(sounding) - 1 > pause)
+        starts, ends = sounding[np.append(0, breaks + 1)], sounding[np.append(breaks, len(sounding) - 1)] + 1
         longest = int((ends - starts).argmax())
         start, end = int(starts[longest]), int(ends[longest])
         return (
@@ -208,11 +208,11 @@ def open_recording(source: Path | bytes, rate: int | None = None) -> AudioRecord
 
 
 def _is_sounding(levels: np.ndarray) -> np.ndarray:
-    """Which levels are above silence. NaN counts as sound, so that reading reports it."""
+    """Return a mask of the levels above silence. NaN counts as sound, so that reading reports it."""
     return ~(levels <= SILENCE)
 
 
 def _longest_true(mask: np.ndarray) -> int:
-    """Length of the longest run of True."""
+    """Return the length of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return int((edges[1::2] - edges[::2]).max(initial=0))

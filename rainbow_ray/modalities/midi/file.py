@@ -287,10 +287,10 @@ def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) ->
     changes = np.array([(0, DEFAULT_TEMPO), *sorted(tempos, key=itemgetter(0))], np.int64)
     start, tempo = changes.T
     last = ticks.max(initial=0)
-    until = np.append(start[1:], last).clip(max=last)
-    if ((tempo == 0) & (until > start)).any():
+    segment_end = np.append(start[1:], last).clip(max=last)
+    if ((tempo == 0) & (segment_end > start)).any():
         raise MediaError("a tempo of 0: its notes would all sound at once")
     per_tick = tempo / (1e6 * division)
-    passed = np.append(0.0, np.cumsum(np.diff(start) * per_tick[:-1]))
+    elapsed = np.append(0.0, np.cumsum(np.diff(start) * per_tick[:-1]))
     index = np.searchsorted(start, ticks, side="right") - 1
-    return np.asarray(passed[index] + (ticks - start[index]) * per_tick[index])
+    return np.asarray(elapsed[index] + (ticks - start[index]) * per_tick[index])

@@ -74,11 +74,11 @@ class MidiRecording:
         onsets = self.notes[:, ONSET]
         end = start + min(seconds, within or seconds)
         is_last = end > self.duration - ROUNDING
-        inside = self.notes[(onsets >= start) & ((onsets < end) | is_last)].copy()
-        if len(inside) == 0:
+        notes = self.notes[(onsets >= start) & ((onsets < end) | is_last)].copy()
+        if len(notes) == 0:
             raise EmptyWindow("no notes in its window", f"{seconds:g} seconds from {start:.1f}")
-        inside[:, ONSET] -= start
-        return inside.astype(np.float32)
+        notes[:, ONSET] -= start
+        return notes.astype(np.float32)
 
 
 def open_recording(source: Path | bytes) -> MidiRecording:

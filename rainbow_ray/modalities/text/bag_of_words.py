@@ -41,14 +41,14 @@ def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray
     """
     totals = _count(lists)
     columns = []
-    for inside in belongs.T:
-        fraction = float(inside.mean()) if len(inside) else 0.0
+    for in_group in belongs.T:
+        fraction = float(in_group.mean()) if len(in_group) else 0.0
         if fraction in (0.0, 1.0):
             columns.append(np.zeros(BUCKETS))
             continue
-        counts = _count([row for row, is_inside in zip(lists, inside, strict=True) if is_inside])
-        own, others = counts / fraction, (totals - counts) / (1 - fraction)
-        columns.append(np.log((own + SMOOTHING) / (others + SMOOTHING)))
+        counts = _count([row for row, is_inside in zip(lists, in_group, strict=True) if is_inside])
+        rate, other_rate = counts / fraction, (totals - counts) / (1 - fraction)
+        columns.append(np.log((rate + SMOOTHING) / (other_rate + SMOOTHING)))
     return np.stack(columns, axis=1).astype(np.float32)
 
 

@@ -299,10 +299,10 @@ class TextEncoder(nn.Module):
         states = list(hidden.unbind(1)) if self.mixed else [hidden]
         context = self.adapter.context(self.body, states[-1], mask)
         for index in range(start, stop):
-            after = self.adapter.run(self.body, index, states[-1], context)
+            output = self.adapter.run(self.body, index, states[-1], context)
             if self.mixed and index + 1 == self.depth:
-                after = self.adapter.finish(self.body, after)
-            states = [*states, after] if self.mixed else [after]
+                output = self.adapter.finish(self.body, output)
+            states = [*states, output] if self.mixed else [output]
         return torch.stack(states, dim=1) if self.mixed else states[0]
 
 

@@ -109,7 +109,7 @@ def test_a_cut_off_mp3_is_not_filled_by_repetition(mp3):
     sound, start, audio_features = middle_of(cut)
     assert sound.duration < SECONDS - 5
     assert audio_features == pytest.approx(start, abs=0.15)
-    assert "ends before its header says" in sound.note
+    assert "shorter than its header declares" in sound.note
     for place in (sound.duration - 1.0, SECONDS - 2.0):
         with pytest.raises(MediaError, match=CUT_OFF):
             sound.read(place, 4.0, 4.0)
