@@ -198,14 +198,14 @@ def load_bundle(path: Path) -> Bundle:
     try:
         document = read_description(folder)
         names = [TENSORS, *(_member_file(i) for i in range(len(document["members"])))]
-        shared, *own = [_read_tensors(folder / name) for name in names]
+        shared, *member_tensors = [_read_tensors(folder / name) for name in names]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
     except (OSError, ValueError, SafetensorError, RecursionError) as error:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
     try:
-        bundle = _build_bundle(folder, document, shared, own)
+        bundle = _build_bundle(folder, document, shared, member_tensors)
     except Exception as error:  # transformers raises many types for damaged configs
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
     _check_tokenizer(path, folder, bundle.model)
@@ -213,7 +213,10 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def _build_bundle(
-    folder: Path, document: dict[str, Any], shared: dict[str, torch.Tensor], own: list[dict[str, torch.Tensor]]
+    folder: Path,
+    document: dict[str, Any],
+    shared: dict[str, torch.Tensor],
+    member_tensors: list[dict[str, torch.Tensor]],
 ) -> Bundle:
     """Build the models of a bundle. Raises `ValueError` and others where it is damaged."""
     described = document["members"]
@@ -222,7 +225,7 @@ def _build_bundle(
     with offline(), quiet_libraries():
         models = [
             _build_model(folder, document, fit_task, {**shared, **state})
-            for fit_task, state in zip(member_tasks or [task], own or [{}], strict=True)
+            for fit_task, state in zip(member_tasks or [task], member_tensors or [{}], strict=True)
         ]
     calibrations = [Calibration.from_json(member["calibration"]) for member in described]
     for calibration in (*calibrations, Calibration.from_json(document.get("calibration", {}))):
@@ -262,9 +265,9 @@ def _tensor_files(bundle: Bundle) -> dict[str, dict[str, torch.Tensor]]:
     state = bundle.model.state_dict()
     if not bundle.members:
         return {TENSORS: plain(state)}
-    own = [member.model.trained_state() for member in bundle.members]
-    shared = {name: tensor for name, tensor in state.items() if name not in own[0]}
-    return {TENSORS: plain(shared), **{_member_file(i): plain(tensors) for i, tensors in enumerate(own)}}
+    member_tensors = [member.model.trained_state() for member in bundle.members]
+    shared = {name: tensor for name, tensor in state.items() if name not in member_tensors[0]}
+    return {TENSORS: plain(shared), **{_member_file(i): plain(tensors) for i, tensors in enumerate(member_tensors)}}
 
 
 def _read_tensors(file: Path) -> dict[str, torch.Tensor]:

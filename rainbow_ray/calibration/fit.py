@@ -65,8 +65,8 @@ def calibrate(
     is_one_split = len(n_other_songs) == 1
     n_songs = len(np.unique(songs)) if is_one_split else min(n_other_songs)
     if n_songs < MIN_SONGS:
-        place = "" if is_one_split else " outside of a fold"
-        return Calibrated(Calibration(), scores, scores, (_too_few(n_songs, place),))
+        location_note = "" if is_one_split else " outside of a fold"
+        return Calibrated(Calibration(), scores, scores, (_too_few(n_songs, location_note),))
     calibration, notes = fit_calibration(config, task, targets, scores, songs)
     if is_one_split:
         note = "one split has no other folds to fit on: the model is calibrated, but its reported numbers are not"
@@ -151,9 +151,11 @@ def fit_by_fold(
     """
     by_fold = {}
     for fold in np.unique(folds):
-        others = folds != fold
-        if others.any():
-            by_fold[int(fold)] = fit_calibration(config, task, targets[others], scores[others], songs[others])[0]
+        in_other_folds = folds != fold
+        if in_other_folds.any():
+            by_fold[int(fold)] = fit_calibration(
+                config, task, targets[in_other_folds], scores[in_other_folds], songs[in_other_folds]
+            )[0]
     return by_fold
 
 
@@ -180,19 +182,19 @@ def choose_threshold(config: CalibrationConfig, is_positive: np.ndarray, scores:
     best = int(np.argmax(values))
     if config.threshold == "cost" and -config.cost_false_negative * is_positive.sum() > values[best]:
         return 1.0  # never to predict the positive class costs less than any threshold
-    above = scores[order][last_of_tie[best]]
-    lowest = 0.0 if above > 0 else -1.0  # a score of 0 can be positive, too
-    below = scores[order][last_of_tie[best] + 1] if last_of_tie[best] + 1 < len(scores) else lowest
-    return float((above + below) / 2)
+    lowest_positive = scores[order][last_of_tie[best]]
+    lowest = 0.0 if lowest_positive > 0 else -1.0  # a score of 0 can be positive, too
+    highest_negative = scores[order][last_of_tie[best] + 1] if last_of_tie[best] + 1 < len(scores) else lowest
+    return float((lowest_positive + highest_negative) / 2)
 
 
 def _is_requested(config: CalibrationConfig) -> bool:
     return config.method != "none" or config.threshold != "fixed"
 
 
-def _too_few(n_songs: int, place: str = "") -> str:
-    return (f"{n_songs} songs{place} are too few to fit a calibration or a threshold (at least {MIN_SONGS}): scores are"
-            f" not calibrated, and the threshold is {DEFAULT_THRESHOLD:g}")  # fmt: skip
+def _too_few(n_songs: int, location_note: str = "") -> str:
+    return (f"{n_songs} songs{location_note} are too few to fit a calibration or a threshold (at least {MIN_SONGS}):"
+            f" scores are not calibrated, and the threshold is {DEFAULT_THRESHOLD:g}")  # fmt: skip
 
 
 def _apply_by_fold(

@@ -41,22 +41,22 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
         The result, with the largest micro-batch that fits.
     """
     device = profile.components.execution.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     config = plan.config.training
     max_length = int(data.source.lengths.max())
     batch_size = config.batch_size
     if config.batch_tokens:
         batch_size = max(1, min(batch_size, config.batch_tokens // max_length))
     needed = profile.fixed_bytes + batch_size * profile.example_bytes
-    n_fitting = int((USABLE_MEMORY * free - profile.fixed_bytes) // profile.example_bytes)
+    n_fitting = int((USABLE_MEMORY * free_bytes - profile.fixed_bytes) // profile.example_bytes)
     unit = "song" if plan.segments is None else "segment"
     batch = f"micro-batches of {batch_size} {unit}s of {max_length} tokens"
-    text = f"about {_format_bytes(needed)} for {batch}; {_format_bytes(free)} are free"
+    text = f"about {_format_bytes(needed)} for {batch}; {_format_bytes(free_bytes)} are free"
     if n_fitting < 1:
         advice = f"not even one {unit} fits; freeze more layers, or truncate texts at fewer tokens"
         return CheckResult("environment_error", "memory", f"{text}: {advice}")
     text = f"{text}: up to {min(n_fitting, MAX_SHOWN_EXAMPLES)} {unit}s fit"
-    if needed > USABLE_MEMORY * free:
+    if needed > USABLE_MEMORY * free_bytes:
         size = max(1, 2 ** int(np.log2(n_fitting)))
         advice = f"larger micro-batches are halved when they run out of memory, or set training.batch_size={size}"
         return CheckResult("warning", "memory", f"{text}; {advice}")

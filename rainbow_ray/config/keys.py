@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class KeyName(NamedTuple):
-    """A dotted key as it is or was written, and its present name."""
+    """A dotted key in its present or a former spelling, and its present name."""
 
-    written: str
+    spelling: str
     present: str
     section: type[Section]
     name: str  # present name inside the section
@@ -95,7 +95,7 @@ def renamed_keys() -> Mapping[str, str]:
     Returns:
         Present keys by former key. The former name of a section gives a former key for each key in it.
     """
-    return {key.written: key.present for key in _key_names(Config) if key.written != key.present}
+    return {key.spelling: key.present for key in _key_names(Config) if key.spelling != key.present}
 
 
 @functools.cache
@@ -140,14 +140,14 @@ def _sections(section: type[Section]) -> dict[str, type[Section]]:
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
-def _key_names(section: type[Section], written: str = "", present: str = "") -> Iterator[KeyName]:
+def _key_names(section: type[Section], spelling: str = "", present: str = "") -> Iterator[KeyName]:
     sections = _sections(section)
     names = [*((name, name) for name in section.model_fields), *section.renamed.items()]
     for name, new in names:
         if new in sections:
-            yield from _key_names(sections[new], f"{written}{name}.", f"{present}{new}.")
+            yield from _key_names(sections[new], f"{spelling}{name}.", f"{present}{new}.")
         else:
-            yield KeyName(f"{written}{name}", f"{present}{new}", section, new)
+            yield KeyName(f"{spelling}{name}", f"{present}{new}", section, new)
 
 
 def _inert(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:

@@ -66,13 +66,13 @@ class Setting:
     Attributes:
         key: Dotted key as it is written.
         value: The value.
-        where: Source and key, for messages.
+        location: Source and key, for messages.
         source: Source of the value; each source has precedence over earlier ones.
     """
 
     key: str
     value: Any
-    where: str
+    location: str
     source: Literal["file", "environment", "command line"]
 
 
@@ -113,7 +113,7 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
     problems += _check_settings(settings)
     values = {setting.key: setting for setting in settings if setting.key in known_keys()}
     document = _nest({key: setting.value for key, setting in values.items()})
-    config, value_problems = _validate(document, {key: setting.where for key, setting in values.items()})
+    config, value_problems = _validate(document, {key: setting.location for key, setting in values.items()})
     problems += [problem.message for problem in value_problems if not problem.is_choice]
     choice_problems = [problem.message for problem in value_problems if problem.is_choice]
     if problems or config is None:
@@ -126,13 +126,13 @@ def resolve(file: Path | None, environment: Mapping[str, str], overrides: list[t
     )
 
 
-def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
+def override(config: Config, values: Mapping[str, Any], source: str) -> Config:
     """Return a config with other values of some keys, validated.
 
     Args:
         config: The config; it is left as it is.
         values: Values by dotted key; former names of keys and values are read.
-        where: Where the values come from, for messages.
+        source: Name of the source of the values, for messages.
 
     Returns:
         The changed copy.
@@ -143,11 +143,11 @@ def override(config: Config, values: Mapping[str, Any], where: str) -> Config:
     values = {key: value for key, value in with_present_keys(values).items() if key not in inert_keys()}
     unknown = [key for key in values if key not in known_keys()]
     if unknown:
-        raise InputError(f"{where}: unknown key{did_you_mean(key, known_keys())}" for key in unknown)
+        raise InputError(f"{source}: unknown key{did_you_mean(key, known_keys())}" for key in unknown)
     document = config.model_dump()
     for key, value in values.items():
         _set(document, key, _resolve_path(key, value))
-    result, problems = _validate(document, {key: f"{where}: {key}" for key in values})
+    result, problems = _validate(document, {key: f"{source}: {key}" for key in values})
     if problems or result is None:
         raise InputError(problem.message for problem in problems)
     return result
@@ -205,8 +205,8 @@ def dump(config: Config) -> str:
         previous = tuple(sections)
         is_listed = all(name in description for name in choices(key))
         accepted = "" if is_listed else f" (one of: {', '.join(choices(key))})"
-        written = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-        lines.append(f"{'  ' * len(sections)}{name}: {written}  # {description}{accepted}")
+        yaml_value = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append(f"{'  ' * len(sections)}{name}: {yaml_value}  # {description}{accepted}")
     return "\n".join(lines) + "\n"
 
 
@@ -267,15 +267,15 @@ def _use_present_names(settings: Iterable[Setting]) -> tuple[list[Setting], list
     for setting in settings:
         key, value = renamed_keys().get(setting.key, setting.key), setting.value
         if key in inert_keys():
-            notes.append(f"{setting.where} is deprecated and has no effect: {inert_keys()[key]}")
+            notes.append(f"{setting.location} is deprecated and has no effect: {inert_keys()[key]}")
             continue
         if key != setting.key:
-            notes.append(f"{setting.where} is deprecated: the key is now {key}")
+            notes.append(f"{setting.location} is deprecated: the key is now {key}")
         former_values = renamed_values().get(key, {})
         if isinstance(value, str) and value in former_values:
-            notes.append(f"{setting.where}: {value!r} is deprecated: the value is now {former_values[value]!r}")
+            notes.append(f"{setting.location}: {value!r} is deprecated: the value is now {former_values[value]!r}")
             value = former_values[value]
-        present.append(Setting(key, _resolve_path(key, value), setting.where, setting.source))
+        present.append(Setting(key, _resolve_path(key, value), setting.location, setting.source))
     return present, notes
 
 
@@ -285,9 +285,9 @@ def _check_names(settings: Iterable[Setting]) -> list[str]:
     earlier: dict[tuple[str, str], Setting] = {}
     for setting in settings:
         key = renamed_keys().get(setting.key, setting.key)
-        other = earlier.setdefault((setting.source, key), setting)
-        if other.key != setting.key:
-            problems.append(f"{setting.where}: the same key as {other.key}; give only {key}")
+        earlier_setting = earlier.setdefault((setting.source, key), setting)
+        if earlier_setting.key != setting.key:
+            problems.append(f"{setting.location}: the same key as {earlier_setting.key}; give only {key}")
     return problems
 
 
@@ -296,10 +296,10 @@ def _check_settings(settings: Iterable[Setting]) -> list[str]:
     problems = []
     for setting in settings:
         if setting.key not in known_keys():
-            problems.append(f"{setting.where}: unknown key{did_you_mean(setting.key, known_keys())}")
+            problems.append(f"{setting.location}: unknown key{did_you_mean(setting.key, known_keys())}")
             continue
         if setting.key in PATH_KEYS and isinstance(setting.value, str) and _names_nothing(setting.value):
-            problems.append(f"{setting.where}: {setting.value!r} names nothing; leave the key out for its default")
+            problems.append(f"{setting.location}: {setting.value!r} names nothing; leave the key out for its default")
     return problems
 
 
@@ -366,13 +366,13 @@ def _key_of(location: tuple[int | str, ...], origin: Mapping[str, str]) -> str:
     return next((key for key in keys if key in origin), ".".join(parts))
 
 
-def _format(key: str, where: str, items: list[Any]) -> ValueProblem:
+def _format(key: str, location: str, items: list[Any]) -> ValueProblem:
     """Return the message about one value: with the choices of its key, where it has choices only."""
     value = items[0]["input"]
     if all(item["type"] == WRONG_CHOICE for item in items):
         accepted = choices(key)
         suggestion = did_you_mean(str(value), accepted)
-        message = f"{where}: {value!r} is unknown{suggestion}; one of: {', '.join(accepted)}"
+        message = f"{location}: {value!r} is unknown{suggestion}; one of: {', '.join(accepted)}"
         return ValueProblem(key, message, is_choice=True)
     messages = dict.fromkeys(item["msg"][0].lower() + item["msg"][1:] for item in items)
-    return ValueProblem(key, f"{where}: {value!r}: {', or '.join(messages)}", is_choice=False)
+    return ValueProblem(key, f"{location}: {value!r}: {', or '.join(messages)}", is_choice=False)

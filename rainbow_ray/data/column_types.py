@@ -1,9 +1,9 @@
-"""One type for each column of a table whose files may differ in the types that they give it.
+"""Unification of the column types of a table whose files store a column with different types.
 
-Files without rows do not decide a type. Types are unified where every value stays what it is: integers of other
-widths, decimals of other scales, strings of other encodings, and integers with floats, whose conversion pyarrow checks
-value by value. Decimals with floats, and floats of several widths, would be rounded or changed silently: they are
-refused.
+Files without rows do not affect the type. Types are unified where no value changes: integers of different widths,
+decimals of different scales, strings of different encodings, and integers with floats, whose conversion pyarrow checks
+value by value. Decimals with floats, and floats of several widths, are rejected, because values would be rounded
+silently.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ INTEGERS_AS_DECIMALS = {kind: pa.decimal128(digits, 0) for kind, digits in DIGIT
 
 
 def common_schema(
-    schemas: Sequence[pa.Schema], rows: Sequence[int], places: Sequence[str], label: str
+    schemas: Sequence[pa.Schema], rows: Sequence[int], file_names: Sequence[str], label: str
 ) -> tuple[pa.Schema, dict[str, str]]:
     """Return the columns of all files.
 
     Args:
         schemas: The columns of each file.
         rows: Number of rows of each file.
-        places: What messages call each file.
-        label: What messages call the table.
+        file_names: Name of each file in messages.
+        label: Name of the table in messages.
 
     Returns:
-        The schema; and for each column that has several types, in which file it has which, in words.
+        The schema; and for each column with several types, the types with a file of each, as text for messages.
 
     Raises:
         InputError: A file has a name twice, or the types of a column do not agree.
@@ -41,16 +41,16 @@ def common_schema(
     problems: list[str] = []
     types: dict[str, dict[pa.DataType, str]] = {}  # the types of a column, each with the first file that has it
     empty: dict[str, dict[pa.DataType, str]] = {}  # the same of files without rows
-    for schema, count, place in zip(schemas, rows, places, strict=True):
-        twice = [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]
-        problems += [f"{label}: {place} has column {name!r} twice; rename one of them" for name in twice]
+    for schema, count, file_name in zip(schemas, rows, file_names, strict=True):
+        repeated = [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]
+        problems += [f"{label}: {file_name} has column {name!r} twice; rename one of them" for name in repeated]
         for column in schema:
             types.setdefault(column.name, {})
-            (types if count else empty).setdefault(column.name, {}).setdefault(plain_type(column.type), place)
+            (types if count else empty).setdefault(column.name, {}).setdefault(plain_type(column.type), file_name)
     fields, mixed = [], {}
     for name, of_rows in types.items():
         candidates = of_rows or empty[name]
-        description = " and ".join(f"{kind} in {place}" for kind, place in candidates.items())
+        description = " and ".join(f"{kind} in {file_name}" for kind, file_name in candidates.items())
         if len(candidates) > 1:
             mixed[name] = description
         unified = _unified(candidates)
@@ -82,7 +82,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _unified(types: Mapping[pa.DataType, str]) -> pa.DataType | None:
-    """The type that holds the values of all types; None where there is none, or it would change some silently."""
+    """Return the common type of several types; None if there is none, or if it would change values silently."""
     if _loses_values(types):
         return None
     try:
@@ -96,7 +96,7 @@ def _unified(types: Mapping[pa.DataType, str]) -> pa.DataType | None:
 
 
 def _loses_values(types: Mapping[pa.DataType, str]) -> bool:
-    """Whether anywhere in the types a decimal meets a float, or floats of several widths meet."""
+    """Return whether the types combine decimals with floats, or floats of several widths, at any depth."""
     leaves: dict[str, set[pa.DataType]] = defaultdict(set)
     for kind in types:
         for path, leaf in _leaves(kind):
@@ -109,7 +109,7 @@ def _loses_values(types: Mapping[pa.DataType, str]) -> bool:
 
 
 def _leaves(kind: pa.DataType, path: str = "") -> Iterator[tuple[str, pa.DataType]]:
-    """The types inside a type that are not nested, each with where it lies."""
+    """Return the types inside a type that are not nested, each with its path."""
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _leaves(field.type, f"{path}.{field.name}")

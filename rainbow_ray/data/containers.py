@@ -390,9 +390,9 @@ class _Reader:
         return " ".join(self.text[span[0] : span[1]].split())
 
     def _take(self, character: str) -> bool:
-        found = self.text.startswith(character, self.position)
-        self.position += found
-        return found
+        is_match = self.text.startswith(character, self.position)
+        self.position += is_match
+        return is_match
 
     def _skip_space(self) -> None:
         while self.position < len(self.text) and self.text[self.position].isspace():

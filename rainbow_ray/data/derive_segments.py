@@ -115,10 +115,10 @@ def derive_segment_table(
         InputError: No song has segments, a column has an unusable type, times are not in seconds, or too many LRC files
             are unusable.
     """
-    where = str(manifest)
+    label = str(manifest)
     table = manifest.read()
-    columns = read_timeline_columns(table, id_column, where)
-    running_warning = _check_unit(_running_times(columns), f"{where}: column {RUNNING_TIME!r}")
+    columns = read_timeline_columns(table, id_column, label)
+    running_warning = _check_unit(_running_times(columns), f"{label}: column {RUNNING_TIME!r}")
     timelines = _read_timelines(columns, root, seconds)
     rows = [
         _SegmentRow(row, position, segment)
@@ -128,11 +128,11 @@ def derive_segment_table(
     origin, unused = _origin_note(timelines), _unused_notes(timelines)
     if not rows:
         details = "".join(f"; {note}" for note in [*columns.notes, *unused])
-        raise InputError(f"{where}: segments can be derived for no song: none has {STRUCTURE}, an LRC file ({LRC}) or"
+        raise InputError(f"{label}: segments can be derived for no song: none has {STRUCTURE}, an LRC file ({LRC}) or"
                          f" {RUNNING_TIME}; give a table of segments with --segments{details}")  # fmt: skip
-    _check_lrc_files(timelines, root, where, max_unreadable_fraction)
+    _check_lrc_files(timelines, root, label, max_unreadable_fraction)
     segment_warning = _check_unit(
-        _written_segments(timelines, columns), f"{where}: times of {STRUCTURE} and LRC ({LRC}, {LYRICS})"
+        _written_segments(timelines, columns), f"{label}: times of {STRUCTURE} and LRC ({LRC}, {LYRICS})"
     )
     path = _write_table(manifest, table, rows, folder, seconds)
     return path, [origin, *unused, *columns.notes, *filter(None, (running_warning, segment_warning))]
@@ -156,8 +156,8 @@ def _choose_segments(
     if lines:
         last = lines[-1].end or max(duration, lines[-1].start + LAST_LINE_SECONDS)
         next_starts = [*(line.start for line in lines[1:]), last]
-        ends = [after if line.end is None else min(line.end, after)
-                for line, after in zip(lines, next_starts, strict=True)]  # fmt: skip
+        ends = [next_start if line.end is None else min(line.end, next_start)
+                for line, next_start in zip(lines, next_starts, strict=True)]  # fmt: skip
         return "lrc", [Segment(line.start, end, line.text or None, None) for line, end in zip(lines, ends, strict=True)]
     if duration > 0:
         starts = [i * seconds for i in range(max(1, round(duration / seconds)))]
@@ -193,13 +193,13 @@ def _read_timelines(columns: TimelineColumns, root: Path, seconds: float) -> dic
     return timelines
 
 
-def _check_lrc_files(timelines: dict[Any, Timeline], root: Path, where: str, limit: float | None) -> None:
+def _check_lrc_files(timelines: dict[Any, Timeline], root: Path, label: str, limit: float | None) -> None:
     """Raise `InputError` where too many songs with an LRC file get no lyrics because the file is unusable."""
     with_file = [timeline for timeline in timelines.values() if timeline.has_lrc_file]
     without_lyrics = [t for t in with_file if t.lrc_error is not None and t.kind in ("windows", "none")]
     if limit is None or not without_lyrics or len(without_lyrics) <= limit * len(with_file):
         return
-    raise InputError(f"{where}: of {len(with_file)} songs with an LRC file ({LRC}), {len(without_lyrics)} would be"
+    raise InputError(f"{label}: of {len(with_file)} songs with an LRC file ({LRC}), {len(without_lyrics)} would be"
                      f" divided into windows without lyrics, since their files under the media root {root} cannot be"
                      " used; check --media-root, correct the files, or raise data.max_unreadable_fraction"
                      f" ({limit:.0%}). {'; '.join(_lrc_notes(with_file))}"
@@ -211,10 +211,10 @@ def _lrc_notes(timelines: Sequence[Timeline]) -> list[str]:
     errors = [timeline.lrc_error for timeline in timelines if timeline.lrc_error is not None]
     notes = []
     for reason, n in Counter(reason for reason, _ in errors).most_common():
-        names = list(dict.fromkeys(name for other, name in errors if other == reason))
-        shown = ", ".join(names[:MAX_EXAMPLES]) + (", …" if len(names) > MAX_EXAMPLES else "")
+        names = list(dict.fromkeys(name for file_reason, name in errors if file_reason == reason))
+        listed = ", ".join(names[:MAX_EXAMPLES]) + (", …" if len(names) > MAX_EXAMPLES else "")
         songs = "1 song is" if n == 1 else f"{n} songs are"
-        notes.append(f"LRC files of {songs} not used: {reason} ({shown})")
+        notes.append(f"LRC files of {songs} not used: {reason} ({listed})")
     return notes
 
 
@@ -263,12 +263,12 @@ def _written_segments(timelines: dict[Any, Timeline], columns: TimelineColumns) 
     return pd.DataFrame(rows, columns=["song", "start", "end", "words", "running"])
 
 
-def _check_unit(segments: pd.DataFrame, where: str) -> str | None:
+def _check_unit(segments: pd.DataFrame, label: str) -> str | None:
     """Return a warning where times may not be in seconds; raise `InputError` where they cannot be."""
     result = check_unit(segments)
     if result.problem:
-        raise InputError(f"{where}: {result.problem}")
-    return result.warning and f"{where}: {result.warning}"
+        raise InputError(f"{label}: {result.problem}")
+    return result.warning and f"{label}: {result.warning}"
 
 
 def _write_table(

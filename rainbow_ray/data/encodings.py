@@ -75,10 +75,12 @@ def decode_text(data: bytes) -> str:
 
 def _wide_encoding(data: bytes) -> str:
     """UTF-16 by where the zero bytes of its ASCII characters are."""
-    even, odd = data[::2].count(0), data[1::2].count(0)
-    if max(even, odd) < 0.3 * len(data) / 2 or min(even, odd) > 0.1 * max(even, odd):
+    n_even_zeros, n_odd_zeros = data[::2].count(0), data[1::2].count(0)
+    if max(n_even_zeros, n_odd_zeros) < 0.3 * len(data) / 2 or min(n_even_zeros, n_odd_zeros) > 0.1 * max(
+        n_even_zeros, n_odd_zeros
+    ):
         raise UndecodableError(BINARY)
-    return "utf-16-be" if even > odd else "utf-16-le"
+    return "utf-16-be" if n_even_zeros > n_odd_zeros else "utf-16-le"
 
 
 def _decode(data: bytes, encoding: str) -> str:
@@ -101,7 +103,7 @@ def _detect(data: bytes) -> str:
     if not matches or not _is_plausible(matches[0]):
         raise UndecodableError(UNSURE)
     best = matches[0]
-    if any(_comes_near(other, best) for other in matches[1:]):
+    if any(_comes_near(match, best) for match in matches[1:]):
         raise UndecodableError(UNSURE)
     return str(best)
 
@@ -118,19 +120,19 @@ def _is_of_its_script(match: CharsetMatch) -> bool:
     """Whether a text's letters beyond ASCII are of the script that its encoding was made for."""
     script, share = _MULTIBYTE[match.encoding]
     letters = "".join(letter for letter in str(match) if not letter.isascii() and letter.isalpha())
-    own = len(re.findall(script, letters))
-    return len(letters) >= _MIN_LETTERS and own >= share * len(letters) and not _HALF_WIDTH.search(letters)
+    n_in_script = len(re.findall(script, letters))
+    return len(letters) >= _MIN_LETTERS and n_in_script >= share * len(letters) and not _HALF_WIDTH.search(letters)
 
 
-def _comes_near(other: CharsetMatch, best: CharsetMatch) -> bool:
+def _comes_near(match: CharsetMatch, best: CharsetMatch) -> bool:
     """Whether another reading is so likely that the best is not sure."""
-    if str(other) == str(best):
+    if str(match) == str(best):
         return False
     if best.encoding in _MULTIBYTE:
-        if other.encoding in _MULTIBYTE and not _is_of_its_script(other):
+        if match.encoding in _MULTIBYTE and not _is_of_its_script(match):
             return False
-        if other.encoding not in _MULTIBYTE and other.coherence < _MIN_COHERENCE:
+        if match.encoding not in _MULTIBYTE and match.coherence < _MIN_COHERENCE:
             return False
     # code pages of one script differ in a few letters, which chaos does not see
-    by_chaos = other.chaos - best.chaos >= _CHAOS_MARGIN and not {other.encoding, best.encoding} <= _LATIN
-    return not (by_chaos or best.coherence - other.coherence >= _COHERENCE_MARGIN)
+    by_chaos = match.chaos - best.chaos >= _CHAOS_MARGIN and not {match.encoding, best.encoding} <= _LATIN
+    return not (by_chaos or best.coherence - match.coherence >= _COHERENCE_MARGIN)

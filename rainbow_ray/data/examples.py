@@ -1,4 +1,4 @@
-"""Examples to train on, built from normalized rows, one per song or one per row; dropped rows are counted by reason."""
+"""Training examples, built from normalized rows: one per song or one per row. Dropped rows are counted by reason."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"
 LABEL_TOLERANCE = 1e-12  # relative difference up to which two numeric labels of a song are equal
 ROW_COLUMNS = ("dropped", "label", UNDECODABLE)  # columns of normalized rows that examples do not have
-SLOT_SUFFIX = "_slot"  # of the column with the row of the song, from 0, that each window is from
-HASH_CHUNK = 65_536  # ids that are hashed at a time: Python strings take much memory
+SLOT_SUFFIX = "_slot"  # suffix of the column with the source of each window: the index of the row within the song
+HASH_CHUNK = 65_536  # ids that are hashed at a time, because Python strings take much memory
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ class _Selection:
     """The rows that become examples.
 
     Attributes:
-        kept: Mask over the usable rows.
+        is_kept: Mask over the usable rows, `(usable,)`, bool.
         song: Song of each usable row, as an integer.
         dropped: Number of further rows that are dropped, by reason.
     """
 
-    kept: np.ndarray
+    is_kept: np.ndarray
     song: np.ndarray
     dropped: dict[str, int]
 
@@ -168,7 +168,7 @@ def build_examples(
 ) -> tuple[pa.Table, np.ndarray, dict[str, int]]:  # fmt: skip
     """Keep the rows that become examples: the first usable row of each song, or each usable row.
 
-    A song whose rows carry different labels is dropped as a whole, since none of them is known to be right.
+    Songs whose rows have different labels are dropped, because it is unknown which label is right.
 
     Args:
         rows: Normalized rows with the columns of each modality.
@@ -187,12 +187,12 @@ def build_examples(
     joined: dict[str, tuple[pa.Array, pa.Array]] = {}
     if not by_row or agree:
         selection = _select(_encode(rows["song"])[usable], targets, by_row=by_row)
-        kept, song = selection.kept, selection.song
+        is_selected, song = selection.is_kept, selection.song
         for reason, n in selection.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + n
         if not by_row:
-            joined = {name: _join_windows(rows[name], usable, song, song[kept]) for name in join}
-        usable, targets = usable[kept], targets[kept]
+            joined = {name: _join_windows(rows[name], usable, song, song[is_selected]) for name in join}
+        usable, targets = usable[is_selected], targets[is_selected]
     indices = pa.array(usable)
     table = rows.drop_columns([name for name in ROW_COLUMNS if name in rows.column_names]).take(indices)
     for name in join:
@@ -203,7 +203,7 @@ def build_examples(
     if by_row:
         ids = pc.binary_join_element_wise(ids, indices.cast(pa.string()), "#")
     table = table.append_column("example_id", ids)
-    order = pc.sort_indices(table[sort_by]).to_numpy()  # so that the order of the file does not matter
+    order = pc.sort_indices(table[sort_by]).to_numpy()  # makes the result independent of the order of rows
     if (order[1:] > order[:-1]).all():
         return table, targets, dropped
     return table.take(pa.array(order)), targets[order], dropped
@@ -212,7 +212,7 @@ def build_examples(
 def _select(songs: np.ndarray, targets: np.ndarray, *, by_row: bool) -> _Selection:
     """Select the first row of each song (each row, if `by_row`) of the songs whose labels agree."""
     _, first, song = np.unique(songs, return_index=True, return_inverse=True)
-    # numbers that were computed twice may differ in their last digits
+    # labels that were computed separately may differ in their last digits
     differs = ~np.isclose(targets, targets[first][song], rtol=LABEL_TOLERANCE, atol=0.0)
     disagrees = np.bincount(song, weights=differs if differs.ndim == 1 else differs.any(axis=1))[song] > 0
     is_further = np.ones(len(songs), dtype=bool)
@@ -223,13 +223,13 @@ def _select(songs: np.ndarray, targets: np.ndarray, *, by_row: bool) -> _Selecti
 
 
 def _join_windows(
-    lists: pa.ChunkedArray, rows: np.ndarray, song: np.ndarray, kept_song: np.ndarray
+    lists: pa.ChunkedArray, rows: np.ndarray, song: np.ndarray, selected_songs: np.ndarray
 ) -> tuple[pa.Array, pa.Array]:
     """Concatenate the lists of all `rows` of each kept song; return them, and the row of the song of each item."""
     by_song: dict[int, list[list[Any]]] = {}
     for code, windows in zip(song.tolist(), lists.take(pa.array(rows)).to_pylist(), strict=True):
         by_song.setdefault(code, []).append(windows)
-    songs = [by_song[code] for code in kept_song.tolist()]
+    songs = [by_song[code] for code in selected_songs.tolist()]
     slots = [[i for i, windows in enumerate(song_rows) for _ in windows] for song_rows in songs]
     return (
         pa.array([[name for windows in song_rows for name in windows] for song_rows in songs], lists.type),
@@ -305,8 +305,8 @@ def text_key(text: str) -> int:
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     # marks and symbols are kept: they distinguish words in many scripts, and emoji from each other
-    kept = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
-    normalized = " ".join(kept.split())
+    spaced = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in folded)
+    normalized = " ".join(spaced.split())
     return int.from_bytes(hashlib.sha256(normalized.encode()).digest()[:8], "big")
 
 

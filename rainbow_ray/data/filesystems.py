@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from rainbow_ray.data.read_errors import why_unreadable
+from rainbow_ray.data.read_errors import explain_read_error
 from rainbow_ray.utils.errors import InputError, printable
 from rainbow_ray.utils.paths import is_url
 
@@ -41,7 +41,7 @@ def open_filesystem(location: str, label: str) -> tuple[FileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(location, **storage_options(location))
     except Exception as error:
-        raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=True)}") from error
+        raise InputError(f"{label}: cannot be opened: {explain_read_error(error, remote=True)}") from error
     return PyFileSystem(FSSpecHandler(filesystem)), path
 
 
@@ -58,7 +58,7 @@ def storage_options(location: str) -> dict[str, Any]:
         return {}
     try:
         import aiohttp
-    except ImportError:  # fsspec says so
+    except ImportError:  # fsspec reports it
         return {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
     return {"client_kwargs": {"timeout": timeout}}
@@ -74,8 +74,8 @@ def holds_secret(location: str) -> bool:
         True if the URL must not be written to the files of a run.
     """
     for part in location.split("::"):
-        host, _, rest = part.partition("://")[2].partition("/")
-        if "@" in host or SECRET_QUERY.search(f"{host}/{rest}".partition("?")[2].partition("#")[0]):
+        host, _, path = part.partition("://")[2].partition("/")
+        if "@" in host or SECRET_QUERY.search(f"{host}/{path}".partition("?")[2].partition("#")[0]):
             return True
     return False
 
@@ -92,7 +92,7 @@ def describe_not_found(location: str, label: str, name: str) -> str:
         A message with advice.
     """
     if not is_url(location) and Path(location).is_symlink():
-        return f"{label}: a link to a file that is not there"
+        return f"{label}: a link to a file that does not exist"
     if PATTERN.search(location) and not is_url(location):
         return f"{label}: no such file or folder, and patterns are not expanded; name a folder, all of which is read"
     return f"{label}: no such file or folder; name another with --{name}"

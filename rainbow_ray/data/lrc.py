@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from rainbow_ray.data.encodings import UndecodableError, decode_text
 from rainbow_ray.data.times import CLOCK, ClockStyle, UnreadableTimeError, clock_seconds, clock_style
 
 MAX_BYTES = 10 * 2**20  # the largest real files have some hundred kilobytes
-LINE_SECONDS = 4.0  # usually between two lines
-WORD_SECONDS = 60.0  # that a word of the last line may come after the line's start
-OVERLAP = 1.0  # seconds by which a word of a line may come after the next line's start
+LINE_SECONDS = 4.0  # typical time between the starts of two lines
+WORD_SECONDS = 60.0  # maximum time from the start of the last line to one of its words
+OVERLAP = 1.0  # maximum time from the start of the next line to a word of this line, in seconds
 
 MISSING = "no such file"
 EMPTY = "empty"
@@ -103,23 +104,24 @@ def parse_lines(text: str | None) -> list[LrcLine]:
     rows = [row for row in re.split(r"\r\n|\r|\n", text or "") if _START.match(row)]
     stamps = [_STAMP.findall(_START.match(row)[0]) for row in rows]  # type: ignore[index]
     style = clock_style(list(itertools.chain.from_iterable(stamps)), LINE_SECONDS)
-    starts = [[at for at in (_seconds(stamp, style) for stamp in group) if at is not None] for group in stamps]
-    every = np.unique(np.array(list(itertools.chain.from_iterable(starts)), dtype=np.float64))
+    parsed_stamps = [[_seconds(stamp, style) for stamp in group] for group in stamps]
+    starts = [[seconds for seconds in group if seconds is not None] for group in parsed_stamps]
+    line_starts = np.unique(np.array(list(itertools.chain.from_iterable(starts)), dtype=np.float64))
     has_fractions = any("." in stamp or "," in stamp for group in stamps for stamp in group)
-    sooner = _offset_of(text or "")
+    offset = _offset_of(text or "")
     lines: list[tuple[float, LrcLine]] = []
     for row, own_starts in zip(rows, starts, strict=True):
         if not own_starts:
             continue
-        following = int(np.searchsorted(every, own_starts[0], side="right"))
-        latest = float(every[following]) + OVERLAP if following < len(every) else own_starts[0] + WORD_SECONDS
+        i_next = int(np.searchsorted(line_starts, own_starts[0], side="right"))
+        latest = float(line_starts[i_next]) + OVERLAP if i_next < len(line_starts) else own_starts[0] + WORD_SECONDS
         words, closing = _split_words(_START.sub("", row, count=1), own_starts[0], latest, style, has_fractions)
         end = closing if closing is not None and len(own_starts) == 1 and closing > own_starts[0] else None
         for start in own_starts:
-            moved_end = None if end is None else max(0.0, end - sooner)
-            lines.append((start, LrcLine(max(0.0, start - sooner), words, moved_end)))
+            moved_end = None if end is None else max(0.0, end - offset)
+            lines.append((start, LrcLine(max(0.0, start - offset), words, moved_end)))
     # lines of one time stay in the order of the file, and those before 0 in the order of their times
-    return [line for _, line in sorted(lines, key=lambda timed: timed[0])]
+    return [line for _, line in sorted(lines, key=itemgetter(0))]
 
 
 def read_lrc(root: Path, name: str) -> str:
@@ -192,13 +194,13 @@ def check_lrc(text: str) -> None:
 
 
 def _offset_of(text: str) -> float:
-    """Seconds by which lines come sooner than their stamps say."""
+    """Return the `[offset:]` of a document in seconds; a positive offset moves lines to earlier times."""
     match = _OFFSET.search(text)
     return float(match[1].replace(",", ".")) / 1000 if match else 0.0
 
 
 def _has_frames(row: str) -> bool:
-    """Whether all stamps at a line's start have four parts."""
+    """Return whether all stamps at the start of a line have four parts."""
     start = _START.match(row)
     stamps = _STAMP.findall(start[0]) if start else []
     return bool(stamps) and all(stamp.count(":") == 3 for stamp in stamps)
@@ -246,29 +248,29 @@ def _seconds(stamp: str, style: ClockStyle) -> float | None:
 
 
 def _split_words(
-    rest: str, start: float, latest: float, style: ClockStyle, has_fractions: bool
+    text: str, start: float, latest: float, style: ClockStyle, has_fractions: bool
 ) -> tuple[str, float | None]:
-    """The words of a line behind its first stamps, and when it ends, where that is said.
+    """Return the words of a line after its leading stamps, and its end in seconds if a closing stamp gives it.
 
     Args:
-        rest: The line without the stamps at its start.
-        start: When it begins, seconds.
-        latest: When a word of it can begin at the latest, seconds.
+        text: The line without its leading stamps.
+        start: Start of the line in seconds.
+        latest: Latest time at which a word of the line can start, in seconds.
         style: How clocks of three parts are read.
-        has_fractions: Whether stamps of the document have decimals; a clock without is then sung.
+        has_fractions: Whether stamps of the document have decimals; a clock without decimals is then part of the text.
     """
 
     def is_stamp(clock: str) -> bool:
-        at = _seconds(clock, style)
+        start_of_word = _seconds(clock, style)
         is_written_alike = "." in clock or "," in clock or not has_fractions
-        return at is not None and is_written_alike and start <= at <= latest
+        return start_of_word is not None and is_written_alike and start <= start_of_word <= latest
 
     def keep(match: re.Match[str]) -> str:
         return "" if is_stamp(match[1]) else match[0]
 
-    closing = _CLOSING.search(rest)
+    closing = _CLOSING.search(text)
     end = _seconds(closing[1], style) if closing and (closing[0][0] == "<" or is_stamp(closing[1])) else None
-    words = " ".join(_WORD_STAMP.sub("", _STAMP.sub(keep, rest)).split())
+    words = " ".join(_WORD_STAMP.sub("", _STAMP.sub(keep, text)).split())
     return words, end
 
 
@@ -284,9 +286,9 @@ def merge_simultaneous(lines: Sequence[LrcLine]) -> list[LrcLine]:
     merged: list[LrcLine] = []
     for line in lines:
         if merged and merged[-1].start == line.start:
-            before = merged.pop()
-            ends = [end for end in (before.end, line.end) if end is not None]
-            text = " ".join(filter(None, (before.text, line.text)))
+            previous = merged.pop()
+            ends = [end for end in (previous.end, line.end) if end is not None]
+            text = " ".join(filter(None, (previous.text, line.text)))
             merged.append(LrcLine(line.start, text, max(ends) if len(ends) == 2 else None))
         else:
             merged.append(line)

@@ -309,8 +309,8 @@ def _name_or_none(text: str) -> str | None:
 def _float_text(value: float | np.floating[Any]) -> str | None:
     if np.isnan(value):
         return None
-    whole = np.isfinite(value) and float(value).is_integer() and abs(float(value)) < LARGEST_INTEGER
-    return str(int(value)) if whole else str(value)
+    is_integer = np.isfinite(value) and float(value).is_integer() and abs(float(value)) < LARGEST_INTEGER
+    return str(int(value)) if is_integer else str(value)
 
 
 def _decimal_text(value: decimal.Decimal) -> str | None:
@@ -338,9 +338,9 @@ def _has_control(raw: bytes) -> bool:
 
 def _joins(characters: str, i: int) -> bool:
     """Whether a character is a joiner between two that are not Latin."""
-    inside = 0 < i < len(characters) - 1
+    is_inner = 0 < i < len(characters) - 1
     return (
-        inside
+        is_inner
         and characters[i] in JOINERS
         and ord(characters[i - 1]) > LATIN_END
         and ord(characters[i + 1]) > LATIN_END

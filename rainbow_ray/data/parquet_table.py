@@ -1,7 +1,7 @@
-"""A table of parquet files: opened by its footers, then read row group by row group, here and in Ray's workers alike.
+"""Tables of parquet files: opened by reading their footers, then read by row group, in this process or in Ray workers.
 
-All rows that the package reads come through `Manifest.read` and `Manifest.batches`, so that paths, types and errors are
-the same for every reader.
+The package reads all rows through `Manifest.read` and `Manifest.batches`, so paths, types and errors are the same for
+every reader.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from rainbow_ray.data.filesystems import (
     display_path,
     open_filesystem,
 )
-from rainbow_ray.data.read_errors import what_it_is, why_unreadable
+from rainbow_ray.data.read_errors import describe_file_type, explain_read_error
 from rainbow_ray.data.table_folders import FolderFiles, Values, list_folder
 from rainbow_ray.utils.errors import InputError, printable
 from rainbow_ray.utils.paths import is_url, resolve_location
 
-READERS = 8  # threads, each with a row group
+N_READER_THREADS = 8  # each reads one row group at a time
 FOOTER_LENGTH = 8  # bytes at a file's end: the footer's length, and `PAR1`
-MOST_PROBLEMS = 10  # of files, told at once
+MAX_PROBLEMS = 10  # files whose problems are reported together
 
 T = TypeVar("T")
 
@@ -58,15 +58,15 @@ class Manifest:
     Attributes:
         location: Absolute path or URL of a file or folder, the same for every process.
         files: Paths inside `filesystem`, in the order of the rows.
-        filesystem: Where the files are.
-        schema: The columns of all files, each of one type; dictionaries and views as plain types.
+        filesystem: File system of the files.
+        schema: The columns of all files, each with one type; dictionaries and views as plain types.
         rows: Number of rows.
-        name: What messages call the table, which is also the option that names it.
+        name: Name of the table in messages, which is also the option that selects it.
         groups: Number of rows of each row group, by file.
-        partitions: By file, values of the columns that its path spells.
-        notes: What the user should know of how the table is read.
+        partitions: Values of the partition columns, by file.
+        notes: Notes for the user on how the table is read.
         written: The location as the user wrote it, for messages.
-        mixed: For each column that files hold with several types, which type is in which file, in words.
+        mixed: Types of each column that files store with several types, as text for messages.
     """
 
     location: str
@@ -95,12 +95,12 @@ class Manifest:
         Returns:
             Row groups in the order of the rows.
         """
-        found, start = [], 0
+        row_groups, start = [], 0
         for file, sizes in enumerate(self.groups):
             for group, rows in enumerate(sizes):
-                found.append(RowGroup(file, group, start, rows))
+                row_groups.append(RowGroup(file, group, start, rows))
                 start += rows
-        return found
+        return row_groups
 
     def fragment(self, file: int) -> Any:
         """Return a file as a fragment of a pyarrow dataset.
@@ -136,7 +136,7 @@ class Manifest:
         if len(chosen) < 2:
             parts = [read_group(group) for group in chosen]
         else:
-            with ThreadPoolExecutor(min(READERS, len(chosen))) as pool:
+            with ThreadPoolExecutor(min(N_READER_THREADS, len(chosen))) as pool:
                 parts = list(pool.map(read_group, chosen))
         batches = [batch for part in parts for batch in part]
         return pa.Table.from_batches(batches, schema).combine_chunks()
@@ -147,15 +147,15 @@ class Manifest:
         Args:
             group: The row group.
             columns: Names of columns, in the order of the result.
-            size: The most rows of a batch, of which then few lie in memory; None leaves it to pyarrow.
+            size: Maximum number of rows of a batch, which limits the memory; None: pyarrow's default.
 
         Yields:
-            Batches with the types of `schema`; columns that the file lacks are null.
+            Batches with the types of `schema`; columns that the file does not have are null.
 
         Raises:
             InputError: A column cannot be read.
         """
-        if group.rows == 0:  # its types may be others
+        if group.rows == 0:  # files without rows may have other types
             return
         constants = self.partitions[group.file] if self.partitions else {}
         stored = [name for name in columns if name not in constants]
@@ -163,8 +163,8 @@ class Manifest:
         if not stored:
             yield _with_constants({}, schema, constants, group.rows)
             return
-        batches = self._translated(lambda: self._scan(group, stored, size), group, stored)
-        while (batch := self._translated(lambda: next(batches, None), group, stored)) is not None:
+        batches = self._call(lambda: self._scan(group, stored, size), group, stored)
+        while (batch := self._call(lambda: next(batches, None), group, stored)) is not None:
             if len(batch):
                 values = dict(zip(stored, batch.columns, strict=True))
                 yield _with_constants(values, schema, constants, len(batch))
@@ -178,79 +178,79 @@ class Manifest:
         Returns:
             Size in bytes; of files with encrypted columns, the size of all their columns.
         """
-        found = [
-            self._translated(functools.partial(self._size_in, file, set(columns)), RowGroup(file, 0, 0, 0), columns)
+        sizes = [
+            self._call(functools.partial(self._size_in, file, set(columns)), RowGroup(file, 0, 0, 0), columns)
             for file in range(len(self.files))
         ]
-        return sum(found)
+        return sum(sizes)
 
     def _size_in(self, file: int, columns: set[str]) -> int:
         metadata = self.fragment(file).metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         if _is_signed(self.filesystem, self.files[file], metadata):
-            # pyarrow aborts the process where it is asked for the facts of an encrypted column
+            # pyarrow aborts the process when the metadata of an encrypted column are read
             return sum(group.total_byte_size for group in groups)
         paths = [metadata.schema.column(i).path.split(".")[0] for i in range(metadata.num_columns)]
-        wanted = [i for i, path in enumerate(paths) if path in columns]
-        return sum(group.column(i).total_uncompressed_size for group in groups for i in wanted)
+        indices = [i for i, path in enumerate(paths) if path in columns]
+        return sum(group.column(i).total_uncompressed_size for group in groups for i in indices)
 
     def _scan(self, group: RowGroup, columns: Sequence[str], size: int | None) -> Iterator[pa.RecordBatch]:
         part = self.fragment(group.file).subset(row_group_ids=[group.group])
-        few = {"batch_size": size, "batch_readahead": 1, "fragment_readahead": 1} if size is not None else {}
-        # of these columns alone: pyarrow adds some of its own, whose names others may have too (`__filename`)
+        batch_options = {"batch_size": size, "batch_readahead": 1, "fragment_readahead": 1} if size is not None else {}
+        # a schema of these columns only, because pyarrow adds columns (`__filename`) whose names may be in the table
         schema = pa.schema([self.schema.field(name) for name in columns])
-        scanner = part.scanner(schema=schema, columns=list(columns), use_threads=size is None, **few)
+        scanner = part.scanner(schema=schema, columns=list(columns), use_threads=size is None, **batch_options)
         return iter(scanner.to_batches())
 
-    def _translated(self, step: Callable[[], T], group: RowGroup, columns: Sequence[str]) -> T:
-        """Take a step inside pyarrow and the file system, whose errors are the file's."""
+    def _call(self, step: Callable[[], T], group: RowGroup, columns: Sequence[str]) -> T:
+        """Call a function of pyarrow, and convert its errors to an `InputError` about the row group."""
         try:
             return step()
         except Exception as error:
             raise InputError(self._problems(error, group, columns)) from error
 
     def _problems(self, error: Exception, group: RowGroup, columns: Sequence[str]) -> list[str]:
-        """What is wrong with a row group: each of its columns that cannot be read alone, or all of it."""
-        within = display_path(self.files[group.file], self.location)
-        where = f"{self}: {f'{within}, ' if within else ''}row group {group.group}"
+        """Return a problem for each column of a row group that cannot be read, or one for the whole row group."""
+        file = display_path(self.files[group.file], self.location)
+        subject = f"{self}: {f'{file}, ' if file else ''}row group {group.group}"
         problems = []
         for name in columns:
             try:
                 for _ in self._scan(group, [name], None):
                     pass
-            except Exception as alone:
-                why = why_unreadable(alone, remote=is_url(self.location))
-                if name in self.mixed and isinstance(alone, pa.ArrowInvalid):  # of a conversion, not of the file
-                    reason = " ".join(str(alone).split())[:200]
-                    why = f"it holds {self.mixed[name]}, which have no common type ({reason}); {ADVICE}"
-                problems.append(f"{where}, column {name!r} cannot be read: {why}")
-        return problems or [f"{where} cannot be read: {why_unreadable(error, remote=is_url(self.location))}"]
+            except Exception as column_error:
+                reason = explain_read_error(column_error, remote=is_url(self.location))
+                if name in self.mixed and isinstance(column_error, pa.ArrowInvalid):  # a conversion failed
+                    message = " ".join(str(column_error).split())[:200]
+                    reason = f"it has {self.mixed[name]}, which have no common type ({message}); {ADVICE}"
+                problems.append(f"{subject}, column {name!r} cannot be read: {reason}")
+        return problems or [f"{subject} cannot be read: {explain_read_error(error, remote=is_url(self.location))}"]
 
 
 def open_manifest(location: str, name: str = "manifest") -> Manifest:
-    """Open a parquet file, a folder of parquet files, or an fsspec URL, by the footers of its files.
+    """Open a parquet file, a folder of parquet files, or an fsspec URL, reading only the footers of its files.
 
     Args:
         location: Path or URL; relative paths start from the working folder.
-        name: Name of the table in messages, which is also the option that names it.
+        name: Name of the table in messages, which is also the option that selects it.
 
     Returns:
         The opened table, with its schema, files and notes.
 
     Raises:
-        InputError: It cannot be opened, is not a parquet table, has no rows, or its files do not fit together.
+        InputError: It cannot be opened, is not a parquet table, has no rows, or its files have different types.
     """
     label = f"{name} {printable(location)}"
     if not location:
         raise InputError(f"--{name}: it is empty; name a parquet file, a folder or a URL")
-    written, location = location, resolve_location(location)
+    written_location, location = location, resolve_location(location)
     filesystem, path = open_filesystem(location, label)
     remote = is_url(location)
     try:
         info = filesystem.get_file_info(path)
         if info.type.name == "NotFound":
             if remote:
-                filesystem.handler.fs.info(path)  # says why: pyarrow takes any failure for a file that is not there
+                filesystem.handler.fs.info(path)  # raises the reason: pyarrow reports any failure as "NotFound"
             raise InputError(describe_not_found(location, label, name))
         if info.type.name == "Unknown":
             raise InputError(f"{label}: neither a file nor a folder")
@@ -260,12 +260,12 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{label}: cannot be opened: {why_unreadable(error, remote=remote)}") from error
+        raise InputError(f"{label}: cannot be opened: {explain_read_error(error, remote=remote)}") from error
     files = (path,) if listed is None else listed.files
     schemas, groups = _read_footers(filesystem, files, location, label)
     counts = [sum(sizes) for sizes in groups]
-    places = [display_path(file, location) or "the file" for file in files]
-    schema, mixed = common_schema(schemas, counts, places, label)
+    file_names = [display_path(file, location) or "the file" for file in files]
+    schema, mixed = common_schema(schemas, counts, file_names, label)
     partitions: tuple[Values, ...] = ()
     if listed is not None and listed.types:
         schema, partitions = _with_partitions(schema, schemas, counts, listed, label)
@@ -273,7 +273,7 @@ def open_manifest(location: str, name: str = "manifest") -> Manifest:
     if rows == 0:
         raise InputError(f"{label}: the table has no rows")
     notes = tuple(f"{label}: {note}" for note in (listed.notes if listed is not None else ()))
-    return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written, mixed)
+    return Manifest(location, files, filesystem, schema, rows, name, groups, partitions, notes, written_location, mixed)
 
 
 def _fragment(filesystem: FileSystem, path: str) -> Any:
@@ -282,7 +282,7 @@ def _fragment(filesystem: FileSystem, path: str) -> Any:
 
 
 def _is_signed(filesystem: FileSystem, path: str, metadata: Any) -> bool:
-    """Whether a file's footer is plain but signed, as of files with encrypted columns: it is then longer than it says.
+    """Return whether a footer is plain but signed, as with encrypted columns: it is then longer than its metadata.
 
     Reference:
         https://github.com/apache/parquet-format/blob/master/Encryption.md ("Plaintext footer mode")
@@ -296,7 +296,7 @@ def _is_signed(filesystem: FileSystem, path: str, metadata: Any) -> bool:
 def _read_footers(
     filesystem: FileSystem, files: Sequence[str], location: str, label: str
 ) -> tuple[list[pa.Schema], tuple[tuple[int, ...], ...]]:
-    """Schema and sizes of row groups of each file. Raises `InputError` with every file that has none."""
+    """Return the schema and the sizes of the row groups of each file. Raises `InputError` with all unreadable files."""
 
     def footer(path: str) -> tuple[pa.Schema, tuple[int, ...]] | str:
         try:
@@ -306,39 +306,40 @@ def _read_footers(
             check_names(fragment.physical_schema)
             return fragment.physical_schema, sizes
         except UnicodeDecodeError as error:
-            shown = printable(repr(error.object)[:80])
-            place = display_path(path, location) or "the file"
-            return f"{label}: {place} has a column whose name is not UTF-8 ({shown}); rename it"
+            name = printable(repr(error.object)[:80])
+            file_name = display_path(path, location) or "the file"
+            return f"{label}: {file_name} has a column whose name is not UTF-8 ({name}); rename it"
         except Exception as error:
-            within = display_path(path, location)
-            where = f"{label}: {within} " if within else f"{label}: "
-            what = what_it_is(filesystem, path)
-            if what is not None:
-                return f"{where}is not parquet but {what}" if within else f"{where}not parquet but {what}"
+            file = display_path(path, location)
+            subject = f"{label}: {file} " if file else f"{label}: "
+            file_type = describe_file_type(filesystem, path)
+            if file_type is not None:
+                return f"{subject}is not parquet but {file_type}" if file else f"{subject}not parquet but {file_type}"
             if isinstance(error, pa.ArrowInvalid | pa.ArrowTypeError):
-                said = " ".join(str(error).split())[:200]
-                return f"{where}{'is ' if within else ''}not a whole parquet table ({said}); export it again"
-            return f"{where}cannot be read: {why_unreadable(error, remote=is_url(location))}"
+                message = " ".join(str(error).split())[:200]
+                return f"{subject}{'is ' if file else ''}not a complete parquet table ({message}); export it again"
+            return f"{subject}cannot be read: {explain_read_error(error, remote=is_url(location))}"
 
-    with ThreadPoolExecutor(min(READERS, len(files))) as pool:
-        found = list(pool.map(footer, files))
-    problems = [one for one in found if isinstance(one, str)]
+    with ThreadPoolExecutor(min(N_READER_THREADS, len(files))) as pool:
+        results = list(pool.map(footer, files))
+    problems = [result for result in results if isinstance(result, str)]
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        raise InputError(problems[:MOST_PROBLEMS] + ([f"{label}: {more} more files like these"] if more > 0 else []))
-    footers = [one for one in found if not isinstance(one, str)]
+        n_more = len(problems) - MAX_PROBLEMS
+        further = [f"{label}: {n_more} more files like these"] if n_more > 0 else []
+        raise InputError(problems[:MAX_PROBLEMS] + further)
+    footers = [result for result in results if not isinstance(result, str)]
     return [schema for schema, _ in footers], tuple(sizes for _, sizes in footers)
 
 
 def _with_partitions(
     schema: pa.Schema, schemas: Sequence[pa.Schema], rows: Sequence[int], listed: FolderFiles, label: str
 ) -> tuple[pa.Schema, tuple[Values, ...]]:
-    """Add columns that paths spell; a file's own column comes before that of its path."""
+    """Add the partition columns; a column in the file has precedence over that of its path."""
     stored = {name for part, count in zip(schemas, rows, strict=True) if count for name in part.names}
     for key, kind in listed.types.items():
         if key not in schema.names:
             schema = schema.append(pa.field(key, kind))
-        elif key not in stored:  # only files without rows have it
+        elif key not in stored:  # only files without rows have this column
             schema = schema.set(schema.get_field_index(key), pa.field(key, kind))
     partitions: list[Values] = []
     problems = []
@@ -351,17 +352,17 @@ def _with_partitions(
                 constants[key] = path_value(value, schema.field(key).type)
             except pa.ArrowException:
                 problems.append(
-                    f"{label}: {printable(path)}: {f'{key}={value}'!r} in the path is no value of column {key!r}, which"
-                    f" other files hold as {schema.field(key).type}; write the column into the file"
+                    f"{label}: {printable(path)}: {f'{key}={value}'!r} in the path is not a value of column {key!r},"
+                    f" which other files have as {schema.field(key).type}; write the column into the file"
                 )
         partitions.append(constants)
     if problems:
-        raise InputError(problems[:MOST_PROBLEMS])
+        raise InputError(problems[:MAX_PROBLEMS])
     return schema, tuple(partitions)
 
 
 def _with_constants(values: Mapping[str, pa.Array], schema: pa.Schema, constants: Values, rows: int) -> pa.RecordBatch:
-    """A batch with the columns of a schema, those of the file's path among them."""
+    """Return a batch with the columns of a schema, including those of the file's path."""
     arrays = [
         values[column.name] if column.name in values
         else pa.array([constants[column.name]], column.type).take(pa.nulls(rows, pa.int64()).fill_null(0))

@@ -1,6 +1,6 @@
-"""Labels as a table holds them: of one plain type, missing ones told from those that cannot be read.
+"""Raw labels of a table: converted to one plain type, with the reason for each label that cannot be read.
 
-They stay raw here: a problem's `parse` makes targets of them.
+`Task.parse` converts raw labels to targets.
 """
 
 from __future__ import annotations
@@ -31,49 +31,49 @@ def read_labels(column: pa.ChunkedArray, name: str, field: str | None) -> tuple[
 
     Args:
         column: A column of labels, of structs, or of JSON documents, `(rows,)`.
-        name: What messages call the column.
-        field: The field of the structs or documents that holds the label; None where the column does.
+        name: Name of the column in messages.
+        field: Field of the structs or documents with the label; None if the column itself has the labels.
 
     Returns:
-        The labels, `(rows,)`, strings among them in their one form (`label_name`), and why some cannot be read, null
-        where they can.
+        The labels, `(rows,)`, with strings normalized by `label_name`; and the reason for each label that cannot be
+        read, null for the others.
 
     Raises:
         InputError: Structs have two fields of one name.
     """
     plain = decode_storage(column)
-    twice = _repeated_field(plain.type) if field is None else _repeated_field(plain.type, field)
-    if twice is not None:
-        raise InputError(f"column {name!r} holds structs in which the field {twice!r} stands twice; rename one of them")
+    repeated = _repeated_field(plain.type) if field is None else _repeated_field(plain.type, field)
+    if repeated is not None:
+        raise InputError(f"column {name!r} has structs with two fields {repeated!r}; rename one of them")
     if field is None or pa.types.is_struct(plain.type):
         labels = decode_storage(plain if field is None else pc.struct_field(plain, field))
         return _decoded_labels(labels, name)
-    found = [_json_field(document, field) for document in _documents(plain)]
-    values, reasons = [value for value, _ in found], [reason for _, reason in found]
+    values_and_reasons = [_json_field(document, field) for document in _documents(plain)]
+    values, reasons = [value for value, _ in values_and_reasons], [reason for _, reason in values_and_reasons]
     return label_names(pa.array(values, pa.string()), name), pa.array(reasons, pa.string())
 
 
-def _repeated_field(kind: pa.DataType, only: str | None = None) -> str | None:
-    """A name that two fields of one struct have, at any depth; `only`: the field of the outermost that is read."""
+def _repeated_field(kind: pa.DataType, label_field: str | None = None) -> str | None:
+    """Return a name that two fields of one struct share, at any depth; of the outermost, only `label_field` is read."""
     if not pa.types.is_nested(kind):
         return None
     fields = [kind.field(i) for i in range(kind.num_fields)]
     names = [field.name for field in fields]
-    if only is not None and pa.types.is_struct(kind):
-        fields = [field for field in fields if field.name == only]
-    twice = [field.name for field in fields if names.count(field.name) > 1]
+    if label_field is not None and pa.types.is_struct(kind):
+        fields = [field for field in fields if field.name == label_field]
+    repeated = [field.name for field in fields if names.count(field.name) > 1]
     inner = (_repeated_field(plain_type(field.type)) for field in fields)
-    return twice[0] if twice else next((name for name in inner if name is not None), None)
+    return repeated[0] if repeated else next((name for name in inner if name is not None), None)
 
 
 def _documents(column: pa.ChunkedArray) -> list[str]:
-    """Documents as text, in which bytes that are not UTF-8 stand as lone surrogates, and empty ones for missing."""
+    """Decode documents as UTF-8, with lone surrogates for invalid bytes and empty text for null."""
     raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
     return [(document or b"").decode("utf-8", "surrogateescape").strip() for document in raw.to_pylist()]
 
 
 def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray | pa.Array, pa.Array]:
-    """Labels of one plain type, so that blocks of one column always have one, and which of them are not UTF-8."""
+    """Return labels of one plain type, the same for all blocks of a column, and the reasons for those not UTF-8."""
     kind = labels.type
     if pa.types.is_nested(kind):
         return _decoded_lists(_with_texts(labels, name))
@@ -96,7 +96,7 @@ def _decoded_labels(labels: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray
 
 
 def _bits_as_digits(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Bytes in which single bytes of the value 0 or 1, as databases export bits, are the digits."""
+    """Replace single bytes of value 0 or 1, as databases export bits, by the digits 0 and 1."""
     raw = labels.cast(pa.large_binary())
     for bit, digit in ((b"\0", b"0"), (b"\1", b"1")):
         is_bit = pc.equal(raw, pa.scalar(bit, pa.large_binary()))
@@ -107,7 +107,7 @@ def _bits_as_digits(labels: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _with_texts(labels: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Lists in which times and bytes of fixed size are texts, since Python's own types do not hold all of them."""
+    """Convert times and bytes of fixed size in lists to text, because Python's types cannot represent all of them."""
     kind = labels.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         return labels
@@ -124,7 +124,7 @@ def _with_texts(labels: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _spells_half(text: str) -> bool:
-    """Whether a container that is written as text has half a character among its items."""
+    """Return whether an item of a container that is written as text has an unpaired surrogate."""
     try:
         return _has_half(parse_container(text))
     except ContainerError:
@@ -139,7 +139,7 @@ def _has_half(value: Any) -> bool:
 
 
 def _json_values(value: Any) -> Any:
-    """A value that JSON can hold: decimals as their text."""
+    """Convert a value to one that JSON can represent: decimals to text."""
     if isinstance(value, dict):
         return {scalar_text(key) or "": _json_values(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -167,7 +167,7 @@ def _decoded_lists(labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array,
 
 
 def _json_field(document: str, field: str) -> tuple[str | None, str | None]:
-    """The text of a field, None where it is missing, and why it cannot be read.
+    """Return the text of a field, None if it is missing; and the reason if it cannot be read.
 
     NaN, as Python's `json` writes what is missing, is missing. A container is written as JSON again. Mappings in the
     spelling of Python are read too.
@@ -211,7 +211,8 @@ def fill_missing(label: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.
     missing = is_missing(label)
     if not pa.types.is_nested(label.type):
         return pc.if_else(missing, name, id_column(pa.chunked_array(label)))
-    filled = [[name] if gone else cell for cell, gone in zip(label.to_pylist(), missing.to_pylist(), strict=True)]
+    cells = zip(label.to_pylist(), missing.to_pylist(), strict=True)
+    filled = [[name] if is_null else cell for cell, is_null in cells]
     # lists of numbers and mappings too: as JSON all have one type
     return pa.array([json.dumps(cell, ensure_ascii=False, default=scalar_text) for cell in filled], pa.string())
 
@@ -234,7 +235,7 @@ def is_missing(label: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
 
 
 def _holds_nothing(cell: Any) -> bool:
-    """Whether a list has items, all of which are missing."""
+    """Return whether a list has items, all of which are missing."""
     return bool(cell) and all(
         not isinstance(item, list | tuple | dict | set) and (scalar_text(item) or "").strip() == "" for item in cell
     )

@@ -1,4 +1,4 @@
-"""Why a table cannot be read, in words: what pyarrow, fsspec and remote back ends raise, by cause and with advice."""
+"""Explanations of errors that pyarrow, fsspec and remote back ends raise when a table is read, with advice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from pyarrow.fs import FileSystem
 
-PEEK = 64  # bytes
+N_MAGIC_BYTES = 64
 SIGNATURES = (
     (b"PARE", "an encrypted parquet file; write it without encryption"),
     (b"ARROW1", "an Arrow (Feather) file; write it as parquet"),
@@ -17,7 +17,7 @@ SIGNATURES = (
     (b"(\xb5/\xfd", "a zstd file; unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"<", "a web page (HTML or XML), not the file itself; name the address that downloads the file"),
-    (b"\x00\x05\x16\x07", "what macOS writes beside a file on foreign disks; name the file itself"),
+    (b"\x00\x05\x16\x07", "an AppleDouble file, which macOS writes next to a file; name the file itself"),
 )
 UNREACHABLE = ("connect", "gaierror", "timeout", "timedout", "offlinemode", "localentrynotfound", "maxretry")
 UNREACHABLE_TEXT = ("name or service not known", "temporary failure in name resolution", "network is unreachable",
@@ -28,7 +28,7 @@ STATUS = re.compile(r"^\W*(\d{3})\b|\b(?:status|error|code|http)\W{1,3}(\d{3})\b
 MEMORY = re.compile(r"(malloc|realloc) of size (\d+) failed")
 
 
-def what_it_is(filesystem: FileSystem, path: str) -> str | None:
+def describe_file_type(filesystem: FileSystem, path: str) -> str | None:
     """Guess the type of a file from its first bytes.
 
     Args:
@@ -40,28 +40,30 @@ def what_it_is(filesystem: FileSystem, path: str) -> str | None:
     """
     try:
         with filesystem.open_input_stream(path) as file:
-            start = bytes(file.read(PEEK))
+            start = bytes(file.read(N_MAGIC_BYTES))
     except Exception:
         return None
     text = start.removeprefix(b"\xef\xbb\xbf")
-    found = next((what for signature, what in SIGNATURES if text.lstrip().startswith(signature)), None)
-    if found is None and text and not start.startswith(b"PAR1") and _is_text(text):
+    for signature, description in SIGNATURES:
+        if text.lstrip().startswith(signature):
+            return description
+    if text and not start.startswith(b"PAR1") and _is_text(text):
         return "a text file (CSV or JSON, perhaps); write it as parquet"
-    return found
+    return None
 
 
-def why_unreadable(error: BaseException, *, remote: bool) -> str:
-    """Return the cause of an error of pyarrow, fsspec or a remote back end, with advice.
+def explain_read_error(error: BaseException, *, remote: bool) -> str:
+    """Explain an error of pyarrow, fsspec or a remote back end, with advice.
 
     Args:
-        error: What was raised while a table was opened or read.
+        error: The error that was raised while a table was opened or read.
         remote: Whether the table is at a URL.
 
     Returns:
         A sentence without a final period.
     """
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # fsspec raises it for anything that a server answers
+        error = error.__cause__  # fsspec raises FileNotFoundError for any HTTP error
     text, names = _message(error), _class_names(error)
     lower = text.lower()
     if "decrypt" in lower or "encrypted" in lower:
@@ -69,41 +71,41 @@ def why_unreadable(error: BaseException, *, remote: bool) -> str:
     if MEMORY.search(text):
         return f"it is damaged, or larger than memory ({text}); export it again in smaller row groups"
     if remote:
-        return _why_remote(error, text, names)
+        return _explain_remote_error(error, text, names)
     if isinstance(error, FileNotFoundError):
         return f"no such file ({text})"
     if isinstance(error, PermissionError):
         return "permission is denied"
     if isinstance(error, UnicodeError):
         return "its name is not UTF-8; rename it"
-    if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the content
+    if isinstance(error, OSError) and error.errno is not None:  # the operating system failed, not the content
         return text
     return f"{text}; export it again"
 
 
-def _why_remote(error: BaseException, text: str, names: str) -> str:
-    """The cause of an error of a back end, by its class and words."""
+def _explain_remote_error(error: BaseException, text: str, names: str) -> str:
+    """Explain an error of a remote back end by its classes and its message."""
     lower, status = text.lower(), _http_status(error, text)
     if isinstance(error, ImportError):
-        return f"a package that such an address needs is missing ({text})"
+        return f"a package that this kind of URL needs is missing ({text})"
     if any(word in names for word in UNREACHABLE) or any(word in lower for word in UNREACHABLE_TEXT):
         return f"the server cannot be reached ({text}); check the network, or name a local copy"
     if isinstance(error, FileNotFoundError) or status == 404:
         return f"no such file ({text})"
     denied = isinstance(error, PermissionError) or any(word in names for word in DENIED)
     if denied or status in (401, 403) or any(word in lower for word in DENIED_TEXT):
-        return f"access is denied ({text}); set the credentials that its file system reads from the environment"
+        return f"access is denied ({text}); set the credentials of its file system in the environment"
     if status is not None and status >= 500:
         return f"the server answered with an error ({text}); try again later, or name a local copy"
     if "range" in lower:
-        return f"the server does not send parts of files ({text}); write simplecache:: before the address"
+        return f"the server does not send parts of files ({text}); prefix the URL with simplecache::"
     return f"{text}; try again, or name a local copy"
 
 
 def _http_status(error: BaseException, text: str) -> int | None:
-    """The status that a server answered with, as aiohttp, httpx and requests keep it, or as a message begins with it.
+    """Return the HTTP status: an attribute of errors of aiohttp, httpx and requests, or a number in the message.
 
-    Not any number in the text: addresses hold ports and names of all digits.
+    Other numbers in the message, such as ports in addresses, do not count.
     """
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
@@ -113,13 +115,13 @@ def _http_status(error: BaseException, text: str) -> int | None:
 
 
 def _message(error: BaseException) -> str:
-    """The gist of an error on one line."""
+    """Return the message of an error on one line, at most 200 characters of it."""
     text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     return (text or type(error).__name__)[:200]
 
 
 def _class_names(error: BaseException) -> str:
-    """Names of the classes of an error and of what caused it, in lower case."""
+    """Return the class names of an error and of its causes, in lower case."""
     names: list[str] = []
     current: BaseException | None = error
     while current is not None and len(names) < 40:
@@ -129,7 +131,7 @@ def _class_names(error: BaseException) -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether bytes are UTF-8 text, the last character perhaps cut."""
+    """Return whether bytes are UTF-8 text; the last character may be incomplete."""
     try:
         decoded = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:

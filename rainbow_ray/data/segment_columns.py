@@ -49,13 +49,13 @@ class TimelineColumns:
     notes: list[str]
 
 
-def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> TimelineColumns:
+def read_timeline_columns(table: pa.Table, id_column: str, label: str) -> TimelineColumns:
     """Read the columns of a manifest that segments are derived from.
 
     Args:
         table: Manifest.
         id_column: Column of the song ids.
-        where: Name of the manifest in messages.
+        label: Name of the manifest in messages.
 
     Returns:
         Their values; missing columns give missing values.
@@ -74,7 +74,7 @@ def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> Timeli
             return missing
         values = convert(column)
         if values is None:
-            problems.append(f"{where}: column {name!r} holds {table.schema.field(name).type}; expected: {expected}")
+            problems.append(f"{label}: column {name!r} holds {table.schema.field(name).type}; expected: {expected}")
             return missing
         return values
 
@@ -83,7 +83,7 @@ def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> Timeli
     files = read(LRC, LRC_TYPES, _texts_or_bytes)
     lyrics = read(LYRICS, LYRICS_TYPES, _lyrics)
     try:
-        running, notes = _running_times(table, where)
+        running, notes = _running_times(table, label)
     except InputError as error:
         problems += error.problems
     if problems:
@@ -92,17 +92,17 @@ def read_timeline_columns(table: pa.Table, id_column: str, where: str) -> Timeli
     return TimelineColumns(songs, structures, files, texts, running, [*notes, *lyrics_notes])
 
 
-def _running_times(table: pa.Table, where: str) -> tuple[np.ndarray, list[str]]:
+def _running_times(table: pa.Table, label: str) -> tuple[np.ndarray, list[str]]:
     """Return running times in seconds, and notes; raise `InputError` where the column cannot be used."""
     if RUNNING_TIME not in table.column_names:
         return np.full(len(table), np.nan), []
     type_problem = time_type_problem(table.schema.field(RUNNING_TIME).type)
     if type_problem is not None:
-        raise InputError(f"{where}: column {RUNNING_TIME!r} {type_problem}")
+        raise InputError(f"{label}: column {RUNNING_TIME!r} {type_problem}")
     try:
         column, note = read_times(table, RUNNING_TIME)
     except InputError as error:
-        raise InputError([f"{where}: {problem}" for problem in error.problems]) from error
+        raise InputError([f"{label}: {problem}" for problem in error.problems]) from error
     return column.seconds, [note] if note else []
 
 

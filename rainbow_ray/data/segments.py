@@ -157,8 +157,10 @@ def _match_stems(keys: pd.DataFrame) -> np.ndarray:
     for name in TIMES:
         times = keys[name].to_numpy(dtype=np.float64)
         order = np.lexsort((times, group))
-        before, after = times[order][:-1], times[order][1:]
-        is_same = (after == before) | (after <= before + TIME_TOLERANCE) | (np.isnan(before) & np.isnan(after))
+        previous, current = times[order][:-1], times[order][1:]
+        is_same = (
+            (current == previous) | (current <= previous + TIME_TOLERANCE) | (np.isnan(previous) & np.isnan(current))
+        )
         is_first = np.append(True, (np.diff(group[order]) != 0) | ~is_same)[: len(group)]
         group = group.copy()
         group[order] = np.cumsum(is_first) - 1

@@ -116,7 +116,7 @@ def read_index(
         )
 
     tasks = _make_tasks(row_groups, np.arange(row_groups.n_rows), np.arange(row_groups.n_rows))
-    blocks = list(_run_tasks(manifest, columns, prepare, tasks, then=summarize))
+    blocks = list(_run_tasks(manifest, columns, prepare, tasks, transform=summarize))
     table = pa.concat_tables(blocks, promote_options="permissive")
     return table.rename_columns(["row" if name == "example" else name for name in table.column_names])
 
@@ -275,7 +275,7 @@ class StreamingDataset(Dataset):
             unused = [*ROW_COLUMNS, *([] if with_text else ["text"])]
             return block.drop_columns([name for name in unused if name in block.column_names])
 
-        for block in _run_tasks(self.manifest, self.columns, self.prepare, tasks, then=drop_unused):
+        for block in _run_tasks(self.manifest, self.columns, self.prepare, tasks, transform=drop_unused):
             from_index = index_columns.take(block["example"])
             for name in names:
                 block = block.append_column(name, from_index[name])
@@ -339,7 +339,7 @@ _TASK_SCHEMA = pa.schema(
 
 
 def _run_tasks(
-    manifest: Manifest, columns: Columns, prepare: Prepare, tasks: list[pa.Table], *, then: Prepare
+    manifest: Manifest, columns: Columns, prepare: Prepare, tasks: list[pa.Table], *, transform: Prepare
 ) -> Iterator[pa.Table]:
     """Run reading tasks through Ray Data, in their order and in bounded memory."""
     import ray.data
@@ -358,7 +358,7 @@ def _run_tasks(
             group = RowGroup(file, number, 0, manifest.groups[file][number])
             rows, examples = (task[name][i].values.to_numpy() for name in ("rows", "examples"))
             for block, indices in _read_selected(manifest, group, columns.projection, rows, examples):
-                yield then(prepare(normalize_rows(block, columns)).append_column("example", pa.array(indices)))
+                yield transform(prepare(normalize_rows(block, columns)).append_column("example", pa.array(indices)))
 
     with ray.data.DataContext.current(context):  # a dataset keeps the context of its creation
         dataset = ray.data.from_arrow(tasks).map_batches(

@@ -1,7 +1,7 @@
-"""Which files of a folder are the table: hidden ones are passed over, partitions are columns, versions are respected.
+"""Listing of the parquet files of a folder: hidden files are skipped, and Hive partitions become columns.
 
-A file or folder below the given one is hidden where its name begins with `.` or `_`, as in pyarrow and Spark. What is
-passed over although it is a parquet file is counted in a note.
+As in pyarrow and Spark, files and folders are hidden if their names start with `.` or `_`. Of tables of Delta Lake and
+Iceberg, only the files of the current version are listed. Notes count the parquet files that are skipped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rainbow_ray.utils.errors import InputError, printable
 ENDINGS = (".parquet", ".pq", ".parq")
 HIDDEN = (".", "_")
 MAGIC = b"PAR1"
-MOST_PEEKS = 1000  # files whose first bytes are looked at
-SHOWN = 3
+MAX_TYPE_CHECKS = 1000  # files whose first bytes are read
+MAX_SHOWN_NAMES = 3  # files in a note
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 Values = Mapping[str, str | int | None]
@@ -36,7 +36,7 @@ class FolderFiles:
 
     Attributes:
         files: Paths of the files, in the order of the rows.
-        partitions: For each file, the values of the columns that its path spells (`album=1/`).
+        partitions: Values of the partition columns of each file, from its path (`album=1/`).
         types: Types of the partition columns.
         notes: Notes for the user, such as ignored files.
     """
@@ -59,45 +59,46 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
         The files, their partition values and notes.
 
     Raises:
-        InputError: The folder holds no parquet file, broken links, or the files of several versions of a table.
+        InputError: The folder contains no parquet file, broken links, or the files of several versions of a table.
     """
-    found, repeated_links = _walk(filesystem, folder)
+    path_by_name, repeated_links = _walk(filesystem, folder)
     try:
-        current, kind = current_files(filesystem, folder, found.keys())
+        current, kind = current_files(filesystem, folder, path_by_name.keys())
     except NotUnderstoodError as error:
         raise InputError(f"{label}: {error}") from error
     except UNREADABLE_LOG as error:
         raise InputError(f"{label}: the log of this table cannot be read ({' '.join(str(error).split())[:200]});"
-                         " export its present version as plain parquet and name that") from error  # fmt: skip
-    named = [name for name in sorted(found) if name.lower().endswith(ENDINGS)]
-    visible = [name for name in named if not _is_hidden(name)]
+                         " export its current version as plain parquet") from error  # fmt: skip
+    parquet_names = [name for name in sorted(path_by_name) if name.lower().endswith(ENDINGS)]
+    visible = [name for name in parquet_names if not _is_hidden(name)]
     files = [name for name in visible if current is None or name in current]
-    broken = [name for name in files if found[name] is None]
+    broken = [name for name in files if path_by_name[name] is None]
     if broken:
-        raise InputError(f"{label}: {printable(broken[0])} is a link to a file that is not there"
+        raise InputError(f"{label}: {printable(broken[0])} is a link to a file that does not exist"
                          f"{f', and so are {len(broken) - 1} more' if len(broken) > 1 else ''}")  # fmt: skip
-    listed, files = files, _without_repeats(filesystem, found, files)
-    repeats = [name for name in listed if name not in set(files)]
+    visible_files, files = files, _without_repeats(filesystem, path_by_name, files)
+    repeats = [name for name in visible_files if name not in set(files)]
     log = DELTA_LOG if kind == "Delta" else None
-    hidden = [name for name in named if _is_hidden(name) and name.partition("/")[0] != log
-              and _is_parquet(filesystem, found[name])]  # fmt: skip
-    foreign = _foreign(filesystem, {name: path for name, path in found.items() if name not in named})
+    hidden = [name for name in parquet_names if _is_hidden(name) and name.partition("/")[0] != log
+              and _is_parquet(filesystem, path_by_name[name])]  # fmt: skip
+    other_paths = {name: path for name, path in path_by_name.items() if name not in parquet_names}
+    misnamed = _find_misnamed(filesystem, other_paths)
     notes = [
-        *_note(hidden, "since a name in the path begins with . or _"),
-        *_note(foreign, f"since the name does not end in {', '.join(ENDINGS[:2])}"),
-        *_note([name for name in visible if name not in listed], f"since the {kind} log no longer has them"),
-        *_note(repeats, "since it links to a file that is read already"),
+        *_note(hidden, "since a name in the path starts with . or _"),
+        *_note(misnamed, f"since the name does not end in {', '.join(ENDINGS[:2])}"),
+        *_note([name for name in visible if name not in visible_files], f"since the {kind} log no longer has them"),
+        *_note(repeats, "since it links to a file that is already read"),
     ]
     if repeated_links:
-        notes.append(f"links to folders that are read already are not followed: {_examples(repeated_links)}")
+        notes.append(f"links to folders that are already read are not followed: {_format_names(repeated_links)}")
     if not files:
-        raise InputError(f"{label}: the folder holds no parquet file (*.parquet){''.join(f'; {n}' for n in notes)}")
+        raise InputError(f"{label}: the folder contains no parquet file (*.parquet){''.join(f'; {n}' for n in notes)}")
     values = [_partition_values(name) for name in files]
     types = _partition_types(values)
     if types:
         notes.append(f"columns of folder names (partitions): {', '.join(types)}")
     return FolderFiles(
-        tuple(path for name in files if (path := found[name]) is not None),
+        tuple(path for name in files if (path := path_by_name[name]) is not None),
         tuple({key: _typed(v, types[key]) for key, v in row.items()} for row in values),
         types,
         tuple(notes),
@@ -105,48 +106,48 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
 
 
 def _walk(filesystem: FileSystem, folder: str) -> tuple[dict[str, str | None], list[str]]:
-    """Walk a folder and the visible folders that links in it lead to, each once.
+    """Walk a folder and the visible folders that its links point to, each once.
 
     Returns:
-        The path of each file by its relative name, None for a link that leads nowhere; and the relative names of links
-        that are not followed, since they lead to a folder that is read already.
+        The path of each file by its relative name, None for a broken link; and the relative names of links that are not
+        followed, because they point to a folder that is already read.
     """
     if not isinstance(filesystem, LocalFileSystem):
         infos = filesystem.get_file_info(FileSelector(folder, recursive=True))
         return {_relative(info.path, folder): info.path for info in infos if info.is_file}, []
-    # pyarrow follows a link that leads back up for ever, and leaves out links that lead nowhere
-    found: dict[str, str | None] = {}
+    # pyarrow would follow a link to a parent folder endlessly, and ignore broken links
+    path_by_name: dict[str, str | None] = {}
     repeated_links: list[str] = []
-    seen: set[str] = set()
+    visited: set[str] = set()
     pending = [(0, folder)]  # visible folders first, then links to folders, then hidden ones
     while pending:
         rank, parent = heapq.heappop(pending)
         real = os.path.realpath(parent)
-        if real in seen:
+        if real in visited:
             repeated_links += [_relative(parent, folder)] if rank == 1 and Path(parent).is_symlink() else []
             continue
-        seen.add(real)
+        visited.add(real)
         with os.scandir(parent) as entries:
             paths = [Path(parent, entry.name) for entry in entries]
         for path in paths:
             if path.is_dir():
-                own = 2 if path.name.startswith(HIDDEN) else int(path.is_symlink())
-                heapq.heappush(pending, (max(rank, own), str(path)))
+                own_rank = 2 if path.name.startswith(HIDDEN) else int(path.is_symlink())
+                heapq.heappush(pending, (max(rank, own_rank), str(path)))
             else:
-                found[_relative(str(path), folder)] = str(path) if path.exists() else None
-    return found, repeated_links
+                path_by_name[_relative(str(path), folder)] = str(path) if path.exists() else None
+    return path_by_name, repeated_links
 
 
-def _without_repeats(filesystem: FileSystem, found: Mapping[str, str | None], names: Sequence[str]) -> list[str]:
-    """The names of files without links to others of them."""
+def _without_repeats(filesystem: FileSystem, path_by_name: Mapping[str, str | None], names: Sequence[str]) -> list[str]:
+    """Remove the names of links to other files of the list."""
     if not isinstance(filesystem, LocalFileSystem):
         return list(names)
-    paths = {name: path for name in names if (path := found[name]) is not None}
-    first: dict[str, str] = {}
+    paths = {name: path for name in names if (path := path_by_name[name]) is not None}
+    name_by_target: dict[str, str] = {}
     for name in sorted(paths, key=lambda name: Path(paths[name]).is_symlink()):
-        first.setdefault(os.path.realpath(paths[name]), name)
-    kept = set(first.values())
-    return [name for name in names if name in kept]
+        name_by_target.setdefault(os.path.realpath(paths[name]), name)
+    unique_names = set(name_by_target.values())
+    return [name for name in names if name in unique_names]
 
 
 def _relative(path: str, folder: str) -> str:
@@ -159,7 +160,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_parquet(filesystem: FileSystem, path: str | None) -> bool:
-    """Whether a file begins as parquet does."""
+    """Return whether a file starts with the magic bytes of parquet."""
     if path is None:
         return False
     try:
@@ -169,27 +170,29 @@ def _is_parquet(filesystem: FileSystem, path: str | None) -> bool:
         return False
 
 
-def _foreign(filesystem: FileSystem, others: Mapping[str, str | None]) -> list[str]:
-    """Visible parquet files whose names do not say so; of a remote folder they are not looked for."""
+def _find_misnamed(filesystem: FileSystem, path_by_name: Mapping[str, str | None]) -> list[str]:
+    """Return visible parquet files without the extension of parquet; remote folders are not searched."""
     if not isinstance(filesystem, LocalFileSystem):
         return []
-    candidates = [name for name in sorted(others) if not _is_hidden(name)][:MOST_PEEKS]
-    return [name for name in candidates if _is_parquet(filesystem, others[name])]
+    candidates = [name for name in sorted(path_by_name) if not _is_hidden(name)][:MAX_TYPE_CHECKS]
+    return [name for name in candidates if _is_parquet(filesystem, path_by_name[name])]
 
 
-def _note(names: Sequence[str], why: str) -> list[str]:
+def _note(names: Sequence[str], reason: str) -> list[str]:
     if not names:
         return []
     files = "1 parquet file is" if len(names) == 1 else f"{len(names)} parquet files are"
-    return [f"{files} not read, {why}: {_examples(names)}"]
+    return [f"{files} not read, {reason}: {_format_names(names)}"]
 
 
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join(printable(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+def _format_names(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:MAX_SHOWN_NAMES]) + (
+        ", …" if len(names) > MAX_SHOWN_NAMES else ""
+    )
 
 
 def _partition_values(name: str) -> dict[str, str | None]:
-    """Columns that the folders of a path spell, as Hive writes them: `key=value/`."""
+    """Return the partition columns in the folders of a path, in the format of Hive: `key=value/`."""
     values: dict[str, str | None] = {}
     for part in posixpath.dirname(name).split("/"):
         key, equals, value = part.partition("=")
@@ -199,7 +202,7 @@ def _partition_values(name: str) -> dict[str, str | None]:
 
 
 def _partition_types(rows: Sequence[Mapping[str, str | None]]) -> dict[str, pa.DataType]:
-    """int64 where all values are plain integers (`07` is none), otherwise strings."""
+    """Return the type of each partition column: int64 if all values are plain integers (not `07`), else string."""
     types: dict[str, pa.DataType] = {}
     for key in dict.fromkeys(key for row in rows for key in row):
         present = [value for row in rows if (value := row.get(key)) is not None]

@@ -1,7 +1,7 @@
-"""Folders that are more than their files: tables of Delta Lake, Apache Iceberg and Apache Hudi.
+"""Tables of Delta Lake, Apache Iceberg and Apache Hudi: the data files of the current version.
 
-Such a folder keeps files of earlier versions, which a reader of plain parquet would take for rows of today's. What its
-log says is read where that is simple; otherwise the folder is refused.
+Their folders also contain files of earlier versions, which a reader of plain parquet would read as current rows. The
+log of a table is evaluated if it uses basic features only; otherwise the folder is rejected.
 
 References:
     Delta Lake: https://github.com/delta-io/delta/blob/master/PROTOCOL.md ("Action Reconciliation")
@@ -25,7 +25,7 @@ DELTA_LOG, ICEBERG_METADATA, HUDI = "_delta_log", "metadata", ".hoodie"
 DELTA_COMMIT = re.compile(r"(\d+)\.json")
 DELTA_CHECKPOINT = re.compile(r"(\d+)\.checkpoint(\.\d+\.\d+)?\.parquet")
 ICEBERG_FILE = re.compile(r"v?(\d+)\b.*\.metadata\.json")
-EXPORT = "export its present version as plain parquet and name that"
+EXPORT = "export its current version as plain parquet"
 
 
 class NotUnderstoodError(Exception):
@@ -33,7 +33,7 @@ class NotUnderstoodError(Exception):
 
 
 def current_files(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple[frozenset[str] | None, str]:
-    """Return which files of a folder belong to the present version of its table.
+    """Return which files of a folder belong to the current version of its table.
 
     Args:
         filesystem: Where the folder lies.
@@ -45,7 +45,7 @@ def current_files(filesystem: FileSystem, folder: str, names: Collection[str]) -
         a plain folder.
 
     Raises:
-        NotUnderstoodError: The folder is such a table, and its present version cannot be told.
+        NotUnderstoodError: The folder is such a table, and its current version cannot be determined.
     """
     tops = {name.partition("/")[0] for name in names}
     if HUDI in tops:
@@ -60,18 +60,18 @@ def current_files(filesystem: FileSystem, folder: str, names: Collection[str]) -
 
 
 def _delta(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple[frozenset[str] | None, str]:
-    """The files that the actions of a Delta log leave."""
+    """Return the data files that remain after all actions of a Delta log."""
     active: dict[str, None] = {}
     has_actions = False
-    for action, place in _delta_actions(filesystem, folder, names):
+    for action, file in _delta_actions(filesystem, folder, names):
         has_actions = True
-        added, removed = _json_object(action.get("add"), place), _json_object(action.get("remove"), place)
-        _refuse_delta_features(added, _json_object(action.get("metaData"), place), place)
+        added, removed = _json_object(action.get("add"), file), _json_object(action.get("remove"), file)
+        _refuse_delta_features(added, _json_object(action.get("metaData"), file), file)
         path = (added or removed).get("path")
         if path is None:
             continue
         if not isinstance(path, str):
-            raise _damaged(place, "a path in it is no text")
+            raise _damaged(file, "a path in it is not a string")
         path = unquote(path)
         if added:
             active[path] = None
@@ -89,7 +89,7 @@ def _delta(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple
 
 
 def _delta_actions(filesystem: FileSystem, folder: str, names: Collection[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The actions of the newest checkpoint and of all later commits, in their order, each with the file it is in."""
+    """Yield the actions of the newest checkpoint and of all later commits, in order, each with its log file."""
     logged = [posixpath.basename(name) for name in names if posixpath.dirname(name) == DELTA_LOG]
     checkpoints = {name: int(match[1]) for name in logged if (match := DELTA_CHECKPOINT.fullmatch(name))}
     if any(".checkpoint." in name and name not in checkpoints for name in logged):
@@ -104,12 +104,12 @@ def _delta_actions(filesystem: FileSystem, folder: str, names: Collection[str]) 
         for action in _checkpoint_actions(filesystem, path):
             yield action, posixpath.join(DELTA_LOG, name)
     for version in later:
-        place = posixpath.join(DELTA_LOG, commits[version])
-        with filesystem.open_input_stream(posixpath.join(folder, place)) as file:
+        log_file = posixpath.join(DELTA_LOG, commits[version])
+        with filesystem.open_input_stream(posixpath.join(folder, log_file)) as file:
             lines = file.read().split(b"\n")
         for line in lines:
             if line.strip():
-                yield _parsed(line, place), place
+                yield _parse_json(line, log_file), log_file
 
 
 def _checkpoint_actions(filesystem: FileSystem, path: str) -> Iterator[dict[str, Any]]:
@@ -123,45 +123,45 @@ def _has_content(value: Any) -> bool:
     return not isinstance(value, dict) or any(part is not None for part in value.values())
 
 
-def _refuse_delta_features(added: dict[str, Any], metadata: dict[str, Any], place: str) -> None:
+def _refuse_delta_features(added: dict[str, Any], metadata: dict[str, Any], file: str) -> None:
     if added.get("deletionVector"):
         raise NotUnderstoodError(f"this is a Delta table with deleted rows inside its files; {EXPORT}")
-    configuration = _json_object(metadata.get("configuration"), place)
+    configuration = _json_object(metadata.get("configuration"), file)
     if configuration.get("delta.columnMapping.mode", "none") != "none":
         raise NotUnderstoodError(f"this is a Delta table whose columns have other names in its files; {EXPORT}")
 
 
-def _parsed(text: bytes, place: str) -> dict[str, Any]:
-    """The JSON object that a text of a log holds. Raises `NotUnderstoodError` with the file, where it holds none."""
+def _parse_json(text: bytes, file: str) -> dict[str, Any]:
+    """Parse a JSON object of a log. Raises `NotUnderstoodError` with the log file if the text is not a JSON object."""
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise _damaged(place, " ".join(str(error).split())[:200]) from error
+        raise _damaged(file, " ".join(str(error).split())[:200]) from error
     if not isinstance(document, dict):
-        raise _damaged(place, "an entry in it is no JSON object")
+        raise _damaged(file, "an entry in it is not a JSON object")
     return document
 
 
-def _json_object(value: Any, place: str) -> dict[str, Any]:
-    """A part of a log that must be a JSON object; empty where it is absent."""
+def _json_object(value: Any, file: str) -> dict[str, Any]:
+    """Return a value of a log that must be a JSON object; an empty one for None."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _damaged(place, "an entry in it is no JSON object")
+        raise _damaged(file, "an entry in it is not a JSON object")
     return value
 
 
-def _json_list(value: Any, place: str) -> list[Any]:
-    """A part of a log that must be a JSON list; empty where it is absent."""
+def _json_list(value: Any, file: str) -> list[Any]:
+    """Return a value of a log that must be a JSON list; an empty one for None."""
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _damaged(place, "an entry in it is no JSON list")
+        raise _damaged(file, "an entry in it is not a JSON list")
     return value
 
 
-def _damaged(place: str, why: str) -> NotUnderstoodError:
-    return NotUnderstoodError(f"the log of this table cannot be read: {place} is damaged ({why}); {EXPORT}")
+def _damaged(file: str, reason: str) -> NotUnderstoodError:
+    return NotUnderstoodError(f"the log of this table cannot be read: {file} is damaged ({reason}); {EXPORT}")
 
 
 def _is_iceberg_metadata(name: str) -> bool:
@@ -177,12 +177,12 @@ def _check_iceberg(filesystem: FileSystem, folder: str, metadata: list[str]) -> 
         assert match is not None
         return int(match[1])
 
-    place = max(metadata, key=number)
-    with filesystem.open_input_stream(posixpath.join(folder, place)) as file:
-        document = _parsed(file.read(), place)
-    snapshots = [_json_object(entry, place) for entry in _json_list(document.get("snapshots"), place)]
-    operations = {str(_json_object(entry.get("summary"), place).get("operation")) for entry in snapshots}
-    if operations - {"append"} or len(_json_list(document.get("snapshot-log"), place) or snapshots) != len(snapshots):
+    newest = max(metadata, key=number)
+    with filesystem.open_input_stream(posixpath.join(folder, newest)) as file:
+        document = _parse_json(file.read(), newest)
+    snapshots = [_json_object(entry, newest) for entry in _json_list(document.get("snapshots"), newest)]
+    operations = {str(_json_object(entry.get("summary"), newest).get("operation")) for entry in snapshots}
+    if operations - {"append"} or len(_json_list(document.get("snapshot-log"), newest) or snapshots) != len(snapshots):
         raise NotUnderstoodError("this is an Iceberg table in which rows were replaced or deleted, and the old files"
                                  f" are in the folder too; {EXPORT}")  # fmt: skip
 

@@ -157,18 +157,18 @@ def read_times(table: pa.Table, name: str) -> tuple[SecondsColumn, str | None]:
 
 
 def check_times(
-    table: pa.Table, where: str, *, song: str, start: str, end: str, text: str | None = None, running: str | None = None
+    table: pa.Table, label: str, *, song: str, start: str, end: str, text: str | None = None, running: str | None = None
 ) -> list[str]:
     """Check the times of a table of segments before any of it is used.
 
     Args:
         table: A row a segment and stem.
-        where: What messages call the table.
+        label: Name of the table in messages.
         song: Column that names the song of each row.
         start: Column of the segments' start.
         end: Column of the segments' end.
-        text: Column of the words that are sung, if it has one.
-        running: Column of the songs' running time, if it has one.
+        text: Column of the lyrics, or None.
+        running: Column of the running times of songs, or None.
 
     Returns:
         Warnings: values that cannot be read, a unit that is suspected.
@@ -183,24 +183,24 @@ def check_times(
         try:
             column, note = read_times(table, name)
         except InputError as error:
-            problems += [f"{where}: {problem}" for problem in error.problems]
+            problems += [f"{label}: {problem}" for problem in error.problems]
             continue
         columns[key] = column.seconds
-        notes += [f"{where}: {note}"] if note else []
+        notes += [f"{label}: {note}"] if note else []
     if problems:
         raise InputError(problems)
     segments = pd.DataFrame({"song": _codes(table[song]), **columns})
     segments["words"] = _count_words(table[text]) if text is not None else np.nan
     segments["running"] = seconds_column(table[running]).seconds if running is not None else np.nan
     verdict = check_unit(segments[segments["song"] >= 0])
-    about = f"{where}: columns {start!r} and {end!r}"
+    subject = f"{label}: columns {start!r} and {end!r}"
     if verdict.problem is not None:
-        raise InputError(f"{about}: {verdict.problem}")
-    return [*notes, *([f"{about}: {verdict.warning}"] if verdict.warning else [])]
+        raise InputError(f"{subject}: {verdict.problem}")
+    return [*notes, *([f"{subject}: {verdict.warning}"] if verdict.warning else [])]
 
 
 def _words_per_second(usable: pd.DataFrame) -> float:
-    """At the median of the segments that have words; NaN where none has."""
+    """Return the median word rate of the segments with words; NaN if there are none."""
     if "words" not in usable or not (usable["words"] > 0).any():
         return math.nan
     sung = usable[usable["words"] > 0]
@@ -208,7 +208,7 @@ def _words_per_second(usable: pd.DataFrame) -> float:
 
 
 def _ratio_to_running_time(usable: pd.DataFrame, songs: pd.DataFrame) -> float:
-    """How many times as long songs are as their running time, at the median; NaN where none is known."""
+    """Return the median ratio of the end of songs to their running time; NaN if no running time is known."""
     if "running" not in usable:
         return math.nan
     running = usable.groupby("song", sort=False)["running"].max()
@@ -217,15 +217,15 @@ def _ratio_to_running_time(usable: pd.DataFrame, songs: pd.DataFrame) -> float:
 
 
 def _unit_of_ratio(ratio: float) -> str | None:
-    """The smaller unit that a ratio to the running time speaks for."""
+    """Return the smaller unit that explains a ratio to the running time, or None."""
     if math.isnan(ratio) or ratio <= 0:
         return None
-    factors = {name: (size, how) for name, (size, how) in SMALLER_UNITS.items() if name != "samples"}
+    factors = {name: (size, remedy) for name, (size, remedy) in SMALLER_UNITS.items() if name != "samples"}
     factors |= {f"samples at {rate} Hz": (float(rate), f"divide by {rate}") for rate in RATES}
     factors["minutes and seconds that were read as hours and minutes"] = (60.0, "divide by 60")
     name = min(factors, key=lambda name: abs(math.log(ratio / factors[name][0])))
-    size, how = factors[name]
-    return f"likely {name}: {how}" if abs(ratio / size - 1) <= TOLERANCE else None
+    size, remedy = factors[name]
+    return f"likely {name}: {remedy}" if abs(ratio / size - 1) <= TOLERANCE else None
 
 
 def _too_long(songs: pd.DataFrame, median: float, rate: float, ratio: float, unit: str) -> str | None:
@@ -280,24 +280,24 @@ def _suspicion(
 
 
 def _agrees(ratio: float) -> bool:
-    """Whether the running time says that times are seconds."""
+    """Return whether a ratio to the running time confirms that times are in seconds."""
     return 1 - TOLERANCE <= ratio <= 1 + TOLERANCE
 
 
 def _is_sparse(rate: float, unit: str) -> bool:
-    """Whether words are too few for seconds, and as many as usual in the unit that is likely."""
+    """Return whether the word rate is too low for times in seconds, and usual for times in the likely unit."""
     size = next((size for name, (size, _) in SMALLER_UNITS.items() if f"likely {name}" in unit), None)
-    least, most = USUAL_WORDS
-    return size is not None and rate < FEW_WORDS and least <= rate * size <= most
+    min_rate, max_rate = USUAL_WORDS
+    return size is not None and rate < FEW_WORDS and min_rate <= rate * size <= max_rate
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Songs as numbers, -1 where a row names none."""
+    """Encode songs as integers; -1 for rows without a song."""
     return np.asarray(pd.factorize(column.to_pandas())[0])
 
 
 def _count_words(column: pa.ChunkedArray) -> np.ndarray:
-    """How many words each row's text has; NaN where it has no text."""
+    """Count the words of each text; NaN for rows without a text."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return np.full(len(column), np.nan)
     texts = text_column(column).texts  # some may not be UTF-8

@@ -154,10 +154,10 @@ def seconds_column(column: pa.Array | pa.ChunkedArray) -> SecondsColumn:
         return _timestamps(chunked)
     text = _valid_text(chunked)
     numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
-    others = np.flatnonzero(~np.isfinite(numbers))
-    parsed = _parse_distinct(text.take(pa.array(others, pa.int64())))
+    text_indices = np.flatnonzero(~np.isfinite(numbers))
+    parsed = _parse_distinct(text.take(pa.array(text_indices, pa.int64())))
     seconds, reasons = numbers.copy(), np.full(len(numbers), None, dtype=object)
-    seconds[others], reasons[others] = parsed.seconds, parsed.reasons
+    seconds[text_indices], reasons[text_indices] = parsed.seconds, parsed.reasons
     return SecondsColumn(seconds, reasons)
 
 
@@ -346,10 +346,10 @@ def _timestamps(column: pa.ChunkedArray) -> SecondsColumn:
         return SecondsColumn(np.full(len(column), np.nan), _reason_where(~missing, TIME_ZONE))
     ticks = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     per_second = _PER_SECOND[column.type.unit]
-    days, rest = np.divmod(ticks, int(DAY) * per_second)
+    days, ticks_of_day = np.divmod(ticks, int(DAY) * per_second)
     zero_days = [(date - datetime.date(1970, 1, 1)).days for date in _ZERO_DATES]
     dated = ~np.isin(days, zero_days) & ~missing
-    return SecondsColumn(np.where(dated | missing, np.nan, rest / per_second), _reason_where(dated, A_DATE))
+    return SecondsColumn(np.where(dated | missing, np.nan, ticks_of_day / per_second), _reason_where(dated, A_DATE))
 
 
 def _without_infinite(seconds: np.ndarray) -> SecondsColumn:

@@ -89,9 +89,9 @@ class ProcessGroup:
         """
         if self.size == 1:
             return [tensor]
-        own = tensor.to(_collective_device())
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        distributed.all_gather(parts, own)
+        local = tensor.to(_collective_device())
+        parts = [torch.empty_like(local) for _ in range(self.size)]
+        distributed.all_gather(parts, local)
         return [part.to(tensor.device) for part in parts]
 
     def all_gather_object(self, item: T) -> list[T]:

@@ -59,10 +59,10 @@ def describe_dashboard(cluster: RayResources) -> list[str]:
     if cluster.dashboard is None:
         return []
     port = int(cluster.dashboard.rpartition(":")[2])
-    ours = cluster.dashboard.startswith("127.0.0.1:")
-    taken = f" (port {DASHBOARD_PORT} is in use)" if ours and port != DASHBOARD_PORT else ""
-    tunnel = f"; from another machine: ssh -L {port}:127.0.0.1:{port} …" if ours else ""
-    return [f"Ray dashboard: http://{cluster.dashboard}{taken}; it asks for the token in {token_path()}{tunnel}"]
+    is_local = cluster.dashboard.startswith("127.0.0.1:")
+    port_note = f" (port {DASHBOARD_PORT} is in use)" if is_local and port != DASHBOARD_PORT else ""
+    tunnel = f"; from another machine: ssh -L {port}:127.0.0.1:{port} …" if is_local else ""
+    return [f"Ray dashboard: http://{cluster.dashboard}{port_note}; it asks for the token in {token_path()}{tunnel}"]
 
 
 def prepare_environment() -> None:
@@ -185,15 +185,15 @@ def _without_ray_handler() -> Iterator[None]:
     """Keep Ray from installing a handler of SIGTERM, which kills the raylet at once and leaves its agents behind."""
     from ray._private import utils
 
-    own = getattr(utils, "set_sigterm_handler", None)
-    if own is None:
+    ray_handler = getattr(utils, "set_sigterm_handler", None)
+    if ray_handler is None:
         yield
         return
     utils.set_sigterm_handler = lambda handler: None  # noqa: ARG005
     try:
         yield
     finally:
-        utils.set_sigterm_handler = own
+        utils.set_sigterm_handler = ray_handler
 
 
 def _start_ray(address: str | None, folder: str | None) -> Any:

@@ -66,10 +66,10 @@ def unwrapped_errors(
     try:
         yield
     except Exception as error:
-        found = known(error)
-        if found is None or found is error:
+        known_error = known(error)
+        if known_error is None or known_error is error:
             raise
-        raise found from error
+        raise known_error from error
 
 
 def quiet_ray_data(context: Any) -> None:

@@ -87,8 +87,8 @@ def is_usable(folder: str | None, longest: str) -> bool:
 def _make_short_folder(parents: tuple[str, ...]) -> str | None:
     for parent in parents:
         with contextlib.suppress(OSError):
-            made = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
-            if is_usable(made, LONGEST_SOCKET):
-                return made
-            Path(made).rmdir()
+            folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
+            if is_usable(folder, LONGEST_SOCKET):
+                return folder
+            Path(folder).rmdir()
     return None

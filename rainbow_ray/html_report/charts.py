@@ -33,13 +33,13 @@ def learning_curves(records: pd.DataFrame, metric: str) -> list[Chart]:
     of_folds = records[records["fold"].notna()]
 
     def lines(column: str, split: str, color: str) -> Draw:
-        shown = of_folds[:0]
+        rows = of_folds[:0]
         if column in of_folds:
-            shown = of_folds[(of_folds["split"] == split) & of_folds[column].notna()]
+            rows = of_folds[(of_folds["split"] == split) & of_folds[column].notna()]
 
         def draw(figure: Figure, palette: Palette) -> None:
             axes = figure.subplots()
-            for _, fold in shown.groupby("fold"):
+            for _, fold in rows.groupby("fold"):
                 by_epoch = fold.groupby("epoch")[column].last()
                 style = {"color": getattr(palette, color), "alpha": 0.75, "linewidth": 1.2}
                 axes.plot(by_epoch.index, by_epoch, marker="o", markersize=2, **style)
@@ -76,11 +76,13 @@ def rank_curves(
     if len(names) > 1:
         counts = targets.sum(axis=0)
         largest = np.argsort(-counts, kind="stable")[:MAX_CLASS_CURVES]
-        shown = [i for i in largest if 0 < counts[i] < len(targets)]
-        curves |= {str(names[i]): _pr_and_roc(targets[:, i], scores[:, i]) for i in shown}
+        drawn_classes = [i for i in largest if 0 < counts[i] < len(targets)]
+        curves |= {str(names[i]): _pr_and_roc(targets[:, i], scores[:, i]) for i in drawn_classes}
     size = (4.6, 3.4 + 0.12 * len(curves) * (len(curves) > 1))
-    what = pooled if len(names) > 1 else f"class {pooled}"
-    note = f"of {what}; the band is the pointwise 95% interval over songs, the straight line is a random ranking."
+    curve_classes = pooled if len(names) > 1 else f"class {pooled}"
+    note = (
+        f"of {curve_classes}; the band is the pointwise 95% interval over songs, the straight line is a random ranking."
+    )
     precision, roc = f"Precision by recall {note}", f"True positive rate by false positive rate {note}"
     base_rate = float(targets.mean())
     return [
@@ -101,8 +103,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Chart:
         A chart of the largest classes.
     """
     largest = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:MAX_CONFUSION_CLASSES])
-    shown = counts[np.ix_(largest, largest)]
-    fractions = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+    shown_counts = counts[np.ix_(largest, largest)]
+    fractions = shown_counts / np.maximum(shown_counts.sum(axis=1, keepdims=True), 1)
     labels = [str(names[i]) for i in largest]
     selection = f" The {len(labels)} largest of {len(counts)} classes." if len(labels) < len(counts) else ""
 
@@ -111,7 +113,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Chart:
 
         axes = figure.subplots()
         axes.grid(False)
-        for (row, column), count in np.ndenumerate(shown):
+        for (row, column), count in np.ndenumerate(shown_counts):
             fraction = fractions[row, column]
             style = {"facecolor": to_rgba(palette.first, 0.08 + 0.55 * fraction), "edgecolor": palette.faint}
             axes.add_patch(_square(column, row, **style))

@@ -108,8 +108,8 @@ def _agreement_table(names: Sequence[str], correct: Sequence[np.ndarray]) -> Tab
     """Count the songs that both runs, one of them or neither predict correctly."""
     first, head = correct[0], ["correct in", "both", f"only {names[0]}", "only this run", "neither"]
     rows = []
-    for name, other in zip(names[1:], correct[1:], strict=True):
-        counts = (first & other, first & ~other, ~first & other, ~first & ~other)
+    for name, other_correct in zip(names[1:], correct[1:], strict=True):
+        counts = (first & other_correct, first & ~other_correct, ~first & other_correct, ~first & ~other_correct)
         rows.append([name, *(str(int(mask.sum())) for mask in counts)])
     return Table(head, rows, caption=f"Number of songs that {names[0]} and each other run predict correctly")
 

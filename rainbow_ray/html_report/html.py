@@ -145,17 +145,17 @@ def render(page: Page) -> str:
     return template.render(page=page, style=(package / "style.css").read_text(encoding="utf-8"))
 
 
-def number(value: float | None, places: int = 3) -> str:
+def number(value: float | None, decimals: int = 3) -> str:
     """Format a number for a table.
 
     Args:
         value: The number, or None.
-        places: Number of decimals.
+        decimals: Number of decimals.
 
     Returns:
         The text; a dash for None.
     """
-    return format_number(value, places)
+    return format_number(value, decimals)
 
 
 def interval(pair: Sequence[float] | None) -> str:

@@ -44,8 +44,8 @@ def _ablation_table(run: RunArtifacts) -> Table:
     subsets = sorted(summary["modalities"].items(), key=lambda item: item[0].count("+"), reverse=True)
     rows = []
     for name, values in subsets:
-        shown = [number(values.get(metric)) for metric in metrics]
-        rows.append([_format_subset(name), str(values["songs"]), *shown, number(values["all_of_them"])])
+        cells = [number(values.get(metric)) for metric in metrics]
+        rows.append([_format_subset(name), str(values["songs"]), *cells, number(values["all_of_them"])])
     head = [*(name.replace("_", " ") for name in metrics), f"{metric.replace('_', ' ')} with all"]
     return Table(["input", "songs", *head], rows, strong=0)
 

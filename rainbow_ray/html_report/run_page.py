@@ -87,11 +87,13 @@ def class_names(run: RunArtifacts) -> Sequence[str]:
 def _metrics(run: RunArtifacts) -> Section:
     summary, counts = run.summary, run.summary["counts"]
     headline = summary["metric"]
-    shown = list(dict.fromkeys([headline, *(name for name in run.task.defaults.shown_metrics if name != "loss")]))
-    rows = [["model", *(number(summary["metrics"].get(name)) for name in shown)]]
-    rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in shown)])
+    metric_names = list(
+        dict.fromkeys([headline, *(name for name in run.task.defaults.shown_metrics if name != "loss")])
+    )
+    rows = [["model", *(number(summary["metrics"].get(name)) for name in metric_names)]]
+    rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in metric_names)])
     for name, values in summary["baselines"].items():
-        rows.append([name, *(number(values.get(metric)) for metric in shown)])
+        rows.append([name, *(number(values.get(metric)) for metric in metric_names)])
     examples, group = "songs", "it"
     if "segments" in counts:
         examples, group = f"labeled segments of {counts['songs']} songs", "its song"
@@ -106,7 +108,7 @@ def _metrics(run: RunArtifacts) -> Section:
     values_by_name |= {name: values.get(headline) for name, values in summary["baselines"].items()}
     return Section(
         "metrics", "Metrics", text,
-        [Table(["", *(name.replace("_", " ") for name in shown)], rows, strong=0)],
+        [Table(["", *(name.replace("_", " ") for name in metric_names)], rows, strong=0)],
         [charts.metric_comparison(values_by_name, headline, summary["ci95"].get(headline))],
     )  # fmt: skip
 

@@ -66,9 +66,9 @@ def history(search: SweepArtifacts) -> Chart:
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
         for state, color, marker in (("pruned", palette.second, "x"), ("complete", palette.first, "o")):
-            shown = [trial for trial in search.trials if trial.state == state and trial.score is not None]
+            trials = [trial for trial in search.trials if trial.state == state and trial.score is not None]
             style: dict[str, Any] = {"linestyle": "none", "marker": marker, "color": color}
-            axes.plot([trial.number for trial in shown], _scores(shown), label=f"{state} ({len(shown)})", **style)
+            axes.plot([trial.number for trial in trials], _scores(trials), label=f"{state} ({len(trials)})", **style)
         best = (np.maximum if search.larger_is_better else np.minimum).accumulate(_scores(search.complete))
         axes.step([t.number for t in search.complete], best, where="post", color=palette.first, alpha=0.5)
         axes.set(xlabel="trial", ylabel=search.metric)
@@ -173,8 +173,8 @@ def _slice(search: SweepArtifacts, name: str) -> Chart:
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        shown = values if is_numeric else [str(value) or "none" for value in values]
-        axes.plot(shown, _scores(trials), linestyle="none", marker="o", markersize=5, alpha=0.8, color=palette.first)
+        plotted = values if is_numeric else [str(value) or "none" for value in values]
+        axes.plot(plotted, _scores(trials), linestyle="none", marker="o", markersize=5, alpha=0.8, color=palette.first)
         axes.tick_params(axis="x", rotation=30)
         if is_numeric and _is_logarithmic(values):
             axes.set_xscale("log")
@@ -190,14 +190,14 @@ def _scaled_value(trials: Sequence[Trial], name: str, trial: Trial) -> float:
     """Return a trial's value scaled from 0 to 1 over all trials; NaN where it has none."""
     if name not in trial.params:
         return float("nan")
-    values, own = [t.params[name] for t in trials if name in t.params], trial.params[name]
+    values, trial_value = [t.params[name] for t in trials if name in t.params], trial.params[name]
     if not _are_numbers(values):
         kinds = sorted({str(value) for value in values})
-        values, own = list(range(len(kinds))), kinds.index(str(own))
+        values, trial_value = list(range(len(kinds))), kinds.index(str(trial_value))
     elif _is_logarithmic(values):
-        values, own = list(np.log(values)), float(np.log(own))
+        values, trial_value = list(np.log(values)), float(np.log(trial_value))
     low, high = min(values), max(values)
-    return float((own - low) / max(1e-12, high - low))
+    return float((trial_value - low) / max(1e-12, high - low))
 
 
 def _scale(values: np.ndarray) -> np.ndarray:

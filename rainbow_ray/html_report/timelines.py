@@ -213,13 +213,13 @@ def _make_picture(run: RunArtifacts, songs: Sequence[tuple[float, str, pd.DataFr
 
         axes = figure.subplots()
         axes.grid(False)
-        for place, (_, _, rows) in enumerate(songs):
+        for row_index, (_, _, rows) in enumerate(songs):
             spans = [(row["start"], max(0.2, row["end"] - row["start"])) for _, row in rows.iterrows()]
             for offset, column in ((0.0, "target"), (0.32, "prediction"))[is_weak:]:
-                axes.broken_barh(spans, (place + offset, 0.28), facecolors=[fill(value) for value in rows[column]])
+                axes.broken_barh(spans, (row_index + offset, 0.28), facecolors=[fill(value) for value in rows[column]])
             for (start, width), score in zip(spans, _prediction_scores(run, rows), strict=True):
-                axes.broken_barh([(start, width)], (place + 0.84, -0.2 * score), facecolors=palette.ink)
-        axes.set_yticks([place + 0.45 for place in range(len(songs))], [song for _, song, _ in songs])
+                axes.broken_barh([(start, width)], (row_index + 0.84, -0.2 * score), facecolors=palette.ink)
+        axes.set_yticks([row_index + 0.45 for row_index in range(len(songs))], [song for _, song, _ in songs])
         axes.set_ylim(len(songs), -0.2)
         axes.set_xlabel(f"seconds; each song: {'WEAK: ' if is_weak else 'label, '}prediction, score")
         if legend:

@@ -88,15 +88,15 @@ class ModalityReport:
         )  # fmt: skip
 
 
-def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
-    return dict((Counter(counts) + Counter(more)).most_common())
+def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return dict((Counter(first) + Counter(second)).most_common())
 
 
-def _join(names: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _join(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """A few names for each reason, those of the first report first."""
     return {
-        reason: list(dict.fromkeys([*names.get(reason, ()), *more.get(reason, ())]))[:NAMED]
-        for reason in dict.fromkeys([*names, *more])
+        reason: list(dict.fromkeys([*first.get(reason, ()), *second.get(reason, ())]))[:NAMED]
+        for reason in dict.fromkeys([*first, *second])
     }
 
 
@@ -126,8 +126,8 @@ class MediaReport:
         """
         reports = {}
         for name in modalities:
-            reasons, names, named = count_media_errors(rows, name)
-            reports[name] = ModalityReport(named, reasons, names, *count_notes(rows, name))
+            reasons, names, n_named = count_media_errors(rows, name)
+            reports[name] = ModalityReport(n_named, reasons, names, *count_notes(rows, name))
         return cls(reports, dict(Counter(names or "" for names in read).most_common()))
 
     def __add__(self, other: MediaReport) -> MediaReport:
@@ -231,12 +231,12 @@ def _limit_message(
     allowed = f" (data.max_unreadable_fraction of the run allows {limit:.0%} to be missing)"
     allowed = allowed if report.usable or partial else ""
     is_misplaced = any(reason in MEDIA_ROOT_REASONS for reason in report.reasons)
-    place = f", under the media root {root}" if is_misplaced else ""
+    root_note = f", under the media root {root}" if is_misplaced else ""
     reasons = "; ".join(describe_media_errors(modality, report.reasons, report.names))
     remedies = [f"name the folder of these files with {advice.media_root}"] if is_misplaced else []
     remedies += ["correct the column of sample rates, which are in Hz"] if BAD_RATE in report.reasons else []
     remedies.append(f"score without them with {advice.allow_missing}")
-    return f"{count} of {report.named} {files} can be used{allowed}{place}: {reasons}; {', or '.join(remedies)}"
+    return f"{count} of {report.named} {files} can be used{allowed}{root_note}: {reasons}; {', or '.join(remedies)}"
 
 
 def max_unreadable(info: Mapping[str, Any]) -> float:
@@ -268,10 +268,10 @@ def missing_columns(
     Returns:
         Messages.
     """
-    own = {*others, *(name for pair in media_columns.values() for name in pair)}
-    free = [name for name in names if name not in own]
+    model_columns = {*others, *(name for pair in media_columns.values() for name in pair)}
+    unread_columns = [name for name in names if name not in model_columns]
     return [
-        f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), free)};"
+        f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), unread_columns)};"
         f" rename it, or score without {modality} with {advice.allow_missing}"
         for modality, (column, *_) in media_columns.items()
         if column not in names

@@ -112,8 +112,8 @@ def contiguous_pieces(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """
     starts, ends = starts.astype(np.float64), ends.astype(np.float64)
     reach = np.maximum.accumulate(np.where(ends > starts, ends, -np.inf))
-    before = np.concatenate([[-np.inf], reach[:-1]])[: len(starts)]
-    opens = (ends > starts) & np.isfinite(before) & (starts > before + GAP_TOLERANCE)
+    last_end = np.concatenate([[-np.inf], reach[:-1]])[: len(starts)]
+    opens = (ends > starts) & np.isfinite(last_end) & (starts > last_end + GAP_TOLERANCE)
     return np.cumsum(opens).astype(np.int32)
 
 

@@ -54,7 +54,7 @@ class Tokens:
     mask: torch.Tensor
 
     def where(self, present: torch.Tensor) -> Tokens:
-        """Return the tokens of some examples, without those of the others.
+        """Mask the tokens of examples without the modality.
 
         Args:
             present: Which examples keep their tokens, `(examples,)`, bool.
@@ -140,7 +140,7 @@ class Fusion(nn.Module):
             hidden = {name: self._attend(block, name, hidden) for name in self.modalities}
         pooled = torch.stack([self.norm(hidden[name].mean()) for name in self.modalities], dim=1)
         if self.gate is not None:
-            # equations 1-3 of Arevalo et al. with one scalar gate per modality
+            # equations 1-3 of Arevalo et al., with one scalar gate per modality
             gated: torch.Tensor = (self.gate(pooled).softmax(dim=1) * torch.tanh(pooled)).sum(dim=1)
             return gated
         return pooled.flatten(1)
@@ -168,23 +168,21 @@ class Fusion(nn.Module):
         return torch.stack([self._attention_of(block, name, hidden) for name in self.modalities], dim=1)
 
     def _attention_of(self, block: nn.ModuleDict, name: str, hidden: Mapping[str, Tokens]) -> torch.Tensor:
-        """Attention of one modality to each of all modalities, `(examples, modalities)`; 0 to itself."""
-        others = [other for other in self.modalities if other != name]
+        """Return the attention of one modality to every modality, `(examples, modalities)`; 0 to itself."""
+        other_names = [other_name for other_name in self.modalities if other_name != name]
         attend = block[name]
         assert isinstance(attend, Block)
-        context, mask = _concatenate([hidden[other] for other in others])
+        context, mask = _concatenate([hidden[other_name] for other_name in other_names])
         weights = attend.weights(hidden[name].values, context, mask)
         query_mask = hidden[name].mask[..., None]
         mean_weights = (weights * query_mask).sum(1) / query_mask.sum(1)
-        sizes = [hidden[other].values.shape[1] for other in others]
-        by_modality = dict(zip(others, torch.split(mean_weights, sizes, dim=1), strict=True))
+        sizes = [hidden[other_name].values.shape[1] for other_name in other_names]
+        by_modality = dict(zip(other_names, torch.split(mean_weights, sizes, dim=1), strict=True))
         zeros = mean_weights.new_zeros(len(mean_weights))
-        return torch.stack(
-            [by_modality[other].sum(1) if other in by_modality else zeros for other in self.modalities], 1
-        )
+        return torch.stack([by_modality[key].sum(1) if key in by_modality else zeros for key in self.modalities], 1)
 
     def _with_missing_tokens(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Tokens of one width, with the learned token for examples without the modality."""
+        """Project tokens to one width, and insert the learned token for examples without the modality."""
         hidden = {}
         for name in self.modalities:
             values, mask = self.project[name](tokens[name].values), tokens[name].mask
@@ -195,7 +193,7 @@ class Fusion(nn.Module):
         return hidden
 
     def _attend(self, block: nn.ModuleDict, name: str, hidden: Mapping[str, Tokens]) -> Tokens:
-        context, mask = _concatenate([hidden[other] for other in self.modalities if other != name])
+        context, mask = _concatenate([hidden[other_name] for other_name in self.modalities if other_name != name])
         return Tokens(block[name](hidden[name].values, context, mask), hidden[name].mask)
 
 
@@ -215,12 +213,12 @@ def apply_modality_dropout(present: Mapping[str, torch.Tensor], probability: flo
     names = list(present)
     is_present = torch.stack([present[name] for name in names], dim=1)
     draws = torch.rand(is_present.shape, device=is_present.device)
-    kept = is_present & (draws >= probability)
-    # where all would be removed, the modality with the largest draw stays
+    is_kept = is_present & (draws >= probability)
+    # if all modalities of an example would be removed, the one with the largest draw is kept
     largest = draws.masked_fill(~is_present, -1.0).argmax(dim=1, keepdim=True)
     fallback = torch.zeros_like(is_present).scatter_(1, largest, True) & is_present
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, fallback)
-    return dict(zip(names, kept.unbind(dim=1), strict=True))
+    is_kept = torch.where(is_kept.any(dim=1, keepdim=True), is_kept, fallback)
+    return dict(zip(names, is_kept.unbind(dim=1), strict=True))
 
 
 def gather_units(

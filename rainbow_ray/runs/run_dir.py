@@ -65,8 +65,12 @@ class RunDir:
             The path; a file or folder that an earlier version wrote under its former name keeps that name.
         """
         path = self.path / name
-        former = FORMER_NAMES.get(name)
-        return self.path / former if former and not path.exists() and (self.path / former).exists() else path
+        former_name = FORMER_NAMES.get(name)
+        return (
+            self.path / former_name
+            if former_name and not path.exists() and (self.path / former_name).exists()
+            else path
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -157,8 +161,8 @@ def save_data_profile(run_dir: RunDir, data: PreparedData) -> None:
         descriptions = {"data_hash": "the songs", "split_hash": "their folds"}
         changed = [text for key, text in descriptions.items() if saved.get(key) != data.profile[key]]
         if changed:
-            what = " and ".join(changed)
-            raise InputError(f"--resume: {what} have changed since {run_dir.path} was started; start a new run")
+            differences = " and ".join(changed)
+            raise InputError(f"--resume: {differences} have changed since {run_dir.path} was started; start a new run")
         return
     write_json(run_dir.file("data.json"), data.profile | {"warnings": data.warnings})
     atomic_write(split_file, lambda path: write_split_file(data.split, data.index, path))

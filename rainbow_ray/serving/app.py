@@ -240,7 +240,7 @@ async def info(service: ServiceDependency) -> dict[str, Any]:
         service: The service.
 
     Returns:
-        Facts on the model.
+        Metadata of the model.
     """
     return service.info
 

@@ -1,4 +1,4 @@
-"""The plan of a run: everything that is known, resolved and checked before any row is read."""
+"""The plan of a run: the config with all defaults resolved, and the opened inputs, checked before rows are read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rainbow_ray.utils.cache_dir import cache_dir, make_temporary_dir
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import resolve_path
 
-STEM_EPOCHS = 6  # each epoch reads a song once for each of its stems
+STEM_EPOCHS = 6  # default for stems, because each epoch reads a song once per stem
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Source:
-    """The table that is read and what is predicted.
+    """The table and the task of a run.
 
     Attributes:
         config: The config; column names that the user did not set are those of the table.
@@ -94,7 +94,7 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenedInputs:
-    """What was opened to check a config.
+    """Table, inputs and split file that were opened to check a config.
 
     Attributes:
         manifest: The table.
@@ -147,7 +147,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
 
 
 def find_source(resolved: Resolved) -> Source:
-    """Find the table that is read and what is predicted.
+    """Find the table and the task of a run.
 
     Args:
         resolved: The config as the user wrote it.
@@ -199,21 +199,21 @@ def validate(config: Config, source: Source, problems: Sequence[str] = ()) -> Op
     Args:
         config: The config with defaults resolved.
         source: The table and the task.
-        problems: Problems that are known already, to be raised with those found here.
+        problems: Problems that were found before, to be raised together.
 
     Returns:
-        What was opened for the checks.
+        The opened table, inputs and split file.
 
     Raises:
         InputError: All problems.
     """
-    found = [*problems, *check_task_and_model(config, source.task), *check_phase(config)]
+    all_problems = [*problems, *check_task_and_model(config, source.task), *check_phase(config)]
 
     def collect(step: Callable[[], T]) -> T | None:
         try:
             return step()
         except InputError as error:
-            found.extend(error.problems)
+            all_problems.extend(error.problems)
             return None
 
     modalities = modalities_of(config)
@@ -229,8 +229,8 @@ def validate(config: Config, source: Source, problems: Sequence[str] = ()) -> Op
     root = source.segments.media_root if source.segments is not None else None
     inputs = collect(lambda: resolve_inputs(config, modalities, manifest, root))
     known_split = collect(lambda: _read_split(config))
-    if found or manifest is None or columns is None or inputs is None:
-        raise InputError(dict.fromkeys(found))
+    if all_problems or manifest is None or columns is None or inputs is None:
+        raise InputError(dict.fromkeys(all_problems))
     spec, warnings = inputs
     return OpenedInputs(manifest, columns, spec, known_split, (*manifest.notes, *warnings))
 
@@ -245,7 +245,7 @@ def target_of_task(phase: int, task: Task) -> str:
     Returns:
         Target of the phase if it has this task, otherwise of the first phase that has it, otherwise of the phase.
     """
-    single_label = {several: one for one, several in MULTI_LABEL_TASKS.items()}
+    single_label = {multi_label: name for name, multi_label in MULTI_LABEL_TASKS.items()}
     name = single_label.get(task.name, task.name)
     candidates = [get_phase(phase), *PHASES.values()]
     return next((candidate.target for candidate in candidates if candidate.task == name), get_phase(phase).target)

@@ -18,9 +18,9 @@ from rainbow_ray.setup.read_rows import ReadRows, read_prepared_rows
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_labels
 
-MAX_SHOWN_CLASSES = 8  # in the first lines of a run
-MAX_UNKNOWN_FRACTION = 0.03  # of tokens: a warning is given above it
-ALL_UNKNOWN_FRACTION = 0.95  # of tokens: above it, nothing can be learned from the texts
+MAX_SHOWN_CLASSES = 8  # in the header of a run
+MAX_UNKNOWN_FRACTION = 0.03  # of tokens; above, a warning is printed
+ALL_UNKNOWN_FRACTION = 0.95  # of tokens; above, nothing can be learned from the texts
 
 
 def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
@@ -79,8 +79,9 @@ def summarize_labels(labels: Mapping[str, float]) -> str:
     """
     if any(isinstance(n, float) for n in labels.values()):
         return ", ".join(f"{name} {value}" for name, value in format_labels(labels))
-    shown = [f"{n} {label}" for label, n in list(labels.items())[:MAX_SHOWN_CLASSES]]
-    return ", ".join(shown) + (f" and {len(labels) - len(shown)} more classes" if len(labels) > len(shown) else "")
+    largest = [f"{n} {label}" for label, n in list(labels.items())[:MAX_SHOWN_CLASSES]]
+    n_more = len(labels) - len(largest)
+    return ", ".join(largest) + (f" and {n_more} more classes" if n_more else "")
 
 
 def _check_unknown_tokens(plan: RunPlan, data: PreparedData) -> PreparedData:
@@ -91,8 +92,8 @@ def _check_unknown_tokens(plan: RunPlan, data: PreparedData) -> PreparedData:
     if fraction <= MAX_UNKNOWN_FRACTION:
         return data
     message = (
-        f"{fraction:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, and the"
-        " encoder reads nothing of them: use an encoder for the language and script of the texts"
+        f"{fraction:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, so the"
+        " encoder ignores them: use an encoder for the language and script of the texts"
     )
     if fraction > ALL_UNKNOWN_FRACTION:
         raise InputError(f"model.text_encoder.model_name: {message}")

@@ -1,4 +1,4 @@
-"""From rows to examples that are segments: sequences of songs, labels where there are any, a split of whole songs."""
+"""Preparation of segments as examples: sequences of segments by song, labels, and a split by song."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from rainbow_ray.utils.errors import InputError
 
 @dataclass(frozen=True)
 class LabeledSegments:
-    """Segments with targets, on their way from rows to a dataset.
+    """Segments with targets, before they form a dataset.
 
     Attributes:
-        task: The task with what it learned from the labels.
-        segments: The segments, with the reasons why some have no target.
+        task: The task, finalized by the labels.
+        segments: The segments, with the reasons for missing targets.
         targets: Packed targets, `(segments, 5)`, see `SegmentTargets`.
         notes: Messages about labels.
     """
@@ -95,7 +95,7 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, media_notes: Sequence[str]) 
         *data_warnings(plan, task, split, n_folds, profile, index),
     ]
     config = plan.config.segments
-    # the segments of a song are pooled, where only songs have labels, and cannot be read in parts
+    # with labels of songs only, all segments of a song are pooled, so sequences cannot be cut
     max_length = len(index) if task.is_weakly_labeled else config.max_sequence_length
     sequences = SequenceIndex.from_table(segments.table, max_length, config.overlap)
     dataset = InMemoryDataset(index, lengths(index.table, plan.reading), sequence_index=sequences)
@@ -109,7 +109,7 @@ def _label(plan: RunPlan, rows: pa.Table) -> LabeledSegments:
     try:
         parsed = _parse_labels(plan, merged)
         final = _finalize_labels(plan, parsed)
-    except InputError as error:  # only one class, for example: the reason may be what was dropped before
+    except InputError as error:  # the reason, such as a single class, may be rows that were dropped before
         segments = parsed.segments if parsed is not None else merged
         raise InputError([*error.problems, *_explain_dropped(plan, segments, rows)]) from error
     result = _keep_labeled_songs(final)
@@ -161,7 +161,7 @@ def _finalize_labels(plan: RunPlan, labeled: LabeledSegments) -> LabeledSegments
 
 
 def _keep_labeled_songs(labeled: LabeledSegments) -> LabeledSegments:
-    """Drop songs none of whose segments has a label."""
+    """Drop songs without a labeled segment."""
     segments = labeled.segments
     has_label = SegmentTargets.from_array(labeled.targets).has_label
     song_has_label = np.bincount(segments.song, weights=has_label) > 0
@@ -169,8 +169,8 @@ def _keep_labeled_songs(labeled: LabeledSegments) -> LabeledSegments:
     dropped = dict(segments.dropped)
     if not keep.all():
         dropped[NO_LABELS] = int((~keep).sum())
-    kept = dataclasses.replace(segments, dropped=dropped).keep(keep)
-    return dataclasses.replace(labeled, segments=kept, targets=labeled.targets[keep])
+    labeled_songs = dataclasses.replace(segments, dropped=dropped).keep(keep)
+    return dataclasses.replace(labeled, segments=labeled_songs, targets=labeled.targets[keep])
 
 
 def _count_songs(segments: SegmentExamples) -> int:
@@ -183,7 +183,7 @@ def _missing_songs(table: SegmentTable, n_songs: int) -> list[str]:
 
 
 def _explain_dropped(plan: RunPlan, segments: SegmentExamples, rows: pa.Table) -> list[str]:
-    """Return what was dropped, with advice, if it is a considerable part of the segments."""
+    """Return a message on dropped segments, with advice, if they exceed `MIN_REPORTED_FRACTION`."""
     if sum(_reasons(segments).values()) < MIN_REPORTED_FRACTION * len(segments.table):
         return []
     return [f"left out: {_describe_reasons(segments)}{_advice(plan, segments, rows)}"]
@@ -201,7 +201,7 @@ def _describe_reasons(segments: SegmentExamples) -> str:
 
 
 def _advice(plan: RunPlan, segments: SegmentExamples, rows: pa.Table) -> str:
-    """Return what to do about the most frequent reason."""
+    """Return advice on the most frequent reason."""
     reason = next(iter(_reasons(segments)), None)
     id_column = plan.config.data.id_column
     if reason == UNKNOWN_SONG:
@@ -222,10 +222,10 @@ def _advice(plan: RunPlan, segments: SegmentExamples, rows: pa.Table) -> str:
 def _describe_unknown_song(plan: RunPlan, rows: pa.Table) -> str:
     assert plan.segments is not None
     is_unknown = pc.equal(rows["dropped"], UNKNOWN_SONG).fill_null(False)
-    unknown = rows.filter(is_unknown)["song"][0].as_py()
-    known = next(iter(sorted(plan.segments.songs or ())), None)
-    manifest = "the manifest has no ids" if known is None else f"the manifest writes them as {known!r}"
-    return f"such as {unknown!r} must be those of songs; {manifest}"
+    unknown_id = rows.filter(is_unknown)["song"][0].as_py()
+    example_id = next(iter(sorted(plan.segments.songs or ())), None)
+    manifest = "the manifest has no ids" if example_id is None else f"the manifest writes them as {example_id!r}"
+    return f"such as {unknown_id!r} must be those of songs; {manifest}"
 
 
 def _describe_segments(segments: SegmentExamples, targets: np.ndarray) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _finalize_labels(plan: RunPlan, songs: LabeledSongs) -> LabeledSongs:
     first, song_of = first_per_song(songs.table) if songs.has_stems else (np.arange(len(songs.targets)),) * 2
     try:
         final = songs.task.finalize_labels(songs.targets[first], plan.target, plan.config)
-    except InputError as error:  # only one class, for example: the reason may be what was dropped before
+    except InputError as error:  # the reason, such as a single class, may be rows that were dropped before
         raise InputError([*error.problems, *_explain_dropped(plan, songs)]) from error
     keep = final.usable[song_of]
     dropped, table = dict(songs.dropped), songs.table
@@ -198,7 +198,7 @@ def _count_songs(table: pa.Table) -> int:
 
 
 def _explain_dropped(plan: RunPlan, songs: LabeledSongs) -> list[str]:
-    """Return what was dropped, with advice, if it is a considerable part of the rows."""
+    """Return a message on dropped rows, with advice, if they exceed `MIN_REPORTED_FRACTION`."""
     dropped = {reason: n for reason, n in songs.dropped.items() if reason != SAME_SONG}
     if sum(dropped.values()) < MIN_REPORTED_FRACTION * songs.n_rows:
         return []

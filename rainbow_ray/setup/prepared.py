@@ -154,7 +154,7 @@ def _split_file_warnings(plan: RunPlan, split: Split, profile: dict[str, Any], e
     warnings = []
     path = plan.config.data.split_file
     if split.split_by != "row" and split.n_shared_texts:
-        warnings.append(f"LEAK: {split.n_shared_texts} texts stand on both sides of a fold of {path}")
+        warnings.append(f"LEAK: {split.n_shared_texts} texts are on both sides of a fold of {path}")
     if split.split_by != "row" and split.n_divided_groups:
         warnings.append(f"{split.n_divided_groups} groups (songs that belong together) are cut by {path}")
     if plan.known_split is not None and plan.known_split.get("data_hash") != profile["data_hash"]:
@@ -170,9 +170,9 @@ def _unused_after_split(plan: RunPlan, task: Task, split: Split) -> list[str]:
     """Return warnings about keys that have no effect with these labels and so many folds."""
     modalities = plan.reading.modalities
     has_segment_labels = not task.is_weakly_labeled if plan.segments is not None else None
-    before = run_facts(plan.task, modalities)
-    after = run_facts(plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds)
-    warnings = new_unused_keys(plan.config, before, after)
+    facts_before = run_facts(plan.task, modalities)
+    facts_after = run_facts(plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds)
+    warnings = new_unused_keys(plan.config, facts_before, facts_after)
     if split.n_folds == 1 and _leaves_songs_out(plan.config):
         warnings.append("data.train_split has no effect: all songs that are not scored are trained on")
     return warnings

@@ -95,16 +95,17 @@ def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> Mapp
             unknown.append(label)
     if unknown:
         assert mapping is not None
-        raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_some(unknown)}"
+        raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_format_names(unknown)}"
                          f"{did_you_mean(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
     changes = (
         (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
-        ("labels that data.class_mapping lacks are left out", [k for k, why in reasons.items() if why == UNKNOWN]),
-        ("labels that data.class_mapping leaves out", [k for k, why in reasons.items() if why == MAPPED_AWAY]),
+        ("labels that data.class_mapping lacks are left out", [name for name in reasons if reasons[name] == UNKNOWN]),
+        ("labels that data.class_mapping leaves out", [name for name in reasons if reasons[name] == MAPPED_AWAY]),
     )
     notes = [
-        f"{change}: {_some([f'{name} ({labels[name]} rows)' for name in named])}" for change, named in changes if named
-    ]
+        f"{change}: {_format_names([f'{name} ({labels[name]} rows)' for name in changed])}"
+        for change, changed in changes if changed
+    ]  # fmt: skip
     if data.null_class is not None:
         notes.append(
             f"rows without a label count as {data.null_class!r} ({labels.get(data.null_class, 0)} rows in all)"
@@ -139,7 +140,9 @@ def order_classes(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
     """
     names = sorted(set(present))
     if len(names) > MAX_CLASSES:
-        raise InputError(f"{len(names)} different labels are no classes ({_some(names)}); for numbers: --phase 4")
+        raise InputError(
+            f"{len(names)} different labels are no classes ({_format_names(names)}); for numbers: --phase 4"
+        )
     numbers = {_text(name): number for name, number in (data.class_mapping or {}).items() if isinstance(number, int)}
     return tuple(sorted(names, key=lambda name: (numbers.get(name, len(numbers)), name)))
 
@@ -164,7 +167,7 @@ def apply_rare_policy(
     rare = sorted(name for name, n in songs.items() if n < min_songs)
     if not rare:
         return {name: name for name in songs}, ()
-    listed = _some([f"{name} ({songs[name]})" for name in rare])
+    listed = _format_names([f"{name} ({songs[name]})" for name in rare])
     if data.rare_classes == "error":
         raise InputError(f"target {column!r} has classes of fewer than {min_songs} songs: {listed}; see"
                          " data.rare_classes (drop, other) and data.min_songs_per_class")  # fmt: skip
@@ -190,13 +193,13 @@ def find_small_classes(songs: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(name for name, n in songs.items() if 0 < n < MIN_WEIGHTED_SONGS))
 
 
-def small_class_warnings(songs: Mapping[str, int], config: TrainingConfig, what: str) -> tuple[str, ...]:
+def small_class_warnings(songs: Mapping[str, int], config: TrainingConfig, consequence: str) -> tuple[str, ...]:
     """Return a warning about classes whose weight `training.class_weights=auto` does not raise.
 
     Args:
         songs: Number of songs of each class.
         config: The training section of the config.
-        what: Consequence for the weights, a clause of the message.
+        consequence: Consequence for the weights, a clause of the message.
 
     Returns:
         At most one message.
@@ -204,7 +207,10 @@ def small_class_warnings(songs: Mapping[str, int], config: TrainingConfig, what:
     tiny = [f"{name} ({songs[name]})" for name in find_small_classes(songs)]
     if config.class_weights != "auto" or config.loss in WEIGHTED_LOSSES or config.sampling != "none" or not tiny:
         return ()
-    return (f"classes of too few songs to be weighed up: {_some(tiny)}; {what} (training.class_weights=balanced)",)
+    return (
+        f"classes with too few songs for a higher weight: {_format_names(tiny)}; {consequence}"
+        " (training.class_weights=balanced)",
+    )
 
 
 def class_weights(
@@ -224,35 +230,35 @@ def class_weights(
     Returns:
         Weights, float32, `(classes,)`.
     """
-    asked = config.class_weights
-    if isinstance(asked, list):
-        return np.array(asked, dtype=np.float32)
-    if isinstance(asked, dict):
-        named = {label_name(name): weight for name, weight in asked.items()}
-        return np.array([named.get(name, 1.0) for name in classes], dtype=np.float32)
-    if asked == "none" or (asked == "auto" and tiny):
+    requested = config.class_weights
+    if isinstance(requested, list):
+        return np.array(requested, dtype=np.float32)
+    if isinstance(requested, dict):
+        weight_by_name = {label_name(name): weight for name, weight in requested.items()}
+        return np.array([weight_by_name.get(name, 1.0) for name in classes], dtype=np.float32)
+    if requested == "none" or (requested == "auto" and tiny):
         return np.ones(len(classes), dtype=np.float32)
     present = counts > 0
     weights = np.where(present, counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1)), 0.0)
     return weights.astype(np.float32)
 
 
-def check_weights(classes: Sequence[str], asked: Any) -> list[str]:
+def check_weights(classes: Sequence[str], requested: Any) -> list[str]:
     """Return problems with `training.class_weights` once the classes are known.
 
     Args:
         classes: Names of the classes.
-        asked: Value of the key.
+        requested: Value of the key.
 
     Returns:
         Messages.
     """
     listed = ", ".join(classes)
-    if isinstance(asked, list) and len(asked) != len(classes):
-        return [f"training.class_weights: {len(asked)} weights for {len(classes)} classes ({listed})"]
-    if isinstance(asked, dict):
+    if isinstance(requested, list) and len(requested) != len(classes):
+        return [f"training.class_weights: {len(requested)} weights for {len(classes)} classes ({listed})"]
+    if isinstance(requested, dict):
         return [f"training.class_weights: no class {name!r}{did_you_mean(name, classes)}; there are: {listed}"
-                for name in asked if label_name(name) not in classes]  # fmt: skip
+                for name in requested if label_name(name) not in classes]  # fmt: skip
     return []
 
 
@@ -291,12 +297,12 @@ def count_names(names: Iterable[str]) -> dict[str, int]:
 def _names_of(mapping: Mapping[str, str | int | None]) -> dict[str, str | None]:
     """A mapping to numbers names each class by its first label."""
     first: dict[int, str] = {}
-    named: dict[str, str | None] = {}
+    name_of_value: dict[str, str | None] = {}
     for label, value in mapping.items():
         name = first.setdefault(value, _text(label)) if isinstance(value, int) else value
         name = label_name(name) if name is not None else None
-        named[_text(label)] = name
-    return named
+        name_of_value[_text(label)] = name
+    return name_of_value
 
 
 def mapped_names(data: DataConfig) -> frozenset[str]:
@@ -316,6 +322,6 @@ def _text(label: Any) -> str:
     return label_name(str(label))
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _format_names(names: Sequence[str]) -> str:
+    suffix = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + suffix

@@ -1,6 +1,6 @@
-"""Cells of a label column as names: one name a cell, or several; what has no single reading is refused.
+"""Parsing of the cells of a label column into one or several class names; ambiguous cells are rejected.
 
-All problems read labels through these functions, so that one spelling means the same in every phase.
+All tasks read labels through these functions, so that a cell has the same meaning in every phase.
 """
 
 from __future__ import annotations
@@ -32,12 +32,10 @@ from rainbow_ray.data.normalize import label_name, label_names, text_column
 from rainbow_ray.utils.errors import InputError
 
 DELIMITERS = r"[,;|]"
-TORN_PIECE = "a delimiter inside of brackets or quotes"
-MISSING_WORDS = frozenset(
-    {"nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a"}
-)  # what tools write for a missing cell
-BRACKETED = re.compile(r"\[[^\[\]{}()'\",]*\w[^\[\]{}()'\",]*\]")  # `[chorus]`: a list of one, or a name
-SHOWN = 3
+TORN_PIECE = "a delimiter inside of brackets or quotes"  # part of a message
+MISSING_WORDS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a"})  # written for missing cells
+BRACKETED = re.compile(r"\[[^\[\]{}()'\",]*\w[^\[\]{}()'\",]*\]")  # `[chorus]`: a list of one name, or a name
+MAX_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class LabelCells:
     """Single labels of rows.
 
     Attributes:
-        codes: Which of `names` each row has, `(rows,)`, int64; -1 where the label is missing.
+        codes: Index into `names` of each row, `(rows,)`, int64; -1 for a missing label.
         names: The distinct names.
-        notes: Sentences about what was read in another way than it is written.
+        notes: Notes about cells whose label differs from their text.
     """
 
     codes: np.ndarray
@@ -56,7 +54,7 @@ class LabelCells:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows have each name."""
+        """Number of rows of each name."""
         sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
         return dict(zip(self.names, sizes.tolist(), strict=True))
 
@@ -76,18 +74,18 @@ class LabelCells:
 
 
 def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = ()) -> LabelCells:
-    """Read one label a row; a container of one item stands for its item.
+    """Parse one label per row; a container with one item is read as its item.
 
     Args:
         labels: Raw labels, `(rows,)`.
-        column: The target's name, for messages.
-        keep: Texts that are names as they are written, whatever they look like.
+        column: Name of the target, for messages.
+        keep: Texts that are names although they look like containers.
 
     Returns:
-        The distinct names and which of them each row has.
+        The distinct names, and the name of each row.
 
     Raises:
-        InputError: A cell holds several labels, a container without a single reading, or what is no name.
+        InputError: A cell has several labels, is an ambiguous container, or has no name.
     """
     try:
         undecodable = is_bytes_type(labels.type) and bool(text_column(labels).undecodable.any())
@@ -95,97 +93,100 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
         undecodable, texts = True, pa.chunked_array([], pa.string())
     if undecodable:
-        raise InputError(f"target {column!r} holds {labels.type}, which are no names of classes; name another with"
-                         " data.target_column")  # fmt: skip
-    codes, written = pd.factorize(texts.to_numpy())
-    written = [str(text) for text in written]
-    keep = {*keep, *_bracketed_names(written)}
+        raise InputError(f"target {column!r} has type {labels.type}, which cannot be class names; choose another column"
+                         " with data.target_column")  # fmt: skip
+    codes, values = pd.factorize(texts.to_numpy())
+    distinct_texts = [str(value) for value in values]
+    keep = {*keep, *_bracketed_names(distinct_texts)}
     refused: dict[str, list[str]] = {}
     names: list[str | None] = []
-    for text in written:
+    for text in distinct_texts:
         try:
             names.append(text if text in keep else single_item(text))
         except ContainerError as error:
             names.append(None)
             refused.setdefault(str(error), []).append(text)
-    rows = dict(zip(written, np.bincount(codes[codes >= 0], minlength=len(written)).tolist(), strict=True))
-    _refuse(refused, rows, column, several=False)
-    taken = [text for text, name in zip(written, names, strict=True) if name not in (text, None)]
+    counts = np.bincount(codes[codes >= 0], minlength=len(distinct_texts)).tolist()
+    n_rows = dict(zip(distinct_texts, counts, strict=True))
+    _refuse(refused, n_rows, column, several=False)
+    list_texts = [text for text, name in zip(distinct_texts, names, strict=True) if name not in (text, None)]
     notes: tuple[str, ...] = ()
-    if taken:
-        number = sum(rows[text] for text in taken)
-        notes = (f"target {column!r}: {number} rows hold a list of one label, which is taken ({_some(taken)})",)
+    if list_texts:
+        n_lists = sum(n_rows[text] for text in list_texts)
+        notes = (f"target {column!r}: {n_lists} rows have a list of one label, which is read as the label"
+                 f" ({_format_names(list_texts)})",)  # fmt: skip
     new_codes, distinct = pd.factorize(np.array([*names, None], dtype=object))
-    return LabelCells(new_codes[codes], tuple(str(name) for name in distinct), notes)  # -1 is the last, a missing one
+    # the code -1 of a missing label selects the last entry, which is None
+    return LabelCells(new_codes[codes], tuple(str(name) for name in distinct), notes)
 
 
-def _bracketed_names(written: Sequence[str]) -> set[str]:
-    """Texts such as `[chorus]` that are names: lists would have no plain names between them, but their own items."""
-    if all(text[:1] in CLOSING for text in written):
+def _bracketed_names(texts: Sequence[str]) -> set[str]:
+    """Return texts such as `[chorus]` that are names: not all texts are containers, and no item is a text itself."""
+    if all(text[:1] in CLOSING for text in texts):
         return set()
-    others = {*written, *CONSTANTS}
-    inner = {text: text[1:-1].strip() for text in written if BRACKETED.fullmatch(text)}
-    return {text for text, word in inner.items() if word not in others and not NUMBER.fullmatch(word)}
+    other_words = {*texts, *CONSTANTS}
+    inner = {text: text[1:-1].strip() for text in texts if BRACKETED.fullmatch(text)}
+    return {text for text, word in inner.items() if word not in other_words and not NUMBER.fullmatch(word)}
 
 
 def _bracketed_in_lists(cells: Sequence[Any]) -> set[str]:
-    """`_bracketed_names` where cells hold several labels: names between delimiters count, other lists speak against."""
-    written = list(dict.fromkeys(label_name(cell) for cell in cells if isinstance(cell, str)))
-    pieces = [piece.strip() for text in written if text[:1] not in CLOSING for piece in re.split(DELIMITERS, text)]
-    in_brackets = [text for text in written if text[:1] == "[" and text[-1:] == "]"]
+    """Return the bracketed names among cells of several labels; none if any cell is a list of several items."""
+    texts = list(dict.fromkeys(label_name(cell) for cell in cells if isinstance(cell, str)))
+    pieces = [piece.strip() for text in texts if text[:1] not in CLOSING for piece in re.split(DELIMITERS, text)]
+    in_brackets = [text for text in texts if text[:1] == "[" and text[-1:] == "]"]
     if any(not BRACKETED.fullmatch(text) for text in in_brackets):
         return set()
-    known = set(pieces)  # `[a b]` may be a list of `a` and `b`
-    return {text for text in _bracketed_names([*pieces, *in_brackets]) if known.isdisjoint(text[1:-1].split())}
+    plain_names = set(pieces)  # `[a b]` is a list if `a` or `b` occurs as a name
+    return {text for text in _bracketed_names([*pieces, *in_brackets]) if plain_names.isdisjoint(text[1:-1].split())}
 
 
 def several_labels(
     labels: pa.ChunkedArray, column: str, delimiter: str | None = None, keep: Collection[str] = ()
 ) -> list[list[str] | None]:
-    """Read any number of labels a row.
+    """Parse any number of labels per row.
 
     Args:
-        labels: Raw labels, `(rows,)`: names with delimiters, lists, mappings of names to booleans, or texts that spell
-            out one of these.
-        column: The target's name, for messages.
-        delimiter: What stands between names; None: any of `,`, `;` and `|`.
-        keep: Texts that are names as they are written, whatever they look like.
+        labels: Raw labels, `(rows,)`: names with delimiters, lists, mappings of names to booleans, or texts that
+            contain one of these.
+        column: Name of the target, for messages.
+        delimiter: Separator of names; None: any of `,`, `;` and `|`.
+        keep: Texts that are names although they look like containers.
 
     Returns:
-        The names of each row, each once; None where all that a row has is missing.
+        The distinct names of each row; None if the label is missing.
 
     Raises:
-        InputError: A cell has no single reading.
+        InputError: A cell is ambiguous.
     """
     refused: dict[str, list[str]] = {}
     try:
         cells = labels.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"target {column!r} holds {labels.type}, which cannot be read as names of classes: {error}"
+        raise InputError(f"target {column!r} has type {labels.type}, which cannot be read as class names: {error}"
                          ) from error  # fmt: skip
     keep = {*keep, *_bracketed_in_lists(cells)}
     rows = Counter[str]()
-    found: list[list[str] | None] = []
+    names_of_rows: list[list[str] | None] = []
     for cell in cells:
         try:
-            found.append(_names_of_cell(cell, delimiter, keep))
+            names_of_rows.append(_names_of_cell(cell, delimiter, keep))
         except ContainerError as error:
-            found.append(None)
+            names_of_rows.append(None)
             rows[str(cell)] += 1
             if rows[str(cell)] == 1:
                 refused.setdefault(str(error), []).append(str(cell))
     _refuse(refused, rows, column, several=True)
     _refuse_indicators(cells, column)
-    return found
+    return names_of_rows
 
 
 def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return warnings about names that may stand for a missing label, or for the same class as another.
+    """Return warnings about names that may mean a missing label, or the same class as another name.
 
     Args:
-        counts: How many rows have each name.
-        column: The target's name.
-        mapped: Names that the user has mapped to classes, about which no warning is given.
+        counts: Number of rows of each name.
+        column: Name of the target.
+        mapped: Names in `data.class_mapping`, which cause no warning.
 
     Returns:
         Messages for the user.
@@ -193,28 +194,28 @@ def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[st
     notes = []
     missing = [name for name in counts if name.casefold() in MISSING_WORDS and name not in mapped]
     if missing:
-        listed = _some([f"{name!r} ({counts[name]} rows)" for name in missing])
-        notes.append(f"target {column!r}: {listed} may be a missing value that was written as text, and is a class of"
-                     " its own; write null in the table, or list the classes in data.class_mapping and map it to null"
+        listed = _format_names([f"{name!r} ({counts[name]} rows)" for name in missing])
+        notes.append(f"target {column!r}: {listed} may be a missing value that was written as text, and is read as a"
+                     " class; write null in the table, or list the classes in data.class_mapping and map it to null"
                      )  # fmt: skip
     groups: dict[str, list[str]] = {}
     for name in sorted(counts):
         groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    alike = [" and ".join(f"{name!r} ({counts[name]} rows)" for name in names)
+    similar = [" and ".join(f"{name!r} ({counts[name]} rows)" for name in names)
              for names in groups.values() if len(names) > 1]  # fmt: skip
-    if alike:
+    if similar:
         notes.append(f"target {column!r}: names that differ only in case, white space or width are different classes:"
-                     f" {_some(alike)}; data.class_mapping joins them")  # fmt: skip
+                     f" {_format_names(similar)}; merge them with data.class_mapping")  # fmt: skip
     return tuple(notes)
 
 
 def without_missing_words(cells: LabelCells, column: str, keep: Collection[str] = ()) -> LabelCells:
-    """Treat words such as `nan` as missing labels, where Booleans or numbers are expected.
+    """Treat words such as `nan` as missing labels, for targets that are Booleans or numbers.
 
     Args:
         cells: Labels of rows.
         column: Name of the target column, for messages.
-        keep: Names that are labels, whatever they look like.
+        keep: Names that are labels although they look like missing values.
 
     Returns:
         The labels, with a note about the words.
@@ -222,11 +223,11 @@ def without_missing_words(cells: LabelCells, column: str, keep: Collection[str] 
     words = [name for name in cells.names if name.casefold() in MISSING_WORDS and name not in keep]
     if not words:
         return cells
-    listed = _some([f"{name!r} ({cells.counts[name]} rows)" for name in words])
-    kept = [name for name in cells.names if name not in words]
-    new_code = np.array([kept.index(name) if name in kept else -1 for name in cells.names] + [-1])
-    note = f"target {column!r}: {listed} is written in the place of a missing label, and these rows are left out"
-    return LabelCells(new_code[cells.codes], tuple(kept), (*cells.notes, note))
+    listed = _format_names([f"{name!r} ({cells.counts[name]} rows)" for name in words])
+    labels = [name for name in cells.names if name not in words]
+    new_code = np.array([labels.index(name) if name in labels else -1 for name in cells.names] + [-1])
+    note = f"target {column!r}: {listed} is read as a missing label, and these rows are left out"
+    return LabelCells(new_code[cells.codes], tuple(labels), (*cells.notes, note))
 
 
 def _names_of_cell(cell: Any, delimiter: str | None, keep: Collection[str]) -> list[str] | None:
@@ -243,7 +244,7 @@ def _names_of_cell(cell: Any, delimiter: str | None, keep: Collection[str]) -> l
 
 
 def _piece(piece: str, *, plain: bool) -> str | None:
-    """A name between delimiters, without quotes around it."""
+    """Return the name in a piece between delimiters, without quotes."""
     if QUOTED.fullmatch(piece) and piece[0] in "'\"":
         return label_name(piece[1:-1]) or None
     unbalanced = any(piece.count(a) != piece.count(b) for a, b in ("()", "[]", "{}")) or piece.count('"') % 2
@@ -252,20 +253,20 @@ def _piece(piece: str, *, plain: bool) -> str | None:
     return label_name(piece) or None
 
 
-def _refuse(refused: Mapping[str, Sequence[str]], rows: Mapping[str, int], column: str, *, several: bool) -> None:
-    """Raise `InputError` with a problem for each form, if there is any."""
+def _refuse(refused: Mapping[str, Sequence[str]], n_rows: Mapping[str, int], column: str, *, several: bool) -> None:
+    """Raise `InputError` with one problem for each form of label that is rejected, if any."""
     advice = ('write a list column, or JSON such as ["a", "b"]' if several else
-              "write one label a row, or set data.multi_label=true in phase 2")  # fmt: skip
+              "write one label per row, or set data.multi_label=true in phase 2")  # fmt: skip
     if refused:
         raise InputError([
-            f"target {column!r} holds {form} in {sum(rows[text] for text in texts)} rows, such as"
-            f" {_some([_short(text) for text in texts])}; {advice}"
+            f"target {column!r} has {form} in {sum(n_rows[text] for text in texts)} rows, such as"
+            f" {_format_names([_shorten(text) for text in texts])}; {advice}"
             for form, texts in refused.items()
         ])  # fmt: skip
 
 
 def _refuse_indicators(cells: Iterable[Any], column: str) -> None:
-    """Raise `InputError` where all rows are equally long lists of 0 and 1 in which values repeat."""
+    """Raise `InputError` if all rows are lists of 0 and 1 of the same length, in which values repeat."""
     lists = []
     for cell in cells:
         try:
@@ -276,14 +277,14 @@ def _refuse_indicators(cells: Iterable[Any], column: str) -> None:
             return
         lists.append(items)
     if len({len(items) for items in lists}) == 1 and any(len(set(items)) < len(items) for items in lists):
-        raise InputError(f"target {column!r} holds {INDICATORS}, lists of {len(lists[0])} numbers 0 or 1; write the"
-                         ' names of the classes that a song has, such as ["a", "b"]')  # fmt: skip
+        raise InputError(f"target {column!r} has {INDICATORS}, lists of {len(lists[0])} numbers 0 or 1; write the"
+                         ' names of the classes of each song, such as ["a", "b"]')  # fmt: skip
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _format_names(names: Sequence[str]) -> str:
+    suffix = f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + suffix

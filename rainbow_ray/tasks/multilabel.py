@@ -189,8 +189,8 @@ class Multilabel(NamedClassesTask):
     @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         counts = count_names(name for names in self.decode_targets(targets) for name in names)
-        none = int((~targets.any(axis=1)).sum())
-        return {**counts, **({"none of them": none} if none else {})}
+        n_without_class = int((~targets.any(axis=1)).sum())
+        return {**counts, **({"none of them": n_without_class} if n_without_class else {})}
 
     @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:

@@ -34,8 +34,8 @@ def parse_numbers(labels: pa.ChunkedArray, column: str) -> tuple[np.ndarray, tup
     numbers = [_parse_number(name) for name in cells.names]
     invalid = sorted(name for name, number in zip(cells.names, numbers, strict=True) if number is None)
     if invalid:
-        more = f" and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
-        raise InputError(f"target {column!r} is not a number: {', '.join(map(repr, invalid[:SHOWN]))}{more}; name"
+        suffix = f" and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
+        raise InputError(f"target {column!r} is not a number: {', '.join(map(repr, invalid[:SHOWN]))}{suffix}; name"
                          " another with data.target_column")  # fmt: skip
     return np.array([*numbers, np.nan], dtype=np.float64)[cells.codes], cells.notes  # -1 is a missing one
 

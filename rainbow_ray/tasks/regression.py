@@ -155,11 +155,11 @@ class Regression(ExampleTask):
         """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
         values, counts = np.unique(targets, return_counts=True)
         common = values[counts.argmax()] if counts.max() >= 0.1 * len(targets) and len(values) > STRATA else np.nan
-        rest = targets != common
-        if not rest.any():
+        is_uncommon = targets != common
+        if not is_uncommon.any():
             return np.zeros(len(targets), dtype=np.int64)
-        cuts = np.unique(np.quantile(targets[rest], np.arange(1, STRATA) / STRATA))
-        return np.where(rest, 1 + np.searchsorted(cuts, targets, side="right"), 0)
+        cuts = np.unique(np.quantile(targets[is_uncommon], np.arange(1, STRATA) / STRATA))
+        return np.where(is_uncommon, 1 + np.searchsorted(cuts, targets, side="right"), 0)
 
     @override
     def one_hot(self, targets: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ class Regression(ExampleTask):
     @override
     def describe(self, targets: np.ndarray) -> dict[str, float]:
         cuts = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "most": 1.0}
-        values = [float(np.quantile(targets, at)) for at in cuts.values()]
+        values = [float(np.quantile(targets, fraction)) for fraction in cuts.values()]
         spread = dict(zip(cuts, rounded_alike(values), strict=True))
         return {**spread, "share of 0": round(float(np.mean(targets == 0)), 4)}
 

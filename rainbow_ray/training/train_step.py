@@ -197,18 +197,18 @@ class Stepper:
 
     def _halve_micro_batches(self, n_failed: int, number: int) -> None:
         """Halve the limits of all workers after a micro-batch of `n_failed` examples exceeded the memory."""
-        before = self.limits
+        previous = self.limits
         n_failed = int(max(size.item() for size in self.process_group.all_gather(torch.tensor(n_failed))))
-        if n_failed == 1 or before.examples == 1:  # one example, or one sequence, which is not divided
+        if n_failed == 1 or previous.examples == 1:  # one example, or one sequence, which is not divided
             raise TrainingError(
                 f"out of memory on {self.device.type} in step {number}: one example alone does not fit;"
                 f" {OUT_OF_MEMORY_ADVICE}"
             )
-        self.limits = before.halved(n_failed)
+        self.limits = previous.halved(n_failed)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        tokens = f" and {self.limits.tokens} tokens" if before.tokens else ""
+        tokens = f" and {self.limits.tokens} tokens" if previous.tokens else ""
         self.notes.append(
             f"out of memory on {self.device.type} in step {number}: micro-batches are reduced from {n_failed} to"
             f" {self.limits.examples} examples{tokens}; the gradients stay the same"

@@ -172,8 +172,8 @@ class Trainer:
         if len(self.inner) and state.best_epoch == state.epoch and is_main:
             trained = {"model": self.model.trained_state()}
             self.checkpoints.save_best(state.epoch, trained, keep=self._epochs_in_checkpoints)
-        every = self.config.training.save_every_n_epochs
-        is_due = state.epoch % every == 0 if every is not None else self._checkpoint_is_due()
+        interval_epochs = self.config.training.save_every_n_epochs
+        is_due = state.epoch % interval_epochs == 0 if interval_epochs is not None else self._checkpoint_is_due()
         if self.process_group.all_reduce_scalars(float(is_due and is_main))[0]:
             self._save()
 

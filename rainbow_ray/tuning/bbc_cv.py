@@ -98,13 +98,13 @@ def correct_score(
     sign = 1.0 if task.larger_is_better(metric) else -1.0
     for drawn in resample(songs, seed=seed):
         resampled.append(task.metric(metric, targets[drawn], scores[best][drawn]))
-        rest = np.setdiff1d(np.arange(len(targets)), drawn)
+        not_drawn = np.setdiff1d(np.arange(len(targets)), drawn)
         selected = select_best(task, metric, targets[drawn], scores[:, drawn])
-        value = None if selected is None else task.metric(metric, targets[rest], scores[selected][rest])
+        value = None if selected is None else task.metric(metric, targets[not_drawn], scores[selected][not_drawn])
         if value is None:
             continue
         out_of_bag.append(value)
-        baseline = None if default is None else task.metric(metric, targets[rest], scores[default][rest])
+        baseline = None if default is None else task.metric(metric, targets[not_drawn], scores[default][not_drawn])
         gains += [] if baseline is None else [sign * (value - baseline)]
     interval = percentile_interval(resampled)
     if not out_of_bag or interval is None:

@@ -21,31 +21,31 @@ class Suggestion:
 
     Attributes:
         distribution: Distribution that it suggests a value from.
-        where: Place of the call, as file:line.
+        location: Place of the call, as file:line.
     """
 
     distribution: BaseDistribution
-    where: str
+    location: str
 
     def __str__(self) -> str:
-        return f"{describe(self.distribution)} at {self.where}"
+        return f"{describe(self.distribution)} at {self.location}"
 
 
 class RecordingTrial:
     """Passes calls on to an Optuna trial and records them.
 
-    A key that is asked for under a former name is recorded, and asked of Optuna, under its present name.
+    A key that is suggested under a former name is recorded, and passed to Optuna, under its present name.
 
-    A call that makes no sense is a problem and gets some value, so that the rest of the space is looked at as well.
+    An invalid call is recorded as a problem and returns an arbitrary value, so that the rest of the space is checked.
 
     Args:
         trial: An Optuna trial.
         earlier: Suggestions of earlier draws of the same space, by key.
 
     Attributes:
-        values: Value of each key that was asked for.
+        values: Value of each suggested key.
         suggestions: First suggestion of each key.
-        former_keys: Former names of keys that were asked for.
+        former_keys: Former names of keys that the space uses.
         problems: What is wrong with the calls.
     """
 
@@ -69,31 +69,33 @@ class RecordingTrial:
         return ask
 
     def _ask(self, method: str, key: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        where = _calling_line()
+        location = _calling_line()
         if not isinstance(key, str):
-            self.problems.append(f"{key!r} is no key: the first argument of {method} is a config key ({_quote(where)})")
-            return _some_value(arguments)
+            self.problems.append(
+                f"{key!r} is no key: the first argument of {method} is a config key ({_quote(location)})"
+            )
+            return _placeholder_value(arguments)
         if key in renamed_keys():
             self.former_keys.add(key)
             key = renamed_keys()[key]
         try:
-            suggestion = Suggestion(DISTRIBUTIONS[method](*arguments, **options), where)
+            suggestion = Suggestion(DISTRIBUTIONS[method](*arguments, **options), location)
         except (TypeError, ValueError, OverflowError) as error:
-            self.problems.append(f"{key}: {error} ({_quote(where)})")
-            return self.values.setdefault(key, _some_value(arguments))
+            self.problems.append(f"{key}: {error} ({_quote(location)})")
+            return self.values.setdefault(key, _placeholder_value(arguments))
         first = self.suggestions.get(key)
         if first is not None:
             if first.distribution != suggestion.distribution:
-                self.problems.append(f"{key} is asked for twice: {first}, and {suggestion}; keep one of the two")
+                self.problems.append(f"{key} is suggested twice: {first}, and {suggestion}; keep one of the two")
             return self.values[key]
         self.suggestions[key] = suggestion
-        before = self.earlier.get(key)
-        if before is not None and not _can_alternate(before.distribution, suggestion.distribution):
+        previous = self.earlier.get(key)
+        if previous is not None and not _can_alternate(previous.distribution, suggestion.distribution):
             self.problems.append(
-                f"{key} is asked for in two ways that one search cannot hold: {before}, and {suggestion}; use the same"
-                " kind, and the same choices, in all branches"
+                f"{key} is suggested from two distributions that one search cannot combine: {previous}, and"
+                f" {suggestion}; use the same kind, and the same choices, in all branches"
             )
-            return self.values.setdefault(key, _some_value(arguments))
+            return self.values.setdefault(key, _placeholder_value(arguments))
         self.values[key] = getattr(self.trial, method)(key, *arguments, **options)
         return self.values[key]
 
@@ -226,22 +228,22 @@ def _check_numbers(**values: Any) -> None:
             raise ValueError(f"{name}={value} is not finite")
 
 
-def _can_alternate(one: BaseDistribution, other: BaseDistribution) -> bool:
+def _can_alternate(first: BaseDistribution, second: BaseDistribution) -> bool:
     """Return whether Optuna accepts both for a key, in different trials: ranges of numbers may differ, choices not."""
-    if type(one) is not type(other):
+    if type(first) is not type(second):
         return False
-    return not isinstance(one, CategoricalDistribution) or one == other
+    return not isinstance(first, CategoricalDistribution) or first == second
 
 
-def _some_value(arguments: Sequence[Any]) -> Any:
-    """Return a value for a call that cannot be answered."""
+def _placeholder_value(arguments: Sequence[Any]) -> Any:
+    """Return an arbitrary value for an invalid call."""
     first = arguments[0] if arguments else None
     return first[0] if isinstance(first, list | tuple) and first else first
 
 
-def _quote(where: str) -> str:
-    """Return the place of a call with the code that stands there."""
-    file, _, line = where.rpartition(":")
+def _quote(location: str) -> str:
+    """Return the place of a call with its line of code."""
+    file, _, line = location.rpartition(":")
     return f"{file}, line {line}: `{linecache.getline(file, int(line)).strip()}`"
 
 

@@ -50,7 +50,7 @@ class Revalidation:
     over_baseline: Difference | None
 
     @property
-    def where(self) -> str:
+    def description(self) -> str:
         """The number of fresh splits or seeds, for messages."""
         return f"{len(self.seeds)} fresh {'splits' if self.fresh_splits else 'seeds'}"
 
@@ -93,7 +93,7 @@ def _compare_with_default(
     if difference is None or revalidation.winner is None:
         return f"No verdict on {name}: {metric} is not defined on these songs."
     values = " against ".join(format_numbers([revalidation.winner, revalidation.default]))
-    numbers = f"{metric} {values} on {revalidation.where}, {_format_difference(difference)}"
+    numbers = f"{metric} {values} on {revalidation.description}, {_format_difference(difference)}"
     if difference.value <= 0:
         return f"The sweep found nothing: {name} is no better than the default config, {numbers}."
     if difference.low <= 0:

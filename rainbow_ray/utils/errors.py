@@ -77,22 +77,23 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def did_you_mean(name: str, known: Iterable[str], how_many: int = 3) -> str:
+def did_you_mean(name: str, known: Iterable[str], max_suggestions: int = 3) -> str:
     """Return a suggestion for a name that does not exist.
 
     Args:
         name: The name.
         known: Names that exist.
-        how_many: Largest number of suggestions.
+        max_suggestions: Maximum number of suggestions.
 
     Returns:
         `" (did you mean X or Y?)"`, or an empty text where no name is similar.
     """
     names = list(known)
     by_lower = {candidate.lower(): candidate for candidate in names}
-    found = [by_lower[m] for m in difflib.get_close_matches(name.lower(), list(by_lower), n=how_many, cutoff=0.5)]
-    inside = [candidate for candidate in names if name.lower() in candidate.lower() and candidate not in found]
-    offered = (found + inside)[:how_many]
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), n=max_suggestions, cutoff=0.5)
+    similar = [by_lower[match] for match in matches]
+    inside = [candidate for candidate in names if name.lower() in candidate.lower() and candidate not in similar]
+    offered = (similar + inside)[:max_suggestions]
     return f" (did you mean {' or '.join(offered)}?)" if offered else ""
 
 

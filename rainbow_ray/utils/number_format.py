@@ -12,56 +12,56 @@ HUGE = 1e15  # from here on float64 has no decimals left
 RESOLUTION = 4  # significant digits of the distance between numbers that are rounded alike
 
 
-def format_numbers(values: Sequence[float | None], places: int = 3, *, signed: bool = False) -> list[str]:
+def format_numbers(values: Sequence[float | None], decimals: int = 3, *, signed: bool = False) -> list[str]:
     """Format numbers that are read together, such as an estimate and its interval, with the same decimals.
 
     Args:
         values: The numbers; None and NaN are written as a dash.
-        places: Decimals of numbers between 0.01 and 1e15. Of smaller ones, the largest has so many significant digits.
+        decimals: Decimals of numbers between 0.01 and 1e15, and significant digits of the largest number below 0.01.
         signed: Whether positive numbers have a plus sign.
 
     Returns:
         A text for each number.
     """
-    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    largest = max(known, default=0.0)
-    kind = f".{places}f"
+    magnitudes = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(magnitudes, default=0.0)
+    kind = f".{decimals}f"
     if 0 < largest < TINY:
-        kind = f".{max(0, places - 1)}e"
+        kind = f".{max(0, decimals - 1)}e"
     elif 0 < largest < SMALL:
-        kind = f".{places - 1 - math.floor(math.log10(largest))}f"
+        kind = f".{decimals - 1 - math.floor(math.log10(largest))}f"
     elif largest >= HUGE:
-        kind = f".{places}e"
+        kind = f".{decimals}e"
     sign = "+" if signed else ""
     return [MISSING if value is None or math.isnan(value) else f"{value:{sign}{kind}}" for value in values]
 
 
-def format_number(value: float | None, places: int = 3, *, signed: bool = False) -> str:
+def format_number(value: float | None, decimals: int = 3, *, signed: bool = False) -> str:
     """Format one number.
 
     Args:
         value: The number; None and NaN are written as a dash.
-        places: As in `format_numbers`.
+        decimals: As in `format_numbers`.
         signed: Whether positive numbers have a plus sign.
 
     Returns:
         The text.
     """
-    return format_numbers([value], places, signed=signed)[0]
+    return format_numbers([value], decimals, signed=signed)[0]
 
 
-def format_interval(pair: Sequence[float] | None, places: int = 2, separator: str = "–") -> str:
+def format_interval(pair: Sequence[float] | None, decimals: int = 2, separator: str = "–") -> str:
     """Format the two ends of an interval with the same number of decimals.
 
     Args:
         pair: Lower and upper end, or None.
-        places: As in `format_numbers`.
+        decimals: As in `format_numbers`.
         separator: Text between the ends.
 
     Returns:
         The text; a dash where there is no interval.
     """
-    return MISSING if pair is None else separator.join(format_numbers(list(pair), places))
+    return MISSING if pair is None else separator.join(format_numbers(list(pair), decimals))
 
 
 def format_difference(value: float, low: float, high: float) -> str:
@@ -117,8 +117,8 @@ def format_labels(labels: Mapping[str, float]) -> list[tuple[str, str]]:
         Pairs of name and text.
     """
     quantiles = [name for name in labels if isinstance(labels[name], float) and not name.startswith("share ")]
-    alike = dict(zip(quantiles, format_alike([labels[name] for name in quantiles]), strict=True))
-    return [(str(name), alike.get(name) or f"{value:g}") for name, value in labels.items()]
+    formatted = dict(zip(quantiles, format_alike([labels[name] for name in quantiles]), strict=True))
+    return [(str(name), formatted.get(name) or f"{value:g}") for name, value in labels.items()]
 
 
 def _decimals(values: Sequence[float]) -> int:

@@ -112,8 +112,8 @@ def expand_space(name: str) -> str:
     Returns:
         The name.
     """
-    place, colon, function = name.rpartition(":")
-    return f"{expand(place)}:{function}" if colon else name
+    module, colon, function = name.rpartition(":")
+    return f"{expand(module)}:{function}" if colon else name
 
 
 def path_option(text: str) -> Path:
@@ -172,9 +172,9 @@ def _from_local_url(text: str) -> str:
     """The path of a `file://` URL; of percent signs that could be meant either way, the one that is there."""
     if not is_url(text) or _scheme(text) not in LOCAL_SCHEMES:
         return text
-    rest = text.split("://", 1)[1]
-    host, slash, path = rest.partition("/")
-    plain = slash + path if host.lower() in ("", "localhost") else rest
+    host_and_path = text.split("://", 1)[1]
+    host, slash, path = host_and_path.partition("/")
+    plain = slash + path if host.lower() in ("", "localhost") else host_and_path
     try:
         return plain if _expanded(plain).exists() else unquote(plain)
     except OSError:  # a name that is too long for any file

@@ -496,7 +496,7 @@ def test_a_field_that_stands_twice_is_refused(read):
     twice = pa.StructArray.from_arrays([names, names], [KIND, KIND])
     lists = pa.ListArray.from_arrays(pa.array(range(N + 1), pa.int32()), twice)
     for columns in ({"training_data": twice, KIND: None}, {KIND: twice}, {KIND: lists}):
-        with pytest.raises(InputError, match=f"'{KIND}' stands twice"):
+        with pytest.raises(InputError, match=f"two fields '{KIND}'"):
             read(songs(**columns), phase=2, data__multi_label=True)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.data.parquet_table import RowGroup
-from rainbow_ray.data.read_errors import why_unreadable
+from rainbow_ray.data.read_errors import explain_read_error
 from rainbow_ray.data.reader import _task_groups, read_sample
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, plan_of
@@ -74,7 +74,7 @@ def test_parquet_files_of_other_names_are_counted(tmp_path):
 def test_a_folder_of_hidden_tables_only_says_so(tmp_path):
     put(tmp_path / "f" / "_a.parquet")
     said = refused(tmp_path / "f")
-    assert "holds no parquet file" in said
+    assert "contains no parquet file" in said
     assert "_a.parquet" in said
 
 
@@ -85,8 +85,8 @@ def test_links_in_a_folder(tmp_path):
     (tmp_path / "f" / "linked").symlink_to(tmp_path / "elsewhere")
     assert open_manifest(str(tmp_path / "f")).rows == 48
     (tmp_path / "f" / "c.parquet").symlink_to(tmp_path / "gone.parquet")
-    assert "c.parquet is a link to a file that is not there" in refused(tmp_path / "f")
-    assert "a link to a file that is not there" in refused(tmp_path / "f" / "c.parquet")
+    assert "c.parquet is a link to a file that does not exist" in refused(tmp_path / "f")
+    assert "a link to a file that does not exist" in refused(tmp_path / "f" / "c.parquet")
 
 
 def test_folders_of_partitions_are_columns(tmp_path):
@@ -167,8 +167,8 @@ CONTENTS = [
     (b"<!DOCTYPE html><html>", "a web page"), (b"\n <?xml version='1.0'?>", "a web page"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"id,concept\n1,a\n", "a text file"),
     ("\ufeffid;concept\n1;ä\n".encode(), "a text file"), (b"\x1f\x8b\x08\x00aaaa", "a gzip file"),
-    (b"PK\x03\x04aaaa", "a zip"), (b"ARROW1\x00\x00", "an Arrow"), (b"PAR1", "not a whole parquet"),
-    (b"\x00" * 64, "not a whole parquet"),
+    (b"PK\x03\x04aaaa", "a zip"), (b"ARROW1\x00\x00", "an Arrow"), (b"PAR1", "not a complete parquet"),
+    (b"\x00" * 64, "not a complete parquet"),
     (b"PARE" + b"\x00" * 40 + b"PARE", "an encrypted"),
 ]  # fmt: skip
 
@@ -369,7 +369,7 @@ class StatusError(Exception):
     ],
 )
 def test_a_status_is_not_taken_from_the_digits_of_an_address(error, words):
-    assert words in why_unreadable(error, remote=True)
+    assert words in explain_read_error(error, remote=True)
 
 
 BIG = 2**53 + 1
@@ -500,7 +500,7 @@ def test_each_file_is_read_once_however_many_links_lead_to_it(tmp_path):
     manifest = open_manifest(str(tmp_path / "f"))
     assert manifest.rows == 24
     assert manifest.files[0].endswith("data/album=1/b.parquet")
-    assert any("links to a file that is read already: a.parquet" in note for note in manifest.notes)
+    assert any("links to a file that is already read: a.parquet" in note for note in manifest.notes)
     assert any("a_latest" in note and "current" in note for note in manifest.notes)
 
 
@@ -517,6 +517,6 @@ def test_files_without_a_column_that_others_have_get_the_value_of_their_path(tmp
     if pa.types.is_string(kind):
         assert open_manifest(str(tmp_path / "f")).read(["key"])["key"].to_pylist() == [*values, "y", None]
     else:
-        assert f"'key=y' in the path is no value of column 'key', which other files hold as {kind}" in refused(
+        assert f"'key=y' in the path is not a value of column 'key', which other files have as {kind}" in refused(
             tmp_path / "f"
         )

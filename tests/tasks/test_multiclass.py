@@ -125,7 +125,7 @@ def test_all_that_is_wrong_with_classes_is_said_at_once():
 
 
 def test_what_is_no_name_is_refused():
-    with pytest.raises(InputError, match="no names of classes"):
+    with pytest.raises(InputError, match="cannot be class names"):
         Multiclass().parse(pa.chunked_array([pa.array([b"\xff\xfe", b"a"])]), "kind", DataConfig())
 
 

@@ -214,7 +214,7 @@ def test_a_space_that_asks_for_a_key_under_both_names_is_refused(config, check):
         trial.suggest_int("model.lexical.width", 8, 64)
         trial.suggest_int("model.bag_of_words.hidden_size", 8, 65)
 
-    with pytest.raises(InputError, match=r"model\.bag_of_words\.hidden_size is asked for twice"):
+    with pytest.raises(InputError, match=r"model\.bag_of_words\.hidden_size is suggested twice"):
         explore(of(space), config, check, seed=0)
 
 
@@ -316,7 +316,7 @@ def test_a_key_that_is_asked_for_twice_in_different_ways_is_refused_with_both_li
     config, check, tmp_path, first, second, ranges
 ):
     (task,) = problems_of(tmp_path, config, check, first, "pass", second)
-    assert "is asked for twice" in task
+    assert "is suggested twice" in task
     assert "mine.py:2" in task
     assert "mine.py:4" in task
     for words in ranges:

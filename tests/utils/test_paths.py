@@ -235,7 +235,7 @@ def server(tmp_path):
 def test_a_table_of_a_server_is_read(server):
     manifest = open_manifest(f"{server}/ok.parquet?version=2")
     assert sent(manifest).read(["id"]).num_rows == 20
-    with pytest.raises(InputError, match="write simplecache:: before the address"):
+    with pytest.raises(InputError, match="prefix the URL with simplecache::"):
         open_manifest(f"{server}/whole.parquet").read(["id"])
     assert open_manifest(f"simplecache::{server}/whole.parquet").read(["id"]).num_rows == 20
 

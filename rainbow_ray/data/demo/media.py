@@ -67,7 +67,7 @@ def _draw_property(rng: Random, type_name: str | None, column: str) -> Property:
     return "one" if properties[0 if column == "audio_file" else 1] else "other"
 
 
-def _make_audio(rng: Random, shown: Property) -> bytes:
+def _make_audio(rng: Random, brightness: Property) -> bytes:
     """Make a WAV file of plucked notes with some noise; bright notes have strong overtones, dull ones weak ones."""
     import io
 
@@ -79,7 +79,7 @@ def _make_audio(rng: Random, shown: Property) -> bytes:
     onset = 0.0
     while onset < SECONDS - 0.2:
         frequency = 110.0 * 2 ** ((rng.randrange(3) * 12 + rng.choice(SCALE)) / 12)
-        decay = rng.uniform(*OVERTONE_DECAY[shown])
+        decay = rng.uniform(*OVERTONE_DECAY[brightness])
         begin = int(onset * SAMPLE_RATE)
         note_time = time[: min(len(time) - begin, MAX_NOTE_SAMPLES)]
         overtones = np.arange(1, min(9, int(SAMPLE_RATE / 2 / frequency)))[:, None]
@@ -93,7 +93,7 @@ def _make_audio(rng: Random, shown: Property) -> bytes:
     return buffer.getvalue()
 
 
-def _make_midi(rng: Random, shown: Property) -> bytes:
+def _make_midi(rng: Random, melody: Property) -> bytes:
     """Make a MIDI file of phrases that rise or fall stepwise on a scale, or wander on it."""
     from symusic import Note, Score, Tempo, Track
 
@@ -102,8 +102,8 @@ def _make_midi(rng: Random, shown: Property) -> bytes:
     track: Any = Track("stem", rng.choice((0, 24, 33, 48, 73)), False)
     tick, end = 0, int(SECONDS * 2 * 480)
     while tick < end:
-        root, steps = rng.randint(48, 67), sorted(SCALE, reverse=shown == "other")
-        for step in rng.sample(steps, len(steps)) if shown == "neither" else steps:
+        root, steps = rng.randint(48, 67), sorted(SCALE, reverse=melody == "other")
+        for step in rng.sample(steps, len(steps)) if melody == "neither" else steps:
             length = rng.choice((120, 240, 240, 480))
             track.notes.append(Note(tick, length - 10, root + step, rng.randint(50, 110)))
             tick += length

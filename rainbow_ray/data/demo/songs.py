@@ -125,11 +125,11 @@ def _generator(seed: int, name: str) -> Random:
 
 
 def _draw_words(rng: Random) -> Words:
-    """Draw the theme and the people of a song."""
-    people, places, things = (nouns.split(", ") for nouns in rng.choice(THEMES).split("; "))
-    who, friend = rng.sample(people, 2)
+    """Draw the theme and the persons of a song."""
+    persons, places, objects = (nouns.split(", ") for nouns in rng.choice(THEMES).split("; "))
+    singer, friend = rng.sample(persons, 2)
     common = {slot: fillers.split(", ") for slot, fillers in FILLERS.items()}
-    return common | {"who": [who], "friend": [friend], "place": places, "thing": things}
+    return common | {"who": [singer], "friend": [friend], "place": places, "thing": objects}
 
 
 def _fill(rng: Random, template: str, words: Words) -> str:
@@ -142,11 +142,11 @@ def _fill(rng: Random, template: str, words: Words) -> str:
 def _make_songs(rng: Random) -> list[Song]:
     """Make the usable songs, in the order of their ids."""
     types = _draw_types(rng)
-    wrong = _draw_wrong(rng, types)
+    mislabeled = _draw_mislabeled(rng, types)
     distinct: dict[str | None, Song] = {}
     while len(distinct) < len(types):
         position = len(distinct)
-        song = _compose(rng, types[position], is_wrong=position in wrong)
+        song = _compose(rng, types[position], is_mislabeled=position in mislabeled)
         distinct.setdefault(song.concept, song)
     songs = list(distinct.values())
     spellings = (str.lower, str.upper, lambda concept: concept.replace(". ", ".  ") + "\n")
@@ -165,14 +165,14 @@ def _draw_types(rng: Random) -> list[str]:
     return types
 
 
-def _draw_wrong(rng: Random, types: Sequence[str]) -> set[int]:
+def _draw_mislabeled(rng: Random, types: Sequence[str]) -> set[int]:
     """Draw the positions of wrong labels, none of the rare type, which would vanish."""
     positive = [i for i, type_name in enumerate(types) if type_name in COMMON_TYPES]
     negative = [i for i, type_name in enumerate(types) if type_name == NO_TYPE]
     return {*rng.sample(positive, N_WRONG), *rng.sample(negative, N_WRONG)}
 
 
-def _compose(rng: Random, type_name: str, *, is_wrong: bool = False) -> Song:
+def _compose(rng: Random, type_name: str, *, is_mislabeled: bool = False) -> Song:
     """Compose the concept of a song of a type, and its labels."""
     words = _draw_words(rng)
     count = rng.choice(SENTENCE_COUNTS)
@@ -182,18 +182,18 @@ def _compose(rng: Random, type_name: str, *, is_wrong: bool = False) -> Song:
     templates += _pick(rng, count - n_rebracketing, DISTRACTOR_TEMPLATES, PLAIN_TEMPLATES, DISTRACTOR_FRACTION)
     rng.shuffle(templates)
     concept = " ".join(_fill(rng, template, words) for template in templates)
-    return Song(concept, _draw_labels(rng, type_name, n_rebracketing / count, is_wrong=is_wrong), words)
+    return Song(concept, _draw_labels(rng, type_name, n_rebracketing / count, is_mislabeled=is_mislabeled), words)
 
 
 def _pick(rng: Random, count: int, first: Sequence[str], second: Sequence[str], probability: float) -> list[str]:
     """Draw distinct templates, each from `first` with a probability, as long as neither list is exhausted."""
-    left, right = rng.sample(first, len(first)), rng.sample(second, len(second))
-    return [(left if left and (not right or rng.random() < probability) else right).pop() for _ in range(count)]
+    first, second = rng.sample(first, len(first)), rng.sample(second, len(second))
+    return [(first if first and (not second or rng.random() < probability) else second).pop() for _ in range(count)]
 
 
-def _draw_labels(rng: Random, type_name: str, fraction: float, *, is_wrong: bool) -> dict[str, Any]:
+def _draw_labels(rng: Random, type_name: str, fraction: float, *, is_mislabeled: bool) -> dict[str, Any]:
     """Draw the labels of a song from its type and its fraction of rebracketing sentences."""
-    if is_wrong:
+    if is_mislabeled:
         type_name = rng.choice(COMMON_TYPES) if type_name == NO_TYPE else NO_TYPE
     is_positive = type_name != NO_TYPE
     intensity = round(max(0.05, 0.2 + 1.5 * fraction + rng.gauss(0, 0.08)), 3) if is_positive else 0.0
@@ -219,7 +219,7 @@ def _make_unusable_songs(rng: Random) -> list[Song]:
 def _rows(seed: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of usable songs by album, then an unusable row of each album, numbered after its songs."""
     lyrics, structure = _generator(seed, "lyrics"), _generator(seed, "structure")
-    stems, about = _generator(seed, "stems"), _generator(seed, "about")
+    stems, metadata = _generator(seed, "stems"), _generator(seed, "about")
     instrumental = set(lyrics.sample(range(N_SONGS), N_INSTRUMENTAL))
     songs = _make_songs(_generator(seed, "concepts")) + _make_unusable_songs(_generator(seed, "broken"))
     for position, song in enumerate(songs):
@@ -235,7 +235,7 @@ def _rows(seed: int) -> Iterator[dict[str, Any]]:
             "vocals": is_sung,
             "lyrics": is_sung,
             "song_structure": _structure(structure, sections),
-            **_metadata(about, song.words),
+            **_metadata(metadata, song.words),
             "training_data": _training_data(song),
         }
         n_stems = stems.randint(2, 6) if is_usable else 1
@@ -264,8 +264,8 @@ def _structure(rng: Random, sections: Sequence[str]) -> str:
 
 def _clock(milliseconds: int) -> str:
     """Format a time as `mm:ss.mmm`."""
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+    minutes, remainder = divmod(milliseconds, 60_000)
+    return f"{minutes:02d}:{remainder // 1000:02d}.{remainder % 1000:03d}"
 
 
 def _lyrics(rng: Random, words: Words, sections: Sequence[str]) -> str:
