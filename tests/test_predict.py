@@ -139,7 +139,7 @@ def test_lists_in_a_text_column_are_rejected_by_name(model, cells):
     table = pd.DataFrame({"concept": pd.Series(cells, dtype=object)})
     for songs, name in ((table, "concept"), (pd.Series(cells, name="concept", dtype=object), "concept"),
                         (cells, "text")):  # fmt: skip
-        with pytest.raises(InputError, match=f"column '{name}' holds a .*, not text.* row 0"):
+        with pytest.raises(InputError, match=f"column '{name}' has a .*, not text.* row 0"):
             predictor.predict(songs)
     arrow = pa.table({"concept": pa.array([["a", "door"], ["b"]])})
     for songs in (arrow, arrow.to_pandas()):
@@ -158,7 +158,7 @@ def test_texts_of_any_type_are_read_or_have_a_reason(model):
     with pytest.raises(InputError, match="several columns 'concept'"):
         predictor.predict(pd.concat([table, table], axis=1))
     for songs in (7, {"concept": [WITH]}, {WITH}):
-        with pytest.raises(InputError, match="holds no texts"):
+        with pytest.raises(InputError, match="contains no texts"):
             predictor.predict(songs)
 
 

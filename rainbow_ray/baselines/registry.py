@@ -237,7 +237,7 @@ def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray, val: np.ndarra
 
 
 def _inner_folds(inputs: BaselineInputs, train: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds of a training set that keep songs together; none for fewer than four songs."""
+    """Return folds of a training set that keep songs together; none for fewer than four songs."""
     songs = inputs.songs[train]
     n_songs = len(np.unique(songs))
     n_folds = min(INNER_FOLDS, n_songs // 2)

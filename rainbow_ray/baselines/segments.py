@@ -77,7 +77,7 @@ def _score_songs(
     base_task: Task, examples: Examples, split: Split, states: np.ndarray | None, features: Mapping[str, np.ndarray],
     seed: int,
 ) -> dict[str, Scores]:  # fmt: skip
-    """Baselines of whole songs, with equal parts of a song's score for its segments."""
+    """Return baselines of whole songs, with equal parts of a song's score for its segments."""
     songs = song_slices(examples.targets)
     first = np.array([song.start for song in songs])
     song_states = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])

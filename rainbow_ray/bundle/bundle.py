@@ -257,7 +257,7 @@ def _member_file(number: int) -> str:
 
 
 def _tensor_files(bundle: Bundle) -> dict[str, dict[str, torch.Tensor]]:
-    """Tensors by file; those that members share are stored once."""
+    """Return tensors by file; those that members share are stored once."""
 
     def plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -308,7 +308,7 @@ def _build_model(
 
 
 def _empty_model(folder: Path, document: Mapping[str, Any], task: Task) -> RainbowModel:
-    """A model with the architecture of a bundle, and other weights."""
+    """Return a model with the architecture of a bundle, and other weights."""
     modalities = document.get("modalities", TEXT_ONLY)
     encoders = {}
     for name in modalities:
@@ -322,7 +322,7 @@ def _empty_model(folder: Path, document: Mapping[str, Any], task: Task) -> Rainb
 
 
 def _empty_encoder(folder: Path) -> Any:
-    """An encoder with the architecture of a config, and other weights."""
+    """Return an encoder with the architecture of a config, and other weights."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -92,5 +92,5 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _rename(document: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """A mapping with other names of keys."""
+    """Return a mapping with other names of keys."""
     return {renamed.get(name, name): value for name, value in document.items()}

@@ -119,7 +119,7 @@ def _check_references(folder: Path, names: Collection[str]) -> None:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """Relative paths of all files, sorted. Raises `ValueError` for a link, which could lead out of the folder."""
+    """Return the sorted relative paths of all files. Raises `ValueError` for links, which could leave the folder."""
     names = []
     for path in folder.rglob("*"):
         if path.is_symlink():

@@ -180,7 +180,7 @@ def _limitations(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 
 def _bundle_use(info: Mapping[str, Any]) -> str:
-    """The section on loading a bundle, without its heading."""
+    """Return the section on loading a bundle, without its heading."""
     predicts_segments, reads_media = "times" in info, "windows" in info
     table = "segments.parquet" if predicts_segments else "songs.parquet"
     imports, call, options = "import rainbow_ray", 'model.predict(["a text"])', '--text "…"'
@@ -198,7 +198,7 @@ def _bundle_use(info: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, object]) -> str:
-    """A Markdown table of two columns without a header."""
+    """Return a Markdown table of two columns without a header."""
 
     def escape(value: object) -> str:
         return str(value).replace("|", "\\|").replace("\n", " ")

@@ -65,7 +65,7 @@ def save_run_model(
 
 
 def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Results) -> Member:
-    """The fit of a fold, with the calibration of its held-out scores, which was fitted on the other folds."""
+    """Return the fit of a fold, with the calibration of its held-out scores, which was fitted on the other folds."""
     model, task = load_fitted_model(plan.config, plan.reading, data.task, fit.job.folder)
     assert fit.job.fold is not None, "a refit is not a member of an ensemble"
     calibration = results.calibrations.get(fit.job.fold, Calibration())
@@ -73,7 +73,7 @@ def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Res
 
 
 def _media_info(plan: RunPlan) -> dict[str, Any]:
-    """Fields of a bundle that reads audio or MIDI."""
+    """Return fields of a bundle that reads audio or MIDI."""
     if plan.reading.media_reader is None:
         return {}
     windows = plan.reading.media_reader.windows
@@ -89,7 +89,7 @@ def _media_info(plan: RunPlan) -> dict[str, Any]:
 
 
 def _segment_info(plan: RunPlan) -> dict[str, Any]:
-    """Fields of a bundle that predicts segments."""
+    """Return fields of a bundle that predicts segments."""
     times, segments = plan.columns.times, plan.config.segments
     if times is None:
         return {}

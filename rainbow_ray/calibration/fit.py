@@ -1,7 +1,7 @@
 """Fitting of calibration and thresholds on out-of-fold scores.
 
-Reported numbers are cross-fitted: what is applied to the songs of a fold was fitted on the songs of the other folds.
-The bundle holds what was fitted on all songs.
+Reported numbers are cross-fitted: the calibration of the songs of a fold is fitted on the songs of the other folds. The
+bundle contains the calibration that is fitted on all songs.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _fit_scores(method: str, indicators: np.ndarray, scores: np.ndarray, *, excl
 
 
 def _fit_temperature(indicators: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
-    """The temperature with the least log loss (Guo et al. 2017, section 4.2)."""
+    """Return the temperature with the least log loss (Guo et al. 2017, section 4.2)."""
     from scipy.optimize import minimize_scalar
 
     def log_loss(log_temperature: float) -> float:
@@ -233,7 +233,7 @@ def _fit_temperature(indicators: np.ndarray, scores: np.ndarray, *, exclusive: b
 
 
 def _fit_isotonic(indicators: np.ndarray, scores: np.ndarray, *, exclusive: bool) -> Calibration:
-    """An isotonic function for each column (Zadrozny & Elkan 2002)."""
+    """Return an isotonic function for each column (Zadrozny & Elkan 2002)."""
     from sklearn.isotonic import IsotonicRegression
 
     knots = []

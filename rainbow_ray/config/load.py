@@ -232,7 +232,7 @@ def _read_file(file: Path | None) -> tuple[list[Setting], list[str]]:
     if document is None:
         return [], []
     if not isinstance(document, dict):
-        return [], [f"--config {file}: holds a {type(document).__name__}, not sections with keys"]
+        return [], [f"--config {file}: contains a {type(document).__name__}, not sections with keys"]
     return list(_flatten(document, file, "")), []
 
 

@@ -62,7 +62,7 @@ def fixed_training_schedule(
 
 
 def _count_steps(batch_size: int, n_examples: int, n_songs: int | None) -> int:
-    """Steps of an epoch: at most one per song, where the segments of a song stay in one step."""
+    """Return steps of an epoch: at most one per song, where the segments of a song stay in one step."""
     steps = -(-n_examples // batch_size)
     return steps if n_songs is None else min(steps, n_songs)
 

@@ -208,7 +208,7 @@ def read_number(text: str) -> Decimal | float | str:
 
 
 def _spells_container(text: str) -> bool:
-    """Whether an item of a list is a list of its own that was written as text; `[Live]` is a name there."""
+    """Return whether an item of a list is itself a list that was written as text; `[Live]` is a name."""
     if text.strip()[:1] == "(" and not re.search(r"['\"]", text):
         return False
     try:
@@ -229,7 +229,7 @@ def _json(text: str) -> list[Any] | dict[Any, Any] | None:
 
 
 def _read(text: str) -> list[Any] | dict[Any, Any] | None:
-    """A container by the grammar of all spellings; arguments and errors as in `parse_container`."""
+    """Parse a container in any of the spellings; arguments and errors as in `parse_container`."""
     if text[0] in "[{" and CLOSING[text[0]] not in text:
         raise ContainerError(TORN)
     reader = _Reader(text)
@@ -279,7 +279,7 @@ class _Reader:
         self.position = 0
 
     def value(self) -> Any:
-        """A quoted string, a word, a number, a constant or a container."""
+        """Return a quoted string, a word, a number, a constant or a container."""
         self._skip_space()
         character = self.text[self.position : self.position + 1]
         if character in CLOSING and character:
@@ -310,7 +310,7 @@ class _Reader:
         return Word(bare[0], bare.start(), bare.end())
 
     def _call(self, call: re.Match[str]) -> Any:
-        """What stands in the parentheses of a constructor: a container, a scalar, or nothing."""
+        """Parse the argument of a constructor: a container, a scalar, or nothing."""
         if call[1] not in CONTAINER_CALLS | SCALAR_CALLS:
             raise _TornError
         self.position = call.end()
@@ -332,7 +332,7 @@ class _Reader:
         return value
 
     def _sequence(self, closing: str) -> Any:
-        """The items up to the closing bracket, or a dict where they are pairs."""
+        """Parse the items up to the closing bracket; return a dict if they are pairs."""
         elements: list[list[Any]] = [[]]
         spans: list[list[int]] = [[self.position, self.position]]
         values: dict[int, Any] = {}
@@ -373,15 +373,15 @@ class _Reader:
             return elements[0]  # numpy's spelling
         if any(isinstance(item, Word) for element in elements for item in element):
             elements = [self._without_nan(element, span) for element, span in zip(elements, spans, strict=False)]
-        return [self._one(element, span) for element, span in zip(elements, spans, strict=False)]
+        return [self._to_item(element, span) for element, span in zip(elements, spans, strict=False)]
 
     def _without_nan(self, element: list[Any], span: list[int]) -> list[Any]:
-        """An element in which `nan` is a word, as it may be among other words without quotes."""
+        """Return an element in which `nan` is a word, as among other words without quotes."""
         text = self.text[span[0] : span[1]].strip()
         return [Word(text, *span)] if element == [None] and text.casefold() == "nan" else element
 
-    def _one(self, element: list[Any], span: list[int]) -> Any:
-        """What stands between two commas: one value, or the words of a name."""
+    def _to_item(self, element: list[Any], span: list[int]) -> Any:
+        """Return the item between two commas: one value, or the words of a name."""
         if len(element) == 1:
             return element[0].text if isinstance(element[0], Word) else element[0]
         simple = all(isinstance(item, Word | Decimal | float | bool) or item is None for item in element)

@@ -314,6 +314,6 @@ def _content(column: pa.ChunkedArray) -> bytes:
 
 
 def _is_large(data_type: pa.DataType) -> bool:
-    """Whether a column holds media, which are not hashed, rather than metadata of songs."""
+    """Return whether a column holds media, which are not hashed, rather than metadata of songs."""
     return bool(pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type) or pa.types.is_list(data_type)
                 or pa.types.is_large_list(data_type) or pa.types.is_fixed_size_list(data_type))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bytes of small text files to text, where no file says how it is encoded."""
+"""Decoding of small text files with an unknown encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from charset_normalizer import CharsetMatch
 
-UNSURE = "an encoding that cannot be told for sure; save it as UTF-8"
+UNSURE = "an encoding that cannot be determined reliably; save it as UTF-8"
 BINARY = "binary data, not text"
 
 _MARKS = (
@@ -74,7 +74,7 @@ def decode_text(data: bytes) -> str:
 
 
 def _wide_encoding(data: bytes) -> str:
-    """UTF-16 by where the zero bytes of its ASCII characters are."""
+    """Return the byte order of UTF-16 by the positions of the zero bytes of its ASCII characters."""
     n_even_zeros, n_odd_zeros = data[::2].count(0), data[1::2].count(0)
     if max(n_even_zeros, n_odd_zeros) < 0.3 * len(data) / 2 or min(n_even_zeros, n_odd_zeros) > 0.1 * max(
         n_even_zeros, n_odd_zeros
@@ -103,7 +103,7 @@ def _detect(data: bytes) -> str:
     if not matches or not _is_plausible(matches[0]):
         raise UndecodableError(UNSURE)
     best = matches[0]
-    if any(_comes_near(match, best) for match in matches[1:]):
+    if any(_is_almost_as_likely(match, best) for match in matches[1:]):
         raise UndecodableError(UNSURE)
     return str(best)
 
@@ -117,15 +117,15 @@ def _is_plausible(match: CharsetMatch) -> bool:
 
 
 def _is_of_its_script(match: CharsetMatch) -> bool:
-    """Whether a text's letters beyond ASCII are of the script that its encoding was made for."""
+    """Return whether the non-ASCII letters of a text belong to the script of its encoding."""
     script, share = _MULTIBYTE[match.encoding]
     letters = "".join(letter for letter in str(match) if not letter.isascii() and letter.isalpha())
     n_in_script = len(re.findall(script, letters))
     return len(letters) >= _MIN_LETTERS and n_in_script >= share * len(letters) and not _HALF_WIDTH.search(letters)
 
 
-def _comes_near(match: CharsetMatch, best: CharsetMatch) -> bool:
-    """Whether another reading is so likely that the best is not sure."""
+def _is_almost_as_likely(match: CharsetMatch, best: CharsetMatch) -> bool:
+    """Return whether another encoding is almost as likely as the best one."""
     if str(match) == str(best):
         return False
     if best.encoding in _MULTIBYTE:

@@ -36,7 +36,7 @@ def open_filesystem(location: str, label: str) -> tuple[FileSystem, str]:
 
     if holds_secret(location):
         # the address is written into the run's files
-        raise InputError("--manifest: an address must not hold a password or a signature; give the credentials to the"
+        raise InputError("--manifest: a URL must not contain a password or a signature; give the credentials to the"
                          " file system's own environment variables")  # fmt: skip
     try:
         filesystem, path = fsspec.core.url_to_fs(location, **storage_options(location))

@@ -34,7 +34,7 @@ TOO_LARGE = f"larger than {MAX_BYTES // 2**20} MB, which no LRC file is"
 NO_STAMPS = "no line begins with a time such as [01:23.45]"
 FRAME_STAMPS = "times with frames ([hh:mm:ss:ff]), whose frame rate is not known"
 MARKUP = "an HTML or XML page, not LRC"
-BAD_OFFSET = "an [offset:] that is no number of milliseconds"
+BAD_OFFSET = "an [offset:] that is not a number of milliseconds"
 OFFSET_BEYOND = "an [offset:] that is larger than its times"
 
 _STAMP = re.compile(rf"\[\s*({CLOCK})\s*\]")

@@ -241,7 +241,7 @@ def _id_series(column: pd.Series, name: str) -> pa.Array:
 
 
 def _holds_objects(column: pd.Series) -> bool:
-    """Whether cells are Python objects, each of its own type; pandas' own strings may hold half characters as well."""
+    """Return whether cells are Python objects of any types; pandas' own strings may contain unpaired surrogates too."""
     kind = column.dtype
     if isinstance(kind, pd.CategoricalDtype):
         kind = kind.categories.dtype
@@ -258,12 +258,12 @@ def _refuse_containers(column: pd.Series, name: str) -> None:
     rows = [i for i, cell in enumerate(column) if isinstance(cell, CONTAINERS)]
     if rows:
         kind = type(column.iloc[rows[0]]).__name__
-        raise InputError(f"column {name!r} holds a {kind}, not text, in {len(rows)} rows, the first of which is row"
+        raise InputError(f"column {name!r} has a {kind}, not text, in {len(rows)} rows, the first of which is row"
                          f" {rows[0]}: join its parts to one text")  # fmt: skip
 
 
 def _plain_text(column: pa.Array) -> pa.Array:
-    """Values whose text Arrow writes: times have the same one in each unit, and those of an unknown zone are in UTC."""
+    """Return values that Arrow formats: times have the same text in each unit, and an unknown time zone means UTC."""
     kind = column.type
     try:
         texts = column.cast(pa.string())
@@ -278,7 +278,7 @@ def _plain_text(column: pa.Array) -> pa.Array:
 
 
 def _valid_strings(column: pa.Array) -> pa.Array | None:
-    """Strings of one layout; None where some bytes are not UTF-8."""
+    """Return strings of one layout; None where some bytes are not UTF-8."""
     try:
         texts = column.cast(pa.string())
         texts.validate(full=True)
@@ -288,12 +288,12 @@ def _valid_strings(column: pa.Array) -> pa.Array | None:
 
 
 def _bytes_like(kind: pa.DataType) -> pa.DataType:
-    """The type of bytes that a column of strings or bytes can be cast to without a look at them."""
+    """Return the binary type that a column of strings or bytes can be cast to without validation."""
     return pa.binary_view() if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) else pa.large_binary()
 
 
 def _map_distinct(column: pa.Array, text_of: Callable[[Any], str | None]) -> pa.Array:
-    """The text of each cell, computed once for each distinct value."""
+    """Return the text of each cell, computed once for each distinct value."""
     texts: dict[Any, str | None] = {}
     cells: Sequence[Any] = column.to_pylist()
     for cell in cells:
@@ -337,7 +337,7 @@ def _has_control(raw: bytes) -> bool:
 
 
 def _joins(characters: str, i: int) -> bool:
-    """Whether a character is a joiner between two that are not Latin."""
+    """Return whether a character is a joiner between two that are not Latin."""
     is_inner = 0 < i < len(characters) - 1
     return (
         is_inner

@@ -21,7 +21,7 @@ from rainbow_ray.utils.errors import InputError
 
 STRUCTURE, LRC, LYRICS, RUNNING_TIME = "song_structure", "lrc_file", "lrc_lyrics", "total_running_time"
 
-# what messages say that a column must hold
+# expected content of columns, for messages
 STRUCTURE_TYPES = "text such as 'Verse: words, [00:10.000]-[00:20.000] | …', or a list of structs with name, start, end"
 LRC_TYPES = "paths of LRC files as text, or the files' bytes"
 LYRICS_TYPES = "LRC as text, a list of its lines, or its bytes"
@@ -126,14 +126,14 @@ def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _is_all_missing(column: pa.ChunkedArray) -> bool:
-    """Whether all values are null or NaN; pandas writes an empty column of text as NaN."""
+    """Return whether all values are null or NaN; pandas writes an empty column of text as NaN."""
     if pa.types.is_floating(column.type):
         return pc.all(pc.is_null(column, nan_is_null=True)).as_py() in (True, None)
     return bool(column.null_count == len(column))
 
 
 def _is_list(data_type: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's list types."""
+    """Return whether a type is one of Arrow's list types."""
     return bool(
         pa.types.is_list(data_type) or pa.types.is_large_list(data_type) or pa.types.is_fixed_size_list(data_type)
     )

@@ -29,14 +29,14 @@ EXPORT = "export its current version as plain parquet"
 
 
 class NotUnderstoodError(Exception):
-    """The log of a table says something that this reader does not know."""
+    """The log of a table uses a feature that this reader does not support."""
 
 
 def current_files(filesystem: FileSystem, folder: str, names: Collection[str]) -> tuple[frozenset[str] | None, str]:
     """Return which files of a folder belong to the current version of its table.
 
     Args:
-        filesystem: Where the folder lies.
+        filesystem: File system of the folder.
         folder: Its path there.
         names: Paths of all its files, relative to it.
 

@@ -230,7 +230,7 @@ def _unit_of_ratio(ratio: float) -> str | None:
 
 def _too_long(songs: pd.DataFrame, median: float, rate: float, ratio: float, unit: str) -> str | None:
     if _unit_of_ratio(ratio) is not None:
-        return f"songs end {ratio:,.0f} times as late as their running time says ({unit})"
+        return f"songs end {ratio:,.0f} times as late as their running time ({unit})"
     beyond = songs[songs["end"] > DAY]
     if len(beyond):
         if (songs["start"] / songs["end"]).median() > 0.99:
@@ -265,17 +265,17 @@ def _suspicion(
             " makes hours and minutes of 3:26: divide by 60 if so)"
         )
     if median > LONG_SONG:
-        return f"songs end after {describe_length(median)} at the median ({unit}, if they are no seconds)"
+        return f"songs end after {describe_length(median)} at the median ({unit}, if they are not seconds)"
     if length > LONG_SEGMENT and _is_sparse(rate, unit):
         return (
             f"segments last {describe_length(length)} at the median, at {rate:.2g} words a second ({unit}, if they are"
-            " no seconds)"
+            " not seconds)"
         )
     has_several = float(songs["segments"].median()) >= SEVERAL
     if median < (SHORT_SONG_OF_SEVERAL if has_several else SHORT_SONG):
-        return f"songs end after {median:.2g} s at the median ({unit}, if they are no seconds)"
+        return f"songs end after {median:.2g} s at the median ({unit}, if they are not seconds)"
     if rate > MANY_WORDS:
-        return f"segments have {rate:.0f} words a second at the median ({unit}, if they are no seconds)"
+        return f"segments have {rate:.0f} words a second at the median ({unit}, if they are not seconds)"
     return None
 
 

@@ -261,7 +261,7 @@ def _read_all(clocks: Sequence[str], style: Any) -> list[float]:
 
 
 def _distance(seconds: Sequence[float], typical_gap: float) -> float:
-    """How far, on a logarithmic scale, steps are from the usual one on average; of a single time, the time itself."""
+    """Return the mean log-ratio of the steps between times to the usual step; of a single time, that of the time."""
     distinct = np.unique(seconds)
     steps = np.diff(distinct) if len(distinct) > 1 else distinct
     return float(np.abs(np.log(np.maximum(steps, 1e-3) / typical_gap)).mean()) if len(steps) else math.inf
@@ -309,7 +309,7 @@ def _parse_positive(plain: str) -> float:
 
 
 def _strict_clock(clock: str) -> float:
-    """A clock in a cell of its own: three parts are hours, minutes and seconds, and nothing exceeds 59."""
+    """Return the seconds of a clock time in a cell: three parts are hours, minutes and seconds, of at most 59 each."""
     *front, last = clock.replace(",", ".").split(":")
     is_thousandths = len(front) == 2 and len(last) >= 3 and "." not in last  # mm:ss:mmm
     if len(front) == 2 and len(last) == 1:
@@ -331,7 +331,7 @@ def _since_midnight(time: datetime.time) -> float:
 
 
 def _time_of_day(moment: datetime.datetime) -> float:
-    """The time of a moment on a spreadsheet's zero date; another date is none within a song."""
+    """Return the time of day of a moment on a spreadsheet's zero date; other dates are not times in a song."""
     if moment.tzinfo is not None:
         raise UnreadableTimeError(TIME_ZONE)
     if moment.year > datetime.MAXYEAR or moment.date() not in _ZERO_DATES:
@@ -340,7 +340,7 @@ def _time_of_day(moment: datetime.datetime) -> float:
 
 
 def _timestamps(column: pa.ChunkedArray) -> SecondsColumn:
-    """As `_time_of_day`, of a whole column: also of dates that Python does not have, and of any time zone."""
+    """Return the times of day of a column, as `_time_of_day`, including dates outside of Python's range."""
     missing = pc.is_null(column).to_numpy()
     if column.type.tz is not None:
         return SecondsColumn(np.full(len(column), np.nan), _reason_where(~missing, TIME_ZONE))
@@ -364,7 +364,7 @@ def _reason_where(mask: np.ndarray, reason: str) -> np.ndarray:
 
 
 def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text of one type; bytes that are no UTF-8 are replaced, since no time has any."""
+    """Return text of one type; bytes that are not UTF-8 are replaced, because no time contains them."""
     try:
         text = column.cast(pa.string())
         text.validate(full=True)

@@ -114,7 +114,7 @@ def _default_variable(name: str, value: str) -> Iterator[None]:
 def _connected(
     address: str | None, folder: str | None, advice: str, install_handlers: Callable[[], None]
 ) -> Iterator[RayResources]:
-    """Connect to Ray, yield what it has, and disconnect."""
+    """Connect to Ray, yield its resources, and disconnect."""
     if address and token_path().exists():
         # Ray asks for tokens by itself in clusters of its own, and reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -216,7 +216,7 @@ def _start_ray(address: str | None, folder: str | None) -> Any:
 
 @contextlib.contextmanager
 def _exit_when_ray_dies(advice: str) -> Iterator[None]:
-    """End this command with a word when the head of its own Ray dies, whatever it waits for at that moment.
+    """End this command with a message when the head of its own Ray dies, even while it waits for something else.
 
     Ray would look for it for a minute, and then end the process from within, without one. What is on disk is whole at
     any instant, so nothing is lost by an end as sudden as this.

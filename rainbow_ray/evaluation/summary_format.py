@@ -50,7 +50,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the file is damaged ({first_line(error)})") from error
     if not isinstance(document, dict):
-        raise InputError(f"{path}: the file is damaged (it holds no JSON object, so all keys are missing)")
+        raise InputError(f"{path}: the file is damaged (it is not a JSON object, so all keys are missing)")
     version = document.get("format", 1)
     if not isinstance(version, int) or version > SUMMARY_FORMAT:
         raise InputError(

@@ -138,7 +138,7 @@ def read_run(path: Path) -> RunArtifacts:
     if "summary.json" in missing and (path / "config.yaml").exists():
         raise InputError(f"{path}: this run has not finished; continue it with --resume")
     if missing:
-        raise InputError(f"{path}: this is no run, or files of it are missing: {', '.join(missing)}")
+        raise InputError(f"{path}: this is not a run, or some of its files are missing: {', '.join(missing)}")
     contents: dict[str, Any] = {}
     messages: list[str] = []
     for name, read in READERS.items():

@@ -62,7 +62,7 @@ def read_sweep(path: Path) -> FinishedSweep:
     if missing == ["summary.json"]:
         raise InputError(f"{path}: this sweep has not finished; continue it with --resume")
     if missing:
-        raise InputError(f"{path}: this is no sweep, or files of it are missing: {', '.join(missing)}")
+        raise InputError(f"{path}: this is not a sweep, or some of its files are missing: {', '.join(missing)}")
     summary = read_summary(path / "summary.json")
     if missing := missing_keys(summary, REQUIRED_KEYS):
         raise InputError(f"{path / 'summary.json'}: {', '.join(missing)} missing; the file is damaged, or of another"

@@ -264,7 +264,7 @@ def claim_folder(plan: ChunkPlan, *, resume: bool, overwrite: bool, allow_missin
 
 
 def _identity(plan: ChunkPlan) -> dict[str, Any]:
-    """The inputs of a job, which must be the same when it is resumed."""
+    """Return the inputs of a job, which must be the same when it is resumed."""
     manifest = open_manifest(plan.job.manifest, plan.job.manifest_name)
     files = manifest.filesystem.get_file_info(list(manifest.files))
     return {
@@ -278,7 +278,7 @@ def _identity(plan: ChunkPlan) -> dict[str, Any]:
 
 
 def _differences(document: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> list[str]:
-    """Names of the inputs that differ from those of the interrupted job."""
+    """Return names of the inputs that differ from those of the interrupted job."""
     return [name for name, value in identity.items() if (document or {}).get(name) != value]
 
 
@@ -291,7 +291,7 @@ def _check_is_job_folder(folder: Path) -> None:
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
-    """The content of `plan.json` under today's keys; None for a job that was killed before it wrote one."""
+    """Return the content of `plan.json` under today's keys; None for a job that was killed before it wrote one."""
     try:
         document = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -309,7 +309,7 @@ def _rename_earlier_files(folder: Path) -> None:
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether a file exists and is a whole parquet file."""
+    """Return whether a file exists and is a whole parquet file."""
     try:
         pq.read_metadata(file)
     except (OSError, pa.ArrowException):

@@ -108,14 +108,14 @@ def read_texts(songs: Any, columns: Sequence[str], *, reads_text: bool) -> Texts
     if isinstance(songs, str | bytes) or songs is None:
         songs = [songs]
     if not isinstance(songs, Iterable) or isinstance(songs, Mapping | Set):
-        raise InputError(f"a {type(songs).__name__} holds no texts: pass a text, a list of texts, or a DataFrame")
+        raise InputError(f"a {type(songs).__name__} contains no texts: pass a text, a list of texts, or a DataFrame")
     series = songs if isinstance(songs, pd.Series) else pd.Series(list(songs), dtype=object)
     cleaned = text_column(series, str(series.name) if series.name is not None else "text")
     return Texts(cleaned.texts.to_pylist(), cleaned.undecodable, series.index)
 
 
 def _table_texts(table: Table, columns: Sequence[str]) -> Texts:
-    """Texts of the columns of a table."""
+    """Return texts of the columns of a table."""
     names = column_names(table)
     missing = [name for name in columns if name not in names]
     if missing:

@@ -93,7 +93,7 @@ def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
 
 
 def _join(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """A few names for each reason, those of the first report first."""
+    """Return a few names for each reason, those of the first report first."""
     return {
         reason: list(dict.fromkeys([*first.get(reason, ()), *second.get(reason, ())]))[:NAMED]
         for reason in dict.fromkeys([*first, *second])
@@ -216,7 +216,7 @@ class MediaReport:
         return lines
 
     def _unnamed(self, absent: Collection[str]) -> list[str]:
-        """Modalities that no row of a table names, although it has a column for them."""
+        """Return modalities that no row of a table names, although it has a column for them."""
         if not sum(self.rows.values()):
             return []
         return [name for name, report in self.modalities.items() if not report.named and name not in absent]
@@ -225,7 +225,7 @@ class MediaReport:
 def _limit_message(
     modality: str, report: ModalityReport, limit: float, root: Path, advice: Advice, *, partial: bool
 ) -> str:
-    """The message on a modality with too few readable files."""
+    """Return the message on a modality with too few readable files."""
     count = f"only {report.usable}" if report.usable else "none"
     files = f"{modality} files read so far" if partial else f"{modality} files"
     allowed = f" (data.max_unreadable_fraction of the run allows {limit:.0%} to be missing)"

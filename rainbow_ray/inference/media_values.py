@@ -177,7 +177,7 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
 
 
 def _with_problems(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]]) -> pa.Table:
-    """Rows whose columns of problems also name cells that could not be parsed."""
+    """Return rows whose columns of problems also name cells that could not be parsed."""
     songs = rows["song"].to_pylist()
     for name, cells in values.items():
         if not any(cell.problem for cell in cells):
@@ -192,7 +192,7 @@ def _with_problems(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]]) -
 
 
 def _unwrap(cell: Any) -> Any:
-    """The value inside scalars and buffers of numpy and pyarrow; buffers become bytes."""
+    """Return the value inside scalars and buffers of numpy and pyarrow; buffers become bytes."""
     if isinstance(cell, pa.Scalar):
         cell = cell.as_py()
     if isinstance(cell, np.ndarray) and cell.ndim == 0:
@@ -211,14 +211,14 @@ def _unwrap(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
-    """Whether a cell is None, NA, NaT or NaN."""
+    """Return whether a cell is None, NA, NaT or NaN."""
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return True
     return isinstance(cell, float | np.generic) and bool(cell != cell)
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a string has no unpaired surrogates."""
+    """Return whether a string has no unpaired surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

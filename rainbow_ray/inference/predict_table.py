@@ -263,7 +263,7 @@ def make_job(predictor: Predictor, manifest: Manifest, request: TableRequest) ->
 
 
 def _segment_problems(predictor: Predictor, manifest: Manifest, song: str | None) -> list[str]:
-    """Messages on columns of songs and times that a table of segments lacks."""
+    """Return messages on columns of songs and times that a table of segments lacks."""
     problems = list(check_time_columns(manifest))
     if song is None:
         name = predictor.bundle.info["id_column"]
@@ -273,7 +273,7 @@ def _segment_problems(predictor: Predictor, manifest: Manifest, song: str | None
 
 
 def _text_problems(manifest: Manifest, columns: list[str]) -> list[str]:
-    """Messages on text columns that are missing or have another type."""
+    """Return messages on text columns that are missing or have another type."""
     names, problems = manifest.schema.names, []
     for name in columns:
         if name not in names:
@@ -284,7 +284,7 @@ def _text_problems(manifest: Manifest, columns: list[str]) -> list[str]:
 
 
 def _song_problems(predictor: Predictor, manifest: Manifest, song: str | None) -> list[str]:
-    """Messages on a column of songs whose type or name cannot be used."""
+    """Return messages on a column of songs whose type or name cannot be used."""
     problems = []
     if song is not None and pa.types.is_nested(plain_type(manifest.schema.field(song).type)):
         problems.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or"
@@ -295,7 +295,7 @@ def _song_problems(predictor: Predictor, manifest: Manifest, song: str | None) -
 
 
 def _media_problems(predictor: Predictor, manifest: Manifest, media_root: Path) -> list[str]:
-    """Messages on columns of media that are missing, and on a media root that does not exist."""
+    """Return messages on columns of media that are missing, and on a media root that does not exist."""
     info = predictor.bundle.info
     lines = missing_columns(info["media_columns"], manifest.schema.names, IN_COMMAND, info["text_columns"])
     problems = [f"{manifest}: {line}" for line in lines]
@@ -306,7 +306,7 @@ def _media_problems(predictor: Predictor, manifest: Manifest, media_root: Path) 
 
 
 def _check_times(predictor: Predictor, manifest: Manifest, job: ScoringJob) -> list[str]:
-    """Warnings about the times of a table of segments. Raises `InputError` where they cannot be seconds."""
+    """Return warnings about the times of a table of segments. Raises `InputError` where they cannot be seconds."""
     if not predictor.reads_segments or job.song is None:
         return []
     return check_table_times(manifest, job.song, next(iter(predictor.bundle.info["text_columns"]), ""))

@@ -139,7 +139,7 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
 
 
 def _schema(files: Sequence[Path]) -> pa.Schema:
-    """The schema of all files. They may differ: columns of a chunk without any score have the type null."""
+    """Return the schema of all files. They may differ: columns of a chunk without any score have the type null."""
     schema = pa.unify_schemas([pq.read_schema(file) for file in files], promote_options="permissive")
     return schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k not in (UNUSABLE, MEDIA)})
 

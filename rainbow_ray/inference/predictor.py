@@ -256,7 +256,7 @@ class Predictor:
         return windowed(self.bundle.model.modalities)
 
     def _missing_columns(self, songs: Any) -> tuple[list[str], list[str]]:
-        """Messages about columns of media that a table lacks, and the modalities that it does not have."""
+        """Return messages about columns of media that a table lacks, and the modalities that it does not have."""
         if not self._media or not isinstance(songs, pd.DataFrame | pa.Table):
             return [], list(self._media)  # texts alone are scored without media on purpose
         info, names = self.bundle.info, column_names(songs)
@@ -294,7 +294,7 @@ class Predictor:
         return segments[[*kept, REASON]].set_index(texts.index)
 
     def _input_spec(self) -> InputSpec:
-        """Inputs of the model, with an in-memory cache of media."""
+        """Return inputs of the model, with an in-memory cache of media."""
         info, model = self.bundle.info, self.bundle.model
         if not model.is_fused:
             return InputSpec(text=self.bundle.tokenizer, max_tokens=info["max_tokens"])
@@ -336,7 +336,7 @@ class Predictor:
         return _RowScores(scores, reasons.tolist(), [names or None for names in read], report)
 
     def _with_values(self, rows: pa.Table, table: Table | None, spec: InputSpec) -> pa.Table:
-        """Rows with the columns of modalities that are not files; null where a table lacks them."""
+        """Return rows with the columns of modalities that are not files; null where a table lacks them."""
         for name in spec.values:
             column, _ = self.bundle.info["media_columns"][name]
             is_missing = table is None or column not in column_names(table)
@@ -346,7 +346,7 @@ class Predictor:
         return rows
 
     def _song_names(self, table: Table | None, index: pd.Index) -> pa.Array:
-        """Names of songs in messages about media: their id, or else `#` and the index of the row."""
+        """Return names of songs in messages about media: their id, or else `#` and the index of the row."""
         labels = pa.array([f"#{label}" for label in index], pa.string())
         column = self.bundle.info.get("id_column", "id")
         if not self._media or table is None or column not in column_names(table):
@@ -389,7 +389,7 @@ class _RowScores:
 
 
 def _missing_reasons(rows: pa.Table, spec: InputSpec, is_missing: np.ndarray) -> list[str]:
-    """Why rows have no input: what is wrong with their files, or that they name none."""
+    """Return why rows have no input: what is wrong with their files, or that they name none."""
     if not spec.media:
         return [NO_INPUT if spec.values else NO_TEXT] * int(is_missing.sum())
     selected = rows.filter(pa.array(is_missing))

@@ -140,7 +140,7 @@ def score_segments(
 def _segments_frame(
     bundle: Bundle, merged: SegmentExamples, targets: np.ndarray, scores: np.ndarray, read: list[str] | None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of `SegmentScores.segments`, and whether each has a time, `(segments,)`, bool."""
+    """Return the rows of `SegmentScores.segments`, and whether each has a time, `(segments,)`, bool."""
     task = bundle.task
     decoded = task.decode_scores(targets, scores)
     score_columns = scores.reshape(len(scores), len(task.score_names)).T
@@ -221,7 +221,7 @@ def _score(
 
 
 def _plain_table(bundle: Bundle, table: Table) -> tuple[pa.Table, int]:
-    """Columns of songs, texts and times as Arrow, and the number of rows whose text is not UTF-8 (read as empty)."""
+    """Return songs, texts and times as Arrow, and the number of rows whose text is not UTF-8 (read as empty)."""
     info, names = bundle.info, column_names(table)
     columns: dict[str, Any] = {}
     for name in dict.fromkeys(name for name in (*info["times"], RUNNING_TIME) if name in names):
@@ -231,7 +231,7 @@ def _plain_table(bundle: Bundle, table: Table) -> tuple[pa.Table, int]:
         try:
             columns[name] = pa.array(column, from_pandas=True) if isinstance(column, pd.Series) else column
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise InputError(f"column {name!r} holds other values than times ({first_line(error)})") from error
+            raise InputError(f"column {name!r} has values other than times ({first_line(error)})") from error
     is_undecodable = np.zeros(len(table), dtype=bool)
     for name in info["text_columns"]:
         cleaned = text_column(get_column(table, name), name)
@@ -242,7 +242,7 @@ def _plain_table(bundle: Bundle, table: Table) -> tuple[pa.Table, int]:
 
 
 def _parse_times(values: pd.Series) -> pd.Series:
-    """Times of mixed types as float64; where one cannot be parsed all become text, so that a message can show it.
+    """Return times of mixed types as float64; if one cannot be parsed, as text, so that a message can show it.
 
     A column of lists or bytes is returned unchanged: its type is reported instead.
     """
@@ -280,7 +280,7 @@ def _check_segment_times(bundle: Bundle, table: pa.Table) -> None:
 
 
 def _columns(bundle: Bundle, names: list[str]) -> Columns:
-    """Columns of the bundle, as the preparation of training takes them."""
+    """Return columns of the bundle, as the preparation of training takes them."""
     info = bundle.info
     start, end, index = info["times"]
     return Columns(

@@ -16,7 +16,7 @@ import numpy as np
 
 OVERLAPS = (0.10, 0.25, 0.50)  # of segmental F1 (Lea et al. 2017)
 BOUNDARY_TOLERANCES = (0.5, 3.0)  # seconds, of boundary detection (Turnbull et al. 2007; MIREX)
-GAP_TOLERANCE = 0.5  # seconds between segments that are still contiguous: the finer tolerance of boundaries
+GAP_TOLERANCE = 0.5  # maximum gap between contiguous segments in seconds: the finer tolerance of boundaries
 CACHED_SONGS = 65_536
 
 
@@ -84,9 +84,10 @@ def durations(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def _cut_nested(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same where segments lie inside others: what they share ends where the first of both does.
+    """Cut overlapping segments, some of which are nested: an overlap ends where the first of both segments ends.
 
-    A segment is cut against what is left of those before it; one that ended before that begins is left without time.
+    Each segment is cut by the remaining part of the segments before it; a segment that ends before that part starts has
+    no time left.
     """
     starts, ends, last = starts.copy(), ends.copy(), 0
     for i in range(1, len(starts)):

@@ -88,7 +88,7 @@ def digest(name: str, tensors: Iterable[str], modality: str = "text") -> str:
 
 @functools.lru_cache(maxsize=MAX_ENCODERS)
 def _load(modality: str, name: str) -> Any:
-    """An encoder in eval mode, around shared arrays where this process has them."""
+    """Return an encoder in eval mode, around shared arrays where this process has them."""
     spec = get_modality(modality)
     if name not in _SHARED:
         return spec.load_pretrained(name).eval()
@@ -105,7 +105,7 @@ def _load(modality: str, name: str) -> Any:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, also those that no state dict holds."""
+    """Return parameters and buffers, also those that no state dict holds."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 

@@ -1,4 +1,4 @@
-"""Reader of the media of rows: it opens each stem's files, caches their windows, and leaves the keys of the windows.
+"""Reader of the media of rows: opens the files of each stem, caches their windows, and returns the keys of the windows.
 
 It runs inside Ray Data on a block of rows at a time. Audio and MIDI are read together, because the windows of one stem
 are of the same time.
@@ -87,7 +87,7 @@ class MediaReader:
         return rows
 
     def _entries(self, rows: pa.Table) -> list[Entry]:
-        """The index entry of each row; an empty one for rows that are dropped, and segments without an interval."""
+        """Return the index entry of each row; an empty one for dropped rows and segments without an interval."""
         is_used = rows["dropped"].is_null().to_pylist() if "dropped" in rows.column_names else [True] * len(rows)
         spans = _spans(rows)
         sources = {name: self._sources(rows, name) for name in self.modalities}
@@ -100,7 +100,7 @@ class MediaReader:
         return entries
 
     def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
-        """The source of each row; a message if it cannot be used, None for an empty cell."""
+        """Return the source of each row; a message if it cannot be used, None for an empty cell."""
         values, rates = (
             rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
             for name in _raw_columns(modality)
@@ -114,7 +114,7 @@ class MediaReader:
         return sources
 
     def _entry(self, row: Mapping[str, MediaSource | str], span: Span | None = None) -> Entry:
-        """The index entry of a stem: the cached one, if its files did not change since."""
+        """Return the index entry of a stem: the cached one, if its files did not change since."""
         sources = {name: source for name, source in row.items() if isinstance(source, MediaSource)}
         unusable = {name: {"windows": [], "trouble": text} for name, text in row.items() if isinstance(text, str)}
         if not sources:
@@ -146,7 +146,7 @@ class MediaReader:
         )
 
     def _read(self, sources: Mapping[str, MediaSource], span: Span | None) -> Entry:
-        """A new index entry, after caching the windows."""
+        """Return a new index entry, after caching the windows."""
         recordings: dict[str, Recording] = {}
         entry: Entry = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
         for name, source in sources.items():
@@ -176,7 +176,7 @@ class MediaReader:
         return entry
 
     def _starts(self, recording: Recording, stem: str) -> list[float]:
-        """Starts of the windows of a recording, in seconds."""
+        """Return starts of the windows of a recording, in seconds."""
         try:
             sounding = recording.sounding(self.windows.seconds)
         except MediaError:  # a file that is damaged somewhere may have windows that can be read
@@ -185,7 +185,7 @@ class MediaReader:
 
 
 def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np.ndarray]:
-    """The window of a segment. The reason for a silent one tells that it is of the segment."""
+    """Return the window of a segment. Raises `MediaError` with `IN_SEGMENT` in its reason if it is silent."""
     start, within = span.window(seconds)
     try:
         return [recording.read(start, seconds, within)]
@@ -196,7 +196,7 @@ def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np
 def _sounding_windows(
     recording: Recording, starts: Sequence[float], seconds: float, *, suffix: str = ""
 ) -> list[np.ndarray]:
-    """The windows of a stem that are not silent. If all are, raises `MediaError` whose reason ends with `suffix`."""
+    """Return the windows with sound. Raises `MediaError`, with `suffix` after the reason, if all are silent."""
     windows: list[np.ndarray] = []
     first_error: EmptyWindow | None = None
     for start in starts:
@@ -210,17 +210,17 @@ def _sounding_windows(
 
 
 def _raw_columns(modality: str) -> list[str]:
-    """The columns of rows that are read and replaced."""
+    """Return the columns of rows that are read and replaced."""
     return [f"raw_{modality}", f"raw_{modality}_rate"]
 
 
 def _message(error: MediaError, name: str) -> str:
-    """An error as index entries have it: the reason, the file, and the detail, on a line each."""
+    """Format an error for index entries: the reason, the file and the detail, one line each."""
     return "\n".join(" ".join(part.splitlines()) for part in (error.reason, name, error.detail))
 
 
 def _spans(rows: pa.Table) -> list[Span | None] | None:
-    """The interval of each segment, None if it is not known; None for rows that are no segments."""
+    """Return the interval of each segment, None if it is not known; None for rows that are no segments."""
     if "start" not in rows.column_names:
         return None
     pairs = zip(rows["start"].to_pylist(), rows["end"].to_pylist(), strict=True)
@@ -228,7 +228,7 @@ def _spans(rows: pa.Table) -> list[Span | None] | None:
 
 
 def _name_song(message: str | None, song: str) -> str | None:
-    """A message with the song in place of the name that bytes do not have."""
+    """Insert the song into a message about bytes in the table, which have no file name."""
     return message and message.replace(f"\n{IN_TABLE}\n", f"\nof song {song}\n", 1)
 
 

@@ -140,7 +140,7 @@ def check_media_errors(rows: pa.Table, modalities: Sequence[str], max_fraction: 
 
 
 def _advice(counts: Mapping[str, int], root: Path) -> list[str]:
-    """What to do about the reasons, each advice once."""
+    """Return what to do about the reasons, each advice once."""
     advice = []
     if any(reason in counts for reason in (NO_FILE, LEAVES_ROOT)):
         advice.append(f"name the folder that paths start from with --media-root (it is {root})")
@@ -152,7 +152,7 @@ def _advice(counts: Mapping[str, int], root: Path) -> list[str]:
 
 
 def _count(column: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """The number of files per reason, most frequent first, and some of their names."""
+    """Return the number of files per reason, most frequent first, and some of their names."""
     messages = [text.split("\n") for text in column.drop_null().to_pylist()]
     counts = dict(Counter(reason for reason, *_ in messages).most_common())
     names: dict[str, list[str]] = {reason: [] for reason in counts}

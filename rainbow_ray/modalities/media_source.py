@@ -156,10 +156,10 @@ class MediaSource:
         if self.stat is None:
             was_missing = "mark" in entry and entry["mark"] is None
             return was_missing or (cache_without_files and bool(entry.get("windows")))
-        mark_ = entry.get("mark")
-        if not isinstance(mark_, list) or mark_[:1] != self.stat[:1]:
+        saved_mark = entry.get("mark")
+        if not isinstance(saved_mark, list) or saved_mark[:1] != self.stat[:1]:
             return False
-        return mark_[: len(self.stat)] == self.stat or (self.mark is not None and mark_[-1] == self.mark[-1])
+        return saved_mark[: len(self.stat)] == self.stat or (self.mark is not None and saved_mark[-1] == self.mark[-1])
 
     def is_elsewhere(self, entry: Mapping[str, Any]) -> bool:
         """Return whether an index entry that may be used is of a copy of the file with another `stat`.
@@ -204,6 +204,6 @@ class MediaSource:
 
 
 def _digest(path: Path) -> str:
-    """A hash of a file's content."""
+    """Return a hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()

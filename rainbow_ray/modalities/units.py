@@ -1,4 +1,4 @@
-"""What a modality's module is built around, and what it returns."""
+"""Input and output types of the module of a modality: the pretrained encoder, and the encoded units."""
 
 from __future__ import annotations
 

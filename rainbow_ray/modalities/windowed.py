@@ -111,7 +111,7 @@ def as_float(array: np.ndarray) -> np.ndarray:
 
 
 def _group_by_stem(keys: Sequence[str], slots: Sequence[int]) -> dict[int, list[str]]:
-    """The keys of an example's windows by stem."""
+    """Return the keys of an example's windows by stem."""
     by_stem: dict[int, list[str]] = {}
     for key, stem in zip(keys, slots, strict=True):
         by_stem.setdefault(stem, []).append(key)

@@ -1,6 +1,6 @@
 """Cache of the output of frozen encoder layers for windows of audio, shared by all runs with the same media cache.
 
-A file lock elects one process that computes what is missing; the others wait. If that process dies, the operating
+A file lock elects one process that computes missing features; the others wait. If that process dies, the operating
 system releases the lock.
 """
 

@@ -112,7 +112,7 @@ class FrozenFeatureCache:
             temporary = path.with_name(f".{key}.tmp")  # under this lock, such a file was left by a process that died
             temporary.unlink(missing_ok=True)
             try:
-                with FileLock(self.folder / "room.lock"):  # so that two writers do not count on the same free space
+                with FileLock(self.folder / "room.lock"):  # two writers must not rely on the same free space
                     self._make_room(_n_bytes(shape, dtype))
                     writable = _map(temporary, shape, dtype, shared=True)
                 compute(writable)

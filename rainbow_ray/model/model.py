@@ -356,7 +356,7 @@ class RainbowModel(nn.Module):
         return {attribute: getattr(self, attribute) for attribute in self.module_names[modality]}
 
     def _feature_scale(self) -> torch.Tensor:
-        """Factors of the features besides the fusion, `(width,)`.
+        """Return factors of the features besides the fusion, `(width,)`.
 
         Adam moves each weight alike, so that the contribution of a modality grows with its width: the 23 statistics of
         MIDI would hardly count beside the 384 features of a text encoder.
@@ -387,7 +387,7 @@ class RainbowModel(nn.Module):
 
 
 def _stem_embeddings(token_widths: Mapping[str, int]) -> nn.ModuleDict:
-    """An embedding of the number of a stem for each modality with windows, which starts at zero."""
+    """Return an embedding of the number of a stem for each modality with windows, which starts at zero."""
     embeddings = {
         name: nn.Embedding(MAX_STEMS, width) for name, width in token_widths.items() if get_modality(name).is_windowed
     }

@@ -16,8 +16,8 @@ N_FRACTION_FREQUENCIES = 6  # of positions as fractions of the song, doubling fr
 MIN_PERIOD, MAX_PERIOD = 2.0, 600.0  # seconds
 N_SECOND_FREQUENCIES = 8  # of times in seconds, spaced evenly in their logarithm
 DISTANCE_UNITS = 32  # hidden units of the network of the position bias
-# Adam moves each weight alike, and what 37 songs teach about neighboring segments generalizes less well than what they
-# teach about a segment itself (tests/benchmarks/segments.py)
+# initial scale of the output: Adam moves all weights equally fast, but with few songs the effect of neighboring
+# segments generalizes less well than that of the segment itself (37 songs in tests/benchmarks/segments.py)
 OUTPUT_SCALE = 0.3
 
 

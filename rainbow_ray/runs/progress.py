@@ -121,7 +121,7 @@ class FitProgress:
         self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit, headline_first=True))
 
     def _numbers(self, fit: _Fit, *, headline_first: bool = False) -> str:
-        """The newest numbers in a line; with the headline first, it is seen on narrow terminals too."""
+        """Return the newest numbers in a line; with the headline first, it is seen on narrow terminals too."""
         values = {"train_loss": fit.loss}
         if self.headline is not None and fit.last is not None:
             values |= {name: fit.last.get(name) for name in self.metrics}
@@ -130,7 +130,7 @@ class FitProgress:
         return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
 
     def _value(self, record: Record) -> float | None:
-        """The headline of a record, larger for a better one; None where it is not defined."""
+        """Return the headline of a record, larger for a better one; None where it is not defined."""
         value = record.get(self.headline) if self.headline is not None else None
         return None if value is None else self.sign * value
 

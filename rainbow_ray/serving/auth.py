@@ -180,7 +180,7 @@ class BearerTokenBackend(AuthenticationBackend):
 
 
 def _bracket(host: str) -> str:
-    """A host as the `Host` header contains it, with brackets around IPv6 addresses."""
+    """Return a host as the `Host` header contains it, with brackets around IPv6 addresses."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -116,7 +116,7 @@ class Service:
         return await asyncio.to_thread(self._predict_segments, rows)
 
     async def _score(self, text: str) -> np.ndarray:
-        """Scores of a text, `(scores,)`; replicas score texts of several requests as one batch."""
+        """Return scores of a text, `(scores,)`; replicas score texts of several requests as one batch."""
         row: np.ndarray = (await asyncio.to_thread(self.predictor.score_texts, [text]))[0]
         return row
 
@@ -149,13 +149,13 @@ class Service:
         return predictions, _to_records(scores.intervals)
 
     def _no_prediction(self) -> dict[str, Any]:
-        """The fields of a segment without the name of a song."""
+        """Return the fields of a segment without the name of a song."""
         names = ["example_id", "prediction", *self.predictor.score_names]
         names += [MODALITIES_READ] if self.predictor.reads_media else []
         return {**dict.fromkeys(names), WEAK: False, "reason": NO_SONG}
 
 
 def _to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values; NaN becomes null."""
+    """Return rows as JSON values; NaN becomes null."""
     rows = table.astype(object).where(pd.notna(table), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]

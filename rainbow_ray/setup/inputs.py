@@ -83,7 +83,7 @@ def resolve_encoders(config: Config, *, demo: bool) -> Config:
 def resolve_inputs(
     config: Config, modalities: Sequence[str], manifest: Manifest | None, root: Path | None = None
 ) -> tuple[InputSpec, list[str]]:
-    """Return what is read of each example, after checking encoders and the folder of media.
+    """Resolve and check the inputs of each example: modalities, encoders and the folder of media.
 
     Args:
         config: A config whose encoders have names.

@@ -47,7 +47,7 @@ class LabeledSongs:
     """Examples with targets, on their way from rows to a dataset.
 
     Attributes:
-        task: The task with what it learned from the labels.
+        task: The task, finalized by the labels.
         table: Examples, one row each.
         targets: Targets, `(examples, …)`.
         dropped: Number of dropped rows by reason.

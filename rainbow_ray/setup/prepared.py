@@ -30,7 +30,7 @@ class PreparedData:
     """Examples, labels and the split of a run.
 
     Attributes:
-        task: The task with what it learned from the labels, such as its classes.
+        task: The task, finalized by the labels, such as with its classes.
         source: The dataset that batches are read from.
         index: All examples; without text where the dataset streams.
         examples: The examples that are in memory: all of them, or a sample of a streaming dataset.

@@ -224,7 +224,7 @@ class Binary(ExampleTask):
 
 
 def _check_mapping(data: DataConfig) -> list[str]:
-    """Problems with a mapping of labels to true and false."""
+    """Return problems with a mapping of labels to true and false."""
     if data.class_mapping is None:
         return []
     problems = [f"data.class_mapping: {label!r} is mapped to {value!r}, and a binary target is true or false"

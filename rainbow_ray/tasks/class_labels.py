@@ -117,7 +117,7 @@ def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> Mapp
 def _doubtful_classes(
     labels: Mapping[str, int], classes: Mapping[str, str | None], column: str, data: DataConfig
 ) -> tuple[str, ...]:
-    """Warnings about classes that may be none, or one and the same, by their rows."""
+    """Return warnings about classes that may be none, or one and the same, by their rows."""
     rows = Counter[str]()
     for label, name in classes.items():
         if name is not None:
@@ -141,7 +141,7 @@ def order_classes(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
     names = sorted(set(present))
     if len(names) > MAX_CLASSES:
         raise InputError(
-            f"{len(names)} different labels are no classes ({_format_names(names)}); for numbers: --phase 4"
+            f"{len(names)} different labels are too many classes ({_format_names(names)}); for numbers: --phase 4"
         )
     numbers = {_text(name): number for name, number in (data.class_mapping or {}).items() if isinstance(number, int)}
     return tuple(sorted(names, key=lambda name: (numbers.get(name, len(numbers)), name)))
@@ -295,7 +295,7 @@ def count_names(names: Iterable[str]) -> dict[str, int]:
 
 
 def _names_of(mapping: Mapping[str, str | int | None]) -> dict[str, str | None]:
-    """A mapping to numbers names each class by its first label."""
+    """Return the name of each mapped value; a mapping to numbers names each class by its first label."""
     first: dict[int, str] = {}
     name_of_value: dict[str, str | None] = {}
     for label, value in mapping.items():

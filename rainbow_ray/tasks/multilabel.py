@@ -123,7 +123,7 @@ class Multilabel(NamedClassesTask):
 
     @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
-        """The rarest class that a song has (0: none), so that no fold is without it."""
+        """Return the rarest class that a song has (0: none), so that no fold is without it."""
         order = np.argsort(targets.sum(0), kind="stable")
         return np.where(targets.any(axis=1), 1 + order[targets[:, order].argmax(axis=1)], 0)
 

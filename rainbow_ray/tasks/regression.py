@@ -96,7 +96,7 @@ class Regression(ExampleTask):
         ]
         low, high = config.data.target_bounds or (None, None)
         if low is not None and high is not None and low >= high:
-            problems.append(f"data.target_bounds: [{low:g}, {high:g}] leaves no room")
+            problems.append(f"data.target_bounds: [{low:g}, {high:g}] is an empty interval")
         if training.sampling != "none":
             problems.append(
                 f"training.sampling: {training.sampling} balances classes, and phase {config.phase} has none"
@@ -152,7 +152,7 @@ class Regression(ExampleTask):
 
     @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
-        """The most frequent value for itself where a tenth of the songs has it, the others in quarters."""
+        """Return a stratum for the most frequent value, if a tenth of the songs has it, and quarters of the others."""
         values, counts = np.unique(targets, return_counts=True)
         common = values[counts.argmax()] if counts.max() >= 0.1 * len(targets) and len(values) > STRATA else np.nan
         is_uncommon = targets != common

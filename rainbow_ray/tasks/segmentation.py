@@ -94,7 +94,7 @@ class Segmentation(SegmentTask):
         if training.sampling != "none":
             problems.append(f"training.sampling: {training.sampling} would tear songs apart; see class_weights")
         if config.data.split_by == "row":
-            problems.append("--split-by row: segments of one song would stand on both sides")
+            problems.append("--split-by row: segments of one song would be on both sides of a fold")
         return problems
 
     @override
@@ -115,7 +115,7 @@ class Segmentation(SegmentTask):
         _check_weak_metric(task, column, config.training.metric)
         note = (
             f"WEAK: {column} is the same on all segments of each song. The songs' labels are learned from"
-            f" ({config.segments.mil_pooling}); what is said of single segments was never compared with a truth"
+            f" ({config.segments.mil_pooling}); predictions of single segments were never compared with labels"
         )
         return ParsedLabels(task, spread_labels(labeled), final.left_out, (*final.notes, note))
 
@@ -312,7 +312,7 @@ def _time_error(segments: SegmentTargets[np.ndarray], scores: np.ndarray) -> flo
 
 
 def _codes(scores: np.ndarray) -> np.ndarray:
-    """Class indices of the predictions."""
+    """Return class indices of the predictions."""
     return (scores > 0.5).astype(np.int32) if scores.ndim == 1 else scores.argmax(axis=1).astype(np.int32)
 
 

@@ -220,7 +220,7 @@ class CheckpointManager:
         atomic_write(self.folder / name, lambda path: torch.save({"format": FORMAT, **state}, path))
 
     def _numbers(self, pattern: re.Pattern[str]) -> list[int]:
-        """Numbers in the names of the files that match, largest first."""
+        """Return numbers in the names of the files that match, largest first."""
         matches = [pattern.fullmatch(path.name) for path in self.folder.glob("*.pt")]
         return sorted((int(match[1]) for match in matches if match is not None), reverse=True)
 
@@ -250,7 +250,7 @@ def load_fitted_model(config: Config, input_spec: InputSpec, task: Task, folder:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """A checkpoint, or None and the reason. The checksums of the zip are verified, which torch.load does not do."""
+    """Return a checkpoint, or None and the reason. Verifies the checksums of the zip, unlike torch.load."""
     if not path.exists():
         return None, "it is missing"
     if path.stat().st_size == 0:

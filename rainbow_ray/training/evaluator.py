@@ -173,7 +173,7 @@ class Evaluator:
         return scores.numpy(), total_loss
 
     def _center_mask(self, view: ExampleView) -> np.ndarray:
-        """Which examples are scored here: of overlapping sequences, the one with most context around a segment."""
+        """Return a mask of the examples to score: of overlapping sequences, the one with most context of a segment."""
         sequence_index = self.features.dataset.sequence_index
         if sequence_index is None or view.sequence_ids is None:
             return np.ones(len(view), dtype=bool)

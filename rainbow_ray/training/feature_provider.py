@@ -218,7 +218,7 @@ class FeatureProvider:
         return (view.with_sequences(batch.sequence_ids) for view, batch in zip(views, batches, strict=True))
 
     def _compute_features(self) -> torch.Tensor | None:
-        """Features of all examples, `(examples, width)`, where training does not change them and they fit in memory."""
+        """Return the features of all examples, `(examples, width)`, if they are constant and fit in memory."""
         max_bytes = self.config.data.in_memory_limit_mb * MB
         if not self.model.has_frozen_features or len(self.dataset) * self.model.width * 4 > max_bytes:
             return None
@@ -251,7 +251,7 @@ class FeatureProvider:
             )
 
     def _compute_hidden_states(self) -> CachedHiddenStates | None:
-        """Hidden states of the frozen layers for all examples, where some layers are frozen and the cache has room."""
+        """Return the hidden states of the frozen layers for all examples; None without frozen layers or cache space."""
         encoder, dataset = self.model.text, self.dataset
         if (
             self.frozen_cache is None
@@ -292,7 +292,7 @@ class FeatureProvider:
     def _get_cached(
         self, key: str, shape: tuple[int, ...], dtype: torch.dtype, compute: Callable[[torch.Tensor], object]
     ) -> torch.Tensor | None:
-        """An entry of the frozen-feature cache, computed where it is missing; `cache_use` records it."""
+        """Return an entry of the frozen-feature cache, computed where it is missing; `cache_use` records it."""
         assert self.frozen_cache is not None
         seconds = 0.0
 
@@ -310,7 +310,7 @@ class FeatureProvider:
     def _shallower_states(
         self, depth: int, starts: np.ndarray, text_of_example: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
     ) -> tuple[int, CachedHiddenStates] | None:
-        """The deepest cached states below `depth`, from which only frozen layers remain to be run, and their depth."""
+        """Return the depth and states of the deepest cached layer below `depth` whose following layers are frozen."""
         assert self.frozen_cache is not None
         assert self.model.text is not None
         for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
@@ -323,7 +323,7 @@ class FeatureProvider:
     def _hidden_states_of(
         self, view: ExampleView, depth: int, shallower: tuple[int, CachedHiddenStates] | None
     ) -> torch.Tensor:
-        """Hidden states after `depth` layers, `(examples, length, …, width)`."""
+        """Return hidden states after `depth` layers, `(examples, length, …, width)`."""
         self.model.eval()
         assert self.model.text is not None
         device = self.execution.device
@@ -335,7 +335,7 @@ class FeatureProvider:
             return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, below)
 
     def _cache_key(self, depth: int, pooling: str = "") -> str:
-        """The key of everything that the output of the frozen layers depends on."""
+        """Return the key of everything that the output of the frozen layers depends on."""
         assert isinstance(self.dataset, InMemoryDataset)
         encoder = self.model.text
         assert encoder is not None

@@ -169,7 +169,7 @@ class LogForwarder:
                     self.on_end(fold)
 
     def _new_lines(self, path: Path) -> list[bytes]:
-        """The complete lines that were not read before."""
+        """Return the complete lines that were not read before."""
         inode, position = self._positions[path]
         with path.open("rb") as file:
             current_inode = os.fstat(file.fileno()).st_ino

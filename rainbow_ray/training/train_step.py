@@ -240,7 +240,7 @@ class Stepper:
         self.schedule.step()
 
     def _zero_loss(self) -> torch.Tensor:
-        """A loss of zero that depends on every trained parameter."""
+        """Return a loss of zero that depends on every trained parameter."""
         with self.components.execution.autocast():
             loss: torch.Tensor = self.components.module(self.components.sync_batch).float().sum() * 0.0
             return loss
@@ -248,7 +248,7 @@ class Stepper:
     def _not_finite_error(
         self, loss: float, number: int, losses: list[float], micro_batches: list[ExampleView]
     ) -> TrainingError:
-        """The error for a loss that is not finite, with the songs of the first such micro-batch of any worker."""
+        """Return the error for a non-finite loss, with the songs of the first such micro-batch of any worker."""
         indices = [
             micro_batch.indices
             for micro_batch, micro_loss in zip(micro_batches, losses, strict=True)

@@ -275,7 +275,7 @@ class Trainer:
         }
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices to train on, and the inner split (empty in the refit, whose length the folds have determined)."""
+        """Return the training indices, and the inner split (empty in the refit, whose length the folds determined)."""
         data = self.data
         if data.schedule is not None:
             return data.train, np.array([], dtype=np.int64)
@@ -313,7 +313,7 @@ class Trainer:
         return result
 
     def _checkpoint_is_due(self) -> bool:
-        """Whether the main worker's clock asks for a checkpoint; within an epoch nothing else does."""
+        """Return whether the main worker's clock asks for a checkpoint; within an epoch nothing else does."""
         config = self.config.training
         if config.save_every_n_epochs is not None or not self.process_group.is_main:
             return False
@@ -338,7 +338,7 @@ class Trainer:
         state.checkpoints["seconds"] += self._saved_at - start
 
     def _reason_to_skip(self, checkpoint: dict[str, Any]) -> str:
-        """Why a readable checkpoint cannot be continued from; empty if it can."""
+        """Return why a readable checkpoint cannot be continued from; empty if it can."""
         if checkpoint["base"] != self._frozen_hash:
             return "it belongs to another encoder"
         epoch = checkpoint["progress"]["best_epoch"]

@@ -72,7 +72,7 @@ class RecordingTrial:
         location = _calling_line()
         if not isinstance(key, str):
             self.problems.append(
-                f"{key!r} is no key: the first argument of {method} is a config key ({_quote(location)})"
+                f"{key!r} is not a key: the first argument of {method} is a config key ({_quote(location)})"
             )
             return _placeholder_value(arguments)
         if key in renamed_keys():
@@ -151,7 +151,7 @@ def suggest_int(low: int, high: int, *, step: int = 1, log: bool = False) -> Bas
     _check_numbers(low=low, high=high, step=step)
     for name, value in (("low", low), ("high", high), ("step", step)):
         if value != int(value):
-            raise ValueError(f"{name}={value} is no whole number")
+            raise ValueError(f"{name}={value} is not an integer")
     return IntDistribution(low, high, step=step, log=log)
 
 
@@ -223,7 +223,7 @@ DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
 def _check_numbers(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name}={value!r} is no number")
+            raise TypeError(f"{name}={value!r} is not a number")
         if not math.isfinite(value):
             raise ValueError(f"{name}={value} is not finite")
 

@@ -169,7 +169,7 @@ def _scheme(url: str) -> str:
 
 
 def _from_local_url(text: str) -> str:
-    """The path of a `file://` URL; of percent signs that could be meant either way, the one that is there."""
+    """Return the path of a `file://` URL; of percent signs that could be meant either way, the one that is there."""
     if not is_url(text) or _scheme(text) not in LOCAL_SCHEMES:
         return text
     host_and_path = text.split("://", 1)[1]
@@ -182,7 +182,7 @@ def _from_local_url(text: str) -> str:
 
 
 def _expanded(text: str) -> Path:
-    """A path with the home folder in place of `~`; `~name` stays where there is no such user."""
+    """Return a path with the home folder in place of `~`; `~name` stays where there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:

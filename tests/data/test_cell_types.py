@@ -341,7 +341,7 @@ def test_bytes_of_every_layout_are_no_text(read, kind):
 
 def test_lists_in_a_text_column_are_refused():
     for cell in (["a"], ["a", "door"], np.array(["a"]), {"a": 1}):
-        with pytest.raises(InputError, match="column 'concept' holds a"):
+        with pytest.raises(InputError, match="column 'concept' has a"):
             text_column(pd.Series([cell, "b"], dtype=object), "concept")
 
 

@@ -110,7 +110,7 @@ def test_text_that_cannot_be_decoded_is_named(column):
 @pytest.mark.parametrize("cell", [["a", "b"], ["a"], ("a",), {"a"}, {"a": 1}, np.array(["a"])])
 def test_containers_are_no_text(cell):
     for clean in (text_column, id_column):
-        with pytest.raises(InputError, match=rf"'concept' holds a {type(cell).__name__}.* in 1 rows.* row 1"):
+        with pytest.raises(InputError, match=rf"'concept' has a {type(cell).__name__}.* in 1 rows.* row 1"):
             clean(pd.Series(["door", cell], dtype=object), "concept")
 
 

@@ -268,7 +268,7 @@ def test_a_limit_without_room_for_a_text_is_refused(file, key, value, text_folde
     edit(text_folder / file, **{key: value})
     name = str(text_folder)
     problem = refusal(lambda: tokenize.token_limit(name, TextEncoderConfig(), text_encoder.load_config(name)), capfd)
-    assert f"{file} says {key} {value}, which leaves no room for a text" in problem
+    assert f"{file} has {key} {value}, which is too short for a text" in problem
 
 
 def test_whole_folders_are_accepted_in_every_format(text_folder, audio_folder):
@@ -406,7 +406,11 @@ def test_what_a_preprocessor_says_is_read(audio_folder, capfd):
     assert audio_encoder.wants_normalized(str(copies[0])) is True
     edit(copies[1] / file.name, sampling_rate=8000)
     assert "reads sound at 8000 Hz" in refusal(lambda: load_audio(copies[1]), capfd)
-    for value, words in (("8000", "at 8000 Hz"), ("many", "'many', is no sample rate"), ([16000], "is no sample rate")):
+    for value, words in (
+        ("8000", "at 8000 Hz"),
+        ("many", "'many', is not a sample rate"),
+        ([16000], "is not a sample rate"),
+    ):
         edit(copies[1] / file.name, sampling_rate=value)
         audio_encoder.wants_normalized.cache_clear()
         audio_encoder.verify_encoder.cache_clear()

@@ -150,8 +150,10 @@ def wants_normalized(name: str) -> bool:
     setting = getattr(preprocessor, "sampling_rate", None)
     rate = parse_sample_rate(setting)  # None: the preprocessor has no rate, and the encoder reads that of windows
     if rate is not None and rate != RATE:
-        problem = f"its preprocessor's sampling_rate, {setting!r}, is no sample rate in Hz" if rate <= NOT_A_RATE else \
-                  f"it reads sound at {rate} Hz, and windows have {RATE} Hz"  # fmt: skip
+        if rate <= NOT_A_RATE:
+            problem = f"its preprocessor's sampling_rate, {setting!r}, is not a sample rate in Hz"
+        else:
+            problem = f"it reads sound at {rate} Hz, and windows have {RATE} Hz"
         raise InputError(f"{SECTION}.model_name: {name!r} cannot be used: {problem}")
     return bool(getattr(preprocessor, "do_normalize", True))
 
@@ -367,7 +369,7 @@ class WaveformEncoder(nn.Module):
         return features
 
     def _embed(self, features: torch.Tensor) -> torch.Tensor:
-        """Input of the first layer."""
+        """Return the input of the first layer."""
         projected = self.body.feature_projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected
         encoder = self.body.encoder
@@ -376,7 +378,7 @@ class WaveformEncoder(nn.Module):
         return embedded
 
     def _run(self, states: list[torch.Tensor], start: int, stop: int) -> list[torch.Tensor]:
-        """States of the layers from `start` to `stop`, after the given ones for a mix; otherwise the last alone."""
+        """Return the states after layers `start` to `stop`: all of them for a mix, otherwise only the last one."""
         encoder, hidden = self.body.encoder, states[-1]
         arguments: dict[str, Any] = {"attention_mask": None}
         if self.body.config.model_type == "wavlm" and start < stop:
@@ -390,7 +392,7 @@ class WaveformEncoder(nn.Module):
         return states
 
     def _position_bias(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Relative position bias of WavLM, which its first layer holds for all."""
+        """Return relative position bias of WavLM, which its first layer holds for all."""
         attention, length = self.body.encoder.layers[0].attention, hidden.shape[1]
         bias: torch.Tensor = attention.compute_bias(length, length)
         return bias.unsqueeze(0).repeat(len(hidden), 1, 1, 1).view(-1, length, length)

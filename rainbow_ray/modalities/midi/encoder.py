@@ -88,7 +88,7 @@ class MidiEncoder(nn.Module):
         return summarize_notes(values, mask)
 
     def _embed(self, notes: torch.Tensor) -> torch.Tensor:
-        """Embeddings of notes, `(units, notes, width)`."""
+        """Return embeddings of notes, `(units, notes, width)`."""
         numbers = torch.stack(
             [notes[..., VELOCITY] / 127, torch.log1p(notes[..., DURATION]), torch.log1p(notes[..., GAP])], dim=-1
         )

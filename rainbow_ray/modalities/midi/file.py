@@ -111,7 +111,7 @@ def read_notes(data: bytes) -> MidiNotes:
 
 
 def _unwrap(data: bytes) -> bytes:
-    """The MIDI file inside a RIFF container of type RMID; any other data as it is."""
+    """Return the MIDI file inside a RIFF container of type RMID; any other data as it is."""
     if data[:4] != b"RIFF" or data[8:12] != b"RMID":
         return data
     position = 12
@@ -136,7 +136,7 @@ class _Track:
 
 
 def _read_chunks(data: bytes) -> tuple[int, list[_Track]]:
-    """Ticks a quarter note, and the track chunks. Chunks of other types are skipped, as is what follows the last."""
+    """Return the ticks per quarter note, and the track chunks. Chunks of other types and trailing data are skipped."""
     if data[:4] != b"MThd":
         raise MediaError(NOT_MIDI, "it does not begin with MThd")
     if len(data) < 14:
@@ -176,7 +176,7 @@ def _check_header(size: int, file_format: int, n_tracks: int, division: int) -> 
     if division & 0x8000:
         raise MediaError("SMPTE times, not ticks a quarter")
     if division == 0:
-        raise MediaError("times that are no numbers (a division of 0)")
+        raise MediaError("undefined times (a division of 0)")
 
 
 def _read_track(track: _Track) -> Iterator[Message]:
@@ -204,7 +204,7 @@ def _read_track(track: _Track) -> Iterator[Message]:
 
 
 def _read_quantity(data: bytes, position: int) -> tuple[int, int]:
-    """A variable-length quantity, and the position after it."""
+    """Return a variable-length quantity, and the position after it."""
     value = data[position]
     if value < 0x80:  # nearly all
         return value, position + 1
@@ -218,7 +218,7 @@ def _read_quantity(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _read_event(data: bytes, position: int, running_status: int) -> tuple[int, bytes, int]:
-    """Status and data of the event at a position, and the position after it. A meta event's data begins with its type.
+    """Return the status, the data and the end position of an event. The data of a meta event start with its type.
 
     Raises:
         IndexError: The data ends before the event does.
@@ -244,7 +244,7 @@ def _read_event(data: bytes, position: int, running_status: int) -> tuple[int, b
 
 
 def _read_long_event(data: bytes, position: int, status: int) -> tuple[int, bytes, int]:
-    """As `_read_event`, for events that give their length: sysex, escapes and meta events."""
+    """Read an event with a length field, as `_read_event`: sysex, escapes and meta events."""
     if status not in (SYSEX, ESCAPE, META):
         raise ValueError(f"a status of {status:02X}, which is not defined")
     kind = b""
@@ -259,7 +259,7 @@ def _read_long_event(data: bytes, position: int, status: int) -> tuple[int, byte
 
 
 def _pair_notes(events: Iterable[ChannelEvent]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Ticks of begin and end, `(notes, 2)`; pitch, velocity, channel and program, `(notes, 4)`; how many never end.
+    """Return start and end ticks `(notes, 2)`; pitch, velocity, channel, program `(notes, 4)`; number of unended notes.
 
     Args:
         events: Channel messages of all tracks, by time.
@@ -283,7 +283,7 @@ def _pair_notes(events: Iterable[ChannelEvent]) -> tuple[np.ndarray, np.ndarray,
 
 
 def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) -> np.ndarray:
-    """Times in seconds, float64, of times in ticks, under tempos given as `(tick, microseconds a quarter note)`."""
+    """Convert ticks to seconds, float64, with a tempo map of `(tick, microseconds per quarter note)`."""
     changes = np.array([(0, DEFAULT_TEMPO), *sorted(tempos, key=itemgetter(0))], np.int64)
     start, tempo = changes.T
     last = ticks.max(initial=0)

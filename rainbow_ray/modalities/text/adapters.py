@@ -34,7 +34,7 @@ def _bidirectional_mask(body: Body, hidden: torch.Tensor, mask: torch.Tensor) ->
 
 
 def _relative_positions(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Context:
-    """The relative positions of DeBERTa-v2, with its mask."""
+    """Return the relative positions of DeBERTa-v2, with its mask."""
     encoder = body.encoder
     return {
         "mask": mask,
@@ -45,7 +45,7 @@ def _relative_positions(body: Body, hidden: torch.Tensor, mask: torch.Tensor) ->
 
 
 def _masks_and_rotary_embeddings(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Context:
-    """The masks and rotary embeddings of ModernBERT, by the kind of a layer's attention."""
+    """Return the masks and rotary embeddings of ModernBERT, by the kind of a layer's attention."""
     from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
     arguments = {"config": body.config, "inputs_embeds": hidden, "attention_mask": mask}
@@ -63,7 +63,7 @@ def _run_plain(body: Body, layer: nn.Module, index: int, hidden: torch.Tensor, c
 
 
 def _run_deberta(body: Body, layer: nn.Module, index: int, hidden: torch.Tensor, context: Context) -> Any:
-    """A layer of DeBERTa-v2, and the convolution beside the first one."""
+    """Return a layer of DeBERTa-v2, and the convolution beside the first one."""
     output = _first(layer(
         hidden, context["attention_mask"], relative_pos=context["relative_pos"],
         rel_embeddings=context["rel_embeddings"],
@@ -74,7 +74,7 @@ def _run_deberta(body: Body, layer: nn.Module, index: int, hidden: torch.Tensor,
 
 
 def _run_modernbert(body: Body, layer: Any, index: int, hidden: torch.Tensor, context: Context) -> Any:  # noqa: ARG001
-    """A layer of ModernBERT, whose attention is local or global."""
+    """Return a layer of ModernBERT, whose attention is local or global."""
     masks, rotary = context
     kind = layer.attention_type
     return layer(hidden, attention_mask=masks[kind], position_embeddings=rotary[kind])

@@ -1,9 +1,9 @@
-"""Bag of words: which words a text has, as dense features beside the encoder's, whose averages blur single words.
+"""Bag-of-words features of a text, in addition to the pooled features of the encoder, which blur single words.
 
-Each word is hashed to a bucket. The row of a bucket is a fixed random direction, scaled by how strongly the word
-speaks for a class on the training side. The sum of the rows of a text's words is its features. They are dense, because
-Adam moves the weight of a word that occurs once as far as that of a frequent one; and nothing in them is learned,
-because few songs cannot determine a thousand weights.
+Each word is hashed to a bucket. The row of a bucket is a fixed random direction, scaled by the log-count ratio of the
+word for a class in the training set. The features of a text are the sum of the rows of its words. They are dense,
+because Adam would move the weight of a word that occurs once as far as that of a frequent one; and they have no learned
+parameters, because few songs cannot determine a thousand weights.
 
 Reference:
     Wang and Manning 2012, "Baselines and Bigrams", equations 2 and 3 (log-count ratios); Johnson and Lindenstrauss 1984
@@ -23,7 +23,7 @@ SMOOTHING = 2  # texts: one for each of two groups of equal size
 
 
 def log_count_ratios(lists: list[np.ndarray], belongs: np.ndarray) -> np.ndarray:
-    """Return how strongly each word speaks for each group of texts against all others.
+    """Return the log-count ratio of each word for each group of texts against all other texts.
 
     Counts are smoothed as if `SMOOTHING` more texts had each word, divided between the two sides in proportion to their
     texts: so a word that no text has is neutral, however small a group is (with one more text on each side, as in the
@@ -76,7 +76,7 @@ class WordPresence(nn.Module):
 
         Args:
             lists: Buckets of each training text.
-            ratios: How strongly each word speaks for each class, `(BUCKETS, classes)`; None weighs all words alike.
+            ratios: Log-count ratios of words and classes, `(BUCKETS, classes)`; None: equal weights of all words.
             seed: Seed of the random directions.
         """
         occurs = np.zeros(BUCKETS, dtype=bool)
@@ -86,7 +86,7 @@ class WordPresence(nn.Module):
             ratios = np.ones((BUCKETS, 1), dtype=np.float32)
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(BUCKETS, self.width, generator=generator) / self.width**0.5
-        # each class has features of its own, so that the head can tell their evidence apart
+        # separate features for each class, so that the head can weight their evidence separately
         class_of_feature = torch.arange(self.width) * ratios.shape[1] // self.width
         scale = torch.from_numpy(np.ascontiguousarray(ratios, dtype=np.float32))[:, class_of_feature]
         self.table.copy_(directions * scale * torch.from_numpy(occurs)[:, None])

@@ -292,7 +292,7 @@ class TextEncoder(nn.Module):
         return self
 
     def _run(self, hidden: torch.Tensor, mask: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Hidden states after the layers from `start` to `stop`, all of them for a mix."""
+        """Return hidden states after the layers from `start` to `stop`, all of them for a mix."""
         assert self.adapter is not None
         if start == stop:
             return hidden

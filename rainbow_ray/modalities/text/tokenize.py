@@ -112,16 +112,16 @@ def token_limit(name: str, config: TextEncoderConfig, encoder_config: Any) -> in
     """
     model_max_length = load_tokenizer(name).model_max_length
     positions = getattr(encoder_config, "max_position_embeddings", None)
-    limits = {f"tokenizer_config.json says model_max_length {model_max_length}": min(model_max_length, MAX_TOKENS)}
+    limits = {f"tokenizer_config.json has model_max_length {model_max_length}": min(model_max_length, MAX_TOKENS)}
     if positions and positions > 0:  # XLNet has -1, which means no limit
         # the RoBERTa family counts positions from its padding index on
         from_padding = encoder_config.model_type in ROBERTA_FAMILY
-        limits[f"config.json says max_position_embeddings {positions}"] = positions - (
+        limits[f"config.json has max_position_embeddings {positions}"] = positions - (
             encoder_config.pad_token_id + 1 if from_padding else 0
         )
     too_small = [setting for setting, limit in limits.items() if limit < MIN_TOKENS]
     if too_small:
-        raise InputError(f"{pretrained.TEXT.key}: {name!r} cannot be used: its {setting}, which leaves no room for a"
+        raise InputError(f"{pretrained.TEXT.key}: {name!r} cannot be used: its {setting}, which is too short for a"
                          f" text: at least {MIN_TOKENS} tokens are needed" for setting in too_small)  # fmt: skip
     return int(min(config.max_length, *limits.values()))
 
