@@ -167,8 +167,8 @@ def _evaluation_results(summary: Mapping[str, Any]) -> str:
 
 def _limitations(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     n_songs = info["trained_on_songs"]
-    few = ", which are few: the intervals above are wide" if n_songs < MIN_SONGS else ""
-    lines = [f"Trained on {n_songs} songs{few}."]
+    wide_note = ", which are few: the intervals above are wide" if n_songs < MIN_SONGS else ""
+    lines = [f"Trained on {n_songs} songs{wide_note}."]
     if info["max_tokens"]:
         lines.append(f"Texts are read up to {info['max_tokens']} tokens; the encoder does not read the remainder.")
     lines.append("Songs unlike the training data (by other authors, in other languages, labeled in other ways) were not"

@@ -219,5 +219,5 @@ class Config(Section):
 
 
 def _replace(section: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    return section.model_copy(update={name: _replace(getattr(section, name), rest, value) if rest else value})
+    name, *subkeys = path
+    return section.model_copy(update={name: _replace(getattr(section, name), subkeys, value) if subkeys else value})

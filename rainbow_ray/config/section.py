@@ -47,8 +47,8 @@ class Section(BaseModel):
     def _read_former_names(cls, document: Any) -> Any:
         if not isinstance(document, dict):
             return document
-        former = {old: new for old, new in cls.renamed.items() if new not in document}
-        present = {former.get(key, key): value for key, value in document.items() if key not in cls.inert}
+        former_names = {old: new for old, new in cls.renamed.items() if new not in document}
+        present = {former_names.get(key, key): value for key, value in document.items() if key not in cls.inert}
         for key, names in cls.renamed_values.items():
             if isinstance(present.get(key), str):
                 present[key] = names.get(present[key], present[key])

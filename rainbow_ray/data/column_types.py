@@ -101,15 +101,15 @@ def _loses_values(types: Mapping[pa.DataType, str]) -> bool:
     for kind in types:
         for path, leaf in _leaves(kind):
             leaves[path].add(leaf)
-    for found in leaves.values():
-        floats = sum(pa.types.is_floating(leaf) for leaf in found)
-        if floats > 1 or (floats and any(pa.types.is_decimal(leaf) for leaf in found)):
+    for leaf_types in leaves.values():
+        floats = sum(pa.types.is_floating(leaf) for leaf in leaf_types)
+        if floats > 1 or (floats and any(pa.types.is_decimal(leaf) for leaf in leaf_types)):
             return True
     return False
 
 
 def _leaves(kind: pa.DataType, path: str = "") -> Iterator[tuple[str, pa.DataType]]:
-    """Return the types inside a type that are not nested, each with its path."""
+    """Yield the types inside a type that are not nested, each with its path."""
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _leaves(field.type, f"{path}.{field.name}")

@@ -197,12 +197,12 @@ def label_name(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.strip()
     characters = unicodedata.normalize("NFC", text)
-    kept = [
+    visible = [
         character
         for i, character in enumerate(characters)
         if character.isspace() or unicodedata.category(character) not in ("Cf", "Cc") or _joins(characters, i)
     ]
-    return unicodedata.normalize("NFC", "".join(kept)).strip()
+    return unicodedata.normalize("NFC", "".join(visible)).strip()
 
 
 def label_names(column: pa.Array | pa.ChunkedArray, name: str) -> Any:
@@ -250,8 +250,8 @@ def _holds_objects(column: pd.Series) -> bool:
 
 def _to_arrow(column: pd.Series) -> pa.Array:
     dense = column.astype(column.dtype.subtype) if isinstance(column.dtype, pd.SparseDtype) else column
-    made = pa.array(dense, from_pandas=True)
-    return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+    array = pa.array(dense, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _refuse_containers(column: pd.Series, name: str) -> None:

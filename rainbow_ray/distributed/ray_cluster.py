@@ -227,7 +227,7 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # others come and go
             heads += [process] if process.name() == HEAD else []
-    done = threading.Event()
+    stopped = threading.Event()
 
     def is_gone(head: psutil.Process) -> bool:
         try:
@@ -237,7 +237,7 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
             return True
 
     def watch() -> None:
-        while not done.wait(HEAD_POLL_SECONDS):
+        while not stopped.wait(HEAD_POLL_SECONDS):
             if any(map(is_gone, heads)):
                 print_error("; ".join(filter(None, ["Ray was lost (its head process died)", advice])))
                 sys.stderr.flush()
@@ -248,7 +248,7 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        stopped.set()
         thread.join()
 
 

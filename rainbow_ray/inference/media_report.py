@@ -255,7 +255,7 @@ def missing_columns(
     media_columns: Mapping[str, Sequence[str | None]],
     names: Sequence[str],
     advice: Advice,
-    others: Iterable[str] = (),
+    other_columns: Iterable[str] = (),
 ) -> list[str]:
     """Return a message for each column of audio or MIDI that a model reads and a table does not have.
 
@@ -263,12 +263,12 @@ def missing_columns(
         media_columns: For each modality, its column and its column of sample rates (or None).
         names: Columns of the table.
         advice: Options that the messages recommend.
-        others: Further columns that the model reads, which are not suggested as the missing one.
+        other_columns: Further columns that the model reads, which are not suggested as the missing one.
 
     Returns:
         Messages.
     """
-    model_columns = {*others, *(name for pair in media_columns.values() for name in pair)}
+    model_columns = {*other_columns, *(name for pair in media_columns.values() for name in pair)}
     unread_columns = [name for name in names if name not in model_columns]
     return [
         f"no column {column!r}, in which this model reads {modality}{did_you_mean(str(column), unread_columns)};"

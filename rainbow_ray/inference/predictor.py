@@ -287,11 +287,11 @@ class Predictor:
         columns[info["text_columns"][0]] = texts.texts
         segments = self.segments_with_report(pd.DataFrame(columns)).segments.set_index("song").loc[names]
         is_empty = (segments["text"] == "").to_numpy()
-        kept = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in segments else [])]
-        segments.loc[is_empty, kept] = None
+        scored_columns = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in segments else [])]
+        segments.loc[is_empty, scored_columns] = None
         reasons = np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object)
         segments[REASON] = np.where(is_empty, reasons, np.array(None))
-        return segments[[*kept, REASON]].set_index(texts.index)
+        return segments[[*scored_columns, REASON]].set_index(texts.index)
 
     def _input_spec(self) -> InputSpec:
         """Return inputs of the model, with an in-memory cache of media."""

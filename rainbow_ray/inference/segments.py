@@ -117,8 +117,8 @@ def score_segments(
     rows = normalize_rows(plain, _columns(bundle, names))
     rows = rows.append_column(ROW, pa.array(np.arange(len(rows))))
     if each_row:
-        places = pa.array(np.arange(len(rows), dtype=np.float64))
-        rows = rows.set_column(rows.column_names.index(POSITION), POSITION, places)
+        row_positions = pa.array(np.arange(len(rows), dtype=np.float64))
+        rows = rows.set_column(rows.column_names.index(POSITION), POSITION, row_positions)
     values = read_media_values(table, bundle.info.get("media_columns", {}), spec.media, len(rows))
     rows = prepare_with_media(rows, values, spec)
     merged = merge_stems(rows, spec.media)

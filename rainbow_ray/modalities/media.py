@@ -153,7 +153,7 @@ class MediaReader:
             try:
                 recordings[name] = get_modality(name).open_recording(source.content(), source.rate)
             except MediaError as error:
-                entry[name]["trouble"] = _message(error, source.shown)
+                entry[name]["trouble"] = _message(error, source.display_name)
         stem = next(iter(sources.values())).name
         starts: list[float] = []  # of the first modality that is not silent
         for name, recording in recordings.items():
@@ -167,12 +167,12 @@ class MediaReader:
                     windows = _sounding_windows(recording, own_starts, self.windows.seconds)
                     starts = own_starts
             except MediaError as error:
-                entry[name]["trouble"] = _message(error, sources[name].shown)
+                entry[name]["trouble"] = _message(error, sources[name].display_name)
                 continue
             entry[name]["windows"] = [self.store.put_content(name, window) for window in windows]
             entry[name]["lengths"] = [len(window) for window in windows]
             note = getattr(recording, "note", None)
-            entry[name]["note"] = note and f"{note}\n{sources[name].shown}\n"
+            entry[name]["note"] = note and f"{note}\n{sources[name].display_name}\n"
         return entry
 
     def _starts(self, recording: Recording, stem: str) -> list[float]:
@@ -186,9 +186,9 @@ class MediaReader:
 
 def _segment_window(recording: Recording, span: Span, seconds: float) -> list[np.ndarray]:
     """Return the window of a segment. Raises `MediaError` with `IN_SEGMENT` in its reason if it is silent."""
-    start, within = span.window(seconds)
+    start, max_seconds = span.window(seconds)
     try:
-        return [recording.read(start, seconds, within)]
+        return [recording.read(start, seconds, max_seconds)]
     except EmptyWindow as error:
         raise MediaError(f"{error.reason}{IN_SEGMENT}", error.detail) from error
 

@@ -114,7 +114,7 @@ class MediaSource:
         return cls(value, root / value, None, None)
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Its name in messages, on one line."""
         return " ".join(self.name.splitlines()) if self.path is not None else IN_TABLE
 

@@ -35,13 +35,13 @@ class Recording(Protocol):
             `(start, end)` with `0 <= start <= end <= duration`; `(0, duration)` for a file that is silent throughout.
         """
 
-    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+    def read(self, start: float, seconds: float, max_seconds: float | None = None) -> np.ndarray:
         """Return a window.
 
         Args:
             start: Start of the window in seconds.
             seconds: Length of the window.
-            within: Read only the first `within` seconds of its sound; None reads all.
+            max_seconds: Read only the first `max_seconds` of its sound; None: all of it.
 
         Returns:
             An array with time along the first axis.

@@ -85,14 +85,14 @@ class AudioFeatureCache:
             windows: Keys of windows by modality.
         """
         for name in self.missing(windows):
-            own = {name: windows[name]}
+            windows_of_modality = {name: windows[name]}
             if self.store.folder is None:
-                self._compute(self.missing(own))
+                self._compute(self.missing(windows_of_modality))
                 continue
             self.store.folder.mkdir(parents=True, exist_ok=True)
             # the operating system releases the lock of a process that dies
             with FileLock(self.store.folder / f"{self.identities[name]}.lock"):
-                self._compute(self.missing(own))
+                self._compute(self.missing(windows_of_modality))
 
     def find(self, modality: str, window: str) -> np.ndarray:
         """Return the array that the model reads of a window.

@@ -205,12 +205,12 @@ class TrialProgress:
             table.add_column(name)
         running = [trial for trial in self.trials.values() if not trial.ended]
         for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:MAX_ENDED_TRIALS]]:
-            done, score = trial.reports[-1] if trial.reports else (0.0, None)
+            percent, score = trial.reports[-1] if trial.reports else (0.0, None)
             seconds = f"{trial.seconds:.0f}" if trial.ended else ""
             values = format_values(trial, 60) if trial.values else "the default config"
             style = "bold" if self.best is not None and trial.number == self.best.number else None
-            shown = (str(trial.number), trial.state, f"{done:.0f}%", _short(score), seconds, values)
-            table.add_row(*shown, style=style)
+            cells = (str(trial.number), trial.state, f"{percent:.0f}%", _short(score), seconds, values)
+            table.add_row(*cells, style=style)
         return table
 
     def _ended(self) -> list[Trial]:

@@ -106,8 +106,8 @@ class Binary(ExampleTask):
         if invalid:
             quote = repr if is_string_type(labels.type) else str
             listed = ", ".join(map(quote, sorted(invalid)[:SHOWN]))
-            more = f" and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
-            raise InputError(f"target {column!r} is not boolean: {listed}{more} (expected {EXPECTED}); map its labels"
+            suffix = f" and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
+            raise InputError(f"target {column!r} is not boolean: {listed}{suffix} (expected {EXPECTED}); map its labels"
                              ' with data.class_mapping={label: "true", other: "false"}, or name another with'
                              " data.target_column")  # fmt: skip
         # the last entry is that of missing labels, whose code is -1
@@ -117,8 +117,8 @@ class Binary(ExampleTask):
     @override
     def finalize_labels(self, targets: np.ndarray, column: str, config: Config) -> ParsedLabels:
         if len(np.unique(targets)) < 2:
-            only = bool(targets[0])
-            raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {only}")
+            label_value = bool(targets[0])
+            raise InputError(f"target {column!r} has one class only: each of {len(targets)} songs is {label_value}")
         return ParsedLabels(self, targets, nothing_left_out(len(targets)))
 
     @override

@@ -101,8 +101,8 @@ class Multiclass(NamedClassesTask):
             raise InputError([*error.problems, *check_weights(names, config.training.class_weights)]) from None
         classes = order_classes((name for name in new_names.values() if name is not None), config.data)
         if len(classes) < 2:
-            only = f"each of {sum(songs.values())} songs is {next(iter(songs))!r}" if len(songs) == 1 else notes[0]
-            raise InputError(f"target {column!r} has {'one class' if classes else 'no class'} only: {only}")
+            reason = f"each of {sum(songs.values())} songs is {next(iter(songs))!r}" if len(songs) == 1 else notes[0]
+            raise InputError(f"target {column!r} has {'one class' if classes else 'no class'} only: {reason}")
         problems = check_weights(classes, config.training.class_weights)
         if problems:
             raise InputError(problems)

@@ -298,9 +298,9 @@ def boundary_loss(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     Returns:
         Losses of all segments but the first, `(segments - 1,)`.
     """
-    same = (log_probs[1:].exp() * log_probs[:-1].exp()).sum(dim=1).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    same_class = (log_probs[1:].exp() * log_probs[:-1].exp()).sum(dim=1).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     is_boundary = (labels[1:] != labels[:-1]).float()
-    return -(is_boundary * (1 - same).log() + (1 - is_boundary) * same.log())
+    return -(is_boundary * (1 - same_class).log() + (1 - is_boundary) * same_class.log())
 
 
 def _time_error(segments: SegmentTargets[np.ndarray], scores: np.ndarray) -> float | None:

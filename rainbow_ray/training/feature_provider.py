@@ -330,9 +330,9 @@ class FeatureProvider:
         inputs = (
             make_batch(view.examples, view.positions, {TEXT.name: self.collates[TEXT.name]}).to(device).units[TEXT.name]
         )
-        below = (shallower[0], shallower[1].pad(view.indices).to(device)) if shallower is not None else None
+        start = (shallower[0], shallower[1].pad(view.indices).to(device)) if shallower is not None else None
         with self.execution.autocast():
-            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, below)
+            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, start)
 
     def _cache_key(self, depth: int, pooling: str = "") -> str:
         """Return the key of everything that the output of the frozen layers depends on."""
@@ -342,7 +342,7 @@ class FeatureProvider:
         body = encoder.body.config
         return hash_parts(
             encoder_cache.digest(self.input_spec.text, encoder.constant_tensors(depth)), body.to_json_string(),
-            body._attn_implementation, depth, encoder.mixed, encoder.whole and depth == encoder.depth, pooling,
+            body._attn_implementation, depth, encoder.mixed, encoder.is_whole and depth == encoder.depth, pooling,
             self.execution.precision.name, self.execution.device.type, torch.__version__, self.dataset.token_hash,
         )  # fmt: skip
 

@@ -140,10 +140,10 @@ class LogForwarder:
         Yields:
             Nothing. After the body, all records have been forwarded.
         """
-        done = threading.Event()
+        stopped = threading.Event()
 
         def forward() -> None:
-            while not done.wait(POLL_SECONDS):
+            while not stopped.wait(POLL_SECONDS):
                 self.poll()
 
         thread = threading.Thread(target=forward, name="log-forwarder", daemon=True)
@@ -151,7 +151,7 @@ class LogForwarder:
         try:
             yield
         finally:
-            done.set()
+            stopped.set()
             thread.join()
             self.poll()
 

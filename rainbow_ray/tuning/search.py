@@ -139,8 +139,8 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         if optuna_trial is None:
             self._add_to_study(trial)
             return
-        for done, score in trial.reports:
-            optuna_trial.report(score, step=round(done))
+        for percent, score in trial.reports:
+            optuna_trial.report(score, step=round(percent))
         value = trial.score if trial.state == "complete" else None
         self.study.tell(optuna_trial, value, state=TRIAL_STATES[trial.state])
 
@@ -199,8 +199,8 @@ class AshaScheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
         for trial in sweep.trial_log.ended:
             earlier_trial = SimpleNamespace(trial_id=f"earlier-{trial.number}")
             self.on_trial_add(None, earlier_trial)
-            for done, score in trial.reports:
-                super().on_trial_result(None, earlier_trial, {DONE: done, SCORE: score})
+            for percent, score in trial.reports:
+                super().on_trial_result(None, earlier_trial, {DONE: percent, SCORE: score})
 
     @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

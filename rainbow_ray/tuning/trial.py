@@ -95,17 +95,17 @@ def run_trial(
     metric, n_folds = context.shared.config.training.headline, len(context.train_val_indices)
     remaining_rungs = [*context.rungs, FULL_BUDGET]
 
-    def report_at_rung(done: float) -> None:
-        if done < remaining_rungs[0] - TOLERANCE:
+    def report_at_rung(percent: float) -> None:
+        if percent < remaining_rungs[0] - TOLERANCE:
             return
         value = _pooled_score(fit_context, metric, context.train_val_indices, scores)
-        is_complete = done > FULL_BUDGET - TOLERANCE
+        is_complete = percent > FULL_BUDGET - TOLERANCE
         if value is None and is_complete:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
-        while remaining_rungs and done >= remaining_rungs[0] - TOLERANCE:
-            done = max(done, remaining_rungs.pop(0))
+        while remaining_rungs and percent >= remaining_rungs[0] - TOLERANCE:
+            percent = max(percent, remaining_rungs.pop(0))
         if value is not None:
-            report(FULL_BUDGET if is_complete else done, value)
+            report(FULL_BUDGET if is_complete else percent, value)
 
     for fold, (train, val) in enumerate(context.train_val_indices):
         job = FitJob(fold, train, val, context.folder_of(number) / f"fold-{fold}")

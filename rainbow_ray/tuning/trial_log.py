@@ -83,15 +83,15 @@ class TrialLog:
              "distributions": trial.distributions}
         )  # fmt: skip
 
-    def report(self, number: int, done: float, score: float) -> None:
+    def report(self, number: int, percent: float, score: float) -> None:
         """Log an intermediate score.
 
         Args:
             number: Number of the trial.
-            done: Work done, in percent.
+            percent: Work done, in percent.
             score: Score so far.
         """
-        self._write({"event": "report", "trial": number, "done": done, "score": score})
+        self._write({"event": "report", "trial": number, "done": percent, "score": score})
 
     def end(self, number: int, state: State, *, score: float | None, seconds: float, reason: str = "") -> None:
         """Log the end of a trial.
@@ -126,8 +126,8 @@ class TrialLog:
             Trials by score, equal ones by number.
         """
         sign = -1.0 if larger_is_better else 1.0
-        done = [trial for trial in self.trials.values() if trial.state == "complete" and trial.score is not None]
-        return sorted(done, key=lambda trial: (sign * (trial.score or 0.0), trial.number))
+        completed = [trial for trial in self.trials.values() if trial.state == "complete" and trial.score is not None]
+        return sorted(completed, key=lambda trial: (sign * (trial.score or 0.0), trial.number))
 
     def _write(self, event: dict[str, Any]) -> None:
         line = json.dumps(event, allow_nan=False) + "\n"

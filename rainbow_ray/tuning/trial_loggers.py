@@ -47,7 +47,7 @@ class WandbTrialLogger:
                 settings=wandb.Settings(silent=True),
             )
         metric = self.config.training.headline
-        for done, score in trial.reports:
-            run.log({metric: score, "done": done})
+        for percent, score in trial.reports:
+            run.log({metric: score, "done": percent})
         run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
         run.finish()

@@ -143,7 +143,7 @@ class KeepBest:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self._kept = {trial.number for trial in sweep.trial_log.ended}
+        self._kept_numbers = {trial.number for trial in sweep.trial_log.ended}
 
     def __call__(self, trial: Trial, event: str) -> None:
         """Remove models that are no longer among the best.
@@ -156,9 +156,9 @@ class KeepBest:
             return
         complete = self.sweep.trial_log.complete(larger_is_better=self.sweep.larger_is_better)
         best = {trial.number for trial in complete[: self.sweep.config.tune.keep_best_models]}
-        for number in (self._kept | {trial.number}) - best:
+        for number in (self._kept_numbers | {trial.number}) - best:
             remove_models(self.sweep.context, number)
-        self._kept = best
+        self._kept_numbers = best
 
 
 def _make_tuner(sweep: Sweep, stopper: SweepStopper, storage: Path, n_samples: int) -> tune.Tuner:
@@ -194,8 +194,8 @@ def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
     """Run one trial in a reused actor; every error but a broken GPU is reported as a result, so the actor lives on."""
     started, number = time.perf_counter(), config["number"]
 
-    def report(done: float, score: float) -> None:
-        tune.report({DONE: done, SCORE: score, "seconds": time.perf_counter() - started})
+    def report(percent: float, score: float) -> None:
+        tune.report({DONE: percent, SCORE: score, "seconds": time.perf_counter() - started})
 
     context = _fetch(references)
     try:
@@ -223,11 +223,13 @@ def _fetch(references: list[Any]) -> Any:
     """Return the first object; the second, if any, holds encoder weights that the process uses from then on."""
     import ray
 
-    reference, *others = references
+    reference, *optional_references = references
     if reference not in _FETCHED:
         _FETCHED[reference] = ray.get(reference)
-        if others and others[0] is not None:
-            encoder_cache.use_shared_weights(_FETCHED[reference].shared.input_spec.text, ray.get(others[0]))
+        if optional_references and optional_references[0] is not None:
+            encoder_cache.use_shared_weights(
+                _FETCHED[reference].shared.input_spec.text, ray.get(optional_references[0])
+            )
     return _FETCHED[reference]
 
 

@@ -76,7 +76,7 @@ def test_missing_columns_are_named():
 def test_other_columns_of_the_model_are_not_suggested():
     columns = {"audio": ("audio_file", None), "midi": ("midi_file", None)}
     names = ["midi_file", "audio_text"]
-    (line,) = missing_columns(columns, names, IN_COMMAND, others=["audio_text"])
+    (line,) = missing_columns(columns, names, IN_COMMAND, other_columns=["audio_text"])
     assert "did you mean" not in line
     assert "did you mean audio_text" in missing_columns(columns, names, IN_COMMAND)[0]
 

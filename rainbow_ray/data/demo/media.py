@@ -44,8 +44,8 @@ def write_demo_media(folder: Path, seed: int = 7) -> None:
     """
     from rainbow_ray.data.demo.songs import demo_table
 
-    done = folder / DONE.format(version=VERSION)
-    if done.exists():
+    marker = folder / DONE.format(version=VERSION)
+    if marker.exists():
         return
     for row in demo_table(seed).to_pylist():
         type_name = (row["training_data"] or {}).get("rebracketing_type")
@@ -54,7 +54,7 @@ def write_demo_media(folder: Path, seed: int = 7) -> None:
             if name is not None:
                 rng = Random(f"{seed}:{column}:{name}")
                 write_file(folder / name, make(rng, _draw_property(rng, type_name, column)))
-    write_file(done, b"")
+    write_file(marker, b"")
 
 
 def _draw_property(rng: Random, type_name: str | None, column: str) -> Property:

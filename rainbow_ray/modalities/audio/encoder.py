@@ -245,7 +245,12 @@ class WaveformEncoder(nn.Module):
             raise InputError(problems)
         depths = resolve_depths(config, total)
         self.config, self.normalize, self.weights = config, normalize, weights
-        self.depth, self.frozen, self.mixed, self.whole = depths.read, depths.frozen, depths.is_mixed, depths.is_whole
+        self.depth, self.frozen, self.mixed, self.is_whole = (
+            depths.read,
+            depths.frozen,
+            depths.is_mixed,
+            depths.is_whole,
+        )
         self.projection_frozen = depths.freezes_input
         self.width = int(body.config.hidden_size)
         self.summary_width = 2 * self.width
@@ -253,7 +258,7 @@ class WaveformEncoder(nn.Module):
         body.masked_spec_embed = None  # it is not used, and DDP would wait for its gradient
         self.body = body
         self.norm_is_last = bool(getattr(body.config, "do_stable_layer_norm", False))
-        if self.norm_is_last and not self.whole:
+        if self.norm_is_last and not self.is_whole:
             body.encoder.layer_norm = nn.Identity()  # it belongs after the last layer only
         if self.mixed:
             self.mix_weights = nn.Parameter(torch.zeros(self.depth + 1))
@@ -298,7 +303,7 @@ class WaveformEncoder(nn.Module):
         Returns:
             A key of the cache.
         """
-        stage = (self.projection_frozen, self.frozen, self.mixed, self.whole and self.frozen == self.depth)
+        stage = (self.projection_frozen, self.frozen, self.mixed, self.is_whole and self.frozen == self.depth)
         n_tokens = self.config.num_tokens if self.is_frozen else None
         attention = self.body.config._attn_implementation
         return hash_parts(self.weights, stage, n_tokens, self.normalize, attention, torch.__version__)
@@ -386,7 +391,7 @@ class WaveformEncoder(nn.Module):
         for index in range(start, stop):
             output = encoder.layers[index](hidden, **arguments, **({"index": index} if len(arguments) > 1 else {}))
             hidden = output[0] if isinstance(output, tuple) else output
-            if self.norm_is_last and self.whole and index + 1 == self.depth:
+            if self.norm_is_last and self.is_whole and index + 1 == self.depth:
                 hidden = encoder.layer_norm(hidden)
             states = [*states, hidden] if self.mixed else [hidden]
         return states

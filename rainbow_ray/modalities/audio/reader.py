@@ -66,13 +66,13 @@ class AudioRecording:
             return self._longest_part(self._all_levels(), seconds)
         return start, end
 
-    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+    def read(self, start: float, seconds: float, max_seconds: float | None = None) -> np.ndarray:
         """Return a window. A shorter one is repeated, because encoders need windows of equal length.
 
         Args:
             start: Start of the window in seconds.
             seconds: Length of the window.
-            within: Read only the first `within` seconds of its sound; None reads all.
+            max_seconds: Read only the first `max_seconds` of its sound; None: all of it.
 
         Returns:
             `(samples,)` int16 at `RATE`: the mean of all channels, or the loudest one if they cancel each other.
@@ -83,11 +83,11 @@ class AudioRecording:
         """
         import soxr
 
-        if start >= self.duration and (within is not None or self.is_cut):
+        if start >= self.duration and (max_seconds is not None or self.is_cut):
             reason = CUT_OFF if self.is_cut else "a segment begins after the sound ends"
             raise MediaError(reason, f"at {start:.1f} s of {self.duration:.1f}")
         first = min(int(start * self.rate), max(0, self.frames - 1))
-        count = round(min(seconds, within or seconds) * self.rate)
+        count = round(min(seconds, max_seconds or seconds) * self.rate)
         samples = self.file.read(first, count)
         # A file shorter than the window is repeated. A truncated file is not: its missing samples are an error.
         expected = count if self.is_cut else min(count, self.frames - first)

@@ -55,7 +55,7 @@ class MidiRecording:
         end = self.duration if self.duration - ends[last] <= max_pause else ends[last]
         return float(start), float(min(end, onsets[last] + seconds - ROUNDING))
 
-    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+    def read(self, start: float, seconds: float, max_seconds: float | None = None) -> np.ndarray:
         """Return the notes that begin inside a window.
 
         The last window of a file also has the notes that begin at its very end, as drums of no duration do.
@@ -63,7 +63,7 @@ class MidiRecording:
         Args:
             start: Start of the window in seconds.
             seconds: Length of the window.
-            within: Only notes of the first `within` seconds; None for all.
+            max_seconds: Read only the notes of the first `max_seconds`; None: all notes.
 
         Returns:
             `(notes, FIELDS)` float32; onsets count from the start of the window.
@@ -72,7 +72,7 @@ class MidiRecording:
             EmptyWindow: No note begins in it.
         """
         onsets = self.notes[:, ONSET]
-        end = start + min(seconds, within or seconds)
+        end = start + min(seconds, max_seconds or seconds)
         is_last = end > self.duration - ROUNDING
         notes = self.notes[(onsets >= start) & ((onsets < end) | is_last)].copy()
         if len(notes) == 0:

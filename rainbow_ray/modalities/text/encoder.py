@@ -141,7 +141,12 @@ class TextEncoder(nn.Module):
         if problems:
             raise InputError(problems)
         depths = resolve_depths(config, total)
-        self.depth, self.frozen, self.mixed, self.whole = depths.read, depths.frozen, depths.is_mixed, depths.is_whole
+        self.depth, self.frozen, self.mixed, self.is_whole = (
+            depths.read,
+            depths.frozen,
+            depths.is_mixed,
+            depths.is_whole,
+        )
         self.embeddings_frozen = depths.freezes_input if config.freeze_embeddings is None else config.freeze_embeddings
         self.width = self.summary_width = body.config.hidden_size
         if getattr(body, "pooler", None) is not None:
@@ -192,12 +197,14 @@ class TextEncoder(nn.Module):
         Returns:
             Their names in the body.
         """
-        above = {id(p) for layer in self.layers[0][depth:] for p in layer.parameters()} if depth is not None else set()
+        excluded_ids = (
+            {id(p) for layer in self.layers[0][depth:] for p in layer.parameters()} if depth is not None else set()
+        )
         named = self.body.named_parameters()
-        return [name for name, p in named if not p.requires_grad and id(p) not in above]
+        return [name for name, p in named if not p.requires_grad and id(p) not in excluded_ids]
 
     def states(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int, below: tuple[int, torch.Tensor] | None = None
+        self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int, shallower: tuple[int, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Return hidden states in the layout of the cache: `prefix` with the tokens in the second dimension.
 
@@ -205,15 +212,15 @@ class TextEncoder(nn.Module):
             input_ids: Token ids.
             mask: Which of them are tokens.
             depth: Number of layers to run.
-            below: A smaller depth and its states, from which the computation starts.
+            shallower: A smaller depth and its states, from which the computation starts.
 
         Returns:
             `(units, length, …, width)`.
         """
-        if below is None:
+        if shallower is None:
             hidden = self.prefix(input_ids, mask, depth)
         else:
-            hidden = self._run(below[1].movedim(1, -2), mask, below[0], depth)
+            hidden = self._run(shallower[1].movedim(1, -2), mask, shallower[0], depth)
         return hidden.movedim(-2, 1)
 
     def prefix(self, input_ids: torch.Tensor, mask: torch.Tensor, depth: int) -> torch.Tensor:
@@ -247,7 +254,7 @@ class TextEncoder(nn.Module):
         hidden = self._run(hidden, mask, depth, self.depth)
         if self.mixed:
             return mix_layers(hidden, self.mix_weights, self.mix_scale, dim=1)
-        return self.adapter.finish(self.body, hidden) if self.whole else hidden
+        return self.adapter.finish(self.body, hidden) if self.is_whole else hidden
 
     def all_layers(self, input_ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
         """Return the hidden states of the embeddings and of each layer that is run.
@@ -266,7 +273,7 @@ class TextEncoder(nn.Module):
         states = [hidden]
         for index in range(self.depth):
             states.append(self.adapter.run(self.body, index, states[-1], context))
-        if self.whole:
+        if self.is_whole:
             states[-1] = self.adapter.finish(self.body, states[-1])
         return states
 
