@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rainbow_ray.config.phases import Phase, get_phase
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.unused_keys import RunFacts, changed_keys, find_unused_keys
+from rainbow_ray.config.unused_keys import RunFacts, UnusedKeys, always, changed_keys, find_unused_keys
 from rainbow_ray.distributed.resources import parse_workers
-from rainbow_ray.modalities.spec import modality_names
+from rainbow_ray.modalities.selection import besides_text
+from rainbow_ray.modalities.spec import get_modality, modality_names
 from rainbow_ray.setup.inputs import check_encoders, modalities_of
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task, task_names
@@ -125,8 +126,9 @@ def run_facts(
         The facts.
     """
     return RunFacts(
-        base_task=task.base_task.name,
-        modalities=modalities,
+        rows=(*task.unused_keys, *_modality_rows(modalities)),
+        reads_only_text=not besides_text(modalities),
+        has_classes=task.has_classes,
         is_sequence_task=task.is_sequence_task,
         supports_calibration=task.supports_calibration,
         supports_thresholds=task.supports_thresholds,
@@ -149,6 +151,18 @@ def new_unused_keys(config: Config, before: RunFacts, after: RunFacts) -> list[s
     earlier, changed = find_unused_keys(config, before), set(changed_keys(config))
     reasons = find_unused_keys(config, after).items()
     return [f"{key} has no effect: {reason}" for key, reason in reasons if key in changed and key not in earlier]
+
+
+def _modality_rows(modalities: tuple[str, ...]) -> list[UnusedKeys]:
+    """Rows of the modalities that are read, and a row for each modality that is not."""
+    return [
+        *(row for name in modalities for row in get_modality(name).unused_keys),
+        *(
+            UnusedKeys(get_modality(name).config_prefixes, always, f"{name} is not among the modalities")
+            for name in modality_names()
+            if name not in modalities
+        ),
+    ]
 
 
 def _is_sequence_task(name: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.config.unused_keys import UnusedKeys
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,11 @@ class Task(ABC):
     def accepts_null_class(self) -> bool:
         """Whether `data.null_class` can replace a missing label."""
         return False
+
+    @property
+    def unused_keys(self) -> tuple[UnusedKeys, ...]:
+        """Rows about config keys that have no effect on this task, beside those of `config/unused_keys.py`."""
+        return ()
 
     @property
     def imbalance_advice(self) -> str:
