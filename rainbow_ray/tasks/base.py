@@ -73,6 +73,9 @@ class Task(ABC):
         has_exclusive_classes: Whether an example has exactly one of several classes, with scores that sum to 1.
         supports_calibration: Whether scores are probabilities that calibration can adjust.
         supports_thresholds: Whether a threshold on each score makes the prediction.
+        supports_label_probe: Whether a song has one label, which the check for label leakage can predict.
+        multi_label_task: Name of the task of the same labels where an example can have several of them
+            (`data.multi_label`); None if there is none.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Task(ABC):
     has_exclusive_classes: bool = False
     supports_calibration: bool = True
     supports_thresholds: bool = False
+    supports_label_probe: bool = True
+    multi_label_task: str | None = None
 
     if TYPE_CHECKING:  # a field of dataclasses, which an inherited property would disturb
 
@@ -97,6 +102,11 @@ class Task(ABC):
     def has_classes(self) -> bool:
         """Whether the label is one class or several, not a number."""
         return True
+
+    @property
+    def has_boolean_labels(self) -> bool:
+        """Whether the label is True or False."""
+        return pa.types.is_boolean(self.prediction_type)
 
     @property
     def accepts_null_class(self) -> bool:
@@ -147,6 +157,17 @@ class Task(ABC):
     @abstractmethod
     def score_names(self) -> tuple[str, ...]:
         """Names of the columns of scores: `score`, or `score_<class>` for each class."""
+
+    def search_space(self, *, has_song_labels: bool = False) -> str:
+        """Return the search space of a sweep that names none.
+
+        Args:
+            has_song_labels: Whether the target is the label of songs, although examples are segments.
+
+        Returns:
+            Name of a function in the module of the phase, `tune_spaces.phase<number>`.
+        """
+        return "space"
 
     @abstractmethod
     def check(self, config: Config) -> list[str]:

@@ -56,6 +56,7 @@ class Multiclass(NamedClassesTask):
     name = "multiclass"
     target_type = "multiclass"
     has_exclusive_classes = True
+    multi_label_task = "multilabel"
     unused_keys = (
         *NamedClassesTask.unused_keys,
         UnusedKeys(

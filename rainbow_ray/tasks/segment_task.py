@@ -32,6 +32,7 @@ class SegmentTask(Task):
 
     is_sequence_task = True
     supports_calibration = False
+    supports_label_probe = False
 
     if TYPE_CHECKING:  # a field of subclasses
 
