@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,6 @@ from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepare import summarize_labels
 from rainbow_ray.setup.prepared import PreparedData
 
-if TYPE_CHECKING:
-    from rainbow_ray.checks.label_leakage import Kind
-
-PROBED_TASKS: dict[str, Kind] = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
 MAX_ROWS = 20_000  # of a manifest are checked
 MIN_SONGS_PER_LABEL = 10  # below, confidence intervals are wide
 MAX_TRUNCATED_FRACTION = 0.05
@@ -106,13 +102,12 @@ def check_labels(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     from rainbow_ray.checks.label_leakage import probe_labels
 
     rows, seed = _columns(plan).take(data.examples.table["row"]), plan.config.split_seed
-    kind = PROBED_TASKS.get(data.task.target_type) if not data.task.is_sequence_task else None
-    if kind is None:
+    if not data.task.supports_label_probe:
         labels = "several classes per song" if plan.segments is None else "segments"
         yield CheckResult("warning", "probe", f"labels of {labels} are not probed")
         return
-    names = data.task.decode_targets(data.examples.targets) if kind == "multiclass" else None
-    findings = probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, kind=kind, labels=names)
+    names = data.task.decode_targets(data.examples.targets) if data.task.has_classes else None
+    findings = probe_labels(data.examples, rows, plan.target, folds=data.split.fold, seed=seed, labels=names)
     for finding in findings:
         yield CheckResult(finding.status, "probe", finding.text)
 

@@ -36,7 +36,6 @@ TEXT_UNITS = {
     "lines": r"[^\n]*\S[^\n]*",
 }
 
-Kind = Literal["binary", "multiclass", "regression"]
 # Pairs of word and class, and a default class: the first word that a text contains decides.
 WordList = tuple[list[tuple[int, str]], str]
 
@@ -59,8 +58,8 @@ class Finding:
 @dataclass(frozen=True)
 class _Songs:
     texts: list[str]
-    y: np.ndarray  # (n_songs,): names of classes, or floats in regression
-    classes: list[str]  # from the most frequent one on; empty in regression
+    y: np.ndarray  # (n_songs,): names of classes, or floats
+    classes: list[str]  # from the most frequent one on; empty for numbers
     folds: np.ndarray  # (n_songs,): -1 is never scored
     seed: int
     vocabulary: np.ndarray  # (n_words,)
@@ -77,9 +76,8 @@ class _CrossValidated:
 
 
 def probe_labels(
-    examples: Examples, rows: pa.Table, target: str, *, folds: np.ndarray, seed: int, kind: Kind = "binary",
-    labels: Sequence[str] | None = None,
-) -> list[Finding]:  # fmt: skip
+    examples: Examples, rows: pa.Table, target: str, *, folds: np.ndarray, seed: int, labels: Sequence[Any] | None
+) -> list[Finding]:
     """Probe a label with the length of texts, words, and the other columns of the table.
 
     Examples of one song count once. Of more than 2,000 songs, a sample is drawn.
@@ -90,8 +88,7 @@ def probe_labels(
         target: Name of the label.
         folds: Fold that scores each example, -1 for none, `(n_examples,)`.
         seed: Seed of samples, permutations and models.
-        kind: Kind of the label.
-        labels: Names of the classes of the examples; None takes the values of the table.
+        labels: The class of each example, a name or a truth value; None if targets are numbers.
 
     Returns:
         The findings. The last one is the score of words alone, which bounds the gain of a larger model.
@@ -102,9 +99,8 @@ def probe_labels(
     columns, field = _columns(rows.take(pa.array(chosen))), target.rpartition(".")[2]
     label_names = (target, field, f"{STRUCT_COLUMN}.{field}", f"{STRUCT_COLUMN}_{field}")
     label_columns = [name for name in columns if name in label_names]
-    values: list[Any] | None = columns[label_columns[0]] if label_columns else None
-    names = values if labels is None else [labels[i] for i in chosen]
-    songs = _make_songs(examples.take(chosen), names, folds[chosen], seed, kind)
+    names = None if labels is None else [str(labels[i]) for i in chosen]
+    songs = _make_songs(examples.take(chosen), names, folds[chosen], seed)
     others = {
         name: values
         for name, values in columns.items()
@@ -133,17 +129,14 @@ def _check_columns(songs: _Songs, others: dict[str, list[Any]], target: str) -> 
     return findings
 
 
-def _make_songs(examples: Examples, raw: list[Any] | None, folds: np.ndarray, seed: int, kind: Kind) -> _Songs:
-    texts, y = [str(text) for text in examples.texts], examples.targets.astype(np.float64)
-    if kind == "binary":
-        y = np.where(y > 0.5, "True", "False")
-    elif kind == "multiclass":
-        y = np.array([str(value) for value in (raw or y.astype(int))])
+def _make_songs(examples: Examples, names: list[str] | None, folds: np.ndarray, seed: int) -> _Songs:
+    texts = [str(text) for text in examples.texts]
+    y = examples.targets.astype(np.float64) if names is None else np.array(names)
     words = [set(re.findall(r"\w\w+", text.lower())) for text in texts]
     frequent = Counter(word for words_of_song in words for word in sorted(words_of_song)).most_common(MAX_VOCABULARY)
     vocabulary = np.array(sorted(word for word, n in frequent if n > 1), dtype=object)
     has = np.array([[word in words_of_song for word in vocabulary] for words_of_song in words], dtype=np.float32)
-    classes = [] if kind == "regression" else pd.Series(y).value_counts().index.tolist()
+    classes = [] if names is None else pd.Series(y).value_counts().index.tolist()
     return _Songs(texts, y, classes, folds, seed, vocabulary, has)
 
 

@@ -1,4 +1,8 @@
-"""Config keys that have no effect, given other keys, the task and the data: one table with the reasons."""
+"""Config keys that have no effect, given other keys, the task and the data: one table with the reasons.
+
+The table has no row for a certain task or modality. These have rows of their own (`Task.unused_keys`,
+`ModalitySpec.unused_keys`), which reach this module, that can import neither, as part of the `RunFacts`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rainbow_ray.config.keys import known_keys
-from rainbow_ray.config.schema import EMBEDDED_ENCODER, Config
-
-CLASSIFICATION = ("multiclass", "multilabel")
+from rainbow_ray.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,9 @@ class RunFacts:
     """What is known of a run besides its config.
 
     Attributes:
-        base_task: Name of the task of a single example.
-        modalities: Modalities that the model reads.
+        rows: Rows of the task and of the modalities.
+        reads_only_text: Whether the model reads no other modality than text.
+        has_classes: Whether labels are classes, not numbers.
         is_sequence_task: Whether examples are segments.
         has_segment_labels: Whether segments have labels of their own; None before the labels are read.
         supports_calibration: Whether the task's scores can be calibrated.
@@ -25,8 +28,9 @@ class RunFacts:
         n_folds: Number of folds; None before the data are split.
     """
 
-    base_task: str
-    modalities: tuple[str, ...]
+    rows: tuple[UnusedKeys, ...] = ()
+    reads_only_text: bool = True
+    has_classes: bool = True
     is_sequence_task: bool = False
     has_segment_labels: bool | None = None
     supports_calibration: bool = True
@@ -66,37 +70,39 @@ class UnusedKeys:
         return is_listed and key not in self.except_keys
 
 
-def _section(prefix: str, *names: str) -> tuple[str, ...]:
+def section_keys(prefix: str, *names: str) -> tuple[str, ...]:
+    """Return dotted keys of one section.
+
+    Args:
+        prefix: Dotted key of the section.
+        *names: Names of keys in it.
+
+    Returns:
+        A dotted key for each name.
+    """
     return tuple(f"{prefix}.{name}" for name in names)
+
+
+def always(_config: Config, _facts: RunFacts) -> bool:
+    """Return True: the condition of a row of a task or modality that depends on nothing else.
+
+    Returns:
+        True.
+    """
+    return True
 
 
 def _loss_is_not(*losses: str) -> Condition:
     return lambda config, _: config.training.loss not in losses
 
 
-def _base_task_is(*tasks: str) -> Condition:
-    return lambda _, facts: facts.base_task in tasks
-
-
-def _lacks(modality: str) -> Condition:
-    return lambda _, facts: modality not in facts.modalities
-
-
 def _reads_only_text(_: Config, facts: RunFacts) -> bool:
-    return set(facts.modalities) <= {"text"}
+    return facts.reads_only_text
 
 
 def _reads_lyrics(config: Config, facts: RunFacts) -> bool:
     """Return whether segments are derived from LRC files, which lie with the media."""
     return facts.is_sequence_task and config.segments.path is None
-
-
-def _has_embedded_audio(config: Config, facts: RunFacts) -> bool:
-    return "audio" in facts.modalities and config.model.audio_encoder.model_name == EMBEDDED_ENCODER
-
-
-def _has_frozen_audio(config: Config, facts: RunFacts) -> bool:
-    return "audio" in facts.modalities and config.model.audio_encoder.freeze_feature_extractor
 
 
 def _is_sequence(_: Config, facts: RunFacts) -> bool:
@@ -108,15 +114,16 @@ def _has_no_segments(_: Config, facts: RunFacts) -> bool:
 
 
 def _is_segment_regression(_: Config, facts: RunFacts) -> bool:
-    return facts.is_sequence_task and facts.base_task == "regression"
+    return facts.is_sequence_task and not facts.has_classes
 
 
 def _has_no_segment_labels(_: Config, facts: RunFacts) -> bool:
     return facts.is_sequence_task and facts.has_segment_labels is False
 
 
-CLASS_KEYS = _section("data", "label_delimiter", "null_class", "rare_classes", "min_songs_per_class")
-MEDIA_KEYS = _section(
+# keys that several rows are about
+CLASS_KEYS = section_keys("data", "label_delimiter", "null_class", "rare_classes", "min_songs_per_class")
+MEDIA_KEYS = section_keys(
     "data",
     "example_level",
     "media_root",
@@ -128,25 +135,27 @@ MEDIA_KEYS = _section(
     "audio_column",
     "midi_column",
 )
-THRESHOLD_KEYS = _section("calibration", "threshold", "precision", "cost_false_positive", "cost_false_negative")
-ASYMMETRIC_KEYS = _section("training", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin")
+THRESHOLD_KEYS = section_keys("calibration", "threshold", "precision", "cost_false_positive", "cost_false_negative")
+NUMBER_KEYS = ("data.target_bounds", *section_keys("training", "target_transform", "huber_delta"))
+ASYMMETRIC_KEYS = section_keys(
+    "training", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"
+)
 
-# the first row that matches a key gives the reason
-TABLE = (
-    # segments, whose rows come before those of songs: their reasons are more specific
+# the first row that matches a key gives the reason: of these, then of the task and the modalities, then of `TABLE`
+SEGMENT_TABLE = (  # its reasons are more specific than those of songs
     UnusedKeys(
-        ("segments.", "model.temporal.", *_section("training", "tmse_weight", "tmse_clip", "boundary_loss_weight")),
+        ("segments.", "model.temporal.", *section_keys("training", "tmse_weight", "tmse_clip", "boundary_loss_weight")),
         _has_no_segments,
         "phase {config.phase} has no segments",
     ),
     UnusedKeys(("data.example_level",), _is_sequence, "each example is a segment"),
     UnusedKeys(
-        _section("data", "require_concept", "min_concept_length"),
+        section_keys("data", "require_concept", "min_concept_length"),
         _is_sequence,
         "segments can be short, or have no text",
     ),
     UnusedKeys(
-        _section("data", "window_position", "windows_per_stem"), _is_sequence, "the window is that of the segment"
+        section_keys("data", "window_position", "windows_per_stem"), _is_sequence, "the window is that of the segment"
     ),
     UnusedKeys(("calibration.",), _is_sequence, "segments are decoded: see segments.decoding"),
     UnusedKeys(
@@ -186,38 +195,16 @@ TABLE = (
     ),
     UnusedKeys(
         (
-            *_section("segments", "decoding", "filter_width", "max_sequence_length", "overlap"),
-            *_section("training", "tmse_weight", "tmse_clip", "boundary_loss_weight"),
+            *section_keys("segments", "decoding", "filter_width", "max_sequence_length", "overlap"),
+            *section_keys("training", "tmse_weight", "tmse_clip", "boundary_loss_weight"),
         ),
         _has_no_segment_labels,
         "only songs have labels, and all segments of a song are pooled",
     ),
+)
+
+TABLE = (
     # labels and losses
-    UnusedKeys(("training.class_weights",), _base_task_is("binary"), "two classes have training.pos_weight"),
-    UnusedKeys(("training.class_balanced_beta",), _base_task_is("binary"), "only for several classes"),
-    UnusedKeys(CLASS_KEYS, _base_task_is("binary"), "only for several classes"),
-    UnusedKeys(
-        ("data.target_bounds", *_section("training", "target_transform", "huber_delta")),
-        _base_task_is("binary"),
-        "only for numeric targets",
-    ),
-    UnusedKeys(
-        (*ASYMMETRIC_KEYS, *_section("training", "pos_weight", "huber_delta", "target_transform")),
-        _base_task_is(*CLASSIFICATION),
-        "phase {config.phase} has classes",
-    ),
-    UnusedKeys(("data.target_bounds",), _base_task_is(*CLASSIFICATION), "classes have no bounds"),
-    UnusedKeys(
-        (
-            *ASYMMETRIC_KEYS,
-            *_section("training", "pos_weight", "class_weights", "label_smoothing", "focal_gamma"),
-            *_section("training", "class_balanced_beta", "logit_adjustment"),
-            *CLASS_KEYS,
-            *_section("data", "multi_label", "class_mapping", "unknown_classes"),
-        ),
-        _base_task_is("regression"),
-        "phase {config.phase} predicts a number",
-    ),
     UnusedKeys(
         ("data.unknown_classes",), lambda config, _: config.data.class_mapping is None, "there is no data.class_mapping"
     ),
@@ -240,13 +227,6 @@ TABLE = (
         lambda config, _: config.training.loss == "logit_adjusted",
         "the loss logit_adjusted has its own weights",
     ),
-    UnusedKeys(
-        ("training.class_weights",),
-        lambda config, facts: (
-            facts.base_task == "multiclass" and config.training.loss in ("class_balanced", "logit_adjusted")
-        ),
-        "the loss {config.training.loss} has its own weights",
-    ),
     # calibration
     UnusedKeys(("calibration.",), lambda _, facts: not facts.supports_calibration, "numbers are not calibrated"),
     UnusedKeys(THRESHOLD_KEYS, lambda _, facts: not facts.supports_thresholds, "the most probable class is predicted"),
@@ -256,17 +236,13 @@ TABLE = (
         "the threshold is {config.calibration.threshold}",
     ),
     UnusedKeys(
-        _section("calibration", "cost_false_positive", "cost_false_negative"),
+        section_keys("calibration", "cost_false_positive", "cost_false_negative"),
         lambda config, _: config.calibration.threshold != "cost",
         "the threshold is {config.calibration.threshold}",
     ),
     # modalities and parts of the model
-    UnusedKeys(("model.text_encoder.",), _lacks("text"), "text is not among the modalities"),
-    UnusedKeys(("model.bag_of_words.",), _lacks("text"), "text is not among the modalities"),
-    UnusedKeys(("model.audio_encoder.",), _lacks("audio"), "audio is not among the modalities"),
-    UnusedKeys(("model.midi_encoder.",), _lacks("midi"), "midi is not among the modalities"),
     UnusedKeys(
-        _section("data", "media_root", "max_unreadable_fraction"),
+        section_keys("data", "media_root", "max_unreadable_fraction"),
         lambda config, facts: _reads_only_text(config, facts) and not _reads_lyrics(config, facts),
         "only text is read",
     ),
@@ -274,25 +250,15 @@ TABLE = (
         (*MEDIA_KEYS, "model.fusion."),
         _reads_only_text,
         "only text is read",
-        except_keys=_section("data", "media_root", "max_unreadable_fraction"),
+        except_keys=section_keys("data", "media_root", "max_unreadable_fraction"),
     ),
     UnusedKeys(
-        _section("model.audio_encoder", "layer", "freeze_feature_extractor", "freeze_layers", "gain_db", "noise_db"),
-        _has_embedded_audio,
-        "the embedded network has no such part",
-    ),
-    UnusedKeys(
-        _section("model.audio_encoder", "gain_db", "noise_db"),
-        _has_frozen_audio,
-        "the feature extractor, which reads waveforms, is frozen",
-    ),
-    UnusedKeys(
-        _section("model.fusion", "num_layers", "num_heads", "dropout"),
+        section_keys("model.fusion", "num_layers", "num_heads", "dropout"),
         lambda config, _: config.model.fusion.kind != "cross_attention",
         "only with model.fusion.kind: cross_attention",
     ),
     UnusedKeys(
-        _section("model.bag_of_words", "hidden_size", "weighting"),
+        section_keys("model.bag_of_words", "hidden_size", "weighting"),
         lambda config, _: not config.model.bag_of_words.enabled,
         "model.bag_of_words.enabled is false",
     ),
@@ -303,17 +269,17 @@ TABLE = (
     ),
     # training and splits
     UnusedKeys(
-        _section("training.early_stopping", "patience", "min_delta", "inner_split"),
+        section_keys("training.early_stopping", "patience", "min_delta", "inner_split"),
         lambda config, _: not config.training.early_stopping.enabled,
         "early stopping is off",
     ),
     UnusedKeys(
-        _section("data", "train_split", "val_split", "random_seed"),
+        section_keys("data", "train_split", "val_split", "random_seed"),
         lambda config, _: config.data.split_file is not None,
         "the split is that of data.split_file",
     ),
     UnusedKeys(
-        _section("data", "train_split", "val_split"),
+        section_keys("data", "train_split", "val_split"),
         lambda _, facts: facts.n_folds is not None and facts.n_folds > 1,
         "the split has {facts.n_folds} folds; a single split needs --folds 1",
     ),
@@ -331,7 +297,7 @@ def find_unused_keys(config: Config, facts: RunFacts) -> dict[str, str]:
     Returns:
         Reasons by dotted key, in the order of the schema.
     """
-    active = [row for row in TABLE if row.condition(config, facts)]
+    active = [row for row in (*SEGMENT_TABLE, *facts.rows, *TABLE) if row.condition(config, facts)]
     reasons = ((key, next((row.reason for row in active if row.matches(key)), None)) for key in known_keys())
     return {key: reason.format(config=config, facts=facts) for key, reason in reasons if reason is not None}
 

@@ -171,9 +171,7 @@ def _make_classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     setattr(config, depth_key, text.depth)
     config.num_labels = len(classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
-    config.problem_type = {"regression": "regression", "multiclass": "single_label_classification"}.get(
-        task.target_type, "multi_label_classification"
-    )
+    config.problem_type = _problem_type(task)
     if config.model_type == "deberta-v2":
         config.pooler_hidden_size, config.pooler_hidden_act = text.width, "gelu"
     classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
@@ -188,9 +186,16 @@ def _make_classifier(bundle: Bundle) -> tuple[Any, list[str]]:
     notes = []
     if bundle.calibration != type(bundle.calibration)():
         notes.append("calibration and thresholds are not exported: scores are uncalibrated, and the threshold is 0.5")
-    if task.target_type == "binary":
+    if task.has_boolean_labels:
         notes.append("one logit: its sigmoid is the probability of True")
     return classifier, notes
+
+
+def _problem_type(task: Task) -> str:
+    """How transformers names the task."""
+    if not task.has_classes:
+        return "regression"  # the name in transformers, not that of a task
+    return "single_label_classification" if task.has_exclusive_classes else "multi_label_classification"
 
 
 def _copy_head(hidden: nn.Linear, last: nn.Linear, model: RainbowModel, task: Task) -> None:

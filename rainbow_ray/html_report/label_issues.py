@@ -88,7 +88,7 @@ def find_label_issues(run: RunArtifacts, texts: Mapping[str, str], explain: Expl
 
 
 def _claim(run: RunArtifacts, row: pd.Series) -> str:
-    label = bool(row["target"]) if run.task.target_type == "binary" else row["target"]
+    label = bool(row["target"]) if run.task.has_boolean_labels else row["target"]
     claim = f"label {_format_label(label)}, prediction {_format_label(row['prediction'])}"
     if not run.task.has_classes:
         return claim

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rainbow_ray.config.schema import DataConfig, ModelConfig
+    from rainbow_ray.config.unused_keys import UnusedKeys
     from rainbow_ray.data.columns import ColumnRequest
     from rainbow_ray.data.examples import Examples
     from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
@@ -117,6 +118,7 @@ class ModalitySpec(ABC):
         rescales_features: Whether its summary is scaled up to the width of a text encoder before the head.
         rate_column: Column of sample rates that a table of songs may have beside its samples; None without samples.
         config_prefixes: Prefixes of the config keys that have no effect without this modality.
+        unused_keys: Rows about config keys that have no effect although the modality is read.
         encoder_folder: Folder of a bundle with the config of its pretrained encoder; None without one.
     """
 
@@ -129,6 +131,7 @@ class ModalitySpec(ABC):
     rescales_features: bool = True
     rate_column: str | None = None
     config_prefixes: tuple[str, ...] = ()
+    unused_keys: tuple[UnusedKeys, ...] = ()
     encoder_folder: str | None = None
 
     def column(self, config: DataConfig) -> ColumnRequest | None:

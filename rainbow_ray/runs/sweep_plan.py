@@ -75,7 +75,7 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
         problems += error.problems
     seed = resolved.config.reproducibility.seed
     try:
-        space = load_space(tuning.space, resolved.config.phase, _task_name(plan))
+        space = load_space(tuning.space, resolved.config.phase, _default_space(plan))
         if plan is not None:
             axes = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
             warnings += [*axes.notes, *find_conflicting_settings(space, plan.config, seed)]
@@ -86,12 +86,11 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
     return SweepPlan(dataclasses.replace(plan, warnings=[*plan.warnings, *warnings]), space, axes)
 
 
-def _task_name(plan: RunPlan | None) -> str:
-    """Return the name of the task for the choice of a space; `weak` where only songs have labels."""
+def _default_space(plan: RunPlan | None) -> str:
+    """Return the space of the task; that of any task where the plan cannot be made."""
     if plan is None:
-        return ""
-    is_weak = plan.segments is not None and plan.target == SONG_TARGET
-    return f"weak {plan.task.name}" if is_weak else plan.task.name
+        return "space"
+    return plan.task.search_space(has_song_labels=plan.segments is not None and plan.target == SONG_TARGET)
 
 
 def check_space(run_dir: RunDir, axes: Axes) -> None:

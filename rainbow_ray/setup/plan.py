@@ -22,10 +22,10 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.inputs import modalities_of, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SegmentTable, find_segments
 from rainbow_ray.setup.validate import (
-    MULTI_LABEL_TASKS,
     check_phase,
     check_target_type,
     check_task_and_model,
+    multi_label_task,
     run_facts,
     task_name_of,
 )
@@ -245,10 +245,9 @@ def target_of_task(phase: int, task: Task) -> str:
     Returns:
         Target of the phase if it has this task, otherwise of the first phase that has it, otherwise of the phase.
     """
-    single_label = {multi_label: name for name, multi_label in MULTI_LABEL_TASKS.items()}
-    name = single_label.get(task.name, task.name)
     candidates = [get_phase(phase), *PHASES.values()]
-    return next((candidate.target for candidate in candidates if candidate.task == name), get_phase(phase).target)
+    targets = (each.target for each in candidates if task.name in (each.task, multi_label_task(each.task)))
+    return next(targets, get_phase(phase).target)
 
 
 def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: Resolved) -> RunPlan:

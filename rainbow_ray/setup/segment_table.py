@@ -22,6 +22,7 @@ from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.infer_task import infer_task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.cache_dir import make_cache_dir
 from rainbow_ray.utils.errors import InputError, did_you_mean
@@ -35,7 +36,6 @@ SECTION = "structure_section"
 
 SONG_TARGET = "rebracketing_type"  # target where segments have no label of their own
 MAX_ROWS_WITH_TEXT = 200_000  # of larger tables, times are checked without the text
-MAX_INTEGER_CLASSES = 20  # distinct integers that are read as classes
 UNKNOWN_SONG = "segment of a song that the manifest lacks"
 
 
@@ -276,23 +276,4 @@ def _make_task(config: Config, table: Manifest, target: str) -> tuple[Task, list
 def _infer_task(table: Manifest, target: str) -> tuple[str, list[str]]:
     """Return the task that fits the values of a column, and a note where another one fits too."""
     labels = read_target_labels(table, target)
-    if labels is None or target == SECTION or pa.types.is_nested(labels.type):
-        return "multiclass", []
-    if pa.types.is_boolean(labels.type):
-        return "binary", []
-    is_integer = pa.types.is_integer(labels.type) or (pa.types.is_decimal(labels.type) and labels.type.scale == 0)
-    if pa.types.is_floating(labels.type) or (pa.types.is_decimal(labels.type) and not is_integer):
-        return "regression", []
-    distinct = pc.unique(labels.drop_null())
-    if is_integer:
-        return _infer_integer_task(target, len(distinct))
-    few_names = distinct.to_pylist() if len(distinct) <= MAX_INTEGER_CLASSES else []
-    names = {str(name).strip().lower() for name in few_names}
-    return "binary" if names and names <= {"true", "false"} else "multiclass", []
-
-
-def _infer_integer_task(target: str, n_distinct: int) -> tuple[str, list[str]]:
-    values = f"{target} holds {n_distinct} different integers"
-    if n_distinct > MAX_INTEGER_CLASSES:
-        return "regression", [f"{values}, read as numbers: data.target_type=multiclass for classes"]
-    return "multiclass", [f"{values}, read as classes: data.target_type=regression for numbers"]
+    return infer_task(None if target == SECTION else labels, target)  # sections have names, whatever they look like

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from rainbow_ray.config.phases import Phase, get_phase
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.unused_keys import RunFacts, changed_keys, find_unused_keys
+from rainbow_ray.config.unused_keys import RunFacts, UnusedKeys, always, changed_keys, find_unused_keys
 from rainbow_ray.distributed.resources import parse_workers
-from rainbow_ray.modalities.spec import modality_names
+from rainbow_ray.modalities.selection import besides_text
+from rainbow_ray.modalities.spec import get_modality, modality_names
 from rainbow_ray.setup.inputs import check_encoders, modalities_of
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task, task_names
 from rainbow_ray.utils.errors import InputError, check_choice
 
-# task of each task's targets if an example has several classes (`data.multi_label`)
-MULTI_LABEL_TASKS = {"multiclass": "multilabel"}
 MAX_FRACTION_SUM = 1 + 1e-9  # of the split: fractions such as 0.7 + 0.3 are not exact
 
 
@@ -27,9 +26,20 @@ def task_name_of(config: Config) -> str:
         `data.target_type` where the phase leaves it open, otherwise the phase's task; for several classes per example,
         the task of those.
     """
-    phase = get_phase(config.phase)
-    name = config.data.target_type if phase.any_task and config.data.target_type is not None else phase.task
-    return MULTI_LABEL_TASKS.get(name, name) if config.data.multi_label else name
+    name = _single_label_task(config)
+    return (multi_label_task(name) or name) if config.data.multi_label else name
+
+
+def multi_label_task(name: str) -> str | None:
+    """Return the task for several labels per example that `data.multi_label` selects in place of a task.
+
+    Args:
+        name: Name of a task; unknown ones are reported by `check_target_type`.
+
+    Returns:
+        Name of the other task, or None if there is none.
+    """
+    return None if name not in task_names() or _is_sequence_task(name) else make_task(name).multi_label_task
 
 
 def target_types() -> tuple[str, ...]:
@@ -38,8 +48,9 @@ def target_types() -> tuple[str, ...]:
     Returns:
         Registered tasks of single examples, but for those that `data.multi_label` selects.
     """
-    names = (name for name in task_names() if name not in MULTI_LABEL_TASKS.values())
-    return tuple(name for name in names if not _is_sequence_task(name))
+    names = tuple(name for name in task_names() if not _is_sequence_task(name))
+    selected_by_multi_label = {multi_label_task(name) for name in names}
+    return tuple(name for name in names if name not in selected_by_multi_label)
 
 
 def check_target_type(config: Config) -> list[str]:
@@ -125,8 +136,9 @@ def run_facts(
         The facts.
     """
     return RunFacts(
-        base_task=task.base_task.name,
-        modalities=modalities,
+        rows=(*task.unused_keys, *_modality_rows(modalities)),
+        reads_only_text=not besides_text(modalities),
+        has_classes=task.has_classes,
         is_sequence_task=task.is_sequence_task,
         supports_calibration=task.supports_calibration,
         supports_thresholds=task.supports_thresholds,
@@ -151,6 +163,24 @@ def new_unused_keys(config: Config, before: RunFacts, after: RunFacts) -> list[s
     return [f"{key} has no effect: {reason}" for key, reason in reasons if key in changed and key not in earlier]
 
 
+def _single_label_task(config: Config) -> str:
+    """The name of the task of one example without `data.multi_label`."""
+    phase = get_phase(config.phase)
+    return config.data.target_type if phase.any_task and config.data.target_type is not None else phase.task
+
+
+def _modality_rows(modalities: tuple[str, ...]) -> list[UnusedKeys]:
+    """Rows of the modalities that are read, and a row for each modality that is not."""
+    return [
+        *(row for name in modalities for row in get_modality(name).unused_keys),
+        *(
+            UnusedKeys(get_modality(name).config_prefixes, always, f"{name} is not among the modalities")
+            for name in modality_names()
+            if name not in modalities
+        ),
+    ]
+
+
 def _is_sequence_task(name: str) -> bool:
     try:
         return make_task(name).is_sequence_task
@@ -160,7 +190,7 @@ def _is_sequence_task(name: str) -> bool:
 
 def _check_target(config: Config, phase: Phase) -> list[str]:
     problems = []
-    if config.data.multi_label and task_name_of(config) not in MULTI_LABEL_TASKS.values():
+    if config.data.multi_label and multi_label_task(_single_label_task(config)) is None:
         problems.append(f"data.multi_label: phase {phase.number} is {phase.task}, not of classes")
     target_type = config.data.target_type
     if target_type not in (None, phase.task) and not phase.any_task and not phase.has_segments:

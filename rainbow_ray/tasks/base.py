@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.config.unused_keys import UnusedKeys
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,9 @@ class Task(ABC):
         has_exclusive_classes: Whether an example has exactly one of several classes, with scores that sum to 1.
         supports_calibration: Whether scores are probabilities that calibration can adjust.
         supports_thresholds: Whether a threshold on each score makes the prediction.
+        supports_label_probe: Whether a song has one label, which the check for label leakage can predict.
+        multi_label_task: Name of the task of the same labels where an example can have several of them
+            (`data.multi_label`); None if there is none.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Task(ABC):
     has_exclusive_classes: bool = False
     supports_calibration: bool = True
     supports_thresholds: bool = False
+    supports_label_probe: bool = True
+    multi_label_task: str | None = None
 
     if TYPE_CHECKING:  # a field of dataclasses, which an inherited property would disturb
 
@@ -98,9 +104,19 @@ class Task(ABC):
         return True
 
     @property
+    def has_boolean_labels(self) -> bool:
+        """Whether the label is True or False."""
+        return pa.types.is_boolean(self.prediction_type)
+
+    @property
     def accepts_null_class(self) -> bool:
         """Whether `data.null_class` can replace a missing label."""
         return False
+
+    @property
+    def unused_keys(self) -> tuple[UnusedKeys, ...]:
+        """Rows about config keys that have no effect on this task, beside those of `config/unused_keys.py`."""
+        return ()
 
     @property
     def imbalance_advice(self) -> str:
@@ -141,6 +157,17 @@ class Task(ABC):
     @abstractmethod
     def score_names(self) -> tuple[str, ...]:
         """Names of the columns of scores: `score`, or `score_<class>` for each class."""
+
+    def search_space(self, *, has_song_labels: bool = False) -> str:
+        """Return the search space of a sweep that names none.
+
+        Args:
+            has_song_labels: Whether the target is the label of songs, although examples are segments.
+
+        Returns:
+            Name of a function in the module of the phase, `tune_spaces.phase<number>`.
+        """
+        return "space"
 
     @abstractmethod
     def check(self, config: Config) -> list[str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.config.unused_keys import CLASS_KEYS, NUMBER_KEYS, UnusedKeys, always
 from rainbow_ray.data.arrow_types import is_string_type
 from rainbow_ray.data.normalize import label_name, scalar_text
 from rainbow_ray.data.raw_labels import LABEL_MISSING
@@ -68,6 +69,11 @@ class Binary(ExampleTask):
     target_type = "binary"
     supports_thresholds = True
     imbalance_advice = "training.pos_weight=auto"
+    unused_keys = (
+        UnusedKeys(("training.class_weights",), always, "two classes have training.pos_weight"),
+        UnusedKeys(("training.class_balanced_beta", *CLASS_KEYS), always, "only for several classes"),
+        UnusedKeys(NUMBER_KEYS, always, "only for numeric targets"),
+    )
     prediction_type = pa.bool_()
     outputs = 1
     score_names = ("score",)

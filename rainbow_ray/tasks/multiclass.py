@@ -12,6 +12,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.config.unused_keys import UnusedKeys
 from rainbow_ray.data.normalize import label_name
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.metrics.classification import SMALLER_IS_BETTER
@@ -55,6 +56,15 @@ class Multiclass(NamedClassesTask):
     name = "multiclass"
     target_type = "multiclass"
     has_exclusive_classes = True
+    multi_label_task = "multilabel"
+    unused_keys = (
+        *NamedClassesTask.unused_keys,
+        UnusedKeys(
+            ("training.class_weights",),
+            lambda config, _: config.training.loss in ("class_balanced", "logit_adjusted"),
+            "the loss {config.training.loss} has its own weights",
+        ),
+    )
     prediction_type = pa.string()
     threshold_metrics = NO_METRICS  # the most probable class is predicted, whatever its score
     defaults = TaskDefaults("cross_entropy", "macro_f1", ("loss", "accuracy", "macro_f1", "balanced_accuracy", "mcc"))

@@ -53,6 +53,7 @@ class Multilabel(NamedClassesTask):
     name = "multilabel"
     target_type = "multilabel"
     supports_thresholds = True
+    supports_label_probe = False
     prediction_type = pa.list_(pa.string())
     threshold_metrics = frozenset({"subset_accuracy", "hamming_loss", "macro_f1", "micro_f1", "weighted_f1"})
     defaults = TaskDefaults(
@@ -63,6 +64,10 @@ class Multilabel(NamedClassesTask):
     @override
     def metric_names(self) -> tuple[str, ...]:
         return tuple(MULTILABEL_METRICS)
+
+    @override
+    def search_space(self, *, has_song_labels: bool = False) -> str:
+        return "multi_label"
 
     @override
     def check(self, config: Config) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
 
+from rainbow_ray.config.unused_keys import ASYMMETRIC_KEYS, UnusedKeys, always, section_keys
 from rainbow_ray.tasks.example_task import ExampleTask
 
 
@@ -39,6 +40,14 @@ class NamedClassesTask(ExampleTask):
 
     accepts_null_class = True
     imbalance_advice = "training.class_weights=balanced"
+    unused_keys: ClassVar[tuple[UnusedKeys, ...]] = (
+        UnusedKeys(
+            (*ASYMMETRIC_KEYS, *section_keys("training", "pos_weight", "huber_delta", "target_transform")),
+            always,
+            "phase {config.phase} has classes",
+        ),
+        UnusedKeys(("data.target_bounds",), always, "classes have no bounds"),
+    )
 
     def __post_init__(self) -> None:
         """Make tuples of lists, which JSON has in their place."""

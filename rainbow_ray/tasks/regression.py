@@ -13,6 +13,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
+from rainbow_ray.config.unused_keys import ASYMMETRIC_KEYS, CLASS_KEYS, UnusedKeys, always, section_keys
 from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type
 from rainbow_ray.data.raw_labels import LABEL_MISSING
 from rainbow_ray.metrics.regression import (
@@ -66,6 +67,19 @@ class Regression(ExampleTask):
     target_type = "regression"
     has_classes = False
     supports_calibration = False
+    unused_keys = (
+        UnusedKeys(
+            (
+                *ASYMMETRIC_KEYS,
+                *section_keys("training", "pos_weight", "class_weights", "label_smoothing", "focal_gamma"),
+                *section_keys("training", "class_balanced_beta", "logit_adjustment"),
+                *CLASS_KEYS,
+                *section_keys("data", "multi_label", "class_mapping", "unknown_classes"),
+            ),
+            always,
+            "phase {config.phase} predicts a number",
+        ),
+    )
     prediction_type = pa.float64()
     score_dtype = np.float64
     defaults = TaskDefaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))

@@ -11,6 +11,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig
+from rainbow_ray.config.unused_keys import UnusedKeys
 from rainbow_ray.tasks.base import Metrics, ParsedLabels, TargetType, Task, TaskDefaults
 from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.utils.errors import InputError
@@ -31,6 +32,7 @@ class SegmentTask(Task):
 
     is_sequence_task = True
     supports_calibration = False
+    supports_label_probe = False
 
     if TYPE_CHECKING:  # a field of subclasses
 
@@ -63,6 +65,11 @@ class SegmentTask(Task):
     @override
     def accepts_null_class(self) -> bool:
         return self.base_task.accepts_null_class
+
+    @property
+    @override
+    def unused_keys(self) -> tuple[UnusedKeys, ...]:
+        return self.base_task.unused_keys
 
     @property
     @override

@@ -16,7 +16,7 @@ from rainbow_ray.tasks.base import ParsedLabels, Task, TaskDefaults
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.tasks.segment_task import SegmentTask, restore_base_task
-from rainbow_ray.tasks.weak_segmentation import LABEL_METRICS, WeakSegmentation, spread_labels
+from rainbow_ray.tasks.weak_segmentation import LABEL_METRICS, WEAK_SPACE, WeakSegmentation, spread_labels
 from rainbow_ray.utils.errors import InputError, check_choice
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class Segmentation(SegmentTask):
             return base
         shown = ("loss", "macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50", "boundary_3s")
         return TaskDefaults(base.loss, base.metric, shown)
+
+    @override
+    def search_space(self, *, has_song_labels: bool = False) -> str:
+        return WEAK_SPACE if has_song_labels else super().search_space()
 
     @override
     def check(self, config: Config) -> list[str]:

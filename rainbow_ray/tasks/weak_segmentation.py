@@ -19,6 +19,8 @@ from rainbow_ray.tasks.segment_task import SegmentTask, restore_base_task
 if TYPE_CHECKING:
     import torch
 
+WEAK_SPACE = "weak"  # search space without the losses of neighboring segments
+
 
 @dataclass(frozen=True)
 class WeakSegmentation(SegmentTask):
@@ -53,6 +55,10 @@ class WeakSegmentation(SegmentTask):
     @override
     def threshold_metrics(self) -> frozenset[str]:
         return frozenset((self.base_task.threshold_metrics | LABEL_METRICS) & set(self.metric_names))
+
+    @override
+    def search_space(self, *, has_song_labels: bool = False) -> str:
+        return WEAK_SPACE
 
     @override
     def check(self, config: Config) -> list[str]:

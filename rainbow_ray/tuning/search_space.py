@@ -34,8 +34,6 @@ from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.errors import InputError, did_you_mean
 
 Suggest = Callable[[Any], "dict[str, Any] | None"]
-# functions of a phase's module for tasks that `space` does not suit
-OWN_SPACES = {"multilabel": "multi_label", "weak segmentation": "weak"}
 N_DRAWS = 64  # random points at which a space is checked before the sweep
 # keys that decide how a score is measured: trials that differ in one of them cannot be compared
 FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "training.metric", "data.", "segments.",
@@ -195,13 +193,13 @@ def find_conflicting_settings(space: Space, config: Config, seed: int) -> list[s
     return [f"in some trials {line}" for line in messages]
 
 
-def load_space(name: str | None, phase: int, task: str = "") -> Space:
+def load_space(name: str | None, phase: int, default: str = "space") -> Space:
     """Import a search space.
 
     Args:
         name: `FILE:FUNCTION` or `module:function`; None for the default space of the phase.
         phase: The phase.
-        task: Name of the task, which some phases have a space of their own for.
+        default: Function of the module of the phase that suits the task, see `Task.search_space`.
 
     Returns:
         The space.
@@ -209,7 +207,7 @@ def load_space(name: str | None, phase: int, task: str = "") -> Space:
     Raises:
         InputError: The space cannot be imported.
     """
-    name = name or f"tune_spaces.phase{phase}:{OWN_SPACES.get(task, 'space')}"
+    name = name or f"tune_spaces.phase{phase}:{default}"
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise InputError(f"--space {name!r}: write it as FILE:FUNCTION, for example my_space.py:space")

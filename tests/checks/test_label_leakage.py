@@ -23,14 +23,15 @@ def texts_of(songs: int, rng: np.random.Generator, length: tuple[int, int] = (20
 
 
 def probe(
-    texts: list[str], labels: Any, columns: dict[str, Any] | None = None, folds: Any = None, **options: Any
+    texts: list[str], labels: Any, columns: dict[str, Any] | None = None, folds: Any = None, kind: str = "binary"
 ) -> list[Finding]:
     songs = [f"{i:04d}" for i in range(len(texts))]
     table = pa.table({"example_id": songs, "song": songs, "text": texts})
     y = np.asarray(labels, dtype=np.float32)
     rows = pa.table({"id": songs, "concept": texts, "label": pa.array(np.asarray(labels).tolist()), **(columns or {})})
     folds = np.arange(len(y)) % 5 if folds is None else folds
-    return probe_labels(Examples(table, y, np.ones_like(y)), rows, "label", folds=folds, seed=0, **options)
+    names = {"binary": y > 0.5, "multiclass": labels, "regression": None}[kind]
+    return probe_labels(Examples(table, y, np.ones_like(y)), rows, "label", folds=folds, seed=0, labels=names)
 
 
 def warned(found: list[Finding], kind: str | None = None) -> list[str]:
@@ -272,7 +273,7 @@ def test_examples_by_row_count_a_song_once(rng):
     table = pa.table({"example_id": [str(i) for i in range(100)], "song": songs, "text": texts})
     examples = Examples(table, labels.astype(np.float32), np.ones(100, dtype=np.float32))
     rows = pa.table({"id": songs, "title": songs, "label": labels})
-    assert not warned(probe_labels(examples, rows, "label", folds=np.arange(100) % 5, seed=0))
+    assert not warned(probe_labels(examples, rows, "label", folds=np.arange(100) % 5, seed=0, labels=labels))
 
 
 def test_the_real_songs(real_manifest):
@@ -283,7 +284,8 @@ def test_the_real_songs(real_manifest):
     data, table = data_of(plan_of(real_manifest)), pq.read_table(real_manifest)
     ids = table["id"].to_pylist()
     rows = table.take(pa.array([ids.index(song) for song in data.examples.songs]))
-    found = probe_labels(data.examples, rows, "has_rebracketing_markers", folds=data.split.fold, seed=0)
+    target, labels = "has_rebracketing_markers", data.task.decode_targets(data.examples.targets)
+    found = probe_labels(data.examples, rows, target, folds=data.split.fold, seed=0, labels=labels)
     assert any("training_data.rebracketing_intensity determines the label" in text for text in warned(found, "column"))
     assert any("times the words of the text, divided by 100" in text for text in warned(found, "count"))
     assert not any("concept" in text for text in warned(found, "column"))

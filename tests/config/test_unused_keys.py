@@ -6,12 +6,25 @@ import pytest
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.unused_keys import TABLE, RunFacts, find_unused_keys
+from rainbow_ray.config.unused_keys import SEGMENT_TABLE, TABLE, RunFacts, find_unused_keys
+from rainbow_ray.modalities.spec import get_modality, modality_names
+from rainbow_ray.setup.validate import run_facts
+from rainbow_ray.tasks.registry import make_task
 
-BINARY = RunFacts("binary", ("text",))
-NUMBER = RunFacts("regression", ("text",), supports_calibration=False, supports_thresholds=False)
-CLASSES = RunFacts("multiclass", ("text",), supports_thresholds=False)
-SEGMENTS = RunFacts("multiclass", ("text",), is_sequence_task=True)
+SONG_TASKS = ("binary", "multiclass", "multilabel", "regression")
+
+
+def facts_of(task: str, modality: str = "text", **known: object) -> RunFacts:
+    return run_facts(make_task(task), (modality,), **known)
+
+
+def facts_of_segments(has_segment_labels: bool | None = None) -> RunFacts:
+    task = make_task("segmentation", base_task=make_task("multiclass"))
+    return run_facts(task, ("text",), has_segment_labels=has_segment_labels)
+
+
+BINARY, NUMBER, CLASSES = (facts_of(task) for task in ("binary", "regression", "multiclass"))
+SEGMENTS = facts_of_segments()
 
 
 def reasons(facts: RunFacts, **values: object) -> dict[str, str]:
@@ -20,7 +33,9 @@ def reasons(facts: RunFacts, **values: object) -> dict[str, str]:
 
 
 def test_every_row_names_keys_of_the_config():
-    for row in TABLE:
+    rows_of_tasks = [row for name in SONG_TASKS for row in make_task(name).unused_keys]
+    rows_of_modalities = [row for name in modality_names() for row in get_modality(name).unused_keys]
+    for row in (*SEGMENT_TABLE, *TABLE, *rows_of_tasks, *rows_of_modalities):
         for name in row.keys:
             assert any(key.startswith(name) if name.endswith(".") else key == name for key in known_keys()), name
         assert set(row.except_keys) <= set(known_keys())
@@ -40,8 +55,8 @@ def test_every_row_names_keys_of_the_config():
         (NUMBER, {"phase": 4}, "training.focal_gamma", "predicts a number"),
         (NUMBER, {}, "calibration.method", "not calibrated"),
         (CLASSES, {}, "calibration.threshold", "most probable class is predicted"),
-        (RunFacts("binary", ("audio",)), {}, "model.bag_of_words.enabled", "text is not among"),
-        (RunFacts("binary", ("audio",)), {}, "model.audio_encoder.gain_db", "is frozen"),
+        (facts_of("binary", "audio"), {}, "model.bag_of_words.enabled", "text is not among"),
+        (facts_of("binary", "audio"), {}, "model.audio_encoder.gain_db", "is frozen"),
         (SEGMENTS, {}, "data.min_concept_length", "segments can be short"),
         (SEGMENTS, {}, "calibration.method", "see segments.decoding"),
         (SEGMENTS, {"model__temporal__kind": "none"}, "segments.no_context_baseline", "model.temporal.kind is none"),
@@ -61,10 +76,10 @@ def test_keys_with_effect_are_not_listed():
 
 
 def test_labels_and_folds_add_reasons_once_they_are_known():
-    labeled = RunFacts("multiclass", ("text",), is_sequence_task=True, has_segment_labels=True)
+    labeled = facts_of_segments(has_segment_labels=True)
     assert reasons(labeled)["segments.mil_pooling"] == "segments have labels of their own"
-    weak = RunFacts("multiclass", ("text",), is_sequence_task=True, has_segment_labels=False)
+    weak = facts_of_segments(has_segment_labels=False)
     assert "only songs have labels" in reasons(weak)["segments.overlap"]
-    folds = RunFacts("binary", ("text",), n_folds=5)
+    folds = facts_of("binary", n_folds=5)
     assert "5 folds" in reasons(folds)["data.val_split"]
-    assert "one model" in reasons(RunFacts("binary", ("text",), n_folds=1))["training.ensemble"]
+    assert "one model" in reasons(facts_of("binary", n_folds=1))["training.ensemble"]

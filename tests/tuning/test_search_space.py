@@ -277,15 +277,22 @@ def test_each_phase_that_trains_has_a_space():
 
 
 def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
-    of = {kind: load_space(None, 5, kind).draw(make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask())
-          for kind in ("segmentation", "weak segmentation")}  # fmt: skip
-    assert of["segmentation"].keys() - of["weak segmentation"].keys() >= {
-        "training.tmse_weight",
-        "training.boundary_loss_weight",
-    }
-    assert not [
-        key for key in of["weak segmentation"] if key in ("training.tmse_weight", "training.boundary_loss_weight")
+    segmentation = make_task("segmentation", base_task=make_task("multiclass"))
+    drawn = [
+        load_space(None, 5, segmentation.search_space(has_song_labels=has_song_labels)).draw(
+            make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
+        )
+        for has_song_labels in (False, True)
     ]
+    of_neighbours = {"training.tmse_weight", "training.boundary_loss_weight"}
+    assert of_neighbours <= drawn[0].keys()
+    assert not of_neighbours & drawn[1].keys()
+
+
+def test_the_space_suits_the_task():
+    assert make_task("multilabel").search_space() == "multi_label"
+    assert make_task("weak_segmentation", base_task=make_task("binary")).search_space() == "weak"
+    assert {make_task(name).search_space() for name in ("binary", "multiclass", "regression")} == {"space"}
 
 
 def problems_of(tmp_path, config, check, *lines: str) -> list[str]:

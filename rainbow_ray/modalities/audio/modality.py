@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rainbow_ray.config.schema import DataConfig, ModelConfig
+from rainbow_ray.config.schema import EMBEDDED_ENCODER, DataConfig, ModelConfig
+from rainbow_ray.config.unused_keys import UnusedKeys, section_keys
 from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import encoder
 from rainbow_ray.modalities.audio.reader import open_recording
@@ -20,6 +21,7 @@ from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.windowed import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 
+ENCODER = "model.audio_encoder"  # section of the config
 SAMPLES_COLUMN, RATE_COLUMN = "audio_waveform", "audio_sample_rate"
 
 
@@ -30,6 +32,18 @@ class AudioModality(WindowedModality):
     caches_features = True
     rate_column = RATE_COLUMN
     config_prefixes = ("model.audio_encoder.",)
+    unused_keys = (
+        UnusedKeys(
+            section_keys(ENCODER, "layer", "freeze_feature_extractor", "freeze_layers", "gain_db", "noise_db"),
+            lambda config, _: config.model.audio_encoder.model_name == EMBEDDED_ENCODER,
+            "the embedded network has no such part",
+        ),
+        UnusedKeys(
+            section_keys(ENCODER, "gain_db", "noise_db"),
+            lambda config, _: config.model.audio_encoder.freeze_feature_extractor,
+            "the feature extractor, which reads waveforms, is frozen",
+        ),
+    )
     encoder_folder = "audio_encoder"
 
     @override
