@@ -99,7 +99,7 @@ def write_sweep(folder: Path) -> Path:
         "winner": {"trial": 4, "values": {"training.learning_rate": 0.00123456}, "score": 0.91},
         "corrected": {"value": 0.87, "low": 0.8, "high": 0.93, "gain": None},
         "revalidation": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,
-                      "best_baseline": "bag of words + boosting", "baseline": 0.7},
+                         "best_baseline": "bag of words + boosting", "baseline": 0.7},
         "verdict": "The sweep found something: trial 4 beats the default config.",
         "seconds": {"total": 100.0, "parts": {"trials": 90.0, "best": 10.0}}, "trial_seconds": 180.0, "cost_usd": 0.02,
         "cache_seconds": {"spent": 2.0, "without_cache": 320.0},

@@ -257,7 +257,7 @@ def test_problems_of_a_table_of_segments_name_the_table(command, songs_file, tmp
     columns = {name: cells for name, cells in columns.items() if name != column}
     pq.write_table(pa.table(columns if values is None else {**columns, column: values}), tmp_path / "parts.parquet")
     output = rejected(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
-                   "--encoder", "embedded")  # fmt: skip
+                      "--encoder", "embedded")  # fmt: skip
     assert "segments parts.parquet" in output
     assert problem in output
 

@@ -63,7 +63,7 @@ def common_arguments(songs, encoder, folder, *extra):
 @pytest.mark.long
 def test_two_workers_train_with_missing_modalities(songs, tiny_encoder, waveforms, tmp_path):
     extra = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2",
-            "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip
+             "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip
     output = call("train", *common_arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", *extra))
     assert "1 audio file is treated as missing: no such file (missing.wav)" in output
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())

@@ -144,7 +144,7 @@ def test_a_killed_run_is_resumed(earlier):
     run = earlier / "runs" / "unfinished"
     result_before = (run / "checkpoints" / "fold-0" / "result.npz").read_bytes()
     completed = run_command(earlier, "rainbow_ray.train", *SHORT, "training.epochs=40", "--workers", "1",
-                       "training.checkpoint_seconds=0.2", "--name", "unfinished", "--resume")  # fmt: skip
+                            "training.checkpoint_seconds=0.2", "--name", "unfinished", "--resume")  # fmt: skip
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert (run / "checkpoints" / "fold-0" / "result.npz").read_bytes() == result_before
     assert json.loads((run / "summary.json").read_text())["counts"]["songs"] == 36
@@ -152,8 +152,9 @@ def test_a_killed_run_is_resumed(earlier):
 
 @pytest.mark.slow
 def test_a_killed_sweep_is_resumed(earlier):
-    completed = run_command(earlier, "rainbow_ray.tune", *SHORT, "training.epochs=1", "--trials", "3", "--concurrent", "1",
-                       "tune.confirm_seeds=1", "tune.keep=1", "--name", "unfinished-sweep", "--resume")  # fmt: skip
+    completed = run_command(earlier, "rainbow_ray.tune", *SHORT, "training.epochs=1", "--trials", "3",
+                            "--concurrent", "1", "tune.confirm_seeds=1", "tune.keep=1",
+                            "--name", "unfinished-sweep", "--resume")  # fmt: skip
     assert completed.returncode == 0, completed.stdout + completed.stderr
     events = [json.loads(line) for line in (earlier / "runs/unfinished-sweep/trials.jsonl").read_text().splitlines()]
     assert {event["trial"] for event in events if "trial" in event} == {0, 1, 2}

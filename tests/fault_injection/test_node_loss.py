@@ -53,7 +53,7 @@ def cluster(tmp_path_factory):
 
     try:
         start_node("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}",
-             f"--system-config={json.dumps(HEALTH)}")  # fmt: skip
+                   f"--system-config={json.dumps(HEALTH)}")  # fmt: skip
         second_node = start_node(f"--address=127.0.0.1:{port}")
         yield f"127.0.0.1:{port}", second_node, token_environment
     finally:
@@ -80,7 +80,8 @@ def test_training_continues_with_the_remaining_workers(cluster, write_table, tin
     process = start(tmp_path, *arguments, **environment)
     wait_for_checkpoint(process, tmp_path / "runs" / "r", ("fold-0",))
     start_time = time.monotonic()
-    for victim in [victim_process for node in second_node for victim_process in [*node.children(recursive=True), node]]:
+    victims = [child for node in second_node for child in node.children(recursive=True)]
+    for victim in [*victims, *second_node]:
         with contextlib.suppress(psutil.Error):
             victim.kill()
     stdout, stderr = process.communicate(timeout=400)

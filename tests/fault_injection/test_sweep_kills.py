@@ -1,7 +1,7 @@
 """A sweep whose driver, actors and Ray session are killed at random times loses no result.
 
-Trials and folds that were finished before a kill are unchanged afterwards; the others run when the sweep is resumed; and
-the score of each trial equals that of an undisturbed run of the same config.
+Trials and folds that were finished before a kill are unchanged afterwards; the others run when the sweep is resumed;
+and the score of each trial equals that of an undisturbed run of the same config.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_KILL_DELAY = 6.0  # seconds at most between the first trial after a start an
 VICTIMS = ("driver", "actor", "session")
 # long enough for kills in each state of a trial; without pruning, so that scores do not depend on the order of trials
 LONG_TRIALS = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.revalidation_seeds=1",
-          "logging.report=false"]  # fmt: skip
+               "logging.report=false"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +149,5 @@ def assert_scores_of_undisturbed_trials(trial_log: TrialLog, folder: Path) -> No
     )
     for trial in [trial for trial in trial_log.ended if trial.state == "complete"][:3]:
         scores: list[float] = []
-        run_trial(
-            context,
-            fit_context,
-            trial.number,
-            trial.values,
-            lambda budget, score, reported=scores: reported.append(score),
-        )
+        run_trial(context, fit_context, trial.number, trial.values, lambda _, score, into=scores: into.append(score))
         assert scores[-1] == pytest.approx(trial.score, abs=1e-6)

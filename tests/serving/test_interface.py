@@ -28,9 +28,13 @@ def services(tmp_path_factory, tiny_encoder):
 
     from tests.song_tables import labelled_songs, segment_rows
 
-    config_keys: dict[str, dict[str, Any]] = {"binary": {"phase": 1}, "multiclass": {"phase": 2}, "regression": {"phase": 4},
-             "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
-             "segmentation": {"phase": 5, "segments__compare_none": False}}  # fmt: skip
+    config_keys: dict[str, dict[str, Any]] = {
+        "binary": {"phase": 1},
+        "multiclass": {"phase": 2},
+        "regression": {"phase": 4},
+        "multilabel": {"phase": 2, "data__target_column": "both", "data__multi_label": True},
+        "segmentation": {"phase": 5, "segments__compare_none": False},
+    }
     cached = {}
 
     def make(task):
@@ -346,9 +350,9 @@ def random_request(rng: random.Random) -> tuple[Any, ...]:
         ["/predict", "/explain", "/segments", "/info", "/healthz", "/", "/docs", "/static/", "/%00", "/a" * 50]
     )
     value: Any = rng.choice([None, 1, -1.5, 1e308, True, "", "a", "\x00", "é" * 50, [], {}, [[]], [None], ["a", 1],
-                        ["x" * 500] * 70,
-                        {"a": {"b": []}}, "\u202e", "😀" * 30, ["but"], [{"song": 1}], [{"start": -1, "end": "x"}],
-                        [{"start": 1, "end": 0, "text": "but"}]])  # fmt: skip
+                             ["x" * 500] * 70,
+                             {"a": {"b": []}}, "\u202e", "😀" * 30, ["but"], [{"song": 1}], [{"start": -1, "end": "x"}],
+                             [{"start": 1, "end": 0, "text": "but"}]])  # fmt: skip
     key = rng.choice(["texts", "text", "segments", "label", "", "__proto__"])
     body = json.dumps({key: value} if rng.random() < 0.8 else value).encode()
     for _ in range(rng.choice([0, 0, 1, 5, 40])):  # delete, insert or replace bytes
