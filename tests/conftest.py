@@ -1,4 +1,4 @@
-"""Small things that tests share: tiny encoders on disk, tables of songs, examples without Ray."""
+"""Shared fixtures: tiny encoders on disk, tables of songs, a private Ray, a browser."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def real_manifest() -> Path:
     path = REAL_DATA / "base_manifest_db.parquet"
     if not path.exists():
-        pytest.skip("the real songs are not here")
+        pytest.skip("the real songs are not available")
     return path
 
 
@@ -99,17 +99,17 @@ def tiny_body(family: str, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: Path) -> Callable[[str], Path]:
-    """A folder with a tiny encoder of a family and its tokenizer, as from a hub."""
-    made: dict[str, Path] = {}
+    """Return the folder of a tiny encoder of a family and its tokenizer, as a model hub stores them."""
+    folders: dict[str, Path] = {}
 
     def make(family: str = "deberta-v2") -> Path:
-        if family not in made:
+        if family not in folders:
             import shutil
 
-            made[family] = tmp_path_factory.mktemp(family)
-            shutil.copytree(tiny_tokenizer_folder, made[family], dirs_exist_ok=True)
-            tiny_body(family).save_pretrained(made[family])
-        return made[family]
+            folders[family] = tmp_path_factory.mktemp(family)
+            shutil.copytree(tiny_tokenizer_folder, folders[family], dirs_exist_ok=True)
+            tiny_body(family).save_pretrained(folders[family])
+        return folders[family]
 
     return make
 
@@ -133,20 +133,20 @@ def songs_file(write_table: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def stems_file(tmp_path: Path) -> Path:
-    """24 songs of 1 to 3 stems; audio everywhere but on some, MIDI on every other; the first two songs lack text."""
+    """24 songs of 1 to 3 stems: most stems have audio, every other has MIDI; the first two songs lack text."""
     from tests.modalities.audio.test_audio import saved, tone
     from tests.modalities.midi.test_midi import song
 
     rows = song_rows(songs=24, stems=3)
-    kept = [i for i in range(72) if i % 3 <= (i // 3) % 3]
-    rows = {name: [values[i] for i in kept] for name, values in rows.items()}
+    selected = [i for i in range(72) if i % 3 <= (i // 3) % 3]
+    rows = {name: [values[i] for i in selected] for name, values in rows.items()}
     rows["rebracketing_type"] = ["spatial" if marked else "temporal" for marked in rows["has_rebracketing_markers"]]
     ids = list(dict.fromkeys(rows["id"]))
     rows["concept"] = [
         None if name in ids[:2] else text for name, text in zip(rows["id"], rows["concept"], strict=True)
     ]
-    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(kept))]
-    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(kept))]
+    rows["audio_file"] = [None if i % 5 == 4 else "a.wav" if i % 2 else "b.wav" for i in range(len(selected))]
+    rows["midi_file"] = ["a.mid" if i % 2 == 0 else None for i in range(len(selected))]
     (tmp_path / "a.wav").write_bytes(saved(tone(2.0)))
     (tmp_path / "b.wav").write_bytes(saved(tone(2.0, pitch=900)))
     (tmp_path / "a.mid").write_bytes(song())
@@ -157,7 +157,7 @@ def stems_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[Any]:
-    """One private Ray for the tests of a file that need one in their own process: the next file may start its own."""
+    """A private Ray for the tests of one module that need one in the test process."""
     from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
     prepare_environment()
@@ -170,17 +170,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A real browser; tests that look at pages are skipped without one."""
+    """A real browser; tests of rendered pages are skipped without one."""
     import shutil
 
     from playwright.sync_api import sync_playwright
 
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    path = next((executable for name in BROWSERS if (executable := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium or Chrome: make browser")
     with sync_playwright() as playwright:
-        # the sandbox refuses to start as root, as in most containers
+        # as root, as in most containers, the sandbox does not start
         flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        opened = playwright.chromium.launch(executable_path=path, args=flags)
-        yield opened
-        opened.close()
+        instance = playwright.chromium.launch(executable_path=path, args=flags)
+        yield instance
+        instance.close()

@@ -1,4 +1,4 @@
-"""Plans, examples and fits without Ray: what `assemble.read_data` does, in this process."""
+"""Plans, data and fits without Ray, in the test process."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from rainbow_ray.utils.stopwatch import Stopwatch
 
 
 def plan_of(manifest: Path, encoder: str | Path = "embedded", **keys: Any) -> RunPlan:
-    """A plan from dotted keys written with `__`."""
+    """Return the plan of a config whose dotted keys are given with `__` in place of dots."""
     overrides = [(name.replace("__", "."), value) for name, value in keys.items()]
-    named = [("data.manifest_path", str(manifest)), ("model.text_encoder.model_name", str(encoder))]
-    # what is asserted to 1e-5 holds in fp32; `auto` is bf16 on CPUs that are fast at it
-    named += [("training.mixed_precision", "off")] if "training__mixed_precision" not in keys else []
-    return make_plan(resolve(None, {}, [*named, *overrides]))
+    defaults = [("data.manifest_path", str(manifest)), ("model.text_encoder.model_name", str(encoder))]
+    # tolerances of 1e-5 hold in fp32 only; `auto` selects bf16 on CPUs that support it
+    defaults += [("training.mixed_precision", "off")] if "training__mixed_precision" not in keys else []
+    return make_plan(resolve(None, {}, [*defaults, *overrides]))
 
 
 def data_of(plan: RunPlan) -> PreparedData:
-    """`prepare_data` without Ray."""
+    """Run `prepare_data` without Ray."""
     return prepare_data(plan, read_rows_locally)
 
 
@@ -60,33 +60,33 @@ def fit_fold(
     process_group: ProcessGroup | None = None,
     frozen_cache: FrozenFeatureCache | None = None,
 ) -> tuple[np.ndarray, FitOutput]:
-    """Fit one fold of the data's split; returns the scored indices too."""
+    """Fit one fold of the split; return the validation indices and the output of the fit."""
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
     fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, frozen_cache=frozen_cache)
-    reporter = JsonLinesLogger(state.metrics) if process_group is None or process_group.is_main else NullLogger()
-    return val, fit(plan.config, fit_data, reporter, state, process_group)
+    logger = JsonLinesLogger(state.metrics) if process_group is None or process_group.is_main else NullLogger()
+    return val, fit(plan.config, fit_data, logger, state, process_group)
 
 
 def finish_run(plan: RunPlan, path: Path) -> Path:
-    """What `train` does with a plan, in this process: all folds, baselines, refit, and everything that a run leaves."""
+    """Do what `train` does, in this process: fit folds and refit, compute baselines, write all files of a run."""
     data = data_of(plan)
     run_dir = init_run_dir(plan.config, path)
     save_data_profile(run_dir, data)
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
-    everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    sides = [data.split.train_val_indices(k) for k in range(data.split.n_folds)]
-    sides += [] if plan.config.training.ensemble else [(everything, nothing)]
-    outcomes = []
-    for fold, (train, val) in enumerate(sides):
-        refits = fold == data.split.n_folds
+    context = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
+    all_indices, no_indices = np.arange(len(data.source)), np.array([], dtype=np.int64)
+    splits = [data.split.train_val_indices(k) for k in range(data.split.n_folds)]
+    splits += [] if plan.config.training.ensemble else [(all_indices, no_indices)]
+    results = []
+    for fold, (train, val) in enumerate(splits):
+        is_refit = fold == data.split.n_folds
         job = FitJob(
-            None if refits else fold, train, val, path / "checkpoints" / ("refit" if refits else f"fold-{fold}")
+            None if is_refit else fold, train, val, path / "checkpoints" / ("refit" if is_refit else f"fold-{fold}")
         )
-        run_job(shared, job, ProcessGroup())
-        outcomes.append(read_result(job))
-    baselines = compute_baselines(shared, data.split)
-    folds, refit = outcomes[: data.split.n_folds], outcomes[data.split.n_folds :]
+        run_job(context, job, ProcessGroup())
+        results.append(read_result(job))
+    baselines = compute_baselines(context, data.split)
+    folds, refit = results[: data.split.n_folds], results[data.split.n_folds :]
     resources, stopwatch = RayResources(1, 0, None), Stopwatch(time.perf_counter())
     run = RunContext(plan, data, run_dir, resources, Console(quiet=True), stopwatch)
     evaluate_and_save(run, folds, refit[0] if refit else None, baselines)

@@ -1,4 +1,4 @@
-"""A cluster whose workers have another working folder: relative paths mean what they mean to the user."""
+"""A Ray cluster whose workers have another working folder: relative paths are relative to the user's folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A Ray that was started elsewhere."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    """Start Ray in another folder and yield its address."""
+    folder = tmp_path_factory.mktemp("head")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={PORT}", "--num-cpus=2", "--block",
                "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir=/tmp/ray-{os.getpid()}"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=elsewhere, env=environment, start_new_session=True,
+    process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     time.sleep(15)
     yield f"127.0.0.1:{PORT}"
@@ -49,17 +49,18 @@ def test_relative_paths_with_an_address(cluster, tmp_path, tiny_encoder):
     keys = {"training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
     finish_run(plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys), tmp_path / "run")
 
-    def command(door: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", f"rainbow_ray.{door}", *arguments, "--address", cluster], cwd=tmp_path, check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True,
+    def run_command(module: str, *arguments: str) -> str:
+        completed = subprocess.run(
+            [sys.executable, "-m", f"rainbow_ray.{module}", *arguments, "--address", cluster], cwd=tmp_path,
+            check=False, env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+            capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
-    said = command("train", "--encoder", "encoder", "--folds", "2", "--manifest", "which songs?/songs.parquet",
+    output = run_command("train", "--encoder", "encoder", "--folds", "2", "--manifest", "which songs?/songs.parquet",
                    "training.epochs=1", "training.min_steps=0", "logging.report=false", "--name", "one")  # fmt: skip
-    assert "40 songs from 80 rows of which songs?/songs.parquet" in said
+    assert "40 songs from 80 rows of which songs?/songs.parquet" in output
     assert (tmp_path / "runs" / "one" / "summary.json").exists()
-    command("predict", "--model", "run", "--manifest", "which songs?", "--out", "scores.csv", "--workers", "1")
+    run_command("predict", "--model", "run", "--manifest", "which songs?", "--out", "scores.csv", "--workers", "1")
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 80

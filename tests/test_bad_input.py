@@ -22,7 +22,7 @@ from tests.song_tables import song_rows
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, in an empty folder; returns its exit code and standard error."""
+    """Run the command in this process, in an empty folder; return its exit code and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -33,104 +33,104 @@ def command(tmp_path, monkeypatch, capsys):
     return call
 
 
-def refused(command, *arguments: str) -> str:
-    before = sorted(Path().rglob("*"))
+def rejected(command, *arguments: str) -> str:
+    files_before = sorted(Path().rglob("*"))
     code, output = command(*arguments)
     assert code == 2, output
     assert output
     assert all(line.startswith("error: ") for line in output.splitlines())
-    assert sorted(Path().rglob("*")) == before
+    assert sorted(Path().rglob("*")) == files_before
     return output
 
 
-def test_a_manifest_that_is_named_must_exist(command, monkeypatch):
-    assert "no such file" in refused(command, "--manifest", "none.parquet")
+def test_the_named_manifest_must_exist(command, monkeypatch):
+    assert "no such file" in rejected(command, "--manifest", "none.parquet")
     monkeypatch.setenv("RAINBOW_MANIFEST", "gone.parquet")
-    assert "gone.parquet" in refused(command)
+    assert "gone.parquet" in rejected(command)
     monkeypatch.delenv("RAINBOW_MANIFEST")
     Path("c.yml").write_text("data: {manifest_path: lost.parquet}\n")
-    assert "lost.parquet" in refused(command, "--config", "c.yml")
+    assert "lost.parquet" in rejected(command, "--config", "c.yml")
 
 
 def test_all_problems_are_reported_at_once(command):
-    output = refused(
+    output = rejected(
         command, "--manifest", "none.parquet", "--encoder", "no/such", "--metric", "macro_f2",
         "--modalities", "text,sound",
         "training.loss=focl", "training.schedule=liner", "training.sampling=over", "training.device=gpu",
         "model.text_encoder.pooling=men", "model.classifier.activation=rel", "logging.metrics=[f2]",
         "--split-file", "none.json", "data.val_split=0.5",
     )  # fmt: skip
-    for word in (
+    for message in (
         "none.parquet", "no/such", "did you mean macro_f1", "--modalities", "did you mean focal", "did you mean linear",
         "oversample", "cuda", "did you mean mean", "did you mean relu", "logging.metrics", "none.json", "more than 1",
     ):  # fmt: skip
-        assert word in output
+        assert message in output
 
 
-def test_layers_beyond_the_encoder_are_refused(command, songs_file):
+def test_layers_beyond_the_encoder_are_rejected(command, songs_file):
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
-    output = refused(command, *arguments, "model.text_encoder.layer=7", "model.text_encoder.freeze_layers=9")
+    output = rejected(command, *arguments, "model.text_encoder.layer=7", "model.text_encoder.freeze_layers=9")
     assert "model.text_encoder.layer: 7 is beyond the encoder, which has 6 layers" in output
     assert "model.text_encoder.freeze_layers: 9" in output
 
 
-def test_unknown_phases_keys_and_types_are_refused(command):
-    assert "--phase 7" in refused(command, "--phase", "7")
-    assert "did you mean training.epochs" in refused(command, "training.epoch=3")
-    assert "training.epochs" in refused(command, "training.epochs=many")
+def test_unknown_phases_keys_and_types_are_rejected(command):
+    assert "--phase 7" in rejected(command, "--phase", "7")
+    assert "did you mean training.epochs" in rejected(command, "training.epoch=3")
+    assert "training.epochs" in rejected(command, "training.epochs=many")
 
 
 def test_an_unreachable_hub_is_reported_with_alternatives(command, songs_file):
-    output = refused(command, "--manifest", str(songs_file))
+    output = rejected(command, "--manifest", str(songs_file))
     assert "microsoft/deberta-v3-base" in output
     assert "--encoder embedded" in output
     assert "local folder" in output
 
 
-def test_modified_files_of_the_embedded_encoder_are_refused(command, songs_file, monkeypatch):
+def test_modified_files_of_the_embedded_encoder_are_rejected(command, songs_file, monkeypatch):
     from rainbow_ray.modalities.text import embedded
 
     monkeypatch.setitem(embedded.EMBEDDED_FILES, "config.json", "0" * 64)
     embedded.source_of.cache_clear()
-    output = refused(command, "--manifest", str(songs_file), "--encoder", "embedded")
+    output = rejected(command, "--manifest", str(songs_file), "--encoder", "embedded")
     embedded.source_of.cache_clear()
     assert "config.json is not the file it should be" in output
 
 
-def test_a_run_that_exists_and_a_folder_that_cannot_be_written_are_refused(command, songs_file, tmp_path):
+def test_an_existing_run_and_an_unwritable_folder_are_rejected(command, songs_file, tmp_path):
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "runs" / "taken" / "notes.txt").touch()
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded")
-    output = refused(command, *arguments, "--name", "taken")
+    output = rejected(command, *arguments, "--name", "taken")
     assert "exists" in output
     assert "--resume" in output
     (tmp_path / "file").touch()
-    assert "cannot be written" in refused(command, *arguments, "--output-dir", "file/runs")
+    assert "cannot be written" in rejected(command, *arguments, "--output-dir", "file/runs")
     for name in ("../outside", "a/b", "", "."):
-        assert "--name" in refused(command, *arguments, "--name", name)
+        assert "--name" in rejected(command, *arguments, "--name", name)
 
 
-def test_a_run_that_is_gone_on_with_must_be_the_same(command, songs_file, tmp_path):
+def test_a_resumed_run_must_have_the_same_config(command, songs_file, tmp_path):
     from rainbow_ray.config.load import dump
     from rainbow_ray.config.schema import Config
 
     arguments = ("--manifest", str(songs_file), "--encoder", "embedded", "--resume")
-    assert "no unfinished run" in refused(command, *arguments)
-    assert "there is no run" in refused(command, *arguments, "--name", "none")
+    assert "no unfinished run" in rejected(command, *arguments)
+    assert "there is no run" in rejected(command, *arguments, "--name", "none")
     (tmp_path / "runs" / "other").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "config.yaml").write_text(dump(Config()))
     (tmp_path / "runs" / "other" / "data.json").write_text("{}")
-    output = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    output = rejected(command, *arguments, "--name", "other", "training.epochs=3")
     assert "these files are missing: env.json" in output
     (tmp_path / "runs" / "other" / "env.json").write_text("{}")
-    output = refused(command, *arguments, "--name", "other", "training.epochs=3")
+    output = rejected(command, *arguments, "--name", "other", "training.epochs=3")
     assert "training.epochs was 20, now 3" in output
     (tmp_path / "runs" / "other" / "config.yaml").write_text("- 1\n")
-    assert "another config" in refused(command, *arguments, "--name", "other")
+    assert "another config" in rejected(command, *arguments, "--name", "other")
 
 
-def test_a_password_in_an_address_is_refused(command):
-    output = refused(command, "--manifest", "https://someone:secret@example.org/songs.parquet")
+def test_a_password_in_a_url_is_not_printed(command):
+    output = rejected(command, "--manifest", "https://someone:secret@example.org/songs.parquet")
     assert "secret" not in output
 
 
@@ -150,14 +150,14 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("kind", BAD_DATA)
-def test_data_that_cannot_be_trained_on(write_table, kind):
-    replaced, word = BAD_DATA[kind]
-    plan = plan_of(write_table({**song_rows(), **replaced}))
-    with pytest.raises(InputError, match=word):
+def test_unusable_data_is_rejected(write_table, kind):
+    replacement, message = BAD_DATA[kind]
+    plan = plan_of(write_table({**song_rows(), **replacement}))
+    with pytest.raises(InputError, match=message):
         data_of(plan)
 
 
-def test_keys_without_effect_are_warned_of(songs_file):
+def test_keys_without_effect_cause_warnings(songs_file):
     plan = plan_of(
         songs_file, training__num_workers=4, training__focal_gamma=1.0, model__text_encoder__hidden_size=768,
         model__bag_of_words__enabled=False, model__bag_of_words__hidden_size=9, training__save_best_only=False,
@@ -171,12 +171,12 @@ def test_keys_without_effect_are_warned_of(songs_file):
     assert any("val_split" in warning for warning in data_of(plan_of(songs_file, data__val_split=0.1)).warnings)
 
 
-def test_a_row_split_warns_of_its_leak(songs_file):
+def test_a_row_split_warns_of_leakage(songs_file):
     (warning,) = [w for w in data_of(plan_of(songs_file, data__split_by="row")).warnings if "LEAK" in w]
     assert "texts on both sides" in warning
 
 
-def test_a_model_that_is_no_text_encoder_is_refused_before_ray_starts(command, songs_file, tmp_path):
+def test_a_model_that_is_not_a_text_encoder_is_rejected_before_ray_starts(command, songs_file, tmp_path):
     import transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
@@ -185,18 +185,18 @@ def test_a_model_that_is_no_text_encoder_is_refused_before_ray_starts(command, s
     transformers.CLIPConfig().save_pretrained(folder / "clip")
     transformers.AlbertConfig(**sizes, embedding_size=32).save_pretrained(folder / "albert")
     transformers.ElectraConfig(**sizes, embedding_size=32).save_pretrained(folder / "electra")
-    words = {"t5": "not a text encoder", "clip": "not a text encoder", "albert": "told apart", "electra": "mix"}
-    for name, word in words.items():
+    messages = {"t5": "not a text encoder", "clip": "not a text encoder", "albert": "told apart", "electra": "mix"}
+    for name, message in messages.items():
         arguments = ("--manifest", str(songs_file), "--encoder", str(folder / name), "model.text_encoder.layer=mix")
-        assert word in refused(command, *arguments)
+        assert message in rejected(command, *arguments)
 
 
-def test_an_encoder_that_lacks_its_files_is_refused_before_ray_starts(command, songs_file, tiny_encoder, tmp_path):
+def test_an_encoder_without_its_files_is_rejected_before_ray_starts(command, songs_file, tiny_encoder, tmp_path):
     folders = [shutil.copytree(tiny_encoder("bert"), tmp_path.parent / f"{tmp_path.name}-{name}") for name in "ab"]
     (folders[0] / "tokenizer.json").unlink()
     (folders[1] / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    for folder, words in zip(folders, ("its tokenizer has no vocabulary", "run `git lfs pull`"), strict=True):
-        assert words in refused(command, "--manifest", str(songs_file), "--encoder", str(folder))
+    for folder, message in zip(folders, ("its tokenizer has no vocabulary", "run `git lfs pull`"), strict=True):
+        assert message in rejected(command, "--manifest", str(songs_file), "--encoder", str(folder))
 
 
 def test_the_printed_default_config_gives_the_default_plan(command, monkeypatch, tmp_path):
@@ -226,13 +226,13 @@ def test_texts_without_words_do_not_stop_the_baselines(write_table):
 @pytest.mark.slow
 def test_help_is_fast_and_the_config_is_printed(tmp_path):
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": ""}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rainbow_ray.train", "--help"],
         capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
     )  # fmt: skip
-    assert "--phase" in done.stdout
-    for heavy in ("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn"):
-        assert f" {heavy}\n" not in done.stderr
+    assert "--phase" in completed.stdout
+    for package in ("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn"):
+        assert f" {package}\n" not in completed.stderr
     printed = subprocess.run(
         [sys.executable, "-m", "rainbow_ray.train", "--print-config", "training.epochs=3"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
@@ -256,12 +256,12 @@ def test_problems_of_a_table_of_segments_name_the_table(command, songs_file, tmp
                "lyric_text": ["one", "two"], "segment_rebracketing_type": ["a", "b"]}  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if name != column}
     pq.write_table(pa.table(columns if values is None else {**columns, column: values}), tmp_path / "parts.parquet")
-    output = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
-                   "--encoder", "embedded")  # fmt: skip
+    output = rejected(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "parts.parquet",
+                      "--encoder", "embedded")  # fmt: skip
     assert "segments parts.parquet" in output
     assert problem in output
 
 
 def test_a_table_of_segments_must_exist(command, songs_file):
-    output = refused(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "none.parquet")
+    output = rejected(command, "--phase", "5", "--manifest", str(songs_file), "--segments", "none.parquet")
     assert "segments none.parquet: no such file or folder; name another with --segments" in output

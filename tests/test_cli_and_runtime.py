@@ -17,21 +17,21 @@ from rainbow_ray.utils.errors import InputError, TrainingError, did_you_mean
 from tests.helpers import data_of, plan_of
 
 
-def chosen(*overrides):
+def chosen_manifest(*overrides):
     return choose_manifest(resolve(None, {}, list(overrides)))
 
 
 def test_the_built_in_songs_are_read_only_if_no_table_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert chosen() == ("demo", True)
-    assert chosen(("data.manifest_path", "mine.parquet")) == ("mine.parquet", False)
-    assert chosen(("data.manifest_path", "demo")) == ("demo", True)
+    assert chosen_manifest() == ("demo", True)
+    assert chosen_manifest(("data.manifest_path", "user.parquet")) == ("user.parquet", False)
+    assert chosen_manifest(("data.manifest_path", "demo")) == ("demo", True)
     Path("data").mkdir()
     Path("data/base_manifest_db.parquet").touch()
-    assert chosen() == ("data/base_manifest_db.parquet", False)
+    assert chosen_manifest() == ("data/base_manifest_db.parquet", False)
 
 
-def test_the_demo_has_what_phase_1_needs(tmp_path):
+def test_the_demo_songs_suffice_for_phase_1(tmp_path):
     data = data_of(plan_of(write_demo(tmp_path)))
     assert data.profile["songs"] == 160
     assert len(data.profile["dropped"]) == 4
@@ -70,7 +70,7 @@ def test_commands_exit_with_the_code_of_their_error(capsys, monkeypatch):
     assert run_command(raising(TrainingError("lost"))) == 1
     assert run_command(raising(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):
-        run_command(raising(ZeroDivisionError()))  # ours keeps its traceback
+        run_command(raising(ZeroDivisionError()))  # a defect keeps its traceback
 
 
 def test_similar_names_are_suggested():
@@ -79,19 +79,19 @@ def test_similar_names_are_suggested():
     assert did_you_mean("zzz", ["pooling"]) == ""
 
 
-def test_only_a_run_that_has_begun_can_be_resumed(tmp_path):
+def test_only_a_started_run_can_be_resumed(tmp_path):
     run_dir = RunDir(tmp_path / "one run")
-    for begun, finished, expected in (
+    for split_files, summary_files, expected in (
         ((), (), []),
         (("split.json",), (), ["continue with --resume --name 'one run'"]),
         (("split.json",), ("summary.json",), []),
     ):
         run_dir.path.mkdir(exist_ok=True)
-        for name in (*begun, *finished):
+        for name in (*split_files, *summary_files):
             run_dir.file(name).touch()
         with pytest.raises(KeyboardInterrupt) as caught, closing(run_dir):
             raise KeyboardInterrupt
         assert getattr(caught.value, "__notes__", []) == expected
-        assert run_dir.path.exists() is bool(begun)
+        assert run_dir.path.exists() is bool(split_files)
     with pytest.raises(KeyboardInterrupt), closing(None):
         raise KeyboardInterrupt

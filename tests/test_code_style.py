@@ -37,21 +37,21 @@ def definitions(node: ast.AST) -> Iterator[Function | ast.ClassDef]:
 
 def missing_sections(function: Function) -> list[str]:
     """Return the sections that the docstring of a function lacks; overrides are documented by what they override."""
-    marks = decorators(function)
-    if any(mark.endswith(("override", "overload", ".setter")) for mark in marks):
+    decorator_names = decorators(function)
+    if any(decorator.endswith(("override", "overload", ".setter")) for decorator in decorator_names):
         return []
     docstring = ast.get_docstring(function)
     if docstring is None:
         return ["docstring"]
-    if any("property" in mark for mark in marks):
+    if any("property" in decorator for decorator in decorator_names):
         return []
     arguments = function.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     has_parameters = bool({*names} - {"self", "cls"}) or arguments.vararg is not None or arguments.kwarg is not None
     returns = function.returns is not None and ast.unparse(function.returns) not in ("None", "NoReturn")
     raises = any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(function))
-    wanted = {"Args:": has_parameters, "(Returns|Yields):": returns, "Raises:": raises}
-    return [section for section, needed in wanted.items()
+    required = {"Args:": has_parameters, "(Returns|Yields):": returns, "Raises:": raises}
+    return [section for section, needed in required.items()
             if needed and not re.search(rf"^\s*{section}", docstring, re.MULTILINE)]  # fmt: skip
 
 

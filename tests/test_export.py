@@ -1,4 +1,4 @@
-"""Models taken elsewhere: an ONNX bundle that a light installation asks, and a folder that plain transformers loads."""
+"""Exported models: an ONNX bundle for installations without PyTorch, and a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.helpers import finish_run, plan_of
 from tests.song_tables import labelled_songs, segment_rows
 
 TEXT = "a door and a wall but a river"
-# what a light installation does not have
+# packages that a light installation does not have
 HEAVY = ("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn", "safetensors", "psutil", "scipy", "matplotlib")
-WITHOUT = f"""
+BLOCK_HEAVY_IMPORTS = f"""
 import importlib.abc, runpy, sys
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -41,7 +41,7 @@ HEADS = {
     "distilbert": {"model__classifier__activation": "relu"},
     "deberta-v2": {"model__classifier__activation": "gelu"},
 }
-PLAIN = {
+EXPORTABLE = {
     "model__lexical__enabled": False,
     "model__text_encoder__pooling": "cls",
     "model__classifier__hidden_dims": [32],
@@ -57,7 +57,7 @@ def songs(tmp_path_factory):
 
 
 @pytest.fixture
-def door(monkeypatch, capsys):
+def run_export(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["export", *map(str, arguments)])
         code = run_command(export.main)
@@ -68,55 +68,55 @@ def door(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_light_installation_loads_an_onnx_bundle(songs, tiny_encoder, door, tmp_path):
+def test_a_light_installation_loads_an_onnx_bundle(songs, tiny_encoder, run_export, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
-    code, output = door(run_folder, "--onnx")
+    code, output = run_export(run_folder, "--onnx")
     assert code == 0, output
     assert "largest difference" in output
     shutil.move(run_folder / "onnx", tmp_path / "moved")
-    ideas = tmp_path / "ideas.txt"
-    ideas.write_text(f"{TEXT}\na lamp in winter\n")
+    text_file = tmp_path / "ideas.txt"
+    text_file.write_text(f"{TEXT}\na lamp in winter\n")
     out = tmp_path / "out.csv"
-    arguments = ["--model", str(tmp_path / "moved"), "--text-file", str(ideas), "--top", "1", "--out", str(out)]
-    done = light("rainbow_ray.predict", arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["--model", str(tmp_path / "moved"), "--text-file", str(text_file), "--top", "1", "--out", str(out)]
+    completed = run_light("rainbow_ray.predict", arguments)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     result = pd.read_csv(out).set_index("text").loc[[TEXT, "a lamp in winter"]].reset_index()
     expected = rainbow_ray.load(run_folder).predict(result["text"])
     np.testing.assert_allclose(result.filter(like="score"), expected.filter(like="score"), atol=1e-4)
     assert result["prediction"].tolist() == expected["prediction"].tolist()
-    refused = light("rainbow_ray.predict", [*arguments[:-1], str(tmp_path / "o.parquet")])
-    assert refused.returncode == 2
-    assert "parquet needs" in refused.stderr
-    refused = light("rainbow_ray.train", ["--phase", "1"])
-    assert refused.returncode == 2
-    assert "rainbow-ray[train]" in refused.stderr
-    damaged(tmp_path)
+    rejected = run_light("rainbow_ray.predict", [*arguments[:-1], str(tmp_path / "o.parquet")])
+    assert rejected.returncode == 2
+    assert "parquet needs" in rejected.stderr
+    rejected = run_light("rainbow_ray.train", ["--phase", "1"])
+    assert rejected.returncode == 2
+    assert "rainbow-ray[train]" in rejected.stderr
+    assert_modified_graphs_are_rejected(tmp_path)
 
 
-def light(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """A command where nothing heavy is installed."""
-    code = f"{WITHOUT}\nsys.argv = {['x', *arguments]!r}\nrunpy.run_module({module!r}, run_name='__main__')"
+def run_light(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as if the heavy packages were not installed."""
+    code = f"{BLOCK_HEAVY_IMPORTS}\nsys.argv = {['x', *arguments]!r}\nrunpy.run_module({module!r}, run_name='__main__')"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
-def damaged(folder) -> None:
-    """A graph that is another, or whose weights would lie elsewhere, is refused."""
+def assert_modified_graphs_are_rejected(folder) -> None:
+    """A modified graph, and one whose weights are in a file outside the folder, are rejected."""
     import onnx
 
     from rainbow_ray.bundle.integrity import file_hashes
 
     graph = folder / "moved" / "model.onnx"
     model = onnx.load(graph)
-    whole = graph.read_bytes()
-    graph.write_bytes(whole[:-100])
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-100])
     with pytest.raises(InputError, match="not as they were saved"):
         OnnxPredictor.load(folder / "moved")
     (folder / "secret.data").write_bytes(b"\0" * 10_000_000)
-    large = max(model.graph.initializer, key=lambda item: len(item.raw_data))
-    large.ClearField("raw_data")
-    large.data_location = onnx.TensorProto.EXTERNAL
-    entry = large.external_data.add()
+    largest = max(model.graph.initializer, key=lambda item: len(item.raw_data))
+    largest.ClearField("raw_data")
+    largest.data_location = onnx.TensorProto.EXTERNAL
+    entry = largest.external_data.add()
     entry.key, entry.value = "location", "../secret.data"
     graph.write_bytes(model.SerializeToString())
     document = json.loads((folder / "moved" / "bundle.json").read_text())
@@ -135,8 +135,8 @@ def test_importing_the_onnx_predictor_imports_nothing_heavy():
     )
     code = (f"import sys, {', '.join(names)}\n"
             f"print(sorted(set({HEAVY!r}) & set(sys.modules)))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"
 
 
 def limits(file):
@@ -146,7 +146,7 @@ def limits(file):
 
 
 def test_saved_tokenizers_do_not_depend_on_earlier_calls(tiny_encoder, tmp_path):
-    """A fast tokenizer carries the truncation of its author or of its last call."""
+    """A fast tokenizer stores the truncation of its author or of its last call."""
     from transformers import AutoTokenizer
 
     from rainbow_ray.bundle.tokenizer_files import save_tokenizer, save_tokenizer_json
@@ -170,10 +170,10 @@ def test_saved_tokenizers_do_not_depend_on_earlier_calls(tiny_encoder, tmp_path)
 
     fresh = save("fresh")
     tokenizer(["door " * 30], truncation=True, max_length=16, padding="max_length")
-    cut = save("cut")
+    after_truncation = save("truncated")
     tokenizer(["door " * 30], truncation=False)
-    assert fresh == cut == save("whole")
-    assert len(tokenizer(["door " * 30], truncation=False)["input_ids"][0]) == 32, "the one in use is left alone"
+    assert fresh == after_truncation == save("untruncated")
+    assert len(tokenizer(["door " * 30], truncation=False)["input_ids"][0]) == 32, "the tokenizer in use is not changed"
     for file in ("tokenizer.json", "light/tokenizer.json"):
         assert limits(tmp_path / "fresh" / file) == (40, None)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "fresh")
@@ -181,10 +181,12 @@ def test_saved_tokenizers_do_not_depend_on_earlier_calls(tiny_encoder, tmp_path)
     assert len(loaded("door " * 100, truncation=True)["input_ids"]) == 40
 
 
-def test_bundles_and_hub_folders_document_loading_and_truncate_at_their_limit(songs, tiny_encoder, door, tmp_path):
-    keys = {"phase": 2, "model__text_encoder__max_length": 24, **PLAIN, **HEADS["bert"], **SHORT}
+def test_bundles_and_hub_folders_document_loading_and_truncate_at_their_limit(
+    songs, tiny_encoder, run_export, tmp_path
+):
+    keys = {"phase": 2, "model__text_encoder__max_length": 24, **EXPORTABLE, **HEADS["bert"], **SHORT}
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), **keys), tmp_path / "run")
-    assert door(run_folder, "--hub-folder", tmp_path / "hub")[0] == 0
+    assert run_export(run_folder, "--hub-folder", tmp_path / "hub")[0] == 0
     for folder in (run_folder / "model", tmp_path / "hub"):
         assert limits(folder / "tokenizer.json") == (24, None)
         assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 24
@@ -200,26 +202,26 @@ def test_bundles_and_hub_folders_document_loading_and_truncate_at_their_limit(so
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", [1, 5])
-def test_the_example_of_an_onnx_model_card_runs(tiny_encoder, songs, door, tmp_path, phase):
+def test_the_example_of_an_onnx_model_card_runs(tiny_encoder, songs, run_export, tmp_path, phase):
     keys = {"phase": phase, "model__text_encoder__max_length": 24, **SHORT, "data__folds": 1}
     if phase == 5:
         pq.write_table(pa.table(segment_rows(songs=12, segments=4)), tmp_path / "segments.parquet")
         keys |= {"segments__path": str(tmp_path / "segments.parquet"), "segments__compare_none": False}
     plan = plan_of("demo" if phase == 5 else songs, tiny_encoder("bert"), **keys)
     run_folder = finish_run(plan, tmp_path / "run")
-    code, output = door(run_folder, "--onnx")
+    code, output = run_export(run_folder, "--onnx")
     assert code == 0, output
     folder = run_folder / "onnx"
     card = (folder / "README.md").read_text()
     assert "up to 24 tokens" in card
     assert limits(folder / "tokenizer.json") == (24, None)
     names: dict[str, Any] = {}
-    lines = card.rpartition("```python\n")[2].partition("```")[0].replace("this/folder", str(folder))
-    exec(lines, names)
-    model, whole = names["model"], rainbow_ray.load(run_folder)
+    code_block = card.rpartition("```python\n")[2].partition("```")[0].replace("this/folder", str(folder))
+    exec(code_block, names)
+    model, run_predictor = names["model"], rainbow_ray.load(run_folder)
     assert isinstance(model, OnnxPredictor)
     texts: list[Any] = [TEXT, "door " * 60, " ", None, float("nan")]
-    expected = whole.predict(texts)
+    expected = run_predictor.predict(texts)
     result = pd.DataFrame(model.predict(texts))
     np.testing.assert_allclose(result.filter(like="score").astype(float), expected.filter(like="score").astype(float),
                                atol=1e-4)  # fmt: skip
@@ -236,17 +238,17 @@ def test_the_example_of_an_onnx_model_card_runs(tiny_encoder, songs, door, tmp_p
 
 
 @pytest.mark.parametrize("family", HEADS)
-def test_transformers_loads_an_exported_folder(songs, tiny_encoder, door, tmp_path, family):
+def test_transformers_loads_an_exported_folder(songs, tiny_encoder, run_export, tmp_path, family):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     keys = {"phase": 2, "model__text_encoder__layer": 2, "model__text_encoder__freeze_layers": 0}
-    plan = plan_of(songs, tiny_encoder(family), **keys, **PLAIN, **HEADS[family], **SHORT)
+    plan = plan_of(songs, tiny_encoder(family), **keys, **EXPORTABLE, **HEADS[family], **SHORT)
     run_folder = finish_run(plan, tmp_path / "run")
-    code, output = door(run_folder, "--hub-folder", tmp_path / "hub")
+    code, output = run_export(run_folder, "--hub-folder", tmp_path / "hub")
     assert code == 0, output
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub")
-    asked = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(tmp_path / "hub"))
-    response = {item["label"]: item["score"] for item in asked(TEXT, top_k=None)}
+    classifier = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(tmp_path / "hub"))
+    response = {item["label"]: item["score"] for item in classifier(TEXT, top_k=None)}
     row = rainbow_ray.load(run_folder).predict(TEXT).iloc[0]
     assert response == pytest.approx(
         {name.removeprefix("score_"): row[name] for name in row.index if "score_" in name}, abs=1e-4
@@ -254,51 +256,51 @@ def test_transformers_loads_an_exported_folder(songs, tiny_encoder, door, tmp_pa
 
 
 @pytest.mark.parametrize("phase", [1, 4])
-def test_a_number_is_exported_as_a_single_logit(songs, tiny_encoder, door, tmp_path, phase):
-    plan = plan_of(songs, tiny_encoder("bert"), phase=phase, **PLAIN, **HEADS["bert"], **SHORT)
-    code, output = door(finish_run(plan, tmp_path / "run"), "--hub-folder", tmp_path / "hub")
+def test_a_number_is_exported_as_a_single_logit(songs, tiny_encoder, run_export, tmp_path, phase):
+    plan = plan_of(songs, tiny_encoder("bert"), phase=phase, **EXPORTABLE, **HEADS["bert"], **SHORT)
+    code, output = run_export(finish_run(plan, tmp_path / "run"), "--hub-folder", tmp_path / "hub")
     assert code == 0, output
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["problem_type"] == (
         "regression" if phase == 4 else "multi_label_classification"
     )
 
 
-def test_heads_that_cannot_be_exported_name_the_keys_to_change(songs, tiny_encoder, door, tmp_path):
+def test_heads_that_cannot_be_exported_name_the_keys_to_change(songs, tiny_encoder, run_export, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
-    code, output = door(run_folder, "--hub-folder", tmp_path / "hub")
+    code, output = run_export(run_folder, "--hub-folder", tmp_path / "hub")
     assert code == 2
     for key in ("model.bag_of_words.enabled=false", "pooling=cls", "hidden_dims=[32]", "activation=tanh"):
         assert key in output, key
     assert not (tmp_path / "hub").exists()
 
 
-def test_all_problems_are_reported_together(door, tmp_path):
-    (tmp_path / "there").mkdir()
+def test_all_problems_are_reported_together(run_export, tmp_path):
+    (tmp_path / "existing").mkdir()
     (tmp_path / "model").mkdir()
-    code, output = door(tmp_path / "model", "--out", "x", "--hub-folder", tmp_path / "there")
+    code, output = run_export(tmp_path / "model", "--out", "x", "--hub-folder", tmp_path / "existing")
     assert code == 2
     assert "--out: it is the folder of --onnx" in output
     assert "it exists; choose another name" in output
-    code, output = door(tmp_path / "model")
+    code, output = run_export(tmp_path / "model")
     assert (code, "choose what to write" in output) == (2, True)
-    code, output = door(tmp_path / "model", "--hub-folder", tmp_path / "there", "--overwrite")
+    code, output = run_export(tmp_path / "model", "--hub-folder", tmp_path / "existing", "--overwrite")
     assert (code, "not a folder that export wrote" in output) == (2, True)
-    code, output = door(tmp_path / "none", "--onnx", "--out", tmp_path / "o")
+    code, output = run_export(tmp_path / "none", "--onnx", "--out", tmp_path / "o")
     assert (code, "no model here" in output) == (2, True)
 
 
-def test_an_export_never_replaces_the_model(songs, tiny_encoder, door, tmp_path):
+def test_an_export_never_replaces_the_model(songs, tiny_encoder, run_export, tmp_path):
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=1, **SHORT), tmp_path / "run")
     model = run_folder / "model"
-    before = sorted(path.name for path in model.iterdir())
+    names_before = sorted(path.name for path in model.iterdir())
     for arguments in (["--onnx", "--out", model], ["--hub-folder", model], ["--onnx", "--out", model / "onnx"],
                       ["--onnx", "--out", run_folder]):  # fmt: skip
-        code, output = door(run_folder, *arguments, "--overwrite")
+        code, output = run_export(run_folder, *arguments, "--overwrite")
         assert (code, "the model itself is there" in output) == (2, True), output
-    code, output = door(run_folder, "--onnx", "--out", tmp_path / "x", "--hub-folder", tmp_path / "x")
+    code, output = run_export(run_folder, "--onnx", "--out", tmp_path / "x", "--hub-folder", tmp_path / "x")
     assert (code, "choose another folder" in output) == (2, True)
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "bundle.json").write_text("{}")
-    assert door(run_folder, "--onnx", "--out", tmp_path / "theirs", "--overwrite")[0] == 2
-    assert sorted(path.name for path in model.iterdir()) == before
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "bundle.json").write_text("{}")
+    assert run_export(run_folder, "--onnx", "--out", tmp_path / "foreign", "--overwrite")[0] == 2
+    assert sorted(path.name for path in model.iterdir()) == names_before
     rainbow_ray.load(run_folder)

@@ -1,4 +1,4 @@
-"""Phase 3 through the real commands: text, audio and MIDI of songs made on the spot, each missing somewhere."""
+"""Phase 3 through the real commands, on generated text, audio and MIDI, each of which is missing for some songs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SONGS = 24
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
-    """Audio tells whether a song is spatial by its pitch; some stems lack audio, most lack MIDI, some songs text."""
+    """The pitch determines the label; some stems lack audio, half lack MIDI, and two lack text."""
     folder = tmp_path_factory.mktemp("songs")
     rng = random.Random(0)
     rows = song_rows(songs=SONGS, stems=2)
     rows["rebracketing_type"] = ["spatial" if marked else "temporal" for marked in rows["has_rebracketing_markers"]]
     rows["audio_file"], rows["midi_file"] = [], []
-    for i, kind in enumerate(rows["rebracketing_type"]):
+    for i, label in enumerate(rows["rebracketing_type"]):
         audio, midi = f"{i}.wav", f"{i}.mid"
         (folder / audio).write_bytes(
-            saved(tone(1.5, 8000, rng.uniform(200, 400) * (3 if kind == "spatial" else 1)), 8000)
+            saved(tone(1.5, 8000, rng.uniform(200, 400) * (3 if label == "spatial" else 1)), 8000)
         )
         (folder / midi).write_bytes(song(notes=[(j * 240, 200, rng.randint(40, 80)) for j in range(8)]))
         rows["audio_file"].append(None if i % 7 == 3 else "missing.wav" if i == 5 else audio)
@@ -54,17 +54,18 @@ def waveforms(tmp_path_factory):
     return folder
 
 
-def arguments(songs, encoder, folder, *more):
+def common_arguments(songs, encoder, folder, *extra):
     return ["--phase", "3", "--manifest", songs, "--encoder", encoder, "--output-dir", folder, "--folds", "2",
-            "data.window_seconds=1", f"data.media_cache={folder / 'cache'}", "training.min_steps=0", *more]  # fmt: skip
+            "data.window_seconds=1", f"data.media_cache={folder / 'cache'}", "training.min_steps=0",
+            *extra]  # fmt: skip
 
 
 @pytest.mark.long
-def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_path):
-    more = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2",
-            "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip
-    said = call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", *more))
-    assert "1 audio file is treated as missing: no such file (missing.wav)" in said
+def test_two_workers_train_with_missing_modalities(songs, tiny_encoder, waveforms, tmp_path):
+    extra = ["--audio-encoder", waveforms, "model.audio_encoder.freeze_layers=1", "training.epochs=6", "--workers", "2",
+             "training.batch_size=8", "logging.log_every_n_steps=1"]  # fmt: skip
+    output = call("train", *common_arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", *extra))
+    assert "1 audio file is treated as missing: no such file (missing.wav)" in output
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert summary["workers"] == 2
     assert summary["counts"]["songs"] == SONGS
@@ -76,27 +77,29 @@ def test_two_workers_train_on_what_is_there(songs, tiny_encoder, waveforms, tmp_
     norms = [record for record in records if "grad_norm_midi" in record]
     assert norms
     assert all(np.isfinite(record["grad_norm_audio"]) for record in norms)
-    held = pd.read_parquet(tmp_path / "r" / "predictions.parquet").query("split == 'val' and fold == fold")
-    assert len(held) == 2 * SONGS, "a row a stem"
-    assert held.groupby("song")["fold"].nunique().max() == 1
+    validation_rows = pd.read_parquet(tmp_path / "r" / "predictions.parquet").query("split == 'val' and fold == fold")
+    assert len(validation_rows) == 2 * SONGS, "one row per stem"
+    assert validation_rows.groupby("song")["fold"].nunique().max() == 1
     page = (tmp_path / "r" / "report.html").read_text()
     assert "What each modality brings" in page
     model = Predictor.load(tmp_path / "r", media_root=songs.parent)
     table = pq.read_table(songs).to_pandas()
-    whole = model.predict(table)
-    assert whole["prediction"].notna().all()
-    alone = pd.concat([model.predict(table.iloc[[i]]) for i in range(4)])
+    predictions = model.predict(table)
+    assert predictions["prediction"].notna().all()
+    row_by_row = pd.concat([model.predict(table.iloc[[i]]) for i in range(4)])
     np.testing.assert_allclose(
-        alone[model.score_names].to_numpy(float), whole.iloc[:4][model.score_names].to_numpy(float), atol=1e-5
+        row_by_row[model.score_names].to_numpy(float),
+        predictions.iloc[:4][model.score_names].to_numpy(float),
+        atol=1e-5,
     )
     out = tmp_path / "out.parquet"
     call("predict", "--model", tmp_path / "r", "--manifest", songs, "--media-root", songs.parent, "--out", out)
-    assert pd.read_parquet(out)["prediction"].tolist() == whole["prediction"].tolist()
+    assert pd.read_parquet(out)["prediction"].tolist() == predictions["prediction"].tolist()
 
 
 @pytest.mark.long
-def test_whole_songs_and_other_problems(songs, tiny_encoder, tmp_path):
-    more = [
+def test_songs_as_examples_and_a_binary_task(songs, tiny_encoder, tmp_path):
+    extra = [
         "--audio-encoder",
         "embedded",
         "--modalities",
@@ -104,35 +107,44 @@ def test_whole_songs_and_other_problems(songs, tiny_encoder, tmp_path):
         "data.example_level=song",
         "data.target_type=binary",
     ]
-    call("train", *arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", "training.epochs=4", *more))
+    call("train", *common_arguments(songs, tiny_encoder("bert"), tmp_path, "--name", "r", "training.epochs=4", *extra))
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["task"], summary["target"], summary["unit"]) == ("binary", "has_rebracketing_markers", "song")
     assert set(summary["modalities"]) == {"audio", "midi", "audio+midi"}
-    held = pd.read_parquet(tmp_path / "r" / "predictions.parquet").query("split == 'val' and fold == fold")
-    assert len(held) == SONGS
+    validation_rows = pd.read_parquet(tmp_path / "r" / "predictions.parquet").query("split == 'val' and fold == fold")
+    assert len(validation_rows) == SONGS
 
 
-def test_a_sweep_and_a_cache_that_travels(songs, tiny_encoder, waveforms, tmp_path):
-    where = arguments(songs, tiny_encoder("bert"), tmp_path, "--audio-encoder", waveforms, "training.epochs=2")
-    said = call("check", *where, "--build-cache")
-    assert "✓ cache: windows: 40 of audio, 24 of midi" in said
-    moved = tmp_path / "elsewhere"
-    moved.mkdir()
-    (moved / "songs.parquet").write_bytes(songs.read_bytes())
-    where[where.index(songs)] = moved / "songs.parquet"
-    said = call(
-        "tune", *where, "--name", "s", "--trials", "2", "tune.revalidation_seeds=1", "data.max_unreadable_fraction=0.3"
+def test_a_sweep_of_moved_songs_uses_the_cache(songs, tiny_encoder, waveforms, tmp_path):
+    arguments = common_arguments(
+        songs, tiny_encoder("bert"), tmp_path, "--audio-encoder", waveforms, "training.epochs=2"
     )
-    assert "trials" in said
+    output = call("check", *arguments, "--build-cache")
+    assert "✓ cache: windows: 40 of audio, 24 of midi" in output
+    new_folder = tmp_path / "moved"
+    new_folder.mkdir()
+    (new_folder / "songs.parquet").write_bytes(songs.read_bytes())
+    arguments[arguments.index(songs)] = new_folder / "songs.parquet"
+    output = call(
+        "tune",
+        *arguments,
+        "--name",
+        "s",
+        "--trials",
+        "2",
+        "tune.revalidation_seeds=1",
+        "data.max_unreadable_fraction=0.3",
+    )
+    assert "trials" in output
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["winner"]["score"] is not None
 
 
-def test_bad_media_end_with_2(songs, tiny_encoder, tmp_path):
-    where = arguments(songs, tiny_encoder("bert"), tmp_path, "--audio-encoder", "embedded")
-    assert "no such folder" in call("train", *where, "--media-root", tmp_path / "nowhere", expect=2)
+def test_unusable_media_exit_with_2(songs, tiny_encoder, tmp_path):
+    arguments = common_arguments(songs, tiny_encoder("bert"), tmp_path, "--audio-encoder", "embedded")
+    assert "no such folder" in call("train", *arguments, "--media-root", tmp_path / "nowhere", expect=2)
     (tmp_path / "empty").mkdir()
-    said = call("train", *where, "--media-root", tmp_path / "empty", "--name", "x", expect=2)
-    assert re.search(r"none of \d+ audio files can be used", said)
-    assert re.search(r"none of \d+ midi files can be used", said)
+    output = call("train", *arguments, "--media-root", tmp_path / "empty", "--name", "x", expect=2)
+    assert re.search(r"none of \d+ audio files can be used", output)
+    assert re.search(r"none of \d+ midi files can be used", output)
     assert not (tmp_path / "x").exists()

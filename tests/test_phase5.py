@@ -1,4 +1,4 @@
-"""Phase 5 through the real commands: timelines are trained by two workers, folded, killed, swept, checked, used."""
+"""Phase 5 through the real commands: training with two workers, kill and resume, sweep, check and prediction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SONGS, SEGMENTS = 16, 8
 QUICK = ["training.epochs=4", "training.min_steps=0", "--folds", "2"]
-LEAN = "segments.no_context_baseline=false"
+WITHOUT_BASELINE = "segments.no_context_baseline=false"
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +37,28 @@ def tables(tmp_path_factory):
     ]
     pq.write_table(pa.table(songs), folder / "songs.parquet")
     rows = segment_rows(songs=SONGS + 1, segments=SEGMENTS)
-    keep = [i for i, song in enumerate(rows["song_id"]) if song != f"{SONGS - 1:02d}"]
-    pq.write_table(pa.table({k: [v[i] for i in keep] for k, v in rows.items()}), folder / "segments.parquet")
+    selected = [i for i, song in enumerate(rows["song_id"]) if song != f"{SONGS - 1:02d}"]
+    pq.write_table(
+        pa.table({name: [values[i] for i in selected] for name, values in rows.items()}), folder / "segments.parquet"
+    )
     return folder
 
 
-def arguments(tables, encoder, folder, *more):
+def common_arguments(tables, encoder, folder, *extra):
     return ["--phase", "5", "--manifest", tables / "songs.parquet", "--segments", tables / "segments.parquet",
-            "--encoder", encoder, "--output-dir", folder, *more]  # fmt: skip
+            "--encoder", encoder, "--output-dir", folder, *extra]  # fmt: skip
 
 
 @pytest.mark.long
-def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_path):
-    more = ["--name", "r", *QUICK, "--workers", "2", "segments.decoding=viterbi"]
-    said = call("train", *arguments(tables, tiny_encoder("bert"), tmp_path, *more))
+def test_two_workers_train_on_segments_and_the_model_predicts(tables, tiny_encoder, tmp_path):
+    extra = ["--name", "r", *QUICK, "--workers", "2", "segments.decoding=viterbi"]
+    output = call("train", *common_arguments(tables, tiny_encoder("bert"), tmp_path, *extra))
     run = tmp_path / "r"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["workers"] == 2
-    assert summary["verdict"] in said
-    assert "segment of a song that the manifest lacks" in said
-    assert "1 songs of the manifest have no segments" in said
+    assert summary["verdict"] in output
+    assert "segment of a song that the manifest lacks" in output
+    assert "1 songs of the manifest have no segments" in output
     assert {"no context", "majority", "TF-IDF + linear", "bag of words + boosting", "frozen encoder + linear"} <= set(
         summary["baselines"]
     )
@@ -64,83 +66,103 @@ def test_two_workers_train_timelines_that_are_used(tables, tiny_encoder, tmp_pat
         summary["metrics"]
     )
     predictions = pd.read_parquet(run / "predictions.parquet")
-    held = predictions[(predictions["split"] == "val") & predictions["fold"].notna()]
-    assert len(held) == (SONGS - 1) * SEGMENTS
-    assert held.groupby("song")["fold"].nunique().max() == 1
+    validation_rows = predictions[(predictions["split"] == "val") & predictions["fold"].notna()]
+    assert len(validation_rows) == (SONGS - 1) * SEGMENTS
+    assert validation_rows.groupby("song")["fold"].nunique().max() == 1
     assert (run / "report.html").exists()
-    out, beside = tmp_path / "out.parquet", tmp_path / "out.intervals.parquet"
+    out, intervals_path = tmp_path / "out.parquet", tmp_path / "out.intervals.parquet"
     call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out)
-    segments, stretches = pd.read_parquet(out), pd.read_parquet(beside)
+    segments, intervals = pd.read_parquet(out), pd.read_parquet(intervals_path)
     assert len(segments) == SONGS * SEGMENTS
-    for song, rows in stretches.groupby("song"):
-        mine = segments[segments["song"] == song]
-        assert rows["start"].min() == pytest.approx(mine["start"].min())
-        assert rows["end"].max() == pytest.approx(mine["end"].max())
-        assert (rows["prediction"].shift() != rows["prediction"]).all(), "neighbouring stretches differ"
+    for song, rows in intervals.groupby("song"):
+        song_segments = segments[segments["song"] == song]
+        assert rows["start"].min() == pytest.approx(song_segments["start"].min())
+        assert rows["end"].max() == pytest.approx(song_segments["end"].max())
+        assert (rows["prediction"].shift() != rows["prediction"]).all(), (
+            "consecutive intervals have different predictions"
+        )
     out.unlink()
-    said = call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out, expect=2)
-    assert "out.intervals.parquet" in said
+    output = call("predict", "--model", run, "--manifest", tables / "segments.parquet", "--out", out, expect=2)
+    assert "out.intervals.parquet" in output
     assert "song" in call("predict", "--model", run, "--text", "a door of song aaa")
     pd.read_parquet(tables / "segments.parquet").drop(columns=["start_seconds", "lyric_text"]).to_parquet(out)
-    said = call("predict", "--model", run, "--manifest", out, "--out", tmp_path / "no.csv", expect=2)
-    assert "no column 'start_seconds'" in said
-    assert "no column 'lyric_text'" in said
+    output = call("predict", "--model", run, "--manifest", out, "--out", tmp_path / "no.csv", expect=2)
+    assert "no column 'start_seconds'" in output
+    assert "no column 'lyric_text'" in output
 
 
 @pytest.mark.long
-def test_a_killed_run_ends_as_if_it_had_not_been(tables, tiny_encoder, tmp_path):
-    """SIGKILL while it trains; what is left on `--resume` is what an undisturbed run gives, to the bit."""
-    where = arguments(tables, tiny_encoder("bert"), tmp_path, *QUICK, "training.device=cpu", LEAN)
-    call("train", *where, "--name", "whole")
-    command = [sys.executable, "-m", "rainbow_ray.train", *map(str, where), "--name", "killed"]
+def test_a_killed_run_resumes_to_identical_results(tables, tiny_encoder, tmp_path):
+    """After SIGKILL during training, `--resume` gives bit-identical results to an undisturbed run."""
+    arguments = common_arguments(
+        tables, tiny_encoder("bert"), tmp_path, *QUICK, "training.device=cpu", WITHOUT_BASELINE
+    )
+    call("train", *arguments, "--name", "undisturbed")
+    command = [sys.executable, "-m", "rainbow_ray.train", *map(str, arguments), "--name", "killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    lines, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and (not lines.exists() or lines.read_text().count("\n") < 6):
-        assert process.poll() is None, "it ended before it could be killed"
+    metrics_path, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and (not metrics_path.exists() or metrics_path.read_text().count("\n") < 6):
+        assert process.poll() is None, "the process ended before it could be killed"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "summary.json").exists()
-    call("train", *where, "--name", "killed", "--resume")
-    a, b = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "killed"))
-    pd.testing.assert_frame_equal(a, b)
-    best = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "killed")]
-    assert best[0] == best[1]
+    call("train", *arguments, "--name", "killed", "--resume")
+    reference, resumed = (
+        pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("undisturbed", "killed")
+    )
+    pd.testing.assert_frame_equal(reference, resumed)
+    metrics = [
+        json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("undisturbed", "killed")
+    ]
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.long
-def test_timelines_are_swept_and_checked(tables, tiny_encoder, tmp_path):
-    where = arguments(tables, tiny_encoder("bert"), tmp_path)
-    said = call("tune", *where, "--name", "s", *QUICK, "--trials", "2", "tune.revalidation_seeds=1", LEAN)
+def test_sweep_and_check_of_segments(tables, tiny_encoder, tmp_path):
+    arguments = common_arguments(tables, tiny_encoder("bert"), tmp_path)
+    output = call(
+        "tune", *arguments, "--name", "s", *QUICK, "--trials", "2", "tune.revalidation_seeds=1", WITHOUT_BASELINE
+    )
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert summary["verdict"] in said
+    assert summary["verdict"] in output
     trials = pd.read_csv(tmp_path / "s" / "trials.csv")
     assert summary["winner"]["score"] == pytest.approx(trials[trials["state"] == "complete"]["score"].max())
     assert (tmp_path / "s" / "best" / "report.html").exists()
-    said = call("check", *where)
-    assert "segments" in said
+    output = call("check", *arguments)
+    assert "segments" in output
 
 
-@pytest.mark.parametrize("bag", ["attention", pytest.param("noisy_or", marks=pytest.mark.long)])
-def test_without_a_table_of_segments_the_manifest_has_them(tables, tiny_encoder, tmp_path, bag):
+@pytest.mark.parametrize("pooling", ["attention", pytest.param("noisy_or", marks=pytest.mark.long)])
+def test_segments_are_derived_from_the_manifest(tables, tiny_encoder, tmp_path, pooling):
     songs = pd.read_parquet(tables / "songs.parquet")
     songs["rebracketing_type"] = np.where(songs["has_rebracketing_markers"], "spatial", "temporal")
     songs.to_parquet(tmp_path / "songs.parquet")
-    where = ["--phase", "5", "--manifest", tmp_path / "songs.parquet", "--encoder", tiny_encoder("bert")]
-    said = call("train", *where, "--output-dir", tmp_path, "--name", "w", *QUICK, f"segments.mil_pooling={bag}", LEAN)
-    assert "segments are derived from the manifest, 16 songs from song_structure" in " ".join(said.split())
-    assert "WEAK" in said
-    assert json.loads((tmp_path / "w" / "summary.json").read_text())["weak"] == bag
+    arguments = ["--phase", "5", "--manifest", tmp_path / "songs.parquet", "--encoder", tiny_encoder("bert")]
+    output = call(
+        "train",
+        *arguments,
+        "--output-dir",
+        tmp_path,
+        "--name",
+        "w",
+        *QUICK,
+        f"segments.mil_pooling={pooling}",
+        WITHOUT_BASELINE,
+    )
+    assert "segments are derived from the manifest, 16 songs from song_structure" in " ".join(output.split())
+    assert "WEAK" in output
+    assert json.loads((tmp_path / "w" / "summary.json").read_text())["weak"] == pooling
     out = tmp_path / "out.csv"
-    said = call("predict", "--model", tmp_path / "w", "--manifest", tmp_path / "songs.parquet", "--out", out)
-    assert "WEAK" in said
+    output = call("predict", "--model", tmp_path / "w", "--manifest", tmp_path / "songs.parquet", "--out", out)
+    assert "WEAK" in output
     assert pd.read_csv(out)["weak"].all()
 
 
-def test_nothing_left_ends_with_2(tables, tiny_encoder, tmp_path):
+def test_segments_without_labels_exit_with_2(tables, tiny_encoder, tmp_path):
     rows = pd.read_parquet(tables / "segments.parquet")
     rows["segment_rebracketing_type"] = None
     rows.to_parquet(tmp_path / "bad.parquet")
-    where = arguments(tables, tiny_encoder("bert"), tmp_path, "--name", "r", *QUICK)
-    where[where.index("--segments") + 1] = tmp_path / "bad.parquet"
-    assert "null in all segments" in call("train", *where, expect=2)
+    arguments = common_arguments(tables, tiny_encoder("bert"), tmp_path, "--name", "r", *QUICK)
+    arguments[arguments.index("--segments") + 1] = tmp_path / "bad.parquet"
+    assert "null in all segments" in call("train", *arguments, expect=2)

@@ -1,4 +1,4 @@
-"""The door that scores songs and ideas: what it shows, what it writes, what it refuses."""
+"""The predict command: its output, the files that it writes, and the input that it rejects."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def model(tmp_path_factory, tiny_encoder):
     )
     data = data_of(plan)
     fit_fold(plan, data, folder / "fit")
-    rainbow, task = load_fitted_model(plan.config, plan.reading, data.task, folder / "fit")
+    network, task = load_fitted_model(plan.config, plan.reading, data.task, folder / "fit")
     info = {"text_columns": ["concept"], "id_column": "id", "max_tokens": 64}
-    save_bundle(folder / "bundle", Bundle(rainbow, task, plan.reading.text, info), plan.config.model)
+    save_bundle(folder / "bundle", Bundle(network, task, plan.reading.text, info), plan.config.model)
     return folder
 
 
-WITH, WITHOUT = "a door and a wall but a river", "a door and a wall and a river"
+WITH_BUT, WITHOUT_BUT = "a door and a wall but a river", "a door and a wall and a river"
 
 
 @pytest.fixture
-def door(monkeypatch, capsys):
+def run_predict(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
         code = run_command(predict.main)
@@ -52,11 +52,11 @@ def door(monkeypatch, capsys):
     return call
 
 
-def test_a_text_is_printed_with_the_words_that_change_its_score(model, door):
-    code, output = door("--model", model / "bundle", "--text", WITH)
+def test_a_text_is_printed_with_the_words_that_change_its_score(model, run_predict):
+    code, output = run_predict("--model", model / "bundle", "--text", WITH_BUT)
     assert code == 0
     assert "True" in output
-    effects = word_effects(Predictor.load(model / "bundle"), WITH, "score")
+    effects = word_effects(Predictor.load(model / "bundle"), WITH_BUT, "score")
     assert effects[0].word == "but"
     assert effects[0].effect > 0.2
     assert "but +" in output
@@ -65,71 +65,75 @@ def test_a_text_is_printed_with_the_words_that_change_its_score(model, door):
 def test_long_texts_are_searched_in_groups_of_words(model, monkeypatch):
     predictor = Predictor.load(model / "bundle")
     letters = "abcdefghijklm"
-    filler = [a + b + c for a in letters for b in letters for c in "no"]  # 338 words, each of its own
+    filler = [a + b + c for a in letters for b in letters for c in "no"]  # 338 distinct words
     text = " ".join([*filler[:40], "but", *filler[40:]])
-    tried = []
+    batch_sizes = []
     score = Predictor.score_texts
 
-    def counted(self, texts):
-        tried.append(len(texts))
+    def count_texts(self, texts):
+        batch_sizes.append(len(texts))
         return score(self, texts)
 
-    monkeypatch.setattr(Predictor, "score_texts", counted)
+    monkeypatch.setattr(Predictor, "score_texts", count_texts)
     assert word_effects(predictor, text, "score")[0].word == "but"
-    assert sum(tried) < 90
+    assert sum(batch_sizes) < 90
 
 
-def test_texts_are_ranked_and_the_highest_are_shown(model, door, tmp_path):
-    ideas = tmp_path / "ideas.txt"
-    ideas.write_text(f"{WITHOUT}\n\n{WITH}\n{WITHOUT} again\n")
-    code, output = door("--model", model / "bundle", "--text-file", ideas, "--top", 1, "--out", tmp_path / "all.csv")
+def test_texts_are_ranked_and_the_highest_are_shown(model, run_predict, tmp_path):
+    text_file = tmp_path / "ideas.txt"
+    text_file.write_text(f"{WITHOUT_BUT}\n\n{WITH_BUT}\n{WITHOUT_BUT} again\n")
+    code, output = run_predict(
+        "--model", model / "bundle", "--text-file", text_file, "--top", 1, "--out", tmp_path / "all.csv"
+    )
     assert code == 0
     assert output.count("True") == 1
     assert "False" not in output  # below the top
     table = pd.read_csv(tmp_path / "all.csv")
-    assert table["text"].tolist()[0] == WITH
+    assert table["text"].tolist()[0] == WITH_BUT
     assert table["score"].is_monotonic_decreasing
     assert len(table) == 3
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
-def test_a_manifest_is_scored_row_by_row(model, door, tmp_path, name):
+def test_a_manifest_is_scored_row_by_row(model, run_predict, tmp_path, name):
     out = tmp_path / name
-    code, output = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    code, output = run_predict("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
     assert code == 0, output
-    read = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}
-    table = read[name.split(".")[1]](out)
+    readers = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}
+    table = readers[name.split(".")[1]](out)
     assert list(table.columns) == ["id", "prediction", "score", "reason"]
     assert len(table) == 80
-    before = out.read_bytes()
-    code, output = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
+    content = out.read_bytes()
+    code, output = run_predict("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out)
     assert code == 2
     assert "--overwrite" in output
-    assert out.read_bytes() == before
-    code, _ = door("--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out, "--overwrite")
+    assert out.read_bytes() == content
+    code, _ = run_predict(
+        "--model", model / "bundle", "--manifest", model / "songs.parquet", "--out", out, "--overwrite"
+    )
     assert code == 0
 
 
-def test_files_without_text_are_rejected(model, door, tmp_path):
+def test_files_without_text_are_rejected(model, run_predict, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     (tmp_path / "latin.txt").write_bytes("d\xe9j\xe0 vu".encode("latin-1"))
-    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + WITH.encode())
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + WITH_BUT.encode())
     pq.write_table(pa.table({"id": ["a"], "concept": [["a", "b"]]}), tmp_path / "lists.parquet")
     bundle = model / "bundle"
-    for arguments, word in (
+    for arguments, message in (
         (["--text-file", tmp_path / "latin.txt"], "not UTF-8"),
         (["--manifest", tmp_path / "lists.parquet", "--out", tmp_path / "o.csv"], "not text"),
         (
             ["--manifest", model / "songs.parquet", "--out", tmp_path / "o.csv", "--rank-by-class", "x"],
             "nothing to rank",
         ),
-        (["--text", WITH, "--out", tmp_path, "--overwrite"], "folder"),
+        (["--text", WITH_BUT, "--out", tmp_path, "--overwrite"], "folder"),
     ):
-        code, output = door("--model", bundle, *arguments)
-        assert (code, word in output) == (2, True), output
-    assert "\ufeff" not in door("--model", bundle, "--text-file", tmp_path / "marked.txt")[1]
+        code, output = run_predict("--model", bundle, *arguments)
+        assert (code, message in output) == (2, True), output
+    assert "\ufeff" not in run_predict("--model", bundle, "--text-file", tmp_path / "marked.txt")[1]
 
 
 @pytest.mark.parametrize("cells", [[["a", "door"], ["b"]], [["a"], ["b"]], [("a", "door"), "b"], [{"a": 1}, "b"],
@@ -149,15 +153,17 @@ def test_lists_in_a_text_column_are_rejected_by_name(model, cells):
 
 def test_texts_of_any_type_are_read_or_have_a_reason(model):
     predictor = Predictor.load(model / "bundle")
-    result = predictor.predict([WITH, WITH.encode(), b"caf\xe9", None, float("nan"), pd.NA, "", 12])
+    result = predictor.predict([WITH_BUT, WITH_BUT.encode(), b"caf\xe9", None, float("nan"), pd.NA, "", 12])
     assert result["reason"].fillna("").tolist() == ["", "", "text that is not UTF-8", *["no text"] * 4, ""]
     assert result["score"][0] == pytest.approx(result["score"][1], abs=1e-6)
-    table = pd.DataFrame({"concept": [WITH]}, index=["row"])
+    table = pd.DataFrame({"concept": [WITH_BUT]}, index=["row"])
     assert predictor.predict(table).index.tolist() == ["row"]
-    assert predictor.predict(pa.table({"concept": [WITH]}))["score"][0] == pytest.approx(result["score"][0], abs=1e-6)
+    assert predictor.predict(pa.table({"concept": [WITH_BUT]}))["score"][0] == pytest.approx(
+        result["score"][0], abs=1e-6
+    )
     with pytest.raises(InputError, match="several columns 'concept'"):
         predictor.predict(pd.concat([table, table], axis=1))
-    for songs in (7, {"concept": [WITH]}, {WITH}):
+    for songs in (7, {"concept": [WITH_BUT]}, {WITH_BUT}):
         with pytest.raises(InputError, match="contains no texts"):
             predictor.predict(songs)
 
@@ -169,36 +175,36 @@ def test_texts_of_any_type_are_read_or_have_a_reason(model):
     pa.array([b"a", b"caf\xe9", None]), pa.array([b"0123456789abcdef"] * 3, pa.binary(16)),
     pa.array([1.0, 2.5, None], pa.float32()),
 ])  # fmt: skip
-def test_ids_are_written_as_training_writes_them(model, door, tmp_path, ids):
+def test_ids_are_written_as_training_writes_them(model, run_predict, tmp_path, ids):
     import pyarrow.parquet as pq
 
     from rainbow_ray.data.normalize import id_column
 
-    pq.write_table(pa.table({"id": ids, "concept": [WITH] * 3}), tmp_path / "songs.parquet")
+    pq.write_table(pa.table({"id": ids, "concept": [WITH_BUT] * 3}), tmp_path / "songs.parquet")
     out = tmp_path / "out.parquet"
-    code, output = door("--model", model / "bundle", "--manifest", tmp_path / "songs.parquet", "--out", out)
+    code, output = run_predict("--model", model / "bundle", "--manifest", tmp_path / "songs.parquet", "--out", out)
     assert code == 0, output
     result = pq.read_table(out)["id"]
     assert result.type == pa.string()
     assert result.to_pylist() == id_column(ids).to_pylist()
 
 
-def test_all_problems_are_reported_together(model, door, tmp_path):
-    code, output = door(
+def test_all_problems_are_reported_together(model, run_predict, tmp_path):
+    code, output = run_predict(
         "--model", model / "bundle", "--manifest", "x", "--out", tmp_path / "no" / "out.txt", "--top", 0
     )
     assert code == 2
     assert "Traceback" not in output
-    for word in (".parquet", "there is no folder", "--top 0"):
-        assert word in output
-    for arguments, word in (
+    for message in (".parquet", "there is no folder", "--top 0"):
+        assert message in output
+    for arguments, message in (
         (["--model", tmp_path, "--text", "a"], "no model here"),
         (["--model", model / "bundle", "--text", "  "], "no text"),
         (["--model", model / "bundle", "--text-file", tmp_path / "none"], "no such file"),
         (["--model", model / "bundle", "--text", "a", "--rank-by-class", "spatial"], "this model has none"),
         (["--model", model / "bundle", "--manifest", model / "songs.parquet"], "--out"),
     ):
-        code, output = door(*arguments)
+        code, output = run_predict(*arguments)
         assert code == 2, output
-        assert word in output
+        assert message in output
         assert "Traceback" not in output

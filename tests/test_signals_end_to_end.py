@@ -1,4 +1,4 @@
-"""Real commands and real signals: one line, the signal's exit code, what is trained is kept, no process stays."""
+"""Real commands and signals: one line of output, the signal's exit code, checkpoints kept, no process left."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def start(folder: Path, module: str, *arguments: str, **environment: str) -> sub
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments], cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
-        # what is begun in the background of a shell inherits that it is ignored
+        # a process that a shell starts in the background inherits that SIGINT is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
-    return process.returncode, err
+def end(process: subprocess.Popen[str], signal_number: int) -> tuple[int, str]:
+    process.send_signal(signal_number)
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("signal_number", SIGNALS)
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.5])
-def test_a_signal_at_once_leaves_one_line(tmp_path, number, seconds):
+def test_an_early_signal_prints_one_line(tmp_path, signal_number, seconds):
     process = start(tmp_path, "rainbow_ray.train", "--phase", "1")
     time.sleep(seconds)
-    code, err = end(process, number)
-    # until Python has found the package (50 ms on an idle machine), it is Python that answers
-    if f"{os.sep}rainbow_ray{os.sep}" in err or code in (130, 143):
-        assert (code, err) == (SIGNALS[number][0], f"{SIGNALS[number][1]}\n")
+    code, stderr = end(process, signal_number)
+    # until the package is imported (50 ms on an idle machine), Python itself handles the signal
+    if f"{os.sep}rainbow_ray{os.sep}" in stderr or code in (130, 143):
+        assert (code, stderr) == (SIGNALS[signal_number][0], f"{SIGNALS[signal_number][1]}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,7 +56,7 @@ def test_a_signal_at_once_leaves_one_line(tmp_path, number, seconds):
 def test_every_command_ends_with_one_line(tmp_path, module):
     process = start(tmp_path, module, *COMMANDS[module], PYTHONPROFILEIMPORTTIME="1")
     assert process.stderr is not None
-    for line in process.stderr:  # until its package is imported, and the command's own imports begin
+    for line in process.stderr:  # until the package is imported and the imports of the command begin
         if line.endswith(f"| {module.partition('.')[0]}\n"):
             break
     process.send_signal(signal.SIGINT)
@@ -74,7 +74,7 @@ CHECKPOINTS = "checkpoints/fold-*/step-*.pt"
 
 
 def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
-    """Wait until a fit has written one."""
+    """Wait until a fit has written a checkpoint."""
     deadline = time.monotonic() + 240
     while not list(run.glob(CHECKPOINTS)):
         assert process.poll() is None, process.communicate()
@@ -83,29 +83,29 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "folds"), [(signal.SIGTERM, "2"), (signal.SIGINT, "1")])
-def test_training_is_stopped_in_order_and_keeps_its_checkpoints(tmp_path, songs_file, number, folds):
-    """Folds run in actors of ours, a single split in a TorchTrainer, which has a way of its own with SIGINT."""
+@pytest.mark.parametrize(("signal_number", "folds"), [(signal.SIGTERM, "2"), (signal.SIGINT, "1")])
+def test_stopped_training_keeps_its_checkpoints_and_no_process(tmp_path, songs_file, signal_number, folds):
+    """Folds run in Ray actors, a single split in a TorchTrainer, which handles SIGINT itself."""
     arguments = [*QUICK, "--manifest", str(songs_file), "--folds", folds, "--name", "one run"]
     arguments.append("training.save_every_n_epochs=1")  # not only once a minute
     process = start(tmp_path, "rainbow_ray.train", *arguments)
     wait_for_checkpoint(process, tmp_path / "runs" / "one run")
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
-    code, verb = SIGNALS[number]
-    assert end(process, number) == (code, f"{verb}; continue with --resume --name 'one run'\n")
+    code, verb = SIGNALS[signal_number]
+    assert end(process, signal_number) == (code, f"{verb}; continue with --resume --name 'one run'\n")
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert (tmp_path / "runs" / "one run" / "split.json").exists()
     assert list((tmp_path / "runs" / "one run").glob(CHECKPOINTS))
 
 
 @pytest.mark.slow
-def test_check_is_stopped_in_order_and_its_ray_with_it(tmp_path, songs_file):
+def test_a_stopped_check_stops_its_ray(tmp_path, songs_file):
     process = start(
         tmp_path, "rainbow_ray.check", "--phase", "1", "--encoder", "embedded", "--manifest", str(songs_file)
     )
     assert process.stdout is not None
-    assert process.stdout.readline()  # the first finding: imports are done, Ray is on its way
+    assert process.stdout.readline()  # the first result: imports are done, Ray starts
     children = psutil.Process(process.pid).children(recursive=True)
     assert end(process, signal.SIGINT) == (130, "interrupted\n")
     assert psutil.wait_procs(children, timeout=30)[1] == []

@@ -1,4 +1,4 @@
-"""Before a sweep's first trial: data it refuses, the same songs read in another way, a disk that is too small."""
+"""Before the first trial of a sweep: rejected data, variants of the inputs, and disk space."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.song_tables import song_rows
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     read_data = prepare.prepare_data
-    monkeypatch.setattr(prepare, "prepare_data", lambda plan, read=read_rows_locally: read_data(plan, read))
+    monkeypatch.setattr(prepare, "prepare_data", lambda plan, read_rows=read_rows_locally: read_data(plan, read_rows))
 
 
 def with_lyrics(write_table):
@@ -35,13 +35,13 @@ def with_lyrics(write_table):
     return write_table(rows)
 
 
-def test_more_folds_than_songs(songs_file, tiny_encoder):
+def test_more_folds_than_songs_are_rejected(songs_file, tiny_encoder):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=30)
     with pytest.raises(InputError, match="--folds 30: only 24 groups of songs"):
         prepare_sweep_data(plan)
 
 
-def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
+def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
     data, axes = prepare_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
     output = io.StringIO()
@@ -49,43 +49,45 @@ def test_no_disk_space(songs_file, tiny_encoder, monkeypatch):
     assert estimate.closing_seconds > 0
     sweep_plan.print_sweep_header(SweepPlan(plan, None, axes), data, 2, estimate, Console(file=output))
     assert "2 in parallel" in output.getvalue()
-    monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):
         estimate_sweep(plan, data, 2)
 
 
-def test_a_variant_reads_the_same_songs_in_another_way(write_table, tiny_encoder):
+def test_a_variant_reads_the_same_songs_with_other_inputs(write_table, tiny_encoder):
     plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    both = apply_values(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
-    assert input_key(both) != input_key(plan.config)
-    variant = prepare_variant(both, data=data, shared=shared)
+    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    two_columns = apply_values(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
+    assert input_key(two_columns) != input_key(plan.config)
+    variant = prepare_variant(two_columns, data=data, shared=context)
     np.testing.assert_array_equal(variant.dataset.targets, data.source.targets)
     assert (variant.dataset.lengths > data.source.lengths).all()
-    other = apply_values(plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4")
-    assert prepare_variant(other, data=data, shared=shared).input_spec != plan.reading
-    head = apply_values(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
-    assert input_key(head) == input_key(plan.config), "what reads the same text is read once"
+    other_encoder = apply_values(
+        plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4"
+    )
+    assert prepare_variant(other_encoder, data=data, shared=context).input_spec != plan.reading
+    other_rate = apply_values(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
+    assert input_key(other_rate) == input_key(plan.config), "variants with the same inputs share one data set"
 
 
-def test_a_variant_that_leaves_other_songs_is_refused(write_table, tiny_encoder):
+def test_a_variant_with_other_songs_is_rejected(write_table, tiny_encoder):
     rows = song_rows(stems=1)
     rows["lyrics"] = ["" if i % 3 == 0 else text for i, text in enumerate(rows["concept"])]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    other = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    variant = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="other songs remain"):
-        prepare_variant(other, data=data, shared=shared)
+        prepare_variant(variant, data=data, shared=context)
 
 
-def test_a_variant_whose_songs_share_a_text_across_folds_is_refused(write_table, tiny_encoder):
+def test_a_variant_with_equal_texts_across_folds_is_rejected(write_table, tiny_encoder):
     rows = song_rows(stems=1)
     rows["lyrics"] = [f"the same words that two songs sing in turn, number {i // 2} of them all" for i in range(24)]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    other = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
+    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    variant = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have equal texts"):
-        prepare_variant(other, data=data, shared=shared)
+        prepare_variant(variant, data=data, shared=context)

@@ -1,4 +1,4 @@
-"""The real command on a real Ray: what it leaves behind, what it says, and how it is gone on with."""
+"""The real command on a real Ray: the files that it writes, its output, and how a run is resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.config.test_config import OLDER
 
 pytestmark = pytest.mark.slow
 
-# the bundle scores in fp32: what it is compared with is made so on every machine
+# bundles score in fp32, so the runs that they are compared with train in fp32 on every machine
 WITH_REPORT = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8", "training.mixed_precision=off"]
 QUICK = [*WITH_REPORT, "logging.report=false"]
 
@@ -35,21 +35,21 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 def call(folder: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
     process = start(folder, *arguments, **environment)
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == expect, f"{out}\n{err}"
-    return out + err
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == expect, f"{stdout}\n{stderr}"
+    return stdout + stderr
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """One quick run on the demo songs with all mirrors on."""
+    """One quick run on the demo songs with all loggers enabled."""
     folder = tmp_path_factory.mktemp("demo")
-    mirrors = ["--wandb", "logging.tensorboard=true", "--usd-per-hour", "0.36"]
-    said = call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors)
-    return folder / "runs" / "d", said
+    loggers = ["--wandb", "logging.tensorboard=true", "--usd-per-hour", "0.36"]
+    output = call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers)
+    return folder / "runs" / "d", output
 
 
-def test_a_run_holds_everything(demo):
+def test_a_run_has_all_files_and_summary_keys(demo):
     run, _ = demo
     for name in (
         "config.yaml",
@@ -62,12 +62,12 @@ def test_a_run_holds_everything(demo):
     ):
         assert (run / name).stat().st_size > 0, name
     summary = json.loads((run / "summary.json").read_text())
-    wanted = [
+    expected_keys = [
         "format", "phase", "task", "target", "metric", "selected_on", "metrics", "ci95", "baselines", "verdict",
         "counts", "seconds",
         "tokens_per_second", "peak_memory_mb", "cost_usd", "config_hash", "data_hash", "demo",
     ]  # fmt: skip
-    assert set(wanted) <= set(summary)
+    assert set(expected_keys) <= set(summary)
     assert summary["demo"] is True
     assert summary["counts"]["songs"] == 160
     assert set(summary["counts"]["dropped"]) == {
@@ -80,18 +80,18 @@ def test_a_run_holds_everything(demo):
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
 
 
-def test_predictions_are_unique_and_make_the_summary(demo):
+def test_predictions_are_unique_and_agree_with_the_summary(demo):
     run, _ = demo
     frame = pd.read_parquet(run / "predictions.parquet")
     assert not frame.duplicated(["example_id", "fold", "split"]).any()
-    held = frame[frame["split"] == "val"]
-    assert len(held) == 160
-    assert held["song"].is_unique
+    validation_rows = frame[frame["split"] == "val"]
+    assert len(validation_rows) == 160
+    assert validation_rows["song"].is_unique
     assert frame["score"].dtype == np.float32
     split = json.loads((run / "split.json").read_text())["fold"]
-    assert all(split[row.example_id] == row.fold for row in held.itertuples())
+    assert all(split[row.example_id] == row.fold for row in validation_rows.itertuples())
     summary = json.loads((run / "summary.json").read_text())
-    accuracy = ((held["score"] > 0.5) == (held["target"] > 0.5)).mean()
+    accuracy = ((validation_rows["score"] > 0.5) == (validation_rows["target"] > 0.5)).mean()
     assert summary["metrics"]["accuracy"] == pytest.approx(accuracy)
     refit = frame[frame["fold"].isna()]
     assert len(refit) == 160
@@ -101,10 +101,10 @@ def test_predictions_are_unique_and_make_the_summary(demo):
     np.testing.assert_allclose(loaded.predict(songs)["score"], refit["score"], atol=1e-5)
 
 
-def test_it_says_what_it_did(demo):
-    run, said = demo
-    assert said.startswith("Training on the built-in demo songs")
-    for word in (
+def test_the_output_describes_the_run(demo):
+    run, output = demo
+    assert output.startswith("Training on the built-in demo songs")
+    for message in (
         "left out: 2 rows: no text",
         "fold 5  epoch 2/2",
         "refit",
@@ -113,38 +113,38 @@ def test_it_says_what_it_did(demo):
         "$",
         str(run),
     ):
-        assert word in said, word
-    assert "Traceback" not in said
+        assert message in output, message
+    assert "Traceback" not in output
 
 
-def test_metrics_and_their_mirrors(demo):
+def test_metrics_are_written_once_and_forwarded_to_the_loggers(demo):
     run, _ = demo
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
-    assert len(places) == len(set(places))
+    record_keys = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(record_keys) == len(set(record_keys))
     assert {r["fold"] for r in records} == {0, 1, 2, 3, 4, None}
     assert list((run / "tensorboard").glob("events.*"))
     assert list((run / "wandb").glob("offline-run-*"))
 
 
-def test_a_finished_run_is_not_touched(demo):
+def test_a_finished_run_is_not_changed(demo):
     run, _ = demo
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    times_before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     folder = run.parents[1]
     assert "exists" in call(folder, "--phase", "1", "--name", "d", *QUICK, expect=2)
-    mirrors = ["--wandb", "logging.tensorboard=true"]
-    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors, "--resume")
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
-    (run / "report.html").unlink()  # as if it had been killed just before
-    call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *mirrors, "--resume")
+    loggers = ["--wandb", "logging.tensorboard=true"]
+    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == times_before
+    (run / "report.html").unlink()  # as if the run had been killed before the report
+    call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers, "--resume")
     assert (run / "report.html").exists()
 
 
 def test_one_split_trains_in_a_torch_trainer_and_its_file_is_reused(tmp_path, songs_file, tiny_encoder):
     arguments = ["--manifest", str(songs_file), "--encoder", str(tiny_encoder("deberta-v2")), *QUICK]
-    said = call(tmp_path, *arguments, "--folds", "1", "--name", "one")
-    assert "one split" in said
-    assert "measured with the embedded encoder only" in said
+    output = call(tmp_path, *arguments, "--folds", "1", "--name", "one")
+    assert "one split" in output
+    assert "measured with the embedded encoder only" in output
     run = tmp_path / "runs" / "one"
     frame = pd.read_parquet(run / "predictions.parquet")
     assert set(frame["fold"]) == {0}
@@ -156,24 +156,24 @@ def test_one_split_trains_in_a_torch_trainer_and_its_file_is_reused(tmp_path, so
 
 def test_albums_are_held_out_and_a_dry_run_writes_nothing(tmp_path, songs_file):
     arguments = ["--manifest", str(songs_file), "--encoder", "embedded", "--split-by", "album", "--dry-run"]
-    said = call(tmp_path, *arguments)
-    assert "3 folds by album" in said
-    assert "only 3 groups" in said
+    output = call(tmp_path, *arguments)
+    assert "3 folds by album" in output
+    assert "only 3 groups" in output
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_data_ends_with_2_after_ray_has_read_it(tmp_path, write_table):
+def test_unusable_data_exits_with_2_after_ray_has_read_it(tmp_path, write_table):
     from tests.song_tables import song_rows
 
     path = write_table({**song_rows(), "has_rebracketing_markers": [True] * 48})
-    said = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--name", "free", expect=2)
-    assert "one class only" in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "runs" / "free").exists()  # the name is not used up
+    output = call(tmp_path, "--manifest", str(path), "--encoder", "embedded", "--name", "free", expect=2)
+    assert "one class only" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "runs" / "free").exists()  # the name can be used again
 
 
 @pytest.mark.long
-def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_songs(tmp_path, songs_file):
+def test_a_loss_that_is_not_finite_exits_with_1_and_names_the_songs(tmp_path, songs_file):
     arguments = [
         "--manifest",
         str(songs_file),
@@ -183,13 +183,13 @@ def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_songs(tmp_path, son
         "training.warmup_ratio=0",
         *QUICK,
     ]
-    for folds in ("1", "2"):  # from a TorchTrainer's worker, and from a fold's actor
-        said = call(tmp_path, *arguments, "--folds", folds, expect=1)
-        assert "in a batch of the songs 0" in said
-        assert "Traceback" not in said
+    for folds in ("1", "2"):  # in a worker of a TorchTrainer, and in the actor of a fold
+        output = call(tmp_path, *arguments, "--folds", folds, expect=1)
+        assert "in a batch of the songs 0" in output
+        assert "Traceback" not in output
 
 
-def test_a_killed_run_is_gone_on_with(tmp_path, songs_file):
+def test_a_killed_run_is_resumed(tmp_path, songs_file):
     arguments = ["--manifest", str(songs_file), "--encoder", "embedded", *QUICK, "--folds", "3", "--name", "k"]
     process = start(tmp_path, *arguments)
     run = tmp_path / "runs" / "k"
@@ -200,28 +200,28 @@ def test_a_killed_run_is_gone_on_with(tmp_path, songs_file):
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(3)  # Ray's processes notice that their driver is gone; until then a fold may still end
-    for file in run.glob("checkpoints/fold-*/metrics.jsonl"):  # as a longer life would have left it
+    time.sleep(3)  # until Ray's processes notice the loss of their driver, a fold may still finish
+    for file in run.glob("checkpoints/fold-*/metrics.jsonl"):  # append records, as if the run had been killed later
         if not (file.parent / "result.npz").exists():
-            line = {"fold": 1, "epoch": 0, "step": 0, "split": "train", "seconds": 0.0, "loss": 1.0}
-            with file.open("a") as stale:
-                stale.writelines(json.dumps({**line, "epoch": 3 + i}) + "\n" for i in range(200))
+            record = {"fold": 1, "epoch": 0, "step": 0, "split": "train", "seconds": 0.0, "loss": 1.0}
+            with file.open("a") as stream:
+                stream.writelines(json.dumps({**record, "epoch": 3 + i}) + "\n" for i in range(200))
     finished = {path: path.stat().st_mtime_ns for path in run.glob("checkpoints/fold-*/result.npz")}
     assert not (run / "summary.json").exists()
     call(tmp_path, *arguments[:-2], "--resume")
     assert (run / "summary.json").exists()
-    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
-    assert len(places) == len(set(places)) == 3 * 2 * 2 + 2
+    assert all(path.stat().st_mtime_ns == modified_at for path, modified_at in finished.items())
+    records = [json.loads(record) for record in (run / "metrics.jsonl").read_text().splitlines()]
+    record_keys = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(record_keys) == len(set(record_keys)) == 3 * 2 * 2 + 2
 
 
 @pytest.mark.long
-def test_the_older_file_runs_and_beats_the_majority(tmp_path):
+def test_a_config_of_an_earlier_version_trains_and_beats_the_majority(tmp_path):
     (tmp_path / "older.yml").write_text(OLDER)
-    said = call(tmp_path, "--config", "older.yml", expect=2)
-    assert "data/base_manifest_db.parquet" in said
-    said = call(
+    output = call(tmp_path, "--config", "older.yml", expect=2)
+    assert "data/base_manifest_db.parquet" in output
+    output = call(
         tmp_path,
         "--config",
         "older.yml",
@@ -237,14 +237,14 @@ def test_the_older_file_runs_and_beats_the_majority(tmp_path):
         "training.epochs=12",
     )
     for key in ("num_workers", "hidden_size", "cuda is not available"):
-        assert key in said
+        assert key in output
     summary = json.loads((tmp_path / "output" / "o" / "summary.json").read_text())
     assert summary["metrics"]["macro_f1"] > summary["baselines"]["majority"]["macro_f1"] + 0.1
     assert summary["metrics"]["accuracy"] > summary["baselines"]["majority"]["accuracy"]
     assert summary["selected_on"] == "inner split"
 
 
-def test_the_real_songs_with_folds(tmp_path, real_manifest):
+def test_the_model_beats_the_linear_baseline_on_the_real_songs(tmp_path, real_manifest):
     call(tmp_path, "--manifest", str(real_manifest), "--encoder", "embedded", "--name", "r")
     summary = json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())
     assert summary["counts"]["songs"] == 43

@@ -1,4 +1,4 @@
-"""The real sweep on a real Ray: what it leaves behind, how trials are added, stopped and gone on with."""
+"""The real sweep on a real Ray: the files that it writes, and how it is extended, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def command(tmp_path_factory, tiny_encoder) -> list[str]:
 
     folder = tmp_path_factory.mktemp("songs")
     pq.write_table(pa.table(song_rows(songs=30, stems=1)), folder / "songs.parquet")
-    (folder / "mine.py").write_text(SPACE)
+    (folder / "custom.py").write_text(SPACE)
     songs = ["--manifest", str(folder / "songs.parquet"), "--encoder", str(tiny_encoder("bert"))]
-    return [*songs, "--space", f"{folder / 'mine.py'}:space", *KEYS]
+    return [*songs, "--space", f"{folder / 'custom.py'}:space", *KEYS]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -59,29 +59,29 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def call(folder: Path, *arguments: str, expect: int = 0) -> str:
     process = start(folder, *arguments)
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == expect, f"{out}\n{err}"
-    assert "Traceback" not in out + err
-    return out + err
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == expect, f"{stdout}\n{stderr}"
+    assert "Traceback" not in stdout + stderr
+    return stdout + stderr
 
 
 @pytest.fixture(scope="module")
 def sweep(command, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("sweep")
-    said = call(folder, *command, "--name", "s", "--trials", "5", "--usd-per-hour", "0.36", "--wandb")
-    return folder / "runs" / "s", said
+    output = call(folder, *command, "--name", "s", "--trials", "5", "--usd-per-hour", "0.36", "--wandb")
+    return folder / "runs" / "s", output
 
 
 @pytest.mark.slow
-def test_a_sweep_holds_everything(sweep):
-    folder, said = sweep
+def test_a_sweep_has_all_files_and_summary_keys(sweep):
+    folder, output = sweep
     trial_log = TrialLog(folder / "trials.jsonl")
     assert sorted(trial_log.trials) == [0, 1, 2, 3, 4]
     assert all(trial.ended for trial in trial_log.trials.values())
-    assert trial_log.trials[0].values == {}, "the config as it is"
+    assert trial_log.trials[0].values == {}, "trial 0 is the config without changes"
     (failed,) = [trial for trial in trial_log.ended if trial.state == "failed"]
     assert "not finite" in failed.reason
-    assert trial_log.trials[4].state == "pruned", "far behind after its first fold"
+    assert trial_log.trials[4].state == "pruned", "its first fold is far below the best"
     assert len(trial_log.trials[4].reports) == 1
     for trial in trial_log.ended:
         if trial.state == "complete":
@@ -96,7 +96,7 @@ def test_a_sweep_holds_everything(sweep):
     assert summary["revalidation"]["seeds"] == [43]
     assert summary["cost_usd"] > 0
     for words in ("a difference in accuracy of", "Expected:", "trial 0", "the default config", summary["verdict"]):
-        assert words in said
+        assert words in output
     assert not (folder / "ray").exists()
     assert not (folder / "frozen_features").exists()
     with (folder / "trials.csv").open() as file:
@@ -105,7 +105,7 @@ def test_a_sweep_holds_everything(sweep):
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_folds(sweep):
+def test_a_trial_score_is_computed_from_all_folds(sweep):
     folder, _ = sweep
     best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     split = json.loads((folder / "split.json").read_text())
@@ -114,15 +114,15 @@ def test_scores_are_those_of_the_folds(sweep):
 
     targets, scores = [], []
     for fold in range(3):
-        arrays, facts = CheckpointManager(folder / "trials" / f"{best.number:04d}" / f"fold-{fold}").load_result()
-        assert facts["fold"] == fold
+        arrays, info = CheckpointManager(folder / "trials" / f"{best.number:04d}" / f"fold-{fold}").load_result()
+        assert info["fold"] == fold
         scores.append(arrays["val"])
     ids = sorted(split["fold"])
     for fold in range(3):
-        of_fold = [i for i in ids if split["fold"][i] == fold]
+        fold_ids = [i for i in ids if split["fold"][i] == fold]
         songs = song_rows(songs=30, stems=1)
-        label = dict(zip(songs["id"], songs["has_rebracketing_markers"], strict=True))
-        targets += [float(label[i.split("/")[0].split("#")[0]]) for i in of_fold]
+        labels = dict(zip(songs["id"], songs["has_rebracketing_markers"], strict=True))
+        targets += [float(labels[i.split("/")[0].split("#")[0]]) for i in fold_ids]
     value = make_task("binary").metric("macro_f1", np.array(targets, np.float32), np.concatenate(scores))
     assert value == pytest.approx(best.score)
 
@@ -145,15 +145,15 @@ def test_the_best_config_can_be_trained(sweep):
     best = TrialLog(folder / "trials.jsonl").complete(larger_is_better=True)[0]
     document = yaml.safe_load((folder / "best.yaml").read_text())
     for key, value in best.values.items():
-        found = document
+        configured = document
         for part in key.split("."):
-            found = found[part]
-        assert found == ([int(v) for v in value.split(",") if v] if key.endswith("hidden_dims") else value)
-    done = subprocess.run(
+            configured = configured[part]
+        assert configured == ([int(v) for v in value.split(",") if v] if key.endswith("hidden_dims") else value)
+    completed = subprocess.run(
         [sys.executable, "-m", "rainbow_ray.train", "--config", folder / "best.yaml", "--dry-run"], cwd=folder,
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.mark.slow
@@ -168,64 +168,66 @@ def test_trials_are_added_and_nothing_is_overwritten(sweep, command, tmp_path):
     import shutil
 
     folder, _ = sweep
-    own = tmp_path / "runs" / "s"
-    shutil.copytree(folder, own)
-    before = (own / "trials.jsonl").read_text()
-    summary = (own / "summary.json").read_bytes()
-    said = call(tmp_path, *command, "--name", "s", "--trials", "5", "--resume")
-    assert "nothing is left to do" in said
-    assert (own / "summary.json").read_bytes() == summary
-    assert (own / "trials.jsonl").read_text() == before, "nothing was left to do"
-    said = call(tmp_path, *command, "--name", "s", "--trials", "7", "--resume")
-    assert "5 trials have ended before" in said
-    after = (own / "trials.jsonl").read_text()
-    assert after.startswith(before)
-    trial_log = TrialLog(own / "trials.jsonl")
+    copy = tmp_path / "runs" / "s"
+    shutil.copytree(folder, copy)
+    log_before = (copy / "trials.jsonl").read_text()
+    summary = (copy / "summary.json").read_bytes()
+    output = call(tmp_path, *command, "--name", "s", "--trials", "5", "--resume")
+    assert "nothing is left to do" in output
+    assert (copy / "summary.json").read_bytes() == summary
+    assert (copy / "trials.jsonl").read_text() == log_before, "no trial was added"
+    output = call(tmp_path, *command, "--name", "s", "--trials", "7", "--resume")
+    assert "5 trials have ended before" in output
+    log_after = (copy / "trials.jsonl").read_text()
+    assert log_after.startswith(log_before)
+    trial_log = TrialLog(copy / "trials.jsonl")
     assert sorted(trial_log.trials) == list(range(7))
-    assert len({json.dumps(trial.values, sort_keys=True) for trial in trial_log.trials.values()}) == 7, "new points"
-    assert json.loads((own / "summary-of-5.json").read_text())["trials"]["total"] == 5
-    assert (own / "best-of-5" / "summary.json").exists()
-    assert json.loads((own / "summary.json").read_text())["trials"]["total"] == 7
+    assert len({json.dumps(trial.values, sort_keys=True) for trial in trial_log.trials.values()}) == 7, (
+        "the values of all trials differ"
+    )
+    assert json.loads((copy / "summary-of-5.json").read_text())["trials"]["total"] == 5
+    assert (copy / "best-of-5" / "summary.json").exists()
+    assert json.loads((copy / "summary.json").read_text())["trials"]["total"] == 7
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_another_space_or_config_is_refused(sweep, command, tmp_path):
+def test_another_space_or_config_is_rejected(sweep, command, tmp_path):
     import shutil
 
     folder, _ = sweep
     shutil.copytree(folder, tmp_path / "runs" / "s")
-    longer = ["training.epochs=5" if part == "training.epochs=4" else part for part in command]
-    said = call(tmp_path, *longer, "--name", "s", "--resume", expect=2)
-    assert "training.epochs was 4, now 5" in said
+    more_epochs = ["training.epochs=5" if part == "training.epochs=4" else part for part in command]
+    output = call(tmp_path, *more_epochs, "--name", "s", "--resume", expect=2)
+    assert "training.epochs was 4, now 5" in output
     (tmp_path / "other.py").write_text(SPACE.replace("[1, 2]", "[1, 2, 3]"))
-    other = [*command]
-    other[other.index("--space") + 1] = f"{tmp_path / 'other.py'}:space"
-    said = call(tmp_path, *other, "--name", "s", "--resume", expect=2)
-    assert "searched another space" in said
-    assert "model.text_encoder.layer was" in said
-    said = call(tmp_path, *command, "--name", "s", expect=2)
-    assert "exists; continue it with --resume" in said
-    said = call(tmp_path, *command, "--name", "t", "--max-concurrent", "999", expect=2)
-    assert "999 trials × 1 workers × 1 CPU make 999 CPUs, and there are" in said
+    other_space = [*command]
+    other_space[other_space.index("--space") + 1] = f"{tmp_path / 'other.py'}:space"
+    output = call(tmp_path, *other_space, "--name", "s", "--resume", expect=2)
+    assert "searched another space" in output
+    assert "model.text_encoder.layer was" in output
+    output = call(tmp_path, *command, "--name", "s", expect=2)
+    assert "exists; continue it with --resume" in output
+    output = call(tmp_path, *command, "--name", "t", "--max-concurrent", "999", expect=2)
+    assert "999 trials × 1 workers × 1 CPU make 999 CPUs, and there are" in output
     assert not (tmp_path / "runs" / "t").exists()
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
-    longer = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--max-concurrent", "1"]
-    process = start(tmp_path, *[part for part in longer if part != "training.epochs=4"])
+def test_a_sweep_is_resumed_after_ctrl_c(command, tmp_path):
+    more_epochs = [*command, "--trials", "6", "--name", "s", "training.epochs=60", "--max-concurrent", "1"]
+    process = start(tmp_path, *[part for part in more_epochs if part != "training.epochs=4"])
     path = tmp_path / "runs" / "s" / "trials.jsonl"
     wait_for(lambda: path.exists() and len(TrialLog(path).ended) >= 1, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 130, out + err
-    assert "--resume --name s" in out + err
-    assert "Traceback" not in out + err
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 130, stdout + stderr
+    assert "--resume --name s" in stdout + stderr
+    assert "Traceback" not in stdout + stderr
     ended = {trial.number: trial for trial in TrialLog(path).ended}
     assert 1 <= len(ended) < 6
-    call(tmp_path, *[part for part in longer if part != "training.epochs=4"], "--resume")
+    call(tmp_path, *[part for part in more_epochs if part != "training.epochs=4"], "--resume")
     trial_log = TrialLog(path)
     assert sorted(trial_log.trials) == list(range(6))
     assert all(trial_log.trials[number] == trial for number, trial in ended.items())
@@ -233,12 +235,12 @@ def test_ctrl_c_is_followed_by_a_word_and_gone_on_with(command, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_budget_stops_in_time_and_the_rest_can_be_gone_on_with(command, tmp_path):
-    said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "0.1", expect=2)
-    assert "0.1 minutes are too few" in said
+def test_a_sweep_stops_when_its_budget_is_spent(command, tmp_path):
+    output = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "0.1", expect=2)
+    assert "0.1 minutes are too few" in output
     assert not (tmp_path / "runs" / "s").exists()
-    said = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "2.5")
-    assert "The budget is spent with" in said
+    output = call(tmp_path, *command, "--trials", "500", "--name", "s", "--budget-minutes", "2.5")
+    assert "The budget is spent with" in output
     trial_log = TrialLog(tmp_path / "runs" / "s" / "trials.jsonl")
     assert 1 <= len(trial_log.ended) < 500
     assert (tmp_path / "runs" / "s" / "summary.json").exists()
@@ -255,53 +257,53 @@ def test_several_workers_share_a_trial(command, tmp_path):
     assert read_records(trials / "0000" / "fold-0" / "metrics.jsonl")
 
 
-def wait_for(done, process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(is_done, process: subprocess.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
-    while not done():
+    while not is_done():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.fixture
-def door(tmp_path, monkeypatch, capsys):
+def run_rejected(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["tune", *arguments])
         assert run_command(tune.main) == 2
-        said = capsys.readouterr().err
-        assert all(line.startswith("error: ") for line in said.splitlines())
+        stderr = capsys.readouterr().err
+        assert all(line.startswith("error: ") for line in stderr.splitlines())
         assert not (tmp_path / "runs").exists()
-        return said
+        return stderr
 
     return call
 
 
-def test_bad_input_is_told_at_once(door, tmp_path):
-    (tmp_path / "mine.py").write_text("def space(trial):\n    trial.suggest_int('training.epochz', 1, 5)\n")
-    said = door("--manifest", "demo", "--budget-usd", "3", "--space", "mine.py:space")
-    assert "add --usd-per-hour" in said
-    assert "unknown axis 'training.epochz' (did you mean training.epochs" in said
-    said = door("--manifest", "nowhere.parquet", "--space", "none.py:space")
-    assert "nowhere.parquet" in said
-    assert "the file none.py does not exist" in said
-    assert "tune.trials" in door("--trials", "0")
-    assert "tune.max_concurrent_trials" in door("--max-concurrent", "-1")
-    assert "unknown" in door("--metric", "f2")
+def test_all_problems_are_reported_at_once(run_rejected, tmp_path):
+    (tmp_path / "custom.py").write_text("def space(trial):\n    trial.suggest_int('training.epochz', 1, 5)\n")
+    output = run_rejected("--manifest", "demo", "--budget-usd", "3", "--space", "custom.py:space")
+    assert "add --usd-per-hour" in output
+    assert "unknown axis 'training.epochz' (did you mean training.epochs" in output
+    output = run_rejected("--manifest", "nowhere.parquet", "--space", "none.py:space")
+    assert "nowhere.parquet" in output
+    assert "the file none.py does not exist" in output
+    assert "tune.trials" in run_rejected("--trials", "0")
+    assert "tune.max_concurrent_trials" in run_rejected("--max-concurrent", "-1")
+    assert "unknown" in run_rejected("--metric", "f2")
 
 
 def test_the_config_can_be_printed_and_help_is_fast(tmp_path):
-    done = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "rainbow_ray.tune", "--print-config", "--trials", "7"], capture_output=True, text=True,
         cwd=tmp_path, timeout=60,
     )  # fmt: skip
-    assert yaml.safe_load(done.stdout)["tune"]["trials"] == 7
-    heavy = subprocess.run(
+    assert yaml.safe_load(printed.stdout)["tune"]["trials"] == 7
+    help_page = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rainbow_ray.tune", "--help"], capture_output=True, text=True,
         cwd=tmp_path, timeout=60,
     )  # fmt: skip
-    assert "--budget-usd" in heavy.stdout
+    assert "--budget-usd" in help_page.stdout
     assert not {"torch", "ray", "optuna", "pandas"} & {
-        line.split("|")[-1].strip() for line in heavy.stderr.splitlines()
+        line.split("|")[-1].strip() for line in help_page.stderr.splitlines()
     }

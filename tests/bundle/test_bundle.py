@@ -1,4 +1,4 @@
-"""The bundle: scores as training did, moves to another folder and process, refuses what is damaged."""
+"""The bundle gives the scores of training, can be moved to another folder and process, and rejects damaged files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers import data_of, fit_fold, plan_of
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_encoder):
-    """A run folder with a bundle, the texts of its fold and the scores that training gave them."""
+    """A run folder with a bundle, the validation texts of its fold and their scores in training."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -32,11 +32,11 @@ def trained(tmp_path_factory, tiny_encoder):
     keys = {"model__text_encoder__layer": 2, "model__text_encoder__freeze_layers": 1, "training__min_steps": 30}
     plan = plan_of(folder / "songs.parquet", tiny_encoder("deberta-v2"), training__epochs=3, **keys)
     data = data_of(plan)
-    val, fitted = fit_fold(plan, data, folder / "fit")
+    val, fit_output = fit_fold(plan, data, folder / "fit")
     model, task = load_fitted_model(plan.config, plan.reading, plan.task, folder / "fit")
     info = {"target": plan.target, "text_columns": ["concept"], "max_tokens": plan.reading.max_tokens}
     save_bundle(folder / "model", Bundle(model, task, plan.reading.text, info), plan.config.model)
-    return folder, data.examples.texts[val], fitted.val_scores
+    return folder, data.examples.texts[val], fit_output.val_scores
 
 
 def test_a_loaded_model_gives_the_scores_of_training(trained):
@@ -78,31 +78,37 @@ import rainbow_ray
 out = rainbow_ray.load({str(tmp_path / "moved")!r}).predict({list(texts)!r})
 print(json.dumps(out["score"].tolist()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), scores, atol=1e-5)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    np.testing.assert_allclose(json.loads(completed.stdout.splitlines()[-1]), scores, atol=1e-5)
 
 
 def test_a_bundle_contains_no_pickle(trained):
     folder, _, _ = trained
-    names = sorted(p.relative_to(folder / "model").as_posix() for p in (folder / "model").rglob("*") if p.is_file())
+    names = sorted(
+        path.relative_to(folder / "model").as_posix() for path in (folder / "model").rglob("*") if path.is_file()
+    )
     assert set(names) >= {"bundle.json", "encoder/config.json", "model.safetensors", "tokenizer.json"}
     assert all(Path(name).suffix in (".json", ".safetensors", ".txt") for name in names)
 
 
 DAMAGE = {
-    "no file": lambda p: (p / "model.safetensors").unlink(),
-    "torn tensors": lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:-50]),
-    "torn json": lambda p: (p / "bundle.json").write_text("{"),
-    "newer": lambda p: (p / "bundle.json").write_text('{"format": 9}'),
-    "other shapes": lambda p: (p / "bundle.json").write_text((p / "bundle.json").read_text().replace("256", "128")),
-    "no encoder": lambda p: shutil.rmtree(p / "encoder"),
-    "no tokenizer": lambda p: (p / "tokenizer.json").unlink(),
-    "other tokenizer": lambda p: (p / "tokenizer.json").write_text("{}"),
-    "a path outside": lambda p: (p / "bundle.json").write_text(
-        (p / "bundle.json").read_text().replace('"tokenizer.json"', '"../../secret"')
+    "no file": lambda folder: (folder / "model.safetensors").unlink(),
+    "truncated tensors": lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-50]
     ),
-    "a list": lambda p: (p / "bundle.json").write_text("[]"),
-    "more files": lambda p: (p / "modeling.py").write_text("x"),
+    "truncated json": lambda folder: (folder / "bundle.json").write_text("{"),
+    "newer format": lambda folder: (folder / "bundle.json").write_text('{"format": 9}'),
+    "other shapes": lambda folder: (folder / "bundle.json").write_text(
+        (folder / "bundle.json").read_text().replace("256", "128")
+    ),
+    "no encoder": lambda folder: shutil.rmtree(folder / "encoder"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "other tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "a path outside": lambda folder: (folder / "bundle.json").write_text(
+        (folder / "bundle.json").read_text().replace('"tokenizer.json"', '"../../secret"')
+    ),
+    "a list": lambda folder: (folder / "bundle.json").write_text("[]"),
+    "more files": lambda folder: (folder / "modeling.py").write_text("x"),
 }
 
 

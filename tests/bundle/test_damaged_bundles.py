@@ -1,4 +1,4 @@
-"""Two hundred ways in which a bundle can be damaged or hostile: refused in words, and nothing outside it is read."""
+"""200 damaged or hostile bundles: each is rejected with a message, or scores; none reads files outside its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rainbow_ray.utils.errors import InputError
 from tests.helpers import finish_run, plan_of
 from tests.song_tables import labelled_songs
 
-DAMAGED = 200
+N_DAMAGED = 200
 SECRET = "the secret of another folder"
 
 
@@ -27,7 +27,7 @@ SECRET = "the secret of another folder"
 def bundle(tmp_path_factory, tiny_encoder):
     import pyarrow.parquet as pq
 
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("intact")
     pq.write_table(labelled_songs(), folder / "songs.parquet")
     keys = {"phase": 2, "training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "training__ensemble": True}
     run = finish_run(
@@ -37,7 +37,7 @@ def bundle(tmp_path_factory, tiny_encoder):
 
 
 def rehash(folder: Path) -> None:
-    """What somebody who damages on purpose does afterwards."""
+    """Update the file hashes, as someone does who modifies a bundle on purpose."""
     document = json.loads((folder / "bundle.json").read_text())
     document["files"] = file_hashes(folder)
     (folder / "bundle.json").write_text(json.dumps(document))
@@ -45,23 +45,23 @@ def rehash(folder: Path) -> None:
 
 def test_a_damaged_bundle_is_rejected_or_scores_and_reads_no_other_files(bundle, tmp_path, monkeypatch):
     (tmp_path / "secret.txt").write_text(SECRET)
-    opened = watch_opening(monkeypatch, tmp_path)
-    refused = 0
-    for seed in range(DAMAGED):
+    opened_paths = record_opened_paths(monkeypatch, tmp_path)
+    n_rejected = 0
+    for seed in range(N_DAMAGED):
         folder = tmp_path / f"b{seed}"
         shutil.copytree(bundle, folder)
         damage(folder, random.Random(seed))
-        message = refusal(folder)
-        refused += message is not None
+        message = rejection_message(folder)
+        n_rejected += message is not None
         assert message is None or (str(folder) in message and SECRET not in message)
-        outside = {path for path in opened if "secret" in path}
-        assert not outside, outside
+        outside_paths = {path for path in opened_paths if "secret" in path}
+        assert not outside_paths, outside_paths
         shutil.rmtree(folder)
-    assert refused > DAMAGED * 0.8
+    assert n_rejected > N_DAMAGED * 0.8
 
 
-def refusal(folder: Path) -> str | None:
-    """Why a bundle is refused; None where it is opened and scores."""
+def rejection_message(folder: Path) -> str | None:
+    """Return the message with which a bundle is rejected, or None if it scores."""
     try:
         rainbow_ray.load(folder).predict(["a door"])
     except InputError as error:
@@ -69,49 +69,51 @@ def refusal(folder: Path) -> str | None:
     return None
 
 
-def watch_opening(monkeypatch, root: Path) -> set[str]:
-    opened: set[str] = set()
-    plain = builtins.open
+def record_opened_paths(monkeypatch, root: Path) -> set[str]:
+    opened_paths: set[str] = set()
+    original_open = builtins.open
 
-    def watched(file, *arguments, **keys):
-        opened.add(str(file))
-        return plain(file, *arguments, **keys)
+    def recording_open(file, *arguments, **keys):
+        opened_paths.add(str(file))
+        return original_open(file, *arguments, **keys)
 
-    io_open = Path.open
+    original_path_open = Path.open
 
-    def watched_path(self, *arguments, **keys):
-        opened.add(str(self))
-        return io_open(self, *arguments, **keys)
+    def recording_path_open(self, *arguments, **keys):
+        opened_paths.add(str(self))
+        return original_path_open(self, *arguments, **keys)
 
-    monkeypatch.setattr(builtins, "open", watched)
-    monkeypatch.setattr(Path, "open", watched_path)
-    return opened
+    monkeypatch.setattr(builtins, "open", recording_open)
+    monkeypatch.setattr(Path, "open", recording_path_open)
+    return opened_paths
 
 
 def damage(folder: Path, rng: random.Random) -> None:
-    """One thing that goes wrong with a copy, or is done to it."""
-    rng.choice([lose, cut, flip, add, link, hostile_config, hostile_description])(folder, rng)
+    """Damage or modify a bundle in one random way."""
+    kinds = [remove_file, truncate_file, change_bytes, add_file, replace_with_link, set_hostile_config,
+             set_hostile_description]  # fmt: skip
+    rng.choice(kinds)(folder, rng)
 
 
-def one_of(folder: Path, rng: random.Random) -> Path:
+def random_file(folder: Path, rng: random.Random) -> Path:
     return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
-def lose(folder: Path, rng: random.Random) -> None:
+def remove_file(folder: Path, rng: random.Random) -> None:
     if rng.random() < 0.3:
         shutil.rmtree(folder / "encoder")
     else:
-        one_of(folder, rng).unlink()
+        random_file(folder, rng).unlink()
 
 
-def cut(folder: Path, rng: random.Random) -> None:
-    file = one_of(folder, rng)
+def truncate_file(folder: Path, rng: random.Random) -> None:
+    file = random_file(folder, rng)
     data = file.read_bytes()
     file.write_bytes(data[: rng.randrange(max(1, len(data)))])
 
 
-def flip(folder: Path, rng: random.Random) -> None:
-    file = one_of(folder, rng)
+def change_bytes(folder: Path, rng: random.Random) -> None:
+    file = random_file(folder, rng)
     data = bytearray(file.read_bytes())
     for _ in range(rng.randint(1, 20)):
         data[rng.randrange(len(data))] = rng.randrange(256)
@@ -120,19 +122,19 @@ def flip(folder: Path, rng: random.Random) -> None:
         rehash(folder)
 
 
-def add(folder: Path, rng: random.Random) -> None:
+def add_file(folder: Path, rng: random.Random) -> None:
     (folder / rng.choice(["pytorch_model.bin", "modeling.py", "x.pkl", "more.json"])).write_bytes(b"\x80\x04x.")
     if rng.random() < 0.5:
         rehash(folder)
 
 
-def link(folder: Path, rng: random.Random) -> None:
+def replace_with_link(folder: Path, rng: random.Random) -> None:
     target = folder / rng.choice(["tokenizer.json", "model.safetensors", "bundle.json"])
     target.unlink()
     target.symlink_to(folder.parent / "secret.txt")
 
 
-def hostile_config(folder: Path, rng: random.Random) -> None:
+def set_hostile_config(folder: Path, rng: random.Random) -> None:
     name, key, value = rng.choice(
         [
             ("tokenizer_config.json", "auto_map", {"AutoTokenizer": "x.Y"}),
@@ -152,7 +154,7 @@ def hostile_config(folder: Path, rng: random.Random) -> None:
     rehash(folder)
 
 
-def hostile_description(folder: Path, rng: random.Random) -> None:
+def set_hostile_description(folder: Path, rng: random.Random) -> None:
     document = json.loads((folder / "bundle.json").read_text())
     key = rng.choice(["format", "task", "members", "model", "files", "calibration", "modalities", "max_tokens"])
     document[key] = rng.choice([None, 9, -1, "x", [], {}, [{}], {"name": "os.system"}, {"../../secret.txt": "0" * 64}])
@@ -276,15 +278,15 @@ def test_special_tokens_in_texts_are_text_in_bundles_of_any_version(bundle, tmp_
     from rainbow_ray.modalities.text.tokenize import load_plain_tokenizer
 
     assert json.loads((bundle / "tokenizer_config.json").read_text())["split_special_tokens"] is True
-    shutil.copytree(bundle, tmp_path / "b")  # as one that was saved before
+    shutil.copytree(bundle, tmp_path / "b")  # like a bundle of an earlier version
     config = json.loads((bundle / "tokenizer_config.json").read_text())
     del config["split_special_tokens"]
     (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps(config))
     rehash(tmp_path / "b")
     texts = ["a door [PAD] wall", "[SEP] a [CLS]", "a door and a wall"]
-    wanted = load_plain_tokenizer(str(tiny_encoder("bert")))(texts)
-    assert load_plain_tokenizer(str(bundle))(texts) == load_plain_tokenizer(str(tmp_path / "b"))(texts) == wanted
-    assert all(not {0, 1, 2, 3, 4} & set(row[1:-1]) for row in wanted)
+    expected = load_plain_tokenizer(str(tiny_encoder("bert")))(texts)
+    assert load_plain_tokenizer(str(bundle))(texts) == load_plain_tokenizer(str(tmp_path / "b"))(texts) == expected
+    assert all(not {0, 1, 2, 3, 4} & set(row[1:-1]) for row in expected)
     scores = [
         rainbow_ray.load(folder).predict(texts).filter(like="score").to_numpy() for folder in (bundle, tmp_path / "b")
     ]

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the commands of 0.1.0 were run in."""
+    """The folder in which the commands of version 0.1.0 were run."""
     folder = tmp_path_factory.mktemp("earlier")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
@@ -49,7 +49,10 @@ def assert_same_scores(scores: pd.DataFrame, expected: pd.DataFrame) -> None:
     columns = [name for name in expected.columns if name == "score" or name.startswith("score_")]
     assert columns
     np.testing.assert_allclose(scores[columns].to_numpy(np.float64), expected[columns].to_numpy(np.float64), atol=1e-6)
-    predictions = [json.dumps(list(one)) if isinstance(one, tuple) else str(one) for one in scores["prediction"]]
+    predictions = [
+        json.dumps(list(prediction)) if isinstance(prediction, tuple) else str(prediction)
+        for prediction in scores["prediction"]
+    ]
     if expected["prediction"].iloc[0].replace(".", "").replace("-", "").isdigit():
         np.testing.assert_allclose(np.array(predictions, float), expected["prediction"].astype(float), atol=1e-6)
     else:
@@ -57,24 +60,24 @@ def assert_same_scores(scores: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("name", SONGS)
-def test_a_run_gives_the_scores_that_it_gave(earlier, name):
+def test_a_run_gives_the_scores_of_its_version(earlier, name):
     model = rainbow_ray.load(earlier / "runs" / name)
     assert_same_scores(model.predict(pd.read_parquet(earlier / "songs.parquet")), expected_of(earlier, name))
 
 
-def test_a_fused_run_gives_the_scores_that_it_gave(earlier):
+def test_a_fused_run_gives_the_scores_of_its_version(earlier):
     model = rainbow_ray.load(earlier / "runs" / "fused", media_root=earlier)
     scores = model.predict(pd.read_parquet(earlier / "stems.parquet"))
     assert_same_scores(scores, expected_of(earlier, "fused"))
 
 
-def test_a_run_of_segments_gives_the_scores_that_it_gave(earlier):
+def test_a_run_of_segments_gives_the_scores_of_its_version(earlier):
     model = rainbow_ray.load(earlier / "runs" / "segmentation")
     scores = model.predict_segments(pd.read_parquet(earlier / "segments.parquet")).segments
     assert_same_scores(scores, expected_of(earlier, "segmentation"))
 
 
-def test_an_exported_graph_gives_the_scores_that_its_run_gave(earlier):
+def test_an_exported_graph_gives_the_scores_of_its_run(earlier):
     songs = pd.read_parquet(earlier / "songs.parquet")
     scores = rainbow_ray.load(earlier / "runs" / "binary" / "onnx").score_texts(songs["concept"].tolist())
     np.testing.assert_allclose(scores[:, 0], expected_of(earlier, "binary")["score"], atol=1e-4)
@@ -93,7 +96,9 @@ def test_bundles_of_earlier_formats_are_read_under_present_keys(earlier):
             assert info["segments"]["max_sequence_length"] == document["segments"]["together"]
         if name == "fused":
             assert info["windows"]["windows_per_stem"] == document["windows"]["views"]
-        assert [member["task"] for member in info["members"]] == [one["problem"] for one in document["members"]]
+        assert [member["task"] for member in info["members"]] == [
+            earlier_member["problem"] for earlier_member in document["members"]
+        ]
 
 
 def test_a_bundle_that_is_saved_again_has_the_present_format(earlier, tmp_path):
@@ -137,18 +142,19 @@ SHORT = ["--phase", "1", "--manifest", "songs.parquet", "--encoder", "encoder", 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed(earlier):
     run = earlier / "runs" / "unfinished"
-    finished = (run / "checkpoints" / "fold-0" / "result.npz").read_bytes()
-    done = run_command(earlier, "rainbow_ray.train", *SHORT, "training.epochs=40", "--workers", "1",
-                       "training.checkpoint_seconds=0.2", "--name", "unfinished", "--resume")  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (run / "checkpoints" / "fold-0" / "result.npz").read_bytes() == finished
+    result_before = (run / "checkpoints" / "fold-0" / "result.npz").read_bytes()
+    completed = run_command(earlier, "rainbow_ray.train", *SHORT, "training.epochs=40", "--workers", "1",
+                            "training.checkpoint_seconds=0.2", "--name", "unfinished", "--resume")  # fmt: skip
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert (run / "checkpoints" / "fold-0" / "result.npz").read_bytes() == result_before
     assert json.loads((run / "summary.json").read_text())["counts"]["songs"] == 36
 
 
 @pytest.mark.slow
 def test_a_killed_sweep_is_resumed(earlier):
-    done = run_command(earlier, "rainbow_ray.tune", *SHORT, "training.epochs=1", "--trials", "3", "--concurrent", "1",
-                       "tune.confirm_seeds=1", "tune.keep=1", "--name", "unfinished-sweep", "--resume")  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = run_command(earlier, "rainbow_ray.tune", *SHORT, "training.epochs=1", "--trials", "3",
+                            "--concurrent", "1", "tune.confirm_seeds=1", "tune.keep=1",
+                            "--name", "unfinished-sweep", "--resume")  # fmt: skip
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     events = [json.loads(line) for line in (earlier / "runs/unfinished-sweep/trials.jsonl").read_text().splitlines()]
     assert {event["trial"] for event in events if "trial" in event} == {0, 1, 2}

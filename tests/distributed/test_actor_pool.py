@@ -1,4 +1,4 @@
-"""Work for actors that may die or never come, on a real Ray with fewer CPUs than they want."""
+"""Tasks of actors that may die or never start, on a real Ray with fewer CPUs than the actors request."""
 
 from __future__ import annotations
 
@@ -37,45 +37,45 @@ class Worker:
         os._exit(1)
 
     def fail(self):
-        raise ValueError("as it should")
+        raise ValueError("expected failure")
 
 
 @pytest.fixture
-def make(ray):
-    made = []
+def make_actors(ray):
+    started = []
 
     def make(number):
         actors = [ray.remote(num_cpus=1, max_restarts=3)(Worker).remote() for _ in range(number)]
-        made.extend(actors)
+        started.extend(actors)
         return actors
 
     yield make
-    for actor in made:
+    for actor in started:
         ray.kill(actor)
 
 
-def squares(number):
+def square_tasks(number):
     return [lambda actor, i=i: actor.square.remote(i) for i in range(number)]
 
 
-def test_results_come_in_order(make):
-    assert run_with_retries(make(1), squares(5), tries=3) == [0, 1, 4, 9, 16]
+def test_results_come_in_order(make_actors):
+    assert run_with_retries(make_actors(1), square_tasks(5), tries=3) == [0, 1, 4, 9, 16]
 
 
-def test_no_piece_waits_for_an_actor_that_has_no_place(make):
-    assert run_with_retries(make(3), squares(4), tries=3) == [0, 1, 4, 9]
+def test_no_task_waits_for_an_actor_that_cannot_start(make_actors):
+    assert run_with_retries(make_actors(3), square_tasks(4), tries=3) == [0, 1, 4, 9]
 
 
-def test_a_piece_whose_actor_died_is_done_again(make, tmp_path):
-    pieces = [lambda actor: actor.die_once.remote(tmp_path / "mark"), *squares(2)]
-    assert run_with_retries(make(2), pieces, tries=3) == ["done", 0, 1]
+def test_the_task_of_a_lost_actor_is_retried(make_actors, tmp_path):
+    tasks = [lambda actor: actor.die_once.remote(tmp_path / "mark"), *square_tasks(2)]
+    assert run_with_retries(make_actors(2), tasks, tries=3) == ["done", 0, 1]
 
 
-def test_what_kills_each_actor_is_given_up(make):
+def test_a_task_that_kills_each_actor_fails_after_its_tries(make_actors):
     with pytest.raises(ActorLostError):
-        run_with_retries(make(1), [lambda actor: actor.die.remote()], tries=2)
+        run_with_retries(make_actors(1), [lambda actor: actor.die.remote()], tries=2)
 
 
-def test_an_error_of_a_piece_comes_out(make, ray):
-    with pytest.raises(ray.exceptions.RayTaskError, match="as it should"):
-        run_with_retries(make(1), [lambda actor: actor.fail.remote(), *squares(1)], tries=2)
+def test_the_error_of_a_task_is_raised(make_actors, ray):
+    with pytest.raises(ray.exceptions.RayTaskError, match="expected failure"):
+        run_with_retries(make_actors(1), [lambda actor: actor.fail.remote(), *square_tasks(1)], tries=2)

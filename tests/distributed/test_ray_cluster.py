@@ -25,7 +25,7 @@ from rainbow_ray.training.loggers import LogForwarder
 from tests.helpers import data_of, plan_of
 
 
-def test_the_message_names_the_port_of_the_dashboard_where_it_is_not_the_usual_one():
+def test_the_message_names_a_port_of_the_dashboard_other_than_the_default():
     (message,) = describe_dashboard(RayResources(2, 0, "127.0.0.1:8266"))
     assert "http://127.0.0.1:8266 (port 8265 is in use)" in message
     assert "in use" not in describe_dashboard(RayResources(2, 0, "127.0.0.1:8265"))[0]
@@ -33,9 +33,9 @@ def test_the_message_names_the_port_of_the_dashboard_where_it_is_not_the_usual_o
     assert describe_dashboard(RayResources(2, 0, None)) == []
 
 
-@pytest.mark.parametrize("own", [None, "debug"])
-def test_the_log_level_of_a_command_ends_with_its_ray(monkeypatch, own):
-    """Programs that go on afterwards, tests among them, would hand it to whatever they start."""
+@pytest.mark.parametrize("user_level", [None, "debug"])
+def test_the_log_level_of_a_command_ends_with_its_ray(monkeypatch, user_level):
+    """Otherwise a program that continues after its Ray would pass the level on to later processes."""
     name, levels = "RAY_BACKEND_LOG_LEVEL", []
 
     def connected(*_):
@@ -44,49 +44,49 @@ def test_the_log_level_of_a_command_ends_with_its_ray(monkeypatch, own):
 
     monkeypatch.setattr(ray_cluster, "_connected", connected)
     monkeypatch.delenv(name, raising=False)
-    if own:
-        monkeypatch.setenv(name, own)
+    if user_level:
+        monkeypatch.setenv(name, user_level)
     with ray_cluster.ray_cluster(None, "", "fatal"):
         pass
-    assert levels == [own or "fatal"]
-    assert os.environ.get(name) == own
+    assert levels == [user_level or "fatal"]
+    assert os.environ.get(name) == user_level
 
 
-def ask(cluster: RayResources, path: str, token: str | None = None) -> tuple[int, bytes]:
+def get(cluster: RayResources, path: str, token: str | None = None) -> tuple[int, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(f"http://{cluster.dashboard}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, b""
 
 
 @pytest.mark.slow
-def test_the_dashboard_answers_who_has_the_token_and_shows_the_run(ray_session, songs_file, tiny_encoder, tmp_path):
+def test_the_dashboard_requires_the_token_and_shows_the_run(ray_session, songs_file, tiny_encoder, tmp_path):
     token = token_path().read_text().strip()
     assert stat.S_IMODE(token_path().stat().st_mode) == 0o600
     assert ray_session.dashboard.startswith("127.0.0.1:")
-    assert ask(ray_session, "/")[0] == 200
+    assert get(ray_session, "/")[0] == 200
     for path in ("/api/version", "/api/jobs/", "/api/cluster_status", "/api/train/v2/runs/v1"):
-        assert ask(ray_session, path)[0] == 401, path
-        assert ask(ray_session, path, "0" * 64)[0] == 403, path
-    assert ask(ray_session, "/api/version", token)[0] == 200
+        assert get(ray_session, path)[0] == 401, path
+        assert get(ray_session, path, "0" * 64)[0] == 403, path
+    assert get(ray_session, "/api/version", token)[0] == 200
 
     plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
     job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
-    (outcome,) = run_distributed(shared, [job], WorkerResources(1, 1, False, 1.0, 1), LogForwarder([], []))
-    assert np.isfinite(outcome.val_scores).all()
-    status, page = ask(ray_session, "/api/train/v2/runs/v1", token)
+    (result,) = run_distributed(context, [job], WorkerResources(1, 1, False, 1.0, 1), LogForwarder([], []))
+    assert np.isfinite(result.val_scores).all()
+    status, page = get(ray_session, "/api/train/v2/runs/v1", token)
     assert status == 200
     runs = {run["name"]: run["status"] for run in json.loads(page)["train_runs"]}
     assert [state for name, state in runs.items() if name.startswith("fold-0")] in (["FINISHED"], ["RUNNING"])
 
 
 @pytest.mark.slow
-def test_only_loopback_is_listened_on_by_the_dashboard(ray_session):
+def test_the_dashboard_listens_only_on_loopback(ray_session):
     port = int(ray_session.dashboard.rpartition(":")[2])
     for _, _, _, _, address in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET, socket.SOCK_STREAM):
         if not address[0].startswith("127."):
@@ -94,7 +94,7 @@ def test_only_loopback_is_listened_on_by_the_dashboard(ray_session):
                 assert probe.connect_ex(address) != 0
 
 
-def test_what_a_raylet_leaves_behind_is_ended(monkeypatch):
+def test_remaining_processes_of_a_raylet_are_ended(monkeypatch):
     monkeypatch.setattr(ray_cluster, "AGENT_SECONDS", 0.2)
     quick, stuck = (subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for code in (
         "pass", "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -107,27 +107,27 @@ def test_what_a_raylet_leaves_behind_is_ended(monkeypatch):
     ray_cluster._end_processes([])
 
 
-WAITING = """
+WAITING_SCRIPT = """
 import time
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
 prepare_environment()
 with ray_cluster(None, "go on with --resume --name x"):
     print("ready", flush=True)
-    time.sleep(600)  # asks nothing of Ray, and so hears nothing of its end
+    time.sleep(600)  # makes no call to Ray, and so gets no error of it
 """
 
 
 @pytest.mark.slow
-def test_a_command_whose_ray_is_lost_ends_with_a_word(tmp_path):
+def test_a_command_whose_ray_is_lost_ends_with_an_error_message(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", WAITING_SCRIPT], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     for child in psutil.Process(process.pid).children(recursive=True):
         if child.name() == HEAD:
             child.kill()
-    _, err = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume --name x"
+    assert stderr.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume --name x"

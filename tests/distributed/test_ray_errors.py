@@ -1,4 +1,4 @@
-"""Errors of Ray's tasks come out as what the task raised, whatever Ray put around it."""
+"""Errors of Ray tasks are unwrapped to the exception that the task raised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def in_user_code(cause: Exception) -> UserCodeException:
 
 
 def annotated(error: Exception) -> Exception:
-    """As Ray Data leaves what a task raised, and as the driver gets it."""
+    """Return the exception of a task as Ray Data annotates it and as the driver receives it."""
     error = type(error)(*error.args)
     suffix = "Failed to apply UDF transform after 1/1 attempts."
     error.args = (f"{error.args[0]}\n{suffix}",) if isinstance(error.args[0], str) else (*error.args, suffix)
@@ -43,7 +43,7 @@ WRAPPED = [
 
 @pytest.mark.parametrize("wrap", WRAPPED)
 @pytest.mark.parametrize("error", [InputError(["one", "two"]), TrainingError("three")])
-def test_an_error_for_people_comes_out_as_itself(wrap, error):
+def test_user_facing_errors_are_unwrapped(wrap, error):
     with pytest.raises(type(error)) as caught, unwrapped_errors():
         raise wrap(error)
     assert type(caught.value) is type(error)

@@ -1,4 +1,4 @@
-"""The paths of Ray's sockets fit into what the system allows, wherever TMPDIR leads."""
+"""The paths of Ray's sockets do not exceed the limit of the system, whatever TMPDIR is."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rainbow_ray.distributed.ray_folder import LONGEST_SOCKET, MARGIN, PREFIX, S
 from rainbow_ray.utils.errors import InputError
 
 
-def test_ray_chooses_where_nothing_is_named():
+def test_without_variables_ray_chooses_the_folder():
     with session_folder({}) as folder:
         assert folder is None
 
 
-def test_a_short_folder_is_taken_as_it_is():
+def test_a_short_folder_is_not_replaced():
     for environment in ({"TMPDIR": "/tmp"}, {"RAY_TMPDIR": "/tmp", "TMPDIR": "/var/tmp"}):
         with session_folder(environment) as folder:
             assert folder == "/tmp/ray"
@@ -26,7 +26,7 @@ def test_a_short_folder_is_taken_as_it_is():
         assert folder is None
 
 
-def test_each_of_the_two_folders_is_replaced_where_it_is_too_long():
+def test_each_of_the_two_variables_is_replaced_if_its_folder_is_too_long():
     environment = {"TMPDIR": "/tmp", "RAY_TMPDIR": "/x" * 60}
     with session_folder(environment) as folder:
         assert folder is not None
@@ -58,16 +58,16 @@ def test_a_long_folder_is_replaced_by_a_private_one_that_is_removed(name):
     assert not path.exists()
 
 
-def test_no_folder_to_replace_it_is_told_with_what_to_do(tmp_path):
+def test_without_a_replacement_the_error_recommends_another_folder(tmp_path):
     (tmp_path / "file").touch()
-    parents = (str(tmp_path / "none"), str(tmp_path / "file"))
+    replacements = (str(tmp_path / "none"), str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"TMPDIR: .* is too long .* set it to a folder"), session_folder(
-        {"TMPDIR": "/x" * 60}, parents
+        {"TMPDIR": "/x" * 60}, replacements
     ):  # fmt: skip
         pass
 
 
-def test_the_limit_is_the_system_s(tmp_path, monkeypatch):
+def test_the_limit_is_that_of_the_system(tmp_path, monkeypatch):
     path = "/tmp/" + "s" * (SOCKET_BYTES - 5)
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.bind(path)
@@ -79,13 +79,13 @@ def test_the_limit_is_the_system_s(tmp_path, monkeypatch):
     assert not is_usable(f"{longest}a", "")
 
 
-def test_the_longest_socket_is_known():
+def test_no_socket_name_of_ray_is_longer_than_expected():
     """The names of Ray's sockets: those of the dashboard's modules are the longest."""
     import re
 
     import ray
 
     modules = Path(ray.__file__).parent / "dashboard" / "modules"
-    names = re.findall(r"class (\w+)\(SubprocessModule\)", "".join(f.read_text() for f in modules.rglob("*.py")))
+    names = re.findall(r"class (\w+)\(SubprocessModule\)", "".join(file.read_text() for file in modules.rglob("*.py")))
     assert names
     assert max(len(name) for name in names) <= len(LONGEST_SOCKET.rpartition("dash_")[2])

@@ -16,9 +16,9 @@ from rainbow_ray.distributed.resources import (
 from rainbow_ray.utils.errors import InputError
 
 
-@pytest.mark.parametrize(("value", "pair"), [(3, (3, 3)), ("1..4", (1, 4)), ("2", (2, 2)), (None, None)])
-def test_parse_workers_reads_a_number_or_a_range(value, pair):
-    assert parse_workers(value) == pair
+@pytest.mark.parametrize(("value", "expected"), [(3, (3, 3)), ("1..4", (1, 4)), ("2", (2, 2)), (None, None)])
+def test_parse_workers_reads_a_number_or_a_range(value, expected):
+    assert parse_workers(value) == expected
 
 
 @pytest.mark.parametrize("value", ["many", "0", 0, "4..1", "1..", "..4", "1.5", -1])
@@ -38,8 +38,8 @@ def test_workers_divide_the_cpus_and_gpus():
     assert allocate_workers(GPU, None, device="auto", streams=False) == WorkerResources(4, 4, True, 4.0, 4)
     assert allocate_workers(GPU, None, device="cpu", streams=False).max_workers == 1
     assert allocate_workers(CPU, (1, 16), device="auto", streams=False).cpus == 1.0
-    single = RayResources(cpus=1, gpus=0, dashboard=None, node_cpus=1)
-    assert allocate_workers(single, None, device="auto", streams=True).cpus == 0.5
+    one_cpu = RayResources(cpus=1, gpus=0, dashboard=None, node_cpus=1)
+    assert allocate_workers(one_cpu, None, device="auto", streams=True).cpus == 0.5
 
 
 def test_by_default_the_workers_of_a_fit_are_on_one_node():
@@ -61,7 +61,7 @@ def test_too_many_workers_are_rejected_with_the_arithmetic():
         allocate_workers(CPU, (9, 12), device="auto", streams=False)
 
 
-def trials_of(resources, **options):
+def allocate(resources, **options):
     defaults = {
         "n_trials": 30,
         "max_concurrent": None,
@@ -73,32 +73,32 @@ def trials_of(resources, **options):
 
 
 def test_trials_divide_the_cpus_and_gpus():
-    assert trials_of(CPU) == TrialResources(8, 1.0, 0.0, None)
-    assert trials_of(CPU, n_trials=2) == TrialResources(2, 4.0, 0.0, None)
-    assert trials_of(CPU, max_concurrent=3).cpus == 2.0
-    assert trials_of(GPU) == TrialResources(4, 4.0, 1.0, None)
-    assert trials_of(GPU, gpus_per_trial=0.25) == TrialResources(16, 1.0, 0.25, None)
-    assert trials_of(GPU, gpus_per_trial=0.4).max_concurrent == 8, (
-        "two on each of four GPUs: a trial never uses parts of two"
+    assert allocate(CPU) == TrialResources(8, 1.0, 0.0, None)
+    assert allocate(CPU, n_trials=2) == TrialResources(2, 4.0, 0.0, None)
+    assert allocate(CPU, max_concurrent=3).cpus == 2.0
+    assert allocate(GPU) == TrialResources(4, 4.0, 1.0, None)
+    assert allocate(GPU, gpus_per_trial=0.25) == TrialResources(16, 1.0, 0.25, None)
+    assert allocate(GPU, gpus_per_trial=0.4).max_concurrent == 8, (
+        "two trials on each of four GPUs: a trial uses part of one GPU only"
     )
-    nested = trials_of(GPU, workers_per_trial=2)
-    assert (nested.max_concurrent, nested.gpus) == (2, 0.0)
-    assert nested.workers.max_workers == 2
-    assert nested.max_concurrent * (nested.cpus + 2 * nested.workers.cpus) <= GPU.cpus
-    wide = trials_of(CPU, workers_per_trial=4)
-    assert wide.max_concurrent * (wide.cpus + 4 * wide.workers.cpus) <= CPU.cpus
+    two_workers = allocate(GPU, workers_per_trial=2)
+    assert (two_workers.max_concurrent, two_workers.gpus) == (2, 0.0)
+    assert two_workers.workers.max_workers == 2
+    assert two_workers.max_concurrent * (two_workers.cpus + 2 * two_workers.workers.cpus) <= GPU.cpus
+    four_workers = allocate(CPU, workers_per_trial=4)
+    assert four_workers.max_concurrent * (four_workers.cpus + 4 * four_workers.workers.cpus) <= CPU.cpus
 
 
 def test_too_many_trials_are_rejected_with_the_arithmetic():
     with pytest.raises(
         InputError, match=r"9 trials × 1 workers × 1 CPU = 9 CPUs, but Ray has 8: at most --max-concurrent 8"
     ):
-        trials_of(CPU, max_concurrent=9)
+        allocate(CPU, max_concurrent=9)
     with pytest.raises(InputError, match=r"5 trials × 1 workers × 1 GPU = 5 GPUs, but Ray has 4"):
-        trials_of(GPU, max_concurrent=5)
+        allocate(GPU, max_concurrent=5)
     with pytest.raises(InputError, match=r"1 trials × 9 workers × 1 CPU .* at most --workers-per-trial 8"):
-        trials_of(CPU, workers_per_trial=9)
+        allocate(CPU, workers_per_trial=9)
     with pytest.raises(InputError, match="Ray has no GPU"):
-        trials_of(CPU, gpus_per_trial=0.5)
+        allocate(CPU, gpus_per_trial=0.5)
     with pytest.raises(InputError, match=r"1\.5: a trial is one process, which uses one GPU"):
-        trials_of(GPU, gpus_per_trial=1.5)
+        allocate(GPU, gpus_per_trial=1.5)

@@ -1,4 +1,4 @@
-"""Intervals and comparisons over songs, the verdict's words, signs of collapse."""
+"""Confidence intervals and comparisons over songs, verdicts, and warnings of a collapsed model."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rainbow_ray.evaluation.bootstrap import (
 from rainbow_ray.evaluation.diagnostics import training_warnings
 from rainbow_ray.tasks.binary import Binary
 
-PROBLEM = Binary()
+TASK = Binary()
 
 
-def test_songs_are_drawn_whole():
+def test_all_rows_of_a_song_are_drawn_together():
     songs = np.array(["a", "b", "a", "c", "b", "a"])
     for rows in resample(songs, seed=0):
         drawn, counts = np.unique(rows, return_counts=True)
         for song in "abc":
-            times = {int(counts[drawn == i][0]) if i in drawn else 0 for i in np.flatnonzero(songs == song)}
-            assert len(times) == 1
+            n_draws = {int(counts[drawn == i][0]) if i in drawn else 0 for i in np.flatnonzero(songs == song)}
+            assert len(n_draws) == 1
         break
 
 
@@ -35,50 +35,50 @@ def test_repeating_each_song_does_not_narrow_its_interval():
     rng = np.random.default_rng(0)
     targets, scores = (rng.random(40) < 0.5).astype(float), rng.random(40)
     songs = np.array([f"s{i}" for i in range(40)])
-    once = bootstrap_ci(PROBLEM, targets, ScoredPredictions(scores, scores), songs, seed=0)["accuracy"]
-    nine = np.repeat(scores, 9)
-    often = bootstrap_ci(PROBLEM, np.repeat(targets, 9), ScoredPredictions(nine, nine), np.repeat(songs, 9), seed=0)[
-        "accuracy"
-    ]
-    np.testing.assert_allclose(once, often)
+    interval = bootstrap_ci(TASK, targets, ScoredPredictions(scores, scores), songs, seed=0)["accuracy"]
+    repeated_scores = np.repeat(scores, 9)
+    repeated_interval = bootstrap_ci(
+        TASK, np.repeat(targets, 9), ScoredPredictions(repeated_scores, repeated_scores), np.repeat(songs, 9), seed=0
+    )["accuracy"]
+    np.testing.assert_allclose(interval, repeated_interval)
 
 
-def test_what_most_resamples_cannot_define_has_no_interval():
+def test_a_metric_undefined_in_most_resamples_has_no_interval():
     targets = np.array([1.0] + [0.0] * 2)
-    found = bootstrap_ci(
-        PROBLEM, targets, ScoredPredictions(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0
+    intervals = bootstrap_ci(
+        TASK, targets, ScoredPredictions(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0
     )
-    assert found["roc_auc"] is None
-    assert found["accuracy"] == [1.0, 1.0]
+    assert intervals["roc_auc"] is None
+    assert intervals["accuracy"] == [1.0, 1.0]
 
 
-def test_a_paired_comparison_is_narrower_than_its_parts():
+def test_a_paired_interval_is_narrower_than_that_of_one_model():
     rng = np.random.default_rng(0)
     n = 200
     targets = (rng.random(n) < 0.5).astype(float)
-    hard = rng.random(n) < 0.3  # both fail on the same songs
-    model = np.where(hard, 1 - targets, targets) * 0.8 + 0.1
+    is_hard = rng.random(n) < 0.3  # both fail on the same songs
+    model = np.where(is_hard, 1 - targets, targets) * 0.8 + 0.1
     baseline = model.copy()
     baseline[:10] = 1 - model[:10]
     songs = np.arange(n).astype(str)
-    gap = paired_bootstrap(PROBLEM, "accuracy", targets, model, baseline, songs, seed=0)
-    low, high = bootstrap_ci(PROBLEM, targets, ScoredPredictions(model, model), songs, seed=0)["accuracy"]
-    assert gap.high - gap.low < 0.8 * (high - low)
-    assert paired_bootstrap(PROBLEM, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
-    worse = paired_bootstrap(PROBLEM, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)
-    better = paired_bootstrap(PROBLEM, "log_loss", targets, model, np.full(n, 0.5), songs, seed=0)
+    difference = paired_bootstrap(TASK, "accuracy", targets, model, baseline, songs, seed=0)
+    low, high = bootstrap_ci(TASK, targets, ScoredPredictions(model, model), songs, seed=0)["accuracy"]
+    assert difference.high - difference.low < 0.8 * (high - low)
+    assert paired_bootstrap(TASK, "accuracy", targets, model, model, songs, seed=0) == Difference(0.0, 0.0, 0.0)
+    worse = paired_bootstrap(TASK, "log_loss", targets, np.full(n, 0.5), model, songs, seed=0)
+    better = paired_bootstrap(TASK, "log_loss", targets, model, np.full(n, 0.5), songs, seed=0)
     assert worse.value == -better.value
 
 
 def test_the_best_baseline_follows_the_metric():
     baselines = {"a": {"macro_f1": 0.6, "log_loss": 0.9}, "b": {"macro_f1": None, "log_loss": 0.2}}
-    assert best_baseline(PROBLEM, "macro_f1", baselines) == "a"
-    assert best_baseline(PROBLEM, "log_loss", baselines) == "b"
-    assert best_baseline(PROBLEM, "mcc", {"a": {"mcc": None}}) is None
+    assert best_baseline(TASK, "macro_f1", baselines) == "a"
+    assert best_baseline(TASK, "log_loss", baselines) == "b"
+    assert best_baseline(TASK, "mcc", {"a": {"mcc": None}}) is None
 
 
 @pytest.mark.parametrize(
-    ("gap", "best", "words"),
+    ("difference", "best", "message"),
     [
         (Difference(0.2, 0.1, 0.3), "majority", "beats the best baseline, majority"),
         (Difference(-0.2, -0.3, -0.1), "bag of words + boosting", "Words alone do better"),
@@ -88,26 +88,28 @@ def test_the_best_baseline_follows_the_metric():
         (None, "majority", "No verdict"),
     ],
 )
-def test_the_verdict_says_what_the_interval_allows(gap, best, words):
-    sentence = verdict("macro_f1", best, 0.5, 0.7, gap, 43)
-    assert words in sentence
-    assert ("Words alone" in sentence) == (words == "Words alone do better")
+def test_the_verdict_follows_from_the_interval(difference, best, message):
+    sentence = verdict("macro_f1", best, 0.5, 0.7, difference, 43)
+    assert message in sentence
+    assert ("Words alone" in sentence) == (message == "Words alone do better")
 
 
-def facts(losses, best_step=50, warmup_steps=10):
+def fit_infos(losses, best_step=50, warmup_steps=10):
     return [{"losses": losses, "best_step": best_step, "warmup_steps": warmup_steps}] * 3
 
 
-def test_collapse_is_said_with_the_key_to_try():
+def test_warnings_of_collapse_name_the_key_to_change():
     config = TrainingConfig()
-    assert training_warnings(config, facts([0.7, 0.2]), [True, False], "training.pos_weight=auto") == []
-    one_class = training_warnings(config, facts([0.7, 0.2]), [True, True], "training.pos_weight=auto")
-    assert "every song is predicted True" in one_class[0]
-    assert "training.pos_weight" in one_class[0]
-    flat = training_warnings(config, facts([0.7, 0.699]), [True, False], "training.pos_weight=auto")
-    assert "hardly decreased" in flat[0]
-    assert "training.head_learning_rate" in flat[0]
+    assert training_warnings(config, fit_infos([0.7, 0.2]), [True, False], "training.pos_weight=auto") == []
+    one_class_warnings = training_warnings(config, fit_infos([0.7, 0.2]), [True, True], "training.pos_weight=auto")
+    assert "every song is predicted True" in one_class_warnings[0]
+    assert "training.pos_weight" in one_class_warnings[0]
+    flat_loss_warnings = training_warnings(config, fit_infos([0.7, 0.699]), [True, False], "training.pos_weight=auto")
+    assert "hardly decreased" in flat_loss_warnings[0]
+    assert "training.head_learning_rate" in flat_loss_warnings[0]
     config.early_stopping.enabled = True
-    early = training_warnings(config, facts([0.7, 0.2], best_step=5), [True, False], "training.pos_weight=auto")
-    assert "warm-up" in early[0]
-    assert "training.warmup_ratio=0" in early[0]
+    early_stop_warnings = training_warnings(
+        config, fit_infos([0.7, 0.2], best_step=5), [True, False], "training.pos_weight=auto"
+    )
+    assert "warm-up" in early_stop_warnings[0]
+    assert "training.warmup_ratio=0" in early_stop_warnings[0]

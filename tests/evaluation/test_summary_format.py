@@ -19,7 +19,7 @@ FORMER_SWEEP = {
 }  # fmt: skip
 
 
-def test_the_keys_of_a_run_of_version_1_are_renamed():
+def test_the_keys_of_a_run_of_format_1_are_renamed():
     assert upgrade_summary(FORMER_RUN) == {
         "format": SUMMARY_FORMAT, "phase": 5, "task": "segmentation", "base_task": "multiclass",
         "metrics": {"epoch": 2, "macro_f1": 0.5}, "training_warnings": ["a"],
@@ -28,7 +28,7 @@ def test_the_keys_of_a_run_of_version_1_are_renamed():
     }  # fmt: skip
 
 
-def test_the_keys_of_a_sweep_of_version_1_are_renamed():
+def test_the_keys_of_a_sweep_of_format_1_are_renamed():
     assert upgrade_summary(FORMER_SWEEP) == {
         "format": SUMMARY_FORMAT, "sweep": True, "task": "binary", "corrected": {"selected_score": 0.9, "value": 0.8},
         "revalidation": {"seeds": [1]}, "cache_seconds": {"spent": 2.0, "without_cache": 30.0},
@@ -40,7 +40,7 @@ def test_a_sweep_without_a_corrected_score_is_upgraded():
 
 
 @pytest.mark.parametrize("document", [FORMER_RUN, FORMER_SWEEP])
-def test_an_upgraded_summary_stays_as_it_is(document):
+def test_upgrading_twice_changes_nothing(document):
     upgraded = upgrade_summary(document)
     assert upgrade_summary(upgraded) == upgraded
 

@@ -1,4 +1,4 @@
-"""The ONNX folder's tokenizer: the graph's own, with words, and special tokens in texts are text."""
+"""The tokenizer of an ONNX folder: it must match the graph, and special tokens in texts are plain text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440
 
 
 def write_graph(file: Path, embeddings: int) -> None:
-    """A model whose score is the mean of an embedding of one number for each token."""
+    """Write a model whose score is the sigmoid of the mean of one-dimensional token embeddings."""
     table = numpy_helper.from_array(np.linspace(-2, 2, embeddings, dtype=np.float32), "table")
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["examples", "length"])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["examples"])
@@ -76,11 +76,11 @@ def folder(tmp_path) -> Path:
 
 def test_special_tokens_in_texts_are_text(folder):
     predictor = OnnxPredictor.load(folder)
-    spelled = [4, 5, 7, 9, 8, 6]  # a door [ pad ] wall
+    token_ids = [4, 5, 7, 9, 8, 6]  # a door [ pad ] wall
     row = predictor.tokenizer(["a door [PAD] wall"])[0]
-    assert row == [2, *spelled, 3]
+    assert row == [2, *token_ids, 3]
     (score,) = predictor.score_texts(["a door [PAD] wall"])
-    mean = np.linspace(-2, 2, len(WORDS), dtype=np.float32)[[2, *spelled, 3]].mean()
+    mean = np.linspace(-2, 2, len(WORDS), dtype=np.float32)[[2, *token_ids, 3]].mean()
     assert score[0] == pytest.approx(1 / (1 + np.exp(-mean)), abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Real runs whose processes are killed: a worker's death goes by unnoticed, any other one ends with `--resume`."""
+"""Real runs whose processes are killed: a lost worker is replaced; after any other loss the run can be resumed."""
 
 from __future__ import annotations
 
@@ -39,42 +39,44 @@ def command(tmp_path_factory, tiny_encoder) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, command) -> Path:
-    """A run that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
+def reference_run(tmp_path_factory, command) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("reference")
     call(folder, *command, "--name", "r")
     return folder / "runs" / "r"
 
 
-def assert_same(run: Path, whole: Path) -> None:
+def assert_identical_results(run: Path, reference: Path) -> None:
     for fit in FITS:
-        ours, theirs = (CheckpointManager(at / "checkpoints" / fit).load_model()["model"] for at in (run, whole))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), fit
-    ours, theirs = (json.loads((at / "summary.json").read_text()) for at in (run, whole))
-    assert ours["metrics"] == theirs["metrics"]
+        weights, expected = (
+            CheckpointManager(folder / "checkpoints" / fit).load_model()["model"] for folder in (run, reference)
+        )
+        assert all(torch.equal(weights[name], expected[name]) for name in expected), fit
+    summary, expected_summary = (json.loads((folder / "summary.json").read_text()) for folder in (run, reference))
+    assert summary["metrics"] == expected_summary["metrics"]
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
-    assert len(places) == len(set(places))
-    assert len(places) == len((whole / "metrics.jsonl").read_text().splitlines())
+    record_keys = [(record["fold"], record["epoch"], record["step"], record["split"]) for record in records]
+    assert len(record_keys) == len(set(record_keys))
+    assert len(record_keys) == len((reference / "metrics.jsonl").read_text().splitlines())
 
 
-def in_the_middle(process: subprocess.Popen, run: Path, fits: tuple[str, ...], seconds: float = 240) -> None:
+def wait_for_checkpoint(process: subprocess.Popen, run: Path, fits: tuple[str, ...], seconds: float = 240) -> None:
     """Wait until one of these fits has a checkpoint and is not finished."""
     deadline = time.monotonic() + seconds
     folders = [run / "checkpoints" / fit for fit in fits]
-    while not any(list(f.glob("step-*.pt")) and not (f / "result.npz").exists() for f in folders):
+    while not any(list(folder.glob("step-*.pt")) and not (folder / "result.npz").exists() for folder in folders):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def processes(driver: subprocess.Popen, title: str = "") -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(driver.pid).children(recursive=True):
+def child_processes(driver: subprocess.Popen, title: str = "") -> list[psutil.Process]:
+    matches = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if title in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+            if title in " ".join(process.cmdline()):
+                matches.append(process)
+    return matches
 
 
 def kill(victims: list[psutil.Process]) -> None:
@@ -85,34 +87,34 @@ def kill(victims: list[psutil.Process]) -> None:
 
 
 @pytest.mark.long
-def test_a_worker_that_is_killed_is_replaced(command, whole, tmp_path):
+def test_a_killed_worker_is_replaced(command, reference_run, tmp_path):
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")
-    in_the_middle(process, run, ("fold-0", "fold-1"))
-    kill(processes(process, FOLD_WORKER)[:1])
-    in_the_middle(process, run, ("refit",))
-    kill(processes(process, TRAIN_WORKER)[:1])
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, out + err
-    assert "resumed from step" in out
-    assert "Traceback" not in out + err
-    assert_same(run, whole)
+    wait_for_checkpoint(process, run, ("fold-0", "fold-1"))
+    kill(child_processes(process, FOLD_WORKER)[:1])
+    wait_for_checkpoint(process, run, ("refit",))
+    kill(child_processes(process, TRAIN_WORKER)[:1])
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stdout + stderr
+    assert "resumed from step" in stdout
+    assert "Traceback" not in stdout + stderr
+    assert_identical_results(run, reference_run)
 
 
 @pytest.mark.long
-def test_a_session_and_a_driver_that_are_killed_are_gone_on_with(command, whole, tmp_path):
+def test_a_run_is_resumed_after_its_session_and_its_driver_are_killed(command, reference_run, tmp_path):
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")
-    in_the_middle(process, run, ("fold-0", "fold-1"))
-    kill(processes(process))
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 1, out + err
-    assert "--resume" in err
-    assert "Traceback" not in err
+    wait_for_checkpoint(process, run, ("fold-0", "fold-1"))
+    kill(child_processes(process))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1, stdout + stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
     process = start(tmp_path, *command, "--name", "r", "--resume")
-    in_the_middle(process, run, ("refit",))
+    wait_for_checkpoint(process, run, ("refit",))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    out = call(tmp_path, *command, "--resume")
-    assert "resumed from step" in out
-    assert_same(run, whole)
+    stdout = call(tmp_path, *command, "--resume")
+    assert "resumed from step" in stdout
+    assert_identical_results(run, reference_run)

@@ -1,7 +1,7 @@
-"""A sweep under fire: driver, actors and the whole Ray session are killed at random instants, and nothing is lost.
+"""A sweep whose driver, actors and Ray session are killed at random times loses no result.
 
-What was finished before a kill, trials and folds, is there afterwards, untouched; the rest is run when the sweep goes
-on; and each trial's score is the one that the same config gets undisturbed.
+Trials and folds that were finished before a kill are unchanged afterwards; the others run when the sweep is resumed;
+and the score of each trial equals that of an undisturbed run of the same config.
 """
 
 from __future__ import annotations
@@ -18,113 +18,119 @@ import psutil
 import pytest
 
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
-from tests.fault_injection.test_ray_kills import processes
+from tests.fault_injection.test_ray_kills import child_processes
 from tests.test_tune import KEYS, call, command, start  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-STARTS = 6.0  # seconds at most between a start's first trial and the blow
+MAX_KILL_DELAY = 6.0  # seconds at most between the first trial after a start and the kill
 VICTIMS = ("driver", "actor", "session")
-# long enough that a kill meets trials in each state; pruning off, so that scores do not depend on who came first
-LONGER = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.revalidation_seeds=1",
-          "logging.report=false"]  # fmt: skip
+# long enough for kills in each state of a trial; without pruning, so that scores do not depend on the order of trials
+LONG_TRIALS = ["training.epochs=40", "tune.prune=false", "training.checkpoint_seconds=0.2", "tune.revalidation_seeds=1",
+               "logging.report=false"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def sweep_command(command) -> list[str]:  # noqa: F811
-    mine = [part for part in command if part not in ("training.epochs=4", "tune.revalidation_seeds=1")]
-    return [*mine, *LONGER, "--name", "s"]
+    arguments = [part for part in command if part not in ("training.epochs=4", "tune.revalidation_seeds=1")]
+    return [*arguments, *LONG_TRIALS, "--name", "s"]
 
 
-def finished(folder: Path) -> dict[str, bytes]:
-    """Results of folds, by their place."""
+def finished_folds(folder: Path) -> dict[str, bytes]:
+    """Return the result files of finished folds, by their paths in the folder."""
     files = folder.glob("trials/*/fold-*/result.npz")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def ended(folder: Path) -> dict[int, object]:
+def ended_trials(folder: Path) -> dict[int, object]:
     path = folder / "trials.jsonl"
     return {trial.number: trial for trial in TrialLog(path).ended} if path.exists() else {}
 
 
-def size(folder: Path) -> int:
+def log_size(folder: Path) -> int:
     path = folder / "trials.jsonl"
     return path.stat().st_size if path.exists() else 0
 
 
-def in_a_trial(process: subprocess.Popen, folder: Path, seen: int) -> None:
-    """Wait until this start of a sweep has told something of a trial, or is at its end."""
+def wait_for_trial(process: subprocess.Popen, folder: Path, log_size_before: int) -> None:
+    """Wait until the sweep has logged an event after its start, or has ended."""
     deadline = time.monotonic() + 300
-    while process.poll() is None and size(folder) <= seen and not (folder / "trials.csv").exists():
+    while process.poll() is None and log_size(folder) <= log_size_before and not (folder / "trials.csv").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def assert_kept(folder: Path, folds: dict[str, bytes], trials: dict[int, object]) -> None:
-    still, now = finished(folder), ended(folder)
-    assert {name: still.get(name) for name in folds} == folds, "a finished fold was lost or written anew"
-    assert {n: now.get(n) for n in trials} == trials, "a finished trial was lost or told anew"
+def assert_results_unchanged(
+    folder: Path, expected_folds: dict[str, bytes], expected_trials: dict[int, object]
+) -> None:
+    folds_now, trials_now = finished_folds(folder), ended_trials(folder)
+    assert {name: folds_now.get(name) for name in expected_folds} == expected_folds, (
+        "a finished fold was lost or written again"
+    )
+    assert {number: trials_now.get(number) for number in expected_trials} == expected_trials, (
+        "a finished trial was lost or logged again"
+    )
 
 
-def strike(process: subprocess.Popen, victim: str) -> bool:
-    """SIGKILL to the driver, to one actor, or to all of Ray's processes; whether there was one to be killed."""
+def kill_victim(process: subprocess.Popen, victim: str) -> bool:
+    """Send SIGKILL to the driver, one actor, or all of Ray's processes; return whether a process was killed."""
     if victim == "driver":
         process.send_signal(signal.SIGKILL)
         return True
     title = "ImplicitFunc" if victim == "actor" else ""
-    struck, deadline = False, time.monotonic() + 60
-    while not processes(process, title) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)  # a trial has begun, and its actor starts
-    for found in processes(process, title)[: 1 if victim == "actor" else None]:
+    is_killed, deadline = False, time.monotonic() + 60
+    while not child_processes(process, title) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)  # the trial is logged before its actor starts
+    for child in child_processes(process, title)[: 1 if victim == "actor" else None]:
         with contextlib.suppress(psutil.Error):
-            found.kill()
-            struck = True
-    return struck
+            child.kill()
+            is_killed = True
+    return is_killed
 
 
 def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path, kills):
-    """With `--kills 10`, as `make campaign` has it, 24 kills; as a slow test 3, one of each victim."""
+    """24 kills with `--kills 10` (`make campaign`), else 3: one of each kind of victim."""
     rng = random.Random(kills)
     folder = tmp_path / "runs" / "s"
-    wanted = 3 + 7 * (kills - 1) // 3
-    trials_wanted = 5 + 3 * wanted
-    sweep_command = [*sweep_command, "--trials", str(trials_wanted)]
-    done, folds, trials = 0, finished(folder), ended(folder)
-    process, seen = start(tmp_path, *sweep_command), 0
-    for number in range(wanted):
-        in_a_trial(process, folder, seen)
-        time.sleep(rng.uniform(0.0, STARTS))
-        assert_kept(folder, folds, trials)
+    n_planned_kills = 3 + 7 * (kills - 1) // 3
+    n_trials = 5 + 3 * n_planned_kills
+    sweep_command = [*sweep_command, "--trials", str(n_trials)]
+    n_kills, folds, trials = 0, finished_folds(folder), ended_trials(folder)
+    process, log_size_before = start(tmp_path, *sweep_command), 0
+    for number in range(n_planned_kills):
+        wait_for_trial(process, folder, log_size_before)
+        time.sleep(rng.uniform(0.0, MAX_KILL_DELAY))
+        assert_results_unchanged(folder, folds, trials)
         if process.poll() is not None:
             break
         victim = VICTIMS[number % len(VICTIMS)]
-        done += strike(process, victim)
-        if victim != "actor":  # without an actor the sweep goes on by itself
+        n_kills += kill_victim(process, victim)
+        if victim != "actor":  # the sweep itself replaces a lost actor
             process.communicate(timeout=500)
             process = start(tmp_path, *sweep_command, "--resume")
-        folds, trials, seen = finished(folder), ended(folder), size(folder)
-    _, err = process.communicate(timeout=600)
-    if process.returncode != 0:  # the last blow was the session's
-        assert "Traceback" not in err, err
+        folds, trials, log_size_before = finished_folds(folder), ended_trials(folder), log_size(folder)
+    _, stderr = process.communicate(timeout=600)
+    if process.returncode != 0:  # the last kill was that of the session
+        assert "Traceback" not in stderr, stderr
         call(tmp_path, *sweep_command, "--resume")
-    assert_kept(folder, folds, trials)
-    assert done >= wanted * 5 // 6
+    assert_results_unchanged(folder, folds, trials)
+    assert n_kills >= n_planned_kills * 5 // 6
     trial_log = TrialLog(folder / "trials.jsonl")
-    assert sorted(trial_log.trials) == list(range(trials_wanted))
+    assert sorted(trial_log.trials) == list(range(n_trials))
     assert {trial.state for trial in trial_log.ended} <= {"complete", "failed"}
-    assert len(trial_log.ended) == trials_wanted
+    assert len(trial_log.ended) == n_trials
     for trial in trial_log.ended:
         if trial.state == "complete":
             assert trial.reports[-1] == (FULL_BUDGET, trial.score)
             assert len(list((folder / "trials" / f"{trial.number:04d}").glob("fold-*/result.npz"))) == 3
-    print(f"{done} kills; {len(trial_log.ended)} trials")
+    print(f"{n_kills} kills; {len(trial_log.ended)} trials")
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["trials"]["total"] == trials_wanted
-    assert_undisturbed(trial_log, folder)
+    assert summary["trials"]["total"] == n_trials
+    assert_scores_of_undisturbed_trials(trial_log, folder)
 
 
-def assert_undisturbed(trial_log: TrialLog, folder: Path) -> None:
-    """Trials that were killed have the numbers that the same config gets when nobody kills it."""
+def assert_scores_of_undisturbed_trials(trial_log: TrialLog, folder: Path) -> None:
+    """Check that the scores of up to three trials equal those of undisturbed trials of the same configs."""
     import yaml
 
     from rainbow_ray.config.load import Resolved
@@ -137,9 +143,11 @@ def assert_undisturbed(trial_log: TrialLog, folder: Path) -> None:
     config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     plan = make_plan(Resolved(config=config, user_keys=frozenset()))
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
-    context = TrialContext(shared, [data.split.train_val_indices(k) for k in range(3)], (), folder.parent / "again")
+    fit_context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = TrialContext(
+        fit_context, [data.split.train_val_indices(fold) for fold in range(3)], (), folder.parent / "again"
+    )
     for trial in [trial for trial in trial_log.ended if trial.state == "complete"][:3]:
         scores: list[float] = []
-        run_trial(context, shared, trial.number, trial.values, lambda done, score, kept=scores: kept.append(score))
+        run_trial(context, fit_context, trial.number, trial.values, lambda _, score, into=scores: into.append(score))
         assert scores[-1] == pytest.approx(trial.score, abs=1e-6)

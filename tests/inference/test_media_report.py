@@ -1,4 +1,4 @@
-"""What could not be read, summed over parts and judged as in training, with advice that fits the reason."""
+"""Reports of unreadable media: their sum over chunks, the limit of training, and advice for each reason."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rainbow_ray.inference.media_report import (
 ROOT = Path("/media")
 
 
-def report(named, bad, reason="no such file", names=("a.wav",)):
-    reasons = {reason: bad} if bad else {}
+def report(n_named, n_unusable, reason="no such file", names=("a.wav",)):
+    reasons = {reason: n_unusable} if n_unusable else {}
     return MediaReport(
-        {"audio": ModalityReport(named, reasons, {key: list(names) for key in reasons})}, {"text": named}
+        {"audio": ModalityReport(n_named, reasons, {key: list(names) for key in reasons})}, {"text": n_named}
     )
 
 
@@ -38,11 +38,12 @@ def test_reports_add_up():
 
 
 @pytest.mark.parametrize(
-    ("named", "bad", "refused"), [(10, 0, False), (10, 2, False), (10, 3, True), (1, 1, True), (0, 0, False)]
+    ("n_named", "n_unusable", "is_rejected"),
+    [(10, 0, False), (10, 2, False), (10, 3, True), (1, 1, True), (0, 0, False)],
 )
-def test_the_limit_equals_that_of_training(named, bad, refused):
-    assert bool(report(named, bad).problems(0.2, ROOT, IN_COMMAND)) is refused
-    assert bool(report(named, bad).problems(1.0, ROOT, IN_COMMAND)) is (0 < bad == named)
+def test_the_limit_equals_that_of_training(n_named, n_unusable, is_rejected):
+    assert bool(report(n_named, n_unusable).problems(0.2, ROOT, IN_COMMAND)) is is_rejected
+    assert bool(report(n_named, n_unusable).problems(1.0, ROOT, IN_COMMAND)) is (0 < n_unusable == n_named)
 
 
 def test_the_limit_is_exceeded_early_only_if_further_rows_cannot_change_it():
@@ -52,9 +53,9 @@ def test_the_limit_is_exceeded_early_only_if_further_rows_cannot_change_it():
 
 def test_advice_fits_the_reason():
     (missing,) = report(10, 10).problems(0.2, ROOT, IN_COMMAND)
-    for word in ("none of 10 audio files", "under the media root /media", "no such file (a.wav", "--media-root",
-                 "--allow-missing"):  # fmt: skip
-        assert word in missing
+    for message in ("none of 10 audio files", "under the media root /media", "no such file (a.wav", "--media-root",
+                    "--allow-missing"):  # fmt: skip
+        assert message in missing
     (damaged,) = report(10, 5, "not readable as audio").problems(0.2, ROOT, IN_PYTHON)
     assert "only 5 of 10" in damaged
     assert "allows 20% to be missing" in damaged
@@ -67,32 +68,32 @@ def test_advice_fits_the_reason():
 
 def test_missing_columns_are_named():
     columns = {"audio": ("audio_file", None), "midi": ("midi_binary", None)}
-    (line,) = missing_columns(columns, ["audio_files", "midi_binary"], IN_COMMAND)
-    assert "'audio_file'" in line
-    assert "did you mean audio_files" in line
+    (message,) = missing_columns(columns, ["audio_files", "midi_binary"], IN_COMMAND)
+    assert "'audio_file'" in message
+    assert "did you mean audio_files" in message
     assert missing_columns(columns, ["audio_file", "midi_binary"], IN_COMMAND) == []
 
 
 def test_other_columns_of_the_model_are_not_suggested():
     columns = {"audio": ("audio_file", None), "midi": ("midi_file", None)}
     names = ["midi_file", "audio_text"]
-    (line,) = missing_columns(columns, names, IN_COMMAND, other_columns=["audio_text"])
-    assert "did you mean" not in line
+    (message,) = missing_columns(columns, names, IN_COMMAND, other_columns=["audio_text"])
+    assert "did you mean" not in message
     assert "did you mean audio_text" in missing_columns(columns, names, IN_COMMAND)[0]
 
 
 def test_a_column_without_any_file_is_rejected():
-    nothing = MediaReport({"audio": ModalityReport(), "midi": ModalityReport(3)}, {"text+midi": 3})
-    (line,) = nothing.problems(0.2, ROOT, IN_COMMAND)
-    assert "no row names audio" in line
-    assert "--allow-missing" in line
-    assert nothing.notes(ROOT) == ["no row names audio: the scores are computed without it"]
-    assert nothing.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
-    single = MediaReport({"audio": ModalityReport()}, {"text": 1})
-    assert single.problems(0.2, ROOT, IN_COMMAND) == [], "one song may lack it"
-    assert single.notes(ROOT) == ["no row names audio: the scores are computed without it"]
-    assert nothing.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
-    assert nothing.notes(ROOT, absent=["audio"]) == []
+    no_audio = MediaReport({"audio": ModalityReport(), "midi": ModalityReport(3)}, {"text+midi": 3})
+    (message,) = no_audio.problems(0.2, ROOT, IN_COMMAND)
+    assert "no row names audio" in message
+    assert "--allow-missing" in message
+    assert no_audio.notes(ROOT) == ["no row names audio: the scores are computed without it"]
+    assert no_audio.problems(0.2, ROOT, IN_COMMAND, partial=True) == [], "other rows may name some"
+    single_row = MediaReport({"audio": ModalityReport()}, {"text": 1})
+    assert single_row.problems(0.2, ROOT, IN_COMMAND) == [], "one song may lack it"
+    assert single_row.notes(ROOT) == ["no row names audio: the scores are computed without it"]
+    assert no_audio.problems(0.2, ROOT, IN_COMMAND, absent=["audio"]) == []
+    assert no_audio.notes(ROOT, absent=["audio"]) == []
     assert MediaReport({"audio": ModalityReport()}).problems(0.2, ROOT, IN_COMMAND) == [], "there are no rows"
-    some = nothing + MediaReport({"audio": ModalityReport(1)}, {"text+audio": 1})
-    assert some.problems(0.2, ROOT, IN_COMMAND) == []
+    some_audio = no_audio + MediaReport({"audio": ModalityReport(1)}, {"text+audio": 1})
+    assert some_audio.problems(0.2, ROOT, IN_COMMAND) == []

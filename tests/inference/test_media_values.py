@@ -1,4 +1,4 @@
-"""Cells of audio and MIDI of any type: what is read in their place, or why nothing is."""
+"""Cells of audio and MIDI of any type: their parsed value, or the reason why they cannot be read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_paths_of_any_type_are_equal(cell):
 @pytest.mark.parametrize("modality", ["audio", "midi"])
 def test_bytes_of_any_type_are_equal(cell, modality):
     value = parse_media_value(cell, modality, 16000)
-    assert value == MediaValue(RAW), "without a column of samples, a rate says nothing of a file"
+    assert value == MediaValue(RAW), "the rate applies only to samples, not to files"
     assert type(value.value) is bytes
 
 
@@ -68,19 +68,23 @@ def test_samples_of_any_type_are_float32(cell):
     assert np.frombuffer(value.value, "<f4").tolist() == WAVE
 
 
-@pytest.mark.parametrize(("own", "rate"), [({}, 8000), ({"sampling_rate": None}, 8000),
-                                           ({"sampling_rate": float("nan")}, 8000),
-                                           ({"sampling_rate": 16000}, 16000)])  # fmt: skip
-def test_the_rate_of_a_dictionary_precedes_that_of_the_column(own, rate):
-    assert parse_media_value({"array": WAVE, **own}, "audio", 8000).rate == rate
+@pytest.mark.parametrize(("dictionary_rate", "rate"), [({}, 8000), ({"sampling_rate": None}, 8000),
+                                                       ({"sampling_rate": float("nan")}, 8000),
+                                                       ({"sampling_rate": 16000}, 16000)])  # fmt: skip
+def test_the_rate_of_a_dictionary_precedes_that_of_the_column(dictionary_rate, rate):
+    assert parse_media_value({"array": WAVE, **dictionary_rate}, "audio", 8000).rate == rate
 
 
 def test_channels_are_mixed_down():
-    left = np.linspace(0, 1, 50)
-    right = left / 2
-    for stereo in (np.stack([left, right]), np.stack([left, right], axis=1), [left.tolist(), right.tolist()]):
+    left_channel = np.linspace(0, 1, 50)
+    right_channel = left_channel / 2
+    for stereo in (
+        np.stack([left_channel, right_channel]),
+        np.stack([left_channel, right_channel], axis=1),
+        [left_channel.tolist(), right_channel.tolist()],
+    ):
         samples = np.frombuffer(parse_media_value(stereo, "audio", 16000).value, "<f4")
-        assert samples == pytest.approx(0.75 * left)
+        assert samples == pytest.approx(0.75 * left_channel)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_channels_are_mixed_down():
         (np.float32(7), "audio", 16000, NOT_MEDIA), ({"x": 1}, "audio", 16000, NOT_MEDIA),
         ({"path": {"path": "a.wav"}}, "audio", 16000, NOT_MEDIA), ({"bytes": {}}, "midi", None, NOT_MEDIA),
         (object(), "midi", None, NOT_MEDIA), ({1}, "midi", None, NOT_MEDIA), ("caf\udce9.wav", "audio", None,
-                                                                            NAME_NOT_UTF8),
+                                                                              NAME_NOT_UTF8),
     ],
 )  # fmt: skip
 def test_unreadable_cells_have_a_reason(cell, modality, rate, problem):
@@ -108,18 +112,18 @@ def test_impossible_rates_are_left_to_the_reader():
 
 def test_columns_of_arrow_and_pandas_have_the_same_cells():
     names = pa.array(["a.wav", None])
-    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    invalid = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
     assert media_cells(names) == ["a.wav", None]
     assert media_cells(names.dictionary_encode()) == ["a.wav", None]
     assert media_cells(pa.chunked_array([names.cast(pa.string_view())])) == ["a.wav", None]
     assert media_cells(pd.Series(["a.wav", RAW], dtype=object)) == ["a.wav", RAW]
-    assert parse_media_value(media_cells(broken)[0], "audio").problem == NAME_NOT_UTF8
+    assert parse_media_value(media_cells(invalid)[0], "audio").problem == NAME_NOT_UTF8
     assert media_cells(pa.array([[0.5, 0.25], None], pa.list_(pa.float32())))[0].tolist() == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
 @pytest.mark.parametrize("is_channels_first", [True, False])
-def test_channels_of_arrays_are_mixed_as_those_of_files_are(dtype, is_channels_first):
+def test_channels_of_arrays_are_mixed_like_those_of_files(dtype, is_channels_first):
     wave = 0.5 * np.sin(np.arange(16_000) / 10)
     for channels in (np.stack([wave, -wave], axis=1), np.stack([wave, 0.5 * wave], axis=1)):
         samples = (channels * (2**15 if dtype == "int16" else 1)).astype(dtype)

@@ -1,4 +1,4 @@
-"""One truth: held-out rows, `load`, the ensemble, ONNX say the same of a song, whatever the order and the company."""
+"""Validation rows, `load`, the ensemble and ONNX give equal scores, in any order and among any other rows."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ CALIBRATED = {"calibration__method": "temperature", "calibration__threshold": "f
 
 @pytest.fixture(scope="module")
 def ensembles(tmp_path_factory, tiny_encoder):
-    """A run of each kind that keeps its folds' models, and the table it was trained on."""
-    made = {}
+    """Return an ensemble run of a kind and the table that it was trained on; each is trained once per module."""
+    runs = {}
 
     def make(kind):
-        if kind not in made:
+        if kind not in runs:
             folder = tmp_path_factory.mktemp(kind)
             manifest = table = folder / "songs.parquet"
             keys = {**KINDS[kind], **SHORT}
@@ -54,14 +54,14 @@ def ensembles(tmp_path_factory, tiny_encoder):
                 manifest, keys["segments__path"] = "demo", str(table)
             else:
                 pq.write_table(labelled_songs(), table)
-            made[kind] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run"), table
-        return made[kind]
+            runs[kind] = finish_run(plan_of(manifest, tiny_encoder("bert"), **keys), folder / "run"), table
+        return runs[kind]
 
     return make
 
 
 def write_stems(folder):
-    """What the fixture `stems_file` writes, for a whole module."""
+    """Write songs with text, audio and MIDI, each of which some songs lack."""
     from tests.modalities.audio.test_audio import saved, tone
     from tests.modalities.midi.test_midi import song
 
@@ -74,15 +74,15 @@ def write_stems(folder):
     rows.to_parquet(folder / "songs.parquet")
 
 
-def held_out(run):
-    """The run's held-out rows by example, and the columns of their scores."""
+def validation_rows_of(run):
+    """Return the validation rows of a run, indexed by example, and the names of their score columns."""
     rows = pd.read_parquet(run / "predictions.parquet")
     rows = rows[(rows["split"] == "val") & rows["fold"].notna()].set_index("example_id")
     return rows, [name for name in map(str, rows) if name == "score" or name.startswith("score_")]
 
 
-def said_of(predictor, kind, table):
-    """What a model says of a table, by the run's names of examples."""
+def predictions_of(predictor, kind, table):
+    """Return the predictions for a table, indexed by the example ids of the run."""
     if kind == "segmentation":
         return predictor.predict_segments(pd.read_parquet(table)).segments.set_index("example_id")
     rows = pd.read_parquet(table)
@@ -90,12 +90,15 @@ def said_of(predictor, kind, table):
     return predictor.predict(rows).set_index(pd.Index(names))
 
 
-def assert_same_answers(result, expected):
-    plain = [[tuple(v) if isinstance(v, list | tuple | np.ndarray) else v for v in some] for some in (result, expected)]
-    if plain[1] and isinstance(plain[1][0], float):
-        np.testing.assert_allclose(plain[0], plain[1], atol=1e-4)
+def assert_same_predictions(result, expected):
+    values = [
+        [tuple(value) if isinstance(value, list | tuple | np.ndarray) else value for value in column]
+        for column in (result, expected)
+    ]
+    if values[1] and isinstance(values[1][0], float):
+        np.testing.assert_allclose(values[0], values[1], atol=1e-4)
     else:
-        assert plain[0] == plain[1]
+        assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,15 +106,15 @@ def test_each_member_gives_the_held_out_scores_of_its_fold(ensembles, kind):
     run, table = ensembles(kind)
     predictor = rainbow_ray.load(run)
     predictor.media_root = table.parent
-    rows, scores = held_out(run)
+    rows, scores = validation_rows_of(run)
     assert predictor.folds == list(range(FOLDS))
     for fold in predictor.folds:
-        own = rows[rows["fold"] == fold]
+        fold_rows = rows[rows["fold"] == fold]
         member = predictor.member(fold)
         member.media_root = table.parent
-        result = said_of(member, kind, table).loc[own.index]
-        np.testing.assert_allclose(result[scores], own[scores], atol=1e-5)
-        assert_same_answers(result["prediction"], own["prediction"])
+        result = predictions_of(member, kind, table).loc[fold_rows.index]
+        np.testing.assert_allclose(result[scores], fold_rows[scores], atol=1e-5)
+        assert_same_predictions(result["prediction"], fold_rows["prediction"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,16 +122,18 @@ def test_the_ensemble_is_the_mean_of_its_members_in_any_order(ensembles, kind):
     run, table = ensembles(kind)
     predictor = rainbow_ray.load(run / "model")
     members = [predictor.member(fold) for fold in predictor.folds]
-    for item in [predictor, *members]:
-        item.media_root = table.parent
-    _, scores = held_out(run)
-    whole = said_of(predictor, kind, table)[scores]
-    mean = np.mean([said_of(item, kind, table)[scores].to_numpy() for item in members], axis=0)
-    np.testing.assert_allclose(whole, mean, atol=1e-5)
+    for model in [predictor, *members]:
+        model.media_root = table.parent
+    _, scores = validation_rows_of(run)
+    ensemble_scores = predictions_of(predictor, kind, table)[scores]
+    mean = np.mean([predictions_of(model, kind, table)[scores].to_numpy() for model in members], axis=0)
+    np.testing.assert_allclose(ensemble_scores, mean, atol=1e-5)
     if kind != "segmentation":
-        turned = pd.read_parquet(table).iloc[::-1]
-        np.testing.assert_allclose(predictor.predict(turned)[scores].iloc[::-1], whole, atol=1e-5)
-        np.testing.assert_allclose(predictor.predict(turned.iloc[:1])[scores], whole.iloc[-1:], atol=1e-5)
+        reversed_table = pd.read_parquet(table).iloc[::-1]
+        np.testing.assert_allclose(predictor.predict(reversed_table)[scores].iloc[::-1], ensemble_scores, atol=1e-5)
+        np.testing.assert_allclose(
+            predictor.predict(reversed_table.iloc[:1])[scores], ensemble_scores.iloc[-1:], atol=1e-5
+        )
 
 
 def test_members_have_the_calibration_of_the_other_folds(tmp_path, tiny_encoder):
@@ -139,14 +144,14 @@ def test_members_have_the_calibration_of_the_other_folds(tmp_path, tiny_encoder)
     run = finish_run(plan, tmp_path / "run")
     document = json.loads((run / "model" / "bundle.json").read_text())
     assert len({json.dumps(item["calibration"]) for item in document["members"]}) == FOLDS
-    rows, scores = held_out(run)
+    rows, scores = validation_rows_of(run)
     songs = pd.read_parquet(tmp_path / "songs.parquet").set_index("id")
     predictor = rainbow_ray.load(run)
     for fold in predictor.folds:
-        own = rows[rows["fold"] == fold]
-        result = predictor.member(fold).predict(songs.loc[own.index])
-        np.testing.assert_allclose(result[scores], own[scores], atol=1e-5)
-        assert result["prediction"].tolist() == own["prediction"].tolist()
+        fold_rows = rows[rows["fold"] == fold]
+        result = predictor.member(fold).predict(songs.loc[fold_rows.index])
+        np.testing.assert_allclose(result[scores], fold_rows[scores], atol=1e-5)
+        assert result["prediction"].tolist() == fold_rows["prediction"].tolist()
 
 
 def test_the_model_card_contains_results_and_limitations(ensembles):
@@ -154,9 +159,9 @@ def test_the_model_card_contains_results_and_limitations(ensembles):
     card = (run / "model" / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["ensemble"] == FOLDS
-    for output in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load",
-                 "## Limitations", f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
-        assert output in card, output
+    for passage in (summary["verdict"], summary["data_hash"], "95% interval", "majority", "rainbow_ray.load",
+                    "## Limitations", f"an ensemble of the {FOLDS} models of the folds", "too few"):  # fmt: skip
+        assert passage in card, passage
     assert json.loads((run / "model" / "bundle.json").read_text())["files"]["README.md"]
 
 
@@ -186,18 +191,20 @@ def test_the_onnx_graph_gives_the_same_scores(ensembles, tmp_path, kind):
     from rainbow_ray.exporters.onnx import TOLERANCE, export_onnx
 
     run, table = ensembles(kind)
-    made = export_onnx(load_bundle(run), tmp_path / "onnx", bundle_hash(run))
-    assert made.parity <= TOLERANCE
+    export = export_onnx(load_bundle(run), tmp_path / "onnx", bundle_hash(run))
+    assert export.parity <= TOLERANCE
     shutil.move(tmp_path / "onnx", tmp_path / "moved")
     if kind == "fused":
-        return  # its graph is parity-checked; the light reader has no media
-    light, whole = OnnxPredictor.load(tmp_path / "moved"), rainbow_ray.load(run)
+        return  # the export checked the parity of its graph; the ONNX predictor reads no media
+    onnx_model, run_model = OnnxPredictor.load(tmp_path / "moved"), rainbow_ray.load(run)
     rows = pd.read_parquet(table)
     texts = [*rows["lyric_text" if kind == "segmentation" else "concept"][:20], "", "  ", "x " * 400]
-    scores = light.score_texts(texts)
-    assert light.score_names == whole.score_names
-    np.testing.assert_allclose(scores, whole.score_texts(texts), atol=1e-4)
-    known = ~np.isnan(scores).any(axis=1)
-    assert (~known).sum() == 2
-    assert_same_answers(light.decode_predictions(scores[known]), whole.decode_predictions(scores[known]))
-    np.testing.assert_allclose(light.score_texts(texts[::-1])[::-1], scores, atol=1e-5)
+    scores = onnx_model.score_texts(texts)
+    assert onnx_model.score_names == run_model.score_names
+    np.testing.assert_allclose(scores, run_model.score_texts(texts), atol=1e-4)
+    is_scored = ~np.isnan(scores).any(axis=1)
+    assert (~is_scored).sum() == 2
+    assert_same_predictions(
+        onnx_model.decode_predictions(scores[is_scored]), run_model.decode_predictions(scores[is_scored])
+    )
+    np.testing.assert_allclose(onnx_model.score_texts(texts[::-1])[::-1], scores, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Tables of segments scored by a bundle: what cannot be used is said, and stands in no stretch."""
+"""Predictions for tables of segments: unusable segments have a reason and are in no interval."""
 
 from __future__ import annotations
 
@@ -34,52 +34,54 @@ def test_segments_without_time_have_scores_and_a_reason_and_are_in_no_interval(f
     output = capsys.readouterr().out
     assert f"7: {NO_LENGTH}" in output
     assert f"2: {ID_MISSING}" in output
-    result, stretches = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.intervals.parquet")
+    result, intervals = pd.read_parquet(out), pd.read_parquet(tmp_path / "o.intervals.parquet")
     is_timeless = result["reason"].notna()
     assert is_timeless.sum() == 7
     assert len(result) == 3 * 6 - 1
     assert result.loc[is_timeless, ["start", "end"]].isna().all(axis=None)
     assert (result.loc[~is_timeless, "end"] > result.loc[~is_timeless, "start"]).all()
     assert result["prediction"].notna().all()
-    assert set(stretches["song"]) == {"01", "02"}
-    assert stretches["segments"].sum() == (~is_timeless).sum()
-    assert not stretches["weak"].any()
+    assert set(intervals["song"]) == {"01", "02"}
+    assert intervals["segments"].sum() == (~is_timeless).sum()
+    assert not intervals["weak"].any()
 
 
 def test_weak_intervals_are_marked(finished, table):
     result = Predictor.load(finished("weak yes and no")).predict_segments(table)
     assert result.intervals["weak"].all()
     assert result.segments["weak"].all()
-    yes = result.segments.groupby("song")["prediction"].any()
-    assert (yes == (result.segments.groupby("song")["score"].sum() > 0.5)).all()
+    is_positive = result.segments.groupby("song")["prediction"].any()
+    assert (is_positive == (result.segments.groupby("song")["score"].sum() > 0.5)).all()
 
 
-def test_a_long_song_is_scored_whole(finished):
-    """Windows of one song that do not follow each other lie in one batch: lengths decide that."""
-    lines = pd.DataFrame(segment_rows(songs=1, segments=704, stems=1))
-    lines.loc[300, "lyric_text"] += " river" * 12
-    lines.loc[690, "lyric_text"] += " river" * 8
-    result = Predictor.load(finished("segmentation")).predict_segments(lines).segments
+def test_all_segments_of_a_long_song_are_scored(finished):
+    """Windows of one song are batched by length, so a batch has windows that are not adjacent."""
+    segments = pd.DataFrame(segment_rows(songs=1, segments=704, stems=1))
+    segments.loc[300, "lyric_text"] += " river" * 12
+    segments.loc[690, "lyric_text"] += " river" * 8
+    result = Predictor.load(finished("segmentation")).predict_segments(segments).segments
     scores = result[[name for name in result if str(name).startswith("score_")]]
     assert scores.notna().all(axis=None)
     assert scores.sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_baseline_without_context_is_decoded_like_the_model(write_table, tiny_encoder, tmp_path):
-    """With the same scores, the baseline is level with the model to the bit."""
+    """With the same scores, the metrics of the baseline equal those of the model exactly."""
     path = write_table(segment_rows(), "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, data.task, plan.reading, "id")
     jobs = [FitJob(k, *data.split.train_val_indices(k), tmp_path / str(k)) for k in range(2)]
     for job in jobs:
-        run_job(shared, job, ProcessGroup())
+        run_job(context, job, ProcessGroup())
     folds = [read_result(job) for job in jobs]
-    scores = out_of_fold(data.source, data.task, folds, lambda outcome: outcome.val_scores)
+    scores = out_of_fold(data.source, data.task, folds, lambda result: result.val_scores)
     results = evaluate(plan, data, folds, {NO_CONTEXT: scores, "other": scores})
     assert results.comparison.baselines[NO_CONTEXT] == results.measurements.metrics
-    assert results.comparison.baselines["other"] != results.measurements.metrics, "else this tells nothing"
+    assert results.comparison.baselines["other"] != results.measurements.metrics, (
+        "other baselines are not decoded, so their metrics differ"
+    )
 
 
 def test_intervals_end_at_gaps(finished, table):
@@ -87,28 +89,28 @@ def test_intervals_end_at_gaps(finished, table):
     starts, ends = [0.0, 5.0, 10.0, 60.0, 65.0, 70.2], [5.0, 10.0, 15.0, 65.0, 70.0, 75.0]
     table = table.assign(start_seconds=starts, end_seconds=ends, lyric_text="the same line")
     result = Predictor.load(finished("segmentation")).predict_segments(table)
-    stretches = result.intervals
-    assert stretches["segments"].sum() == 6
-    assert not ((stretches["start"] < 20) & (stretches["end"] > 20)).any()
-    same = result.segments["prediction"].nunique() == 1
-    assert not same or len(stretches) == 2
+    intervals = result.intervals
+    assert intervals["segments"].sum() == 6
+    assert not ((intervals["start"] < 20) & (intervals["end"] > 20)).any()
+    has_one_class = result.segments["prediction"].nunique() == 1
+    assert not has_one_class or len(intervals) == 2
 
 
-@pytest.mark.parametrize("kind", ["text", "mixed", "duration", "time", "decimal comma"])
-def test_times_of_any_type_are_parsed(finished, table, kind):
+@pytest.mark.parametrize("time_format", ["text", "mixed", "duration", "time", "decimal comma"])
+def test_times_of_any_type_are_parsed(finished, table, time_format):
     predictor = Predictor.load(finished("segmentation"))
     table = table.assign(start_seconds=table["segment_index"] * 10.0, end_seconds=table["segment_index"] * 10.0 + 10)
-    plain = predictor.predict_segments(table).segments
-    write = {
-        "text": lambda s: f"0:{s:04.1f}" if s < 60 else f"1:{s - 60:04.1f}",
-        "mixed": lambda s: s if s > 30 else f"{s} s",
-        "duration": lambda s: pd.Timedelta(seconds=s),
-        "time": lambda s: (pd.Timestamp(0) + pd.Timedelta(seconds=s)).time(),
-        "decimal comma": lambda s: f"{s:.1f}".replace(".", ","),
-    }[kind]
-    written = table.assign(**{name: table[name].map(write) for name in ("start_seconds", "end_seconds")})
-    result = predictor.predict_segments(written).segments
-    pd.testing.assert_frame_equal(result, plain)
+    expected = predictor.predict_segments(table).segments
+    convert = {
+        "text": lambda seconds: f"0:{seconds:04.1f}" if seconds < 60 else f"1:{seconds - 60:04.1f}",
+        "mixed": lambda seconds: seconds if seconds > 30 else f"{seconds} s",
+        "duration": lambda seconds: pd.Timedelta(seconds=seconds),
+        "time": lambda seconds: (pd.Timestamp(0) + pd.Timedelta(seconds=seconds)).time(),
+        "decimal comma": lambda seconds: f"{seconds:.1f}".replace(".", ","),
+    }[time_format]
+    converted = table.assign(**{name: table[name].map(convert) for name in ("start_seconds", "end_seconds")})
+    result = predictor.predict_segments(converted).segments
+    pd.testing.assert_frame_equal(result, expected)
 
 
 def test_times_in_other_units_raise_or_warn(finished, table):

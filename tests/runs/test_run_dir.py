@@ -43,7 +43,7 @@ def test_a_run_is_locked_while_it_is_open(config):
     release(resumed)
 
 
-def test_a_name_with_work_is_not_used_twice(config):
+def test_the_name_of_a_started_run_is_not_used_again(config):
     run_dir = open_run(config, "a", resume=False)
     release(run_dir)
     run_dir.file("split.json").touch()
@@ -69,11 +69,11 @@ def test_a_name_that_is_a_path_is_rejected(config, name):
         open_run(config, name, resume=False)
 
 
-def test_wrong_input_removes_only_a_run_without_work(tmp_path):
-    for file, remains in (("env.json", False), ("trials.jsonl", True)):
+def test_invalid_input_removes_only_a_run_without_results(tmp_path):
+    for file, is_kept in (("env.json", False), ("trials.jsonl", True)):
         run_dir = RunDir(tmp_path / file)
         run_dir.path.mkdir()
         run_dir.file(file).touch()
         with pytest.raises(InputError), closing(run_dir):
             raise InputError("wrong")
-        assert run_dir.path.exists() is remains
+        assert run_dir.path.exists() is is_kept

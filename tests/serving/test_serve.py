@@ -1,4 +1,4 @@
-"""`serve` through the real command, on a real Ray Serve: started, asked, looked at in a browser, ended."""
+"""`serve` through the real command, on a real Ray Serve: requests, the form in a browser, and its end."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def model(tmp_path_factory, tiny_encoder):
     return finish_run(plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys), folder / "run")
 
 
-def ask(url, body=None, **headers):
+def send_request(url, body=None, **headers):
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
 
@@ -56,22 +56,22 @@ def test_the_command_serves_requests_and_the_form_until_it_is_stopped(model, tmp
         wait_for(port)
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         url, secret = f"http://127.0.0.1:{port}", token.read_text().strip()
-        assert ask(f"{url}/predict", {"texts": [TEXT]})[0] == 401
-        status, told = ask(f"{url}/predict", {"texts": [TEXT, ""]}, authorization=f"Bearer {secret}")
+        assert send_request(f"{url}/predict", {"texts": [TEXT]})[0] == 401
+        status, response = send_request(f"{url}/predict", {"texts": [TEXT, ""]}, authorization=f"Bearer {secret}")
         assert status == 200
-        assert told["predictions"][0]["prediction"] in ("spatial", "temporal", "causal")
-        assert told["predictions"][1]["reason"] == "no text"
-        many = [f"{TEXT} {i}" for i in range(32)]
-        right = {"authorization": f"Bearer {secret}"}
+        assert response["predictions"][0]["prediction"] in ("spatial", "temporal", "causal")
+        assert response["predictions"][1]["reason"] == "no text"
+        texts = [f"{TEXT} {i}" for i in range(32)]
+        headers = {"authorization": f"Bearer {secret}"}
         with ThreadPoolExecutor(16) as pool:
-            responses = list(pool.map(lambda text: ask(f"{url}/predict", {"texts": [text]}, **right), many))
+            responses = list(pool.map(lambda text: send_request(f"{url}/predict", {"texts": [text]}, **headers), texts))
         assert {status for status, _ in responses} == {200}
         scores = [list(output["predictions"][0]["scores"].values()) for _, output in responses]
-        np.testing.assert_allclose(scores, rainbow_ray.load(model).score_texts(many), atol=1e-5)
+        np.testing.assert_allclose(scores, rainbow_ray.load(model).score_texts(texts), atol=1e-5)
         processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
         assert secret not in processes
         assert secret not in (tmp_path / "log").read_text()
-        look(request.getfixturevalue("browser"), url, secret, tmp_path / "form.png")
+        use_form(request.getfixturevalue("browser"), url, secret, tmp_path / "form.png")
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
@@ -79,8 +79,8 @@ def test_the_command_serves_requests_and_the_form_until_it_is_stopped(model, tmp
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def look(browser, url: str, secret: str, picture) -> None:
-    """The form as a person uses it."""
+def use_form(browser, url: str, secret: str, screenshot) -> None:
+    """Use the form as a person does."""
     page = browser.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -92,34 +92,34 @@ def look(browser, url: str, secret: str, picture) -> None:
     page.wait_for_selector("text=Words with the largest effect")
     assert page.locator(".row").count() >= 3
     assert page.locator("#out script").count() == 0
-    page.screenshot(path=picture, full_page=True)
+    page.screenshot(path=screenshot, full_page=True)
     page.goto(f"{url}/docs")
     page.wait_for_selector('[data-path="/predict"]')
     assert errors == []
 
 
-@pytest.mark.parametrize(("arguments", "word"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--port", "0"], "--port 0"),
     (["--timeout", "0", "--replicas", "0"], "--replicas 0"),
     (["--host", "203.0.113.9"], "cannot listen there"),
 ])  # fmt: skip
-def test_invalid_options_are_reported_before_anything_starts(model, monkeypatch, capsys, arguments, word):
+def test_invalid_options_are_reported_before_anything_starts(model, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr("sys.argv", ["serve", str(model), *arguments])
     monkeypatch.setattr(serve_command, "TOKEN_FILE", model / "token")
     assert run_command(serve.main) == 2
     output = capsys.readouterr().err
-    assert word in output
+    assert message in output
     assert "Traceback" not in output
 
 
 def test_short_tokens_and_readable_token_files_are_rejected(tmp_path, monkeypatch, capsys):
     file = tmp_path / "token"
-    for text, mode, word in (("short", 0o600, "at least 16"), ("long enough to be one", 0o644, "chmod 600")):
+    for text, mode, message in (("short", 0o600, "at least 16"), ("long enough to be one", 0o644, "chmod 600")):
         file.write_text(text)
         file.chmod(mode)
         monkeypatch.setattr("sys.argv", ["serve", str(tmp_path), "--port", str(free_port()), "--token-file", str(file)])
         assert run_command(serve.main) == 2
-        assert word in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_reported(tmp_path, monkeypatch, capsys):
@@ -132,6 +132,6 @@ HOSTS = {"127.0.0.1": True, "localhost": True, "::1": True, "127.0.0.2": True, "
          "0.0.0.0": False, "127.1": False}  # fmt: skip
 
 
-@pytest.mark.parametrize(("host", "alone"), HOSTS.items())
-def test_only_loopback_addresses_need_no_token(host, alone):
-    assert is_loopback(host) is alone
+@pytest.mark.parametrize(("host", "expected"), HOSTS.items())
+def test_only_loopback_addresses_need_no_token(host, expected):
+    assert is_loopback(host) is expected
