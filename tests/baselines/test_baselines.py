@@ -1,4 +1,4 @@
-"""Baselines: on the folds they are given, choosing inside the training side, never seeing the songs they score."""
+"""Baselines use the given folds, tune within the training set, and never read labels of the songs they score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ["majority", "text length", "TF-IDF + linear", "bag of words + boosting"
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def data_and_states(tmp_path_factory):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -27,8 +27,8 @@ def parts(tmp_path_factory):
     return data, mean_hidden_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
 
 
-def test_all_five_are_scored_once(parts):
-    data, states = parts
+def test_all_five_baselines_score_every_song(data_and_states):
+    data, states = data_and_states
     scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
     assert list(scores) == NAMES
     assert all(np.isfinite(values).all() for values in scores.values())
@@ -37,24 +37,24 @@ def test_all_five_are_scored_once(parts):
     assert len(np.unique(scores["majority"])) <= data.split.n_folds
 
 
-def test_a_label_of_a_scored_song_changes_nothing_in_its_fold(parts):
-    data, states = parts
-    before = run_baselines(data.task, data.examples, data.split, states, seed=0)
+def test_scores_do_not_depend_on_the_labels_of_the_validation_set(data_and_states):
+    data, states = data_and_states
+    scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
     _, val = data.split.train_val_indices(0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
-    after = run_baselines(data.task, data.examples, data.split, states, seed=0)
+    changed_scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
     for name in NAMES:
-        np.testing.assert_array_equal(before[name][val], after[name][val], err_msg=name)
+        np.testing.assert_array_equal(scores[name][val], changed_scores[name][val], err_msg=name)
 
 
-def test_mean_states_are_those_of_the_encoder(parts):
+def test_mean_hidden_states_equal_those_of_the_encoder(data_and_states):
     import torch
 
     from rainbow_ray.modalities.text import encoder as text_encoder
     from rainbow_ray.modalities.text import tokenize
 
-    data, states = parts
+    data, states = data_and_states
     assert states.shape == (40, 7, 384)
     inputs = tokenize.load_tokenizer("embedded")([data.examples.texts[5]], return_tensors="pt")
     with torch.no_grad():
@@ -63,15 +63,15 @@ def test_mean_states_are_those_of_the_encoder(parts):
     np.testing.assert_allclose(states[5], expected, atol=1e-4)
 
 
-def test_a_registered_baseline_is_scored_with_the_others(parts):
-    data, states = parts
+def test_a_registered_baseline_is_scored_with_the_others(data_and_states):
+    data, states = data_and_states
     register_baseline("copy of majority", lambda inputs: inputs.hidden_states is not None, fit_trivial)
     try:
         scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
         assert list(scores) == [*NAMES, "copy of majority"]
         np.testing.assert_array_equal(scores["copy of majority"], scores["majority"])
-        without = run_baselines(data.task, data.examples, data.split, None, seed=0)
-        assert "copy of majority" not in without
+        scores_without_states = run_baselines(data.task, data.examples, data.split, None, seed=0)
+        assert "copy of majority" not in scores_without_states
         with pytest.raises(ValueError, match="registered already"):
             register_baseline("copy of majority", lambda inputs: True, fit_trivial)
     finally:

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, each printing JSON: `python -m tests.benchmarks`."""
+"""Run all benchmarks, each of which prints JSON: `python -m tests.benchmarks`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What checkpoints cost, and how long a killed worker keeps a run from its next step.
+"""Cost of checkpoints, and seconds until a run continues after its worker was killed.
 
-`python -m tests.benchmarks.checkpoints [--seconds 150]` trains all layers of the embedded encoder for so long with a
-checkpoint every 60 s (the default) and tells their share of the time; then it kills the worker of a real run of the
-default recipe with SIGKILL and tells how long until it is replaced, and until a step beyond the last one.
+`python -m tests.benchmarks.checkpoints [--seconds 150]` trains all layers of the embedded encoder for this long with a
+checkpoint every 60 s (the default) and prints the fraction of time spent on checkpoints. Then it kills the worker of a
+run of the default recipe with SIGKILL and prints the seconds until it is replaced, and until a new step.
 """
 
 from __future__ import annotations
@@ -32,34 +32,38 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps({**price(Path(folder) / "a", options.seconds), **recovery(Path(folder) / "b")}, indent=2))
+        print(
+            json.dumps(
+                {**checkpoint_cost(Path(folder) / "a", options.seconds), **recovery(Path(folder) / "b")}, indent=2
+            )
+        )
 
 
-def begin(folder: Path, *keys: str) -> tuple[subprocess.Popen, Path]:
+def start_training(folder: Path, *keys: str) -> tuple[subprocess.Popen, Path]:
     folder.mkdir()
     command = [sys.executable, "-m", "rainbow_ray.train", *KEYS, "--output-dir", str(folder), *keys]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return process, folder / "r" / "checkpoints" / "fold-0"
 
 
-def price(folder: Path, seconds: float) -> dict[str, float]:
+def checkpoint_cost(folder: Path, seconds: float) -> dict[str, float]:
     import torch
 
-    process, fit = begin(folder, *ALL_LAYERS)
-    wait_for(lambda: lines(fit) > 0, process)
-    began = time.monotonic()
-    wait_for(lambda: time.monotonic() - began > seconds and list(fit.glob("step-*.pt")), process, seconds + 300)
+    process, fit = start_training(folder, *ALL_LAYERS)
+    wait_for(lambda: count_lines(fit) > 0, process)
+    start_time = time.monotonic()
+    wait_for(lambda: time.monotonic() - start_time > seconds and list(fit.glob("step-*.pt")), process, seconds + 300)
     process.kill()
     process.wait()
-    newest = max(fit.glob("step-*.pt"))
-    progress = torch.load(newest, weights_only=True)["progress"]
-    # written before its own price is known, hence of the ones before it; with one alone, of writing it again
-    number, spent = progress["checkpoints"]["number"], progress["checkpoints"]["seconds"]
-    each = spent / number if number else write_again(newest)
+    newest_checkpoint = max(fit.glob("step-*.pt"))
+    progress = torch.load(newest_checkpoint, weights_only=True)["progress"]
+    # a checkpoint holds the seconds of the ones before it; if it is the first, it is written again and timed
+    number, total_seconds = progress["checkpoints"]["number"], progress["checkpoints"]["seconds"]
+    seconds_per_checkpoint = total_seconds / number if number else write_again(newest_checkpoint)
     return {
-        "checkpoint_mb": round(newest.stat().st_size / 2**20, 1),
-        "seconds_of_one": round(each, 3),
-        "share_of_training_at_60_s": round(each / 60, 4),
+        "checkpoint_mb": round(newest_checkpoint.stat().st_size / 2**20, 1),
+        "seconds_of_one": round(seconds_per_checkpoint, 3),
+        "share_of_training_at_60_s": round(seconds_per_checkpoint / 60, 4),
     }
 
 
@@ -69,43 +73,43 @@ def write_again(path: Path) -> float:
     from rainbow_ray.utils.io import atomic_write
 
     state = torch.load(path, weights_only=True)
-    began = time.perf_counter()
-    atomic_write(path, lambda to: torch.save(state, to))
-    return time.perf_counter() - began
+    start_time = time.perf_counter()
+    atomic_write(path, lambda file: torch.save(state, file))
+    return time.perf_counter() - start_time
 
 
 def recovery(folder: Path) -> dict[str, float]:
-    process, fit = begin(folder, "training.checkpoint_seconds=2")
+    process, fit = start_training(folder, "training.checkpoint_seconds=2")
     wait_for(lambda: bool(list(fit.glob("step-*.pt"))), process)
-    wait_for(lambda: lines(fit) > 20, process)
-    tree = psutil.Process(process.pid).children(recursive=True)
-    (victim,) = [p for p in tree if WORKER in command_of(p)]
-    reached = last_step(fit)
-    victim.kill()
-    killed = time.monotonic()
+    wait_for(lambda: count_lines(fit) > 20, process)
+    processes = psutil.Process(process.pid).children(recursive=True)
+    (worker,) = [p for p in processes if WORKER in command_of(p)]
+    step_before_kill = last_step(fit)
+    worker.kill()
+    kill_time = time.monotonic()
 
     def replaced() -> bool:
         children = psutil.Process(process.pid).children(recursive=True)
-        return any(WORKER in command_of(p) and p.pid != victim.pid for p in children)
+        return any(WORKER in command_of(p) and p.pid != worker.pid for p in children)
 
     wait_for(replaced, process)
-    here = time.monotonic()
+    replacement_time = time.monotonic()
     inode = (fit / "metrics.jsonl").stat().st_ino
     wait_for(lambda: (fit / "metrics.jsonl").stat().st_ino != inode, process)
-    ready = time.monotonic()
-    again = lines(fit)
-    wait_for(lambda: lines(fit) > again, process)
-    step = time.monotonic()
-    wait_for(lambda: last_step(fit) > reached, process)
-    beyond = time.monotonic()
+    ready_time = time.monotonic()
+    lines_at_restart = count_lines(fit)
+    wait_for(lambda: count_lines(fit) > lines_at_restart, process)
+    step_time = time.monotonic()
+    wait_for(lambda: last_step(fit) > step_before_kill, process)
+    new_step_time = time.monotonic()
     process.kill()
     process.wait()
     return {
-        "kill_to_new_process": round(here - killed, 2),
-        "process_to_data_and_checkpoint_found": round(ready - here, 2),
-        "to_the_next_step": round(step - ready, 2),
-        "kill_to_next_step": round(step - killed, 2),
-        "kill_to_a_step_beyond": round(beyond - killed, 2),
+        "kill_to_new_process": round(replacement_time - kill_time, 2),
+        "process_to_data_and_checkpoint_found": round(ready_time - replacement_time, 2),
+        "to_the_next_step": round(step_time - ready_time, 2),
+        "kill_to_next_step": round(step_time - kill_time, 2),
+        "kill_to_a_step_beyond": round(new_step_time - kill_time, 2),
     }
 
 
@@ -123,15 +127,15 @@ def command_of(process: psutil.Process) -> str:
     return ""
 
 
-def lines(fit: Path) -> int:
+def count_lines(fit: Path) -> int:
     with contextlib.suppress(OSError):
         return (fit / "metrics.jsonl").read_bytes().count(b"\n")
     return 0
 
 
 def last_step(fit: Path) -> int:
-    whole = (fit / "metrics.jsonl").read_text().splitlines()
-    return json.loads(whole[-1])["step"] if whole else 0
+    records = (fit / "metrics.jsonl").read_text().splitlines()
+    return json.loads(records[-1])["step"] if records else 0
 
 
 if __name__ == "__main__":

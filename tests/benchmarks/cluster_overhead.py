@@ -1,10 +1,10 @@
-"""From `up` to the first trial, on the fake account with real pods, real ssh and real Ray: where the seconds go.
+"""Seconds from `up` to the first trial, on the fake account with real pods, ssh and Ray.
 
     python -m tests.benchmarks.cluster_overhead [--pods 2] [--repeats 3]
 
-`ours` is `up` without Ray's start and downloads (the environment is there), and the command `tune`; `ray_start` is `ray
-start` on all pods, `ray_job` what Ray takes to start the job's process; `to_first_trial` is from there to the first
-trial's line in the ledger: imports, joining Ray, the table read by Ray Data.
+`ours` is `up` without the start of Ray and without downloads (the environment exists), plus the command `tune`.
+`ray_start` is `ray start` on all pods, and `ray_job` the time until Ray starts the process of the job.
+`to_first_trial` is from then to the first line of the trial log: imports, joining Ray, reading the table by Ray Data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.cluster.fake_runpod import KEY, FakeRunPod
 from tests.cluster.machines import Machines
 
 LIMIT_SECONDS = 240.0
-WISHES = ["--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m", "--yes"]
+POD_ARGUMENTS = ["--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m", "--yes"]
 TUNE = ["--phase", "1", "--encoder", "embedded", "--trials", "2", "--folds", "2", "--name", "s", "training.epochs=1"]
 
 
@@ -49,43 +49,43 @@ def measure(folder: Path, account: FakeRunPod, pods: int) -> dict[str, float]:
                    "RUNPOD_API_KEY": KEY}  # fmt: skip
     (folder / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
 
-    def call(*arguments: str) -> float:
-        begun = time.perf_counter()
+    def run_command(*arguments: str) -> float:
+        start_time = time.perf_counter()
         subprocess.run([sys.executable, "-m", "cluster", *arguments], check=True, env=environment, capture_output=True)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start_time
 
-    up = call("up", "--config", str(folder / "cluster.yaml"), "--pods", str(pods), *WISHES)
+    up_seconds = run_command("up", "--config", str(folder / "cluster.yaml"), "--pods", str(pods), *POD_ARGUMENTS)
     (file,) = (folder / "clusters").glob("*/state.json")
     stages = State.model_validate_json(file.read_bytes()).seconds
-    asked = time.time()
-    tune = call("tune", "--demo", "--", *TUNE)
+    submit_time = time.time()
+    tune_seconds = run_command("tune", "--demo", "--", *TUNE)
     job = wait_for(lambda: next(iter(machines.volume.glob("clusters/*/jobs/*/job.json")), None))
-    began = float(json.loads(job.read_text())["started"])
+    job_start_time = float(json.loads(job.read_text())["started"])
     trial_log = machines.volume / "runs" / "s" / "trials.jsonl"
     wait_for(lambda: trial_log if trial_log.exists() and trial_log.stat().st_size else None)
-    first = trial_log.stat().st_mtime
-    call("down")
+    first_trial_time = trial_log.stat().st_mtime
+    run_command("down")
     for pod in list(account.pods.values()):
         machines.end(pod)
-    rounded = {
-        "ours": up - stages["ray"] + tune,
+    results = {
+        "ours": up_seconds - stages["ray"] + tune_seconds,
         "ray_start": stages["ray"],
-        "ray_job": began - asked - tune,
-        "to_first_trial": first - began,
-        "tune_command": tune,
-        **{f"up_{name}": took for name, took in stages.items()},
+        "ray_job": job_start_time - submit_time - tune_seconds,
+        "to_first_trial": first_trial_time - job_start_time,
+        "tune_command": tune_seconds,
+        **{f"up_{name}": seconds for name, seconds in stages.items()},
     }
-    return {name: round(took, 2) for name, took in rounded.items()}
+    return {name: round(seconds, 2) for name, seconds in results.items()}
 
 
-def wait_for(found: Any) -> Path:
-    until = time.monotonic() + LIMIT_SECONDS
-    while time.monotonic() < until:
-        if (path := found()) is not None:
+def wait_for(find_path: Any) -> Path:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        if (path := find_path()) is not None:
             assert isinstance(path, Path)
             return path
         time.sleep(0.05)
-    raise SystemExit("it did not come")
+    raise SystemExit("the file did not appear in time")
 
 
 if __name__ == "__main__":

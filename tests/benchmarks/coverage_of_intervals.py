@@ -1,7 +1,7 @@
-"""How often the 95% intervals hold the truth, for a fixed predictor of known quality.
+"""Coverage of the 95% intervals for a fixed predictor of known quality.
 
-Songs are drawn from a population in which the truth of each metric is known (by a very large draw); the interval is
-computed from as many songs as a person has. `python -m tests.benchmarks.coverage_of_intervals` prints JSON.
+Songs are drawn from a population whose true metrics are known from a very large sample; intervals are computed from
+samples of realistic size. `python -m tests.benchmarks.coverage_of_intervals` prints JSON.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from rainbow_ray.evaluation.bootstrap import ScoredPredictions, bootstrap_ci
 from rainbow_ray.tasks.binary import Binary
 
-SHOWN = ("accuracy", "macro_f1", "average_precision_rarer", "roc_auc", "mcc", "log_loss")
+METRICS = ("accuracy", "macro_f1", "average_precision_rarer", "roc_auc", "mcc", "log_loss")
 POPULATION = 400_000
 
 
 def draw(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, 45% positive, and scores whose log-odds are shifted by `signal` towards the truth."""
+    """Return targets, 45% positive, and scores whose log-odds are shifted by `signal` towards the target."""
     truth = (rng.random(n) < 0.45).astype(np.float32)
     log_odds = rng.normal(size=n) * 1.2 + signal * (truth - 0.45)
     return truth, (1 / (1 + np.exp(-log_odds))).astype(np.float32)
@@ -33,19 +33,21 @@ def main() -> None:
     task = Binary()
     for signal in (0.0, 2.5, 6.0):
         population = draw(np.random.default_rng(1), POPULATION, signal)
-        truth = {name: task.metric(name, *population) for name in SHOWN}
+        truth = {name: task.metric(name, *population) for name in METRICS}
         for songs in options.songs:
             rng = np.random.default_rng(2)
-            held = dict.fromkeys(SHOWN, 0)
+            covered = dict.fromkeys(METRICS, 0)
             for repeat in range(options.repeats):
                 targets, scores = draw(rng, songs, signal)
-                found = bootstrap_ci(task, targets, ScoredPredictions(scores, scores), np.arange(songs), seed=repeat)
-                for name in SHOWN:
-                    pair = found[name]
-                    held[name] += pair is not None and pair[0] <= truth[name] <= pair[1]
-            shares = {name: round(count / options.repeats, 3) for name, count in held.items()}
+                intervals = bootstrap_ci(
+                    task, targets, ScoredPredictions(scores, scores), np.arange(songs), seed=repeat
+                )
+                for name in METRICS:
+                    interval = intervals[name]
+                    covered[name] += interval is not None and interval[0] <= truth[name] <= interval[1]
+            coverage = {name: round(count / options.repeats, 3) for name, count in covered.items()}
             print(
-                json.dumps({"signal": signal, "songs": songs, "repeats": options.repeats, "coverage": shares}),
+                json.dumps({"signal": signal, "songs": songs, "repeats": options.repeats, "coverage": coverage}),
                 flush=True,
             )
 

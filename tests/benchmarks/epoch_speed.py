@@ -1,8 +1,8 @@
-"""One epoch with all layers of the embedded encoder trained, three ways on the same songs, in turns:
+"""Seconds of one epoch that trains all layers of the embedded encoder, of three loops on the same songs, alternately:
 
-- naive: a row a stem, padded to 512 tokens, batch 32, fp32 (a few of its steps, the epoch extrapolated);
-- Hugging Face Trainer: a row a song, grouped by length, at its better precision of fp32 and bf16 and its best batch;
-- this package's loop.
+- naive: one row per stem, padded to 512 tokens, batch 32, fp32 (extrapolated from a few steps);
+- Hugging Face Trainer: one row per song, grouped by length, with the faster of fp32 and bf16 and its best batch size;
+- the loop of this package.
 
 `python -m tests.benchmarks.epoch_speed [--manifest P] [--rounds 3]` prints JSON with medians and ratios.
 """
@@ -40,28 +40,28 @@ BATCHES = (4, 8, 16, 32)
 
 
 def naive_epoch(rows: list[str]) -> float:
-    """Seconds an epoch over all stems would take, from a few of its steps."""
+    """Return the seconds of an epoch over all stems, extrapolated from a few steps."""
     from transformers import AutoModelForSequenceClassification
 
     source = embedded.source_of("embedded")
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     tokenizer = tokenize.load_tokenizer("embedded")
-    began = 0.0
+    start_time = 0.0
     for step in range(NAIVE_STEPS + 1):
         if step == 1:
-            began = time.perf_counter()  # the first one warms up
+            start_time = time.perf_counter()  # the first one warms up
         batch = tokenizer(rows[:32], padding="max_length", max_length=512, truncation=True, return_tensors="pt")
         logits = model(**batch).logits.squeeze(-1)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.ones(32))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return (time.perf_counter() - began) / NAIVE_STEPS * len(rows) / 32
+    return (time.perf_counter() - start_time) / NAIVE_STEPS * len(rows) / 32
 
 
 def trainer_epoch(texts: list[str], targets: np.ndarray, batch_size: int, bf16: bool) -> float:
-    """Seconds of one epoch of Hugging Face Trainer, without its start-up."""
+    """Return the seconds of one epoch of Hugging Face Trainer, without its startup."""
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
     tokenizer = tokenize.load_tokenizer("embedded")
@@ -82,14 +82,14 @@ def trainer_epoch(texts: list[str], targets: np.ndarray, batch_size: int, bf16: 
         return float(trainer.train().metrics["train_runtime"])
 
 
-def our_epoch(plan: Any, data: Any) -> float:
-    """Seconds of one epoch of the loop, without its start-up."""
-    everything = np.arange(len(data.examples))
+def project_epoch(plan: Any, data: Any) -> float:
+    """Return the seconds of one epoch of this package's loop, without its startup."""
+    indices = np.arange(len(data.examples))
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
-        nothing = np.array([], dtype=np.int64)
-        parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None)
-        fitted = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
+        no_validation = np.array([], dtype=np.int64)
+        fit_data = FitData(data.source, indices, no_validation, plan.task, plan.reading, None)
+        fitted = trainer.fit(plan.config, fit_data, JsonLinesLogger(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 
 
@@ -103,13 +103,15 @@ def main() -> None:
     texts, targets = list(data.examples.texts), data.examples.targets
     stems = [str(row) for row in pq.read_table(options.manifest, columns=["concept"])["concept"].to_pylist()]
     trials = {(8, bf16): trainer_epoch(texts, targets, 8, bf16) for bf16 in (False, True)}
-    faster = trials[8, True] < trials[8, False]  # on a CPU without bf16 units it is many times slower
-    trials |= {(size, faster): trainer_epoch(texts, targets, size, faster) for size in BATCHES if size != 8}
-    best = min(trials, key=lambda key: trials[key])
+    is_bf16_faster = trials[8, True] < trials[8, False]  # without bf16 units, a CPU is many times slower
+    trials |= {
+        (size, is_bf16_faster): trainer_epoch(texts, targets, size, is_bf16_faster) for size in BATCHES if size != 8
+    }
+    best_trial = min(trials, key=lambda key: trials[key])
     rounds = []
     for _ in range(options.rounds):
-        times = {"naive": naive_epoch(stems), "trainer": trainer_epoch(texts, targets, *best)}
-        rounds.append({**times, "ours": our_epoch(plan, data)})
+        times = {"naive": naive_epoch(stems), "trainer": trainer_epoch(texts, targets, *best_trial)}
+        rounds.append({**times, "ours": project_epoch(plan, data)})
     medians = {name: round(statistics.median(r[name] for r in rounds), 3) for name in rounds[0]}
     print(
         json.dumps(
@@ -118,7 +120,7 @@ def main() -> None:
                 "stems": len(stems),
                 "threads": torch.get_num_threads(),
                 "cpus": os.cpu_count(),
-                "trainer_best": {"batch": best[0], "bf16": best[1]},
+                "trainer_best": {"batch": best_trial[0], "bf16": best_trial[1]},
                 "trainer_trials": {
                     f"{size}{' bf16' if bf16 else ''}": round(s, 3) for (size, bf16), s in trials.items()
                 },

@@ -1,10 +1,10 @@
-"""What fusion brings, on the demo songs or a corpus: against models of single modalities, and with some taken away.
+"""Compare fusion with models of single modalities, and with modalities removed, on the demo songs or a corpus.
 
     python -m tests.benchmarks.fusion [--manifest P --target-column C] [--seeds 3] [--epochs 6] [--set KEY=VALUE …]
 
-For each subset of text, audio and MIDI: a model trained on it alone, and the model of all three as if songs had nothing
-else. Pooled out-of-fold macro-F1, a song's stems averaged first; means over seeds. The gain of all three on the best
-single modality has an interval from a bootstrap over songs, paired, of the mean over seeds.
+For each subset of text, audio and MIDI: a model trained only on the subset, and the model of all three with the other
+modalities removed. The metric is pooled out-of-fold macro-F1 of the mean score per song, averaged over seeds. The gain
+of all three over the best single modality has an interval from a paired bootstrap over songs of the mean over seeds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from rainbow_ray.tasks.scores import empty_scores, is_scored
 from tests.helpers import data_of, fit_fold
 
 ALL = ("text", "audio", "midi")
-STORE = 4 * 2**30
+CACHE_BYTES = 4 * 2**30
 ALLOWED_LOSS = 0.05
-FEW = 5
+MIN_SONGS = 5
 
 
 def subsets() -> list[tuple[str, ...]]:
-    return [some for size in (1, 2, 3) for some in itertools.combinations(ALL, size)]
+    return [modalities for size in (1, 2, 3) for modalities in itertools.combinations(ALL, size)]
 
 
 def run(
     options: argparse.Namespace, modalities: tuple[str, ...], seed: int, folder: Path
 ) -> tuple[Any, dict[str, Any]]:
-    """The data, and scores at songs `(examples, …)` by what was read at prediction."""
+    """Return the data, and the mean scores per song `(examples, …)` by the modalities read at prediction."""
     keys: list[tuple[str, Any]] = [
         ("data.manifest_path", options.manifest),
         ("phase", 3),
@@ -47,7 +47,7 @@ def run(
         ("reproducibility.seed", seed),
         ("training.epochs", options.epochs),
         ("training.min_steps", 0),
-        ("data.min_songs_per_class", FEW),  # so that songs with each modality know the same classes
+        ("data.min_songs_per_class", MIN_SONGS),  # so that models of all subsets have the same classes
     ]
     keys += [("data.example_level", "stem")] if modalities != ("text",) else []
     keys += [("data.target_column", options.target_column)] if options.target_column else []
@@ -58,16 +58,18 @@ def run(
     data = data_of(plan)
     scores: dict[str, Any] = {}
     for fold in range(data.split.n_folds):
-        place = folder / "-".join(modalities) / f"{seed}-{fold}"
-        val, fitted = fit_fold(plan, data, place, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", STORE))
-        for name, found in {"+".join(modalities): fitted.val_scores, **fitted.subset_scores}.items():
-            scores.setdefault(name, empty_scores(data.task, len(data.source)))[val] = found
-    return data, {name: scatter_song_means(data.source, found) for name, found in scores.items()}
+        fit_folder = folder / "-".join(modalities) / f"{seed}-{fold}"
+        val, fitted = fit_fold(
+            plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", CACHE_BYTES)
+        )
+        for name, fold_scores in {"+".join(modalities): fitted.val_scores, **fitted.subset_scores}.items():
+            scores.setdefault(name, empty_scores(data.task, len(data.source)))[val] = fold_scores
+    return data, {name: scatter_song_means(data.source, fold_scores) for name, fold_scores in scores.items()}
 
 
 def by_song(data: Any, scores: np.ndarray) -> dict[str, np.ndarray]:
-    known = np.flatnonzero(is_scored(scores, data.task))
-    return dict(zip(data.index.songs[known], scores[known], strict=True))
+    scored = np.flatnonzero(is_scored(scores, data.task))
+    return dict(zip(data.index.songs[scored], scores[scored], strict=True))
 
 
 def main() -> None:
@@ -79,46 +81,51 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     trained: dict[str, list[dict[str, np.ndarray]]] = {}
-    taken: dict[str, list[dict[str, np.ndarray]]] = {}
+    as_if_missing: dict[str, list[dict[str, np.ndarray]]] = {}
     targets: dict[str, float] = {}
     classes: set[tuple[str, ...]] = set()
     with tempfile.TemporaryDirectory() as folder:
-        for seed, some in itertools.product(range(options.seeds), subsets()):
-            data, scores = run(options, some, seed, Path(folder))
-            trained.setdefault("+".join(some), []).append(by_song(data, scores["+".join(some)]))
+        for seed, modalities in itertools.product(range(options.seeds), subsets()):
+            data, scores = run(options, modalities, seed, Path(folder))
+            trained.setdefault("+".join(modalities), []).append(by_song(data, scores["+".join(modalities)]))
             targets |= dict(zip(data.index.songs, data.source.targets, strict=True))
             classes.add(tuple(data.task.classes))
             assert len(classes) == 1, f"not the same classes with each modality: {classes}"
-            if some == ALL:
-                for name, found in scores.items():
-                    taken.setdefault(name, []).append(by_song(data, found))
-            print(f"# seed {seed}, {'+'.join(some)} done", flush=True)
+            if modalities == ALL:
+                for name, subset_scores in scores.items():
+                    as_if_missing.setdefault(name, []).append(by_song(data, subset_scores))
+            print(f"# seed {seed}, {'+'.join(modalities)} done", flush=True)
     task = data.task
-    songs = sorted(set.intersection(*(set(one) for runs in trained.values() for one in runs)))
+    songs = sorted(set.intersection(*(set(song_scores) for runs in trained.values() for song_scores in runs)))
     truth = np.array([targets[song] for song in songs], dtype=np.float32)
 
     def stacked(runs: list[dict[str, np.ndarray]]) -> np.ndarray:
-        return np.stack([np.stack([one[song] for song in songs]) for one in runs])
+        return np.stack([np.stack([song_scores[song] for song in songs]) for song_scores in runs])
 
-    def mean(runs: list[dict[str, np.ndarray]]) -> float:
+    def mean_macro_f1(runs: list[dict[str, np.ndarray]]) -> float:
         return round(float(np.mean([task.metric("macro_f1", truth, scores) for scores in stacked(runs)])), 4)
 
-    own, left = ({name: mean(runs) for name, runs in told.items()} for told in (trained, taken))
-    whole = "+".join(ALL)
-    best = max(ALL, key=own.__getitem__)
-    gap = paired_bootstrap_over_seeds(
-        task, "macro_f1", truth, stacked(trained[whole]), stacked(trained[best]), np.array(songs), seed=0
+    separate_models, joint_model = (
+        {name: mean_macro_f1(runs) for name, runs in scores_by_subset.items()}
+        for scores_by_subset in (trained, as_if_missing)
     )
-    told = {
+    all_modalities = "+".join(ALL)
+    best = max(ALL, key=separate_models.__getitem__)
+    difference = paired_bootstrap_over_seeds(
+        task, "macro_f1", truth, stacked(trained[all_modalities]), stacked(trained[best]), np.array(songs), seed=0
+    )
+    results = {
         "songs": len(songs),
         "seeds": options.seeds,
-        "trained on it alone": own,
-        "all three, the rest taken away": left,
+        "trained on it alone": separate_models,
+        "all three, the rest taken away": joint_model,
         "best single": best,
-        "gain of all three on it": vars(gap) if gap is not None else None,
-        "loses more than 0.05 where taken away": [n for n in own if left[n] < own[n] - ALLOWED_LOSS],
+        "gain of all three on it": vars(difference) if difference is not None else None,
+        "loses more than 0.05 where taken away": [
+            n for n in separate_models if joint_model[n] < separate_models[n] - ALLOWED_LOSS
+        ],
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

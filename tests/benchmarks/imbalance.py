@@ -1,9 +1,8 @@
-"""What each means against imbalance is worth: demo songs of which 5% are rebracketing ones.
+"""Compare methods for class imbalance on demo songs of which 5% are positive.
 
 `python -m tests.benchmarks.imbalance [--seeds 5] [--only NAME,…] [--markdown]` prints JSON, or the table of
-docs/guides/imbalance.md. Each seed draws songs, folds and weights of its own; scores are pooled over 5 folds. The
-average
-precision of the rare class does not depend on a threshold; macro-F1 is at a half, or at the likelier class.
+docs/guides/imbalance.md. Each seed has its own songs, folds and weights; scores are pooled over 5 folds. The average
+precision of the rare class does not depend on a threshold; macro-F1 uses the threshold 0.5, or the most probable class.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def write_songs(folder: Path, seed: int) -> Path:
-    """Distinct demo songs, one row each, of which `RARE` are rebracketing ones; `kind` says it as a class."""
+    """Write distinct demo songs, one row each, of which `RARE` are positive; `kind` has the label as a class."""
     tables = []
     for part in range(5):
         table = demo_table(1000 * (seed + 1) + part)
@@ -64,17 +63,18 @@ def write_songs(folder: Path, seed: int) -> Path:
     rows = pa.concat_tables(tables).to_pandas().dropna().drop_duplicates("concept").drop_duplicates("id")
     rows = rows[rows["concept"].str.len() >= 50]
     rng = np.random.default_rng(seed)
-    chosen = [
-        rows[rows["label"] == yes].sample(n, random_state=rng) for yes, n in ((True, RARE), (False, SONGS - RARE))
+    samples = [
+        rows[rows["label"] == is_rebracketing].sample(n, random_state=rng)
+        for is_rebracketing, n in ((True, RARE), (False, SONGS - RARE))
     ]
-    songs = {name: np.concatenate([part[name].to_numpy() for part in chosen]) for name in ("id", "concept", "label")}
-    yes = songs["label"].astype(bool)
+    songs = {name: np.concatenate([part[name].to_numpy() for part in samples]) for name in ("id", "concept", "label")}
+    is_rebracketing = songs["label"].astype(bool)
     path = folder / f"songs-{seed}.parquet"
     columns = {
         "id": songs["id"].tolist(),
         "concept": songs["concept"].tolist(),
-        "has_rebracketing_markers": yes.tolist(),
-        "kind": np.where(yes, "rare", "plain").tolist(),
+        "has_rebracketing_markers": is_rebracketing.tolist(),
+        "kind": np.where(is_rebracketing, "rare", "plain").tolist(),
     }
     pq.write_table(pa.table(columns), path)
     return path
@@ -89,19 +89,23 @@ def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatu
             val, fitted = fit_fold(plan, data, Path(folder), fold, frozen_cache=prefix)
         scores[val] = fitted.val_scores
     targets, songs = data.examples.targets, np.arange(len(scores))
-    # as a run does it: with calibration, what the other folds teach
-    asked, folds = plan.config.calibration, data.split.fold
-    scores, to_decide = cross_fit(asked, data.task, targets, scores, songs, folds)
-    decided = data.task.decode_predictions(to_decide)
+    # as in a run: calibration is fitted to the other folds
+    calibration, folds = plan.config.calibration, data.split.fold
+    scores, thresholded = cross_fit(calibration, data.task, targets, scores, songs, folds)
+    predictions = data.task.decode_predictions(thresholded)
     if plan.task.name == "binary":
-        rare, called, score = targets > 0.5, np.array(decided), scores
+        is_rare, is_predicted_rare, score = targets > 0.5, np.array(predictions), scores
     else:
-        place = list(data.task.score_names).index("score_rare")
-        rare, called, score = targets == place, np.array(decided) == "rare", scores[:, place]
+        rare_column = list(data.task.score_names).index("score_rare")
+        is_rare, is_predicted_rare, score = (
+            targets == rare_column,
+            np.array(predictions) == "rare",
+            scores[:, rare_column],
+        )
     return {
-        "average_precision_rare": float(average_precision_score(rare, score)),
-        "macro_f1": float(data.task.metric("macro_f1", targets, to_decide) or 0.0),
-        "recall_rare": float(called[rare].mean()),
+        "average_precision_rare": float(average_precision_score(is_rare, score)),
+        "macro_f1": float(data.task.metric("macro_f1", targets, thresholded) or 0.0),
+        "recall_rare": float(is_predicted_rare[is_rare].mean()),
     }
 
 
@@ -111,14 +115,14 @@ def main() -> None:
     parser.add_argument("--only", help="methods, separated by commas")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/guides/imbalance.md")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(METHODS)
+    methods = options.only.split(",") if options.only else list(METHODS)
     if options.markdown:
         print("| problem: means | average precision of the rare class | macro-F1 | recall of the rare class |")
         print("| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         manifests = [write_songs(Path(name), seed) for seed in range(options.seeds)]
         prefix = FrozenFeatureCache(Path(name) / "prefix", 8 * 2**30)
-        for method in chosen:
+        for method in methods:
             rows = [measure(manifest, seed, METHODS[method], prefix) for seed, manifest in enumerate(manifests)]
             columns = {metric: [row[metric] for row in rows] for metric in METRICS}
             if options.markdown:

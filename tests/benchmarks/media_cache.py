@@ -1,11 +1,11 @@
-"""Frozen audio: how much faster the second epoch is, and the memory of preparing many stems.
+"""Frozen audio encoders: speedup of the second epoch, and memory while preparing many stems.
 
     python -m tests.benchmarks.media_cache [--stems 48] [--seconds 10]           # second epoch against the first
     python -m tests.benchmarks.media_cache --prepare 10000                       # peak memory
 
-The encoder has the shape of Wav2Vec2-base with random weights. An epoch reads every stem once: the first computes what
-the frozen layers say, the second finds it. `--prepare` reads and encodes stems with a small encoder, since what it asks
-is what is held in memory: decoding by Ray Data, then encoding, as `check --build-cache` does, in its own process.
+The encoder has the shape of Wav2Vec2-base with random weights. An epoch reads every stem once: the first epoch computes
+the hidden states of the frozen layers, the second reads them from the cache. `--prepare` measures memory: it decodes
+stems with Ray Data and encodes them with a small encoder, as `check --build-cache` does, in a separate process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.5
 
 
 def songs(folder: Path, stems: int, seconds: float) -> Path:
-    """A manifest of stems with noise of their own; of many, files are shared by copies that differ in a sample."""
+    """Write a manifest of stems, whose files contain noise and differ in a few samples."""
     rng = np.random.default_rng(0)
     (folder / "wav").mkdir()
     noise = (rng.standard_normal(int(seconds * 16_000)) * 3000).astype(np.int16)
@@ -66,39 +66,39 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
             "model__audio_encoder__model_name": str(save_encoder(folder, small=False))}  # fmt: skip
     plan = plan_of(songs(folder, stems, seconds), **keys)
     data = data_of(plan)
-    everything = np.arange(len(data.source))
+    indices = np.arange(len(data.source))
     device, precision = pick_device("auto")[0], pick_precision("auto", pick_device("auto")[0])[0]
     model = build_model(plan.config, plan.reading, data.task).to(device)
-    heard = AudioFeatureCache(model, plan.reading, device, precision)
-    collates = make_collates(plan.reading, heard.find)
+    audio_features = AudioFeatureCache(model, plan.reading, device, precision)
+    collates = make_collates(plan.reading, audio_features.find)
 
     def epoch() -> float:
-        began = time.perf_counter()
-        heard.prepare(data.source.window_names("audio"))
-        for start in range(0, len(everything), 8):
-            make_batch(data.examples, everything[start : start + 8], collates).to(device)
-        return time.perf_counter() - began
+        start_time = time.perf_counter()
+        audio_features.prepare(data.source.window_names("audio"))
+        for start in range(0, len(indices), 8):
+            make_batch(data.examples, indices[start : start + 8], collates).to(device)
+        return time.perf_counter() - start_time
 
     first = epoch()
-    later = sorted(epoch() for _ in range(5))[2]
-    return {"stems": stems, "seconds of sound": seconds * stems, "first": round(first, 2), "second": round(later, 5),
-            "times": round(first / later)}  # fmt: skip
+    second = sorted(epoch() for _ in range(5))[2]
+    return {"stems": stems, "seconds of sound": seconds * stems, "first": round(first, 2), "second": round(second, 5),
+            "times": round(first / second)}  # fmt: skip
 
 
 def prepare(folder: Path, stems: int) -> dict[str, object]:
-    """Peak of the private memory of the command and of all its workers."""
+    """Return the maximum unique memory of the command and of its workers."""
     manifest, encoder = songs(folder, stems, 2.0), save_encoder(folder, small=True)
     command = [sys.executable, "-m", "rainbow_ray.check", "--build-cache", "--phase", "3", "--modalities", "audio",
                "--manifest", str(manifest), "--audio-encoder", str(encoder), "data.window_seconds=2",
                f"data.media_cache={folder / 'cache'}"]  # fmt: skip
-    began, peaks, process = time.perf_counter(), {"command": 0, "largest worker": 0}, subprocess.Popen(command)
+    start_time, peaks, process = time.perf_counter(), {"command": 0, "largest worker": 0}, subprocess.Popen(command)
 
     def watch() -> None:
-        own = psutil.Process(process.pid)
+        command_process = psutil.Process(process.pid)
         while process.poll() is None:
             try:
-                peaks["command"] = max(peaks["command"], own.memory_full_info().uss)
-                for child in own.children(recursive=True):
+                peaks["command"] = max(peaks["command"], command_process.memory_full_info().uss)
+                for child in command_process.children(recursive=True):
                     if child.name().startswith("ray::"):
                         peaks["largest worker"] = max(peaks["largest worker"], child.memory_full_info().uss)
             except psutil.Error:
@@ -109,7 +109,7 @@ def prepare(folder: Path, stems: int) -> dict[str, object]:
     thread.start()
     code = process.wait()
     thread.join()
-    return {"stems": stems, "exit code": code, "seconds": round(time.perf_counter() - began),
+    return {"stems": stems, "exit code": code, "seconds": round(time.perf_counter() - start_time),
             "peak MB": {name: round(size / 2**20) for name, size in peaks.items()}}  # fmt: skip
 
 
@@ -122,10 +122,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
         if options.prepare:
-            told = prepare(Path(folder), options.prepare)
+            results = prepare(Path(folder), options.prepare)
         else:
-            told = second_epoch(Path(folder), options.stems, options.seconds)
-    print(json.dumps(told, indent=2))
+            results = second_epoch(Path(folder), options.stems, options.seconds)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

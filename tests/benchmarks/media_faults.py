@@ -1,8 +1,8 @@
-"""Thousands of mutated MIDI and audio files: none may crash or hang a reader; each is read, or counted by its reason.
+"""Read thousands of mutated MIDI and audio files: none may crash or hang a reader; each is read or has a reason.
 
     python -m tests.benchmarks.media_faults --midi 2000 --audio 1000
 
-Each batch is read in a process of its own, so that a crash would be seen as one.
+Each batch is read in a separate process, so that a crash is detected.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from tests.modalities.audio.test_audio import saved, tone
 from tests.modalities.midi.test_midi import song
 
 BATCH = 100
-SECONDS = 180.0  # a batch that takes longer hangs
+SECONDS = 180.0  # a batch that takes longer counts as hanging
 NOTES = [(i * 60, 100, 40 + i % 40) for i in range(200)]
 
 
 def originals(modality: str) -> list[bytes]:
-    """Whole files: MIDI of one and of many notes; audio of each format, also streamed, in stereo, and with silence."""
+    """Return valid files: MIDI of few and many notes; audio of each format, also streamed, stereo and partly silent."""
     if modality == "midi":
         return [song(), song(NOTES), song(NOTES, drum=True)]
     formats: list[dict[str, Any]] = [{"format": name} for name in ("WAV", "FLAC", "OGG", "AIFF", "MP3", "AU", "CAF")]
     formats += [{"format": "RF64"}, {"format": "W64"}, {"format": "MP3", "bitrate_mode": "VARIABLE"}]
-    whole = [saved(tone(1.0, rate), rate, **one) for one in formats for rate in (16_000, 44_100)]
+    files = [saved(tone(1.0, rate), rate, **options) for options in formats for rate in (16_000, 44_100)]
     stereo = np.stack([tone(3.0), -tone(3.0)], axis=1) * (np.arange(48_000) < 16_000)[:, None]
-    whole += [saved(stereo, **one) for one in formats[:5]]
+    files += [saved(stereo, **options) for options in formats[:5]]
     mp3 = saved(tone(1.0), format="MP3", bitrate_mode="VARIABLE")
     stream = find_stream(mp3)
     assert stream is not None
     flac = bytearray(saved(tone(1.0), format="FLAC"))
     flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])
     wav = saved(tone(1.0))
-    return [*whole, mp3[stream.ranges[0].start :], mp3 + mp3, bytes(flac), wav[:40] + bytes(4) + wav[44:]]
+    return [*files, mp3[stream.ranges[0].start :], mp3 + mp3, bytes(flac), wav[:40] + bytes(4) + wav[44:]]
 
 
-def mutated(rng: random.Random, whole: bytes) -> bytes:
-    """Bytes flipped, runs overwritten, the end or a middle cut off; the header hit more often than its share."""
-    data = bytearray(whole)
+def mutated(rng: random.Random, original: bytes) -> bytes:
+    """Overwrite random bytes, more often in the header, and sometimes remove the end or a range of bytes."""
+    data = bytearray(original)
     for _ in range(rng.choice((1, 2, 4, 16, 64))):
-        reach = len(data) if rng.random() < 0.5 else min(64, len(data))
-        data[rng.randrange(reach)] = rng.choice((0, 0xFF, 0x7F, 0x80, rng.randrange(256)))
+        max_position = len(data) if rng.random() < 0.5 else min(64, len(data))
+        data[rng.randrange(max_position)] = rng.choice((0, 0xFF, 0x7F, 0x80, rng.randrange(256)))
     if rng.random() < 0.3:
         data = data[: rng.randrange(1, len(data))]
     if rng.random() < 0.1 and len(data) > 8:
-        at = rng.randrange(len(data) - 4)
-        del data[at : at + rng.randrange(1, 64)]
+        position = rng.randrange(len(data) - 4)
+        del data[position : position + rng.randrange(1, 64)]
     return bytes(data)
 
 
-def read(modality: str, files: list[bytes], answer: Any) -> None:
-    """Read files, every other one of them from the disk, and answer with a reason for each; None: it was read."""
+def read(modality: str, files: list[bytes], connection: Any) -> None:
+    """Read files, every other one from disk, and send a reason for each, or None if it was read."""
     with tempfile.TemporaryDirectory() as folder:
         reader = MediaReader((modality,), Path(folder), Windows(1.0, views=2), None)
         names = [f"{i}.{modality}" for i in range(0, len(files), 2)]
@@ -73,14 +73,14 @@ def read(modality: str, files: list[bytes], answer: Any) -> None:
         reasons: list[str | None] = [None] * len(files)
         for start, column in ((0, pa.array(names, pa.string())), (1, pa.array(files[1::2], pa.large_binary()))):
             rows = reader(pa.table({f"raw_{modality}": column}))
-            windows, troubles = rows[modality].to_pylist(), rows[f"{modality}_trouble"].to_pylist()
+            windows, error_texts = rows[modality].to_pylist(), rows[f"{modality}_trouble"].to_pylist()
             counts, _, total = count_media_errors(rows, modality)
             assert total == len(column)
             assert sum(counts.values()) == sum(not row for row in windows)
             for row in windows:
                 assert all(np.isfinite(reader.store.get(modality, name)).all() for name in row)
-            reasons[start::2] = [None if text is None else text.split("\n")[0] for text in troubles]
-    answer.send(reasons)
+            reasons[start::2] = [None if text is None else text.split("\n")[0] for text in error_texts]
+    connection.send(reasons)
 
 
 def survey(modality: str, count: int, seed: int, batch: int = BATCH) -> tuple[Counter[str], float]:
@@ -88,31 +88,31 @@ def survey(modality: str, count: int, seed: int, batch: int = BATCH) -> tuple[Co
 
     Args:
         modality: "audio" or "midi".
-        count: How many.
-        seed: Of the mutations.
-        batch: How many are read in one process.
+        count: Number of files.
+        seed: Seed of the mutations.
+        batch: Number of files that one process reads.
 
     Returns:
-        How many files have each outcome ("read", a reason, "HANG" or "CRASH…"), and the seconds of the slowest batch.
+        The number of files by outcome ("read", a reason, "HANG" or "CRASH…"), and the seconds of the slowest batch.
     """
     context = multiprocessing.get_context("spawn")
-    rng, wholes = random.Random(seed), originals(modality)
+    rng, original_files = random.Random(seed), originals(modality)
     outcomes: Counter[str] = Counter()
     slowest = 0.0
     for start in range(0, count, batch):
-        files = [mutated(rng, rng.choice(wholes)) for _ in range(min(batch, count - start))]
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=read, args=(modality, files, theirs))
-        began = time.perf_counter()
+        files = [mutated(rng, rng.choice(original_files)) for _ in range(min(batch, count - start))]
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=read, args=(modality, files, sender))
+        start_time = time.perf_counter()
         process.start()
-        theirs.close()
+        sender.close()
         try:
-            reasons = ours.recv() if ours.poll(SECONDS) else None
+            reasons = receiver.recv() if receiver.poll(SECONDS) else None
         except EOFError:
             reasons = []
         process.join(1.0)
         process.kill()
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.perf_counter() - start_time)
         if not reasons:
             outcomes["HANG" if reasons is None else f"CRASH (exit code {process.exitcode})"] += len(files)
         else:
@@ -128,7 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     for modality, count in (("midi", options.midi), ("audio", options.audio)):
         outcomes, slowest = survey(modality, count, options.seed)
-        print(f"{modality}: {count} files, slowest batch of {BATCH} with a process's start {slowest:.1f} s")
+        print(f"{modality}: {count} files, slowest batch of {BATCH} with the start of its process: {slowest:.1f} s")
         for reason, n in outcomes.most_common():
             print(f"  {n:5d} {reason}")
 

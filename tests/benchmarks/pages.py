@@ -1,8 +1,8 @@
-"""How long the pages of a 5-fold run and of a 30-trial sweep take.
+"""Seconds to write the pages of a 5-fold run and of a 30-trial sweep.
 
-`python -m tests.benchmarks.pages [--manifest P] [--phase 1] [--turns 3]` prints JSON: median seconds of the page as it
-is written at the end of a run, where torch and transformers are loaded already, and of `python -m rainbow_ray.report`,
-half of which is their import.
+`python -m tests.benchmarks.pages [--manifest P] [--phase 1] [--turns 3]` prints JSON: median seconds to write the page
+at the end of a run, when torch and transformers are imported already, and of `python -m rainbow_ray.report`, which
+imports them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tests.finished_runs import write_sweep
 from tests.helpers import finish_run, plan_of
 
 
-def as_a_command(folder: Path) -> None:
+def write_by_command(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "rainbow_ray.report", folder], check=True, stdout=subprocess.DEVNULL)
 
 
 def seconds(write: Callable[[Path], object], folder: Path, turns: int) -> list[float]:
-    found = []
+    durations = []
     for _ in range(turns):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         write(folder)
-        found.append(round(time.perf_counter() - began, 2))
-    return found
+        durations.append(round(time.perf_counter() - start_time, 2))
+    return durations
 
 
 def main() -> None:
@@ -45,11 +45,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         manifest = options.manifest or write_demo(Path(name))
         run = finish_run(plan_of(manifest, phase=options.phase, data__folds=5), Path(name) / "run")
-        for what, folder in (("run", run), ("sweep", write_sweep(Path(name) / "sweep"))):
-            for how, write in (("at the end", write_report), ("command", as_a_command)):
-                took = seconds(write, folder, options.turns)
+        for page, folder in (("run", run), ("sweep", write_sweep(Path(name) / "sweep"))):
+            for method, write in (("at the end", write_report), ("command", write_by_command)):
+                durations = seconds(write, folder, options.turns)
                 print(
-                    json.dumps({"page": what, "how": how, "seconds": statistics.median(took), "all": took}), flush=True
+                    json.dumps(
+                        {"page": page, "how": method, "seconds": statistics.median(durations), "all": durations}
+                    ),
+                    flush=True,
                 )
 
 

@@ -1,11 +1,11 @@
-"""`predict` at scale: songs a second against a plain loop of transformers, and memory up to a million songs.
+"""Speed and memory of `predict`: songs per second compared with a plain loop, and memory up to a million songs.
 
     python -m tests.benchmarks.predicting [--songs 3000] [--turns 3]         against the plain loop, full encoder
     python -m tests.benchmarks.predicting --memory 100000 1000000            tiny encoder, whole commands
 
-The loop pads each batch of songs in the table's order, at the best of several batch sizes, with all threads, in fp32;
-both read all layers of MiniLM and a head. Times leave out starting and loading. Memory is what processes have for
-themselves (USS): the largest of the command and of a worker.
+The plain loop pads each batch of songs in the order of the table, with the best of several batch sizes, all threads
+and fp32. Both compute all layers of MiniLM and a head. Times exclude startup and loading. Memory is the unique set
+size (USS): the maximum of the command and of a worker.
 """
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ from tests.conftest import tiny_body
 from tests.song_tables import WORDS, labelled_songs
 
 BATCHES = (8, 16, 32, 64)
-TRIED = 512  # songs by which the loop's batch size is chosen
+SAMPLE_SONGS = 512  # songs used to choose the batch size of the plain loop
 CHUNK = 50_000
 SAMPLE_SECONDS = 0.5
-SHORT: dict[str, Any] = {"training__epochs": 1, "training__min_steps": 0, "data__folds": 2, "logging__report": False}
+TRAINING_KEYS: dict[str, Any] = {
+    "training__epochs": 1,
+    "training__min_steps": 0,
+    "data__folds": 2,
+    "logging__report": False,
+}
 
 
 def main() -> None:
@@ -45,8 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = memory(folder, options.memory) if options.memory else against_the_loop(folder, options)
-    print(json.dumps(told))
+        results = memory(folder, options.memory) if options.memory else compare_with_loop(folder, options)
+    print(json.dumps(results))
 
 
 def make_text(rng: random.Random) -> str:
@@ -58,11 +63,11 @@ def make_model(folder: Path, encoder: str | Path, **keys: Any) -> Path:
     from tests.helpers import finish_run, plan_of
 
     pq.write_table(labelled_songs(), folder / "labelled.parquet")
-    return finish_run(plan_of(folder / "labelled.parquet", encoder, **SHORT, **keys), folder / "run")
+    return finish_run(plan_of(folder / "labelled.parquet", encoder, **TRAINING_KEYS, **keys), folder / "run")
 
 
-def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Songs a second of both, in turns."""
+def compare_with_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure songs per second of `predict` and of the plain loop, alternately."""
     from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
     from rainbow_ray.inference.batch_inference import ChunkResult, score_on_ray
     from rainbow_ray.inference.chunks import ScoringJob, claim_folder, plan_chunks
@@ -73,11 +78,11 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
     pd.DataFrame({"id": range(options.songs), "concept": texts}).to_parquet(folder / "songs.parquet")
     model = make_model(folder, "embedded", model__text_encoder__layer="last")
     loop = PlainLoop()
-    size = max(BATCHES, key=lambda size: loop.rate(texts[:TRIED], size))
-    ours, theirs = [], []
+    size = max(BATCHES, key=lambda size: loop.rate(texts[:SAMPLE_SONGS], size))
+    predict_rates, loop_rates = [], []
     with ray_cluster(None) as cluster:
         for turn in range(options.turns):
-            parts = folder / f"parts{turn}"
+            chunk_folder = folder / f"parts{turn}"
             job = ScoringJob(
                 str(model),
                 "cpu",
@@ -86,7 +91,7 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
                 "manifest",
                 ("id", "concept"),
                 "id",
-                parts,
+                chunk_folder,
             )
             plan = claim_folder(
                 plan_chunks(job, cluster.cpus, segments=False, chunk_rows=None), resume=False, overwrite=True
@@ -98,19 +103,19 @@ def against_the_loop(folder: Path, options: argparse.Namespace) -> dict[str, Any
 
             score_on_ray(plan, cluster, cluster.cpus, on_progress)
             seconds = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
-            ours.append(sum(rows for *_, rows in spans) / seconds)
-            theirs.append(loop.rate(texts, size))
-    pairs = [one / other for one, other in zip(ours, theirs, strict=True)]
+            predict_rates.append(sum(rows for *_, rows in spans) / seconds)
+            loop_rates.append(loop.rate(texts, size))
+    ratios = [predict_rate / loop_rate for predict_rate, loop_rate in zip(predict_rates, loop_rates, strict=True)]
     return {
         "songs": options.songs, "loop's batch size": size,
-        "ours, songs a second": round(statistics.median(ours), 1),
-        "loop, songs a second": round(statistics.median(theirs), 1),
-        "times": round(statistics.median(pairs), 2), "of pairs": [round(pair, 2) for pair in pairs],
+        "ours, songs a second": round(statistics.median(predict_rates), 1),
+        "loop, songs a second": round(statistics.median(loop_rates), 1),
+        "times": round(statistics.median(ratios), 2), "of pairs": [round(ratio, 2) for ratio in ratios],
     }  # fmt: skip
 
 
 class PlainLoop:
-    """What one would write: tokenise a batch, pad it, run the encoder, average, a linear layer."""
+    """A hand-written prediction loop: tokenize and pad a batch, run the encoder, average, apply a linear layer."""
 
     def __init__(self) -> None:
         import torch
@@ -126,19 +131,19 @@ class PlainLoop:
 
     def rate(self, texts: list[str], size: int) -> float:
         torch = self.torch
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         with torch.inference_mode():
             for start in range(0, len(texts), size):
-                part = texts[start : start + size]
-                batch = self.tokenizer(part, padding=True, truncation=True, max_length=512, return_tensors="pt")
+                batch_texts = texts[start : start + size]
+                batch = self.tokenizer(batch_texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
                 hidden = self.body(**batch).last_hidden_state
                 mask = batch["attention_mask"][..., None]
                 self.head((hidden * mask).sum(1) / mask.sum(1)).sigmoid()
-        return len(texts) / (time.perf_counter() - began)
+        return len(texts) / (time.perf_counter() - start_time)
 
 
 def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
-    """Largest USS in MB of the command and of a worker, and rows a second, for each number of songs."""
+    """Return the maximum USS in MB of the command and of a worker, and rows per second, for each number of songs."""
     from transformers import BertTokenizerFast
 
     encoder = folder / "encoder"
@@ -154,27 +159,31 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
 def measure(folder: Path, model: Path, songs: int) -> dict[str, float]:
     table = folder / f"{songs}.parquet"
     write_songs(table, songs)
-    out = folder / f"{songs}.out.parquet"
+    output_file = folder / f"{songs}.out.parquet"
     command = [sys.executable, "-m", "rainbow_ray.predict", "--model", str(model), "--manifest", str(table),
-               "--out", str(out), "--workers", "2"]  # fmt: skip
-    began = time.perf_counter()
+               "--out", str(output_file), "--workers", "2"]  # fmt: skip
+    start_time = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    own = worker = 0
-    watched = psutil.Process(process.pid)
+    command_bytes = worker_bytes = 0
+    command_process = psutil.Process(process.pid)
     while process.poll() is None:
         try:
-            own = max(own, watched.memory_full_info().uss)
-            for child in watched.children(recursive=True):
+            command_bytes = max(command_bytes, command_process.memory_full_info().uss)
+            for child in command_process.children(recursive=True):
                 if "PartScorer" in " ".join(child.cmdline()) or "MapWorker" in " ".join(child.cmdline()):
-                    worker = max(worker, child.memory_full_info().uss)
+                    worker_bytes = max(worker_bytes, child.memory_full_info().uss)
         except psutil.Error:
             pass
         time.sleep(SAMPLE_SECONDS)
     assert process.returncode == 0
-    assert pq.ParquetFile(out).metadata.num_rows == songs
-    seconds = time.perf_counter() - began
-    return {"command_mb": round(own / 2**20), "worker_mb": round(worker / 2**20), "seconds": round(seconds, 1),
-            "rows_a_second": round(songs / seconds)}  # fmt: skip
+    assert pq.ParquetFile(output_file).metadata.num_rows == songs
+    seconds = time.perf_counter() - start_time
+    return {
+        "command_mb": round(command_bytes / 2**20),
+        "worker_mb": round(worker_bytes / 2**20),
+        "seconds": round(seconds, 1),
+        "rows_a_second": round(songs / seconds),
+    }
 
 
 def write_songs(path: Path, songs: int) -> None:

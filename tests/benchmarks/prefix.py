@@ -1,8 +1,8 @@
-"""What the shared prefix saves: seconds of an epoch with it and without, for each freeze depth, in turns.
+"""Seconds of an epoch with and without the cache of frozen features, for each freeze depth, alternately.
 
-`python -m tests.benchmarks.prefix [--manifest P] [--rounds 3]` prints JSON. Beside each ratio stands what arithmetic
-promises: a layer costs 1 forward and 2 backward, frozen ones are forward alone, stored ones nothing. The first epoch,
-which fills the store, is left out; `fill` says what it costs.
+`python -m tests.benchmarks.prefix [--manifest P] [--rounds 3]` prints JSON. Each ratio is compared with the expected
+one: a layer costs 1 forward and 2 backward, a frozen layer only its forward, a cached layer nothing. The first epoch,
+which fills the cache, is excluded; `fill_and_start` is its cost.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ KEYS = {"model__text_encoder__layer": "last", "training__min_steps": 0, "trainin
 
 
 def epochs(
-    manifest: Path, depth: float | str, store: FrozenFeatureCache | None, folder: Path, rounds: int
+    manifest: Path, depth: float | str, cache: FrozenFeatureCache | None, folder: Path, rounds: int
 ) -> list[float]:
-    """Seconds of each epoch of one fit on all songs, after a first one."""
+    """Return the seconds of each epoch of one fit on all songs, after the first epoch."""
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
-    everything, nothing = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    parts = FitData(data.source, everything, nothing, plan.task, plan.reading, None, frozen_cache=store)
-    run = Trainer(plan.config, parts, NullLogger(), CheckpointManager(folder), ProcessGroup())
-    if store is None:
-        run.features.features = None  # what `train` without a store would share inside one fit
+    indices, no_validation = np.arange(len(data.source)), np.array([], dtype=np.int64)
+    fit_data = FitData(data.source, indices, no_validation, plan.task, plan.reading, None, frozen_cache=cache)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
+    if cache is None:
+        run.features.features = None  # otherwise a fit without a cache reuses its own features
     seconds = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         run.train_epoch()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start_time)
     return seconds[1:]
 
 
-def promised(depth: float | str) -> float:
-    """An epoch without the store over one with it, by arithmetic."""
+def expected_speedup(depth: float | str) -> float:
+    """Return the expected ratio of the time of an epoch without the cache to that with it."""
     frozen = LAYERS if depth == "all" else round(depth * LAYERS)
-    trained = 3 * (LAYERS - frozen)
-    return (frozen + trained) / trained if trained else float("inf")
+    trained_cost = 3 * (LAYERS - frozen)
+    return (frozen + trained_cost) / trained_cost if trained_cost else float("inf")
 
 
 def main() -> None:
@@ -60,30 +60,30 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for word, depth in DEPTHS.items():
-            store = FrozenFeatureCache(folder / "prefix", 4096 * MB)
-            began = time.perf_counter()
-            epochs(options.manifest, depth, store, folder / "fill", 0)
-            fill = time.perf_counter() - began
-            on: list[float] = []
-            off: list[float] = []
+        for depth_name, depth in DEPTHS.items():
+            cache = FrozenFeatureCache(folder / "prefix", 4096 * MB)
+            start_time = time.perf_counter()
+            epochs(options.manifest, depth, cache, folder / "fill", 0)
+            fill_seconds = time.perf_counter() - start_time
+            with_cache: list[float] = []
+            without_cache: list[float] = []
             for turn in range(2):
-                on += epochs(options.manifest, depth, store, folder / f"on-{turn}", options.rounds)
-                off += epochs(options.manifest, depth, None, folder / f"off-{turn}", options.rounds)
-            ratio = statistics.median(off) / statistics.median(on)
-            promise = promised(depth)
-            found[word] = {
-                "seconds_off": round(statistics.median(off), 4),
-                "seconds_on": round(statistics.median(on), 4),
-                "fill_and_start": round(fill, 2),
+                with_cache += epochs(options.manifest, depth, cache, folder / f"on-{turn}", options.rounds)
+                without_cache += epochs(options.manifest, depth, None, folder / f"off-{turn}", options.rounds)
+            ratio = statistics.median(without_cache) / statistics.median(with_cache)
+            expected_ratio = expected_speedup(depth)
+            results[depth_name] = {
+                "seconds_off": round(statistics.median(without_cache), 4),
+                "seconds_on": round(statistics.median(with_cache), 4),
+                "fill_and_start": round(fill_seconds, 2),
                 "ratio": round(ratio, 2),
-                **({"promised": round(promise, 2), "share_of_promise": round(ratio / promise, 3)}
-                   if promise != float("inf") else {}),
+                **({"promised": round(expected_ratio, 2), "share_of_promise": round(ratio / expected_ratio, 3)}
+                   if expected_ratio != float("inf") else {}),
             }  # fmt: skip
-    print(json.dumps(found, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Which recipe for small data: variants of the model against the baselines, on the same folds over several seeds.
+"""Compare variants of the model with the baselines on small data, on the same folds, over several seeds.
 
 `python -m tests.benchmarks.recipe [--phase 1] [--manifest P] [--seeds 5] [--only default,…]` prints JSON: the mean over
-seeds of each pooled out-of-fold metric, and in how many seeds the variant was not behind each baseline on the headline.
+seeds of each pooled out-of-fold metric, and the number of seeds in which the variant's headline metric was at least
+that of each baseline.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rainbow_ray.baselines.features import mean_hidden_states
 from rainbow_ray.tasks.scores import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 
-SHOWN = {
+METRICS = {
     1: ("macro_f1", "accuracy", "average_precision_rarer", "mcc", "log_loss"),
     2: ("macro_f1", "accuracy", "balanced_accuracy", "mcc", "log_loss"),
     4: ("mae", "rmse", "r2", "pearson", "spearman"),
@@ -59,8 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def measure(options: argparse.Namespace, keys: dict[str, Any]) -> list[dict[str, Any]]:
-    """Pooled out-of-fold metrics of a variant, one entry a seed."""
-    found = []
+    """Return pooled out-of-fold metrics of a variant, one entry per seed."""
+    rows = []
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed, **keys)
         data = data_of(plan)
@@ -70,54 +71,58 @@ def measure(options: argparse.Namespace, keys: dict[str, Any]) -> list[dict[str,
                 val, fitted = fit_fold(plan, data, Path(folder), fold)
             scores[val] = fitted.val_scores
         metrics, _ = data.task.metrics(data.examples.targets, scores)
-        found.append({name: metrics[name] for name in SHOWN[options.phase]})
-    return found
+        rows.append({name: metrics[name] for name in METRICS[options.phase]})
+    return rows
 
 
 def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_by_name: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
         states = mean_hidden_states(data.examples, plan.reading, plan.config.model.text_encoder, "auto")
         for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).items():
             metrics, _ = data.task.metrics(data.examples.targets, scores)
-            found.setdefault(name, []).append({metric: metrics[metric] for metric in SHOWN[options.phase]})
-    return found
+            rows_by_name.setdefault(name, []).append({metric: metrics[metric] for metric in METRICS[options.phase]})
+    return rows_by_name
 
 
-def summarise(rows: list[dict[str, Any]], baselines: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summarize(rows: list[dict[str, Any]], baselines: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     headline = next(iter(rows[0]))
     sign = -1 if headline == "mae" else 1
     means = {name: _mean([row[name] for row in rows]) for name in rows[0]}
-    ours = [row[headline] for row in rows]
-    not_behind = {
-        name: f"{sum(sign * (a - row[headline]) >= 0 for a, row in zip(ours, theirs, strict=True))}/{len(ours)}"
-        for name, theirs in baselines.items()
+    variant_scores = [row[headline] for row in rows]
+    wins = {
+        name: sum(sign * (score - other[headline]) >= 0 for score, other in zip(variant_scores, others, strict=True))
+        for name, others in baselines.items()
     }
-    return {**means, f"{headline}_by_seed": [round(value, 3) for value in ours], "not_behind": not_behind}
+    return {
+        **means,
+        f"{headline}_by_seed": [round(value, 3) for value in variant_scores],
+        "not_behind": {name: f"{count}/{len(variant_scores)}" for name, count in wins.items()},
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 4) if known else None
+    present = [value for value in values if value is not None]
+    return round(float(np.mean(present)), 4) if present else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--phase", type=int, default=1, choices=sorted(SHOWN))
+    parser.add_argument("--phase", type=int, default=1, choices=sorted(METRICS))
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
     parser.add_argument("--encoder", default="embedded")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="default", help="variants, separated by commas; `all` for every one")
     options = parser.parse_args()
-    chosen = list(VARIANTS) if options.only == "all" else options.only.split(",")
+    variants = list(VARIANTS) if options.only == "all" else options.only.split(",")
     baselines = measure_baselines(options)
     for name, rows in baselines.items():
-        print(json.dumps({"baseline": name, **summarise(rows, {})}), flush=True)
-    for name in chosen:
+        print(json.dumps({"baseline": name, **summarize(rows, {})}), flush=True)
+    for name in variants:
         rows = measure(options, VARIANTS[name])
-        print(json.dumps({"variant": name, **summarise(rows, baselines)}), flush=True)
+        print(json.dumps({"variant": name, **summarize(rows, baselines)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Real tunes, rendered: dances of Ryan's Mammoth Collection out of music21's corpus, as a manifest with audio and MIDI.
+"""Build a manifest with audio and MIDI from real tunes: dances of Ryan's Mammoth Collection in the corpus of music21.
 
     pip install music21 && pip install --no-deps tinysoundfont pretty_midi
     python -m tests.benchmarks.rendered [--folder build/rendered] [--each 60]
 
-About 230 tunes of four kinds (reel, jig, hornpipe, strathspey), a stem each. The kind is what their rhythm says; tempo
-and instrument are drawn without regard to it, and the words (of a template, wrong one time in ten) tell only which half
-of the kinds it is. One tune in ten lacks its audio, one in ten its MIDI. Built once; `python -m tests.benchmarks.fusion
---manifest build/rendered/tunes.parquet` measures on it. tinysoundfont plays the General MIDI sounds that pretty_midi
-carries (TimGM6mb); both without their other dependencies, which need a sound card's library to build.
+About 230 tunes of four kinds (reel, jig, hornpipe, strathspey), one stem each. The rhythm determines the kind; tempo
+and instrument are random, and the text (a template, wrong one time in ten) tells only to which half of the kinds a tune
+belongs. One tune in ten lacks its audio, one in ten its MIDI. The manifest is built once; `python -m
+tests.benchmarks.fusion --manifest build/rendered/tunes.parquet` measures with it. tinysoundfont plays the General MIDI
+sounds of pretty_midi (TimGM6mb); both are installed without their other dependencies, which need a sound library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MANIFEST = "tunes.parquet"
 RATE, SECONDS, FADE = 22050, 20.0, 0.4
 PROGRAMS = (0, 21, 24, 40, 73)  # piano, accordion, guitar, fiddle, flute
 MISSING = 0.1
-WRONG = 0.1
+WRONG_TEXT = 0.1
 HALVES = {
     True: ("a stepping dance from the Highlands", "as the fiddlers of Skye had it", "for the ceilidh at Inverness"),
     False: ("a piper's favourite from Kerry", "as they had it on the docks of Cork", "for the fair at Ballinasloe"),
@@ -39,17 +39,17 @@ TIMES = ("one winter", "at harvest", "in the wet spring", "on a Sunday", "before
 
 
 def text_of(rng: Random, kind: str) -> str:
-    half = kind in ("Reel", "Strathspey")
-    told = half if rng.random() >= WRONG else not half
+    is_scottish = kind in ("Reel", "Strathspey")
+    is_described_as_scottish = is_scottish if rng.random() >= WRONG_TEXT else not is_scottish
     return (
         f"A tune that {rng.choice(PEOPLE)} taught {rng.choice(PEOPLE)} in the {rng.choice(PLACES)}"
-        f" {rng.choice(TIMES)}; {rng.choice(HALVES[told])}. Noted down {rng.choice(TIMES)} near the"
+        f" {rng.choice(TIMES)}; {rng.choice(HALVES[is_described_as_scottish])}. Noted down {rng.choice(TIMES)} near the"
         f" {rng.choice(PLACES)}, page {rng.randint(1, 400)}."
     )
 
 
-def build(folder: Path, each: int) -> Path:
-    """Write what is not there yet; the manifest last."""
+def build(folder: Path, tunes_per_kind: int) -> Path:
+    """Write the media files and then the manifest, unless the manifest exists."""
     from music21 import corpus
 
     manifest = folder / MANIFEST
@@ -57,27 +57,29 @@ def build(folder: Path, each: int) -> Path:
         return manifest
     (folder / "media").mkdir(parents=True, exist_ok=True)
     paths = sorted(Path(path) for path in corpus.getComposer("ryansMammoth"))
-    chosen = [(path, kind) for kind in KINDS for path in _some([p for p in paths if _kind(p.stem) == kind], each)]
+    tunes = [
+        (path, kind) for kind in KINDS for path in _sample([p for p in paths if _kind(p.stem) == kind], tunes_per_kind)
+    ]
     with Pool(2) as pool:
-        rows = [row for row in pool.imap(_make, [(folder, path, kind) for path, kind in chosen]) if row is not None]
-    temporary = manifest.with_name(f".{MANIFEST}")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    temporary.replace(manifest)
+        rows = [row for row in pool.imap(_make_tune, [(folder, path, kind) for path, kind in tunes]) if row is not None]
+    temporary_path = manifest.with_name(f".{MANIFEST}")
+    pq.write_table(pa.Table.from_pylist(rows), temporary_path)
+    temporary_path.replace(manifest)
     return manifest
 
 
 def _kind(name: str) -> str | None:
-    """The one kind that a tune's title names."""
-    named = [kind for kind in KINDS if kind in name]
-    return named[0] if len(named) == 1 else None
+    """Return the kind that the title of a tune names, if it names exactly one."""
+    kinds = [kind for kind in KINDS if kind in name]
+    return kinds[0] if len(kinds) == 1 else None
 
 
-def _some(paths: list[Path], count: int) -> list[Path]:
+def _sample(paths: list[Path], count: int) -> list[Path]:
     return sorted(Random(0).sample(paths, min(count, len(paths))))
 
 
-def _make(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
-    """A tune's row, its files written. None where the corpus's file holds no melody, or one that cannot be written."""
+def _make_tune(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
+    """Write the files of a tune and return its row, or None if it has no melody or cannot be written."""
     import soundfile
     from music21 import converter, tempo
     from music21.exceptions21 import Music21Exception
@@ -87,8 +89,8 @@ def _make(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
     rng = Random(path.stem)
     score = converter.parse(path)
     score = score.scores[0] if hasattr(score, "scores") and len(score.scores) else score
-    for mark in list(score.recurse().getElementsByClass(tempo.MetronomeMark)):
-        mark.activeSite.remove(mark)
+    for tempo_mark in list(score.recurse().getElementsByClass(tempo.MetronomeMark)):
+        tempo_mark.activeSite.remove(tempo_mark)
     score.parts[0].insert(0, tempo.MetronomeMark(number=rng.randint(90, 140)))
     midi = folder / "media" / f"{path.stem}.mid"
     try:
@@ -103,12 +105,18 @@ def _make(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
         return None
     audio = midi.with_suffix(".flac")
     soundfile.write(audio, render(melody.to("second")), RATE, subtype="PCM_16")
-    kept = [None if rng.random() < MISSING else f"media/{file.name}" for file in (audio, midi)]
-    return {"id": path.stem, "concept": text_of(rng, kind), "dance": kind, "audio_file": kept[0], "midi_file": kept[1]}
+    media_files = [None if rng.random() < MISSING else f"media/{file.name}" for file in (audio, midi)]
+    return {
+        "id": path.stem,
+        "concept": text_of(rng, kind),
+        "dance": kind,
+        "audio_file": media_files[0],
+        "midi_file": media_files[1],
+    }
 
 
 def render(score: Any) -> np.ndarray:
-    """The first `SECONDS` of a score in seconds, `(samples, 2)`, float32."""
+    """Render the first `SECONDS` of a score, `(samples, 2)`, float32."""
     import tinysoundfont
 
     synth = tinysoundfont.Synth(gain=-6.0, samplerate=RATE)
@@ -120,29 +128,29 @@ def render(score: Any) -> np.ndarray:
             if note.time < SECONDS:
                 events.append((note.time + max(note.duration - 0.01, 0.02), 0, channel, note))
                 events.append((note.time, 1, channel, note))
-    parts, at = [], 0
-    for when, on, channel, note in sorted(events, key=lambda event: event[:3]):
-        parts.append(_played(synth, round(min(when, SECONDS) * RATE) - at))
-        at += len(parts[-1])
-        if on:
+    chunks, position = [], 0
+    for seconds, is_onset, channel, note in sorted(events, key=lambda event: event[:3]):
+        chunks.append(_render_samples(synth, round(min(seconds, SECONDS) * RATE) - position))
+        position += len(chunks[-1])
+        if is_onset:
             synth.noteon(channel, note.pitch, note.velocity)
         else:
             synth.noteoff(channel, note.pitch)
-    parts.append(_played(synth, int(FADE * RATE)))
-    return np.concatenate(parts)
+    chunks.append(_render_samples(synth, int(FADE * RATE)))
+    return np.concatenate(chunks)
 
 
-def _played(synth: Any, samples: int) -> np.ndarray:
+def _render_samples(synth: Any, samples: int) -> np.ndarray:
     if samples <= 0:
         return np.zeros((0, 2), dtype=np.float32)
     return np.frombuffer(bytes(synth.generate(samples)), dtype=np.float32).reshape(-1, 2)
 
 
 def _soundfont() -> str:
-    found = importlib.util.find_spec("pretty_midi")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("pretty_midi")
+    if spec is None or spec.origin is None:
         raise SystemExit("pip install --no-deps pretty_midi: its sounds are played")
-    return str(Path(found.origin).parent / "TimGM6mb.sf2")
+    return str(Path(spec.origin).parent / "TimGM6mb.sf2")
 
 
 def main() -> None:
@@ -152,8 +160,8 @@ def main() -> None:
     options = parser.parse_args()
     manifest = build(options.folder, options.each)
     table = pq.read_table(manifest)
-    told = {kind: sum(value == kind for value in table["dance"].to_pylist()) for kind in KINDS}
-    print(f"{manifest}: {len(table)} tunes, {told}")
+    counts = {kind: sum(value == kind for value in table["dance"].to_pylist()) for kind in KINDS}
+    print(f"{manifest}: {len(table)} tunes, {counts}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What time and neighbours bring to segments: each kind of `model.temporal` beside the baselines, on the same folds.
+"""Compare the kinds of `model.temporal` with each other and with the baselines, on the same folds.
 
     python -m tests.benchmarks.segments [--manifest P --segments P] [--seeds 3] [--kinds tcn,none] [--set KEY=VALUE …]
 
-Pooled out-of-fold metrics, means over seeds (the split is another for each); the gain of each kind on `none` and on the
-best baseline has an interval from a bootstrap over songs, paired, of the mean over seeds. Without a table: the demo's.
+Prints pooled out-of-fold metrics, averaged over seeds (each seed has its own split). The gain of each kind over `none`
+and over the baselines has an interval from a paired bootstrap over songs of the mean over seeds. The default table is
+that of the demo.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from rainbow_ray.training.cross_validation import FitContext
 from tests.helpers import data_of, fit_fold
 
 METRICS = ("macro_f1", "accuracy", "time_accuracy", "edit", "f1_at_50", "boundary_0_5s", "boundary_3s")
-STORE = 4 * 2**30
+CACHE_BYTES = 4 * 2**30
 
 
 def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """The data of a seed, and out-of-fold scores `(segments, classes)` of each kind and baseline."""
+    """Return the data of a seed, and out-of-fold scores `(segments, classes)` of each kind and baseline."""
     keys: list[tuple[str, Any]] = [
         ("phase", 5),
         ("reproducibility.seed", seed),
@@ -39,20 +40,24 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
     keys += [("data.manifest_path", options.manifest)] if options.manifest else []
     keys += [("segments.path", options.segments)] if options.segments else []
     keys += [(key, parse_value(value)) for key, _, value in (item.partition("=") for item in options.set)]
-    found: dict[str, np.ndarray] = {}
+    scores_by_name: dict[str, np.ndarray] = {}
     for kind in options.kinds.split(","):
         plan = make_plan(resolve(None, {}, [*keys, ("model.temporal.kind", kind)]))
         data = data_of(plan)
         scores = empty_scores(data.task, len(data.source))
         for fold in range(data.split.n_folds):
-            place = folder / f"{kind}-{seed}-{fold}"
-            val, fitted = fit_fold(plan, data, place, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", STORE))
+            fit_folder = folder / f"{kind}-{seed}-{fold}"
+            val, fitted = fit_fold(
+                plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", CACHE_BYTES)
+            )
             scores[val] = fitted.val_scores
-        found[kind] = scores
+        scores_by_name[kind] = scores
     if not options.no_baselines:
         shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
-        found |= {f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()}
-    return data, found
+        scores_by_name |= {
+            f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()
+        }
+    return data, scores_by_name
 
 
 def main() -> None:
@@ -67,36 +72,38 @@ def main() -> None:
     runs: dict[str, list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            data, found = run(options, seed, Path(folder))
-            for name, scores in found.items():
+            data, scores_by_name = run(options, seed, Path(folder))
+            for name, scores in scores_by_name.items():
                 runs.setdefault(name, []).append(scores)
             print(f"# seed {seed} done", flush=True)
     task, targets = data.task, data.source.targets
     songs = data.index.codes("song")
 
-    def mean(name: str, metric: str) -> float | None:
+    def mean_metric(name: str, metric: str) -> float | None:
         values = [task.metric(metric, targets, scores) for scores in runs[name]]
         return round(float(np.mean(values)), 4) if None not in values else None
 
-    def gain(name: str, other: str) -> dict[str, float] | None:
-        gap = paired_bootstrap_over_seeds(
-            task, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[other]), songs, seed=0
+    def macro_f1_gain(name: str, reference: str) -> dict[str, float] | None:
+        difference = paired_bootstrap_over_seeds(
+            task, "macro_f1", targets, np.stack(runs[name]), np.stack(runs[reference]), songs, seed=0
         )
-        return {key: round(value, 4) for key, value in vars(gap).items()} if gap is not None else None
+        return {key: round(value, 4) for key, value in vars(difference).items()} if difference is not None else None
 
-    shown = [metric for metric in METRICS if metric in task.metric_names] or list(task.metric_names)
+    metrics = [metric for metric in METRICS if metric in task.metric_names] or list(task.metric_names)
     baselines = [name for name in runs if name.startswith("baseline")]
     kinds = [name for name in runs if name not in baselines]
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "songs": len(np.unique(songs)),
         "segments": len(targets),
-        "labelled": int(task.known(targets).sum()),
+        "labelled": int(task.has_label(targets).sum()),
         "seeds": options.seeds,
-        "means over seeds": {name: {metric: mean(name, metric) for metric in shown} for name in runs},
-        "macro_f1 gained on none": {name: gain(name, "none") for name in kinds if name != "none" and "none" in kinds},
-        "macro_f1 gained on": {kind: {name: gain(kind, name) for name in baselines} for kind in kinds[:1]},
+        "means over seeds": {name: {metric: mean_metric(name, metric) for metric in metrics} for name in runs},
+        "macro_f1 gained on none": {
+            name: macro_f1_gain(name, "none") for name in kinds if name != "none" and "none" in kinds
+        },
+        "macro_f1 gained on": {kind: {name: macro_f1_gain(kind, name) for name in baselines} for kind in kinds[:1]},
     }  # fmt: skip
-    print(json.dumps(told, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How often the corrected score's 95% interval holds the truth, for the best of 30 trials on 84 songs.
+"""Coverage of the 95% interval of the corrected score, for the best of 30 trials on 84 songs.
 
 `python -m tests.benchmarks.selection_coverage [--repeats 60]` prints JSON: for sweeps with and without signal, for
-trials whose mistakes fall on the same songs or not, and with ASHA's pruning or without it, the share of intervals that
-hold the winner's true accuracy, the mean error of the score it won with and of the corrected one, and the share of
-sweeps whose corrected gain over trial 0 is above zero (without signal: false alarms; 0.025 is aimed at).
+trials with more or less correlated errors, and with or without pruning by ASHA, the fraction of intervals that contain
+the true accuracy of the selected trial, the mean error of its selected and of its corrected score, and the fraction of
+sweeps whose corrected gain over trial 0 is above zero (without signal: false positives, nominally 0.025).
 """
 
 from __future__ import annotations
@@ -20,38 +20,40 @@ from rainbow_ray.tuning.bbc_cv import correct_score, select_best
 from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 
-SONGS, TRIALS, FOLDS, REDUCTION = 84, 30, 5, 3.0
+SONGS, TRIALS, FOLDS, REDUCTION_FACTOR = 84, 30, 5, 3.0
 SIGNALS = {
     "no signal": np.full(TRIALS, 0.65),
     "some": np.linspace(0.6, 0.75, TRIALS),
     "much": np.linspace(0.5, 0.85, TRIALS),
 }
-SHARED = (0.3, 0.7)  # of what makes a song hard is the same for all trials
+CORRELATIONS = (0.3, 0.7)  # between the difficulties of a song for different trials
 
 
 def sweep(rng: np.random.Generator, accuracies: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, and scores `(trials, songs)` of trials with these true accuracies."""
+    """Return targets, and scores `(trials, songs)` of trials with these true accuracies."""
     targets = (rng.random(SONGS) < 0.45).astype(np.float32)
-    hard = np.sqrt(shared) * rng.normal(size=SONGS) + np.sqrt(1 - shared) * rng.normal(size=(TRIALS, SONGS))
-    right = hard < norm.ppf(accuracies)[:, None]
-    return targets, np.where(right, targets, 1 - targets).astype(np.float32)
+    difficulty = np.sqrt(shared) * rng.normal(size=SONGS) + np.sqrt(1 - shared) * rng.normal(size=(TRIALS, SONGS))
+    is_correct = difficulty < norm.ppf(accuracies)[:, None]
+    return targets, np.where(is_correct, targets, 1 - targets).astype(np.float32)
 
 
 def survivors(targets: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Trials that ASHA lets run to their end, one after the other: at each rung, those above the best third so far."""
-    fold, kept = np.arange(SONGS) % FOLDS, []
-    rungs: dict[float, list[float]] = {rung: [] for rung in make_rungs(FOLDS, REDUCTION)}
+    """Return the trials that ASHA completes: at each rung, those in the best third of the trials so far."""
+    fold, completed = np.arange(SONGS) % FOLDS, []
+    rungs: dict[float, list[float]] = {rung: [] for rung in make_rungs(FOLDS, REDUCTION_FACTOR)}
     for trial in range(TRIALS):
-        for rung, before in rungs.items():
-            known = fold < np.ceil(rung / FULL_BUDGET * FOLDS)
-            value = float(np.mean((scores[trial] > 0.5)[known] == (targets > 0.5)[known]))
-            behind = bool(before) and value < np.nanpercentile(before, (1 - 1 / REDUCTION) * 100)
-            before.append(value)
-            if behind:
+        for rung, earlier_values in rungs.items():
+            is_scored = fold < np.ceil(rung / FULL_BUDGET * FOLDS)
+            value = float(np.mean((scores[trial] > 0.5)[is_scored] == (targets > 0.5)[is_scored]))
+            is_pruned = bool(earlier_values) and value < np.nanpercentile(
+                earlier_values, (1 - 1 / REDUCTION_FACTOR) * 100
+            )
+            earlier_values.append(value)
+            if is_pruned:
                 break
         else:
-            kept.append(trial)
-    return kept
+            completed.append(trial)
+    return completed
 
 
 def main() -> None:
@@ -59,33 +61,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     options = parser.parse_args()
     task, songs = make_task("binary"), np.arange(SONGS)
-    for (name, accuracies), shared, prunes in itertools.product(SIGNALS.items(), SHARED, (False, True)):
+    for (name, accuracies), shared, is_pruning in itertools.product(SIGNALS.items(), CORRELATIONS, (False, True)):
         rng = np.random.default_rng(0)
-        inside, won, value, found = [], [], [], []
+        is_covered, selected_errors, corrected_errors, is_gain_positive = [], [], [], []
         for repeat in range(options.repeats):
             order = rng.permutation(TRIALS)
-            truths = accuracies[order]
-            targets, scores = sweep(rng, truths, shared)
-            kept = np.array(survivors(targets, scores)) if prunes else np.arange(TRIALS)
-            scores, truths = scores[kept], truths[kept]
-            default = int(np.flatnonzero(kept == 0)[0]) if 0 in kept else None
+            true_accuracies = accuracies[order]
+            targets, scores = sweep(rng, true_accuracies, shared)
+            completed = np.array(survivors(targets, scores)) if is_pruning else np.arange(TRIALS)
+            scores, true_accuracies = scores[completed], true_accuracies[completed]
+            default = int(np.flatnonzero(completed == 0)[0]) if 0 in completed else None
             result = correct_score(task, "accuracy", targets, scores, songs, seed=repeat, default=default)
             winner = select_best(task, "accuracy", targets, scores)
             assert result is not None
             assert winner is not None
-            inside.append(result.low <= truths[winner] <= result.high)
-            won.append(result.selected_score - truths[winner])
-            value.append(result.value - truths[winner])
+            is_covered.append(result.low <= true_accuracies[winner] <= result.high)
+            selected_errors.append(result.selected_score - true_accuracies[winner])
+            corrected_errors.append(result.value - true_accuracies[winner])
             if result.gain is not None and winner != default:
-                found.append(result.gain.low > 0)
+                is_gain_positive.append(result.gain.low > 0)
         print(
             json.dumps(
                 {
-                    "sweep": f"{name}, {shared:.0%} shared, {'pruned' if prunes else 'not pruned'}",
-                    "covers": round(float(np.mean(inside)), 3),
-                    "error_of_what_it_won_with": round(float(np.mean(won)), 4),
-                    "error_corrected": round(float(np.mean(value)), 4),
-                    "gain_above_zero": round(float(np.sum(found)) / options.repeats, 3),
+                    "sweep": f"{name}, {shared:.0%} shared, {'pruned' if is_pruning else 'not pruned'}",
+                    "covers": round(float(np.mean(is_covered)), 3),
+                    "error_of_what_it_won_with": round(float(np.mean(selected_errors)), 4),
+                    "error_corrected": round(float(np.mean(corrected_errors)), 4),
+                    "gain_above_zero": round(float(np.sum(is_gain_positive)) / options.repeats, 3),
                 }
             ),
             flush=True,

@@ -1,9 +1,9 @@
-"""Requests a second of `serve`: one at a time against many at once, through HTTP, with the 95th percentile.
+"""Requests per second of `serve` over HTTP, sequential and concurrent, with the 95th percentile of latency.
 
     python -m tests.benchmarks.serving --model runs/one [--requests 200] [--at-once 16] [--repeats 3]
 
-Each request is one text of its own, as long as concepts of real songs are (68 to 1,545 characters, median 262); the two
-ways take turns, and medians are told.
+Each request has a different text, of the lengths of concepts of real songs (68 to 1,545 characters, median 262). The
+two measurements alternate, and medians are printed.
 """
 
 from __future__ import annotations
@@ -41,51 +41,58 @@ def main() -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(port)
-        ask_all(port, texts, options.at_once)  # warm
-        rows = [(ask_all(port, texts, 1), ask_all(port, texts, options.at_once)) for _ in range(options.repeats)]
+        send_all(port, texts, options.at_once)  # warm-up
+        rows = [(send_all(port, texts, 1), send_all(port, texts, options.at_once)) for _ in range(options.repeats)]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-    alone, together = (
-        {key: round(statistics.median(row[way][key] for row in rows), 2) for key in rows[0][way]} for way in (0, 1)
+    sequential, concurrent = (
+        {key: round(statistics.median(row[column][key] for row in rows), 2) for key in rows[0][column]}
+        for column in (0, 1)
     )
-    gain = statistics.median(many["per_second"] / one["per_second"] for one, many in rows)
-    print(json.dumps({"one at a time": alone, f"{options.at_once} at once": together, "times": round(gain, 2)}))
+    gain = statistics.median(
+        concurrent_row["per_second"] / sequential_row["per_second"] for sequential_row, concurrent_row in rows
+    )
+    print(json.dumps({"one at a time": sequential, f"{options.at_once} at once": concurrent, "times": round(gain, 2)}))
 
 
 def make_text(rng: random.Random) -> str:
-    """Lengths spread around their median as those of the real table are."""
+    """Return a text whose length is distributed as in the real table."""
     characters = min(1545, max(68, int(rng.lognormvariate(math.log(262), 0.5))))
     return " ".join(rng.choices(WORDS, k=characters))[:characters]
 
 
-def ask_all(port: int, texts: list[str], at_once: int) -> dict[str, float]:
-    """Requests a second, the 95th percentile in milliseconds, and how many were not answered with 200."""
-    share = [texts[i::at_once] for i in range(at_once)]
-    began = time.perf_counter()
+def send_all(port: int, texts: list[str], at_once: int) -> dict[str, float]:
+    """Return requests per second, the 95th percentile in milliseconds, and the number of answers other than 200."""
+    shares = [texts[i::at_once] for i in range(at_once)]
+    start_time = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
-        told = [one for some in pool.map(lambda part: _ask(port, part), share) for one in some]
-    seconds = time.perf_counter() - began
-    times = sorted(took for took, _ in told)
+        responses = [
+            response
+            for worker_responses in pool.map(lambda worker_texts: _send(port, worker_texts), shares)
+            for response in worker_responses
+        ]
+    seconds = time.perf_counter() - start_time
+    times = sorted(seconds_of_request for seconds_of_request, _ in responses)
     return {
-        "per_second": len(told) / seconds,
+        "per_second": len(responses) / seconds,
         "p95_ms": 1000 * times[int(0.95 * len(times))],
-        "errors": sum(status != 200 for _, status in told),
+        "errors": sum(status != 200 for _, status in responses),
     }
 
 
-def _ask(port: int, texts: list[str]) -> list[tuple[float, int]]:
+def _send(port: int, texts: list[str]) -> list[tuple[float, int]]:
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    told = []
+    responses = []
     for text in texts:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         body = json.dumps({"texts": [text]})
         connection.request("POST", "/predict", body, {"content-type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        told.append((time.perf_counter() - began, answer.status))
+        response = connection.getresponse()
+        response.read()
+        responses.append((time.perf_counter() - start_time, response.status))
     connection.close()
-    return told
+    return responses
 
 
 def free_port() -> int:
@@ -95,9 +102,9 @@ def free_port() -> int:
 
 
 def wait_for(port: int) -> None:
-    """Until the service answers that it is there."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
+    """Wait until the service answers its health check."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/healthz")

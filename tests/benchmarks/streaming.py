@@ -1,7 +1,7 @@
-"""Memory and speed of a streamed manifest: ten times the rows should cost no more memory, and as much time a row.
+"""Memory and speed of a streamed manifest: both should not depend on the number of rows.
 
-`python -m tests.benchmarks.streaming [--rows 100000 1000000]` prints JSON: rows a second in training, and the largest
-unique set size (USS: memory that is a process's own; Ray's object store apart) of driver and training worker.
+`python -m tests.benchmarks.streaming [--rows 100000 1000000]` prints JSON: rows per second in training, and the maximum
+unique set size (USS) of driver and training worker, without Ray's object store.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             driver = psutil.Process(process.pid)
-            peaks["driver_mb"] = max(peaks["driver_mb"], own_mb(driver))
+            peaks["driver_mb"] = max(peaks["driver_mb"], private_mb(driver))
             workers = [p for p in driver.children(recursive=True) if WORKER in " ".join(p.cmdline())]
-            peaks["worker_mb"] = max(peaks["worker_mb"], *(own_mb(p) for p in workers), 0.0)
+            peaks["worker_mb"] = max(peaks["worker_mb"], *(private_mb(p) for p in workers), 0.0)
         time.sleep(POLL_SECONDS)
-    said = process.stdout.read() if process.stdout else ""
-    assert process.returncode == 0, said
+    output = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 0, output
     summary = json.loads((folder / "r" / "summary.json").read_text())
     seconds = summary["seconds"]
     return {
@@ -76,19 +76,19 @@ def measure(rows: int, encoder: Path, folder: Path) -> dict[str, float]:
 
 
 def speed(metrics: Path, seconds: float) -> float:
-    """Rows a second of the one epoch, its first wait for data included: a small run would hide it behind its start."""
+    """Return the rows per second of the epoch, including its first wait for data."""
     (epoch,) = [record for record in read_records(metrics) if record["split"] == "train" and "examples" in record]
     return float(epoch["examples"] / seconds)
 
 
-def own_mb(process: psutil.Process) -> float:
-    """Memory that is a process's own, without the pages of Ray's object store that nobody else has touched yet."""
-    maps = [part for part in process.memory_maps(grouped=True) if not part.path.startswith(OBJECT_STORE)]
-    return sum(part.private_clean + part.private_dirty for part in maps) / 2**20
+def private_mb(process: psutil.Process) -> float:
+    """Return the unique memory of a process in MB, without pages of Ray's object store."""
+    regions = [region for region in process.memory_maps(grouped=True) if not region.path.startswith(OBJECT_STORE)]
+    return sum(region.private_clean + region.private_dirty for region in regions) / 2**20
 
 
 def write_manifest(path: Path, rows: int) -> None:
-    """Songs of some twenty words; `but` goes with the label."""
+    """Write songs of some twenty words; the word `but` indicates the label."""
     rng = np.random.default_rng(0)
     schema = pa.schema([("id", pa.string()), ("concept", pa.string()), ("has_rebracketing_markers", pa.bool_())])
     with pq.ParquetWriter(path, schema) as writer:

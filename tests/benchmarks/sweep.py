@@ -1,14 +1,15 @@
-"""A whole sweep against the two usual ways, on one recorded list of configurations a seed.
+"""Compare a sweep with the two usual ways to tune, on one recorded list of configurations per seed.
 
 `python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30] [--full]` prints JSON, for each seed:
 
-- `ours`: `rainbow_ray.tune` with pruning and shared prefixes, from its start to the end of the last trial;
+- `ours`: `rainbow_ray.tune` with pruning and a shared cache of frozen features, from its start to the end of the last
+  trial;
 - `plain_loop`: one process, all CPUs, one config after the other, every epoch of every fold, nothing shared between
-  fits. Its time is scaled: of each config an epoch and an evaluation of one fold are timed, after a first one;
-- `nested_trainers`: the same, but each config in a TorchTrainer of its own inside a Tune trial, as Ray's documentation
-  has it; three are started, and the median of what they cost beside their fits is added for each config;
-- `best_ours` and, asked for by `--full`, `best_full`: the best score on all folds, of ours and with pruning off. The
-  engine with pruning off scores what the plain loop would: states from the store are the encoder's own
+  fits. Its time is extrapolated: for each config, one epoch and one evaluation of one fold are timed after a warm-up;
+- `nested_trainers`: the same, but each config in a TorchTrainer inside a Tune trial, as Ray's documentation describes.
+  Three are started, and the median of their time outside of the fit is added for each config;
+- `best_ours` and, with `--full`, `best_full`: the best score on all folds, of `ours` and without pruning. Without
+  pruning, scores equal those of the plain loop, because cached hidden states equal those of the encoder
   (`tests/model/test_frozen_cache.py`).
 """
 
@@ -61,26 +62,26 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--full", action="store_true", help="score every config on all folds as well: hours on 2 CPUs")
     options = parser.parse_args()
-    manifest = options.manifest.resolve()  # trials have working folders of their own
-    found = []
+    manifest = options.manifest.resolve()  # trials have their own working folders
+    results = []
     with tempfile.TemporaryDirectory() as name:
-        overhead = price_of_a_trainer(manifest, Path(name))
-        print(json.dumps({"beside_a_trainers_fits": overhead}), flush=True)
+        trainer_overhead = trainer_overhead_seconds(manifest, Path(name))
+        print(json.dumps({"beside_a_trainers_fits": trainer_overhead}), flush=True)
         for seed in options.seeds:
             folder = Path(name) / str(seed)
             folder.mkdir()
             configs = record(options.trials, seed)
-            found.append({"seed": seed, **compare(manifest, configs, folder, overhead)})
-            print(json.dumps(found[-1]), flush=True)
+            results.append({"seed": seed, **compare(manifest, configs, folder, trainer_overhead)})
+            print(json.dumps(results[-1]), flush=True)
             if options.full:
-                found[-1] |= without_pruning(manifest, configs, folder)
-                print(json.dumps(found[-1]), flush=True)
-    medians = {key: statistics.median(run[key] for run in found) for key in ("times_plain_loop", "times_nested")}
-    print(json.dumps({"runs": found, "beside_a_trainers_fits": overhead, "medians": medians}, indent=2))
+                results[-1] |= without_pruning(manifest, configs, folder)
+                print(json.dumps(results[-1]), flush=True)
+    medians = {key: statistics.median(run[key] for run in results) for key in ("times_plain_loop", "times_nested")}
+    print(json.dumps({"runs": results, "beside_a_trainers_fits": trainer_overhead, "medians": medians}, indent=2))
 
 
 def record(trials: int, seed: int) -> list[dict[str, Any]]:
-    """The default config, and random points of phase 1's space."""
+    """Return the default config and random points of the space of phase 1."""
     study, space = make_study("maximize", optuna.samplers.RandomSampler(seed=seed)), load_space(None, 1)
     return [{}, *(space.draw(study.ask()) for _ in range(trials - 1))]
 
@@ -88,24 +89,24 @@ def record(trials: int, seed: int) -> list[dict[str, Any]]:
 def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhead: float) -> dict[str, Any]:
     (folder / "configs.json").write_text(json.dumps(configs))
     (folder / "listed.py").write_text(SPACE)
-    ours, kept = sweep(manifest, folder, "ours", len(configs))
-    plain = [plain_seconds(manifest, values, folder / "plain") for values in configs]
-    loop, nested = sum(plain), sum(plain) + overhead * len(configs)
-    states = [trial.state for trial in kept.ended]
+    sweep_seconds, trial_log = sweep(manifest, folder, "ours", len(configs))
+    plain_by_config = [plain_seconds(manifest, values, folder / "plain") for values in configs]
+    loop_seconds, nested_seconds = sum(plain_by_config), sum(plain_by_config) + overhead * len(configs)
+    states = [trial.state for trial in trial_log.ended]
     return {
-        "ours": round(ours, 1),
-        "plain_loop": round(loop, 1),
-        "nested_trainers": round(nested, 1),
-        "times_plain_loop": round(loop / ours, 2),
-        "times_nested": round(nested / ours, 2),
+        "ours": round(sweep_seconds, 1),
+        "plain_loop": round(loop_seconds, 1),
+        "nested_trainers": round(nested_seconds, 1),
+        "times_plain_loop": round(loop_seconds / sweep_seconds, 2),
+        "times_nested": round(nested_seconds / sweep_seconds, 2),
         "trials": {state: states.count(state) for state in sorted(set(states))},
-        "best_ours": best(kept),
-        "plain_seconds_of_a_config": [round(seconds, 1) for seconds in sorted(plain)],
+        "best_ours": best(trial_log),
+        "plain_seconds_of_a_config": [round(seconds, 1) for seconds in sorted(plain_by_config)],
     }
 
 
 def without_pruning(manifest: Path, configs: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """Every config on all folds: its scores are those of the plain loop, since states from the store are exact."""
+    """Run every config on all folds; scores equal those of the plain loop, since cached states are exact."""
     seconds, trial_log = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
     return {"ours_without_pruning": round(seconds, 1), "best_full": best(trial_log)}
 
@@ -115,17 +116,17 @@ def best(trial_log: TrialLog) -> float:
 
 
 def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> tuple[float, TrialLog]:
-    """Seconds from the start of the command to the end of its last trial; what follows is the same for everybody."""
+    """Return the seconds from the start of the command to the end of its last trial, and the log of trials."""
     command = [sys.executable, "-m", "rainbow_ray.tune", "--manifest", manifest, "--encoder", "embedded",
                "--folds", str(FOLDS), "--space", f"{folder / 'listed.py'}:space", "--trials", str(trials),
                "--name", name, "--output-dir", folder / "runs", *keys]  # fmt: skip
     path = folder / "runs" / name / "trials.jsonl"
-    began = time.perf_counter()
-    with (folder / f"{name}.txt").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    start_time = time.perf_counter()
+    with (folder / f"{name}.txt").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None and not (path.exists() and len(TrialLog(path).ended) == trials):
             time.sleep(0.5)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     assert path.exists(), (folder / f"{name}.txt").read_text()
     process.terminate()
     process.wait()
@@ -133,13 +134,13 @@ def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> t
 
 
 def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float:
-    """A config's fits by a plain loop: all epochs of all folds, from an epoch that was timed."""
+    """Return the seconds of a config in a plain loop: all epochs of all folds, extrapolated from one epoch."""
     run = plain_fit(manifest, values, folder)
     for _ in range(2):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         run.train_epoch()
         run.evaluate_epoch()
-        epoch = time.perf_counter() - began
+        epoch = time.perf_counter() - start_time
     return FOLDS * (run.state.seconds["startup"] + run.schedule.epochs * epoch)
 
 
@@ -151,31 +152,31 @@ def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(),
                CheckpointManager(folder),
                ProcessGroup())  # fmt: skip
-    run.features.features = None  # what a fit shares with itself
+    run.features.features = None  # otherwise a fit reuses its own features
     return run
 
 
-def price_of_a_trainer(manifest: Path, folder: Path, starts: int = 3) -> float:
-    """Median seconds that a Tune trial with a TorchTrainer inside takes beside its fit."""
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables would stand among the JSON
+def trainer_overhead_seconds(manifest: Path, folder: Path, starts: int = 3) -> float:
+    """Return the median seconds that a Tune trial with a TorchTrainer takes outside of its fit."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # otherwise Tune prints tables between the lines of JSON
 
     from ray import tune
 
-    def trial(config: dict[str, Any]) -> None:
+    def nested_trial(config: dict[str, Any]) -> None:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        began = time.perf_counter()
-        out = folder / f"fit-{config['number']}"
+        start_time = time.perf_counter()
+        fit_folder = folder / f"fit-{config['number']}"
         TorchTrainer(
-            _one_fit, train_loop_config={"manifest": str(manifest), "out": str(out)},
+            _run_fit, train_loop_config={"manifest": str(manifest), "out": str(fit_folder)},
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(storage_path=str(folder / "ray")),
         ).fit()  # fmt: skip
-        tune.report({"beside": time.perf_counter() - began - float((out / "seconds").read_text())})
+        tune.report({"beside": time.perf_counter() - start_time - float((fit_folder / "seconds").read_text())})
 
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 1}),
+        tune.with_resources(nested_trial, {"cpu": 1}),
         param_space={"number": tune.grid_search(list(range(starts)))},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
@@ -187,16 +188,16 @@ def price_of_a_trainer(manifest: Path, folder: Path, starts: int = 3) -> float:
     return round(statistics.median(values), 2)
 
 
-def _one_fit(arguments: dict[str, Any]) -> None:
-    """An epoch of the default config: only its end is of interest."""
-    out = Path(arguments["out"])
-    run = plain_fit(Path(arguments["manifest"]), {}, out)
-    began = time.perf_counter()
+def _run_fit(arguments: dict[str, Any]) -> None:
+    """Run an epoch of the default config and write its seconds."""
+    folder = Path(arguments["out"])
+    run = plain_fit(Path(arguments["manifest"]), {}, folder)
+    start_time = time.perf_counter()
     run.train_epoch()
     run.evaluate_epoch()
-    seconds = time.perf_counter() - began + run.state.seconds["startup"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "seconds").write_text(str(seconds))
+    seconds = time.perf_counter() - start_time + run.state.seconds["startup"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "seconds").write_text(str(seconds))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a trial costs beside its training: wall time less the seconds of its fits, in warm actors and in trainers.
+"""Overhead of a trial: wall time minus the seconds of its fits, in warm actors and in nested trainers.
 
 `python -m tests.benchmarks.trial_cost [--trials 12] [--nested 3]` runs short trials of the default recipe on the demo
-songs, side by side on all CPUs, then some that each nest a TorchTrainer, as Ray's documentation has it. It prints JSON
-with medians (trials that start an actor apart), where the rest goes, and the memory of actors that is their own.
+songs, in parallel on all CPUs, and then trials that each nest a TorchTrainer, as Ray's documentation describes. It
+prints JSON with medians (trials that start an actor separately), the time per phase, and the unique memory of actors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEYS = ["--manifest", "demo", "--encoder", "embedded", "training.epochs=5", "tra
 
 
 class Memory:
-    """Peaks of the actors' own memory (USS) and of all memory they map (RSS), in MB."""
+    """Maximum USS and RSS of the actors, in MB."""
 
     def __init__(self, pid: int) -> None:
         self.peaks: dict[int, tuple[float, float]] = {}
@@ -46,8 +46,8 @@ class Memory:
                 for process in psutil.Process(self.pid).children(recursive=True):
                     if "ImplicitFunc" in " ".join(process.cmdline()):
                         info = process.memory_full_info()
-                        before = self.peaks.get(process.pid, (0.0, 0.0))
-                        self.peaks[process.pid] = (max(before[0], info.uss / 2**20), max(before[1], info.rss / 2**20))
+                        peak = self.peaks.get(process.pid, (0.0, 0.0))
+                        self.peaks[process.pid] = (max(peak[0], info.uss / 2**20), max(peak[1], info.rss / 2**20))
 
 
 def run(folder: Path, trials: int, *keys: str) -> tuple[list[Trial], Memory]:
@@ -59,20 +59,20 @@ def run(folder: Path, trials: int, *keys: str) -> tuple[list[Trial], Memory]:
     path = folder / "runs" / "s" / "trials.jsonl"
     while process.poll() is None and not (path.exists() and len(TrialLog(path).ended) == trials):
         time.sleep(0.2)
-    process.kill()  # what follows the trials is not measured here
+    process.kill()  # the end of the sweep is not measured
     process.wait()
     memory.stop.set()
     return sorted(TrialLog(path).ended, key=lambda trial: trial.number), memory
 
 
-def beside(folder: Path, trial: Trial) -> float:
-    """Wall seconds of a trial less training and evaluation."""
-    spent = 0.0
+def trial_overhead(folder: Path, trial: Trial) -> float:
+    """Return the wall seconds of a trial minus training and evaluation."""
+    fit_seconds = 0.0
     for file in (folder / "runs" / "s" / "trials" / f"{trial.number:04d}").glob("fold-*"):
         result = CheckpointManager(file).load_result()
         assert result is not None
-        spent += result[1]["seconds"]["train"] + result[1]["seconds"]["eval"]
-    return trial.seconds - spent
+        fit_seconds += result[1]["seconds"]["train"] + result[1]["seconds"]["eval"]
+    return trial.seconds - fit_seconds
 
 
 def main() -> None:
@@ -81,32 +81,36 @@ def main() -> None:
     parser.add_argument("--nested", type=int, default=3)
     options = parser.parse_args()
     cpus = psutil.cpu_count() or 1
-    found: dict[str, object] = {}
+    measurements: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
-        one = Path(name) / "one"
-        one.mkdir()
-        trials, memory = run(one, options.trials, "--folds", "1")
-        fixed = [beside(one, trial) for trial in trials]
-        found["warm_trial"] = round(statistics.median(fixed[cpus:]), 3)
-        found["first_trial_of_an_actor"] = round(statistics.median(fixed[:cpus]), 3)
-        found["actors_own_mb"] = [round(uss) for uss, _ in memory.peaks.values()]
-        folds = Path(name) / "folds"
-        folds.mkdir()
-        trials, _ = run(folds, options.trials, "--folds", "5")
-        found["warm_trial_of_5_folds"] = round(statistics.median([beside(folds, t) for t in trials][cpus:]), 3)
-        parts = ("startup", "train", "eval")
-        last = folds / "runs" / "s" / "trials" / f"{trials[-1].number:04d}"
-        results = [CheckpointManager(path).load_result() for path in sorted(last.glob("fold-*"))]
-        seconds = {part: sum(r[1]["seconds"][part] for r in results if r is not None) for part in parts}
-        found["parts_of_5_folds"] = {**{part: round(value, 3) for part, value in seconds.items()},
+        folder = Path(name) / "one"
+        folder.mkdir()
+        trials, memory = run(folder, options.trials, "--folds", "1")
+        overheads = [trial_overhead(folder, trial) for trial in trials]
+        measurements["warm_trial"] = round(statistics.median(overheads[cpus:]), 3)
+        measurements["first_trial_of_an_actor"] = round(statistics.median(overheads[:cpus]), 3)
+        measurements["actors_own_mb"] = [round(uss) for uss, _ in memory.peaks.values()]
+        folds_folder = Path(name) / "folds"
+        folds_folder.mkdir()
+        trials, _ = run(folds_folder, options.trials, "--folds", "5")
+        measurements["warm_trial_of_5_folds"] = round(
+            statistics.median([trial_overhead(folds_folder, t) for t in trials][cpus:]), 3
+        )
+        phases = ("startup", "train", "eval")
+        last_trial = folds_folder / "runs" / "s" / "trials" / f"{trials[-1].number:04d}"
+        results = [CheckpointManager(path).load_result() for path in sorted(last_trial.glob("fold-*"))]
+        seconds = {phase: sum(r[1]["seconds"][phase] for r in results if r is not None) for phase in phases}
+        measurements["parts_of_5_folds"] = {**{phase: round(value, 3) for phase, value in seconds.items()},
                                      "wall": trials[-1].seconds}  # fmt: skip
-        nested = Path(name) / "nested"
-        nested.mkdir()
-        trials, _ = run(nested, options.nested, "--folds", "1", "--workers-per-trial", str(min(2, cpus)),
+        nested_folder = Path(name) / "nested"
+        nested_folder.mkdir()
+        trials, _ = run(nested_folder, options.nested, "--folds", "1", "--workers-per-trial", str(min(2, cpus)),
                         "--max-concurrent", "1")  # fmt: skip
-        found["nested_trainer"] = round(statistics.median(beside(nested, trial) for trial in trials), 2)
-        found["times_less"] = round(float(found["nested_trainer"]) / float(found["warm_trial"]), 1)
-    print(json.dumps(found, indent=2))
+        measurements["nested_trainer"] = round(
+            statistics.median(trial_overhead(nested_folder, trial) for trial in trials), 2
+        )
+        measurements["times_less"] = round(float(measurements["nested_trainer"]) / float(measurements["warm_trial"]), 1)
+    print(json.dumps(measurements, indent=2))
 
 
 if __name__ == "__main__":

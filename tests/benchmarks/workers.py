@@ -1,8 +1,8 @@
-"""One worker against two on the CPU: the same losses, and the seconds of an epoch.
+"""Compare two workers with one on the CPU: losses, and seconds per epoch.
 
-Two processes with gloo between them and a thread each, against one process with two threads; all layers trained,
-dropout 0, fp32, the same global steps. `python -m tests.benchmarks.workers [--steps 50]` prints JSON: the largest
-relative difference of a step's loss, and seconds an epoch of each, in turns.
+Two processes with gloo and one thread each are compared with one process with two threads; all layers are trained,
+with dropout 0, fp32 and the same global steps. `python -m tests.benchmarks.workers [--steps 50]` prints JSON: the
+largest relative difference of a step's loss, and seconds per epoch of both, measured alternately.
 """
 
 from __future__ import annotations
@@ -75,16 +75,18 @@ def main() -> None:
             if turn == 0:
                 losses = {size: {r["step"]: r["loss"] for r in records[size] if "examples" not in r} for size in (1, 2)}
                 steps = [step for step in losses[1] if step <= options.steps]
-                worst = max(abs(losses[2][s] / losses[1][s] - 1) for s in steps)
+                largest_difference = max(abs(losses[2][s] / losses[1][s] - 1) for s in steps)
     medians = {f"seconds_an_epoch_{size}": round(statistics.median(seconds[size]), 2) for size in (1, 2)}
-    print(json.dumps({"steps_compared": len(steps), "largest_relative_difference_of_loss": worst, **medians}))
+    print(
+        json.dumps({"steps_compared": len(steps), "largest_relative_difference_of_loss": largest_difference, **medians})
+    )
 
 
 def run(manifest: Path, folder: Path, size: int, epochs: int) -> list[dict]:
     keys = {**KEYS, "training__epochs": epochs}
     command = [sys.executable, "-c", WORKER, str(manifest), str(folder), str(2 // size), json.dumps(keys)]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": str(size)}
-    workers = [subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank)}) for rank in range(size)]
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": str(size)}
+    workers = [subprocess.Popen(command, env={**os.environ, **rendezvous, "RANK": str(rank)}) for rank in range(size)]
     assert [worker.wait() for worker in workers] == [0] * size
     return [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
 

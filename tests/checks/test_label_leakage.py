@@ -31,7 +31,9 @@ def probe(
     rows = pa.table({"id": songs, "concept": texts, "label": pa.array(np.asarray(labels).tolist()), **(columns or {})})
     folds = np.arange(len(targets)) % 5 if folds is None else folds
     names = {"binary": targets > 0.5, "multiclass": labels, "regression": None}[kind]
-    return probe_labels(Examples(table, targets, np.ones_like(targets)), rows, "label", folds=folds, seed=0, labels=names)
+    return probe_labels(
+        Examples(table, targets, np.ones_like(targets)), rows, "label", folds=folds, seed=0, labels=names
+    )
 
 
 def warnings_of(findings: list[Finding], kind: str | None = None) -> list[str]:

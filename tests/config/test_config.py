@@ -1,4 +1,4 @@
-"""The config: precedence of its sources, messages about every problem, and the printed file."""
+"""The config: precedence of sources, messages about all problems, and the printed file."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def options(*arguments: str):
 
 
 def problems_of(*arguments: str) -> list[str]:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         read_config(options(*arguments))
-    return caught.value.problems
+    return error.value.problems
 
 
-def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
+def test_the_command_line_overrides_the_environment_which_overrides_the_file(tmp_path, monkeypatch):
     file = tmp_path / "c.yml"
     file.write_text("training: {epochs: 3, batch_size: 4, learning_rate: 2e-5}\n")
     monkeypatch.setenv("RAINBOW_TRAINING__EPOCHS", "5")
@@ -113,7 +113,7 @@ def test_every_key_has_a_description_in_the_printed_file():
 def test_the_printed_file_lists_the_choices_of_a_key():
     assert choices("training.schedule") == ("linear", "cosine", "constant")
     assert choices("training.loss")[:2] == ("bce", "cross_entropy")
-    assert choices("training.mixed_precision") == choices("training.epochs") == (), "they accept other values, too"
+    assert choices("training.mixed_precision") == choices("training.epochs") == (), "they also accept other values"
     assert (
         "schedule: linear  # decay of the learning rate after the warm-up (one of: linear, cosine, constant)"
         in dump(Config())
@@ -133,7 +133,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("argument", "word"),
+    ("argument", "reason"),
     [
         ("training.learning_rate=0", "greater than 0"),
         ("training.learning_rate=.nan", "finite"),
@@ -148,10 +148,10 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path, monkey
         ("reproducibility.seed=5000000000", "less than"),
     ],
 )
-def test_wrong_types_and_ranges_name_the_key(argument, word):
+def test_wrong_types_and_ranges_name_the_key(argument, reason):
     (problem,) = problems_of(argument)
     assert argument.partition("=")[0] in problem
-    assert word in problem
+    assert reason in problem
 
 
 def test_phases_are_checked(tmp_path):
@@ -163,16 +163,16 @@ def test_phases_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\x00"])
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str):
+def test_an_invalid_config_file_is_refused(tmp_path: Path, content: str):
     file = tmp_path / "c.yml"
     file.write_text(content)
     assert str(file) in problems_of("--config", str(file))[0]
 
 
-def test_the_hash_follows_what_is_trained_and_not_where_it_is_logged():
-    base = Config().hash()
-    assert resolve(None, {}, [("logging.output_dir", "elsewhere")]).config.hash() == base
-    assert resolve(None, {}, [("training.epochs", 3)]).config.hash() != base
+def test_the_hash_depends_on_training_keys_only():
+    default_hash = Config().hash()
+    assert resolve(None, {}, [("logging.output_dir", "elsewhere")]).config.hash() == default_hash
+    assert resolve(None, {}, [("training.epochs", 3)]).config.hash() != default_hash
 
 
 def test_a_key_given_twice_with_different_values_is_refused():
@@ -180,13 +180,13 @@ def test_a_key_given_twice_with_different_values_is_refused():
     assert read_config(options("--folds", "2", "data.folds=2")).config.data.folds == 2
 
 
-def test_names_that_look_like_numbers_stay_names():
+def test_names_that_look_like_numbers_are_strings():
     assert read_config(options("--split-by", "2024")).config.data.split_by == "2024"
 
 
-def test_mappings_survive_the_printed_file(tmp_path):
-    asked = [("data.class_mapping", {"a": "x", 1: "y", "b": None}), ("training.class_weights", {"x": 2.0})]
-    config = resolve(None, {}, asked).config
+def test_mappings_are_restored_from_the_printed_file(tmp_path):
+    values = [("data.class_mapping", {"a": "x", 1: "y", "b": None}), ("training.class_weights", {"x": 2.0})]
+    config = resolve(None, {}, values).config
     assert config.data.class_mapping == {"a": "x", "1": "y", "b": None}
     (tmp_path / "again.yaml").write_text(dump(config))
     assert resolve(tmp_path / "again.yaml", {}, []).config == config
@@ -205,6 +205,6 @@ def test_a_mapping_on_the_command_line_needs_no_space():
 
 def test_short_names_are_unambiguous():
     keys = ["training.learning_rate", "model.fusion.learning_rate", "model.fusion.kind", "phase", "model.a.b", "x.a.b"]
-    named = short_names(keys)
-    assert list(named.values()) == ["training.learning_rate", "fusion.learning_rate", "kind", "phase", "model.a.b",
+    names = short_names(keys)
+    assert list(names.values()) == ["training.learning_rate", "fusion.learning_rate", "kind", "phase", "model.a.b",
                                     "x.a.b"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Keys and values under former names: read with one deprecation line each, and written under present names."""
+"""Former names of keys and values are read with one deprecation line each and written under present names."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def test_only_present_names_are_printed(tmp_path):
 
 @pytest.mark.parametrize("arguments", [(f"{FORMER}=3", f"{PRESENT}=3"), (f"{PRESENT}=3", f"{FORMER}=4")])
 def test_a_key_under_both_names_is_refused(arguments):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         read(*arguments)
-    (problem,) = caught.value.problems
+    (problem,) = error.value.problems
     assert problem.endswith(f"give only {PRESENT}")
 
 
@@ -134,5 +134,5 @@ def test_every_former_key_has_a_present_one():
     assert not set(renamed_keys()) & set(known_keys())
 
 
-def test_values_under_both_names_are_those_of_the_present_one():
+def test_the_present_name_has_precedence():
     assert with_present_keys({FORMER: 1, PRESENT: 2, "training.epochs": 3}) == {PRESENT: 2, "training.epochs": 3}

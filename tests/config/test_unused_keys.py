@@ -1,4 +1,4 @@
-"""Keys without effect: the table names real keys, and its reasons fit the config, the task and the data."""
+"""Keys without effect: the table names existing keys, and reasons depend on the config, the task and the data."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_every_row_names_keys_of_the_config():
         (SEGMENTS, {"segments__path": "s.parquet"}, "data.media_root", "only text is read"),
     ],
 )
-def test_the_reason_fits(facts, values, key, reason):
+def test_a_key_without_effect_has_its_reason(facts, values, key, reason):
     assert reason in reasons(facts, **values)[key]
 
 
 def test_keys_with_effect_are_not_listed():
     assert "training.focal_gamma" not in reasons(BINARY, training__loss="focal")
-    assert "data.media_root" not in reasons(SEGMENTS), "LRC files lie there"
+    assert "data.media_root" not in reasons(SEGMENTS), "LRC files are read from there"
     assert "model.temporal.kind" not in reasons(SEGMENTS, model__temporal__kind="none")
     assert not {"segments.mil_pooling", "segments.decoding", "training.ensemble"} & reasons(SEGMENTS).keys()
 

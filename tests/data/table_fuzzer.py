@@ -1,4 +1,4 @@
-"""Seeded tables of songs as people have them, and worse: types, nulls, odd strings, layouts of files, damage."""
+"""Seeded random tables of songs: column types, nulls, odd strings, file layouts and damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TARGETS = {1: "has_rebracketing_markers", 2: "rebracketing_type", 4: "rebracketi
 
 @dataclass(frozen=True)
 class FuzzedTable:
-    """A table on disk: its place, config keys to read it with, and the rows that its visible files hold.
+    """A table on disk: its location, config keys to read it with, and the number of rows in its visible files.
 
     `rows` is None where the files may be damaged.
     """
@@ -62,10 +62,10 @@ def make_fuzzed_table(seed: int, folder: Path) -> FuzzedTable:
         table = pa.Table.from_arrays(
             [*table.columns, table.column(0)], names=[*table.column_names, table.column_names[0]]
         )
-    location, whole = _write(rng, table, folder)
+    location, is_intact = _write(rng, table, folder)
     keys = _keys(rng, phase)
     types = ", ".join(f"{name}: {column.type}" for name, column in zip(table.column_names, table.columns, strict=True))
-    return FuzzedTable(location, keys, rows if whole else None, f"seed {seed}, {rows} rows, {types}, {keys}")
+    return FuzzedTable(location, keys, rows if is_intact else None, f"seed {seed}, {rows} rows, {types}, {keys}")
 
 
 def _keys(rng: np.random.Generator, phase: int) -> dict[str, Any]:
@@ -87,52 +87,60 @@ def _keys(rng: np.random.Generator, phase: int) -> dict[str, Any]:
 
 def _columns(rng: np.random.Generator, rows: int, phase: int) -> dict[str, pa.Array]:
     numbers = np.arange(rows) // int(rng.integers(1, 3))
-    ids = _plain(_one_of(rng, IDS, 0.5)(rng, numbers), numbers)
+    ids = _matching_length(_choose(rng, IDS, 0.5)(rng, numbers), numbers)
     texts = [" ".join(rng.choice(WORDS, 14)) + f" song {i}" for i in numbers]
-    text = _one_of(rng, TEXTS, 0.6)(rng, _spoiled(rng, texts))
-    labels = _one_of(rng, LABELS[phase], 0.3)(rng, numbers)
+    text = _choose(rng, TEXTS, 0.6)(rng, _with_odd_strings(rng, texts))
+    labels = _choose(rng, LABELS[phase], 0.3)(rng, numbers)
     columns = {"id": ids, "concept": text, "album": pa.array([f"album {i // 8}" for i in numbers])}
     if rng.random() < 0.2:
         columns["training_data"] = _in_training_data(rng, labels, TARGETS[phase])
     else:
         columns[TARGETS[phase]] = labels
     if rng.random() < 0.3:
-        columns["extra"] = _one_of(rng, [*IDS, *LABELS[2]], 0.1)(rng, numbers)
+        columns["extra"] = _choose(rng, [*IDS, *LABELS[2]], 0.1)(rng, numbers)
     return columns
 
 
-def _plain(column: pa.Array, numbers: np.ndarray) -> pa.Array:
+def _matching_length(column: pa.Array, numbers: np.ndarray) -> pa.Array:
     return column if len(column) == len(numbers) else pa.array([str(i) for i in numbers])
 
 
-def _one_of(rng: np.random.Generator, makers: list[Callable[..., pa.Array]], share: float) -> Callable[..., pa.Array]:
-    """One of some makers, the first in a share of cases."""
-    return makers[0] if rng.random() < share else makers[int(rng.integers(len(makers)))]
+def _choose(
+    rng: np.random.Generator, makers: list[Callable[..., pa.Array]], probability: float
+) -> Callable[..., pa.Array]:
+    """Return one of the makers: the first with the given probability."""
+    return makers[0] if rng.random() < probability else makers[int(rng.integers(len(makers)))]
 
 
-def _spoiled(rng: np.random.Generator, texts: list[str]) -> list[str | None]:
-    """Texts with nulls and odd strings among them, sometimes."""
-    odd = float(rng.choice([0.0, 0.1, 0.5]))
-    gone = float(rng.choice([0.0, 0.1]))
-    found: list[str | None] = []
+def _with_odd_strings(rng: np.random.Generator, texts: list[str]) -> list[str | None]:
+    """Replace some texts by nulls and odd strings."""
+    odd_probability = float(rng.choice([0.0, 0.1, 0.5]))
+    null_probability = float(rng.choice([0.0, 0.1]))
+    values: list[str | None] = []
     for text in texts:
-        kind = rng.random()
-        found.append(None if kind < gone else str(rng.choice(ODD_STRINGS)) if kind < gone + odd else text)
-    return found
+        draw = rng.random()
+        values.append(
+            None
+            if draw < null_probability
+            else str(rng.choice(ODD_STRINGS))
+            if draw < null_probability + odd_probability
+            else text
+        )
+    return values
 
 
 def _nulls(rng: np.random.Generator, values: list[Any]) -> list[Any]:
-    share = float(rng.choice([0.0, 0.2]))
-    return [None if rng.random() < share else value for value in values]
+    probability = float(rng.choice([0.0, 0.2]))
+    return [None if rng.random() < probability else value for value in values]
 
 
-def _torn(values: list[bytes | None]) -> pa.Array:
-    """Bytes under the name of a string: writers that check nothing make such files."""
+def _unchecked_strings(values: list[bytes | None]) -> pa.Array:
+    """Return a string column of unchecked bytes, as some writers store them."""
     raw = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), raw.null_count)
 
 
-def _some_invalid(rng: np.random.Generator, values: list[Any]) -> list[bytes | None]:
+def _with_invalid_bytes(rng: np.random.Generator, values: list[Any]) -> list[bytes | None]:
     return [
         None
         if value is None
@@ -145,7 +153,7 @@ def _some_invalid(rng: np.random.Generator, values: list[Any]) -> list[bytes | N
 
 IDS: list[Callable[[np.random.Generator, np.ndarray], pa.Array]] = [
     lambda _, n: pa.array([f"song {i}" for i in n]),
-    lambda r, n: pa.array(_spoiled(r, [f"song {i}" for i in n]), pa.string()),
+    lambda r, n: pa.array(_with_odd_strings(r, [f"song {i}" for i in n]), pa.string()),
     lambda _, n: pa.array([f"song {i}" for i in n], pa.large_string()),
     lambda _, n: pa.array([f"song {i}" for i in n], pa.string_view()),
     lambda r, n: pa.array(_nulls(r, [f"song {i}" for i in n]), pa.string()).dictionary_encode(),
@@ -155,8 +163,8 @@ IDS: list[Callable[[np.random.Generator, np.ndarray], pa.Array]] = [
     lambda r, n: pa.array([float("nan") if r.random() < 0.1 else float(i) for i in n]),
     lambda _, n: pa.array([decimal.Decimal(10**20 + int(i)) for i in n], pa.decimal128(30, 2)),
     lambda _, n: pa.array([f"song {i}".encode() for i in n], pa.binary()),
-    lambda r, n: pa.array(_some_invalid(r, n.tolist()), pa.binary_view()),
-    lambda r, n: _torn(_some_invalid(r, n.tolist())),
+    lambda r, n: pa.array(_with_invalid_bytes(r, n.tolist()), pa.binary_view()),
+    lambda r, n: _unchecked_strings(_with_invalid_bytes(r, n.tolist())),
     lambda _, n: pa.array([int(i).to_bytes(16, "big") for i in n], pa.binary(16)),
     lambda _, n: pa.ExtensionArray.from_storage(
         pa.uuid(), pa.array([uuid.UUID(int=int(i)).bytes for i in n], pa.binary(16))
@@ -175,8 +183,8 @@ TEXTS: list[Callable[[np.random.Generator, list[str | None]], pa.Array]] = [
     lambda _, t: pa.array(t, pa.large_string()),
     lambda _, t: pa.array(t, pa.string_view()),
     lambda _, t: pa.array(t, pa.string()).dictionary_encode(),
-    lambda r, t: _torn(_some_invalid(r, t)),
-    lambda r, t: pa.array(_some_invalid(r, t), pa.binary()),
+    lambda r, t: _unchecked_strings(_with_invalid_bytes(r, t)),
+    lambda r, t: pa.array(_with_invalid_bytes(r, t), pa.binary()),
     lambda _, t: pa.array([None if x is None else [x] for x in t], pa.list_(pa.string())),
     lambda _, t: pa.array(list(range(len(t))), pa.int32()),
     lambda _, t: pa.nulls(len(t)),
@@ -193,7 +201,7 @@ LABELS: dict[int, list[Callable[[np.random.Generator, np.ndarray], pa.Array]]] =
         lambda _, n: pa.array(["yes" if i % 2 else "no" for i in n], pa.string()),
         lambda _, n: pa.array((n % 2).tolist(), pa.int8()),
         lambda r, n: pa.array([float("nan") if r.random() < 0.1 else float(i % 2) for i in n], pa.float64()),
-        lambda r, n: pa.array(_spoiled(r, [str(i % 2) for i in n]), pa.string()).dictionary_encode(),
+        lambda r, n: pa.array(_with_odd_strings(r, [str(i % 2) for i in n]), pa.string()).dictionary_encode(),
         lambda _, n: pa.array([decimal.Decimal(int(i % 2)) for i in n], pa.decimal128(5, 1)),
         lambda _, n: pa.array([str(i % 2).encode() for i in n], pa.binary()),
         lambda _, n: pa.nulls(len(n)),
@@ -201,13 +209,13 @@ LABELS: dict[int, list[Callable[[np.random.Generator, np.ndarray], pa.Array]]] =
     ],
     2: [
         lambda _, n: pa.array([_KINDS[i % 3] for i in n], pa.string()),
-        lambda r, n: pa.array(_spoiled(r, [_KINDS[i % 3] for i in n]), pa.string()),
+        lambda r, n: pa.array(_with_odd_strings(r, [_KINDS[i % 3] for i in n]), pa.string()),
         lambda r, n: pa.array(_nulls(r, [_KINDS[i % 2] for i in n]), pa.string()).dictionary_encode(),
         lambda r, n: pa.array([[_KINDS[i % 3], "loud"][: int(r.integers(0, 3))] for i in n], pa.list_(pa.string())),
         lambda _, n: pa.array([str([_KINDS[i % 3], "loud"]) for i in n], pa.string()),
         lambda _, n: pa.array((n % 3).tolist(), pa.int16()),
         lambda r, n: pa.array([float("inf") if r.random() < 0.1 else float(i % 3) for i in n], pa.float64()),
-        lambda r, n: _torn(_some_invalid(r, [_KINDS[i % 3] for i in n])),
+        lambda r, n: _unchecked_strings(_with_invalid_bytes(r, [_KINDS[i % 3] for i in n])),
         lambda _, n: pa.array([_KINDS[i % 3].encode() for i in n], pa.binary()),
         lambda _, n: pa.array([[(_KINDS[i % 3], 1)] for i in n], pa.map_(pa.string(), pa.int64())),
         lambda _, n: pa.array([{"kind": _KINDS[i % 3]} for i in n], pa.struct([("kind", pa.string())])),
@@ -221,7 +229,7 @@ LABELS: dict[int, list[Callable[[np.random.Generator, np.ndarray], pa.Array]]] =
         lambda _, n: pa.array((n % 7).astype(np.float16), pa.float16()),
         lambda _, n: pa.array((2**60 + n).tolist(), pa.int64()),
         lambda _, n: pa.array([decimal.Decimal(int(i)) / 8 for i in n], pa.decimal128(20, 5)),
-        lambda r, n: pa.array(_spoiled(r, [f"{i / 3:.4f}" for i in n]), pa.string()),
+        lambda r, n: pa.array(_with_odd_strings(r, [f"{i / 3:.4f}" for i in n]), pa.string()),
         lambda _, n: pa.array([f"{i},5" for i in n], pa.string()),
         lambda _, n: pa.array([i % 2 == 0 for i in n], pa.bool_()),
         lambda _, n: pa.array([1e-300 * int(i) for i in n], pa.float64()),
@@ -234,14 +242,14 @@ LABELS: dict[int, list[Callable[[np.random.Generator, np.ndarray], pa.Array]]] =
 
 
 def _in_training_data(rng: np.random.Generator, labels: pa.Array, target: str) -> pa.Array:
-    """Labels as a field of a struct, or of JSON, of which some is broken."""
+    """Return labels as a field of a struct, or of JSON documents, some of which are malformed."""
     if rng.random() < 0.5:
         return pa.StructArray.from_arrays([labels], names=[target])
     documents = []
     for value in _values(labels):
-        kind = rng.random()
+        draw = rng.random()
         document = json.dumps({target: value}, default=str)
-        documents.append(None if kind < 0.05 else document[:-3] if kind < 0.1 else document)
+        documents.append(None if draw < 0.05 else document[:-3] if draw < 0.1 else document)
     return pa.array(documents, pa.string())
 
 
@@ -253,7 +261,7 @@ def _values(labels: pa.Array) -> list[Any]:
 
 
 def _write(rng: np.random.Generator, table: pa.Table, folder: Path) -> tuple[Path, bool]:
-    """Write a table as one file or a folder; whether all its rows can be read."""
+    """Write a table as one file or a folder; return its location and whether it is intact."""
     options: dict[str, Any] = {
         "compression": str(rng.choice(COMPRESSIONS)),
         "use_dictionary": bool(rng.random() < 0.5),
@@ -265,46 +273,48 @@ def _write(rng: np.random.Generator, table: pa.Table, folder: Path) -> tuple[Pat
     if rng.random() < 0.5:
         path = folder / str(rng.choice(FILE_NAMES))
         pq.write_table(table, path, **options)
-        return path, not _damage(rng, path)
-    place, whole = folder / "folder of songs", True
+        return path, not _maybe_damage(rng, path)
+    directory, is_intact = folder / "folder of songs", True
     cuts = [0, *sorted(rng.integers(0, len(table) + 1, int(rng.integers(0, 4))).tolist()), len(table)]
     partitioned = rng.random() < 0.15
     for i, (start, stop) in enumerate(itertools.pairwise(cuts)):
         part = table.slice(start, stop - start)
         if i and rng.random() < 0.15:
-            part = _changed(rng, part)
+            part = _alter_part(rng, part)
         path = (
-            place / (f"era={i % 2}" if partitioned else "") / f"part-{i}{rng.choice(['.parquet', '.PARQUET', '.pq'])}"
+            directory
+            / (f"era={i % 2}" if partitioned else "")
+            / f"part-{i}{rng.choice(['.parquet', '.PARQUET', '.pq'])}"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(part, path, **options)
-        whole = not _damage(rng, path) and whole
+        is_intact = not _maybe_damage(rng, path) and is_intact
     if rng.random() < 0.3:
-        (place / ".ipynb_checkpoints").mkdir()
-        pq.write_table(table, place / ".ipynb_checkpoints" / "part-0-checkpoint.parquet")
-        (place / "._part-0.parquet").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
-        (place / "_SUCCESS").touch()
-    return place, whole
+        (directory / ".ipynb_checkpoints").mkdir()
+        pq.write_table(table, directory / ".ipynb_checkpoints" / "part-0-checkpoint.parquet")
+        (directory / "._part-0.parquet").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+        (directory / "_SUCCESS").touch()
+    return directory, is_intact
 
 
-def _changed(rng: np.random.Generator, part: pa.Table) -> pa.Table:
-    """A file that differs from the others: in the order of columns, one that is missing, or a type."""
+def _alter_part(rng: np.random.Generator, part: pa.Table) -> pa.Table:
+    """Change the order of columns, remove a column, or change the type of one."""
     if len(set(part.column_names)) < len(part.column_names):
         return part
-    kind = int(rng.integers(3))
-    if kind == 0:
+    change = int(rng.integers(3))
+    if change == 0:
         return part.select(part.column_names[::-1])
     name = part.column_names[int(rng.integers(part.num_columns))]
-    if kind == 1:
+    if change == 1:
         return part.drop_columns([name])
-    at = part.column_names.index(name)
+    position = part.column_names.index(name)
     return part.set_column(
-        at, name, pa.nulls(len(part)) if rng.random() < 0.5 else pa.array(range(len(part)), pa.int32())
+        position, name, pa.nulls(len(part)) if rng.random() < 0.5 else pa.array(range(len(part)), pa.int32())
     )
 
 
-def _damage(rng: np.random.Generator, path: Path) -> bool:
-    """Damage a file now and then; whether it was."""
+def _maybe_damage(rng: np.random.Generator, path: Path) -> bool:
+    """Damage a file with a small probability; return whether it was damaged."""
     if rng.random() > 0.04:
         return False
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Division of epochs into steps and of steps into micro-batches: complete, seeded, within limits."""
+"""Epochs are divided into steps and steps into micro-batches completely, reproducibly and within limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rainbow_ray.data.sampling import resample_indices
 
 @pytest.mark.parametrize("n", [1, 7, 34, 640, 5000])
 @pytest.mark.parametrize("size", [1, 8, 32])
-def test_every_example_once_an_epoch(n, size):
+def test_each_example_occurs_once_per_epoch(n, size):
     lengths = np.random.default_rng(0).integers(5, 500, n)
     steps = plan_batches(lengths, batch_size=size, seed=1, epoch=0)
     assert sorted(np.concatenate(steps)) == list(range(n))
@@ -20,15 +20,15 @@ def test_every_example_once_an_epoch(n, size):
     assert all(len(step) <= size for step in steps)
 
 
-def test_seed_and_epoch_decide():
+def test_the_order_depends_on_seed_and_epoch():
     lengths = np.arange(1, 101)
-    first, again = (np.concatenate(plan_batches(lengths, batch_size=8, seed=1, epoch=0)) for _ in range(2))
-    assert (first == again).all()
+    first, repeated = (np.concatenate(plan_batches(lengths, batch_size=8, seed=1, epoch=0)) for _ in range(2))
+    assert (first == repeated).all()
     assert (first != np.concatenate(plan_batches(lengths, batch_size=8, seed=1, epoch=1))).any()
     assert (first != np.concatenate(plan_batches(lengths, batch_size=8, seed=2, epoch=0))).any()
 
 
-def test_many_steps_are_bucketed_and_few_are_random():
+def test_many_steps_are_bucketed_by_length_and_few_are_random():
     rng = np.random.default_rng(0)
 
     def spread(n: int) -> float:
@@ -40,23 +40,23 @@ def test_many_steps_are_bucketed_and_few_are_random():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_step_is_divided_without_loss_and_within_its_limits(seed):
+def test_a_step_is_divided_completely_and_within_its_limits(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 400, 100)
     step = rng.choice(100, 40, replace=False)
-    parts = divide_batch(step, lengths, max_examples=16, max_tokens=1500, min_tokens=512)
-    assert sorted(np.concatenate(parts)) == sorted(step)
-    for part in parts:
-        assert len(part) <= 16
-        assert len(part) == 1 or len(part) * lengths[part].max() <= 1500
+    batches = divide_batch(step, lengths, max_examples=16, max_tokens=1500, min_tokens=512)
+    assert sorted(np.concatenate(batches)) == sorted(step)
+    for batch in batches:
+        assert len(batch) <= 16
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= 1500
 
 
-def test_padding_is_saved_where_a_micro_batch_is_large_enough():
+def test_micro_batches_are_divided_to_save_padding():
     lengths = np.array([400, 390, 20, 20, 20, 20])
-    everything = np.arange(6)
-    parts = divide_batch(everything, lengths, max_examples=6, max_tokens=None, min_tokens=512)
-    assert [len(part) for part in parts] == [2, 4]
-    assert len(divide_batch(everything, lengths, max_examples=6, max_tokens=None, min_tokens=10**9)) == 1
+    indices = np.arange(6)
+    batches = divide_batch(indices, lengths, max_examples=6, max_tokens=None, min_tokens=512)
+    assert [len(batch) for batch in batches] == [2, 4]
+    assert len(divide_batch(indices, lengths, max_examples=6, max_tokens=None, min_tokens=10**9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,25 +72,25 @@ def test_padding_is_saved_where_a_micro_batch_is_large_enough():
 )
 def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected):
     config = TrainingConfig(**keys)
-    length = make_training_schedule(config, examples)
-    assert (length.epochs, length.global_batch_size, length.steps_per_epoch) == expected
-    changed = (length.epochs, length.global_batch_size) != (
+    schedule = make_training_schedule(config, examples)
+    assert (schedule.epochs, schedule.global_batch_size, schedule.steps_per_epoch) == expected
+    is_changed = (schedule.epochs, schedule.global_batch_size) != (
         config.epochs,
         config.batch_size * config.gradient_accumulation_steps,
     )
-    assert bool(length.notes) == changed
-    if changed:
-        assert "training.min_steps" in length.notes[0]
+    assert bool(schedule.notes) == is_changed
+    if is_changed:
+        assert "training.min_steps" in schedule.notes[0]
 
 
 def test_sampling_balances_classes():
     strata = np.array([0] * 10 + [1] * 3)
-    over = resample_indices(strata, "oversample", seed=0, epoch=0)
-    assert np.bincount(strata[over]).tolist() == [10, 10]
-    assert set(over) == set(range(13))
-    under = resample_indices(strata, "undersample", seed=0, epoch=0)
-    assert np.bincount(strata[under]).tolist() == [3, 3]
-    assert len(set(under)) == 6
-    drawn = {tuple(resample_indices(strata, "undersample", seed=0, epoch=epoch)) for epoch in range(8)}
-    assert len(drawn) > 1
+    oversampled = resample_indices(strata, "oversample", seed=0, epoch=0)
+    assert np.bincount(strata[oversampled]).tolist() == [10, 10]
+    assert set(oversampled) == set(range(13))
+    undersampled = resample_indices(strata, "undersample", seed=0, epoch=0)
+    assert np.bincount(strata[undersampled]).tolist() == [3, 3]
+    assert len(set(undersampled)) == 6
+    samples = {tuple(resample_indices(strata, "undersample", seed=0, epoch=epoch)) for epoch in range(8)}
+    assert len(samples) > 1
     assert resample_indices(strata, "none", seed=0, epoch=3).tolist() == list(range(13))

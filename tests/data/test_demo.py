@@ -1,4 +1,4 @@
-"""The demo songs are reproducible, have the shape of a real table, and are neither trivial nor impossible to learn."""
+"""The demo songs are reproducible, have the schema of a real table, and are neither trivial nor impossible to learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from rainbow_ray.data.demo.songs import N_SONGS, demo_table, write_demo
 
-# of the songs' ids, concepts and labels: people compare figures that were measured on exactly these
+# of the songs' ids, concepts and labels: published figures were measured on exactly these
 PINNED = "7a1cf89482de4727b11c4badff656fa35510d58deb81730f635f73e2b28a764b"
 SECTION = re.compile(r"(?P<name>[^:]+) : .+, \[(?P<start>[\d:.]+)\]-\[(?P<end>[\d:.]+)\]")
 
@@ -50,8 +50,8 @@ def normal(text: str) -> str:
 
 
 def seconds(clock: str) -> float:
-    minutes, rest = clock.split(":")
-    return 60 * int(minutes) + float(rest)
+    minutes, remaining_seconds = clock.split(":")
+    return 60 * int(minutes) + float(remaining_seconds)
 
 
 def fingerprint(rows: list[dict[str, Any]]) -> str:
@@ -59,7 +59,7 @@ def fingerprint(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256("\n".join(sorted(triples)).encode()).hexdigest()
 
 
-def test_equal_for_equal_seeds(table: pa.Table) -> None:
+def test_equal_seeds_give_equal_tables(table: pa.Table) -> None:
     assert demo_table().equals(table)
     assert not demo_table(seed=8).equals(table)
 
@@ -82,7 +82,7 @@ def test_schema(table: pa.Table) -> None:
     }
 
 
-def test_usable_songs(songs: list[dict[str, Any]]) -> None:
+def test_usable_songs_have_plausible_lengths_and_labels(songs: list[dict[str, Any]]) -> None:
     lengths = [len(song["concept"]) for song in songs]
     assert len(songs) == N_SONGS == 160
     assert len({song["rainbow_color"] for song in songs}) == 8
@@ -91,29 +91,29 @@ def test_usable_songs(songs: list[dict[str, Any]]) -> None:
     assert all(song["training_data"]["concept_length"] == len(song["concept"]) for song in songs)
 
 
-def test_texts_are_whole_sentences(rows: list[dict[str, Any]]) -> None:
+def test_texts_have_no_template_markers(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         for column in ("concept", "lrc_lyrics", "title", "song_structure"):
             assert not set("{}|") & set((row[column] or "").replace(" | ", ""))
         assert "[" not in (row["concept"] or "")
 
 
-def test_each_song_is_the_same_on_its_stems(rows: list[dict[str, Any]]) -> None:
+def test_the_stems_of_a_song_share_its_values(rows: list[dict[str, Any]]) -> None:
     stems: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         stems.setdefault(row["id"], []).append(row)
-    for own in stems.values():
-        assert [row["track_id"] for row in own] == list(range(1, len(own) + 1))
+    for song_rows in stems.values():
+        assert [row["track_id"] for row in song_rows] == list(range(1, len(song_rows) + 1))
         for column in ("concept", "lrc_lyrics", "song_structure", "training_data", "title"):
-            assert all(row[column] == own[0][column] for row in own)
-    assert {len(own) for own in stems.values() if usable(own[0])} == {2, 3, 4, 5, 6}
+            assert all(row[column] == song_rows[0][column] for row in song_rows)
+    assert {len(song_rows) for song_rows in stems.values() if usable(song_rows[0])} == {2, 3, 4, 5, 6}
 
 
-def test_equal_texts_agree_in_labels(songs: list[dict[str, Any]]) -> None:
+def test_equal_texts_have_equal_labels(songs: list[dict[str, Any]]) -> None:
     by_text: dict[str, list[dict[str, Any]]] = {}
     for song in songs:
         by_text.setdefault(normal(song["concept"]), []).append(song)
-    pairs = [own for own in by_text.values() if len(own) > 1]
+    pairs = [group for group in by_text.values() if len(group) > 1]
     assert len(pairs) == 6
     for first, second in pairs:
         assert first["concept"] != second["concept"]
@@ -121,17 +121,17 @@ def test_equal_texts_agree_in_labels(songs: list[dict[str, Any]]) -> None:
             assert first["training_data"][field] == second["training_data"][field]
 
 
-def test_unusable_rows(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
-    broken = [row for row in rows if not usable(row)]
-    assert len({row["id"] for row in broken}) == len(broken) == 8
-    assert not {row["id"] for row in broken} & {song["id"] for song in songs}
-    assert any(row["concept"] is None for row in broken)
-    assert any(row["concept"] and len(row["concept"]) < 50 for row in broken)
-    assert any(row["training_data"] is None for row in broken)
-    assert any(row["training_data"] and label(row) is None for row in broken)
+def test_unusable_rows_lack_a_text_or_a_label(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
+    unusable = [row for row in rows if not usable(row)]
+    assert len({row["id"] for row in unusable}) == len(unusable) == 8
+    assert not {row["id"] for row in unusable} & {song["id"] for song in songs}
+    assert any(row["concept"] is None for row in unusable)
+    assert any(row["concept"] and len(row["concept"]) < 50 for row in unusable)
+    assert any(row["training_data"] is None for row in unusable)
+    assert any(row["training_data"] and label(row) is None for row in unusable)
 
 
-def test_intensity_and_type_go_with_the_markers(songs: list[dict[str, Any]]) -> None:
+def test_intensity_and_type_agree_with_the_markers(songs: list[dict[str, Any]]) -> None:
     kinds = [song["training_data"]["rebracketing_type"] for song in songs]
     for song, kind in zip(songs, kinds, strict=True):
         intensity = song["training_data"]["rebracketing_intensity"]
@@ -141,7 +141,7 @@ def test_intensity_and_type_go_with_the_markers(songs: list[dict[str, Any]]) -> 
     assert kinds.count("mnemonic") == 2
 
 
-def test_missing_media_and_lyrics(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
+def test_some_songs_lack_media_or_lyrics(rows: list[dict[str, Any]], songs: list[dict[str, Any]]) -> None:
     assert 0.1 < np.mean([row["audio_file"] is None for row in rows]) < 0.2
     assert 0.5 < np.mean([row["midi_file"] is None for row in rows]) < 0.65
     assert sum(song["lrc_lyrics"] is None for song in songs) == 16
@@ -186,14 +186,14 @@ def test_length_does_not_predict_the_label(songs: list[dict[str, Any]]) -> None:
     assert grouped_macro_f1([count_words, StandardScaler()], songs) <= 0.62
 
 
-def test_write_demo(tmp_path: Path, table: pa.Table) -> None:
+def test_the_demo_file_is_written_once_and_repaired(tmp_path: Path, table: pa.Table) -> None:
     folder = tmp_path / "new" / "data"
     path = write_demo(folder)
     assert path == folder / "demo_songs.parquet"
     assert pq.read_table(path).equals(table)
-    before = path.stat()
+    stat_before = path.stat()
     assert write_demo(folder) == path
-    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (stat_before.st_ino, stat_before.st_mtime_ns)
     path.write_bytes(b"half a file")
     assert pq.read_table(write_demo(folder)).equals(table)
     assert list(folder.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""LRC: stamps in all their forms, encodings, and files that cannot be used."""
+"""LRC files: time stamps of every form, encodings, and files that cannot be used."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def stamped(text):
         ("[10:29.00]it is [10:30] now", [(629, "it is [10:30] now")]),
     ],
 )
-def test_only_stamps_at_the_start_of_a_line_begin_one(text, lines):
+def test_only_stamps_at_the_start_of_a_line_begin_a_line(text, lines):
     assert parse_lrc(text) == lines
 
 
-def test_a_stamp_behind_the_words_ends_the_line():
+def test_a_stamp_after_the_words_ends_the_line():
     assert parse_lines("[00:01.00]a <00:02.00>b<00:03.50>\n[00:08.00]c[00:09.00]") == [
         LrcLine(1.0, "a b", 3.5), LrcLine(8.0, "c", 9.0)
     ]  # fmt: skip
@@ -77,10 +77,10 @@ def test_a_stamp_behind_the_words_ends_the_line():
         ("[00:01.00]月亮\n[00:01.00]the moon\n[00:05.00]", [(1, 5, "月亮 the moon"), (5, 10, None)]),
     ],
 )  # fmt: skip
-def test_stamps_inside_lines_neither_repeat_nor_stretch_segments(text, segments):
-    kind, made = derive_segments(None, text, None, 10.0)
+def test_stamps_inside_lines_do_not_change_segments(text, segments):
+    kind, derived = derive_segments(None, text, None, 10.0)
     assert kind == "lrc"
-    assert made == [Segment(start, end, words, None) for start, end, words in segments]
+    assert derived == [Segment(start, end, words, None) for start, end, words in segments]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -94,7 +94,7 @@ def test_unicode_is_read_with_and_without_a_byte_order_mark(encoding):
     [(CHINESE, "gbk"), (CHINESE, "gb18030"), (JAPANESE, "shift_jis"), (KOREAN, "cp949"), (RUSSIAN, "cp1251"),
      (RUSSIAN, "koi8_r"), (GERMAN, "latin-1"), (THAI, "cp874"), ("月亮代表我的心\n" * 2, "gbk")],
 )  # fmt: skip
-def test_other_encodings_are_read_where_nothing_else_comes_near(text, encoding):
+def test_unambiguous_encodings_are_detected(text, encoding):
     assert decode_lrc(stamped(text).encode(encoding)) == stamped(text)
 
 
@@ -107,21 +107,21 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "encoding"), TEXTS)
-def test_no_encoding_is_guessed_wrong(text, encoding):
-    """Of any few lines of a text: what it says, or a refusal."""
+def test_no_text_is_decoded_with_a_wrong_encoding(text, encoding):
+    """Any range of lines of a text is decoded correctly or refused."""
     lines = text.split("\n")
     for first in range(len(lines)):
         for last in range(first + 1, len(lines) + 1):
-            part = stamped("\n".join(lines[first:last]))
+            document = stamped("\n".join(lines[first:last]))
             try:
-                raw = part.encode(encoding)
+                raw = document.encode(encoding)
             except UnicodeEncodeError:
                 continue
             try:
-                found = decode_text(raw)
+                decoded = decode_text(raw)
             except UndecodableError:
                 continue
-            assert found == part
+            assert decoded == document
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_no_encoding_is_guessed_wrong(text, encoding):
         ("[00:01.00]a".encode("utf-16")[:-1], "UTF-16-LE that is damaged or cut off"),
     ],
 )  # fmt: skip
-def test_bytes_that_are_no_lrc_say_why(data, reason):
-    with pytest.raises(LyricsError) as caught:
+def test_bytes_that_are_not_lrc_are_refused_with_a_reason(data, reason):
+    with pytest.raises(LyricsError) as error:
         decode_lrc(data)
-    assert caught.value.reason == reason
+    assert error.value.reason == reason
 
 
-def test_zeros_behind_a_file_are_no_text():
+def test_zeros_after_the_text_are_ignored():
     assert parse_lrc(decode_lrc(b"[00:01.00]a\n" + b"\x00" * 500)) == [(1.0, "a")]
 
 
@@ -173,10 +173,10 @@ def test_files_are_found_below_the_root(root, name):
      ("/nowhere/a.lrc", lrc.OUTSIDE), ("sub", lrc.NOT_A_FILE), (".", lrc.NOT_A_FILE), ("a\x00.lrc", lrc.MISSING),
      ("a.lrc/b", lrc.MISSING), ("x" * 5000, "cannot be read (File name too long)")],
 )  # fmt: skip
-def test_files_that_cannot_be_used_say_why(root, name, reason):
-    with pytest.raises(LyricsError) as caught:
+def test_unusable_files_are_refused_with_a_reason(root, name, reason):
+    with pytest.raises(LyricsError) as error:
         read_lrc(root, name)
-    assert caught.value.reason == reason
+    assert error.value.reason == reason
 
 
 def test_a_file_that_is_too_large_is_not_read(root):
@@ -187,16 +187,16 @@ def test_a_file_that_is_too_large_is_not_read(root):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_says_so(root):
+def test_a_file_without_permission_is_refused_with_the_reason(root):
     (root / "a.lrc").chmod(0)
     with pytest.raises(LyricsError, match=r"cannot be read .*ermission"):
         read_lrc(root, "a.lrc")
 
 
-def test_lines_of_one_time_keep_the_order_of_the_file():
+def test_lines_with_equal_times_keep_the_order_of_the_file():
     assert parse_lrc("[00:10.00]Zebras run\n[00:10.00]A translation") == [(10, "Zebras run"), (10, "A translation")]
-    moved = "[offset:+5000]\n[00:03.00]alpha second\n[00:01.00]zulu first\n[00:10.00]x"
-    assert parse_lrc(moved) == [(0, "zulu first"), (0, "alpha second"), (5, "x")]
+    shifted = "[offset:+5000]\n[00:03.00]alpha second\n[00:01.00]zulu first\n[00:10.00]x"
+    assert parse_lrc(shifted) == [(0, "zulu first"), (0, "alpha second"), (5, "x")]
 
 
 @pytest.mark.parametrize("offset", ["500", "+500", "500.0", " 500 ", "500ms", "500 ms"])
@@ -205,17 +205,17 @@ def test_offsets_are_milliseconds(offset):
 
 
 @pytest.mark.parametrize("offset", ["9" * 400, "9" * 5000, "soon"])
-def test_an_offset_that_is_none_is_a_reason(offset):
+def test_an_invalid_offset_is_refused(offset):
     with pytest.raises(LyricsError, match="offset"):
         check_lrc(f"[offset:{offset}]\n[00:01.00]a")
 
 
-def test_a_line_with_frames_between_others_is_a_reason():
+def test_a_line_with_frames_is_refused():
     with pytest.raises(LyricsError, match="frames"):
         check_lrc("[00:01.00]a\n[00:00:12:13]b\n[00:20.00]c")
 
 
-def test_a_code_page_of_dos_is_not_taken_for_one_of_windows():
+def test_a_dos_code_page_is_not_decoded_as_a_windows_one():
     text = "[00:10.00]Où est passé l'été dernier, mon chéri\n[00:15.00]Je rêve à la forêt et aux îles lointaines\n"
     with pytest.raises(UndecodableError):
         decode_text(text.encode("cp850"))

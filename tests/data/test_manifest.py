@@ -1,4 +1,4 @@
-"""Manifests of all forms, and dropped rows with their reasons."""
+"""Manifests of every form, and reasons for dropped rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.
     return normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
 
 
-def kept_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
+def examples_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
     table, targets, dropped = build_examples(
         rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
     )
@@ -41,8 +41,8 @@ def labels_in(form: str) -> pa.Table:
     columns = song_rows(songs=12, stems=1)
     labels = columns.pop(TARGET)
     table = pa.table(columns)
-    others = {"concept_length": 9, "rebracketing_type": "spatial"}
-    structs = [{TARGET: value, **others} for value in labels]
+    other_fields = {"concept_length": 9, "rebracketing_type": "spatial"}
+    structs = [{TARGET: value, **other_fields} for value in labels]
     if form == "struct":
         return table.append_column("training_data", pa.array(structs))
     if form == "json":
@@ -64,13 +64,13 @@ def labels_in(form: str) -> pa.Table:
 @pytest.mark.parametrize(
     "form", ["struct", "json", "json strings", "flat with dot", "bool", "0/1", "floats", "words", "dictionary"]
 )
-def test_labels_arrive_in_every_form(write_table, form):
+def test_labels_are_read_from_every_form(write_table, form):
     rows = rows_of(write_table(labels_in(form)))
     assert rows["dropped"].null_count == 12
     assert Binary().parse(rows["label"], TARGET, DataConfig()).targets.tolist() == [1.0, 0.0] * 6
 
 
-def test_a_folder_a_file_url_and_text_of_several_columns(tmp_path, write_table):
+def test_folders_file_urls_and_several_text_columns_are_read(tmp_path, write_table):
     folder = tmp_path / "many"
     folder.mkdir()
     pq.write_table(pa.table({**song_rows(4, 1), "mood": ["calm", None, " ", "wild"]}), folder / "b.parquet")
@@ -93,8 +93,8 @@ def test_dropped_rows_are_counted_by_reason(write_table):
             TARGET: pa.array([True, True, True, True, None, True, True, True, False, True]),
         }
     )
-    kept, dropped = kept_of(rows_of(write_table(table)))
-    assert kept["song"].to_pylist() == ["a", "f"]
+    examples, dropped = examples_of(rows_of(write_table(table)))
+    assert examples["song"].to_pylist() == ["a", "f"]
     assert dropped == {
         "no id": 2,
         "no text": 1,
@@ -103,18 +103,18 @@ def test_dropped_rows_are_counted_by_reason(write_table):
         "labels of one song disagree": 2,
         "further rows of a song": 1,
     }
-    by_row, _ = kept_of(rows_of(write_table(table)), by_row=True)
+    by_row, _ = examples_of(rows_of(write_table(table)), by_row=True)
     assert by_row["example_id"].to_pylist() == ["a#0", "f#5", "f#6", "g#7", "g#8"]
 
 
 def test_filters_can_be_turned_off(write_table):
     table = pa.table({"id": ["a", "b", "c"], "concept": [None, "tiny", LONG], TARGET: [True, False, True]})
     path = write_table(table)
-    loose = rows_of(path, DataConfig(require_concept=False, min_concept_length=0))
-    assert loose["dropped"].to_pylist() == [None, None, None]
+    rows = rows_of(path, DataConfig(require_concept=False, min_concept_length=0))
+    assert rows["dropped"].to_pylist() == [None, None, None]
 
 
-def test_broken_json_is_a_reason_of_its_own(write_table):
+def test_broken_json_has_a_separate_reason(write_table):
     data = ['{"has_rebracketing_markers": true}', "{", "[1]", None, "{}", ""]
     table = pa.table({"id": list("abcdef"), "concept": [LONG] * 6, "training_data": data})
     broken = "label not readable as JSON"
@@ -128,20 +128,20 @@ def test_a_null_typed_label_and_numeric_ids_are_read(write_table):
     assert rows["song"].to_pylist() == ["1", "2"]
 
 
-def test_missing_columns_are_all_named_with_the_nearest(write_table):
+def test_all_missing_columns_are_named_with_similar_names(write_table):
     path = write_table(pa.table({"song_id": ["a"], "concepts": ["x"], "training_data": [{"has_markers": True}]}))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         find_columns(open_manifest(str(path)), DataConfig(split_by="rainbow"), TARGET)
-    text = str(caught.value)
-    assert "no column 'id'" in text
-    assert "song_id" in text
-    assert "'concept' (data.text_columns) (did you mean concepts" in text
-    assert "'rainbow' (--split-by)" in text
-    assert "has_markers" in text
+    message = str(error.value)
+    assert "no column 'id'" in message
+    assert "song_id" in message
+    assert "'concept' (data.text_columns) (did you mean concepts" in message
+    assert "'rainbow' (--split-by)" in message
+    assert "has_markers" in message
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "no rows", "empty folder", "odd address"])
-def test_what_cannot_be_opened_is_refused_in_words(tmp_path, kind):
+def test_a_manifest_that_cannot_be_opened_is_refused(tmp_path, kind):
     path = tmp_path / "m.parquet"
     if kind == "empty":
         path.touch()
@@ -154,24 +154,24 @@ def test_what_cannot_be_opened_is_refused_in_words(tmp_path, kind):
     elif kind == "empty folder":
         path.mkdir()
     location = "nonsense://x/y.parquet" if kind == "odd address" else str(path)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_manifest(location)
-    assert location in str(caught.value)
+    assert location in str(error.value)
 
 
-def test_the_real_songs(real_manifest):
+def test_the_real_songs_are_read(real_manifest):
     rows = rows_of(real_manifest)
-    kept, dropped = kept_of(rows)
-    assert (len(rows), len(kept), dropped) == (684, 43, {"further rows of a song": 641})
+    examples, dropped = examples_of(rows)
+    assert (len(rows), len(examples), dropped) == (684, 43, {"further rows of a song": 641})
     frame = pd.read_parquet(real_manifest)
     truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
     _, targets, _ = build_examples(
         rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=False
     )
-    assert dict(zip(kept["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
+    assert dict(zip(examples["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
 
 
-def test_what_is_missing_in_other_ways_is_missing(write_table):
+def test_nan_and_blank_strings_are_missing(write_table):
     table = pa.table(
         {
             "id": [1.0, float("nan"), 3.0, 4.0],
@@ -185,33 +185,33 @@ def test_what_is_missing_in_other_ways_is_missing(write_table):
     assert rows["held_out"].null_count == 2
 
 
-def test_labels_that_mean_the_same_agree(write_table):
+def test_labels_with_equal_meaning_agree(write_table):
     table = pa.table({"id": ["a", "a"], "concept": [LONG] * 2, TARGET: ["True", "true"]})
-    kept, dropped = kept_of(rows_of(write_table(table)))
-    assert kept["song"].to_pylist() == ["a"]
+    examples, dropped = examples_of(rows_of(write_table(table)))
+    assert examples["song"].to_pylist() == ["a"]
     assert dropped == {"further rows of a song": 1}
 
 
 def test_the_order_of_rows_does_not_matter(write_table):
     table = pa.table(song_rows(12, 2))
-    turned = table.take(pa.array(range(23, -1, -1)))
-    first, _ = kept_of(rows_of(write_table(table, "a.parquet")))
-    second, _ = kept_of(rows_of(write_table(turned, "b.parquet")))
+    reversed_table = table.take(pa.array(range(23, -1, -1)))
+    first, _ = examples_of(rows_of(write_table(table, "a.parquet")))
+    second, _ = examples_of(rows_of(write_table(reversed_table, "b.parquet")))
     assert first["example_id"].to_pylist() == second["example_id"].to_pylist()
     assert first["text"].to_pylist() == second["text"].to_pylist()
 
 
-def test_labels_and_odd_types_are_no_text(write_table):
+def test_labels_and_unsuitable_types_are_refused_as_text(write_table):
     columns = {"id": [["a"]], "concept": [b"x"], "training_data": [{TARGET: True}], TARGET: [True]}
     path = write_table(pa.table(columns))
     config = DataConfig(text_columns=["concept", TARGET, "training_data"])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         find_columns(open_manifest(str(path)), config, TARGET)
-    said = str(caught.value)
-    assert "column 'id' (data.id_column) holds list" in said
-    assert "column 'concept' (data.text_columns) holds binary" in said
-    assert f"{TARGET!r} is a label" in said
-    assert "'training_data' is a label" in said
+    message = str(error.value)
+    assert "column 'id' (data.id_column) holds list" in message
+    assert "column 'concept' (data.text_columns) holds binary" in message
+    assert f"{TARGET!r} is a label" in message
+    assert "'training_data' is a label" in message
 
 
 def test_a_folder_may_hold_other_files(tmp_path):
@@ -227,13 +227,13 @@ def test_a_folder_may_hold_other_files(tmp_path):
     ["https://me:SECRET@x.org/a.parquet", "simplecache::https://me:SECRET@x.org/a", "https://x.org/a?X-Sig=SECRET"],
 )
 def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_manifest(address)
-    assert "SECRET" not in str(caught.value)
+    assert "SECRET" not in str(error.value)
 
 
 @pytest.mark.parametrize(("phase", "songs"), [(1, 20), (4, 20)])
-def test_without_classes_a_missing_label_stays_missing(write_table, tiny_encoder, phase, songs):
+def test_the_null_class_has_no_effect_without_classes(write_table, tiny_encoder, phase, songs):
     target = {1: "has_rebracketing_markers", 4: "rebracketing_intensity"}[phase]
     rows = song_rows(songs=24, stems=1)
     values = rows.pop("has_rebracketing_markers")
@@ -260,11 +260,11 @@ def test_a_missing_list_of_labels_becomes_the_null_class(write_table, tiny_encod
         (pa.array(["16000", None, "fast"]), [16000, None, 0]),
     ],
 )
-def test_sample_rates_arrive_in_any_form(tmp_path, rates, expected):
+def test_sample_rates_of_any_type_are_read(tmp_path, rates, expected):
     rows = song_rows(songs=3, stems=1)
     rows |= {"audio_waveform": pa.array([b"1234"] * 3), "audio_sample_rate": rates}
     pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
     manifest = open_manifest(str(tmp_path / "songs.parquet"))
     columns = find_columns(manifest, DataConfig(), TARGET, column_requests(["audio"], DataConfig()), reads_text=False)
-    found = normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
-    assert found["raw_audio_rate"].to_pylist() == expected
+    normalized = normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
+    assert normalized["raw_audio_rate"].to_pylist() == expected

@@ -1,4 +1,4 @@
-"""Cells of every type as text: the same for pyarrow and pandas, distinct values stay distinct."""
+"""Text of cells of every type: equal for pyarrow and pandas, and distinct for distinct values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LATIN = [b"caf\xe9 1", None, b"caf\xe8 1"]
 UUIDS = [uuid.UUID(int=2**127 + i * 2**100 + 0xFF) for i in range(3)] + [uuid.UUID(int=i, version=4) for i in range(3)]
 
 
-def as_strings(raw: list[bytes | None]) -> pa.Array:
-    """A string column with these bytes, as a file that is not UTF-8 gives it."""
-    made = pa.array(raw, pa.binary())
-    return pa.Array.from_buffers(pa.string(), len(raw), made.buffers(), null_count=made.null_count)
+def unchecked_strings(raw: list[bytes | None]) -> pa.Array:
+    """Return a string column with these bytes, as read from a file that is not UTF-8."""
+    array = pa.array(raw, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), array.buffers(), null_count=array.null_count)
 
 
 @pytest.mark.parametrize("kind", [pa.decimal128(38, 0), pa.decimal256(60, 0), pa.int64(), pa.uint64(), pa.string()])
-def test_large_numbers_stay_distinct_and_have_one_text(kind):
+def test_large_numbers_have_distinct_exact_texts(kind):
     numbers = [10**17 + i for i in range(5)]
     texts = id_column(pa.array(numbers).cast(kind)).to_pylist()
     assert texts == [str(number) for number in numbers]
@@ -38,7 +38,7 @@ def test_large_numbers_stay_distinct_and_have_one_text(kind):
     pd.Series([7, None]), pd.Series([7, None], dtype="Int64"), pd.Series(["7", None], dtype="category"),
     pd.Series([Decimal("7.0"), pd.NA], dtype=object), pd.Series([np.float32(7), pd.NaT], dtype=object),
 ])  # fmt: skip
-def test_one_id_has_one_text_whatever_its_type(column):
+def test_an_id_has_the_same_text_for_every_type(column):
     assert id_column(column).to_pylist() == ["7", None]
     assert text_column(column).texts.to_pylist() == ["7", ""]
 
@@ -51,7 +51,7 @@ def test_fractions_keep_all_their_digits():
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), None])
 def test_ids_that_are_not_utf8_stay_distinct(kind):
-    column = as_strings(LATIN) if kind is None else pa.array(LATIN, kind)
+    column = unchecked_strings(LATIN) if kind is None else pa.array(LATIN, kind)
     assert id_column(column).to_pylist() == ["caf\\xe9 1", None, "caf\\xe8 1"]
     assert id_column(pa.chunked_array([column, column])).null_count == 2
 
@@ -97,38 +97,38 @@ def test_a_time_has_one_text_in_every_unit(unit):
 
 
 @pytest.mark.parametrize("column", [
-    as_strings([b"caf\xe9", b" x ", None]), as_strings([b"caf\xe9", b" x ", None]).dictionary_encode(),
+    unchecked_strings([b"caf\xe9", b" x ", None]), unchecked_strings([b"caf\xe9", b" x ", None]).dictionary_encode(),
     pa.array([b"caf\xe9", b"x", None], pa.large_binary()), pd.Series([b"caf\xe9", "x\n", None], dtype=object),
-    pa.chunked_array([as_strings([b"caf\xe9", b" x ", None])]),
+    pa.chunked_array([unchecked_strings([b"caf\xe9", b" x ", None])]),
 ])  # fmt: skip
-def test_text_that_cannot_be_decoded_is_named(column):
+def test_undecodable_text_is_marked(column):
     cleaned = text_column(column)
     assert cleaned.texts.to_pylist() == ["", "x", ""]
     assert cleaned.undecodable.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("cell", [["a", "b"], ["a"], ("a",), {"a"}, {"a": 1}, np.array(["a"])])
-def test_containers_are_no_text(cell):
+def test_containers_are_refused_as_text(cell):
     for clean in (text_column, id_column):
         with pytest.raises(InputError, match=rf"'concept' has a {type(cell).__name__}.* in 1 rows.* row 1"):
             clean(pd.Series(["door", cell], dtype=object), "concept")
 
 
-def test_half_a_character_is_replaced():
+def test_a_lone_surrogate_is_replaced():
     assert text_column(pd.Series(["\ud800z"], dtype=object)).texts.to_pylist() == ["?z"]
 
 
-@pytest.mark.parametrize("written", ["cafe\u0301", "caf\u00e9", "ca\u200bf\u00e9", "\ufeffcaf\u00e9", "caf\u00e9\0",
+@pytest.mark.parametrize("name", ["cafe\u0301", "caf\u00e9", "ca\u200bf\u00e9", "\ufeffcaf\u00e9", "caf\u00e9\0",
                                      " caf\u00e9\u00a0", "c\u200da\u00adf\u00e9", "\u202acaf\u00e9\u202c"])  # fmt: skip
-def test_a_name_has_one_form(written):
-    assert label_name(written) == "caf\u00e9"
+def test_names_are_normalized(name):
+    assert label_name(name) == "caf\u00e9"
 
 
-@pytest.mark.parametrize("written", ["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e"])
-def test_joiners_stay_where_scripts_need_them(written):
-    assert label_name(written) == written
+@pytest.mark.parametrize("name", ["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e"])
+def test_joiners_that_a_script_needs_are_unchanged(name):
+    assert label_name(name) == name
 
 
-def test_names_that_cannot_be_seen_are_missing():
+def test_invisible_names_are_missing():
     column = pa.array(["\u200b", " ", "a\u200b", None, "\ufeff"])
     assert label_names(column, "x").to_pylist() == [None, None, "a", None, None]

@@ -1,4 +1,4 @@
-"""Sample rates of any type: read as whole numbers of Hz, or refused, never guessed."""
+"""Sample rates of any type are read as whole numbers of Hz or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate, sample_
         (float("inf"), NOT_A_RATE), (b"16000", NOT_A_RATE), (10**400, NOT_A_RATE), (-16000, -1), (1e15, 2**31),
     ],
 )  # fmt: skip
-def test_a_cell_is_a_whole_rate_or_none_or_no_rate(value, rate):
+def test_a_cell_is_a_rate_or_missing_or_invalid(value, rate):
     assert parse_sample_rate(value) == rate
 
 
@@ -44,7 +44,7 @@ def test_a_cell_is_a_whole_rate_or_none_or_no_rate(value, rate):
         (pa.nulls(2), [None, None]),
     ],
 )
-def test_columns_of_any_type_are_parsed_alike(column, rates):
+def test_columns_of_any_type_are_parsed(column, rates):
     assert sample_rate_column(pa.chunked_array([column])).to_pylist() == rates
 
 

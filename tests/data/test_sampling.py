@@ -1,4 +1,4 @@
-"""Methods for rare classes: one at a time, or a warning."""
+"""Methods for rare classes: combinations of them cause a warning."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_weights_without_effect_after_sampling_warn_only_if_the_user_set_them():
 
 
 def test_a_single_method_gives_no_warning():
-    everything = {"training.sampling", "training.pos_weight", "training.class_weights", "training.loss"}
-    assert conflicting_imbalance_settings(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), everything) == []
+    user_keys = {"training.sampling", "training.pos_weight", "training.class_weights", "training.loss"}
+    assert conflicting_imbalance_settings(TrainingConfig(pos_weight=5.0, class_weights=[1.0, 2.0]), user_keys) == []
     assert (
         conflicting_imbalance_settings(
-            TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), everything
+            TrainingConfig(sampling="oversample", pos_weight=None, class_weights="none"), user_keys
         )
         == []
     )
@@ -59,8 +59,10 @@ def test_a_search_space_that_combines_methods_warns():
         trial.suggest_categorical("training.pos_weight", ["auto", 4.0])
 
     messages = find_conflicting_settings(Space(suggest, "mine:space", __file__), Config(), seed=0)
-    assert any("training.pos_weight is applied on top of training.sampling=oversample" in line for line in messages)
-    assert all(line.startswith("in some trials") for line in messages)
+    assert any(
+        "training.pos_weight is applied on top of training.sampling=oversample" in message for message in messages
+    )
+    assert all(message.startswith("in some trials") for message in messages)
 
 
 CLASSES = {"phase": 2}
@@ -81,26 +83,26 @@ LABELS = {"phase": 2, "data__multi_label": True, "data__target_column": "both"}
     ],
     ids=lambda keys: "-".join(map(str, keys.values())),
 )
-def test_two_workers_train_like_one(write_table, tiny_encoder, tmp_path, keys):
+def test_two_workers_train_the_same_model_as_one(write_table, tiny_encoder, tmp_path, keys):
     manifest, encoder = write_table(labelled_songs()), without_dropout(tiny_encoder("bert"), tmp_path / "encoder")
     keys = {**KEYS, **keys, "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": 2}
     plan = plan_of(manifest, encoder, **keys)
-    _, alone = fit_fold(plan, data_of(plan), tmp_path / "one")
+    _, fitted = fit_fold(plan, data_of(plan), tmp_path / "one")
     run_workers(tmp_path / "two", manifest, encoder, keys)
-    single, double = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
-    assert single["problem"] == double["problem"], "both saw the same balance"
-    for name, value in single["model"].items():
-        np.testing.assert_allclose(double["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
-    assert alone.facts["workers"] == 1
+    one_worker, two_workers = (CheckpointManager(tmp_path / name).load_model() for name in ("one", "two"))
+    assert one_worker["problem"] == two_workers["problem"], "both fit the same class weights"
+    for name, value in one_worker["model"].items():
+        np.testing.assert_allclose(two_workers["model"][name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    assert fitted.facts["workers"] == 1
 
 
-def test_trials_differ_by_their_settings_for_rare_classes(write_table, tiny_encoder, tmp_path):
-    short = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
-    plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **short)
+def test_trials_with_different_class_balancing_have_different_scores(write_table, tiny_encoder, tmp_path):
+    schedule = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
+    plan = plan_of(write_table(labelled_songs()), tiny_encoder("bert"), **CLASSES, **schedule)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
+    fit_context = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
     context = TrialContext(
-        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
     trials = [
         {},
@@ -112,7 +114,7 @@ def test_trials_differ_by_their_settings_for_rare_classes(write_table, tiny_enco
     ]
     scores_of_trials = []
     for number, values in enumerate(trials):
-        run_trial(context, shared, number, values, lambda *_: None)
+        run_trial(context, fit_context, number, values, lambda *_: None)
         scores_of_trials.append(out_of_fold(context, number))
     assert all(np.isfinite(scores).all() for scores in scores_of_trials)
     assert len({scores.tobytes() for scores in scores_of_trials}) == len(trials)

@@ -1,4 +1,4 @@
-"""Columns that segments are derived from: types, unusable LRC files, structures in all their forms."""
+"""Columns that segments are derived from: types, unusable LRC files, and song structures of every form."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(write_table, tmp_path, tiny_encoder):
-    """The plan of a manifest with further columns, and the table of segments that was made of it."""
+    """Return a function that gives the plan of a manifest with more columns, and its derived table of segments."""
 
-    def plan(columns, **keys):
+    def make_plan(columns, **keys):
         base = {"id": [f"s{i}" for i in range(SONGS)], "concept": ["some words"] * SONGS,
                 "rebracketing_type": ["a", "b"] * (SONGS // 2)}  # fmt: skip
         path = write_table(pa.table({**base, **columns}), "songs.parquet")
@@ -38,14 +38,14 @@ def make(write_table, tmp_path, tiny_encoder):
         names = [name for name in pq.read_schema(result.manifest.location).names if name not in ("notes", "nested")]
         return result, pq.read_table(result.manifest.location, columns=names).to_pandas()
 
-    return plan
+    return make_plan
 
 
 RUNNING = {"total_running_time": ["00:40"] * SONGS}
 
 
 @pytest.mark.parametrize(
-    ("columns", "first"),
+    ("columns", "expected"),
     [
         ({"song_structure": [[{"name": "Verse", "start": 0.0, "end": 10.0}]] * SONGS}, (0, 10, None, "Verse")),
         ({"song_structure": [["Verse: w, [0:00]-[0:10]", "Coda, [0:10]-[0:20]"]] * SONGS}, (0, 10, "w", "Verse")),
@@ -66,10 +66,10 @@ RUNNING = {"total_running_time": ["00:40"] * SONGS}
     ids=["structs", "list of parts", "json", "bytes", "utf-16", "lines", "dictionary", "file's bytes", "text as file",
          "nan", "nulls", "seconds", "time", "duration", "text"],
 )  # fmt: skip
-def test_clear_types_are_used(make, columns, first):
+def test_supported_column_types_are_read(make, columns, expected):
     _, table = make(columns)
     row = table.iloc[0]
-    start, end, text, section = first
+    start, end, text, section = expected
     assert (row["start_seconds"], row["end_seconds"]) == (start, end)
     values = [None if pd.isna(row[name]) else row[name] for name in ("lyric_text", "structure_section")]
     assert values == [text, section]
@@ -77,7 +77,7 @@ def test_clear_types_are_used(make, columns, first):
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
         ({"song_structure": [{"start": 0.0}] * SONGS}, "'song_structure' holds struct<.*expected: text such as"),
         ({"song_structure": [[{"name": "x", "when": 1}]] * SONGS}, "'song_structure' holds list<.*expected"),
@@ -99,32 +99,34 @@ def test_clear_types_are_used(make, columns, first):
         ({"lrc_lyrics": ["[0:00:10]a\n[30:00:00.00]b"] * SONGS}, "more than a day"),
     ],
 )  # fmt: skip
-def test_other_types_end_with_column_type_and_what_is_expected(make, columns, says):
-    with pytest.raises(InputError, match=says):
+def test_other_column_types_are_refused_with_the_expected_ones(make, columns, message):
+    with pytest.raises(InputError, match=message):
         make(columns)
 
 
-def test_all_columns_that_are_wrong_are_named_at_once(make):
-    with pytest.raises(InputError) as caught:
+def test_all_unsuitable_columns_are_reported_together(make):
+    with pytest.raises(InputError) as error:
         make({"lrc_file": list(range(SONGS)), "song_structure": [1.5] * SONGS, "total_running_time": [b"1"] * SONGS})
-    assert len(caught.value.problems) == 3
+    assert len(error.value.problems) == 3
 
 
 NAMES = ["missing.lrc", "empty.lrc", "page.lrc", "../elsewhere.lrc"]
 
 
-def bad_files(folder):
+def write_lrc_files(folder):
     (folder / "empty.lrc").write_text("")
     (folder / "page.lrc").write_text("<html>404 Not Found</html>")
     (folder / "good.lrc").write_text(LRC)
 
 
-def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_table, tmp_path):
-    bad_files(tmp_path)
+def test_unusable_lrc_files_are_counted_by_reason_with_names(write_table, tmp_path):
+    write_lrc_files(tmp_path)
     (tmp_path / "latin.lrc").write_bytes("[00:01.00]déjà vu\n".encode("latin-1"))
     names = [*NAMES, "latin.lrc", "good.lrc"] * 2
     songs = {"id": [str(i) for i in range(12)], "lrc_file": names, "total_running_time": ["00:40"] * 12}
-    path, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
+    path, notes = derive_segment_table(
+        open_manifest(str(write_table(songs))), tmp_path / "segments", "id", 10.0, tmp_path
+    )
     messages = " ".join(notes)
     assert "2 songs from LRC files, 10 songs from windows" in messages
     for reason, name in [
@@ -136,45 +138,43 @@ def test_lrc_files_that_cannot_be_used_are_counted_by_reason_with_names(write_ta
     ]:
         assert f"LRC files of 2 songs are not used: {reason}" in messages
         assert f"({name})" in messages
-    result = pq.read_table(path).to_pandas()
-    assert result["lyric_text"].notna().sum() == 4
+    segments = pq.read_table(path).to_pandas()
+    assert segments["lyric_text"].notna().sum() == 4
 
 
-def test_training_does_not_go_on_with_windows_where_lrc_files_are_lost(make, tmp_path):
-    bad_files(tmp_path)
+def test_too_many_unusable_lrc_files_are_an_error(make, tmp_path):
+    write_lrc_files(tmp_path)
     files = {"lrc_file": NAMES * 3, **RUNNING}
     with pytest.raises(InputError, match=r"of 12 songs with an LRC .*, 12 would be divided.*--media-root.*missing.lrc"):
         make(files)
-    result, table = make(files, data__max_unreadable_fraction=1.0)
-    assert any(
-        "LRC files of 3 songs are not used: no such file (missing.lrc)" in warning for warning in result.warnings
-    )
+    plan, table = make(files, data__max_unreadable_fraction=1.0)
+    assert any("LRC files of 3 songs are not used: no such file (missing.lrc)" in warning for warning in plan.warnings)
     assert table["lyric_text"].isna().all()
-    one_lost = {"lrc_file": ["good.lrc"] * 11 + ["missing.lrc"], **RUNNING}
-    result, table = make(one_lost)
-    assert any("LRC files of 1 song is not used" in warning for warning in result.warnings)
+    one_missing = {"lrc_file": ["good.lrc"] * 11 + ["missing.lrc"], **RUNNING}
+    plan, table = make(one_missing)
+    assert any("LRC files of 1 song is not used" in warning for warning in plan.warnings)
     assert table["lyric_text"].notna().sum() == 22
 
 
-def test_songs_with_a_structure_go_on_without_their_lrc_files(make):
-    result, _ = make({"lrc_file": ["missing.lrc"] * SONGS, "song_structure": ["Verse: words, [0:00]-[0:10]"] * SONGS})
-    assert any("LRC files of 12 songs are not used" in warning for warning in result.warnings)
+def test_songs_with_a_structure_do_not_need_their_lrc_files(make):
+    plan, _ = make({"lrc_file": ["missing.lrc"] * SONGS, "song_structure": ["Verse: words, [0:00]-[0:10]"] * SONGS})
+    assert any("LRC files of 12 songs are not used" in warning for warning in plan.warnings)
 
 
-def test_the_media_root_has_an_effect_where_lrc_files_are_read(make, tmp_path):
+def test_lrc_files_are_read_below_the_media_root(make, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    bad_files(folder)
-    result, table = make(
+    write_lrc_files(folder)
+    plan, table = make(
         {"lrc_file": ["good.lrc"] * SONGS}, data__media_root=str(folder), data__max_unreadable_fraction=0.5
     )
     assert table["lyric_text"].iloc[0] == "one line"
-    assert not [warning for warning in result.warnings if "has no effect" in warning]
+    assert not [warning for warning in plan.warnings if "has no effect" in warning]
 
 
-def test_structures_have_hours_and_parts_without_times_are_counted(write_table, tmp_path):
-    text = "Intro, [0:00:00]-[0:00:15] | Verse, [1:00:15.000]-[1:00:45.000]"
-    assert [(s.start, s.end) for s in parse_structure(text)] == [(0, 15), (3615, 3645)]
+def test_structures_may_have_hours_and_sections_without_times_are_counted(write_table, tmp_path):
+    structure_text = "Intro, [0:00:00]-[0:00:15] | Verse, [1:00:15.000]-[1:00:45.000]"
+    assert [(s.start, s.end) for s in parse_structure(structure_text)] == [(0, 15), (3615, 3645)]
     assert [(s.start, s.end) for s in parse_structure("A, [59:00]-[59:50] | B, [59:50]-[1:00:20]")] == [
         (3540, 3590), (3590, 3620)
     ]  # fmt: skip
@@ -185,17 +185,21 @@ def test_structures_have_hours_and_parts_without_times_are_counted(write_table, 
     assert structure.segments == [Segment(1, 2, None, "B")]
     assert structure.unreadable == ["A", "None"]
     songs = {"id": ["a"], "song_structure": ["Verse, [0:00]-[0:10] | Coda | Time, [00:00:10:12]-[00:00:20:00]"]}
-    _, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "made", "id", 10.0, tmp_path)
+    _, notes = derive_segment_table(open_manifest(str(write_table(songs))), tmp_path / "segments", "id", 10.0, tmp_path)
     (note,) = [note for note in notes if "2 sections of song_structure have no readable times" in note]
     assert "'Coda'" in note
 
 
-def test_ids_and_texts_of_any_bytes_make_timelines(make):
-    """Each id has one exact text, and text that is not UTF-8 in other columns is kept as it is."""
-    large = [10**17 + i for i in range(SONGS)]
-    bad = pa.array([b"caf\xe9"] * SONGS, pa.binary()).view(pa.string())
-    nested = pa.StructArray.from_arrays([bad], names=["words"])
-    columns = {"id": pa.array([Decimal(i) for i in large], pa.decimal128(38, 0)), "notes": bad, "nested": nested}
+def test_segments_are_derived_for_ids_and_texts_of_any_bytes(make):
+    """Each id has one exact text, and text that is not UTF-8 in other columns is copied unchanged."""
+    ids = [10**17 + i for i in range(SONGS)]
+    latin_strings = pa.array([b"caf\xe9"] * SONGS, pa.binary()).view(pa.string())
+    nested = pa.StructArray.from_arrays([latin_strings], names=["words"])
+    columns = {
+        "id": pa.array([Decimal(i) for i in ids], pa.decimal128(38, 0)),
+        "notes": latin_strings,
+        "nested": nested,
+    }
     plan, _ = make({**columns, **RUNNING})
     songs = pq.read_table(plan.manifest.location, columns=["id"])["id"]
     assert len(set(songs.to_pylist())) == SONGS

@@ -1,4 +1,4 @@
-"""Tables of segments: stems are merged, segments sorted by time, and faults of tables reported."""
+"""Tables of segments: stems are merged, segments sorted by time, and faulty rows reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAN = float("nan")
 def read(write_table, tiny_encoder):
     """Return the data of a run over a table of segments, after `change`."""
 
-    def make(change=None, rows=None, songs=None, **keys):
+    def read_segments(change=None, rows=None, songs=None, **keys):
         rows = rows or segment_rows()
         if change is not None:
             change(rows)
@@ -33,15 +33,15 @@ def read(write_table, tiny_encoder):
         encoder = tiny_encoder("bert")
         return data_of(plan_of(manifest, encoder, phase=5, segments__path=str(segments), **keys))
 
-    return make
+    return read_segments
 
 
 def put(column, value, *rows):
-    def change(table):
+    def set_values(table):
         for row in rows:
             table[column][row] = value
 
-    return change
+    return set_values
 
 
 def test_stems_are_merged_and_segments_are_sorted_by_time(read):
@@ -60,20 +60,20 @@ def test_stems_are_merged_and_segments_are_sorted_by_time(read):
     assert len(set(ids)) == len(ids)
     for fold in range(data.split.n_folds):
         train, val = data.split.train_val_indices(fold)
-        assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is on one side"
+        assert not set(targets[train, SONG]) & set(targets[val, SONG]), "a song is in one of the two sets"
 
 
 def test_the_order_of_rows_does_not_matter(read):
     rows = segment_rows()
     order = np.random.default_rng(0).permutation(len(rows["song_id"]))
-    a, b = read(rows=rows), read(rows={name: [values[i] for i in order] for name, values in rows.items()})
-    assert np.array_equal(a.source.targets, b.source.targets)
-    assert a.index.texts.tolist() == b.index.texts.tolist()
-    mixed = segment_rows()
-    mixed["segment_index"] = [7 - i for i in mixed["segment_index"]]
-    c = read(rows=mixed)
-    assert np.array_equal(a.source.targets, c.source.targets), "time decides"
-    assert any("not in the order of their index" in warning for warning in c.warnings)
+    expected, shuffled = read(rows=rows), read(rows={name: [values[i] for i in order] for name, values in rows.items()})
+    assert np.array_equal(expected.source.targets, shuffled.source.targets)
+    assert expected.index.texts.tolist() == shuffled.index.texts.tolist()
+    reversed_rows = segment_rows()
+    reversed_rows["segment_index"] = [7 - i for i in reversed_rows["segment_index"]]
+    reindexed = read(rows=reversed_rows)
+    assert np.array_equal(expected.source.targets, reindexed.source.targets), "segments are ordered by time"
+    assert any("not in the order of their index" in warning for warning in reindexed.warnings)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_order_of_rows_does_not_matter(read):
     [("start_seconds", NAN), ("end_seconds", NAN), ("start_seconds", None), ("end_seconds", 0.0),
      ("start_seconds", float("inf")), ("start_seconds", -3.0)],
 )  # fmt: skip
-def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, column, value):
+def test_a_segment_without_a_length_is_masked_in_its_place(read, column, value):
     data = read(put(column, value, 4, 5))  # both stems of the third segment of the first song
     targets = data.source.targets
     assert len(targets) == 12 * 8
@@ -92,15 +92,15 @@ def test_a_segment_without_a_length_is_masked_and_stays_where_it_was(read, colum
     assert any("masked" in warning for warning in data.warnings)
 
 
-def test_a_segment_of_unknown_time_begins_where_all_before_it_have_ended(read):
+def test_a_segment_of_unknown_time_starts_at_the_end_of_the_previous_ones(read):
     rows = segment_rows()
     data = read(put("start_seconds", NAN, 4, 5))
     assert data.source.targets[2, START] == pytest.approx(rows["end_seconds"][2])
-    plain = read().source.targets
-    same = np.delete(np.arange(len(plain)), 2)
+    unchanged = read().source.targets
+    other_rows = np.delete(np.arange(len(unchanged)), 2)
     assert data.task.metric("time_accuracy", data.source.targets, data.task.perfect_scores(data.source.targets)) == 1.0
     assert np.array_equal(
-        *(SegmentTargets.from_array(t[:8]).durations()[same[:7]] for t in (data.source.targets, plain))
+        *(SegmentTargets.from_array(t[:8]).durations()[other_rows[:7]] for t in (data.source.targets, unchanged))
     )
 
 
@@ -117,27 +117,27 @@ def test_segments_without_a_label_are_masked_not_dropped(read):
     assert data.profile["segments"]["labelled"] == 12 * 8 - 2
 
 
-def test_the_label_of_one_stem_is_that_of_the_segment(read):
+def test_a_segment_takes_the_label_of_the_stem_that_has_one(read):
     data = read(put("segment_rebracketing_type", None, 0))
     assert np.array_equal(data.source.targets, read().source.targets)
 
 
-def test_the_null_class_does_not_contradict_stems_with_a_label(read):
+def test_a_label_of_one_stem_replaces_the_null_class(read):
     rows = segment_rows()
     labels = rows["segment_rebracketing_type"]
     labels[::2] = [None] * len(labels[::2])
-    for i in (0, 16, 32, 48):  # the first segment of four songs has none at all
+    for i in (0, 16, 32, 48):  # the first segment of four songs has no label in any stem
         labels[i + 1] = None
     data = read(rows=rows, data__null_class="nothing")
     assert data.profile["masked"] == {}
-    nothing = data.task.decode_targets(data.source.targets)
-    assert nothing == ["nothing" if label is None else label for label in labels[1::2]]
+    decoded = data.task.decode_targets(data.source.targets)
+    assert decoded == ["nothing" if label is None else label for label in labels[1::2]]
 
 
-def test_the_text_is_that_of_a_stem_with_text(read):
+def test_a_segment_takes_the_text_of_the_stem_that_has_one(read):
     rows = segment_rows()
     rows["lyric_text"][0] = None
-    rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the words
+    rows["segment_rebracketing_type"][1] = None  # one stem has the label, the other the text
     data = read(rows=rows)
     assert data.index.texts.tolist() == read().index.texts.tolist()
     assert np.array_equal(data.source.targets, read().source.targets)
@@ -147,7 +147,7 @@ def test_stems_whose_times_differ_slightly_are_one_segment(read):
     rows = segment_rows()
     for name in ("start_seconds", "end_seconds"):
         jitter = np.random.default_rng(0).uniform(0, 0.0002, len(rows[name]))
-        rows[name] = [at + by for at, by in zip(rows[name], jitter, strict=True)]
+        rows[name] = [time + offset for time, offset in zip(rows[name], jitter, strict=True)]
     assert len(read(rows=rows).source) == 12 * 8
 
 
@@ -160,29 +160,29 @@ def test_rows_without_position_and_time_are_separate_segments(read):
 
 
 def test_ids_do_not_depend_on_other_songs(read, write_table, tmp_path):
-    """A split that is kept finds its songs again, also when one of them has grown."""
+    """A saved split applies to the same songs even if one of them has more segments."""
     data = read()
     write_split_file(data.split, data.index, tmp_path / "split.json")
-    more = segment_rows(songs=1, segments=14)
+    longer_song = segment_rows(songs=1, segments=14)
     rows = segment_rows()
-    grown = {name: [*rows[name][16:], *more[name]] for name in rows}
-    again = read(rows=grown, data__split_file=str(tmp_path / "split.json"))
-    folds = [dict(zip(item.index.songs, item.split.fold.tolist(), strict=True)) for item in (data, again)]
+    changed_rows = {name: [*rows[name][16:], *longer_song[name]] for name in rows}
+    second = read(rows=changed_rows, data__split_file=str(tmp_path / "split.json"))
+    folds = [dict(zip(prepared.index.songs, prepared.split.fold.tolist(), strict=True)) for prepared in (data, second)]
     assert folds[0] == folds[1]
-    ids = again.index.ids.tolist()
+    ids = second.index.ids.tolist()
     assert ids == sorted(ids)
 
 
-def put_all(rows, column, *at):
-    for row in at:
+def put_all(rows, column, *row_numbers):
+    for row in row_numbers:
         rows[column][row] = NAN
     return rows
 
 
-def test_stems_that_disagree_are_masked(read):
+def test_segments_whose_stems_disagree_are_masked(read):
     rows = segment_rows()
-    other = "causal" if rows["segment_rebracketing_type"][0] != "causal" else "spatial"
-    data = read(put("segment_rebracketing_type", other, 0))
+    different_label = "causal" if rows["segment_rebracketing_type"][0] != "causal" else "spatial"
+    data = read(put("segment_rebracketing_type", different_label, 0))
     assert data.profile["masked"] == {STEMS_DISAGREE: 1}
     assert np.isnan(data.source.targets[0, LABEL])
 
@@ -195,14 +195,15 @@ def test_repeated_indices_are_distinguished_by_time(read):
 
 def test_songs_missing_in_the_manifest_and_songs_without_segments_are_counted(read, write_table):
     songs = song_rows(songs=12, stems=1)
-    songs["id"] = [f"{i:02d}" for i in range(1, 13)]  # 00 has segments and no song, 12 a song and no segments
+    # 00 has segments and is not a song of the manifest, 12 is a song without segments
+    songs["id"] = [f"{i:02d}" for i in range(1, 13)]
     data = read(songs=write_table(songs, "songs.parquet"))
     assert data.profile["dropped"][UNKNOWN_SONG] == 16
     assert len(np.unique(data.source.targets[:, SONG])) == 11
     assert any("1 songs of the manifest have no segments" in warning for warning in data.warnings)
 
 
-def test_a_song_without_any_label_is_left_out(read):
+def test_a_song_without_labels_is_left_out(read):
     rows = segment_rows()
     data = read(put("segment_rebracketing_type", None, *range(16)), rows=rows)
     assert len(data.source) == 11 * 8
@@ -216,7 +217,7 @@ def test_songs_of_one_segment_can_be_trained_on(read):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             lambda rows: rows.update(segment_rebracketing_type=[None] * len(rows["song_id"])),
@@ -235,10 +236,10 @@ def test_songs_of_one_segment_can_be_trained_on(read):
         (lambda rows: rows.update(song_id=[None] * len(rows["song_id"])), "192: no id: column song_id"),
     ],
 )
-def test_an_error_without_usable_segments_gives_advice(read, change, says):
+def test_an_error_without_usable_segments_gives_advice(read, change, message):
     rows = segment_rows()
     rows["segment_rebracketing_type"] = pa.array(rows["segment_rebracketing_type"], pa.string()).to_pylist()
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         read(change, rows=rows)
 
 
@@ -261,31 +262,31 @@ def test_an_error_names_labels_that_are_all_null(read, write_table):
 
 
 def test_sequences_cover_a_long_song_and_each_segment_is_scored_once():
-    size, together = 53, 16
-    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), together, 0.5)
+    size, max_length = 53, 16
+    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), max_length, 0.5)
     song = np.arange(size)
-    trained = sequence_index.training_sequences(song, shift=5)
-    assert np.concatenate(trained).tolist() == song.tolist()
-    assert max(map(len, trained)) <= together
+    training = sequence_index.training_sequences(song, shift=5)
+    assert np.concatenate(training).tolist() == song.tolist()
+    assert max(map(len, training)) <= max_length
     scored = sequence_index.scoring_sequences(song)
-    assert all(len(window) == together for window in scored)
-    kept = np.concatenate([window[sequence_index.center_mask(window)] for window in scored])
-    assert sorted(kept.tolist()) == song.tolist(), "each segment is scored once"
+    assert all(len(window) == max_length for window in scored)
+    scored_segments = np.concatenate([window[sequence_index.center_mask(window)] for window in scored])
+    assert sorted(scored_segments.tolist()) == song.tolist(), "each segment is scored once"
     for window in scored:
-        inner = window[sequence_index.center_mask(window)]
-        assert inner[0] == 0 or inner[0] - window[0] >= 3, "with neighbours on both sides"
-        assert inner[-1] == size - 1 or window[-1] - inner[-1] >= 3
+        center = window[sequence_index.center_mask(window)]
+        assert center[0] == 0 or center[0] - window[0] >= 3, "scored segments have neighbours on both sides"
+        assert center[-1] == size - 1 or window[-1] - center[-1] >= 3
 
 
-@pytest.mark.parametrize(("size", "together", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
-def test_center_masks_cover_each_segment_once(size, together, overlap):
-    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), together, overlap)
+@pytest.mark.parametrize(("size", "max_length", "overlap"), [(2, 2, 0.5), (3, 2, 0.0), (257, 256, 0.9), (1000, 7, 0.3)])
+def test_center_masks_cover_each_segment_once(size, max_length, overlap):
+    sequence_index = SequenceIndex(np.arange(size), np.full(size, size), max_length, overlap)
     windows = sequence_index.scoring_sequences(np.arange(size))
-    kept = np.concatenate([window[sequence_index.center_mask(window)] for window in windows])
-    assert sorted(kept.tolist()) == list(range(size))
+    scored_segments = np.concatenate([window[sequence_index.center_mask(window)] for window in windows])
+    assert sorted(scored_segments.tolist()) == list(range(size))
 
 
-def test_real_timelines_read(real_manifest, tiny_encoder):
+def test_real_segments_are_read(real_manifest, tiny_encoder):
     path = real_manifest.parent / "training_segments_metadata.parquet"
     data = data_of(plan_of(real_manifest, tiny_encoder("bert"), phase=5, segments__path=str(path)))
     assert data.profile["segments"]["labelled"] > 500
@@ -298,8 +299,8 @@ def test_a_resolved_config_can_be_run_again(read, write_table):
     songs["id"] = [f"{i:02d}" for i in range(12)]
     manifest = write_table(songs, "songs.parquet")
     data = read(songs=manifest)
-    again = read(songs=manifest, data__id_column="song_id")
-    assert np.array_equal(data.source.targets, again.source.targets)
+    second = read(songs=manifest, data__id_column="song_id")
+    assert np.array_equal(data.source.targets, second.source.targets)
 
 
 def test_keys_without_effect_are_reported_once_the_task_is_known(read):
@@ -309,12 +310,12 @@ def test_keys_without_effect_are_reported_once_the_task_is_known(read):
     messages = " ".join(read(data__target_column="rebracketing_type", **keys).warnings)
     assert all(f"{key.replace('__', '.')} has no effect: only songs have labels" in messages for key in keys)
     assert "has no effect" not in " ".join(read(**keys).warnings)
-    (bag,) = [item for item in read(segments__mil_pooling="noisy_or").warnings if "no effect" in item]
-    assert bag.startswith("segments.mil_pooling has no effect: segments have labels of their own")
+    (warning,) = [line for line in read(segments__mil_pooling="noisy_or").warnings if "no effect" in line]
+    assert warning.startswith("segments.mil_pooling has no effect: segments have labels of their own")
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "kind", "says"),
+    ("column", "values", "kind", "expected_note"),
     [
         ("level", lambda i: i % 3, "multiclass", "3 different integers, read as classes: data.target_type=regression"),
         ("bpm", lambda i: 60 + i % 90, "regression", "90 different integers, read as numbers"),
@@ -323,7 +324,9 @@ def test_keys_without_effect_are_reported_once_the_task_is_known(read):
         ("fields.marked", lambda i: i % 2 == 0, "binary", ""),
     ],
 )
-def test_the_task_follows_from_the_values_of_a_column(write_table, tiny_encoder, column, values, kind, says):
+def test_the_task_is_inferred_from_the_values_of_a_column(
+    write_table, tiny_encoder, column, values, kind, expected_note
+):
     rows = segment_rows(stems=1)
     name, _, field = column.partition(".")
     values_of_rows = [values(i) for i in range(len(rows["song_id"]))]
@@ -332,18 +335,18 @@ def test_the_task_follows_from_the_values_of_a_column(write_table, tiny_encoder,
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column)
     assert plan.task.base_task.name == kind
     notes = " ".join(plan.warnings)
-    assert says in notes
-    assert says or "integers" not in notes
-    named = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column,
+    assert expected_note in notes
+    assert expected_note or "integers" not in notes
+    explicit = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__target_column=column,
                     data__target_type=kind)  # fmt: skip
-    assert "integers" not in " ".join(named.warnings)
+    assert "integers" not in " ".join(explicit.warnings)
 
 
 @pytest.mark.parametrize("column", ["segment_rebracketing_type", "segment_has_rebracketing_markers"])
 def test_labels_of_segments_are_refused_as_text(read, column):
-    other = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
+    target = {"segment_rebracketing_type": "structure_section"}.get(column, "segment_rebracketing_type")
     with pytest.raises(InputError, match=f"{column!r} is a label or computed from one"):
-        read(data__text_columns=["lyric_text", column], data__target_column=other)
+        read(data__text_columns=["lyric_text", column], data__target_column=target)
 
 
 def test_text_requirements_have_no_effect_on_segments(write_table, tiny_encoder):

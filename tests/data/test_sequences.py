@@ -1,4 +1,4 @@
-"""Sequences of segments in steps, shards and micro-batches: never divided, complete, and of about equal size."""
+"""Sequences of segments are distributed over steps, shards and micro-batches, never divided and about equally."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ def test_an_epoch_has_each_sequence_once_and_no_empty_step(steps):
     assert sorted(sequence.tolist() for step in planned for sequence in step.sequences) == [
         sequence.tolist() for sequence in sequences
     ]
-    again, other = (plan_sequences(sequences, steps, seed=1, epoch=epoch) for epoch in (3, 4))
-    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, again, strict=True))
-    assert steps == 40 or not all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, other, strict=True))
+    repeated, next_epoch = (plan_sequences(sequences, steps, seed=1, epoch=epoch) for epoch in (3, 4))
+    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(planned, repeated, strict=True))
+    assert steps == 40 or not all(
+        np.array_equal(a.indices, b.indices) for a, b in zip(planned, next_epoch, strict=True)
+    )
 
 
 def test_steps_have_about_equally_many_examples():
@@ -64,12 +66,12 @@ def test_micro_batches_are_filled_by_tokens_and_keep_sequences_whole():
     ]
     for batch in batches:
         assert len(batch.sequences) == 1 or (len(batch) <= 16 and lengths[batch.indices].max() * len(batch) <= 400)
-    assert len(batches) == 3, "one of long lines, one of the others, one run that is more alone"
+    assert len(batches) == 3, "one of long lines, one of the others, one sequence that exceeds the limit"
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4], [2, 5, 1]])
 def test_adjacent_sequences_stay_separate(sizes):
-    """All of one song, one after the other: nothing in their indices tells where one ends."""
+    """Adjacent sequences of one song cannot be distinguished by their indices."""
     sequences = sequences_of(sizes)
     (step,) = plan_sequences(sequences, 1, seed=0, epoch=0)
     shard = shard_sequences(step.sequences, 0, 1)
@@ -83,26 +85,26 @@ def test_adjacent_sequences_stay_separate(sizes):
 
 @pytest.fixture
 def segments(write_table, tiny_encoder):
-    """Plan and data of songs of 24 segments, of lines of all lengths."""
+    """Return a function that gives plan and data of songs of 24 segments, with lines of all lengths."""
 
-    def make(**keys):
+    def make_segments(**keys):
         rows = segment_rows(segments=24, stems=1)
-        long = np.random.default_rng(1).integers(1, 30, len(rows["song_id"]))
-        rows["lyric_text"] = [f"{text} {'door ' * n}" for text, n in zip(rows["lyric_text"], long, strict=True)]
+        line_lengths = np.random.default_rng(1).integers(1, 30, len(rows["song_id"]))
+        rows["lyric_text"] = [f"{text} {'door ' * n}" for text, n in zip(rows["lyric_text"], line_lengths, strict=True)]
         path = write_table(rows, "segments.parquet")
         plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), data__folds=2,
                        training__epochs=1, training__min_steps=0, training__device="cpu", **keys)  # fmt: skip
         return plan, data_of(plan)
 
-    return make
+    return make_segments
 
 
 def components_of(plan, data):
     task = data.task.fit(data.source.targets, plan.config.training)
-    everything = np.arange(len(data.source))
+    indices = np.arange(len(data.source))
     torch.manual_seed(0)
     execution = ExecutionContext(torch.device("cpu"), Precision(None))
-    return build_components(plan.config, data.source, plan.reading, task, everything, execution)
+    return build_components(plan.config, data.source, plan.reading, task, indices, execution)
 
 
 def losses_of(components, batch):
@@ -113,12 +115,12 @@ def losses_of(components, batch):
 @pytest.mark.parametrize(("max_length", "overlap"), [(1, 0.25), (2, 0.25), (8, 0.05), (9, 0.4)])
 def test_scores_do_not_depend_on_the_other_sequences_of_a_batch(segments, monkeypatch, max_length, overlap):
     components = components_of(*segments(segments__max_sequence_length=max_length, segments__overlap=overlap))
-    everything = np.arange(len(components.features.dataset))
-    many, _ = components.evaluator.score(everything)
-    monkeypatch.setattr(feature_provider, "MAX_EVAL_TOKENS", 1)  # each window alone
-    alone, _ = components.evaluator.score(everything)
-    assert np.isfinite(many).all()
-    assert many == pytest.approx(alone, abs=1e-5)
+    indices = np.arange(len(components.features.dataset))
+    batched, _ = components.evaluator.score(indices)
+    monkeypatch.setattr(feature_provider, "MAX_EVAL_TOKENS", 1)  # one sequence per batch
+    one_per_batch, _ = components.evaluator.score(indices)
+    assert np.isfinite(batched).all()
+    assert batched == pytest.approx(one_per_batch, abs=1e-5)
 
 
 def test_long_songs_are_trained_and_scored(segments, tmp_path):
@@ -129,18 +131,18 @@ def test_long_songs_are_trained_and_scored(segments, tmp_path):
 
 
 def test_adjacent_sequences_have_no_boundary_loss_between_them(segments):
-    """The loss of a step does not depend on which of its windows lie in one micro-batch."""
+    """The loss of a step does not depend on how its sequences are divided into micro-batches."""
     components = components_of(*segments(segments__max_sequence_length=8))
     first, second = np.arange(8), np.arange(8, 16)
     (batch_of_both,) = plan_sequences([first, second], 1, seed=0, epoch=0)
     with torch.no_grad():
         components.model.eval()
-        apart = [
+        separate = [
             losses_of(components, *plan_sequences([sequence], 1, seed=0, epoch=0))
             for sequence in batch_of_both.sequences
         ]
         joint = losses_of(components, batch_of_both)
-    assert torch.allclose(joint, torch.cat(apart), atol=1e-5)
+    assert torch.allclose(joint, torch.cat(separate), atol=1e-5)
 
 
 def test_segments_without_a_score_raise_an_error(segments, monkeypatch):
@@ -154,17 +156,17 @@ def test_segments_without_a_score_raise_an_error(segments, monkeypatch):
 
 def test_sequences_are_not_divided_when_memory_is_short(segments, monkeypatch):
     components = components_of(*segments(segments__max_sequence_length=8))
-    everything = np.arange(len(components.features.dataset))
-    expected, _ = components.evaluator.score(everything)
+    indices = np.arange(len(components.features.dataset))
+    expected, _ = components.evaluator.score(indices)
     forward_loss, max_examples = evaluator.forward_loss, [40]
 
-    def limited(module, features, task, view, modalities=None):
+    def limited_forward_loss(module, features, task, view, modalities=None):
         if len(view) > max_examples[0]:
             raise torch.OutOfMemoryError("out of memory")
         return forward_loss(module, features, task, view, modalities)
 
-    monkeypatch.setattr(evaluator, "forward_loss", limited)
-    assert components.evaluator.score(everything)[0] == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr(evaluator, "forward_loss", limited_forward_loss)
+    assert components.evaluator.score(indices)[0] == pytest.approx(expected, abs=1e-5)
     max_examples[0] = 7
     with pytest.raises(TrainingError, match=r"segments\.max_sequence_length"):
-        components.evaluator.score(everything)
+        components.evaluator.score(indices)

@@ -1,4 +1,4 @@
-"""Splits never divide songs and equal texts; they are seeded, reusable, and count shared texts."""
+"""Splits do not divide songs or equal texts; they are seeded, can be saved, and count shared texts."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ def random_examples(seed: int, n: int = 60) -> Examples:
     return examples_of(songs, texts, [f"album {rng.integers(0, 6)}" for _ in range(n)])
 
 
-def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, saved=None):
+def split(examples: Examples, folds: int = 5, by: str = "id", seed: int = 1, saved_split=None):
     strata = examples.targets.astype(int)
-    return make_split(examples, strata, n_folds=folds, val_fraction=0.2, split_by=by, seed=seed, saved_split=saved)
+    return make_split(
+        examples, strata, n_folds=folds, val_fraction=0.2, split_by=by, seed=seed, saved_split=saved_split
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -64,7 +66,7 @@ def test_groups_are_connected_components():
     assert group_ids(examples, "album").tolist() == [0, 0, 0, 1]
 
 
-def test_a_column_is_held_out_whole():
+def test_groups_of_a_column_are_not_divided():
     n = 48
     examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)], [f"a{i % 6}" for i in range(n)])
     result = split(examples, folds=3, by="album")
@@ -77,8 +79,8 @@ def test_a_column_is_held_out_whole():
 def test_folds_are_stratified_and_depend_on_the_seed():
     n = 100
     examples = examples_of([f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)])
-    shares = [examples.targets[split(examples).train_val_indices(k)[1]].mean() for k in range(5)]
-    assert max(shares) - min(shares) <= 0.11
+    positive_rates = [examples.targets[split(examples).train_val_indices(k)[1]].mean() for k in range(5)]
+    assert max(positive_rates) - min(positive_rates) <= 0.11
     assert (split(examples, seed=1).fold == split(examples, seed=1).fold).all()
     assert (split(examples, seed=1).fold != split(examples, seed=2).fold).any()
     _, val = split(examples, folds=1).train_val_indices(0)
@@ -109,18 +111,18 @@ def test_folds_are_capped_by_groups_and_one_group_is_refused():
 def test_a_split_file_keeps_its_songs_and_new_songs_are_added(tmp_path, folds):
     n = 60
     songs, texts = [f"s{i}" for i in range(n)], [f"t{i}" for i in range(n)]
-    old = examples_of(songs[:40], texts[:40])
-    first = split(old, folds)
+    old_examples = examples_of(songs[:40], texts[:40])
+    first = split(old_examples, folds)
     file = tmp_path / "split.json"
-    write_split_file(first, old, file)
-    saved = read_split_file(file, n_folds=None, split_by="id")
-    # the known songs come last this time, one new song repeats a known text
+    write_split_file(first, old_examples, file)
+    saved_split = read_split_file(file, n_folds=None, split_by="id")
+    # songs of the split file come last, and one new song repeats a text of theirs
     table = examples_of(songs[:40], texts[:40]).table
-    fresh = examples_of([f"n{i}" for i in range(20)], [*texts[40:59], "T3"]).table
-    extended = pa.concat_tables([fresh, table])
+    new_table = examples_of([f"n{i}" for i in range(20)], [*texts[40:59], "T3"]).table
+    combined = pa.concat_tables([new_table, table])
     rng = np.random.default_rng(0)
-    examples = Examples(extended, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
-    second = split(examples, folds, saved=saved)
+    examples = Examples(combined, rng.integers(0, 2, n).astype(np.float32), np.ones(n, np.float32))
+    second = split(examples, folds, saved_split=saved_split)
     assert (second.fold[20:] == first.fold).all()
     assert second.fold[19] == first.fold[3]
     assert second.n_folds == folds
@@ -129,7 +131,7 @@ def test_a_split_file_keeps_its_songs_and_new_songs_are_added(tmp_path, folds):
 
 
 @pytest.mark.parametrize(
-    ("content", "folds", "by", "word"),
+    ("content", "folds", "by", "reason"),
     [
         ("{", None, "id", "not JSON"),
         ("[" * 100_000, None, "id", "not JSON"),
@@ -148,10 +150,10 @@ def test_a_split_file_keeps_its_songs_and_new_songs_are_added(tmp_path, folds):
         ('{"format": 1, "by": "id", "folds": 2, "fold": {"a": 7}, "text": {}}', 2, "id", "outside"),
     ],
 )
-def test_a_split_file_that_does_not_fit_is_refused(tmp_path, content, folds, by, word):
+def test_an_unsuitable_split_file_is_refused(tmp_path, content, folds, by, reason):
     file = tmp_path / "split.json"
     file.write_text(content)
-    with pytest.raises(InputError, match=word):
+    with pytest.raises(InputError, match=reason):
         read_split_file(file, n_folds=folds, split_by=by)
 
 
@@ -180,14 +182,14 @@ def test_a_split_with_an_empty_set_is_refused():
     examples = examples_of([f"s{i}" for i in range(9)], [f"t{i}" for i in range(9)])
     with pytest.raises(InputError, match="training or the validation set empty"):
         make_split(examples, np.zeros(9, int), n_folds=1, val_fraction=0.99, split_by="id", seed=0)
-    places = dict.fromkeys(examples.ids, 0)
-    saved = {"format": 1, "by": "id", "folds": 1, "fold": places, "text": {}}
+    fold_of_example = dict.fromkeys(examples.ids, 0)
+    saved_split = {"format": 1, "by": "id", "folds": 1, "fold": fold_of_example, "text": {}}
     with pytest.raises(InputError, match="no song to train on"):
-        split(examples, folds=1, saved=saved)
+        split(examples, folds=1, saved_split=saved_split)
 
 
 def test_texts_that_a_split_file_divides_are_counted():
     examples = examples_of([f"s{i}" for i in range(6)], ["same", "same", "a", "b", "c", "d"])
-    places = {example: i % 2 for i, example in enumerate(examples.ids)}
-    result = split(examples, saved={"format": 1, "by": "id", "folds": 2, "fold": places, "text": {}})
+    fold_of_example = {example: i % 2 for i, example in enumerate(examples.ids)}
+    result = split(examples, saved_split={"format": 1, "by": "id", "folds": 2, "fold": fold_of_example, "text": {}})
     assert (result.n_shared_texts, result.n_divided_groups) == (1, 1)

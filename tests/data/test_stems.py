@@ -1,4 +1,4 @@
-"""Stems as examples: weights, scores averaged by song, missing texts and files."""
+"""Stems as examples: weights, mean scores per song, missing texts and files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(stems_file, tiny_encoder, tmp_path, **keys):
     return plan, data_of(plan)
 
 
-def test_stems_weigh_as_much_as_their_song(stems_file, tiny_encoder, tmp_path):
+def test_the_weights_of_a_songs_stems_sum_to_one(stems_file, tiny_encoder, tmp_path):
     plan, data = read(stems_file, tiny_encoder, tmp_path)
     assert plan.unit == "stem"
     assert len(data.source) > 24
@@ -36,29 +36,29 @@ def test_stems_weigh_as_much_as_their_song(stems_file, tiny_encoder, tmp_path):
     assert data.profile["songs"] == 24
     assert sum(data.profile["labels"].values()) == 24, "labels are counted by song"
     folds = [set(data.split.fold[data.source.songs == song]) for song in range(24)]
-    assert all(len(fold) == 1 for fold in folds), "songs stay whole"
+    assert all(len(fold) == 1 for fold in folds), "songs are not divided"
     assert sum(data.profile["presence"].values()) == len(data.source)
 
 
-def test_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_path):
+def test_an_example_of_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_path):
     plan, data = read(stems_file, tiny_encoder, tmp_path, data__example_level="song")
     assert len(data.source) == 24
     assert data.source.songs is None
     table = pq.read_table(stems_file).to_pydict()
     for i in range(24):
-        own = [k for k, name in enumerate(table["id"]) if name == data.index.songs[i]]
-        named = [table["audio_file"][k] for k in own]
-        assert len(data.index.table["audio"].to_pylist()[i]) == sum(name is not None for name in named)
+        song_rows = [k for k, name in enumerate(table["id"]) if name == data.index.songs[i]]
+        files = [table["audio_file"][k] for k in song_rows]
+        assert len(data.index.table["audio"].to_pylist()[i]) == sum(name is not None for name in files)
         slots = data.index.table["audio_slot"].to_pylist()[i]
-        assert slots == [k for k, name in enumerate(named) if name is not None]
+        assert slots == [k for k, name in enumerate(files) if name is not None]
     assert plan.reading.modalities == ("text", "audio", "midi")
 
 
 def test_songs_without_text_are_not_one_group(stems_file, tiny_encoder, tmp_path):
     _, data = read(stems_file, tiny_encoder, tmp_path)
-    without = [i for i, is_present in enumerate(data.index.table["has_text"].to_pylist()) if not is_present]
-    assert len(set(data.index.songs[without])) == 2
-    assert len(set(data.index.text_keys[without])) == 2
+    indices = [i for i, is_present in enumerate(data.index.table["has_text"].to_pylist()) if not is_present]
+    assert len(set(data.index.songs[indices])) == 2
+    assert len(set(data.index.text_keys[indices])) == 2
 
 
 def test_rows_without_any_modality_are_left_out(stems_file, tiny_encoder, tmp_path):
@@ -67,7 +67,7 @@ def test_rows_without_any_modality_are_left_out(stems_file, tiny_encoder, tmp_pa
     assert data.profile["dropped"]["neither text nor audio nor MIDI"] > 0
 
 
-def test_media_change_the_hash_of_the_data(stems_file, tiny_encoder, tmp_path):
+def test_changed_media_change_the_data_hash(stems_file, tiny_encoder, tmp_path):
     _, before = read(stems_file, tiny_encoder, tmp_path)
     (tmp_path / "a.wav").write_bytes(saved(tone(2.0, pitch=1200)))
     _, after = read(stems_file, tiny_encoder, tmp_path)
@@ -81,11 +81,11 @@ def test_all_unknown_names_are_reported_together(stems_file, tiny_encoder):
             "data__example_level": "album", "data__window_position": "end",
         })  # fmt: skip
     messages = "\n".join(error.value.problems)
-    for word in ("audio_file", "model.fusion.kind", "--media-root", "data.example_level", "data.window_position"):
-        assert word in messages
+    for name in ("audio_file", "model.fusion.kind", "--media-root", "data.example_level", "data.window_position"):
+        assert name in messages
 
 
-class Three:
+class FiveStems:
     songs = np.array([0, 1, 0, 1, 2])
 
     def __len__(self):
@@ -94,43 +94,44 @@ class Three:
 
 def test_scores_of_a_song_are_averaged():
     scores = np.array([0.0, 0.2, 1.0, 0.4, 0.9], dtype=np.float32)
-    first, means = mean_score_per_song(Three(), np.array([4, 1, 3, 0, 2]), scores[[4, 1, 3, 0, 2]])
-    assert dict(zip(Three.songs[first].tolist(), means.tolist(), strict=True)) == pytest.approx(
+    first_rows, means = mean_score_per_song(FiveStems(), np.array([4, 1, 3, 0, 2]), scores[[4, 1, 3, 0, 2]])
+    assert dict(zip(FiveStems.songs[first_rows].tolist(), means.tolist(), strict=True)) == pytest.approx(
         {0: 0.5, 1: 0.3, 2: 0.9}
     )
-    result = scatter_song_means(Three(), scores)
+    result = scatter_song_means(FiveStems(), scores)
     assert np.isnan(result).sum() == 2
-    some = np.array([np.nan, 0.2, 1.0, 0.4, np.nan], dtype=np.float32)
-    np.testing.assert_allclose(scatter_song_means(Three(), some), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
-    assert song_weights(Three.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]
+    partial = np.array([np.nan, 0.2, 1.0, 0.4, np.nan], dtype=np.float32)
+    np.testing.assert_allclose(scatter_song_means(FiveStems(), partial), [1.0, 0.3, np.nan, np.nan, np.nan], atol=1e-6)
+    assert song_weights(FiveStems.songs).tolist() == [0.5, 0.5, 0.5, 0.5, 1.0]
 
 
 def test_a_song_whose_stems_disagree_is_left_out():
-    labels, nothing = ["x", "y", "x", "x"], pa.nulls(4, pa.string())
-    rows = pa.table({"song": ["a", "a", "b", "b"], "text": [""] * 4, "label": labels, "held_out": nothing,
-                     "dropped": nothing, "audio": [["1"], ["2"], ["3"], []]})  # fmt: skip
+    labels, nulls = ["x", "y", "x", "x"], pa.nulls(4, pa.string())
+    rows = pa.table({"song": ["a", "a", "b", "b"], "text": [""] * 4, "label": labels, "held_out": nulls,
+                     "dropped": nulls, "audio": [["1"], ["2"], ["3"], []]})  # fmt: skip
     table, _, dropped = build_examples(rows, np.array([0, 1, 0, 0]), by_row=True, join=["audio"], agree=True)
     assert table["song"].to_pylist() == ["b", "b"]
     assert dropped == {"labels of one song disagree": 2}
 
 
 @pytest.mark.slow
-def test_the_demo_songs_get_their_media(tmp_path):
+def test_the_demo_media_differ_by_class(tmp_path):
     write_demo_media(tmp_path)
     rows = demo_table().to_pylist()
-    bright: dict[str, list[float]] = {}
-    rising: dict[str, list[float]] = {}
+    brightness: dict[str, list[float]] = {}
+    melody_direction: dict[str, list[float]] = {}
     for row in rows:
         kind = (row["training_data"] or {}).get("rebracketing_type")
         if row["audio_file"] is not None:
             window = open_audio(tmp_path / row["audio_file"]).read(0.0, 5.0).astype(float)
             spectrum = np.abs(np.fft.rfft(window))
-            bright.setdefault(kind, []).append((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum())
+            brightness.setdefault(kind, []).append((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum())
         if row["midi_file"] is not None:
             pitches = open_midi(tmp_path / row["midi_file"]).read(0.0, 99.0)[:, PITCH]
-            rising.setdefault(kind, []).append((np.sign(np.diff(pitches))).mean())
+            melody_direction.setdefault(kind, []).append((np.sign(np.diff(pitches))).mean())
     means = {
-        kind: (np.mean(bright[kind]), np.mean(rising[kind])) for kind in ("spatial", "temporal", "causal", "perceptual")
+        kind: (np.mean(brightness[kind]), np.mean(melody_direction[kind]))
+        for kind in ("spatial", "temporal", "causal", "perceptual")
     }
     assert min(means["spatial"][0], means["temporal"][0]) > max(means["causal"][0], means["perceptual"][0])
     assert min(means["spatial"][1], means["causal"][1]) > max(means["temporal"][1], means["perceptual"][1])

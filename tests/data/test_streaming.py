@@ -1,4 +1,4 @@
-"""Streamed datasets: the same examples as in memory, each once, in planned blocks."""
+"""Streamed datasets have the same examples as those in memory, each once per epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rainbow_ray.modalities.rows import lengths, make_collates, prepare
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.prepare import prepare_data
 from rainbow_ray.utils.errors import InputError
-from tests.data.test_parquet_table import damage
+from tests.data.parquet_files import damage
 from tests.helpers import fit_fold, plan_of
 from tests.song_tables import song_rows
 
@@ -28,7 +28,7 @@ SONGS = 300
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two files of row groups of unlike sizes, with texts of several songs repeated, and rows to leave out."""
+    """Two files with row groups of different sizes, texts shared by several songs, and unusable rows."""
     rows = song_rows(songs=SONGS, stems=2)
     rows["id"] = [f"song {i // 2:03d}" for i in range(2 * SONGS)]
     rows["concept"] = [f"{text} {i // 2 % 290}" for i, text in enumerate(rows["concept"])]
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def datasets(folder, ray_session, tiny_encoder):
-    """The same songs from memory and streamed, with few of them known beforehand."""
+    """The same songs in memory and streamed, with a small in-memory sample."""
     patch = pytest.MonkeyPatch()
     patch.setattr(streaming, "MAX_SAMPLE", 40)
     patch.setattr(streaming, "BLOCK_ROWS", 64)
@@ -63,35 +63,35 @@ def test_the_index_equals_the_table_in_memory(datasets):
     for name in ("targets", "weights", "lengths"):
         assert (getattr(stream.source, name)[order] == getattr(memory.source, name)).all(), name
     assert (stream.index.text_keys[order] == memory.index.text_keys).all()
-    same = ("rows", "examples", "songs", "dropped", "characters", "data_hash", "labels", "texts_cut")
-    assert {key: stream.profile[key] for key in same} == {key: memory.profile[key] for key in same}
+    keys = ("rows", "examples", "songs", "dropped", "characters", "data_hash", "labels", "texts_cut")
+    assert {key: stream.profile[key] for key in keys} == {key: memory.profile[key] for key in keys}
     assert any("read anew each epoch" in warning for warning in stream.warnings)
 
 
 def test_batches_have_the_inputs_of_their_rows(datasets, tiny_encoder):
     memory, stream = datasets
     collates = make_collates(InputSpec(text=str(tiny_encoder("bert"))))
-    place = {name: i for i, name in enumerate(memory.index.ids)}
+    row_of_example = {name: i for i, name in enumerate(memory.index.ids)}
     indices = np.random.default_rng(0).permutation(len(stream.source))[:200]
-    doubled = np.concatenate([indices, indices[:30]])  # as oversampling gives them
-    windows = stream.source.shuffle_blocks(doubled, seed=1, epoch=4)
-    assert sorted(np.concatenate(windows)) == sorted(doubled)
-    parts = [part for window in windows for part in np.array_split(window, 9)]
-    for rows, part in zip(stream.source.iter_batches(parts), parts, strict=True):
-        assert (rows.indices == part).all()
+    oversampled = np.concatenate([indices, indices[:30]])  # as with oversampling
+    windows = stream.source.shuffle_blocks(oversampled, seed=1, epoch=4)
+    assert sorted(np.concatenate(windows)) == sorted(oversampled)
+    batches = [batch_indices for window in windows for batch_indices in np.array_split(window, 9)]
+    for rows, batch_indices in zip(stream.source.iter_batches(batches), batches, strict=True):
+        assert (rows.indices == batch_indices).all()
         batch = make_batch(rows.examples, rows.positions, collates)
-        assert batch.example_ids == list(stream.index.ids[part])
-        ours = make_batch(memory.examples, np.array([place[name] for name in batch.example_ids]), collates)
-        for name, tensor in ours.units["text"].items():
+        assert batch.example_ids == list(stream.index.ids[batch_indices])
+        expected = make_batch(memory.examples, np.array([row_of_example[name] for name in batch.example_ids]), collates)
+        for name, tensor in expected.units["text"].items():
             assert (batch.units["text"][name] == tensor).all()
-        assert (batch.targets == ours.targets).all()
-        # only what is still needed stays
+        assert (batch.targets == expected.targets).all()
+        # rows of finished batches are released
         assert len(rows.examples) <= streaming.BLOCK_ROWS + 2 * streaming.READ_ROWS + 90
 
 
 def test_batches_may_be_empty(datasets):
-    source, nothing = datasets[1].source, np.array([], dtype=np.int64)
-    sizes = [len(rows) for rows in source.iter_batches([nothing, np.array([3, 1]), nothing])]
+    source, no_rows = datasets[1].source, np.array([], dtype=np.int64)
+    sizes = [len(rows) for rows in source.iter_batches([no_rows, np.array([3, 1]), no_rows])]
     assert sizes == [0, 2, 0]
 
 
@@ -105,37 +105,37 @@ def test_repeated_texts_count_each_time(tmp_path):
 
 def test_epochs_differ_and_repeat(datasets):
     source = datasets[1].source
-    everything = np.arange(len(source))
-    first, again, other = (
-        np.concatenate(source.shuffle_blocks(everything, seed=1, epoch=epoch)) for epoch in (0, 0, 1)
+    indices = np.arange(len(source))
+    first, repeated, next_epoch = (
+        np.concatenate(source.shuffle_blocks(indices, seed=1, epoch=epoch)) for epoch in (0, 0, 1)
     )
-    assert (first == again).all()
-    assert (first != other).any()
+    assert (first == repeated).all()
+    assert (first != next_epoch).any()
 
 
-def test_the_sample_has_its_text(datasets):
+def test_the_in_memory_sample_has_its_texts(datasets):
     memory, stream = datasets
     sample = stream.source.in_memory_subset(np.arange(len(stream.source)))
     assert len(sample) == 40
     texts = dict(zip(memory.examples.ids, memory.examples.texts, strict=True))
-    for i, at in zip(sample.indices, sample.positions, strict=True):
-        assert sample.examples.texts[at] == texts[stream.index.ids[i]]
+    for i, position in zip(sample.indices, sample.positions, strict=True):
+        assert sample.examples.texts[position] == texts[stream.index.ids[i]]
 
 
-def test_many_groups_are_assigned_whole_and_in_proportion():
+def test_groups_are_not_divided_and_sets_have_their_proportions():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 30_000, 50_000)
     strata = (rng.random(30_000) < 0.2).astype(int)[groups]
-    part = assign_groups(groups, strata, [0.1, 0.3], seed=3)
-    assert max(len(set(part[groups == g])) for g in range(200)) == 1
-    for k, share in enumerate([0.1, 0.3, 0.6]):
-        assert np.mean(part == k) == pytest.approx(share, abs=0.01)
-        assert strata[part == k].mean() == pytest.approx(strata.mean(), abs=0.01)
-    assert (assign_groups(groups, strata, [0.1, 0.3], seed=3) == part).all()
-    assert (assign_groups(groups, strata, [0.1, 0.3], seed=4) != part).any()
+    assigned = assign_groups(groups, strata, [0.1, 0.3], seed=3)
+    assert max(len(set(assigned[groups == g])) for g in range(200)) == 1
+    for k, fraction in enumerate([0.1, 0.3, 0.6]):
+        assert np.mean(assigned == k) == pytest.approx(fraction, abs=0.01)
+        assert strata[assigned == k].mean() == pytest.approx(strata.mean(), abs=0.01)
+    assert (assign_groups(groups, strata, [0.1, 0.3], seed=3) == assigned).all()
+    assert (assign_groups(groups, strata, [0.1, 0.3], seed=4) != assigned).any()
 
 
-def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encoder, tmp_path):
+def test_streamed_media_equal_those_in_memory(stems_file, ray_session, tiny_encoder, tmp_path):
     keys = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5,
             "data__media_cache": str(tmp_path / "cache"), "training__epochs": 1, "training__min_steps": 0}  # fmt: skip
     make = functools.partial(plan_of, stems_file, tiny_encoder("bert"), **keys)
@@ -152,12 +152,12 @@ def test_media_are_streamed_with_their_stems(stems_file, ray_session, tiny_encod
 
 
 def test_errors_of_reading_tasks_name_file_and_column(tmp_path, ray_session, tiny_encoder):
-    """Tables that were whole at the first look: in memory, in the pass over all rows, and in an epoch."""
+    """Files damaged after they were opened: in memory, in the pass over all rows, and in an epoch."""
     songs = song_rows(songs=60, stems=1)
     for name in ("a?.parquet", "b\n.parquet"):
-        own = {**songs, "id": [f"{name[0]} {song}" for song in songs["id"]],
+        columns = {**songs, "id": [f"{name[0]} {song}" for song in songs["id"]],
                "concept": [f"{name[0]} {text}" for text in songs["concept"]]}  # fmt: skip
-        pq.write_table(pa.table(own), tmp_path / name, row_group_size=20)
+        pq.write_table(pa.table(columns), tmp_path / name, row_group_size=20)
     plan = plan_of(tmp_path, tiny_encoder("bert"))
     step = functools.partial(prepare, reading=plan.reading)
     count = functools.partial(lengths, reading=plan.reading)
@@ -169,7 +169,7 @@ def test_errors_of_reading_tasks_name_file_and_column(tmp_path, ray_session, tin
         lambda: streaming.read_index(plan.manifest, plan.columns, step, count),
         lambda: list(stream.iter_batches([np.arange(len(stream))])),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error:
             read()
-        assert type(caught.value) is InputError
-        assert "b\\n.parquet, row group 1, column 'concept' cannot be read" in str(caught.value)
+        assert type(error.value) is InputError
+        assert "b\\n.parquet, row group 1, column 'concept' cannot be read" in str(error.value)

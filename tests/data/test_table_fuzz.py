@@ -1,4 +1,4 @@
-"""Fuzzed tables: never a traceback, never a count that does not add up, and all readers give the same rows."""
+"""Fuzzed tables: no traceback, consistent counts, and the same rows from all readers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.song_tables import labelled_songs
 
 pytestmark = pytest.mark.slow
 
-BRIEF, FULL, ON_RAY = 40, 2000, 12
-PIECE = 100  # tables a test of the full run
-PREDICTED = 4  # one of so many tables is scored too
+N_QUICK, N_TABLES, N_ON_RAY = 40, 2000, 12
+TABLES_PER_TEST = 100  # tables per test of the full run
+PREDICTION_INTERVAL = 4  # every so many tables, one is scored, too
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def predictor(tmp_path_factory, tiny_encoder) -> Predictor:
 
 
 def plan_for(table: FuzzedTable) -> RunPlan | None:
-    """The plan of a table; None where it is refused in words."""
+    """Return the plan of a table, or None if it is refused with a message."""
     try:
         return plan_of(table.location, **table.keys)
     except InputError as error:
-        check_words(error)
+        check_messages(error)
         return None
 
 
-def check_words(error: InputError) -> None:
+def check_messages(error: InputError) -> None:
     assert error.problems
     for problem in error.problems:
         assert problem.strip()
@@ -57,7 +57,7 @@ def check_words(error: InputError) -> None:
 
 
 def rows_in_blocks(plan: RunPlan, size: int) -> pa.Table:
-    """What Ray Data's tasks make of a table, block by block, in this process."""
+    """Normalize a table block by block in this process, as the tasks of Ray Data do."""
     step = functools.partial(prepare, reading=plan.reading)
     blocks = [
         step(normalize_rows(pa.Table.from_batches([batch]), plan.columns))
@@ -68,37 +68,37 @@ def rows_in_blocks(plan: RunPlan, size: int) -> pa.Table:
 
 
 def check_training(table: FuzzedTable, plan: RunPlan) -> None:
-    """Counts add up, and rows are the same whatever blocks they come in."""
+    """Assert that counts add up and that rows do not depend on the blocks."""
     if table.rows is not None:
         assert plan.manifest.rows == table.rows
     try:
         profile = data_of(plan).profile
     except InputError as error:
-        check_words(error)
+        check_messages(error)
     else:
         assert profile["rows"] == plan.manifest.rows
         assert profile["examples"] + sum(profile["dropped"].values()) == profile["rows"]
     try:
-        whole = read_rows_locally(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
+        rows = read_rows_locally(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
     except InputError as error:
-        check_words(error)
+        check_messages(error)
         with pytest.raises(InputError):
             rows_in_blocks(plan, 5)
         return
-    assert_same(whole, rows_in_blocks(plan, 5))
+    assert_equal_rows(rows, rows_in_blocks(plan, 5))
 
 
-def assert_same(whole: pa.Table, blocks: pa.Table) -> None:
-    whole = whole.drop_columns(["row"])
-    assert blocks.schema == whole.schema
-    for name in whole.column_names:
-        ours, theirs = whole[name].to_pylist(), blocks[name].to_pylist()
-        assert len(ours) == len(theirs)
-        assert all(a == b or (a != a and b != b) for a, b in zip(ours, theirs, strict=True)), name
+def assert_equal_rows(expected: pa.Table, actual: pa.Table) -> None:
+    expected = expected.drop_columns(["row"])
+    assert actual.schema == expected.schema
+    for name in expected.column_names:
+        expected_values, actual_values = expected[name].to_pylist(), actual[name].to_pylist()
+        assert len(expected_values) == len(actual_values)
+        assert all(a == b or (a != a and b != b) for a, b in zip(expected_values, actual_values, strict=True)), name
 
 
 def check_prediction(table: FuzzedTable, predictor: Predictor, folder: Path) -> None:
-    """Each row has a score or a reason."""
+    """Assert that each row has a score or a reason."""
     request = TableRequest(Path("model"), str(table.location), folder / "scores.parquet", folder, "cpu")
     try:
         manifest = open_manifest(str(table.location))
@@ -106,12 +106,15 @@ def check_prediction(table: FuzzedTable, predictor: Predictor, folder: Path) -> 
         scorer.job, scorer.predictor, scorer.manifest = make_job(predictor, manifest, request), predictor, manifest
         result = scorer.score(Chunk(0, 0, manifest.rows))
     except InputError as error:
-        check_words(error)
+        check_messages(error)
         return
-    found = pq.read_table(chunk_file(request.folder, 0))
-    assert result.n_rows == manifest.rows == len(found)
-    assert table.rows is None or len(found) == table.rows
-    scores, reasons = np.array(found["score"].to_pylist(), dtype=float), np.array(found["reason"].to_pylist())
+    predictions = pq.read_table(chunk_file(request.folder, 0))
+    assert result.n_rows == manifest.rows == len(predictions)
+    assert table.rows is None or len(predictions) == table.rows
+    scores, reasons = (
+        np.array(predictions["score"].to_pylist(), dtype=float),
+        np.array(predictions["reason"].to_pylist()),
+    )
     assert ((reasons == None) == np.isfinite(scores)).all()  # noqa: E711
 
 
@@ -121,7 +124,7 @@ def check(seed: int, folder: Path, predictor: Predictor) -> None:
         plan = plan_for(table)
         if plan is not None:
             check_training(table, plan)
-        if seed % PREDICTED == 0:
+        if seed % PREDICTION_INTERVAL == 0:
             check_prediction(table, predictor, folder / str(seed))
     except BaseException as error:
         error.add_note(table.description)
@@ -130,32 +133,32 @@ def check(seed: int, folder: Path, predictor: Predictor) -> None:
 
 
 def test_some_tables(tmp_path, predictor):
-    for seed in range(BRIEF):
+    for seed in range(N_QUICK):
         check(seed, tmp_path, predictor)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start", range(BRIEF, FULL, PIECE))
+@pytest.mark.parametrize("start", range(N_QUICK, N_TABLES, TABLES_PER_TEST))
 def test_many_tables(tmp_path, predictor, start):
-    for seed in range(start, min(start + PIECE, FULL)):
+    for seed in range(start, min(start + TABLES_PER_TEST, N_TABLES)):
         check(seed, tmp_path, predictor)
 
 
 def test_ray_data_gives_the_same_rows(tmp_path, ray_session):
-    read = 0
-    for seed in range(10 * ON_RAY):
+    n_compared = 0
+    for seed in range(10 * N_ON_RAY):
         plan = plan_for(make_fuzzed_table(seed, tmp_path / str(seed)))
         if plan is None:
             continue
         step = functools.partial(prepare, reading=plan.reading)
         try:
-            whole = read_rows_locally(plan.manifest, plan.columns, step)
+            expected = read_rows_locally(plan.manifest, plan.columns, step)
         except InputError:
             with pytest.raises(InputError):
                 read_rows(plan.manifest, plan.columns, step)
         else:
-            assert_same(whole, read_rows(plan.manifest, plan.columns, step))
-        read += 1
-        if read == ON_RAY:
+            assert_equal_rows(expected, read_rows(plan.manifest, plan.columns, step))
+        n_compared += 1
+        if n_compared == N_ON_RAY:
             break
-    assert read == ON_RAY
+    assert n_compared == N_ON_RAY

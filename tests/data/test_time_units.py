@@ -1,4 +1,4 @@
-"""Tables whose times are in another unit than seconds; and honest ones, which pass."""
+"""Tables whose times are in another unit than seconds are refused; tables in seconds are accepted."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def test_another_unit_is_refused_and_named(table, unit):
         (timelines(1 / 60, segments=20, words=np.nan), "minutes"),
         (timelines(1 / 60, words=np.nan, running=60.0), "minutes"),
         (timelines(60, segments=20, words=np.nan), "divide by 60"),
-        (timelines(segments=8, seconds=0.1, words=np.nan), "minutes"),  # sounds of drums, perhaps
+        (timelines(segments=8, seconds=0.1, words=np.nan), "minutes"),  # possibly single drum hits
         (timelines(segments=20, seconds=0.3), "minutes"),
         (timelines(segments=6, seconds=3599, words=4.0), "milliseconds"),
     ],
 )
-def test_what_is_only_suspected_is_a_warning(table, unit):
-    found = check_unit(table)
-    assert found.problem is None
-    assert unit in found.warning
+def test_a_suspected_unit_is_a_warning(table, unit):
+    result = check_unit(table)
+    assert result.problem is None
+    assert unit in result.warning
 
 
 @pytest.mark.parametrize(
     "table",
     [
         timelines(),
-        timelines(segments=36, seconds=301, words=2.0),  # a set of three hours, of 36 songs
+        timelines(segments=36, seconds=301, words=2.0),  # a live set of three hours with 36 songs
         timelines(segments=3, seconds=3590, words=np.nan),
         timelines(segments=3, seconds=3600, words=np.nan, running=10_800.0),
         timelines(segments=10, seconds=1800, words=4500.0, running=18_000.0),  # an audiobook of five hours
@@ -73,24 +73,34 @@ def test_what_is_only_suspected_is_a_warning(table, unit):
         timelines().assign(end=lambda t: t["start"] - 1),
     ],
 )
-def test_seconds_pass(table):
-    found = check_unit(table)
-    assert (found.problem, found.warning) == (None, None)
+def test_times_in_seconds_are_accepted(table):
+    result = check_unit(table)
+    assert (result.problem, result.warning) == (None, None)
 
 
 @pytest.fixture
 def plan(write_table, tiny_encoder):
-    """A plan over a table of segments whose times are `at(seconds)`."""
+    """Return a plan over a table of segments whose times are `format_time(seconds)`."""
 
-    def make(at):
-        rows = [(f"s{i:02d}", j, at(j * 10.0), at(j * 10.0 + 10.0), f"some words {i} {j}", "abc"[(i + j) % 3])
-                for i in range(12) for j in range(6)]  # fmt: skip
+    def make_plan(format_time):
+        rows = [
+            (
+                f"s{i:02d}",
+                j,
+                format_time(10.0 * j),
+                format_time(10.0 * j + 10.0),
+                f"some words {i} {j}",
+                "abc"[(i + j) % 3],
+            )
+            for i in range(12)
+            for j in range(6)
+        ]
         names = ["song_id", "segment_index", "start_seconds", "end_seconds", "lyric_text", "segment_rebracketing_type"]
         columns = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
         path = write_table(columns, "segments.parquet")
         return plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path))
 
-    return make
+    return make_plan
 
 
 def clock(seconds):
@@ -98,13 +108,13 @@ def clock(seconds):
 
 
 @pytest.mark.parametrize(
-    "at",
+    "format_time",
     [clock, lambda s: f"0:{clock(s)}", lambda s: f"{s * 1000:.0f} ms", lambda s: datetime.timedelta(seconds=s),
      lambda s: datetime.time(0, int(s // 60), int(s % 60)), lambda s: f"{s:.1f}".replace(".", ",")],
     ids=["m:ss", "h:mm:ss", "ms", "duration", "time", "comma"],
 )  # fmt: skip
-def test_training_reads_times_of_a_table_however_they_are_written(plan, at):
-    data = data_of(plan(at))
+def test_training_reads_times_in_every_format(plan, format_time):
+    data = data_of(plan(format_time))
     ends = data.source.targets[:6, 2]
     assert ends.tolist() == [10, 20, 30, 40, 50, 60]
     assert data.profile["masked"] == {}
@@ -112,7 +122,7 @@ def test_training_reads_times_of_a_table_however_they_are_written(plan, at):
 
 
 @pytest.mark.parametrize(
-    ("at", "says"),
+    ("format_time", "message"),
     [
         (lambda s: s * 1000, "likely milliseconds: divide by 1000"),
         (lambda s: int(s * 1_000_000), "likely microseconds"),
@@ -126,13 +136,13 @@ def test_training_reads_times_of_a_table_however_they_are_written(plan, at):
     ],
     ids=["ms", "us", "samples", "days", "frames", "infinite", "dates", "lists", "bytes"],
 )
-def test_a_table_in_another_unit_or_type_ends_with_what_to_do(plan, at, says):
-    with pytest.raises(InputError, match=says):
-        plan(at)
+def test_another_unit_or_type_is_refused_with_advice(plan, format_time, message):
+    with pytest.raises(InputError, match=message):
+        plan(format_time)
 
 
-def test_single_times_that_cannot_be_read_are_told_of_and_masked(plan):
-    made = plan(lambda s: "soon" if s == 50.0 else clock(s))
-    assert any("values are not readable as times, such as 'soon' in row 5" in warning for warning in made.warnings)
-    data = data_of(made)
+def test_single_unreadable_times_cause_a_warning_and_are_masked(plan):
+    run_plan = plan(lambda s: "soon" if s == 50.0 else clock(s))
+    assert any("values are not readable as times, such as 'soon' in row 5" in warning for warning in run_plan.warnings)
+    data = data_of(run_plan)
     assert sum(data.profile["masked"].values()) == 24

@@ -1,4 +1,4 @@
-"""Times of every spelling and column type, in seconds."""
+"""Times of every format and column type are read as seconds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rainbow_ray.data.times import UnreadableTimeError, clock_style, parse_secon
         (datetime.datetime(1900, 1, 1, 0, 1, 23), 83), (pd.Timestamp("1970-01-01 00:01:23"), 83),
     ],
 )  # fmt: skip
-def test_a_time_is_read_however_it_is_written(value, seconds):
+def test_times_of_every_format_are_read(value, seconds):
     assert parse_seconds(value) == pytest.approx(seconds)
 
 
@@ -50,10 +50,10 @@ def test_a_missing_time_is_nan(value):
         (datetime.datetime(1970, 1, 1, 0, 1, tzinfo=datetime.UTC), times.TIME_ZONE),
     ],
 )  # fmt: skip
-def test_what_is_no_time_is_refused_with_its_reason(value, reason):
-    with pytest.raises(UnreadableTimeError) as caught:
+def test_other_values_are_refused_with_a_reason(value, reason):
+    with pytest.raises(UnreadableTimeError) as error:
         parse_seconds(value)
-    assert caught.value.reason == reason
+    assert error.value.reason == reason
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_what_is_no_time_is_refused_with_its_reason(value, reason):
     ],
     ids=lambda column: str(column.type),
 )  # fmt: skip
-def test_columns_of_every_type_of_time_are_read_alike(column):
-    found = seconds_column(pa.chunked_array([column]))
-    assert found.seconds[0] == 83
-    assert np.isnan(found.seconds[1])
-    assert found.reasons.tolist() == [None, None]
+def test_columns_of_every_time_type_are_read(column):
+    result = seconds_column(pa.chunked_array([column]))
+    assert result.seconds[0] == 83
+    assert np.isnan(result.seconds[1])
+    assert result.reasons.tolist() == [None, None]
     assert times.time_type_problem(column.type) is None
 
 
@@ -88,18 +88,18 @@ def test_columns_that_hold_no_times_are_named(column):
     assert seconds_column(column).reasons.tolist() == [times.UNKNOWN]
 
 
-def test_text_that_is_not_utf8_is_no_time():
+def test_text_that_is_not_utf8_is_not_a_time():
     raw = pa.array([b"1:23", b"\xff\xfe", None], pa.binary()).view(pa.string())
-    found = seconds_column(raw)
-    assert found.seconds[0] == 83
-    assert found.reasons.tolist() == [None, times.UNKNOWN, None]
+    result = seconds_column(raw)
+    assert result.seconds[0] == 83
+    assert result.reasons.tolist() == [None, times.UNKNOWN, None]
 
 
 def test_a_column_and_its_values_are_read_alike():
     values = ["83.5", "83,5", "1:23", "1:23:45", "83500 ms", "soon", "inf", "1e3", ".5", "5.", "1,234", None, "n/a"]
-    of_values, of_column = parse_values(values), seconds_column(pa.array(values))
-    np.testing.assert_array_equal(of_values.seconds, of_column.seconds)
-    assert of_values.reasons.tolist() == of_column.reasons.tolist()
+    from_values, from_column = parse_values(values), seconds_column(pa.array(values))
+    np.testing.assert_array_equal(from_values.seconds, from_column.seconds)
+    assert from_values.reasons.tolist() == from_column.reasons.tolist()
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_a_column_and_its_values_are_read_alike():
         (["00:12:50", "00:17:20"], "hundredths"),  # steps of 4.7 s, not of 290 s
         (["00:12:50"], "hundredths"),
         (["00:00:05"], "hours"),
-        (["00:12:50", "00:17:80"], "hundredths"),  # no second is the 80th
-        (["00:12:50", "01:00:02.50"], "hours"),  # of a clock with a fraction there is one reading
-        (["59:58.00", "1:00:02"], "hours"),  # only so does it rise
+        (["00:12:50", "00:17:80"], "hundredths"),  # 80 is not a number of seconds
+        (["00:12:50", "01:00:02.50"], "hours"),  # a clock with a fraction is unambiguous
+        (["59:58.00", "1:00:02"], "hours"),  # only then do times increase
         (["00:30.00", "01:02:50"], "hundredths"),
         (["00:12.50", "00:20.00"], "hours"),
     ],
 )
-def test_clocks_of_three_parts_are_told_by_the_whole_document(clocks, style):
+def test_clocks_of_three_parts_are_interpreted_by_their_document(clocks, style):
     assert clock_style(clocks, 4.0) == style
 
 
@@ -133,8 +133,8 @@ def test_values_beyond_all_limits_are_unreadable(value):
     pa.array([1_700_000_000_000_000], pa.timestamp("ms")), pa.array([2**60], pa.timestamp("s")),
     pa.array([0], pa.timestamp("s", "Foo/Bar")), pa.array([0], pa.timestamp("us", "UTC")),
 ])  # fmt: skip
-def test_timestamps_of_no_calendar_are_unreadable(column):
-    read = seconds_column(column)
-    assert np.isnan(read.seconds).all()
-    assert read.reasons[0] is not None
+def test_timestamps_outside_the_calendar_are_unreadable(column):
+    result = seconds_column(column)
+    assert np.isnan(result.seconds).all()
+    assert result.reasons[0] is not None
     assert seconds_column(pa.array([None, 61], pa.timestamp("s"))).seconds[1] == 61

@@ -1,4 +1,4 @@
-"""Warm encoders: fits share what they do not train, and never write to it."""
+"""Shared encoder weights: fits share the tensors that they do not train, and never write to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = ["bert", "deberta-v2", "roberta", "distilbert", "modernbert"]
 
 
 @pytest.fixture(autouse=True)
-def nothing_adopted():
+def clear_shared_weights():
     yield
     encoder_cache._SHARED.clear()
     encoder_cache._load.cache_clear()
@@ -28,8 +28,8 @@ def nothing_adopted():
 def test_frozen_tensors_are_shared_and_trained_ones_are_not(tiny_encoder):
     name = str(tiny_encoder("bert"))
     config = TextEncoderConfig(layer="last", freeze_layers=2)
-    one, other = (TextEncoder(encoder_cache.clone_encoder(name), config) for _ in range(2))
-    pairs = list(zip(one.parameters(), other.parameters(), strict=True))
+    first, second = (TextEncoder(encoder_cache.clone_encoder(name), config) for _ in range(2))
+    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
     assert {p.requires_grad for p, _ in pairs} == {True, False}
     for p, q in pairs:
         assert p is not q
@@ -38,7 +38,7 @@ def test_frozen_tensors_are_shared_and_trained_ones_are_not(tiny_encoder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_encoder_around_shared_memory_is_the_same(tiny_encoder, family):
+def test_an_encoder_with_shared_weights_has_the_same_output(tiny_encoder, family):
     name = str(tiny_encoder(family))
     ids, mask = torch.randint(5, 100, (3, 12)), torch.ones(3, 12, dtype=torch.long)
     mask[1, 7:] = 0
@@ -57,23 +57,23 @@ def test_an_encoder_around_shared_memory_is_the_same(tiny_encoder, family):
     assert next(encoder.parameters()).dtype == torch.float32
 
 
-def test_training_leaves_shared_memory_alone(songs_file, tiny_encoder, tmp_path):
+def test_training_does_not_change_shared_weights(songs_file, tiny_encoder, tmp_path):
     name = str(tiny_encoder("bert"))
     arrays = {key: array.copy() for key, array in encoder_cache.export_weights(name).items()}
-    before = {key: array.copy() for key, array in arrays.items()}
+    expected = {key: array.copy() for key, array in arrays.items()}
     encoder_cache.use_shared_weights(name, arrays)
     keys = {"model__text_encoder__layer": "last", "model__text_encoder__freeze_layers": 1}
     plan = plan_of(songs_file, name, training__min_steps=0, training__epochs=2, training__learning_rate=1e-2, **keys)
     _, shared = fit_fold(plan, data_of(plan), tmp_path / "a")
     for key, array in arrays.items():
-        np.testing.assert_array_equal(array, before[key])
+        np.testing.assert_array_equal(array, expected[key])
     encoder_cache._SHARED.clear()
     encoder_cache._load.cache_clear()
     _, loaded = fit_fold(plan, data_of(plan), tmp_path / "b")
     np.testing.assert_array_equal(shared.val_scores, loaded.val_scores)
 
 
-def test_a_digest_tells_encoders_apart(tiny_encoder, tiny_tokenizer_folder, tmp_path):
+def test_different_encoders_have_different_digests(tiny_encoder, tiny_tokenizer_folder, tmp_path):
     bert, other = str(tiny_encoder("bert")), str(tmp_path)
     shutil.copytree(tiny_tokenizer_folder, tmp_path, dirs_exist_ok=True)
     tiny_body("bert", seed=1).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What audio and MIDI share: windows, the store, files that change, vanish, or cannot be used."""
+"""Audio and MIDI files: windows, the cache of arrays, and files that change, disappear or cannot be used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rows_of(audio, midi=None):
     return pa.table({"raw_audio": pa.array(audio), "raw_midi": pa.array(midi, pa.string())})
 
 
-def test_windows_lie_in_the_middle_or_anywhere_but_alike():
+def test_windows_are_in_the_middle_or_at_seeded_random_places():
     assert Windows(10.0).starts(30.0, "x") == [10.0]
     assert Windows(10.0, "start").starts(30.0, "x") == [0.0]
     assert Windows(10.0).starts(4.0, "x") == [0.0]
@@ -64,31 +64,31 @@ def test_files_are_read_once(reader, root, monkeypatch):
     assert reader(rows_of(["a.wav", None, "a.wav"], ["a.mid", None, None])).equals(first)
 
 
-def test_a_file_that_changes_is_read_again_and_one_that_goes_is_remembered(reader, root):
+def test_a_changed_file_is_read_again_and_a_deleted_one_comes_from_the_cache(reader, root):
     first = reader(rows_of(["a.wav"]))["audio"].to_pylist()
     (root / "a.wav").write_bytes(saved(tone(5.0, pitch=200)))
     second = reader(rows_of(["a.wav"]))["audio"].to_pylist()
     assert first != second
     (root / "a.wav").unlink()
-    gone = reader(rows_of(["a.wav"]))
-    assert gone["audio"].to_pylist() == second, "what was read travels in place of the files"
-    assert gone["audio_trouble"].to_pylist() == [None]
+    third = reader(rows_of(["a.wav"]))
+    assert third["audio"].to_pylist() == second, "cached windows replace the files"
+    assert third["audio_trouble"].to_pylist() == [None]
 
 
-def test_a_name_that_two_collections_share_brings_nobody_anothers_sound(reader, root, tmp_path):
-    theirs = reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist()
+def test_equal_names_in_two_folders_do_not_share_cached_windows(reader, root, tmp_path):
+    expected = reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist()
     (tmp_path / "other").mkdir()
-    other = MediaReader(("audio", "midi"), tmp_path / "other", Windows(1.0), tmp_path / "store")
+    other_reader = MediaReader(("audio", "midi"), tmp_path / "other", Windows(1.0), tmp_path / "store")
     for _ in range(2):
-        ours = other(rows_of(["a.wav", "missing.wav"]))
-        assert ours["audio"].to_pylist() == [[], []]
-        assert all(trouble.startswith("no such file") for trouble in ours["audio_trouble"].to_pylist())
+        rows = other_reader(rows_of(["a.wav", "missing.wav"]))
+        assert rows["audio"].to_pylist() == [[], []]
+        assert all(reason.startswith("no such file") for reason in rows["audio_trouble"].to_pylist())
     (root / "a.wav").unlink()
-    assert reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist() == theirs, "nor takes it away"
+    assert reader(rows_of(["a.wav", "missing.wav"]))["audio"].to_pylist() == expected, "the cached windows still exist"
 
 
 def album(folder, pitch, seconds=2.0, name="01.wav", changed=slice(0)):
-    """A file whose name, size and time are those of other albums; `changed` samples are of another pitch."""
+    """Write a file whose name, size and time equal those of other albums; `changed` samples have another pitch."""
     folder.mkdir(exist_ok=True)
     samples = tone(seconds, pitch=pitch)
     samples[changed] = tone(seconds, pitch=1.5 * pitch)[changed]
@@ -103,20 +103,20 @@ def windows_of(root, store, name="01.wav"):
 
 
 @pytest.mark.parametrize("seconds", [2.0, 200.0])
-def test_files_of_one_name_size_and_time_are_told_apart_by_their_content(tmp_path, seconds):
-    one, two = album(tmp_path / "one", 220.0, seconds), album(tmp_path / "two", 2000.0, seconds)
-    assert (one / "01.wav").stat().st_size == (two / "01.wav").stat().st_size
+def test_files_of_equal_name_size_and_time_are_distinguished_by_content(tmp_path, seconds):
+    first, second = album(tmp_path / "one", 220.0, seconds), album(tmp_path / "two", 2000.0, seconds)
+    assert (first / "01.wav").stat().st_size == (second / "01.wav").stat().st_size
     for _ in range(2):
-        for folder, pitch in ((one, 220), (two, 2000)):
+        for folder, pitch in ((first, 220), (second, 2000)):
             spectrum = np.abs(np.fft.rfft(windows_of(folder, tmp_path / "store").astype(float)))
             assert np.argmax(spectrum) == pitch
 
 
-def test_a_file_that_differs_only_in_its_middle_is_another(tmp_path):
+def test_a_file_that_differs_only_in_its_middle_has_its_own_windows(tmp_path):
     middle = slice(100 * 16_000 - 3_000, 100 * 16_000 + 3_000)
-    one = album(tmp_path / "one", 220.0, 200.0)
-    two = album(tmp_path / "two", 220.0, 200.0, changed=middle)
-    first, second = windows_of(one, tmp_path / "store"), windows_of(two, tmp_path / "store")
+    first_folder = album(tmp_path / "one", 220.0, 200.0)
+    second_folder = album(tmp_path / "two", 220.0, 200.0, changed=middle)
+    first, second = windows_of(first_folder, tmp_path / "store"), windows_of(second_folder, tmp_path / "store")
     assert not np.array_equal(first, second)
 
 
@@ -127,14 +127,14 @@ def test_a_file_that_is_written_over_with_its_old_time_is_read_again(tmp_path):
         assert not np.array_equal(first, second)
 
 
-def test_what_an_earlier_version_kept_is_not_read(reader, root):
-    """It kept windows of what sounds nowhere, of another time, or of another collection's file."""
+def test_the_index_of_an_earlier_version_is_not_read(reader, root):
+    """It may refer to silent windows, to windows of another time, or to those of another folder's file."""
     stat = (root / "a.wav").stat()
     key = hash_parts({"audio": "a.wav"}, reader.windows)
-    old = reader.store.put_content("audio", np.zeros(16_000, np.int16))
-    look = {"audio": {"windows": [old], "trouble": None, "mark": [stat.st_size, stat.st_mtime_ns]}}
-    reader.store.write_index(key, look)
-    assert reader(rows_of(["a.wav"]))["audio"].to_pylist() != [[old]]
+    old_key = reader.store.put_content("audio", np.zeros(16_000, np.int16))
+    index = {"audio": {"windows": [old_key], "trouble": None, "mark": [stat.st_size, stat.st_mtime_ns]}}
+    reader.store.write_index(key, index)
+    assert reader(rows_of(["a.wav"]))["audio"].to_pylist() != [[old_key]]
 
 
 @pytest.mark.parametrize("rate", [0, -1, 3, 10**9, float("inf"), "16000", [16000], True])
@@ -156,15 +156,15 @@ def test_rows_with_bad_sample_rates_are_counted(reader):
         check_media_errors(rows, ["audio"], 0.2, reader.root)
 
 
-def test_advice_fits_the_reasons(reader):
-    with pytest.raises(InputError) as raised:
+def test_advice_depends_on_the_reasons(reader):
+    with pytest.raises(InputError) as error:
         check_media_errors(reader(rows_of(["gone.wav", "a.wav"])), ["audio"], 0.2, reader.root)
-    assert "--media-root" in str(raised.value)
-    assert "convert" not in str(raised.value)
-    with pytest.raises(InputError) as raised:
+    assert "--media-root" in str(error.value)
+    assert "convert" not in str(error.value)
+    with pytest.raises(InputError) as error:
         check_media_errors(reader(rows_of(["text.wav", "a.wav"])), ["audio"], 0.2, reader.root)
-    assert "--media-root" not in str(raised.value)
-    assert "convert" in str(raised.value)
+    assert "--media-root" not in str(error.value)
+    assert "convert" in str(error.value)
 
 
 def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
@@ -176,48 +176,48 @@ def test_windows_of_a_stem_are_of_the_same_time(root, tmp_path):
     assert notes[0, 2] == 42, "the audio takes 4 s, so its middle window begins after 1 s: at the third note"
 
 
-def test_troubles_are_counted_by_reason_and_named(reader, root):
+def test_media_errors_are_counted_by_reason_with_names(reader, root):
     names = ["a.wav", "empty.wav", "text.wav", "missing.wav", "gone.wav", "../b.wav", "bad\0name.wav", " ", None]
     rows = reader(rows_of(names))
-    counts, named, all_of_them = count_media_errors(rows, "audio")
+    counts, examples, total = count_media_errors(rows, "audio")
     assert counts == {
         "no such file": 3,
         "empty (0 bytes)": 1,
         "not readable as audio": 1,
         "a path that leaves the media root": 1,
     }
-    assert named["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
-    assert all_of_them == 7
+    assert examples["no such file"] == ["missing.wav", "gone.wav", "bad\0name.wav"]
+    assert total == 7
     with pytest.raises(InputError, match=r"only 1 of 7 audio files can be used.*max_unreadable_fraction lets 20%"):
         check_media_errors(rows, ["audio"], 0.2, root)
-    said = check_media_errors(rows, ["audio"], 0.9, root)
-    assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in said[0]
+    messages = check_media_errors(rows, ["audio"], 0.9, root)
+    assert "3 audio files are treated as missing: no such file (missing.wav, gone.wav" in messages[0]
 
 
-def test_a_modality_that_nobody_names_is_refused(reader, root):
+def test_a_modality_without_any_file_is_refused(reader, root):
     with pytest.raises(InputError, match="no row names midi"):
         check_media_errors(reader(rows_of(["a.wav"])), ["audio", "midi"], 0.2, root)
 
 
 def test_bytes_in_the_table_are_read_too(reader, root):
-    whole = reader(pa.table({"raw_audio": pa.array([saved(tone(4.0)), b"", None], pa.large_binary()),
+    rows = reader(pa.table({"raw_audio": pa.array([saved(tone(4.0)), b"", None], pa.large_binary()),
                              "raw_midi": pa.array([song(), None, None], pa.large_binary())}))  # fmt: skip
-    assert whole["audio"].to_pylist()[0] == reader(rows_of(["a.wav"]))["audio"].to_pylist()[0]
-    assert whole["audio_trouble"].to_pylist()[1].startswith("empty")
-    assert len(whole["midi"].to_pylist()[0]) == 1
+    assert rows["audio"].to_pylist()[0] == reader(rows_of(["a.wav"]))["audio"].to_pylist()[0]
+    assert rows["audio_trouble"].to_pylist()[1].startswith("empty")
+    assert len(rows["midi"].to_pylist()[0]) == 1
 
 
-def test_what_the_table_holds_is_named_by_its_song(reader):
+def test_media_in_the_table_are_named_by_their_song(reader):
     table = pa.table({"song": ["x", "y"], "raw_audio": pa.array([b"no", b"no"], pa.large_binary()),
                       "raw_midi": pa.array([None, b"no"], pa.large_binary())})  # fmt: skip
     for _ in range(2):
         rows = reader(table)
-        said = [describe_media_errors(name, *count_media_errors(rows, name)[:2])[0] for name in ("audio", "midi")]
-        assert said[0].endswith("(of song x, of song y)")
-        assert said[1].endswith("(of song y)")
+        messages = [describe_media_errors(name, *count_media_errors(rows, name)[:2])[0] for name in ("audio", "midi")]
+        assert messages[0].endswith("(of song x, of song y)")
+        assert messages[1].endswith("(of song y)")
 
 
-def test_a_damaged_store_is_noticed(tmp_path):
+def test_damaged_cache_files_are_ignored(tmp_path):
     store = ArrayCache(tmp_path)
     key = store.put_content("audio", np.arange(9, dtype=np.int16))
     path = next(tmp_path.glob("audio/*/*.npy"))
@@ -228,51 +228,53 @@ def test_a_damaged_store_is_noticed(tmp_path):
     store.write_index("0" * 32, {"audio": {}})
     next(tmp_path.glob("looks/*/*.json")).write_text("{")
     assert store.read_index("0" * 32) is None
-    assert not list(tmp_path.glob("**/.*")), "nothing temporary is left"
+    assert not list(tmp_path.glob("**/.*")), "no temporary file is left"
 
 
-def test_batches_take_all_views_or_draw_one():
+def test_batches_contain_all_views_or_a_random_one():
     table = pa.table({"audio": [["a0", "a1", "b0", "b1"], [], ["c0", "c1"]], "audio_slot": [[0, 0, 1, 1], [], [0, 0]]})
     examples = Examples(table, np.zeros(3), np.ones(3))
     arrays = {name: np.full((2, 3), i, np.float32) for i, name in enumerate(["a0", "a1", "b0", "b1", "c0", "c1"])}
-    every = get_modality("audio").collate(examples, np.array([2, 1, 0]), InputSpec(), lambda _, key: arrays[key], None)
-    assert every["to_example"].tolist() == [0, 0, 2, 2, 2, 2]
-    assert every["stem"].tolist() == [0, 0, 0, 0, 1, 1]
-    drawn = get_modality("audio").collate(
+    all_views = get_modality("audio").collate(
+        examples, np.array([2, 1, 0]), InputSpec(), lambda _, key: arrays[key], None
+    )
+    assert all_views["to_example"].tolist() == [0, 0, 2, 2, 2, 2]
+    assert all_views["stem"].tolist() == [0, 0, 0, 0, 1, 1]
+    one_view = get_modality("audio").collate(
         examples, np.array([0, 1, 2]), InputSpec(), lambda _, key: arrays[key], lambda: 3
     )
-    assert drawn["to_example"].tolist() == [0, 0, 2]
+    assert one_view["to_example"].tolist() == [0, 0, 2]
 
-    def of_the_first(seed):
-        found = get_modality("audio").collate(
+    def first_values(seed):
+        batch = get_modality("audio").collate(
             examples, np.array([0]), InputSpec(), lambda _, key: arrays[key], lambda: seed
         )
-        return tuple(found["values"][:, 0, 0].tolist())
+        return tuple(batch["values"][:, 0, 0].tolist())
 
-    seen = {of_the_first(seed) for seed in range(20)}
-    assert len(seen) == 4, "each view of each stem has its turn"
+    drawn_values = {first_values(seed) for seed in range(20)}
+    assert len(drawn_values) == 4, "each view of each stem is drawn"
 
 
 @pytest.mark.parametrize(("modality", "files"), [("midi", 60), ("audio", 60)])
-def test_mutated_files_are_troubles_at_worst(modality, files, tmp_path):
-    """A few of the thousands that the benchmark tries."""
+def test_mutated_files_are_read_or_counted(modality, files, tmp_path):
+    """A sample of the files of the benchmark `media_faults`."""
     rng = random.Random(0)
-    whole = song() if modality == "midi" else saved(tone(0.5))
+    original = song() if modality == "midi" else saved(tone(0.5))
     reader = MediaReader((modality,), tmp_path, Windows(1.0), None)
-    made = []
+    mutated = []
     for _ in range(files):
-        data = bytearray(whole)
+        data = bytearray(original)
         for _ in range(rng.choice((1, 4, 16))):
             data[rng.randrange(len(data) if rng.random() < 0.5 else 44)] = rng.randrange(256)
-        made.append(bytes(data[: rng.randrange(1, len(data))] if rng.random() < 0.3 else data))
-    rows = reader(pa.table({f"raw_{modality}": pa.array(made, pa.large_binary())}))
-    counts, _, named = count_media_errors(rows, modality)
-    assert named == files
+        mutated.append(bytes(data[: rng.randrange(1, len(data))] if rng.random() < 0.3 else data))
+    rows = reader(pa.table({f"raw_{modality}": pa.array(mutated, pa.large_binary())}))
+    counts, _, total = count_media_errors(rows, modality)
+    assert total == files
     assert json.dumps(counts)
 
 
 def test_a_copy_of_a_file_is_not_decoded_again(tmp_path, monkeypatch):
-    """On another machine times and inodes differ; the content tells that a cache which travelled is still right."""
+    """On another machine, times and inodes differ; a copied cache is still valid if the content is equal."""
     first = windows_of(album(tmp_path / "one", 220.0, 200.0), tmp_path / "store")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "one", copy, copy_function=shutil.copyfile)
@@ -281,7 +283,7 @@ def test_a_copy_of_a_file_is_not_decoded_again(tmp_path, monkeypatch):
         np.testing.assert_array_equal(windows_of(copy, tmp_path / "store"), first)
 
 
-def test_a_file_is_hashed_only_where_it_may_be_another(tmp_path, monkeypatch):
+def test_an_unchanged_file_is_not_hashed_again(tmp_path, monkeypatch):
     root = album(tmp_path / "one", 220.0, 200.0)
     first = windows_of(root, tmp_path / "store")
     monkeypatch.setattr("rainbow_ray.modalities.media_source._digest", None)

@@ -97,8 +97,8 @@ def tempo() -> Iterator[ModalitySpec]:
 def songs(tmp_path):
     """Songs with a fast tempo where they are marked; some have none."""
     rows = song_rows()
-    marked = rows["has_rebracketing_markers"]
-    rows["bpm"] = [None if i // 2 % 9 == 4 else 60.0 + i // 2 % 5 + 80.0 * label for i, label in enumerate(marked)]
+    labels = rows["has_rebracketing_markers"]
+    rows["bpm"] = [None if i // 2 % 9 == 4 else 60.0 + i // 2 % 5 + 80.0 * label for i, label in enumerate(labels)]
     path = tmp_path / "songs.parquet"
     pq.write_table(pa.table(rows), path)
     return path

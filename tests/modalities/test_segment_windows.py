@@ -1,4 +1,4 @@
-"""A segment reads its own part of its stem's sound and notes, and nothing of its neighbours."""
+"""A segment reads its own part of the audio and MIDI of its stem, and nothing of its neighbours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PITCHES = (300.0, 900.0, 2000.0)
 
 @pytest.fixture
 def root(tmp_path):
-    """Three seconds, each of another pitch; a note every quarter of a second."""
+    """Write three seconds of audio, each of a different pitch, and a note every quarter of a second."""
     (tmp_path / "a.wav").write_bytes(saved(np.concatenate([tone(1.0, pitch=pitch) for pitch in PITCHES])))
     (tmp_path / "a.mid").write_bytes(song(notes=[(i * 240, 100, 40 + i) for i in range(12)]))
     return tmp_path
@@ -33,31 +33,32 @@ def windows(root, spans, seconds=1.0):
         "raw_audio": ["a.wav"] * n, "raw_midi": ["a.mid"] * n, "start": pa.array([a for a, _ in spans], pa.float64()),
         "end": pa.array([b for _, b in spans], pa.float64()),
     })  # fmt: skip
-    found = reader(rows)
+    media_rows = reader(rows)
     return [
-        {name: [reader.store.get(name, key) for key in found[name][i].as_py()] for name in ("audio", "midi")}
+        {name: [reader.store.get(name, key) for key in media_rows[name][i].as_py()] for name in ("audio", "midi")}
         for i in range(n)
-    ], found
+    ], media_rows
 
 
 def pitch_of(samples):
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
 
 
-def test_each_segment_hears_its_own_second(root):
-    found, _ = windows(root, [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)])
-    for one, pitch in zip(found, PITCHES, strict=True):
-        assert len(one["audio"]) == 1
-        assert pitch_of(np.asarray(one["audio"][0], dtype=np.float32)) == pytest.approx(pitch, rel=0.02)
+def test_each_segment_reads_its_part_of_the_recording(root):
+    segments, _ = windows(root, [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)])
+    for segment, pitch in zip(segments, PITCHES, strict=True):
+        assert len(segment["audio"]) == 1
+        assert pitch_of(np.asarray(segment["audio"][0], dtype=np.float32)) == pytest.approx(pitch, rel=0.02)
 
 
-def test_a_short_segment_does_not_hear_its_neighbours(root):
-    (one,), _ = windows(root, [(0.5, 1.0)])
-    samples = np.asarray(one["audio"][0], dtype=np.float32)
+def test_a_short_segment_contains_nothing_of_its_neighbours(root):
+    (segment,), _ = windows(root, [(0.5, 1.0)])
+    samples = np.asarray(segment["audio"][0], dtype=np.float32)
     assert len(samples) == RATE
-    assert np.array_equal(samples[RATE // 2 :], samples[: RATE // 2]), "it is repeated, as encoders want equal windows"
+    # repeated, because encoders need windows of equal length
+    assert np.array_equal(samples[RATE // 2 :], samples[: RATE // 2])
     assert pitch_of(samples[: RATE // 2]) == pytest.approx(PITCHES[0], rel=0.02)
-    assert len(one["midi"][0]) == 2
+    assert len(segment["midi"][0]) == 2
 
 
 def test_a_long_segment_is_read_from_its_middle():
@@ -65,18 +66,18 @@ def test_a_long_segment_is_read_from_its_middle():
     assert Span(10.0, 13.0).window(10.0) == (10.0, 3.0)
 
 
-def test_where_nobody_knows_the_place_nothing_is_read(root):
-    found, _ = windows(root, [(float("nan"), 1.0), (2.0, 1.0), (0.0, float("inf")), (-1.0, 1.0)])
-    assert all(one["audio"] == [] for one in found)
+def test_segments_with_invalid_times_have_no_windows(root):
+    segments, _ = windows(root, [(float("nan"), 1.0), (2.0, 1.0), (0.0, float("inf")), (-1.0, 1.0)])
+    assert all(segment["audio"] == [] for segment in segments)
 
 
-def test_a_segment_beyond_the_end_is_told(root):
+def test_a_segment_after_the_end_has_a_reason(root):
     _, table = windows(root, [(50.0, 51.0)])
     assert "begins after the sound ends" in table["audio_trouble"][0].as_py()
 
 
-def test_segments_are_trained_on_their_own_sound(root, tmp_path):
-    """The label is the pitch, and a song has all three: nothing but each segment's own window tells it."""
+def test_segments_are_trained_on_their_part_of_the_recording(root, tmp_path):
+    """The label is the pitch of a segment, and each song has all three: only the segment's own window determines it."""
     import pyarrow.parquet as pq
 
     names = ["song_id", "segment_index", "start_seconds", "end_seconds", "lyric_text", "segment_rebracketing_type",
@@ -86,8 +87,8 @@ def test_segments_are_trained_on_their_own_sound(root, tmp_path):
     for number in range(12):
         order = rng.permutation(3)
         (root / f"{number}.wav").write_bytes(saved(np.concatenate([tone(1.0, pitch=PITCHES[i]) for i in order])))
-        for place, kind in enumerate(order):
-            values = [f"{number:02d}", place, float(place), place + 1.0, None, "abc"[kind], f"{number}.wav"]
+        for position, kind in enumerate(order):
+            values = [f"{number:02d}", position, float(position), position + 1.0, None, "abc"[kind], f"{number}.wav"]
             for name, value in zip(rows, values, strict=True):
                 rows[name].append(value)
     pq.write_table(

@@ -1,4 +1,4 @@
-"""Special tokens that stand in texts are ordinary text, and vocabularies are checked before use."""
+"""Special tokens inside texts are read as ordinary text, and vocabularies are checked before use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDINARY = ["a river, a door!", "two  spaces é [b] < s > a", "", "x", "unknown 
 
 
 def pieces(*special: str) -> list[tuple[str, float]]:
-    """A Unigram vocabulary, in which special tokens are pieces like any other, of the best score."""
+    """Return a Unigram vocabulary in which special tokens are ordinary pieces with the highest score."""
     return [*((token, 0.0) for token in special), ("▁", -3.0), *((letter, -4.0) for letter in LETTERS), ("▁door", -2.0)]
 
 
@@ -59,55 +59,55 @@ KINDS = ["wordpiece", "byte-level", "deberta", "xlm-roberta", "t5", "whole words
 
 @pytest.fixture(params=KINDS)
 def saved(request, tmp_path) -> Path:
-    """A tokenizer of each kind, as its folder."""
+    """Save a tokenizer of each kind and return its folder."""
     make_tokenizer(request.param).save_pretrained(tmp_path)
     transformers.BertConfig().save_pretrained(tmp_path)
     return tmp_path
 
 
-def inner(plain: PlainTokenizer, row: list[int]) -> list[int]:
+def content_ids(plain: PlainTokenizer, row: list[int]) -> list[int]:
     return row[plain.front : len(row) - plain.back]
 
 
-def test_texts_without_special_tokens_keep_their_ids(saved):
-    before = transformers.AutoTokenizer.from_pretrained(saved)(ORDINARY, truncation=False)["input_ids"]
+def test_ordinary_texts_have_the_ids_of_the_tokenizer(saved):
+    expected = transformers.AutoTokenizer.from_pretrained(saved)(ORDINARY, truncation=False)["input_ids"]
     plain = tokenize.load_plain_tokenizer(str(saved))
-    assert plain(ORDINARY) == before
+    assert plain(ORDINARY) == expected
     assert plain([]) == []
 
 
-def test_no_special_token_comes_from_a_text(saved):
+def test_special_tokens_in_a_text_are_read_as_text(saved):
     tokenizer, plain = tokenize.load_tokenizer(str(saved)), tokenize.load_plain_tokenizer(str(saved))
     special = pretrained.special_tokens(tokenizer)
     texts = [
-        written.format(token)
+        text.format(token)
         for token in special
-        for written in ("{0}", "a {0} door", "a{0}door", "{0}{0} a {0}", "a door {0}", "  {0}\n")
+        for text in ("{0}", "a {0} door", "a{0}door", "{0}{0} a {0}", "a door {0}", "  {0}\n")
     ]
-    for row, written in zip(plain(texts), texts, strict=True):
-        found = set(inner(plain, row)) & (set(special.values()) - {tokenizer.unk_token_id})
-        assert not found, written
+    for row, text in zip(plain(texts), texts, strict=True):
+        special_ids = set(content_ids(plain, row)) & (set(special.values()) - {tokenizer.unk_token_id})
+        assert not special_ids, text
         assert row[: plain.front] == plain(["a"])[0][: plain.front]
         assert row[len(row) - plain.back :] == plain(["a"])[0][len(plain(["a"])[0]) - plain.back :]
-        assert inner(plain, row) or not tokenizer.unk_token, f"{written}: it is read, not dropped"
+        assert content_ids(plain, row) or not tokenizer.unk_token, f"{text}: it is read, not dropped"
 
 
 def test_words_before_and_after_a_special_token_are_read(saved):
     plain = tokenize.load_plain_tokenizer(str(saved))
-    words = inner(plain, plain(["a"])[0])
+    words = content_ids(plain, plain(["a"])[0])
     special = pretrained.special_tokens(tokenize.load_tokenizer(str(saved)))
     for row in plain([f"a {token} a" for token in special]):
-        assert [number for number in inner(plain, row) if number in words], "the text around it"
+        assert set(content_ids(plain, row)) & set(words), "the text around a special token is read"
 
 
-def test_a_spelling_that_normalization_brings_forth_is_text_too():
+def test_special_tokens_that_result_from_normalization_are_text():
     tokenizer = make_tokenizer("xlm-roberta")
     tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.NFKC()
     plain = pretrained.plain_tokenizer(tokenizer)
-    assert not {0, 1, 2} & set(inner(plain, plain(["a ＜s＞ ＜/s＞ ＜pad＞ door"])[0]))
+    assert not {0, 1, 2} & set(content_ids(plain, plain(["a ＜s＞ ＜/s＞ ＜pad＞ door"])[0]))
 
 
-def test_a_literal_unknown_token_is_no_unknown_word():
+def test_a_literal_unknown_token_is_not_an_unknown_word():
     plain = pretrained.plain_tokenizer(make_tokenizer("xlm-roberta"))
     assert plain.broken == ("<unk>",)
     assert 3 not in plain(["a <unk> door"])[0]
@@ -118,18 +118,18 @@ def test_the_setting_is_saved_and_a_tokenizer_json_gives_the_same_ids(saved, tmp
     tokenizer, plain = tokenize.load_tokenizer(str(saved)), tokenize.load_plain_tokenizer(str(saved))
     if not tokenizer.is_fast:
         pytest.skip("it has no tokenizer.json")
-    again = tmp_path_factory.mktemp("again")
-    tokenizer.save_pretrained(again)
-    loaded = transformers.AutoTokenizer.from_pretrained(again)
+    folder = tmp_path_factory.mktemp("again")
+    tokenizer.save_pretrained(folder)
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
     assert loaded.split_special_tokens
     texts = [*ORDINARY, *(f"a {token} door" for token in pretrained.special_tokens(tokenizer))]
-    assert tokenize.load_plain_tokenizer(str(again))(texts) == plain(texts)
-    tokenizer.backend_tokenizer.save(str(again / "tokenizer.json"))
-    light = tokenizers.Tokenizer.from_file(str(again / "tokenizer.json"))
-    light.no_truncation()
-    light.no_padding()
-    light.encode_special_tokens = True
-    assert _plain_tokenizer(light, again)(texts) == plain(texts)
+    assert tokenize.load_plain_tokenizer(str(folder))(texts) == plain(texts)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    fast = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fast.no_truncation()
+    fast.no_padding()
+    fast.encode_special_tokens = True
+    assert _plain_tokenizer(fast, folder)(texts) == plain(texts)
 
 
 def test_rows_are_prepared_without_special_tokens_from_texts():
@@ -144,29 +144,29 @@ SPECIAL = {"[PAD]": 0, "[UNK]": 1}
 WORDS = {"[PAD]": 0, "[UNK]": 1, "a": 2, "river": 3}
 
 
-def by_words(texts):
+def encode_words(texts):
     return [[WORDS.get(word, 1) for word in sentence.split()] for sentence in texts]
 
 
-def problems_of(encode=by_words, vocabulary=None, **keys) -> list[str]:
+def problems_of(encode=encode_words, vocabulary=None, **keys) -> list[str]:
     plain = PlainTokenizer.make(encode, SPECIAL, "[UNK]")
     return check_vocabulary(plain, vocabulary or WORDS, SPECIAL, **{"embeddings": 4, **keys})
 
 
-def test_what_keeps_a_vocabulary_from_use():
+def test_unusable_vocabularies_are_reported():
     assert problems_of() == []
-    (task,) = problems_of(vocabulary=SPECIAL, files=["vocab.txt"])
-    assert "no vocabulary" in task
-    assert "vocab.txt is missing or damaged" in task
-    (task,) = problems_of(embeddings=3)
-    assert "4 tokens, 1 of them beyond the 3" in task
-    (task,) = problems_of(padding=9)
-    assert "beyond" in task
-    (task,) = problems_of(lambda texts: [[1] * len(sentence.split()) for sentence in texts])
-    assert "cannot read the words of its own vocabulary" in task
+    (problem,) = problems_of(vocabulary=SPECIAL, files=["vocab.txt"])
+    assert "no vocabulary" in problem
+    assert "vocab.txt is missing or damaged" in problem
+    (problem,) = problems_of(embeddings=3)
+    assert "4 tokens, 1 of them beyond the 3" in problem
+    (problem,) = problems_of(padding=9)
+    assert "beyond" in problem
+    (problem,) = problems_of(lambda texts: [[1] * len(sentence.split()) for sentence in texts])
+    assert "cannot read the words of its own vocabulary" in problem
 
 
-def test_a_vocabulary_without_its_merges_is_noticed():
+def test_missing_merges_of_a_vocabulary_are_reported():
     letters = "abcdefghij"
     vocabulary = {**SPECIAL, **{letter: n + 2 for n, letter in enumerate(letters)}}
     vocabulary |= {f"{a}{b}c": 20 + 10 * i + j for i, a in enumerate(letters) for j, b in enumerate(letters)}
@@ -174,5 +174,5 @@ def test_a_vocabulary_without_its_merges_is_noticed():
     def by_letters(texts):
         return [[vocabulary.get(letter, 1) for letter in sentence] for sentence in texts]
 
-    (task,) = problems_of(by_letters, vocabulary, embeddings=None)
-    assert "merges are missing" in task
+    (problem,) = problems_of(by_letters, vocabulary, embeddings=None)
+    assert "merges are missing" in problem

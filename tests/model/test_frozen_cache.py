@@ -1,4 +1,4 @@
-"""Hidden states of frozen layers: computed once for all epochs, fits and processes, equal to those computed anew."""
+"""Hidden states of frozen layers are computed once for all epochs, fits and processes, and equal computed ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = {"training__min_steps": 0, "training__epochs": 2, "training__batch_size"
 SHAPE = (5, 3)
 
 
-def filled(value: float):
+def fill_with(value: float):
     return lambda out: out.fill_(value)
 
 
@@ -31,17 +31,17 @@ def must_not_run(out: torch.Tensor) -> None:
 
 def test_states_are_computed_once(tmp_path):
     cache = FrozenFeatureCache(tmp_path, MB)
-    first = cache.get("a", SHAPE, torch.float32, filled(2.0))
-    again = FrozenFeatureCache(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
+    first = cache.get("a", SHAPE, torch.float32, fill_with(2.0))
+    loaded = FrozenFeatureCache(tmp_path, MB).get("a", SHAPE, torch.float32, must_not_run)
     assert torch.equal(first, torch.full(SHAPE, 2.0))
-    assert torch.equal(first, again)
-    again.add_(1)  # a private copy is written
+    assert torch.equal(first, loaded)
+    loaded.add_(1)  # this writes to a private copy
     assert torch.equal(cache.find("a", SHAPE, torch.float32), first)
     assert cache.find("b", SHAPE, torch.float32) is None
-    assert cache.find("a", (7, 3), torch.float32) is None, "a file of another size is not these states"
-    half = cache.get("c", SHAPE, torch.bfloat16, filled(0.5))
-    assert half.dtype == torch.bfloat16
-    assert half.float().sum() == 7.5
+    assert cache.find("a", (7, 3), torch.float32) is None, "a file of another size is not used"
+    bfloat16_states = cache.get("c", SHAPE, torch.bfloat16, fill_with(0.5))
+    assert bfloat16_states.dtype == torch.bfloat16
+    assert bfloat16_states.float().sum() == 7.5
     cache.remove()
     assert not tmp_path.exists()
 
@@ -49,14 +49,14 @@ def test_states_are_computed_once(tmp_path):
 def test_the_least_recently_used_files_are_removed(tmp_path):
     size = SHAPE[0] * SHAPE[1] * 4
     cache = FrozenFeatureCache(tmp_path, 2 * size)
-    kept = cache.get("a", SHAPE, torch.float32, filled(1.0))
-    cache.get("b", SHAPE, torch.float32, filled(2.0))
+    states = cache.get("a", SHAPE, torch.float32, fill_with(1.0))
+    cache.get("b", SHAPE, torch.float32, fill_with(2.0))
     os.utime(tmp_path / "b.states", (1, 1))
     cache.get("a", SHAPE, torch.float32, must_not_run)
-    cache.get("c", SHAPE, torch.float32, filled(3.0))
+    cache.get("c", SHAPE, torch.float32, fill_with(3.0))
     assert {path.stem for path in tmp_path.glob("*.states")} == {"a", "c"}
     assert FrozenFeatureCache(tmp_path, size - 1).get("d", SHAPE, torch.float32, must_not_run) is None
-    assert kept.sum() == 15
+    assert states.sum() == 15
 
 
 def test_a_failed_computation_leaves_no_file(tmp_path):
@@ -69,39 +69,39 @@ def test_a_failed_computation_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="in the middle"):
         cache.get("a", SHAPE, torch.float32, fail)
     assert cache.find("a", SHAPE, torch.float32) is None
-    assert cache.get("a", SHAPE, torch.float32, filled(1.0)).sum() == 15
+    assert cache.get("a", SHAPE, torch.float32, fill_with(1.0)).sum() == 15
 
 
-def _compute(folder: Path, log: Path, die: bool) -> None:
-    def slowly(out: torch.Tensor) -> None:
+def _compute(folder: Path, log: Path, exits: bool) -> None:
+    def compute_slowly(out: torch.Tensor) -> None:
         with log.open("a") as file:
             file.write("computed\n")
         out[0] = 9.0
         time.sleep(2.0)
-        if die:
+        if exits:
             os._exit(9)
         out.fill_(1.0)
 
     cache = FrozenFeatureCache(folder, MB)
-    assert cache.get("a", SHAPE, torch.float32, slowly).sum() == 15
+    assert cache.get("a", SHAPE, torch.float32, compute_slowly).sum() == 15
 
 
-@pytest.mark.parametrize("die", [False, True])
-def test_one_of_several_processes_computes(tmp_path, die):
-    context = multiprocessing.get_context("spawn")  # torch has threads: a fork of it may hang
+@pytest.mark.parametrize("first_exits", [False, True])
+def test_one_of_several_processes_computes(tmp_path, first_exits):
+    context = multiprocessing.get_context("spawn")  # torch has threads: a forked process may hang
     log = tmp_path / "log"
-    if die:
+    if first_exits:
         first = context.Process(target=_compute, args=(tmp_path / "cache", log, True))
         first.start()
         first.join(90)
         assert first.exitcode == 9
         log.unlink()
-    others = [context.Process(target=_compute, args=(tmp_path / "cache", log, False)) for _ in range(2)]
-    for process in others:
+    processes = [context.Process(target=_compute, args=(tmp_path / "cache", log, False)) for _ in range(2)]
+    for process in processes:
         process.start()
-    for process in others:
+    for process in processes:
         process.join(90)
-    assert [process.exitcode for process in others] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     assert log.read_text() == "computed\n"
     assert not list((tmp_path / "cache").glob(".*.tmp")), "the temporary file of a dead process is removed"
 
@@ -112,13 +112,13 @@ def test_states_are_padded_with_zeros():
     assert padded.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
 
 
-def test_keys_tell_their_parts_apart():
+def test_keys_depend_on_the_boundaries_of_their_parts():
     assert hash_parts("ab", "c") != hash_parts("a", "bc")
     assert hash_parts(1, "x") == hash_parts(1, "x")
 
 
-def counted(monkeypatch) -> list[int]:
-    """Notes each forward pass of the embeddings: the first thing that a frozen prefix does."""
+def count_embeddings(monkeypatch) -> list[int]:
+    """Record the batch size of each call of the embeddings, the first operation of a forward pass."""
 
     calls: list[int] = []
     embed = FamilyAdapter.embed
@@ -144,13 +144,13 @@ FREEZING = [
 def test_training_is_the_same_with_and_without_the_cache(songs_file, tiny_encoder, tmp_path, monkeypatch, family, keys):
     plan = plan_of(songs_file, tiny_encoder(family), **QUICK, **keys)
     data = data_of(plan)
-    _, plain = fit_fold(plan, data, tmp_path / "plain")
-    calls = counted(monkeypatch)
+    _, uncached = fit_fold(plan, data, tmp_path / "plain")
+    calls = count_embeddings(monkeypatch)
     cache = FrozenFeatureCache(tmp_path / "cache", MB)
-    _, fitted = fit_fold(plan, data, tmp_path / "stored", frozen_cache=cache)
-    np.testing.assert_allclose(fitted.val_scores, plain.val_scores, atol=1e-5)
-    np.testing.assert_allclose(fitted.facts["losses"], plain.facts["losses"], rtol=1e-5)
-    assert sum(calls) == len(source_of(data.examples).distinct[0]) + 1, "each text once, and one to see the shape"
+    _, cached = fit_fold(plan, data, tmp_path / "stored", frozen_cache=cache)
+    np.testing.assert_allclose(cached.val_scores, uncached.val_scores, atol=1e-5)
+    np.testing.assert_allclose(cached.facts["losses"], uncached.facts["losses"], rtol=1e-5)
+    assert sum(calls) == len(source_of(data.examples).distinct[0]) + 1, "each text once, and one to determine the shape"
     calls.clear()
     fit_fold(plan, data, tmp_path / "fold", fold=1, frozen_cache=cache)
     assert sum(calls) == 1
@@ -159,18 +159,18 @@ def test_training_is_the_same_with_and_without_the_cache(songs_file, tiny_encode
 
 
 def test_deeper_states_are_computed_from_shallower_ones(songs_file, tiny_encoder, tmp_path, monkeypatch):
-    def fit(depth, name, prefix):
+    def fit(depth, name, frozen_cache):
         plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__layer="last",
                        model__text_encoder__freeze_layers=depth)  # fmt: skip
-        return fit_fold(plan, data_of(plan), tmp_path / name, frozen_cache=prefix)[1]
+        return fit_fold(plan, data_of(plan), tmp_path / name, frozen_cache=frozen_cache)[1]
 
-    plain = fit(3, "plain", None)
+    uncached = fit(3, "plain", None)
     cache = FrozenFeatureCache(tmp_path / "cache", MB)
     fit(1, "shallow", cache)
-    calls = counted(monkeypatch)
-    deep = fit(3, "deep", cache)
-    assert sum(calls) == 1, "one to see the shape"
-    np.testing.assert_allclose(deep.val_scores, plain.val_scores, atol=1e-5)
+    calls = count_embeddings(monkeypatch)
+    from_shallow = fit(3, "deep", cache)
+    assert sum(calls) == 1, "one text, to determine the shape"
+    np.testing.assert_allclose(from_shallow.val_scores, uncached.val_scores, atol=1e-5)
 
 
 def test_states_that_exceed_the_limit_are_computed_in_each_step_with_a_note(songs_file, tiny_encoder, tmp_path):
@@ -185,10 +185,10 @@ def test_frozen_features_are_computed_once_for_all_fits(songs_file, tiny_encoder
     data = data_of(plan)
     cache = FrozenFeatureCache(tmp_path / "cache", MB)
     _, first = fit_fold(plan, data, tmp_path / "a", frozen_cache=cache)
-    calls = counted(monkeypatch)
-    _, again = fit_fold(plan, data, tmp_path / "b", frozen_cache=cache)
+    calls = count_embeddings(monkeypatch)
+    _, second = fit_fold(plan, data, tmp_path / "b", frozen_cache=cache)
     assert not calls
-    np.testing.assert_array_equal(first.val_scores, again.val_scores)
-    other = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__pooling="max")
-    fit_fold(other, data, tmp_path / "c", frozen_cache=cache)
+    np.testing.assert_array_equal(first.val_scores, second.val_scores)
+    other_plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK, model__text_encoder__pooling="max")
+    fit_fold(other_plan, data, tmp_path / "c", frozen_cache=cache)
     assert sum(calls) == len(data.examples)

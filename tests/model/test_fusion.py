@@ -20,7 +20,7 @@ def fusion_of(kind: str, seed: int = 0) -> Fusion:
 
 
 def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, Tokens]:
-    """Every example has another number of tokens; the last ones lack audio, or MIDI."""
+    """Return tokens of examples with different numbers of tokens; the last ones lack audio or MIDI."""
     generator = torch.Generator().manual_seed(seed)
     tokens = {}
     for shift, (name, width) in enumerate(WIDTHS.items()):
@@ -37,33 +37,38 @@ def tokens_of(examples: int = 4, length: int = 6, seed: int = 1) -> dict[str, To
 @pytest.mark.parametrize("kind", get_args(FusionKind))
 def test_the_output_depends_on_neither_padding_nor_the_batch(kind):
     fusion, tokens = fusion_of(kind), tokens_of()
-    whole = fusion(tokens)
+    batched = fusion(tokens)
     for example in range(4):
-        alone = {}
-        for name, own in tokens.items():
-            length = max(1, int(own.mask[example].sum()))
-            alone[name] = Tokens(own.values[example : example + 1, :length], own.mask[example : example + 1, :length])
-        torch.testing.assert_close(fusion(alone)[0], whole[example], atol=1e-5, rtol=0)
-    longer = {
+        single = {}
+        for name, modality_tokens in tokens.items():
+            length = max(1, int(modality_tokens.mask[example].sum()))
+            single[name] = Tokens(
+                modality_tokens.values[example : example + 1, :length],
+                modality_tokens.mask[example : example + 1, :length],
+            )
+        torch.testing.assert_close(fusion(single)[0], batched[example], atol=1e-5, rtol=0)
+    padded = {
         name: Tokens(
             torch.nn.functional.pad(t.values, (0, 0, 0, 9), value=7.0), torch.nn.functional.pad(t.mask, (0, 9))
         )
         for name, t in tokens.items()
     }
-    torch.testing.assert_close(fusion(longer), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fusion(padded), batched, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
 def test_only_tokens_inside_the_mask_change_the_output(kind):
     fusion, tokens = fusion_of(kind), tokens_of()
-    whole = fusion(tokens)
-    noise = {name: Tokens(torch.where(t.mask[..., None], t.values, 99.0), t.mask) for name, t in tokens.items()}
-    torch.testing.assert_close(fusion(noise), whole, atol=1e-5, rtol=0)
+    expected = fusion(tokens)
+    changed_outside = {
+        name: Tokens(torch.where(t.mask[..., None], t.values, 99.0), t.mask) for name, t in tokens.items()
+    }
+    torch.testing.assert_close(fusion(changed_outside), expected, atol=1e-5, rtol=0)
     for name in WIDTHS:
         changed = tokens | {
             name: Tokens(tokens[name].values + torch.randn(tokens[name].values.shape), tokens[name].mask)
         }
-        assert not torch.allclose(fusion(changed)[0], whole[0], atol=1e-3)
+        assert not torch.allclose(fusion(changed)[0], expected[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
@@ -88,13 +93,13 @@ def test_modality_dropout_removes_its_fraction_and_keeps_at_least_one():
     torch.manual_seed(0)
     present = {name: torch.ones(20_000, dtype=torch.bool) for name in WIDTHS}
     present["midi"][::2] = False
-    hidden = apply_modality_dropout(present, 0.3)
-    stacked, is_present = torch.stack(list(hidden.values())), torch.stack(list(present.values()))
+    remaining = apply_modality_dropout(present, 0.3)
+    stacked, is_present = torch.stack(list(remaining.values())), torch.stack(list(present.values()))
     assert stacked.any(dim=0).all()
     assert not (stacked & ~is_present).any(), "a missing modality does not appear"
-    # of three, all go with 0.3 ** 3 and one of them is kept; of two, with 0.3 ** 2
+    # all three would be dropped with probability 0.3 ** 3, and then one is kept; all of two with 0.3 ** 2
     expected = 0.5 * (0.7 + 0.3**3 / 3) + 0.5 * (0.7 + 0.3**2 / 2)
-    assert hidden["text"].float().mean() == pytest.approx(expected, abs=0.02)
+    assert remaining["text"].float().mean() == pytest.approx(expected, abs=0.02)
     assert all((apply_modality_dropout(present, 0.0)[name] == present[name]).all() for name in present)
 
 

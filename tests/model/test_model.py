@@ -1,4 +1,4 @@
-"""The model: poolings by hand, units averaged to examples, statistics, what is trained and what is kept."""
+"""The model: independence of padding, mean over units, initial logits, and the trained state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def batch_of(units: int = 3, examples: int = 3, length: int = 7) -> Batch:
         "mask": mask,
         "words": torch.randint(0, 99, (units, 5), generator=generator),
     }
-    belongs = torch.arange(units) * examples // units
+    example_of_unit = torch.arange(units) * examples // units
     names = [f"e{i}" for i in range(examples)]
     return Batch(
         names,
         names,
         {"text": inputs},
-        {"text": belongs},
+        {"text": example_of_unit},
         {"text": torch.ones(examples).bool()},
         torch.zeros(examples),
         torch.ones(examples),
@@ -48,15 +48,15 @@ def model_of(**keys) -> RainbowModel:
 
 
 @pytest.mark.parametrize("kind", get_args(TextPooling))
-def test_logits_do_not_change_with_padding_or_company(kind):
+def test_logits_do_not_depend_on_padding_or_the_batch(kind):
     model = model_of(text_encoder__pooling=kind)
     torch.nn.init.normal_(model.head[-1].weight)
     batch = batch_of()
     with torch.no_grad():
-        together = model(batch)
+        batched = model(batch)
         inputs = {k: v[:1] for k, v in batch.units["text"].items()}
         inputs = {"input_ids": inputs["input_ids"][:, :4], "mask": inputs["mask"][:, :4], "words": inputs["words"]}
-        one = Batch(
+        single = Batch(
             ["e0"],
             ["e0"],
             {"text": inputs},
@@ -65,28 +65,28 @@ def test_logits_do_not_change_with_padding_or_company(kind):
             torch.zeros(1),
             torch.ones(1),
         )
-        torch.testing.assert_close(model(one), together[:1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(single), batched[:1], atol=1e-5, rtol=0)
 
 
 def test_units_of_an_example_are_averaged():
     model = model_of()
     torch.nn.init.normal_(model.head[-1].weight)
-    single, double = batch_of(units=4, examples=4), batch_of(units=4, examples=2)
+    unit_batch, averaged_batch = batch_of(units=4, examples=4), batch_of(units=4, examples=2)
     with torch.no_grad():
-        units = model.features(single)
-        torch.testing.assert_close(model.features(double), (units[0::2] + units[1::2]) / 2)
+        units = model.features(unit_batch)
+        torch.testing.assert_close(model.features(averaged_batch), (units[0::2] + units[1::2]) / 2)
 
 
-def test_first_predictions_are_the_bias_alone():
+def test_logits_of_a_new_model_are_its_bias():
     model = model_of()
     model.set_bias(np.array([0.7], dtype=np.float32))
     torch.testing.assert_close(model(batch_of()), torch.full((3, 1), 0.7))
 
 
 @pytest.mark.parametrize("frozen", [0, 1, "all"])
-def test_what_is_trained_is_all_that_needs_keeping(frozen):
+def test_the_trained_state_restores_the_model(frozen):
     keys = {"text_encoder__layer": 2, "text_encoder__freeze_layers": frozen}
-    model, other = model_of(**keys), model_of(**keys)
+    model, loaded = model_of(**keys), model_of(**keys)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -95,8 +95,8 @@ def test_what_is_trained_is_all_that_needs_keeping(frozen):
         model.bag_of_words.table.normal_()
     state = model.trained_state()
     assert all(not name.startswith("text.") for name in state) == (frozen == "all")
-    other.load_trained_state(state)
-    torch.testing.assert_close(other(batch_of()), model(batch_of()))
+    loaded.load_trained_state(state)
+    torch.testing.assert_close(loaded(batch_of()), model(batch_of()))
     assert model.has_frozen_features == (frozen == "all")
     with pytest.raises(ValueError, match="do not fit"):
-        other.load_trained_state({"head.1.weight": torch.zeros(1)})
+        loaded.load_trained_state({"head.1.weight": torch.zeros(1)})

@@ -1,4 +1,4 @@
-"""Tensors of checkpoints and bundles that earlier versions wrote have other names, and are loaded all the same."""
+"""Tensors of checkpoints and bundles of earlier versions are loaded under their present names."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def model_of(kind: str, seed: int) -> RainbowModel:
     return model
 
 
-def under_former_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_former_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     renamed = {}
     for name, tensor in state.items():
-        for pattern, former in FORMER_NAMES.items():
-            name = re.sub(pattern, former, name)
+        for pattern, former_name in FORMER_NAMES.items():
+            name = re.sub(pattern, former_name, name)
         renamed[name] = tensor
     return renamed
 
 
 @pytest.mark.parametrize("kind", ["transformer", "tcn"])
 def test_a_state_dict_under_former_names_loads(kind):
-    model, other = model_of(kind, seed=0), model_of(kind, seed=1)
+    model, loaded = model_of(kind, seed=0), model_of(kind, seed=1)
     state = model.trained_state()
-    former = under_former_names(state)
-    assert {name.split(".")[0] for name in former.keys() - state.keys()} == {
+    former_state = with_former_names(state)
+    assert {name.split(".")[0] for name in former_state.keys() - state.keys()} == {
         "words",
         "standardise",
         "fusion",
         "temporal",
     }
-    other.load_trained_state(former)
-    for name, tensor in other.trained_state().items():
+    loaded.load_trained_state(former_state)
+    for name, tensor in loaded.trained_state().items():
         assert torch.equal(tensor, state[name]), name
 
 
 def test_present_names_stay_as_they_are():
     state = model_of("tcn", seed=0).state_dict()
     assert list(upgrade_state_keys(state)) == list(state)
-    former = under_former_names(state)
-    assert list(upgrade_state_keys(former)) == list(state)
+    former_state = with_former_names(state)
+    assert list(upgrade_state_keys(former_state)) == list(state)

@@ -69,15 +69,15 @@ def test_neither_defaults_nor_a_plan_change_the_config_that_they_are_given(songs
     resolved = resolve(
         None, {}, [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
     )
-    before = resolved.model_copy(deep=True)
+    copy = resolved.model_copy(deep=True)
     plan = make_plan(resolved)
-    assert resolved == before
+    assert resolved == copy
     assert plan.config.training.metric == "macro_f1"
 
 
 def test_wrong_names_are_raised_with_the_problems_of_the_plan():
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         make_plan(resolve(None, {}, [("data.manifest_path", "none.parquet"), ("training.schedule", "liner")]))
-    text = "\n".join(caught.value.problems)
-    assert "did you mean linear" in text
-    assert "none.parquet" in text
+    messages = "\n".join(error.value.problems)
+    assert "did you mean linear" in messages
+    assert "none.parquet" in messages

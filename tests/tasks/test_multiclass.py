@@ -1,4 +1,4 @@
-"""Multi-class: labels and what becomes of rare ones, losses by their formulas, metrics as scikit-learn defines them."""
+"""The multi-class task: labels, rare classes, losses by their formulas, and metrics equal to those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rainbow_ray.tasks.multiclass import Multiclass
 from rainbow_ray.utils.errors import InputError
 
 CLASSES = ("causal", "spatial", "temporal")
-PROBLEM = Multiclass(classes=CLASSES)
+TASK = Multiclass(classes=CLASSES)
 SIX = np.array([0, 1, 1, 2, 2, 2], dtype=np.float32)
 
 
@@ -37,7 +37,7 @@ def test_classes_come_from_the_labels():
     assert labels.task.score_names == ("score_causal", "score_spatial", "score_temporal")
 
 
-def test_a_mapping_renames_joins_leaves_out_and_orders():
+def test_a_mapping_renames_merges_drops_and_orders_classes():
     named = parse(["a", "b", "c"], class_mapping={"a": "x", "b": "x", "c": None})
     assert named.task.classes == ("x",)
     assert list(named.left_out) == [None, None, MAPPED_AWAY]
@@ -60,30 +60,30 @@ def test_labels_that_the_mapping_lacks_follow_the_policy():
 def test_classes_of_too_few_songs_follow_the_policy(policy):
     labels = ["a"] * 4 + ["b"] * 3 + ["c", "d"]
     parsed = parse(labels)
-    wanted = config(rare_classes=policy)
+    settings = config(rare_classes=policy)
     if policy == "error":
         with pytest.raises(InputError, match=r"fewer than 2 songs: c \(1\), d \(1\)"):
-            parsed.task.finalize_labels(parsed.targets, "kind", wanted)
+            parsed.task.finalize_labels(parsed.targets, "kind", settings)
         return
-    settled = parsed.task.finalize_labels(parsed.targets, "kind", wanted)
-    assert "c (1), d (1)" in settled.notes[0]
+    finalized = parsed.task.finalize_labels(parsed.targets, "kind", settings)
+    assert "c (1), d (1)" in finalized.notes[0]
     if policy == "drop":
-        assert settled.task.classes == ("a", "b")
-        assert list(settled.left_out) == [None] * 7 + [RARE] * 2
+        assert finalized.task.classes == ("a", "b")
+        assert list(finalized.left_out) == [None] * 7 + [RARE] * 2
     else:
-        assert settled.task.classes == ("a", "b", "other")
-        assert settled.usable.all()
-        assert settled.targets.tolist() == [0] * 4 + [1] * 3 + [2] * 2
+        assert finalized.task.classes == ("a", "b", "other")
+        assert finalized.usable.all()
+        assert finalized.targets.tolist() == [0] * 4 + [1] * 3 + [2] * 2
 
 
-def test_others_that_are_still_too_few_are_left_out():
+def test_a_class_of_others_that_is_too_small_is_left_out():
     parsed = parse(["a"] * 4 + ["b"] * 3 + ["c"])
-    settled = parsed.task.finalize_labels(parsed.targets, "kind", config(rare_classes="other"))
-    assert settled.task.classes == ("a", "b")
-    assert list(settled.left_out)[-1] == RARE
+    labels = parsed.task.finalize_labels(parsed.targets, "kind", config(rare_classes="other"))
+    assert labels.task.classes == ("a", "b")
+    assert list(labels.left_out)[-1] == RARE
 
 
-def test_nothing_to_tell_apart_is_refused():
+def test_a_single_class_is_refused():
     parsed = parse(["a"] * 5)
     with pytest.raises(InputError, match="one class only: each of 5 songs is 'a'"):
         parsed.task.finalize_labels(parsed.targets, "kind", config())
@@ -94,7 +94,7 @@ def test_nothing_to_tell_apart_is_refused():
         parse([str(i) for i in range(2000)])
 
 
-def test_weights_that_do_not_fit_are_refused():
+def test_unsuitable_class_weights_are_refused():
     parsed = parse(["a"] * 3 + ["b"] * 3)
     with pytest.raises(InputError, match="3 weights for 2 classes"):
         parsed.task.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0, 2.0, 3.0]}))
@@ -103,12 +103,12 @@ def test_weights_that_do_not_fit_are_refused():
 
 
 def fitted(**keys) -> Multiclass:
-    return PROBLEM.fit(SIX, TrainingConfig(**keys))
+    return TASK.fit(SIX, TrainingConfig(**keys))
 
 
-def test_weights_come_from_the_training_side():
-    for asked in ("auto", "balanced"):
-        np.testing.assert_allclose(fitted(class_weights=asked).weights, [2, 1, 2 / 3], rtol=1e-6)
+def test_weights_are_computed_from_the_training_targets():
+    for policy in ("auto", "balanced"):
+        np.testing.assert_allclose(fitted(class_weights=policy).weights, [2, 1, 2 / 3], rtol=1e-6)
     assert fitted(class_weights="none").weights == (1.0, 1.0, 1.0)
     assert fitted(class_weights=[1.0, 2.0, 3.0]).weights == (1.0, 2.0, 3.0)
     assert fitted(class_weights={"spatial": 5.0}).weights == (1.0, 5.0, 1.0)
@@ -117,33 +117,33 @@ def test_weights_come_from_the_training_side():
     np.testing.assert_allclose(balanced, raw * 6 / (raw @ [1, 2, 3]), rtol=1e-6)
 
 
-def test_all_that_is_wrong_with_classes_is_said_at_once():
+def test_all_problems_of_classes_are_reported_together():
     parsed = parse(["a"] * 5 + ["b"] * 4 + ["c"])
     with pytest.raises(InputError) as error:
         parsed.task.finalize_labels(parsed.targets, "kind", config({"class_weights": [1.0]}, rare_classes="error"))
     assert len(error.value.problems) == 2
 
 
-def test_what_is_no_name_is_refused():
+def test_bytes_are_refused_as_names():
     with pytest.raises(InputError, match="cannot be class names"):
         Multiclass().parse(pa.chunked_array([pa.array([b"\xff\xfe", b"a"])]), "kind", DataConfig())
 
 
-def test_with_a_tiny_class_auto_does_not_balance_and_says_so():
-    def settled(least: int, **keys):
-        kinds = ["a"] * least + ["b"] * 20
+def test_automatic_weights_are_off_with_a_note_for_a_tiny_class():
+    def fit_weights(n_songs: int, **keys):
+        kinds = ["a"] * n_songs + ["b"] * 20
         parsed = parse(kinds)
-        labels = parsed.task.finalize_labels(parsed.targets, "kind", config(keys))
-        return labels.task.fit(labels.targets, TrainingConfig(**keys)).weights, labels.notes
+        finalized = parsed.task.finalize_labels(parsed.targets, "kind", config(keys))
+        return finalized.task.fit(finalized.targets, TrainingConfig(**keys)).weights, finalized.notes
 
-    weights, (note,) = settled(5)
+    weights, (note,) = fit_weights(5)
     assert weights == (1.0, 1.0)
     assert "a (5)" in note
     assert "training.class_weights=balanced" in note
-    weights, notes = settled(6)
+    weights, notes = fit_weights(6)
     np.testing.assert_allclose(weights, [26 / 12, 26 / 40], rtol=1e-6)
     assert notes == ()
-    weights, notes = settled(5, class_weights="balanced")
+    weights, notes = fit_weights(5, class_weights="balanced")
     np.testing.assert_allclose(weights, [25 / 10, 25 / 40], rtol=1e-6)
     assert notes == ()
 
@@ -152,17 +152,18 @@ def test_losses_follow_their_formulas():
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     codes = torch.from_numpy(SIX).long()
     plain = functional.cross_entropy(logits, codes, reduction="none")
-    weighed = fitted(class_weights="balanced")
-    weights = torch.tensor(weighed.weights)[codes]
-    torch.testing.assert_close(weighed.loss(logits, torch.from_numpy(SIX)), weights * plain)
+    weighted = fitted(class_weights="balanced")
+    weights = torch.tensor(weighted.weights)[codes]
+    torch.testing.assert_close(weighted.loss(logits, torch.from_numpy(SIX)), weights * plain)
     p = logits.softmax(-1)[torch.arange(6), codes]
     focal = fitted(class_weights="balanced", loss="focal").loss(logits, torch.from_numpy(SIX))
     torch.testing.assert_close(focal, weights * plain * (1 - p) ** 2)
     prior = torch.tensor([1 / 6, 2 / 6, 3 / 6])
     adjusted = functional.cross_entropy(logits + 0.5 * prior.log(), codes, reduction="none")
-    ours = fitted(loss="logit_adjusted", logit_adjustment=0.5)
-    torch.testing.assert_close(ours.loss(logits, torch.from_numpy(SIX)), adjusted)
-    torch.testing.assert_close(ours.scores(logits), logits.softmax(-1))  # the adjustment is for training alone
+    task = fitted(loss="logit_adjusted", logit_adjustment=0.5)
+    torch.testing.assert_close(task.loss(logits, torch.from_numpy(SIX)), adjusted)
+    # the adjustment applies only to the training loss
+    torch.testing.assert_close(task.scores(logits), logits.softmax(-1))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_losses_follow_their_formulas():
         {"loss": "logit_adjusted", "logit_adjustment": 0.3},
     ],
 )
-def test_the_first_bias_is_where_the_loss_is_least_without_text(keys):
+def test_the_initial_bias_minimizes_the_loss_without_features(keys):
     task = fitted(**keys)
     bias = torch.tensor(task.initial_bias(SIX), requires_grad=True)
     task.loss(bias.expand(6, 3), torch.from_numpy(SIX)).sum().backward()
@@ -195,54 +196,54 @@ def cases():
 
 
 @pytest.mark.parametrize(("truth", "scores"), cases())
-def test_metrics_are_those_of_scikit_learn(truth, scores):
+def test_metrics_equal_those_of_scikit_learn(truth, scores):
     task = Multiclass(classes=tuple("abcde"[: scores.shape[1]]))
-    ours, undefined = task.metrics(truth.astype(np.float32), scores)
-    said, present = scores.argmax(1), np.unique(truth)
-    everything = list(range(scores.shape[1]))
-    f1 = {"labels": present, "zero_division": 0}
+    values, undefined = task.metrics(truth.astype(np.float32), scores)
+    predicted, present = scores.argmax(1), np.unique(truth)
+    all_codes = list(range(scores.shape[1]))
+    f1_arguments = {"labels": present, "zero_division": 0}
     expected = {
-        "accuracy": reference.accuracy_score(truth, said),
-        "micro_f1": reference.f1_score(truth, said, average="micro"),
-        "macro_f1": reference.f1_score(truth, said, average="macro", **f1),
-        "weighted_f1": reference.f1_score(truth, said, average="weighted", **f1),
-        "balanced_accuracy": np.mean([np.mean(said[truth == c] == c) for c in present]),
-        "mcc": reference.matthews_corrcoef(truth, said),
-        "top_3": reference.top_k_accuracy_score(truth, scores, k=3, labels=everything) if len(everything) > 3 else 1.0,
-        "log_loss": reference.log_loss(truth, scores, labels=everything),
+        "accuracy": reference.accuracy_score(truth, predicted),
+        "micro_f1": reference.f1_score(truth, predicted, average="micro"),
+        "macro_f1": reference.f1_score(truth, predicted, average="macro", **f1_arguments),
+        "weighted_f1": reference.f1_score(truth, predicted, average="weighted", **f1_arguments),
+        "balanced_accuracy": np.mean([np.mean(predicted[truth == c] == c) for c in present]),
+        "mcc": reference.matthews_corrcoef(truth, predicted),
+        "top_3": reference.top_k_accuracy_score(truth, scores, k=3, labels=all_codes) if len(all_codes) > 3 else 1.0,
+        "log_loss": reference.log_loss(truth, scores, labels=all_codes),
     }
-    assert set(ours) == {*expected, "ece"}
+    assert set(values) == {*expected, "ece"}
     assert not undefined
     for name, value in expected.items():
-        assert ours[name] == pytest.approx(value, abs=1e-6), name
+        assert values[name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_a_class_that_no_song_has_does_not_spoil_macro_f1():
+def test_macro_f1_ignores_absent_classes():
     scores = np.eye(3)[[0, 1, 0, 1]]
-    assert PROBLEM.metric("macro_f1", np.array([0, 1, 0, 1]), scores) == 1.0
+    assert TASK.metric("macro_f1", np.array([0, 1, 0, 1]), scores) == 1.0
 
 
-def test_what_is_undefined_is_said():
-    values, why = PROBLEM.metrics(np.zeros(3), np.eye(3)[[0, 0, 1]])
+def test_undefined_metrics_have_a_reason():
+    values, reasons = TASK.metrics(np.zeros(3), np.eye(3)[[0, 0, 1]])
     assert values["macro_f1"] is None
     assert values["accuracy"] == pytest.approx(2 / 3)
-    assert "one class only" in why["macro_f1"]
+    assert "one class only" in reasons["macro_f1"]
 
 
-def test_sureness_that_is_too_large_is_counted():
+def test_calibration_error_of_overconfident_scores():
     scores = np.tile([0.9, 0.05, 0.05], (10, 1))
     truth = np.array([0] * 6 + [1] * 4)
     assert MULTICLASS_METRICS["ece"](truth, scores) == pytest.approx(0.3)
 
 
 def test_details_are_by_class():
-    said = np.eye(3)[[0, 1, 1, 2, 0, 2]]
-    details = PROBLEM.details(SIX, said)
+    scores = np.eye(3)[[0, 1, 1, 2, 0, 2]]
+    details = TASK.details(SIX, scores)
     assert details["confusion"] == [[1, 0, 0], [0, 2, 0], [1, 0, 2]]
     assert details["classes"]["temporal"] == {"precision": 1.0, "recall": 2 / 3, "f1": 0.8, "support": 3}
 
 
-def test_it_comes_back_from_json():
+def test_a_task_is_restored_from_json():
     task = fitted(loss="logit_adjusted")
     assert Multiclass(**task.to_json()) == task
     assert task.decode_predictions(np.eye(3)[[2, 0]]) == ["temporal", "causal"]
@@ -251,7 +252,7 @@ def test_it_comes_back_from_json():
 
 
 def test_names_are_checked():
-    problems = PROBLEM.check(config({"loss": "mse", "metric": "macrof1"}, class_mapping={"a": None}))
+    problems = TASK.check(config({"loss": "mse", "metric": "macrof1"}, class_mapping={"a": None}))
     assert len(problems) == 3
     assert problems[0].endswith("one of: cross_entropy, focal, class_balanced, logit_adjusted")
     assert "did you mean macro_f1" in problems[1]

@@ -1,4 +1,4 @@
-"""Multi-label: lists in every form, what becomes of rare classes, losses and metrics."""
+"""The multi-label task: lists of every form, rare classes, losses and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rainbow_ray.tasks.class_labels import RARE
 from rainbow_ray.tasks.multilabel import LEFT_OUT, Multilabel
 from rainbow_ray.utils.errors import InputError
 
-PROBLEM = Multilabel(classes=("a", "b", "c"))
+TASK = Multilabel(classes=("a", "b", "c"))
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]], dtype=np.float32)
 
 
@@ -35,34 +35,34 @@ def parse(labels, **data):
     ],
     ids=["delimited", "lists", "json", "bars"],
 )
-def test_lists_arrive_in_every_form(labels):
+def test_lists_are_read_from_every_form(labels):
     parsed = parse(labels)
     assert parsed.task.classes == ("a", "b", "c")
     assert parsed.targets.tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
 
 
-def test_a_delimiter_of_ones_own_leaves_the_others_alone():
+def test_a_configured_delimiter_replaces_the_others():
     assert parse(["a, b / c"], label_delimiter="/").task.classes == ("a, b", "c")
 
 
-def test_a_song_with_no_class_is_one_and_a_song_whose_classes_are_left_out_is_none():
+def test_a_song_without_classes_is_used_unless_its_classes_were_dropped():
     parsed = parse([["a"], [], ["b"], ["a", "b"]], class_mapping={"a": "a", "b": None})
     assert parsed.targets.tolist() == [[1], [0], [0], [1]]
     assert list(parsed.left_out)[:2] == [None, None]
-    assert parsed.left_out[2] != LEFT_OUT  # the one reason is told
+    assert parsed.left_out[2] != LEFT_OUT  # the more specific reason is reported
     assert parsed.left_out[3] is None
 
 
-def test_rare_classes_go_and_songs_that_had_only_them():
+def test_rare_classes_and_songs_with_only_them_are_left_out():
     parsed = parse([["a"], ["a", "c"], ["b"], ["b"], ["c", "d"], ["d"]])
     config = Config(data=DataConfig(multi_label=True, min_songs_per_class=2))
-    settled = parsed.task.finalize_labels(parsed.targets, "kinds", config)
-    assert settled.task.classes == ("a", "b", "c", "d")
+    finalized = parsed.task.finalize_labels(parsed.targets, "kinds", config)
+    assert finalized.task.classes == ("a", "b", "c", "d")
     fewer = parsed.task.finalize_labels(parsed.targets[:5], "kinds", config)
     assert fewer.task.classes == ("a", "b", "c")
-    with_rare_alone = np.vstack([parsed.targets[:4], parsed.targets[5:]])
-    lost = parsed.task.finalize_labels(with_rare_alone, "kinds", config)
-    assert list(lost.left_out) == [None, None, None, None, RARE]
+    with_rare_only = np.vstack([parsed.targets[:4], parsed.targets[5:]])
+    without_rare = parsed.task.finalize_labels(with_rare_only, "kinds", config)
+    assert list(without_rare.left_out) == [None, None, None, None, RARE]
 
 
 def test_a_class_that_all_songs_have_is_refused():
@@ -71,7 +71,7 @@ def test_a_class_that_all_songs_have_is_refused():
         parsed.task.finalize_labels(parsed.targets, "kinds", Config())
 
 
-def test_one_class_alone_is_a_problem_too():
+def test_baselines_fit_a_single_label():
     task = parse([["a"], [], ["a"], []]).task
     family = model_family(task)
     inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
@@ -84,12 +84,12 @@ def test_one_class_alone_is_a_problem_too():
 
 def test_lists_inside_of_lists_are_refused_and_python_lists_are_read():
     assert parse(["['a', 'b']", "['c']"]).task.classes == ("a", "b", "c")
-    for wrong in ([[["a"]], [["b"]]], ["[['a']]"], ['[{"k": "a"}]']):
+    for nested in ([[["a"]], [["b"]]], ["[['a']]"], ['[{"k": "a"}]']):
         with pytest.raises(InputError, match="lists inside of lists"):
-            parse(wrong)
+            parse(nested)
 
 
-def test_labels_that_vanish_are_named_and_counted():
+def test_dropped_labels_are_named_and_counted():
     labels = [["a", "w"], ["b", "w"], ["a", "q"]]
     dropped = parse(labels, class_mapping={"a": "a", "b": "b", "q": None}, unknown_classes="drop")
     assert "w (2 rows)" in dropped.notes[0]
@@ -101,11 +101,11 @@ def test_labels_that_vanish_are_named_and_counted():
 def test_losses_follow_their_formulas():
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     targets = torch.from_numpy(TARGETS)
-    plain = PROBLEM.fit(TARGETS, TrainingConfig(class_weights="none"))
-    wanted = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
-    torch.testing.assert_close(plain.loss(logits, targets), wanted)
-    balanced = PROBLEM.fit(TARGETS, TrainingConfig())
-    tiny = dataclasses.replace(PROBLEM, tiny=("c",)).fit(TARGETS, TrainingConfig())
+    plain = TASK.fit(TARGETS, TrainingConfig(class_weights="none"))
+    expected = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+    torch.testing.assert_close(plain.loss(logits, targets), expected)
+    balanced = TASK.fit(TARGETS, TrainingConfig())
+    tiny = dataclasses.replace(TASK, tiny=("c",)).fit(TARGETS, TrainingConfig())
     np.testing.assert_allclose(tiny.weights, [1.0, 1.0, 1.0], rtol=1e-5)
     np.testing.assert_allclose(balanced.weights, [1.0, 1.0, 3.0], rtol=1e-5)
 
@@ -113,33 +113,33 @@ def test_losses_follow_their_formulas():
 @pytest.mark.parametrize(
     "keys", [{}, {"class_weights": "none"}, {"loss": "logit_adjusted"}, {"loss": "class_balanced"}]
 )
-def test_the_first_bias_is_where_the_loss_is_least_without_text(keys):
-    task = PROBLEM.fit(TARGETS, TrainingConfig(**keys))
+def test_the_initial_bias_minimizes_the_loss_without_features(keys):
+    task = TASK.fit(TARGETS, TrainingConfig(**keys))
     bias = torch.tensor(task.initial_bias(TARGETS), requires_grad=True)
     task.loss(bias.expand(4, 3), torch.from_numpy(TARGETS)).sum().backward()
     assert bias.grad is not None
     torch.testing.assert_close(bias.grad, torch.zeros(3), atol=1e-5, rtol=0)
 
 
-def test_metrics_are_those_of_scikit_learn():
+def test_metrics_equal_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth, scores = (rng.random((40, 3)) < 0.4).astype(np.float32), rng.random((40, 3))
-    ours, _ = PROBLEM.metrics(truth, scores)
-    said = scores > 0.5
-    assert ours["macro_f1"] == pytest.approx(reference.f1_score(truth, said, average="macro"))
-    assert ours["micro_f1"] == pytest.approx(reference.f1_score(truth, said, average="micro"))
-    assert ours["weighted_f1"] == pytest.approx(reference.f1_score(truth, said, average="weighted"))
-    assert ours["subset_accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
-    assert ours["hamming_loss"] == pytest.approx(reference.hamming_loss(truth, said))
-    assert ours["macro_average_precision"] == pytest.approx(reference.average_precision_score(truth, scores))
+    values, _ = TASK.metrics(truth, scores)
+    predicted = scores > 0.5
+    assert values["macro_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
+    assert values["micro_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="micro"))
+    assert values["weighted_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="weighted"))
+    assert values["subset_accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert values["hamming_loss"] == pytest.approx(reference.hamming_loss(truth, predicted))
+    assert values["macro_average_precision"] == pytest.approx(reference.average_precision_score(truth, scores))
 
 
 def test_predictions_are_names():
     scores = np.array([[0.6, 0.6, 0.2], [0.1, 0.2, 0.3]])
-    assert PROBLEM.decode_predictions(scores) == [("a", "b"), ()]
-    fitted = PROBLEM.fit(TARGETS, TrainingConfig(loss="focal"))
+    assert TASK.decode_predictions(scores) == [("a", "b"), ()]
+    fitted = TASK.fit(TARGETS, TrainingConfig(loss="focal"))
     assert Multilabel(**fitted.to_json()) == fitted
 
 
-def test_strata_keep_the_rarest_class_of_each_song():
-    assert PROBLEM.strata(TARGETS).tolist() == [1, 1, 0, 3] or len(set(PROBLEM.strata(TARGETS))) == 3
+def test_strata_are_the_rarest_class_of_each_song():
+    assert TASK.strata(TARGETS).tolist() == [1, 1, 0, 3] or len(set(TASK.strata(TARGETS))) == 3

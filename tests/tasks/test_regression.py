@@ -1,4 +1,4 @@
-"""Regression: numbers in every form, transforms, losses by their formulas, metrics as scikit-learn defines them."""
+"""The regression task: numbers of every form, transforms, losses by their formulas, metrics of scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.tasks.regression import LOSSES, Regression
 from rainbow_ray.utils.errors import InputError
 
-PROBLEM = Regression()
+TASK = Regression()
 TARGETS = np.array([0, 0, 0, 0.5, 1.5, 2.0, 6.0], dtype=np.float32)
 
 
 def parse(labels, **data):
-    return PROBLEM.parse(pa.chunked_array([labels]), "intensity", DataConfig(**data))
+    return TASK.parse(pa.chunked_array([labels]), "intensity", DataConfig(**data))
 
 
 def fitted(**keys) -> Regression:
-    return PROBLEM.fit(TARGETS, TrainingConfig(**keys))
+    return TASK.fit(TARGETS, TrainingConfig(**keys))
 
 
 @pytest.mark.parametrize("labels", [[0.5, 2.0], ["0.5", " 2 "], pa.array([0.5, 2.0], pa.float32())])
-def test_numbers_arrive_in_every_form(labels):
+def test_numbers_are_read_from_every_form(labels):
     assert parse(labels).targets.tolist() == [0.5, 2.0]
 
 
@@ -54,15 +54,13 @@ def test_other_labels_are_refused(labels, word):
 
 def test_huge_numbers_are_numbers():
     assert parse([2**60, 3]).targets[0] == np.float32(2**60)
-    fitted = PROBLEM.fit(
-        np.array([1e38, -1e38, 3e38], dtype=np.float32), TrainingConfig(target_transform="standardize")
-    )
+    fitted = TASK.fit(np.array([1e38, -1e38, 3e38], dtype=np.float32), TrainingConfig(target_transform="standardize"))
     assert np.isfinite([fitted.shift, fitted.scale]).all()
 
 
-def test_what_cannot_be_learned_is_refused_all_at_once():
+def test_all_problems_of_targets_are_reported_together():
     with pytest.raises(InputError, match="nothing to learn"):
-        PROBLEM.finalize_labels(np.ones(5), "intensity", Config())
+        TASK.finalize_labels(np.ones(5), "intensity", Config())
     bounded = parse([-2.0, 5.0], target_bounds=(0.0, 4.0))
     config = Config(training=TrainingConfig(target_transform="log1p"))
     with pytest.raises(InputError) as error:
@@ -73,10 +71,10 @@ def test_what_cannot_be_learned_is_refused_all_at_once():
 
 @pytest.mark.parametrize("transform", get_args(TargetTransform))
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_perfect_model_says_the_targets(transform, loss):
+def test_perfect_logits_give_the_targets(transform, loss):
     task = fitted(loss=loss, target_transform=transform)
-    wanted = np.log1p(TARGETS) if transform == "log1p" else TARGETS
-    logits = torch.from_numpy((wanted - task.shift) / task.scale)[:, None]
+    expected = np.log1p(TARGETS) if transform == "log1p" else TARGETS
+    logits = torch.from_numpy((expected - task.shift) / task.scale)[:, None]
     if loss == "zero_inflated":
         logits = torch.cat([torch.from_numpy(np.where(TARGETS > 0, 9.0, -9.0))[:, None], logits], dim=1)
     np.testing.assert_allclose(task.scores(logits).numpy(), TARGETS, atol=1e-5)
@@ -84,7 +82,7 @@ def test_a_perfect_model_says_the_targets(transform, loss):
     assert task.loss(logits.float(), torch.from_numpy(TARGETS)).max() < 1e-3
 
 
-def test_transforms_are_fitted_on_the_training_side():
+def test_transforms_are_fitted_to_the_training_targets():
     assert (fitted().shift, fitted().scale) == pytest.approx((TARGETS.mean(), TARGETS.std()))
     logs = np.log1p(TARGETS)
     log = fitted(target_transform="log1p")
@@ -97,34 +95,34 @@ def test_losses_follow_their_formulas():
     logits = torch.linspace(-1, 1, 7)[:, None]
     targets = torch.from_numpy(TARGETS)
     task = fitted(loss="mse")
-    wanted = (targets - task.shift) / task.scale
-    torch.testing.assert_close(task.loss(logits, targets), (logits[:, 0] - wanted) ** 2)
-    torch.testing.assert_close(fitted(loss="mae").loss(logits, targets), (logits[:, 0] - wanted).abs())
-    ours = fitted(loss="huber", huber_delta=0.4).loss(logits, targets)
-    torch.testing.assert_close(ours, functional.huber_loss(logits[:, 0], wanted, delta=0.4, reduction="none"))
+    expected = (targets - task.shift) / task.scale
+    torch.testing.assert_close(task.loss(logits, targets), (logits[:, 0] - expected) ** 2)
+    torch.testing.assert_close(fitted(loss="mae").loss(logits, targets), (logits[:, 0] - expected).abs())
+    huber_loss = fitted(loss="huber", huber_delta=0.4).loss(logits, targets)
+    torch.testing.assert_close(huber_loss, functional.huber_loss(logits[:, 0], expected, delta=0.4, reduction="none"))
 
 
-def test_a_hurdle_asks_whether_and_then_how_much():
+def test_the_hurdle_loss_predicts_zero_or_an_amount():
     task = fitted(loss="zero_inflated")
     logits = torch.zeros(7, 2)
     loss = task.loss(logits, torch.from_numpy(TARGETS))
-    assert loss[:3].tolist() == pytest.approx([np.log(2)] * 3)  # of nothing, the amount does not count
+    assert loss[:3].tolist() == pytest.approx([np.log(2)] * 3)  # the amount has no effect on targets of zero
     assert (loss[3:] > np.log(2) - 1e-6).all()
     assert task.scores(torch.tensor([[-1.0, 3.0]])).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_first_bias_is_where_the_loss_is_least_without_text(loss):
+def test_the_initial_bias_minimizes_the_loss_without_features(loss):
     task = fitted(loss=loss, huber_delta=10.0)
     bias = task.initial_bias(TARGETS)
 
-    def total(shift: float) -> float:
-        moved = torch.from_numpy(bias).clone()
-        moved[-1] += shift
-        return float(task.loss(moved.expand(7, task.outputs), torch.from_numpy(TARGETS)).sum())
+    def shifted_loss(shift: float) -> float:
+        shifted = torch.from_numpy(bias).clone()
+        shifted[-1] += shift
+        return float(task.loss(shifted.expand(7, task.outputs), torch.from_numpy(TARGETS)).sum())
 
     if loss in ("mse", "mae"):
-        assert total(0.0) <= min(total(0.05), total(-0.05)) + 1e-6
+        assert shifted_loss(0.0) <= min(shifted_loss(0.05), shifted_loss(-0.05)) + 1e-6
     assert np.isfinite(bias).all()
 
 
@@ -134,41 +132,41 @@ def test_predictions_stay_inside_the_bounds():
     assert scores.tolist() == [0.0, 2.0]
 
 
-def test_metrics_are_those_of_scikit_learn_and_scipy():
+def test_metrics_equal_those_of_scikit_learn_and_scipy():
     rng = np.random.default_rng(0)
     truth = np.round(rng.random(50), 1)
-    said = truth + rng.normal(size=50) * 0.3
-    ours, undefined = PROBLEM.metrics(truth, said)
+    predicted = truth + rng.normal(size=50) * 0.3
+    values, undefined = TASK.metrics(truth, predicted)
     assert not undefined
-    assert ours["mae"] == pytest.approx(reference.mean_absolute_error(truth, said))
-    assert ours["rmse"] == pytest.approx(reference.root_mean_squared_error(truth, said))
-    assert ours["r2"] == pytest.approx(reference.r2_score(truth, said))
-    assert ours["pearson"] == pytest.approx(scipy.stats.pearsonr(truth, said).statistic)
-    assert ours["spearman"] == pytest.approx(scipy.stats.spearmanr(truth, said).statistic)
+    assert values["mae"] == pytest.approx(reference.mean_absolute_error(truth, predicted))
+    assert values["rmse"] == pytest.approx(reference.root_mean_squared_error(truth, predicted))
+    assert values["r2"] == pytest.approx(reference.r2_score(truth, predicted))
+    assert values["pearson"] == pytest.approx(scipy.stats.pearsonr(truth, predicted).statistic)
+    assert values["spearman"] == pytest.approx(scipy.stats.spearmanr(truth, predicted).statistic)
 
 
-def test_what_does_not_vary_has_no_correlation():
-    values, why = PROBLEM.metrics(np.array([1.0, 2.0]), np.array([1.5, 1.5]))
+def test_constant_predictions_have_no_correlation():
+    values, reasons = TASK.metrics(np.array([1.0, 2.0]), np.array([1.5, 1.5]))
     assert values["spearman"] is None
     assert values["mae"] == 0.5
-    assert "do not vary" in why["spearman"]
+    assert "do not vary" in reasons["spearman"]
 
 
-def test_strata_keep_the_zeros_together():
-    strata = PROBLEM.strata(TARGETS)
+def test_zeros_are_one_stratum():
+    strata = TASK.strata(TARGETS)
     assert set(strata[:3]) == {0}
     assert 0 not in strata[3:]
-    assert len(np.unique(PROBLEM.strata(np.arange(40.0)))) == 4
+    assert len(np.unique(TASK.strata(np.arange(40.0)))) == 4
 
 
-def test_it_comes_back_from_json():
+def test_a_task_is_restored_from_json():
     task = fitted(loss="zero_inflated", target_transform="log1p")
     assert Regression(**task.to_json()) == task
 
 
 def test_names_and_sampling_are_checked():
     config = Config(training=TrainingConfig(loss="focal", metric="mea", sampling="oversample"))
-    assert len(PROBLEM.check(config)) == 3
+    assert len(TASK.check(config)) == 3
 
 
 def test_the_transform_of_an_earlier_version_is_read_under_its_present_name():

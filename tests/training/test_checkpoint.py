@@ -36,10 +36,10 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_is_skipped_with_a_message(checkpoints, how):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_skipped_with_a_message(checkpoints, damage):
     path = checkpoints.folder / "step-0000000012.pt"
-    path.write_bytes(DAMAGE[how](path.read_bytes()))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
     checkpoint, messages = checkpoints.load_latest()
     assert checkpoint["step"] == 7
     assert len(messages) == 1
@@ -63,12 +63,12 @@ def test_a_foreign_checkpoint_is_skipped_and_a_newer_format_is_an_error(checkpoi
 def test_pickled_code_is_never_run(checkpoints, tmp_path):
     import pickle
 
-    class Evil:
+    class Malicious:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
     path = checkpoints.folder / "step-0000000012.pt"
-    torch.save({"format": FORMAT, "x": Evil()}, path, pickle_module=pickle)
+    torch.save({"format": FORMAT, "x": Malicious()}, path, pickle_module=pickle)
     assert checkpoints.load_latest()[0]["step"] == 7
     assert not (tmp_path / "ran").exists()
 
@@ -103,7 +103,7 @@ def test_skipped_checkpoints_do_not_count_among_new_ones(checkpoints):
     assert len(list(checkpoints.folder.glob("*.refused"))) == 2
 
 
-def test_a_reason_to_skip_leads_to_the_checkpoint_before(checkpoints):
+def test_a_checkpoint_rejected_by_the_caller_is_skipped(checkpoints):
     checkpoint, messages = checkpoints.load_latest(lambda state: "it is too good" if state["step"] == 12 else "")
     assert checkpoint["step"] == 7
     assert "too good" in messages[0]

@@ -1,4 +1,4 @@
-"""A fit of several modalities: repeatable, resumed to the bit, scored alike in any batch."""
+"""Fits of several modalities are reproducible, resume exactly, and score independently of the batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__windo
 
 
 @pytest.fixture
-def made(stems_file, tiny_encoder, tmp_path):
-    def make(**keys):
+def make_plan(stems_file, tiny_encoder, tmp_path):
+    def make_data(**keys):
         plan = plan_of(stems_file, tiny_encoder("bert"), data__media_cache=str(tmp_path / "cache"), **{**KEYS, **keys})
         return plan, data_of(plan)
 
-    return make
+    return make_data
 
 
 def components_of(plan, data) -> FitComponents:
@@ -35,77 +35,82 @@ def components_of(plan, data) -> FitComponents:
 
 
 @pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
-def test_scores_do_not_depend_on_the_batch(made, kind):
-    plan, data = made(model__fusion__kind=kind)
+def test_scores_do_not_depend_on_the_batch(make_plan, kind):
+    plan, data = make_plan(model__fusion__kind=kind)
     components = components_of(plan, data)
     torch.manual_seed(0)
     for parameter in components.model.head.parameters():
-        torch.nn.init.normal_(parameter)  # it begins at 0, where everything would look alike
+        torch.nn.init.normal_(parameter)  # its weights are 0 at first, so that all outputs would be equal
     components.model.eval()
-    everything = np.arange(len(data.source))
+    indices = np.arange(len(data.source))
     with torch.no_grad():
-        whole = components.model(make_batch(data.examples, everything, components.features.collates))
-        for i in everything[::5]:
-            alone = components.model(make_batch(data.examples, everything[i : i + 1], components.features.collates))
-            torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=1e-4)
-    assert whole.std(dim=0).min() > 1e-3
+        all_logits = components.model(make_batch(data.examples, indices, components.features.collates))
+        for i in indices[::5]:
+            single = components.model(make_batch(data.examples, indices[i : i + 1], components.features.collates))
+            torch.testing.assert_close(single[0], all_logits[i], atol=1e-5, rtol=1e-4)
+    assert all_logits.std(dim=0).min() > 1e-3
 
 
-def test_it_goes_on_to_the_same_end(made, tmp_path, monkeypatch):
-    plan, data = made(training__save_every_n_epochs=1)
-    _, whole = fit_fold(plan, data, tmp_path / "whole")
-    _, again = fit_fold(plan, data, tmp_path / "again")
-    assert (again.val_scores == whole.val_scores).all()
+def test_a_resumed_fit_equals_an_uninterrupted_one(make_plan, tmp_path, monkeypatch):
+    plan, data = make_plan(training__save_every_n_epochs=1)
+    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
+    _, repeated = fit_fold(plan, data, tmp_path / "again")
+    assert (repeated.val_scores == uninterrupted.val_scores).all()
     evaluate, calls = trainer.Trainer.evaluate_epoch, {"n": 0}
 
-    def killed(self):
+    def evaluate_or_stop(self):
         calls["n"] += 1
         if calls["n"] == 3:
             raise KeyboardInterrupt
         evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "evaluate_epoch", killed)
+        patch.setattr(trainer.Trainer, "evaluate_epoch", evaluate_or_stop)
         with pytest.raises(KeyboardInterrupt):
             fit_fold(plan, data, tmp_path / "killed")
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
-    assert (resumed.val_scores == whole.val_scores).all()
-    assert resumed.facts["losses"] == whole.facts["losses"]
-    for name, scores in whole.subset_scores.items():
+    assert (resumed.val_scores == uninterrupted.val_scores).all()
+    assert resumed.facts["losses"] == uninterrupted.facts["losses"]
+    for name, scores in uninterrupted.subset_scores.items():
         np.testing.assert_array_equal(resumed.subset_scores[name], scores)
 
 
-def test_parts_are_scored_as_if_there_were_nothing_else(made, tmp_path):
-    plan, data = made()
+def test_subsets_of_modalities_are_scored_as_if_the_others_were_missing(make_plan, tmp_path):
+    plan, data = make_plan()
     val, fitted = fit_fold(plan, data, tmp_path / "fit")
-    has = {
+    is_present = {
         name: np.array([len(row) > 0 for row in data.index.table[name].to_pylist()])[val] for name in ("audio", "midi")
     }
-    text_only = np.flatnonzero(~has["audio"] & ~has["midi"])
+    text_only = np.flatnonzero(~is_present["audio"] & ~is_present["midi"])
     np.testing.assert_allclose(fitted.subset_scores["text"][text_only], fitted.val_scores[text_only], atol=1e-6)
-    assert not np.allclose(fitted.subset_scores["text"][has["audio"]], fitted.val_scores[has["audio"]], atol=1e-6)
+    assert not np.allclose(
+        fitted.subset_scores["text"][is_present["audio"]], fitted.val_scores[is_present["audio"]], atol=1e-6
+    )
     for name, scores in fitted.subset_scores.items():
-        some = [np.ones(len(val), dtype=bool) if one == "text" else has[one] for one in name.split("+")]
+        masks = [
+            np.ones(len(val), dtype=bool) if modality == "text" else is_present[modality]
+            for modality in name.split("+")
+        ]
         scored = np.isfinite(scores).all(axis=1)
-        assert (scored == np.any(some, axis=0)).all(), "who has nothing of it is not scored"
+        assert (scored == np.any(masks, axis=0)).all(), "examples without any of these modalities are not scored"
 
 
-def test_each_tower_has_its_own_rate(made):
-    plan, data = made(
+def test_each_component_has_its_own_learning_rate(make_plan):
+    plan, data = make_plan(
         model__audio_encoder__learning_rate=3e-3, model__midi_encoder__learning_rate=4e-3,
         model__fusion__learning_rate=5e-3, training__head_learning_rate=6e-3,
     )  # fmt: skip
     components = components_of(plan, data)
     optimizer = make_optimizer(components.model, plan.config, components.execution.device)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    towers = components.model.parameters_by_component()
-    found = {name: {rates[id(p)] for p in parameters} for name, parameters in towers.items()}
-    assert found == {"audio": {3e-3}, "midi": {4e-3}, "fusion": {5e-3}, "head": {6e-3}}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(map(len, towers.values()))
+    parameters = components.model.parameters_by_component()
+    rates_by_component = {name: {rates[id(p)] for p in tensors} for name, tensors in parameters.items()}
+    assert rates_by_component == {"audio": {3e-3}, "midi": {4e-3}, "fusion": {5e-3}, "head": {6e-3}}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(map(len, parameters.values()))
 
 
-def test_states_are_computed_once_for_all(made, tmp_path, monkeypatch):
-    plan, data = made()
+def test_audio_features_are_computed_once_for_all_fits(make_plan, tmp_path, monkeypatch):
+    plan, data = make_plan()
     _, first = fit_fold(plan, data, tmp_path / "a")
     monkeypatch.setattr(
         "rainbow_ray.model.audio_features.AudioFeatureCache._encode", lambda *_: pytest.fail("encoded again")
@@ -114,11 +119,11 @@ def test_states_are_computed_once_for_all(made, tmp_path, monkeypatch):
     assert (first.val_scores == second.val_scores).all()
 
 
-def test_a_cache_that_lost_something_says_so(made, tmp_path):
+def test_missing_cache_files_are_an_error(make_plan, tmp_path):
     from rainbow_ray.modalities import array_cache
     from rainbow_ray.utils.errors import TrainingError
 
-    plan, data = made(modalities=["midi"])
+    plan, data = make_plan(modalities=["midi"])
     for file in (tmp_path / "cache").glob("midi/*/*.npy"):
         file.unlink()
     array_cache._IN_MEMORY.clear()

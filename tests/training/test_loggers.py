@@ -63,7 +63,7 @@ def test_tensorboard_files_contain_the_numbers(tmp_path):
     content = file.read_bytes()
     assert b"fold-0/val/loss" in content
     assert b"mcc" not in content
-    assert b"earlier" not in content  # an earlier start sent it
+    assert b"earlier" not in content  # a previous process logged it
 
 
 def test_a_forwarder_reads_a_truncated_file_from_its_start(tmp_path):
@@ -99,7 +99,7 @@ def test_a_note_precedes_a_run_that_is_logged_offline(monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     assert wandb_notes(config) == []
     (tmp_path / "netrc").unlink()
-    monkeypatch.setenv("WANDB_MODE", "offline")  # it was asked for
+    monkeypatch.setenv("WANDB_MODE", "offline")  # the user requested it
     assert wandb_notes(config) == []
 
 

@@ -1,4 +1,4 @@
-"""Out of memory: the micro-batch is halved, the step repeated, the user told, the gradient the same."""
+"""Out of memory: the micro-batch is halved and the step repeated with a note and the same gradient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = {
 
 
 def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
-    """Let micro-batches and scoring of more than `examples` run out of memory; returns the sizes that were tried."""
+    """Raise an out-of-memory error for more than `examples` examples; return the list of attempted sizes."""
     sizes: list[int] = []
     forward_loss = evaluator.forward_loss
 
@@ -42,7 +42,7 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
 
 
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
-    """Of the first step, before the optimiser makes use of them."""
+    """Return the gradients of the first step, before the optimizer uses them."""
     train, val = data.split.train_val_indices(0)
     fit_data = FitData(data.source, train, val, plan.task, plan.reading, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
@@ -57,23 +57,23 @@ def test_the_micro_batch_is_halved_and_the_model_is_the_same(songs_file, tiny_en
     plan = plan_of(songs_file, encoder, **KEYS)
     data = data_of(plan)
     monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: x)
-    _, whole = fit_fold(plan, data, tmp_path / "whole")
+    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
     gradients = gradients_of(plan, data, tmp_path / "a", monkeypatch)
     with monkeypatch.context() as patch:
-        tried = run_out_above(3, patch, error)
+        sizes = run_out_above(3, patch, error)
         _, halved = fit_fold(plan, data, tmp_path / "halved")
-        for one, other in zip(gradients, gradients_of(plan, data, tmp_path / "b", patch), strict=True):
-            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
-    assert max(tried) > 3
-    np.testing.assert_allclose(halved.facts["losses"], whole.facts["losses"], rtol=1e-3)
-    np.testing.assert_allclose(halved.val_scores, whole.val_scores, rtol=1e-2)
-    said = [note for note in halved.facts["notes"] if "out of memory" in note]
-    assert said
-    assert "in step 1" in said[0]
-    assert not any("in step 2" in note for note in said)  # it stays halved
+        for expected, actual in zip(gradients, gradients_of(plan, data, tmp_path / "b", patch), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+    assert max(sizes) > 3
+    np.testing.assert_allclose(halved.facts["losses"], uninterrupted.facts["losses"], rtol=1e-3)
+    np.testing.assert_allclose(halved.val_scores, uninterrupted.val_scores, rtol=1e-2)
+    notes = [note for note in halved.facts["notes"] if "out of memory" in note]
+    assert notes
+    assert "in step 1" in notes[0]
+    assert not any("in step 2" in note for note in notes)  # the size stays halved
 
 
-def test_a_token_budget_is_halved_too(songs_file, tiny_encoder, tmp_path, monkeypatch):
+def test_a_token_budget_is_halved(songs_file, tiny_encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), training__batch_tokens=4000, **KEYS)
     run_out_above(5, monkeypatch)
     _, fitted = fit_fold(plan, data_of(plan), tmp_path)
@@ -87,14 +87,14 @@ def test_one_example_that_does_not_fit_is_an_error_with_advice(songs_file, tiny_
         fit_fold(plan, data_of(plan), tmp_path)
 
 
-def test_other_errors_are_not_taken_for_it(songs_file, tiny_encoder, tmp_path, monkeypatch):
+def test_other_errors_are_not_handled_as_out_of_memory(songs_file, tiny_encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
     monkeypatch.setattr(train_step, "forward_loss", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError):
         fit_fold(plan, data_of(plan), tmp_path)
 
 
-# a real one: the address space of the process ends a little above what a small micro-batch needs
+# a real shortage: the address space is limited to slightly more than a small micro-batch needs
 SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -122,16 +122,16 @@ print("\\n".join(fitted.facts["notes"]))
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
-def test_a_cpu_that_runs_out_of_memory_goes_on_smaller(write_table, tmp_path):
+def test_a_cpu_out_of_memory_continues_with_smaller_micro_batches(write_table, tmp_path):
     from tests.song_tables import song_rows
 
     rows = song_rows(songs=128, stems=1)
     rows["concept"] = [text * 20 for text in rows["concept"]]
     rows["id"] = [f"song {i}" for i in range(128)]
     rows["concept"] = [f"{text} {i}" for i, text in enumerate(rows["concept"])]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, write_table(rows), tmp_path / "fit"],
         capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "out of memory on cpu in step 1" in done.stdout
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "out of memory on cpu in step 1" in process.stdout

@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself, goes on where it was, and its gradient does not depend on how steps are cut."""
+"""The training loop learns, is reproducible, resumes exactly, and has gradients independent of micro-batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_of(plan, data, folder: Path, fold: int = 0):
 
 
 @pytest.mark.parametrize("keys", [{}, UNFROZEN, {"model__text_encoder__layer": "mix"}])
-def test_it_learns_a_word(songs_file, encoder, tmp_path, keys):
+def test_a_fit_learns_an_indicative_word(songs_file, encoder, tmp_path, keys):
     plan = plan_of(songs_file, encoder, training__min_steps=100, training__head_learning_rate=3e-3, **keys)
     val, fitted = fit_fold(plan, data := data_of(plan), tmp_path)
     assert plan.task.metric("accuracy", data.examples.targets[val], fitted.val_scores) >= 0.8
@@ -61,49 +61,51 @@ def test_the_same_config_gives_identical_numbers(songs_file, encoder, tmp_path, 
     first, second = (fit_fold(plan, data, tmp_path / name)[1] for name in "ab")
     assert (first.val_scores == second.val_scores).all()
     assert first.facts["losses"] == second.facts["losses"]
-    other = plan_of(songs_file, encoder, reproducibility__seed=1, data__random_seed=42, **QUICK, **UNFROZEN)
-    assert (fit_fold(other, data_of(other), tmp_path / "c")[1].val_scores != first.val_scores).any()
+    other_plan = plan_of(songs_file, encoder, reproducibility__seed=1, data__random_seed=42, **QUICK, **UNFROZEN)
+    assert (fit_fold(other_plan, data_of(other_plan), tmp_path / "c")[1].val_scores != first.val_scores).any()
 
 
 @pytest.mark.parametrize("keys", [{}, {**UNFROZEN, "model__classifier__dropout": 0.2}])
-@pytest.mark.parametrize("stopping", [False, True])
-def test_it_goes_on_from_a_checkpoint_to_the_same_end(songs_file, encoder, tmp_path, monkeypatch, keys, stopping):
-    keys = {**keys, "training__save_every_n_epochs": 1, "training__early_stopping__enabled": stopping}
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_fit_resumed_from_a_checkpoint_equals_an_uninterrupted_one(
+    songs_file, encoder, tmp_path, monkeypatch, keys, early_stopping
+):
+    keys = {**keys, "training__save_every_n_epochs": 1, "training__early_stopping__enabled": early_stopping}
     plan = plan_of(songs_file, encoder, **QUICK, **keys)
     data = data_of(plan)
-    _, whole = fit_fold(plan, data, tmp_path / "whole")
+    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
 
     calls = {"n": 0}
     evaluate = trainer.Trainer.evaluate_epoch
 
-    def killed(self):
+    def evaluate_or_stop(self):
         calls["n"] += 1
         if calls["n"] == 3:
             raise KeyboardInterrupt
         evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "evaluate_epoch", killed)
+        patch.setattr(trainer.Trainer, "evaluate_epoch", evaluate_or_stop)
         with pytest.raises(KeyboardInterrupt):
             fit_fold(plan, data, tmp_path / "killed")
     _, resumed = fit_fold(plan, data, tmp_path / "killed")
-    assert (resumed.val_scores == whole.val_scores).all()
-    assert resumed.facts["losses"] == whole.facts["losses"]
+    assert (resumed.val_scores == uninterrupted.val_scores).all()
+    assert resumed.facts["losses"] == uninterrupted.facts["losses"]
 
 
 def test_a_lost_best_model_is_not_replaced_by_the_last_one(songs_file, encoder, tmp_path):
     keys = {"training__early_stopping__enabled": True, "training__checkpoint_seconds": 0.0}
     plan = plan_of(songs_file, encoder, **QUICK, **keys)
     data = data_of(plan)
-    _, whole = fit_fold(plan, data, tmp_path)
+    _, first = fit_fold(plan, data, tmp_path)
     for path in tmp_path.glob("best-*.pt"):
         path.write_bytes(b"torn")
-    _, again = fit_fold(plan, data, tmp_path)
-    assert (again.val_scores == whole.val_scores).all()
-    assert any("best epoch" in note for note in again.facts["notes"])
+    _, second = fit_fold(plan, data, tmp_path)
+    assert (second.val_scores == first.val_scores).all()
+    assert any("best epoch" in note for note in second.facts["notes"])
 
 
-def test_checkpoints_of_another_encoder_are_not_taken(songs_file, tiny_encoder, tmp_path):
+def test_checkpoints_of_another_encoder_are_not_used(songs_file, tiny_encoder, tmp_path):
     folders = [tiny_encoder("bert"), tiny_encoder("roberta")]
     for number, encoder in enumerate(folders):
         keys = {"training__checkpoint_seconds": 0.0, "training__epochs": 3 - number}
@@ -115,7 +117,7 @@ def test_checkpoints_of_another_encoder_are_not_taken(songs_file, tiny_encoder, 
     assert CheckpointManager(tmp_path).load_latest()[0]["progress"]["epoch"] == 2
 
 
-def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypatch):
+def test_shared_features_do_not_change_scores(songs_file, encoder, tmp_path, monkeypatch):
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
     _, shared = fit_fold(plan, data, tmp_path / "a")
@@ -124,19 +126,22 @@ def test_shared_features_change_nothing(songs_file, encoder, tmp_path, monkeypat
     np.testing.assert_allclose(shared.val_scores, computed.val_scores, atol=1e-5)
 
 
-CUTS = [{"training__batch_tokens": 30}, {"training__batch_size": 2, "training__gradient_accumulation_steps": 4}]
+MICRO_BATCH_KEYS = [
+    {"training__batch_tokens": 30},
+    {"training__batch_size": 2, "training__gradient_accumulation_steps": 4},
+]
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_gradients_do_not_depend_on_how_a_step_is_cut(songs_file, encoder, tmp_path, monkeypatch, cut):
+@pytest.mark.parametrize("batch_keys", MICRO_BATCH_KEYS)
+def test_gradients_do_not_depend_on_micro_batches(songs_file, encoder, tmp_path, monkeypatch, batch_keys):
     gradients = []
-    for number, keys in enumerate(({}, cut)):
+    for number, keys in enumerate(({}, batch_keys)):
         plan = plan_of(songs_file, encoder, **{**QUICK, **UNFROZEN, "training__max_grad_norm": 0.0, **keys})
         data = data_of(plan)
         weights = np.linspace(0.5, 2.0, len(data.examples)).astype(np.float32)
         weighted = Examples(data.examples.table, data.examples.targets, weights)
         run = run_of(plan, dataclasses.replace(data, examples=weighted), tmp_path / str(number))
-        run.model.eval()  # no dropout: only the cut differs
+        run.model.eval()  # no dropout: only the division into micro-batches differs
         monkeypatch.setattr(run.stepper, "_update", lambda: None)
         step = run.train[:8]
         weight = weights[step].sum()
@@ -153,15 +158,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_songs(songs_file, encoder, tmp
     data = data_of(plan)
     loss = type(plan.task).loss
     monkeypatch.setattr(type(plan.task), "loss", lambda self, x, y: loss(self, x, y) * math.nan)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(TrainingError) as error:
         fit_fold(plan, data, tmp_path)
-    named = str(caught.value).partition("songs ")[2].partition(":")[0].split(", ")
-    assert 1 <= len(named) <= 8
-    assert set(named) <= set(data.examples.songs)
-    assert "learning_rate" in str(caught.value)
+    songs = str(error.value).partition("songs ")[2].partition(":")[0].split(", ")
+    assert 1 <= len(songs) <= 8
+    assert set(songs) <= set(data.examples.songs)
+    assert "learning_rate" in str(error.value)
 
 
-def test_early_stopping_looks_at_an_inner_split_only(songs_file, encoder, tmp_path):
+def test_early_stopping_uses_only_an_inner_split(songs_file, encoder, tmp_path):
     keys = {"training__early_stopping__enabled": True, "training__early_stopping__patience": 2}
     plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 40}, **keys)
     data = data_of(plan)
@@ -175,25 +180,25 @@ def test_early_stopping_looks_at_an_inner_split_only(songs_file, encoder, tmp_pa
     assert fitted.facts["epochs"] < 40
     assert fitted.facts["epochs"] == fitted.facts["best_epoch"] + 2
     assert inner[fitted.facts["best_epoch"]] == max(inner.values())
-    # the model that is kept is the best one, not the last
-    kept = CheckpointManager(tmp_path / "fit").load_model()["model"]
+    # the saved model is the best one, not the last
+    final = CheckpointManager(tmp_path / "fit").load_model()["model"]
     best = CheckpointManager(tmp_path / "fit").load_best(fitted.facts["best_epoch"])["model"]
-    assert all(torch.equal(kept[name], best[name]) for name in best)
+    assert all(torch.equal(final[name], best[name]) for name in best)
 
 
 def test_records_are_unique_and_complete(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, logging__log_every_n_steps=1, **QUICK)
     fit_fold(plan, data_of(plan), tmp_path)
     records = read_records(tmp_path / "metrics.jsonl")
-    places = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
-    assert len(places) == len(set(places))
+    record_keys = [(r["fold"], r["epoch"], r["step"], r["split"]) for r in records]
+    assert len(record_keys) == len(set(record_keys))
     val = [r for r in records if r["split"] == "val"]
     assert [r["epoch"] for r in val] == [1, 2, 3]
     assert {"loss", "seconds", *plan.task.metric_names} <= set(val[0])
     assert json.dumps(val)
 
 
-def test_layers_below_learn_more_slowly(encoder):
+def test_lower_layers_have_lower_learning_rates(encoder):
     from rainbow_ray.config.schema import Config
 
     config = Config()
@@ -223,12 +228,12 @@ def test_schedules_warm_up_and_decay(songs_file, encoder, tmp_path, schedule):
     plan = plan_of(songs_file, encoder, **{**QUICK, "training__epochs": 10}, **keys)
     fit_fold(plan, data_of(plan), tmp_path)
     rates = [r["lr"] for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "train"]
-    top = max(rates)
-    assert rates[0] < top == pytest.approx(1e-3)
-    assert rates[-1] == pytest.approx(top if schedule == "constant" else 0.0, abs=1e-9)
+    peak = max(rates)
+    assert rates[0] < peak == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(peak if schedule == "constant" else 0.0, abs=1e-9)
 
 
-SWITCHES = [
+OPTIONS = [
     {"training__mixed_precision": "bf16"},
     {"training__sampling": "oversample"},
     {"training__sampling": "undersample"},
@@ -239,10 +244,10 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("keys", SWITCHES)
-def test_every_switch_trains(songs_file, encoder, tmp_path, keys):
-    longer = {**QUICK, "training__epochs": 20, "training__learning_rate": 1e-3}
-    plan = plan_of(songs_file, encoder, **longer, **UNFROZEN, **keys)
+@pytest.mark.parametrize("keys", OPTIONS)
+def test_training_works_with_every_option(songs_file, encoder, tmp_path, keys):
+    schedule = {**QUICK, "training__epochs": 20, "training__learning_rate": 1e-3}
+    plan = plan_of(songs_file, encoder, **schedule, **UNFROZEN, **keys)
     _, fitted = fit_fold(plan, data_of(plan), tmp_path)
     assert fitted.facts["losses"][-1] < fitted.facts["losses"][0]
     assert np.isfinite(fitted.val_scores).all()
@@ -250,7 +255,7 @@ def test_every_switch_trains(songs_file, encoder, tmp_path, keys):
         assert fitted.facts["precision"] == "bf16"
 
 
-def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_path):
+def test_a_finished_fit_is_loaded(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
@@ -262,49 +267,51 @@ def test_a_finished_fit_is_put_back_onto_the_encoder(songs_file, encoder, tmp_pa
     assert vars(task)["pos_weight"] > 0
 
 
-def test_other_rows_of_the_same_songs_are_encoded_anew(songs_file, encoder, tmp_path):
+def test_scores_do_not_depend_on_the_order_of_rows(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, **QUICK)
     data = data_of(plan)
     _, first = fit_fold(plan, data, tmp_path / "a")
     order = np.arange(len(data.examples))[::-1].copy()
-    turned = data.examples.take(order)
+    reversed_examples = data.examples.take(order)
     train, val = data.split.train_val_indices(0)
-    back = np.argsort(order)
+    new_positions = np.argsort(order)
     state = CheckpointManager(tmp_path / "b")
-    parts = FitData(source_of(turned), back[train], back[val], plan.task, plan.reading, 0)
-    second = trainer.fit(plan.config, parts, JsonLinesLogger(state.metrics), state)
+    fit_data = FitData(
+        source_of(reversed_examples), new_positions[train], new_positions[val], plan.task, plan.reading, 0
+    )
+    second = trainer.fit(plan.config, fit_data, JsonLinesLogger(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)
 
 
-def test_sampling_and_pos_weight_do_not_add_up(songs_file, encoder, tmp_path):
-    for how, balanced in (("oversample", True), ("none", False)):
-        plan = plan_of(songs_file, encoder, training__sampling=how, **QUICK)
+def test_sampling_disables_automatic_pos_weight(songs_file, encoder, tmp_path):
+    for sampling, is_balanced in (("oversample", True), ("none", False)):
+        plan = plan_of(songs_file, encoder, training__sampling=sampling, **QUICK)
         data = data_of(plan)
         data.examples.targets[:] = 0
         data.examples.targets[::6] = 1
-        run = run_of(plan, data, tmp_path / how)
-        assert (run.task.pos_weight == 1.0) == balanced
+        run = run_of(plan, data, tmp_path / sampling)
+        assert (run.task.pos_weight == 1.0) == is_balanced
 
 
-def test_early_stopping_falls_back_to_the_loss_and_says_so(songs_file, encoder, tmp_path):
+def test_early_stopping_falls_back_to_the_loss_with_a_note(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, training__early_stopping__enabled=True, **QUICK)
     data = data_of(plan)
     train, _ = data.split.train_val_indices(0)
     data.examples.targets[:] = 0
-    data.examples.targets[train[0]] = 1  # one positive cannot lie on both sides
+    data.examples.targets[train[0]] = 1  # a single positive cannot be in both sets
     _, fitted = fit_fold(plan, data, tmp_path)
     assert any("early stopping monitors the loss" in note for note in fitted.facts["notes"])
     assert fitted.facts["epochs"] == 3
 
 
-def test_no_songs_have_no_scores(songs_file, encoder, tmp_path):
+def test_scoring_no_songs_gives_no_scores(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, **QUICK)
     run = run_of(plan, data_of(plan), tmp_path)
     scores, loss = run.evaluator.score(np.array([], dtype=np.int64))
     assert (scores.shape, loss) == ((0,), None)
 
 
-def test_the_refit_takes_the_steps_of_the_folds():
+def test_the_refit_has_the_steps_of_the_folds():
     fold = make_training_schedule(TrainingConfig(), 192)
     refit = fixed_training_schedule(fold.global_batch_size, 12, 240)
     assert (refit.global_batch_size, refit.epochs, refit.steps_per_epoch) == (fold.global_batch_size, 12, 30)

@@ -1,4 +1,4 @@
-"""A sweep without data, for tests of the searcher, the scheduler and the stopper."""
+"""A fixture for tests of the searcher, the scheduler and the stopper: a sweep without data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The searcher and the scheduler without Ray: proposals, rungs after a restart, numbers of trials."""
+"""The searcher and the scheduler without Ray: proposals, rungs after a restart, and trial numbers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make_searcher(sweep) -> TPESearcher:
 
 
 def run(sweep, searcher: TPESearcher, name: str, scores: list[float]) -> int:
-    """Run a trial that reports these scores at the rungs and its end, until it is stopped; return its number."""
+    """Run a trial that reports these scores at the rungs and at its end, until it is stopped; return its number."""
     searcher.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
     number = searcher.suggest(name)["number"]
     for done, score in zip([*sweep.context.rungs, FULL_BUDGET], scores, strict=True):
         if report(searcher, name, {DONE: done, SCORE: score}) == "STOP":
             return number
-    raise AssertionError("the scheduler stops a trial that has done all its work")
+    raise AssertionError("the scheduler did not stop a completed trial")
 
 
 def report(searcher: TPESearcher, name: str, result: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def score_of(values: dict[str, Any], done: float) -> float:
 
 
 def propose(sweep, prefix: str, n_trials: int) -> list[list[Any]]:
-    """Propose trials of which three run at a time, and leave the last two running; return numbers and values."""
+    """Propose trials, three running at a time, and leave the last two running; return numbers and values."""
     searcher, running, proposals = make_searcher(sweep), [], []
     for i in range(n_trials):
         name = f"{prefix}{i}"
@@ -102,7 +102,7 @@ def test_the_proposals_of_a_seed_are_those_of_earlier_versions(sweep, tmp_path):
     assert {str(number): trial.state for number, trial in sweep.trial_log.trials.items()} == PROPOSALS["states"]
 
 
-def test_a_trial_that_is_behind_is_pruned_and_cannot_win(sweep):
+def test_a_worse_trial_is_pruned_and_cannot_be_selected(sweep):
     searcher = make_searcher(sweep)
     assert run(sweep, searcher, "a", [0.8, 0.8, 0.8]) == 0
     assert run(sweep, searcher, "b", [0.5, 0.9, 0.95]) == 1
@@ -113,17 +113,17 @@ def test_a_trial_that_is_behind_is_pruned_and_cannot_win(sweep):
     assert [trial.number for trial in sweep.trial_log.complete(larger_is_better=True)] == [2, 0]
 
 
-def test_rungs_are_as_they_were_after_a_restart(sweep, tmp_path):
+def test_rungs_are_restored_after_a_restart(sweep, tmp_path):
     run(sweep, make_searcher(sweep), "a", [0.8, 0.8, 0.8])
     sweep.trial_log = TrialLog(tmp_path / "trials.jsonl")
-    again = make_searcher(sweep)
-    assert run(sweep, again, "x", [0.5, 0.9, 0.95]) == 1
+    restarted = make_searcher(sweep)
+    assert run(sweep, restarted, "x", [0.5, 0.9, 0.95]) == 1
     assert sweep.trial_log.trials[1].state == "pruned"
-    states = [trial.state.name for trial in again.study.trials]
+    states = [trial.state.name for trial in restarted.study.trials]
     assert states == ["COMPLETE", "PRUNED"]
 
 
-def test_without_pruning_all_run_to_their_end(sweep):
+def test_without_pruning_all_trials_complete(sweep):
     sweep.config.tune.prune = False
     searcher = make_searcher(sweep)
     run(sweep, searcher, "a", [0.8, 0.8, 0.8])
@@ -131,8 +131,8 @@ def test_without_pruning_all_run_to_their_end(sweep):
     assert sweep.trial_log.trials[1].score == 0.95
 
 
-class Songs:
-    """One song a fold."""
+class OneSongPerFold:
+    """A dataset with one song per fold."""
 
     songs = None
 
@@ -144,35 +144,37 @@ class Songs:
 
 
 @pytest.mark.parametrize("folds", range(3, 31))
-def test_every_rung_is_met_with_any_number_of_folds(sweep, monkeypatch, folds):
+def test_every_rung_is_reported_for_any_number_of_folds(sweep, monkeypatch, folds):
     sweep.context.rungs = make_rungs(folds, 3.0)
     task = SimpleNamespace(
         metric=lambda *_: 0.5, score_names=("score",), score_dtype=np.float32, threshold_metrics=frozenset()
     )
-    shared: Any = FitContext(Config(training=TrainingConfig(metric="macro_f1")), Songs(folds), task, "", "id")
-    sides = [(np.array([], int), np.array([k])) for k in range(folds)]
-    context = trials.TrialContext(shared, sides, sweep.context.rungs, sweep.context.folder)
+    fit_context: Any = FitContext(
+        Config(training=TrainingConfig(metric="macro_f1")), OneSongPerFold(folds), task, "", "id"
+    )
+    fold_indices = [(np.array([], int), np.array([k])) for k in range(folds)]
+    context = trials.TrialContext(fit_context, fold_indices, sweep.context.rungs, sweep.context.folder)
     monkeypatch.setattr(trials, "_fit", lambda *_: np.zeros(1, np.float32))
-    scheduler, one = AshaScheduler(sweep), SimpleNamespace(trial_id="one")
-    scheduler.on_trial_add(None, one)
+    scheduler, trial = AshaScheduler(sweep), SimpleNamespace(trial_id="one")
+    scheduler.on_trial_add(None, trial)
 
     def report(done: float, score: float) -> None:
-        scheduler.on_trial_result(None, one, {DONE: done, SCORE: score})
+        scheduler.on_trial_result(None, trial, {DONE: done, SCORE: score})
 
-    trials.run_trial(context, shared, 0, {}, report)
+    trials.run_trial(context, fit_context, 0, {}, report)
     cutoffs = {float(done): cutoff for done, cutoff in re.findall(r"Iter ([\d.]+): (\S+)", scheduler.debug_string())}
     assert len(cutoffs) >= len(sweep.context.rungs)
-    assert all(cutoff != "None" for done, cutoff in cutoffs.items() if done < FULL_BUDGET - 1e-3), "a rung was missed"
+    assert all(cutoff != "None" for done, cutoff in cutoffs.items() if done < FULL_BUDGET - 1e-3), "no report at a rung"
 
 
-def test_numbers_are_never_given_twice(sweep, tmp_path):
+def test_trial_numbers_are_unique(sweep, tmp_path):
     searcher = make_searcher(sweep)
     run(sweep, searcher, "a", [0.8, 0.8, 0.8])
     with sweep.trial_log.path.open("a") as file:
         file.write('{"event": "end", "trial": 5, "state": "complete", "score": 1.0, "seconds": 1.0, "reason": ""}\n')
     (sweep.context.folder / "0007").mkdir()
     sweep.trial_log = TrialLog(tmp_path / "trials.jsonl")
-    assert 5 not in sweep.trial_log.trials, "nobody knows what it was"
+    assert 5 not in sweep.trial_log.trials, "its start is missing in the log"
     assert make_searcher(sweep).suggest("next")["number"] == 8
 
 

@@ -1,4 +1,4 @@
-"""Search spaces: what they ask for is checked before the sweep, with the line that is wrong."""
+"""Search spaces are checked before the sweep, and messages name the invalid line."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ def check():
     return functools.partial(check_values, task=make_task("binary"))
 
 
-def of(suggest) -> Space:
+def make_space(suggest) -> Space:
     return Space(suggest, "test:space", __file__)
 
 
-def write(folder: Path, text: str) -> str:
+def write_space(folder: Path, text: str) -> str:
     path = folder / "mine.py"
     path.write_text(text)
     return f"{path}:space"
 
 
-def test_phase_1_can_be_searched_and_holds_the_default(config, check):
+def test_the_space_of_phase_1_contains_the_default(config, check):
     space = load_space(None, 1)
     axes = explore(space, config, check, seed=0)
-    asked = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
+    expected = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
              "hidden_dims", "batch_size", "warmup_ratio", "layer_decay", "head_learning_rate"}  # fmt: skip
-    assert asked <= {key.rpartition(".")[2] for key in axes.distributions}
+    assert expected <= {key.rpartition(".")[2] for key in axes.distributions}
     default = default_trial(space, config)
     params = default.params
     assert params.keys() == default.distributions.keys()
     assert default.values == {}
     assert params["model.text_encoder.layer"] == 0.34
     assert apply_values(config, params, "trial").hash() == config.hash()
-    assert "training.focal_gamma" not in params, "it belongs to focal alone"
+    assert "training.focal_gamma" not in params, "it applies only to the focal loss"
 
 
-def test_focal_has_its_gamma_and_nothing_else_has(config):
+def test_conditional_keys_are_suggested_only_where_they_apply(config):
     study = make_study("maximize", optuna.samplers.RandomSampler(seed=1))
     losses = set()
     for _ in range(60):
@@ -67,13 +67,13 @@ def test_focal_has_its_gamma_and_nothing_else_has(config):
         losses.add(values["training.loss"])
         assert ("training.focal_gamma" in values) == (values["training.loss"] == "focal")
         layer, frozen = values["model.text_encoder.layer"], values["model.text_encoder.freeze_layers"]
-        learns = frozen != "all" and (isinstance(layer, str) or frozen < layer)
-        assert ("training.learning_rate" in values) == learns, "no layer learns that is read"
+        is_trained = frozen != "all" and (isinstance(layer, str) or frozen < layer)
+        assert ("training.learning_rate" in values) == is_trained, "only present if a layer below the output is trained"
         assert set(values) <= set(known_keys())
     assert losses == {"bce", "focal", "asymmetric"}
 
 
-def test_lists_travel_as_strings_and_depths_as_they_are(config):
+def test_lists_are_strings_and_depths_are_numbers(config):
     values = {"model.classifier.hidden_dims": "256,128", "model.text_encoder.freeze_layers": 0.5}
     changed = apply_values(config, values, "trial 3")
     assert changed.model.classifier.hidden_dims == [256, 128]
@@ -88,18 +88,18 @@ def test_lists_travel_as_strings_and_depths_as_they_are(config):
         apply_values(config, {"training.batch_size": "many"}, "trial 6")
 
 
-def test_constants_are_set_for_all_trials_alike(config, check):
+def test_constants_are_set_for_all_trials(config, check):
     def space(trial):
         trial.suggest_float("training.weight_decay", 0.0, 0.1)
         return {"training.epochs": 3}
 
-    axes = explore(of(space), config, check, seed=0)
+    axes = explore(make_space(space), config, check, seed=0)
     assert axes.constants == {"training.epochs": ["3"]}
-    values = of(space).draw(optuna.trial.FixedTrial({"training.weight_decay": 0.05}))
+    values = make_space(space).draw(optuna.trial.FixedTrial({"training.weight_decay": 0.05}))
     assert values == {"training.weight_decay": 0.05, "training.epochs": 3}
 
 
-WRONG = {
+INVALID = {
     "an unknown axis": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "unknown axis 'training.lerning_r"),
     "nothing": ("pass", "suggests no value"),
     "the metric": ("trial.suggest_categorical('training.metric', ['f1', 'mcc'])", "training.metric changes what a sco"),
@@ -116,27 +116,27 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_before_the_sweep(config, check, tmp_path, name):
-    line, said = WRONG[name]
-    space = load_space(write(tmp_path, f"def space(trial):\n    {line}\n"), 1)
-    with pytest.raises(InputError) as caught:
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_spaces_are_refused_before_the_sweep(config, check, tmp_path, name):
+    line, message = INVALID[name]
+    space = load_space(write_space(tmp_path, f"def space(trial):\n    {line}\n"), 1)
+    with pytest.raises(InputError) as error:
         explore(space, config, check, seed=0)
-    assert said in str(caught.value)
+    assert message in str(error.value)
 
 
-def test_everything_wrong_is_said_at_once(config, check, tmp_path):
+def test_all_problems_of_a_space_are_reported_together(config, check, tmp_path):
     text = """def space(trial):
     trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)
     trial.suggest_categorical('training.metric', ['f1', 'mcc'])
 """
-    with pytest.raises(InputError) as caught:
-        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
-    assert len(caught.value.problems) == 2
+    with pytest.raises(InputError) as error:
+        explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
+    assert len(error.value.problems) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nowhere.py:space", "the file nowhere.py does not exist"),
         ("space", "FILE:FUNCTION"),
@@ -144,37 +144,37 @@ def test_everything_wrong_is_said_at_once(config, check, tmp_path):
         ("tune_spaces.phase1:spice", r"no function 'spice' \(did you mean space\?\)"),
     ],
 )
-def test_a_space_that_is_not_there(name, said):
-    with pytest.raises(InputError, match=said):
+def test_a_missing_space_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
         load_space(name, 1)
 
 
 def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path):
-    name = write(tmp_path, "import os\nraise RuntimeError('half written')\n")
+    name = write_space(tmp_path, "import os\nraise RuntimeError('half written')\n")
     with pytest.raises(InputError, match=r"half written .*mine\.py, line 2"):
         load_space(name, 1)
 
 
-def test_a_file_may_import_what_lies_beside_it(tmp_path, config, check):
+def test_a_file_may_import_modules_of_its_folder(tmp_path, config, check):
     (tmp_path / "beside_it.py").write_text("def axis(t):\n    t.suggest_float('training.weight_decay', 0.0, 1.0)\n")
-    name = write(tmp_path, "import beside_it\ndef space(trial):\n    beside_it.axis(trial)\n")
+    name = write_space(tmp_path, "import beside_it\ndef space(trial):\n    beside_it.axis(trial)\n")
     assert set(explore(load_space(name, 1), config, check, seed=0).distributions) == {"training.weight_decay"}
 
 
-def test_another_space_is_told_apart(config, check):
-    def one(trial):
+def test_differences_between_spaces_are_listed(config, check):
+    def first_space(trial):
         trial.suggest_float("training.weight_decay", 0.0, 0.1)
         trial.suggest_int("training.batch_size", 4, 8)
 
-    def other(trial):
+    def second_space(trial):
         trial.suggest_float("training.weight_decay", 0.0, 0.2)
         trial.suggest_float("training.warmup_ratio", 0.0, 0.2)
 
-    kept = explore(of(one), config, check, seed=0).to_json()
-    assert explore(of(one), config, check, seed=5).differences(kept) == []
-    said = " ".join(explore(of(other), config, check, seed=0).differences(kept))
-    for part in ("training.batch_size was removed", "training.warmup_ratio is new", "training.weight_decay was"):
-        assert part in said
+    saved = explore(make_space(first_space), config, check, seed=0).to_json()
+    assert explore(make_space(first_space), config, check, seed=5).differences(saved) == []
+    differences = " ".join(explore(make_space(second_space), config, check, seed=0).differences(saved))
+    for difference in ("training.batch_size was removed", "training.warmup_ratio is new", "training.weight_decay was"):
+        assert difference in differences
 
 
 def test_former_names_of_keys_are_searched_under_their_present_names(config, check):
@@ -183,7 +183,7 @@ def test_former_names_of_keys_are_searched_under_their_present_names(config, che
         trial.suggest_categorical("model.lexical.width", [64, 256])
         return {"model.classifier.standardise": False}
 
-    axes = explore(of(space), config, check, seed=0)
+    axes = explore(make_space(space), config, check, seed=0)
     assert set(axes.distributions) == {"model.bag_of_words.enabled", "model.bag_of_words.hidden_size"}
     assert set(axes.constants) == {"model.classifier.standardize"}
     assert axes.notes == (
@@ -191,41 +191,41 @@ def test_former_names_of_keys_are_searched_under_their_present_names(config, che
         "space test:space: model.lexical.enabled is deprecated: the key is now model.bag_of_words.enabled",
         "space test:space: model.lexical.width is deprecated: the key is now model.bag_of_words.hidden_size",
     )
-    default = default_trial(of(space), config)
+    default = default_trial(make_space(space), config)
     assert default.params == {"model.bag_of_words.enabled": True, "model.bag_of_words.hidden_size": 256}
 
 
-def test_a_space_that_an_earlier_version_kept_is_compared_under_present_names(config, check):
+def test_a_saved_space_of_an_earlier_version_is_compared_under_present_names(config, check):
     def space(trial):
         trial.suggest_int("model.bag_of_words.hidden_size", 8, 64)
         return {"model.classifier.standardize": False}
 
-    axes = explore(of(space), config, check, seed=0)
+    axes = explore(make_space(space), config, check, seed=0)
     (distribution,) = axes.distributions["model.bag_of_words.hidden_size"]
-    kept = {
+    saved = {
         "distributions": {"model.lexical.width": [distribution]},
         "constants": {"model.classifier.standardise": ["false"]},
     }
-    assert axes.differences(kept) == []
+    assert axes.differences(saved) == []
 
 
-def test_a_space_that_asks_for_a_key_under_both_names_is_refused(config, check):
+def test_a_space_with_a_key_under_both_names_is_refused(config, check):
     def space(trial):
         trial.suggest_int("model.lexical.width", 8, 64)
         trial.suggest_int("model.bag_of_words.hidden_size", 8, 65)
 
     with pytest.raises(InputError, match=r"model\.bag_of_words\.hidden_size is suggested twice"):
-        explore(of(space), config, check, seed=0)
+        explore(make_space(space), config, check, seed=0)
 
 
-def test_a_default_outside_of_the_space_is_no_point_of_it(config):
-    for outside in (
+def test_a_default_outside_of_the_space_has_no_parameters(config):
+    for suggest_outside in (
         lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,
         lambda trial: trial.suggest_categorical("training.loss", ["focal"]) and None,
     ):
-        assert default_trial(of(outside), config).params == {}
-    inside = default_trial(of(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
-    assert inside.params == {"training.batch_size": 32}
+        assert default_trial(make_space(suggest_outside), config).params == {}
+    default = default_trial(make_space(lambda trial: trial.suggest_int("training.batch_size", 1, 64) and None), config)
+    assert default.params == {"training.batch_size": 32}
 
 
 def test_constants_are_set_for_the_default_config_too(config):
@@ -233,11 +233,12 @@ def test_constants_are_set_for_the_default_config_too(config):
         trial.suggest_int("training.batch_size", 1, 8)
         return {"training.epochs": 7}
 
-    assert default_trial(of(space), config).values == {"training.epochs": 7}, "although it lies outside"
+    # although the default is outside of the space
+    assert default_trial(make_space(space), config).values == {"training.epochs": 7}
 
 
 @pytest.mark.parametrize(
-    ("space", "says"),
+    ("space", "message"),
     [
         (lambda trial: {1: 2}, "config keys to constants"),
         (lambda trial: [1], "returned a list"),
@@ -247,28 +248,28 @@ def test_constants_are_set_for_the_default_config_too(config):
         (lambda trial: {"data.text_columns": {"concept"}}, "is a set, not a plain"),
     ],
 )  # fmt: skip
-def test_what_is_no_space(config, check, space, says):
-    with pytest.raises(InputError, match=says):
-        explore(of(space), config, check, seed=0)
+def test_functions_that_are_not_spaces_are_refused(config, check, space, message):
+    with pytest.raises(InputError, match=message):
+        explore(make_space(space), config, check, seed=0)
 
 
 @pytest.mark.parametrize("name", ["itertools:chain", "sys:exit", ".foo:space", "nowhere.at.all:space"])
-def test_what_names_no_space(config, check, name):
+def test_names_that_are_not_spaces_are_refused(config, check, name):
     with pytest.raises(InputError):
         explore(load_space(name, 1), config, check, seed=0)
 
 
 def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path):
     with pytest.raises(InputError, match=r"mine.py, line 2: `def space\(trial\)`"):
-        load_space(write(tmp_path, "\ndef space(trial)\n    pass\n"), 1)
+        load_space(write_space(tmp_path, "\ndef space(trial)\n    pass\n"), 1)
     with pytest.raises(InputError, match="SystemExit"):
-        load_space(write(tmp_path, "raise SystemExit(0)\n"), 1)
+        load_space(write_space(tmp_path, "raise SystemExit(0)\n"), 1)
 
 
-def test_a_rare_draw_is_objected_to_when_it_comes(config):
+def test_values_of_a_draw_are_checked(config):
     values = {"training.metric": "accuracy"}
-    (task,) = of(lambda trial: values).check_values(values)
-    assert "changes what a score means" in task
+    (problem,) = make_space(lambda trial: values).check_values(values)
+    assert "changes what a score means" in problem
 
 
 def test_each_phase_that_trains_has_a_space():
@@ -276,17 +277,17 @@ def test_each_phase_that_trains_has_a_space():
         assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
 
 
-def test_where_only_songs_have_labels_nothing_is_spent_on_losses_of_neighbours():
-    segmentation = make_task("segmentation", base_task=make_task("multiclass"))
-    drawn = [
-        load_space(None, 5, segmentation.search_space(has_song_labels=has_song_labels)).draw(
+def test_weak_segmentation_has_no_axes_for_losses_of_neighbours():
+    task = make_task("segmentation", base_task=make_task("multiclass"))
+    with_labels, with_song_labels = (
+        load_space(None, 5, task.search_space(has_song_labels=has_song_labels)).draw(
             make_study("maximize", optuna.samplers.RandomSampler(seed=0)).ask()
         )
         for has_song_labels in (False, True)
-    ]
-    of_neighbours = {"training.tmse_weight", "training.boundary_loss_weight"}
-    assert of_neighbours <= drawn[0].keys()
-    assert not of_neighbours & drawn[1].keys()
+    )
+    loss_keys = {"training.tmse_weight", "training.boundary_loss_weight"}
+    assert loss_keys <= with_labels.keys()
+    assert not loss_keys & with_song_labels.keys()
 
 
 def test_the_space_suits_the_task():
@@ -297,9 +298,9 @@ def test_the_space_suits_the_task():
 
 def problems_of(tmp_path, config, check, *lines: str) -> list[str]:
     text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
-    with pytest.raises(InputError) as caught:
-        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
-    return caught.value.problems
+    with pytest.raises(InputError) as error:
+        explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
+    return error.value.problems
 
 
 DECAY = "trial.suggest_float('training.weight_decay', {})"
@@ -319,18 +320,16 @@ DECAY = "trial.suggest_float('training.weight_decay', {})"
         ),
     ],
 )
-def test_a_key_that_is_asked_for_twice_in_different_ways_is_refused_with_both_lines(
-    config, check, tmp_path, first, second, ranges
-):
-    (task,) = problems_of(tmp_path, config, check, first, "pass", second)
-    assert "is suggested twice" in task
-    assert "mine.py:2" in task
-    assert "mine.py:4" in task
-    for words in ranges:
-        assert words in task
+def test_a_key_suggested_twice_differently_is_refused_with_both_lines(config, check, tmp_path, first, second, ranges):
+    (problem,) = problems_of(tmp_path, config, check, first, "pass", second)
+    assert "is suggested twice" in problem
+    assert "mine.py:2" in problem
+    assert "mine.py:4" in problem
+    for description in ranges:
+        assert description in problem
 
 
-def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
+def test_a_conflict_with_a_helper_module_names_both_lines(config, check, tmp_path):
     (tmp_path / "axes_beside.py").write_text(
         "def decay(t, high):\n    t.suggest_float('training.weight_decay', 0.0, high)\n"
     )
@@ -340,29 +339,29 @@ def test_two_lines_of_a_helper_are_told_apart(config, check, tmp_path):
         + "\n"
     )
     with pytest.raises(InputError, match=r"axes_beside\.py:2, and float 0 to 0\.2 at .*mine\.py:4"):
-        explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+        explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
 
 
-def test_a_key_that_is_asked_for_twice_in_the_same_way_has_one_value(config, check, tmp_path):
+def test_a_key_suggested_twice_alike_has_one_value(config, check, tmp_path):
     lines = (f"first = {DECAY.format('0.0, 0.1')}", f"assert {DECAY.format('0.0, high=0.1')} == first")
     text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
-    axes = explore(load_space(write(tmp_path, text), 1), config, check, seed=0)
+    axes = explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
     assert list(axes.distributions) == ["training.weight_decay"]
 
 
 BRANCHES = "trial.suggest_categorical('training.loss', ['bce', 'focal']) == 'bce'"
 
 
-def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, check, tmp_path):
+def test_branches_may_differ_in_range_and_not_in_kind(config, check, tmp_path):
     text = f"def space(trial):\n    {DECAY.format('0.0, 0.1 if ' + BRANCHES + ' else 0.2')}\n"
-    assert len(explore(load_space(write(tmp_path, text), 1), config, check, seed=0).distributions) == 2
-    for other in ("trial.suggest_int('training.weight_decay', 0, 1)",
+    assert len(explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0).distributions) == 2
+    for second_call in ("trial.suggest_int('training.weight_decay', 0, 1)",
                   "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
-        lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {other}")
-        (task,) = problems_of(tmp_path, config, check, *lines)
-        assert "in two ways that one search cannot hold" in task
-        assert "mine.py:3" in task
-        assert "mine.py:5" in task
+        lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {second_call}")
+        (problem,) = problems_of(tmp_path, config, check, *lines)
+        assert "in two ways that one search cannot hold" in problem
+        assert "mine.py:3" in problem
+        assert "mine.py:5" in problem
 
 
 @pytest.mark.parametrize(
@@ -388,13 +387,13 @@ def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, che
         ("trial.suggest_flaot('training.weight_decay', 0.0, 1.0)", "suggest_flaot"),
     ],
 )
-def test_a_range_that_holds_nothing_is_refused_with_its_line(config, check, tmp_path, call, reason):
-    (task,) = problems_of(tmp_path, config, check, call)
-    assert reason in task
-    assert "mine.py, line 2: `trial.suggest_" in task
+def test_an_invalid_range_is_refused_with_its_line(config, check, tmp_path, call, reason):
+    (problem,) = problems_of(tmp_path, config, check, call)
+    assert reason in problem
+    assert "mine.py, line 2: `trial.suggest_" in problem
 
 
-def test_all_impossible_ranges_are_listed_at_once(config, check, tmp_path):
+def test_all_invalid_ranges_are_reported_together(config, check, tmp_path):
     problems = problems_of(
         tmp_path, config, check, DECAY.format("1.0, 0.0"), "trial.suggest_int('training.batch_size', 8, 1)",
         "trial.suggest_float('training.lerning_rate', 0.0, 1.0)", DECAY.format("0.0, 0.0"),

@@ -1,4 +1,4 @@
-"""One trial: all folds in order, a pooled score at each rung, and nothing run twice."""
+"""A trial runs all folds in order, reports a pooled score at each rung, and runs nothing twice."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 def context(songs_file, tiny_encoder, tmp_path) -> TrialContext:
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, plan.task, plan.reading, "id", tmp_path / "prefix")
+    fit_context = FitContext(plan.config, data.source, plan.task, plan.reading, "id", tmp_path / "prefix")
     return TrialContext(
-        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
 
 
@@ -44,7 +44,7 @@ def test_the_first_rung_is_a_fold_or_a_part_of_one():
     assert make_rungs(10, 2.0) == pytest.approx((10.0, 20.0, 40.0, 80.0))
 
 
-def test_scores_are_pooled_and_told_at_rungs(context):
+def test_pooled_scores_are_reported_at_rungs(context):
     reports = run(context, 0, {})
     assert [done for done, _ in reports] == pytest.approx([100 / 3, FULL_BUDGET])
     scores = out_of_fold(context, 0)
@@ -55,30 +55,30 @@ def test_scores_are_pooled_and_told_at_rungs(context):
     assert reports[0][1] == task.metric("macro_f1", targets[first], scores[first])
 
 
-def test_one_split_is_told_in_parts(context):
-    one = TrialContext(context.shared, context.train_val_indices[:1], make_rungs(1, 3.0), context.folder)
-    assert [done for done, _ in run(one, 0, {})] == pytest.approx([100 / 3, FULL_BUDGET])
+def test_a_single_split_reports_at_fractions_of_its_fit(context):
+    single_split = TrialContext(context.shared, context.train_val_indices[:1], make_rungs(1, 3.0), context.folder)
+    assert [done for done, _ in run(single_split, 0, {})] == pytest.approx([100 / 3, FULL_BUDGET])
 
 
 def test_the_same_config_first_and_fifth_gives_the_same_numbers(context):
     values = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 1, "model.text_encoder.layer": "last"}
-    others = [
+    other_values = [
         {"model.text_encoder.pooling": "attention"},
         {"training.loss": "focal", "model.classifier.hidden_dims": "16"},
         {"model.text_encoder.freeze_layers": 0, "training.learning_rate": 1e-2},
     ]
     first = run(context, 0, values)
-    for number, other in enumerate(others, start=1):
-        run(context, number, other)
+    for number, other_value in enumerate(other_values, start=1):
+        run(context, number, other_value)
     assert run(context, 4, values) == first
     np.testing.assert_array_equal(out_of_fold(context, 0), out_of_fold(context, 4))
     assert not np.array_equal(out_of_fold(context, 0), out_of_fold(context, 1))
 
 
-def test_what_the_store_of_frozen_layers_saved_is_counted(context):
-    half = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 2, "model.text_encoder.layer": "last"}
-    run(context, 0, half)
-    run(context, 1, {**half, "training.weight_decay": 0.1})
+def test_seconds_saved_by_the_frozen_feature_cache_are_counted(context):
+    values = {"training.learning_rate": 1e-3, "model.text_encoder.freeze_layers": 2, "model.text_encoder.layer": "last"}
+    run(context, 0, values)
+    run(context, 1, {**values, "training.weight_decay": 0.1})
     facts = [CheckpointManager(context.folder_of(n) / f"fold-{k}").load_result()[1] for n in (0, 1) for k in range(3)]
     assert len({fact["stored"]["key"] for fact in facts}) == 1
     assert [fact["stored"]["seconds"] > 0 for fact in facts] == [True, *[False] * 5]
@@ -88,21 +88,21 @@ def test_what_the_store_of_frozen_layers_saved_is_counted(context):
     assert saved["without_cache"] == pytest.approx(24 * facts[0]["stored"]["seconds"], abs=0.01)
 
 
-def test_what_is_finished_is_not_run_again(context, monkeypatch):
+def test_finished_folds_are_not_run_again(context, monkeypatch):
     expected = run(context, 0, {})
     shutil.rmtree(context.folder_of(0) / "fold-2")
-    ran = []
+    folds = []
 
-    def counted(shared, job, *more):
-        ran.append(job.fold)
-        run_job(shared, job, *more)
+    def counting_run_job(shared, job, *options):
+        folds.append(job.fold)
+        run_job(shared, job, *options)
 
-    monkeypatch.setattr(trials, "run_job", counted)
+    monkeypatch.setattr(trials, "run_job", counting_run_job)
     assert run(context, 0, {}) == expected
-    assert ran == [2]
+    assert folds == [2]
 
 
-def test_models_are_forgotten_and_scores_stay(context):
+def test_removing_models_leaves_scores(context):
     run(context, 0, {})
     assert list(context.folder_of(0).glob("fold-*/model.pt"))
     remove_models(context, 0)
@@ -111,7 +111,7 @@ def test_models_are_forgotten_and_scores_stay(context):
     assert out_of_fold(context, 1) is None
 
 
-def test_what_fails_a_trial(context):
+def test_failing_trials_raise_their_error(context):
     with pytest.raises(InputError, match=r"trial 1: training\.epochs"):
         run(context, 1, {"training.epochs": 0})
     with pytest.raises(InputError, match="beyond the encoder"):
@@ -120,19 +120,19 @@ def test_what_fails_a_trial(context):
         run(context, 3, {"training.head_learning_rate": 1e30, "training.max_grad_norm": 0.0})
 
 
-def test_segments_are_compared_as_they_are_decoded(write_table, tiny_encoder, tmp_path):
+def test_segment_scores_are_decoded_before_they_are_compared(write_table, tiny_encoder, tmp_path):
     path = write_table(segment_rows(), "segments.parquet")
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    training__device="cpu", **QUICK)  # fmt: skip
     data = data_of(plan)
-    shared = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
+    fit_context = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
     context = TrialContext(
-        shared, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
     reports = run(context, 0, {})
     scores, targets = out_of_fold(context, 0), data.source.targets
     decoded = decode_folds(data.task, targets, context.train_val_indices, scores)
-    assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "else this tells nothing"
+    assert not np.array_equal(scores.argmax(1), decoded.argmax(1)), "the test needs scores that decoding changes"
     assert reports[-1][1] == data.task.metric("macro_f1", targets, decoded)
     logged = [json.loads(line) for line in (context.folder_of(0) / "fold-2" / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in logged if record["split"] == "val"][-1]

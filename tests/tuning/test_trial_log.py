@@ -1,4 +1,4 @@
-"""`trials.jsonl` is the truth of a sweep: it survives torn lines, and an interrupted trial is known as such."""
+"""`trials.jsonl` is the state of a sweep: incomplete lines are tolerated, and interrupted trials are detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def path(tmp_path):
     return tmp_path / "trials.jsonl"
 
 
-def filled(path) -> TrialLog:
+def write_log(path) -> TrialLog:
     trial_log = TrialLog(path)
     for number in range(4):
         trial_log.start(Trial(number, {"training.epochs": number}, {"training.epochs": number}, {}))
@@ -26,13 +26,13 @@ def filled(path) -> TrialLog:
     return trial_log
 
 
-def test_it_is_read_as_it_was_written(path):
-    written, read = filled(path), TrialLog(path)
-    assert read.trials == written.trials
-    assert [trial.number for trial in read.ended] == [0, 1, 2]
-    assert [trial.number for trial in read.interrupted] == [3]
-    assert [trial.number for trial in read.complete(larger_is_better=True)] == [0]
-    assert read.trials[2].reason == "NaN"
+def test_a_log_is_read_as_it_was_written(path):
+    written, loaded = write_log(path), TrialLog(path)
+    assert loaded.trials == written.trials
+    assert [trial.number for trial in loaded.ended] == [0, 1, 2]
+    assert [trial.number for trial in loaded.interrupted] == [3]
+    assert [trial.number for trial in loaded.complete(larger_is_better=True)] == [0]
+    assert loaded.trials[2].reason == "NaN"
 
 
 def test_former_names_of_keys_are_read_as_their_present_names(path):
@@ -44,8 +44,8 @@ def test_former_names_of_keys_are_read_as_their_present_names(path):
 
 
 @pytest.mark.parametrize("cut", [10, 40])
-def test_half_a_line_is_passed_over_and_swallows_nothing(path, cut):
-    filled(path)
+def test_an_incomplete_line_is_skipped_and_later_lines_are_read(path, cut):
+    write_log(path)
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
     trial_log = TrialLog(path)
@@ -54,21 +54,21 @@ def test_half_a_line_is_passed_over_and_swallows_nothing(path, cut):
     assert TrialLog(path).trials[2].reason == "again"
 
 
-def test_foreign_lines_are_passed_over(path):
-    filled(path)
+def test_foreign_lines_are_skipped(path):
+    write_log(path)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"\x00\x00\xff\n" + b"[1]\n" + b'{"event": "end", "trial": 77}\n' + b"".join(lines))
     assert len(TrialLog(path).ended) == 3
 
 
-def test_a_trial_that_starts_again_forgets_its_reports(path):
-    trial_log = filled(path)
+def test_restarting_a_trial_clears_its_reports(path):
+    trial_log = write_log(path)
     trial_log.start(trial_log.trials[3])
     assert trial_log.trials[3].reports == []
     assert TrialLog(path).trials[3].reports == []
 
 
-def test_the_best_come_first_and_the_earlier_of_equals(path):
+def test_trials_are_sorted_by_score_and_then_by_number(path):
     trial_log = TrialLog(path)
     for number, score in enumerate((0.5, 0.9, 0.9, 0.1)):
         trial_log.start(Trial(number, {}))
@@ -77,13 +77,13 @@ def test_the_best_come_first_and_the_earlier_of_equals(path):
     assert [trial.number for trial in trial_log.complete(larger_is_better=False)] == [3, 0, 1, 2]
 
 
-def test_watchers_are_told_once_it_is_written(path):
-    trial_log, told = TrialLog(path), []
+def test_watchers_are_called_after_the_event_is_written(path):
+    trial_log, events = TrialLog(path), []
 
     def watch(trial, event):
-        told.append((trial.number, event, json.loads(path.read_text().splitlines()[-1])["event"]))
+        events.append((trial.number, event, json.loads(path.read_text().splitlines()[-1])["event"]))
 
     trial_log.watchers.append(watch)
     trial_log.start(Trial(0, {}))
     trial_log.end(0, "complete", score=1.0, seconds=1.0)
-    assert told == [(0, "start", "start"), (0, "end", "end")]
+    assert events == [(0, "start", "start"), (0, "end", "end")]

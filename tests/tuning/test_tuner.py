@@ -1,4 +1,4 @@
-"""What stops a sweep, and which trials keep their models, without Ray."""
+"""Conditions that stop a sweep, and the trials that keep their models, without Ray."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def test_the_budget_leaves_time_for_fresh_splits_and_the_best_run(sweep):
     for number, score, seconds in ((0, 0.7, 1.0), (1, 0.8, 41.0)):
         sweep.trial_log.start(Trial(number, {}))
         sweep.trial_log.end(number, "complete", score=score, seconds=seconds)
-    assert stopper.stop_all(), "three fresh splits of a trial that takes 40 s more do not fit into 100 s"
+    assert stopper.stop_all(), "three fresh splits of a trial of about 40 s do not fit into 100 s"
     assert stopper.is_out_of_time
     assert not SweepStopper(sweep, None).stop_all()
-    late = SweepStopper(sweep, 0.0)
+    out_of_time = SweepStopper(sweep, 0.0)
     time.sleep(0.01)
-    assert late.stop_all()
+    assert out_of_time.stop_all()
 
 
 def test_a_full_disk_stops_all_trials(sweep):

@@ -1,4 +1,4 @@
-"""What users name is printed as it is: no markup, no emoji codes, no control characters, in any encoding."""
+"""Names from users are printed literally: no markup, emoji codes or control characters, in any encoding."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ NAMES = [
 PACKAGES = [Path(package.__file__).parent for package in (rainbow_ray, cluster, tune_spaces)]
 
 
-def shown(*renderables, **how) -> str:
+def printed(*renderables, **options) -> str:
     file = io.StringIO()
     console = make_console(file)
     for renderable in renderables:
-        console.print(renderable, **how)
+        console.print(renderable, **options)
     return file.getvalue()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_printed_as_they_are(name):
-    assert shown(f"songs {name} final") == f"songs {name} final\n"
-    assert shown(f"songs {name} final", style="bold") == f"songs {name} final\n"
-    assert shown(Text.assemble(("✓", "green"), f" data: {name}")) == f"✓ data: {name}\n"
+    assert printed(f"songs {name} final") == f"songs {name} final\n"
+    assert printed(f"songs {name} final", style="bold") == f"songs {name} final\n"
+    assert printed(Text.assemble(("✓", "green"), f" data: {name}")) == f"✓ data: {name}\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +54,7 @@ def test_names_are_kept_in_titles_headers_and_cells(name):
     table.add_column(f"column {name}", footer=f"footer {name}")
     table.add_row(f"cell {name}")
     table.show_footer = True
-    text = shown(table, soft_wrap=False)
+    text = printed(table, soft_wrap=False)
     for part in ("title", "caption", "column", "footer", "cell"):
         assert f"{part} {name}" in text
 
@@ -70,25 +70,25 @@ def test_names_are_kept_in_progress_bars(name):
     assert f"note {name}" in file.getvalue()
 
 
-def test_a_name_cannot_steer_the_terminal():
+def test_control_characters_in_names_are_escaped():
     name = "\x1b[31mred\x07\x08\r\x9b2J\x7f"
     assert printable(name) == r"\x1b[31mred\x07\x08\x0d\x9b2J\x7f"
     assert printable("two\nlines\tand a tab, é, 曲, 🎵") == "two\nlines\tand a tab, é, 曲, 🎵"
-    assert shown(f"a {name}") == f"a {printable(name)}\n"
+    assert printed(f"a {name}") == f"a {printable(name)}\n"
     table = Table(title=name)
     table.add_column("label")
     table.add_row(name)
-    assert "\x1b" not in shown(table, soft_wrap=False)
+    assert "\x1b" not in printed(table, soft_wrap=False)
 
 
-def test_a_pipe_is_not_live_whatever_the_environment_says(monkeypatch):
+def test_a_pipe_is_never_live(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     assert not is_live(make_console(io.StringIO()))
 
 
 def encoded(text: str, encoding: str) -> str:
-    """What a stream of an encoding receives."""
+    """Return the text that a stream of an encoding writes."""
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding, errors=ERRORS, write_through=True)
     stream.write(text)
@@ -96,7 +96,7 @@ def encoded(text: str, encoding: str) -> str:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "koi8-r", "utf-8", "utf-16"])
-def test_what_an_encoding_lacks_is_replaced(monkeypatch, encoding):
+def test_characters_that_an_encoding_lacks_are_replaced(monkeypatch, encoding):
     protect_streams()
     assert "songs of" in encoded("✓ songs of Björk, 曲, \udcff: 0.78–0.89 …", encoding)
     assert encoded("✓ 0.78–0.89 × 2 …", "ascii") == "+ 0.78-0.89 x 2 ..."
@@ -106,7 +106,7 @@ def test_what_an_encoding_lacks_is_replaced(monkeypatch, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_tables_are_drawn_in_ascii_where_nothing_else_is_left(encoding):
+def test_tables_are_drawn_in_ascii_if_the_encoding_lacks_boxes(encoding):
     protect_streams()
     buffer = io.BytesIO()
     console = make_console(io.TextIOWrapper(buffer, encoding, errors=ERRORS, write_through=True))
@@ -119,18 +119,18 @@ def test_tables_are_drawn_in_ascii_where_nothing_else_is_left(encoding):
     assert any("[verse] ?" in line for line in lines)
 
 
-def test_streams_without_an_encoding_are_left_alone(monkeypatch):
+def test_streams_without_an_encoding_are_not_changed(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
-    plain = io.StringIO()
-    monkeypatch.setattr("sys.stderr", plain)
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
     protect_streams()
     assert sys.stdout is None
-    assert sys.stderr is plain
-    assert plain.errors is None
+    assert sys.stderr is stream
+    assert stream.errors is None
 
 
 def calls_of(tree: ast.AST):
-    """Names of what is called, and the names of the keyword arguments."""
+    """Yield the name, the keyword arguments and the line of each call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             function = node.func
@@ -140,13 +140,13 @@ def calls_of(tree: ast.AST):
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_only_one_module_makes_consoles(package):
-    """Everything else would read names as markup, or fail on the encoding."""
-    wrong = []
+    """Other consoles would interpret names as markup, or fail on the encoding."""
+    violations = []
     for path in sorted(package.rglob("*.py")):
         if path.match("rainbow_ray/utils/console.py"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        wrong += [
+        violations += [
             f"{path}:{line}: {name}"
             for name, keywords, line in calls_of(tree)
             if name in {"Console", "TextColumn", "from_markup", "render_markup", "RichHandler", "get_console", "rule"}
@@ -159,14 +159,17 @@ def test_only_one_module_makes_consoles(package):
                 "rich.prompt",
                 "rich.logging",
             ):
-                wrong.append(f"{path}:{node.lineno}: from {node.module}")
+                violations.append(f"{path}:{node.lineno}: from {node.module}")
             if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "rich" for alias in node.names):
-                wrong.append(f"{path}:{node.lineno}: import rich")
-    assert wrong == []
+                violations.append(f"{path}:{node.lineno}: import rich")
+    assert violations == []
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_errors_are_printed_by_one_function(package):
-    """A plain `print("error: …")` would let a name steer the terminal."""
-    own = [path for path in package.rglob("*.py") if not path.is_relative_to(package / "pod")]
-    assert [path.name for path in own if 'print(f"error:' in path.read_text(encoding="utf-8")] in ([], ["streams.py"])
+    """A plain `print("error: …")` would let control characters in a name reach the terminal."""
+    modules = [path for path in package.rglob("*.py") if not path.is_relative_to(package / "pod")]
+    assert [path.name for path in modules if 'print(f"error:' in path.read_text(encoding="utf-8")] in (
+        [],
+        ["streams.py"],
+    )

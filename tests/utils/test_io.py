@@ -1,4 +1,4 @@
-"""Files and folders that exist completely or not at all; keys of caches."""
+"""Files and folders are written completely or not at all; hashes of cache keys are stable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_temporary_folder_replaces_a_cache_that_cannot_be_written(tmp_path, mo
     folder.rmdir()
 
 
-def test_keys_are_those_that_earlier_versions_computed(tmp_path):
+def test_keys_equal_those_of_earlier_versions(tmp_path):
     assert hash_parts("a", 1, b"raw") == hashlib.sha256(b"'a'\x001\x00raw\x00").hexdigest()[:32]
     assert hash_parts("ab", "c") != hash_parts("a", "bc")
     (tmp_path / "file").write_bytes(b"content")

@@ -1,4 +1,4 @@
-"""Paths as users write them: `~`, `file://`, relative ones, odd characters; the same for every process."""
+"""Paths with `~`, `file://`, relative parts and odd characters are resolved once, for every process."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ ODD_NAMES = ["which songs?.parquet", "a#b.parquet", "100%.parquet", "a%20b.parqu
              "$HOME.parquet"]  # fmt: skip
 
 
-def sent(manifest: Manifest) -> Manifest:
-    """A table as a worker gets it."""
+def pickled_copy(manifest: Manifest) -> Manifest:
+    """Return a manifest as a worker receives it."""
     return pickle.loads(pickle.dumps(manifest))  # noqa: S301
 
 
@@ -59,7 +59,7 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
-def test_home_relative_and_file_urls_are_one_absolute_path(home, tmp_path):
+def test_home_relative_and_file_url_paths_become_absolute(home, tmp_path):
     assert resolve_path("~/a") == home / "a"
     assert resolve_path("a/b") == tmp_path / "a" / "b"
     assert resolve_path(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
@@ -82,8 +82,8 @@ def test_every_key_and_option_that_is_a_path_expands_home(home, monkeypatch):
     (home / "encoder").mkdir()
     values = dict.fromkeys(PATH_KEYS, "~/encoder") | {"tune.space": "~/my_space.py:space"}
     config = resolve(None, {}, list(values.items())).config
-    wanted = {key: str(home / "encoder") for key in PATH_KEYS} | {"tune.space": f"{home}/my_space.py:space"}
-    assert {key: config.at(key) for key in PATH_KEYS} == wanted
+    expected = {key: str(home / "encoder") for key in PATH_KEYS} | {"tune.space": f"{home}/my_space.py:space"}
+    assert {key: config.at(key) for key in PATH_KEYS} == expected
     assert override(Config(), {"model.text_encoder.model_name": "~/encoder"}, "space") == override(
         Config(), {"model.text_encoder.model_name": str(home / "encoder")}, "space"
     )
@@ -101,10 +101,10 @@ def test_every_key_and_option_that_is_a_path_expands_home(home, monkeypatch):
     assert parsed.manifest == str(home / "s.parquet")
 
 
-def test_no_key_that_names_files_is_forgotten():
-    ends = ("path", "_root", "_dir", "_file", "_cache", "space", "model_name")
-    named = {key for key in known_keys() if key.endswith(ends)}
-    assert named == set(PATH_KEYS)
+def test_all_keys_that_name_files_are_path_keys():
+    suffixes = ("path", "_root", "_dir", "_file", "_cache", "space", "model_name")
+    keys = {key for key in known_keys() if key.endswith(suffixes)}
+    assert keys == set(PATH_KEYS)
 
 
 def test_command_line_options_that_name_files_use_one_type():
@@ -123,7 +123,7 @@ def test_command_line_options_that_name_files_use_one_type():
             path_option(empty)
 
 
-def test_an_encoder_is_a_folder_only_where_it_is_one(home, tmp_path):
+def test_an_encoder_name_is_a_path_only_if_the_folder_exists(home, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "embedded").mkdir()
     assert resolve_encoder("mine") == str(tmp_path / "mine")
@@ -133,14 +133,14 @@ def test_an_encoder_is_a_folder_only_where_it_is_one(home, tmp_path):
     assert expand_space("tune_spaces.phase1:space") == "tune_spaces.phase1:space"
 
 
-def test_empty_paths_are_refused_by_their_key():
-    with pytest.raises(InputError) as caught:
+def test_empty_paths_are_refused_with_their_key():
+    with pytest.raises(InputError) as error:
         resolve(None, {}, [("data.manifest_path", ""), ("logging.output_dir", "a\0b")])
-    assert len(caught.value.problems) == 2
-    assert "data.manifest_path" in caught.value.problems[0]
+    assert len(error.value.problems) == 2
+    assert "data.manifest_path" in error.value.problems[0]
 
 
-def test_output_folders_below_home_and_runs_that_an_earlier_version_began(home, tmp_path):
+def test_runs_with_unexpanded_paths_of_an_earlier_version_can_resume(home, tmp_path):
     (tmp_path / "mine").mkdir()
     config = resolve(None, {}, [("logging.output_dir", "~/runs"), ("model.text_encoder.model_name", "mine")]).config
     run = open_run(config, "a", resume=False)
@@ -157,7 +157,7 @@ def test_any_file_name_is_read_as_it_is(home, tmp_path, name):
     (tmp_path / "folder [x]?").mkdir()
     for path in (tmp_path / name, tmp_path / "folder [x]?" / name):
         pq.write_table(table, path)
-    manifest = sent(open_manifest(name))
+    manifest = pickled_copy(open_manifest(name))
     assert manifest.location == str(tmp_path / name)
     assert manifest.read(["id"])["id"].to_pylist() == table["id"].to_pylist()
     assert "\n" not in str(manifest)
@@ -167,7 +167,7 @@ def test_any_file_name_is_read_as_it_is(home, tmp_path, name):
 def test_the_location_does_not_depend_on_the_working_folder(home, tmp_path, monkeypatch):
     pq.write_table(pa.table(song_rows(20, 1)), tmp_path / "songs.parquet")
     plan = plan_of(Path("songs.parquet"))
-    manifest = sent(plan.manifest)
+    manifest = pickled_copy(plan.manifest)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert manifest.read(["id"]).num_rows == 20
@@ -177,16 +177,16 @@ def test_the_location_does_not_depend_on_the_working_folder(home, tmp_path, monk
     assert data_of(plan_of("file://" + str(tmp_path / "songs.parquet"))).profile["songs"] == 20
 
 
-def test_names_are_told_on_one_line():
+def test_names_are_printed_on_one_line():
     assert printable("a\nb\x1b[31m\udce9") == "a\\nb\\x1b[31m\\udce9"
     assert printable("läder [1]") == "läder [1]"
 
 
-def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
+def test_a_deleted_working_folder_is_an_error(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
     with pytest.raises(InputError, match="working folder is gone"):
         resolve_path("songs.parquet")
     os.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """An HTTP server on loopback: `/ok` has a table, in parts too; other addresses are what goes wrong."""
+    """An HTTP server on loopback: `/ok` is a table and supports ranges; other paths give errors."""
     pq.write_table(pa.table(song_rows(20, 1)), tmp_path / "songs.parquet")
     content = (tmp_path / "songs.parquet").read_bytes()
 
@@ -209,13 +209,13 @@ def server(tmp_path):
             kind = self.path.partition("?")[0].strip("/").removesuffix(".parquet")
             code = int(kind) if kind.isdigit() else 200
             data = b"<!DOCTYPE html><html>Sign in</html>" if kind == "page" else content if code == 200 else b"no"
-            part = self.headers.get("Range")
-            if part and code == 200 and kind == "ok":
-                first, last = part.removeprefix("bytes=").split("-")
-                whole, data, code = data, data[int(first) : int(last) + 1], 206
+            byte_range = self.headers.get("Range")
+            if byte_range and code == 200 and kind == "ok":
+                first, last = byte_range.removeprefix("bytes=").split("-")
+                complete, data, code = data, data[int(first) : int(last) + 1], 206
             self.send_response(code)
             if code == 206:
-                self.send_header("Content-Range", f"bytes {first}-{last}/{len(whole)}")
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(complete)}")
             if kind == "ok":
                 self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(len(data)))
@@ -224,7 +224,7 @@ def server(tmp_path):
                 self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
+            """Print nothing on stderr."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
         threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
@@ -232,9 +232,9 @@ def server(tmp_path):
         serving.shutdown()
 
 
-def test_a_table_of_a_server_is_read(server):
+def test_a_remote_table_is_read(server):
     manifest = open_manifest(f"{server}/ok.parquet?version=2")
-    assert sent(manifest).read(["id"]).num_rows == 20
+    assert pickled_copy(manifest).read(["id"]).num_rows == 20
     with pytest.raises(InputError, match="prefix the URL with simplecache::"):
         open_manifest(f"{server}/whole.parquet").read(["id"])
     assert open_manifest(f"simplecache::{server}/whole.parquet").read(["id"]).num_rows == 20
@@ -260,15 +260,15 @@ def test_a_table_of_a_server_is_read(server):
         ("s3://", "package"),
     ],
 )
-def test_what_goes_wrong_at_remote_addresses_is_told_in_words(server, address, words):
+def test_errors_of_remote_addresses_are_explained(server, address, words):
     location = address.format(server=server)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_manifest(location).read(["id"])
-    assert words in str(caught.value)
-    assert location in str(caught.value)
+    assert words in str(error.value)
+    assert location in str(error.value)
 
 
-def test_a_server_that_fails_after_the_first_look(server, monkeypatch):
+def test_a_server_that_fails_during_reading_is_explained(server, monkeypatch):
     manifest = open_manifest(f"{server}/ok.parquet")
 
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Audio: windows out of files of any kind, what is wrong with bad ones, and encoders read in parts."""
+"""Audio: windows of files of any format, reasons for unreadable files, and frozen parts of encoders."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_window_is_16_khz_mono_whatever_the_file(arguments, rate):
     assert np.argmax(spectrum) / 1.5 == pytest.approx(440, abs=2)
 
 
-def test_windows_are_where_they_should_be():
+def test_windows_start_at_the_requested_time():
     ramp = np.linspace(0, 0.9, 4 * RATE, dtype=np.float32)
     sound = open_recording(saved(ramp, subtype="FLOAT"))
     window = sound.read(2.0, 1.0) / 32767
@@ -68,13 +68,13 @@ def test_windows_are_where_they_should_be():
     assert window[-1] == pytest.approx(0.675, abs=1e-3)
 
 
-def test_what_is_shorter_than_the_window_is_repeated():
+def test_a_recording_shorter_than_the_window_is_repeated():
     window = open_recording(saved(tone(0.25))).read(0.0, 1.0)
     assert len(window) == RATE
     assert (window[: RATE // 4] == window[RATE // 4 : RATE // 2]).all()
 
 
-def test_samples_in_the_table_have_their_rate_beside_them():
+def test_samples_in_the_table_need_their_rate():
     samples = tone(1.0, 8000)
     window = open_recording(samples.tobytes(), 8000).read(0.0, 1.0)
     assert len(window) == RATE
@@ -94,7 +94,7 @@ def long_wave(seconds: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_three_hours_are_not_read_whole():
+def test_a_window_of_three_hours_is_read():
     sound = open_recording(long_wave(3 * 3600))
     assert sound.duration == 3 * 3600
     assert len(sound.read(5000.0, 10.0)) == 10 * RATE
@@ -110,7 +110,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_bad_files_say_what_is_wrong(reason):
+def test_bad_files_are_refused_with_the_reason(reason):
     with pytest.raises(MediaError, match=reason):
         open_recording(BAD[reason]).read(1.0 if reason == "cut off" else 0.0, 2.0)
 
@@ -128,52 +128,52 @@ def encoder_of(family: str, **keys) -> WaveformEncoder:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layer", [1, 2, "last"])
-def test_a_layer_is_what_transformers_gives(family, layer):
+def test_layers_equal_those_of_transformers(family, layer):
     waves = torch.randn(2, 4000)
     with torch.no_grad():
-        expected = body_of(family)(waves, output_hidden_states=True)
-        wanted = expected.last_hidden_state if layer == "last" else expected.hidden_states[layer]
+        outputs = body_of(family)(waves, output_hidden_states=True)
+        expected = outputs.last_hidden_state if layer == "last" else outputs.hidden_states[layer]
         for frozen in ("all", 1, 0):
             encoder = encoder_of(family, layer=layer, freeze_layers=frozen)
-            torch.testing.assert_close(encoder(encoder.frozen_features(waves)), wanted, atol=1e-5, rtol=1e-4)
-        open_front = encoder_of(family, layer=layer, freeze_layers=0, freeze_front=False)
-        torch.testing.assert_close(open_front(waves), wanted, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(encoder(encoder.frozen_features(waves)), expected, atol=1e-5, rtol=1e-4)
+        trainable_encoder = encoder_of(family, layer=layer, freeze_layers=0, freeze_front=False)
+        torch.testing.assert_close(trainable_encoder(waves), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_mix_of_layers_begins_as_their_mean(family):
+def test_a_new_mix_of_layers_is_their_mean(family):
     waves = torch.randn(2, 4000)
     with torch.no_grad():
         expected = torch.stack(body_of(family)(waves, output_hidden_states=True).hidden_states).mean(0)
         for frozen in ("all", 2):
             encoder = encoder_of(family, layer="mix", freeze_layers=frozen)
-            found = encoder(encoder.frozen_features(waves))
-            torch.testing.assert_close(found[..., :4].shape, expected[..., :4].shape)
-            if family != "wav2vec2-stable":  # transformers gives its last state without the norm that follows it
-                torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+            output = encoder(encoder.frozen_features(waves))
+            torch.testing.assert_close(output[..., :4].shape, expected[..., :4].shape)
+            if family != "wav2vec2-stable":  # transformers returns its last state before the final norm
+                torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode():
+def test_frozen_layers_have_no_gradient_and_stay_in_eval_mode():
     encoder = encoder_of("wav2vec2", layer=2, freeze_layers=1).train()
     waves = torch.randn(2, 4000)
     encoder(encoder.frozen_features(waves).detach()).sum().backward()
-    learns = {name for name, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert learns
-    assert all(name.startswith("body.encoder.layers.1.") for name in learns)
+    trained_names = {name for name, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert trained_names
+    assert all(name.startswith("body.encoder.layers.1.") for name in trained_names)
     assert not encoder.body.encoder.layers[0].training
     assert encoder.body.encoder.layers[1].training
     assert next(depth for depth, _ in encoder.parameters_by_depth()) == 2
 
 
-def test_identities_differ_with_all_that_states_depend_on():
+def test_encoders_with_different_states_have_different_identities():
     options = [{"layer": 2}, {"layer": 1}, {"layer": 2, "freeze_layers": 1}, {"layer": "mix"}]
-    made = [encoder_of("wav2vec2", **keys) for keys in options]
-    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=True, weights="w"))
-    made.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=False, weights="other"))
-    assert len({encoder.identity() for encoder in made}) == len(made)
+    encoders = [encoder_of("wav2vec2", **keys) for keys in options]
+    encoders.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=True, weights="w"))
+    encoders.append(WaveformEncoder(body_of("wav2vec2"), AudioEncoderConfig(layer=2), normalize=False, weights="other"))
+    assert len({encoder.identity() for encoder in encoders}) == len(encoders)
 
 
-def test_the_embedded_net_hears_pitch_and_learns():
+def test_the_embedded_network_distinguishes_pitch_and_has_gradients():
     net = LogMelNet(AudioEncoderConfig(num_tokens=8))
     low, high = (torch.from_numpy(tone(2.0, pitch=pitch))[None] for pitch in (200.0, 3000.0))
     spectra = net.frozen_features(torch.cat([low, high]))
@@ -186,13 +186,13 @@ def test_the_embedded_net_hears_pitch_and_learns():
     assert net.summary(spectra, tokens).shape == (2, net.summary_width)
 
 
-def test_stretches_are_averaged():
+def test_frames_are_averaged_over_time():
     frames = torch.arange(10.0)[None, :, None]
     assert average_pool_time(frames, 5)[0, :, 0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
     assert average_pool_time(frames, 20) is frames
 
 
-def test_encoders_that_want_spectrograms_are_refused(tmp_path):
+def test_encoders_of_spectrograms_are_refused(tmp_path):
     transformers.WhisperConfig(vocab_size=100, d_model=16, encoder_layers=1, decoder_layers=1).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="does not read waveforms; supported are wav2vec2"):
         check_audio_encoder(str(tmp_path), AudioEncoderConfig(), 10.0)
@@ -203,7 +203,7 @@ def test_encoders_that_want_spectrograms_are_refused(tmp_path):
 
 def test_depths_are_checked(tmp_path):
     FAMILIES["wav2vec2"]().save_pretrained(tmp_path)
-    said = check_audio_encoder(str(tmp_path), AudioEncoderConfig(layer=7, freeze_layers="most"), 10.0)
-    assert len(said) == 2
-    assert "which has 3 layers" in said[0]
+    problems = check_audio_encoder(str(tmp_path), AudioEncoderConfig(layer=7, freeze_layers="most"), 10.0)
+    assert len(problems) == 2
+    assert "which has 3 layers" in problems[0]
     assert "window_seconds" in check_audio_encoder(str(tmp_path), AudioEncoderConfig(), 0.005)[0]

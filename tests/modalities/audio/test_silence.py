@@ -1,4 +1,4 @@
-"""Windows lie where something sounds; those in which nothing does are counted and treated as missing."""
+"""Windows are in the sounding part of a file; silent windows are counted and treated as missing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_an_ordinary_file_is_read_in_its_middle(name):
+def test_the_middle_of_an_ordinary_file_is_read(name):
     sound = sound_of(*ORDINARY[name])
     assert sound.sounding(10.0) == (0.0, sound.duration)
     assert first_start(sound) == Windows(10.0).starts(sound.duration, "x")[0]
@@ -51,7 +51,7 @@ def test_an_ordinary_file_is_read_in_its_middle(name):
     ([tone(30), silence(120), tone(40)], 150, 190),
     ([silence(60), tone(3), silence(60)], 60, 63),
 ])  # fmt: skip
-def test_the_middle_window_is_of_what_sounds(parts, begin, end):
+def test_the_window_is_in_the_middle_of_the_sounding_part(parts, begin, end):
     sound = sound_of(*parts)
     start = first_start(sound)
     assert start == pytest.approx(min(max(0.0, (begin + end) / 2 - 5.0), sound.duration - 10.0), abs=0.2)
@@ -59,7 +59,7 @@ def test_the_middle_window_is_of_what_sounds(parts, begin, end):
     assert first_start(sound, position="start") == pytest.approx(begin, abs=0.2)
 
 
-def test_all_drawn_windows_are_of_what_sounds():
+def test_random_windows_are_in_the_sounding_part():
     sound = sound_of(silence(60), tone(40), silence(60))
     starts = Windows(10.0, views=9).starts(sound.duration, "x", sound.sounding(10.0))
     assert all(60 <= start <= 90.1 for start in starts)
@@ -67,7 +67,7 @@ def test_all_drawn_windows_are_of_what_sounds():
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.5, 10.0, 30.0])
-def test_a_file_that_sounds_somewhere_never_has_a_silent_window(seconds):
+def test_a_file_with_sound_has_no_silent_window(seconds):
     rng = np.random.default_rng(0)
     for _ in range(5):
         parts = [tone(float(length)) if rng.random() < 0.4 else silence(float(length))
@@ -92,26 +92,26 @@ def test_silence_is_an_empty_window(name):
         sound.read(first_start(sound), 10.0)
 
 
-def test_quiet_sound_is_sound():
+def test_quiet_sound_is_not_silence():
     sound = open_recording(saved(0.002 * tone(20)))
     assert np.abs(sound.read(first_start(sound), 10.0)).max() > 0
 
 
-@pytest.mark.parametrize("other", [-1.0, -0.98, -0.9])
-def test_channels_that_cancel_each_other_are_not_mixed(other):
+@pytest.mark.parametrize("factor", [-1.0, -0.98, -0.9])
+def test_channels_that_cancel_each_other_are_not_mixed(factor):
     wave = tone(12)
-    window = open_recording(saved(np.stack([wave, other * wave], axis=1))).read(1.0, 4.0)
+    window = open_recording(saved(np.stack([wave, factor * wave], axis=1))).read(1.0, 4.0)
     assert np.abs(window).max() == pytest.approx(0.5 * 32767, rel=0.02)
 
 
 def test_the_mix_of_other_channels_is_their_mean():
     rng = np.random.default_rng(0)
     for samples in (rng.normal(size=(4000, 2)), np.stack([tone(1), 0 * tone(1)], 1), np.eye(8)[:, :6]):
-        plain = samples.astype(np.float32)
-        assert np.array_equal(mix_down(plain), plain.mean(axis=1, dtype=np.float64).astype(np.float32))
+        channels = samples.astype(np.float32)
+        assert np.array_equal(mix_down(channels), channels.mean(axis=1, dtype=np.float64).astype(np.float32))
 
 
-def test_samples_in_the_table_are_looked_at_too():
+def test_samples_in_the_table_are_searched_for_sound():
     wave = np.concatenate([silence(50), tone(20)])
     sound = AudioRecording(Samples(wave[:, None], RATE))
     assert 50 <= first_start(sound) <= 60
@@ -147,31 +147,31 @@ def test_silent_files_are_counted_and_treated_as_missing(folder):
 
 
 class Pulses:
-    """A recording of ten seconds that sounds in every second one."""
+    """A recording of ten seconds that is silent in every other second."""
 
     duration = 10.0
 
     def sounding(self, seconds: float) -> tuple[float, float]:
         return 0.0, 10.0
 
-    def read(self, start: float, seconds: float, within: float | None = None) -> np.ndarray:
+    def read(self, start: float, seconds: float, max_seconds: float | None = None) -> np.ndarray:
         if int(start) % 2:
             raise EmptyWindow("silent")
         return np.full(4, int(start), np.int16)
 
 
-def test_views_in_which_nothing_sounds_are_left_out(folder, monkeypatch):
+def test_silent_views_are_left_out(folder, monkeypatch):
     monkeypatch.setattr("rainbow_ray.modalities.audio.modality.open_recording", lambda *_: Pulses())
     reader = MediaReader(("audio",), folder, Windows(1.0, views=12), None)
     rows = reader(pa.table({"raw_audio": ["sounds.wav"]}))
     starts = Windows(1.0, views=12).starts(10.0, "sounds.wav")
-    heard = [int(start) for start in starts if not int(start) % 2]
-    assert [reader.store.get("audio", name)[0] for name in rows["audio"][0].as_py()] == heard
-    assert 1 <= len(heard) < 12
+    expected = [int(start) for start in starts if not int(start) % 2]
+    assert [reader.store.get("audio", name)[0] for name in rows["audio"][0].as_py()] == expected
+    assert 1 <= len(expected) < 12
     assert rows["audio_trouble"].to_pylist() == [None]
 
 
-def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, monkeypatch):
+def test_a_file_damaged_outside_its_middle_is_read(folder, monkeypatch):
     class Damaged(Pulses):
         def sounding(self, seconds: float) -> tuple[float, float]:
             raise MediaError("damaged")
@@ -181,24 +181,24 @@ def test_a_file_that_is_damaged_beside_its_middle_is_read_in_its_middle(folder, 
     assert len(reader(pa.table({"raw_audio": ["sounds.wav"]}))["audio"][0].as_py()) == 1
 
 
-def test_a_stem_that_rests_during_a_segment_is_counted_but_not_bad(folder):
+def test_a_stem_silent_in_a_segment_is_counted_and_not_an_error(folder):
     rows, _ = read(folder, ["hidden.wav"] * 4, [(0, 10), (40, 50), (60, 70), (100, 110)])
     assert [len(windows) for windows in rows["audio"].to_pylist()] == [1, 0, 0, 0]
     counts, _, total = count_media_errors(rows, "audio")
     assert counts == {"silent, in the seconds of its segment": 3}
     assert (count_unusable(counts), total) == (0, 4)
     assert len(check_media_errors(rows, ["audio"], 0.2, folder)) == 1
-    rests, _ = read(folder, ["hidden.wav"] * 2, [(40, 50), (60, 70)])
+    silent_rows, _ = read(folder, ["hidden.wav"] * 2, [(40, 50), (60, 70)])
     with pytest.raises(InputError, match="none of 2 audio files can be used"):
-        check_media_errors(rests, ["audio"], 0.2, folder)
+        check_media_errors(silent_rows, ["audio"], 0.2, folder)
 
 
-def test_a_sample_far_out_of_range_leaves_no_silence_that_counts_as_sound():
+def test_samples_far_out_of_range_are_refused():
     wave = tone(4.0)[:, None]
-    loud = wave * 32768  # floats in the range of integers
-    assert np.abs(AudioRecording(Samples(loud, RATE)).read(0.0, 4.0)).mean() > 1000
-    for places in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
-        broken = wave.copy()
-        broken[places] = 1e30
+    integer_range = wave * 32768  # floats in the range of 16-bit integers
+    assert np.abs(AudioRecording(Samples(integer_range, RATE)).read(0.0, 4.0)).mean() > 1000
+    for positions in ([RATE], [RATE, 2 * RATE, 3 * RATE]):
+        damaged = wave.copy()
+        damaged[positions] = 1e30
         with pytest.raises(MediaError, match="far out of range"):
-            AudioRecording(Samples(broken, RATE)).read(0.0, 4.0)
+            AudioRecording(Samples(damaged, RATE)).read(0.0, 4.0)

@@ -1,4 +1,4 @@
-"""Adversarial MIDI files for tests, and the notes that mido reads of a file."""
+"""Adversarial MIDI files for tests, and the notes that mido reads from a file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def off(pitch: int, channel: int = 0) -> bytes:
 
 
 def sysex(content: bytes, status: int = 0xF0) -> bytes:
-    """A sysex (F0), or one of its further packets or an escape (F7)."""
+    """Return a sysex event (F0), or a continuation packet or an escape (F7)."""
     return bytes((status,)) + quantity(len(content)) + content
 
 
@@ -80,7 +80,7 @@ class Event:
 
 
 def pair(events: Iterable[Event], division: int) -> list[Note]:
-    """The notes of events, times by exact arithmetic."""
+    """Return the notes of events, with times by exact arithmetic."""
     seconds, last, microseconds = Fraction(0), 0, 500_000
     programs: dict[object, int] = {}
     sounding = defaultdict(list)
@@ -103,7 +103,7 @@ def pair(events: Iterable[Event], division: int) -> list[Note]:
 
 
 def notes_of_mido(data: bytes) -> list[Note]:
-    """The notes of a file as mido reads its messages.
+    """Return the notes of a file from the messages that mido reads.
 
     Raises:
         ValueError, OSError, EOFError, LookupError: mido does not read it, or loses delta times in it, as version 1.3
@@ -121,20 +121,20 @@ def notes_of_mido(data: bytes) -> list[Note]:
             if message.type == "unknown_meta":
                 raise ValueError("the delta time of an unknown meta event")
             if message.type in kinds:
-                found = vars(message)
-                value = found.get("note", found.get("program", found.get("tempo")))
-                kind, channel = kinds[message.type], found.get("channel", 0)
-                events.append(Event(tick, number, kind, channel, value, found.get("velocity", 0)))
+                fields = vars(message)
+                value = fields.get("note", fields.get("program", fields.get("tempo")))
+                kind, channel = kinds[message.type], fields.get("channel", 0)
+                events.append(Event(tick, number, kind, channel, value, fields.get("velocity", 0)))
     return pair(events, file.ticks_per_beat)
 
 
 class StreamWriter:
-    """Writes event streams that are hard to read, and knows the notes that they hold.
+    """Writer of event streams that are hard to read, and of the notes that they contain.
 
     Args:
-        seed: Of everything that is drawn.
-        for_mido: Only what mido 1.3 reads right: no running status after a sysex, no status bytes in escapes, no meta
-            events of unknown types (it loses their delta times), no chunks of other types, no RIFF container.
+        seed: Seed of all random choices.
+        for_mido: Write only what mido 1.3 reads correctly: no running status after a sysex, no status bytes in
+            escapes, no meta events of unknown types (it loses their delta times), no chunks of other types, no RIFF.
     """
 
     def __init__(self, seed: int, *, for_mido: bool) -> None:
@@ -186,7 +186,7 @@ class StreamWriter:
         return chunk(b"MTrk", bytes(content))
 
     def _add(self, tick: int, number: int, event: bytes) -> None:
-        """Remember what was written."""
+        """Record a written event."""
         kind = {0x80: "off", 0x90: "on", 0xC0: "program"}.get(event[0] & 0xF0)
         if kind is not None:
             self.events.append(Event(tick, number, kind, event[0] & 0x0F, event[1], event[-1]))
@@ -219,7 +219,7 @@ class StreamWriter:
         return messages[random.choices(list(messages), (35, 15, 15, 5, 8, 4, 4, 7, 7))[0]]
 
     def _sysex(self) -> bytes:
-        """A sysex, the first, a middle or the last packet of one, or an escape."""
+        """Return a sysex, the first, a middle or the last packet of one, or an escape."""
         random = self.random
         size = random.choice((0, 1, 4, 40, 200))
         content = bytes(random.randrange(128) for _ in range(size))

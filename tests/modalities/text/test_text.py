@@ -1,4 +1,4 @@
-"""Text encoders: any layer, any freeze depth, equal to transformers' own forward; tokens, padding, words."""
+"""Text encoders at every layer and freeze depth equal those of transformers; tokens, padding and bags of words."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ def assert_alike(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, tolerance
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layer_is_what_transformers_computes(family):
+def test_layers_equal_those_of_transformers(family):
     ids, mask = ids_for(family)
     with torch.no_grad():
-        whole = tiny_body(family)(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        expected = tiny_body(family)(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         for layer in range(4):
-            read = encoder_of(family, layer=layer)
-            assert_alike(read(ids, mask), whole.hidden_states[layer], mask)
-            assert len(read.layers[0]) == layer
-        assert_alike(encoder_of(family, layer="last")(ids, mask), whole.last_hidden_state, mask)
+            encoder = encoder_of(family, layer=layer)
+            assert_alike(encoder(ids, mask), expected.hidden_states[layer], mask)
+            assert len(encoder.layers[0]) == layer
+        assert_alike(encoder_of(family, layer="last")(ids, mask), expected.last_hidden_state, mask)
         assert encoder_of(family, layer=0.5).depth == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layer", [3, "last", "mix"])
-def test_prefix_and_suffix_make_the_forward(family, layer):
+def test_prefix_and_suffix_together_equal_the_forward_pass(family, layer):
     ids, mask = ids_for(family)
     encoder = encoder_of(family, layer=layer, freeze_layers=1)
     if layer == "mix":
         torch.nn.init.normal_(encoder.mix_weights)
     with torch.no_grad():
-        whole = encoder(ids, mask)
+        expected = encoder(ids, mask)
         for depth in range(encoder.depth + 1):
-            assert_alike(encoder.suffix(encoder.prefix(ids, mask, depth), mask, depth), whole, mask)
+            assert_alike(encoder.suffix(encoder.prefix(ids, mask, depth), mask, depth), expected, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,19 +86,19 @@ def test_a_mix_is_the_weighted_sum_of_all_layers(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("frozen", "embeddings"), [(0, None), (2, None), ("all", None), (0, True), (2, False)])
-def test_gradients_reach_exactly_what_is_not_frozen(family, frozen, embeddings):
+def test_only_unfrozen_parameters_have_gradients(family, frozen, embeddings):
     ids, mask = ids_for(family)
     encoder = encoder_of(family, layer=3, freeze_layers=frozen, freeze_embeddings=embeddings).train()
     out = encoder(ids, mask)
     if out.requires_grad:
         out.sum().backward()
     layers = [any(p.grad is not None for p in layer.parameters()) for layer in encoder.layers[0]]
-    in_layers = {id(p) for layer in encoder.layers[0] for p in layer.parameters()}
-    outside = [p for p in encoder.parameters() if id(p) not in in_layers]
+    layer_parameter_ids = {id(p) for layer in encoder.layers[0] for p in layer.parameters()}
+    other_parameters = [p for p in encoder.parameters() if id(p) not in layer_parameter_ids]
     depth = {0: 0, 2: 2, "all": 3}[frozen]
     assert layers == [i >= depth for i in range(3)]
     embeddings_frozen = depth > 0 if embeddings is None else embeddings
-    assert any(p.grad is not None for p in outside) == (not embeddings_frozen)
+    assert any(p.grad is not None for p in other_parameters) == (not embeddings_frozen)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,13 +111,13 @@ def test_frozen_layers_have_no_dropout(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_and_neighbours_do_not_matter(family):
+def test_outputs_do_not_depend_on_padding_and_the_batch(family):
     ids, mask = ids_for(family)
     encoder = encoder_of(family, layer=3)
     with torch.no_grad():
-        together = encoder(ids, mask)
-        alone = encoder(ids[2:, :5], mask[2:, :5])
-    torch.testing.assert_close(together[2:, :5], alone, atol=1e-5, rtol=0)
+        batched = encoder(ids, mask)
+        single = encoder(ids[2:, :5], mask[2:, :5])
+    torch.testing.assert_close(batched[2:, :5], single, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("keys", [{"layer": 5}, {"freeze_layers": 5}, {"layer": "lst"}, {"freeze_layers": "some"}])
@@ -127,7 +127,7 @@ def test_depths_beyond_the_encoder_are_refused(keys):
         encoder_of("bert", **keys)
 
 
-def test_a_family_without_a_layout_runs_as_a_whole():
+def test_a_family_without_an_adapter_runs_its_complete_forward_pass():
     from transformers import AutoModel, ElectraConfig
 
     torch.manual_seed(0)
@@ -149,19 +149,19 @@ def test_a_family_without_a_layout_runs_as_a_whole():
 def test_encoders_load_from_local_folders(tiny_encoder):
     folder = str(tiny_encoder("deberta-v2"))
     assert text_encoder.load_config(folder).model_type == "deberta-v2"
-    loaded, made = text_encoder.load_encoder(folder), tiny_body("deberta-v2")
-    for (name, a), b in zip(loaded.state_dict().items(), made.state_dict().values(), strict=True):
+    loaded, expected = text_encoder.load_encoder(folder), tiny_body("deberta-v2")
+    for (name, a), b in zip(loaded.state_dict().items(), expected.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert next(loaded.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["no/such-encoder", "/no/such/folder"])
-def test_an_encoder_that_is_not_to_be_had_names_the_ways_out(name):
-    with pytest.raises(InputError) as caught:
+def test_a_missing_encoder_is_refused_with_alternatives(name):
+    with pytest.raises(InputError) as error:
         text_encoder.load_config(name)
-    assert name in str(caught.value)
-    assert "--encoder embedded" in str(caught.value)
-    assert "local folder" in str(caught.value)
+    assert name in str(error.value)
+    assert "--encoder embedded" in str(error.value)
+    assert "local folder" in str(error.value)
 
 
 def test_embedded_files_are_checked(tmp_path):
@@ -171,16 +171,19 @@ def test_embedded_files_are_checked(tmp_path):
     embedded.check_files(tmp_path / "copy", embedded.EMBEDDED_FILES)
     (tmp_path / "copy" / "vocab.txt").write_text("other")
     (tmp_path / "copy" / "tokenizer.json").unlink()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         embedded.check_files(tmp_path / "copy", embedded.EMBEDDED_FILES)
-    assert "vocab.txt is not the file it should be" in str(caught.value)
-    assert "tokenizer.json cannot be read" in str(caught.value)
+    assert "vocab.txt is not the file it should be" in str(error.value)
+    assert "tokenizer.json cannot be read" in str(error.value)
 
 
 def test_the_token_limit_is_the_smallest_of_all(tiny_encoder):
-    for family, most in [("bert", 64), ("roberta", 64)]:
+    for family, expected in [("bert", 64), ("roberta", 64)]:
         folder = str(tiny_encoder(family))
-        assert tokenize.token_limit(folder, TextEncoderConfig(max_length=500), text_encoder.load_config(folder)) == most
+        assert (
+            tokenize.token_limit(folder, TextEncoderConfig(max_length=500), text_encoder.load_config(folder))
+            == expected
+        )
         assert tokenize.token_limit(folder, TextEncoderConfig(max_length=9), text_encoder.load_config(folder)) == 9
 
 
@@ -201,18 +204,19 @@ def test_texts_are_tokenised_as_the_tokenizer_does_and_cut(tiny_encoder):
     assert batch["mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
-def test_words_are_the_same_everywhere():
+def test_word_hashes_are_fixed():
     assert word_buckets("The door, the DOOR; a wall!") == word_buckets("wall door THE")
     assert word_buckets("door") == [2939]  # crc32 is fixed: bundles depend on it
     assert all(0 < bucket < BUCKETS for bucket in word_buckets("some words of a long text"))
     assert word_buckets("") == []
 
 
-def test_ratios_follow_the_counts_and_unseen_words_say_nothing():
+def test_ratios_follow_the_counts_and_unseen_words_are_zero():
     lists = [np.array([1, 2]), np.array([1, 3]), np.array([2]), np.array([4])]
     ratios = log_count_ratios(lists, np.array([[True], [True], [False], [False]]))
     assert ratios.shape == (BUCKETS, 1)
-    np.testing.assert_allclose(ratios[1, 0], np.log((2 + 1) / (0 + 1)), rtol=1e-6)  # groups of one size: one more each
+    # groups of equal size: the prior count is 1 for each
+    np.testing.assert_allclose(ratios[1, 0], np.log((2 + 1) / (0 + 1)), rtol=1e-6)
     assert ratios[1, 0] > ratios[2, 0] > ratios[4, 0]
     assert log_count_ratios(lists, np.array([0, 1, 2, 2])[:, None] == np.arange(3)).shape == (BUCKETS, 3)
     module = WordPresence(16)
@@ -222,7 +226,7 @@ def test_ratios_follow_the_counts_and_unseen_words_say_nothing():
     assert out[1:].abs().sum() == 0
 
 
-def test_a_small_group_is_not_spoken_for_by_words_that_are_only_rare():
+def test_rare_words_do_not_indicate_a_small_group():
     lists = [np.array([1, 9]), *(np.array([1, 10 + i]) for i in range(38))]
     small = np.arange(39) == 0
     ratios = log_count_ratios(lists, np.stack([small, ~small], axis=1))
