@@ -1,4 +1,4 @@
-"""`python -m cluster`: rented pods become a Ray cluster, and are given back."""
+"""Create and manage Ray clusters on rented RunPod pods."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rainbow_ray.utils.streams import close_output, print_error, protect_streams
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
-# flags that stand for keys of cluster.yaml
-WISHES: dict[str, tuple[str, str]] = {
-    "--pods": ("pods", "how many"),
-    "--gpu": ("gpu", "names, most wanted first: 4090,A5000"),
-    "--gpus-per-pod": ("gpus_per_pod", "for DDP: one pod with several, since pods are 100 Mbit/s apart"),
-    "--min-memory": ("min_memory", "GB of a GPU, where none is named"),
-    "--dc": ("data_centers", "data centres, most wanted first"),
-    "--volume": ("volume.name", "network volume: a name or id (default: rainbow-NAME)"),
-    "--volume-size": ("volume.size", "GB, when it is made"),
-    "--max-hourly": ("max_hourly", "USD an hour for all pods"),
-    "--ttl": ("ttl", "8h: after this every pod ends itself"),
-    "--idle": ("idle", "30m: without jobs and logins the cluster ends itself"),
-    "--image": ("image", "of the pods"),
+# flags that override keys of cluster.yaml: (key, help)
+SETTING_FLAGS: dict[str, tuple[str, str]] = {
+    "--pods": ("pods", "number of pods"),
+    "--gpu": ("gpu", "GPU types in order of preference, for example 4090,A5000"),
+    "--gpus-per-pod": ("gpus_per_pod", "GPUs per pod; use several for DDP, since pods are connected at 100 Mbit/s"),
+    "--min-memory": ("min_memory", "minimum GPU memory in GB if --gpu is not given"),
+    "--dc": ("data_centers", "data centers in order of preference"),
+    "--volume": ("volume.name", "name or id of the network volume (default: rainbow-NAME)"),
+    "--volume-size": ("volume.size", "size in GB of a new network volume"),
+    "--max-hourly": ("max_hourly", "maximum price of all pods in USD per hour"),
+    "--ttl": ("ttl", "time to live after which every pod terminates itself, for example 8h"),
+    "--idle": ("idle", "time without jobs or logins after which the cluster terminates itself, for example 30m"),
+    "--image": ("image", "container image of the pods"),
 }
 
 
@@ -56,23 +56,23 @@ def main(arguments: Sequence[str]) -> int:
         close_output()
         return FAILED
     except KeyboardInterrupt as error:
-        print(f"{describe(error)}; `status` shows what is there, `down` ends it", file=sys.stderr)
+        print(f"{describe(error)}; run `status` to list the pods, `down` to terminate them", file=sys.stderr)
         return exit_code(error)
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Raises `InputError`; other errors that a user can act on are told here."""
+    """Run the command and print errors that a user can act on. Raises `InputError`."""
     from cluster import adopt, commands, garbage_collect, jobs, up
     from cluster.lifecycle import ClusterError
     from cluster.remote import RemoteError
     from cluster.runpod_api import ApiError
 
     name = options.cluster = _name(options)
-    act: dict[str, Callable[[], int]] = {
+    handlers: dict[str, Callable[[], int]] = {
         "prices": lambda: commands.prices(_settings(options)),
-        "up": lambda: up.up(_settings(options), _wishes(options), yes=options.yes, dry_run=options.dry_run),
+        "up": lambda: up.up(_settings(options), _setting_overrides(options), yes=options.yes, dry_run=options.dry_run),
         "adopt": lambda: adopt.adopt(
-            options.place,
+            options.address,
             _settings(options),
             key=options.key,
             usd_per_hour=options.usd_per_hour,
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         "dashboard": lambda: commands.dashboard(name, options.port),
     }
     try:
-        return act[options.command]()
+        return handlers[options.command]()
     except (ApiError, ClusterError, RemoteError) as error:
         print_error(str(error))
         return FAILED
@@ -109,95 +109,119 @@ def _start(options: argparse.Namespace) -> int:
 
     return jobs.start(
         options.cluster, options.command, options.rest[options.rest[:1] == ["--"] :], demo=options.demo,
-        finish=options.down_when_done, follow=options.follow, dry_run=options.dry_run,
+        down_when_done=options.down_when_done, follow=options.follow, dry_run=options.dry_run,
     )  # fmt: skip
 
 
 def _settings(options: argparse.Namespace) -> Any:
     from cluster.settings import read_settings
 
-    return read_settings(options.config, {**_wishes(options), "name": options.cluster})
+    return read_settings(options.config, {**_setting_overrides(options), "name": options.cluster})
 
 
 def _name(options: argparse.Namespace) -> str:
-    """`--cluster`, or the name in cluster.yaml, so that `down` means what `up` made."""
-    from cluster.settings import named_in
+    """Return `--cluster` or the name in cluster.yaml, so that `down` refers to the cluster that `up` created."""
+    from cluster.settings import read_cluster_name
 
-    return options.cluster or named_in(getattr(options, "config", None)) or "rainbow"
+    return options.cluster or read_cluster_name(getattr(options, "config", None)) or "rainbow"
 
 
-def _wishes(options: argparse.Namespace) -> dict[str, Any]:
-    return {key: value for key, _ in WISHES.values() if (value := getattr(options, key, None)) is not None}
+def _setting_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, _ in SETTING_FLAGS.values() if (value := getattr(options, key, None)) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
-    parser.add_argument("--cluster", metavar="NAME", help="which one (default: cluster.yaml's name, or rainbow)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    wishing = argparse.ArgumentParser(add_help=False)
-    wishing.add_argument("--config", type=path_option, metavar="F", help="default: cluster.yaml, where there is one")
-    for flag, (key, told) in WISHES.items():
-        wishing.add_argument(flag, dest=key, metavar="X", help=told)
-    dry = argparse.ArgumentParser(add_help=False)
-    dry.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
-    agreeing = argparse.ArgumentParser(add_help=False)
-    agreeing.add_argument("--yes", action="store_true", help="do not ask")
-    commands.add_parser("prices", parents=[wishing], help="what can be had, where, for how much")
-    commands.add_parser("up", parents=[wishing, dry, agreeing], help="make a cluster, or go on making it")
-    adopting = commands.add_parser("adopt", parents=[dry], help="a pod that was made by hand becomes a cluster of one")
-    adopting.add_argument("place", metavar="USER@HOST:PORT", help="as the console shows it under SSH over exposed TCP")
-    adopting.add_argument("--key", type=path_option, metavar="F", help="your ssh key (default: ssh's own choice)")
-    adopting.add_argument("--usd-per-hour", type=_price, default=0.0, metavar="X", help="what the pod costs")
-    adopting.add_argument("--config", type=path_option, metavar="F", help="default: cluster.yaml, where there is one")
-    for flag in ("--ttl", "--idle"):
-        adopting.add_argument(flag, dest=WISHES[flag][0], metavar="X", help=WISHES[flag][1])
-    commands.add_parser("setup", parents=[dry], help="code, environment and Ray anew on the pods that are there")
-    checking = commands.add_parser("check", help="rainbow_ray.check on the cluster; its flags after --")
-    checking.add_argument("--demo", action="store_true", help="on the demo songs")
-    checking.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
-    commands.add_parser("status", help="pods, Ray's nodes, dollars so far")
-    scaling = commands.add_parser("scale", parents=[dry, agreeing], help="more pods, or fewer")
-    scaling.add_argument("pods", type=_number_of(32), metavar="N", help="1 to 32, the head among them")
-    going_in = commands.add_parser("ssh", help="a login on the head, or a command there")
-    going_in.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND")
-    pushing = commands.add_parser("push", parents=[dry], help="code and data to the cluster")
-    pushing.add_argument("paths", nargs="*", type=path_option, metavar="PATH", help="into data/ beside the manifest")
-    pushing.add_argument("--manifest", type=path_option, metavar="P", help="the table of songs that jobs read")
-    pushing.add_argument(
-        "--features", type=path_option, metavar="D", help="a media cache in place of sound and MIDI files"
+    parser.add_argument(
+        "--cluster", metavar="NAME", help="name of the cluster (default: `name` in cluster.yaml, or rainbow)"
     )
-    pulling = commands.add_parser("pull", parents=[dry], help="runs from the cluster")
-    pulling.add_argument("runs", nargs="*", metavar="RUN", help="only these")
-    pulling.add_argument("--into", type=path_option, default=Path("runs"), metavar="D", help="here (default: runs)")
-    for door in ("train", "tune"):
-        working = commands.add_parser(
-            door, parents=[dry], help=f"rainbow_ray.{door} on the cluster; its flags after --"
+    commands = parser.add_subparsers(dest="command", required=True)
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument(
+        "--config", type=path_option, metavar="F", help="settings file (default: cluster.yaml, if it exists)"
+    )
+    for flag, (key, help_text) in SETTING_FLAGS.items():
+        settings.add_argument(flag, dest=key, metavar="X", help=help_text)
+    dry_run = argparse.ArgumentParser(add_help=False)
+    dry_run.add_argument("--dry-run", action="store_true", help="print the changes without making them")
+    confirmation = argparse.ArgumentParser(add_help=False)
+    confirmation.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    commands.add_parser("prices", parents=[settings], help="show available GPUs and their prices")
+    commands.add_parser(
+        "up", parents=[settings, dry_run, confirmation], help="create a cluster, or resume an interrupted `up`"
+    )
+    adopt = commands.add_parser("adopt", parents=[dry_run], help="use a pod that was created in the console")
+    adopt.add_argument("address", metavar="USER@HOST:PORT", help="'SSH over exposed TCP' in the console")
+    adopt.add_argument(
+        "--key", type=path_option, metavar="F", help="private ssh key for the first login (default: chosen by ssh)"
+    )
+    adopt.add_argument("--usd-per-hour", type=_price, default=0.0, metavar="X", help="price of the pod")
+    adopt.add_argument(
+        "--config", type=path_option, metavar="F", help="settings file (default: cluster.yaml, if it exists)"
+    )
+    for flag in ("--ttl", "--idle"):
+        adopt.add_argument(flag, dest=SETTING_FLAGS[flag][0], metavar="X", help=SETTING_FLAGS[flag][1])
+    commands.add_parser("setup", parents=[dry_run], help="install code, environment and Ray again on existing pods")
+    check = commands.add_parser("check", help="run rainbow_ray.check on the cluster; its flags follow --")
+    check.add_argument("--demo", action="store_true", help="use the demo songs")
+    check.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
+    commands.add_parser("status", help="show pods, Ray nodes and the cost so far")
+    scale = commands.add_parser("scale", parents=[dry_run, confirmation], help="change the number of pods")
+    scale.add_argument("pods", type=_integer_up_to(32), metavar="N", help="number of pods including the head, 1 to 32")
+    ssh = commands.add_parser("ssh", help="log in to the head, or run a command on it")
+    ssh.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND")
+    push = commands.add_parser("push", parents=[dry_run], help="upload code and data to the cluster")
+    push.add_argument(
+        "paths",
+        nargs="*",
+        type=path_option,
+        metavar="PATH",
+        help="files and folders to upload into data/, next to the manifest",
+    )
+    push.add_argument("--manifest", type=path_option, metavar="P", help="manifest (table of songs) that jobs read")
+    push.add_argument(
+        "--features", type=path_option, metavar="D", help="media cache to upload instead of audio and MIDI files"
+    )
+    pull = commands.add_parser("pull", parents=[dry_run], help="download runs from the cluster")
+    pull.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
+    pull.add_argument(
+        "--into", type=path_option, default=Path("runs"), metavar="D", help="local folder (default: runs)"
+    )
+    for name in ("train", "tune"):
+        job = commands.add_parser(
+            name, parents=[dry_run], help=f"run rainbow_ray.{name} on the cluster; its flags follow --"
         )
-        working.add_argument("--demo", action="store_true", help="on the demo songs")
-        working.add_argument("--down-when-done", action="store_true", help="the pods end themselves then")
-        working.add_argument("--follow", action="store_true", help="show its log until it ends")
-        working.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
-    commands.add_parser("logs", help="what a job says").add_argument("job", nargs="?")
-    board = commands.add_parser("dashboard", help="Ray's dashboard, through ssh")
-    board.add_argument("--port", type=_number_of(65535), default=8265, help="here (default: 8265)")
-    commands.add_parser("cost", help="dollars, by cluster")
-    ending = commands.add_parser("down", parents=[dry, agreeing], help="end every pod")
-    ending.add_argument("--gone", action="store_true", help="a pod made by hand: you have ended it in the console")
-    collecting = commands.add_parser("gc", parents=[dry, agreeing], help="end pods of ours that nobody knows of")
-    collecting.add_argument("--volumes", action="store_true", help="volumes that no cluster uses as well")
-    collecting.add_argument(
-        "--running", action="store_true", help="pods too whose time is not over: another machine's?"
+        job.add_argument("--demo", action="store_true", help="use the demo songs")
+        job.add_argument("--down-when-done", action="store_true", help="terminate the pods when the job has ended")
+        job.add_argument("--follow", action="store_true", help="print the log until the job has ended")
+        job.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- FLAGS")
+    commands.add_parser("logs", help="print the log of a job").add_argument(
+        "job", nargs="?", help="default: the latest"
+    )
+    dashboard = commands.add_parser("dashboard", help="forward the Ray dashboard through ssh")
+    dashboard.add_argument("--port", type=_integer_up_to(65535), default=8265, help="local port (default: 8265)")
+    commands.add_parser("cost", help="show the cost of this cluster and earlier ones of its name")
+    down = commands.add_parser("down", parents=[dry_run, confirmation], help="terminate every pod")
+    down.add_argument("--gone", action="store_true", help="for an adopted pod that you have terminated in the console")
+    gc = commands.add_parser(
+        "gc", parents=[dry_run, confirmation], help="terminate pods that belong to no local cluster"
+    )
+    gc.add_argument("--volumes", action="store_true", help="also delete volumes that no cluster uses")
+    gc.add_argument(
+        "--running",
+        action="store_true",
+        help="also terminate pods before their deadline, which may belong to another machine",
     )
     return parser
 
 
-def _number_of(most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {most}")
+def _integer_up_to(maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 to {maximum}")
         return int(text)
 
-    return number
+    return parse
 
 
 def _price(text: str) -> float:
@@ -205,8 +229,8 @@ def _price(text: str) -> float:
         price = float(text)
     except ValueError:
         price = -1.0
-    if not 0 <= price < 10_000:  # NaN is not
-        raise argparse.ArgumentTypeError(f"{text!r} is no price in USD an hour")
+    if not 0 <= price < 10_000:  # also rejects NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price in USD per hour")
     return price
 
 

@@ -1,4 +1,4 @@
-"""What the commands that change or show a cluster do; `__main__` reads the command line."""
+"""Commands that show, set up and stop a cluster; `__main__` parses the command line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from cluster.adopt import NO_TIMER, end_adopted, start_timer
 from cluster.lifecycle import Cluster, ClusterError
-from cluster.pricing import agreed, find_candidates
+from cluster.pricing import confirm, find_candidates
 from cluster.provision import bring_up_ray, on_pod
-from cluster.registry import head_of, known_cluster, open_api
+from cluster.registry import head_of, load_cluster, open_api
 from cluster.remote import RemoteError, reach
-from cluster.settings import Settings, say_duration
+from cluster.settings import Settings, format_duration
 from cluster.state import ClusterFolder, PodRecord
-from cluster.volumes import say_price
+from cluster.volumes import format_volume_price
 from rainbow_ray.utils.errors import InputError
 
 DASHBOARD_PORT = 8265
@@ -34,23 +34,23 @@ def prices(settings: Settings) -> int:
 
     from rainbow_ray.utils.console import make_console
 
-    found = find_candidates(open_api(), settings, None)
-    whole = (f"USD/h × {settings.pods}", f"USD in {say_duration(settings.ttl)}")
-    table = Table("GPU", "GB", "data centre", "free", "USD/h a pod", *whole)
-    for candidate in found.candidates[:40]:
+    ranked = find_candidates(open_api(), settings, None)
+    total_columns = (f"USD/h × {settings.pods}", f"USD in {format_duration(settings.ttl)}")
+    table = Table("GPU", "GB", "data center", "availability", "USD/h per pod", *total_columns)
+    for candidate in ranked.candidates[:40]:
         hourly = candidate.usd_per_hour * settings.pods
         table.add_row(
             candidate.name, f"{candidate.memory}", candidate.data_center, candidate.stock.lower(),
             f"{candidate.usd_per_hour:.2f}", f"{hourly:.2f}", f"{hourly * settings.ttl / 3600:.2f}",
         )  # fmt: skip
     make_console().print(table, soft_wrap=False)
-    for reason in found.refused:
+    for reason in ranked.excluded:
         print(reason, file=sys.stderr)
-    return 0 if found.candidates else 1
+    return 0 if ranked.candidates else 1
 
 
 def down(name: str, *, yes: bool, gone: bool, dry_run: bool) -> int:
-    """Terminate every pod, and print what is left and its cost.
+    """Terminate every pod, and print the cost and the volume that is kept.
 
     Args:
         name: Name of the cluster.
@@ -63,35 +63,35 @@ def down(name: str, *, yes: bool, gone: bool, dry_run: bool) -> int:
     """
     folder = ClusterFolder(name)
     with folder.lock():
-        cluster = known_cluster(name)
+        cluster = load_cluster(name)
         if cluster.state.adopted:
             return _down_adopted(cluster, yes=yes, gone=gone, dry_run=dry_run)
         if dry_run:
-            for pod in cluster.look(save=False):
-                print(f"would end {pod.name} ({pod.cost:.2f} USD an hour)")
+            for pod in cluster.refresh(save=False):
+                print(f"would terminate {pod.name} ({pod.cost:.2f} USD per hour)")
             return 0
         cluster.end_all()
         folder.archive(cluster.state)
     usd, volume = cluster.state.usd(time.time()), cluster.state.volume
-    print(f"no pod is left; this cluster cost about {usd:.2f} USD")
+    print(f"all pods are terminated; the cluster cost about {usd:.2f} USD")
     if volume is not None and volume.id is not None:
-        print(f"volume {volume.name} ({volume.size} GB, {volume.data_center}) stays: {say_price(volume)}")
+        print(f"volume {volume.name} ({volume.size} GB, {volume.data_center}) is kept: {format_volume_price(volume)}")
     return 0
 
 
 def _down_adopted(cluster: Cluster, *, yes: bool, gone: bool, dry_run: bool) -> int:
     head = cluster.state.head
-    where = "no pod" if head is None else f"the pod at {head.host}:{head.port}"
+    pod = "no pod" if head is None else f"the pod at {head.host}:{head.port}"
     if dry_run:
-        print(f"would end {where}")
+        print(f"would terminate {pod}")
         return 0
-    if not (yes or gone) and not agreed(
-        f"End {where}? What is on its own disk is gone then (`pull` brings runs here)."
+    if not (yes or gone) and not confirm(
+        f"Terminate {pod}? The data on its own disk will be deleted (`pull` downloads runs)."
     ):
         return 1
     end_adopted(cluster, gone=gone)
     cluster.folder.archive(cluster.state)
-    print(f"no pod is left; it cost about {cluster.state.usd(time.time()):.2f} USD")
+    print(f"the pod is terminated; it cost about {cluster.state.usd(time.time()):.2f} USD")
     return 0
 
 
@@ -111,10 +111,10 @@ def set_up(name: str, *, dry_run: bool) -> int:
     """
     folder = ClusterFolder(name)
     with folder.lock():
-        cluster = known_cluster(name)
-        cluster.look(save=not dry_run)
+        cluster = load_cluster(name)
+        cluster.refresh(save=not dry_run)
         if cluster.state.head is None:
-            raise InputError(f"cluster {name!r} has no head; `up` makes one")
+            raise InputError(f"cluster {name!r} has no head node; run `up` to create one")
         if dry_run:
             for record in cluster.state.living:
                 print(f"would set up {record.name} at {record.host}:{record.port}")
@@ -123,8 +123,10 @@ def set_up(name: str, *, dry_run: bool) -> int:
             start_timer(cluster)
         failed = bring_up_ray(cluster)
         if failed:
-            raise ClusterError("\n".join(f"{record.name}: {why}" for record, why in failed) + "\n`up` replaces them")
-        print(f"{len(cluster.state.living)} pods are set up")
+            raise ClusterError(
+                "\n".join(f"{record.name}: {reason}" for record, reason in failed) + "\nrun `up` to replace these pods"
+            )
+        print(f"set up {len(cluster.state.living)} pods")
     return 0
 
 
@@ -137,23 +139,25 @@ def status(name: str) -> int:
     Returns:
         The exit code.
     """
-    cluster = known_cluster(name)
-    listed = {pod.name: pod for pod in cluster.look(save=False)}
+    cluster = load_cluster(name)
+    pods = {pod.name: pod for pod in cluster.refresh(save=False)}
     nodes = _ray_nodes(cluster)
     state, now = cluster.state, time.time()
     for record in state.living:
-        pod = listed.get(record.name)
+        pod = pods.get(record.name)
         node = _node_of(record, nodes) if nodes is not None else None
-        ray = "Ray alive" if node else "no Ray node" if nodes is not None else "Ray unknown"
-        where = f"{record.host}:{record.port}" if record.host else "no address"
-        what = pod.status if pod else "adopted" if state.adopted else "not listed"
+        ray_status = "Ray alive" if node else "no Ray node" if nodes is not None else "Ray unknown"
+        address = f"{record.host}:{record.port}" if record.host else "no address"
+        pod_status = pod.status if pod else "adopted" if state.adopted else "not listed"
         gpus = f"{record.gpus} × {record.gpu}"
-        print("  ".join([record.name, what, gpus, f"{record.data_center}", where, ray, f"{record.usd(now):.2f} USD"]))
+        columns = [record.name, pod_status, gpus, f"{record.data_center}", address, ray_status]
+        print("  ".join([*columns, f"{record.usd(now):.2f} USD"]))
     for record in state.uncertain:
-        print(f"{record.name}  asked for, and not heard of yet: `up` or `down` finds out")
-    timed = not state.adopted or any(record.deadline for record in state.living)
-    left = f"pods end themselves in {say_duration(max(0.0, state.deadline - now))}" if timed else NO_TIMER
-    print(f"{state.usd_per_hour:.2f} USD an hour, {state.usd(now):.2f} USD so far; {left}")
+        print(f"{record.name}  requested, not confirmed by RunPod yet: run `up` or `down` to check")
+    has_timer = not state.adopted or any(record.deadline for record in state.living)
+    remaining_seconds = max(0.0, state.deadline - now)
+    lifetime = f"pods terminate themselves in {format_duration(remaining_seconds)}" if has_timer else NO_TIMER
+    print(f"{state.usd_per_hour:.2f} USD per hour, {state.usd(now):.2f} USD so far; {lifetime}")
     return 0
 
 
@@ -167,18 +171,18 @@ def cost(name: str) -> int:
         The exit code.
     """
     folder, now = ClusterFolder(name), time.time()
-    states = [*folder.ended(), *([state] if (state := folder.read()) else [])]
+    states = [*folder.read_ended(), *([state] if (state := folder.read()) else [])]
     if not states:
-        folder.need()
+        folder.read_existing()
     for state in states:
-        when = time.strftime("%d %B %Y %H:%M", time.localtime(state.created))
-        running = "" if not state.living else f", {state.usd_per_hour:.2f} USD an hour now"
-        print(f"{when}: {len(state.pods)} pods, {state.usd(now):.2f} USD{running}")
+        created = time.strftime("%d %B %Y %H:%M", time.localtime(state.created))
+        current_price = "" if not state.living else f", currently {state.usd_per_hour:.2f} USD per hour"
+        print(f"{created}: {len(state.pods)} pods, {state.usd(now):.2f} USD{current_price}")
     return 0
 
 
 def ssh(name: str, command: list[str]) -> int:
-    """Open a login on the head, or run one command there with the pod's variables.
+    """Open a login on the head, or run a command on it with the pod's environment variables.
 
     Args:
         name: Name of the cluster.
@@ -207,7 +211,9 @@ def dashboard(name: str, port: int) -> int:
     """
     remote, _ = head_of(name)
     token = ClusterFolder(name).token
-    print(f"http://127.0.0.1:{port}\nlog in with the token in {token} (until Ctrl-C)")
+    print(
+        f"Ray dashboard at http://127.0.0.1:{port}; log in with the token in {token}\npress Ctrl-C to stop forwarding"
+    )
     return subprocess.run(remote.tunnel(port, DASHBOARD_PORT), check=False).returncode
 
 
@@ -218,14 +224,14 @@ def _ray_nodes(cluster: Cluster) -> dict[str, Any] | None:
     if head is None or head.host is None:
         return None
     try:
-        told = reach(cluster.folder, head).run(on_pod(cluster.state, "python -m cluster.pod.node status"), timeout=60)
+        output = reach(cluster.folder, head).run(on_pod(cluster.state, "python -m cluster.pod.node status"), timeout=60)
     except RemoteError:
         return None
-    return {node["ip"]: node for node in json.loads(told.splitlines()[-1])["nodes"] if node["alive"]}
+    return {node["ip"]: node for node in json.loads(output.splitlines()[-1])["nodes"] if node["alive"]}
 
 
 def _node_of(record: PodRecord, nodes: dict[str, Any]) -> Any:
-    """Ray's node of a pod; one without a private network is alone."""
+    """Return the Ray node of a pod; a pod without a private network is the only node."""
     if record.private_ip is None and len(nodes) == 1:
         return next(iter(nodes.values()))
     return nodes.get(record.private_ip or "")

@@ -1,4 +1,4 @@
-"""Work on a cluster: data and code go there, jobs run there, results come back."""
+"""Commands that upload code and data, run jobs on a cluster and download runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cluster.remote import Remote
 from cluster.state import ClusterFolder, State
 from rainbow_ray.utils.errors import InputError
 
-MANIFEST = "base_manifest_db.parquet"  # what RAINBOW_MANIFEST names on pods
-ORIGIN = ".pulled-from"  # in a run that came from a cluster: which
+MANIFEST = "base_manifest_db.parquet"  # file name in RAINBOW_MANIFEST on pods
+ORIGIN = ".pulled-from"  # file in a downloaded run that names the volume it came from
 
 
-def push(name: str, manifest: Path | None, others: Sequence[Path], *, features: Path | None, dry_run: bool) -> int:
+def push(name: str, manifest: Path | None, other_paths: Sequence[Path], *, features: Path | None, dry_run: bool) -> int:
     """Upload code, and optionally a manifest, other files, or a media cache in place of audio and MIDI.
 
     Args:
         name: Name of the cluster.
         manifest: Manifest file, or None.
-        others: Further files and folders.
+        other_paths: Further files and folders.
         features: Folder of a media cache, or None.
         dry_run: Whether to print only.
 
@@ -34,18 +34,18 @@ def push(name: str, manifest: Path | None, others: Sequence[Path], *, features: 
     Raises:
         InputError: A file does not exist.
     """
-    missing = [path for path in [*others, *([manifest] if manifest else []), *([features] if features else [])]
+    missing = [path for path in [*other_paths, *([manifest] if manifest else []), *([features] if features else [])]
                if not path.exists()]  # fmt: skip
     if missing:
         raise InputError(f"{path}: no such file or folder" for path in missing)
     remote, state = head_of(name)
     workspace = state.settings.workspace
-    plan = [f"code to {code_folder(state)}"]
-    plan += [f"{manifest} to {workspace}/data/{MANIFEST}"] if manifest else []
-    plan += [f"{path} to {workspace}/data/" for path in others]
-    plan += [f"{features} to {workspace}/cache/"] if features else []
-    for line in plan:
-        print(line)
+    uploads = [f"code to {code_folder(state)}"]
+    uploads += [f"{manifest} to {workspace}/data/{MANIFEST}"] if manifest else []
+    uploads += [f"{path} to {workspace}/data/" for path in other_paths]
+    uploads += [f"{features} to {workspace}/cache/"] if features else []
+    for upload in uploads:
+        print(upload)
     if dry_run:
         return 0
     push_code(remote, state)
@@ -53,10 +53,10 @@ def push(name: str, manifest: Path | None, others: Sequence[Path], *, features: 
         remote.put([manifest], f"{workspace}/data/.new")
         data = shlex.quote(f"{workspace}/data")
         remote.run(
-            f"mv {data}/.new/{shlex.quote(manifest.name)} {data}/{MANIFEST}", what="putting the manifest in place"
+            f"mv {data}/.new/{shlex.quote(manifest.name)} {data}/{MANIFEST}", step="moving the manifest into place"
         )
-    if others:
-        remote.put(list(others), f"{workspace}/data")
+    if other_paths:
+        remote.put(list(other_paths), f"{workspace}/data")
     if features is not None:
         remote.put([f"{features}/"], f"{workspace}/cache")
     return 0
@@ -78,41 +78,49 @@ def pull(name: str, folder: Path, runs: Sequence[str], *, dry_run: bool) -> int:
         InputError: A named run does not exist.
     """
     remote, state = head_of(name)
-    there = f"{state.settings.workspace}/runs"
-    listed = remote.run(f"cd {shlex.quote(there)} 2>/dev/null && ls -1 || true").split("\n")
-    found = [run for run in listed if run and (not runs or run in runs)]
-    missing = [run for run in runs if run not in found]
+    remote_folder = f"{state.settings.workspace}/runs"
+    output = remote.run(f"cd {shlex.quote(remote_folder)} 2>/dev/null && ls -1 || true")
+    available = list(filter(None, output.split("\n")))
+    selected = [run for run in available if not runs or run in runs]
+    missing = [run for run in runs if run not in selected]
     if missing:
-        raise InputError(f"{run}: no such run on the cluster (there are: {', '.join(filter(None, listed)) or 'none'})"
+        raise InputError(f"no run {run!r} on the cluster (available: {', '.join(available) or 'none'})"
                          for run in missing)  # fmt: skip
-    foreign = []
-    for run in found:
-        mine = folder / run
-        if mine.exists() and _origin(mine) != _name_of_origin(state):
-            foreign.append(run)
+    skipped = []
+    for run in selected:
+        local_run = folder / run
+        if local_run.exists() and _read_origin(local_run) != _origin_of(state):
+            skipped.append(run)
             continue
-        print(f"{run} to {mine}")
+        print(f"{run} to {local_run}")
         if not dry_run:
-            mine.mkdir(parents=True, exist_ok=True)
-            (mine / ORIGIN).write_text(_name_of_origin(state))
-            # no --delete: what was pulled once stays
-            remote.get(f"{there}/{run}/", mine)
-    for run in foreign:
-        print(f"left as it is: {folder / run} lies here already and came from elsewhere; --into another folder")
-    return 1 if foreign else 0
+            local_run.mkdir(parents=True, exist_ok=True)
+            (local_run / ORIGIN).write_text(_origin_of(state))
+            # no --delete: files of earlier downloads are kept
+            remote.get(f"{remote_folder}/{run}/", local_run)
+    for run in skipped:
+        print(f"skipped {run}: {folder / run} exists and is from another source; choose another folder with --into")
+    return 1 if skipped else 0
 
 
 def start(
-    name: str, door: str, arguments: Sequence[str], *, demo: bool, finish: bool, follow: bool, dry_run: bool
+    name: str,
+    entry_point: str,
+    arguments: Sequence[str],
+    *,
+    demo: bool,
+    down_when_done: bool,
+    follow: bool,
+    dry_run: bool,
 ) -> int:
     """Run `train` or `tune` on the cluster, as a Ray job that does not depend on this machine.
 
     Args:
         name: Name of the cluster.
-        door: `train` or `tune`.
+        entry_point: `train` or `tune`.
         arguments: Arguments of the command.
         demo: Whether the demo songs are used.
-        finish: Whether the cluster stops when the job has ended.
+        down_when_done: Whether the cluster stops when the job has ended.
         follow: Whether to print the log until the job has ended.
         dry_run: Whether to print only.
 
@@ -120,20 +128,29 @@ def start(
         The exit code.
     """
     remote, state = head_of(name)
-    command = ["python", "-m", f"rainbow_ray.{door}", *arguments]
+    command = ["python", "-m", f"rainbow_ray.{entry_point}", *arguments]
     _check_data(remote, state, arguments, demo=demo)
-    if demo and not _names(arguments, "--manifest"):
+    if demo and not _has_flag(arguments, "--manifest"):
         command += ["--manifest", "demo"]
-    if not _names(arguments, "--usd-per-hour") and state.usd_per_hour:
+    if not _has_flag(arguments, "--usd-per-hour") and state.usd_per_hour:
         command += ["--usd-per-hour", f"{state.usd_per_hour:g}"]
-    job = f"{door}-{time.strftime('%Y%m%d-%H%M%S')}"
+    job = f"{entry_point}-{time.strftime('%Y%m%d-%H%M%S')}"
     print(f"{job}: {shlex.join(command)}")
     if dry_run:
         return 0
-    own = ["python", "-m", "cluster.pod.job", "submit", job, *(["--finish"] if finish else []), "--", *command]
-    remote.run(on_pod(state, shlex.join(own)), timeout=120, what=f"submitting {job}")
+    submit = [
+        "python",
+        "-m",
+        "cluster.pod.job",
+        "submit",
+        job,
+        *(["--finish"] if down_when_done else []),
+        "--",
+        *command,
+    ]
+    remote.run(on_pod(state, shlex.join(submit)), timeout=120, step=f"submitting {job}")
     if not follow:
-        print(f"it runs; `python -m cluster logs {job}` shows it")
+        print(f"submitted; run `python -m cluster logs {job}` to follow it")
         return 0
     return logs(name, job)
 
@@ -151,8 +168,8 @@ def check(name: str, arguments: Sequence[str], *, demo: bool) -> int:
     """
     remote, state = head_of(name)
     _check_data(remote, state, arguments, demo=demo)
-    named = ["--manifest", "demo"] if demo and not _names(arguments, "--manifest") else []
-    return remote.follow(on_pod(state, shlex.join(["python", "-m", "rainbow_ray.check", *arguments, *named])))
+    manifest = ["--manifest", "demo"] if demo and not _has_flag(arguments, "--manifest") else []
+    return remote.follow(on_pod(state, shlex.join(["python", "-m", "rainbow_ray.check", *arguments, *manifest])))
 
 
 def logs(name: str, job: str | None) -> int:
@@ -170,37 +187,42 @@ def logs(name: str, job: str | None) -> int:
     """
     remote, state = head_of(name)
     if job is None:
-        told = remote.run(on_pod(state, "python -m cluster.pod.job list"), timeout=60)
-        known = sorted(json.loads(told.splitlines()[-1]), key=lambda found: found["started"])
-        if not known:
-            raise InputError("no job ran on this cluster yet: `python -m cluster train -- --phase 1`")
-        job = known[-1]["id"]
+        output = remote.run(on_pod(state, "python -m cluster.pod.job list"), timeout=60)
+        jobs = sorted(json.loads(output.splitlines()[-1]), key=lambda record: record["started"])
+        if not jobs:
+            raise InputError("no jobs on this cluster yet; start one with `python -m cluster train -- --phase 1`")
+        job = jobs[-1]["id"]
     return remote.follow(on_pod(state, f"python -m cluster.pod.job follow {shlex.quote(str(job))}"))
 
 
 def _check_data(remote: Remote, state: State, arguments: Sequence[str], *, demo: bool) -> None:
-    """GPUs are not rented for demo songs by mistake. Raises `InputError`."""
-    if demo or _names(arguments, "--manifest") or any(part.startswith("data.manifest_path=") for part in arguments):
+    """Check that a manifest exists, so that GPUs do not train on the demo songs by mistake. Raises `InputError`."""
+    if (
+        demo
+        or _has_flag(arguments, "--manifest")
+        or any(argument.startswith("data.manifest_path=") for argument in arguments)
+    ):
         return
-    place = f"{state.settings.workspace}/data/{MANIFEST}"
-    there = remote.run(f"test -e {shlex.quote(place)} && echo yes || echo no").strip()
-    if there != "yes":
+    manifest = f"{state.settings.workspace}/data/{MANIFEST}"
+    answer = remote.run(f"test -e {shlex.quote(manifest)} && echo yes || echo no").strip()
+    if answer != "yes":
         raise InputError(
-            f"{place} is not on the cluster: `push --manifest songs.parquet` brings it; --demo trains on the demo songs"
+            f"no manifest at {manifest} on the cluster; run `push --manifest songs.parquet`, or use the demo songs with"
+            " --demo"
         )
 
 
-def _names(arguments: Sequence[str], flag: str) -> bool:
-    return any(part == flag or part.startswith(f"{flag}=") for part in arguments)
+def _has_flag(arguments: Sequence[str], flag: str) -> bool:
+    return any(argument == flag or argument.startswith(f"{flag}=") for argument in arguments)
 
 
-def _origin(run: Path) -> str | None:
+def _read_origin(run: Path) -> str | None:
     try:
         return (run / ORIGIN).read_text()
     except OSError:
         return None
 
 
-def _name_of_origin(state: State) -> str:
-    """The volume, which outlives clusters; of one made by hand its name."""
+def _origin_of(state: State) -> str:
+    """Return the id of the volume, which outlives clusters, or the name of a cluster without a volume."""
     return state.volume.id if state.volume is not None and state.volume.id else ClusterFolder(state.name).name

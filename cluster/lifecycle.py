@@ -1,4 +1,7 @@
-"""Pods are made, waited for, replaced and ended. Nothing here trusts one answer: names and markers say what is ours."""
+"""Create, find, wait for and terminate the pods of a cluster.
+
+A single response of the API may be lost or outdated, so pods are identified by their name and their marker.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ from cluster.runpod_api import ApiError, Forbidden, NoCapacity, NotFound, RateLi
 from cluster.runpod_models import Pod
 from cluster.state import ClusterFolder, PodRecord, State
 
-SWEEPS = 4  # listings in which a pod whose creation is uncertain is looked for, before another one is asked for
-CREATE_TRIES = 3  # creations of uncertain outcome, before it is given up
-EMPTY_LOOKS = 2  # in a row, before a cluster counts as gone
-GONE_ANSWERS = 3  # in a row, before a pod that is waited for counts as gone
+SWEEPS = 4  # listings that are searched for a pod with an uncertain creation before another pod is requested
+CREATE_TRIES = 3  # creations with an uncertain outcome before `create` fails
+EMPTY_LISTINGS = 2  # consecutive, before all pods count as terminated
+NOT_FOUND_RESPONSES = 3  # consecutive, before a pod that is waited for counts as terminated
 DOWN_SECONDS = 300.0
-SETTLE_SECONDS = 60.0  # for so long, a pod that was asked for may still turn up
+LISTING_DELAY_SECONDS = 60.0  # within which a requested pod may still appear in a listing
 
 
 class ClusterError(Exception):
-    """Something that was tried and did not come about; nothing is left running unsaid."""
+    """A command failed; the message names the pods that are still running."""
 
 
 class NoCapacityError(ClusterError):
-    """None of the candidates could be placed."""
+    """No candidate has capacity."""
 
 
 @dataclass
@@ -40,26 +43,26 @@ class Cluster:
         folder: Folder of the cluster on this machine.
         state: State of the cluster.
         client: Client of RunPod's API.
-        say: Prints a message.
+        report: Prints a message.
         pause: Sleeps for some seconds.
         clock: Returns seconds since 1970.
         poll: Seconds between requests that wait for something.
         listing_delay: Seconds within which a created pod appears in a listing.
         stop: Set when a parallel step must end.
-        made_volume: Whether this command created the volume.
+        created_volume: Whether this command created the volume.
     """
 
     folder: ClusterFolder
     state: State
     client: RunPod
-    say: Callable[[str], None] = print
+    report: Callable[[str], None] = print
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     poll: float = 2.0  # seconds between listings
-    listing_delay: float = SETTLE_SECONDS
-    made_volume: bool = False  # by this command: nothing lies on it that anybody would miss
-    stop: threading.Event = field(default_factory=threading.Event)  # Ctrl-C: whoever waits gives up
-    _unplaced: set[Candidate] = field(default_factory=set)
+    listing_delay: float = LISTING_DELAY_SECONDS
+    created_volume: bool = False  # by this command, so it has no data of the user
+    stop: threading.Event = field(default_factory=threading.Event)  # set by Ctrl-C
+    _no_capacity: set[Candidate] = field(default_factory=set)
 
     def save(self) -> None:
         """Write the state to the cluster's folder."""
@@ -75,11 +78,11 @@ class Cluster:
         Yields:
             Nothing.
         """
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         yield
-        self.state.seconds[stage] = round(time.perf_counter() - begun, 2)
+        self.state.seconds[stage] = round(time.perf_counter() - started_at, 2)
 
-    def look(self, *, save: bool = True) -> list[Pod]:
+    def refresh(self, *, save: bool = True) -> list[Pod]:
         """List the cluster's own pods and update the state.
 
         Where the listing and the state differ, the pod is requested by id; only "no such pod" ends a record. Nothing is
@@ -97,37 +100,38 @@ class Cluster:
         if self.state.adopted:
             return []
         pods, now = self.client.pods(), self.clock()
-        found = {pod.id: pod for pod in own_pods(pods, self.state)}
+        pods_by_id = {pod.id: pod for pod in own_pods(pods, self.state)}
         for record in update_records(self.state, pods, now):
             assert record.id is not None
             try:
                 pod = self.client.pod(record.id)
             except NotFound:
-                found.pop(record.id, None)
+                pods_by_id.pop(record.id, None)
                 _mark_ended(record, now)
             except (Unavailable, RateLimited):
-                continue  # nobody knows: the state stays as it is
+                continue  # unknown: the record is not changed
             else:
-                found[pod.id] = pod
+                pods_by_id[pod.id] = pod
                 if pod.status == "TERMINATED":
                     _mark_ended(record, now)
                 else:
                     update_record(record, pod, now)
         if save:
             self.save()
-        return [pod for pod in found.values() if pod.status != "TERMINATED"]
+        return [pod for pod in pods_by_id.values() if pod.status != "TERMINATED"]
 
     def resolve(self) -> None:
-        """Pods that were asked for and never heard of: found by name, or given up when they were not for `settle`.
+        """Search for pods with an uncertain creation by name until each is found or older than `listing_delay`.
 
-        Raises `ApiError`.
+        Raises:
+            ApiError: The pods could not be listed.
         """
         while True:
             now = self.clock()
-            self.look()
+            self.refresh()
             for record in self.state.uncertain:
                 if now - record.since >= self.listing_delay:
-                    self._forget(record)
+                    self._remove_record(record)
             if not self.state.uncertain or self.stop.is_set():
                 return
             self.pause(self.poll)
@@ -140,7 +144,7 @@ class Cluster:
 
         Args:
             role: `head` or `worker`.
-            candidates: GPU types and data centers, most wanted first.
+            candidates: GPU types and data centers, in order of preference.
 
         Returns:
             The record of the pod.
@@ -149,31 +153,31 @@ class Cluster:
             ApiError: An error that no other candidate would resolve.
             NoCapacityError: No candidate has capacity.
         """
-        self._need_volume()
-        told, uncertain = [], 0
-        left = [candidate for candidate in candidates if candidate not in self._unplaced]
-        while left:
-            candidate = left[0]
-            record = self._ask(role, candidate)
+        self._check_volume()
+        failures, uncertain_creations = [], 0
+        remaining = [candidate for candidate in candidates if candidate not in self._no_capacity]
+        while remaining:
+            candidate = remaining[0]
+            record = self._record_request(role, candidate)
             try:
                 update_record(record, self._create_or_find(record, candidate), self.clock())
-            except ApiError as problem:
-                if not problem.refused:  # it may exist: the record stays, and whoever looks for pods finds it
-                    uncertain += 1
-                    if uncertain < CREATE_TRIES:
+            except ApiError as error:
+                if not error.rejected:  # the pod may exist, so the record is kept and `refresh` searches for it
+                    uncertain_creations += 1
+                    if uncertain_creations < CREATE_TRIES:
                         continue
                     raise
-                self._forget(record)
-                if not isinstance(problem, NoCapacity | Forbidden):
+                self._remove_record(record)
+                if not isinstance(error, NoCapacity | Forbidden):
                     raise
-                self._unplaced.add(candidate)
-                told.append(f"{candidate.name} in {candidate.data_center}: {problem.detail}")
-                left.pop(0)
+                self._no_capacity.add(candidate)
+                failures.append(f"{candidate.name} in {candidate.data_center}: {error.detail}")
+                remaining.pop(0)
             else:
                 self.save()
                 return record
-        tried = "\n  ".join(told) or "nothing that was asked for is free"
-        raise NoCapacityError(f"no pod could be placed:\n  {tried}\n{NoCapacity.advice}")
+        details = "\n  ".join(failures) or "no requested GPU is available"
+        raise NoCapacityError(f"cannot create a pod, no capacity:\n  {details}\n{NoCapacity.advice}")
 
     def end(self, record: PodRecord) -> None:
         """Terminate one pod.
@@ -201,26 +205,26 @@ class Cluster:
         Raises:
             ApiError: An error that waiting does not resolve.
         """
-        until, gone = self.clock() + self.state.settings.ready_within, 0
-        while self.clock() < until and not self.stop.is_set():
+        give_up_at, not_found = self.clock() + self.state.settings.ready_within, 0
+        while self.clock() < give_up_at and not self.stop.is_set():
             assert record.id is not None
             try:
                 pod = self.client.pod(record.id)
             except NotFound:
-                gone += 1
-                if gone >= GONE_ANSWERS:
+                not_found += 1
+                if not_found >= NOT_FOUND_RESPONSES:
                     return False
-            except (Unavailable, RateLimited) as problem:
-                # no fault of the pod's
-                self.pause(min(problem.retry_after or 0.0, max(0.0, until - self.clock())))
+            except (Unavailable, RateLimited) as error:
+                # an error of the API does not mean that the pod is unusable
+                self.pause(min(error.retry_after or 0.0, max(0.0, give_up_at - self.clock())))
             else:
-                gone = 0
+                not_found = 0
                 update_record(record, pod, self.clock())
                 if pod.status in (*STOPPED, "TERMINATED"):
                     return False
-                networked = pod.globalNetworking.ip is not None or not pod.globalNetworking.enabled
-                addressed = pod.runtime is not None and pod.ssh.direct is not None and networked
-                if addressed and reach(self.folder, record).answers():
+                has_private_ip = pod.globalNetworking.ip is not None or not pod.globalNetworking.enabled
+                has_address = pod.runtime is not None and pod.ssh.direct is not None and has_private_ip
+                if has_address and reach(self.folder, record).answers():
                     return True
             self.pause(self.poll)
         return False
@@ -234,56 +238,58 @@ class Cluster:
         Raises:
             ClusterError: Pods that may still exist, and when they stop by themselves.
         """
-        until, empty = self.clock() + DOWN_SECONDS + self.listing_delay, 0
-        told: set[str] = set()
+        give_up_at, empty_listings = self.clock() + DOWN_SECONDS + self.listing_delay, 0
+        reported: set[str] = set()
         while True:
             now = self.clock()
-            problems = [*self._end_known(told), *self._look_again()]
-            young = [record for record in self.state.uncertain if now - record.since < self.listing_delay]
-            empty = 0 if problems or young or self.state.living else empty + 1
-            if empty >= EMPTY_LOOKS:
+            errors = [*self._terminate_recorded(reported), *self._refresh_errors()]
+            recent = [record for record in self.state.uncertain if now - record.since < self.listing_delay]
+            empty_listings = 0 if errors or recent or self.state.living else empty_listings + 1
+            if empty_listings >= EMPTY_LISTINGS:
                 break
-            pause = max([self.poll, *(problem.retry_after or 0.0 for problem in problems)])
-            if self.clock() + pause > until:
-                raise ClusterError(self._left(problems))
+            pause = max([self.poll, *(error.retry_after or 0.0 for error in errors)])
+            if self.clock() + pause > give_up_at:
+                raise ClusterError(self._describe_remaining(errors))
             self.pause(pause)
         for record in self.state.uncertain:
-            self._forget(record)
+            self._remove_record(record)
         self.save()
 
-    def _end_known(self, told: set[str]) -> list[ApiError]:
-        """Ask for the end of each pod with a known id, also when another one's fails."""
-        problems: list[ApiError] = []
+    def _terminate_recorded(self, reported: set[str]) -> list[ApiError]:
+        """Terminate each pod with a known id, and return the errors."""
+        errors: list[ApiError] = []
         for record in self.state.living:
             if record.id is None:
                 continue
             try:
                 if self.client.terminate(record.id).how == "gone":
                     _mark_ended(record, self.clock())
-            except ApiError as problem:
-                problems.append(problem)
+            except ApiError as error:
+                errors.append(error)
                 continue
-            if record.name not in told:
-                self.say(f"ended {record.name}")
-                told.add(record.name)
-        return problems
+            if record.name not in reported:
+                self.report(f"terminated {record.name}")
+                reported.add(record.name)
+        return errors
 
-    def _look_again(self) -> list[ApiError]:
-        """Raises `Unauthorized` and `Forbidden`: a key that may not look will not be able to in a minute either."""
+    def _refresh_errors(self) -> list[ApiError]:
+        """Refresh the state and return errors that may be temporary. Raises `Unauthorized` and `Forbidden`."""
         try:
-            self.look()
+            self.refresh()
         except (Unauthorized, Forbidden):
             raise
-        except ApiError as problem:
-            return [problem]
+        except ApiError as error:
+            return [error]
         return []
 
-    def _need_volume(self) -> None:
+    def _check_volume(self) -> None:
         volume = self.state.volume
         if volume is not None and volume.id is None:
-            raise ClusterError(f"volume {volume.name} is not known to exist: pods without it would lose what they make")
+            raise ClusterError(
+                f"cannot confirm that volume {volume.name} exists; pods without it would lose their results"
+            )
 
-    def _ask(self, role: str, candidate: Candidate) -> PodRecord:
+    def _record_request(self, role: str, candidate: Candidate) -> PodRecord:
         now = self.clock()
         record = PodRecord(
             name=self.state.next_name(role), role="head" if role == "head" else "worker", gpu=candidate.gpu,
@@ -295,37 +301,38 @@ class Cluster:
         return record
 
     def _create_or_find(self, record: PodRecord, candidate: Candidate) -> Pod:
-        """Raises `ApiError`; one that is not `refused` when the pod's name does not turn up."""
+        """Create a pod; after an error with an unknown outcome, search for it by name. Raises `ApiError`."""
         request = pod_request(self.state, record, candidate, self.folder.public_key())
         try:
             return self.client.create_pod(request)
-        except ApiError as uncertain:
-            if uncertain.refused:
+        except ApiError as error:
+            if error.rejected:
                 raise
             for _ in range(SWEEPS):
                 self.pause(self.poll)
                 try:
                     pods = own_pods(self.client.pods(), self.state)
                 except ApiError:
-                    continue  # whatever the listing says, the creation stays uncertain
+                    continue  # the creation stays uncertain
                 for pod in pods:
                     if pod.name == record.name:
                         return pod
             raise
 
-    def _forget(self, record: PodRecord) -> None:
-        """It was refused, or did not turn up, so it never was."""
+    def _remove_record(self, record: PodRecord) -> None:
+        """Remove the record of a pod that was not created."""
         self.state.pods.remove(record)
         self.save()
 
-    def _left(self, problems: Sequence[ApiError]) -> str:
-        left = [f"{record.name} ({record.id})" for record in self.state.living]
-        left += [f"perhaps {record.name}, whose creation is uncertain" for record in self.state.uncertain]
-        at = time.strftime("%H:%M on %d %B", time.localtime(self.state.deadline))
-        told = " ".join(dict.fromkeys(map(str, problems)))
+    def _describe_remaining(self, errors: Sequence[ApiError]) -> str:
+        pods = [f"{record.name} ({record.id})" for record in self.state.living]
+        pods += [f"{record.name} (creation uncertain)" for record in self.state.uncertain]
+        deadline = time.strftime("%H:%M on %d %B", time.localtime(self.state.deadline))
+        causes = " ".join(dict.fromkeys(map(str, errors)))
         return (
-            f"not all pods are known to be gone: {', '.join(left) or 'the account cannot be read'}. {told} Run `down`"
-            f" again, or end them at https://console.runpod.io/pods; whatever happens they end themselves at {at}."
+            f"cannot confirm that all pods are terminated: {', '.join(pods) or 'the pods cannot be listed'}. {causes}"
+            " Run `down` again, or terminate them at https://console.runpod.io/pods. In any case, they will terminate"
+            f" themselves at {deadline}."
         )
 
 

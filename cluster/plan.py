@@ -1,4 +1,4 @@
-"""Which GPU in which data centre, at what price: pure arithmetic on what the catalogue says."""
+"""Rank GPU types and data centers of the catalog by preference, price and stock. No requests are sent."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cluster.runpod_models import DataCenter, GpuType, Volume
 from cluster.settings import Settings
 from rainbow_ray.utils.errors import did_you_mean
 
-STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}  # everything else is none
-# https://docs.runpod.io/pods/pricing: network storage, USD a GB and month, up to 1 TB and beyond
+STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}  # any other value means no stock
+# https://docs.runpod.io/pods/pricing: network storage, USD per GB and month, up to and above 1 TB
 VOLUME_USD, VOLUME_USD_ABOVE_1TB = 0.07, 0.05
 
 
@@ -40,12 +40,12 @@ class Ranked:
     """Ranked candidates.
 
     Attributes:
-        candidates: Candidates, most wanted first.
-        refused: A sentence for each excluded GPU type or data center.
+        candidates: Candidates, in order of preference.
+        excluded: The reason for each excluded GPU type or data center.
     """
 
     candidates: list[Candidate]
-    refused: list[str]
+    excluded: list[str]
 
 
 def rank(gpus: Sequence[GpuType], centers: Sequence[DataCenter], settings: Settings, volume: Volume | None) -> Ranked:
@@ -60,27 +60,26 @@ def rank(gpus: Sequence[GpuType], centers: Sequence[DataCenter], settings: Setti
     Returns:
         Ranked candidates, and reasons for excluded ones.
     """
-    chosen, refused = _choose_gpus(gpus, settings)
-    places, told = _choose_centers(centers, settings, volume)
-    refused += told
-    found = []
-    for order, gpu in enumerate(chosen):
+    chosen, excluded = _choose_gpus(gpus, settings)
+    center_ids, center_reasons = _choose_centers(centers, settings, volume)
+    excluded += center_reasons
+    ranked = []
+    for gpu_rank, gpu in enumerate(chosen):
         price = pod_price(gpu, settings)
         if settings.max_hourly is not None and price * settings.pods > settings.max_hourly + 1e-9:
-            refused.append(
-                f"{gpu.name}: {settings.pods} × {price:.2f} USD an hour is more than"
-                f" --max-hourly {settings.max_hourly:g}"
+            excluded.append(
+                f"{gpu.name}: {settings.pods} × {price:.2f} USD per hour exceeds --max-hourly {settings.max_hourly:g}"
             )
             continue
-        there = {place.id: place.availability for place in gpu.dataCenters if place.availability in STOCK}
-        here = [center for center in places if center in there]
-        if not here:
-            refused.append(f"{gpu.name}: none free in {', '.join(places) or 'any data centre that would do'}")
-        for wish, center in enumerate(here):
-            key = (order, wish if settings.data_centers else 0, STOCK[there[center]], center)
-            candidate = Candidate(gpu.id, gpu.name, gpu.memory, center, there[center], price)
-            found.append((key, candidate))
-    return Ranked([candidate for _, candidate in sorted(found, key=lambda pair: pair[0])], refused)
+        stock = {center.id: center.availability for center in gpu.dataCenters if center.availability in STOCK}
+        available = [center for center in center_ids if center in stock]
+        if not available:
+            excluded.append(f"{gpu.name}: not available in {', '.join(center_ids) or 'any suitable data center'}")
+        for center_rank, center in enumerate(available):
+            key = (gpu_rank, center_rank if settings.data_centers else 0, STOCK[stock[center]], center)
+            candidate = Candidate(gpu.id, gpu.name, gpu.memory, center, stock[center], price)
+            ranked.append((key, candidate))
+    return Ranked([candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])], excluded)
 
 
 def pod_price(gpu: GpuType, settings: Settings) -> float:
@@ -93,8 +92,8 @@ def pod_price(gpu: GpuType, settings: Settings) -> float:
     Returns:
         USD per hour.
     """
-    one = gpu.price.secure if settings.cloud == "SECURE" else gpu.price.community
-    return one * settings.gpus_per_pod
+    usd_per_gpu = gpu.price.secure if settings.cloud == "SECURE" else gpu.price.community
+    return usd_per_gpu * settings.gpus_per_pod
 
 
 def volume_usd_per_month(size: int) -> float:
@@ -113,26 +112,26 @@ def volume_usd_per_month(size: int) -> float:
 
 
 def _choose_gpus(gpus: Sequence[GpuType], settings: Settings) -> tuple[list[GpuType], list[str]]:
-    """The GPUs that were named, in that order, or all that would do, cheapest first."""
-    refused: list[str] = []
+    """Return the requested GPU types in that order, or all suitable ones by price, and reasons for excluded ones."""
+    excluded: list[str] = []
     if settings.gpu:
-        wanted: list[GpuType] = []
+        requested: list[GpuType] = []
         for name in settings.gpu:
             matches = match_gpu(name, gpus)
             if not matches:
-                refused.append(f"{name}: no such GPU{did_you_mean(name, [gpu.name for gpu in gpus])}")
-            wanted += [gpu for gpu in matches if gpu not in wanted]
+                excluded.append(f"{name}: unknown GPU type{did_you_mean(name, [gpu.name for gpu in gpus])}")
+            requested += [gpu for gpu in matches if gpu not in requested]
     else:
-        wanted = sorted(gpus, key=lambda gpu: (pod_price(gpu, settings), gpu.name))
-        wanted = [gpu for gpu in wanted if gpu.memory >= settings.min_memory and gpu.manufacturer == "NVIDIA"]
-    fit = []
-    for gpu in wanted:
-        reason = _unfit(gpu, settings)
+        requested = sorted(gpus, key=lambda gpu: (pod_price(gpu, settings), gpu.name))
+        requested = [gpu for gpu in requested if gpu.memory >= settings.min_memory and gpu.manufacturer == "NVIDIA"]
+    suitable = []
+    for gpu in requested:
+        reason = _unsuitable_reason(gpu, settings)
         if reason is None:
-            fit.append(gpu)
+            suitable.append(gpu)
         elif settings.gpu:
-            refused.append(f"{gpu.name}: {reason}")
-    return fit, refused
+            excluded.append(f"{gpu.name}: {reason}")
+    return suitable, excluded
 
 
 def match_gpu(name: str, gpus: Iterable[GpuType]) -> list[GpuType]:
@@ -145,49 +144,49 @@ def match_gpu(name: str, gpus: Iterable[GpuType]) -> list[GpuType]:
     Returns:
         Matching GPU types; exact matches only, if there are any.
     """
-    asked = name.lower()
-    exact = [gpu for gpu in gpus if asked in (gpu.id.lower(), gpu.name.lower())]
-    return exact or [gpu for gpu in gpus if asked in gpu.name.lower() or asked in gpu.id.lower()]
+    query = name.lower()
+    exact = [gpu for gpu in gpus if query in (gpu.id.lower(), gpu.name.lower())]
+    return exact or [gpu for gpu in gpus if query in gpu.name.lower() or query in gpu.id.lower()]
 
 
-def _unfit(gpu: GpuType, settings: Settings) -> str | None:
+def _unsuitable_reason(gpu: GpuType, settings: Settings) -> str | None:
     secure = settings.cloud == "SECURE"
     if gpu.manufacturer != "NVIDIA":
-        return f"made by {gpu.manufacturer}; the image needs NVIDIA"
+        return f"manufactured by {gpu.manufacturer}; the image requires NVIDIA"
     if not (gpu.secure if secure else gpu.community) or not pod_price(gpu, settings):
-        return f"not in the {settings.cloud} cloud"
-    most = gpu.maxCount.secure if secure else gpu.maxCount.community
-    if most and settings.gpus_per_pod > most:
-        return f"at most {most} in a pod, and {settings.gpus_per_pod} were asked for"
+        return f"not offered in the {settings.cloud} cloud"
+    max_count = gpu.maxCount.secure if secure else gpu.maxCount.community
+    if max_count and settings.gpus_per_pod > max_count:
+        return f"at most {max_count} per pod, but --gpus-per-pod is {settings.gpus_per_pod}"
     return None
 
 
 def _choose_centers(
     centers: Sequence[DataCenter], settings: Settings, volume: Volume | None
 ) -> tuple[list[str], list[str]]:
-    """Ids of data centres that would do, in the order of the wish."""
-    refused: list[str] = []
+    """Return ids of suitable data centers in order of preference, and reasons for excluded ones."""
+    excluded: list[str] = []
     by_id = {center.id: center for center in centers}
-    wanted = settings.data_centers or sorted(by_id)
+    requested = settings.data_centers or sorted(by_id)
     if volume is not None:
         if settings.data_centers and volume.dataCenter not in settings.data_centers:
-            refused.append(
-                f"volume {volume.name} lies in {volume.dataCenter}, and pods can only be where it is:"
-                f" --dc {volume.dataCenter}, or another --volume"
+            excluded.append(
+                f"volume {volume.name} is in {volume.dataCenter} and pods must be in the same data center: use"
+                f" --dc {volume.dataCenter} or another --volume"
             )
-            return [], refused
-        wanted = [volume.dataCenter]
-    fit = []
-    for name in wanted:
+            return [], excluded
+        requested = [volume.dataCenter]
+    suitable = []
+    for name in requested:
         center = by_id.get(name)
         if center is None:
-            refused.append(f"{name}: no such data centre{did_you_mean(name, by_id)}")
+            excluded.append(f"{name}: unknown data center{did_you_mean(name, by_id)}")
         elif settings.pods > 1 and not center.globalNetwork:
             if settings.data_centers or volume is not None:
-                refused.append(f"{name}: no private network between pods there (needed for more than one)")
+                excluded.append(f"{name}: no private network between pods, which clusters of several pods require")
         elif volume is None and not center.networkVolumeTypes:
             if settings.data_centers:
-                refused.append(f"{name}: no network volumes there")
+                excluded.append(f"{name}: no network volumes")
         else:
-            fit.append(name)
-    return fit, refused
+            suitable.append(name)
+    return suitable, excluded

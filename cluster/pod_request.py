@@ -1,4 +1,4 @@
-"""What a pod is asked for with: its name, its marker, and the dead-man timer that starts before anything else on it."""
+"""The request that creates a pod: name, marker, and a start command that starts the dead-man timer first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pod_request(state: State, record: PodRecord, candidate: Candidate, public_ke
         https://docs.runpod.io/api-reference-v2
     """
     settings = state.settings
-    private = {
+    variables = {
         "PUBLIC_KEY": public_key,
         MARKER: state.marker,
         "RRAY_ROLE": record.role,
@@ -49,7 +49,7 @@ def pod_request(state: State, record: PodRecord, candidate: Candidate, public_ke
         "dataCenterIds": [candidate.data_center],
         "disk": settings.disk,
         "ports": [SSH_PORT],
-        "env": {**settings.env, **private},
+        "env": {**settings.env, **variables},
         "startSsh": True,
         "globalNetworking": settings.pods > 1,
     }
@@ -67,10 +67,10 @@ def start_command() -> str:
     Returns:
         A shell command.
     """
-    packed = base64.b64encode(gzip.compress(DEADMAN.read_bytes(), mtime=0)).decode()
+    encoded = base64.b64encode(gzip.compress(DEADMAN.read_bytes(), mtime=0)).decode()
     script = (
         "mkdir -p ~/.rainbow && chmod 700 ~/.rainbow;"
-        f" echo {packed} | base64 -d | gunzip > ~/.rainbow/deadman.sh;"
+        f" echo {encoded} | base64 -d | gunzip > ~/.rainbow/deadman.sh;"
         " bash ~/.rainbow/deadman.sh >> ~/.rainbow/deadman.log 2>&1 &"
         " exec ${RRAY_START:-/start.sh}"
     )

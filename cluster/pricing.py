@@ -1,4 +1,4 @@
-"""What can be had now, at what price, and whether somebody agrees to it: before anything is made."""
+"""Available candidates, their prices, and the user's confirmation before anything is created."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cluster.plan import Candidate, Ranked, rank, volume_usd_per_month
 from cluster.runpod_api import RunPod
 from cluster.runpod_models import Volume
-from cluster.settings import Settings, say_duration
+from cluster.settings import Settings, format_duration
 from cluster.state import State
 from rainbow_ray.utils.errors import InputError
 
@@ -28,7 +28,7 @@ def find_candidates(client: RunPod, settings: Settings, volume: Volume | None) -
     return rank(gpus, client.data_centers(), settings, volume)
 
 
-def volume_of(state: State) -> Volume | None:
+def recorded_volume(state: State) -> Volume | None:
     """Return the network volume of a cluster's state.
 
     Args:
@@ -37,32 +37,31 @@ def volume_of(state: State) -> Volume | None:
     Returns:
         The volume, or None.
     """
-    known = state.volume
-    if known is None or known.id is None:
+    record = state.volume
+    if record is None or record.id is None:
         return None
-    return Volume(id=known.id, name=known.name, size=known.size, dataCenter=known.data_center)
+    return Volume(id=record.id, name=record.name, size=record.size, dataCenter=record.data_center)
 
 
-def tell_price(settings: Settings, candidates: Sequence[Candidate], *, pods: int, seconds: float) -> None:
+def print_pod_price(settings: Settings, candidates: Sequence[Candidate], *, pods: int, seconds: float) -> None:
     """Print the price of new pods: of the first candidate, and of the most expensive one that may be used.
 
     Args:
         settings: Settings of the cluster.
-        candidates: Candidates, most wanted first.
+        candidates: Candidates, in order of preference.
         pods: Number of new pods.
         seconds: Longest lifetime of the pods.
     """
-    first, dearest = candidates[0], max(candidates, key=lambda candidate: candidate.usd_per_hour)
-    hourly, most = first.usd_per_hour * pods, dearest.usd_per_hour * pods
-    wanted = f"{pods} × {settings.gpus_per_pod} {first.name} in {first.data_center}: {hourly:.2f} USD an hour"
-    if most > hourly:
-        print(f"{wanted}; where that has no room, at most {most:.2f} USD an hour ({dearest.name})")
-        wanted = "all in all"
-    print(f"{wanted}, at most {most * seconds / 3600:.2f} USD until the pods end themselves after"
-          f" {say_duration(seconds)}")  # fmt: skip
+    first, most_expensive = candidates[0], max(candidates, key=lambda candidate: candidate.usd_per_hour)
+    hourly, max_hourly = first.usd_per_hour * pods, most_expensive.usd_per_hour * pods
+    print(f"{pods} × {settings.gpus_per_pod} {first.name} in {first.data_center}: {hourly:.2f} USD per hour")
+    if max_hourly > hourly:
+        print(f"if it has no capacity: at most {max_hourly:.2f} USD per hour ({most_expensive.name})")
+    max_usd = max_hourly * seconds / 3600
+    print(f"at most {max_usd:.2f} USD in total until the pods terminate themselves after {format_duration(seconds)}")
 
 
-def tell_volume(settings: Settings, volume: Volume | None) -> None:
+def print_volume_price(settings: Settings, volume: Volume | None) -> None:
     """Print the size and the monthly price of the network volume.
 
     Args:
@@ -70,22 +69,22 @@ def tell_volume(settings: Settings, volume: Volume | None) -> None:
         volume: Existing network volume, or None.
     """
     size = volume.size if volume else settings.volume.size
-    made = f"{volume.name} is there" if volume else "is made"
-    print(f"volume of {size} GB {made}: {volume_usd_per_month(size):.2f} USD a month, also when no pod runs")
+    description = f"existing volume {volume.name}" if volume else "new volume"
+    print(f"{description} of {size} GB: {volume_usd_per_month(size):.2f} USD per month, also without running pods")
 
 
-def agreed(question: str = "Go on?") -> bool:
+def confirm(question: str = "Continue?") -> bool:
     """Ask for confirmation on the terminal.
 
     Args:
         question: Question without the choices.
 
     Returns:
-        Whether the user agreed.
+        Whether the user confirmed.
 
     Raises:
         InputError: Standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        raise InputError("nobody is there to be asked: --yes agrees")
+        raise InputError("cannot ask for confirmation: standard input is not a terminal; use --yes")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -1,6 +1,6 @@
-"""From pods that were asked for to a Ray cluster: reached, probed, set up, given their token, joined.
+"""Turn pods into a Ray cluster: connect by ssh, check the private network, install, copy secrets, start Ray.
 
-Each stage can be run again: `up` after a kill goes on where it was.
+Every stage can be repeated, so that `up` resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from cluster.state import PodRecord, State
 
 CODE = ("rainbow_ray", "tune_spaces", "cluster", "pyproject.toml", "requirements.lock")
 ROOT = Path(__file__).parents[1]
-PROBE_SECONDS = 120  # a private interface may come two minutes late
+PROBE_SECONDS = 120  # a private interface may appear two minutes late
 SETUP_SECONDS = 1800.0
 START_SECONDS = 420.0
-NEED_RSYNC = (
+INSTALL_RSYNC = (
     "command -v rsync > /dev/null || { { apt-get update -qq && apt-get install -y -qq rsync; } > /dev/null 2>&1;"
     " command -v rsync > /dev/null || { echo 'rsync is missing on the pod and cannot be installed' >&2; exit 1; }; }"
 )
@@ -36,7 +36,7 @@ def build(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
 
     Args:
         cluster: The cluster.
-        candidates: GPU types and data centers, most wanted first.
+        candidates: GPU types and data centers, in order of preference.
 
     Raises:
         ClusterError: The cluster cannot be built.
@@ -47,20 +47,20 @@ def build(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
         failed = bring_up_ray(cluster)
         if not failed:
             break
-        for record, why in failed:
-            replace_pod(cluster, record, why)
+        for record, reason in failed:
+            replace_pod(cluster, record, reason)
     if cluster.state.uncertain:
-        # a creation that seemed lost, in whose place another one came: it must not run on unseen
+        # a pod with an uncertain creation may exist beside its replacement
         cluster.resolve()
         end_surplus(cluster)
 
 
 def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
-    """Create or terminate pods until the wished number is alive and reachable; dead pods are replaced `retries` times.
+    """Create or terminate pods until the requested number is reachable; at most `retries` pods are replaced.
 
     Args:
         cluster: The cluster.
-        candidates: GPU types and data centers, most wanted first.
+        candidates: GPU types and data centers, in order of preference.
 
     Raises:
         ClusterError: Too many pods had to be replaced.
@@ -70,19 +70,19 @@ def converge(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
         if cluster.state.uncertain:
             cluster.resolve()
         while True:
-            cluster.look()
+            cluster.refresh()
             end_surplus(cluster)
-            _fill(cluster, candidates)
+            _create_missing_pods(cluster, candidates)
             dead = _unreachable(cluster) or _unconnected(cluster)
             if not dead:
                 break
-            for record, why in dead:
-                replace_pod(cluster, record, why)
+            for record, reason in dead:
+                replace_pod(cluster, record, reason)
     cluster.save()
 
 
 def end_surplus(cluster: Cluster) -> None:
-    """Terminate pods that appeared late and pods that `scale` no longer wants.
+    """Terminate pods that appeared late and pods that exceed the requested number.
 
     Args:
         cluster: The cluster.
@@ -92,7 +92,7 @@ def end_surplus(cluster: Cluster) -> None:
     """
     for record in surplus(cluster.state, cluster.state.settings.pods):
         cluster.end(record)
-        cluster.say(f"ended {record.name}: one more than was wished for")
+        cluster.report(f"terminated {record.name}: exceeds the requested number of pods")
 
 
 def bring_up_ray(cluster: Cluster) -> list[tuple[PodRecord, str]]:
@@ -116,33 +116,35 @@ def bring_up_ray(cluster: Cluster) -> list[tuple[PodRecord, str]]:
         with cluster.timed("environment"):
             _on_each(cluster, state.living, _set_up)
         with cluster.timed("secrets"):
-            _on_each(cluster, state.living, _give_secrets)
+            _on_each(cluster, state.living, _copy_secrets)
         with cluster.timed("ray"):
             if head.step != "ready":
-                _forget_the_end(cluster, head)
+                _remove_end_markers(cluster, head)
             start_node(cluster, head)
             workers = [record for record in state.living if record is not head]
-            started = _together(cluster, workers, lambda worker: _start_worker(cluster, worker))
+            results = _map_pods(cluster, workers, lambda worker: _start_worker(cluster, worker))
     except RemoteError as error:
-        raise ClusterError(f"{error}\n`up` goes on from here once that is mended; `down` ends the pods") from error
+        raise ClusterError(
+            f"{error}\nfix the problem and run `up` to resume, or `down` to terminate the pods"
+        ) from error
     cluster.save()
-    return [(worker, why) for worker, why in started if why is not None]
+    return [(worker, reason) for worker, reason in results if reason is not None]
 
 
 def _start_worker(cluster: Cluster, worker: PodRecord) -> str | None:
-    """Why Ray does not run there, or None."""
+    """Start Ray on a worker. Return the reason if it does not start."""
     try:
         start_node(cluster, worker)
     except RemoteError as error:
-        return f"Ray does not start there ({error})"
+        return f"Ray does not start on this pod ({error})"
     return None
 
 
-def _forget_the_end(cluster: Cluster, head: PodRecord) -> None:
-    """A head before this one may have ended itself: what it left would end the new one. Raises `RemoteError`."""
+def _remove_end_markers(cluster: Cluster, head: PodRecord) -> None:
+    """Remove files of an earlier head that would stop the new cluster. Raises `RemoteError`."""
     folder = shlex.quote(f"{cluster.state.settings.workspace}/clusters/{cluster.state.marker}")
     command = f"rm -f {folder}/DONE.json {folder}/FINISH"
-    reach(cluster.folder, head).run(command, timeout=60, what=f"preparing {head.name}")
+    reach(cluster.folder, head).run(command, timeout=60, step=f"preparing {head.name}")
 
 
 def push_code(remote: Remote, state: State) -> None:
@@ -158,8 +160,8 @@ def push_code(remote: Remote, state: State) -> None:
     """
     missing = [name for name in CODE if not (ROOT / name).exists()]
     if missing:
-        raise ClusterError(f"{ROOT}: no {', '.join(missing)}; run this from a clone of the repository")
-    remote.run(NEED_RSYNC, timeout=300, what="installing rsync on the pod")
+        raise ClusterError(f"{ROOT} lacks {', '.join(missing)}; run this command from a clone of the repository")
+    remote.run(INSTALL_RSYNC, timeout=300, step="installing rsync on the pod")
     excluded = ["--exclude=__pycache__", "--exclude=*.pyc", "--delete"]
     remote.put([ROOT / name for name in CODE], code_folder(state), options=excluded)
 
@@ -177,7 +179,7 @@ def code_folder(state: State) -> str:
 
 
 def on_pod(state: State, command: str) -> str:
-    """Return a shell command that runs in the code folder, with the pod's variables and environment.
+    """Return a shell command that runs in the code folder, with the pod's environment variables and Python environment.
 
     Args:
         state: State of the cluster.
@@ -192,7 +194,7 @@ def on_pod(state: State, command: str) -> str:
 
 
 def start_node(cluster: Cluster, record: PodRecord) -> None:
-    """Start Ray on one pod; nothing happens where it runs already.
+    """Start Ray on one pod; a running node is not changed.
 
     Args:
         cluster: The cluster.
@@ -204,56 +206,56 @@ def start_node(cluster: Cluster, record: PodRecord) -> None:
     state, head = cluster.state, cluster.state.head
     assert head is not None
     command = f"python -m cluster.pod.node start {record.role}"
-    if record.private_ip is not None:  # also when others are gone: it is the name that Ray knows this node by
+    if record.private_ip is not None:  # also for a single pod: Ray identifies the node by this address
         command += f" --ip {record.private_ip}"
     if record.role == "worker":
         command += f" --head {head.private_ip}"
-    what = f"starting Ray on {record.name}"
-    reach(cluster.folder, record).run(on_pod(state, command), timeout=START_SECONDS, what=what)
+    step = f"starting Ray on {record.name}"
+    reach(cluster.folder, record).run(on_pod(state, command), timeout=START_SECONDS, step=step)
     record.step = "ready"
 
 
-def _fill(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
+def _create_missing_pods(cluster: Cluster, candidates: Sequence[Candidate]) -> None:
     state = cluster.state
-    here = next((record.data_center for record in state.living), None)
+    data_center = next((record.data_center for record in state.living), None)
     if state.volume is not None:
-        here = state.volume.data_center
-    near = [candidate for candidate in candidates if here in (None, candidate.data_center)]
+        data_center = state.volume.data_center
+    eligible = [candidate for candidate in candidates if data_center in (None, candidate.data_center)]
     if state.head is None:
         for worker in state.living:
-            cluster.say(f"{worker.name} had another head: ended")
+            cluster.report(f"terminating {worker.name}: its head is gone")
             cluster.end(worker)  # Ray's workers do not outlive their head
-        head = cluster.create("head", near)
-        near = [candidate for candidate in near if candidate.data_center == head.data_center]
-        cluster.say(f"asked for {head.name}: {head.gpu} in {head.data_center}")
+        head = cluster.create("head", eligible)
+        eligible = [candidate for candidate in eligible if candidate.data_center == head.data_center]
+        cluster.report(f"requested {head.name}: {head.gpu} in {head.data_center}")
     while len(state.living) < state.settings.pods:
-        worker = cluster.create("worker", near)
-        cluster.say(f"asked for {worker.name}: {worker.gpu} in {worker.data_center}")
+        worker = cluster.create("worker", eligible)
+        cluster.report(f"requested {worker.name}: {worker.gpu} in {worker.data_center}")
 
 
 def _unreachable(cluster: Cluster) -> list[tuple[PodRecord, str]]:
-    waited = _together(cluster, cluster.state.living, cluster.wait_for_ssh)
-    return [(record, "it does not answer") for record, fine in waited if not fine]
+    results = _map_pods(cluster, cluster.state.living, cluster.wait_for_ssh)
+    return [(record, "ssh does not answer") for record, answers in results if not answers]
 
 
 def _unconnected(cluster: Cluster) -> list[tuple[PodRecord, str]]:
-    """Workers that cannot reach the head's private address: told early, before anything is installed on them."""
+    """Return workers that cannot connect to the head's private address; checked before anything is installed."""
     head = cluster.state.head
     workers = [record for record in cluster.state.living if record.role == "worker"]
     if head is None or not workers:
         return []
-    probed = _together(cluster, workers, lambda worker: _connects(cluster, worker, head))
-    dead = [(worker, "its private network is dead") for worker, fine in probed if not fine]
+    results = _map_pods(cluster, workers, lambda worker: _connects(cluster, worker, head))
+    dead = [(worker, "cannot reach the head on the private network") for worker, connects in results if not connects]
     if dead and len(dead) == len(workers) and (len(dead) > 1 or cluster.state.replaced):
-        return [(head, "no pod reaches it on the private network")]
+        return [(head, "no worker can reach it on the private network")]
     return dead
 
 
 def _connects(cluster: Cluster, worker: PodRecord, head: PodRecord) -> bool:
     # plain bash: nothing is installed yet
-    once = f"timeout 3 bash -c '</dev/tcp/{head.private_ip}/'${{RRAY_PROBE_PORT:-22}} 2>/dev/null && exit 0"
-    times = f'$(seq "${{RRAY_PROBE_SECONDS:-{PROBE_SECONDS}}}")'
-    probe = f". ~/.rainbow/pod.env 2>/dev/null; for i in {times}; do {once}; sleep 1; done; exit 1"
+    attempt = f"timeout 3 bash -c '</dev/tcp/{head.private_ip}/'${{RRAY_PROBE_PORT:-22}} 2>/dev/null && exit 0"
+    attempts = f'$(seq "${{RRAY_PROBE_SECONDS:-{PROBE_SECONDS}}}")'
+    probe = f". ~/.rainbow/pod.env 2>/dev/null; for i in {attempts}; do {attempt}; sleep 1; done; exit 1"
     try:
         reach(cluster.folder, worker).run(f"bash -c {shlex.quote(probe)}", timeout=PROBE_SECONDS * 4 + 60)
     except RemoteError:
@@ -261,13 +263,13 @@ def _connects(cluster: Cluster, worker: PodRecord, head: PodRecord) -> bool:
     return True
 
 
-def replace_pod(cluster: Cluster, record: PodRecord, why: str) -> None:
+def replace_pod(cluster: Cluster, record: PodRecord, reason: str) -> None:
     """Terminate a pod that cannot be used, so that another one is created.
 
     Args:
         cluster: The cluster.
         record: Record of the pod.
-        why: Reason, for messages.
+        reason: Reason for messages.
 
     Raises:
         ClusterError: `retries` pods were replaced already.
@@ -275,37 +277,37 @@ def replace_pod(cluster: Cluster, record: PodRecord, why: str) -> None:
     state = cluster.state
     if state.replaced >= state.settings.retries:
         raise ClusterError(
-            f"{record.name}: {why}, and {state.replaced} pods were replaced already (retries:"
-            f" {state.settings.retries}); try another data centre (--dc) or GPU (--gpu)"
+            f"{record.name}: {reason}; giving up, since {state.replaced} pods were replaced already (retries:"
+            f" {state.settings.retries}); try another data center (--dc) or GPU type (--gpu)"
         )
     state.replaced += 1
-    cluster.say(f"{record.name}: {why}; another one takes its place")
+    cluster.report(f"{record.name}: {reason}; replacing it")
     cluster.end(record)
 
 
 def _set_up(cluster: Cluster, record: PodRecord) -> None:
     command = on_pod(cluster.state, "bash cluster/pod/setup.sh")
-    reach(cluster.folder, record).run(command, timeout=SETUP_SECONDS, what=f"setting up {record.name}")
+    reach(cluster.folder, record).run(command, timeout=SETUP_SECONDS, step=f"setting up {record.name}")
 
 
-def _give_secrets(cluster: Cluster, record: PodRecord) -> None:
-    """Through standard input into closed files: no command line, log or variable of the pod shows them."""
+def _copy_secrets(cluster: Cluster, record: PodRecord) -> None:
+    """Copy token and secrets through standard input, so that they appear in no command, log or variable of the pod."""
     remote = reach(cluster.folder, record)
     secrets = {name: os.environ[name] for name in cluster.state.settings.secrets if os.environ.get(name)}
     for name, content in {"ray_token": cluster.folder.token.read_text(), "secrets.json": json.dumps(secrets)}.items():
-        place = f"~/.rainbow/{name}"
-        closed = f"umask 077; mkdir -p ~/.rainbow; cat > {place}.new && mv {place}.new {place}"
-        remote.run(closed, given=content, timeout=60, what=f"bringing {name} to {record.name}")
+        path = f"~/.rainbow/{name}"
+        command = f"umask 077; mkdir -p ~/.rainbow; cat > {path}.new && mv {path}.new {path}"
+        remote.run(command, stdin=content, timeout=60, step=f"copying {name} to {record.name}")
 
 
 def _on_each(cluster: Cluster, records: Sequence[PodRecord], action: Callable[[Cluster, PodRecord], None]) -> None:
-    _together(cluster, records, lambda record: action(cluster, record))
+    _map_pods(cluster, records, lambda record: action(cluster, record))
 
 
-def _together(
+def _map_pods(
     cluster: Cluster, records: Sequence[PodRecord], action: Callable[[PodRecord], Result]
 ) -> list[tuple[PodRecord, Result]]:
-    """On all pods at once; an error of one is raised when all have ended, Ctrl-C at once."""
+    """Run an action on all pods in parallel; an error is raised when all have finished, Ctrl-C at once."""
     if not records:
         return []
     pool = ThreadPoolExecutor(max_workers=len(records))

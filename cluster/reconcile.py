@@ -1,4 +1,4 @@
-"""Which of an account's pods are a cluster's own, and what became of those that its state knows of."""
+"""Compare the pods of the account with the records in a cluster's state, and update the records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cluster.runpod_models import Pod
 from cluster.state import MARKER, PodRecord, State
 
 ANY_PREFIX = "rainbow-"
-STOPPED = ("EXITED", "ERROR")  # it is there, and costs nothing but its disk
+STOPPED = ("EXITED", "ERROR")  # the pod exists; only its disk is billed
 
 
 def own_pods(pods: Iterable[Pod], state: State) -> list[Pod]:
@@ -50,23 +50,23 @@ def update_records(state: State, pods: Sequence[Pod], now: float) -> list[PodRec
     Returns:
         Records that must be checked by id.
     """
-    found = {pod.name: pod for pod in own_pods(pods, state) if pod.alive or pod.status in STOPPED}
-    doubtful = []
+    listed = {pod.name: pod for pod in own_pods(pods, state) if pod.alive or pod.status in STOPPED}
+    unconfirmed = []
     for record in state.pods:
-        pod = found.pop(record.name, None)
+        pod = listed.pop(record.name, None)
         if pod is not None and record.step == "ended":
             record.id = pod.id
-            doubtful.append(record)
+            unconfirmed.append(record)
         elif pod is not None:
             update_record(record, pod, now)
         elif record.step in ("made", "ready") and record.id is not None:
-            doubtful.append(record)
-    for pod in found.values():
+            unconfirmed.append(record)
+    for pod in listed.values():
         role = "head" if pod.env.get("RRAY_ROLE") == "head" else "worker"
         record = PodRecord(name=pod.name, role=role, since=now, deadline=state.deadline)
         update_record(record, pod, now)
         state.pods.append(record)
-    return doubtful
+    return unconfirmed
 
 
 def update_record(record: PodRecord, pod: Pod, now: float) -> None:
@@ -90,7 +90,7 @@ def update_record(record: PodRecord, pod: Pod, now: float) -> None:
 
 
 def surplus(state: State, pods: int) -> list[PodRecord]:
-    """Return the pods to terminate so that `pods` are left.
+    """Return the pods to terminate so that `pods` remain.
 
     A second head is first, then workers that are not ready, then the youngest workers.
 
@@ -102,7 +102,7 @@ def surplus(state: State, pods: int) -> list[PodRecord]:
         Records of pods.
     """
     living, head = state.living, state.head
-    spare = [record for record in living if record.role == "head" and record is not head]
+    extra_heads = [record for record in living if record.role == "head" and record is not head]
     workers = [record for record in living if record.role == "worker"]
     workers.sort(key=lambda record: (record.step != "ready", record.since))
-    return spare + workers[max(0, pods - 1) :]
+    return extra_heads + workers[max(0, pods - 1) :]

@@ -1,4 +1,4 @@
-"""Clusters that this machine knows, and the way to the account and to their heads."""
+"""Clusters of this machine, and the clients for their account and their heads."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def open_api(url: str | None = None) -> RunPod:
     key = os.environ.get("RUNPOD_API_KEY", "").strip()
     if not key:
         raise InputError(
-            "RUNPOD_API_KEY is not set: make a key in RunPod's console under Settings, API Keys, and `export` it here"
-            " (or make a pod by hand and `adopt` it: that needs none)"
+            "RUNPOD_API_KEY is not set: create a key in RunPod's console under Settings, API Keys, and `export` it"
+            " (or create a pod in the console and run `adopt`, which needs no key)"
         )
     if not key.isascii() or not key.isprintable():
-        raise InputError("RUNPOD_API_KEY is no key: it has characters that none has; copy it from the console anew")
+        raise InputError("RUNPOD_API_KEY is not a valid key: it has invalid characters; copy it from the console again")
     return RunPod(key, url or os.environ.get("RUNPOD_API_URL", DEFAULT_URL))
 
 
@@ -47,7 +47,7 @@ def without_api(folder: ClusterFolder, state: State) -> Cluster:
     return Cluster(folder, state, RunPod("", state.api_url))
 
 
-def known_cluster(name: str) -> Cluster:
+def load_cluster(name: str) -> Cluster:
     """Return a cluster of this machine by name.
 
     Args:
@@ -60,23 +60,23 @@ def known_cluster(name: str) -> Cluster:
         InputError: There is no such cluster, or no API key.
     """
     folder = ClusterFolder(name)
-    state = folder.need()
+    state = folder.read_existing()
     return without_api(folder, state) if state.adopted else Cluster(folder, state, open_api(state.api_url))
 
 
-def not_adopted(state: State, what: str) -> None:
+def check_not_adopted(state: State, command: str) -> None:
     """Reject commands that create pods for an adopted cluster.
 
     Args:
         state: State of the cluster.
-        what: Name of the command.
+        command: Name of the command.
 
     Raises:
         InputError: The cluster was adopted.
     """
     if state.adopted:
-        raise InputError(f"cluster {state.name!r} is a pod that was made by hand: `{what}` makes no others of it;"
-                         " --cluster NAME names a new one")  # fmt: skip
+        raise InputError(f"cluster {state.name!r} is an adopted pod, which `{command}` does not support; choose another"
+                         " cluster with --cluster NAME")  # fmt: skip
 
 
 def head_of(name: str) -> tuple[Remote, State]:
@@ -86,13 +86,13 @@ def head_of(name: str) -> tuple[Remote, State]:
         name: Name of the cluster.
 
     Returns:
-        The head as ssh reaches it, and the state.
+        The ssh connection, and the state.
 
     Raises:
         InputError: There is no such cluster, or it has no head.
     """
     folder = ClusterFolder(name)
-    state = folder.need()
+    state = folder.read_existing()
     if state.head is None:
-        raise InputError(f"cluster {name!r} has no head; `up` makes one")
+        raise InputError(f"cluster {name!r} has no head node; run `up` to create one")
     return reach(folder, state.head), state

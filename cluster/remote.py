@@ -1,4 +1,4 @@
-"""ssh, rsync and tunnels to pods, with a key and a list of known hosts of the cluster's own."""
+"""ssh, rsync and tunnels to pods, with the cluster's own key and known hosts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class RemoteError(Exception):
     """A command on a pod failed, or the pod could not be reached.
 
     Args:
-        what: Description of the step.
+        step: Description of the step.
         code: Exit code; 255 if ssh itself failed.
-        said: Output of the command.
+        output: Output of the command.
     """
 
-    def __init__(self, what: str, code: int, said: str) -> None:
-        self.code, self.said = code, said
-        tail = "\n".join(said.strip().splitlines()[-12:])
-        super().__init__(f"{what} (exit {code})" + (f":\n{tail}" if tail else ""))
+    def __init__(self, step: str, code: int, output: str) -> None:
+        self.code, self.output = code, output
+        tail = "\n".join(output.strip().splitlines()[-12:])
+        super().__init__(f"{step} failed (exit code {code})" + (f":\n{tail}" if tail else ""))
 
     @property
     def unreachable(self) -> bool:
-        """SSH itself failed, not the command."""
+        """Whether ssh itself failed, not the command."""
         return self.code == 255
 
 
@@ -50,7 +50,7 @@ class Remote:
     host: str
     port: int
     user: str
-    alias: str  # what its host key is filed under: addresses are given to other pods later
+    alias: str  # name of the host key, since RunPod reuses addresses for other pods
     key: Path | None
     known_hosts: Path
 
@@ -60,7 +60,7 @@ class Remote:
         Returns:
             Arguments of ssh.
         """
-        chosen = {
+        settings = {
             "UserKnownHostsFile": str(self.known_hosts),
             "HostKeyAlias": self.alias,
             "StrictHostKeyChecking": "accept-new",
@@ -70,10 +70,10 @@ class Remote:
             "ServerAliveCountMax": "4",
             "LogLevel": "ERROR",
         }
-        told = [part for key, value in chosen.items() for part in ("-o", f"{key}={value}")]
+        options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
         if self.key is not None:
-            told += ["-o", "IdentitiesOnly=yes", "-i", str(self.key)]
-        return ["-F", "none", *told]
+            options += ["-o", "IdentitiesOnly=yes", "-i", str(self.key)]
+        return ["-F", "none", *options]
 
     def ssh(self, *, interactive: bool = False) -> list[str]:
         """Return an ssh command without the remote command.
@@ -92,15 +92,15 @@ class Remote:
         return f"{self.user}@{self.host}"
 
     def run(
-        self, command: str, *, timeout: float | None = None, given: str | None = None, what: str | None = None
+        self, command: str, *, timeout: float | None = None, stdin: str | None = None, step: str | None = None
     ) -> str:
         """Run a command and return its output.
 
         Args:
             command: Shell command.
             timeout: Seconds, or None.
-            given: Standard input; secrets are passed here and never as arguments.
-            what: Description of the step, for errors.
+            stdin: Standard input; secrets are passed here and never as arguments.
+            step: Description of the step, for errors.
 
         Returns:
             Standard output.
@@ -109,12 +109,12 @@ class Remote:
             RemoteError: The command failed, or the pod could not be reached.
         """
         try:
-            done = _call([*self.ssh(), command], given=given, timeout=timeout)
+            process = _call([*self.ssh(), command], stdin=stdin, timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise RemoteError(what or command, 124, f"no end within {timeout:g} s") from error
-        if done.returncode:
-            raise RemoteError(what or command, done.returncode, done.stderr or done.stdout)
-        return done.stdout
+            raise RemoteError(step or command, 124, f"timed out after {timeout:g} s") from error
+        if process.returncode:
+            raise RemoteError(step or command, process.returncode, process.stderr or process.stdout)
+        return process.stdout
 
     def answers(self) -> bool:
         """Return whether ssh answers.
@@ -158,7 +158,7 @@ class Remote:
         Raises:
             RemoteError: The copy failed.
         """
-        self.run(f"mkdir -p {shlex.quote(folder)}")  # macOS's rsync cannot
+        self.run(f"mkdir -p {shlex.quote(folder)}")  # rsync of macOS has no --mkpath
         self._rsync([*options, *map(str, sources), f"{self.target}:{folder.rstrip('/')}/"], f"to {folder}")
 
     def get(self, source: str, folder: Path, *, options: Sequence[str] = ()) -> None:
@@ -175,23 +175,23 @@ class Remote:
         folder.mkdir(parents=True, exist_ok=True)
         self._rsync([*options, f"{self.target}:{source}", f"{folder}/"], f"from {source}")
 
-    def _rsync(self, arguments: list[str], what: str) -> None:
+    def _rsync(self, arguments: list[str], direction: str) -> None:
         shell = shlex.join(["ssh", *self.options(), "-p", str(self.port)])
-        done = _call(["rsync", "-a", "--partial", "--no-owner", "--no-group", "-e", shell, *arguments])
-        if done.returncode:
-            raise RemoteError(f"copying {what}", done.returncode, done.stderr)
+        process = _call(["rsync", "-a", "--partial", "--no-owner", "--no-group", "-e", shell, *arguments])
+        if process.returncode:
+            raise RemoteError(f"copying {direction}", process.returncode, process.stderr)
 
-    def tunnel(self, here: int, there: int) -> list[str]:
+    def tunnel(self, local_port: int, remote_port: int) -> list[str]:
         """Return the command that forwards a port of the pod's loopback interface to this machine's.
 
         Args:
-            here: Local port.
-            there: Remote port.
+            local_port: Local port.
+            remote_port: Remote port.
 
         Returns:
             Command and arguments.
         """
-        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
+        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local_port}:127.0.0.1:{remote_port}"]
         return ["ssh", *self.options(), *options, "-p", str(self.port), self.target]
 
 
@@ -209,18 +209,18 @@ def reach(folder: ClusterFolder, pod: PodRecord) -> Remote:
         InputError: The pod has no address yet.
     """
     if pod.host is None or pod.port is None:
-        raise InputError(f"pod {pod.name} has no ssh address yet; `status` shows it, `up` goes on with it")
+        raise InputError(f"pod {pod.name} has no ssh address yet; run `status` to check, then `up` to resume")
     key = folder.key if folder.key.exists() else None
     return Remote(pod.host, pod.port, pod.user, pod.id or pod.name, key, folder.known_hosts)
 
 
 def _call(
-    command: list[str], *, given: str | None = None, timeout: float | None = None
+    command: list[str], *, stdin: str | None = None, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        # an empty input where none is given: ssh would take what the terminal has
+        # an empty input by default, since ssh would read from the terminal
         return subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout, input=given or ""
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout, input=stdin or ""
         )
     except FileNotFoundError as error:
-        raise InputError(f"{command[0]} is missing: install it (packages openssh-client, rsync)") from error
+        raise InputError(f"{command[0]} is not installed (packages openssh-client, rsync)") from error

@@ -1,6 +1,6 @@
-"""RunPod's REST API v2, as much of it as a cluster needs; its errors as the API means them.
+"""Client of RunPod's REST API v2, with one exception type per kind of error.
 
-The specification is at https://docs.runpod.io/api-reference-v2. Nothing here decides anything: `lifecycle` does.
+The specification is at https://docs.runpod.io/api-reference-v2. Decisions are made in `lifecycle`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "https://api.runpod.io"
 TRIES = 5
-LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is the user's to wait for
+LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is raised as an error
 
 
 class ApiError(Exception):
@@ -38,76 +38,76 @@ class ApiError(Exception):
 
     Args:
         detail: Description by the API.
-        status: HTTP status, or None where there was no answer.
+        status: HTTP status, or None without a response.
     """
 
-    advice = "Try again; if it stays, look at https://uptime.runpod.io."
+    advice = "Try again; if the error persists, see https://uptime.runpod.io."
 
     def __init__(self, detail: str, status: int | None = None) -> None:
         self.detail, self.status = detail, status
-        self.retry_after: float | None = None  # seconds, where the API said so
+        self.retry_after: float | None = None  # seconds, if the API sent it
         super().__init__(detail, status)
 
     @property
-    def refused(self) -> bool:
-        """It surely did not happen. Of everything else (5xx, a time-out, 408) nobody knows."""
+    def rejected(self) -> bool:
+        """Whether the request certainly had no effect; after other errors (5xx, timeout, 408) this is unknown."""
         return self.status in ERRORS
 
     def __str__(self) -> str:
-        told = self.detail.strip().rstrip(".")
-        return f"RunPod: {told}{f' ({self.status})' if self.status else ''}. {self.advice}"
+        detail = self.detail.strip().rstrip(".")
+        return f"RunPod: {detail}{f' ({self.status})' if self.status else ''}. {self.advice}"
 
 
 class Unauthorized(ApiError):
     """401: the key is missing, wrong or expired."""
 
-    advice = "RUNPOD_API_KEY is missing, wrong or expired: make one in the console under Settings, API Keys."
+    advice = "RUNPOD_API_KEY is missing, invalid or expired: create a key in the console under Settings, API Keys."
 
 
 class NoBalance(ApiError):
     """402: the balance is too low."""
 
-    advice = "The balance is too low: add credit in the console under Billing. No other GPU would help."
+    advice = "The balance is too low: add credit in the console under Billing."
 
 
 class Forbidden(ApiError):
     """403: the key lacks a permission."""
 
-    advice = "The key may not do this: it needs read and write access to pods and network volumes."
+    advice = "The key lacks a permission: it needs read and write access to pods and network volumes."
 
 
 class NotFound(ApiError):
     """404: no such pod or volume."""
 
-    advice = "It is gone, or belongs to another account."
+    advice = "It does not exist or belongs to another account."
 
 
 class Conflict(ApiError):
     """409: the state of the pod does not allow the request."""
 
-    advice = "The pod is in a state that does not allow this; `status` shows it."
+    advice = "The state of the pod does not allow this; run `status` to show it."
 
 
 class NoCapacity(ApiError):
-    """400: this GPU in this data centre cannot be placed now, or a rule is broken: the API has one code for both."""
+    """400: no capacity for this GPU in this data center, or a violated rule; the API has one code for both."""
 
-    advice = "Name more GPUs or data centres (--gpu A,B --dc X,Y), or try later."
+    advice = "Allow more GPU types or data centers (--gpu A,B --dc X,Y), or try again later."
 
 
 class WrongRequest(ApiError):
     """422: the request is invalid."""
 
-    advice = "The request itself is wrong, so it was not tried again: look at the values in cluster.yaml."
+    advice = "The request is invalid and was not retried: check the values in cluster.yaml."
 
 
 class RateLimited(ApiError):
     """429: too many requests."""
 
-    advice = "Too many requests: wait a minute."
+    advice = "Too many requests: try again in a minute."
 
 
 class Unavailable(ApiError):
-    """5xx, a time-out, no way there: of a creation nobody knows whether it happened."""
+    """5xx, a timeout or no connection: whether a creation succeeded is unknown."""
 
 
 ERRORS: Mapping[int, type[ApiError]] = {
@@ -208,7 +208,7 @@ class RunPod:
             if error.status not in (405, 409):
                 raise
             try:
-                self._send("POST", f"/v2/pods/{pod_id}/action", json={"action": "terminate"}, again=True)
+                self._send("POST", f"/v2/pods/{pod_id}/action", json={"action": "terminate"}, idempotent=True)
             except NotFound:
                 return Terminated("gone")
             return Terminated("terminated")
@@ -224,8 +224,8 @@ class RunPod:
         Returns:
             GPU types of the catalog.
         """
-        asked = {"include": "AVAILABILITY", "product": "POD", "count": str(count), "cloud": cloud}
-        return self._read("/v2/catalog/gpus", GpuTypeList, asked).gpus
+        query = {"include": "AVAILABILITY", "product": "POD", "count": str(count), "cloud": cloud}
+        return self._read("/v2/catalog/gpus", GpuTypeList, query).gpus
 
     def data_centers(self) -> list[DataCenter]:
         """Return the data centers.
@@ -278,33 +278,39 @@ class RunPod:
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
-            raise Unavailable(f"an answer that cannot be read ({error.error_count()} fields)") from error
+            raise Unavailable(f"invalid response ({error.error_count()} fields)") from error
 
     def _send(
-        self, method: str, path: str, *, json: Any = None, query: Mapping[str, str] | None = None, again: bool = False
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        query: Mapping[str, str] | None = None,
+        idempotent: bool = False,
     ) -> httpx.Response:
-        """One request. `again`: sent twice it means the same as once (so do GET and DELETE)."""
+        """Send a request; idempotent requests (all GET and DELETE requests among them) are retried."""
         import httpx
 
-        again = again or method != "POST"
-        for left in range(TRIES - 1, -1, -1):
-            pause = 0.5 * 2.0 ** (TRIES - 1 - left)
+        idempotent = idempotent or method != "POST"
+        for attempt in range(TRIES):
+            pause = 0.5 * 2.0**attempt
             try:
                 response = self._http.request(method, path, json=json, params=query)
             except httpx.HTTPError as error:
-                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-                problem: ApiError = Unavailable(f"no answer from {self.url} ({type(error).__name__})")
-                repeat = again or unsent
+                not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+                api_error: ApiError = Unavailable(f"no response from {self.url} ({type(error).__name__})")
+                retry = idempotent or not_sent
             else:
                 if response.is_success:
                     return response
-                problem = _error(response)
-                repeat = isinstance(problem, RateLimited) or (again and isinstance(problem, Unavailable))
-                if isinstance(problem, RateLimited):
-                    problem.retry_after = _retry_after(response)
-                    pause = pause if problem.retry_after is None else problem.retry_after
-            if not repeat or left == 0 or pause > LONGEST_PAUSE:
-                raise problem
+                api_error = _error(response)
+                retry = isinstance(api_error, RateLimited) or (idempotent and isinstance(api_error, Unavailable))
+                if isinstance(api_error, RateLimited):
+                    api_error.retry_after = _retry_after(response)
+                    pause = pause if api_error.retry_after is None else api_error.retry_after
+            if not retry or attempt == TRIES - 1 or pause > LONGEST_PAUSE:
+                raise api_error
             self._pause(pause)
         raise AssertionError
 
@@ -316,16 +322,16 @@ def _error(response: httpx.Response) -> ApiError:
         document = {}
     document = document if isinstance(document, dict) else {}
     detail = str(document.get("detail") or document.get("title") or response.reason_phrase)
-    listed = document.get("errors")
-    if isinstance(listed, list) and listed:
-        detail += ": " + "; ".join(map(str, listed))
+    errors = document.get("errors")
+    if isinstance(errors, list) and errors:
+        detail += ": " + "; ".join(map(str, errors))
     kind = Unavailable if response.status_code >= 500 else ERRORS.get(response.status_code, ApiError)
     return kind(detail, response.status_code)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
     try:
-        told = float(response.headers["Retry-After"])
-        return max(0.0, told) if math.isfinite(told) else None
+        seconds = float(response.headers["Retry-After"])
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except (KeyError, ValueError):
         return None

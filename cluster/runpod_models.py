@@ -1,4 +1,4 @@
-"""Objects of RunPod's REST API v2, as far as a cluster uses them."""
+"""Objects of RunPod's REST API v2, restricted to the fields that a cluster uses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Pod(ApiModel):
     id: str
     name: str
     status: str
-    cost: float = Field(0.0, description="USD an hour, now")
+    cost: float = Field(0.0, description="current price in USD per hour")
     env: dict[str, str] = {}
     dataCenterId: str | None = None
     gpu: GpuOfPod | None = None
@@ -71,7 +71,7 @@ class Pod(ApiModel):
 
     @property
     def alive(self) -> bool:
-        """It costs money, or is about to."""
+        """Whether the pod is billed, or will be when it has started."""
         return self.status in ALIVE
 
 

@@ -1,12 +1,12 @@
-"""What this machine knows of a cluster: a folder with `state.json`, written before anything is created, and its keys.
+"""The folder of a cluster on this machine: `state.json`, which is written before anything is created, and keys.
 
     ~/.config/rainbow_ray/clusters/NAME/
-        state.json      what was asked for and what came of it; no secret is in it
-        id_ed25519      the key of this cluster's pods, and of nothing else
-        known_hosts     the pods' own keys
-        ray_token       Ray's token of this cluster
+        state.json      requested and existing resources; no secrets
+        id_ed25519      ssh key for the pods of this cluster
+        known_hosts     host keys of the pods
+        ray_token       Ray token of this cluster
 
-All of it is readable by its owner alone.
+Only the owner can read these files.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from cluster.settings import Settings, check_name
 from rainbow_ray.utils.errors import InputError
 
 VERSION = 1
-LATE_SECONDS = 60.0  # that a pod may take to end itself after its deadline
-MARKER = "RRAY_CLUSTER"  # the variable in a pod's env that says whose it is
+LATE_SECONDS = 60.0  # within which a pod terminates itself after its deadline
+MARKER = "RRAY_CLUSTER"  # environment variable of a pod that identifies its cluster
 Step = Literal["asked", "made", "ready", "ended"]
 
 
-class _Written(BaseModel):
-    """Nothing gets in that could not be read again: a state that nobody can read is one that nobody can end."""
+class _ValidatedModel(BaseModel):
+    """Validates assignments, since pods of a state that cannot be read again could not be terminated."""
 
     model_config = ConfigDict(validate_assignment=True, allow_inf_nan=False)
 
 
-class PodRecord(_Written):
-    """One pod. It is written with step `asked` before the request is sent, so that no creation is forgotten.
+class PodRecord(_ValidatedModel):
+    """Record of a pod, written with step `asked` before the creation is requested.
 
     Attributes:
         name: Name of the pod.
         role: `head` or `worker`.
-        step: `asked`, `made`, `ready` or `ended`.
-        id: Id of the pod, once known.
+        step: `asked` (requested), `made` (created), `ready` (runs Ray) or `ended` (terminated).
+        id: Id of the pod; None until RunPod has returned it.
         gpu: Id of the GPU type.
         gpus: Number of GPUs.
         data_center: Id of the data center.
-        usd_per_hour: Price.
-        deadline: When the pod stops by itself, in seconds since 1970.
-        since: When it was requested, in seconds since 1970.
-        until: When it was seen to be gone or stopped, or None.
+        usd_per_hour: Price in USD per hour.
+        deadline: When the pod terminates itself, in seconds since 1970.
+        since: Time of the request, in seconds since 1970.
+        until: When it was found to be terminated or stopped, in seconds since 1970, or None.
         host: ssh host.
         port: ssh port.
         user: ssh user.
@@ -68,9 +68,9 @@ class PodRecord(_Written):
     gpus: int = 1
     data_center: str | None = None
     usd_per_hour: float = Field(0.0, ge=0)
-    deadline: float = 0.0  # seconds since 1970; the pod ends itself then
-    since: float = 0.0  # when it was asked for, and began to cost
-    until: float | None = None  # when it was seen to be gone, or stopped
+    deadline: float = 0.0
+    since: float = 0.0  # start of billing
+    until: float | None = None
     host: str | None = None
     port: int | None = None
     user: str = "root"
@@ -87,64 +87,64 @@ class PodRecord(_Written):
         """
         if not self.since or self.step == "asked":
             return 0.0
-        end = now if self.until is None else self.until
-        if self.deadline:  # it ends itself, however late somebody looks
-            end = min(end, self.deadline + LATE_SECONDS)
-        return max(0.0, end - self.since) / 3600 * self.usd_per_hour
+        billed_until = now if self.until is None else self.until
+        if self.deadline:  # the pod has terminated itself, even if no command has noticed it yet
+            billed_until = min(billed_until, self.deadline + LATE_SECONDS)
+        return max(0.0, billed_until - self.since) / 3600 * self.usd_per_hour
 
 
-class VolumeRecord(_Written):
+class VolumeRecord(_ValidatedModel):
     """A network volume.
 
     Attributes:
         name: Name of the volume.
-        id: Id; None where it was requested and is not known to exist.
+        id: Id; None if the volume was requested and may not exist.
         size: Size in GB.
         data_center: Id of the data center.
         ours: Whether it was created from this machine, so that `gc --volumes` may delete it.
     """
 
     name: str
-    id: str | None = None  # None: asked for, and not yet known to exist
+    id: str | None = None
     size: int
     data_center: str
-    ours: bool  # made by us, so that `gc --volumes` may name it
+    ours: bool
 
 
-class State(_Written):
+class State(_ValidatedModel):
     """State of a cluster, stored in `state.json`.
 
     Attributes:
         version: Version of the format.
         name: Name of the cluster.
-        marker: Unique value of this cluster, in the environment of its pods.
+        marker: Value in the environment of the pods; unique, also among clusters of the same name.
         created: Seconds since 1970.
-        deadline: When the pods stop by themselves, in seconds since 1970.
+        deadline: When the pods terminate themselves, in seconds since 1970.
         settings: Settings of the cluster.
         api_url: URL of RunPod's API.
         adopted: Whether the pod was created in the console; the API is then never used.
         volume: Network volume, or None.
         pods: Records of all pods.
         replaced: Number of pods that were replaced.
-        seconds: Durations of the stages of the last `up`.
+        seconds: Durations of the stages of the last `up`, by name.
     """
 
     version: int = VERSION
     name: str
-    marker: str  # of this cluster alone, also among clusters of the same name
+    marker: str
     created: float
     deadline: float
     settings: Settings
     api_url: str = DEFAULT_URL
-    adopted: bool = False  # made by hand: nothing of it is ever asked of the API
+    adopted: bool = False
     volume: VolumeRecord | None = None
     pods: list[PodRecord] = []
     replaced: int = 0
-    seconds: dict[str, float] = {}  # where the time of the last `up` went
+    seconds: dict[str, float] = {}
 
     @property
     def prefix(self) -> str:
-        """What the names of all its pods begin with."""
+        """Prefix of the names of all pods of the cluster."""
         return f"rainbow-{self.name}-{self.marker[:6]}-"
 
     @property
@@ -155,12 +155,12 @@ class State(_Written):
 
     @property
     def living(self) -> list[PodRecord]:
-        """Pods that are known to exist; one that was only asked for is not among them."""
+        """Pods that exist, without those whose creation is uncertain."""
         return [pod for pod in self.pods if pod.step in ("made", "ready")]
 
     @property
     def uncertain(self) -> list[PodRecord]:
-        """Asked for, and nobody knows what became of it."""
+        """Pods that were requested and may or may not exist."""
         return [pod for pod in self.pods if pod.step == "asked"]
 
     @property
@@ -180,7 +180,7 @@ class State(_Written):
         return sum(pod.usd(now) for pod in self.pods)
 
     def next_name(self, role: str) -> str:
-        """Return a name that no pod of this cluster had; an uncertain creation is searched for by it.
+        """Return a new unique pod name, by which an uncertain creation is searched for.
 
         Args:
             role: `head` or `worker`.
@@ -211,7 +211,6 @@ class ClusterFolder:
     """
 
     def __init__(self, name: str) -> None:
-        """Raises `InputError` for what cannot be a cluster's name, such as a path."""
         try:
             self.name = check_name(name)
         except ValueError as error:
@@ -237,14 +236,14 @@ class ClusterFolder:
             return None
         except (OSError, ValidationError) as error:
             raise InputError(
-                f"{self.state_file}: cannot be read ({type(error).__name__}). Pods of it may be running: `python -m"
-                f" cluster gc` finds those named rainbow-{self.name}-…; then move the file away"
+                f"{self.state_file}: cannot be read ({type(error).__name__}). Pods of this cluster may be running: run"
+                f" `python -m cluster gc` to find pods named rainbow-{self.name}-…, then move the file away"
             ) from error
         if state.version > VERSION:
-            raise InputError(f"{self.state_file}: written by a newer rainbow_ray (version {state.version})")
+            raise InputError(f"{self.state_file}: written by a newer version of rainbow_ray (format {state.version})")
         return state
 
-    def need(self) -> State:
+    def read_existing(self) -> State:
         """Read the state of a cluster that must exist.
 
         Returns:
@@ -255,9 +254,9 @@ class ClusterFolder:
         """
         state = self.read()
         if state is None:
-            others = sorted(path.parent.name for path in clusters_folder().glob("*/state.json"))
-            known = f"; there are: {', '.join(others)} (--cluster NAME)" if others else "; `up` makes one"
-            raise InputError(f"no cluster {self.name!r} is known here{known}")
+            names = sorted(path.parent.name for path in clusters_folder().glob("*/state.json"))
+            hint = f"choose one with --cluster NAME: {', '.join(names)}" if names else "run `up` to create one"
+            raise InputError(f"cluster {self.name!r} not found; {hint}")
         return state
 
     def write(self, state: State) -> None:
@@ -270,12 +269,12 @@ class ClusterFolder:
         text = state.model_dump_json(indent=1)
         State.model_validate_json(text)
         try:
-            _write_closed(temporary, text)
+            _write_private(temporary, text)
             temporary.replace(self.state_file)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def begin(self, settings: Settings, *, ttl: float, api_url: str, adopted: bool = False) -> State:
+    def create(self, settings: Settings, *, ttl: float, api_url: str, adopted: bool = False) -> State:
         """Create the folder, keys, token and state of a new cluster.
 
         Args:
@@ -287,7 +286,7 @@ class ClusterFolder:
         Returns:
             The new state.
         """
-        self.make()
+        self.make_folder()
         self.path.chmod(0o700)
         now = time.time()
         state = State(
@@ -302,11 +301,11 @@ class ClusterFolder:
         self.known_hosts.unlink(missing_ok=True)
         if not self.key.exists():
             _ssh_keygen("-t", "ed25519", "-N", "", "-C", f"rainbow_ray {self.name}", "-f", str(self.key))
-        _write_closed(self.token, secrets.token_hex(32))
+        _write_private(self.token, secrets.token_hex(32))
         self.write(state)
         return state
 
-    def make(self) -> None:
+    def make_folder(self) -> None:
         """Create the folder.
 
         Raises:
@@ -316,7 +315,7 @@ class ClusterFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{self.path}: {error.strerror} (RRAY_CLUSTERS says where clusters' folders lie)"
+                f"{self.path}: {error.strerror} (RRAY_CLUSTERS selects another folder for clusters)"
             ) from error
 
     def public_key(self) -> str:
@@ -343,17 +342,17 @@ class ClusterFolder:
         self.state_file.replace(self.path / f"ended-{state.marker}.json")
         self.token.unlink(missing_ok=True)
 
-    def ended(self) -> list[State]:
+    def read_ended(self) -> list[State]:
         """Return the states of ended clusters of this name.
 
         Returns:
             States, oldest first.
         """
-        found = []
+        states = []
         for path in sorted(self.path.glob("ended-*.json"), key=lambda path: path.stat().st_mtime):
             with contextlib.suppress(ValidationError, OSError):
-                found.append(State.model_validate_json(path.read_bytes()))
-        return found
+                states.append(State.model_validate_json(path.read_bytes()))
+        return states
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -367,25 +366,27 @@ class ClusterFolder:
         """
         from filelock import FileLock, Timeout
 
-        self.make()
+        self.make_folder()
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout as error:
-            raise InputError(f"another command is changing cluster {self.name!r} right now; wait for it") from error
+            raise InputError(
+                f"cluster {self.name!r} is locked by another command; try again when it has finished"
+            ) from error
 
 
 def _ssh_keygen(*arguments: str) -> str:
     try:
         return subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
-        raise InputError("ssh-keygen is missing: install OpenSSH's client (package openssh-client)") from error
+        raise InputError("ssh-keygen is not installed (package openssh-client)") from error
     except subprocess.CalledProcessError as error:
         raise InputError(f"ssh-keygen: {error.stderr.strip()}") from error
 
 
-def _write_closed(path: Path, text: str) -> None:
-    """Mode 0600 from its first byte on."""
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that has mode 0600 from its creation."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

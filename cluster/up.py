@@ -1,4 +1,4 @@
-"""Clusters are begun, gone on with, and scaled: the commands that make pods."""
+"""The commands `up` and `scale`, which create pods."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.lifecycle import Cluster, ClusterError, NoCapacityError
-from cluster.plan import Candidate
-from cluster.pricing import agreed, find_candidates, tell_price, tell_volume, volume_of
+from cluster.plan import Candidate, Ranked
+from cluster.pricing import confirm, find_candidates, print_pod_price, print_volume_price, recorded_volume
 from cluster.provision import build
 from cluster.reconcile import surplus
-from cluster.registry import known_cluster, not_adopted, open_api
+from cluster.registry import check_not_adopted, load_cluster, open_api
 from cluster.runpod_api import ApiError, RunPod
 from cluster.runpod_models import Volume
 from cluster.settings import Settings
 from cluster.state import ClusterFolder
-from cluster.volumes import find_or_make_volume, give_back_volume
+from cluster.volumes import delete_created_volume, find_or_create_volume
 from rainbow_ray.utils.errors import InputError
 
 
-def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
+def up(settings: Settings, overrides: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
     """Create a cluster, or continue an `up` that was interrupted, until it accepts jobs.
 
     Args:
         settings: Settings of the cluster.
-        wished: Values that the user set, by dotted key.
+        overrides: Values of flags, by dotted key.
         yes: Whether to skip the confirmation.
         dry_run: Whether to print only.
 
@@ -36,17 +36,17 @@ def up(settings: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) 
     folder = ClusterFolder(settings.name)
     with folder.lock():
         state = folder.read()
-        before = None
+        previous = None
         if state is not None:
-            not_adopted(state, "up")
-            before = Cluster(folder, state, open_api(state.api_url))
+            check_not_adopted(state, "up")
+            previous = Cluster(folder, state, open_api(state.api_url))
             if dry_run:
-                before.look(save=False)
+                previous.refresh(save=False)
             else:
-                before.resolve()
+                previous.resolve()
             if state.head is not None:
-                return _go_on(before, settings, wished, yes=yes, dry_run=dry_run)
-        return _begin(folder, settings, before, yes=yes, dry_run=dry_run)
+                return _resume(previous, settings, overrides, yes=yes, dry_run=dry_run)
+        return _create(folder, settings, previous, yes=yes, dry_run=dry_run)
 
 
 def scale(name: str, pods: int, *, yes: bool, dry_run: bool) -> int:
@@ -66,139 +66,146 @@ def scale(name: str, pods: int, *, yes: bool, dry_run: bool) -> int:
     """
     folder = ClusterFolder(name)
     with folder.lock():
-        cluster = known_cluster(name)
+        cluster = load_cluster(name)
         state = cluster.state
-        not_adopted(state, "scale")
+        check_not_adopted(state, "scale")
         if dry_run:
-            cluster.look(save=False)
+            cluster.refresh(save=False)
         else:
             cluster.resolve()
         if state.head is None:
-            raise InputError(f"cluster {name!r} has no head; `up` makes one")
+            raise InputError(f"cluster {name!r} has no head node; run `up` to create one")
         if pods > 1 and state.settings.pods == 1 and state.head.private_ip is None:
             raise InputError(
-                "this cluster began with one pod, which has no private network: `down`, then `up --pods N`"
+                "a cluster that was created with one pod has no private network; run `down`, then `up --pods N`"
             )
-        wish = Settings.model_validate({**state.settings.model_dump(), "pods": pods})
-        spare = surplus(state, pods)
-        missing = max(0, pods - (len(state.living) - len(spare)))
-        print(f"{len(state.living)} pods now, {pods} wished for; would end {len(spare)}")
-        found = _offer(cluster, wish, missing)
+        requested = Settings.model_validate({**state.settings.model_dump(), "pods": pods})
+        extra = surplus(state, pods)
+        missing = max(0, pods - (len(state.living) - len(extra)))
+        print(f"scaling from {len(state.living)} to {pods} pods: {missing} to create, {len(extra)} to terminate")
+        candidates = _price_missing_pods(cluster, requested, missing)
         if dry_run:
             return 0
-        if missing and not yes and not agreed():
-            print("nothing was changed")
+        if missing and not yes and not confirm():
+            print("canceled, nothing was changed")
             return 1
-        state.settings = wish
+        state.settings = requested
         cluster.save()
-        return _build(cluster, found)
+        return _build(cluster, candidates)
 
 
-def _begin(folder: ClusterFolder, settings: Settings, before: Cluster | None, *, yes: bool, dry_run: bool) -> int:
-    """A new cluster. One of the same name whose head is gone is over: only its volume goes on."""
+def _create(folder: ClusterFolder, settings: Settings, previous: Cluster | None, *, yes: bool, dry_run: bool) -> int:
+    """Create a cluster; it takes over the volume of a previous cluster of its name whose head is gone."""
     client = open_api()
-    kept = before.state.volume if before is not None else None
-    volume = _volume(client, settings, kept.id if kept is not None else None)
-    found = find_candidates(client, settings, volume)
-    if not found.candidates:
-        raise ClusterError("nothing that was asked for is free:\n  " + "\n  ".join(found.refused))
-    if before is not None:
-        print(f"cluster {folder.name!r} is over, its head is gone: a new one begins in its place")
-    tell_price(settings, found.candidates, pods=settings.pods, seconds=settings.ttl)
-    tell_volume(settings, volume)
+    previous_volume = previous.state.volume if previous is not None else None
+    volume = _find_volume(client, settings, previous_volume.id if previous_volume is not None else None)
+    ranked = find_candidates(client, settings, volume)
+    if not ranked.candidates:
+        raise ClusterError(_no_candidates_message(ranked))
+    if previous is not None:
+        print(f"cluster {folder.name!r} has no running head; a new cluster will replace it")
+    print_pod_price(settings, ranked.candidates, pods=settings.pods, seconds=settings.ttl)
+    print_volume_price(settings, volume)
     if dry_run:
         return 0
-    if not yes and not agreed():
-        print("nothing was made")
+    if not yes and not confirm():
+        print("canceled, nothing was created")
         return 1
-    if before is not None:
-        before.end_all()
-        folder.archive(before.state)
-    state = folder.begin(settings, ttl=settings.ttl, api_url=client.url)
-    state.volume = kept  # where a creation's outcome was unknown, its name says that it is ours
+    if previous is not None:
+        previous.end_all()
+        folder.archive(previous.state)
+    state = folder.create(settings, ttl=settings.ttl, api_url=client.url)
+    state.volume = previous_volume  # also if its creation is uncertain: its name identifies it as owned
     cluster = Cluster(folder, state, client)
     try:
-        return _place(cluster, found.candidates, volume)
-    except (ApiError, ClusterError) as problem:
+        return _build_in_data_center(cluster, ranked.candidates, volume)
+    except (ApiError, ClusterError) as error:
         if any(record.step == "ready" for record in state.living):
             raise
-        print(f"{problem}\nending what was begun", file=sys.stderr)
+        print(f"{error}\nterminating the pods that were created", file=sys.stderr)
         cluster.end_all()
-        stays = give_back_volume(cluster)
+        kept_volume = delete_created_volume(cluster)
         folder.archive(state)
-        raise ClusterError(f"no cluster was made; no pod is left{stays and '; ' + stays}") from problem
+        raise ClusterError(
+            f"no cluster was created; all pods are terminated{kept_volume and '; ' + kept_volume}"
+        ) from error
 
 
-def _place(cluster: Cluster, candidates: Sequence[Candidate], volume: Volume | None) -> int:
-    """In the first data centre that has room for all pods: the volume ties them to one."""
+def _build_in_data_center(cluster: Cluster, candidates: Sequence[Candidate], volume: Volume | None) -> int:
+    """Build the cluster in the first data center with capacity for all pods, since they share one volume."""
     settings = cluster.state.settings
     name = volume.id if volume is not None else settings.volume.name or f"rainbow-{settings.name}"
-    places = list(dict.fromkeys(candidate.data_center for candidate in candidates))
-    for place in places:
-        find_or_make_volume(cluster, name, settings.volume.size, place)
+    center_ids = list(dict.fromkeys(candidate.data_center for candidate in candidates))
+    for center_id in center_ids:
+        find_or_create_volume(cluster, name, settings.volume.size, center_id)
         try:
-            return _build(cluster, [candidate for candidate in candidates if candidate.data_center == place])
-        except NoCapacityError as problem:
-            if place == places[-1] or not cluster.made_volume:
+            return _build(cluster, [candidate for candidate in candidates if candidate.data_center == center_id])
+        except NoCapacityError as error:
+            if center_id == center_ids[-1] or not cluster.created_volume:
                 raise
-            print(f"{problem}\ntrying another data centre", file=sys.stderr)
+            print(f"{error}\ntrying the next data center", file=sys.stderr)
             cluster.end_all()
-            stays = give_back_volume(cluster)
-            if stays:
-                raise ClusterError(stays) from problem
-    raise AssertionError("there is no cluster without candidates")
+            kept_volume = delete_created_volume(cluster)
+            if kept_volume:
+                raise ClusterError(kept_volume) from error
+    raise AssertionError("_create checks that there are candidates")
 
 
-def _go_on(cluster: Cluster, wish: Settings, wished: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
-    """An `up` that was cut off, or a cluster of which pods died."""
+def _resume(cluster: Cluster, requested: Settings, overrides: dict[str, Any], *, yes: bool, dry_run: bool) -> int:
+    """Continue an interrupted `up`, or replace pods that are gone."""
     state = cluster.state
     settings = state.settings
-    parts = dict.fromkeys(key.partition(".")[0] for key in wished)
-    other = [key for key in parts if getattr(settings, key) != getattr(wish, key)]
-    if other:
-        named = ", ".join(f"--{key.replace('_', '-')}" for key in other)
-        raise InputError(f"cluster {state.name!r} exists and was made otherwise ({named}): `scale` changes how"
-                         " many pods it has, `down` ends it")  # fmt: skip
+    keys = dict.fromkeys(key.partition(".")[0] for key in overrides)
+    changed = [key for key in keys if getattr(settings, key) != getattr(requested, key)]
+    if changed:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in changed)
+        raise InputError(f"cluster {state.name!r} exists with different settings ({flags}); run `scale` to change the"
+                         " number of pods, or `down` and `up` to create it again")  # fmt: skip
     if cluster.clock() > state.deadline:
-        raise InputError(f"cluster {state.name!r} is past its time to live; `down`, then `up`")
+        raise InputError(f"the time to live of cluster {state.name!r} has expired; run `down`, then `up`")
     missing = max(0, settings.pods - len(state.living))
-    print(f"{len(state.living)} of {settings.pods} pods are there; `up` goes on with them")
-    found = _offer(cluster, settings, missing)
+    print(f"resuming cluster {state.name!r}: {len(state.living)} of {settings.pods} pods exist")
+    candidates = _price_missing_pods(cluster, settings, missing)
     if dry_run:
         return 0
-    if missing and not yes and not agreed():
-        print("nothing was made")
+    if missing and not yes and not confirm():
+        print("canceled, nothing was created")
         return 1
-    return _build(cluster, found)
+    return _build(cluster, candidates)
 
 
-def _offer(cluster: Cluster, wish: Settings, missing: int) -> list[Candidate]:
-    """Candidates for pods that are missing, and what those cost. Raises `ClusterError` where there are none."""
-    found = find_candidates(cluster.client, wish, volume_of(cluster.state))
+def _price_missing_pods(cluster: Cluster, settings: Settings, missing: int) -> list[Candidate]:
+    """Return candidates for missing pods and print their price. Raises `ClusterError` without candidates."""
+    ranked = find_candidates(cluster.client, settings, recorded_volume(cluster.state))
     if missing:
-        if not found.candidates:
-            raise ClusterError("nothing that was asked for is free:\n  " + "\n  ".join(found.refused))
-        left = max(0.0, cluster.state.deadline - cluster.clock())
-        tell_price(wish, found.candidates, pods=missing, seconds=left)
-    return found.candidates
+        if not ranked.candidates:
+            raise ClusterError(_no_candidates_message(ranked))
+        remaining_seconds = max(0.0, cluster.state.deadline - cluster.clock())
+        print_pod_price(settings, ranked.candidates, pods=missing, seconds=remaining_seconds)
+    return ranked.candidates
+
+
+def _no_candidates_message(ranked: Ranked) -> str:
+    return "no requested GPU is available:\n  " + "\n  ".join(ranked.excluded)
 
 
 def _build(cluster: Cluster, candidates: list[Candidate]) -> int:
     state = cluster.state
-    if state.volume is None or state.volume.id is None:  # a command before this one was killed on the way to it
-        place = state.head.data_center if state.head is not None else None
+    if state.volume is None or state.volume.id is None:  # an earlier command was killed before this step
+        data_center = state.head.data_center if state.head is not None else None
         name = state.settings.volume.name or f"rainbow-{state.name}"
-        find_or_make_volume(cluster, name, state.settings.volume.size, place or candidates[0].data_center)
+        find_or_create_volume(cluster, name, state.settings.volume.size, data_center or candidates[0].data_center)
     build(cluster, candidates)
     gpus = sum(record.gpus for record in state.living)
-    pods, at = len(state.living), time.strftime("%H:%M", time.localtime(state.deadline))
-    print(f"ready: {pods} pods, {gpus} GPUs, {state.usd_per_hour:.2f} USD an hour; they end themselves at {at}")
+    pods, deadline = len(state.living), time.strftime("%H:%M", time.localtime(state.deadline))
+    price = f"{state.usd_per_hour:.2f} USD per hour"
+    print(f"ready: {pods} pods, {gpus} GPUs, {price}; pods will terminate themselves at {deadline}")
     return 0
 
 
-def _volume(client: RunPod, settings: Settings, kept: str | None) -> Volume | None:
-    """The one that was named, or that of the cluster before, or the one of this cluster's name."""
-    listed = client.volumes()
-    names = [settings.volume.name] if settings.volume.name else [kept, f"rainbow-{settings.name}"]
-    found = (volume for name in names for volume in listed if name in (volume.id, volume.name))
-    return next(found, None)
+def _find_volume(client: RunPod, settings: Settings, previous_id: str | None) -> Volume | None:
+    """Return the volume of the settings, else that of the previous cluster, else the one named after the cluster."""
+    volumes = client.volumes()
+    names = [settings.volume.name] if settings.volume.name else [previous_id, f"rainbow-{settings.name}"]
+    matches = (volume for name in names for volume in volumes if name in (volume.id, volume.name))
+    return next(matches, None)

@@ -1,4 +1,4 @@
-"""The network volume that a cluster's pods share: found or made, remembered as ours, given back."""
+"""The network volume that the pods of a cluster share: find, create and delete it, and record whether it is owned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.runpod_models import Pod, Volume
 from cluster.state import State, VolumeRecord
 
 
-def find_or_make_volume(cluster: Cluster, name: str, size: int, data_center: str) -> VolumeRecord:
+def find_or_create_volume(cluster: Cluster, name: str, size: int, data_center: str) -> VolumeRecord:
     """Find a network volume, or create it.
 
     A creation with an unknown outcome is searched for by name.
@@ -31,57 +31,57 @@ def find_or_make_volume(cluster: Cluster, name: str, size: int, data_center: str
     state = cluster.state
     for volume in cluster.client.volumes():
         if name in (volume.id, volume.name):
-            ours = volume.id in our_volumes([state, *cluster.folder.ended()])
-            # asked for by a command that was killed before it had an answer
-            asked = state.volume if state.volume is not None and state.volume.id is None else None
-            ours |= asked is not None and asked.ours and asked.name == volume.name
-            return _remember(cluster, volume, ours=ours)
+            owned = volume.id in owned_volume_ids([state, *cluster.folder.read_ended()])
+            # requested by a command that was killed before it received the response
+            requested = state.volume if state.volume is not None and state.volume.id is None else None
+            owned |= requested is not None and requested.ours and requested.name == volume.name
+            return _record(cluster, volume, owned=owned)
     state.volume = VolumeRecord(name=name, size=size, data_center=data_center, ours=True)
     cluster.save()
     try:
-        made = cluster.client.create_volume(name, size, data_center)
-    except ApiError as uncertain:
-        if uncertain.refused:
+        created = cluster.client.create_volume(name, size, data_center)
+    except ApiError as error:
+        if error.rejected:
             state.volume = None
             cluster.save()
             raise
         cluster.pause(cluster.poll)
-        found = next((volume for volume in cluster.client.volumes() if volume.name == name), None)
-        if found is None:
+        match = next((volume for volume in cluster.client.volumes() if volume.name == name), None)
+        if match is None:
             raise
-        made = found
-    cluster.made_volume = True
-    return _remember(cluster, made, ours=True)
+        created = match
+    cluster.created_volume = True
+    return _record(cluster, created, owned=True)
 
 
-def give_back_volume(cluster: Cluster) -> str:
+def delete_created_volume(cluster: Cluster) -> str:
     """Delete the volume that this command created.
 
     Args:
         cluster: Cluster whose state records the volume.
 
     Returns:
-        A message about a volume that is left, or an empty string.
+        A message about a volume that is kept, or an empty string.
     """
     volume = cluster.state.volume
     if volume is None:
         return ""
-    problem = ""
+    reason = ""
     if volume.id is None:
-        problem = "it may have been made all the same; "
-    elif cluster.made_volume:
+        reason = "its creation is uncertain; "
+    elif cluster.created_volume:
         try:
             cluster.client.delete_volume(volume.id)
         except ApiError as error:
-            problem = f"{error} "
+            reason = f"{error} "
         else:
-            cluster.state.volume, cluster.made_volume = None, False
+            cluster.state.volume, cluster.created_volume = None, False
             cluster.save()
             return ""
-    return f"volume {volume.name} ({volume.id or 'id unknown'}) stays: {problem}{say_price(volume)}"
+    return f"volume {volume.name} ({volume.id or 'id unknown'}) is kept: {reason}{format_volume_price(volume)}"
 
 
-def say_price(volume: VolumeRecord) -> str:
+def format_volume_price(volume: VolumeRecord) -> str:
     """Describe the monthly cost of a volume and how to delete it.
 
     Args:
@@ -90,11 +90,15 @@ def say_price(volume: VolumeRecord) -> str:
     Returns:
         A phrase for messages.
     """
-    how = "`gc --volumes` ends it" if volume.ours else "it was not made here: the console ends it"
-    return f"{volume_usd_per_month(volume.size):.2f} USD a month; {how}"
+    deletion = (
+        "run `gc --volumes` to delete it"
+        if volume.ours
+        else "it was not created from this machine: delete it in the console"
+    )
+    return f"{volume_usd_per_month(volume.size):.2f} USD per month; {deletion}"
 
 
-def our_volumes(states: Iterable[State]) -> set[str]:
+def owned_volume_ids(states: Iterable[State]) -> set[str]:
     """Return the ids of volumes that were created from this machine.
 
     Args:
@@ -107,7 +111,7 @@ def our_volumes(states: Iterable[State]) -> set[str]:
     return {volume.id for volume in volumes if volume is not None and volume.ours and volume.id is not None}
 
 
-def mounted_volumes(pods: Iterable[Pod]) -> set[str]:
+def mounted_volume_ids(pods: Iterable[Pod]) -> set[str]:
     """Return the ids of volumes that any pod has mounted.
 
     Args:
@@ -119,9 +123,9 @@ def mounted_volumes(pods: Iterable[Pod]) -> set[str]:
     return {mount.volumeId for pod in pods for mount in pod.mounts.network}
 
 
-def _remember(cluster: Cluster, volume: Volume, *, ours: bool) -> VolumeRecord:
+def _record(cluster: Cluster, volume: Volume, *, owned: bool) -> VolumeRecord:
     record = VolumeRecord(
-        name=volume.name, id=volume.id, size=volume.size, data_center=volume.dataCenter, ours=ours
+        name=volume.name, id=volume.id, size=volume.size, data_center=volume.dataCenter, ours=owned
     )  # fmt: skip
     cluster.state.volume = record
     cluster.save()

@@ -1,1 +1,1 @@
-"""What runs on pods. `deadman.sh` is sent with the request for a pod; the rest is pushed over ssh."""
+"""Programs that run on pods. `deadman.sh` is part of the request for a pod; the others are uploaded over ssh."""

@@ -1,25 +1,26 @@
 #!/usr/bin/env bash
-# The dead-man timer: ends this pod at RRAY_DEADLINE (seconds since 1970), whatever else happens on it.
+# The dead-man timer: terminates this pod at RRAY_DEADLINE (seconds since 1970), independently of all other processes.
 #
-#   deadman.sh              wait for the deadline; started before anything else, again at each start of the container
-#   deadman.sh end REASON   end the pod now: write what is unwritten, DONE.json onto the volume, then ask until it is gone
-#   deadman.sh begin HOURS  on a pod that was made by hand: a deadline in so many hours, unless it has one, and the timer;
-#                           `begin` alone goes on with the deadline it has, if any
-#   deadman.sh within HOURS the same, and the earlier of the two where it has one
+#   deadman.sh              wait for the deadline; started first at each start of the container
+#   deadman.sh end REASON   terminate the pod now: flush files, write DONE.json to the volume, then send requests until it
+#                           is terminated
+#   deadman.sh begin HOURS  for a pod created in the console: set the deadline, unless the pod has one, and start the timer;
+#                           without HOURS, start the timer for an existing deadline, if any
+#   deadman.sh within HOURS the same, but keep the earlier of the two deadlines
 #
-# It uses what every image has (bash, coreutils, curl). RunPod gives each pod a key of its own, RUNPOD_API_KEY, that may
-# end this pod and nothing else; no key of the account is ever here.
+# It needs only bash, coreutils and curl. RunPod gives each pod its own key, RUNPOD_API_KEY, which can terminate this pod
+# and nothing else; the key of the account is never on a pod.
 set -u
 umask 077
 LOCAL="$HOME/.rainbow"
 mkdir -p "$LOCAL"
 
-# Containers' variables do not reach ssh sessions: the first process has them.
-own_variable() { # NAME
+# ssh sessions lack the variables of the container, so read them from the environment of its first process.
+import_variable() { # NAME
   [ -n "${!1:-}" ] || [ ! -r /proc/1/environ ] || export "$1=$(tr '\0' '\n' < /proc/1/environ | sed -n "s/^$1=//p" | head -1)"
 }
 
-# The whole seconds in a file's first line, into $read_deadline; nothing where there are none.
+# Set $read_deadline to the whole seconds in the first line of a file, or to an empty string.
 read_deadline=""
 read_from() { # FILE
   read_deadline=""
@@ -28,51 +29,51 @@ read_from() { # FILE
   [[ "$read_deadline" =~ ^[0-9]+$ ]] || read_deadline=""
 }
 
-write_whole() { # TEXT FILE
+write_atomically() { # TEXT FILE
   { echo "$1" > "$2.$$" && mv "$2.$$" "$2"; } 2> /dev/null
 }
 
 begin() { # [HOURS [earlier]]
   if [ -n "${1:-}" ] && { [[ ! "$1" =~ ^[0-9]+(\.[0-9]+)?$ ]] || [[ "$1" =~ ^[0.]+$ ]]; }; then
-    echo "error: '$1' is no number of hours, such as 8 (RRAY_TTL_HOURS): no timer was started" >&2
+    echo "error: '$1' is not a number of hours such as 8 (RRAY_TTL_HOURS); no timer was started" >&2
     exit 2
   fi
-  own_variable RUNPOD_POD_ID
-  own_variable RUNPOD_API_KEY
+  import_variable RUNPOD_POD_ID
+  import_variable RUNPOD_API_KEY
   if [ -z "${RUNPOD_POD_ID:-}" ]; then
-    echo "this machine is no pod of RunPod's: nothing ends it by itself"
+    echo "warning: this machine is not a RunPod pod and will not terminate itself"
     return
   fi
-  # on the volume too: a container that is started anew may have lost its own disk
-  local kept="${RRAY_WORKSPACE:-/workspace}/clusters/deadline-$RUNPOD_POD_ID" place found="" wanted=""
-  for place in "$LOCAL/deadline" "$kept"; do
-    read_from "$place"
-    found="$read_deadline"
-    [ -n "$found" ] && break
+  # the deadline is stored on the volume too, since a restarted container may have lost its own disk
+  local volume_file="${RRAY_WORKSPACE:-/workspace}/clusters/deadline-$RUNPOD_POD_ID" file initial deadline="" requested=""
+  for file in "$LOCAL/deadline" "$volume_file"; do
+    read_from "$file"
+    deadline="$read_deadline"
+    [ -n "$deadline" ] && break
   done
-  # a pod that `up` made, here or elsewhere, began with one
-  own_variable RRAY_DEADLINE
-  place="${RRAY_DEADLINE:-}"
-  place="${place%.*}"
-  if [[ "$place" =~ ^[0-9]+$ ]] && { [ -z "$found" ] || [ "$place" -lt "$found" ]; }; then found="$place"; fi
-  [ -z "${1:-}" ] || wanted="$(awk -v now="$(date +%s)" -v hours="$1" 'BEGIN { printf "%d", now + hours * 3600 }')"
-  if [ -z "$found" ] || { [ "${2:-}" = earlier ] && [ "$wanted" -lt "$found" ]; }; then
-    [ -n "$wanted" ] || return 0
-    found="$wanted"
+  # pods that were created by `up` have an initial deadline
+  import_variable RRAY_DEADLINE
+  initial="${RRAY_DEADLINE:-}"
+  initial="${initial%.*}"
+  if [[ "$initial" =~ ^[0-9]+$ ]] && { [ -z "$deadline" ] || [ "$initial" -lt "$deadline" ]; }; then deadline="$initial"; fi
+  [ -z "${1:-}" ] || requested="$(awk -v now="$(date +%s)" -v hours="$1" 'BEGIN { printf "%d", now + hours * 3600 }')"
+  if [ -z "$deadline" ] || { [ "${2:-}" = earlier ] && [ "$requested" -lt "$deadline" ]; }; then
+    [ -n "$requested" ] || return 0
+    deadline="$requested"
   fi
-  mkdir -p "$(dirname "$kept")" 2> /dev/null
-  write_whole "$found" "$LOCAL/deadline"
-  write_whole "$found" "$kept"
+  mkdir -p "$(dirname "$volume_file")" 2> /dev/null
+  write_atomically "$deadline" "$LOCAL/deadline"
+  write_atomically "$deadline" "$volume_file"
   if [ -z "${RUNPOD_API_KEY:-}" ] && ! command -v runpodctl > /dev/null; then
-    echo "this pod has no key to end itself with: nothing ends it by itself"
+    echo "warning: this pod has no API key and will not terminate itself"
     return
   fi
-  RRAY_DEADLINE="$found" setsid nohup bash "${BASH_SOURCE[0]}" >> "$LOCAL/deadman.log" 2>&1 < /dev/null &
-  echo "this pod ends itself at $(date -d "@$found" +%FT%TZ -u)"
+  RRAY_DEADLINE="$deadline" setsid nohup bash "${BASH_SOURCE[0]}" >> "$LOCAL/deadman.log" 2>&1 < /dev/null &
+  echo "this pod will terminate itself at $(date -d "@$deadline" +%FT%TZ -u)"
 }
 
-# What a login needs to know.
-remember() {
+# Write the variables that logins need to pod.env.
+write_pod_env() {
   local name
   for name in RUNPOD_POD_ID RUNPOD_API_KEY $(compgen -e RRAY_) $(compgen -e RAINBOW_); do
     [ -n "${!name:-}" ] && printf 'export %s=%q\n' "$name" "${!name}"
@@ -80,14 +81,14 @@ remember() {
   mv "$LOCAL/.pod.env.$$" "$LOCAL/pod.env"
 }
 
-# One request; the key goes over standard input, out of sight of `ps`.
-ask() { # METHOD PATH [BODY]
+# Send one request; the key is passed through standard input, so that `ps` does not show it.
+send_request() { # METHOD PATH [BODY]
   printf 'header = "Authorization: Bearer %s"\n' "${RUNPOD_API_KEY:-}" |
     curl -fsS --max-time 20 -o /dev/null --config - -X "$1" ${3:+-H 'Content-Type: application/json' -d "$3"} \
       "${RRAY_API_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID$2"
 }
 
-note_the_end() { # REASON
+write_end_marker() { # REASON
   local folder="${RRAY_WORKSPACE:-/workspace}/clusters/${RRAY_CLUSTER:-none}" file=DONE.json
   [ "${RRAY_ROLE:-head}" = head ] || file="ended-${RUNPOD_POD_ID:-pod}.json"
   mkdir -p "$folder" &&
@@ -97,19 +98,19 @@ note_the_end() { # REASON
 }
 
 end_pod() { # REASON
-  echo "$(date -u +%FT%TZ) ending: $1"
-  # a job gets a moment for what it has in its hands; all its files are whole at any instant
+  echo "$(date -u +%FT%TZ) terminating: $1"
+  # give a running job time to stop; its files are written atomically
   pkill -TERM -f '[c]luster.pod.job run' 2>/dev/null && sleep "${RRAY_FLUSH_SECONDS:-5}"
-  # neither a full nor a dead volume may keep a pod alive
-  (note_the_end "$1"; sync) & local flush=$! waited=0
+  # limit the wait, since the volume may be full or unreachable
+  (write_end_marker "$1"; sync) & local flush=$! waited=0
   while kill -0 "$flush" 2>/dev/null && [ "$waited" -lt 60 ]; do sleep 1; waited=$((waited + 1)); done
   local rounds=0
   while :; do
-    # a pod that is stopped still costs its disk, and this timer stops with it: only when nothing else has worked for long
-    ask DELETE "" || ask POST /action '{"action": "terminate"}' ||
+    # stop the pod only as a last resort: the disk of a stopped pod is billed, and this timer does not run on it
+    send_request DELETE "" || send_request POST /action '{"action": "terminate"}' ||
       { command -v runpodctl > /dev/null && timeout 60 runpodctl remove pod "$RUNPOD_POD_ID"; } ||
-      { [ "$rounds" -ge "${RRAY_STOP_AFTER:-20}" ] && ask POST /action '{"action": "stop"}'; } ||
-      echo "$(date -u +%FT%TZ) no way to end this pod yet"
+      { [ "$rounds" -ge "${RRAY_STOP_AFTER:-20}" ] && send_request POST /action '{"action": "stop"}'; } ||
+      echo "$(date -u +%FT%TZ) cannot terminate this pod yet, retrying"
     rounds=$((rounds + 1))
     sleep "${RRAY_END_PAUSE:-15}"
   done
@@ -118,22 +119,22 @@ end_pod() { # REASON
 if [ "${1:-}" = end ]; then
   # shellcheck disable=SC1091
   [ -f "$LOCAL/pod.env" ] && . "$LOCAL/pod.env"
-  end_pod "${2:-asked}"
+  end_pod "${2:-requested}"
 fi
 case "${1:-}" in
   begin) begin "${2:-}"; exit 0 ;;
   within) begin "${2:-}" earlier; exit 0 ;;
 esac
 
-remember
+write_pod_env
 exec 9> "$LOCAL/deadman.lock"
-if command -v flock > /dev/null && ! flock -n 9; then exit 0; fi # one is enough
-echo "$(date -u +%FT%TZ) this pod ends at $(date -u -d "@${RRAY_DEADLINE%.*}" +%FT%TZ 2>/dev/null)"
-# an absolute time, so that neither a restart nor a pause makes it longer; `within` may make it earlier
-ends="${RRAY_DEADLINE%.*}"
-while [ "$(date +%s)" -lt "$ends" ]; do
+if command -v flock > /dev/null && ! flock -n 9; then exit 0; fi # another timer is running
+echo "$(date -u +%FT%TZ) this pod will terminate itself at $(date -u -d "@${RRAY_DEADLINE%.*}" +%FT%TZ 2>/dev/null)"
+# the deadline is absolute, so that restarts and pauses do not extend it; `within` may set an earlier one
+deadline="${RRAY_DEADLINE%.*}"
+while [ "$(date +%s)" -lt "$deadline" ]; do
   sleep "${RRAY_TICK:-5}"
   read_from "$LOCAL/deadline"
-  [ -n "$read_deadline" ] && [ "$read_deadline" -lt "$ends" ] && ends="$read_deadline"
+  [ -n "$read_deadline" ] && [ "$read_deadline" -lt "$deadline" ] && deadline="$read_deadline"
 done
-end_pod "the time to live is over"
+end_pod "the time to live has expired"

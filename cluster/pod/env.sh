@@ -1,4 +1,4 @@
-# To be sourced: where things are on this pod. A login, a job and Ray all read it.
+# Environment variables of this pod; sourced by logins, jobs and Ray.
 # shellcheck shell=bash disable=SC1091
 [ -f "$HOME/.rainbow/pod.env" ] && . "$HOME/.rainbow/pod.env"
 RRAY_CODE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -13,6 +13,6 @@ export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.rainbow/ray_token}"
 export PYTHONPATH="$RRAY_CODE${PYTHONPATH:+:$PYTHONPATH}"
 export PATH="$RRAY_ENV/bin:$PATH"
-# written by node.py: the cluster that this pod is part of, and the interface to the other pods
+# written by node.py: address of the cluster, and network interface to the other pods
 [ -f "$HOME/.rainbow/node.env" ] && . "$HOME/.rainbow/node.env"
 true

@@ -1,8 +1,8 @@
-"""Ends a pod that nobody needs: `python -m cluster.pod.idle_monitor head|worker`, started with Ray on every pod.
+"""Terminate idle pods: `python -m cluster.pod.idle_monitor head|worker`, started with Ray on every pod.
 
-The head ends when a job was to end the cluster, or when nobody ran or watched anything for RRAY_IDLE seconds. A worker
-ends when the head has written DONE.json, or has not answered for RRAY_GRACE seconds. The dead-man timer does not depend
-on any of this.
+The head terminates itself when a job with `--finish` has ended, or after RRAY_IDLE seconds without jobs or logins. A
+worker terminates itself when the head has written DONE.json, or has not answered for RRAY_GRACE seconds. The dead-man
+timer is independent of this monitor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.pod.job import FINISH, is_running, jobs_folder, read_jobs
 from cluster.pod.machine import can_connect
 from cluster.pod.node import GCS_PORT, local_folder
 
-DOORS = ("rainbow_ray.train", "rainbow_ray.tune", "rainbow_ray.predict")
+ENTRY_POINTS = ("rainbow_ray.train", "rainbow_ray.tune", "rainbow_ray.predict")
 DEADMAN = Path(__file__).parent / "deadman.sh"
 
 
@@ -41,11 +41,11 @@ class IdleMonitor:
     role: str
     idle: float
     grace: float
-    cluster: Path  # of this cluster, on the volume
+    cluster: Path
     in_use: Callable[[], bool]
     head_answers: Callable[[], bool]
     now: Callable[[], float] = time.time
-    _since: float | None = None
+    _last_active: float | None = None  # seconds since 1970
 
     def reason(self) -> str | None:
         """Return why this pod should stop now.
@@ -55,19 +55,20 @@ class IdleMonitor:
         """
         if self.role == "worker":
             if (self.cluster / "DONE.json").exists():
-                return "the head has ended"
-            return self._too_long(self.head_answers(), self.grace, "the head is gone")
+                return "the head has terminated"
+            return self._timeout_reason(self.head_answers(), self.grace, "the head has not answered")
         try:
             return (self.cluster / FINISH).read_text()
         except OSError:
             pass
-        return self._too_long(self.in_use(), self.idle, "nobody uses it")
+        return self._timeout_reason(self.in_use(), self.idle, "no jobs or logins")
 
-    def _too_long(self, fine: bool, seconds: float, what: str) -> str | None:
+    def _timeout_reason(self, active: bool, timeout_seconds: float, description: str) -> str | None:
         now = self.now()
-        if fine or self._since is None:
-            self._since = now
-        return f"{what} for {now - self._since:.0f} s" if now - self._since >= seconds else None
+        if active or self._last_active is None:
+            self._last_active = now
+        inactive_seconds = now - self._last_active
+        return f"{description} for {inactive_seconds:.0f} s" if inactive_seconds >= timeout_seconds else None
 
 
 def in_use() -> bool:
@@ -80,15 +81,15 @@ def in_use() -> bool:
 
     if any(is_running(job, time.time()) for job in read_jobs()):
         return True
-    if any(set(DOORS) & set(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
+    if any(set(ENTRY_POINTS) & set(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
         return True
-    own, port = os.environ.get("RRAY_HEAD", ""), int(os.environ.get("RRAY_PROBE_PORT", "22"))
+    own_address, port = os.environ.get("RRAY_HEAD", ""), int(os.environ.get("RRAY_PROBE_PORT", "22"))
     for connection in psutil.net_connections(kind="tcp"):
-        here = connection.laddr
-        # other pods share a test's loopback
-        at_ssh = getattr(here, "port", None) == port
-        mine = at_ssh and (not own.startswith("127.") or getattr(here, "ip", None) == own)
-        if mine and connection.status == psutil.CONN_ESTABLISHED:
+        local_address = connection.laddr
+        is_ssh = getattr(local_address, "port", None) == port
+        # in tests, all pods share the loopback interface
+        is_own = not own_address.startswith("127.") or getattr(local_address, "ip", None) == own_address
+        if is_ssh and is_own and connection.status == psutil.CONN_ESTABLISHED:
             return True
     return False
 
@@ -106,9 +107,9 @@ def main(arguments: list[str]) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return 0  # one is enough
+        return 0  # another monitor is running
     head = os.environ.get("RRAY_HEAD", "127.0.0.1")
-    keeper = IdleMonitor(
+    monitor = IdleMonitor(
         role=arguments[0],
         idle=float(os.environ.get("RRAY_IDLE", "1800")),
         grace=float(os.environ.get("RRAY_GRACE", "600")),
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> int:
         head_answers=lambda: can_connect(head, GCS_PORT),
     )
     while True:
-        reason = keeper.reason()
+        reason = monitor.reason()
         if reason is not None:
             subprocess.run(["bash", str(DEADMAN), "end", reason], check=False)
         time.sleep(float(os.environ.get("RRAY_TICK", "15")))

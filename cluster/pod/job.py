@@ -1,7 +1,7 @@
-"""One job on the head: `python -m cluster.pod.job submit|run|wait …`. Its log and what became of it lie on the volume.
+"""Jobs on the head: `python -m cluster.pod.job submit|run|follow|list …`. Records and logs are on the volume.
 
-WORKSPACE/clusters/MARKER/jobs/ID/job.json     command, state, exit code, a heartbeat
-WORKSPACE/clusters/MARKER/jobs/ID/log.txt      what it said
+WORKSPACE/clusters/MARKER/jobs/ID/job.json     command, state, exit code, heartbeat
+WORKSPACE/clusters/MARKER/jobs/ID/log.txt      output
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 10.0
-BEGIN_SECONDS = 600.0  # that a job may wait for Ray to begin it
-LOST_SECONDS = 90.0  # without a heartbeat a job counts as dead
+START_SECONDS = 600.0  # within which Ray must start a job
+LOST_SECONDS = 90.0  # without a heartbeat after which a job counts as dead
 RUNNING, ENDED = "running", "ended"
-FINISH = "FINISH"  # beside the jobs: the keeper ends the cluster when it is there
+FINISH = "FINISH"  # file next to the jobs that tells the idle monitor to stop the cluster
 
 
 def jobs_folder() -> Path:
@@ -54,13 +54,13 @@ def read_jobs(folder: Path | None = None) -> list[dict[str, Any]]:
     Returns:
         Job records.
     """
-    found = []
+    jobs = []
     for path in sorted((folder or jobs_folder()).glob("*/job.json")):
         try:
-            found.append(json.loads(path.read_text()))
+            jobs.append(json.loads(path.read_text()))
         except (OSError, ValueError):
             continue
-    return found
+    return jobs
 
 
 def is_running(job: dict[str, Any], now: float) -> bool:
@@ -88,10 +88,11 @@ def submit(job: str, command: list[str], *, finish: bool) -> None:
 
     from ray.job_submission import JobSubmissionClient
 
-    own = [sys.executable, "-m", "cluster.pod.job", "run", job, *(["--finish"] if finish else []), "--", *command]
-    (jobs_folder() / job).mkdir(parents=True, exist_ok=True)  # from now on it is known
+    flags = ["--finish"] if finish else []
+    entrypoint = [sys.executable, "-m", "cluster.pod.job", "run", job, *flags, "--", *command]
+    (jobs_folder() / job).mkdir(parents=True, exist_ok=True)  # `follow` accepts the job from now on
     client = JobSubmissionClient("http://127.0.0.1:8265")
-    client.submit_job(entrypoint=shlex.join(own), submission_id=job, entrypoint_num_cpus=0)
+    client.submit_job(entrypoint=shlex.join(entrypoint), submission_id=job, entrypoint_num_cpus=0)
 
 
 def run(job: str, command: list[str], *, finish: bool) -> int:
@@ -107,23 +108,23 @@ def run(job: str, command: list[str], *, finish: bool) -> int:
     """
     folder = jobs_folder() / job
     folder.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"id": job, "command": command, "state": RUNNING, "started": time.time(), "code": None}
-    # `python` is the one of this environment, whatever the path says
+    record: dict[str, Any] = {"id": job, "command": command, "state": RUNNING, "started": time.time(), "code": None}
+    # run `python` from this environment, independently of PATH
     command = [sys.executable if part == "python" else part for part in command[:1]] + command[1:]
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
         while True:
-            write_json(folder / "job.json", {**told, "heartbeat": time.time()})
+            write_json(folder / "job.json", {**record, "heartbeat": time.time()})
             try:
                 code = process.wait(HEARTBEAT_SECONDS)
                 break
             except subprocess.TimeoutExpired:
                 continue
     now = time.time()
-    write_json(folder / "job.json", {**told, "state": ENDED, "code": code, "heartbeat": now, "ended": now})
+    write_json(folder / "job.json", {**record, "state": ENDED, "code": code, "heartbeat": now, "ended": now})
     if finish:
-        (jobs_folder().parent / FINISH).write_text(f"job {job} ended with {code}")
+        (jobs_folder().parent / FINISH).write_text(f"job {job} ended with exit code {code}")
     return code
 
 
@@ -136,28 +137,28 @@ def follow(job: str) -> int:
     Returns:
         The exit code of the job; 1 for a job that was lost or never started, 2 for an unknown job.
     """
-    folder, at, begun = jobs_folder() / job, 0, time.monotonic()
+    folder, log_offset, started_at = jobs_folder() / job, 0, time.monotonic()
     if not folder.is_dir():
-        known = sorted(path.name for path in jobs_folder().glob("*/"))
-        print(f"error: no job {job!r} here (there are: {', '.join(known) or 'none'})", file=sys.stderr)
+        names = sorted(path.name for path in jobs_folder().glob("*/"))
+        print(f"error: job {job!r} not found (available: {', '.join(names) or 'none'})", file=sys.stderr)
         return 2
     while True:
-        state = next((found for found in read_jobs() if found["id"] == job), None)
-        over = state is not None and not is_running(state, time.time())
-        if state is None and time.monotonic() - begun > BEGIN_SECONDS:
-            print(f"error: job {job} has not begun; Ray's dashboard may say why", file=sys.stderr)
+        record = next((record for record in read_jobs() if record["id"] == job), None)
+        has_ended = record is not None and not is_running(record, time.time())
+        if record is None and time.monotonic() - started_at > START_SECONDS:
+            print(f"error: job {job} has not started; see the Ray dashboard for the reason", file=sys.stderr)
             return 1
         log = folder / "log.txt"
         if log.exists():
             with log.open("rb") as file:
-                file.seek(at)
-                new = file.read()
-            at += len(new)
-            sys.stdout.buffer.write(new)
+                file.seek(log_offset)
+                output = file.read()
+            log_offset += len(output)
+            sys.stdout.buffer.write(output)
             sys.stdout.flush()
-        if over:
-            assert state is not None
-            return 1 if state["code"] is None else int(state["code"])
+        if has_ended:
+            assert record is not None
+            return 1 if record["code"] is None else int(record["code"])
         time.sleep(1.0)
 
 
@@ -175,12 +176,12 @@ def main(arguments: list[str]) -> int:
     for name in ("submit", "run"):
         action = actions.add_parser(name)
         action.add_argument("job")
-        action.add_argument("--finish", action="store_true", help="end the cluster when it has ended")
+        action.add_argument("--finish", action="store_true", help="stop the cluster when the job has ended")
     actions.add_parser("follow").add_argument("job")
     actions.add_parser("list")
-    # what follows -- is the job's own, flags and all
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    options, command = parser.parse_args(arguments[:at]), arguments[at + 1 :]
+    # the arguments after -- are the command of the job
+    separator = arguments.index("--") if "--" in arguments else len(arguments)
+    options, command = parser.parse_args(arguments[:separator]), arguments[separator + 1 :]
     if options.action == "follow":
         return follow(options.job)
     if options.action == "list":

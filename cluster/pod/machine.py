@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 INTERFACE_SECONDS = 120.0
-OBJECT_STORE_SHARE = 0.3  # of memory, as Ray's own default
-SHM_SHARE = 0.9  # of /dev/shm: Ray falls back to slow disk when its store does not fit there
-SMALLEST_STORE = 78 * 2**20  # Ray's own minimum
+OBJECT_STORE_FRACTION = 0.3  # of memory, Ray's default
+SHM_FRACTION = 0.9  # of /dev/shm; Ray falls back to the slower disk if its store does not fit
+MIN_OBJECT_STORE_BYTES = 78 * 2**20  # Ray's minimum
 
 
 class NodeError(Exception):
-    """Why this pod cannot be a node: one sentence."""
+    """Ray cannot run on this pod; the message is one sentence."""
 
 
 def cpu_count() -> int:
@@ -60,11 +60,10 @@ def object_store_bytes(memory: int, shm_free: int) -> int:
     Raises:
         NodeError: `/dev/shm` is too small.
     """
-    size = int(min(OBJECT_STORE_SHARE * memory, SHM_SHARE * shm_free))
-    if size < SMALLEST_STORE:
-        raise NodeError(
-            f"/dev/shm has {shm_free / 2**20:.0f} MB free; Ray needs {SMALLEST_STORE / SHM_SHARE / 2**20:.0f}"
-        )
+    size = int(min(OBJECT_STORE_FRACTION * memory, SHM_FRACTION * shm_free))
+    if size < MIN_OBJECT_STORE_BYTES:
+        required = MIN_OBJECT_STORE_BYTES / SHM_FRACTION
+        raise NodeError(f"/dev/shm has {shm_free / 2**20:.0f} MB free; Ray requires {required / 2**20:.0f} MB")
     return size
 
 
@@ -82,7 +81,7 @@ def interface_of(ip: str) -> str | None:
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.family == socket.AF_INET and address.address == ip for address in addresses):
             return str(name)
-    # every address of 127/8 is the loopback's own
+    # all addresses of 127/8 belong to the loopback interface
     return "lo" if ip.startswith("127.") else None
 
 
@@ -110,13 +109,13 @@ def wait_for_interface(ip: str, seconds: float = INTERFACE_SECONDS) -> str:
     Raises:
         NodeError: The interface did not appear in time.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         name = interface_of(ip)
         if name is not None:
             return name
-        if time.monotonic() > until:
-            raise NodeError(f"no interface has the private address {ip} after {seconds:.0f} s")
+        if time.monotonic() > deadline:
+            raise NodeError(f"no network interface with the private address {ip} after {seconds:.0f} s")
         time.sleep(1.0)
 
 

@@ -1,7 +1,7 @@
-"""One pod as a node of Ray: `python -m cluster.pod.node start head|worker`, `… status`, `… stop`, on the pod itself.
+"""Run this pod as a Ray node: `python -m cluster.pod.node start head|worker`, `… probe`, `… status`.
 
-It waits for the private interface, which may come two minutes late, and tells NCCL, Gloo and Ray to use it. Ray is
-never started without a token.
+`start` waits for the private network interface, which may appear two minutes late, and configures NCCL, Gloo and Ray to
+use it. Ray is never started without a token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOPBACK = "127.0.0.1"
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 START_TRIES = 3
-ALIVE_SECONDS = 15.0  # until a node that was started must show itself
+ALIVE_SECONDS = 15.0  # within which a started node must be alive
 
 
 def local_folder() -> Path:
@@ -57,13 +57,15 @@ def token_file() -> Path:
     """
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", local_folder() / "ray_token"))
     if not path.is_file() or not path.read_text().strip():
-        raise NodeError(f"no token in {path}: Ray would take commands from anyone, so it is not started")
+        raise NodeError(
+            f"no token in {path}; without it Ray would accept commands from anyone, so it is not started; run `setup`"
+        )
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return path
 
 
-def remember(variables: dict[str, str]) -> None:
+def write_node_env(variables: dict[str, str]) -> None:
     """Write environment variables for logins and jobs of this pod.
 
     Args:
@@ -77,7 +79,7 @@ def remember(variables: dict[str, str]) -> None:
 
 
 def read_node_env() -> dict[str, str]:
-    """Read the variables that `remember` wrote.
+    """Read the variables that `write_node_env` wrote.
 
     Returns:
         Values by name.
@@ -96,44 +98,43 @@ def secrets() -> dict[str, str]:
     path = local_folder() / "secrets.json"
     if not path.is_file():
         return {}
-    found: dict[str, str] = json.loads(path.read_text())
-    return found
+    values: dict[str, str] = json.loads(path.read_text())
+    return values
 
 
 def start(role: str, ip: str | None, head: str | None) -> None:
-    """Start Ray as head or worker, unless this pod is a living node already.
+    """Start Ray as head or worker, unless this pod is a running node already.
 
     Args:
         role: `head` or `worker`.
-        ip: Private address of this pod; None for Ray's own choice.
+        ip: Private address of this pod; None to let Ray choose.
         head: Private address of the head; None on the head.
 
     Raises:
         NodeError: Ray cannot be started.
     """
     token = token_file()
-    own = ip or own_address()
-    address = f"{own if role == 'head' else head}:{GCS_PORT}"
-    interface = wait_for_interface(own)
+    node_ip = ip or own_address()
+    address = f"{node_ip if role == 'head' else head}:{GCS_PORT}"
+    interface = wait_for_interface(node_ip)
     if role == "worker":
         if head is None:
-            raise NodeError("a worker must be told its head's address")
-        host = head
-        if not can_connect(host, GCS_PORT):
-            raise NodeError(f"the head does not answer at {host}:{GCS_PORT}")
-    known = {
+            raise NodeError("a worker needs the address of its head (--head)")
+        if not can_connect(head, GCS_PORT):
+            raise NodeError(f"the head does not answer at {head}:{GCS_PORT}")
+    variables = {
         "RAINBOW_ADDRESS": address,
         "NCCL_SOCKET_IFNAME": interface,
         "GLOO_SOCKET_IFNAME": interface,
-        "RRAY_HEAD": own if role == "head" else str(head),
+        "RRAY_HEAD": node_ip if role == "head" else str(head),
     }
-    remember(known)
-    keep(role)
-    if is_alive(own, address):
-        print(f"Ray is running here already ({address})")
+    write_node_env(variables)
+    start_idle_monitor(role)
+    if is_alive(node_ip, address):
+        print(f"Ray is already running ({address})")
         return
     command = [
-        ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={own}", f"--num-cpus={cpu_count()}",
+        ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={node_ip}", f"--num-cpus={cpu_count()}",
         f"--object-store-memory={object_store_bytes(memory_bytes(), shutil.disk_usage('/dev/shm').free)}",
     ]  # fmt: skip
     if role == "head":
@@ -144,23 +145,25 @@ def start(role: str, ip: str | None, head: str | None) -> None:
     environment = {
         **os.environ,
         **secrets(),
-        **known,
+        **variables,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     }
-    for left in reversed(range(START_TRIES)):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-        # it may say that all is well and be gone a moment later
-        if not done.returncode and stays_alive(own, address):
+    for attempt in range(START_TRIES):
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+        # `ray start` may succeed although the node dies a moment later
+        if not process.returncode and stays_alive(node_ip, address):
             return
-        if not left:
-            raise NodeError("ray start: " + " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
-        for process in raylets(own):  # Ray gives a raylet 30 s, which a busy machine may need longer for
-            process.kill()
+        if attempt == START_TRIES - 1:
+            raise NodeError(
+                "ray start failed: " + " / ".join((process.stderr or process.stdout).strip().splitlines()[-4:])
+            )
+        for raylet in raylets(node_ip):  # a busy machine may need longer than the 30 s that Ray waits for a raylet
+            raylet.kill()
 
 
-def keep(role: str) -> None:
+def start_idle_monitor(role: str) -> None:
     """Start the idle monitor in the background; does nothing on machines that are not RunPod pods.
 
     Args:
@@ -204,12 +207,12 @@ def raylets(ip: str) -> list[Any]:
     """
     import psutil
 
-    found = []
+    processes = []
     for process in psutil.process_iter(["name", "cmdline"]):
         command = process.info["cmdline"] or []
         if process.info["name"] == "raylet" and f"--node_ip_address={ip}" in command:
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def is_alive(ip: str, address: str) -> bool:
@@ -239,9 +242,9 @@ def stays_alive(ip: str, address: str, seconds: float = ALIVE_SECONDS) -> bool:
     Returns:
         True for a living node.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not is_alive(ip, address):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
     time.sleep(0.3)
@@ -284,23 +287,23 @@ def main(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m cluster.pod.node", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    starting = actions.add_parser("start")
-    starting.add_argument("role", choices=["head", "worker"])
-    starting.add_argument("--ip", help="this pod's private address (default: Ray's own choice)")
-    starting.add_argument("--head", help="the head's private address")
-    probing = actions.add_parser("probe", help="can this pod reach another one?")
-    probing.add_argument("host")
-    probing.add_argument("port", type=int)
-    probing.add_argument("--seconds", type=float, default=INTERFACE_SECONDS)
+    start_parser = actions.add_parser("start")
+    start_parser.add_argument("role", choices=["head", "worker"])
+    start_parser.add_argument("--ip", help="private address of this pod (default: chosen by Ray)")
+    start_parser.add_argument("--head", help="private address of the head")
+    probe_parser = actions.add_parser("probe", help="check whether this pod can connect to an address")
+    probe_parser.add_argument("host")
+    probe_parser.add_argument("port", type=int)
+    probe_parser.add_argument("--seconds", type=float, default=INTERFACE_SECONDS)
     actions.add_parser("status")
     options = parser.parse_args(arguments)
     try:
         if options.action == "start":
             start(options.role, options.ip, options.head)
         elif options.action == "probe":
-            until = time.monotonic() + options.seconds
+            deadline = time.monotonic() + options.seconds
             while not can_connect(options.host, options.port):
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise NodeError(f"no connection to {options.host}:{options.port} within {options.seconds:.0f} s")
                 time.sleep(1.0)
         else:

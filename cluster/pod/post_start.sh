@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# /post_start.sh of our image: RunPod's /start.sh calls it when ssh is up, on each start of the container.
+# /post_start.sh of the image of Dockerfile.runpod: RunPod's /start.sh calls it after each start of sshd.
 #
-# A pod of `python -m cluster up` has its timer already. One made by hand in the console gets it here, where RRAY_TTL_HOURS
-# is among its variables, or where it had one before it was restarted.
+# A pod of `python -m cluster up` has its timer already. For a pod created in the console, this script starts the timer if
+# RRAY_TTL_HOURS is set, or if the pod had a timer before a restart.
 export RRAY_WORKSPACE="${RRAY_WORKSPACE:-/workspace}"
 mkdir -p "$RRAY_WORKSPACE/data" "$RRAY_WORKSPACE/runs"
 [ -n "${RRAY_DEADLINE:-}" ] || bash "${RRAY_IMAGE_CODE:-/opt/rainbow_ray/code}/cluster/pod/deadman.sh" begin "${RRAY_TTL_HOURS:-}"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# The Python environment of a pod, outside of the volume: made once, and again when the locked versions change.
+# Create the Python environment of a pod, outside of the volume; update it when the locked versions change.
 #
-#   bash cluster/pod/setup.sh        on any pod or machine; RRAY_ENV says where (default /opt/rainbow_ray/env)
+#   bash cluster/pod/setup.sh        on any pod or machine; RRAY_ENV is the folder (default /opt/rainbow_ray/env)
 #
-# The image of Dockerfile.runpod runs this while it is built, so that nothing is left to do on its pods.
+# The build of Dockerfile.runpod runs this script, so that pods with this image have the environment already.
 set -euo pipefail
 if [ -n "${RRAY_TTL_HOURS:-}" ] && ! awk -v hours="$RRAY_TTL_HOURS" 'BEGIN { exit !(hours ~ /^[0-9]+(\.[0-9]+)?$/ && hours > 0) }'; then
-  echo "error: RRAY_TTL_HOURS='$RRAY_TTL_HOURS' is no number of hours, such as 8" >&2
+  echo "error: RRAY_TTL_HOURS='$RRAY_TTL_HOURS' is not a number of hours such as 8" >&2
   exit 2
 fi
 
 CODE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 ENV="${RRAY_ENV:-/opt/rainbow_ray/env}"
 STAMP="$ENV/.rainbow_ray"
-WANTED="$(cat "$CODE/pyproject.toml" "$CODE/requirements.lock" | sha256sum | cut -d' ' -f1)"
+REQUIRED="$(cat "$CODE/pyproject.toml" "$CODE/requirements.lock" | sha256sum | cut -d' ' -f1)"
 
-if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$WANTED" ]; then
+if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$REQUIRED" ]; then
   echo "environment $ENV is up to date"
   exit 0
 fi
@@ -31,17 +31,17 @@ find_python() {
 }
 PYTHON="$(find_python)"
 if [ -z "$PYTHON" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-  # Debian and Ubuntu keep ensurepip in a package of its own
+  # Debian and Ubuntu have a separate package for ensurepip
   { apt-get update -qq && apt-get install -y -qq python3-venv; } > /dev/null 2>&1 || true
   PYTHON="$(find_python)"
 fi
 if [ -z "$PYTHON" ]; then
-  echo "error: no Python 3.11 to 3.13 with ensurepip here; use an image such as runpod/base, or install python3.12-venv" >&2
+  echo "error: no Python 3.11 to 3.13 with ensurepip found; use an image such as runpod/base, or install python3.12-venv" >&2
   exit 1
 fi
 
 [ -x "$ENV/bin/python" ] || "$PYTHON" -m venv "$ENV"
-# the dependencies only: the code itself is read from where it lies, so that `push` brings a change in a second
+# install the dependencies only: the code is imported from its folder, so that `push` updates it in a second
 "$ENV/bin/python" - "$CODE/pyproject.toml" > "$ENV/requirements.txt" <<'PY'
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
@@ -50,5 +50,5 @@ print("torch", *project["dependencies"], *project["optional-dependencies"]["trai
 PY
 "$ENV/bin/python" -m pip install --quiet --disable-pip-version-check \
   -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"
-echo "$WANTED" > "$STAMP"
+echo "$REQUIRED" > "$STAMP"
 echo "environment $ENV is ready"

@@ -1,4 +1,4 @@
-"""An account, machines for its pods, and a cluster in it."""
+"""Fixtures: a fake RunPod account, machines for its pods, and a cluster."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def account():
 
 @pytest.fixture
 def machines(account, tmp_path):
-    """Pods of the account are real from now on."""
+    """Run the pods of the account as real processes."""
     if SSHD is None:
         pytest.skip("needs OpenSSH's server (package openssh-server)")
-    there = Machines(tmp_path / "machines")
-    account.on_start, account.on_end = there.start, there.end
-    yield there
+    pod_machines = Machines(tmp_path / "machines")
+    account.on_start, account.on_end = pod_machines.start, pod_machines.end
+    yield pod_machines
     for pod in list(account.pods.values()):
-        there.end(pod)
+        pod_machines.end(pod)
 
 
 @pytest.fixture
 def make_cluster(account, tmp_path, monkeypatch):
-    """A cluster that has begun: its state is written, and nothing exists."""
+    """Return a function that creates a cluster with a state but without pods."""
     monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
 
-    def make(*, ttl=3600.0, name="studio", **wishes) -> Cluster:
+    def make(*, ttl=3600.0, name="studio", **settings) -> Cluster:
         folder = ClusterFolder(name)
-        state = folder.begin(Settings(name=name, **wishes), ttl=ttl, api_url=account.url)
+        state = folder.create(Settings(name=name, **settings), ttl=ttl, api_url=account.url)
         client = RunPod(KEY, account.url, pause=lambda seconds: None)
-        return Cluster(folder, state, client, say=lambda text: None, poll=0.05, listing_delay=0.6)
+        return Cluster(folder, state, client, report=lambda text: None, poll=0.05, listing_delay=0.6)
 
     return make

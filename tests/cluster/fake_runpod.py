@@ -1,7 +1,7 @@
-"""A RunPod account on a port of the loopback: API v2 over real HTTP, with the faults that the real one has.
+"""A fake RunPod account: API v2 over HTTP on a local port, with fault injection.
 
-Stock, balance, prices and faults are the test's to set. Bodies, both ways, are held against the specification where its
-file is there; what does not fit is in `violations`.
+Tests set stock, balance, prices and faults. Request and response bodies are validated against the specification if its
+file exists; `violations` lists the errors.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from urllib.parse import parse_qs, urlparse
 
 SPECIFICATION = Path(os.environ.get("RUNPOD_SPEC", Path(__file__).parents[3] / "shared/runpod/openapi-v2.json"))
 KEY = "rpa_FAKEKEYOFTHEACCOUNT"
-OURS = "SECURE"
+CLOUD = "SECURE"
 PRICES = {"NVIDIA GeForce RTX 4090": 0.69, "NVIDIA RTX A5000": 0.27, "NVIDIA L40S": 0.86, "AMD Instinct MI300X": 1.99}
 MEMORY = {"NVIDIA GeForce RTX 4090": 24, "NVIDIA RTX A5000": 24, "NVIDIA L40S": 48, "AMD Instinct MI300X": 192}
-CENTERS = {"EU-RO-1": True, "US-TX-3": True, "US-GA-2": False}  # has it a private network between pods?
+CENTERS = {"EU-RO-1": True, "US-TX-3": True, "US-GA-2": False}  # whether there is a private network between pods
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests that fit: `kind` is a status, or one of the words below.
+    """A fault of the next matching requests: `kind` is an HTTP status or one of these words.
 
-    lost    the request is carried out, the answer is a 502
-    silent  the same, and the connection is closed without an answer
-    garbled the answer is not JSON
+    lost    the request is executed, but the response is a 502
+    silent  the request is executed, but the connection is closed without a response
+    garbled the response is not JSON
     """
 
     method: str
-    path: str  # what the path begins with
+    path: str  # prefix of the path
     kind: int | str
     times: int = 1
     retry_after: float | None = None
-    detail: str = "as the test wants it"
+    detail: str = "injected fault"
 
 
 @dataclass
 class FakePod:
-    """One pod, as the account has it. `running_from` is when it gets its runtime, in the server's clock."""
+    """A pod of the account; `running_from` is the time from which it has a runtime, by the server's clock."""
 
     id: str
     body: dict[str, Any]
-    key: str  # its own, which may end it and nothing else
+    key: str  # API key that can only terminate this pod
     cost: float
     created: float
     running_from: float
     address: tuple[str, int] = ("127.0.0.1", 22)
     private_ip: str = "10.0.0.1"
     status: str = "PROVISIONING"
-    runtime: bool = True  # False: RUNNING, and never a runtime
+    runtime: bool = True  # False: status RUNNING without a runtime
     locked: bool = False
-    listed_from: float = 0.0  # a listing may lag behind
+    listed_from: float = 0.0  # listings may be delayed
     ended: float | None = None
 
     @property
@@ -80,11 +80,11 @@ class Refused(Exception):
 
 
 class FakeRunPod:
-    """The account. Use it as a context; `url` is its address."""
+    """A fake account with a local server; use it as a context manager."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time, start_seconds: float = 0.0) -> None:
         self.clock, self.start_seconds = clock, start_seconds
-        self.without_runtime = 0  # so many of the next pods never get one
+        self.without_runtime = 0  # number of next pods that never get a runtime
         self.listing_lag = 0.0  # seconds until a new pod is listed
         self.pods: dict[str, FakePod] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
@@ -93,9 +93,9 @@ class FakeRunPod:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.violations: list[str] = []
-        self.on_request: Callable[[str], None] = lambda method: None  # before it is carried out
-        self.on_answer: Callable[[str], None] = lambda method: None  # when it was, and nobody knows yet
-        self.on_start: Callable[[FakePod], None] = lambda pod: None  # a machine begins
+        self.on_request: Callable[[str], None] = lambda method: None  # before the request is executed
+        self.on_answer: Callable[[str], None] = lambda method: None  # after the request, before the response
+        self.on_start: Callable[[FakePod], None] = lambda pod: None  # a pod starts
         self.on_end: Callable[[FakePod], None] = lambda pod: None
         self._lock = threading.RLock()
         self._check = Specification.read()
@@ -113,27 +113,27 @@ class FakeRunPod:
         self._server.server_close()
 
     def living(self) -> list[FakePod]:
-        """Pods that cost money."""
+        """Return pods that are billed."""
         return [pod for pod in self.pods.values() if not pod.gone]
 
-    def fail(self, method: str, path: str, kind: int | str, **more: Any) -> None:
-        self.faults.append(Fault(method, path, kind, **more))
+    def fail(self, method: str, path: str, kind: int | str, **options: Any) -> None:
+        self.faults.append(Fault(method, path, kind, **options))
 
     def answer(self, method: str, path: str, query: dict[str, str], key: str, body: Any) -> tuple[int, Any]:
-        """The status and the document for a request. Raises `Refused`."""
+        """Return status and document of the response. Raises `Refused`."""
         parts = path.strip("/").split("/")[1:]
         owner = next((pod for pod in self.living() if pod.key == key), None)
         if key != KEY and owner is None:
             raise Refused(401, "no such key")
         if owner is not None and parts[:2] != ["pods", owner.id]:
-            raise Refused(403, "this key is a pod's own")
+            raise Refused(403, "this key belongs to a pod")
         with self._lock:
-            found = self._answer_of_pods(method, parts, body) or self._answer_of_others(method, parts, query, body)
-        if found is None:
+            response = self._answer_pods(method, parts, body) or self._answer_catalog(method, parts, query, body)
+        if response is None:
             raise Refused(404, f"no {method} {path}")
-        return found
+        return response
 
-    def _answer_of_pods(self, method: str, parts: list[str], body: Any) -> tuple[int, Any] | None:
+    def _answer_pods(self, method: str, parts: list[str], body: Any) -> tuple[int, Any] | None:
         match [method, *parts]:
             case ["GET", "pods"]:
                 now = self.clock()
@@ -149,7 +149,7 @@ class FakeRunPod:
                 return self._act(self._pod(name), body)
         return None
 
-    def _answer_of_others(
+    def _answer_catalog(
         self, method: str, parts: list[str], query: dict[str, str], body: Any
     ) -> tuple[int, Any] | None:
         match [method, *parts]:
@@ -174,11 +174,11 @@ class FakeRunPod:
         self.on_end(pod)
 
     def add_foreign(self, name: str) -> FakePod:
-        """Another one's pod in the same account."""
+        """Create a pod of another user in the same account."""
         return self._create({"name": name, "image": "someone/else", "gpu": {"id": "NVIDIA L40S"}, "env": {}})
 
     def add_by_hand(self, public_key: str) -> FakePod:
-        """A pod from the console: nothing of ours is in its request."""
+        """Create a pod as in the console, without settings of the cluster package."""
         body = {"name": "my pod", "image": "runpod/base", "gpu": {"id": "NVIDIA L40S"}}
         return self._create({**body, "env": {"PUBLIC_KEY": public_key}, "args": "bash -c 'exec $RRAY_START'"})
 
@@ -245,7 +245,7 @@ class FakeRunPod:
             "id": pod.id, "name": pod.body["name"], "status": pod.status, "actions": ["stop", "terminate"],
             "image": pod.body["image"], "args": pod.body.get("args", ""), "disk": pod.body.get("disk", 20),
             "mounts": pod.body.get("mounts", {}), "ports": pod.body.get("ports", []), "env": pod.body.get("env", {}),
-            "registry": None, "cloud": OURS, "dataCenterId": pod.center, "cudaVersion": "12.8",
+            "registry": None, "cloud": CLOUD, "dataCenterId": pod.center, "cudaVersion": "12.8",
             "gpu": {"id": pod.body["gpu"]["id"], "count": pod.body["gpu"].get("count", 1)},
             "ssh": {"proxy": None, "direct": direct if running else None}, "template": None, "cost": pod.cost,
             "locked": pod.locked, "runtime": {"uptime": 1} if running and pod.runtime else None, "createdAt": stamp,
@@ -264,35 +264,35 @@ class FakeRunPod:
         return 204, None
 
     def _gpu(self, name: str, query: dict[str, str]) -> dict[str, Any]:
-        shown: dict[str, Any] = {
+        gpu: dict[str, Any] = {
             "id": name, "name": name.removeprefix("NVIDIA ").removeprefix("GeForce "), "pool": None,
             "manufacturer": name.split()[0], "memory": MEMORY[name], "secure": True, "community": False,
             "price": {"secure": PRICES[name], "community": 0.0}, "maxCount": {"secure": 8, "community": 0},
         }  # fmt: skip
         if query.get("include") == "AVAILABILITY":
-            shown["dataCenters"] = [
+            gpu["dataCenters"] = [
                 {"id": center, "name": center, "availability": _level(self.stock.get((name, center), 0))}
                 for center in CENTERS
             ]
-        return shown
+        return gpu
 
     def handle(self, method: str, target: str, key: str, raw: bytes) -> tuple[int, Any, dict[str, str], bool]:
-        """Status, document, headers of an answer, and whether there is any answer."""
+        """Return status, document and headers of the response, and whether a response is sent."""
         url = urlparse(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         body = json.loads(raw) if raw else None
         self.requests.append((method, url.path, body))
-        if key == KEY:  # pods speak too
+        if key == KEY:  # not for requests of pods
             self.on_request(method)
         fault = self._fault(method, url.path)
         if fault is not None and isinstance(fault.kind, int):
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             return fault.kind, _problem(fault.kind, fault.detail), headers, True
         try:
-            wrong = self._check.request(method, url.path, body)
-            if wrong:
-                self.violations += wrong
-                raise Refused(422, "the request is wrong", wrong)
+            errors = self._check.request(method, url.path, body)
+            if errors:
+                self.violations += errors
+                raise Refused(422, "the request is invalid", errors)
             status, document = self.answer(method, url.path, query, key, body)
             self.violations += self._check.response(method, url.path, status, document)
             if key == KEY:
@@ -316,7 +316,7 @@ class FakeRunPod:
 
 @dataclass(frozen=True)
 class Specification:
-    """RunPod's own description of requests and answers, or nothing where its file is not."""
+    """RunPod's OpenAPI specification, or None if its file does not exist."""
 
     document: dict[str, Any] | None
 
@@ -325,15 +325,15 @@ class Specification:
         return cls(json.loads(SPECIFICATION.read_text()) if SPECIFICATION.exists() else None)
 
     def request(self, method: str, path: str, body: Any) -> list[str]:
-        return self._wrong(method, path, lambda operation: operation.get("requestBody", {}), body, "request")
+        return self._errors(method, path, lambda operation: operation.get("requestBody", {}), body, "request")
 
     def response(self, method: str, path: str, status: int, document: Any) -> list[str]:
-        return self._wrong(
-            method, path, lambda operation: operation["responses"].get(str(status), {}), document, "answer"
+        return self._errors(
+            method, path, lambda operation: operation["responses"].get(str(status), {}), document, "response"
         )
 
-    def _wrong(
-        self, method: str, path: str, part: Callable[[dict[str, Any]], dict[str, Any]], body: Any, what: str
+    def _errors(
+        self, method: str, path: str, part: Callable[[dict[str, Any]], dict[str, Any]], body: Any, kind: str
     ) -> list[str]:
         if self.document is None:
             return []
@@ -344,23 +344,24 @@ class Specification:
             return [f"{method} {path}: not in the specification"]
         schema = part(operation).get("content", {}).get("application/json", {}).get("schema")
         if schema is None:
-            return [] if body is None else [f"{method} {path}: {what} with a body"]
+            return [] if body is None else [f"{method} {path}: {kind} with a body"]
         validator = Draft202012Validator({**schema, "components": self.document["components"]})
         return [
-            f"{method} {path} {what}: {error.json_path} {error.message[:200]}" for error in validator.iter_errors(body)
+            f"{method} {path} {kind}: {error.json_path} {error.message[:200]}" for error in validator.iter_errors(body)
         ]
 
     def _operation(self, method: str, path: str) -> dict[str, Any] | None:
         assert self.document is not None
-        asked = path.strip("/").split("/")
+        path_parts = path.strip("/").split("/")
         for template, operations in self.document["paths"].items():
-            parts = template.strip("/").split("/")
-            fits = len(parts) == len(asked) and all(
-                part.startswith("{") or part == own for part, own in zip(parts, asked, strict=True)
+            template_parts = template.strip("/").split("/")
+            matches = len(template_parts) == len(path_parts) and all(
+                expected.startswith("{") or expected == part
+                for expected, part in zip(template_parts, path_parts, strict=True)
             )
-            if fits and method.lower() in operations:
-                found: dict[str, Any] = operations[method.lower()]
-                return found
+            if matches and method.lower() in operations:
+                operation: dict[str, Any] = operations[method.lower()]
+                return operation
         return None
 
 
@@ -371,8 +372,8 @@ def _handler(account: FakeRunPod) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            status, document, headers, answered = account.handle(self.command, self.path, key, raw)
-            if not answered:
+            status, document, headers, is_answered = account.handle(self.command, self.path, key, raw)
+            if not is_answered:
                 self.close_connection = True
                 return
             content = (
@@ -382,13 +383,13 @@ def _handler(account: FakeRunPod) -> type[BaseHTTPRequestHandler]:
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a pod that asked for its own end
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a pod that terminated itself
                 self.wfile.write(content)
 
         do_GET = do_POST = do_DELETE = _serve
 
         def log_message(self, *_: object) -> None:
-            """Tests have their own words."""
+            """Keep the output of tests free of server logs."""
 
     return Handler
 

@@ -1,7 +1,7 @@
-"""What fake pods run on: a home, an sshd and an address of the loopback each; all of it real processes.
+"""Machines of fake pods: real processes with a home folder, an sshd and a loopback address each.
 
-Every process of a pod carries its id in its environment, which is how a pod is switched off as a whole; but for sshd,
-which writes its title over it: that one is known by its parent.
+Every process of a pod has the pod's id in its environment, so that all of them can be killed. sshd overwrites its
+environment with its process title and is processes as a child of the pod's first process.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _LEADERS: dict[str, subprocess.Popen[bytes]] = {}  # each pod's first process
 
 
 class Machines:
-    """Pods' machines, under `root`; `root/volume` is the network volume that they share."""
+    """Machines of pods in the folder `root`; `root/volume` is their shared network volume."""
 
     def __init__(self, root: Path, *, environment: str = sys.prefix) -> None:
         self.root, self.volume = root, root / "volume"
         self.volume.mkdir(parents=True)
-        self.tools = root / "tools"  # first on the pods' path
+        self.tools = root / "tools"  # first entry of the pods' PATH
         self.tools.mkdir()
-        quick = self.tools / "sync"  # the real one waits for all that runs on this machine
-        quick.write_text("#!/bin/sh\nexit 0\n")
-        quick.chmod(0o755)
+        fake_sync = self.tools / "sync"  # the real one waits for other processes of this machine
+        fake_sync.write_text("#!/bin/sh\nexit 0\n")
+        fake_sync.chmod(0o755)
         self.path = f"{self.tools}:{os.environ['PATH']}"
         self.dead_ssh: set[int] = set()  # numbers of pods whose sshd never starts
-        self.environment = environment  # the pods' Python
-        self.by_hand: list[str] = []  # NAME=VALUE, of pods from the console
-        self.started = 0  # so many pods
+        self.environment = environment  # Python environment of the pods
+        self.by_hand: list[str] = []  # NAME=VALUE for pods created in the console
+        self.started = 0  # number of pods
 
     def start(self, pod: FakePod) -> None:
-        """As RunPod starts a container: its variables, its command; sshd belongs to the image's /start.sh."""
+        """Start a container as RunPod does, with its variables and command; the image's /start.sh starts sshd."""
         self.started += 1
         number = self.started
         home = self.root / pod.id
         home.mkdir(mode=0o700)
-        inside, listen = self.place(pod, number)
+        prefix, listen = self.assign_addresses(pod, number)
         container = {
             **pod.body["env"],
             MARK: pod.id,
@@ -64,34 +64,34 @@ class Machines:
             "RRAY_END_PAUSE": "0.5",
             "RRAY_FLUSH_SECONDS": "1",
         }
-        command = [*inside, *shlex.split(pod.body["args"])]
+        command = [*prefix, *shlex.split(pod.body["args"])]
         with (home / "container.log").open("w") as log:
             _LEADERS[pod.id] = subprocess.Popen(
                 command, env=container, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True, cwd=home,
             )  # fmt: skip
 
-    def place(self, pod: FakePod, number: int) -> tuple[list[str], tuple[str, int]]:
-        """Give a pod its addresses: what its command is begun with, and where its sshd listens."""
+    def assign_addresses(self, pod: FakePod, number: int) -> tuple[list[str], tuple[str, int]]:
+        """Set the addresses of a pod; return the prefix of its command and the address of its sshd."""
         pod.address = (f"127.0.0.{10 + number}", SSH_PORT)
         pod.private_ip = pod.address[0]
         return [], pod.address
 
     def end(self, pod: FakePod) -> None:
-        """Switched off: nothing of it is asked. Its own timer, which asked for this, goes last or not at all."""
+        """Kill all processes of a pod."""
         for _ in range(50):
-            left = processes_of(pod.id)
-            for process in left:
+            remaining = processes_of(pod.id)
+            for process in remaining:
                 try:
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            if not left:
+            if not remaining:
                 return
             time.sleep(0.02)
 
     def restart(self, pod: FakePod) -> None:
-        """The container starts anew, with the variables it was made with."""
+        """Restart the container with the same variables."""
         self.end(pod)
         self.started -= 1
         home = self.root / pod.id
@@ -99,41 +99,41 @@ class Machines:
         self.start(pod)
 
     def _start_script(self, home: Path, pod: FakePod, listen: tuple[str, int], *, silent: bool) -> Path:
-        """The image's /start.sh: ssh with the key that the pod was given."""
+        """Write the image's /start.sh, which starts sshd with the public key of the pod."""
         folder = home / "ssh"
         folder.mkdir(mode=0o700)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host")], check=True)
         (folder / "authorized").write_text(pod.body["env"].get("PUBLIC_KEY", "") + "\n")
         host, port = listen
-        # a container's variables, for a pod of the console: other pods have theirs in a file of our own
+        # ssh sessions of pods created in the console get the variables from sshd; other pods have them in pod.env
         by_hand = "RRAY_CLUSTER" not in pod.body["env"]
-        shown = f" RUNPOD_POD_ID={pod.id} RUNPOD_API_KEY={pod.key} {' '.join(self.by_hand)}" if by_hand else ""
+        variables = f" RUNPOD_POD_ID={pod.id} RUNPOD_API_KEY={pod.key} {' '.join(self.by_hand)}" if by_hand else ""
         (folder / "config").write_text(
             f"ListenAddress {host}:{port}\nHostKey {folder}/host\n"
             f"AuthorizedKeysFile {folder}/authorized {home}/.ssh/authorized_keys\n"
             f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"SetEnv HOME={home} {MARK}={pod.id} PATH={self.path}{shown}\nSubsystem sftp internal-sftp\n"
+            f"SetEnv HOME={home} {MARK}={pod.id} PATH={self.path}{variables}\nSubsystem sftp internal-sftp\n"
         )
         script = home / "start.sh"
-        serve = "exec sleep infinity" if silent else f"exec {SSHD} -D -e -f {folder}/config"
-        script.write_text(f"#!/usr/bin/env bash\nmkdir -p /run/sshd 2>/dev/null\n{serve}\n")
+        run_sshd = "exec sleep infinity" if silent else f"exec {SSHD} -D -e -f {folder}/config"
+        script.write_text(f"#!/usr/bin/env bash\nmkdir -p /run/sshd 2>/dev/null\n{run_sshd}\n")
         script.chmod(0o755)
         return script
 
 
 def processes_of(pod_id: str) -> list[psutil.Process]:
-    """Everything that runs on a pod."""
+    """Return all running processes of a pod."""
     leader = _LEADERS.get(pod_id)
-    found = {}
+    processes = {}
     if leader is not None and leader.poll() is None:
         with contextlib.suppress(psutil.Error):
-            first = psutil.Process(leader.pid)
-            found = {process.pid: process for process in [first, *first.children(recursive=True)]}
+            first_process = psutil.Process(leader.pid)
+            processes = {process.pid: process for process in [first_process, *first_process.children(recursive=True)]}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == pod_id:
-                found[process.pid] = process
-    return [process for process in found.values() if not _is_dead(process)]
+                processes[process.pid] = process
+    return [process for process in processes.values() if not _is_dead(process)]
 
 
 def _is_dead(process: psutil.Process) -> bool:

@@ -1,7 +1,7 @@
-"""Each fault at each stage, kills of the command line among them: no pod outlives its deadline, none is another's.
+"""Fault injection: every fault, including kills of the command, at every stage of a cluster.
 
-Pods are real processes with their real timer and sshd; only Ray is left out, so that there can be many. `make campaign`
-runs all of them, the slow tests a few.
+No pod may outlive its deadline and no pod of other users may be changed. Pods are real processes with timer and sshd,
+but without Ray. `make campaign` runs all cases, the slow tests only a few.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.cluster.test_pods import until
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-TTL = 45  # seconds; what is left over ends itself then
-LATE = 20  # seconds that a busy machine may take for that
+TTL = 45  # seconds; remaining pods terminate themselves then
+LATE = 20  # seconds that a busy machine may need for it
 STAGES = {
     "up": ["up", "--yes"],
     "again": ["up", "--yes"],
@@ -36,9 +36,9 @@ STAGES = {
     "shrink": ["scale", "1"],
     "down": ["down"],
 }
-# at which stages each can happen
+# the stages at which each fault can occur
 FAULTS = {
-    **dict.fromkeys([f"create {how}" for how in (400, 402, 403, 422, 429, 500, "lost", "silent", "garbled")],
+    **dict.fromkeys([f"create {kind}" for kind in (400, 402, 403, 422, 429, 500, "lost", "silent", "garbled")],
                     ("up", "grow")),
     **dict.fromkeys(["no runtime", "no ssh"], ("up", "grow")),
     **dict.fromkeys(["end 405", "end 500", "end lost"], ("shrink", "down")),
@@ -47,33 +47,33 @@ FAULTS = {
     **dict.fromkeys(["killed before a request", "killed after a request", "killed at some time"], tuple(STAGES)),
 }  # fmt: skip
 CASES = [(fault, stage) for fault, stages in FAULTS.items() for stage in stages]
-FEW = CASES[:: len(CASES) // 5]
+SLOW_CASES = CASES[:: len(CASES) // 5]
 CREATION, LISTING = ("POST", "/v2/pods"), ("GET", "/v2/pods")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All cases where many kills are asked for, and kills at three other moments each."""
-    many = metafunc.config.getoption("--kills") > 1
-    cases = [(*case, seed) for seed in range(4 if many else 1) for case in (CASES if many else FEW)
+    """With `--kills`, select all cases, and kills at three other times each."""
+    all_cases = metafunc.config.getoption("--kills") > 1
+    cases = [(*case, seed) for seed in range(4 if all_cases else 1) for case in (CASES if all_cases else SLOW_CASES)
              if not seed or case[0].startswith("killed")]  # fmt: skip
     metafunc.parametrize(("fault", "stage", "seed"), cases, ids=["-".join(map(str, case)) for case in cases])
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
-    """An environment for pods whose Ray is there at once."""
+    """A Python environment for pods in which starting Ray does nothing."""
     folder = tmp_path_factory.mktemp("environment")
     (folder / "bin").mkdir()
     python = folder / "bin" / "python"
     python.write_text(f'#!/bin/sh\ncase "$*" in *cluster.pod.node*) exit 0;; *) exec {sys.executable} "$@";; esac\n')
     python.chmod(0o755)
-    wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements.lock")))
-    (folder / ".rainbow_ray").write_text(wanted.hexdigest() + "\n")
+    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements.lock")))
+    (folder / ".rainbow_ray").write_text(digest.hexdigest() + "\n")
     return folder
 
 
 class Cli:
-    """The command line as processes, of which one may be killed."""
+    """Runs commands as processes, which can be killed."""
 
     def __init__(self, folder: Path, url: str, machines: Machines, *, ready_within: float) -> None:
         self.folder = folder
@@ -91,110 +91,110 @@ class Cli:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            said, _ = self.process.communicate(timeout=kill_after if kill_after is not None else 90)
+            output, _ = self.process.communicate(timeout=kill_after if kill_after is not None else 90)
         except subprocess.TimeoutExpired:
             assert kill_after is not None
             self.kill()
-            said, _ = self.process.communicate()
-        assert "Traceback" not in said
-        assert KEY not in said
-        return self.process.returncode, said
+            output, _ = self.process.communicate()
+        assert "Traceback" not in output
+        assert KEY not in output
+        return self.process.returncode, output
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
 
 
-def inject(fault: str, account, machines: Machines, chance: random.Random) -> None:
-    """What RunPod does wrong in the stage that comes."""
-    what, _, how = fault.partition(" ")
-    kind = int(how) if how.isdigit() else how
-    match what:
+def inject(fault: str, account, machines: Machines, rng: random.Random) -> None:
+    """Inject a fault of RunPod or a pod into the next stage."""
+    action, _, detail = fault.partition(" ")
+    kind = int(detail) if detail.isdigit() else detail
+    match action:
         case "create":
             account.fail(*CREATION, kind, retry_after=0.5)
-        case "list" if how == "lags":
+        case "list" if detail == "lags":
             account.listing_lag = 1.0
         case "list":
-            account.fail(*LISTING, kind, times=chance.randint(1, 12))
+            account.fail(*LISTING, kind, times=rng.randint(1, 12))
         case "end":
-            account.fail("DELETE", "/v2/pods/", kind, times=chance.randint(1, 3))
+            account.fail("DELETE", "/v2/pods/", kind, times=rng.randint(1, 3))
     match fault:
         case "no runtime":
             account.without_runtime = 1
         case "no ssh":
             machines.dead_ssh.add(machines.started + 1)
         case "a pod dies":
-            account.end(chance.choice([pod for pod in account.living() if "RRAY_CLUSTER" in pod.body["env"]]))
+            account.end(rng.choice([pod for pod in account.living() if "RRAY_CLUSTER" in pod.body["env"]]))
 
 
-def inject_kill(fault: str, account, cli: Cli, chance: random.Random) -> float | None:
-    """A kill of the command itself, at one of its requests, or after the seconds that are returned."""
+def inject_kill(fault: str, account, cli: Cli, rng: random.Random) -> float | None:
+    """Inject a kill of the command at one of its requests, or return the seconds after which to kill it."""
     if fault == "killed at some time":
-        return chance.uniform(0.3, 3.0)
+        return rng.uniform(0.3, 3.0)
     if fault.startswith("killed"):
-        left = itertools.count(chance.randint(1, 12), -1)
+        countdown = itertools.count(rng.randint(1, 12), -1)
         hook = "on_request" if "before" in fault else "on_answer"
-        setattr(account, hook, lambda method: cli.kill() if next(left) == 1 else None)
+        setattr(account, hook, lambda method: cli.kill() if next(countdown) == 1 else None)
     return None
 
 
-def heal(account, machines: Machines) -> None:
+def clear_faults(account, machines: Machines) -> None:
     account.faults.clear()
     account.listing_lag, account.without_runtime = 0.0, 0
     account.on_request = account.on_answer = lambda method: None
     machines.dead_ssh.clear()
 
 
-def go_on(cli: Cli, account, theirs, told) -> None:
-    """After a kill, `up` makes what was wished for: no more, no fewer, one head."""
-    told.append(("up, after the kill", *cli.run(["up", "--yes"])))
-    code, said = told[-1][1:]
-    assert code == 0 or "past its time" in said, told
+def resume_after_kill(cli: Cli, account, foreign, outputs) -> None:
+    """Check that `up` after a kill creates exactly the requested pods with one head."""
+    outputs.append(("up, after the kill", *cli.run(["up", "--yes"])))
+    code, output = outputs[-1][1:]
+    assert code == 0 or "time to live" in output, outputs
     if code == 0:
-        state = ClusterFolder("rainbow").need()
-        names = [pod.body["name"] for pod in account.living() if pod not in theirs]
-        assert len(names) == state.settings.pods, told
-        assert sum("-head-" in name for name in names) == 1, told
+        state = ClusterFolder("rainbow").read_existing()
+        names = [pod.body["name"] for pod in account.living() if pod not in foreign]
+        assert len(names) == state.settings.pods, outputs
+        assert sum("-head-" in name for name in names) == 1, outputs
 
 
-def test_nothing_is_forgotten_and_nothing_foreign_touched(
+def test_no_pod_outlives_its_deadline_and_foreign_pods_are_unchanged(
     account, environment, tmp_path, monkeypatch, fault, stage, seed
 ):
     if SSHD is None:
         pytest.skip("needs OpenSSH's server (package openssh-server)")
     machines = Machines(tmp_path / "machines", environment=str(environment))
-    theirs = [account.add_foreign("rainbow-rainbow-theirs"), account.add_foreign("their own")]
+    foreign = [account.add_foreign("rainbow-rainbow-foreign"), account.add_foreign("foreign pod")]
     account.on_start, account.on_end = machines.start, machines.end
     monkeypatch.setenv("RRAY_CLUSTERS", str(tmp_path / "clusters"))
-    patience = 4.0 if fault in ("no runtime", "no ssh") else 60.0  # what will never answer is not waited for
-    cli = Cli(tmp_path, account.url, machines, ready_within=patience)
-    chance = random.Random(f"{fault} {stage} {seed}")
-    told = []
+    ready_within = 4.0 if fault in ("no runtime", "no ssh") else 60.0  # such pods never answer
+    cli = Cli(tmp_path, account.url, machines, ready_within=ready_within)
+    rng = random.Random(f"{fault} {stage} {seed}")
+    outputs = []
     for name, arguments in STAGES.items():
         seconds = None
         if name == stage:
-            inject(fault, account, machines, chance)
-            seconds = inject_kill(fault, account, cli, chance)
-        planned = sum(one.times for one in account.faults)
-        told.append((name, *cli.run(arguments, seconds)))
-        assert not planned or sum(one.times for one in account.faults) < planned, "the fault was met"
-        heal(account, machines)
+            inject(fault, account, machines, rng)
+            seconds = inject_kill(fault, account, cli, rng)
+        fault_count = sum(injected.times for injected in account.faults)
+        outputs.append((name, *cli.run(arguments, seconds)))
+        assert not fault_count or sum(injected.times for injected in account.faults) < fault_count, "no fault occurred"
+        clear_faults(account, machines)
         ClusterFolder("rainbow").read()  # raises where it cannot be read
         if name == stage:
             break
     if fault.startswith("killed"):
-        go_on(cli, account, theirs, told)
-    # what the person does next, or does not: the machine they sit at may be gone for good
-    if chance.random() < 0.5:
-        told.append(("down, at last", *cli.run(["down"])))
-        assert told[-1][1] == (2 if "no cluster" in told[-1][2] else 0), told
-        assert [pod.body["name"] for pod in account.living()] == [pod.body["name"] for pod in theirs], told
-    mine = [pod for pod in account.pods.values() if pod not in theirs]
-    assert until(lambda: all(pod.gone for pod in mine), TTL + LATE), told
-    assert all(pod.ended <= float(pod.body["env"]["RRAY_DEADLINE"]) + LATE for pod in mine), told
-    assert until(lambda: not any(processes_of(pod.id) for pod in mine)), told
-    assert not any(pod.gone for pod in theirs), told
-    touched = [(method, path) for method, path, _ in account.requests if method != "GET"]
-    assert not [path for _, path in touched for pod in theirs if pod.id in path], told
+        resume_after_kill(cli, account, foreign, outputs)
+    # the user may or may not run `down` afterwards
+    if rng.random() < 0.5:
+        outputs.append(("down, at last", *cli.run(["down"])))
+        assert outputs[-1][1] == (2 if "cluster 'rainbow' not found" in outputs[-1][2] else 0), outputs
+        assert [pod.body["name"] for pod in account.living()] == [pod.body["name"] for pod in foreign], outputs
+    owned = [pod for pod in account.pods.values() if pod not in foreign]
+    assert until(lambda: all(pod.gone for pod in owned), TTL + LATE), outputs
+    assert all(pod.ended <= float(pod.body["env"]["RRAY_DEADLINE"]) + LATE for pod in owned), outputs
+    assert until(lambda: not any(processes_of(pod.id) for pod in owned)), outputs
+    assert not any(pod.gone for pod in foreign), outputs
+    changes = [(method, path) for method, path, _ in account.requests if method != "GET"]
+    assert not [path for _, path in changes for pod in foreign if pod.id in path], outputs
     state = ClusterFolder("rainbow").read()
     assert state is None or time.time() > state.created

@@ -1,4 +1,4 @@
-"""A sweep on pods, one of which is switched off in the middle; its results come here, and no pod is left."""
+"""Jobs on pods: sweeps with a lost worker, downloads, and jobs that stop the cluster."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ QUICK = ["--phase", "1", "--folds", "2", "training.epochs=2", "training.min_step
 
 
 @pytest.mark.parametrize(("pods", "trials"), [(2, 4), pytest.param(3, 12, marks=pytest.mark.long)])
-def test_a_sweep_on_pods(call, account, machines, tiny_encoder, tmp_path, pods, trials):  # noqa: F811
+def test_a_sweep_survives_a_lost_worker(call, account, machines, tiny_encoder, tmp_path, pods, trials):  # noqa: F811
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", pods, "--yes")
     assert "--demo" in call("tune", "--", "--trials", trials, expect=2)
-    quick = [*QUICK, "--encoder", tiny_encoder("bert"), "tune.revalidation_seeds=1"]
-    said = call("tune", "--demo", "--", "--trials", trials, "--name", "sweep", *quick)
-    assert f"--usd-per-hour {0.27 * pods:g}" in said
+    flags = [*QUICK, "--encoder", tiny_encoder("bert"), "tune.revalidation_seeds=1"]
+    output = call("tune", "--demo", "--", "--trials", trials, "--name", "sweep", *flags)
+    assert f"--usd-per-hour {0.27 * pods:g}" in output
     job = next(machines.volume.glob("clusters/*/jobs/*/log.txt"), None)
     assert until(lambda: any(machines.volume.glob("runs/sweep/trials/*")), 120), job and job.read_text()
     worker = next(pod for pod in account.living() if "-worker-" in pod.body["name"])
     account.end(worker)
-    said = call("logs", seconds=600)
+    output = call("logs", timeout_seconds=600)
     summary = json.loads((machines.volume / "runs" / "sweep" / "summary.json").read_text())
-    assert summary["trials"]["total"] == trials, said
-    call("pull", "--into", tmp_path / "here")
-    assert json.loads((tmp_path / "here" / "sweep" / "summary.json").read_text()) == summary
+    assert summary["trials"]["total"] == trials, output
+    call("pull", "--into", tmp_path / "local")
+    assert json.loads((tmp_path / "local" / "sweep" / "summary.json").read_text()) == summary
     (tmp_path / "other" / "sweep").mkdir(parents=True)
-    assert "left as it is" in call("pull", "--into", tmp_path / "other", expect=1)
+    assert "skipped sweep" in call("pull", "--into", tmp_path / "other", expect=1)
     assert list((tmp_path / "other" / "sweep").iterdir()) == []
     call("down")
     assert account.living() == []
 
 
-def test_the_cluster_ends_with_its_job(call, account, machines, tmp_path):  # noqa: F811
+def test_down_when_done_stops_the_cluster(call, account, machines, tmp_path):  # noqa: F811
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--yes")
     call("train", "--demo", "--down-when-done", "--", "--name", "one", "--dry-run", "--encoder", "embedded", *QUICK)
-    assert until(lambda: not account.living(), 240), "head and worker have ended themselves"
-    done = json.loads(next(machines.volume.glob("clusters/*/DONE.json")).read_text())
-    assert "ended with 0" in done["reason"]
-    assert time.time() - done["time"] < 240
+    assert until(lambda: not account.living(), 240), "head and worker terminate themselves"
+    end_marker = json.loads(next(machines.volume.glob("clusters/*/DONE.json")).read_text())
+    assert "ended with exit code 0" in end_marker["reason"]
+    assert time.time() - end_marker["time"] < 240
     call("up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", 1, "--yes")
     time.sleep(5)
-    assert len(account.living()) == 1, "a new cluster does not end with the former one's job"
-    assert "there are: none" in call("logs", "none", expect=2)
-    assert "no pod is left" in call("down")
+    assert len(account.living()) == 1, "the new cluster ignores the files of the earlier one"
+    assert "available: none" in call("logs", "none", expect=2)
+    assert "all pods are terminated" in call("down")
 
 
 @pytest.mark.long
-def test_a_sweep_goes_on_after_down_and_up(call, account, machines, tiny_encoder, tmp_path):  # noqa: F811
+def test_a_sweep_resumes_after_down_and_up(call, account, machines, tiny_encoder, tmp_path):  # noqa: F811
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
     up = ["up", "--config", tmp_path / "cluster.yaml", *SIZE, "--pods", "1", "--yes"]
     tune = ["--trials", "6", "--name", "s", *QUICK, "--encoder", tiny_encoder("bert"), "tune.revalidation_seeds=1"]
@@ -67,9 +67,9 @@ def test_a_sweep_goes_on_after_down_and_up(call, account, machines, tiny_encoder
     before = trial_log.read_text().splitlines()
     call(*up)
     assert "Ray alive" in call("status")
-    said = call("tune", "--demo", "--follow", "--", *tune, "--resume", seconds=400)
-    assert "trials have ended before" in said
-    assert trial_log.read_text().splitlines()[: len(before) - 1] == before[:-1], "nothing that was known is lost"
+    output = call("tune", "--demo", "--follow", "--", *tune, "--resume", timeout_seconds=400)
+    assert "trials have ended before" in output
+    assert trial_log.read_text().splitlines()[: len(before) - 1] == before[:-1], "no completed trial is lost"
     summary = json.loads((trial_log.parent / "summary.json").read_text())
     assert summary["trials"]["total"] == 6
     call("down")

@@ -1,4 +1,4 @@
-"""Pods are asked for and ended: nothing is forgotten, nothing foreign is touched, whatever the API answers."""
+"""Creating, finding and terminating pods while the API fails, loses responses or returns outdated listings."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from cluster.provision import end_surplus
 from cluster.reconcile import own_pods, surplus
 from cluster.runpod_api import Forbidden, NoBalance, Unauthorized, Unavailable, WrongRequest
 from cluster.state import MARKER, VolumeRecord
-from cluster.volumes import find_or_make_volume, give_back_volume
+from cluster.volumes import delete_created_volume, find_or_create_volume
 from tests.cluster.fake_runpod import KEY
 
 FIRST = Candidate("NVIDIA RTX A5000", "RTX A5000", 24, "EU-RO-1", "HIGH", 0.27)
 SECOND = Candidate("NVIDIA GeForce RTX 4090", "RTX 4090", 24, "US-TX-3", "HIGH", 0.69)
 
 
-def names(account):
+def pod_names(account):
     return {pod.body["name"] for pod in account.living()}
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_without_room_the_next_candidate_is_asked(account, make_cluster, status):
+def test_create_tries_the_next_candidate_without_capacity(account, make_cluster, status):
     cluster = make_cluster()
     account.fail("POST", "/v2/pods", status)
     record = cluster.create("head", [FIRST, SECOND])
     assert record.gpu == SECOND.gpu
-    assert cluster.create("worker", [FIRST, SECOND]).gpu == SECOND.gpu, "what had no room is not asked again"
-    assert len(cluster.folder.need().pods) == len(account.living()) == 2
+    assert cluster.create("worker", [FIRST, SECOND]).gpu == SECOND.gpu, (
+        "a candidate without capacity is not requested again"
+    )
+    assert len(cluster.folder.read_existing().pods) == len(account.living()) == 2
 
 
-def test_no_room_anywhere_says_what_was_tried(account, make_cluster):
+def test_no_capacity_lists_the_candidates(account, make_cluster):
     cluster = make_cluster()
     account.stock.clear()
     with pytest.raises(NoCapacityError, match="RTX A5000 in EU-RO-1: There are no longer") as caught:
         cluster.create("head", [FIRST, SECOND])
     assert "RTX 4090 in US-TX-3" in str(caught.value)
-    assert cluster.folder.need().pods == []
+    assert cluster.folder.read_existing().pods == []
 
 
 @pytest.mark.parametrize(("status", "kind"), [(402, NoBalance), (422, WrongRequest)])
-def test_what_no_other_gpu_would_mend_stops_at_once(account, make_cluster, status, kind):
+def test_create_fails_at_once_on_other_rejections(account, make_cluster, status, kind):
     cluster = make_cluster()
     account.fail("POST", "/v2/pods", status)
     with pytest.raises(kind):
         cluster.create("head", [FIRST, SECOND])
     assert len(account.requests) == 1
-    assert cluster.folder.need().pods == []
+    assert cluster.folder.read_existing().pods == []
 
 
 @pytest.mark.parametrize("kind", ["lost", "silent", "garbled"])
-def test_a_creation_that_happened_is_found_by_its_name(account, make_cluster, kind):
+def test_a_creation_with_a_lost_response_is_found_by_name(account, make_cluster, kind):
     cluster = make_cluster()
     account.fail("POST", "/v2/pods", kind)
     record = cluster.create("head", [FIRST])
@@ -60,22 +62,22 @@ def test_a_creation_that_happened_is_found_by_its_name(account, make_cluster, ki
     assert len(account.living()) == 1
 
 
-def test_a_creation_that_turns_up_late_is_found_by_down(account, make_cluster):
+def test_end_all_finds_creations_that_are_listed_late(account, make_cluster):
     cluster = make_cluster()
-    account.listing_lag = 0.5  # longer than four looks at 0.01 s, three times
+    account.listing_lag = 0.5  # longer than all listings of three creations
     cluster.poll = 0.01
     account.fail("POST", "/v2/pods", "lost", times=CREATE_TRIES)
     with pytest.raises(Unavailable):
         cluster.create("head", [FIRST])
-    state = cluster.folder.need()
+    state = cluster.folder.read_existing()
     assert [record.step for record in state.pods] == ["asked"] * CREATE_TRIES
     assert (state.living, state.head, state.usd(cluster.clock() + 3600)) == ([], None, 0.0)
     cluster.end_all()
     assert account.living() == []
-    assert cluster.folder.need().uncertain == []
+    assert cluster.folder.read_existing().uncertain == []
 
 
-def test_a_pod_that_no_listing_shows_is_ended_all_the_same(account, make_cluster):
+def test_end_all_terminates_pods_that_are_not_listed(account, make_cluster):
     cluster = make_cluster()
     account.listing_lag = 3600.0
     cluster.create("head", [FIRST])
@@ -83,34 +85,34 @@ def test_a_pod_that_no_listing_shows_is_ended_all_the_same(account, make_cluster
     assert account.living() == []
 
 
-def test_a_fresh_pod_that_a_listing_lacks_is_there(account, make_cluster):
+def test_refresh_requests_pods_that_are_not_listed_by_id(account, make_cluster):
     cluster = make_cluster()
     account.listing_lag = 3600.0
     head = cluster.create("head", [FIRST])
-    assert [pod.id for pod in cluster.look()] == [head.id]
+    assert [pod.id for pod in cluster.refresh()] == [head.id]
     assert cluster.state.head is head
     account.fail("GET", f"/v2/pods/{head.id}", 500, times=9)
-    cluster.look()
-    assert cluster.state.head is head, "only `no such pod` ends a record"
+    cluster.refresh()
+    assert cluster.state.head is head, "only a 404 ends a record"
     account.faults.clear()
     account.end(account.pods[head.id])
-    assert cluster.look() == []
+    assert cluster.refresh() == []
     assert cluster.state.head is None
 
 
-def test_an_ended_pod_that_is_still_listed_does_not_come_back(account, make_cluster):
+def test_a_terminated_pod_in_an_outdated_listing_stays_ended(account, make_cluster):
     cluster = make_cluster()
     head = cluster.create("head", [FIRST])
-    there = account.pods[head.id]
-    stale = cluster.client.pods()
+    pod = account.pods[head.id]
+    outdated_listing = cluster.client.pods()
     cluster.end(head)
-    account.end(there)
-    cluster.client.pods = lambda: stale
-    assert cluster.look() == []
+    account.end(pod)
+    cluster.client.pods = lambda: outdated_listing
+    assert cluster.refresh() == []
     assert cluster.state.living == []
 
 
-def test_pods_too_many_are_ended(account, make_cluster):
+def test_surplus_pods_are_terminated(account, make_cluster):
     cluster = make_cluster(pods=2)
     head, worker = cluster.create("head", [FIRST]), cluster.create("worker", [FIRST])
     head.step = worker.step = "ready"
@@ -121,21 +123,21 @@ def test_pods_too_many_are_ended(account, make_cluster):
     assert {pod.id for pod in account.living()} == {head.id, worker.id}
 
 
-def test_one_that_cannot_be_ended_keeps_no_other_alive(account, make_cluster):
+def test_end_all_terminates_the_others_if_one_fails(account, make_cluster):
     cluster = make_cluster()
-    stubborn, *others = [cluster.create(role, [FIRST]) for role in ("head", "worker", "worker")]
-    account.fail("DELETE", f"/v2/pods/{stubborn.id}", 500, times=10_000)
-    begun = cluster.clock()
+    failing, *others = [cluster.create(role, [FIRST]) for role in ("head", "worker", "worker")]
+    account.fail("DELETE", f"/v2/pods/{failing.id}", 500, times=10_000)
+    started_at = cluster.clock()
     times = iter(range(0, 100_000, 20))
-    cluster.clock = lambda: begun + next(times)
-    with pytest.raises(ClusterError, match=stubborn.id) as caught:
+    cluster.clock = lambda: started_at + next(times)
+    with pytest.raises(ClusterError, match=failing.id) as caught:
         cluster.end_all()
     assert not any(other.id in str(caught.value) for other in others)
-    assert [pod.id for pod in account.living()] == [stubborn.id]
+    assert [pod.id for pod in account.living()] == [failing.id]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Unauthorized), (403, Forbidden)])
-def test_a_key_that_may_not_look_is_told_at_once(account, make_cluster, status, kind):
+def test_end_all_fails_at_once_without_permission(account, make_cluster, status, kind):
     cluster = make_cluster()
     cluster.create("head", [FIRST])
     account.fail("GET", "/v2/pods", status, times=99)
@@ -143,7 +145,7 @@ def test_a_key_that_may_not_look_is_told_at_once(account, make_cluster, status, 
         cluster.end_all()
 
 
-def test_down_waits_as_long_as_it_is_told(account, make_cluster):
+def test_end_all_respects_retry_after(account, make_cluster):
     cluster = make_cluster()
     cluster.create("head", [FIRST])
     pauses: list[float] = []
@@ -155,21 +157,21 @@ def test_down_waits_as_long_as_it_is_told(account, make_cluster):
     account.fail("GET", "/v2/pods", 429, times=99, retry_after=7200)
     with pytest.raises(ClusterError, match="Too many requests"):
         cluster.end_all()
-    assert 7200 not in pauses, "two hours are the user's to wait"
+    assert 7200 not in pauses, "the command does not wait for two hours"
 
 
-def test_what_was_asked_for_and_never_came_is_given_up(account, make_cluster):
+def test_resolve_removes_a_pod_that_never_appears(account, make_cluster):
     cluster = make_cluster()
-    record = cluster._ask("head", FIRST)
+    record = cluster._record_request("head", FIRST)
     cluster.resolve()
-    assert record not in cluster.folder.need().pods
+    assert record not in cluster.folder.read_existing().pods
     assert cluster.clock() - record.since >= cluster.listing_delay
 
 
-def test_what_was_asked_for_and_came_late_is_kept(account, make_cluster):
+def test_resolve_keeps_a_pod_that_appears_late(account, make_cluster):
     cluster = make_cluster()
     account.listing_lag = 0.3
-    record = cluster._ask("head", FIRST)
+    record = cluster._record_request("head", FIRST)
     cluster.client.create_pod(pod_request(cluster.state, record, FIRST, "ssh-ed25519 AAAA"))
     cluster.resolve()
     assert cluster.state.head is record
@@ -177,70 +179,70 @@ def test_what_was_asked_for_and_came_late_is_kept(account, make_cluster):
 
 
 @pytest.mark.parametrize("status", [500, 408])
-def test_a_fault_of_theirs_is_asked_again_under_another_name(account, make_cluster, status):
+def test_an_uncertain_creation_is_retried_with_another_name(account, make_cluster, status):
     cluster = make_cluster()
     account.fail("POST", "/v2/pods", status, times=CREATE_TRIES - 1)
     record = cluster.create("head", [FIRST])
     assert [pod.body["name"] for pod in account.living()] == [record.name]
-    assert len(cluster.folder.need().uncertain) == CREATE_TRIES - 1
+    assert len(cluster.folder.read_existing().uncertain) == CREATE_TRIES - 1
     cluster.resolve()
-    assert cluster.folder.need().pods == [record]
+    assert cluster.folder.read_existing().pods == [record]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_listing_that_is_refused_makes_no_creation_certain(account, make_cluster, status):
+def test_a_creation_stays_uncertain_if_listings_fail(account, make_cluster, status):
     cluster = make_cluster()
     account.fail("POST", "/v2/pods", "lost", times=CREATE_TRIES)
     account.fail("GET", "/v2/pods", status, times=99)
     with pytest.raises(Unavailable):
         cluster.create("head", [FIRST])
-    assert len(cluster.folder.need().uncertain) == CREATE_TRIES
+    assert len(cluster.folder.read_existing().uncertain) == CREATE_TRIES
 
 
-def test_no_pod_without_its_volume(account, make_cluster):
+def test_no_pod_is_created_without_its_volume(account, make_cluster):
     cluster = make_cluster()
     cluster.state.volume = VolumeRecord(name="data", size=50, data_center="EU-RO-1", ours=True)
-    with pytest.raises(ClusterError, match="volume data is not known to exist"):
+    with pytest.raises(ClusterError, match="cannot confirm that volume data exists"):
         cluster.create("head", [FIRST])
     assert account.pods == {}
 
 
-def test_it_is_written_down_before_it_is_asked_for(account, make_cluster):
+def test_a_pod_is_recorded_before_it_is_requested(account, make_cluster):
     cluster = make_cluster()
-    seen = []
-    account.on_start = lambda pod: seen.append([record.name for record in cluster.folder.need().pods])
+    recorded = []
+    account.on_start = lambda pod: recorded.append([record.name for record in cluster.folder.read_existing().pods])
     record = cluster.create("head", [FIRST])
-    assert seen == [[record.name]]
+    assert recorded == [[record.name]]
 
 
-def test_what_a_killed_command_left_is_found_without_a_record(account, make_cluster):
+def test_pods_without_a_record_are_found(account, make_cluster):
     cluster = make_cluster()
     cluster.create("head", [FIRST])
     cluster.state.pods.clear()
     cluster.save()
-    assert len(cluster.look()) == 1
+    assert len(cluster.refresh()) == 1
     assert len(cluster.state.living) == 1
     cluster.end_all()
     assert account.living() == []
 
 
-def test_nothing_foreign_is_touched(account, make_cluster):
+def test_foreign_pods_are_not_changed(account, make_cluster):
     cluster = make_cluster()
     other = make_cluster(name="other")
     cluster.create("head", [FIRST])
     other.create("head", [FIRST])
-    account.add_foreign("their own")
-    account.add_foreign(f"{cluster.state.prefix}head-named-as-ours")  # our prefix, and no marker
-    masked = account.add_foreign("marked as ours")
-    masked.body["env"] = {MARKER: cluster.state.marker}  # our marker, and not our name
-    before = names(account)
+    account.add_foreign("foreign pod")
+    account.add_foreign(f"{cluster.state.prefix}head-same-prefix")  # same prefix, but no marker
+    same_marker = account.add_foreign("same marker")
+    same_marker.body["env"] = {MARKER: cluster.state.marker}  # same marker, but no prefix
+    before = pod_names(account)
     cluster.end_all()
-    assert before - names(account) == {record.name for record in cluster.state.pods}
+    assert before - pod_names(account) == {record.name for record in cluster.state.pods}
     assert len(own_pods(other.client.pods(), other.state)) == 1
 
 
 @pytest.mark.parametrize("status", [405, 409, 500, 429])
-def test_down_goes_on_until_they_are_gone(account, make_cluster, status):
+def test_end_all_retries_until_all_pods_are_terminated(account, make_cluster, status):
     cluster = make_cluster()
     for role in ("head", "worker", "worker"):
         cluster.create(role, [FIRST])
@@ -248,60 +250,60 @@ def test_down_goes_on_until_they_are_gone(account, make_cluster, status):
     account.fail("GET", "/v2/pods", 503, times=8)
     cluster.end_all()
     assert account.living() == []
-    assert all(record.step == "ended" and record.until for record in cluster.folder.need().pods)
+    assert all(record.step == "ended" and record.until for record in cluster.folder.read_existing().pods)
 
 
-def test_pods_that_will_not_go_are_named_with_their_end(account, make_cluster):
+def test_end_all_names_remaining_pods_and_their_deadline(account, make_cluster):
     cluster = make_cluster()
     record = cluster.create("head", [FIRST])
     account.fail("DELETE", "/v2/pods", 500, times=10_000)
-    begun = cluster.clock()
+    started_at = cluster.clock()
     times = iter(range(0, 100_000, 20))
-    cluster.clock = lambda: begun + next(times)
-    with pytest.raises(ClusterError, match="they end themselves at") as caught:
+    cluster.clock = lambda: started_at + next(times)
+    with pytest.raises(ClusterError, match="they will terminate themselves at") as caught:
         cluster.end_all()
     assert record.id in str(caught.value)
-    assert cluster.folder.need().living
+    assert cluster.folder.read_existing().living
 
 
-def test_a_listing_that_fails_ends_no_record(account, make_cluster):
+def test_a_failed_listing_ends_no_record(account, make_cluster):
     cluster = make_cluster()
     cluster.create("head", [FIRST])
     account.fail("GET", "/v2/pods", 500, times=10)
     with pytest.raises(Unavailable):
-        cluster.look()
-    assert [record.step for record in cluster.folder.need().pods] == ["made"]
+        cluster.refresh()
+    assert [record.step for record in cluster.folder.read_existing().pods] == ["made"]
 
 
-def test_a_pod_that_died_is_seen(account, make_cluster):
+def test_refresh_ends_the_record_of_a_terminated_pod(account, make_cluster):
     cluster = make_cluster()
     record = cluster.create("head", [FIRST])
     account.end(account.pods[record.id])
-    assert cluster.look() == []
+    assert cluster.refresh() == []
     assert record.step == "ended"
     assert record.until is not None
 
 
-@pytest.mark.parametrize("dead", ["no runtime", "exited", "no answer"])
-def test_running_is_not_ready(account, make_cluster, dead):
+@pytest.mark.parametrize("failure", ["no runtime", "exited", "no answer"])
+def test_wait_for_ssh_needs_runtime_status_and_answer(account, make_cluster, failure):
     cluster = make_cluster(ready_within=0.5)
     record = cluster.create("head", [FIRST])
-    there = account.pods[record.id]
-    there.address = ("127.0.0.9", 9)
-    there.runtime = dead != "no runtime"
-    there.status = "EXITED" if dead == "exited" else there.status
+    pod = account.pods[record.id]
+    pod.address = ("127.0.0.9", 9)
+    pod.runtime = failure != "no runtime"
+    pod.status = "EXITED" if failure == "exited" else pod.status
     assert not cluster.wait_for_ssh(record)
 
 
-def test_faults_of_the_api_are_no_death(account, make_cluster):
+def test_wait_for_ssh_tolerates_api_errors(account, make_cluster):
     cluster = make_cluster(ready_within=20)
     record = cluster.create("head", [FIRST])
     account.pods[record.id].status = "EXITED"
-    asked = len(account.requests)
+    request_count = len(account.requests)
     account.fail("GET", "/v2/pods", 429, times=7)
     account.fail("GET", "/v2/pods", 404, times=2)
     assert not cluster.wait_for_ssh(record)
-    assert len(account.requests) - asked == 10, "until it was told that the pod has exited"
+    assert len(account.requests) - request_count == 10, "until the pod has the status EXITED"
     account.fail("GET", "/v2/pods", 404, times=99)
     assert not cluster.wait_for_ssh(record)
     account.faults.clear()
@@ -310,7 +312,7 @@ def test_faults_of_the_api_are_no_death(account, make_cluster):
         cluster.wait_for_ssh(record)
 
 
-def test_who_waits_gives_up_when_it_is_told(account, make_cluster):
+def test_wait_for_ssh_stops_when_requested(account, make_cluster):
     cluster = make_cluster(ready_within=60)
     record = cluster.create("head", [FIRST])
     account.pods[record.id].runtime = False
@@ -318,27 +320,27 @@ def test_who_waits_gives_up_when_it_is_told(account, make_cluster):
     assert not cluster.wait_for_ssh(record)
 
 
-def test_volumes_are_found_or_made_once(account, make_cluster):
+def test_volumes_are_created_once(account, make_cluster):
     cluster = make_cluster()
     account.fail("POST", "/v2/network-volumes", "lost")
-    made = find_or_make_volume(cluster, "rainbow-studio", 50, "EU-RO-1")
-    assert made.ours
-    assert find_or_make_volume(cluster, "rainbow-studio", 50, "EU-RO-1").id == made.id
+    created = find_or_create_volume(cluster, "rainbow-studio", 50, "EU-RO-1")
+    assert created.ours
+    assert find_or_create_volume(cluster, "rainbow-studio", 50, "EU-RO-1").id == created.id
     assert cluster.state.volume.ours
     assert len(account.volumes) == 1
-    assert give_back_volume(cluster) == ""
+    assert delete_created_volume(cluster) == ""
     assert account.volumes == {}
-    theirs = cluster.client.create_volume("mine", 10, "US-TX-3")
-    found = find_or_make_volume(cluster, theirs.id, 50, "EU-RO-1")
-    assert (found.name, found.ours) == ("mine", False)
-    assert "mine" in give_back_volume(cluster)
+    foreign = cluster.client.create_volume("data", 10, "US-TX-3")
+    existing = find_or_create_volume(cluster, foreign.id, 50, "EU-RO-1")
+    assert (existing.name, existing.ours) == ("data", False)
+    assert "data" in delete_created_volume(cluster)
     assert len(account.volumes) == 1
 
 
-def test_the_request_holds_no_secret_and_one_port(make_cluster, account):
+def test_pod_requests_have_no_secret_and_one_port(make_cluster, account):
     cluster = make_cluster(pods=2, env={"RAINBOW_TRAINING__EPOCHS": "3"})
     cluster.state.volume = VolumeRecord(name="data", id="vol1", size=50, data_center="EU-RO-1", ours=True)
-    record = cluster._ask("head", FIRST)
+    record = cluster._record_request("head", FIRST)
     body = pod_request(cluster.state, record, FIRST, "ssh-ed25519 AAAA")
     assert body["ports"] == ["22/tcp"]
     assert body["globalNetworking"]

@@ -1,4 +1,4 @@
-"""A pod as Ray's node: what it is started with, and when it is not."""
+"""Ray nodes on pods: token, object store, network interface and variables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_without_a_token_nothing_starts(home, capsys):
+def test_ray_does_not_start_without_a_token(home, capsys):
     assert node.main(["start", "head"]) == 1
-    assert "Ray would take commands from anyone" in capsys.readouterr().err
+    assert "Ray would accept commands from anyone" in capsys.readouterr().err
     (home / ".rainbow" / "ray_token").write_text(" \n")
     assert node.main(["start", "head"]) == 1
 
 
-def test_a_token_that_others_could_read_is_closed(home):
+def test_the_token_file_becomes_private(home):
     path = home / ".rainbow" / "ray_token"
     path.parent.mkdir()
     path.write_text("a token")
@@ -38,18 +38,18 @@ def test_the_object_store_fits_into_shared_memory():
         machine.object_store_bytes(100 * gigabyte, 64 * 2**20)
 
 
-def test_an_address_that_no_interface_has_is_told():
+def test_an_address_without_an_interface_is_reported():
     assert machine.interface_of("127.0.0.1") == "lo"
     with pytest.raises(machine.NodeError, match=r"10\.255\.255\.1"):
         machine.wait_for_interface("10.255.255.1", seconds=0.0)
 
 
-def test_what_a_login_needs_is_read_back(home):
-    node.remember({"RAINBOW_ADDRESS": "10.0.0.1:6379", "ODD": "a b'c"})
+def test_node_env_is_private_and_reads_back(home):
+    node.write_node_env({"RAINBOW_ADDRESS": "10.0.0.1:6379", "ODD": "a b'c"})
     assert node.read_node_env() == {"RAINBOW_ADDRESS": "10.0.0.1:6379", "ODD": "a b'c"}
     assert (home / ".rainbow" / "node.env").stat().st_mode & 0o077 == 0
 
 
-def test_at_least_one_cpu_and_some_memory():
+def test_cpu_and_memory_limits_are_positive():
     assert machine.cpu_count() >= 1
     assert machine.memory_bytes() > 2**28

@@ -1,4 +1,4 @@
-"""From pods to Ray on them: workers on which it does not start are replaced, Ctrl-C is heard at once."""
+"""Building a cluster from pods: workers without Ray are replaced, and Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ CANDIDATE = Candidate("NVIDIA RTX A5000", "RTX A5000", 24, "EU-RO-1", "HIGH", 0.
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Pods answer as soon as they are there, and nothing is copied; where Ray starts is the test's to say."""
-    refusing: list[str] = []
+def failing_pods(monkeypatch):
+    """Skip ssh and copies; Ray fails to start on the pods in the returned list."""
+    failing: list[str] = []
 
     def start(cluster, record):
-        if record.name in refusing:
+        if record.name in failing:
             raise RemoteError(f"starting Ray on {record.name}", 1, "no")
         record.step = "ready"
 
-    for name in ("push_code", "_set_up", "_give_secrets", "_forget_the_end"):
+    for name in ("push_code", "_set_up", "_copy_secrets", "_remove_end_markers"):
         monkeypatch.setattr(provision, name, lambda *_: None)
     for name in ("_unreachable", "_unconnected"):
         monkeypatch.setattr(provision, name, lambda cluster: [])
     monkeypatch.setattr(provision, "reach", lambda folder, record: None)
     monkeypatch.setattr(provision, "start_node", start)
-    return refusing
+    return failing
 
 
-def refuse_new_workers(account, refusing, times):
-    left = iter(range(times))
+def fail_on_new_workers(account, failing, times):
+    remaining = iter(range(times))
 
-    def note(pod):
-        if "-worker-" in pod.body["name"] and next(left, None) is not None:
-            refusing.append(pod.body["name"])
+    def mark_as_failing(pod):
+        if "-worker-" in pod.body["name"] and next(remaining, None) is not None:
+            failing.append(pod.body["name"])
 
-    account.on_start = note
+    account.on_start = mark_as_failing
 
 
-def test_a_worker_on_which_ray_does_not_start_is_replaced(account, make_cluster, quick):
+def test_workers_without_ray_are_replaced(account, make_cluster, failing_pods):
     cluster = make_cluster(pods=3, retries=2)
-    refuse_new_workers(account, quick, 2)
+    fail_on_new_workers(account, failing_pods, 2)
     build(cluster, [CANDIDATE])
-    names = {pod.body["name"] for pod in account.living()}
-    assert len(names) == 3
-    assert not names & set(quick)
+    pod_names = {pod.body["name"] for pod in account.living()}
+    assert len(pod_names) == 3
+    assert not pod_names & set(failing_pods)
     assert all(record.step == "ready" for record in cluster.state.living)
     assert cluster.state.replaced == 2
 
 
-def test_the_budget_of_retries_holds_for_ray_as_well(account, make_cluster, quick):
+def test_workers_without_ray_count_as_retries(account, make_cluster, failing_pods):
     cluster = make_cluster(pods=2, retries=1)
-    refuse_new_workers(account, quick, 99)
-    with pytest.raises(ClusterError, match="Ray does not start there"):
+    fail_on_new_workers(account, failing_pods, 99)
+    with pytest.raises(ClusterError, match="Ray does not start on this pod"):
         build(cluster, [CANDIDATE])
 
 
 @pytest.mark.parametrize("lag", [0.0, 0.3])
-def test_a_creation_that_seemed_lost_does_not_run_on_unseen(account, make_cluster, quick, lag):
+def test_uncertain_creations_are_resolved_before_build_returns(account, make_cluster, failing_pods, lag):
     cluster = make_cluster(pods=2)
     account.listing_lag, cluster.poll = lag, 0.01
     account.fail("POST", "/v2/pods", "lost")
@@ -76,7 +76,7 @@ def test_a_creation_that_seemed_lost_does_not_run_on_unseen(account, make_cluste
     assert len(account.pods) == (3 if lag else 2)
 
 
-def test_a_late_pod_becomes_no_second_head(account, make_cluster, quick):
+def test_an_unlisted_head_is_not_created_twice(account, make_cluster, failing_pods):
     cluster = make_cluster(pods=1)
     account.listing_lag = 3600
     build(cluster, [CANDIDATE])
@@ -86,21 +86,21 @@ def test_a_late_pod_becomes_no_second_head(account, make_cluster, quick):
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C as on a terminal: what is begun in the background of a shell inherits that it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Handle SIGINT as on a terminal; background processes of a shell would ignore it."""
+    original_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, original_handler)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_waits_for_no_pod(account, make_cluster):
+def test_ctrl_c_does_not_wait_for_pods(account, make_cluster):
     cluster = make_cluster(pods=2, ready_within=60)
     account.without_runtime = 2
     for role in ("head", "worker"):
         cluster.create(role, [CANDIDATE])
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         converge(cluster, [CANDIDATE])
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - started_at < 20
     assert cluster.stop.is_set()

@@ -1,4 +1,4 @@
-"""The client against real HTTP: what each error means, what is tried again, and that a creation is never doubled."""
+"""The API client over HTTP: error types, retries, and creations that are never sent twice."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def client(account, pauses):
     return RunPod(KEY, account.url, pause=pauses.append)
 
 
-def test_pods_come_and_go(account, client):
+def test_pods_are_created_and_terminated(account, client):
     assert client.pods() == []
-    made = client.create_pod(BODY)
-    assert client.pod(made.id).name == "rainbow-x"
-    assert [pod.id for pod in client.pods()] == [made.id]
-    assert made.alive
-    assert client.terminate(made.id).how == "deleted"
-    assert client.terminate(made.id).how == "gone"
+    created = client.create_pod(BODY)
+    assert client.pod(created.id).name == "rainbow-x"
+    assert [pod.id for pod in client.pods()] == [created.id]
+    assert created.alive
+    assert client.terminate(created.id).how == "deleted"
+    assert client.terminate(created.id).how == "gone"
     assert client.pods() == []
 
 
-def test_volumes_and_the_catalogue(account, client):
+def test_volumes_and_catalog(account, client):
     volume = client.create_volume("rainbow-data", 20, "EU-RO-1")
-    assert [(found.id, found.size) for found in client.volumes()] == [(volume.id, 20)]
+    assert [(listed.id, listed.size) for listed in client.volumes()] == [(volume.id, 20)]
     client.delete_volume(volume.id)
     client.delete_volume(volume.id)
     assert client.volumes() == []
     gpus = {gpu.id: gpu for gpu in client.gpu_types(count=1, cloud="SECURE")}
     assert gpus["NVIDIA RTX A5000"].price.secure == pytest.approx(0.27)
-    assert {place.id for place in gpus["NVIDIA RTX A5000"].dataCenters} >= {"EU-RO-1"}
+    assert {center.id for center in gpus["NVIDIA RTX A5000"].dataCenters} >= {"EU-RO-1"}
     assert {center.id: center.globalNetwork for center in client.data_centers()}["US-GA-2"] is False
 
 
@@ -58,25 +58,25 @@ def test_volumes_and_the_catalogue(account, client):
     ("status", "kind"),
     [(400, NoCapacity), (401, Unauthorized), (402, NoBalance), (403, Forbidden), (404, NotFound), (422, WrongRequest)],
 )
-def test_refusals_are_told_in_a_sentence_and_not_repeated(account, client, pauses, status, kind):
+def test_rejections_are_not_retried(account, client, pauses, status, kind):
     account.fail("POST", "/v2/pods", status, times=9)
     with pytest.raises(kind) as caught:
         client.create_pod(BODY)
-    assert str(caught.value).startswith("RunPod: as the test wants it")
+    assert str(caught.value).startswith("RunPod: injected fault")
     assert str(caught.value).endswith(".")
     assert len(account.requests) == 1
     assert pauses == []
     assert account.living() == []
 
 
-def test_too_many_requests_wait_as_long_as_they_are_told(account, client, pauses):
+def test_rate_limited_requests_respect_retry_after(account, client, pauses):
     account.fail("POST", "/v2/pods", 429, times=2, retry_after=7)
     client.create_pod(BODY)
     assert pauses == [7, 7]
     assert len(account.living()) == 1
 
 
-def test_an_hour_of_waiting_is_the_users_to_decide(account, client, pauses):
+def test_long_retry_after_is_an_error(account, client, pauses):
     account.fail("GET", "/v2/pods", 429, retry_after=3600)
     with pytest.raises(RateLimited):
         client.pods()
@@ -84,7 +84,7 @@ def test_an_hour_of_waiting_is_the_users_to_decide(account, client, pauses):
 
 
 @pytest.mark.parametrize("kind", [500, 502, 503])
-def test_reading_goes_on_after_faults_of_theirs(account, client, pauses, kind):
+def test_reads_are_retried_after_server_errors(account, client, pauses, kind):
     account.fail("GET", "/v2/pods", kind, times=3)
     assert client.pods() == []
     assert pauses == sorted(pauses)
@@ -92,7 +92,7 @@ def test_reading_goes_on_after_faults_of_theirs(account, client, pauses, kind):
 
 
 @pytest.mark.parametrize("kind", ["lost", "silent", "garbled", 502])
-def test_a_creation_nobody_knows_of_is_not_sent_twice(account, client, pauses, kind):
+def test_uncertain_creations_are_not_sent_twice(account, client, pauses, kind):
     account.fail("POST", "/v2/pods", kind)
     with pytest.raises(Unavailable):
         client.create_pod(BODY)
@@ -100,7 +100,7 @@ def test_a_creation_nobody_knows_of_is_not_sent_twice(account, client, pauses, k
     assert len(account.living()) == (0 if kind == 502 else 1)
 
 
-def test_a_listing_that_fails_is_never_an_empty_account(account, client):
+def test_a_failed_listing_is_an_error(account, client):
     account.fail("GET", "/v2/pods", "garbled", times=9)
     with pytest.raises(Unavailable):
         client.pods()
@@ -111,31 +111,31 @@ def test_a_listing_that_fails_is_never_an_empty_account(account, client):
 
 
 @pytest.mark.parametrize("status", [405, 409])
-def test_where_deleting_is_not_allowed_the_action_ends_a_pod(account, client, status):
-    made = client.create_pod(BODY)
+def test_terminate_uses_the_action_if_delete_is_not_allowed(account, client, status):
+    created = client.create_pod(BODY)
     account.fail("DELETE", "/v2/pods", status)
-    assert client.terminate(made.id).how == "terminated"
+    assert client.terminate(created.id).how == "terminated"
     assert account.living() == []
 
 
-def test_no_way_there_is_said_with_the_address(pauses):
+def test_connection_errors_name_the_address(pauses):
     client = RunPod(KEY, "http://127.0.0.1:9", pause=pauses.append)
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
         client.create_pod(BODY)
-    assert len(pauses) == 4, "what was never sent may be sent again"
+    assert len(pauses) == 4, "requests that were not sent are retried"
 
 
-def test_the_key_is_in_no_message(account, pauses):
+def test_error_messages_do_not_contain_the_key(account, pauses):
     secret = "rpa_NOTTHEKEYBUTSECRET"
     with pytest.raises(Unauthorized) as caught:
         RunPod(secret, account.url, pause=pauses.append).pods()
     assert secret not in repr(caught.value) + str(caught.value)
 
 
-def test_a_pods_own_key_ends_that_pod_and_nothing_else(account, client, pauses):
-    one, other = client.create_pod(BODY), client.create_pod(BODY)
-    own = RunPod(account.pods[one.id].key, account.url, pause=pauses.append)
+def test_the_key_of_a_pod_terminates_only_that_pod(account, client, pauses):
+    first, second = client.create_pod(BODY), client.create_pod(BODY)
+    pod_client = RunPod(account.pods[first.id].key, account.url, pause=pauses.append)
     with pytest.raises(Forbidden):
-        own.terminate(other.id)
-    assert own.terminate(one.id).how == "deleted"
-    assert [pod.id for pod in account.living()] == [other.id]
+        pod_client.terminate(second.id)
+    assert pod_client.terminate(first.id).how == "deleted"
+    assert [pod.id for pod in account.living()] == [second.id]
