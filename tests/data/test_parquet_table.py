@@ -439,7 +439,7 @@ def test_values_beyond_the_common_type_are_refused_with_types_and_files(tmp_path
     put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([1], other)}))
     with pytest.raises(InputError) as caught:
         open_manifest(str(tmp_path / "f")).read(["n"])
-    assert f"it holds {one} in a.parquet and {other} in b.parquet" in str(caught.value)
+    assert f"it has {one} in a.parquet and {other} in b.parquet" in str(caught.value)
     assert "write it with one type in all files" in str(caught.value)
     assert "export it again" not in str(caught.value)
 

@@ -353,7 +353,7 @@ def test_branches_may_ask_for_other_numbers_but_not_for_another_kind(config, che
                   "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
         lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {other}")
         (task,) = problems_of(tmp_path, config, check, *lines)
-        assert "in two ways that one search cannot hold" in task
+        assert "from two distributions that one search cannot combine" in task
         assert "mine.py:3" in task
         assert "mine.py:5" in task
 
