@@ -99,7 +99,7 @@ def test_a_list_of_one_label_is_its_label(read_songs, cell):
     values = [cell if i % 3 == 0 else NAMES[i % 3] for i in range(N)]
     data = read_songs(songs(**{KIND: values}), phase=2)
     assert data.task.classes == tuple(sorted(NAMES))
-    assert any("8 rows hold a list of one label" in warning for warning in data.warnings)
+    assert any("8 rows have a list of one label" in warning for warning in data.warnings)
 
 
 @pytest.mark.parametrize("values", [[f"[{name}]" for name in NAMES], [*NAMES, f"[{NAMES[0]}]"]])

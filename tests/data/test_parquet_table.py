@@ -291,7 +291,7 @@ def test_values_beyond_the_common_type_are_refused_with_types_and_files(tmp_path
     put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([1], second)}))
     with pytest.raises(InputError) as error:
         open_manifest(str(tmp_path / "f")).read(["n"])
-    assert f"it holds {first} in a.parquet and {second} in b.parquet" in str(error.value)
+    assert f"it has {first} in a.parquet and {second} in b.parquet" in str(error.value)
     assert "write it with one type in all files" in str(error.value)
     assert "export it again" not in str(error.value)
 

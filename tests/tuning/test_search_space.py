@@ -359,7 +359,7 @@ def test_branches_may_differ_in_range_and_not_in_kind(config, check, tmp_path):
                   "trial.suggest_categorical('training.weight_decay', [0.1])"):  # fmt: skip
         lines = (f"if {BRANCHES}:", f"    {DECAY.format('0.0, 0.1')}", "else:", f"    {second_call}")
         (problem,) = problems_of(tmp_path, config, check, *lines)
-        assert "in two ways that one search cannot hold" in problem
+        assert "from two distributions that one search cannot combine" in problem
         assert "mine.py:3" in problem
         assert "mine.py:5" in problem
 

@@ -245,12 +245,8 @@ class WaveformEncoder(nn.Module):
             raise InputError(problems)
         depths = resolve_depths(config, total)
         self.config, self.normalize, self.weights = config, normalize, weights
-        self.depth, self.frozen, self.mixed, self.is_whole = (
-            depths.read,
-            depths.frozen,
-            depths.is_mixed,
-            depths.is_whole,
-        )
+        self.depth, self.frozen = depths.read, depths.frozen
+        self.mixed, self.is_whole = depths.is_mixed, depths.is_whole
         self.projection_frozen = depths.freezes_input
         self.width = int(body.config.hidden_size)
         self.summary_width = 2 * self.width
@@ -397,7 +393,7 @@ class WaveformEncoder(nn.Module):
         return states
 
     def _position_bias(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return relative position bias of WavLM, which its first layer holds for all."""
+        """Return the relative position bias of WavLM, which its first layer computes for all layers."""
         attention, length = self.body.encoder.layers[0].attention, hidden.shape[1]
         bias: torch.Tensor = attention.compute_bias(length, length)
         return bias.unsqueeze(0).repeat(len(hidden), 1, 1, 1).view(-1, length, length)

@@ -141,12 +141,8 @@ class TextEncoder(nn.Module):
         if problems:
             raise InputError(problems)
         depths = resolve_depths(config, total)
-        self.depth, self.frozen, self.mixed, self.is_whole = (
-            depths.read,
-            depths.frozen,
-            depths.is_mixed,
-            depths.is_whole,
-        )
+        self.depth, self.frozen = depths.read, depths.frozen
+        self.mixed, self.is_whole = depths.is_mixed, depths.is_whole
         self.embeddings_frozen = depths.freezes_input if config.freeze_embeddings is None else config.freeze_embeddings
         self.width = self.summary_width = body.config.hidden_size
         if getattr(body, "pooler", None) is not None:
