@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.cluster_overhead [--pods 2] [--repeats 3]
 
-`ours` is `up` without the start of Ray and without downloads (the environment exists), plus the command `tune`.
+`rainbow_ray` is `up` without the start of Ray and without downloads (the environment exists), plus the command `tune`.
 `ray_start` is `ray start` on all pods, and `ray_job` the time until Ray starts the process of the job.
 `to_first_trial` is from then to the first line of the trial log: imports, joining Ray, reading the table by Ray Data.
 """
@@ -68,7 +68,7 @@ def measure(folder: Path, account: FakeRunPod, pods: int) -> dict[str, float]:
     for pod in list(account.pods.values()):
         machines.end(pod)
     results = {
-        "ours": up_seconds - stages["ray"] + tune_seconds,
+        "rainbow_ray": up_seconds - stages["ray"] + tune_seconds,
         "ray_start": stages["ray"],
         "ray_job": job_start_time - submit_time - tune_seconds,
         "to_first_trial": first_trial_time - job_start_time,

@@ -111,7 +111,7 @@ def main() -> None:
     rounds = []
     for _ in range(options.rounds):
         times = {"naive": naive_epoch(stems), "trainer": trainer_epoch(texts, targets, *best_trial)}
-        rounds.append({**times, "ours": project_epoch(plan, data)})
+        rounds.append({**times, "rainbow_ray": project_epoch(plan, data)})
     medians = {name: round(statistics.median(r[name] for r in rounds), 3) for name in rounds[0]}
     print(
         json.dumps(
@@ -125,8 +125,10 @@ def main() -> None:
                     f"{size}{' bf16' if bf16 else ''}": round(s, 3) for (size, bf16), s in trials.items()
                 },
                 "seconds": medians,
-                "naive_over_ours": round(statistics.median(r["naive"] / r["ours"] for r in rounds), 1),
-                "trainer_over_ours": round(statistics.median(r["trainer"] / r["ours"] for r in rounds), 2),
+                "naive_over_rainbow_ray": round(statistics.median(r["naive"] / r["rainbow_ray"] for r in rounds), 1),
+                "trainer_over_rainbow_ray": round(
+                    statistics.median(r["trainer"] / r["rainbow_ray"] for r in rounds), 2
+                ),
             }
         )
     )

@@ -117,11 +117,11 @@ def main() -> None:
     results = {
         "songs": len(songs),
         "seeds": options.seeds,
-        "trained on it alone": separate_models,
-        "all three, the rest taken away": joint_model,
+        "trained on the subset only": separate_models,
+        "trained on all, the others removed": joint_model,
         "best single": best,
-        "gain of all three on it": vars(difference) if difference is not None else None,
-        "loses more than 0.05 where taken away": [
+        "gain of all three over it": vars(difference) if difference is not None else None,
+        "loses more than 0.05 with the others removed": [
             n for n in separate_models if joint_model[n] < separate_models[n] - ALLOWED_LOSS
         ],
     }

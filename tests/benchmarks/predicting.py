@@ -107,8 +107,8 @@ def compare_with_loop(folder: Path, options: argparse.Namespace) -> dict[str, An
             loop_rates.append(loop.rate(texts, size))
     ratios = [predict_rate / loop_rate for predict_rate, loop_rate in zip(predict_rates, loop_rates, strict=True)]
     return {
-        "songs": options.songs, "loop's batch size": size,
-        "ours, songs a second": round(statistics.median(predict_rates), 1),
+        "songs": options.songs, "batch size of the loop": size,
+        "predict, songs a second": round(statistics.median(predict_rates), 1),
         "loop, songs a second": round(statistics.median(loop_rates), 1),
         "times": round(statistics.median(ratios), 2), "of pairs": [round(ratio, 2) for ratio in ratios],
     }  # fmt: skip
@@ -170,7 +170,7 @@ def measure(folder: Path, model: Path, songs: int) -> dict[str, float]:
         try:
             command_bytes = max(command_bytes, command_process.memory_full_info().uss)
             for child in command_process.children(recursive=True):
-                if "PartScorer" in " ".join(child.cmdline()) or "MapWorker" in " ".join(child.cmdline()):
+                if "ChunkScorer" in " ".join(child.cmdline()) or "MapWorker" in " ".join(child.cmdline()):
                     worker_bytes = max(worker_bytes, child.memory_full_info().uss)
         except psutil.Error:
             pass

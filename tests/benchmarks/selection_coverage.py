@@ -29,10 +29,12 @@ SIGNALS = {
 CORRELATIONS = (0.3, 0.7)  # between the difficulties of a song for different trials
 
 
-def sweep(rng: np.random.Generator, accuracies: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
+def sweep(rng: np.random.Generator, accuracies: np.ndarray, correlation: float) -> tuple[np.ndarray, np.ndarray]:
     """Return targets, and scores `(trials, songs)` of trials with these true accuracies."""
     targets = (rng.random(SONGS) < 0.45).astype(np.float32)
-    difficulty = np.sqrt(shared) * rng.normal(size=SONGS) + np.sqrt(1 - shared) * rng.normal(size=(TRIALS, SONGS))
+    difficulty = np.sqrt(correlation) * rng.normal(size=SONGS) + np.sqrt(1 - correlation) * rng.normal(
+        size=(TRIALS, SONGS)
+    )
     is_correct = difficulty < norm.ppf(accuracies)[:, None]
     return targets, np.where(is_correct, targets, 1 - targets).astype(np.float32)
 
@@ -61,13 +63,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     options = parser.parse_args()
     task, songs = make_task("binary"), np.arange(SONGS)
-    for (name, accuracies), shared, is_pruning in itertools.product(SIGNALS.items(), CORRELATIONS, (False, True)):
+    for (name, accuracies), correlation, is_pruning in itertools.product(SIGNALS.items(), CORRELATIONS, (False, True)):
         rng = np.random.default_rng(0)
         is_covered, selected_errors, corrected_errors, is_gain_positive = [], [], [], []
         for repeat in range(options.repeats):
             order = rng.permutation(TRIALS)
             true_accuracies = accuracies[order]
-            targets, scores = sweep(rng, true_accuracies, shared)
+            targets, scores = sweep(rng, true_accuracies, correlation)
             completed = np.array(survivors(targets, scores)) if is_pruning else np.arange(TRIALS)
             scores, true_accuracies = scores[completed], true_accuracies[completed]
             default = int(np.flatnonzero(completed == 0)[0]) if 0 in completed else None
@@ -83,7 +85,7 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "sweep": f"{name}, {shared:.0%} shared, {'pruned' if is_pruning else 'not pruned'}",
+                    "sweep": f"{name}, {correlation:.0%} shared, {'pruned' if is_pruning else 'not pruned'}",
                     "covers": round(float(np.mean(is_covered)), 3),
                     "error_of_what_it_won_with": round(float(np.mean(selected_errors)), 4),
                     "error_corrected": round(float(np.mean(corrected_errors)), 4),

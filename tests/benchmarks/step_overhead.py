@@ -62,11 +62,11 @@ def main() -> None:
             ratios.append(trainer_epoch / loop_epoch)
             trainer_seconds, loop_seconds = trainer_seconds + trainer_epoch, loop_seconds + loop_epoch
     result = {
-        "seconds_of_ours": round(trainer_seconds, 1),
+        "seconds_of_trainer": round(trainer_seconds, 1),
         "seconds_by_hand": round(loop_seconds, 1),
         "epochs_of_each": len(ratios),
     }
-    print(json.dumps({**result, "ours_over_hand_median": round(statistics.median(ratios), 4)}))
+    print(json.dumps({**result, "trainer_over_hand_median": round(statistics.median(ratios), 4)}))
 
 
 def _prepare_batches(run: trainer.Trainer) -> list[list]:

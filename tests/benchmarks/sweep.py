@@ -2,13 +2,13 @@
 
 `python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30] [--full]` prints JSON, for each seed:
 
-- `ours`: `rainbow_ray.tune` with pruning and a shared cache of frozen features, from its start to the end of the last
-  trial;
+- `rainbow_ray`: `rainbow_ray.tune` with pruning and a shared cache of frozen features, from its start to the end of
+  the last trial;
 - `plain_loop`: one process, all CPUs, one config after the other, every epoch of every fold, nothing shared between
   fits. Its time is extrapolated: for each config, one epoch and one evaluation of one fold are timed after a warm-up;
 - `nested_trainers`: the same, but each config in a TorchTrainer inside a Tune trial, as Ray's documentation describes.
   Three are started, and the median of their time outside of the fit is added for each config;
-- `best_ours` and, with `--full`, `best_full`: the best score on all folds, of `ours` and without pruning. Without
+- `best_rainbow_ray` and, with `--full`, `best_full`: the best score on all folds, with and without pruning. Without
   pruning, scores equal those of the plain loop, because cached hidden states equal those of the encoder
   (`tests/model/test_frozen_cache.py`).
 """
@@ -66,7 +66,7 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as name:
         trainer_overhead = trainer_overhead_seconds(manifest, Path(name))
-        print(json.dumps({"beside_a_trainers_fits": trainer_overhead}), flush=True)
+        print(json.dumps({"seconds_outside_of_a_nested_fit": trainer_overhead}), flush=True)
         for seed in options.seeds:
             folder = Path(name) / str(seed)
             folder.mkdir()
@@ -77,7 +77,9 @@ def main() -> None:
                 results[-1] |= without_pruning(manifest, configs, folder)
                 print(json.dumps(results[-1]), flush=True)
     medians = {key: statistics.median(run[key] for run in results) for key in ("times_plain_loop", "times_nested")}
-    print(json.dumps({"runs": results, "beside_a_trainers_fits": trainer_overhead, "medians": medians}, indent=2))
+    print(
+        json.dumps({"runs": results, "seconds_outside_of_a_nested_fit": trainer_overhead, "medians": medians}, indent=2)
+    )
 
 
 def record(trials: int, seed: int) -> list[dict[str, Any]]:
@@ -89,18 +91,18 @@ def record(trials: int, seed: int) -> list[dict[str, Any]]:
 def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhead: float) -> dict[str, Any]:
     (folder / "configs.json").write_text(json.dumps(configs))
     (folder / "listed.py").write_text(SPACE)
-    sweep_seconds, trial_log = sweep(manifest, folder, "ours", len(configs))
+    sweep_seconds, trial_log = sweep(manifest, folder, "rainbow_ray", len(configs))
     plain_by_config = [plain_seconds(manifest, values, folder / "plain") for values in configs]
     loop_seconds, nested_seconds = sum(plain_by_config), sum(plain_by_config) + overhead * len(configs)
     states = [trial.state for trial in trial_log.ended]
     return {
-        "ours": round(sweep_seconds, 1),
+        "rainbow_ray": round(sweep_seconds, 1),
         "plain_loop": round(loop_seconds, 1),
         "nested_trainers": round(nested_seconds, 1),
         "times_plain_loop": round(loop_seconds / sweep_seconds, 2),
         "times_nested": round(nested_seconds / sweep_seconds, 2),
         "trials": {state: states.count(state) for state in sorted(set(states))},
-        "best_ours": best(trial_log),
+        "best_rainbow_ray": best(trial_log),
         "plain_seconds_of_a_config": [round(seconds, 1) for seconds in sorted(plain_by_config)],
     }
 
@@ -108,7 +110,7 @@ def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhea
 def without_pruning(manifest: Path, configs: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Run every config on all folds; scores equal those of the plain loop, since cached states are exact."""
     seconds, trial_log = sweep(manifest, folder, "full", len(configs), "tune.prune=false")
-    return {"ours_without_pruning": round(seconds, 1), "best_full": best(trial_log)}
+    return {"rainbow_ray_without_pruning": round(seconds, 1), "best_full": best(trial_log)}
 
 
 def best(trial_log: TrialLog) -> float:
@@ -173,7 +175,7 @@ def trainer_overhead_seconds(manifest: Path, folder: Path, starts: int = 3) -> f
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(storage_path=str(folder / "ray")),
         ).fit()  # fmt: skip
-        tune.report({"beside": time.perf_counter() - start_time - float((fit_folder / "seconds").read_text())})
+        tune.report({"seconds": time.perf_counter() - start_time - float((fit_folder / "seconds").read_text())})
 
     tuner = tune.Tuner(
         tune.with_resources(nested_trial, {"cpu": 1}),
@@ -181,7 +183,7 @@ def trainer_overhead_seconds(manifest: Path, folder: Path, starts: int = 3) -> f
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
     )
-    values = [result.metrics["beside"] for result in tuner.fit()]
+    values = [result.metrics["seconds"] for result in tuner.fit()]
     import ray
 
     ray.shutdown()

@@ -20,7 +20,7 @@ from tests.helpers import data_of, plan_of
 from tests.song_tables import song_rows
 
 TARGET = "has_rebracketing_markers"
-LONG = "a text that is surely longer than fifty characters, as the filter asks"
+LONG = "a text that is surely longer than fifty characters, as the filter requires"
 
 
 def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.Table:

@@ -200,7 +200,7 @@ def test_small_row_groups_share_a_task():
 
 
 class StatusError(Exception):
-    """As aiohttp's: the status beside a message that holds the address."""
+    """An error with a status and a message that contains the address, like that of aiohttp."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)

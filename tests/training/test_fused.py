@@ -13,8 +13,15 @@ from rainbow_ray.training.components import FitComponents, build_components
 from rainbow_ray.training.optimizer import make_optimizer
 from tests.helpers import data_of, fit_fold, plan_of
 
-KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 0.5, "data__views": 2,
-        "training__min_steps": 0, "training__epochs": 3, "training__batch_size": 8}  # fmt: skip
+KEYS = {
+    "phase": 3,
+    "model__audio_encoder__model_name": "embedded",
+    "data__window_seconds": 0.5,
+    "data__windows_per_stem": 2,
+    "training__min_steps": 0,
+    "training__epochs": 3,
+    "training__batch_size": 8,
+}
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_scores_do_not_depend_on_the_batch(make_plan, kind):
 
 def test_a_resumed_fit_equals_an_uninterrupted_one(make_plan, tmp_path, monkeypatch):
     plan, data = make_plan(training__save_every_n_epochs=1)
-    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
+    _, uninterrupted = fit_fold(plan, data, tmp_path / "uninterrupted")
     _, repeated = fit_fold(plan, data, tmp_path / "again")
     assert (repeated.val_scores == uninterrupted.val_scores).all()
     evaluate, calls = trainer.Trainer.evaluate_epoch, {"n": 0}

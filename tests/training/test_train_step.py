@@ -57,7 +57,7 @@ def test_the_micro_batch_is_halved_and_the_model_is_the_same(songs_file, tiny_en
     plan = plan_of(songs_file, encoder, **KEYS)
     data = data_of(plan)
     monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: x)
-    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
+    _, reference = fit_fold(plan, data, tmp_path / "uninterrupted")
     gradients = gradients_of(plan, data, tmp_path / "a", monkeypatch)
     with monkeypatch.context() as patch:
         sizes = run_out_above(3, patch, error)
@@ -65,8 +65,8 @@ def test_the_micro_batch_is_halved_and_the_model_is_the_same(songs_file, tiny_en
         for expected, actual in zip(gradients, gradients_of(plan, data, tmp_path / "b", patch), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     assert max(sizes) > 3
-    np.testing.assert_allclose(halved.facts["losses"], uninterrupted.facts["losses"], rtol=1e-3)
-    np.testing.assert_allclose(halved.val_scores, uninterrupted.val_scores, rtol=1e-2)
+    np.testing.assert_allclose(halved.facts["losses"], reference.facts["losses"], rtol=1e-3)
+    np.testing.assert_allclose(halved.val_scores, reference.val_scores, rtol=1e-2)
     notes = [note for note in halved.facts["notes"] if "out of memory" in note]
     assert notes
     assert "in step 1" in notes[0]

@@ -73,7 +73,7 @@ def test_a_fit_resumed_from_a_checkpoint_equals_an_uninterrupted_one(
     keys = {**keys, "training__save_every_n_epochs": 1, "training__early_stopping__enabled": early_stopping}
     plan = plan_of(songs_file, encoder, **QUICK, **keys)
     data = data_of(plan)
-    _, uninterrupted = fit_fold(plan, data, tmp_path / "whole")
+    _, uninterrupted = fit_fold(plan, data, tmp_path / "uninterrupted")
 
     calls = {"n": 0}
     evaluate = trainer.Trainer.evaluate_epoch

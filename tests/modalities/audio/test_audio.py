@@ -136,7 +136,7 @@ def test_layers_equal_those_of_transformers(family, layer):
         for frozen in ("all", 1, 0):
             encoder = encoder_of(family, layer=layer, freeze_layers=frozen)
             torch.testing.assert_close(encoder(encoder.frozen_features(waves)), expected, atol=1e-5, rtol=1e-4)
-        trainable_encoder = encoder_of(family, layer=layer, freeze_layers=0, freeze_front=False)
+        trainable_encoder = encoder_of(family, layer=layer, freeze_layers=0, freeze_feature_extractor=False)
         torch.testing.assert_close(trainable_encoder(waves), expected, atol=1e-5, rtol=1e-4)
 
 
