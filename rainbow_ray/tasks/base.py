@@ -106,7 +106,7 @@ class Task(ABC):
     @property
     def has_boolean_labels(self) -> bool:
         """Whether the label is True or False."""
-        return pa.types.is_boolean(self.prediction_type)
+        return bool(pa.types.is_boolean(self.prediction_type))
 
     @property
     def accepts_null_class(self) -> bool:
