@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
@@ -20,6 +20,7 @@ from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.modalities.text.word_hashing import word_buckets
 from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
+from rainbow_ray.tasks.target_types import TARGET_FORMATS, TargetFormat, TargetType
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
 
@@ -44,7 +45,6 @@ REQUIRED_KEYS = {
     "files",
 }
 MAX_BATCH_TOKENS = 8192  # with padding
-THRESHOLD = 0.5
 NOT_UTF8 = "text that is not UTF-8"  # repeated from data/normalize.py, which imports pyarrow
 
 
@@ -52,7 +52,7 @@ class OnnxDescription(BaseModel):
     """Content of `bundle.json` that `OnnxPredictor` reads.
 
     Attributes:
-        task: Task of the model; of segments, the task of a single segment.
+        task: Type of the model's targets; of segments, that of a single segment.
         score_names: `score`, or `score_<class>` of each class.
         max_tokens: Tokens of the longest text that the model reads.
         pad_id: Token that pads.
@@ -60,7 +60,7 @@ class OnnxDescription(BaseModel):
         modalities: Modalities that the graph reads.
     """
 
-    task: Literal["binary", "multiclass", "multilabel", "regression"]
+    task: TargetType
     score_names: list[str] = Field(min_length=1)
     max_tokens: PositiveInt
     pad_id: NonNegativeInt
@@ -69,7 +69,7 @@ class OnnxDescription(BaseModel):
 
     @model_validator(mode="after")
     def _check_score_names(self) -> OnnxDescription:
-        if (self.score_names == ["score"]) != (self.task in ("binary", "regression")):
+        if (self.score_names == ["score"]) != TARGET_FORMATS[self.task].has_one_score:
             raise ValueError(f"score_names {self.score_names} do not belong to a {self.task} model")
         return self
 
@@ -175,8 +175,7 @@ class OnnxPredictor:
         """
         texts = [text.strip() for text in texts]
         names = self.score_names
-        dtype = np.float64 if self.info["task"] == "regression" else np.float32
-        scores = np.full((len(texts), len(names)), np.nan, dtype=dtype)
+        scores = np.full((len(texts), len(names)), np.nan, dtype=self._format.score_dtype)
         indices = np.flatnonzero([bool(text) for text in texts])
         ids = [self._truncate(row) for row in self.tokenizer([texts[i] for i in indices])]
         # the graph reads the segments of a batch as those of one song, so each text is a batch of its own
@@ -197,16 +196,13 @@ class OnnxPredictor:
         Returns:
             A bool, class, tuple of classes or float per text.
         """
-        task, classes = self.info["task"], [name.removeprefix("score_") for name in self.score_names]
-        if task == "regression":
-            return [float(row[0]) for row in scores]
-        if task == "multiclass":
-            return [classes[i] for i in scores.argmax(axis=1)]
-        plain = scores[:, 0] if self.score_names == ["score"] else scores
-        is_positive = self.calibration.thresholded(plain) > THRESHOLD
-        if task == "binary":
-            return [bool(value) for value in is_positive]
-        return [tuple(classes[i] for i in np.flatnonzero(row)) for row in is_positive]
+        classes = [name.removeprefix("score_") for name in self.score_names]
+        return self._format.decode(scores, classes, self.calibration.thresholded)
+
+    @property
+    def _format(self) -> TargetFormat:
+        target_type: TargetType = self.info["task"]
+        return TARGET_FORMATS[target_type]
 
     def _check_tokenizer(self, tokenizer: Tokenizer) -> list[str]:
         """Messages on a tokenizer without a vocabulary, or with tokens that the graph has no embedding for."""

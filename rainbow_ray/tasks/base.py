@@ -5,19 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.config.unused_keys import UnusedKeys
+from rainbow_ray.tasks.target_types import TargetType
 
 if TYPE_CHECKING:
     import torch
 
 Metrics = dict[str, "float | None"]
-TargetType = Literal["binary", "multiclass", "multilabel", "regression"]
 NO_METRICS: frozenset[str] = frozenset()
 
 
@@ -106,7 +106,7 @@ class Task(ABC):
     @property
     def has_boolean_labels(self) -> bool:
         """Whether the label is True or False."""
-        return pa.types.is_boolean(self.prediction_type)
+        return bool(pa.types.is_boolean(self.prediction_type))
 
     @property
     def accepts_null_class(self) -> bool:

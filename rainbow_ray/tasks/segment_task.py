@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig
 from rainbow_ray.config.unused_keys import UnusedKeys
-from rainbow_ray.tasks.base import Metrics, ParsedLabels, TargetType, Task, TaskDefaults
+from rainbow_ray.tasks.base import Metrics, ParsedLabels, Task, TaskDefaults
 from rainbow_ray.tasks.segment_targets import SegmentTargets
+from rainbow_ray.tasks.target_types import TargetType
 from rainbow_ray.utils.errors import InputError
 
 if TYPE_CHECKING:
