@@ -37,17 +37,15 @@ from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FORMAT
-from rainbow_ray.modalities.audio.reader import RATE
-from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS
+from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import get_modality
-from rainbow_ray.modalities.text.tokenize import TOKENS, WORDS, load_tokenizer, pad_id
-from rainbow_ray.modalities.text.word_hashing import BUCKETS
+from rainbow_ray.modalities.text.tokenize import load_tokenizer, pad_id
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.io import atomic_folder
 
 TOLERANCE = 1e-4  # largest difference of scores, as `measure_parity` returns it
 BATCH_SIZES = ((3, 12, 9), (1, 5, 1), (6, 40, 30), (2, 64, 3))  # examples, tokens and words of random batches
-N_NOTES = 24  # of a random example
 SEGMENT_SECONDS = 3.0  # of a random segment
 
 
@@ -101,16 +99,7 @@ class ScoringGraph(nn.Module):
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs of a modality's encoder."""
-        spec = get_modality(name)
-        if spec.reads_text:
-            return {key: inputs[key] for key in (TOKENS, "mask", WORDS) if key in inputs}
-        values = inputs[name]
-        units = {"values": values, "stem": values.new_zeros(values.shape[0], dtype=torch.long)}
-        if f"{name}_mask" in inputs:
-            units["mask"] = inputs[f"{name}_mask"]
-        if spec.caches_features and not self.model.encoder_of(name).trains_feature_extractor:
-            units["values"] = self.model.encoder_of(name).frozen_features(values)
-        return units
+        return get_modality(name).units_of_graph(_modules_of(self.model, name), inputs)
 
 
 def export_onnx(bundle: Bundle, folder: Path, source: str) -> OnnxExport:
@@ -182,22 +171,13 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
         Tensors by the names of the graph's inputs, sorted by name.
     """
     rng = torch.Generator().manual_seed(seed)
-    model, inputs = bundle.model, {}
+    model = bundle.model
+    inputs: dict[str, torch.Tensor] = {}
     length = min(n_tokens, int(bundle.info["max_tokens"]))
-    if model.text is not None:
-        vocabulary = int(model.text.body.config.vocab_size)
-        lengths = torch.randint(max(2, length // 2), length + 1, (n_examples, 1), generator=rng)
-        lengths[0] = length
-        inputs["mask"] = (torch.arange(length)[None] < lengths).long()
-        ids = torch.randint(min(4, vocabulary - 1), vocabulary, (n_examples, length), generator=rng)
-        inputs[TOKENS] = torch.where(inputs["mask"] > 0, ids, pad_id(bundle.tokenizer))
-        if model.bag_of_words is not None:
-            inputs[WORDS] = torch.randint(0, BUCKETS, (n_examples, n_words), generator=rng)
-    if model.audio is not None:
-        samples = round(bundle.info["windows"]["seconds"] * RATE)
-        inputs["audio"] = 0.1 * torch.randn(n_examples, samples, generator=rng)
-    if model.midi is not None:
-        inputs |= _make_notes(n_examples, float(bundle.info["windows"]["seconds"]), rng)
+    seconds = float(bundle.info.get("windows", {}).get("seconds", 0.0))
+    batch = GraphBatch(n_examples, length, n_words, seconds, bundle.tokenizer)
+    for name in model.modalities:
+        inputs |= get_modality(name).random_inputs(_modules_of(model, name), batch, rng)
     for position, name in enumerate(model.modalities if model.is_fused else ()):
         inputs[f"has_{name}"] = torch.tensor([i == 0 or (i + position) % 2 == 0 for i in range(n_examples)])
     if bundle.task.is_sequence_task:
@@ -207,24 +187,18 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
     return dict(sorted(inputs.items()))
 
 
-def _make_notes(n_examples: int, seconds: float, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random notes and their mask."""
-    shape = (n_examples, N_NOTES)
-    onsets = (torch.rand(shape, generator=rng) * seconds).sort(dim=1).values
-    gaps = torch.diff(onsets, dim=1, prepend=onsets[:, :1])
-    pitches = torch.randint(30, 90, shape, generator=rng)
-    instruments = torch.randint(0, INSTRUMENTS, shape, generator=rng)
-    notes = torch.stack(
-        [onsets, torch.rand(shape, generator=rng), pitches, torch.full(shape, 80), gaps, instruments], 2
-    )
-    assert notes.shape[2] == FIELDS
-    mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (n_examples, 1), generator=rng)
-    return {"midi": notes.float() * mask[..., None], "midi_mask": mask}
+def _modules_of(model: RainbowModel, modality: str) -> dict[str, Any]:
+    """The modules that read a modality, by the name of their attribute."""
+    return {attribute: getattr(model, attribute) for attribute in model.module_names[modality]}
 
 
 def _check_exportable(bundle: Bundle) -> None:
     """Raise `InputError` for models that cannot be exported."""
-    problems = []
+    problems = [
+        f"a model that reads {name} cannot be exported: this modality has no inputs of a graph; use `predict`"
+        for name in bundle.model.modalities
+        if not get_modality(name).is_exportable
+    ]
     if bundle.task.is_weakly_labeled:
         problems.append("a model of segments that was trained on labels of songs reads a whole song at once, and cannot"
                         " be exported; use `predict`")  # fmt: skip
@@ -238,7 +212,7 @@ def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
     """Export the graph. Raises `InputError` where the exporter does not support the encoder."""
     inputs = make_inputs(bundle, *BATCH_SIZES[0], seed=0)
     dynamic = torch.export.Dim.DYNAMIC
-    has_length = (TOKENS, "mask", WORDS, "midi", "midi_mask")
+    has_length = {key for name in bundle.model.modalities for key in get_modality(name).inputs_of_any_length}
     shapes = {name: {0: dynamic, 1: dynamic} if name in has_length else {0: dynamic} for name in inputs}
     try:
         with _silenced(), torch.no_grad():
@@ -248,7 +222,8 @@ def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
             )  # fmt: skip
             program.save(file)
     except torch.onnx.errors.OnnxExporterError as error:
-        encoder = bundle.model.text.body.config.model_type if bundle.model.text is not None else "audio"
+        model = bundle.model
+        encoder = model.text.body.config.model_type if model.text is not None else model.modalities[0]
         raise InputError(f"this model cannot be exported: torch.onnx does not support all operators of its {encoder!r}"
                          f" encoder ({first_line(error.__cause__ or error)}); use `predict` or `serve`"
                          ) from error  # fmt: skip

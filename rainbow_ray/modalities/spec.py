@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rainbow_ray.modalities.graph_inputs import GraphInputs
+
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
@@ -100,7 +102,7 @@ class InputSpec:
             object.__setattr__(self, name, value)
 
 
-class ModalitySpec(ABC):
+class ModalitySpec(GraphInputs, ABC):
     """What the rest of the package asks of a modality.
 
     Rows are `pyarrow` tables of plain rows (see `data.manifest.normalize_rows`); `modules` are the modules that

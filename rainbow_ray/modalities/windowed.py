@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,11 @@ class WindowedModality(ModalitySpec):
     """A modality whose units are windows of files; a `MediaReader` prepares the rows of all of them together."""
 
     is_windowed = True
+
+    @property
+    def graph_mask(self) -> str:
+        """Name of the graph's input that masks padding, of modalities whose windows can have any length."""
+        return f"{self.name}_mask"
 
     @override
     @abstractmethod
@@ -75,6 +81,16 @@ class WindowedModality(ModalitySpec):
             "to_example": torch.tensor(owners, dtype=torch.long),
             "stem": torch.tensor(stems, dtype=torch.long),
         }
+
+    @override
+    def units_of_graph(self, modules: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        values, encoder = inputs[self.name], modules[self.name]
+        units = {"values": values, "stem": values.new_zeros(values.shape[0], dtype=torch.long)}
+        if self.graph_mask in inputs:
+            units["mask"] = inputs[self.graph_mask]
+        if self.caches_features and not encoder.trains_feature_extractor:
+            units["values"] = encoder.frozen_features(values)
+        return units
 
 
 def pad_arrays(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

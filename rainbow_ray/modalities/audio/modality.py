@@ -14,8 +14,9 @@ from rainbow_ray.config.schema import EMBEDDED_ENCODER, DataConfig, ModelConfig
 from rainbow_ray.config.unused_keys import UnusedKeys, section_keys
 from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import encoder
-from rainbow_ray.modalities.audio.reader import open_recording
+from rainbow_ray.modalities.audio.reader import RATE, open_recording
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
+from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.windowed import WindowedModality
@@ -45,6 +46,7 @@ class AudioModality(WindowedModality):
         ),
     )
     encoder_folder = "audio_encoder"
+    is_exportable = True
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:
@@ -82,6 +84,13 @@ class AudioModality(WindowedModality):
         tokens = module(values)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return EncodedUnits(tokens, mask, module.summary(values, tokens))
+
+    @override
+    def random_inputs(
+        self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        samples = round(batch.seconds * RATE)
+        return {self.name: 0.1 * torch.randn(batch.n_examples, samples, generator=rng)}
 
     @override
     def learning_rate(self, config: ModelConfig) -> float | None:

@@ -12,14 +12,16 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import DataConfig, ModelConfig
 from rainbow_ray.data.columns import ColumnRequest
+from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
-from rainbow_ray.modalities.midi.reader import open_recording
+from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS, open_recording
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.windowed import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 
 FILE_COLUMN = "midi_binary"
+N_NOTES = 24  # of a random example
 
 
 class MidiModality(WindowedModality):
@@ -27,6 +29,8 @@ class MidiModality(WindowedModality):
 
     name, title = "midi", "MIDI"
     config_prefixes = ("model.midi_encoder.",)
+    is_exportable = True
+    inputs_of_any_length = ("midi", "midi_mask")
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:
@@ -47,6 +51,22 @@ class MidiModality(WindowedModality):
         encoder, values, mask = modules[self.name], units["values"], units["mask"]
         tokens, token_mask = encoder(values, mask)
         return EncodedUnits(tokens, token_mask, encoder.summary(values, mask))
+
+    @override
+    def random_inputs(
+        self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        shape = (batch.n_examples, N_NOTES)
+        onsets = (torch.rand(shape, generator=rng) * batch.seconds).sort(dim=1).values
+        gaps = torch.diff(onsets, dim=1, prepend=onsets[:, :1])
+        pitches = torch.randint(30, 90, shape, generator=rng)
+        instruments = torch.randint(0, INSTRUMENTS, shape, generator=rng)
+        notes = torch.stack(
+            [onsets, torch.rand(shape, generator=rng), pitches, torch.full(shape, 80), gaps, instruments], 2
+        )
+        assert notes.shape[2] == FIELDS
+        mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (batch.n_examples, 1), generator=rng)
+        return {self.name: notes.float() * mask[..., None], self.graph_mask: mask}
 
     @override
     def learning_rate(self, config: ModelConfig) -> float | None:

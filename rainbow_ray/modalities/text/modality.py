@@ -14,14 +14,17 @@ from typing_extensions import override
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.encoder_cache import clone_encoder
+from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, ModalitySpec
 from rainbow_ray.modalities.text import encoder, tokenize
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import PRESENT, STATES, TOKENS, WORDS
+from rainbow_ray.modalities.text.word_hashing import BUCKETS
 from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.nn.pooling import Pooling
 
+MASK = "mask"  # input of a batch: which tokens are not padding
 POOLING_MODULE, WORDS_MODULE = "pooling", "bag_of_words"  # attributes of the model
 
 
@@ -34,6 +37,8 @@ class TextModality(ModalitySpec):
     rescales_features = False
     config_prefixes = ("model.text_encoder.", "model.bag_of_words.")
     encoder_folder = "encoder"
+    is_exportable = True
+    inputs_of_any_length = (TOKENS, MASK, WORDS)
 
     @override
     def prepare(self, rows: pa.Table, inputs: InputSpec) -> pa.Table:
@@ -81,7 +86,7 @@ class TextModality(ModalitySpec):
 
     @override
     def encode(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> EncodedUnits:
-        mask = units["mask"]
+        mask = units[MASK]
         hidden = modules[self.name](units[TOKENS], mask, units.get(STATES))
         return EncodedUnits(hidden, mask.bool(), modules[POOLING_MODULE](hidden, mask))
 
@@ -92,6 +97,25 @@ class TextModality(ModalitySpec):
     @override
     def extra_features(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {WORDS_MODULE: modules[WORDS_MODULE](units[WORDS])} if WORDS_MODULE in modules else {}
+
+    @override
+    def random_inputs(
+        self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        n, length = batch.n_examples, batch.n_tokens
+        vocabulary = int(modules[self.name].body.config.vocab_size)
+        lengths = torch.randint(max(2, length // 2), length + 1, (n, 1), generator=rng)
+        lengths[0] = length
+        mask = (torch.arange(length)[None] < lengths).long()
+        ids = torch.randint(min(4, vocabulary - 1), vocabulary, (n, length), generator=rng)
+        inputs = {MASK: mask, TOKENS: torch.where(mask > 0, ids, tokenize.pad_id(batch.tokenizer))}
+        if WORDS_MODULE in modules:
+            inputs[WORDS] = torch.randint(0, BUCKETS, (n, batch.n_words), generator=rng)
+        return inputs
+
+    @override
+    def units_of_graph(self, modules: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: inputs[key] for key in self.inputs_of_any_length if key in inputs}
 
     @override
     def describe_encoder(self, inputs: InputSpec) -> str:
