@@ -6,9 +6,10 @@ import pytest
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.unused_keys import SEGMENT_TABLE, TABLE, RunFacts, find_unused_keys
+from rainbow_ray.config.unused_keys import SEGMENT_TABLE, TABLE, RunFacts, UnusedKeys, always, find_unused_keys
 from rainbow_ray.modalities.spec import get_modality, modality_names
 from rainbow_ray.setup.validate import run_facts
+from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.tasks.registry import make_task
 
 SONG_TASKS = ("binary", "multiclass", "multilabel", "regression")
@@ -66,6 +67,15 @@ def test_every_row_names_keys_of_the_config():
 )
 def test_the_reason_fits(facts, values, key, reason):
     assert reason in reasons(facts, **values)[key]
+
+
+def test_rows_of_a_task_that_only_a_test_knows_are_read():
+    class OneLoss(Binary):
+        unused_keys = (UnusedKeys(("training.loss",), always, "this task has one loss"),)
+
+    found = reasons(run_facts(OneLoss(), ("text",)))
+    assert found["training.loss"] == "this task has one loss"
+    assert "training.class_weights" not in found
 
 
 def test_keys_with_effect_are_not_listed():
