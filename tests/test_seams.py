@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ TEXT = "text"
 MODALITY_NAMES = set(spec.BUILT_IN) - {TEXT}
 
 
-def outside(folders: tuple[str, ...]) -> Iterator[tuple[str, ast.AST]]:
+def outside(folders: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """Yield the nodes of all files outside some folders, with the file."""
     for path, tree in TREES.items():
         if not path.startswith(folders):

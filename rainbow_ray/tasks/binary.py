@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ class Binary(ExampleTask):
     target_type = "binary"
     supports_thresholds = True
     imbalance_advice = "training.pos_weight=auto"
-    unused_keys = (
+    unused_keys: ClassVar[tuple[UnusedKeys, ...]] = (
         UnusedKeys(("training.class_weights",), always, "two classes have training.pos_weight"),
         UnusedKeys(("training.class_balanced_beta", *CLASS_KEYS), always, "only for several classes"),
         UnusedKeys(NUMBER_KEYS, always, "only for numeric targets"),

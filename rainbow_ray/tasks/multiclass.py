@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +57,7 @@ class Multiclass(NamedClassesTask):
     target_type = "multiclass"
     has_exclusive_classes = True
     multi_label_task = "multilabel"
-    unused_keys = (
+    unused_keys: ClassVar[tuple[UnusedKeys, ...]] = (
         *NamedClassesTask.unused_keys,
         UnusedKeys(
             ("training.class_weights",),

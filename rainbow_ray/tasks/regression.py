@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +67,7 @@ class Regression(ExampleTask):
     target_type = "regression"
     has_classes = False
     supports_calibration = False
-    unused_keys = (
+    unused_keys: ClassVar[tuple[UnusedKeys, ...]] = (
         UnusedKeys(
             (
                 *ASYMMETRIC_KEYS,
