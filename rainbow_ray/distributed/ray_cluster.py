@@ -165,7 +165,7 @@ def _shut_down() -> None:
     started: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):  # others come and go
+            with contextlib.suppress(psutil.Error):  # processes may end meanwhile
                 started += child.children(recursive=True) if child.name() == RAYLET else []
     ray.shutdown()
     _end_processes(started)
@@ -225,13 +225,13 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
 
     heads = []
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # others come and go
+        with contextlib.suppress(psutil.Error):  # processes may end meanwhile
             heads += [process] if process.name() == HEAD else []
     stopped = threading.Event()
 
     def is_gone(head: psutil.Process) -> bool:
         try:
-            # a child that died stays as a zombie until somebody asks for it
+            # a child that died remains as a zombie until its exit status is read
             return not head.is_running() or head.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True

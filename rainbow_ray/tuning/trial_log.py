@@ -151,7 +151,7 @@ class TrialLog:
                 continue
         if content and not content.endswith(b"\n"):
             with self.path.open("ab") as file:
-                file.write(b"\n")  # half a line must not swallow the next one
+                file.write(b"\n")  # an incomplete line must not be joined with the next one
 
     def _apply(self, event: dict[str, Any]) -> None:
         number = event["trial"]

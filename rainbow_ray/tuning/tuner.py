@@ -191,7 +191,7 @@ def _make_tuner(sweep: Sweep, stopper: SweepStopper, storage: Path, n_samples: i
 
 
 def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
-    """Run one trial in a reused actor; every error but a broken GPU is reported as a result, so the actor lives on."""
+    """Run one trial in a reused actor; every error but a broken GPU is reported as a result, to keep the actor."""
     started, number = time.perf_counter(), config["number"]
 
     def report(percent: float, score: float) -> None:
