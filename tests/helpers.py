@@ -19,7 +19,7 @@ from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.modalities.text import tokenize
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.results import evaluate_and_save
 from rainbow_ray.runs.run_dir import init_run_dir, save_data_profile
@@ -63,7 +63,7 @@ def fit_fold(
     """Fit one fold of the split; return the validation indices and the output of the fit."""
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = FitData(data.source, train, val, data.task, plan.reading, fold, frozen_cache=frozen_cache)
+    fit_data = FitData(data.source, train, val, data.task, plan.input_spec, fold, frozen_cache=frozen_cache)
     logger = JsonLinesLogger(state.metrics) if process_group is None or process_group.is_main else NullLogger()
     return val, fit(plan.config, fit_data, logger, state, process_group)
 
@@ -73,7 +73,7 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
     data = data_of(plan)
     run_dir = init_run_dir(plan.config, path)
     save_data_profile(run_dir, data)
-    context = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
+    context = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
     all_indices, no_indices = np.arange(len(data.source)), np.array([], dtype=np.int64)
     splits = [data.split.train_val_indices(k) for k in range(data.split.n_folds)]
     splits += [] if plan.config.training.ensemble else [(all_indices, no_indices)]

@@ -206,7 +206,7 @@ def test_the_printed_default_config_gives_the_default_plan(command, monkeypatch,
 
     (tmp_path / "printed.yml").write_text(dump(Config()))
     printed = make_plan(resolve(tmp_path / "printed.yml", {}, []))
-    assert printed.reading.text == "embedded"
+    assert printed.input_spec.text == "embedded"
     assert printed.demo
     assert printed.warnings == []
 

@@ -32,9 +32,9 @@ def model(tmp_path_factory, tiny_encoder):
     )
     data = data_of(plan)
     fit_fold(plan, data, folder / "fit")
-    network, task = load_fitted_model(plan.config, plan.reading, data.task, folder / "fit")
+    network, task = load_fitted_model(plan.config, plan.input_spec, data.task, folder / "fit")
     info = {"text_columns": ["concept"], "id_column": "id", "max_tokens": 64}
-    save_bundle(folder / "bundle", Bundle(network, task, plan.reading.text, info), plan.config.model)
+    save_bundle(folder / "bundle", Bundle(network, task, plan.input_spec.text, info), plan.config.model)
     return folder
 
 
@@ -178,7 +178,7 @@ def test_texts_of_any_type_are_read_or_have_a_reason(model):
 def test_ids_are_written_as_training_writes_them(model, run_predict, tmp_path, ids):
     import pyarrow.parquet as pq
 
-    from rainbow_ray.data.normalize import id_column
+    from rainbow_ray.data.text_cells import id_column
 
     pq.write_table(pa.table({"id": ids, "concept": [WITH_BUT] * 3}), tmp_path / "songs.parquet")
     out = tmp_path / "out.parquet"

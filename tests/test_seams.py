@@ -34,7 +34,7 @@ ALLOWED_TASK_NAMES = {
         {"binary", "multiclass", "regression", "segmentation"},
         "a phase is a row that names a task, as users name one; `config` cannot import the registry",
     ),
-    "baselines/models.py": (
+    "baselines/model_family.py": (
         {"binary", "multiclass", "multilabel", "regression"},
         "scikit-learn's models for each `TargetType`, of which a new task has one",
     ),

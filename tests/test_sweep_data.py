@@ -16,7 +16,7 @@ from rainbow_ray.runs.sweep_plan import SweepPlan, estimate_sweep, prepare_sweep
 from rainbow_ray.runs.sweep_trials import prepare_variant
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
-from rainbow_ray.tuning.search_space import Axes, apply_values
+from rainbow_ray.tuning.search_space import SearchParameters, apply_values
 from rainbow_ray.tuning.sweep import input_key
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, plan_of
@@ -43,7 +43,7 @@ def test_more_folds_than_songs_are_rejected(songs_file, tiny_encoder):
 
 def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
-    data, axes = prepare_sweep_data(plan), Axes({"training.head_learning_rate": []}, {})
+    data, axes = prepare_sweep_data(plan), SearchParameters({"training.head_learning_rate": []}, {})
     output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
     assert estimate.closing_seconds > 0
@@ -57,7 +57,7 @@ def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypat
 def test_a_variant_reads_the_same_songs_with_other_inputs(write_table, tiny_encoder):
     plan = plan_of(with_lyrics(write_table), tiny_encoder("bert"))
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
     two_columns = apply_values(plan.config, {"data.text_columns": "concept,lyrics"}, "trial 3")
     assert input_key(two_columns) != input_key(plan.config)
     variant = prepare_variant(two_columns, data=data, shared=context)
@@ -66,7 +66,7 @@ def test_a_variant_reads_the_same_songs_with_other_inputs(write_table, tiny_enco
     other_encoder = apply_values(
         plan.config, {"model.text_encoder.model_name": str(tiny_encoder("roberta"))}, "trial 4"
     )
-    assert prepare_variant(other_encoder, data=data, shared=context).input_spec != plan.reading
+    assert prepare_variant(other_encoder, data=data, shared=context).input_spec != plan.input_spec
     other_rate = apply_values(plan.config, {"training.head_learning_rate": 0.5}, "trial 5")
     assert input_key(other_rate) == input_key(plan.config), "variants with the same inputs share one data set"
 
@@ -76,7 +76,7 @@ def test_a_variant_with_other_songs_is_rejected(write_table, tiny_encoder):
     rows["lyrics"] = ["" if i % 3 == 0 else text for i, text in enumerate(rows["concept"])]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
     variant = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="other songs remain"):
         prepare_variant(variant, data=data, shared=context)
@@ -87,7 +87,7 @@ def test_a_variant_with_equal_texts_across_folds_is_rejected(write_table, tiny_e
     rows["lyrics"] = [f"the same words that two songs sing in turn, number {i // 2} of them all" for i in range(24)]
     plan = plan_of(write_table(rows), tiny_encoder("bert"))
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
     variant = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have equal texts"):
         prepare_variant(variant, data=data, shared=context)

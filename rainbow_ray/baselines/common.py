@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rainbow_ray.baselines.models import Scores, model_family
-from rainbow_ray.baselines.registry import BaselineInputs, applicable_baselines, fit_trivial
+from rainbow_ray.baselines.model_family import Scores, model_family
+from rainbow_ray.baselines.models import BaselineInputs, fit_trivial
+from rainbow_ray.baselines.registry import applicable_baselines
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
 from rainbow_ray.modalities.text.word_hashing import WORD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rainbow_ray.baselines.models import Scores
+from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.baselines.registry import Baseline, add_missing_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.baselines.songs import compute_song_baselines

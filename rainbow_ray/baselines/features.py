@@ -17,7 +17,7 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text.encoder import TextEncoder, load_encoder
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS
-from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.training.cross_validation import FitContext
@@ -35,17 +35,17 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
     Returns:
         Features by modality, float32, `(examples, width)`; 0 where an example lacks the modality.
     """
-    reading = context.input_spec
-    if not reading.media:
+    input_spec = context.input_spec
+    if not input_spec.media:
         return {}
     device, _ = pick_device(context.config.training.device)
     precision, _ = pick_precision(context.config.training.mixed_precision, device)
     config = context.config.model_copy(deep=True)
     config.model.audio_encoder.freeze_feature_extractor, config.model.audio_encoder.freeze_layers = True, "all"
-    media_only = dataclasses.replace(reading, modalities=reading.media)
+    media_only = dataclasses.replace(input_spec, modalities=input_spec.media)
     model = build_model(config, media_only, context.task).eval().to(device)
-    audio_features = AudioFeatureCache(model, reading, device, precision)
-    audio_features.prepare({name: distinct_windows(view.examples.table, name) for name in reading.cached})
+    audio_features = AudioFeatureCache(model, input_spec, device, precision)
+    audio_features.prepare({name: distinct_windows(view.examples.table, name) for name in input_spec.cached})
     collates = make_collates(media_only, audio_features.find)
     features: dict[str, np.ndarray] = {
         name: np.zeros((len(view), width), dtype=np.float32) for name, width in model.feature_widths.items()

@@ -1,171 +1,187 @@
-"""Scikit-learn's models for each type of target, with their conversion of targets and scores."""
+"""The baselines' models: text length, TF-IDF, bag of words with boosting, and linear models of frozen features."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import StandardScaler
 
-from rainbow_ray.metrics import classification, multiclass
-from rainbow_ray.tasks.base import Task
+from rainbow_ray.baselines.model_family import ModelFamily, Scores
+from rainbow_ray.data.splits import merge_rare_strata
 
-N_TREES = 100  # of depth 1
-MAX_ITERATIONS = 2000  # of a logistic regression
-
-Scores = np.ndarray
+INNER_FOLDS = 5
+MEDIA_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
+FROZEN_STRENGTHS = (1.0, 0.01)  # inverse L2 strengths to choose from, together with the layer
 
 
 @dataclass(frozen=True)
-class ModelFamily:
-    """Models for one type of target. Targets are those of the task; scores are `(examples, …)`.
+class BaselineInputs:
+    """What baselines read of the examples of a run.
 
     Attributes:
-        trivial: Name of the baseline that predicts from the labels alone.
-        linear: Returns an unfitted linear model of an inverse L2 strength.
-        boosting: Returns an unfitted boosting model of a seed.
-        labels: Converts targets to the labels that the models are fitted on.
-        predict: Returns scores of a fitted model for inputs.
-        constant: Returns scores of the trivial baseline from training targets, for a number of examples.
-        cost: Returns the loss of scores, with targets first.
-        strata: Returns strata of targets, `(examples,)`.
+        models: Models for the type of the targets.
+        targets: Targets of the task of a single example, `(examples, …)`; NaN for segments without a label.
+        texts: Texts, `(examples,)`, object; empty where there is none.
+        songs: Number of each example's song, `(examples,)`.
+        hidden_states: Means of the frozen text encoder's hidden states, `(examples, layers, hidden_size)`, or None.
+        media_features: Pooled features of other modalities by name, `(examples, width)`.
+        seed: Seed of models and of inner folds.
     """
 
-    trivial: str
-    linear: Callable[[float], Any]
-    boosting: Callable[[int], Any]
-    labels: Callable[[np.ndarray], np.ndarray]
-    predict: Callable[[Any, Any], Scores]
-    constant: Callable[[np.ndarray, int], Scores]
-    cost: Callable[[np.ndarray, Scores], float]
-    strata: Callable[[np.ndarray], np.ndarray]
+    models: ModelFamily
+    targets: np.ndarray
+    texts: np.ndarray
+    songs: np.ndarray
+    hidden_states: np.ndarray | None = None
+    media_features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seed: int = 0
 
-    def fit_predict(self, model: Any, inputs: Any, targets: np.ndarray, train: np.ndarray, val: np.ndarray) -> Scores:
+    @property
+    def has_texts(self) -> bool:
+        """Whether any example has a text."""
+        return any(self.texts)
+
+    def fit_predict(self, model: Any, inputs: Any, train: np.ndarray, val: np.ndarray) -> Scores:
         """Fit a model on a training set and score a validation set.
 
         Args:
-            model: An unfitted model.
+            model: An unfitted model of scikit-learn.
             inputs: Inputs of all examples, `(examples, …)`.
-            targets: Targets of all examples, `(examples, …)`.
             train: Indices of the training set.
             val: Indices of the validation set.
 
         Returns:
-            Scores of the validation set; those of the trivial baseline if all training targets are equal.
+            Scores of the validation set.
         """
-        if (targets[train] == targets[train][:1]).all():
-            return self.constant(targets[train], len(val))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Label (not )?[0-9]+ is present in all training examples")
-            model.fit(inputs[train], self.labels(targets[train]))
-        return self.predict(model, inputs[val])
+        return self.models.fit_predict(model, inputs, self.targets, train, val)
 
 
-def model_family(task: Task) -> ModelFamily:
-    """Return the models for a task's type of target.
+def fit_trivial(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+    """Predict the mean of the training targets: class frequencies, or the mean number.
 
     Args:
-        task: Task of a single example.
+        inputs: What baselines read.
+        train: Indices of the training set.
+        val: Indices of the validation set.
 
     Returns:
-        The models.
+        Scores of the validation set, all equal.
     """
-    return _FAMILIES[task.target_type](task)
+    return inputs.models.constant(inputs.targets[train], len(val))
 
 
-def _logistic(strength: float) -> Any:
-    return LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITERATIONS)
+def fit_text_length(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+    """Fit a linear model of the number of words.
+
+    Args:
+        inputs: What baselines read.
+        train: Indices of the training set.
+        val: Indices of the validation set.
+
+    Returns:
+        Scores of the validation set.
+    """
+    n_words = np.array([[len(text.split())] for text in inputs.texts], dtype=np.float64)
+    return inputs.fit_predict(_standardized(inputs.models.linear(1.0)), n_words, train, val)
 
 
-def _boosted(seed: int) -> Any:
-    return GradientBoostingClassifier(n_estimators=N_TREES, max_depth=1, random_state=seed)
+def fit_tf_idf(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+    """Fit a linear model of TF-IDF weights of words.
+
+    Args:
+        inputs: What baselines read.
+        train: Indices of the training set.
+        val: Indices of the validation set.
+
+    Returns:
+        Scores of the validation set.
+    """
+    return inputs.fit_predict(make_pipeline(TfidfVectorizer(), inputs.models.linear(1.0)), inputs.texts, train, val)
 
 
-def _as_float64(inputs: Any) -> Any:
-    return inputs.astype(np.float64)
+def fit_bag_of_words(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+    """Fit boosted decision stumps on the presence of words.
+
+    Args:
+        inputs: What baselines read.
+        train: Indices of the training set.
+        val: Indices of the validation set.
+
+    Returns:
+        Scores of the validation set.
+    """
+    model = make_pipeline(CountVectorizer(binary=True), inputs.models.boosting(inputs.seed))
+    return inputs.fit_predict(model, inputs.texts, train, val)
 
 
-def _binary_cost(targets: np.ndarray, scores: Scores) -> float:
-    return classification.log_loss(targets > 0.5, scores.astype(np.float64))
+def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+    """Fit a linear model of the hidden states of one layer of the frozen text encoder.
+
+    Inner folds of the training set, split by song, choose the layer and the L2 strength with the least loss.
+
+    Args:
+        inputs: What baselines read, with hidden states.
+        train: Indices of the training set.
+        val: Indices of the validation set.
+
+    Returns:
+        Scores of the validation set.
+    """
+    states, family, targets = inputs.hidden_states, inputs.models, inputs.targets
+    assert states is not None
+
+    def predict(choice: tuple[int, float], fit: np.ndarray, score: np.ndarray) -> Scores:
+        layer, strength = choice
+        return inputs.fit_predict(_standardized(family.linear(strength)), states[:, layer], fit, score)
+
+    choices = [(layer, strength) for layer in range(states.shape[1]) for strength in FROZEN_STRENGTHS]
+    inner = _inner_folds(inputs, train)
+    if not inner:
+        return predict(choices[0], train, val)
+    rows = np.concatenate([score for _, score in inner])
+
+    def cost(choice: tuple[int, float]) -> float:
+        return family.cost(targets[rows], np.concatenate([predict(choice, fit, score) for fit, score in inner]))
+
+    return predict(min(choices, key=cost), train, val)
 
 
-def _multiclass_cost(targets: np.ndarray, scores: Scores) -> float:
-    return multiclass.log_loss(targets.astype(np.int64), scores.astype(np.float64))
+def _inner_folds(inputs: BaselineInputs, train: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return folds of a training set that keep songs together; none for fewer than four songs."""
+    songs = inputs.songs[train]
+    n_songs = len(np.unique(songs))
+    n_folds = min(INNER_FOLDS, n_songs // 2)
+    if n_folds < 2:
+        return []
+    strata = merge_rare_strata(inputs.models.strata(inputs.targets[train]), n_folds)
+    is_stratified = np.unique(strata, return_counts=True)[1].min() >= n_folds
+    is_one_per_song = n_songs == len(train)
+    splitter = (StratifiedKFold if is_stratified else KFold) if is_one_per_song else GroupKFold
+    folds = splitter(n_folds, shuffle=True, random_state=inputs.seed)
+    return [(train[fit], train[score]) for fit, score in folds.split(train, strata, None if is_one_per_song else songs)]
 
 
-def _multilabel_cost(targets: np.ndarray, scores: Scores) -> float:
-    return classification.log_loss((targets > 0.5).ravel(), scores.astype(np.float64).ravel())
+def fit_pooled_features(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray, *, modality: str) -> Scores:
+    """Fit a linear model of one modality's pooled features.
+
+    Args:
+        inputs: What baselines read, with the modality's features.
+        train: Indices of the training set.
+        val: Indices of the validation set.
+        modality: Name of the modality.
+
+    Returns:
+        Scores of the validation set.
+    """
+    model = _standardized(inputs.models.linear(MEDIA_STRENGTH))
+    return inputs.fit_predict(model, inputs.media_features[modality], train, val)
 
 
-def _binary(task: Task) -> ModelFamily:
-    return ModelFamily(
-        "majority", _logistic, _boosted,
-        labels=lambda targets: targets > 0.5,
-        predict=lambda model, inputs: np.asarray(model.predict_proba(inputs)[:, 1]),
-        constant=lambda targets, n: np.full(n, targets.mean()),
-        cost=_binary_cost, strata=task.strata,
-    )  # fmt: skip
-
-
-def _multiclass(task: Task) -> ModelFamily:
-    n_classes = len(task.score_names)
-
-    def predict(model: Any, inputs: Any) -> Scores:
-        scores = np.zeros((len(inputs), n_classes))
-        scores[:, model.classes_] = model.predict_proba(inputs)  # of the classes in the training set
-        return scores
-
-    def constant(targets: np.ndarray, n: int) -> Scores:
-        return np.tile(task.one_hot(targets).mean(axis=0), (n, 1))
-
-    return ModelFamily(
-        "majority", _logistic, _boosted,
-        labels=lambda targets: targets.astype(np.int64), predict=predict, constant=constant,
-        cost=_multiclass_cost, strata=task.strata,
-    )  # fmt: skip
-
-
-def _multilabel(task: Task) -> ModelFamily:
-    n_classes = len(task.score_names)
-
-    def predict(model: Any, inputs: Any) -> Scores:
-        # for a single class, scikit-learn adds a column of its absence
-        return np.asarray(model.predict_proba(inputs))[:, -n_classes:]
-
-    return ModelFamily(
-        "majority",
-        linear=lambda strength: OneVsRestClassifier(_logistic(strength)),
-        boosting=lambda seed: OneVsRestClassifier(_boosted(seed)),
-        labels=lambda targets: targets.astype(np.int64), predict=predict,
-        constant=lambda targets, n: np.tile(targets.mean(axis=0), (n, 1)),
-        cost=_multilabel_cost, strata=task.strata,
-    )  # fmt: skip
-
-
-def _regression(task: Task) -> ModelFamily:  # noqa: ARG001
-    return ModelFamily(
-        "mean",
-        # Ridge converts targets to the dtype of its inputs
-        linear=lambda strength: make_pipeline(FunctionTransformer(_as_float64, accept_sparse=True),
-                                              Ridge(alpha=1 / strength)),
-        boosting=lambda seed: GradientBoostingRegressor(n_estimators=N_TREES, max_depth=1, random_state=seed),
-        labels=lambda targets: targets, predict=lambda model, inputs: np.asarray(model.predict(inputs)),
-        constant=lambda targets, n: np.full(n, targets.mean()),
-        cost=lambda targets, scores: float(np.mean((targets - scores) ** 2)),
-        strata=lambda targets: np.zeros(len(targets), dtype=np.int64),
-    )  # fmt: skip
-
-
-_FAMILIES: Mapping[str, Callable[[Task], ModelFamily]] = {
-    "binary": _binary,
-    "multiclass": _multiclass,
-    "multilabel": _multilabel,
-    "regression": _regression,
-}
+def _standardized(model: Any) -> Any:
+    return make_pipeline(StandardScaler(), model)

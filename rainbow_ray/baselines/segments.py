@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, run_baselines
 from rainbow_ray.baselines.features import media_features, text_states
-from rainbow_ray.baselines.models import Scores
+from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
 from rainbow_ray.tasks.base import Task

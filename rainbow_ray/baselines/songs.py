@@ -6,7 +6,7 @@ import numpy as np
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, run_baselines
 from rainbow_ray.baselines.features import media_features, text_states
-from rainbow_ray.baselines.models import Scores
+from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.data.splits import Split
 from rainbow_ray.tasks.scores import empty_scores

@@ -27,14 +27,14 @@ from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes, is_onnx
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.tokenize import check_embeddings
-from rainbow_ray.modalities.units import PretrainedEncoder
-from rainbow_ray.modalities.weights import check_finite
+from rainbow_ray.modalities.weight_checks import check_finite
 from rainbow_ray.model.model import RainbowModel
-from rainbow_ray.model.state_keys import upgrade_state_keys
+from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line

@@ -42,16 +42,16 @@ def save_run_model(
         model, train_indices = members[0].model, np.flatnonzero(data.split.fold >= 0)
     else:
         members = ()
-        model, task = load_fitted_model(plan.config, plan.reading, data.task, fits[-1].job.folder)
+        model, task = load_fitted_model(plan.config, plan.input_spec, data.task, fits[-1].job.folder)
         train_indices = fits[-1].job.train
     info = {
         "phase": plan.config.phase,
         "target": plan.target,
         "id_column": plan.columns.song,
-        "text_columns": list(plan.columns.text) if plan.reading.text else [],
+        "text_columns": list(plan.columns.text) if plan.input_spec.text else [],
         "media_columns": {column.modality: [column.name, column.rate] for column in plan.columns.media},
-        "max_tokens": plan.reading.max_tokens,
-        "encoder": plan.reading.text,
+        "max_tokens": plan.input_spec.max_tokens,
+        "encoder": plan.input_spec.text,
         "example_level": plan.unit,
         **_segment_info(plan),
         **_media_info(plan),
@@ -60,13 +60,13 @@ def save_run_model(
         "config_hash": plan.config.hash(),
         "calibration": results.calibration.to_json(),
     }
-    bundle = Bundle(model, task, plan.reading.text, info, members)
+    bundle = Bundle(model, task, plan.input_spec.text, info, members)
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
 def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Results) -> Member:
     """Return the fit of a fold, with the calibration of its held-out scores, which was fitted on the other folds."""
-    model, task = load_fitted_model(plan.config, plan.reading, data.task, fit.job.folder)
+    model, task = load_fitted_model(plan.config, plan.input_spec, data.task, fit.job.folder)
     assert fit.job.fold is not None, "a refit is not a member of an ensemble"
     calibration = results.calibrations.get(fit.job.fold, Calibration())
     return Member(model, task, calibration, fit.job.fold)
@@ -74,9 +74,9 @@ def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Res
 
 def _media_info(plan: RunPlan) -> dict[str, Any]:
     """Return fields of a bundle that reads audio or MIDI."""
-    if plan.reading.media_reader is None:
+    if plan.input_spec.media_reader is None:
         return {}
-    windows = plan.reading.media_reader.windows
+    windows = plan.input_spec.media_reader.windows
     return {
         "windows": {
             "seconds": windows.seconds,

@@ -13,10 +13,10 @@ from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type, plain_type
 from rainbow_ray.data.columns import STRUCT_COLUMN
 from rainbow_ray.data.dataset import mean_score_per_song
-from rainbow_ray.data.normalize import id_column
 from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.data.reader import read_sample
 from rainbow_ray.data.streaming import size_in_memory
+from rainbow_ray.data.text_cells import id_column
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepare import summarize_labels
 from rainbow_ray.setup.prepared import PreparedData
@@ -76,7 +76,7 @@ def check_lengths(plan: RunPlan, data: PreparedData) -> CheckResult:
     Returns:
         The result.
     """
-    tokens, max_tokens = data.examples.table["tokens"].to_numpy(), plan.reading.max_tokens
+    tokens, max_tokens = data.examples.table["tokens"].to_numpy(), plan.input_spec.max_tokens
     median, high, longest = (int(np.quantile(tokens, q)) for q in (0.5, 0.95, 1.0))
     truncated = float(np.mean(tokens > max_tokens))
     text = (

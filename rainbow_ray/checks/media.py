@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.modalities.rows import cached_windows
-from rainbow_ray.model.audio_features import WINDOWS_PER_BATCH, AudioFeatureCache
+from rainbow_ray.model.audio_feature_cache import WINDOWS_PER_BATCH, AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
@@ -33,13 +33,13 @@ def check_media(plan: RunPlan, data: PreparedData, cache: AudioFeatureCache) -> 
     Yields:
         The results; none for a model that reads only text.
     """
-    reader = plan.reading.media_reader
+    reader = plan.input_spec.media_reader
     if reader is None:
         return
     unit = "stems" if plan.unit == "stem" else "songs"
     presence = ", ".join(f"{n} {name or 'nothing'}" for name, n in data.profile["presence"].items())
     yield CheckResult("ok", "media", f"{unit} that have: {presence}; under {reader.root}")
-    windows = {name: data.source.window_names(name) for name in plan.reading.cached}
+    windows = {name: data.source.window_names(name) for name in plan.input_spec.cached}
     for name, missing in cache.missing(windows).items():
         yield _check_cache_cost(cache, name, missing, len(windows[name]))
 
@@ -71,18 +71,18 @@ def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
     Returns:
         What was encoded, and where the cache is.
     """
-    reader, config = plan.reading.media_reader, plan.config
+    reader, config = plan.input_spec.media_reader, plan.config
     if reader is None:
         return CheckResult("warning", "cache", "this model reads only text: there is nothing to cache")
     device, _ = pick_device(config.training.device)
     precision, _ = pick_precision(config.training.mixed_precision, device)
-    model = build_model(config, plan.reading, data.task).to(device)
-    cache = AudioFeatureCache(model, plan.reading, device, precision)
-    windows = {name: data.source.window_names(name) for name in plan.reading.cached}
+    model = build_model(config, plan.input_spec, data.task).to(device)
+    cache = AudioFeatureCache(model, plan.input_spec, device, precision)
+    windows = {name: data.source.window_names(name) for name in plan.input_spec.cached}
     n_missing = sum(map(len, cache.missing(windows).values()))
     cache.prepare(windows)
     size_mb = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
-    counts = ", ".join(f"{len(data.source.window_names(name))} of {name}" for name in plan.reading.media)
+    counts = ", ".join(f"{len(data.source.window_names(name))} of {name}" for name in plan.input_spec.media)
     speed = f" ({cache.seconds / n_missing:.2f} s each)" if n_missing else ""
     text = f"windows: {counts}; {n_missing} encoded now{speed}; {size_mb:.0f} MB in {reader.folder}"
     advice = "copy that folder to the machine that trains, and set data.media_cache to it"
@@ -101,4 +101,4 @@ def window_names(plan: RunPlan, data: PreparedData, indices: np.ndarray) -> dict
         Names of windows by modality.
     """
     subset = data.source.in_memory_subset(indices)
-    return cached_windows(subset.examples.table.take(pa.array(subset.positions)), plan.reading)
+    return cached_windows(subset.examples.table.take(pa.array(subset.positions)), plan.input_spec)

@@ -17,7 +17,7 @@ from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.components import FitComponents, build_components
 from rainbow_ray.training.evaluator import forward_loss
-from rainbow_ray.training.train_step import Stepper
+from rainbow_ray.training.train_step import TrainStep
 
 N_REPEATS = 3  # of each timing, of which the median counts
 MAX_EXAMPLES = 64  # that the model is tried on
@@ -71,7 +71,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     n_parameters = sum(p.numel() for p in parameters)
     n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     counts = f"{n_parameters / 1e6:.1f} million parameters, {n_trained / 1e6:.3g} million of them trained"
-    stepper = Stepper(components, warmup_steps=0, steps=10)
+    stepper = TrainStep(components, warmup_steps=0, steps=10)
     example_bytes = _example_bytes(components, longest)
     batch_size = make_training_schedule(plan.config.training, len(train)).global_batch_size
     step_seconds, encode_seconds = _time_steps(components, stepper, sample, min(batch_size, len(sample)))
@@ -81,7 +81,7 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     unit = "songs" if plan.segments is None else "segments"
     step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s"
     results = [
-        CheckResult("ok", "encoder", f"{plan.reading.description} loads in {load_seconds:.1f} s; {counts}"),
+        CheckResult("ok", "encoder", f"{plan.input_spec.description} loads in {load_seconds:.1f} s; {counts}"),
         CheckResult("ok", "one step", step),
     ]
     profile = ModelProfile(
@@ -100,7 +100,7 @@ def _build_components(plan: RunPlan, data: PreparedData, longest: np.ndarray, sa
     task = data.task.fit(data.source.targets[train], config.training)
     without_cache = config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})
     return build_components(
-        without_cache, data.source, plan.reading, task, sample, ExecutionContext(device, precision),
+        without_cache, data.source, plan.input_spec, task, sample, ExecutionContext(device, precision),
         window_keys=window_names(plan, data, np.concatenate([longest, sample])),
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _activation_bytes(components: FitComponents, rows: ExampleView) -> int:
     return int(sum(activations.values()) + n_tokens * width * FLOAT_BYTES * LIVE_TENSORS)
 
 
-def _time_steps(components: FitComponents, stepper: Stepper, sample: np.ndarray, size: int) -> tuple[float, float]:
+def _time_steps(components: FitComponents, stepper: TrainStep, sample: np.ndarray, size: int) -> tuple[float, float]:
     """Return the median seconds of a training step of `size` examples, and of one example's forward pass."""
     step_seconds, encode_seconds, dataset = [], [], components.features.dataset
     batches = scoring_batches(sample, dataset.lengths)

@@ -79,7 +79,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
         plan = make_plan(resolved)
         data = prepare_data(plan, functools.partial(read_rows_locally, max_rows=MAX_ROWS))
         show(check_songs(plan, data))
-        show([check_lengths(plan, data)] if plan.reading.text else [])
+        show([check_lengths(plan, data)] if plan.input_spec.text else [])
         show(check_labels(plan, data))
         model_results, profile = check_model(plan, data)
         show([*model_results, check_memory(plan, data, profile)])

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.arrow_types import holds_text, is_bytes_type, is_string_type, plain_type
-from rainbow_ray.data.parquet_table import Manifest
+from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.data.raw_labels import read_labels
 from rainbow_ray.utils.errors import InputError, did_you_mean
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.manifest import UNDECODABLE
+from rainbow_ray.data.normalize_rows import UNDECODABLE
 
 LABELS_DISAGREE = "labels of one song disagree"
 SAME_SONG = "further rows of a song"

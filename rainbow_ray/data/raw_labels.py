@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.arrow_types import decode_storage, is_bytes_type, is_string_type, plain_type
-from rainbow_ray.data.containers import ContainerError, load_json, parse_container
-from rainbow_ray.data.normalize import id_column, label_names, scalar_text, text_column
+from rainbow_ray.data.list_cells import ContainerError, load_json, parse_container
+from rainbow_ray.data.text_cells import id_column, label_names, scalar_text, text_column
 from rainbow_ray.utils.errors import InputError
 
 LABEL_MISSING = "no label"

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.data.columns import Columns
-from rainbow_ray.data.manifest import Manifest, normalize_rows
-from rainbow_ray.data.parquet_table import RowGroup
+from rainbow_ray.data.manifest import Manifest, RowGroup
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors
 
 MEDIA_ROWS = 32  # rows per task that reads audio or MIDI: reading media is slow, so few rows keep all CPUs busy

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rainbow_ray.data.arrow_types import decode_storage, is_string_type
-from rainbow_ray.data.normalize import text_column
+from rainbow_ray.data.text_cells import text_column
 
 NOT_A_RATE = 0  # which no sound has: the reader of audio refuses it with its reason
 LARGEST_RATE = 2**31  # Hz; larger numbers count as this one, so that they fit into an integer column

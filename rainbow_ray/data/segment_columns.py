@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.arrow_types import is_bytes_type, is_string_type
 from rainbow_ray.data.encodings import UndecodableError, decode_text
-from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.song_structure import END_FIELDS, NAME_FIELDS, START_FIELDS, SectionFields
+from rainbow_ray.data.text_cells import id_column as exact_ids
 from rainbow_ray.data.time_units import read_times
 from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.utils.errors import InputError

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rainbow_ray.data.examples import SLOT_SUFFIX, count_reasons, placeholder_text, text_key
-from rainbow_ray.data.manifest import UNDECODABLE
-from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.normalize_rows import UNDECODABLE
 from rainbow_ray.data.raw_labels import LABEL_MISSING, fill_missing
+from rainbow_ray.data.text_cells import NOT_UTF8
 
 TIMES = ("start", "end")  # columns: seconds from the start of the song
 TIME_TOLERANCE = 0.005  # seconds that the times of two stems of one segment may differ by

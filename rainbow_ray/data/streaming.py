@@ -21,8 +21,8 @@ from typing_extensions import override
 from rainbow_ray.data.columns import Columns
 from rainbow_ray.data.dataset import Dataset, ExampleView, distinct_windows
 from rainbow_ray.data.examples import ROW_COLUMNS, SLOT_SUFFIX, Examples, placeholder_text, text_key
-from rainbow_ray.data.manifest import Manifest, normalize_rows
-from rainbow_ray.data.parquet_table import RowGroup
+from rainbow_ray.data.manifest import Manifest, RowGroup
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.data.reader import Prepare, read_sample
 from rainbow_ray.data.splits import assign_groups
 from rainbow_ray.distributed.ray_errors import quiet_ray_data, unwrapped_errors

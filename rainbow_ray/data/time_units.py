@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rainbow_ray.data.normalize import text_column
+from rainbow_ray.data.text_cells import text_column
 from rainbow_ray.data.times import DAY, SecondsColumn, seconds_column
 from rainbow_ray.utils.errors import InputError
 

@@ -59,7 +59,7 @@ def ablate_modalities(
     Returns:
         Results by subset (`text`, `text+audio`, …), the subset of all modalities last; empty for a single modality.
     """
-    task, metric, names = data.task, plan.config.training.headline, plan.reading.modalities
+    task, metric, names = data.task, plan.config.training.headline, plan.input_spec.modalities
     if len(names) == 1:
         return {}
 
@@ -119,5 +119,5 @@ def mean_attention(plan: RunPlan, folds: Sequence[FitResult]) -> dict[str, dict[
     tables = [fold.facts["attention"] for fold in folds]
     if any(table is None for table in tables):
         return None
-    names, mean = plan.reading.modalities, np.mean(tables, axis=0).round(4).tolist()
+    names, mean = plan.input_spec.modalities, np.mean(tables, axis=0).round(4).tolist()
     return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, mean, strict=True)}

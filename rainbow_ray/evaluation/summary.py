@@ -86,15 +86,15 @@ def collect_notes(plan: RunPlan, data: PreparedData, fits: Sequence[FitResult]) 
         Messages in the order of the steps.
     """
     messages = [*plan.warnings, *data.warnings, *(note for fit in fits for note in fit.facts["notes"])]
-    if plan.reading.audio not in (None, "embedded"):
+    if plan.input_spec.audio not in (None, "embedded"):
         messages.append(
-            f"the defaults for audio were measured with the embedded encoder only; with {plan.reading.audio} they are"
-            " a guess"
+            "the defaults for audio were measured with the embedded encoder only; with"
+            f" {plan.input_spec.audio} they are a guess"
         )
-    if plan.reading.text not in ("", "embedded"):
+    if plan.input_spec.text not in ("", "embedded"):
         messages.append(
             "the default recipe (layer, freezing, bag of words) was measured with the embedded encoder only; with"
-            f" {plan.reading.text} it is a guess"
+            f" {plan.input_spec.text} it is a guess"
         )
     return list(dict.fromkeys(messages))
 

@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Family:
+class ClassifierLayout:
     """The classifier of a family of encoders in transformers.
 
     Attributes:
@@ -46,12 +46,12 @@ class Family:
 
 
 FAMILIES = {
-    "bert": Family("tanh", "bert.pooler.dense", "classifier"),
-    "roberta": Family("tanh", "classifier.dense", "classifier.out_proj"),
-    "xlm-roberta": Family("tanh", "classifier.dense", "classifier.out_proj"),
-    "camembert": Family("tanh", "classifier.dense", "classifier.out_proj"),
-    "distilbert": Family("relu", "pre_classifier", "classifier"),
-    "deberta-v2": Family("gelu", "pooler.dense", "classifier"),
+    "bert": ClassifierLayout("tanh", "bert.pooler.dense", "classifier"),
+    "roberta": ClassifierLayout("tanh", "classifier.dense", "classifier.out_proj"),
+    "xlm-roberta": ClassifierLayout("tanh", "classifier.dense", "classifier.out_proj"),
+    "camembert": ClassifierLayout("tanh", "classifier.dense", "classifier.out_proj"),
+    "distilbert": ClassifierLayout("relu", "pre_classifier", "classifier"),
+    "deberta-v2": ClassifierLayout("gelu", "pooler.dense", "classifier"),
 }
 
 

@@ -19,7 +19,7 @@ MIN_LOG_RATIO = 50  # of the largest to the smallest value, for a logarithmic ax
 
 
 @dataclass(frozen=True)
-class SweepArtifacts:
+class SweepTrials:
     """Trials of a sweep, for its charts.
 
     Attributes:
@@ -53,7 +53,7 @@ class SweepArtifacts:
         return np.asarray((scores - scores.min()) / max(1e-12, float(np.ptp(scores))))
 
 
-def history(search: SweepArtifacts) -> Chart:
+def history(search: SweepTrials) -> Chart:
     """Return the scores of all trials in their order, and the best so far.
 
     Args:
@@ -79,7 +79,7 @@ def history(search: SweepArtifacts) -> Chart:
     )
 
 
-def axes_by_importance(search: SweepArtifacts) -> list[Chart]:
+def parameters_by_importance(search: SweepTrials) -> list[Chart]:
     """Return importances, parallel coordinates, and a slice for each of the most important keys.
 
     Args:
@@ -124,7 +124,7 @@ def axes_by_importance(search: SweepArtifacts) -> list[Chart]:
     ]  # fmt: skip
 
 
-def importance(search: SweepArtifacts) -> dict[str, float]:
+def importance(search: SweepTrials) -> dict[str, float]:
     """Return the importance of each key that all complete trials have.
 
     Args:
@@ -153,7 +153,7 @@ def importance(search: SweepArtifacts) -> dict[str, float]:
             return {}
 
 
-def short_name(search: SweepArtifacts, name: str) -> str:
+def short_name(search: SweepTrials, name: str) -> str:
     """Return a short name of a key, for labels.
 
     Args:
@@ -166,7 +166,7 @@ def short_name(search: SweepArtifacts, name: str) -> str:
     return short_names(search.varied)[name].replace("_", " ").replace(".", " ")
 
 
-def _slice(search: SweepArtifacts, name: str) -> Chart:
+def _slice(search: SweepTrials, name: str) -> Chart:
     trials = [trial for trial in search.complete if name in trial.params]
     values = [trial.params[name] for trial in trials]
     is_numeric = _are_numbers(values)

@@ -9,7 +9,7 @@ from typing import Any
 from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
 from rainbow_ray.html_report.run_artifacts import missing_keys, task_of_summary
-from rainbow_ray.html_report.sweep_charts import SweepArtifacts, axes_by_importance, history
+from rainbow_ray.html_report.sweep_charts import SweepTrials, history, parameters_by_importance
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError
 
@@ -23,7 +23,7 @@ MIN_RELIABLE_TRIALS = 20
 
 
 @dataclass(frozen=True)
-class FinishedSweep:
+class SweepArtifacts:
     """What a finished sweep wrote.
 
     Attributes:
@@ -39,14 +39,14 @@ class FinishedSweep:
     config: str
 
     @property
-    def search(self) -> SweepArtifacts:
+    def search(self) -> SweepTrials:
         """The trials and the headline metric, for charts."""
         metric = self.summary["metric"]
         larger = task_of_summary(self.summary).larger_is_better(metric)
-        return SweepArtifacts(self.trials, metric.replace("_", " "), larger)
+        return SweepTrials(self.trials, metric.replace("_", " "), larger)
 
 
-def read_sweep(path: Path) -> FinishedSweep:
+def read_sweep(path: Path) -> SweepArtifacts:
     """Read the files of a finished sweep.
 
     Args:
@@ -68,10 +68,10 @@ def read_sweep(path: Path) -> FinishedSweep:
         raise InputError(f"{path / 'summary.json'}: {', '.join(missing)} missing; the file is damaged, or of another"
                          " version")  # fmt: skip
     trials = sorted(TrialLog(path / "trials.jsonl").ended, key=lambda trial: trial.number)
-    return FinishedSweep(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
+    return SweepArtifacts(path, summary, trials, (path / "config.yaml").read_text(encoding="utf-8"))
 
 
-def sweep_page(sweep: FinishedSweep) -> Page:
+def sweep_page(sweep: SweepArtifacts) -> Page:
     """Return the page of a sweep.
 
     Args:
@@ -96,7 +96,7 @@ def sweep_page(sweep: FinishedSweep) -> Page:
     )
 
 
-def _scores(sweep: FinishedSweep) -> Section:
+def _scores(sweep: SweepArtifacts) -> Section:
     summary = sweep.summary
     revalidation, corrected = summary["revalidation"], summary["corrected"]
     fresh = f"on {len(revalidation['seeds'])} fresh {'splits' if revalidation['fresh_splits'] else 'seeds'}"
@@ -118,7 +118,7 @@ def _scores(sweep: FinishedSweep) -> Section:
     return Section("scores", f"Scores of the best trial, {name}", tables=tables)
 
 
-def _history(sweep: FinishedSweep) -> Section:
+def _history(sweep: SweepArtifacts) -> Section:
     counts = sweep.summary["trials"]
     text = [f"{counts['total']} trials: {counts['complete']} complete, {counts['pruned']} pruned, "
             f"{counts['failed']} failed. The score of a pruned trial is that of the folds it ran."]  # fmt: skip
@@ -127,7 +127,7 @@ def _history(sweep: FinishedSweep) -> Section:
     return Section("history", "Trials", text, tables, [history(sweep.search)])
 
 
-def _axes(sweep: FinishedSweep) -> Section:
+def _axes(sweep: SweepArtifacts) -> Section:
     complete = len(sweep.search.complete)
     if complete < MIN_TRIALS or not sweep.search.varied:
         return Section(
@@ -136,10 +136,12 @@ def _axes(sweep: FinishedSweep) -> Section:
             ["Too few trials are complete to estimate the importance of hyperparameters."],
         )
     note = f"Only {complete} trials are complete: importances are unreliable." if complete < MIN_RELIABLE_TRIALS else ""
-    return Section("axes", "Hyperparameter importance", [note] if note else [], charts=axes_by_importance(sweep.search))
+    return Section(
+        "axes", "Hyperparameter importance", [note] if note else [], charts=parameters_by_importance(sweep.search)
+    )
 
 
-def _cost(sweep: FinishedSweep) -> Section:
+def _cost(sweep: SweepArtifacts) -> Section:
     summary = sweep.summary
     n_done = sum((t.reports[-1][0] if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
     rows = [[part, f"{value:.1f} s"] for part, value in summary["seconds"]["parts"].items()]

@@ -9,7 +9,8 @@ import yaml
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.columns import Times, find_columns
-from rainbow_ray.data.manifest import Manifest, normalize_rows, open_manifest
+from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.data.reader import read_sample
 from rainbow_ray.data.segments import merge_stems
 from rainbow_ray.html_report.label_issues import ExplainWords

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rainbow_ray.data.manifest import open_manifest
-from rainbow_ray.data.normalize import id_column
+from rainbow_ray.data.text_cells import id_column
 from rainbow_ray.inference.chunks import INTERVALS, Chunk, ChunkPlan, ScoringJob, chunk_file, read_chunk
 from rainbow_ray.inference.media_report import MediaReport, encode
 from rainbow_ray.inference.prediction_files import (

@@ -14,7 +14,7 @@ from rainbow_ray.data.batch import Batch
 from rainbow_ray.modalities.rows import cached_windows, make_collates
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text.tokenize import WORDS
-from rainbow_ray.model.audio_features import AudioFeatureCache
+from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
 
 
@@ -62,19 +62,19 @@ class EnsembleScorer(nn.Module):
 
 
 def prepare_collates(
-    bundle: Bundle, spec: InputSpec, device: torch.device, table: pa.Table
+    bundle: Bundle, input_spec: InputSpec, device: torch.device, table: pa.Table
 ) -> Mapping[str, Callable[..., Any]]:
     """Encode the windows of a table and return the functions that collate its rows.
 
     Args:
         bundle: The model; members of an ensemble share the frozen part of its audio encoder.
-        spec: Inputs that the model reads.
+        input_spec: Inputs that the model reads.
         device: Device that encodes.
         table: Prepared rows, with the windows of each modality.
 
     Returns:
         A collate function per modality.
     """
-    features = AudioFeatureCache(bundle.model, spec, device, pick_precision("off", device)[0])
-    features.prepare(cached_windows(table, spec))
-    return make_collates(spec, features.find)
+    features = AudioFeatureCache(bundle.model, input_spec, device, pick_precision("off", device)[0])
+    features.prepare(cached_windows(table, input_spec))
+    return make_collates(input_spec, features.find)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rainbow_ray.data.normalize import text_column
+from rainbow_ray.data.text_cells import text_column
 from rainbow_ray.utils.errors import InputError, did_you_mean
 
 Table: TypeAlias = "pd.DataFrame | pa.Table"

@@ -140,13 +140,13 @@ def read_media_values(
     return values
 
 
-def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], spec: InputSpec) -> pa.Table:
+def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]], input_spec: InputSpec) -> pa.Table:
     """Add the inputs of the encoders to rows.
 
     Args:
         rows: Plain rows with `text` and `song`.
         values: Parsed cells of each modality, `(rows,)`.
-        spec: Inputs that the model reads.
+        input_spec: Inputs that the model reads.
 
     Returns:
         The rows, in their order, as `modalities.rows.prepare` returns them. The columns of problems also name cells
@@ -168,7 +168,7 @@ def prepare_with_media(rows: pa.Table, values: Mapping[str, Sequence[MediaValue]
             part = part.append_column(
                 f"raw_{name}_rate", pa.array([cells[i].rate for i in indices.tolist()], pa.int64())
             )
-        parts.append(prepare(part, reading=spec))
+        parts.append(prepare(part, input_spec=input_spec))
         order.append(indices)
     table = pa.concat_tables(parts, promote_options="permissive")
     if len(parts) > 1:

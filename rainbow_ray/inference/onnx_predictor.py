@@ -17,9 +17,9 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 
 from rainbow_ray.bundle.integrity import DESCRIPTION, GRAPH, check_files
 from rainbow_ray.calibration.apply import Calibration
+from rainbow_ray.modalities.plain_tokenizer import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.modalities.text.word_hashing import word_buckets
-from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 from rainbow_ray.tasks.target_types import TARGET_FORMATS, TargetFormat, TargetType
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
@@ -45,7 +45,7 @@ REQUIRED_KEYS = {
     "files",
 }
 MAX_BATCH_TOKENS = 8192  # with padding
-NOT_UTF8 = "text that is not UTF-8"  # repeated from data/normalize.py, which imports pyarrow
+NOT_UTF8 = "text that is not UTF-8"  # repeated from data/text_cells.py, which imports pyarrow
 
 
 class OnnxDescription(BaseModel):

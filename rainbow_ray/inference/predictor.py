@@ -18,7 +18,7 @@ from rainbow_ray.bundle.bundle import Bundle, load_bundle
 from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
-from rainbow_ray.data.normalize import NOT_UTF8, id_column
+from rainbow_ray.data.text_cells import NOT_UTF8, id_column
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
 from rainbow_ray.inference.input_tables import Table, Texts, column_names, get_column, read_texts, slice_rows
 from rainbow_ray.inference.media_report import (
@@ -335,9 +335,9 @@ class Predictor:
                 scores[indices[batch_rows]] = self.scorer(batch).cpu().numpy()
         return _RowScores(scores, reasons.tolist(), [names or None for names in read], report)
 
-    def _with_values(self, rows: pa.Table, table: Table | None, spec: InputSpec) -> pa.Table:
+    def _with_values(self, rows: pa.Table, table: Table | None, input_spec: InputSpec) -> pa.Table:
         """Return rows with the columns of modalities that are not files; null where a table lacks them."""
-        for name in spec.values:
+        for name in input_spec.values:
             column, _ = self.bundle.info["media_columns"][name]
             is_missing = table is None or column not in column_names(table)
             values = pa.nulls(len(rows)) if table is None or is_missing else get_column(table, column)
@@ -388,13 +388,13 @@ class _RowScores:
     report: MediaReport
 
 
-def _missing_reasons(rows: pa.Table, spec: InputSpec, is_missing: np.ndarray) -> list[str]:
+def _missing_reasons(rows: pa.Table, input_spec: InputSpec, is_missing: np.ndarray) -> list[str]:
     """Return why rows have no input: what is wrong with their files, or that they name none."""
-    if not spec.media:
-        return [NO_INPUT if spec.values else NO_TEXT] * int(is_missing.sum())
+    if not input_spec.media:
+        return [NO_INPUT if input_spec.values else NO_TEXT] * int(is_missing.sum())
     selected = rows.filter(pa.array(is_missing))
     problems = []
-    for name in spec.media:
+    for name in input_spec.media:
         messages = selected[f"{name}{TROUBLE}"].to_pylist()
         problems.append([message and f"{name}: {message.splitlines()[0]}" for message in messages])
     return ["; ".join(filter(None, row)) or NO_INPUT for row in zip(*problems, strict=True)]

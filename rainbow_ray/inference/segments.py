@@ -17,10 +17,10 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences
 from rainbow_ray.data.columns import Columns, Times
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.data.manifest import normalize_rows
-from rainbow_ray.data.normalize import NOT_UTF8, id_column, text_column
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.data.segment_columns import RUNNING_TIME
 from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, POSITION, SegmentExamples, SequenceIndex, merge_stems
+from rainbow_ray.data.text_cells import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import parse_values, time_type_problem
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
@@ -82,7 +82,7 @@ def required_columns(bundle: Bundle) -> list[str]:
 def score_segments(
     bundle: Bundle,
     scorer: EnsembleScorer,
-    spec: InputSpec,
+    input_spec: InputSpec,
     device: torch.device,
     table: Table,
     *,
@@ -94,7 +94,7 @@ def score_segments(
     Args:
         bundle: The model.
         scorer: The bundle as a module.
-        spec: Inputs that the model reads.
+        input_spec: Inputs that the model reads.
         device: Device of the model.
         table: Rows of segments and stems.
         each_row: Whether each row is a segment; otherwise rows with the same song, place and times are stems of one.
@@ -119,9 +119,9 @@ def score_segments(
     if each_row:
         row_positions = pa.array(np.arange(len(rows), dtype=np.float64))
         rows = rows.set_column(rows.column_names.index(POSITION), POSITION, row_positions)
-    values = read_media_values(table, bundle.info.get("media_columns", {}), spec.media, len(rows))
-    rows = prepare_with_media(rows, values, spec)
-    merged = merge_stems(rows, spec.media)
+    values = read_media_values(table, bundle.info.get("media_columns", {}), input_spec.media, len(rows))
+    rows = prepare_with_media(rows, values, input_spec)
+    merged = merge_stems(rows, input_spec.media)
     n_segments = len(merged.table)
     unknown = np.full(n_segments, np.nan, dtype=np.float32)
     position = merged.table[POSITION].to_numpy().astype(np.float32)
@@ -129,11 +129,11 @@ def score_segments(
     scores = empty_scores(bundle.task, n_segments)
     if n_segments:
         examples = Examples(merged.table, targets, np.ones(n_segments, dtype=np.float32))
-        scores = _score(bundle, scorer, spec, device, examples)
+        scores = _score(bundle, scorer, input_spec, device, examples)
     read = modalities_present(merged.table, bundle.model.modalities)
-    segments, has_time = _segments_frame(bundle, merged, targets, scores, read if spec.media else None)
+    segments, has_time = _segments_frame(bundle, merged, targets, scores, read if input_spec.media else None)
     unusable = _count_unusable(merged, int((~has_time).sum()), n_undecodable)
-    media = MediaReport.of_rows(rows, spec.media, read)
+    media = MediaReport.of_rows(rows, input_spec.media, read)
     return SegmentScores(segments, merge_intervals(segments[has_time]), unusable, merged.table[ROW].to_numpy(), media)
 
 
@@ -196,19 +196,19 @@ def merge_intervals(segments: pd.DataFrame) -> pd.DataFrame:
 
 @torch.inference_mode()
 def _score(
-    bundle: Bundle, scorer: EnsembleScorer, spec: InputSpec, device: torch.device, examples: Examples
+    bundle: Bundle, scorer: EnsembleScorer, input_spec: InputSpec, device: torch.device, examples: Examples
 ) -> np.ndarray:
     """Uncalibrated scores of segments, `(segments,)` or `(segments, classes)`."""
     task = bundle.task
     limits = bundle.info["segments"]
     max_length = len(examples) if task.is_weakly_labeled else limits["max_sequence_length"]
     sequences = SequenceIndex.from_table(examples.table, max_length, limits["overlap"])
-    collates = prepare_collates(bundle, spec, device, examples.table)
+    collates = prepare_collates(bundle, input_spec, device, examples.table)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
     windows = [window for song in songs for window in sequences.scoring_sequences(song)]
     scores = empty_scores(task, len(examples))
     batches = divide_sequences(
-        windows, lengths(examples.table, spec), max_examples=len(examples), max_tokens=MAX_EVAL_TOKENS
+        windows, lengths(examples.table, input_spec), max_examples=len(examples), max_tokens=MAX_EVAL_TOKENS
     )
     for part in batches:
         rows = part.indices

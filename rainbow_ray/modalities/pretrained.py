@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from rainbow_ray.modalities.hub import hub_problem, offline, quiet_libraries
-from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
-from rainbow_ray.modalities.weights import (
+from rainbow_ray.modalities.plain_tokenizer import PlainTokenizer, check_vocabulary
+from rainbow_ray.modalities.weight_checks import (
     PICKLED,
     SAFETENSORS,
     check_finite,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rainbow_ray.config.unused_keys import UnusedKeys
     from rainbow_ray.data.columns import ColumnRequest
     from rainbow_ray.data.examples import Examples
-    from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
+    from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
     from rainbow_ray.modalities.windows import Recording, WindowReader
 
 # the order in which modalities are read, fused and reported; each module has the spec as `SPEC`
@@ -147,12 +147,12 @@ class ModalitySpec(GraphInputs, ABC):
         """
         return None
 
-    def prepare(self, rows: pa.Table, inputs: InputSpec) -> pa.Table:
+    def prepare(self, rows: pa.Table, input_spec: InputSpec) -> pa.Table:
         """Return rows with the columns that `collate` reads.
 
         Args:
             rows: Plain rows; a requested column is `raw_<name>`.
-            inputs: The inputs of the model.
+            input_spec: The inputs of the model.
 
         Returns:
             The rows; by default unchanged.
@@ -198,14 +198,19 @@ class ModalitySpec(GraphInputs, ABC):
 
     @abstractmethod
     def collate(
-        self, examples: Examples, indices: np.ndarray, inputs: InputSpec, find: FindWindow | None, draw: DrawView | None
+        self,
+        examples: Examples,
+        indices: np.ndarray,
+        input_spec: InputSpec,
+        find: FindWindow | None,
+        draw: DrawView | None,
     ) -> dict[str, torch.Tensor]:
         """Return the padded inputs of a batch.
 
         Args:
             examples: Examples with the columns of `prepare`.
             indices: Rows of the batch, `(n,)`.
-            inputs: The inputs of the model.
+            input_spec: The inputs of the model.
             find: Returns the array of a window.
             draw: Returns the seed that draws one window per stem in training.
 
@@ -243,11 +248,11 @@ class ModalitySpec(GraphInputs, ABC):
         """
         raise NotImplementedError
 
-    def load_encoder(self, inputs: InputSpec) -> PretrainedEncoder | None:
+    def load_encoder(self, input_spec: InputSpec) -> PretrainedEncoder | None:
         """Return the pretrained encoder that a model is built around.
 
         Args:
-            inputs: The inputs of the model.
+            input_spec: The inputs of the model.
 
         Returns:
             The encoder; None if the modality has none.
@@ -316,11 +321,11 @@ class ModalitySpec(GraphInputs, ABC):
         """
         return None
 
-    def describe_encoder(self, inputs: InputSpec) -> str:
+    def describe_encoder(self, input_spec: InputSpec) -> str:
         """Return the name of its encoder, for messages.
 
         Args:
-            inputs: The inputs of the model.
+            input_spec: The inputs of the model.
 
         Returns:
             The name; empty if it has none.

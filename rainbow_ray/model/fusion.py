@@ -19,7 +19,7 @@ from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import FusionConfig
-from rainbow_ray.nn.attention import Block
+from rainbow_ray.nn.attention import TransformerBlock
 
 INITIAL_SCALE = 0.02  # standard deviation of the learned tokens at the start, as of BERT's embeddings
 
@@ -113,7 +113,7 @@ class Fusion(nn.Module):
         self.blocks = nn.ModuleList()
         if config.kind == "cross_attention" and len(widths) > 1:
             for _ in range(config.num_layers):
-                blocks = {name: Block(width, config.num_heads, config.dropout) for name in widths}
+                blocks = {name: TransformerBlock(width, config.num_heads, config.dropout) for name in widths}
                 self.blocks.append(nn.ModuleDict(blocks))
         self.gate = nn.Linear(width, 1) if config.kind == "gated" else None
         self.norm = nn.LayerNorm(width)
@@ -171,7 +171,7 @@ class Fusion(nn.Module):
         """Return the attention of one modality to every modality, `(examples, modalities)`; 0 to itself."""
         other_names = [other_name for other_name in self.modalities if other_name != name]
         attend = block[name]
-        assert isinstance(attend, Block)
+        assert isinstance(attend, TransformerBlock)
         context, mask = _concatenate([hidden[other_name] for other_name in other_names])
         weights = attend.weights(hidden[name].values, context, mask)
         query_mask = hidden[name].mask[..., None]

@@ -19,12 +19,12 @@ from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import WaveformEncoder
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import WORDS
-from rainbow_ray.modalities.units import PretrainedEncoder
 from rainbow_ray.model.fusion import (
     Fusion,
     ModalityOutput,
@@ -33,7 +33,7 @@ from rainbow_ray.model.fusion import (
     gather_units,
     mean_per_example,
 )
-from rainbow_ray.model.state_keys import upgrade_state_keys
+from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.model.temporal import Temporal
 from rainbow_ray.nn.head import make_head
 from rainbow_ray.nn.pooling import Pooling

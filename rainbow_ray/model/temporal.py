@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import TemporalConfig
 from rainbow_ray.data.batch import SegmentTimes
-from rainbow_ray.nn.attention import Block
+from rainbow_ray.nn.attention import TransformerBlock
 
 N_FRACTION_FREQUENCIES = 6  # of positions as fractions of the song, doubling from half a period per song on
 MIN_PERIOD, MAX_PERIOD = 2.0, 600.0  # seconds
@@ -157,7 +157,7 @@ class SequenceTransformer(nn.Module):
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(config.hidden_size, config.num_heads, config.dropout) for _ in range(config.num_layers)
+            TransformerBlock(config.hidden_size, config.num_heads, config.dropout) for _ in range(config.num_layers)
         )
         self.distance = nn.Sequential(
             nn.Linear(4, DISTANCE_UNITS), nn.ReLU(), nn.Linear(DISTANCE_UNITS, config.num_heads)

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Multi-head attention and a feed-forward network, each with a residual connection and a layer norm before it.
 
     Args:

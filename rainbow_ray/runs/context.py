@@ -46,7 +46,7 @@ class RunContext:
         """
         plan, data = self.plan, self.data
         cache = self.run_dir.file("frozen_features")
-        return FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by, cache)
+        return FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by, cache)
 
     def worker_resources(self) -> WorkerResources:
         """Return the workers of each fit.

@@ -24,7 +24,7 @@ from rainbow_ray.setup.segment_table import SONG_TARGET
 from rainbow_ray.setup.validate import check_values
 from rainbow_ray.training.loggers import wandb_notes
 from rainbow_ray.tuning.bbc_cv import min_detectable_difference
-from rainbow_ray.tuning.search_space import Axes, Space, explore, find_conflicting_settings, load_space
+from rainbow_ray.tuning.search_space import SearchParameters, Space, explore, find_conflicting_settings, load_space
 from rainbow_ray.utils.errors import InputError
 
 MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
@@ -42,7 +42,7 @@ class SweepPlan:
 
     plan: RunPlan
     space: Space
-    axes: Axes
+    axes: SearchParameters
 
     @property
     def config(self) -> Config:
@@ -93,7 +93,7 @@ def _default_space(plan: RunPlan | None) -> str:
     return plan.task.search_space(has_song_labels=plan.segments is not None and plan.target == SONG_TARGET)
 
 
-def check_space(run_dir: RunDir, axes: Axes) -> None:
+def check_space(run_dir: RunDir, axes: SearchParameters) -> None:
     """Compare the axes with those of the sweep that is resumed.
 
     Args:
@@ -176,7 +176,7 @@ def print_sweep_header(
     notes = [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]
     lines = [
         *prepare.describe_dataset(plan, data),
-        f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.reading.description};"
+        f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.input_spec.description};"
         f" {len(sweep.axes.distributions)} axes: {axes}",
         f"{n_songs} scored songs can show a difference in accuracy of {min_detectable_difference(n_songs):.2f} between"
         " two configs; smaller differences are chance",

@@ -90,7 +90,7 @@ def make_sweep(run: RunContext, space: Space, trial_resources: TrialResources) -
     )
     context.folder.mkdir(exist_ok=True)
     # Actors on CPUs share the weights of the frozen encoder in memory.
-    shares_weights = plan.reading.text and trial_resources.gpus == 0 and trial_resources.workers is None
+    shares_weights = plan.input_spec.text and trial_resources.gpus == 0 and trial_resources.workers is None
     return Sweep(
         plan.config,
         space,
@@ -99,7 +99,7 @@ def make_sweep(run: RunContext, space: Space, trial_resources: TrialResources) -
         trial_resources,
         plan.task.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=run.data, shared=shared),
-        encoder_cache.export_weights(plan.reading.text) if plan.reading.text and shares_weights else None,
+        encoder_cache.export_weights(plan.input_spec.text) if plan.input_spec.text and shares_weights else None,
     )
 
 
@@ -134,7 +134,7 @@ def prepare_variant(config: Config, *, data: PreparedData, shared: FitContext) -
             "with this text, songs of different folds have equal texts; add the column to the sweep's own"
             " data.text_columns, or leave it out"
         )
-    return dataclasses.replace(shared, dataset=variant.source, input_spec=plan.reading)
+    return dataclasses.replace(shared, dataset=variant.source, input_spec=plan.input_spec)
 
 
 def open_loggers(config: Config, run_dir: RunDir) -> list[Any]:

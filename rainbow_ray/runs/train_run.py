@@ -109,7 +109,7 @@ def print_run_header(plan: RunPlan, data: PreparedData, console: Console) -> Non
     notes = [*plan.warnings, *data.warnings, *schedule.notes, *wandb_notes(plan.config)]
     lines = [
         *describe_dataset(plan, data),
-        f"{folds} by {split.split_by}; {plan.reading.description}; {steps}",
+        f"{folds} by {split.split_by}; {plan.input_spec.description}; {steps}",
         *(f"Note: {note}" for note in notes),
     ]
     for line in lines:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.examples import LABELS_DISAGREE, SAME_SONG
-from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING, TEXT_SHORT
-from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.normalize_rows import ID_MISSING, TEXT_MISSING, TEXT_SHORT
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING, LABEL_NOT_UTF8
+from rainbow_ray.data.text_cells import NOT_UTF8
 from rainbow_ray.tasks.class_labels import MAPPED_AWAY, RARE, UNKNOWN
 
 MIN_FRACTION = 0.05  # of the dropped rows: no advice is given about rarer reasons

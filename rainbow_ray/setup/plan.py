@@ -50,7 +50,7 @@ class RunPlan:
         target: Column or field of the labels.
         manifest: The table of songs or segments.
         columns: Columns that are read.
-        reading: Modalities with their encoders and readers.
+        input_spec: Modalities with their encoders and readers.
         unit: What one example is: `song`, `stem` or `segment`.
         demo: Whether the built-in songs are read because no table was named.
         known_split: Document of `data.split_file`, or None.
@@ -63,7 +63,7 @@ class RunPlan:
     target: str
     manifest: Manifest
     columns: Columns
-    reading: InputSpec
+    input_spec: InputSpec
     unit: str
     demo: bool
     known_split: dict[str, Any] | None
@@ -272,7 +272,7 @@ def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: 
         target=source.target,
         manifest=opened.manifest,
         columns=columns,
-        reading=opened.inputs,
+        input_spec=opened.inputs,
         unit=unit,
         demo=source.demo,
         known_split=opened.known_split,

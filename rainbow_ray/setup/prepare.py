@@ -86,13 +86,13 @@ def summarize_labels(labels: Mapping[str, float]) -> str:
 
 def _check_unknown_tokens(plan: RunPlan, data: PreparedData) -> PreparedData:
     """Add a warning if the tokenizer does not know many of the words. Raises `InputError` if it knows none."""
-    if not plan.reading.text:
+    if not plan.input_spec.text:
         return data
-    fraction = _unknown_fraction(data.examples.table, plan.reading.text)
+    fraction = _unknown_fraction(data.examples.table, plan.input_spec.text)
     if fraction <= MAX_UNKNOWN_FRACTION:
         return data
     message = (
-        f"{fraction:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.reading.text!r}, so the"
+        f"{fraction:.0%} of the tokens of the texts are unknown to the tokenizer of {plan.input_spec.text!r}, so the"
         " encoder ignores them: use an encoder for the language and script of the texts"
     )
     if fraction > ALL_UNKNOWN_FRACTION:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.data.examples import Examples, profile_examples
-from rainbow_ray.data.manifest import ID_MISSING
+from rainbow_ray.data.normalize_rows import ID_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.data.segments import (
     FURTHER_STEMS,
@@ -98,13 +98,13 @@ def prepare_segments(plan: RunPlan, rows: pa.Table, media_notes: Sequence[str]) 
     # with labels of songs only, all segments of a song are pooled, so sequences cannot be cut
     max_length = len(index) if task.is_weakly_labeled else config.max_sequence_length
     sequences = SequenceIndex.from_table(segments.table, max_length, config.overlap)
-    dataset = InMemoryDataset(index, lengths(index.table, plan.reading), sequence_index=sequences)
+    dataset = InMemoryDataset(index, lengths(index.table, plan.input_spec), sequence_index=sequences)
     return PreparedData(task, dataset, index, index, split, profile, warnings)
 
 
 def _label(plan: RunPlan, rows: pa.Table) -> LabeledSegments:
     """Merge stems and read labels. Raises `InputError` if too little is left, with the reasons and advice."""
-    merged = merge_stems(rows, plan.reading.media, plan.columns.null_class)
+    merged = merge_stems(rows, plan.input_spec.media, plan.columns.null_class)
     parsed: LabeledSegments | None = None
     try:
         parsed = _parse_labels(plan, merged)

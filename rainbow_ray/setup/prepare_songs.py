@@ -93,7 +93,7 @@ def prepare_songs(plan: RunPlan, read: ReadRows | None, size_mb: float, *, strea
     profile = {**describe(plan, songs.task, index, split, counts), "streamed": streams}
     warnings = [*songs.label_notes, *songs.read_notes, *data_warnings(plan, songs.task, split, n_folds, profile, index)]
     if not streams:
-        dataset = InMemoryDataset(index, lengths(index.table, plan.reading), codes)
+        dataset = InMemoryDataset(index, lengths(index.table, plan.input_spec), codes)
         return PreparedData(songs.task, dataset, index, index, split, profile, warnings)
     limit_mb = plan.config.data.in_memory_limit_mb
     warnings.append(
@@ -102,7 +102,7 @@ def prepare_songs(plan: RunPlan, read: ReadRows | None, size_mb: float, *, strea
     )
     groups = group_ids(index, plan.config.data.split_by)
     pa.default_memory_pool().release_unused()  # of the pass over all rows
-    prepare_rows = functools.partial(prepare, reading=plan.reading)
+    prepare_rows = functools.partial(prepare, input_spec=plan.input_spec)
     streaming = make_streaming_dataset(
         plan.manifest, plan.columns, prepare_rows, index, groups, seed=plan.config.split_seed
     )
@@ -140,7 +140,7 @@ def _parse_songs(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> Labe
     has_stems = plan.unit == "stem" and config.data.split_by != "row"
     table, targets, dropped = build_examples(
         rows, parsed.targets[usable], by_row=config.data.split_by == "row" or has_stems,
-        sort_by="row" if streams else "example_id", join=plan.reading.media, agree=has_stems,
+        sort_by="row" if streams else "example_id", join=plan.input_spec.media, agree=has_stems,
     )  # fmt: skip
     return LabeledSongs(
         task=parsed.task,

@@ -100,15 +100,15 @@ def describe(plan: RunPlan, task: Task, examples: Examples, split: Split, profil
     Returns:
         The content of `data.json`.
     """
-    limit = plan.reading.max_tokens
-    n_cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.reading.text else 0
+    limit = plan.input_spec.max_tokens
+    n_cut = int(np.sum(examples.table["tokens"].to_numpy() > limit)) if plan.input_spec.text else 0
     first, _ = first_per_song(examples.table) if plan.unit == "stem" else (np.arange(len(examples)), None)
     return {
         **profile,
         "labels": task.describe(examples.targets[first]),
         "texts_cut": n_cut,
         "max_tokens": limit,
-        "presence": presence(examples.table, plan.reading.modalities),
+        "presence": presence(examples.table, plan.input_spec.modalities),
         "shared_texts_across_folds": split.n_shared_texts,
         "split_hash": split_hash(split),
     }
@@ -143,7 +143,7 @@ def data_warnings(
         warnings.append(f"{dropped[LABELS_DISAGREE]} rows are left out: their song carries different labels")
     if n_cut:
         warnings.append(
-            f"{n_cut} of {profile['examples']} texts are cut at {plan.reading.max_tokens} tokens"
+            f"{n_cut} of {profile['examples']} texts are cut at {plan.input_spec.max_tokens} tokens"
             " (model.text_encoder.max_length)"
         )
     warnings += _split_file_warnings(plan, split, profile, examples)
@@ -168,7 +168,7 @@ def _split_file_warnings(plan: RunPlan, split: Split, profile: dict[str, Any], e
 
 def _unused_after_split(plan: RunPlan, task: Task, split: Split) -> list[str]:
     """Return warnings about keys that have no effect with these labels and so many folds."""
-    modalities = plan.reading.modalities
+    modalities = plan.input_spec.modalities
     has_segment_labels = not task.is_weakly_labeled if plan.segments is not None else None
     facts_before = run_facts(plan.task, modalities)
     facts_after = run_facts(plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds)

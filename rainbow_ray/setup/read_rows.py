@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.columns import Columns
-from rainbow_ray.data.manifest import UNDECODABLE, Manifest
-from rainbow_ray.data.normalize import NOT_UTF8
+from rainbow_ray.data.manifest import Manifest
+from rainbow_ray.data.normalize_rows import UNDECODABLE
 from rainbow_ray.data.reader import Prepare, read_rows
 from rainbow_ray.data.streaming import read_index
+from rainbow_ray.data.text_cells import NOT_UTF8
 from rainbow_ray.modalities.media_counts import check_media_errors
 from rainbow_ray.modalities.midi.reader import describe_cut_windows
 from rainbow_ray.modalities.rows import lengths, prepare
@@ -44,15 +45,15 @@ def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -
     Raises:
         InputError: Too many media files cannot be used, or the rows cannot be streamed.
     """
-    if streams and plan.reading.media and plan.unit == "song":
+    if streams and plan.input_spec.media and plan.unit == "song":
         limit = f"data.in_memory_limit_mb ({plan.config.data.in_memory_limit_mb} MB)"
         raise InputError(
             "data.example_level: songs with all their stems cannot be read anew each epoch, and the"
             f" columns hold more than {limit}; set it higher, or read stems"
         )
     if streams:
-        read = functools.partial(read_index, length_of=functools.partial(lengths, reading=plan.reading))
-    prepare_rows = functools.partial(prepare, reading=plan.reading)
+        read = functools.partial(read_index, length_of=functools.partial(lengths, input_spec=plan.input_spec))
+    prepare_rows = functools.partial(prepare, input_spec=plan.input_spec)
     return _check_media(plan, (read or read_rows)(plan.manifest, plan.columns, prepare_rows))
 
 
@@ -73,18 +74,18 @@ def undecodable_texts(rows: pa.Table) -> list[str]:
 
 def _check_media(plan: RunPlan, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     """Return rows, of which those without anything to read are marked as dropped, and messages about media."""
-    reading, config = plan.reading, plan.config
-    if reading.media_reader is None and not reading.values:
+    input_spec, config = plan.input_spec, plan.config
+    if input_spec.media_reader is None and not input_spec.values:
         return rows, []
     notes: list[str] = []
-    if reading.media_reader is not None:
-        root = reading.media_reader.root
-        notes += check_media_errors(rows, reading.media, config.data.max_unreadable_fraction, root)
-    for name in reading.media:
+    if input_spec.media_reader is not None:
+        root = input_spec.media_reader.root
+        notes += check_media_errors(rows, input_spec.media, config.data.max_unreadable_fraction, root)
+    for name in input_spec.media:
         if name in _READING_NOTES:
             notes += _READING_NOTES[name](rows, config)
     if plan.segments is not None:  # a segment without anything to read is still part of its song's sequence
         return rows, notes
-    is_readable = functools.reduce(pc.or_, [spec.is_present(rows) for spec in reading.specs])
+    is_readable = functools.reduce(pc.or_, [spec.is_present(rows) for spec in input_spec.specs])
     reasons = pc.if_else(pc.or_(is_readable, pc.is_valid(rows["dropped"])), rows["dropped"], NOTHING_TO_READ)
     return rows.set_column(rows.column_names.index("dropped"), "dropped", reasons), notes

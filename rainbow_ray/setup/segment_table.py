@@ -17,8 +17,8 @@ from rainbow_ray.config.schema import Config, DataConfig
 from rainbow_ray.data.columns import Columns, Times, label_type, read_target_labels
 from rainbow_ray.data.derive_segments import derive_segment_table
 from rainbow_ray.data.manifest import DEMO, Manifest, open_manifest
-from rainbow_ray.data.normalize import id_column as exact_ids
 from rainbow_ray.data.segment_columns import RUNNING_TIME
+from rainbow_ray.data.text_cells import id_column as exact_ids
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import time_type_problem
 from rainbow_ray.tasks.base import Task

@@ -14,8 +14,8 @@ from typing_extensions import override
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.config.unused_keys import CLASS_KEYS, NUMBER_KEYS, UnusedKeys, always
 from rainbow_ray.data.arrow_types import is_string_type
-from rainbow_ray.data.normalize import label_name, scalar_text
 from rainbow_ray.data.raw_labels import LABEL_MISSING
+from rainbow_ray.data.text_cells import label_name, scalar_text
 from rainbow_ray.metrics.classification import (
     BINARY_METRICS,
     NEEDS_BOTH_CLASSES,

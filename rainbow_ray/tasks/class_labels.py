@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.config.schema import DataConfig, TrainingConfig
-from rainbow_ray.data.normalize import label_name
+from rainbow_ray.data.text_cells import label_name
 from rainbow_ray.tasks.label_cells import doubtful_names
 from rainbow_ray.utils.errors import InputError, did_you_mean
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rainbow_ray.data.arrow_types import is_bytes_type
-from rainbow_ray.data.containers import (
+from rainbow_ray.data.list_cells import (
     CLOSING,
     CONSTANTS,
     INDICATORS,
@@ -28,7 +28,7 @@ from rainbow_ray.data.containers import (
     label_items,
     single_item,
 )
-from rainbow_ray.data.normalize import label_name, label_names, text_column
+from rainbow_ray.data.text_cells import label_name, label_names, text_column
 from rainbow_ray.utils.errors import InputError
 
 DELIMITERS = r"[,;|]"

@@ -13,8 +13,8 @@ import pyarrow as pa
 from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.data.normalize import label_name
 from rainbow_ray.data.raw_labels import LABEL_MISSING
+from rainbow_ray.data.text_cells import label_name
 from rainbow_ray.metrics.classification import SMALLER_IS_BETTER, THRESHOLD
 from rainbow_ray.metrics.multiclass import class_report
 from rainbow_ray.metrics.multilabel import MULTILABEL_METRICS

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.data.arrow_types import is_string_type
-from rainbow_ray.data.normalize import id_column
+from rainbow_ray.data.text_cells import id_column
 from rainbow_ray.tasks.label_cells import single_labels, without_missing_words
 from rainbow_ray.utils.errors import InputError
 

@@ -11,10 +11,10 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.batch import Batch
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.model.audio_features import WindowKeys
+from rainbow_ray.model.audio_feature_cache import WindowKeys
 from rainbow_ray.model.build import build_model, fit_bag_of_words
 from rainbow_ray.model.device import ExecutionContext
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.evaluator import Evaluator

@@ -21,7 +21,7 @@ from rainbow_ray.distributed.ray_errors import causes_of, user_error
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
-from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.checkpoint import CheckpointManager

@@ -26,9 +26,9 @@ from rainbow_ray.modalities.rows import make_collates
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
-from rainbow_ray.model.audio_features import AudioFeatureCache, WindowKeys
+from rainbow_ray.model.audio_feature_cache import AudioFeatureCache, WindowKeys
 from rainbow_ray.model.device import ExecutionContext
-from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import MB, CachedHiddenStates, FrozenFeatureCache
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
 from rainbow_ray.training.batch_halving import run_in_halves
 from rainbow_ray.utils.hashing import hash_parts

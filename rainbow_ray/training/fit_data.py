@@ -11,7 +11,7 @@ import numpy as np
 from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.tasks.base import Task
 
 

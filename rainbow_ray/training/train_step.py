@@ -63,7 +63,7 @@ class MicroBatchLimits:
         return MicroBatchLimits(n_examples, self.tokens // 2 if self.tokens else None)
 
 
-class Stepper:
+class TrainStep:
     """Optimizer, learning-rate schedule and gradient scaler of one fit.
 
     Args:

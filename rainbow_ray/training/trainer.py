@@ -34,7 +34,7 @@ from rainbow_ray.training.early_stopping import LOSS, is_improvement, monitored_
 from rainbow_ray.training.epoch_plan import EpochPlanner
 from rainbow_ray.training.fit_data import FitData, FitOutput, TrainState
 from rainbow_ray.training.loggers import MetricLogger
-from rainbow_ray.training.train_step import Stepper, StepResult, rng_state, set_rng_state
+from rainbow_ray.training.train_step import StepResult, TrainStep, rng_state, set_rng_state
 from rainbow_ray.utils.errors import TrainingError
 
 
@@ -109,7 +109,7 @@ class Trainer:
         self.model.set_bias(self.task.initial_bias(song_targets))
         self._frozen_hash = self.features.frozen_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.schedule.total_steps)
-        self.stepper = Stepper(components, warmup_steps=self.warmup_steps, steps=self.schedule.total_steps)
+        self.stepper = TrainStep(components, warmup_steps=self.warmup_steps, steps=self.schedule.total_steps)
         if process_group.rank:
             torch.manual_seed(seed + process_group.rank)  # each worker draws its own dropout masks
         self.notes = [

@@ -132,7 +132,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Axes:
+class SearchParameters:
     """Keys that a space asks for.
 
     Attributes:
@@ -219,7 +219,7 @@ def load_space(name: str | None, phase: int, default: str = "space") -> Space:
     return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 
-def explore(space: Space, config: Config, check: Callable[[Config], list[str]], seed: int) -> Axes:
+def explore(space: Space, config: Config, check: Callable[[Config], list[str]], seed: int) -> SearchParameters:
     """Check a space at random points.
 
     Args:
@@ -265,7 +265,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     if problems:
         raise InputError(list(problems)[:20])
     notes = [f"space {space.name}: {key} is deprecated: the key is now {renamed_keys()[key]}" for key in former_keys]
-    return Axes(_sorted(distributions), _sorted(constants), tuple(sorted(notes)))
+    return SearchParameters(_sorted(distributions), _sorted(constants), tuple(sorted(notes)))
 
 
 def apply_values(config: Config, values: Mapping[str, Any], where: str) -> Config:

@@ -20,7 +20,8 @@ from typing_extensions import override
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
-from rainbow_ray.tuning.search import DISK_FULL, DONE, FAILED, SCORE, TPESearcher
+from rainbow_ray.tuning.asha_scheduler import DONE, SCORE
+from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
 from rainbow_ray.tuning.sweep import Sweep
 from rainbow_ray.tuning.trial import remove_models, run_trial
 from rainbow_ray.tuning.trial_log import Trial

@@ -7,7 +7,8 @@ import pytest
 
 from rainbow_ray.baselines.common import run_baselines
 from rainbow_ray.baselines.features import mean_hidden_states
-from rainbow_ray.baselines.registry import fit_trivial, register_baseline, unregister_baseline
+from rainbow_ray.baselines.models import fit_trivial
+from rainbow_ray.baselines.registry import register_baseline, unregister_baseline
 from tests.helpers import data_of, plan_of
 
 NAMES = ["majority", "text length", "TF-IDF + linear", "bag of words + boosting", "frozen encoder + linear"]
@@ -24,7 +25,7 @@ def data_and_states(tmp_path_factory):
     pq.write_table(pa.table(song_rows(songs=40, stems=1)), path)
     plan = plan_of(path)
     data = data_of(plan)
-    return data, mean_hidden_states(data.examples, plan.reading.text, plan.config.model.text_encoder, "cpu")
+    return data, mean_hidden_states(data.examples, plan.input_spec.text, plan.config.model.text_encoder, "cpu")
 
 
 def test_all_five_baselines_score_every_song(data_and_states):

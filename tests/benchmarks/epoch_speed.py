@@ -88,7 +88,7 @@ def project_epoch(plan: Any, data: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
         no_validation = np.array([], dtype=np.int64)
-        fit_data = FitData(data.source, indices, no_validation, plan.task, plan.reading, None)
+        fit_data = FitData(data.source, indices, no_validation, plan.task, plan.input_spec, None)
         fitted = trainer.fit(plan.config, fit_data, JsonLinesLogger(state.metrics), state)
     return float(fitted.facts["seconds"]["train"])
 

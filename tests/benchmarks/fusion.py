@@ -21,7 +21,7 @@ import numpy as np
 from rainbow_ray.config.load import parse_value, resolve
 from rainbow_ray.data.dataset import scatter_song_means
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan
 from rainbow_ray.tasks.scores import empty_scores, is_scored
 from tests.helpers import data_of, fit_fold

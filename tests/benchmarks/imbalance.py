@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 
 from rainbow_ray.calibration.fit import cross_fit
 from rainbow_ray.data.demo.songs import demo_table
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.tasks.scores import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
 

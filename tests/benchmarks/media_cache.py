@@ -56,7 +56,7 @@ def save_encoder(folder: Path, *, small: bool) -> Path:
 def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     from rainbow_ray.data.batch import make_batch
     from rainbow_ray.modalities.rows import make_collates
-    from rainbow_ray.model.audio_features import AudioFeatureCache
+    from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
     from rainbow_ray.model.build import build_model
     from rainbow_ray.model.device import pick_device, pick_precision
     from tests.helpers import data_of, plan_of
@@ -68,9 +68,9 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     data = data_of(plan)
     indices = np.arange(len(data.source))
     device, precision = pick_device("auto")[0], pick_precision("auto", pick_device("auto")[0])[0]
-    model = build_model(plan.config, plan.reading, data.task).to(device)
-    audio_features = AudioFeatureCache(model, plan.reading, device, precision)
-    collates = make_collates(plan.reading, audio_features.find)
+    model = build_model(plan.config, plan.input_spec, data.task).to(device)
+    audio_features = AudioFeatureCache(model, plan.input_spec, device, precision)
+    collates = make_collates(plan.input_spec, audio_features.find)
 
     def epoch() -> float:
         start_time = time.perf_counter()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.model.frozen_cache import MB, FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
@@ -36,7 +36,7 @@ def epochs(
     plan = plan_of(manifest, **KEYS, model__text_encoder__freeze_layers=depth)
     data = data_of(plan)
     indices, no_validation = np.arange(len(data.source)), np.array([], dtype=np.int64)
-    fit_data = FitData(data.source, indices, no_validation, plan.task, plan.reading, None, frozen_cache=cache)
+    fit_data = FitData(data.source, indices, no_validation, plan.task, plan.input_spec, None, frozen_cache=cache)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
     if cache is None:
         run.features.features = None  # otherwise a fit without a cache reuses its own features

@@ -80,7 +80,7 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
-        states = mean_hidden_states(data.examples, plan.reading, plan.config.model.text_encoder, "auto")
+        states = mean_hidden_states(data.examples, plan.input_spec, plan.config.model.text_encoder, "auto")
         for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).items():
             metrics, _ = data.task.metrics(data.examples.targets, scores)
             rows_by_name.setdefault(name, []).append({metric: metrics[metric] for metric in METRICS[options.phase]})

@@ -20,7 +20,7 @@ import numpy as np
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.config.load import parse_value, resolve
 from rainbow_ray.evaluation.bootstrap import paired_bootstrap_over_seeds
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.setup.plan import make_plan
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
             scores[val] = fitted.val_scores
         scores_by_name[kind] = scores
     if not options.no_baselines:
-        shared = FitContext(plan.config, data.source, data.task, plan.reading, data.split.split_by)
+        shared = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
         scores_by_name |= {
             f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()
         }

@@ -48,7 +48,7 @@ def main() -> None:
     indices, no_validation = np.arange(len(data.examples)), np.array([], dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
         state = CheckpointManager(Path(folder))
-        fit_data = FitData(data.source, indices, no_validation, plan.task, plan.reading, None)
+        fit_data = FitData(data.source, indices, no_validation, plan.task, plan.input_spec, None)
         run = trainer.Trainer(plan.config, fit_data, JsonLinesLogger(state.metrics), state, ProcessGroup())
         trainer_seconds, loop_seconds, ratios = 0.0, 0.0, []
         while min(trainer_seconds, loop_seconds) < options.seconds:

@@ -10,7 +10,7 @@
   Three are started, and the median of their time outside of the fit is added for each config;
 - `best_rainbow_ray` and, with `--full`, `best_full`: the best score on all folds, with and without pruning. Without
   pruning, scores equal those of the plain loop, because cached hidden states equal those of the encoder
-  (`tests/model/test_frozen_cache.py`).
+  (`tests/model/test_frozen_feature_cache.py`).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
     config: Config = apply_values(plan.config, values, "listed")
     data = data_of(plan)
     train, val = data.split.train_val_indices(0)
-    run = Trainer(config, FitData(data.source, train, val, plan.task, plan.reading, 0), NullLogger(),
+    run = Trainer(config, FitData(data.source, train, val, plan.task, plan.input_spec, 0), NullLogger(),
                CheckpointManager(folder),
                ProcessGroup())  # fmt: skip
     run.features.features = None  # otherwise a fit reuses its own features

@@ -33,9 +33,9 @@ def trained(tmp_path_factory, tiny_encoder):
     plan = plan_of(folder / "songs.parquet", tiny_encoder("deberta-v2"), training__epochs=3, **keys)
     data = data_of(plan)
     val, fit_output = fit_fold(plan, data, folder / "fit")
-    model, task = load_fitted_model(plan.config, plan.reading, plan.task, folder / "fit")
-    info = {"target": plan.target, "text_columns": ["concept"], "max_tokens": plan.reading.max_tokens}
-    save_bundle(folder / "model", Bundle(model, task, plan.reading.text, info), plan.config.model)
+    model, task = load_fitted_model(plan.config, plan.input_spec, plan.task, folder / "fit")
+    info = {"target": plan.target, "text_columns": ["concept"], "max_tokens": plan.input_spec.max_tokens}
+    save_bundle(folder / "model", Bundle(model, task, plan.input_spec.text, info), plan.config.model)
     return folder, data.examples.texts[val], fit_output.val_scores
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.normalize import NOT_UTF8, text_column
 from rainbow_ray.data.raw_labels import LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.data.reader import read_rows_locally
+from rainbow_ray.data.text_cells import NOT_UTF8, text_column
 from rainbow_ray.data.times import A_DATE, TIME_ZONE, seconds_column
 from rainbow_ray.tasks.segment_targets import LABEL
 from rainbow_ray.utils.errors import InputError
@@ -244,7 +244,7 @@ def test_a_duplicate_field_is_refused(read_songs):
 
 
 def test_segment_indices_that_are_not_utf8_are_missing_numbers():
-    from rainbow_ray.data.manifest import _numbers
+    from rainbow_ray.data.normalize_rows import _numbers
 
     for column in (latin(["1", "caf\xe9", None]), latin(["1", "caf\xe9", None]).dictionary_encode()):
         numbers = _numbers(pa.chunked_array([column])).to_numpy()

@@ -7,7 +7,8 @@ import pytest
 
 from rainbow_ray.data.derive_segments import derive_segment_table, derive_segments
 from rainbow_ray.data.lrc import parse_lrc
-from rainbow_ray.data.manifest import open_manifest, section_kind
+from rainbow_ray.data.manifest import open_manifest
+from rainbow_ray.data.normalize_rows import section_kind
 from rainbow_ray.data.song_structure import Segment, parse_structure
 from rainbow_ray.utils.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.containers import ContainerError, label_items, parse_container, single_item
+from rainbow_ray.data.list_cells import ContainerError, label_items, parse_container, single_item
 from rainbow_ray.data.raw_labels import LABEL_MISSING, LABEL_NOT_UTF8
 from rainbow_ray.utils.errors import InputError
 from tests.data.cell_tables import KIND, MARKED, NAMES, NAN, NUMBER, N, songs

@@ -1,270 +1,307 @@
-"""Manifests of every form, and reasons for dropped rows."""
+"""Tables of parquet files: one type per column, and errors that name the file and the column."""
 
 from __future__ import annotations
 
-import json
+import base64
+import os
+from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 
-from rainbow_ray.config.schema import DataConfig
-from rainbow_ray.data.columns import find_columns
-from rainbow_ray.data.examples import build_examples, usable_labels
-from rainbow_ray.data.manifest import normalize_rows, open_manifest
-from rainbow_ray.modalities.selection import column_requests
-from rainbow_ray.tasks.binary import Binary
+from rainbow_ray.data.manifest import RowGroup, open_manifest
+from rainbow_ray.data.read_errors import explain_read_error
+from rainbow_ray.data.reader import _task_groups, read_sample
 from rainbow_ray.utils.errors import InputError
+from tests.data.parquet_files import damage as damage
+from tests.data.parquet_files import put, refused
 from tests.helpers import data_of, plan_of
 from tests.song_tables import song_rows
 
-TARGET = "has_rebracketing_markers"
-LONG = "a text that is surely longer than fifty characters, as the filter requires"
+CONTENTS = [
+    (b"<!DOCTYPE html><html>", "a web page"), (b"\n <?xml version='1.0'?>", "a web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"id,concept\n1,a\n", "a text file"),
+    ("\ufeffid;concept\n1;ä\n".encode(), "a text file"), (b"\x1f\x8b\x08\x00aaaa", "a gzip file"),
+    (b"PK\x03\x04aaaa", "a zip"), (b"ARROW1\x00\x00", "an Arrow"), (b"PAR1", "not a complete parquet"),
+    (b"\x00" * 64, "not a complete parquet"),
+    (b"PARE" + b"\x00" * 40 + b"PARE", "an encrypted"),
+]  # fmt: skip
 
 
-def rows_of(path, config: DataConfig | None = None, target: str = TARGET) -> pa.Table:
-    manifest = open_manifest(str(path))
-    columns = find_columns(manifest, config or DataConfig(), target)
-    return normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
+@pytest.mark.parametrize(("content", "words"), CONTENTS)
+def test_files_that_are_not_parquet_are_named_with_their_format(tmp_path, content, words):
+    put(tmp_path / "f" / "a.parquet")
+    (tmp_path / "f" / "b.parquet").write_bytes(content)
+    (tmp_path / "f" / "c.parquet").write_bytes(content)
+    message = refused(tmp_path / "f")
+    assert "b.parquet" in message
+    assert "c.parquet" in message
+    assert words in message
+    assert words in refused(tmp_path / "f" / "b.parquet")
 
 
-def examples_of(rows: pa.Table, by_row: bool = False) -> tuple[pa.Table, dict[str, int]]:
-    table, targets, dropped = build_examples(
-        rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=by_row
-    )
-    assert len(targets) == len(table)
-    return table, dropped
-
-
-def labels_in(form: str) -> pa.Table:
-    columns = song_rows(songs=12, stems=1)
-    labels = columns.pop(TARGET)
-    table = pa.table(columns)
-    other_fields = {"concept_length": 9, "rebracketing_type": "spatial"}
-    structs = [{TARGET: value, **other_fields} for value in labels]
-    if form == "struct":
-        return table.append_column("training_data", pa.array(structs))
-    if form == "json":
-        return table.append_column("training_data", pa.array([json.dumps(s) for s in structs], pa.large_string()))
-    if form == "json strings":
-        return table.append_column("training_data", pa.array([json.dumps({TARGET: str(v)}) for v in labels]))
-    if form == "flat with dot":
-        return table.append_column(f"training_data.{TARGET}", pa.array(labels))
-    values = {
-        "bool": pa.array(labels),
-        "0/1": pa.array([int(v) for v in labels]),
-        "floats": pa.array([float(v) for v in labels]),
-        "words": pa.array([str(v) for v in labels], pa.large_string()),
-        "dictionary": pa.array([str(v) for v in labels]).dictionary_encode(),
-    }
-    return table.append_column(TARGET, values[form])
+def test_columns_whose_types_differ_are_named_with_their_files(tmp_path):
+    table = pa.table(song_rows(24, 1))
+    put(tmp_path / "f" / "a.parquet", table)
+    put(tmp_path / "f" / "b.parquet", table.set_column(1, "track_id", pa.array(["x"] * 24)).drop_columns(["album"]))
+    message = refused(tmp_path / "f")
+    assert "column 'track_id' holds int64 in a.parquet and string in b.parquet" in message
+    with_duplicate = pa.Table.from_arrays([*table.columns, table["album"]], names=[*table.column_names, "id"])
+    put(tmp_path / "f" / "b.parquet", with_duplicate)
+    assert "b.parquet has column 'id' twice" in refused(tmp_path / "f")
+    assert "the file has column 'id' twice" in refused(tmp_path / "f" / "b.parquet")
 
 
 @pytest.mark.parametrize(
-    "form", ["struct", "json", "json strings", "flat with dot", "bool", "0/1", "floats", "words", "dictionary"]
-)
-def test_labels_are_read_from_every_form(write_table, form):
-    rows = rows_of(write_table(labels_in(form)))
-    assert rows["dropped"].null_count == 12
-    assert Binary().parse(rows["label"], TARGET, DataConfig()).targets.tolist() == [1.0, 0.0] * 6
-
-
-def test_folders_file_urls_and_several_text_columns_are_read(tmp_path, write_table):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    pq.write_table(pa.table({**song_rows(4, 1), "mood": ["calm", None, " ", "wild"]}), folder / "b.parquet")
-    pq.write_table(pa.table({**song_rows(4, 1), "mood": pa.nulls(4)}), folder / "a.parquet")
-    for location in (str(folder), f"file://{folder}"):
-        manifest = open_manifest(location)
-        assert (manifest.rows, len(manifest.files)) == (8, 2)
-    rows = rows_of(folder / "b.parquet", DataConfig(text_columns=["concept", "mood"]))
-    texts = rows["text"].to_pylist()
-    concepts = song_rows(4, 1)["concept"]
-    assert texts == [f"{concepts[0]}\n\ncalm", concepts[1], concepts[2], f"{concepts[3]}\n\nwild"]
-    assert rows_of(folder / "a.parquet", DataConfig(text_columns=["mood", "concept"]))["text"].to_pylist() == concepts
-
-
-def test_dropped_rows_are_counted_by_reason(write_table):
-    table = pa.table(
-        {
-            "id": ["a", None, "c", "d", "e", "f", "f", "g", "g", " "],
-            "concept": [LONG, LONG, None, "short", LONG, LONG, LONG, LONG, LONG, LONG],
-            TARGET: pa.array([True, True, True, True, None, True, True, True, False, True]),
-        }
-    )
-    examples, dropped = examples_of(rows_of(write_table(table)))
-    assert examples["song"].to_pylist() == ["a", "f"]
-    assert dropped == {
-        "no id": 2,
-        "no text": 1,
-        "text under 50 characters": 1,
-        "no label": 1,
-        "labels of one song disagree": 2,
-        "further rows of a song": 1,
-    }
-    by_row, _ = examples_of(rows_of(write_table(table)), by_row=True)
-    assert by_row["example_id"].to_pylist() == ["a#0", "f#5", "f#6", "g#7", "g#8"]
-
-
-def test_filters_can_be_turned_off(write_table):
-    table = pa.table({"id": ["a", "b", "c"], "concept": [None, "tiny", LONG], TARGET: [True, False, True]})
-    path = write_table(table)
-    rows = rows_of(path, DataConfig(require_concept=False, min_concept_length=0))
-    assert rows["dropped"].to_pylist() == [None, None, None]
-
-
-def test_broken_json_has_a_separate_reason(write_table):
-    data = ['{"has_rebracketing_markers": true}', "{", "[1]", None, "{}", ""]
-    table = pa.table({"id": list("abcdef"), "concept": [LONG] * 6, "training_data": data})
-    broken = "label not readable as JSON"
-    assert rows_of(write_table(table))["dropped"].to_pylist() == [None, broken, broken, *["no label"] * 3]
-
-
-def test_a_null_typed_label_and_numeric_ids_are_read(write_table):
-    table = pa.table({"id": [1, 2], "concept": [LONG] * 2, TARGET: pa.nulls(2)})
-    rows = rows_of(write_table(table))
-    assert rows["dropped"].to_pylist() == ["no label"] * 2
-    assert rows["song"].to_pylist() == ["1", "2"]
-
-
-def test_all_missing_columns_are_named_with_similar_names(write_table):
-    path = write_table(pa.table({"song_id": ["a"], "concepts": ["x"], "training_data": [{"has_markers": True}]}))
-    with pytest.raises(InputError) as error:
-        find_columns(open_manifest(str(path)), DataConfig(split_by="rainbow"), TARGET)
-    message = str(error.value)
-    assert "no column 'id'" in message
-    assert "song_id" in message
-    assert "'concept' (data.text_columns) (did you mean concepts" in message
-    assert "'rainbow' (--split-by)" in message
-    assert "has_markers" in message
-
-
-@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "no rows", "empty folder", "odd address"])
-def test_a_manifest_that_cannot_be_opened_is_refused(tmp_path, kind):
-    path = tmp_path / "m.parquet"
-    if kind == "empty":
-        path.touch()
-    elif kind == "text":
-        path.write_text("id,concept\n")
-    elif kind in ("truncated", "no rows"):
-        pq.write_table(pa.table({"id": [] if kind == "no rows" else ["a"] * 999}), path)
-        if kind == "truncated":
-            path.write_bytes(path.read_bytes()[:-40])
-    elif kind == "empty folder":
-        path.mkdir()
-    location = "nonsense://x/y.parquet" if kind == "odd address" else str(path)
-    with pytest.raises(InputError) as error:
-        open_manifest(location)
-    assert location in str(error.value)
-
-
-def test_the_real_songs_are_read(real_manifest):
-    rows = rows_of(real_manifest)
-    examples, dropped = examples_of(rows)
-    assert (len(rows), len(examples), dropped) == (684, 43, {"further rows of a song": 641})
-    frame = pd.read_parquet(real_manifest)
-    truth = {song: facts[TARGET] for song, facts in zip(frame["id"], frame["training_data"], strict=True)}
-    _, targets, _ = build_examples(
-        rows, Binary().parse(usable_labels(rows), TARGET, DataConfig()).targets, by_row=False
-    )
-    assert dict(zip(examples["song"].to_pylist(), (targets > 0.5).tolist(), strict=True)) == truth
-
-
-def test_nan_and_blank_strings_are_missing(write_table):
-    table = pa.table(
-        {
-            "id": [1.0, float("nan"), 3.0, 4.0],
-            "concept": [LONG] * 4,
-            TARGET: ["True", "true", "", " "],
-            "album": [float("nan"), 2.0, None, 1.0],
-        }
-    )
-    rows = rows_of(write_table(table), DataConfig(split_by="album"))
-    assert rows["dropped"].to_pylist() == [None, "no id", "no label", "no label"]
-    assert rows["held_out"].null_count == 2
-
-
-def test_labels_with_equal_meaning_agree(write_table):
-    table = pa.table({"id": ["a", "a"], "concept": [LONG] * 2, TARGET: ["True", "true"]})
-    examples, dropped = examples_of(rows_of(write_table(table)))
-    assert examples["song"].to_pylist() == ["a"]
-    assert dropped == {"further rows of a song": 1}
-
-
-def test_the_order_of_rows_does_not_matter(write_table):
-    table = pa.table(song_rows(12, 2))
-    reversed_table = table.take(pa.array(range(23, -1, -1)))
-    first, _ = examples_of(rows_of(write_table(table, "a.parquet")))
-    second, _ = examples_of(rows_of(write_table(reversed_table, "b.parquet")))
-    assert first["example_id"].to_pylist() == second["example_id"].to_pylist()
-    assert first["text"].to_pylist() == second["text"].to_pylist()
-
-
-def test_labels_and_unsuitable_types_are_refused_as_text(write_table):
-    columns = {"id": [["a"]], "concept": [b"x"], "training_data": [{TARGET: True}], TARGET: [True]}
-    path = write_table(pa.table(columns))
-    config = DataConfig(text_columns=["concept", TARGET, "training_data"])
-    with pytest.raises(InputError) as error:
-        find_columns(open_manifest(str(path)), config, TARGET)
-    message = str(error.value)
-    assert "column 'id' (data.id_column) holds list" in message
-    assert "column 'concept' (data.text_columns) holds binary" in message
-    assert f"{TARGET!r} is a label" in message
-    assert "'training_data' is a label" in message
-
-
-def test_a_folder_may_hold_other_files(tmp_path):
-    folder = tmp_path / "f" / "part"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.table(song_rows(4, 1)), folder / "a.parquet")
-    (tmp_path / "f" / "README.md").write_text("songs")
-    assert open_manifest(str(tmp_path / "f")).rows == 4
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["https://me:SECRET@x.org/a.parquet", "simplecache::https://me:SECRET@x.org/a", "https://x.org/a?X-Sig=SECRET"],
-)
-def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
-    with pytest.raises(InputError) as error:
-        open_manifest(address)
-    assert "SECRET" not in str(error.value)
-
-
-@pytest.mark.parametrize(("phase", "songs"), [(1, 20), (4, 20)])
-def test_the_null_class_has_no_effect_without_classes(write_table, tiny_encoder, phase, songs):
-    target = {1: "has_rebracketing_markers", 4: "rebracketing_intensity"}[phase]
-    rows = song_rows(songs=24, stems=1)
-    values = rows.pop("has_rebracketing_markers")
-    rows[target] = [None if i < 4 else (bool(v) if phase == 1 else i / 7) for i, v in enumerate(values)]
-    plan = plan_of(write_table(rows), tiny_encoder("bert"), phase=phase, data__null_class="0")
-    assert any("data.null_class has no effect" in warning for warning in plan.warnings)
-    assert data_of(plan).profile["songs"] == songs
-
-
-def test_a_missing_list_of_labels_becomes_the_null_class(write_table, tiny_encoder):
-    rows = song_rows(songs=24, stems=1)
-    rows["kinds"] = [None if i < 4 else ["a"] if i % 2 else ["a", "b"] for i in range(24)]
-    keys = {"phase": 2, "data__multi_label": True, "data__target_column": "kinds", "data__null_class": "none"}
-    data = data_of(plan_of(write_table(rows), tiny_encoder("bert"), **keys))
-    assert data.profile["labels"]["none"] == 4
-    assert any("rows without a label count as 'none'" in warning for warning in data.warnings)
-
-
-@pytest.mark.parametrize(
-    ("rates", "expected"),
+    ("first", "second", "expected"),
     [
-        (pa.array([16000, None, -3], pa.int32()), [16000, None, -1]),
-        (pa.array([16000.0, float("nan"), float("inf")]), [16000, None, 0]),
-        (pa.array(["16000", None, "fast"]), [16000, None, 0]),
+        (pa.string(), pa.large_string(), pa.large_string()),
+        (pa.string(), pa.dictionary(pa.int8(), pa.string()), pa.string()),
+        (pa.string_view(), pa.string(), pa.string()),
+        (pa.string(), pa.null(), pa.string()),
+        (pa.binary_view(), pa.binary(), pa.binary()),
+        (pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.string()), pa.string()),
     ],
 )
-def test_sample_rates_of_any_type_are_read(tmp_path, rates, expected):
-    rows = song_rows(songs=3, stems=1)
-    rows |= {"audio_waveform": pa.array([b"1234"] * 3), "audio_sample_rate": rates}
-    pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
-    manifest = open_manifest(str(tmp_path / "songs.parquet"))
-    columns = find_columns(manifest, DataConfig(), TARGET, column_requests(["audio"], DataConfig()), reads_text=False)
-    normalized = normalize_rows(pq.read_table(list(manifest.files), columns=columns.projection), columns)
-    assert normalized["raw_audio_rate"].to_pylist() == expected
+def test_string_encodings_are_unified_to_one_type(tmp_path, first, second, expected):
+    for name, kind in (("a", first), ("b", second)):
+        values = [None] if pa.types.is_null(kind) else [b"x" if "binary" in str(kind) else "x"]
+        column = (
+            pa.array(values).dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else pa.array(values, kind)
+        )
+        put(tmp_path / "f" / f"{name}.parquet", pa.table({"c": column}))
+    manifest = open_manifest(str(tmp_path / "f"))
+    assert manifest.read(["c"]).schema.field("c").type == expected
+    assert manifest.read(["c"])["c"].to_pylist()[0] in ("x", b"x")
+
+
+def test_struct_fields_that_a_file_lacks_are_null(tmp_path):
+    put(tmp_path / "f" / "a.parquet", pa.table({"s": [{"x": 1}]}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"s": [{"y": "z"}], "more": [1]}))
+    assert open_manifest(str(tmp_path / "f")).read().to_pylist() == [
+        {"s": {"x": 1, "y": None}, "more": None}, {"s": {"x": None, "y": "z"}, "more": 1}]  # fmt: skip
+
+
+def test_numbers_that_the_common_type_cannot_hold_are_refused_with_their_file(tmp_path):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": [2**53 + 1]}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": [0.5]}))
+    manifest = open_manifest(str(tmp_path / "f"))
+    with pytest.raises(InputError, match=r"a.parquet, row group 0, column 'n' cannot be read: .*9007199254740993"):
+        manifest.read(["n"])
+
+
+class Kms(pe.KmsClient):
+    """A key server for tests: keys are wrapped in base64."""
+
+    def __init__(self, config):
+        super().__init__()
+
+    def wrap_key(self, key, name):
+        return base64.b64encode(key)
+
+    def unwrap_key(self, key, name):
+        return base64.b64decode(key)
+
+
+def encrypt(path: Path, columns: list[str], *, plaintext_footer: bool) -> None:
+    table = pa.table(song_rows(24, 1))
+    encryption = pe.EncryptionConfiguration(
+        footer_key="k", column_keys={"k2": columns}, plaintext_footer=plaintext_footer
+    )
+    properties = pe.CryptoFactory(Kms).file_encryption_properties(pe.KmsConnectionConfig(), encryption)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+
+
+def test_encrypted_columns_are_named(tmp_path):
+    path = tmp_path / "songs.parquet"
+    encrypt(path, ["concept", "id"], plaintext_footer=True)
+    with pytest.raises(InputError) as error:
+        data_of(plan_of(path))
+    assert len(error.value.problems) == 2
+    for message, name in zip(error.value.problems, ("id", "concept"), strict=True):
+        assert f"column {name!r} cannot be read: it is encrypted" in message
+    encrypt(path, ["album"], plaintext_footer=True)  # which is not read
+    assert data_of(plan_of(path)).profile["songs"] == 24
+    encrypt(path, ["concept"], plaintext_footer=False)
+    assert "an encrypted parquet file" in refused(path)
+
+
+def test_damaged_pages_in_the_middle_are_named(tmp_path):
+    put(tmp_path / "f" / "a.parquet")
+    damaged = put(tmp_path / "f" / "b.parquet", row_group_size=6)
+    damage(damaged, 2, "concept")
+    plan = plan_of(tmp_path / "f")
+    with pytest.raises(InputError, match=r"b.parquet, row group 2, column 'concept' cannot be read"):
+        data_of(plan)
+    manifest = open_manifest(str(damaged))
+    assert manifest.read(["concept"], manifest.row_groups()[:2]).num_rows == 12
+    assert manifest.read(["id"]).num_rows == 24
+    with pytest.raises(InputError, match="column 'concept'"):
+        manifest.read(["id", "concept"])
+
+
+def test_page_checksums_are_verified(tmp_path):
+    path = put(tmp_path / "a.parquet", compression="none", use_dictionary=False, write_page_checksum=True)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"number aaa", b"number aab", 1))
+    with pytest.raises(InputError, match="column 'concept' cannot be read"):
+        open_manifest(str(path)).read(["concept"])
+
+
+def test_deleted_and_unopenable_files_are_refused(tmp_path):
+    path = put(tmp_path / "a.parquet")
+    manifest = open_manifest(str(path))
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        manifest.read(["id"])
+    name = os.fsdecode(b"caf\xe9.parquet")
+    put(tmp_path / "f" / "a.parquet").rename(tmp_path / "f" / name)
+    for location in (tmp_path / "f", tmp_path / "f" / name):
+        assert "caf\\udce9" in refused(location)
+        assert "not UTF-8; rename it" in refused(location)
+    assert "neither a file nor a folder" in refused("/dev/null")
+    assert "patterns are not expanded" in refused(tmp_path / "*.parquet")
+
+
+def test_rows_are_numbered_through_all_files(tmp_path):
+    table = pa.table({"n": list(range(50))})
+    put(tmp_path / "f" / "a.parquet", table.slice(0, 30), row_group_size=7)
+    put(tmp_path / "f" / "b.parquet", table.slice(30, 0))
+    put(tmp_path / "f" / "c.parquet", table.slice(30), row_group_size=9)
+    manifest = open_manifest(str(tmp_path / "f"))
+    assert manifest.read()["n"].to_pylist() == list(range(50))
+    for group in manifest.row_groups():
+        for size in (None, 4):
+            numbers = [n for batch in manifest.batches(group, ["n"], size) for n in batch["n"].to_pylist()]
+            assert numbers == list(range(group.start, group.start + group.rows))
+    assert len(read_sample(manifest, ["n"], 10)) >= 10
+
+
+def test_columns_may_have_any_name(tmp_path):
+    names = ["a.b", "", "a", "a[0]", "two\nlines", "__fragment_index", "x=1", "ä"]
+    path = put(tmp_path / "a.parquet", pa.table({name: [i] for i, name in enumerate(names)}))
+    manifest = open_manifest(str(path))
+    for i, name in enumerate(names):
+        if not name.startswith("__"):  # which pyarrow keeps for itself
+            assert manifest.read([name]).to_pydict() == {name: [i]}
+    with pytest.raises(InputError, match="__fragment_index"):
+        manifest.read(["__fragment_index"])
+
+
+def test_small_row_groups_share_a_task():
+    groups = [RowGroup(0, i, 0, rows) for i, rows in enumerate([1, 1, 5, 0, 9, 2, 0])]
+    assert _task_groups(groups, 4) == [[0, 1, 2], [3, 4], [5, 6]]
+    assert _task_groups(groups, 100) == [list(range(7))]
+    assert _task_groups([], 4) == []
+
+
+class StatusError(Exception):
+    """An error with a status and a message that contains the address, like that of aiohttp."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (StatusError("Internal, url='http://127.0.0.1:40161/403/404.parquet'", 500), "answered with an error"),
+        (StatusError("no, url='http://127.0.0.1:50012/500.parquet'", 404), "no such file"),
+        (StatusError("no, url='http://127.0.0.1:50012/500.parquet'", 403), "access is denied"),
+        (OSError("502, Bad Gateway"), "answered with an error"),
+        (OSError("HTTP Error 503: busy"), "answered with an error"),
+        (OSError("broken at http://x:40161/500/404.parquet"), "try again, or name a local copy"),
+    ],
+)
+def test_a_status_is_not_read_from_the_digits_of_an_address(error, words):
+    assert words in explain_read_error(error, remote=True)
+
+
+BIG = 2**53 + 1
+
+
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(20, 0), pa.int64(), pa.uint64(), pa.float32(), pa.string()])
+@pytest.mark.parametrize("empty_type", [*FLOATS, pa.list_(pa.float64())])
+@pytest.mark.parametrize("is_empty_first", [True, False])
+def test_files_without_rows_do_not_determine_a_type(tmp_path, kind, empty_type, is_empty_first):
+    values = ["a", "b"] if pa.types.is_string(kind) else [0.5, 1.5] if pa.types.is_floating(kind) else [BIG, BIG + 1]
+    table = pa.table({"n": pa.array(values, pa.float64() if pa.types.is_floating(kind) else kind)})
+    put(tmp_path / "f" / f"{'a' if is_empty_first else 'c'}.parquet", pa.table({"n": pa.array([], empty_type)}))
+    put(tmp_path / "f" / "b.parquet", table)
+    assert open_manifest(str(tmp_path / "f")).read(["n"]).equals(table)
+
+
+def test_a_column_only_in_files_without_rows_has_their_type(tmp_path):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([], pa.int8()), "x": pa.array([], pa.string())}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"x": ["y"]}))
+    assert open_manifest(str(tmp_path / "f")).read().to_pydict() == {"n": [None], "x": ["y"]}
+
+
+@pytest.mark.parametrize("wrap", [lambda kind: kind, pa.list_, lambda kind: pa.struct([("x", kind)])])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.decimal128(20, 0), pa.float64()),
+        (pa.decimal128(10, 2), pa.float32()),
+        (pa.decimal256(50, 2), pa.float64()),
+        (pa.float32(), pa.float64()),
+    ],
+)
+def test_types_whose_values_would_be_rounded_are_refused(tmp_path, first, second, wrap):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([None], wrap(first))}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([None], wrap(second))}))
+    message = refused(tmp_path / "f")
+    stored = [pq.read_schema(tmp_path / "f" / name).types[0] for name in ("a.parquet", "b.parquet")]
+    assert f"column 'n' holds {stored[0]} in a.parquet and {stored[1]} in b.parquet" in message
+    assert "write it with one type in all files" in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.int32(), pa.int64(), pa.int64()),
+        (pa.decimal128(10, 2), pa.decimal128(10, 4), pa.decimal128(12, 4)),
+        (pa.decimal128(10, 2), pa.int32(), pa.decimal128(12, 2)),
+        (pa.uint64(), pa.decimal128(10, 2), pa.decimal128(22, 2)),
+        (pa.int64(), pa.float64(), pa.float64()),
+        (pa.uint64(), pa.float32(), pa.float64()),
+    ],
+)
+def test_types_with_a_common_type_are_unified(tmp_path, first, second, expected):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([1], pa.int8()).cast(first)}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([2], pa.int8()).cast(second)}))
+    column = open_manifest(str(tmp_path / "f")).read(["n"])["n"]
+    assert (column.type, [int(value) for value in column.to_pylist()]) == (expected, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("first", "value", "second"),
+    [(pa.int64(), BIG, pa.float64()), (pa.uint64(), BIG, pa.float32()), (pa.uint64(), 2**63, pa.int64())],
+)
+def test_values_beyond_the_common_type_are_refused_with_types_and_files(tmp_path, first, value, second):
+    put(tmp_path / "f" / "a.parquet", pa.table({"n": pa.array([value], first)}))
+    put(tmp_path / "f" / "b.parquet", pa.table({"n": pa.array([1], second)}))
+    with pytest.raises(InputError) as error:
+        open_manifest(str(tmp_path / "f")).read(["n"])
+    assert f"it has {first} in a.parquet and {second} in b.parquet" in str(error.value)
+    assert "write it with one type in all files" in str(error.value)
+    assert "export it again" not in str(error.value)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_names_of_columns_that_are_not_utf_8_are_refused_with_their_file(tmp_path, nested):
+    name = pa.field(b"caf\xe9", pa.int64())
+    schema = pa.schema([pa.field("s", pa.struct([name])) if nested else name])
+    put(tmp_path / "f" / "a.parquet")
+    put(tmp_path / "f" / "b.parquet", pa.Table.from_arrays([pa.nulls(1, schema.types[0])], schema=schema))
+    message = refused(tmp_path / "f")
+    assert "b.parquet has a column whose name is not UTF-8" in message
+    assert "caf\\xe9" in message
+    assert "the file has a column whose name is not UTF-8" in refused(tmp_path / "f" / "b.parquet")

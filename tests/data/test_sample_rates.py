@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rainbow_ray.data.columns import Columns, MediaColumn
-from rainbow_ray.data.manifest import normalize_rows
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate, sample_rate_column
 
 

@@ -104,7 +104,7 @@ def components_of(plan, data):
     indices = np.arange(len(data.source))
     torch.manual_seed(0)
     execution = ExecutionContext(torch.device("cpu"), Precision(None))
-    return build_components(plan.config, data.source, plan.reading, task, indices, execution)
+    return build_components(plan.config, data.source, plan.input_spec, task, indices, execution)
 
 
 def losses_of(components, batch):

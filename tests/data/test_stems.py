@@ -51,7 +51,7 @@ def test_an_example_of_a_song_has_all_its_stems(stems_file, tiny_encoder, tmp_pa
         assert len(data.index.table["audio"].to_pylist()[i]) == sum(name is not None for name in files)
         slots = data.index.table["audio_slot"].to_pylist()[i]
         assert slots == [k for k, name in enumerate(files) if name is not None]
-    assert plan.reading.modalities == ("text", "audio", "midi")
+    assert plan.input_spec.modalities == ("text", "audio", "midi")
 
 
 def test_songs_without_text_are_not_one_group(stems_file, tiny_encoder, tmp_path):

@@ -159,8 +159,8 @@ def test_errors_of_reading_tasks_name_file_and_column(tmp_path, ray_session, tin
                "concept": [f"{name[0]} {text}" for text in songs["concept"]]}  # fmt: skip
         pq.write_table(pa.table(columns), tmp_path / name, row_group_size=20)
     plan = plan_of(tmp_path, tiny_encoder("bert"))
-    step = functools.partial(prepare, reading=plan.reading)
-    count = functools.partial(lengths, reading=plan.reading)
+    step = functools.partial(prepare, input_spec=plan.input_spec)
+    count = functools.partial(lengths, input_spec=plan.input_spec)
     assert read_rows(plan.manifest, plan.columns, step).num_rows == 120
     stream = prepare_data(plan_of(tmp_path, tiny_encoder("bert"), data__in_memory_limit_mb=0)).source
     damage(tmp_path / "b\n.parquet", 1, "concept")

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.data.manifest import normalize_rows, open_manifest
+from rainbow_ray.data.manifest import open_manifest
+from rainbow_ray.data.normalize_rows import normalize_rows
 from rainbow_ray.data.reader import read_rows, read_rows_locally
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, chunk_file
@@ -58,7 +59,7 @@ def check_messages(error: InputError) -> None:
 
 def rows_in_blocks(plan: RunPlan, size: int) -> pa.Table:
     """Normalize a table block by block in this process, as the tasks of Ray Data do."""
-    step = functools.partial(prepare, reading=plan.reading)
+    step = functools.partial(prepare, input_spec=plan.input_spec)
     blocks = [
         step(normalize_rows(pa.Table.from_batches([batch]), plan.columns))
         for group in plan.manifest.row_groups()
@@ -79,7 +80,7 @@ def check_training(table: FuzzedTable, plan: RunPlan) -> None:
         assert profile["rows"] == plan.manifest.rows
         assert profile["examples"] + sum(profile["dropped"].values()) == profile["rows"]
     try:
-        rows = read_rows_locally(plan.manifest, plan.columns, functools.partial(prepare, reading=plan.reading))
+        rows = read_rows_locally(plan.manifest, plan.columns, functools.partial(prepare, input_spec=plan.input_spec))
     except InputError as error:
         check_messages(error)
         with pytest.raises(InputError):
@@ -150,7 +151,7 @@ def test_ray_data_gives_the_same_rows(tmp_path, ray_session):
         plan = plan_for(make_fuzzed_table(seed, tmp_path / str(seed)))
         if plan is None:
             continue
-        step = functools.partial(prepare, reading=plan.reading)
+        step = functools.partial(prepare, input_spec=plan.input_spec)
         try:
             expected = read_rows_locally(plan.manifest, plan.columns, step)
         except InputError:

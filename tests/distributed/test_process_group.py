@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from rainbow_ray.model.frozen_cache import FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.distributed.process_group import ProcessGroup
 from tests.helpers import data_of, fit_fold, plan_of
 

@@ -75,7 +75,7 @@ def test_the_dashboard_requires_the_token_and_shows_the_run(ray_session, songs_f
 
     plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
     job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
     (result,) = run_distributed(context, [job], WorkerResources(1, 1, False, 1.0, 1), LogForwarder([], []))
     assert np.isfinite(result.val_scores).all()

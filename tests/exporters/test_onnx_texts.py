@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rainbow_ray.data import normalize
+from rainbow_ray.data import text_cells as normalize
 from rainbow_ray.inference import onnx_predictor
 from rainbow_ray.inference.input_tables import read_texts
 

@@ -82,7 +82,7 @@ def fits(request, tmp_path_factory, tiny_encoder):
     plan = plan_of(folder / "songs.parquet", tiny_encoder("bert"), **keys)
     data = data_of(plan)
     fits = ResumableFits(
-        cross_validation.FitContext(plan.config, data.source, plan.task, plan.reading, "id"),
+        cross_validation.FitContext(plan.config, data.source, plan.task, plan.input_spec, "id"),
         data.split,
         folder / "reference",
     )

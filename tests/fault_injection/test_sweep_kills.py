@@ -143,7 +143,7 @@ def assert_scores_of_undisturbed_trials(trial_log: TrialLog, folder: Path) -> No
     config = Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     plan = make_plan(Resolved(config=config, user_keys=frozenset()))
     data = data_of(plan)
-    fit_context = FitContext(plan.config, data.source, plan.task, plan.reading, "id")
+    fit_context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
     context = TrialContext(
         fit_context, [data.split.train_val_indices(fold) for fold in range(3)], (), folder.parent / "again"
     )

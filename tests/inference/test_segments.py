@@ -8,7 +8,7 @@ import pytest
 
 from rainbow_ray import predict
 from rainbow_ray.baselines.names import NO_CONTEXT
-from rainbow_ray.data.manifest import ID_MISSING
+from rainbow_ray.data.normalize_rows import ID_MISSING
 from rainbow_ray.data.segments import NO_LENGTH
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.evaluation.results import evaluate
@@ -71,7 +71,7 @@ def test_the_baseline_without_context_is_decoded_like_the_model(write_table, tin
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    data__folds=2, training__epochs=1, training__min_steps=0, training__device="cpu")  # fmt: skip
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, data.task, plan.reading, "id")
+    context = FitContext(plan.config, data.source, data.task, plan.input_spec, "id")
     jobs = [FitJob(k, *data.split.train_val_indices(k), tmp_path / str(k)) for k in range(2)]
     for job in jobs:
         run_job(context, job, ProcessGroup())

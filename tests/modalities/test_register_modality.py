@@ -20,6 +20,7 @@ from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.rows import lengths, make_collates, modalities_present, prepare
 from rainbow_ray.modalities.spec import (
     DrawView,
@@ -31,7 +32,6 @@ from rainbow_ray.modalities.spec import (
     register_modality,
     unregister_modality,
 )
-from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
 from tests.helpers import data_of, finish_run, plan_of
@@ -59,7 +59,7 @@ class TempoModality(ModalitySpec):
     def column(self, config: DataConfig) -> ColumnRequest:
         return ColumnRequest(self.name, "bpm", "bpm", is_media=False)
 
-    def prepare(self, rows: pa.Table, inputs: InputSpec) -> pa.Table:
+    def prepare(self, rows: pa.Table, input_spec: InputSpec) -> pa.Table:
         values = rows["raw_tempo"].cast(pa.float32())
         return rows.drop_columns(["raw_tempo"]).append_column(self.name, values)
 
@@ -70,7 +70,12 @@ class TempoModality(ModalitySpec):
         return np.ones(len(rows), dtype=np.int32)
 
     def collate(
-        self, examples: Examples, indices: np.ndarray, inputs: InputSpec, find: FindWindow | None, draw: DrawView | None
+        self,
+        examples: Examples,
+        indices: np.ndarray,
+        input_spec: InputSpec,
+        find: FindWindow | None,
+        draw: DrawView | None,
     ) -> dict[str, torch.Tensor]:
         values = torch.from_numpy(examples.table[self.name].to_numpy().astype(np.float32)[indices])
         return {"values": torch.nan_to_num(values)[:, None] / 100, "present": ~values.isnan()}
@@ -121,7 +126,7 @@ def test_an_input_spec_registers_its_modalities_in_another_process(tempo):
 
 def test_a_registered_modality_is_prepared_batched_and_trained():
     inputs = InputSpec(("tempo",))
-    rows = prepare(pa.table({"raw_tempo": [120.0, None, 90.0], "song": ["a", "b", "c"]}), reading=inputs)
+    rows = prepare(pa.table({"raw_tempo": [120.0, None, 90.0], "song": ["a", "b", "c"]}), input_spec=inputs)
     assert modalities_present(rows, inputs.modalities) == ["tempo", "", "tempo"]
     assert lengths(rows, inputs).tolist() == [1, 1, 1]
     examples = Examples(
@@ -160,4 +165,4 @@ def test_a_registered_modality_needs_no_text(songs, tmp_path):
     plan = plan_of(songs, modalities=["tempo"], data__require_concept=False, training__epochs=1, data__folds=2)
     data = data_of(plan)
     assert data.profile["presence"].keys() == {"tempo"}
-    assert plan.reading.description == ""
+    assert plan.input_spec.description == ""

@@ -11,7 +11,7 @@ import torch
 from rainbow_ray.config.choices import TextPooling
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch
-from rainbow_ray.modalities.units import PretrainedEncoder
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.model.model import RainbowModel
 from tests.conftest import tiny_body
 

@@ -7,7 +7,7 @@ import pytest
 
 from rainbow_ray.config.schema import DataConfig
 from rainbow_ray.data.examples import SAME_SONG
-from rainbow_ray.data.manifest import ID_MISSING, TEXT_MISSING
+from rainbow_ray.data.normalize_rows import ID_MISSING, TEXT_MISSING
 from rainbow_ray.data.raw_labels import LABEL_BROKEN, LABEL_MISSING
 from rainbow_ray.setup.drop_advice import advise
 from rainbow_ray.utils.errors import InputError

@@ -11,7 +11,7 @@ import sklearn.metrics as reference
 import torch
 from torch.nn import functional
 
-from rainbow_ray.baselines.models import model_family
+from rainbow_ray.baselines.model_family import model_family
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
 from rainbow_ray.tasks.class_labels import RARE
 from rainbow_ray.tasks.multilabel import LEFT_OUT, Multilabel

@@ -38,7 +38,7 @@ def components_of(plan, data) -> FitComponents:
     device = pick_device("cpu")[0]
     task = data.task.fit(data.source.targets[train], plan.config.training)
     execution = ExecutionContext(device, pick_precision("off", device)[0])
-    return build_components(plan.config, data.source, plan.reading, task, train, execution)
+    return build_components(plan.config, data.source, plan.input_spec, task, train, execution)
 
 
 @pytest.mark.parametrize("kind", ["concat", "gated", "cross_attention"])
@@ -120,7 +120,7 @@ def test_audio_features_are_computed_once_for_all_fits(make_plan, tmp_path, monk
     plan, data = make_plan()
     _, first = fit_fold(plan, data, tmp_path / "a")
     monkeypatch.setattr(
-        "rainbow_ray.model.audio_features.AudioFeatureCache._encode", lambda *_: pytest.fail("encoded again")
+        "rainbow_ray.model.audio_feature_cache.AudioFeatureCache._encode", lambda *_: pytest.fail("encoded again")
     )
     _, second = fit_fold(plan, data, tmp_path / "b")
     assert (first.val_scores == second.val_scores).all()

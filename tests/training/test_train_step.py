@@ -44,7 +44,7 @@ def run_out_above(examples: int, monkeypatch, error: type[Exception] = torch.Out
 def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     """Return the gradients of the first step, before the optimizer uses them."""
     train, val = data.split.train_val_indices(0)
-    fit_data = FitData(data.source, train, val, plan.task, plan.reading, 0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
     monkeypatch.setattr(run.stepper, "_update", lambda: None)
     run.stepper.train_step(run.dataset.in_memory_subset(train[:16]), 16.0, number=1)

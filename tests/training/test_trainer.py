@@ -41,7 +41,7 @@ def encoder(tiny_encoder):
 def run_of(plan, data, folder: Path, fold: int = 0):
     train, val = data.split.train_val_indices(fold)
     state = CheckpointManager(folder)
-    fit_data = FitData(source_of(data.examples), train, val, plan.task, plan.reading, fold)
+    fit_data = FitData(source_of(data.examples), train, val, plan.task, plan.input_spec, fold)
     return trainer.Trainer(plan.config, fit_data, JsonLinesLogger(state.metrics), state, ProcessGroup())
 
 
@@ -259,7 +259,7 @@ def test_a_finished_fit_is_loaded(songs_file, encoder, tmp_path):
     plan = plan_of(songs_file, encoder, **QUICK, **UNFROZEN)
     data = data_of(plan)
     val, fitted = fit_fold(plan, data, tmp_path)
-    model, task = load_fitted_model(plan.config, plan.reading, plan.task, tmp_path)
+    model, task = load_fitted_model(plan.config, plan.input_spec, plan.task, tmp_path)
     run = run_of(plan, data, tmp_path / "other")
     run.features.model = copy.deepcopy(model)
     scores, _ = run.evaluator.score(val)
@@ -277,7 +277,7 @@ def test_scores_do_not_depend_on_the_order_of_rows(songs_file, encoder, tmp_path
     new_positions = np.argsort(order)
     state = CheckpointManager(tmp_path / "b")
     fit_data = FitData(
-        source_of(reversed_examples), new_positions[train], new_positions[val], plan.task, plan.reading, 0
+        source_of(reversed_examples), new_positions[train], new_positions[val], plan.task, plan.input_spec, 0
     )
     second = trainer.fit(plan.config, fit_data, JsonLinesLogger(state.metrics), state)
     np.testing.assert_allclose(second.val_scores, first.val_scores, atol=1e-5)

@@ -25,7 +25,7 @@ QUICK = {"training__min_steps": 0, "training__epochs": 3, "data__folds": 3}
 def context(songs_file, tiny_encoder, tmp_path) -> TrialContext:
     plan = plan_of(songs_file, tiny_encoder("bert"), **QUICK)
     data = data_of(plan)
-    fit_context = FitContext(plan.config, data.source, plan.task, plan.reading, "id", tmp_path / "prefix")
+    fit_context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id", tmp_path / "prefix")
     return TrialContext(
         fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )
@@ -125,7 +125,7 @@ def test_segment_scores_are_decoded_before_they_are_compared(write_table, tiny_e
     plan = plan_of("demo", tiny_encoder("bert"), phase=5, segments__path=str(path), segments__decoding="viterbi",
                    training__device="cpu", **QUICK)  # fmt: skip
     data = data_of(plan)
-    fit_context = FitContext(plan.config, data.source, data.task, plan.reading, "id", tmp_path / "prefix")
+    fit_context = FitContext(plan.config, data.source, data.task, plan.input_spec, "id", tmp_path / "prefix")
     context = TrialContext(
         fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
     )

@@ -25,6 +25,7 @@ from rainbow_ray.modalities import pretrained
 from rainbow_ray.modalities.audio.augment import augment_waves, spec_augment
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
 from rainbow_ray.modalities.audio.reader import RATE
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.freezing import (
     check_depths,
     freeze_parameters,
@@ -32,8 +33,7 @@ from rainbow_ray.modalities.freezing import (
     resolve_depths,
     trained_by_depth,
 )
-from rainbow_ray.modalities.units import PretrainedEncoder
-from rainbow_ray.modalities.windowed import as_float
+from rainbow_ray.modalities.windowed_modality import as_float
 from rainbow_ray.nn.pooling import average_pool_time, mean_std_pool
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.hashing import hash_parts

@@ -16,10 +16,10 @@ from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import encoder
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
+from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
-from rainbow_ray.modalities.windowed import WindowedModality
+from rainbow_ray.modalities.windowed_modality import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 
 ENCODER = "model.audio_encoder"  # section of the config
@@ -65,12 +65,12 @@ class AudioModality(WindowedModality):
         return encoder.load_config(name)
 
     @override
-    def load_encoder(self, inputs: InputSpec) -> PretrainedEncoder | None:
-        if inputs.audio is None or inputs.audio == encoder.EMBEDDED:
+    def load_encoder(self, input_spec: InputSpec) -> PretrainedEncoder | None:
+        if input_spec.audio is None or input_spec.audio == encoder.EMBEDDED:
             return None
-        body = clone_encoder(inputs.audio, self.name)
-        weights = digest(inputs.audio, [name for name, _ in body.named_parameters()], self.name)
-        return PretrainedEncoder(body, weights, encoder.wants_normalized(inputs.audio))
+        body = clone_encoder(input_spec.audio, self.name)
+        weights = digest(input_spec.audio, [name for name, _ in body.named_parameters()], self.name)
+        return PretrainedEncoder(body, weights, encoder.wants_normalized(input_spec.audio))
 
     @override
     def make_modules(
@@ -97,8 +97,8 @@ class AudioModality(WindowedModality):
         return config.audio_encoder.learning_rate
 
     @override
-    def describe_encoder(self, inputs: InputSpec) -> str:
-        return inputs.audio or ""
+    def describe_encoder(self, input_spec: InputSpec) -> str:
+        return input_spec.audio or ""
 
 
 SPEC = AudioModality()

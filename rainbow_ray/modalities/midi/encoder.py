@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import MidiEncoderConfig
 from rainbow_ray.modalities.midi.reader import DRUMS, DURATION, GAP, INSTRUMENT, INSTRUMENTS, ONSET, PITCH, VELOCITY
-from rainbow_ray.nn.attention import Block
+from rainbow_ray.nn.attention import TransformerBlock
 
 PITCHES = 128
 PITCH_CLASSES = 12
@@ -46,7 +46,9 @@ class MidiEncoder(nn.Module):
         self.numbers = nn.Linear(3, width)  # velocity, log duration, log gap
         self.time = nn.Linear(width, width)
         self.whole = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, config.num_heads, config.dropout) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, config.num_heads, config.dropout) for _ in range(config.num_layers)
+        )
         self.summary_width = SUMMARY_WIDTH
         for embedding in (self.pitch, self.instrument):
             nn.init.normal_(embedding.weight, std=0.1)

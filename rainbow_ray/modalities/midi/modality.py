@@ -12,12 +12,12 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import DataConfig, ModelConfig
 from rainbow_ray.data.columns import ColumnRequest
+from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS, open_recording
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
-from rainbow_ray.modalities.windowed import WindowedModality
+from rainbow_ray.modalities.windowed_modality import WindowedModality
 from rainbow_ray.modalities.windows import Recording
 
 FILE_COLUMN = "midi_binary"
@@ -73,7 +73,7 @@ class MidiModality(WindowedModality):
         return config.midi_encoder.learning_rate
 
     @override
-    def describe_encoder(self, inputs: InputSpec) -> str:
+    def describe_encoder(self, input_spec: InputSpec) -> str:
         return "notes"
 
 

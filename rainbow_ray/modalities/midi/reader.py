@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.modalities.media_source import LENGTHS, EmptyWindow, MediaError, explain
-from rainbow_ray.modalities.midi.file import NOT_MIDI, read_notes
+from rainbow_ray.modalities.midi.parser import NOT_MIDI, read_notes
 
 ONSET, DURATION, PITCH, VELOCITY, GAP, INSTRUMENT = range(6)  # columns of an array of notes
 FIELDS = 6

@@ -14,6 +14,7 @@ from typing_extensions import override
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.encoder_cache import clone_encoder
+from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, ModalitySpec
 from rainbow_ray.modalities.text import encoder, tokenize
@@ -21,7 +22,6 @@ from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import PRESENT, STATES, TOKENS, WORDS
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
-from rainbow_ray.modalities.units import EncodedUnits, PretrainedEncoder
 from rainbow_ray.nn.pooling import Pooling
 
 MASK = "mask"  # input of a batch: which tokens are not padding
@@ -41,8 +41,8 @@ class TextModality(ModalitySpec):
     inputs_of_any_length = (TOKENS, MASK, WORDS)
 
     @override
-    def prepare(self, rows: pa.Table, inputs: InputSpec) -> pa.Table:
-        return tokenize.prepare(rows, encoder=inputs.text, limit=inputs.max_tokens)
+    def prepare(self, rows: pa.Table, input_spec: InputSpec) -> pa.Table:
+        return tokenize.prepare(rows, encoder=input_spec.text, limit=input_spec.max_tokens)
 
     @override
     def is_present(self, rows: pa.Table) -> pa.ChunkedArray:
@@ -54,9 +54,14 @@ class TextModality(ModalitySpec):
 
     @override
     def collate(
-        self, examples: Examples, indices: np.ndarray, inputs: InputSpec, find: FindWindow | None, draw: DrawView | None
+        self,
+        examples: Examples,
+        indices: np.ndarray,
+        input_spec: InputSpec,
+        find: FindWindow | None,
+        draw: DrawView | None,
     ) -> dict[str, torch.Tensor]:
-        return tokenize.collate(examples, indices, pad_id=tokenize.pad_id(inputs.text))
+        return tokenize.collate(examples, indices, pad_id=tokenize.pad_id(input_spec.text))
 
     @override
     def load_pretrained(self, name: str) -> Any:
@@ -67,8 +72,8 @@ class TextModality(ModalitySpec):
         return encoder.load_config(name)
 
     @override
-    def load_encoder(self, inputs: InputSpec) -> PretrainedEncoder:
-        return PretrainedEncoder(clone_encoder(inputs.text, self.name))
+    def load_encoder(self, input_spec: InputSpec) -> PretrainedEncoder:
+        return PretrainedEncoder(clone_encoder(input_spec.text, self.name))
 
     @override
     def make_modules(
@@ -118,8 +123,8 @@ class TextModality(ModalitySpec):
         return {key: inputs[key] for key in self.inputs_of_any_length if key in inputs}
 
     @override
-    def describe_encoder(self, inputs: InputSpec) -> str:
-        return inputs.text
+    def describe_encoder(self, input_spec: InputSpec) -> str:
+        return input_spec.text
 
     @override
     def check_bundle(self, description: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,10 @@ import torch
 from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities import pretrained
+from rainbow_ray.modalities.plain_tokenizer import PlainTokenizer
 from rainbow_ray.modalities.text.embedded import source_of
 from rainbow_ray.modalities.text.word_hashing import word_buckets
-from rainbow_ray.modalities.tokenization import PlainTokenizer
-from rainbow_ray.modalities.weights import ROBERTA_FAMILY
+from rainbow_ray.modalities.weight_checks import ROBERTA_FAMILY
 from rainbow_ray.utils.errors import InputError, first_line
 
 TOKENS, WORDS = "input_ids", "words"  # columns of prepared rows, and inputs of a batch

@@ -25,7 +25,7 @@ from rainbow_ray.modalities.midi.reader import (
     describe_cut_windows,
     open_recording,
 )
-from rainbow_ray.modalities.windowed import pad_arrays
+from rainbow_ray.modalities.windowed_modality import pad_arrays
 from rainbow_ray.modalities.windows import Windows
 from tests.helpers import data_of, plan_of
 from tests.modalities.audio.test_audio import saved, tone

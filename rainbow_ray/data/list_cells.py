@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rainbow_ray.data.normalize import label_name, scalar_text
+from rainbow_ray.data.text_cells import label_name, scalar_text
 
 CLOSING = {"[": "]", "(": ")", "{": "}"}
 QUOTED = re.compile(r"[uUbBrR]?('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.DOTALL)

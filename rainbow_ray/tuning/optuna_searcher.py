@@ -1,6 +1,6 @@
-"""The searcher and the scheduler of a sweep: Optuna's TPE proposes trials, ASHA stops those that fall behind.
+"""The searcher of a sweep: Optuna's TPE sampler proposes trials, by Optuna's ask and tell.
 
-Both are rebuilt from the trial log at each start of a sweep. Ray Tune's own state is not used.
+It is rebuilt from the trial log at each start of a sweep. Ray Tune's own state is not used.
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from typing_extensions import override
 
 from rainbow_ray.config.schema import SEEDS
 from rainbow_ray.training.cross_validation import RESTARTS
+from rainbow_ray.tuning.asha_scheduler import DONE, SCORE, AshaScheduler
 from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, to_optuna_trial
 from rainbow_ray.tuning.search_space import apply_values, default_trial
 from rainbow_ray.tuning.sweep import Sweep, input_key
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial
 from rainbow_ray.utils.errors import InputError
 
-# keys of the results that trials report to Ray Tune, which takes a result with the key `done` for the last one
-DONE, SCORE, FAILED, DISK_FULL = "work_done", "score", "failed", "disk_full"
+FAILED, DISK_FULL = "failed", "disk_full"  # further keys of the results that trials report to Ray Tune
 
 
 class TPESearcher(Searcher):  # type: ignore[misc]
@@ -170,50 +168,6 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         except InputError as error:
             return {"error": str(error)}
         return {"fit_context": self._variants[key]} if key in self._variants else {}
-
-
-class AshaScheduler(AsyncHyperBandScheduler):  # type: ignore[misc]
-    """Asynchronous successive halving over the work done, with the rungs as the trials in the log left them.
-
-    Args:
-        sweep: The sweep. With `tune.prune` off, no trial is stopped before its end.
-
-    Attributes:
-        stopped: Ray Tune's ids of the trials that were stopped early.
-
-    Reference:
-        Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2.
-    """
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.stopped: set[str] = set()
-        self._prunes = sweep.config.tune.prune
-        super().__init__(
-            time_attr=DONE,
-            metric=SCORE,
-            mode="max" if sweep.larger_is_better else "min",
-            max_t=FULL_BUDGET,
-            grace_period=sweep.context.rungs[0],
-            reduction_factor=sweep.config.tune.reduction_factor,
-        )
-        for trial in sweep.trial_log.ended:
-            earlier_trial = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-            self.on_trial_add(None, earlier_trial)
-            for percent, score in trial.reports:
-                super().on_trial_result(None, earlier_trial, {DONE: percent, SCORE: score})
-
-    @override
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = str(super().on_trial_result(tune_controller, trial, result))
-        if decision != TrialScheduler.STOP or result.get(DONE, FULL_BUDGET) >= FULL_BUDGET:
-            return decision
-        if not self._prunes:
-            return str(TrialScheduler.CONTINUE)
-        self.stopped.add(trial.trial_id)
-        return decision
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as of the searcher
 
 
 def _make_sampler(sweep: Sweep) -> optuna.samplers.TPESampler:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rainbow_ray.modalities.text.adapters import FamilyAdapter
-from rainbow_ray.model.frozen_cache import MB, CachedHiddenStates, FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import MB, CachedHiddenStates, FrozenFeatureCache
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.utils.hashing import hash_parts
 from tests.helpers import data_of, fit_fold, plan_of, source_of

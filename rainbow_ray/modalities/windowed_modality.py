@@ -46,14 +46,19 @@ class WindowedModality(ModalitySpec):
 
     @override
     def collate(
-        self, examples: Examples, indices: np.ndarray, inputs: InputSpec, find: FindWindow | None, draw: DrawView | None
+        self,
+        examples: Examples,
+        indices: np.ndarray,
+        input_spec: InputSpec,
+        find: FindWindow | None,
+        draw: DrawView | None,
     ) -> dict[str, torch.Tensor]:
         """Return the windows of some examples as flat units.
 
         Args:
             examples: Examples with the columns `<name>` (keys of windows) and `<name>_slot` (the stem of each).
             indices: Rows of the batch, `(n,)`.
-            inputs: The inputs of the model.
+            input_spec: The inputs of the model.
             find: Returns the array of a window.
             draw: Returns the seed that draws one window per stem in training; None reads all.
 

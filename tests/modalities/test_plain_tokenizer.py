@@ -11,8 +11,8 @@ import transformers
 
 from rainbow_ray.inference.onnx_predictor import _plain_tokenizer
 from rainbow_ray.modalities import pretrained
+from rainbow_ray.modalities.plain_tokenizer import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.text import tokenize
-from rainbow_ray.modalities.tokenization import PlainTokenizer, check_vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzé<>[]/.,!?"
 ORDINARY = ["a river, a door!", "two  spaces é [b] < s > a", "", "x", "unknown 7 ☃ signs", "line\nbreak"]

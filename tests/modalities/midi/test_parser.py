@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rainbow_ray.modalities.media_source import MediaError
-from rainbow_ray.modalities.midi.file import read_notes
+from rainbow_ray.modalities.midi.parser import read_notes
 from tests.modalities.midi.midi_streams import (
     END,
     Note,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.modalities.units import PretrainedEncoder
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.model.model import RainbowModel
-from rainbow_ray.model.state_keys import upgrade_state_keys
+from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from tests.conftest import tiny_body
 
 FORMER_NAMES = {

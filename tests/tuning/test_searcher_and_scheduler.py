@@ -16,7 +16,8 @@ import pytest
 from rainbow_ray.config.schema import Config, TrainingConfig
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning import trial as trials
-from rainbow_ray.tuning.search import DISK_FULL, DONE, FAILED, SCORE, AshaScheduler, TPESearcher
+from rainbow_ray.tuning.asha_scheduler import DONE, SCORE, AshaScheduler
+from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
 from rainbow_ray.tuning.search_space import Space
 from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog

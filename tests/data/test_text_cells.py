@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.data.normalize import bytes_text, id_column, label_name, label_names, scalar_text, text_column
+from rainbow_ray.data.text_cells import bytes_text, id_column, label_name, label_names, scalar_text, text_column
 from rainbow_ray.utils.errors import InputError
 
 LATIN = [b"caf\xe9 1", None, b"caf\xe8 1"]
