@@ -83,8 +83,12 @@ def section_keys(prefix: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" for name in names)
 
 
-def always(_config: Config, _facts: RunFacts) -> bool:
+def always(config: Config, facts: RunFacts) -> bool:  # noqa: ARG001
     """Return True: the condition of a row of a task or modality that depends on nothing else.
+
+    Args:
+        config: Not read.
+        facts: Not read.
 
     Returns:
         True.

@@ -52,6 +52,9 @@ class GraphInputs:
 
         Returns:
             Tensors `(examples, …)` by the names of the graph's inputs.
+
+        Raises:
+            NotImplementedError: The modality is not exportable.
         """
         raise NotImplementedError
 
@@ -64,5 +67,8 @@ class GraphInputs:
 
         Returns:
             What `encode` reads, by name.
+
+        Raises:
+            NotImplementedError: The modality is not exportable.
         """
         raise NotImplementedError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.__main__ import _parser
+from cluster.parser import make_parser
 from cluster.settings import DEFAULT_IMAGE, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -114,10 +114,10 @@ def test_documented_commands_are_valid(name):
     commands = commands_in(ROOT / name)
     assert len(commands) > 3
     for command in commands:
-        _parser().parse_args(shlex.split(command))
+        make_parser().parse_args(shlex.split(command))
 
 
 def test_every_command_is_documented():
-    (actions,) = [action for action in _parser()._actions if action.dest == "command"]
+    (actions,) = [action for action in make_parser()._actions if action.dest == "command"]
     text = (ROOT / "docs/guides/rented_gpus.md").read_text()
     assert [name for name in actions.choices if f"`{name}" not in text] == []

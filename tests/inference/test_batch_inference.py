@@ -21,7 +21,7 @@ from rainbow_ray.cli.main import run_command
 from rainbow_ray.data.manifest import open_manifest
 from rainbow_ray.inference.batch_inference import ChunkScorer
 from rainbow_ray.inference.chunks import Chunk, cut_chunks, read_chunk, song_boundaries
-from tests.data.test_manifest import damage
+from tests.data.parquet_files import damage
 from tests.helpers import finish_run, plan_of
 from tests.song_tables import labelled_songs, segment_rows, song_rows
 
