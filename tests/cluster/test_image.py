@@ -49,6 +49,7 @@ def test_copied_files_are_not_ignored():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_install_steps_work_in_a_clean_folder(tmp_path):
     """Run COPY and RUN except for apt; then the environment is complete and the scripts find it."""
     code_folder = tmp_path / "code"

@@ -108,10 +108,10 @@ def test_all_keys_that_name_files_are_path_keys():
 
 
 def test_command_line_options_that_name_files_use_one_type():
-    import cluster.__main__ as cluster_commands
+    import cluster.parser
 
     model_parsers = (make_predict_parser, make_export_parser, make_serve_parser, make_report_parser)
-    parsers = [*(make("") for make in model_parsers), cluster_commands._parser(),
+    parsers = [*(make("") for make in model_parsers), cluster.parser.make_parser(),
                *(make_parser(name, "") for name in ("train", "tune", "check"))]  # fmt: skip
     while parsers:
         for action in parsers.pop()._actions:
