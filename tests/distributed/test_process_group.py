@@ -16,6 +16,7 @@ import pytest
 from rainbow_ray.data.batching import plan_batches, shard_indices
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import read_records
+from tests.benchmarks.serving import free_port
 from tests.helpers import data_of, fit_fold, plan_of
 
 # the script of one worker: processes communicate with gloo, and the model is wrapped in DDP
@@ -44,9 +45,9 @@ distributed.destroy_process_group()
 """
 
 
-def run_workers(folder: Path, manifest: Path, encoder: Path, keys: dict, size: int = 2, port: int = 29511) -> None:
+def run_workers(folder: Path, manifest: Path, encoder: Path, keys: dict, size: int = 2) -> None:
     arguments = [sys.executable, "-c", WORKER, str(manifest), str(encoder), str(folder), json.dumps(keys)]
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     workers = [
         subprocess.Popen(
             arguments, env={**os.environ, **environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True
