@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rainbow_ray.config.keys import inert_keys, renamed_keys
+from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys
 from rainbow_ray.config.schema import Config
 
 COMMANDS = ("train", "tune", "check", "predict", "export", "serve", "report")

@@ -1,24 +1,15 @@
-"""Dotted keys of the config: all of them, their choices, and their former names."""
+"""Dotted keys of the config: all of them, their choices, and short names."""
 
 from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 from rainbow_ray.config.schema import Config, Section
 
 T = TypeVar("T")
-
-
-class KeyName(NamedTuple):
-    """A dotted key in its present or a former spelling, and its present name."""
-
-    spelling: str
-    present: str
-    section: type[Section]
-    name: str  # present name inside the section
 
 
 @functools.cache
@@ -86,71 +77,3 @@ def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, field.description or ""
-
-
-@functools.cache
-def renamed_keys() -> Mapping[str, str]:
-    """Return the present dotted key of each former one.
-
-    Returns:
-        Present keys by former key. The former name of a section gives a former key for each key in it.
-    """
-    return {key.spelling: key.present for key in _key_names(Config) if key.spelling != key.present}
-
-
-@functools.cache
-def renamed_values() -> Mapping[str, Mapping[str, str]]:
-    """Return the present name of each former name of a value.
-
-    Returns:
-        Present values by former value, by present dotted key.
-    """
-    return {
-        key.present: key.section.renamed_values[key.name]
-        for key in _key_names(Config)
-        if key.name in key.section.renamed_values
-    }
-
-
-@functools.cache
-def inert_keys() -> Mapping[str, str]:
-    """Return dotted keys that are accepted and have no effect.
-
-    Returns:
-        Reasons by dotted key.
-    """
-    return dict(_inert(Config, ""))
-
-
-def with_present_keys(values: Mapping[str, T]) -> dict[str, T]:
-    """Return values by dotted key with each former key replaced by its present name.
-
-    Args:
-        values: Values by dotted key, as an earlier version may have written them.
-
-    Returns:
-        The same values in the same order. A value under the present name has precedence over one under a former name.
-    """
-    renamed = renamed_keys()
-    return {renamed.get(key, key): value for key, value in values.items() if renamed.get(key) not in values}
-
-
-def _sections(section: type[Section]) -> dict[str, type[Section]]:
-    kinds = {name: field.annotation for name, field in section.model_fields.items()}
-    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
-
-
-def _key_names(section: type[Section], spelling: str = "", present: str = "") -> Iterator[KeyName]:
-    sections = _sections(section)
-    names = [*((name, name) for name in section.model_fields), *section.renamed.items()]
-    for name, new in names:
-        if new in sections:
-            yield from _key_names(sections[new], f"{spelling}{name}.", f"{present}{new}.")
-        else:
-            yield KeyName(f"{spelling}{name}", f"{present}{new}", section, new)
-
-
-def _inert(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
-    yield from ((f"{prefix}{name}", reason) for name, reason in section.inert.items())
-    for name, kind in _sections(section).items():
-        yield from _inert(kind, f"{prefix}{name}.")

@@ -11,15 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rainbow_ray.config.keys import (
-    choices,
-    inert_keys,
-    known_keys,
-    leaves,
-    renamed_keys,
-    renamed_values,
-    with_present_keys,
-)
+from rainbow_ray.config.keys import choices, known_keys, leaves
+from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, renamed_values, with_present_keys
 from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import expand, expand_space, resolve_encoder

@@ -23,16 +23,14 @@ from rainbow_ray.tasks.class_labels import (
     RARE,
     apply_rare_policy,
     check_policies,
-    check_weights,
-    class_weights,
     count_names,
-    effective_weights,
     find_small_classes,
     map_labels,
     mapped_names,
     order_classes,
     small_class_warnings,
 )
+from rainbow_ray.tasks.class_weights import check_weights, class_weights, effective_weights
 from rainbow_ray.tasks.label_cells import several_labels
 from rainbow_ray.tasks.multiclass import MIN_FRACTION
 from rainbow_ray.tasks.named_classes_task import NamedClassesTask

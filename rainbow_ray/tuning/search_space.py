@@ -23,8 +23,9 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
-from rainbow_ray.config.keys import inert_keys, known_keys, renamed_keys, with_present_keys
+from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.load import override, parse_value
+from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, with_present_keys
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions

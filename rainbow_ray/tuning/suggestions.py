@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rainbow_ray.config.keys import renamed_keys
+from rainbow_ray.config.renamed_keys import renamed_keys
 
 
 @dataclass(frozen=True)

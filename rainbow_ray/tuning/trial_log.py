@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rainbow_ray.config.keys import short_names, with_present_keys
+from rainbow_ray.config.keys import short_names
+from rainbow_ray.config.renamed_keys import with_present_keys
 
 State = Literal["running", "complete", "pruned", "failed"]
 FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs

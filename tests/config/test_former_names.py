@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from rainbow_ray.cli.config_arguments import make_parser, read_config
-from rainbow_ray.config.keys import inert_keys, known_keys, renamed_keys, with_present_keys
+from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.load import Resolved, dump, override, resolve
+from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, with_present_keys
 from rainbow_ray.config.schema import Config
 from rainbow_ray.utils.errors import InputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rainbow_ray.modalities.audio.files import CUT_OFF, SLACK, AudioFile, Samples, SequentialFile, open_audio
+from rainbow_ray.modalities.audio.decoder import CUT_OFF, SLACK, AudioFile, Samples, SequentialFile, open_audio
 from rainbow_ray.modalities.audio.levels import LEVEL_SECONDS, level_frames, levels_of, loudness
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, MediaError
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from rainbow_ray.modalities.audio.decoder import CUT_OFF, JoinedFile, SeekableFile, SequentialFile
 from rainbow_ray.modalities.audio.decoder_messages import hold_back_stderr
-from rainbow_ray.modalities.audio.files import CUT_OFF, JoinedFile, SeekableFile, SequentialFile
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
 from rainbow_ray.modalities.media import MediaReader

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rainbow_ray.modalities.audio.files import Samples
+from rainbow_ray.modalities.audio.decoder import Samples
 from rainbow_ray.modalities.audio.reader import RATE, AudioRecording, mix_down, open_recording
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, count_unusable
