@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# quick tests of different files run in parallel; those that train on a real Ray use all CPUs and run one by one
+# Tests of different files run in parallel. Those that start Ray or pods wait for much of their time, but each uses several
+# processes, so that more than two at once would starve each other.
 PARALLEL := -n logical --dist loadfile
+PARALLEL_SLOW := -n 2 --dist loadfile
 ifdef COVERAGE
 PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
 PARALLEL :=
+PARALLEL_SLOW :=
 endif
 STAMP := $(VENV)/.installed
 
@@ -36,7 +39,7 @@ test: env
 	$(PYTEST) $(PARALLEL)
 
 slow: env
-	$(PYTEST) -m "slow and not long" --durations=15
+	$(PYTEST) $(PARALLEL_SLOW) -m "slow and not long" --durations=15
 
 # What the tests of pages look through; without one they are skipped.
 browser:

@@ -133,7 +133,7 @@ def test_a_finished_run_is_not_changed(demo):
     folder = run.parents[1]
     assert "exists" in call(folder, "--phase", "1", "--name", "d", *QUICK, expect=2)
     loggers = ["--wandb", "logging.tensorboard=true"]
-    assert "is finished" in call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers, "--resume")
+    assert "is already finished" in call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers, "--resume")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == times_before
     (run / "report.html").unlink()  # as if the run had been killed before the report
     call(folder, "--phase", "1", "--name", "d", *WITH_REPORT, *loggers, "--resume")
