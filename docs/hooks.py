@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys
@@ -53,7 +54,7 @@ GENERATORS = {"command_line": command_line, "configuration": configuration, "ren
 
 
 def _sections(section: BaseModel, prefix: str) -> Iterator[str]:
-    fields = type(section).model_fields
+    fields, defaults = type(section).model_fields, section.model_dump(mode="json")
     rows, nested = [], []
     for name, field in fields.items():
         value = getattr(section, name)
@@ -61,12 +62,17 @@ def _sections(section: BaseModel, prefix: str) -> Iterator[str]:
             nested.append((value, f"{prefix}{name}."))
         elif f"{prefix}{name}" not in inert_keys():
             description = (field.description or "").replace("|", "\\|")
-            rows.append(f"| `{prefix}{name}` | `{value}` | {description} |")
+            rows.append(f"| `{prefix}{name}` | `{_yaml(defaults[name])}` | {description} |")
     if rows:
         title = prefix.removesuffix(".") or "Top level"
         yield f"## {title}\n\n| key | default | description |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
     for value, name in nested:
         yield from _sections(value, name)
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as it is written in a config file."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
 def _environment() -> dict[str, str]:
