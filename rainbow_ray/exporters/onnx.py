@@ -40,7 +40,6 @@ from rainbow_ray.inference.onnx_predictor import FORMAT
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.text.tokenize import load_tokenizer, pad_id
-from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.io import atomic_folder
 
@@ -99,7 +98,7 @@ class ScoringGraph(nn.Module):
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs of a modality's encoder."""
-        return get_modality(name).units_of_graph(_modules_of(self.model, name), inputs)
+        return get_modality(name).units_of_graph(self.model.modules_of(name), inputs)
 
 
 def export_onnx(bundle: Bundle, folder: Path, source: str) -> OnnxExport:
@@ -177,7 +176,7 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
     seconds = float(bundle.info.get("windows", {}).get("seconds", 0.0))
     batch = GraphBatch(n_examples, length, n_words, seconds, bundle.tokenizer)
     for name in model.modalities:
-        inputs |= get_modality(name).random_inputs(_modules_of(model, name), batch, rng)
+        inputs |= get_modality(name).random_inputs(model.modules_of(name), batch, rng)
     for position, name in enumerate(model.modalities if model.is_fused else ()):
         inputs[f"has_{name}"] = torch.tensor([i == 0 or (i + position) % 2 == 0 for i in range(n_examples)])
     if bundle.task.is_sequence_task:
@@ -185,11 +184,6 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
         ends = starts + SEGMENT_SECONDS
         inputs["times"] = torch.stack([starts, ends, starts / duration, ends / duration], dim=1)
     return dict(sorted(inputs.items()))
-
-
-def _modules_of(model: RainbowModel, modality: str) -> dict[str, Any]:
-    """The modules that read a modality, by the name of their attribute."""
-    return {attribute: getattr(model, attribute) for attribute in model.module_names[modality]}
 
 
 def _check_exportable(bundle: Bundle) -> None:
@@ -222,11 +216,8 @@ def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
             )  # fmt: skip
             program.save(file)
     except torch.onnx.errors.OnnxExporterError as error:
-        model = bundle.model
-        encoder = model.text.body.config.model_type if model.text is not None else model.modalities[0]
-        raise InputError(f"this model cannot be exported: torch.onnx does not support all operators of its {encoder!r}"
-                         f" encoder ({first_line(error.__cause__ or error)}); use `predict` or `serve`"
-                         ) from error  # fmt: skip
+        raise InputError(f"this model of {', '.join(bundle.model.modalities)} cannot be exported by torch.onnx"
+                         f" ({first_line(error.__cause__ or error)}); use `predict` or `serve`") from error  # fmt: skip
 
 
 def _write_other_files(bundle: Bundle, folder: Path, source: str, parity: float) -> None:

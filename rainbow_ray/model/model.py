@@ -104,7 +104,7 @@ class RainbowModel(nn.Module):
         for name in self.modalities:
             if config.fusion.pooled_statistics or not self.is_fused:
                 self.feature_widths[name] = self.encoder_of(name).summary_width
-            self.feature_widths |= get_modality(name).extra_widths(self._modules_of(name))
+            self.feature_widths |= get_modality(name).extra_widths(self.modules_of(name))
         self.width = sum(self.feature_widths.values())
         if self.is_fused:
             token_widths = {name: self.encoder_of(name).width for name in self.modalities}
@@ -206,7 +206,7 @@ class RainbowModel(nn.Module):
         statistics = []
         for name in self.modalities:
             features = {name: outputs[name].summary.float()} if name in self.feature_widths else {}
-            features |= get_modality(name).extra_features(self._modules_of(name), batch.units[name])
+            features |= get_modality(name).extra_features(self.modules_of(name), batch.units[name])
             statistics += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
         if not statistics:
             return torch.zeros(batch.targets.shape[0], 0, device=batch.targets.device)
@@ -222,7 +222,7 @@ class RainbowModel(nn.Module):
             `(examples, encoder width)`, fp32.
         """
         (name,) = self.modalities
-        units = get_modality(name).encode(self._modules_of(name), batch.units[name]).summary.float()
+        units = get_modality(name).encode(self.modules_of(name), batch.units[name]).summary.float()
         return mean_per_example(units, batch.unit_to_example[name], batch.targets.shape[0])
 
     def append_bag_of_words(
@@ -352,7 +352,15 @@ class RainbowModel(nn.Module):
         """
         return getattr(self, modality)
 
-    def _modules_of(self, modality: str) -> dict[str, Any]:
+    def modules_of(self, modality: str) -> dict[str, Any]:
+        """Return the modules that read a modality.
+
+        Args:
+            modality: Name of the modality.
+
+        Returns:
+            Modules by the name of their attribute.
+        """
         return {attribute: getattr(self, attribute) for attribute in self.module_names[modality]}
 
     def _feature_scale(self) -> torch.Tensor:
@@ -376,7 +384,7 @@ class RainbowModel(nn.Module):
             empty = inputs["values"].new_zeros(n_examples, 1, encoder.width)
             summary = inputs["values"].new_zeros(n_examples, encoder.summary_width)
             return ModalityOutput(Tokens(empty, empty[..., 0].bool()), summary)
-        units = spec.encode(self._modules_of(name), inputs)
+        units = spec.encode(self.modules_of(name), inputs)
         if not spec.is_windowed:
             return ModalityOutput(Tokens(units.tokens, units.mask), units.summary)
         tokens = units.tokens + self.stems[name](inputs["stem"].clamp(max=MAX_STEMS - 1))[:, None]

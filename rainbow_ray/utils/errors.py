@@ -66,7 +66,7 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error.
+    """Return the first line of another library's error, with the next one if the first only introduces it.
 
     Args:
         error: The error.
@@ -74,7 +74,8 @@ def first_line(error: BaseException) -> str:
     Returns:
         At most 200 characters of its message, or the name of its type.
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:200]
 
 
 def did_you_mean(name: str, known: Iterable[str], max_suggestions: int = 3) -> str:

@@ -184,7 +184,8 @@ def test_a_fold_without_a_member_raises_input_error(ensembles):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [kind if kind == "segmentation" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+    "kind",
+    [kind if kind in ("segmentation", "fused") else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS],
 )
 def test_the_onnx_graph_gives_the_same_scores(ensembles, tmp_path, kind):
     from rainbow_ray.bundle.bundle import load_bundle

@@ -396,4 +396,4 @@ class WaveformEncoder(nn.Module):
         """Return the relative position bias of WavLM, which its first layer computes for all layers."""
         attention, length = self.body.encoder.layers[0].attention, hidden.shape[1]
         bias: torch.Tensor = attention.compute_bias(length, length)
-        return bias.unsqueeze(0).repeat(len(hidden), 1, 1, 1).view(-1, length, length)
+        return bias.unsqueeze(0).repeat(hidden.shape[0], 1, 1, 1).view(-1, length, length)

@@ -66,8 +66,9 @@ class MidiEncoder(nn.Module):
             without notes.
         """
         notes, mask = values[:, : self.max_notes], mask[:, : self.max_notes]
-        hidden = torch.cat([self.whole.expand(len(notes), 1, -1), self._embed(notes)], dim=1)
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+        n_windows = notes.shape[0]  # len() would fix the batch size of an exported graph
+        hidden = torch.cat([self.whole.expand(n_windows, 1, -1), self._embed(notes)], dim=1)
+        mask = torch.cat([mask.new_ones(n_windows, 1), mask], dim=1)
         for block in self.blocks:
             hidden = block(hidden, hidden, mask)
         interval = (notes[..., ONSET] / self.seconds * self.tokens).long().clamp(0, self.tokens - 1)
