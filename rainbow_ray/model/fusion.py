@@ -41,6 +41,9 @@ def check_fusion(config: FusionConfig) -> list[str]:
     return []
 
 
+MAX_STEMS = 32  # stems of a song with an embedding of their own
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Tokens of one modality.
@@ -268,3 +271,18 @@ def mean_per_example(units: torch.Tensor, unit_to_example: torch.Tensor | None, 
 
 def _concatenate(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([t.values for t in tokens], dim=1), torch.cat([t.mask for t in tokens], dim=1)
+
+
+def make_stem_embeddings(token_widths: Mapping[str, int]) -> nn.ModuleDict:
+    """Return an embedding of the number of a stem for each modality with windows, which starts at zero.
+
+    Args:
+        token_widths: Widths of tokens by modality.
+
+    Returns:
+        Embeddings by modality.
+    """
+    embeddings = {name: nn.Embedding(MAX_STEMS, width) for name, width in token_widths.items()}
+    for embedding in embeddings.values():
+        nn.init.zeros_(embedding.weight)
+    return nn.ModuleDict(embeddings)

@@ -26,11 +26,13 @@ from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import WORDS
 from rainbow_ray.model.fusion import (
+    MAX_STEMS,
     Fusion,
     ModalityOutput,
     Tokens,
     apply_modality_dropout,
     gather_units,
+    make_stem_embeddings,
     mean_per_example,
 )
 from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
@@ -40,7 +42,6 @@ from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
 
 REFERENCE_WIDTH = 384  # features of the text encoder for which the default learning rate of the head was chosen
-MAX_STEMS = 32  # stems of a song with an embedding of their own
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class RainbowModel(nn.Module):
         if self.is_fused:
             token_widths = {name: self.encoder_of(name).width for name in self.modalities}
             self.fusion = Fusion(token_widths, config.fusion)
-            self.stems = _stem_embeddings(token_widths)
+            windowed = {name: width for name, width in token_widths.items() if get_modality(name).is_windowed}
+            self.stems = make_stem_embeddings(windowed)
         self.register_buffer("feature_scale", self._feature_scale(), persistent=False)
         self.standardize = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         head_width = self.width + (self.fusion.out_width if self.fusion is not None else 0)
@@ -392,16 +394,6 @@ class RainbowModel(nn.Module):
             gather_units(tokens, units.mask, unit_to_example, n_examples),
             mean_per_example(units.summary.float(), unit_to_example, n_examples),
         )
-
-
-def _stem_embeddings(token_widths: Mapping[str, int]) -> nn.ModuleDict:
-    """Return an embedding of the number of a stem for each modality with windows, which starts at zero."""
-    embeddings = {
-        name: nn.Embedding(MAX_STEMS, width) for name, width in token_widths.items() if get_modality(name).is_windowed
-    }
-    for embedding in embeddings.values():
-        nn.init.zeros_(embedding.weight)
-    return nn.ModuleDict(embeddings)
 
 
 def _present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
