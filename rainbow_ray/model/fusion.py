@@ -22,6 +22,7 @@ from rainbow_ray.config.schema import FusionConfig
 from rainbow_ray.nn.attention import TransformerBlock
 
 INITIAL_SCALE = 0.02  # standard deviation of the learned tokens at the start, as of BERT's embeddings
+MAX_STEMS = 32  # stems of a song with an embedding of their own
 
 
 def check_fusion(config: FusionConfig) -> list[str]:
@@ -39,9 +40,6 @@ def check_fusion(config: FusionConfig) -> list[str]:
             f" ({config.hidden_size})"
         ]
     return []
-
-
-MAX_STEMS = 32  # stems of a song with an embedding of their own
 
 
 @dataclass(frozen=True)
