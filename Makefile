@@ -41,13 +41,13 @@ test: env
 slow: env
 	$(PYTEST) $(PARALLEL_SLOW) -m "slow and not long" --durations=15
 
-# What the tests of pages look through; without one they are skipped.
+# Install a browser for the tests of HTML pages, which are skipped without one.
 browser:
 	@for name in $(BROWSERS); do command -v $$name && exit 0; done; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
 	else echo "install Chromium or Chrome (Debian, Ubuntu: sudo apt-get install chromium)"; exit 1; fi
 
-# What the tests of clusters reach their pods by, and look at their scripts with; without them they are skipped.
+# Install sshd, rsync and shellcheck for the tests of clusters, which are skipped without them.
 sshd:
 	@missing=; for tool in sshd rsync shellcheck; do PATH="$$PATH:/usr/sbin" command -v $$tool || missing=1; done; \
 	[ -z "$$missing" ] && exit 0; \

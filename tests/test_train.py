@@ -105,7 +105,7 @@ def test_the_output_describes_the_run(demo):
     run, output = demo
     assert output.startswith("Training on the built-in demo songs")
     for message in (
-        "left out: 2 rows: no text",
+        "2 rows left out: no text",
         "fold 5  epoch 2/2",
         "refit",
         "95% interval",

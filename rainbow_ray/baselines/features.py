@@ -40,8 +40,9 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
         return {}
     device, _ = pick_device(context.config.training.device)
     precision, _ = pick_precision(context.config.training.mixed_precision, device)
-    config = context.config.model_copy(deep=True)
-    config.model.audio_encoder.freeze_feature_extractor, config.model.audio_encoder.freeze_layers = True, "all"
+    config = context.config.with_values(
+        {"model.audio_encoder.freeze_feature_extractor": True, "model.audio_encoder.freeze_layers": "all"}
+    )
     media_only = dataclasses.replace(input_spec, modalities=input_spec.media)
     model = build_model(config, media_only, context.task).eval().to(device)
     audio_features = AudioFeatureCache(model, input_spec, device, precision)

@@ -10,5 +10,5 @@ NO_CONTEXT = "no context"  # the model itself without its temporal layers, which
 
 READS_WORDS = (TEXT_LENGTH, TF_IDF, BAG_OF_WORDS)  # baselines that need no encoder
 
-# names that versions up to 0.1 wrote
-FORMER_NAMES = {"words + stumps": BAG_OF_WORDS, "frozen + linear": FROZEN_ENCODER, "none": NO_CONTEXT}
+# present names of baselines by the names that versions up to 0.1 wrote
+FORMER_BASELINES = {"words + stumps": BAG_OF_WORDS, "frozen + linear": FROZEN_ENCODER, "none": NO_CONTEXT}

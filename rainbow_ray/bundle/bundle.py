@@ -38,13 +38,12 @@ from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line
-from rainbow_ray.utils.io import atomic_folder
+from rainbow_ray.utils.io import PICKLE_HEADERS, atomic_folder
 from rainbow_ray.utils.paths import resolve_path
 
 TENSORS = "model.safetensors"
 CARD = "README.md"
 MAX_LAYERS = 1000  # of an encoder; a config with more is damaged
-PICKLE_HEADERS = (b"\x80\x02", b"\x80\x04", b"PK")  # of pickles and of torch.save
 
 
 @dataclass(frozen=True)

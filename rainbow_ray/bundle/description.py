@@ -5,7 +5,6 @@ Format 1 has no ensembles. Format 2 has other names of keys, which `read_descrip
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 
 from rainbow_ray.bundle.integrity import check_files
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality, modality_names
+from rainbow_ray.utils.mappings import rename_keys
 
 FORMAT = 3
 READABLE_FORMATS = (1, 2, FORMAT)
@@ -85,12 +85,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     BundleDescription.model_validate(document)
     for name, renamed in (("segments", EARLIER_SEGMENT_KEYS), ("windows", EARLIER_WINDOW_KEYS)):
         if name in document:
-            document[name] = _rename(document[name], renamed)
+            document[name] = rename_keys(document[name], renamed)
     document["format"] = FORMAT
-    document["members"] = [_rename(member, EARLIER_MEMBER_KEYS) for member in document.get("members", [])]
+    document["members"] = [rename_keys(member, EARLIER_MEMBER_KEYS) for member in document.get("members", [])]
     return document
-
-
-def _rename(document: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Return a mapping with other names of keys."""
-    return {renamed.get(name, name): value for name, value in document.items()}

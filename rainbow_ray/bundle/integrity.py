@@ -12,6 +12,7 @@ from typing import Any
 
 from rainbow_ray.utils.hashing import file_sha256
 from rainbow_ray.utils.io import describe_foreign_content
+from rainbow_ray.utils.mappings import rename_keys
 
 DESCRIPTION = "bundle.json"
 GRAPH = "model.onnx"
@@ -51,7 +52,7 @@ def check_files(
         FileNotFoundError: The folder has no description, or none of the files.
     """
     document = _read_description(folder, formats)
-    document = {(renamed or {}).get(name, name): value for name, value in document.items()}
+    document = rename_keys(document, renamed or {})
     missing = set(required) - set(document)
     if missing:
         raise ValueError(f"{DESCRIPTION} lacks {', '.join(sorted(missing))}")

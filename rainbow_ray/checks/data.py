@@ -43,7 +43,7 @@ def check_songs(plan: RunPlan, data: PreparedData) -> Iterator[CheckResult]:
     labels = summarize_labels(profile["labels"])
     yield CheckResult("ok", "songs", f"{profile['songs']} songs from {rows} of {plan.manifest.shown}; {labels}")
     for reason, n in profile["dropped"].items():
-        yield CheckResult("ok", "songs", f"left out: {n} rows: {reason}")
+        yield CheckResult("ok", "songs", f"{n} rows left out: {reason}")
     first, _ = mean_score_per_song(data.source, np.arange(len(data.source)), np.zeros(len(data.source)))
     n_rarest = min(np.unique(data.task.strata(data.source.targets[first]), return_counts=True)[1])
     if n_rarest < MIN_SONGS_PER_LABEL:
@@ -117,14 +117,16 @@ def _columns(plan: RunPlan) -> pa.Table:
     manifest = plan.manifest
     names = [field.name for field in manifest.schema if not _is_media(field.type)]
     raw = read_sample(manifest, names, MAX_ROWS)
-    table = pa.table([_readable(column, name) for name, column in zip(names, raw.columns, strict=True)], names=names)
+    table = pa.table(
+        [_decode_column(column, name) for name, column in zip(names, raw.columns, strict=True)], names=names
+    )
     if STRUCT_COLUMN in names and not pa.types.is_struct(table.schema.field(STRUCT_COLUMN).type):
         structs = _parse_json(table[STRUCT_COLUMN].to_pylist())
         table = table.set_column(names.index(STRUCT_COLUMN), STRUCT_COLUMN, structs)
     return table
 
 
-def _readable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
+def _decode_column(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
     """Convert a column to values that Python can read: text and ids as in training, decimals as floats."""
     kind = plain_type(column.type)
     if pa.types.is_decimal(kind):
@@ -140,7 +142,7 @@ def _is_media(kind: pa.DataType) -> bool:
     return any(predicate(kind) for predicate in predicates)
 
 
-def _plain(values: list[Any]) -> pa.Array:
+def _make_array(values: list[Any]) -> pa.Array:
     """Return numbers where all values are numbers, otherwise strings."""
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
@@ -159,5 +161,5 @@ def _parse_json(texts: list[str | None]) -> pa.Array:
     names = dict.fromkeys(
         name for item in objects for name, value in item.items() if not isinstance(value, list | dict)
     )
-    columns = [_plain([item.get(name) for item in objects]) for name in names]
+    columns = [_make_array([item.get(name) for item in objects]) for name in names]
     return pa.StructArray.from_arrays(columns, names=list(names)) if columns else pa.nulls(len(texts), pa.string())

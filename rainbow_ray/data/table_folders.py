@@ -18,13 +18,12 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from rainbow_ray.data.table_formats import DELTA_LOG, UNREADABLE_LOG, NotUnderstoodError, current_files
-from rainbow_ray.utils.errors import InputError, printable
+from rainbow_ray.utils.errors import InputError, format_names, printable
 
 ENDINGS = (".parquet", ".pq", ".parq")
 HIDDEN = (".", "_")
 MAGIC = b"PAR1"
 MAX_TYPE_CHECKS = 1000  # files whose first bytes are read
-MAX_SHOWN_NAMES = 3  # files in a note
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 Values = Mapping[str, str | int | None]
@@ -90,7 +89,8 @@ def list_folder(filesystem: FileSystem, folder: str, label: str) -> FolderFiles:
         *_note(repeats, "since it links to a file that is already read"),
     ]
     if repeated_links:
-        notes.append(f"links to folders that are already read are not followed: {_format_names(repeated_links)}")
+        listed = printable(format_names(repeated_links))
+        notes.append(f"links to folders that are already read are not followed: {listed}")
     if not files:
         raise InputError(f"{label}: the folder contains no parquet file (*.parquet){''.join(f'; {n}' for n in notes)}")
     values = [_partition_values(name) for name in files]
@@ -182,13 +182,7 @@ def _note(names: Sequence[str], reason: str) -> list[str]:
     if not names:
         return []
     files = "1 parquet file is" if len(names) == 1 else f"{len(names)} parquet files are"
-    return [f"{files} not read, {reason}: {_format_names(names)}"]
-
-
-def _format_names(names: Sequence[str]) -> str:
-    return ", ".join(printable(name) for name in names[:MAX_SHOWN_NAMES]) + (
-        ", …" if len(names) > MAX_SHOWN_NAMES else ""
-    )
+    return [f"{files} not read, {reason}: {printable(format_names(names))}"]
 
 
 def _partition_values(name: str) -> dict[str, str | None]:

@@ -88,13 +88,13 @@ def collect_notes(plan: RunPlan, data: PreparedData, fits: Sequence[FitResult]) 
     messages = [*plan.warnings, *data.warnings, *(note for fit in fits for note in fit.facts["notes"])]
     if plan.input_spec.audio not in (None, "embedded"):
         messages.append(
-            "the defaults for audio were measured with the embedded encoder only; with"
-            f" {plan.input_spec.audio} they are a guess"
+            "the defaults for audio were measured with the embedded encoder only; they have not been measured with"
+            f" {plan.input_spec.audio}"
         )
     if plan.input_spec.text not in ("", "embedded"):
         messages.append(
-            "the default recipe (layer, freezing, bag of words) was measured with the embedded encoder only; with"
-            f" {plan.input_spec.text} it is a guess"
+            "the default recipe (layer, freezing, bag of words) was measured with the embedded encoder only; it has"
+            f" not been measured with {plan.input_spec.text}"
         )
     return list(dict.fromkeys(messages))
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.baselines.names import FORMER_NAMES
+from rainbow_ray.baselines.names import FORMER_BASELINES
 from rainbow_ray.utils.errors import InputError, first_line
+from rainbow_ray.utils.mappings import rename_keys
 
 SUMMARY_FORMAT = 2
 # keys of version 1 and what they are called since version 2, for runs and sweeps alike
@@ -69,12 +70,12 @@ def upgrade_summary(document: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The summary with `format` set to the present version.
     """
-    upgraded = _rename(document, RENAMED_KEYS)
+    upgraded = rename_keys(document, RENAMED_KEYS)
     for name, renamed in RENAMED_NESTED_KEYS.items():
         if isinstance(upgraded.get(name), Mapping):
-            upgraded[name] = _rename(upgraded[name], renamed)
+            upgraded[name] = rename_keys(upgraded[name], renamed)
     if isinstance(upgraded.get("baselines"), Mapping):
-        upgraded["baselines"] = _rename(upgraded["baselines"], FORMER_NAMES)
+        upgraded["baselines"] = rename_keys(upgraded["baselines"], FORMER_BASELINES)
     upgraded = _rename_best_baseline(upgraded)
     if isinstance(upgraded.get("revalidation"), Mapping):
         upgraded["revalidation"] = _rename_best_baseline(upgraded["revalidation"])
@@ -84,9 +85,4 @@ def upgrade_summary(document: Mapping[str, Any]) -> dict[str, Any]:
 def _rename_best_baseline(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy whose best baseline has its present name."""
     name = document.get("best_baseline")
-    return {**document, "best_baseline": FORMER_NAMES[name]} if name in FORMER_NAMES else dict(document)
-
-
-def _rename(document: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Return a copy whose keys have their present names, in the same order."""
-    return {renamed.get(key, key): value for key, value in document.items() if renamed.get(key) not in document}
+    return {**document, "best_baseline": FORMER_BASELINES[name]} if name in FORMER_BASELINES else dict(document)

@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
-from rainbow_ray.utils.errors import first_line
-from rainbow_ray.utils.io import describe_foreign_content
+from rainbow_ray.utils.errors import first_line, format_names
+from rainbow_ray.utils.io import PICKLE_MAGIC, ZIP_MAGIC, describe_foreign_content
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"  # after the name of weights that lie in several files
-ZIP, PICKLE = b"PK", b"\x80"  # first bytes
+INDEX = ".index.json"  # suffix of the index of sharded weights
+OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot", ".pt", ".pth", ".safetensors", ".bin")
 NEVER_READ = ("pooler.", "masked_spec_embed", "contact_head.", "lm_head.")  # weights that may be missing
-INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")  # safetensors types that no weight has
+NON_FLOAT_TYPES = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")  # names in safetensors
 PARAMETERS = ("weight", "bias", "gamma", "beta")  # last parts of the names of weights; buffers have other names
 ROBERTA_FAMILY = ("roberta", "xlm-roberta", "camembert")  # weight names as in BERT, positions counted differently
-MAX_SHOWN_NAMES = 3  # names of files or tensors in a message
 
 
 def check_finite(module: Any) -> list[str]:
@@ -33,7 +32,7 @@ def check_finite(module: Any) -> list[str]:
         One problem, or none.
     """
     broken = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
-    return [f"its weights are not finite numbers ({_format_names(broken)})"] if broken else []
+    return [f"its weights are not finite numbers ({format_names(broken)})"] if broken else []
 
 
 def check_values(body: Any) -> list[str]:
@@ -71,8 +70,8 @@ def check_weight_files(folder: Path) -> list[str]:
     names = [SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX]
     chosen = next((folder / name for name in names if (folder / name).is_file()), None)
     if chosen is None:
-        unread = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_FORMATS)
-        unread_files = f"; these files are not read: {_format_names(unread)}" if unread else ""
+        unread = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
+        unread_files = f"; these files are not read: {format_names(unread)}" if unread else ""
         return [f"the folder has no weights, which must be in {SAFETENSORS} or {PICKLED}{unread_files}"]
     if foreign := describe_foreign_content(chosen):
         return [foreign]
@@ -82,13 +81,10 @@ def check_weight_files(folder: Path) -> list[str]:
         return [f"{chosen.name} is damaged ({first_line(error)}): copy it again"]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        return [f"{len(missing)} of its {len(files)} weight files are missing ({_format_names(missing)})"]
+        return [f"{len(missing)} of its {len(files)} weight files are missing ({format_names(missing)})"]
     problems = [problem for file in files if (problem := describe_foreign_content(file))]
     check = _check_safetensors if chosen.name.startswith(SAFETENSORS) else _check_pickled
     return problems or [problem for file in files if (problem := check(file))]
-
-
-_OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot", ".pt", ".pth", ".safetensors", ".bin")
 
 
 def _list_shards(index: Path) -> list[Path]:
@@ -107,7 +103,7 @@ def _check_safetensors(file: Path) -> str | None:
         with safe_open(file, "pt") as opened:
             return _integer_problem(file, {name: opened.get_slice(name).get_dtype() for name in opened.keys()})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        if _first_bytes(file) == ZIP or _first_bytes(file)[:1] == PICKLE:
+        if _first_bytes(file) == ZIP_MAGIC or _first_bytes(file)[:1] == PICKLE_MAGIC:
             return f"{file.name} is a pickle under another name: rename it to {PICKLED}, or save it as safetensors"
         return f"{file.name} is cut off or damaged ({first_line(error)}): copy it again"
 
@@ -123,24 +119,26 @@ def _check_pickled(file: Path) -> str | None:
         integer_types = {name: str(dtype) for name, dtype in dtypes.items()
                  if not dtype.is_floating_point and not dtype.is_complex}  # fmt: skip
         return _integer_problem(file, integer_types)
-    if _first_bytes(file)[:1] == PICKLE:
+    if _first_bytes(file)[:1] == PICKLE_MAGIC:
         return None
     return f"{file.name} is cut off or damaged: copy it again"
 
 
 def _integer_problem(file: Path, dtypes: Mapping[str, str]) -> str | None:
     """Return a problem if weights are integers: transformers would not apply the scales of a quantized model."""
-    integer_names = [name for name, dtype in dtypes.items() if (dtype in INTEGERS or dtype.startswith("torch."))
+    integer_names = [name for name, dtype in dtypes.items() if (dtype in NON_FLOAT_TYPES or dtype.startswith("torch."))
              and name.rsplit(".", 1)[-1] in PARAMETERS]  # fmt: skip
     if not integer_names:
         return None
     dtype = dtypes[integer_names[0]].removeprefix("torch.")
-    return f"{file.name} has {len(integer_names)} weights of type {dtype} ({_format_names(integer_names)}), as" \
-           " quantized models have: use floating-point weights"  # fmt: skip
+    return (
+        f"{file.name} has {len(integer_names)} weights of type {dtype} ({format_names(integer_names)}), as"
+        " quantized models have: use floating-point weights"
+    )
 
 
 def _first_bytes(file: Path) -> bytes:
-    """Return the magic bytes: `torch.save` writes a zip archive, and wrote a plain pickle before torch 1.6."""
+    """Return the magic bytes of a file."""
     with file.open("rb") as opened:
         return opened.read(2)
 
@@ -164,9 +162,9 @@ def check_loaded(body: Any, info: dict[str, Any]) -> list[str]:
         problems.append(f"model_type in config.json is {kind!r}, but its weights are those of a {bert}")
     if missing:
         unexpected = sorted(info["unexpected_keys"])
-        extra = f"; its file has {len(unexpected)} others ({_format_names(unexpected)})" if unexpected else ""
+        extra = f"; its file has {len(unexpected)} others ({format_names(unexpected)})" if unexpected else ""
         problems.append(f"{len(missing)} of the {n_expected} weights of a {kind!r} model are missing"
-                        f" ({_format_names(missing)}){extra}: the weights or config.json belong to another model"
+                        f" ({format_names(missing)}){extra}: the weights or config.json belong to another model"
                         )  # fmt: skip
     used = [mismatch for mismatch in mismatched if not _is_never_read(mismatch[0])]
     if used:
@@ -197,7 +195,3 @@ def _is_never_read(name: str) -> bool:
 
 def _format_shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) or "a single number"
-
-
-def _format_names(names: list[str]) -> str:
-    return ", ".join(names[:MAX_SHOWN_NAMES]) + (", …" if len(names) > MAX_SHOWN_NAMES else "")

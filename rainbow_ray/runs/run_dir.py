@@ -38,8 +38,8 @@ INITIAL_FILES = (LOCK, SPACE, "config.yaml")
 TEMPORARY_SUFFIXES = (".tmp", ".writable")
 # Files of a folder that contains work.
 WORK_FILES = ("split.json", "checkpoints", "trials.jsonl", "trials")
-# Former names of files and folders, which a run or a sweep that an earlier version started may have.
-FORMER_NAMES = {"frozen_features": "prefix", "revalidation": "confirm"}
+# Former names of files and folders by present name, which a run or a sweep that an earlier version started may have.
+FORMER_FILES = {"frozen_features": "prefix", "revalidation": "confirm"}
 MAX_ERROR_CHARACTERS = 120
 
 
@@ -65,7 +65,7 @@ class RunDir:
             The path; a file or folder that an earlier version wrote under its former name keeps that name.
         """
         path = self.path / name
-        former_name = FORMER_NAMES.get(name)
+        former_name = FORMER_FILES.get(name)
         return (
             self.path / former_name
             if former_name and not path.exists() and (self.path / former_name).exists()
@@ -297,7 +297,8 @@ def _claim(run_dir: RunDir) -> RunDir:
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(f"{run_dir.path}: another command is at work in it") from error
+        advice = "try again when it has finished, or choose another --name"
+        raise InputError(f"{run_dir.path} is locked by another command; {advice}") from error
     return RunDir(run_dir.path, lock)
 
 

@@ -64,7 +64,7 @@ def describe_dataset(plan: RunPlan, data: PreparedData) -> list[str]:
     return [
         f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.shown};"
         f" {summarize_labels(profile['labels'])}",
-        *(f"  left out: {n} rows: {reason}" for reason, n in profile["dropped"].items()),
+        *(f"  {n} rows left out: {reason}" for reason, n in profile["dropped"].items()),
     ]
 
 

@@ -6,14 +6,14 @@ Everything that is left out, joined or renamed is count_names and named, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rainbow_ray.config.schema import DataConfig, TrainingConfig
 from rainbow_ray.data.text_cells import label_name
 from rainbow_ray.tasks.label_cells import doubtful_names
-from rainbow_ray.utils.errors import InputError, did_you_mean
+from rainbow_ray.utils.errors import InputError, did_you_mean, format_names
 
 OTHER = "other"
 UNKNOWN = "label that data.class_mapping lacks"
@@ -93,7 +93,8 @@ def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> Mapp
             unknown.append(label)
     if unknown:
         assert mapping is not None
-        raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {_format_names(unknown)}"
+        listed = format_names(unknown, SHOWN, count_rest=True)
+        raise InputError(f"target {column!r} has labels that data.class_mapping lacks: {listed}"
                          f"{did_you_mean(unknown[0], mapping)}; add them, or choose data.unknown_classes")  # fmt: skip
     changes = (
         (f"labels that data.class_mapping lacks become {OTHER!r}", to_other),
@@ -101,7 +102,7 @@ def map_labels(labels: Mapping[str, int], column: str, data: DataConfig) -> Mapp
         ("labels that data.class_mapping leaves out", [name for name in reasons if reasons[name] == MAPPED_AWAY]),
     )
     notes = [
-        f"{change}: {_format_names([f'{name} ({labels[name]} rows)' for name in changed])}"
+        f"{change}: {format_names([f'{name} ({labels[name]} rows)' for name in changed], SHOWN, count_rest=True)}"
         for change, changed in changes if changed
     ]  # fmt: skip
     if data.null_class is not None:
@@ -138,9 +139,8 @@ def order_classes(present: Iterable[str], data: DataConfig) -> tuple[str, ...]:
     """
     names = sorted(set(present))
     if len(names) > MAX_CLASSES:
-        raise InputError(
-            f"{len(names)} different labels are too many classes ({_format_names(names)}); for numbers: --phase 4"
-        )
+        listed = format_names(names, SHOWN, count_rest=True)
+        raise InputError(f"{len(names)} different labels are too many classes ({listed}); for numbers: --phase 4")
     numbers = {_text(name): number for name, number in (data.class_mapping or {}).items() if isinstance(number, int)}
     return tuple(sorted(names, key=lambda name: (numbers.get(name, len(numbers)), name)))
 
@@ -165,7 +165,7 @@ def apply_rare_policy(
     rare = sorted(name for name, n in songs.items() if n < min_songs)
     if not rare:
         return {name: name for name in songs}, ()
-    listed = _format_names([f"{name} ({songs[name]})" for name in rare])
+    listed = format_names([f"{name} ({songs[name]})" for name in rare], SHOWN, count_rest=True)
     if data.rare_classes == "error":
         raise InputError(f"target {column!r} has classes of fewer than {min_songs} songs: {listed}; see"
                          " data.rare_classes (drop, other) and data.min_songs_per_class")  # fmt: skip
@@ -206,7 +206,7 @@ def small_class_warnings(songs: Mapping[str, int], config: TrainingConfig, conse
     if config.class_weights != "auto" or config.loss in WEIGHTED_LOSSES or config.sampling != "none" or not tiny:
         return ()
     return (
-        f"classes with too few songs for a higher weight: {_format_names(tiny)}; {consequence}"
+        f"classes with too few songs for a higher weight: {format_names(tiny, SHOWN, count_rest=True)}; {consequence}"
         " (training.class_weights=balanced)",
     )
 
@@ -249,8 +249,3 @@ def mapped_names(data: DataConfig) -> frozenset[str]:
 
 def _text(label: Any) -> str:
     return label_name(str(label))
-
-
-def _format_names(names: Sequence[str]) -> str:
-    suffix = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + suffix

@@ -29,13 +29,12 @@ from rainbow_ray.data.list_cells import (
     single_item,
 )
 from rainbow_ray.data.text_cells import label_name, label_names, text_column
-from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.errors import InputError, format_names
 
 DELIMITERS = r"[,;|]"
 TORN_PIECE = "a delimiter inside of brackets or quotes"  # part of a message
 MISSING_WORDS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a"})  # written for missing cells
 BRACKETED = re.compile(r"\[[^\[\]{}()'\",]*\w[^\[\]{}()'\",]*\]")  # `[chorus]`: a list of one name, or a name
-MAX_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def single_labels(labels: pa.ChunkedArray, column: str, keep: Collection[str] = 
     if list_texts:
         n_lists = sum(n_rows[text] for text in list_texts)
         notes = (f"target {column!r}: {n_lists} rows have a list of one label, which is read as the label"
-                 f" ({_format_names(list_texts)})",)  # fmt: skip
+                 f" ({format_names(list_texts, count_rest=True)})",)  # fmt: skip
     new_codes, distinct = pd.factorize(np.array([*names, None], dtype=object))
     # the code -1 of a missing label selects the last entry, which is None
     return LabelCells(new_codes[codes], tuple(str(name) for name in distinct), notes)
@@ -194,7 +193,7 @@ def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[st
     notes = []
     missing = [name for name in counts if name.casefold() in MISSING_WORDS and name not in mapped]
     if missing:
-        listed = _format_names([f"{name!r} ({counts[name]} rows)" for name in missing])
+        listed = format_names([f"{name!r} ({counts[name]} rows)" for name in missing], count_rest=True)
         notes.append(f"target {column!r}: {listed} may be a missing value that was written as text, and is read as a"
                      " class; write null in the table, or list the classes in data.class_mapping and map it to null"
                      )  # fmt: skip
@@ -205,7 +204,7 @@ def doubtful_names(counts: Mapping[str, int], column: str, mapped: Collection[st
              for names in groups.values() if len(names) > 1]  # fmt: skip
     if similar:
         notes.append(f"target {column!r}: names that differ only in case, white space or width are different classes:"
-                     f" {_format_names(similar)}; merge them with data.class_mapping")  # fmt: skip
+                     f" {format_names(similar, count_rest=True)}; merge them with data.class_mapping")  # fmt: skip
     return tuple(notes)
 
 
@@ -223,7 +222,7 @@ def without_missing_words(cells: LabelCells, column: str, keep: Collection[str] 
     words = [name for name in cells.names if name.casefold() in MISSING_WORDS and name not in keep]
     if not words:
         return cells
-    listed = _format_names([f"{name!r} ({cells.counts[name]} rows)" for name in words])
+    listed = format_names([f"{name!r} ({cells.counts[name]} rows)" for name in words], count_rest=True)
     labels = [name for name in cells.names if name not in words]
     new_code = np.array([labels.index(name) if name in labels else -1 for name in cells.names] + [-1])
     note = f"target {column!r}: {listed} is read as a missing label, and these rows are left out"
@@ -260,7 +259,7 @@ def _refuse(refused: Mapping[str, Sequence[str]], n_rows: Mapping[str, int], col
     if refused:
         raise InputError([
             f"target {column!r} has {form} in {sum(n_rows[text] for text in texts)} rows, such as"
-            f" {_format_names([_shorten(text) for text in texts])}; {advice}"
+            f" {format_names([_shorten(text) for text in texts], count_rest=True)}; {advice}"
             for form, texts in refused.items()
         ])  # fmt: skip
 
@@ -283,8 +282,3 @@ def _refuse_indicators(cells: Iterable[Any], column: str) -> None:
 
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _format_names(names: Sequence[str]) -> str:
-    suffix = f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
-    return ", ".join(names[:MAX_SHOWN_NAMES]) + suffix

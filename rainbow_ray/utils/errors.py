@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, separators of lines
 
@@ -76,6 +76,21 @@ def first_line(error: BaseException) -> str:
     """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:200]
+
+
+def format_names(names: Sequence[str], max_shown: int = 3, *, count_rest: bool = False) -> str:
+    """Return the first of several names, for a message.
+
+    Args:
+        names: Names of files, classes or similar.
+        max_shown: Maximum number of names that are shown.
+        count_rest: Whether the number of further names is given, instead of an ellipsis.
+
+    Returns:
+        The names, separated by commas; `", …"` or `" and N more"` follows where there are more.
+    """
+    rest = f" and {len(names) - max_shown} more" if count_rest else ", …"
+    return ", ".join(names[:max_shown]) + (rest if len(names) > max_shown else "")
 
 
 def did_you_mean(name: str, known: Iterable[str], max_suggestions: int = 3) -> str:

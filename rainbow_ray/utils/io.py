@@ -58,6 +58,9 @@ def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+# first bytes: `torch.save` writes a zip archive, and wrote a plain pickle before torch 1.6
+ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
+PICKLE_HEADERS = (PICKLE_MAGIC + b"\x02", PICKLE_MAGIC + b"\x04", ZIP_MAGIC)  # with the protocol of the pickle
 HEAD_BYTES = 64  # of a file, which identify its format
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 

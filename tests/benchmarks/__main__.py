@@ -11,7 +11,7 @@ NAMES = (
     "step_overhead",
     "workers",
     "checkpoints",
-    "prefix",
+    "frozen_features",
     "trial_cost",
     "sweep",
     "selection_coverage",

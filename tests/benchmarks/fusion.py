@@ -60,7 +60,7 @@ def run(
     for fold in range(data.split.n_folds):
         fit_folder = folder / "-".join(modalities) / f"{seed}-{fold}"
         val, fitted = fit_fold(
-            plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", CACHE_BYTES)
+            plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "frozen_features", CACHE_BYTES)
         )
         for name, fold_scores in {"+".join(modalities): fitted.val_scores, **fitted.subset_scores}.items():
             scores.setdefault(name, empty_scores(data.task, len(data.source)))[val] = fold_scores

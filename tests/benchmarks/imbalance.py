@@ -80,13 +80,13 @@ def write_songs(folder: Path, seed: int) -> Path:
     return path
 
 
-def measure(manifest: Path, seed: int, keys: dict[str, Any], prefix: FrozenFeatureCache) -> dict[str, float]:
+def measure(manifest: Path, seed: int, keys: dict[str, Any], frozen_cache: FrozenFeatureCache) -> dict[str, float]:
     plan = plan_of(manifest, "embedded", reproducibility__seed=seed, data__folds=5, **keys)
     data = data_of(plan)
     scores = empty_scores(data.task, len(data.examples))
     for fold in range(data.split.n_folds):
         with tempfile.TemporaryDirectory() as folder:
-            val, fitted = fit_fold(plan, data, Path(folder), fold, frozen_cache=prefix)
+            val, fitted = fit_fold(plan, data, Path(folder), fold, frozen_cache=frozen_cache)
         scores[val] = fitted.val_scores
     targets, songs = data.examples.targets, np.arange(len(scores))
     # as in a run: calibration is fitted to the other folds
@@ -121,9 +121,9 @@ def main() -> None:
         print("| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         manifests = [write_songs(Path(name), seed) for seed in range(options.seeds)]
-        prefix = FrozenFeatureCache(Path(name) / "prefix", 8 * 2**30)
+        frozen_cache = FrozenFeatureCache(Path(name) / "frozen_features", 8 * 2**30)
         for method in methods:
-            rows = [measure(manifest, seed, METHODS[method], prefix) for seed, manifest in enumerate(manifests)]
+            rows = [measure(manifest, seed, METHODS[method], frozen_cache) for seed, manifest in enumerate(manifests)]
             columns = {metric: [row[metric] for row in rows] for metric in METRICS}
             if options.markdown:
                 cells = [f"{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}" for v in columns.values()]

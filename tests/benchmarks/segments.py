@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
         for fold in range(data.split.n_folds):
             fit_folder = folder / f"{kind}-{seed}-{fold}"
             val, fitted = fit_fold(
-                plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "prefix", CACHE_BYTES)
+                plan, data, fit_folder, fold, frozen_cache=FrozenFeatureCache(folder / "frozen_features", CACHE_BYTES)
             )
             scores[val] = fitted.val_scores
         scores_by_name[kind] = scores

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.runs.run_dir import FORMER_NAMES, RunDir, closing, open_run
+from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, open_run
 from rainbow_ray.utils.errors import InputError
 
 
@@ -21,7 +21,7 @@ def release(run_dir: RunDir) -> None:
     run_dir.lock.release()
 
 
-@pytest.mark.parametrize(("name", "former"), FORMER_NAMES.items())
+@pytest.mark.parametrize(("name", "former"), FORMER_FILES.items())
 def test_a_folder_that_an_earlier_version_started_keeps_its_name(tmp_path, name, former):
     run_dir = RunDir(tmp_path)
     assert run_dir.file(name) == tmp_path / name
@@ -35,7 +35,9 @@ def test_a_run_is_locked_while_it_is_open(config):
     run_dir = open_run(config, "a", resume=False)
     run_dir.file("data.json").touch()
     run_dir.file("split.json").touch()
-    with pytest.raises(InputError, match="another command is at work"):
+    with pytest.raises(
+        InputError, match="is locked by another command; try again when it has finished, or choose another --name"
+    ):
         open_run(config, "a", resume=True)
     release(run_dir)
     resumed = open_run(config, "a", resume=True)

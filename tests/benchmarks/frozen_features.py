@@ -1,8 +1,8 @@
 """Seconds of an epoch with and without the cache of frozen features, for each freeze depth, alternately.
 
-`python -m tests.benchmarks.prefix [--manifest P] [--rounds 3]` prints JSON. Each ratio is compared with the expected
-one: a layer costs 1 forward and 2 backward, a frozen layer only its forward, a cached layer nothing. The first epoch,
-which fills the cache, is excluded; `fill_and_start` is its cost.
+`python -m tests.benchmarks.frozen_features [--manifest P] [--rounds 3]` prints JSON. Each ratio is compared with the
+expected one: a layer costs 1 forward and 2 backward, a frozen layer only its forward, a cached layer nothing. The first
+epoch, which fills the cache, is excluded; `fill_and_start` is its cost.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for depth_name, depth in DEPTHS.items():
-            cache = FrozenFeatureCache(folder / "prefix", 4096 * MB)
+            cache = FrozenFeatureCache(folder / "frozen_features", 4096 * MB)
             start_time = time.perf_counter()
             epochs(options.manifest, depth, cache, folder / "fill", 0)
             fill_seconds = time.perf_counter() - start_time
