@@ -24,7 +24,7 @@ class _RenamedFlag(argparse.Action):
     """Store the value of a flag under either of its names; print one line for the former one."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, is_switch: bool = False, **options: Any) -> None:
-        switch_options = {"nargs": 0, "default": False} if is_switch else {}
+        switch_options: dict[str, Any] = {"nargs": 0, "default": False} if is_switch else {}
         super().__init__(option_strings, dest, **switch_options, **options)
         self.present_name, self.former_name = option_strings
         self.is_switch = is_switch
@@ -40,13 +40,15 @@ class _RenamedFlag(argparse.Action):
         given = _GivenFlag(namespace, option_string or self.present_name, True if self.is_switch else values)
         earlier, self._earlier = self._earlier, given
         # a parser can be used again, with another namespace
-        is_repeated = earlier is not None and earlier.namespace is namespace
-        if is_repeated and earlier.name != given.name and earlier.value != given.value:
-            message = f"{earlier} contradicts {given}; give only {self.present_name}"
-            raise argparse.ArgumentError(None, message)
+        if earlier is not None and earlier.namespace is namespace and _contradict(earlier, given):
+            raise argparse.ArgumentError(None, f"{earlier} contradicts {given}; give only {self.present_name}")
         if given.name == self.former_name:
             print_note(f"{self.former_name} is deprecated: the flag is now {self.present_name}")
         setattr(namespace, self.dest, given.value)
+
+
+def _contradict(first: _GivenFlag, second: _GivenFlag) -> bool:
+    return first.name != second.name and first.value != second.value
 
 
 def add_renamed_flag(parser: argparse.ArgumentParser, present_name: str, former_name: str, **options: Any) -> None:

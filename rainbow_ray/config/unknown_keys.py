@@ -20,5 +20,5 @@ def explain_unknown_key(key: str) -> str:
     names = {**{name: name for name in known_keys()}, **renamed_keys()}
     keys_of_section = [present for name, present in names.items() if name.startswith(f"{key}.")]
     if keys_of_section:
-        return f"unknown key: {key} is a section; set one of its keys, such as {keys_of_section[0]}"
+        return f"unknown key (it is a section; set one of its keys, such as {keys_of_section[0]})"
     return f"unknown key{did_you_mean(key, known_keys(), renamed=renamed_keys())}"

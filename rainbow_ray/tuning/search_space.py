@@ -268,7 +268,7 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
         seen = {**draw.suggestions, **seen}
         notes |= draw.notes
         if draw.problems:
-            problems |= dict.fromkeys(InputError(draw.problems).problems)
+            problems |= dict.fromkeys(draw.problems)
             if not seen:
                 break  # it fails before its first suggestion
             continue

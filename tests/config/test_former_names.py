@@ -171,7 +171,7 @@ def test_a_value_for_a_section_is_refused_with_one_of_its_keys(section, example)
     with pytest.raises(InputError) as error:
         read(f"{section}=3")
     assert error.value.problems == [
-        f"command line: {section}: unknown key: {section} is a section; set one of its keys, such as {example}"
+        f"command line: {section}: unknown key (it is a section; set one of its keys, such as {example})"
     ]
     assert explain_unknown_key("modell").startswith("unknown key (did you mean")
 
