@@ -311,10 +311,7 @@ def test_a_choice_under_both_names_is_refused(config, check):
     ("key", "message"),
     [
         ("model.lexical.widht", r"model\.lexical\.widht: unknown key \(did you mean model\.bag_of_words\.hidden_size"),
-        (
-            "model.lexical",
-            r"model\.lexical: unknown key \(it is a section; set one of its keys, such as model\.bag_of_words\.enabled",
-        ),
+        ("model.lexical", r"unknown key \(it is a section; set one of its keys, such as model\.bag_of_words\.enabled"),
     ],
 )
 def test_unknown_keys_get_present_names(config, check, key, message):
