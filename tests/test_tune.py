@@ -284,7 +284,7 @@ def test_all_problems_are_reported_at_once(run_rejected, tmp_path):
     (tmp_path / "custom.py").write_text("def space(trial):\n    trial.suggest_int('training.epochz', 1, 5)\n")
     output = run_rejected("--manifest", "demo", "--budget-usd", "3", "--space", "custom.py:space")
     assert "add --usd-per-hour" in output
-    assert "unknown axis 'training.epochz' (did you mean training.epochs" in output
+    assert "training.epochz: unknown key (did you mean training.epochs" in output
     output = run_rejected("--manifest", "nowhere.parquet", "--space", "none.py:space")
     assert "nowhere.parquet" in output
     assert "the file none.py does not exist" in output

@@ -271,10 +271,14 @@ def _tensor_files(bundle: Bundle) -> dict[str, dict[str, torch.Tensor]]:
 
 def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """Read a file of tensors. Raises `ValueError` for a pickle, `SafetensorError` for a damaged file."""
-    if file.is_file() and file.read_bytes()[:2] in PICKLE_HEADERS:
-        raise ValueError(f"{file.name} is a pickle, not safetensors: it is not opened")
-    with safe_open(file, "pt"):  # checks the header before memory is allocated
-        pass
+    try:
+        with safe_open(file, "pt"):  # checks the header before memory is allocated
+            pass
+    except SafetensorError as error:
+        # only now: the header of a safetensors file starts with its length, which may have the bytes of a pickle
+        if file.read_bytes()[:2] in PICKLE_HEADERS:
+            raise ValueError(f"{file.name} is a pickle, not safetensors: it is not opened") from error
+        raise
     return upgrade_state_keys(load_file(file))
 
 

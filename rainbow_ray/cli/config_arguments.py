@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rainbow_ray.cli.deprecated_flags import add_deprecated_flag
+from rainbow_ray.cli.deprecated_flags import add_renamed_flag
 from rainbow_ray.config.json_schema import config_json_schema
 from rainbow_ray.config.load import ADDRESS_VARIABLE, Resolved, dump, environment_variables, parse_value, resolve
 from rainbow_ray.config.phases import get_phase
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import path_option
+from rainbow_ray.utils.streams import print_note
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class KeyFlag:
         help: Description for `--help`.
         is_text: Whether the value stays text. Names and paths do, even if YAML would read a number or a date.
         is_list: Whether commas separate several values.
+        former_name: Former name of the flag, or None.
     """
 
     name: str
@@ -36,6 +38,7 @@ class KeyFlag:
     help: str
     is_text: bool = False
     is_list: bool = False
+    former_name: str | None = None
 
     @property
     def destination(self) -> str:
@@ -87,7 +90,10 @@ TUNE_FLAGS = (
     KeyFlag(
         "--space", "tune.space", "FILE:FUNCTION", "search space (default: tune_spaces/phaseN.py)", is_text=True
     ),
-    KeyFlag("--max-concurrent", "tune.max_concurrent_trials", "N", "trials that run in parallel"),
+    KeyFlag(
+        "--max-concurrent", "tune.max_concurrent_trials", "N", "trials that run in parallel",
+        former_name="--concurrent",
+    ),
     KeyFlag("--gpus-per-trial", "tune.gpus_per_trial", "F", "0.25: four trials share a GPU"),
     KeyFlag("--workers-per-trial", "tune.workers_per_trial", "N", "workers that share each fit of a trial"),
     KeyFlag("--budget-minutes", "tune.budget_minutes", "X", "stop after this time"),
@@ -122,14 +128,15 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--phase", type=int, metavar="N", help=PHASE_HELP)
     parser.add_argument("--config", type=path_option, metavar="F", help="YAML file")
     for flag in FLAGS_OF_COMMAND[command]:
-        parser.add_argument(flag.name, metavar=flag.placeholder, help=flag.help)
-    if command == "tune":
-        add_deprecated_flag(parser, "--concurrent", "--max-concurrent")
+        if flag.former_name is None:
+            parser.add_argument(flag.name, metavar=flag.placeholder, help=flag.help)
+        else:
+            add_renamed_flag(parser, flag.name, flag.former_name, metavar=flag.placeholder, help=flag.help)
     if command == "check":
-        parser.add_argument(
-            "--build-cache", action="store_true", help="read and encode all audio and MIDI into the cache"
-        )
-        add_deprecated_flag(parser, "--prepare", "--build-cache", is_switch=True)
+        add_renamed_flag(
+            parser, "--build-cache", "--prepare", is_switch=True,
+            help="read and encode all audio and MIDI into the cache",
+        )  # fmt: skip
     if command == "train":
         parser.add_argument(
             "--ensemble", action="store_true", help="keep the average of the folds' models as one model"
@@ -169,6 +176,8 @@ def print_config_or_schema(options: argparse.Namespace) -> bool:
         resolved = read_config(options)
         if resolved.problems:
             raise InputError(resolved.problems)
+        for note in resolved.notes:
+            print_note(note)
         print(dump(resolved.config), end="")
     return bool(options.print_schema or options.print_config)
 

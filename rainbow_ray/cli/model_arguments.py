@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from rainbow_ray.cli.deprecated_flags import add_deprecated_flag
+from rainbow_ray.cli.deprecated_flags import add_renamed_flag
 from rainbow_ray.config.load import ADDRESS_VARIABLE
 from rainbow_ray.utils.paths import location_option, path_option
 
@@ -51,21 +51,20 @@ def make_predict_parser(description: str) -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N",
         help="parallel workers for --manifest (default: all CPUs or GPUs for a large table)",
     )  # fmt: skip
-    parser.add_argument(
-        "--chunk-rows", type=int, metavar="N",
+    add_renamed_flag(
+        parser, "--chunk-rows", "--part-rows", type=int, metavar="N",
         help="rows of --manifest that are scored into one file, and lost at most when the command is interrupted"
         " (default: at most 10000)",
     )  # fmt: skip
-    add_deprecated_flag(parser, "--part-rows", "--chunk-rows", type=int)
     parser.add_argument(
         "--address", metavar="A", default=os.environ.get(ADDRESS_VARIABLE) or None,
         help="address of a Ray cluster to join (default: start one for this command)",
     )  # fmt: skip
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
-    parser.add_argument(
-        "--rank-by-class", metavar="NAME", help="rank by the score of this class (default: by the highest score)"
-    )
-    add_deprecated_flag(parser, "--class", "--rank-by-class")
+    add_renamed_flag(
+        parser, "--rank-by-class", "--class", metavar="NAME",
+        help="rank by the score of this class (default: by the highest score)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", choices=DEVICES)
     return parser
 

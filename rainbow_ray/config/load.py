@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rainbow_ray.config.keys import choices, known_keys, leaves
 from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, renamed_values, with_present_keys
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.unknown_keys import explain_unknown_key
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import expand, expand_space, resolve_encoder
 
@@ -136,7 +137,7 @@ def override(config: Config, values: Mapping[str, Any], source: str) -> Config:
     values = {key: value for key, value in with_present_keys(values).items() if key not in inert_keys()}
     unknown = [key for key in values if key not in known_keys()]
     if unknown:
-        raise InputError(f"{source}: unknown key{did_you_mean(key, known_keys())}" for key in unknown)
+        raise InputError(f"{source}: {key}: {explain_unknown_key(key)}" for key in unknown)
     document = config.model_dump()
     for key, value in values.items():
         _set(document, key, _resolve_path(key, value))
@@ -289,7 +290,7 @@ def _check_settings(settings: Iterable[Setting]) -> list[str]:
     problems = []
     for setting in settings:
         if setting.key not in known_keys():
-            problems.append(f"{setting.location}: unknown key{did_you_mean(setting.key, known_keys())}")
+            problems.append(f"{setting.location}: {explain_unknown_key(setting.key)}")
             continue
         if setting.key in PATH_KEYS and isinstance(setting.value, str) and _names_nothing(setting.value):
             problems.append(f"{setting.location}: {setting.value!r} names nothing; leave the key out for its default")

@@ -6,8 +6,9 @@ The names themselves are in the sections of the config: `renamed`, `renamed_valu
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rainbow_ray.config.schema import Config, Section
 
@@ -68,6 +69,41 @@ def with_present_keys(values: Mapping[str, T]) -> dict[str, T]:
     """
     renamed = renamed_keys()
     return {renamed.get(key, key): value for key, value in values.items() if renamed.get(key) not in values}
+
+
+def present_value(key: str, value: Any) -> Any:
+    """Return a value with former names replaced by present ones.
+
+    Args:
+        key: Present dotted key.
+        value: A value of the key, or lists and dicts that contain values of it.
+
+    Returns:
+        The value; itself for a key whose values have no former names.
+    """
+    names = renamed_values().get(key)
+    if names is None:
+        return value
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list | tuple):
+        return [present_value(key, item) for item in value]
+    if isinstance(value, dict):
+        return {name: present_value(key, item) for name, item in value.items()}
+    return value
+
+
+def present_json(key: str, text: str) -> str:
+    """Return JSON about a key, such as a distribution, with former names of values replaced by present ones.
+
+    Args:
+        key: Present dotted key.
+        text: JSON of a value, or of Optuna's distribution of values.
+
+    Returns:
+        The JSON; itself for a key whose values have no former names.
+    """
+    return json.dumps(present_value(key, json.loads(text))) if key in renamed_values() else text
 
 
 def _sections(section: type[Section]) -> dict[str, type[Section]]:

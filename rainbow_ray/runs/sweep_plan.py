@@ -172,12 +172,13 @@ def print_sweep_header(
     split, plan = data.split, sweep.plan
     n_songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
     folds = f"{split.n_folds} {'fold' if split.n_folds == 1 else 'folds'}"
-    axes = ", ".join(short_names(sweep.axes.distributions).values())
+    names = list(short_names(sweep.axes.distributions).values())
+    space = f"{len(names)} {'hyperparameter' if len(names) == 1 else 'hyperparameters'}: {', '.join(names)}"
     notes = [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]
     lines = [
         *prepare.describe_dataset(plan, data),
         f"{plan.config.tune.trials} trials of {folds}, {n_concurrent} in parallel; {plan.input_spec.description};"
-        f" {len(sweep.axes.distributions)} axes: {axes}",
+        f" search space of {space}",
         f"{n_songs} scored songs can show a difference in accuracy of {min_detectable_difference(n_songs):.2f} between"
         " two configs; smaller differences are chance",
         estimate.text,

@@ -13,7 +13,7 @@ import linecache
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,9 @@ from optuna.trial import BaseTrial
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.load import override, parse_value
-from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, with_present_keys
+from rainbow_ray.config.renamed_keys import inert_keys, present_json, with_present_keys
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.unknown_keys import explain_unknown_key
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.tuning import suggestions
 from rainbow_ray.tuning.optuna_study import make_study
@@ -48,6 +49,23 @@ NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_secon
 
 
 @dataclass(frozen=True)
+class Draw:
+    """A call of a space's function with a trial.
+
+    Attributes:
+        values: Config values of the trial: suggested values and constants.
+        suggestions: Suggestion of each suggested key; empty if the function failed.
+        notes: Deprecation warnings: former names of keys and values that the function uses.
+        problems: What is wrong with the space. The values are meaningful only without problems.
+    """
+
+    values: dict[str, Any]
+    suggestions: Mapping[str, Suggestion]
+    notes: Set[str]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
 class Space:
     """A define-by-run function.
 
@@ -61,15 +79,11 @@ class Space:
     name: str
     file: str
 
-    def draw(
-        self, trial: Any, seen: dict[str, Suggestion] | None = None, former_keys: set[str] | None = None
-    ) -> dict[str, Any]:
+    def draw(self, trial: Any) -> dict[str, Any]:
         """Return the config values of one trial: suggested values and constants.
 
         Args:
             trial: An Optuna trial.
-            seen: Suggestions of earlier draws by key, to which this draw's are added, or None.
-            former_keys: Set to which former names of keys that the space uses are added; None to discard them.
 
         Returns:
             Values by config key.
@@ -77,30 +91,36 @@ class Space:
         Raises:
             InputError: The space is invalid; the messages name its lines.
         """
-        recorder = RecordingTrial(trial, seen)
+        draw = self.record_draw(trial)
+        if draw.problems:
+            raise InputError(draw.problems)
+        return draw.values
+
+    def record_draw(self, trial: Any, earlier: Mapping[str, Suggestion] | None = None) -> Draw:
+        """Call the function with a trial.
+
+        Args:
+            trial: An Optuna trial.
+            earlier: Suggestions of earlier draws by key, which this draw's must be compatible with, or None.
+
+        Returns:
+            The values, and what the function did. An invalid space has problems, whose messages name its lines.
+        """
+        recorder = RecordingTrial(trial, earlier)
         try:
             constants = self.suggest(recorder)
         except (Exception, SystemExit) as error:
             # after a call that could not be answered, an error is likely to come of the value in its place
-            raise InputError(self._problems(recorder) or [self._explain(error)]) from error
-        if seen is not None:
-            seen.update({key: value for key, value in recorder.suggestions.items() if key not in seen})
-        if former_keys is not None:
-            former_keys |= recorder.former_keys
-        if recorder.problems:
-            raise InputError(self._problems(recorder))
-        if constants is None:
-            return recorder.values
-        if not isinstance(constants, dict) or not all(isinstance(key, str) for key in constants):
-            is_dict = isinstance(constants, dict)
-            returned = "a dict with keys that are no texts" if is_dict else f"a {type(constants).__name__}"
-            raise InputError(f"space {self.name}: it returned {returned}, not a dict from config keys to constants")
-        if former_keys is not None:
-            former_keys |= constants.keys() & renamed_keys().keys()
-        constants = with_present_keys(constants)
-        if twice := sorted(recorder.values.keys() & constants.keys()):
-            raise InputError(f"space {self.name}: it asks for {', '.join(twice)} and returns a constant for it too")
-        return {**recorder.values, **constants}
+            return Draw({}, {}, recorder.notes, self._problems(recorder) or [self._explain(error)])
+        if constants is not None and not recorder.problems:
+            if isinstance(constants, dict) and all(isinstance(key, str) for key in constants):
+                recorder.record_constants(constants)
+            else:
+                is_dict = isinstance(constants, dict)
+                kind = "a dict whose keys are not all strings" if is_dict else f"a {type(constants).__name__}"
+                recorder.problems.append(f"it returned {kind}, not a dict from config keys to constants")
+        values = {**recorder.values, **recorder.constants}
+        return Draw(values, recorder.suggestions, recorder.notes, self._problems(recorder))
 
     def _problems(self, recorder: RecordingTrial) -> list[str]:
         unknown = [problem for key in recorder.values for problem in _check_key(self, key)] if recorder.problems else []
@@ -139,7 +159,7 @@ class SearchParameters:
     Attributes:
         distributions: Distributions of each key as JSON; several where they depend on other keys.
         constants: Values as JSON of each key that the space sets for all trials.
-        notes: Deprecation warnings: the space uses former names of keys.
+        notes: Deprecation warnings: the space uses former names of keys or values.
     """
 
     distributions: dict[str, list[str]]
@@ -158,14 +178,15 @@ class SearchParameters:
         """Return the differences to the space of an earlier start.
 
         Args:
-            other: What `to_json` returned then; keys may have former names.
+            other: What `to_json` returned then; keys and values may have former names.
 
         Returns:
             Messages, sorted.
         """
         messages = []
         for kind, ours in self.to_json().items():
-            theirs = with_present_keys(other.get(kind, {}))
+            saved = with_present_keys(other.get(kind, {}))
+            theirs = {key: sorted(present_json(key, text) for text in texts) for key, texts in saved.items()}
             messages += [f"{key} is new" for key in ours.keys() - theirs.keys()]
             messages += [f"{key} was removed" for key in theirs.keys() - ours.keys()]
             common = ours.keys() & theirs.keys()
@@ -240,24 +261,25 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     constants: dict[str, set[str]] = {}
     problems: dict[str, None] = {}
     seen: dict[str, Suggestion] = {}
-    former_keys: set[str] = set()
+    notes: set[str] = set()
     for _ in range(N_DRAWS):
         trial = study.ask()
-        try:
-            values = space.draw(trial, seen, former_keys)
-        except InputError as error:
-            problems |= dict.fromkeys(error.problems)
+        draw = space.record_draw(trial, seen)
+        seen = {**draw.suggestions, **seen}
+        notes |= draw.notes
+        if draw.problems:
+            problems |= dict.fromkeys(draw.problems)
             if not seen:
                 break  # it fails before its first suggestion
             continue
         for key, distribution in trial.distributions.items():
             distributions.setdefault(key, set()).add(distribution_to_json(distribution))
-        for key in values.keys() - trial.distributions.keys():
-            constants.setdefault(key, set()).add(json.dumps(values[key], default=str))
-        messages = space.check_values(values)
+        for key in draw.values.keys() - trial.distributions.keys():
+            constants.setdefault(key, set()).add(json.dumps(draw.values[key], default=str))
+        messages = space.check_values(draw.values)
         if not messages:
             try:
-                messages = check(apply_values(config, values, f"space {space.name}"))
+                messages = check(apply_values(config, draw.values, f"space {space.name}"))
             except InputError as error:
                 messages = error.problems
         problems |= dict.fromkeys(messages)
@@ -265,8 +287,8 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
         problems[f"space {space.name}: it suggests no value, so there is nothing to search"] = None
     if problems:
         raise InputError(list(problems)[:20])
-    notes = [f"space {space.name}: {key} is deprecated: the key is now {renamed_keys()[key]}" for key in former_keys]
-    return SearchParameters(_sorted(distributions), _sorted(constants), tuple(sorted(notes)))
+    lines = tuple(f"space {space.name}: {note}" for note in sorted(notes))
+    return SearchParameters(_sorted(distributions), _sorted(constants), lines)
 
 
 def apply_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
@@ -317,7 +339,7 @@ def _check_key(space: Space, key: str) -> list[str]:
     if key in NOT_TRAINED or key in inert_keys():
         return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
     if key not in known_keys():
-        return [f"space {space.name}: unknown axis {key!r}{did_you_mean(key, known_keys())}"]
+        return [f"space {space.name}: {key}: {explain_unknown_key(key)}"]
     if key in PREPARED:
         return []
     if any(key == name or (name.endswith(".") and key.startswith(name)) for name in FIXED_KEYS):

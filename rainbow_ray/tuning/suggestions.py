@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import math
 import numbers
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rainbow_ray.config.renamed_keys import renamed_keys
+from rainbow_ray.config.renamed_keys import present_value, renamed_keys, renamed_values
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class Suggestion:
 
     Attributes:
         distribution: Distribution that it suggests a value from.
+        name: Key as the call has it: its present or a former name.
         location: Place of the call, as file:line.
     """
 
     distribution: BaseDistribution
+    name: str
     location: str
 
     def __str__(self) -> str:
@@ -34,7 +37,8 @@ class Suggestion:
 class RecordingTrial:
     """Passes calls on to an Optuna trial and records them.
 
-    A key that is suggested under a former name is recorded, and passed to Optuna, under its present name.
+    Keys and values under former names are recorded, and passed to Optuna, under their present names. The space itself
+    gets values as it writes them, and can read `params` and `distributions` by the names that it uses.
 
     An invalid call is recorded as a problem and returns an arbitrary value, so that the rest of the space is checked.
 
@@ -45,59 +49,144 @@ class RecordingTrial:
     Attributes:
         values: Value of each suggested key.
         suggestions: First suggestion of each key.
-        former_keys: Former names of keys that the space uses.
+        constants: Value of each key that the space sets for all trials.
+        notes: Deprecation warnings: former names of keys and values that the space uses.
         problems: What is wrong with the calls.
     """
 
-    def __init__(self, trial: Any, earlier: dict[str, Suggestion] | None = None) -> None:
+    def __init__(self, trial: Any, earlier: Mapping[str, Suggestion] | None = None) -> None:
         self.trial = trial
         self.earlier = earlier or {}
         self.values: dict[str, Any] = {}
         self.suggestions: dict[str, Suggestion] = {}
-        self.former_keys: set[str] = set()
+        self.constants: dict[str, Any] = {}
+        self.notes: set[str] = set()
         self.problems: list[str] = []
+        self._former_values: dict[str, dict[str, str]] = {}  # what the space writes for each present value, by key
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.trial, name)
-        if name not in DISTRIBUTIONS:
-            return attribute
+        return functools.partial(self._ask, name) if name in DISTRIBUTIONS else attribute
 
-        def ask(name: str, *arguments: Any, **options: Any) -> Any:
-            return self._ask(method, name, arguments, options)
+    @property
+    def params(self) -> dict[str, Any]:
+        """Values that the trial has suggested so far, by key; former names can be read, too."""
+        return _ByKey({key: self._as_written(key, value) for key, value in self.trial.params.items()})
 
-        method = name
-        return ask
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Distributions of the values so far, by key; former names can be read, too."""
+        return _ByKey(self.trial.distributions)
 
-    def _ask(self, method: str, key: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def record_constants(self, constants: Mapping[str, Any]) -> None:
+        """Record what the space returned.
+
+        Args:
+            constants: Values by key; keys and values may have former names.
+        """
+        names: dict[str, str] = {}
+        for name, value in constants.items():
+            key = self._present_key(name)
+            suggestion = self.suggestions.get(key)
+            if suggestion is not None and suggestion.name == name:
+                self.problems.append(f"{key} is both suggested and returned as a constant")
+            elif suggestion is not None:
+                self.problems.append(
+                    f"{key} is both suggested, as {suggestion.name}, and returned as a constant, as {name}"
+                )
+            if names.setdefault(key, name) != name:
+                self.problems.append(f"{names[key]} and {name} are the same key; return only {key}")
+            self.constants[key] = present_value(key, value)
+            if isinstance(value, str) and self.constants[key] != value:
+                self._note_former_value(key, value)
+
+    def _ask(self, method: str, /, name: Any, *arguments: Any, **options: Any) -> Any:
         location = _calling_line()
-        if not isinstance(key, str):
+        if not isinstance(name, str):
             self.problems.append(
-                f"{key!r} is not a key: the first argument of {method} is a config key ({_quote(location)})"
+                f"{name!r} is not a key: the first argument of {method} is a config key ({_quote(location)})"
             )
             return _placeholder_value(arguments)
-        if key in renamed_keys():
-            self.former_keys.add(key)
-            key = renamed_keys()[key]
+        key = self._present_key(name)
         try:
-            suggestion = Suggestion(DISTRIBUTIONS[method](*arguments, **options), location)
+            distribution = DISTRIBUTIONS[method](*arguments, **options)
+            if isinstance(distribution, CategoricalDistribution) and key in renamed_values():
+                arguments, options = (self._present_choices(key, distribution.choices),), {}
+                distribution = CategoricalDistribution(*arguments)
         except (TypeError, ValueError, OverflowError) as error:
             self.problems.append(f"{key}: {error} ({_quote(location)})")
             return self.values.setdefault(key, _placeholder_value(arguments))
-        first = self.suggestions.get(key)
-        if first is not None:
-            if first.distribution != suggestion.distribution:
-                self.problems.append(f"{key} is suggested twice: {first}, and {suggestion}; keep one of the two")
-            return self.values[key]
-        self.suggestions[key] = suggestion
+        problem = self._check(key, Suggestion(distribution, name, location))
+        if problem is not None:
+            self.problems.append(problem)
+            self.values.setdefault(key, _placeholder_value(arguments))
+        if key not in self.values:
+            self.values[key] = getattr(self.trial, method)(key, *arguments, **options)
+        return self._as_written(key, self.values[key])
+
+    def _check(self, key: str, suggestion: Suggestion) -> str | None:
+        """Record the first suggestion of a key; return how one contradicts an earlier one, or None."""
+        first = self.suggestions.setdefault(key, suggestion)
+        if first.name != suggestion.name:
+            return (
+                f"{key} is suggested twice: as {first.name} at {first.location}, and as {suggestion.name} at"
+                f" {suggestion.location}; suggest only {key}"
+            )
+        if first.distribution != suggestion.distribution:
+            return f"{key} is suggested twice: {first}, and {suggestion}; keep one of the two"
         previous = self.earlier.get(key)
-        if previous is not None and not _can_alternate(previous.distribution, suggestion.distribution):
-            self.problems.append(
+        if (
+            first is suggestion
+            and previous is not None
+            and not _can_alternate(previous.distribution, suggestion.distribution)
+        ):
+            return (
                 f"{key} is suggested from two distributions that one search cannot combine: {previous}, and"
                 f" {suggestion}; use the same kind, and the same choices, in all branches"
             )
-            return self.values.setdefault(key, _placeholder_value(arguments))
-        self.values[key] = getattr(self.trial, method)(key, *arguments, **options)
-        return self.values[key]
+        return None
+
+    def _present_key(self, name: str) -> str:
+        """Return the present name of a key; note a former one."""
+        if name in renamed_keys():
+            self.notes.add(f"{name} is deprecated: the key is now {renamed_keys()[name]}")
+        return renamed_keys().get(name, name)
+
+    def _present_choices(self, key: str, choices: Sequence[Any]) -> list[Any]:
+        """Return choices under present names; note former ones."""
+        for former, present in renamed_values()[key].items():
+            if former in choices and present in choices:
+                raise ValueError(f"{former!r} and {present!r} are the same choice; give only {present!r}")
+            if former in choices:
+                self._former_values.setdefault(key, {})[present] = former
+                self._note_former_value(key, former)
+        return [present_value(key, choice) for choice in choices]
+
+    def _note_former_value(self, key: str, value: str) -> None:
+        self.notes.add(f"{key}: {value!r} is deprecated: the value is now {present_value(key, value)!r}")
+
+    def _as_written(self, key: str, value: Any) -> Any:
+        """Return a value under the name that the space has for it."""
+        return self._former_values.get(key, {}).get(value, value) if isinstance(value, str) else value
+
+
+class _ByKey(dict[str, Any]):
+    """A dict by present key that can also be read by former keys."""
+
+    def __missing__(self, name: str) -> Any:
+        key = renamed_keys().get(name)
+        if key is None or key not in self:
+            raise KeyError(name)
+        return self[key]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(renamed_keys().get(name, name) if isinstance(name, str) else name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
 
 def describe(distribution: BaseDistribution) -> str:

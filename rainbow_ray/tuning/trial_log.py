@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rainbow_ray.config.keys import short_names
-from rainbow_ray.config.renamed_keys import with_present_keys
+from rainbow_ray.config.renamed_keys import present_json, present_value, with_present_keys
 
 State = Literal["running", "complete", "pruned", "failed"]
 FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
@@ -161,7 +161,12 @@ class TrialLog:
             values, params, distributions = (
                 with_present_keys(event[name]) for name in ("values", "params", "distributions")
             )
-            self.trials[number] = Trial(number, values, params, distributions)
+            self.trials[number] = Trial(
+                number,
+                {key: present_value(key, value) for key, value in values.items()},
+                {key: present_value(key, value) for key, value in params.items()},
+                {key: present_json(key, text) for key, text in distributions.items()},
+            )
         elif event["event"] == "report" and number in self.trials:
             self.trials[number].reports.append((event["done"], event["score"]))
         elif event["event"] == "end" and number in self.trials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, separators of lines
 
@@ -93,23 +93,27 @@ def format_names(names: Sequence[str], max_shown: int = 3, *, count_rest: bool =
     return ", ".join(names[:max_shown]) + (rest if len(names) > max_shown else "")
 
 
-def did_you_mean(name: str, known: Iterable[str], max_suggestions: int = 3) -> str:
+def did_you_mean(
+    name: str, known: Iterable[str], max_suggestions: int = 3, renamed: Mapping[str, str] | None = None
+) -> str:
     """Return a suggestion for a name that does not exist.
 
     Args:
         name: The name.
         known: Names that exist.
         max_suggestions: Maximum number of suggestions.
+        renamed: Present name of each former name. Former names are matched, too, and present ones are suggested.
 
     Returns:
         `" (did you mean X or Y?)"`, or an empty text where no name is similar.
     """
-    names = list(known)
+    renamed = renamed or {}
+    names = [*known, *renamed]
     by_lower = {candidate.lower(): candidate for candidate in names}
     matches = difflib.get_close_matches(name.lower(), list(by_lower), n=max_suggestions, cutoff=0.5)
     similar = [by_lower[match] for match in matches]
     inside = [candidate for candidate in names if name.lower() in candidate.lower() and candidate not in similar]
-    offered = (similar + inside)[:max_suggestions]
+    offered = list(dict.fromkeys(renamed.get(match, match) for match in similar + inside))[:max_suggestions]
     return f" (did you mean {' or '.join(offered)}?)" if offered else ""
 
 

@@ -64,6 +64,15 @@ def print_error(message: str) -> None:
     print(printable(f"error: {message}"), file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """Print one line of a note to standard error.
+
+    Args:
+        message: The note.
+    """
+    print(printable(f"Note: {message}"), file=sys.stderr)
+
+
 def close_output() -> None:
     """Discard further output, when standard output was closed by its reader (`… | head`)."""
     try:

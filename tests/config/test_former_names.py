@@ -11,8 +11,9 @@ import yaml
 from rainbow_ray.cli.config_arguments import make_parser, read_config
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.load import Resolved, dump, override, resolve
-from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, with_present_keys
+from rainbow_ray.config.renamed_keys import inert_keys, present_json, renamed_keys, with_present_keys
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.unknown_keys import explain_unknown_key
 from rainbow_ray.utils.errors import InputError
 
 FORMER, PRESENT = "segments.together", "segments.max_sequence_length"
@@ -137,3 +138,45 @@ def test_every_former_key_has_a_present_one():
 
 def test_the_present_name_has_precedence():
     assert with_present_keys({FORMER: 1, PRESENT: 2, "training.epochs": 3}) == {PRESENT: 2, "training.epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("model.lexical.widht", "model.bag_of_words.hidden_size"),
+        ("training.smoothin", "training.tmse_weight"),
+        ("smoothing_limit", "training.tmse_clip"),
+    ],
+)
+def test_a_misspelled_former_key_gets_the_present_one(key, suggestion):
+    with pytest.raises(InputError) as error:
+        read(f"{key}=3")
+    (problem,) = error.value.problems
+    assert f"{key}: unknown key (did you mean" in problem
+    assert suggestion in problem
+    assert not any(f"{former} or" in problem or f"{former}?" in problem for former in renamed_keys())
+    with pytest.raises(InputError, match=f"t: {key}: unknown key .*{suggestion}"):
+        override(Config(), {key: 3}, "t")
+
+
+@pytest.mark.parametrize(
+    ("section", "example"),
+    [
+        ("model", "model.text_encoder.model_name"),
+        ("model.lexical", "model.bag_of_words.enabled"),
+        ("data", "data.manifest_path"),
+    ],
+)
+def test_a_value_for_a_section_is_refused_with_one_of_its_keys(section, example):
+    with pytest.raises(InputError) as error:
+        read(f"{section}=3")
+    assert error.value.problems == [
+        f"command line: {section}: unknown key (it is a section; set one of its keys, such as {example})"
+    ]
+    assert explain_unknown_key("modell").startswith("unknown key (did you mean")
+
+
+def test_values_of_json_get_present_names():
+    text = '{"name": "CategoricalDistribution", "attributes": {"choices": ["none", "standardise"]}}'
+    assert present_json("training.target_transform", text) == text.replace("standardise", "standardize")
+    assert present_json("training.loss", text) == text

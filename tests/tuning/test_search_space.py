@@ -100,7 +100,7 @@ def test_constants_are_set_for_all_trials(config, check):
 
 
 INVALID = {
-    "an unknown axis": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "unknown axis 'training.lerning_r"),
+    "an unknown key": ("trial.suggest_float('training.lerning_rate', 1e-5, 1e-3)", "lerning_rate: unknown key"),
     "nothing": ("pass", "suggests no value"),
     "the metric": ("trial.suggest_categorical('training.metric', ['f1', 'mcc'])", "training.metric changes what a sco"),
     "the target": ("trial.suggest_categorical('data.target_column', ['a', 'b'])", "data.target_column changes what"),
@@ -218,6 +218,107 @@ def test_a_space_with_a_key_under_both_names_is_refused(config, check):
         explore(make_space(space), config, check, seed=0)
 
 
+def test_a_space_reads_its_parameters_by_the_names_that_it_uses(config, check):
+    def space(trial):
+        enabled = trial.suggest_categorical("model.lexical.enabled", [True, False])
+        assert "model.lexical.enabled" in trial.params
+        assert "model.lexical.width" not in trial.params
+        assert trial.params.get("model.lexical.width") is None
+        for name in ("model.lexical.enabled", "model.bag_of_words.enabled"):
+            assert trial.params[name] == trial.params.get(name) == enabled
+            assert trial.distributions[name].choices == (True, False)
+        assert list(trial.params) == ["model.bag_of_words.enabled"]
+        with pytest.raises(KeyError, match=r"model\.lexical\.width"):
+            trial.params["model.lexical.width"]
+
+    assert set(explore(make_space(space), config, check, seed=0).distributions) == {"model.bag_of_words.enabled"}
+    assert default_trial(make_space(space), config).params == {"model.bag_of_words.enabled": True}
+
+
+TRANSFORM = "training.target_transform"
+
+
+def test_former_values_are_searched_under_their_present_names():
+    config, returned = Config(), set()
+
+    def space(trial):
+        returned.add(trial.suggest_categorical(TRANSFORM, ["none", "standardise"]))
+        returned.add(trial.params[TRANSFORM])
+
+    axes = explore(make_space(space), config, lambda _: [], seed=0)
+    assert returned == {"none", "standardise"}, "the space compares them with its own choices"
+    assert "standardize" in axes.distributions[TRANSFORM][0]
+    assert axes.notes == (
+        f"space test:space: {TRANSFORM}: 'standardise' is deprecated: the value is now 'standardize'",
+    )
+    assert default_trial(make_space(space), config).params == {TRANSFORM: "standardize"}
+    saved = {"distributions": {TRANSFORM: [axes.distributions[TRANSFORM][0].replace("dize", "dise")]}}
+    assert axes.differences(saved) == []
+
+
+def test_former_values_of_constants_get_present_names(config):
+    def space(trial):
+        trial.suggest_int("training.batch_size", 4, 8)
+        return {TRANSFORM: "standardise"}
+
+    axes = explore(make_space(space), config, lambda _: [], seed=0)
+    assert axes.constants == {TRANSFORM: ['"standardize"']}
+    assert axes.notes == (
+        f"space test:space: {TRANSFORM}: 'standardise' is deprecated: the value is now 'standardize'",
+    )
+    assert axes.differences({**axes.to_json(), "constants": {TRANSFORM: ['"standardise"']}}) == []
+
+
+WEIGHT, FORMER_WEIGHT = "training.tmse_weight", "training.smoothing"
+
+
+@pytest.mark.parametrize(
+    ("suggested", "constants", "message"),
+    [
+        ((), {WEIGHT: 0.1, FORMER_WEIGHT: 0.2}, f"{WEIGHT} and {FORMER_WEIGHT} are the same key; return only {WEIGHT}"),
+        ((), {FORMER_WEIGHT: 0.1, WEIGHT: 0.1}, f"{FORMER_WEIGHT} and {WEIGHT} are the same key; return only {WEIGHT}"),
+        ((WEIGHT, FORMER_WEIGHT), None, f"suggested twice: as {WEIGHT} at "),
+        ((WEIGHT, FORMER_WEIGHT), None, f"and as {FORMER_WEIGHT} at "),
+        ((WEIGHT,), {WEIGHT: 0.1}, f"{WEIGHT} is both suggested and returned as a constant"),
+        (
+            (FORMER_WEIGHT,),
+            {WEIGHT: 0.1},
+            f"{WEIGHT} is both suggested, as {FORMER_WEIGHT}, and returned as a constant, as {WEIGHT}",
+        ),
+    ],
+)
+def test_contradictions_between_former_and_present_names_are_refused(config, check, suggested, constants, message):
+    def space(trial):
+        for name in suggested:
+            trial.suggest_float(name, 0.0, 0.5)
+        return constants
+
+    with pytest.raises(InputError) as error:
+        explore(make_space(space), config, check, seed=0)
+    (problem,) = error.value.problems
+    assert message in problem
+
+
+def test_a_choice_under_both_names_is_refused(config, check):
+    def space(trial):
+        trial.suggest_categorical(TRANSFORM, ["none", "standardise", "standardize"])
+
+    with pytest.raises(InputError, match="'standardise' and 'standardize' are the same choice"):
+        explore(make_space(space), config, check, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.lexical.widht", r"model\.lexical\.widht: unknown key \(did you mean model\.bag_of_words\.hidden_size"),
+        ("model.lexical", r"unknown key \(it is a section; set one of its keys, such as model\.bag_of_words\.enabled"),
+    ],
+)
+def test_unknown_keys_get_present_names(config, check, key, message):
+    with pytest.raises(InputError, match=message):
+        explore(make_space(lambda trial: trial.suggest_int(key, 1, 2) and None), config, check, seed=0)
+
+
 def test_a_default_outside_of_the_space_has_no_parameters(config):
     for suggest_outside in (
         lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,
@@ -240,10 +341,10 @@ def test_constants_are_set_for_the_default_config_too(config):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (lambda trial: {1: 2}, "config keys to constants"),
+        (lambda trial: {1: 2}, "a dict whose keys are not all strings"),
         (lambda trial: [1], "returned a list"),
         (lambda trial: sys.exit(3), "SystemExit: 3"),
-        (lambda trial: trial.suggest_int("training.epochs", 1, 3) and {"training.epochs": 2}, "returns a constant"),
+        (lambda trial: trial.suggest_int("training.epochs", 1, 3) and {"training.epochs": 2}, "as a constant"),
         (lambda trial: {"training.weight_decay": np.float32(0.1)}, "is a float32, not a plain number"),
         (lambda trial: {"data.text_columns": {"concept"}}, "is a set, not a plain"),
     ],

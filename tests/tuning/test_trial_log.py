@@ -87,3 +87,12 @@ def test_watchers_are_called_after_the_event_is_written(path):
     trial_log.start(Trial(0, {}))
     trial_log.end(0, "complete", score=1.0, seconds=1.0)
     assert events == [(0, "start", "start"), (0, "end", "end")]
+
+
+def test_former_values_of_an_earlier_version_are_read_under_present_names(path):
+    key = "training.target_transform"
+    text = '{"name": "CategoricalDistribution", "attributes": {"choices": ["none", "standardise"]}}'
+    TrialLog(path).start(Trial(0, {key: "standardise"}, {key: "standardise"}, {key: text}))
+    trial = TrialLog(path).trials[0]
+    assert trial.values == trial.params == {key: "standardize"}
+    assert trial.distributions == {key: text.replace("standardise", "standardize")}
