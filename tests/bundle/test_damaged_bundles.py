@@ -11,8 +11,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import rainbow_ray
+from rainbow_ray.bundle.bundle import _read_tensors
 from rainbow_ray.bundle.integrity import file_hashes
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from rainbow_ray.utils.errors import InputError
@@ -159,6 +162,18 @@ def set_hostile_description(folder: Path, rng: random.Random) -> None:
     key = rng.choice(["format", "task", "members", "model", "files", "calibration", "modalities", "max_tokens"])
     document[key] = rng.choice([None, 9, -1, "x", [], {}, [{}], {"name": "os.system"}, {"../../secret.txt": "0" * 64}])
     (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_tensors_whose_header_length_looks_like_a_pickle_are_read(tmp_path):
+    """The file starts with the length of its header; 640 is the first two bytes of a pickle of protocol 2."""
+    file = tmp_path / "model.safetensors"
+    for padding in range(400, 640):
+        save_file({"head.weight": torch.ones(2)}, file, metadata={"padding": "x" * padding})
+        if file.read_bytes()[:2] == b"\x80\x02":
+            break
+    else:
+        pytest.fail("no header of 640 bytes")
+    assert _read_tensors(file)["head.weight"].tolist() == [1.0, 1.0]
 
 
 def test_a_pickle_in_place_of_tensors_is_not_opened(bundle, tmp_path):
