@@ -16,6 +16,8 @@ from rainbow_ray.html_report.write import write_report
 from rainbow_ray.tasks.registry import make_task
 from tests.helpers import finish_run, plan_of
 
+pytestmark = pytest.mark.slow  # trains several models
+
 KEYS = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0, "data__folds": 2,
         "training__epochs": 3, "training__min_steps": 0, "training__batch_size": 8}  # fmt: skip
 

@@ -14,6 +14,8 @@ from rainbow_ray.html_report.theme import LIGHT
 from rainbow_ray.html_report.timelines import COLORS, make_timelines
 from tests.song_tables import HOSTILE
 
+pytestmark = pytest.mark.slow  # trains several models
+
 
 @pytest.fixture(params=["segmentation", "segmentation of numbers", "weak segmentation"])
 def run(request, finished):

@@ -18,6 +18,8 @@ from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from tests.helpers import finish_run, plan_of
 from tests.song_tables import labelled_songs, segment_rows
 
+pytestmark = pytest.mark.slow  # trains several models
+
 FOLDS = 3
 SHORT: dict[str, Any] = {
     "training__epochs": 3,

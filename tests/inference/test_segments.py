@@ -18,6 +18,8 @@ from rainbow_ray.utils.errors import InputError
 from tests.helpers import data_of, plan_of
 from tests.song_tables import segment_rows
 
+pytestmark = pytest.mark.slow  # trains several models
+
 
 @pytest.fixture
 def table():

@@ -86,6 +86,7 @@ def _compute(folder: Path, log: Path, exits: bool) -> None:
     assert cache.get("a", SHAPE, torch.float32, compute_slowly).sum() == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_exits", [False, True])
 def test_one_of_several_processes_computes(tmp_path, first_exits):
     context = multiprocessing.get_context("spawn")  # torch has threads: a forked process may hang

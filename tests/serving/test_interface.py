@@ -15,6 +15,8 @@ from rainbow_ray.serving.auth import LOOPBACK_HOSTS, MAX_BODY_BYTES, SECURITY_HE
 from rainbow_ray.serving.service import Service
 from tests.helpers import finish_run, plan_of
 
+pytestmark = pytest.mark.slow  # trains several models
+
 TOKEN = "a token of many characters"
 TEXT = "a door and a wall but a river"
 N_RANDOM_REQUESTS = 1000
