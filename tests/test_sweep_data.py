@@ -43,11 +43,11 @@ def test_more_folds_than_songs_are_rejected(songs_file, tiny_encoder):
 
 def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
-    data, axes = prepare_sweep_data(plan), SearchParameters({"training.head_learning_rate": []}, {})
+    data, parameters = prepare_sweep_data(plan), SearchParameters({"training.head_learning_rate": []}, {})
     output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
     assert estimate.closing_seconds > 0
-    sweep_plan.print_sweep_header(SweepPlan(plan, None, axes), data, 2, estimate, Console(file=output))
+    sweep_plan.print_sweep_header(SweepPlan(plan, None, parameters), data, 2, estimate, Console(file=output))
     assert "2 in parallel" in output.getvalue()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):

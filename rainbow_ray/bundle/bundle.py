@@ -276,7 +276,9 @@ def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
             pass
     except SafetensorError as error:
         # only now: the header of a safetensors file starts with its length, which may have the bytes of a pickle
-        if file.read_bytes()[:2] in PICKLE_HEADERS:
+        with file.open("rb") as stream:
+            is_pickle = stream.read(2) in PICKLE_HEADERS
+        if is_pickle:
             raise ValueError(f"{file.name} is a pickle, not safetensors: it is not opened") from error
         raise
     return upgrade_state_keys(load_file(file))

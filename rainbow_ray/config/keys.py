@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from rainbow_ray.config.schema import Config, Section
-
-T = TypeVar("T")
 
 
 @functools.cache

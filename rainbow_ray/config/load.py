@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rainbow_ray.config.keys import choices, known_keys, leaves
-from rainbow_ray.config.renamed_keys import inert_keys, renamed_keys, renamed_values, with_present_keys
+from rainbow_ray.config.renamed_keys import inert_keys, present_value, renamed_keys, with_present_keys
 from rainbow_ray.config.schema import Config
 from rainbow_ray.config.unknown_keys import explain_unknown_key
 from rainbow_ray.utils.errors import InputError, did_you_mean
@@ -265,11 +265,10 @@ def _use_present_names(settings: Iterable[Setting]) -> tuple[list[Setting], list
             continue
         if key != setting.key:
             notes.append(f"{setting.location} is deprecated: the key is now {key}")
-        former_values = renamed_values().get(key, {})
-        if isinstance(value, str) and value in former_values:
-            notes.append(f"{setting.location}: {value!r} is deprecated: the value is now {former_values[value]!r}")
-            value = former_values[value]
-        present.append(Setting(key, _resolve_path(key, value), setting.location, setting.source))
+        new_value = present_value(key, value)
+        if isinstance(value, str) and new_value != value:
+            notes.append(f"{setting.location}: {value!r} is deprecated: the value is now {new_value!r}")
+        present.append(Setting(key, _resolve_path(key, new_value), setting.location, setting.source))
     return present, notes
 
 

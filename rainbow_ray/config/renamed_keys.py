@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from rainbow_ray.config.schema import Config, Section
+from rainbow_ray.utils.mappings import rename_keys
 
 T = TypeVar("T")
 
@@ -67,8 +68,7 @@ def with_present_keys(values: Mapping[str, T]) -> dict[str, T]:
     Returns:
         The same values in the same order. A value under the present name has precedence over one under a former name.
     """
-    renamed = renamed_keys()
-    return {renamed.get(key, key): value for key, value in values.items() if renamed.get(key) not in values}
+    return rename_keys(values, renamed_keys())
 
 
 def present_value(key: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the export to ONNX asks of a modality: its inputs of the graph, as `ModalitySpec` inherits them."""
+"""The part of `ModalitySpec` that the export to ONNX uses: inputs of a modality in the exported graph."""
 
 from __future__ import annotations
 

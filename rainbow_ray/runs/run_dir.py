@@ -65,12 +65,8 @@ class RunDir:
             The path; a file or folder that an earlier version wrote under its former name keeps that name.
         """
         path = self.path / name
-        former_name = FORMER_FILES.get(name)
-        return (
-            self.path / former_name
-            if former_name and not path.exists() and (self.path / former_name).exists()
-            else path
-        )
+        former_path = self.path / FORMER_FILES.get(name, name)
+        return former_path if former_path.exists() and not path.exists() else path
 
     @property
     def is_finished(self) -> bool:

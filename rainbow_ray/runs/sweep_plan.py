@@ -37,12 +37,12 @@ class SweepPlan:
     Attributes:
         plan: Plan of a run with the default config.
         space: Search space.
-        axes: Axes that the space has for this config.
+        parameters: Keys that the space suggests or sets for this config.
     """
 
     plan: RunPlan
     space: Space
-    axes: SearchParameters
+    parameters: SearchParameters
 
     @property
     def config(self) -> Config:
@@ -68,7 +68,7 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
     warnings: list[str] = []
     if resolved.config.training.workers is not None:
         warnings.append("training.workers has no effect on trials: see --workers-per-trial")
-    plan = space = axes = None
+    plan = space = parameters = None
     try:
         plan = make_plan(resolved)
     except InputError as error:
@@ -77,13 +77,13 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
     try:
         space = load_space(tuning.space, resolved.config.phase, _default_space(plan))
         if plan is not None:
-            axes = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
-            warnings += [*axes.notes, *find_conflicting_settings(space, plan.config, seed)]
+            parameters = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
+            warnings += [*parameters.notes, *find_conflicting_settings(space, plan.config, seed)]
     except InputError as error:
         problems += error.problems
-    if problems or plan is None or space is None or axes is None:
+    if problems or plan is None or space is None or parameters is None:
         raise InputError(problems)
-    return SweepPlan(dataclasses.replace(plan, warnings=[*plan.warnings, *warnings]), space, axes)
+    return SweepPlan(dataclasses.replace(plan, warnings=[*plan.warnings, *warnings]), space, parameters)
 
 
 def _default_space(plan: RunPlan | None) -> str:
@@ -93,17 +93,17 @@ def _default_space(plan: RunPlan | None) -> str:
     return plan.task.search_space(has_song_labels=plan.segments is not None and plan.target == SONG_TARGET)
 
 
-def check_space(run_dir: RunDir, axes: SearchParameters) -> None:
-    """Compare the axes with those of the sweep that is resumed.
+def check_space(run_dir: RunDir, parameters: SearchParameters) -> None:
+    """Compare the keys of the space with those of the sweep that is resumed.
 
     Args:
         run_dir: Folder of the sweep.
-        axes: Axes of this start.
+        parameters: Keys of the space at this start.
 
     Raises:
         InputError: The sweep searched another space.
     """
-    differences = axes.differences(json.loads(run_dir.file(SPACE).read_text(encoding="utf-8")))
+    differences = parameters.differences(json.loads(run_dir.file(SPACE).read_text(encoding="utf-8")))
     if differences:
         raise InputError(
             f"--resume: {run_dir.path} searched another space: {'; '.join(differences)}; start a new sweep"
@@ -160,7 +160,7 @@ def estimate_sweep(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swee
 def print_sweep_header(
     sweep: SweepPlan, data: PreparedData, n_concurrent: int, estimate: SweepEstimate, console: Console
 ) -> None:
-    """Print the data, the axes, the smallest difference that can be detected, the estimate and all notes.
+    """Print the data, the hyperparameters, the smallest difference that can be detected, the estimate and all notes.
 
     Args:
         sweep: The sweep.
@@ -172,7 +172,7 @@ def print_sweep_header(
     split, plan = data.split, sweep.plan
     n_songs = len(np.unique(data.index.codes("song", np.flatnonzero(split.fold >= 0))))
     folds = f"{split.n_folds} {'fold' if split.n_folds == 1 else 'folds'}"
-    names = list(short_names(sweep.axes.distributions).values())
+    names = list(short_names(sweep.parameters.distributions).values())
     space = f"{len(names)} {'hyperparameter' if len(names) == 1 else 'hyperparameters'}: {', '.join(names)}"
     notes = [*plan.warnings, *data.warnings, *wandb_notes(plan.config)]
     lines = [

@@ -38,7 +38,7 @@ def run_trials(run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialRes
 
     Args:
         run: The sweep, as a run.
-        sweep_plan: Space and axes.
+        sweep_plan: Search space and its parameters.
         trial_resources: Resources of each trial.
         seconds: Budget of time, or None.
 

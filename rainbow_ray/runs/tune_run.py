@@ -64,9 +64,9 @@ def _open_sweep(sweep: SweepPlan, options: argparse.Namespace) -> RunDir:
     from rainbow_ray.runs.run_dir import SWEEP, open_run
     from rainbow_ray.runs.sweep_plan import check_space
 
-    space = {"name": sweep.space.name, **sweep.axes.to_json()}
+    space = {"name": sweep.space.name, **sweep.parameters.to_json()}
     run_dir = open_run(sweep.config, options.name, resume=options.resume, kind=SWEEP, space=space)
-    check_space(run_dir, sweep.axes)
+    check_space(run_dir, sweep.parameters)
     return run_dir
 
 

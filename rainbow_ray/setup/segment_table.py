@@ -276,4 +276,4 @@ def _make_task(config: Config, table: Manifest, target: str) -> tuple[Task, list
 def _infer_task(table: Manifest, target: str) -> tuple[str, list[str]]:
     """Return the task that fits the values of a column, and a note where another one fits too."""
     labels = read_target_labels(table, target)
-    return infer_task(None if target == SECTION else labels, target)  # sections have names, whatever they look like
+    return infer_task(None if target == SECTION else labels, target)  # names of sections are classes, numbers too

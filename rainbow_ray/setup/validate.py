@@ -164,13 +164,13 @@ def new_unused_keys(config: Config, before: RunFacts, after: RunFacts) -> list[s
 
 
 def _single_label_task(config: Config) -> str:
-    """The name of the task of one example without `data.multi_label`."""
+    """Return the name of the task of one example without `data.multi_label`."""
     phase = get_phase(config.phase)
     return config.data.target_type if phase.any_task and config.data.target_type is not None else phase.task
 
 
 def _modality_rows(modalities: tuple[str, ...]) -> list[UnusedKeys]:
-    """Rows of the modalities that are read, and a row for each modality that is not."""
+    """Return the rows of the modalities that are read, and a row for each modality that is not."""
     return [
         *(row for name in modalities for row in get_modality(name).unused_keys),
         *(

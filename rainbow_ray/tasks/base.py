@@ -115,7 +115,7 @@ class Task(ABC):
 
     @property
     def unused_keys(self) -> tuple[UnusedKeys, ...]:
-        """Rows about config keys that have no effect on this task, beside those of `config/unused_keys.py`."""
+        """Rows about config keys that have no effect on this task, in addition to `config/unused_keys.py`."""
         return ()
 
     @property

@@ -1,4 +1,4 @@
-"""What tasks with several named classes share: their fields, the names of scores, and the state in bundles."""
+"""Base of tasks with named classes: their fields, the names of scores, and the state in bundles."""
 
 from __future__ import annotations
 

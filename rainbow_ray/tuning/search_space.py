@@ -148,13 +148,13 @@ class Space:
         in_space = [f for f in frames if f.filename not in internal and Path(f.filename).parent == folder]
         last = (in_space or list(frames))[-1]
         line = linecache.getline(last.filename, last.lineno or 0).strip()
-        where = f"{last.filename}, line {last.lineno}"
-        return f"space {self.name}: {type(error).__name__}: {error} ({where}: `{line}`)"
+        location = f"{last.filename}, line {last.lineno}"
+        return f"space {self.name}: {type(error).__name__}: {error} ({location}: `{line}`)"
 
 
 @dataclass(frozen=True)
 class SearchParameters:
-    """Keys that a space asks for.
+    """Keys that a space suggests or sets.
 
     Attributes:
         distributions: Distributions of each key as JSON; several where they depend on other keys.
@@ -184,13 +184,13 @@ class SearchParameters:
             Messages, sorted.
         """
         messages = []
-        for kind, ours in self.to_json().items():
-            saved = with_present_keys(other.get(kind, {}))
-            theirs = {key: sorted(present_json(key, text) for text in texts) for key, texts in saved.items()}
-            messages += [f"{key} is new" for key in ours.keys() - theirs.keys()]
-            messages += [f"{key} was removed" for key in theirs.keys() - ours.keys()]
-            common = ours.keys() & theirs.keys()
-            messages += [f"{key} was {theirs[key]}, now {ours[key]}" for key in common if ours[key] != theirs[key]]
+        for kind, present in self.to_json().items():
+            values = with_present_keys(other.get(kind, {}))
+            saved = {key: sorted(present_json(key, text) for text in texts) for key, texts in values.items()}
+            messages += [f"{key} is new" for key in present.keys() - saved.keys()]
+            messages += [f"{key} was removed" for key in saved.keys() - present.keys()]
+            common = present.keys() & saved.keys()
+            messages += [f"{key} was {saved[key]}, now {present[key]}" for key in common if present[key] != saved[key]]
         return sorted(messages)
 
 
@@ -236,8 +236,8 @@ def load_space(name: str | None, phase: int, default: str = "space") -> Space:
     module = _from_file(Path(place), name) if place.endswith(".py") else _from_name(place, name)
     suggest = getattr(module, function, None)
     if not callable(suggest):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"--space {name}: it has no function {function!r}{did_you_mean(function, known)}")
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"--space {name}: it has no function {function!r}{did_you_mean(function, functions)}")
     return Space(suggest, name, getattr(module, "__file__", None) or place)
 
 
@@ -291,13 +291,13 @@ def explore(space: Space, config: Config, check: Callable[[Config], list[str]], 
     return SearchParameters(_sorted(distributions), _sorted(constants), lines)
 
 
-def apply_values(config: Config, values: Mapping[str, Any], where: str) -> Config:
+def apply_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
     """Return the config of a trial.
 
     Args:
         config: Config of the sweep.
         values: Values by config key, as a space draws them.
-        where: Name of the trial or space, for messages.
+        source: Name of the trial or space, for messages.
 
     Returns:
         A copy of the config.
@@ -305,7 +305,7 @@ def apply_values(config: Config, values: Mapping[str, Any], where: str) -> Confi
     Raises:
         InputError: A value is invalid for its key.
     """
-    return override(config, {key: _to_config(key, value) for key, value in values.items()}, where)
+    return override(config, {key: _to_config(key, value) for key, value in values.items()}, source)
 
 
 def default_trial(space: Space, config: Config) -> Trial:
@@ -357,7 +357,7 @@ def _check_kind(key: str, value: Any) -> list[str]:
 
 
 def _to_config(key: str, value: Any) -> Any:
-    """A suggested value as the config holds it."""
+    """Return a suggested value as the config has it."""
     if isinstance(value, str) and isinstance(Config().at(key) if key in known_keys() else None, list):
         return [parse_value(part.strip()) for part in value.split(",") if part.strip()]
     return value

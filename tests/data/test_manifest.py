@@ -15,8 +15,7 @@ from rainbow_ray.data.manifest import RowGroup, open_manifest
 from rainbow_ray.data.read_errors import explain_read_error
 from rainbow_ray.data.reader import _task_groups, read_sample
 from rainbow_ray.utils.errors import InputError
-from tests.data.parquet_files import damage as damage
-from tests.data.parquet_files import put, refused
+from tests.data.parquet_files import damage, put, refused
 from tests.helpers import data_of, plan_of
 from tests.song_tables import song_rows
 

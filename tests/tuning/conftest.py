@@ -1,15 +1,31 @@
-"""A fixture for tests of the searcher, the scheduler and the stopper: a sweep without data."""
+"""Fixtures: a config and its check for search spaces, and a sweep without data."""
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import pytest
 
 from rainbow_ray.config.schema import Config
+from rainbow_ray.setup.plan import resolve_defaults
+from rainbow_ray.setup.validate import check_values
+from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.search_space import Space
 from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import TrialLog
+
+
+@pytest.fixture
+def config(tiny_encoder) -> Config:
+    config = resolve_defaults(Config(), make_task("binary")).model_copy(deep=True)
+    config.model.text_encoder.model_name = str(tiny_encoder("bert"))
+    return config
+
+
+@pytest.fixture
+def check():
+    return functools.partial(check_values, task=make_task("binary"))
 
 
 @pytest.fixture

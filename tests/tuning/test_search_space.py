@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 from pathlib import Path
@@ -13,29 +12,11 @@ import pytest
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.phases import PHASES
-from rainbow_ray.config.schema import Config
-from rainbow_ray.setup.plan import resolve_defaults
-from rainbow_ray.setup.validate import check_values
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tuning.optuna_study import make_study
-from rainbow_ray.tuning.search_space import Space, apply_values, default_trial, explore, load_space
+from rainbow_ray.tuning.search_space import apply_values, default_trial, explore, load_space
 from rainbow_ray.utils.errors import InputError
-
-
-@pytest.fixture
-def config(tiny_encoder) -> Config:
-    config = resolve_defaults(Config(), make_task("binary")).model_copy(deep=True)
-    config.model.text_encoder.model_name = str(tiny_encoder("bert"))
-    return config
-
-
-@pytest.fixture
-def check():
-    return functools.partial(check_values, task=make_task("binary"))
-
-
-def make_space(suggest) -> Space:
-    return Space(suggest, "test:space", __file__)
+from tests.tuning.spaces import make_space
 
 
 def write_space(folder: Path, text: str) -> str:
@@ -46,10 +27,10 @@ def write_space(folder: Path, text: str) -> str:
 
 def test_the_space_of_phase_1_contains_the_default(config, check):
     space = load_space(None, 1)
-    axes = explore(space, config, check, seed=0)
+    parameters = explore(space, config, check, seed=0)
     expected = {"learning_rate", "pooling", "layer", "freeze_layers", "loss", "focal_gamma", "dropout", "weight_decay",
              "hidden_dims", "batch_size", "warmup_ratio", "layer_decay", "head_learning_rate"}  # fmt: skip
-    assert expected <= {key.rpartition(".")[2] for key in axes.distributions}
+    assert expected <= {key.rpartition(".")[2] for key in parameters.distributions}
     default = default_trial(space, config)
     params = default.params
     assert params.keys() == default.distributions.keys()
@@ -93,8 +74,8 @@ def test_constants_are_set_for_all_trials(config, check):
         trial.suggest_float("training.weight_decay", 0.0, 0.1)
         return {"training.epochs": 3}
 
-    axes = explore(make_space(space), config, check, seed=0)
-    assert axes.constants == {"training.epochs": ["3"]}
+    parameters = explore(make_space(space), config, check, seed=0)
+    assert parameters.constants == {"training.epochs": ["3"]}
     values = make_space(space).draw(optuna.trial.FixedTrial({"training.weight_decay": 0.05}))
     assert values == {"training.weight_decay": 0.05, "training.epochs": 3}
 
@@ -177,148 +158,6 @@ def test_differences_between_spaces_are_listed(config, check):
         assert difference in differences
 
 
-def test_former_names_of_keys_are_searched_under_their_present_names(config, check):
-    def space(trial):
-        trial.suggest_categorical("model.lexical.enabled", [True, False])
-        trial.suggest_categorical("model.lexical.width", [64, 256])
-        return {"model.classifier.standardise": False}
-
-    axes = explore(make_space(space), config, check, seed=0)
-    assert set(axes.distributions) == {"model.bag_of_words.enabled", "model.bag_of_words.hidden_size"}
-    assert set(axes.constants) == {"model.classifier.standardize"}
-    assert axes.notes == (
-        "space test:space: model.classifier.standardise is deprecated: the key is now model.classifier.standardize",
-        "space test:space: model.lexical.enabled is deprecated: the key is now model.bag_of_words.enabled",
-        "space test:space: model.lexical.width is deprecated: the key is now model.bag_of_words.hidden_size",
-    )
-    default = default_trial(make_space(space), config)
-    assert default.params == {"model.bag_of_words.enabled": True, "model.bag_of_words.hidden_size": 256}
-
-
-def test_a_saved_space_of_an_earlier_version_is_compared_under_present_names(config, check):
-    def space(trial):
-        trial.suggest_int("model.bag_of_words.hidden_size", 8, 64)
-        return {"model.classifier.standardize": False}
-
-    axes = explore(make_space(space), config, check, seed=0)
-    (distribution,) = axes.distributions["model.bag_of_words.hidden_size"]
-    saved = {
-        "distributions": {"model.lexical.width": [distribution]},
-        "constants": {"model.classifier.standardise": ["false"]},
-    }
-    assert axes.differences(saved) == []
-
-
-def test_a_space_with_a_key_under_both_names_is_refused(config, check):
-    def space(trial):
-        trial.suggest_int("model.lexical.width", 8, 64)
-        trial.suggest_int("model.bag_of_words.hidden_size", 8, 65)
-
-    with pytest.raises(InputError, match=r"model\.bag_of_words\.hidden_size is suggested twice"):
-        explore(make_space(space), config, check, seed=0)
-
-
-def test_a_space_reads_its_parameters_by_the_names_that_it_uses(config, check):
-    def space(trial):
-        enabled = trial.suggest_categorical("model.lexical.enabled", [True, False])
-        assert "model.lexical.enabled" in trial.params
-        assert "model.lexical.width" not in trial.params
-        assert trial.params.get("model.lexical.width") is None
-        for name in ("model.lexical.enabled", "model.bag_of_words.enabled"):
-            assert trial.params[name] == trial.params.get(name) == enabled
-            assert trial.distributions[name].choices == (True, False)
-        assert list(trial.params) == ["model.bag_of_words.enabled"]
-        with pytest.raises(KeyError, match=r"model\.lexical\.width"):
-            trial.params["model.lexical.width"]
-
-    assert set(explore(make_space(space), config, check, seed=0).distributions) == {"model.bag_of_words.enabled"}
-    assert default_trial(make_space(space), config).params == {"model.bag_of_words.enabled": True}
-
-
-TRANSFORM = "training.target_transform"
-
-
-def test_former_values_are_searched_under_their_present_names():
-    config, returned = Config(), set()
-
-    def space(trial):
-        returned.add(trial.suggest_categorical(TRANSFORM, ["none", "standardise"]))
-        returned.add(trial.params[TRANSFORM])
-
-    axes = explore(make_space(space), config, lambda _: [], seed=0)
-    assert returned == {"none", "standardise"}, "the space compares them with its own choices"
-    assert "standardize" in axes.distributions[TRANSFORM][0]
-    assert axes.notes == (
-        f"space test:space: {TRANSFORM}: 'standardise' is deprecated: the value is now 'standardize'",
-    )
-    assert default_trial(make_space(space), config).params == {TRANSFORM: "standardize"}
-    saved = {"distributions": {TRANSFORM: [axes.distributions[TRANSFORM][0].replace("dize", "dise")]}}
-    assert axes.differences(saved) == []
-
-
-def test_former_values_of_constants_get_present_names(config):
-    def space(trial):
-        trial.suggest_int("training.batch_size", 4, 8)
-        return {TRANSFORM: "standardise"}
-
-    axes = explore(make_space(space), config, lambda _: [], seed=0)
-    assert axes.constants == {TRANSFORM: ['"standardize"']}
-    assert axes.notes == (
-        f"space test:space: {TRANSFORM}: 'standardise' is deprecated: the value is now 'standardize'",
-    )
-    assert axes.differences({**axes.to_json(), "constants": {TRANSFORM: ['"standardise"']}}) == []
-
-
-WEIGHT, FORMER_WEIGHT = "training.tmse_weight", "training.smoothing"
-
-
-@pytest.mark.parametrize(
-    ("suggested", "constants", "message"),
-    [
-        ((), {WEIGHT: 0.1, FORMER_WEIGHT: 0.2}, f"{WEIGHT} and {FORMER_WEIGHT} are the same key; return only {WEIGHT}"),
-        ((), {FORMER_WEIGHT: 0.1, WEIGHT: 0.1}, f"{FORMER_WEIGHT} and {WEIGHT} are the same key; return only {WEIGHT}"),
-        ((WEIGHT, FORMER_WEIGHT), None, f"suggested twice: as {WEIGHT} at "),
-        ((WEIGHT, FORMER_WEIGHT), None, f"and as {FORMER_WEIGHT} at "),
-        ((WEIGHT,), {WEIGHT: 0.1}, f"{WEIGHT} is both suggested and returned as a constant"),
-        (
-            (FORMER_WEIGHT,),
-            {WEIGHT: 0.1},
-            f"{WEIGHT} is both suggested, as {FORMER_WEIGHT}, and returned as a constant, as {WEIGHT}",
-        ),
-    ],
-)
-def test_contradictions_between_former_and_present_names_are_refused(config, check, suggested, constants, message):
-    def space(trial):
-        for name in suggested:
-            trial.suggest_float(name, 0.0, 0.5)
-        return constants
-
-    with pytest.raises(InputError) as error:
-        explore(make_space(space), config, check, seed=0)
-    (problem,) = error.value.problems
-    assert message in problem
-
-
-def test_a_choice_under_both_names_is_refused(config, check):
-    def space(trial):
-        trial.suggest_categorical(TRANSFORM, ["none", "standardise", "standardize"])
-
-    with pytest.raises(InputError, match="'standardise' and 'standardize' are the same choice"):
-        explore(make_space(space), config, check, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("model.lexical.widht", r"model\.lexical\.widht: unknown key \(did you mean model\.bag_of_words\.hidden_size"),
-        ("model.lexical", r"unknown key \(it is a section; set one of its keys, such as model\.bag_of_words\.enabled"),
-    ],
-)
-def test_unknown_keys_get_present_names(config, check, key, message):
-    with pytest.raises(InputError, match=message):
-        explore(make_space(lambda trial: trial.suggest_int(key, 1, 2) and None), config, check, seed=0)
-
-
 def test_a_default_outside_of_the_space_has_no_parameters(config):
     for suggest_outside in (
         lambda trial: trial.suggest_int("training.batch_size", 1, 8) and None,
@@ -378,7 +217,7 @@ def test_each_phase_that_trains_has_a_space():
         assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
 
 
-def test_weak_segmentation_has_no_axes_for_losses_of_neighbours():
+def test_weak_segmentation_does_not_search_losses_of_neighbouring_segments():
     task = make_task("segmentation", base_task=make_task("multiclass"))
     with_labels, with_song_labels = (
         load_space(None, 5, task.search_space(has_song_labels=has_song_labels)).draw(
@@ -446,8 +285,8 @@ def test_a_conflict_with_a_helper_module_names_both_lines(config, check, tmp_pat
 def test_a_key_suggested_twice_alike_has_one_value(config, check, tmp_path):
     lines = (f"first = {DECAY.format('0.0, 0.1')}", f"assert {DECAY.format('0.0, high=0.1')} == first")
     text = "def space(trial):\n" + "".join(f"    {line}\n" for line in lines)
-    axes = explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
-    assert list(axes.distributions) == ["training.weight_decay"]
+    parameters = explore(load_space(write_space(tmp_path, text), 1), config, check, seed=0)
+    assert list(parameters.distributions) == ["training.weight_decay"]
 
 
 BRANCHES = "trial.suggest_categorical('training.loss', ['bce', 'focal']) == 'bce'"
