@@ -27,6 +27,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="seeds of each point of the kill campaign")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the slow tests of a file in one worker, and those of all clusters too: their pods have fixed addresses."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return "tests/cluster" if is_slow and scope.startswith("tests/cluster/") else scope
+
+    is_slow = "not slow" not in config.option.markexpr
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
     return request.config.getoption("--kills")

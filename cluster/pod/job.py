@@ -88,10 +88,12 @@ def submit(job: str, command: list[str], *, finish: bool) -> None:
 
     from ray.job_submission import JobSubmissionClient
 
+    from cluster.pod.node import dashboard_port
+
     flags = ["--finish"] if finish else []
     entrypoint = [sys.executable, "-m", "cluster.pod.job", "run", job, *flags, "--", *command]
     (jobs_folder() / job).mkdir(parents=True, exist_ok=True)  # `follow` accepts the job from now on
-    client = JobSubmissionClient("http://127.0.0.1:8265")
+    client = JobSubmissionClient(f"http://127.0.0.1:{dashboard_port()}")
     client.submit_job(entrypoint=shlex.join(entrypoint), submission_id=job, entrypoint_num_cpus=0)
 
 

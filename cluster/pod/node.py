@@ -7,6 +7,7 @@ use it. Ray is never started without a token.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -30,8 +31,9 @@ from cluster.pod.machine import (
 
 LOOPBACK = "127.0.0.1"
 GCS_PORT = 6379
-DASHBOARD_PORT = 8265
+DASHBOARD_PORT = 8265  # RRAY_DASHBOARD_PORT overrides it
 START_TRIES = 3
+KILL_TRIES = 20
 ALIVE_SECONDS = 15.0  # within which a started node must be alive
 
 
@@ -139,7 +141,7 @@ def start(role: str, ip: str | None, head: str | None) -> None:
     ]  # fmt: skip
     if role == "head":
         command += ["--head", f"--port={GCS_PORT}", "--include-dashboard=true", f"--dashboard-host={LOOPBACK}",
-                    f"--dashboard-port={DASHBOARD_PORT}", f"--temp-dir={ray_folder()}"]  # fmt: skip
+                    f"--dashboard-port={dashboard_port()}", f"--temp-dir={ray_folder()}"]  # fmt: skip
     else:
         command += [f"--address={address}"]
     environment = {
@@ -150,17 +152,17 @@ def start(role: str, ip: str | None, head: str | None) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     }
-    for attempt in range(START_TRIES):
+    errors = []
+    for _ in range(START_TRIES):
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
         # `ray start` may succeed although the node dies a moment later
         if not process.returncode and stays_alive(node_ip, address):
             return
-        if attempt == START_TRIES - 1:
-            raise NodeError(
-                "ray start failed: " + " / ".join((process.stderr or process.stdout).strip().splitlines()[-4:])
-            )
-        for raylet in raylets(node_ip):  # a busy machine may need longer than the 30 s that Ray waits for a raylet
-            raylet.kill()
+        errors.append(" / ".join((process.stderr or process.stdout).strip().splitlines()[-4:]))
+        # A busy machine may need longer than the 30 s that Ray waits for a raylet. What a failed start leaves running,
+        # above all the GCS, refuses the next one.
+        kill_node_processes(node_ip)
+    raise NodeError("ray start failed: " + " / then: ".join(dict.fromkeys(errors)))
 
 
 def start_idle_monitor(role: str) -> None:
@@ -194,6 +196,52 @@ def ray_folder() -> str:
         The path.
     """
     return os.environ.get("RRAY_RAY_FOLDER", "/tmp/ray")
+
+
+def dashboard_port() -> int:
+    """Return the port of Ray's dashboard on the head.
+
+    Returns:
+        The port.
+    """
+    return int(os.environ.get("RRAY_DASHBOARD_PORT", DASHBOARD_PORT))
+
+
+def node_processes(ip: str) -> list[Any]:
+    """Return all processes that Ray runs for a node: GCS, raylet, dashboard, monitors and client server.
+
+    Args:
+        ip: Address of the node.
+
+    Returns:
+        `psutil.Process` objects.
+    """
+    import psutil
+
+    flags = {f"--{name}={ip}" for name in ("node-ip-address", "node_ip_address", "monitor-ip", "host")}
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (command := process.info["cmdline"] or []) and not flags.isdisjoint(command) and "ray" in " ".join(command)
+    ]
+
+
+def kill_node_processes(ip: str) -> None:
+    """Kill all processes of a node, also those that they start meanwhile.
+
+    Args:
+        ip: Address of the node.
+    """
+    import psutil
+
+    for _ in range(KILL_TRIES):
+        processes = node_processes(ip)
+        if not processes:
+            return
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=5)
 
 
 def raylets(ip: str) -> list[Any]:
@@ -259,7 +307,7 @@ def status() -> dict[str, Any]:
     """
     from ray.util.state import list_nodes
 
-    nodes = list_nodes(address=f"http://{LOOPBACK}:{DASHBOARD_PORT}", limit=1000)
+    nodes = list_nodes(address=f"http://{LOOPBACK}:{dashboard_port()}", limit=1000)
     return {
         "nodes": [
             {

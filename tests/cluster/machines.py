@@ -27,6 +27,8 @@ _LEADERS: dict[str, subprocess.Popen[bytes]] = {}  # each pod's first process
 class Machines:
     """Machines of pods in the folder `root`; `root/volume` is their shared network volume."""
 
+    dashboard_port = 9265  # below the ports of workers; tests that train meanwhile have dashboards from 8265 on
+
     def __init__(self, root: Path, *, environment: str = sys.prefix) -> None:
         self.root, self.volume = root, root / "volume"
         self.volume.mkdir(parents=True)
@@ -58,6 +60,7 @@ class Machines:
             "RRAY_START": str(self._start_script(home, pod, listen, silent=number in self.dead_ssh)),
             "RRAY_ENV": self.environment,
             "RRAY_RAY_FOLDER": f"/tmp/rr{number}",
+            "RRAY_DASHBOARD_PORT": str(self.dashboard_port),
             "RRAY_PROBE_PORT": str(listen[1]),
             "RRAY_PROBE_SECONDS": "3",
             "RRAY_TICK": "0.2",

@@ -54,6 +54,8 @@ def ip(*arguments: object, namespace: str | None = None) -> None:
 class Networked(Machines):
     """Machines whose pods have separate networks; call `close` at the end."""
 
+    dashboard_port = 8265
+
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.dead_networks: set[int] = set()  # numbers of pods whose private network is disconnected

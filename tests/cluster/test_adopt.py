@@ -106,7 +106,8 @@ def by_hand(account, machines, tmp_path, monkeypatch):
     # variables that only the pods of tests need, since they share a machine
     variables = {"RRAY_API_URL": account.url, "RRAY_ENV": sys.prefix,
             "RRAY_RAY_FOLDER": "/tmp/rrh", "RRAY_TICK": "0.2", "RRAY_END_PAUSE": "0.5", "RRAY_FLUSH_SECONDS": "1",
-            "RRAY_WORKSPACE": str(machines.volume)}  # fmt: skip
+            "RRAY_WORKSPACE": str(machines.volume),
+            "RRAY_DASHBOARD_PORT": str(machines.dashboard_port)}  # fmt: skip
     machines.by_hand = [f"{name}={value}" for name, value in variables.items()]
     pod = account.add_by_hand(key.with_suffix(".pub").read_text())
     (tmp_path / "cluster.yaml").write_text(f"workspace: {machines.volume}\n")
@@ -167,7 +168,7 @@ def test_setup_and_train_scripts_work_without_adopt(account, machines, by_hand):
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert "this pod will terminate itself at" in process.stdout
-    assert "127.0.0.1:8265" in process.stdout
+    assert f"127.0.0.1:{machines.dashboard_port}" in process.stdout
     home = machines.root / pod.id
     assert (home / ".rainbow" / "ray_token").stat().st_mode & 0o077 == 0
     deadline = int((machines.volume / "clusters" / f"deadline-{pod.id}").read_text())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
+
 import pytest
 
 from cluster.pod import machine, node
@@ -53,3 +56,25 @@ def test_node_env_is_private_and_reads_back(home):
 def test_cpu_and_memory_limits_are_positive():
     assert machine.cpu_count() >= 1
     assert machine.memory_bytes() > 2**28
+
+
+@pytest.mark.slow
+def test_a_failed_start_leaves_nothing_that_refuses_the_next_one(home, monkeypatch, capsys):
+    """The dashboard's port is taken at first: Ray's GCS outlives such a start and knows only its own session."""
+    ip = "127.0.0.77"
+    token = home / ".rainbow" / "ray_token"
+    token.parent.mkdir()
+    token.write_text("a" * 40)
+    monkeypatch.setattr(node, "start_idle_monitor", lambda role: None)
+    monkeypatch.setenv("RRAY_RAY_FOLDER", tempfile.mkdtemp(prefix="rr", dir="/tmp"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("RRAY_DASHBOARD_PORT", str(taken.getsockname()[1]))
+        assert node.main(["start", "head", "--ip", ip]) == 1
+    assert "does not match persisted value" not in capsys.readouterr().err
+    try:
+        assert not node.node_processes(ip)
+        assert node.main(["start", "head", "--ip", ip]) == 0
+        assert node.is_alive(ip, f"{ip}:{node.GCS_PORT}")
+    finally:
+        for process in node.node_processes(ip):
+            process.kill()
