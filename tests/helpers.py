@@ -18,6 +18,7 @@ from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.splits import make_split
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import RayResources
+from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.runs.context import RunContext
@@ -85,7 +86,8 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
         )
         run_job(context, job, ProcessGroup())
         results.append(read_result(job))
-    baselines = compute_baselines(context, data.split)
+    keep_fits = wants_stack(plan.config.training, data.profile["songs"], data.split.n_folds)
+    baselines = compute_baselines(context, data.split, keep_fits=keep_fits)
     folds, refit = results[: data.split.n_folds], results[data.split.n_folds :]
     resources, stopwatch = RayResources(1, 0, None), Stopwatch(time.perf_counter())
     run = RunContext(plan, data, run_dir, resources, Console(quiet=True), stopwatch)

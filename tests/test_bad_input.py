@@ -219,7 +219,7 @@ def test_texts_without_words_do_not_stop_the_baselines(write_table):
     plan = plan_of(write_table(columns), data__text_columns=["key"], data__min_concept_length=0)
     data = data_of(plan)
     states = data.examples.targets[:, None, None] + [[[0.0, 1.0]]]
-    scores = run_baselines(data.task, data.examples, data.split, states, seed=0)
+    scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
     assert (scores["bag of words + boosting"] == scores["majority"]).all()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rainbow_ray.baselines.model_family import Scores
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.registry import Baseline, add_missing_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.baselines.songs import compute_song_baselines
@@ -12,18 +12,22 @@ from rainbow_ray.data.splits import Split
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_baselines(context: FitContext, split: Split, registered: Sequence[Baseline] = ()) -> dict[str, Scores]:
+def compute_baselines(
+    context: FitContext, split: Split, registered: Sequence[Baseline] = (), *, keep_fits: bool = False
+) -> Baselines:
     """Return out-of-fold scores of all baselines.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
         registered: Baselines of the calling process, where this one may not know all of them.
+        keep_fits: Whether to return the fitted models for a stacked ensemble, too.
 
     Returns:
-        Scores by name, `(examples, …)`; NaN for examples beyond a sample, where there are many.
+        Scores by name, `(examples, …)`, NaN for examples beyond a sample, where there are many; and the fits, which
+        there are none of where examples were sampled.
     """
     add_missing_baselines(registered)
     if context.task.is_sequence_task:
-        return compute_segment_baselines(context, split)
-    return compute_song_baselines(context, split)
+        return compute_segment_baselines(context, split, keep_fits=keep_fits)
+    return compute_song_baselines(context, split, keep_fits=keep_fits)

@@ -13,8 +13,8 @@ from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.rows import make_collates
-from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.modalities.text.encoder import TextEncoder, load_encoder
+from rainbow_ray.modalities.spec import InputSpec, get_modality
+from rainbow_ray.modalities.text.encoder import load_frozen_encoder
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
@@ -23,6 +23,29 @@ from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.training.cross_validation import FitContext
 
 BATCH_SIZE = 256
+FROZEN_AUDIO = {"model.audio_encoder.freeze_feature_extractor": True, "model.audio_encoder.freeze_layers": "all"}
+
+
+def trained_modalities(context: FitContext) -> set[str]:
+    """Return the modalities whose pooled features change when the model is trained.
+
+    A baseline of such a modality cannot be a member of a stacked ensemble, which reads the features of the trained
+    model.
+
+    Args:
+        context: Data and config of the run.
+
+    Returns:
+        Names of modalities.
+    """
+    input_spec = context.input_spec
+    is_pretrained = {name: name in input_spec.cached and input_spec.audio != "embedded" for name in input_spec.media}
+    is_frozen = context.config.with_values(FROZEN_AUDIO).model == context.config.model
+    return {
+        name
+        for name in input_spec.media
+        if not get_modality(name).has_constant_summary or (is_pretrained[name] and not is_frozen)
+    }
 
 
 def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarray]:
@@ -40,9 +63,7 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
         return {}
     device, _ = pick_device(context.config.training.device)
     precision, _ = pick_precision(context.config.training.mixed_precision, device)
-    config = context.config.with_values(
-        {"model.audio_encoder.freeze_feature_extractor": True, "model.audio_encoder.freeze_layers": "all"}
-    )
+    config = context.config.with_values(FROZEN_AUDIO)
     media_only = dataclasses.replace(input_spec, modalities=input_spec.media)
     model = build_model(config, media_only, context.task).eval().to(device)
     audio_features = AudioFeatureCache(model, input_spec, device, precision)
@@ -73,18 +94,15 @@ def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConf
     Returns:
         Means, float32, `(examples, layers + 1, hidden_size)`.
     """
-    frozen = config.model_copy(update={"layer": "last", "freeze_layers": "all", "freeze_embeddings": True})
     target = pick_device(device)[0]
-    model = TextEncoder(load_encoder(encoder), frozen).eval().to(target)
+    model = load_frozen_encoder(encoder, config).to(target)
     lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
     means: np.ndarray | None = None
     collates = make_collates(InputSpec(text=encoder))
     with torch.no_grad():
         for indices in scoring_batches(np.arange(len(examples)), lengths):
             inputs = make_batch(examples, indices, collates).to(target).units[TEXT.name]
-            mask = inputs["mask"][..., None]
-            layers = model.all_layers(inputs[TOKENS], inputs["mask"])
-            batch = torch.stack([(h * mask).sum(1) / mask.sum(1).clamp(min=1) for h in layers], dim=1)
+            batch = model.mean_of_layers(inputs[TOKENS], inputs["mask"])
             if means is None:
                 means = np.zeros((len(examples), *batch.shape[1:]), dtype=np.float32)
             means[indices] = batch.cpu().numpy()

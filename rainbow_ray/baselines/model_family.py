@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -16,9 +18,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 from rainbow_ray.metrics import classification, multiclass
 from rainbow_ray.tasks.base import Task
+from rainbow_ray.tasks.target_types import TARGET_FORMATS, Link
 
 N_TREES = 100  # of depth 1
 MAX_ITERATIONS = 2000  # of a logistic regression
+CERTAIN_LOGIT = 30.0  # of a class that all training examples have; of one that none has, its negative
 
 Scores = np.ndarray
 
@@ -36,6 +40,9 @@ class ModelFamily:
         constant: Returns scores of the trivial baseline from training targets, for a number of examples.
         cost: Returns the loss of scores, with targets first.
         strata: Returns strata of targets, `(examples,)`.
+        link: Link function of the models.
+        indicators: Converts targets to indicators of classes or to numbers, `(examples, outputs)`.
+        to_columns: Returns linear predictors of all outputs, from those of a model, its classes and its labels.
     """
 
     trivial: str
@@ -46,6 +53,51 @@ class ModelFamily:
     constant: Callable[[np.ndarray, int], Scores]
     cost: Callable[[np.ndarray, Scores], float]
     strata: Callable[[np.ndarray], np.ndarray]
+    link: Link
+    indicators: Callable[[np.ndarray], np.ndarray]
+    to_columns: Callable[[np.ndarray, Any, np.ndarray], np.ndarray]
+
+    def fit_affine(self, model: Any, inputs: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit a model whose linear predictor is an affine function of its inputs.
+
+        Boosted stumps are one as well, where each input is 0 or 1.
+
+        Args:
+            model: An unfitted model.
+            inputs: Inputs of the training set, `(examples, features)`, an array or a sparse matrix.
+            targets: Targets of the training set, `(examples, …)`.
+
+        Returns:
+            Coefficients, `(features, outputs)`, and intercepts, `(outputs,)`, float64.
+        """
+        n_features = inputs.shape[1]
+        if (targets == targets[:1]).all():
+            bias = self.constant_predictor(targets)
+            return np.zeros((n_features, len(bias))), bias
+        labels = self.labels(targets)
+        with _without_constant_warnings():
+            model.fit(inputs, labels)
+        predictor = getattr(model, "decision_function", model.predict)
+        convert = scipy.sparse.csr_matrix if scipy.sparse.issparse(inputs) else np.asarray
+        at_zero = self.to_columns(predictor(convert(np.zeros((1, n_features)))), model, labels)
+        units = scipy.sparse.identity(n_features, format="csr") if scipy.sparse.issparse(inputs) else np.eye(n_features)
+        return self.to_columns(predictor(units), model, labels) - at_zero, at_zero[0]
+
+    def constant_predictor(self, targets: np.ndarray) -> np.ndarray:
+        """Return the linear predictor of the trivial baseline.
+
+        Args:
+            targets: Targets of the training set, `(examples, …)`.
+
+        Returns:
+            Intercepts, float64, `(outputs,)`.
+        """
+        means = self.indicators(targets).astype(np.float64).mean(axis=0)
+        if self.link == "identity":
+            return np.asarray(means)
+        least = np.exp(-CERTAIN_LOGIT)
+        logits = np.log(np.maximum(means, least))
+        return np.asarray(logits if self.link == "softmax" else logits - np.log(np.maximum(1 - means, least)))
 
     def fit_predict(self, model: Any, inputs: Any, targets: np.ndarray, train: np.ndarray, val: np.ndarray) -> Scores:
         """Fit a model on a training set and score a validation set.
@@ -62,10 +114,16 @@ class ModelFamily:
         """
         if (targets[train] == targets[train][:1]).all():
             return self.constant(targets[train], len(val))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Label (not )?[0-9]+ is present in all training examples")
+        with _without_constant_warnings():
             model.fit(inputs[train], self.labels(targets[train]))
         return self.predict(model, inputs[val])
+
+
+@contextlib.contextmanager
+def _without_constant_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Label (not )?[0-9]+ is present in all training examples")
+        yield
 
 
 def model_family(task: Task) -> ModelFamily:
@@ -104,6 +162,10 @@ def _multilabel_cost(targets: np.ndarray, scores: Scores) -> float:
     return classification.log_loss((targets > 0.5).ravel(), scores.astype(np.float64).ravel())
 
 
+def _one_column(predictors: np.ndarray, model: Any, labels: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    return predictors.reshape(-1, 1)
+
+
 def _binary(task: Task) -> ModelFamily:
     return ModelFamily(
         "majority", _logistic, _boosted,
@@ -111,6 +173,8 @@ def _binary(task: Task) -> ModelFamily:
         predict=lambda model, inputs: np.asarray(model.predict_proba(inputs)[:, 1]),
         constant=lambda targets, n: np.full(n, targets.mean()),
         cost=_binary_cost, strata=task.strata,
+        link=TARGET_FORMATS["binary"].link, indicators=lambda targets: targets[:, None] > 0.5,
+        to_columns=_one_column,
     )  # fmt: skip
 
 
@@ -125,10 +189,18 @@ def _multiclass(task: Task) -> ModelFamily:
     def constant(targets: np.ndarray, n: int) -> Scores:
         return np.tile(task.one_hot(targets).mean(axis=0), (n, 1))
 
+    def to_columns(predictors: np.ndarray, model: Any, labels: np.ndarray) -> np.ndarray:  # noqa: ARG001
+        # of two classes, there is one predictor: that of the second
+        columns = predictors if predictors.ndim == 2 else np.stack([np.zeros(len(predictors)), predictors], axis=1)
+        all_columns = np.full((len(columns), n_classes), -CERTAIN_LOGIT)
+        all_columns[:, model.classes_] = columns
+        return all_columns
+
     return ModelFamily(
         "majority", _logistic, _boosted,
         labels=lambda targets: targets.astype(np.int64), predict=predict, constant=constant,
         cost=_multiclass_cost, strata=task.strata,
+        link=TARGET_FORMATS["multiclass"].link, indicators=task.one_hot, to_columns=to_columns,
     )  # fmt: skip
 
 
@@ -139,6 +211,13 @@ def _multilabel(task: Task) -> ModelFamily:
         # for a single class, scikit-learn adds a column of its absence
         return np.asarray(model.predict_proba(inputs))[:, -n_classes:]
 
+    def to_columns(predictors: np.ndarray, model: Any, labels: np.ndarray) -> np.ndarray:  # noqa: ARG001
+        columns = predictors.reshape(-1, n_classes).astype(np.float64)
+        frequencies = labels.mean(axis=0)
+        columns[:, frequencies == 0] = -CERTAIN_LOGIT
+        columns[:, frequencies == 1] = CERTAIN_LOGIT
+        return columns
+
     return ModelFamily(
         "majority",
         linear=lambda strength: OneVsRestClassifier(_logistic(strength)),
@@ -146,6 +225,7 @@ def _multilabel(task: Task) -> ModelFamily:
         labels=lambda targets: targets.astype(np.int64), predict=predict,
         constant=lambda targets, n: np.tile(targets.mean(axis=0), (n, 1)),
         cost=_multilabel_cost, strata=task.strata,
+        link=TARGET_FORMATS["multilabel"].link, indicators=lambda targets: targets > 0.5, to_columns=to_columns,
     )  # fmt: skip
 
 
@@ -160,6 +240,8 @@ def _regression(task: Task) -> ModelFamily:  # noqa: ARG001
         constant=lambda targets, n: np.full(n, targets.mean()),
         cost=lambda targets, scores: float(np.mean((targets - scores) ** 2)),
         strata=lambda targets: np.zeros(len(targets), dtype=np.int64),
+        link=TARGET_FORMATS["regression"].link, indicators=lambda targets: targets[:, None],
+        to_columns=_one_column,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rainbow_ray.baselines.model_family import ModelFamily, Scores
+from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF, media_baseline_name
 from rainbow_ray.data.splits import merge_rare_strata
+from rainbow_ray.stacking.linear_member import Kind, LinearMember, MemberInputs, hidden_states_key
 
 INNER_FOLDS = 5
 MEDIA_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
@@ -47,6 +50,13 @@ class BaselineInputs:
         """Whether any example has a text."""
         return any(self.texts)
 
+    @functools.cached_property
+    def member_inputs(self) -> MemberInputs:
+        """What fitted members read of all examples."""
+        states = self.hidden_states
+        layers = {} if states is None else {hidden_states_key(i): states[:, i] for i in range(states.shape[1])}
+        return MemberInputs(self.texts.tolist(), {**layers, **self.media_features})
+
     def fit_predict(self, model: Any, inputs: Any, train: np.ndarray, val: np.ndarray) -> Scores:
         """Fit a model on a training set and score a validation set.
 
@@ -60,6 +70,25 @@ class BaselineInputs:
             Scores of the validation set.
         """
         return self.models.fit_predict(model, inputs, self.targets, train, val)
+
+    def fit_member(
+        self, name: str, kind: Kind, model: Any, inputs: Any, train: np.ndarray, **fields: Any
+    ) -> LinearMember:
+        """Fit a model on a training set, as a member of a stacked ensemble.
+
+        Args:
+            name: Name of the baseline.
+            kind: Field of `LinearMember`.
+            model: An unfitted model of scikit-learn.
+            inputs: Inputs of the training set, `(examples, features)`.
+            train: Indices of the training set.
+            **fields: Further fields of `LinearMember`.
+
+        Returns:
+            The member.
+        """
+        weights, bias = self.models.fit_affine(model, inputs, self.targets[train])
+        return LinearMember(name, kind, self.models.link, weights, bias, **fields).without_unused_words()
 
 
 def fit_trivial(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
@@ -76,51 +105,69 @@ def fit_trivial(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> S
     return inputs.models.constant(inputs.targets[train], len(val))
 
 
-def fit_text_length(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+def fit_constant(inputs: BaselineInputs, train: np.ndarray, *, name: str) -> LinearMember:
+    """Return the trivial baseline as a member of a stacked ensemble.
+
+    Args:
+        inputs: What baselines read.
+        train: Indices of the training set.
+        name: Name of the member.
+
+    Returns:
+        A member whose scores are all equal.
+    """
+    bias = inputs.models.constant_predictor(inputs.targets[train])
+    return LinearMember(name, "word_count", inputs.models.link, np.zeros((1, len(bias))), bias)
+
+
+def fit_text_length(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     """Fit a linear model of the number of words.
 
     Args:
         inputs: What baselines read.
         train: Indices of the training set.
-        val: Indices of the validation set.
 
     Returns:
-        Scores of the validation set.
+        The fitted model.
     """
-    n_words = np.array([[len(text.split())] for text in inputs.texts], dtype=np.float64)
-    return inputs.fit_predict(_standardized(inputs.models.linear(1.0)), n_words, train, val)
+    n_words = np.array([[len(text.split())] for text in inputs.texts[train]], dtype=np.float64)
+    return inputs.fit_member(TEXT_LENGTH, "word_count", _standardized(inputs.models.linear(1.0)), n_words, train)
 
 
-def fit_tf_idf(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+def fit_tf_idf(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     """Fit a linear model of TF-IDF weights of words.
 
     Args:
         inputs: What baselines read.
         train: Indices of the training set.
-        val: Indices of the validation set.
 
     Returns:
-        Scores of the validation set.
+        The fitted model.
     """
-    return inputs.fit_predict(make_pipeline(TfidfVectorizer(), inputs.models.linear(1.0)), inputs.texts, train, val)
+    vectorizer = TfidfVectorizer()
+    weighted = vectorizer.fit_transform(inputs.texts[train])
+    fields = {"vocabulary": tuple(vectorizer.get_feature_names_out().tolist()), "idf": vectorizer.idf_}
+    return inputs.fit_member(TF_IDF, "tf_idf", inputs.models.linear(1.0), weighted, train, **fields)
 
 
-def fit_bag_of_words(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+def fit_bag_of_words(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     """Fit boosted decision stumps on the presence of words.
 
     Args:
         inputs: What baselines read.
         train: Indices of the training set.
-        val: Indices of the validation set.
 
     Returns:
-        Scores of the validation set.
+        The fitted model; a sum of stumps is linear in the presence of words.
     """
-    model = make_pipeline(CountVectorizer(binary=True), inputs.models.boosting(inputs.seed))
-    return inputs.fit_predict(model, inputs.texts, train, val)
+    vectorizer = CountVectorizer(binary=True)
+    present = vectorizer.fit_transform(inputs.texts[train])
+    vocabulary = tuple(vectorizer.get_feature_names_out().tolist())
+    model = inputs.models.boosting(inputs.seed)
+    return inputs.fit_member(BAG_OF_WORDS, "word_presence", model, present, train, vocabulary=vocabulary)
 
 
-def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
+def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     """Fit a linear model of the hidden states of one layer of the frozen text encoder.
 
     Inner folds of the training set, split by song, choose the layer and the L2 strength with the least loss.
@@ -128,28 +175,27 @@ def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray, val: np.ndarra
     Args:
         inputs: What baselines read, with hidden states.
         train: Indices of the training set.
-        val: Indices of the validation set.
 
     Returns:
-        Scores of the validation set.
+        The fitted model.
     """
     states, family, targets = inputs.hidden_states, inputs.models, inputs.targets
     assert states is not None
 
-    def predict(choice: tuple[int, float], fit: np.ndarray, score: np.ndarray) -> Scores:
+    def cost(choice: tuple[int, float]) -> float:
         layer, strength = choice
-        return inputs.fit_predict(_standardized(family.linear(strength)), states[:, layer], fit, score)
+        predicted = [
+            inputs.fit_predict(_standardized(family.linear(strength)), states[:, layer], fit, score)
+            for fit, score in inner
+        ]
+        return family.cost(targets[rows], np.concatenate(predicted))
 
     choices = [(layer, strength) for layer in range(states.shape[1]) for strength in FROZEN_STRENGTHS]
     inner = _inner_folds(inputs, train)
-    if not inner:
-        return predict(choices[0], train, val)
-    rows = np.concatenate([score for _, score in inner])
-
-    def cost(choice: tuple[int, float]) -> float:
-        return family.cost(targets[rows], np.concatenate([predict(choice, fit, score) for fit, score in inner]))
-
-    return predict(min(choices, key=cost), train, val)
+    rows = np.concatenate([score for _, score in inner]) if inner else np.array([], dtype=np.int64)
+    layer, strength = min(choices, key=cost) if inner else choices[0]
+    model, key = _standardized(family.linear(strength)), hidden_states_key(layer)
+    return inputs.fit_member(FROZEN_ENCODER, "encoded", model, states[train, layer], train, key=key)
 
 
 def _inner_folds(inputs: BaselineInputs, train: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -167,20 +213,19 @@ def _inner_folds(inputs: BaselineInputs, train: np.ndarray) -> list[tuple[np.nda
     return [(train[fit], train[score]) for fit, score in folds.split(train, strata, None if is_one_per_song else songs)]
 
 
-def fit_pooled_features(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray, *, modality: str) -> Scores:
+def fit_pooled_features(inputs: BaselineInputs, train: np.ndarray, *, modality: str) -> LinearMember:
     """Fit a linear model of one modality's pooled features.
 
     Args:
         inputs: What baselines read, with the modality's features.
         train: Indices of the training set.
-        val: Indices of the validation set.
         modality: Name of the modality.
 
     Returns:
-        Scores of the validation set.
+        The fitted model.
     """
-    model = _standardized(inputs.models.linear(MEDIA_STRENGTH))
-    return inputs.fit_predict(model, inputs.media_features[modality], train, val)
+    model, features = _standardized(inputs.models.linear(MEDIA_STRENGTH)), inputs.media_features[modality]
+    return inputs.fit_member(media_baseline_name(modality), "encoded", model, features[train], train, key=modality)
 
 
 def _standardized(model: Any) -> Any:

@@ -12,3 +12,15 @@ READS_WORDS = (TEXT_LENGTH, TF_IDF, BAG_OF_WORDS)  # baselines that need no enco
 
 # present names of baselines by the names that versions up to 0.1 wrote
 FORMER_BASELINES = {"words + stumps": BAG_OF_WORDS, "frozen + linear": FROZEN_ENCODER, "none": NO_CONTEXT}
+
+
+def media_baseline_name(modality: str) -> str:
+    """Return the name of the linear model of a modality's pooled features.
+
+    Args:
+        modality: Name of the modality.
+
+    Returns:
+        Name of the baseline.
+    """
+    return f"{modality} + linear"

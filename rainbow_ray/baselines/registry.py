@@ -18,9 +18,11 @@ from rainbow_ray.baselines.models import (
     fit_tf_idf,
     fit_trivial,
 )
-from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF
+from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF, media_baseline_name
+from rainbow_ray.stacking.linear_member import LinearMember
 
 FitBaseline = Callable[[BaselineInputs, np.ndarray, np.ndarray], Scores]
+FitMember = Callable[[BaselineInputs, np.ndarray], LinearMember]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,26 @@ class Baseline:
         fit: Returns scores of a validation set from inputs, training indices and validation indices. Every choice, such
             as that of a layer, is made on the training set.
         needs_words: Whether it needs a word in the training set's texts; without any, the trivial baseline replaces it.
+        fit_member: Returns the model fitted on training indices, so that a stacked ensemble can keep it; None for
+            baselines that give scores only.
     """
 
     name: str
     applies: Callable[[BaselineInputs], bool]
     fit: FitBaseline
     needs_words: bool = False
+    fit_member: FitMember | None = None
+
+
+def _member_baseline(
+    name: str, applies: Callable[[BaselineInputs], bool], fit_member: FitMember, *, needs_words: bool = False
+) -> Baseline:
+    """Return a baseline that a stacked ensemble can keep."""
+    return Baseline(name, applies, functools.partial(_fit_and_score, fit_member=fit_member), needs_words, fit_member)
+
+
+def _fit_and_score(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray, *, fit_member: FitMember) -> Scores:
+    return np.asarray(fit_member(inputs, train).scores(inputs.member_inputs)[val])
 
 
 def register_baseline(
@@ -105,7 +121,7 @@ def applicable_baselines(inputs: BaselineInputs) -> list[Baseline]:
 
 def _media_baseline(modality: str) -> Baseline:
     fit = functools.partial(fit_pooled_features, modality=modality)
-    return Baseline(f"{modality} + linear", lambda inputs: modality in inputs.media_features, fit)
+    return _member_baseline(media_baseline_name(modality), lambda inputs: modality in inputs.media_features, fit)
 
 
 def _has_texts(inputs: BaselineInputs) -> bool:
@@ -119,9 +135,9 @@ def _has_hidden_states(inputs: BaselineInputs) -> bool:
 _BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
     for baseline in (
-        Baseline(TEXT_LENGTH, _has_texts, fit_text_length),
-        Baseline(TF_IDF, _has_texts, fit_tf_idf, needs_words=True),
-        Baseline(BAG_OF_WORDS, _has_texts, fit_bag_of_words, needs_words=True),
-        Baseline(FROZEN_ENCODER, _has_hidden_states, fit_frozen_encoder),
+        _member_baseline(TEXT_LENGTH, _has_texts, fit_text_length),
+        _member_baseline(TF_IDF, _has_texts, fit_tf_idf, needs_words=True),
+        _member_baseline(BAG_OF_WORDS, _has_texts, fit_bag_of_words, needs_words=True),
+        _member_baseline(FROZEN_ENCODER, _has_hidden_states, fit_frozen_encoder),
     )
 }

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.baselines.common import MAX_EXAMPLES, run_baselines
-from rainbow_ray.baselines.features import media_features, text_states
+from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
+from rainbow_ray.baselines.features import media_features, text_states, trained_modalities
 from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
@@ -22,15 +22,17 @@ from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_segment_baselines(context: FitContext, split: Split) -> dict[str, Scores]:
+def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: bool = False) -> Baselines:
     """Return out-of-fold scores of the baselines of segments.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
+        keep_fits: Whether to return the fitted models, too.
 
     Returns:
-        Scores by name, `(segments, …)`; NaN for segments beyond a sample of songs.
+        Scores by name, `(segments, …)`, NaN for segments beyond a sample of songs; and the fits, if all segments have
+        labels of their own and were scored.
     """
     dataset, task, seed = context.dataset, context.task, context.config.reproducibility.seed
     rows = sample_songs(dataset.targets, seed)
@@ -38,15 +40,17 @@ def compute_segment_baselines(context: FitContext, split: Split) -> dict[str, Sc
     examples = view.examples.take(view.positions)
     features, states, part = media_features(context, view), text_states(context, examples), split.take(rows)
     if task.is_weakly_labeled:
-        scores = _score_songs(task.base_task, examples, part, states, features, seed)
+        baselines = Baselines(_score_songs(task.base_task, examples, part, states, features, seed))
     else:
         labeled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
-        has_label = task.has_label(examples.targets)
-        scores = run_baselines(task.base_task, labeled, part, states, features, seed=seed, has_label=has_label)
-    all_scores = {name: empty_scores(task, len(dataset)) for name in scores}
-    for name, values in scores.items():
+        baselines = run_baselines(
+            task.base_task, labeled, part, states, features, seed=seed, has_label=task.has_label(examples.targets),
+            keep=KeepFits(None, trained_modalities(context)) if keep_fits and len(rows) == len(dataset) else None,
+        )  # fmt: skip
+    all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}
+    for name, values in baselines.scores.items():
         all_scores[name][rows] = values
-    return all_scores
+    return Baselines(all_scores, baselines.fits)
 
 
 def sample_songs(targets: np.ndarray, seed: int) -> np.ndarray:
@@ -83,7 +87,7 @@ def _score_songs(
     song_states = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
     song_features = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in features.items()}
     joined = _join_segments(examples, songs)
-    scores = run_baselines(base_task, joined, split.take(first), song_states, song_features, seed=seed)
+    scores = run_baselines(base_task, joined, split.take(first), song_states, song_features, seed=seed).scores
     sizes = np.array([song.stop - song.start for song in songs])
     return {
         name: np.repeat(values / sizes.reshape(-1, *[1] * (values.ndim - 1)), sizes, axis=0)

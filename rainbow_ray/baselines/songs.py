@@ -4,51 +4,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from rainbow_ray.baselines.common import MAX_EXAMPLES, run_baselines
-from rainbow_ray.baselines.features import media_features, text_states
-from rainbow_ray.baselines.model_family import Scores
-from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
+from rainbow_ray.baselines.features import media_features, text_states, trained_modalities
+from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
+from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_song_baselines(context: FitContext, split: Split) -> dict[str, Scores]:
+def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool = False) -> Baselines:
     """Return out-of-fold scores of the baselines of songs.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
+        keep_fits: Whether to return the fitted models, too, which score stems each by itself.
 
     Returns:
-        Scores by name, `(examples, …)`; NaN for examples beyond a sample of `MAX_EXAMPLES`.
+        Scores by name, `(examples, …)`, NaN for examples beyond a sample of `MAX_EXAMPLES`; and the fits, if all
+        examples were scored.
     """
     dataset, seed = context.dataset, context.config.reproducibility.seed
     view = dataset.in_memory_subset(np.arange(len(dataset)))
     first = view.take(first_of_each_song(dataset, view.indices))
-    features = media_features(context, view)
+    features = row_features = media_features(context, view)
+    rows = view
     if dataset.songs is not None:
         # the mean over a song's stems, because a song has one text
-        rows = dataset.songs[view.indices]
+        song_of_row = dataset.songs[view.indices]
         features = {
-            name: mean_by_group(rows, values)[dataset.songs[first.indices]] for name, values in features.items()
+            name: mean_by_group(song_of_row, values)[dataset.songs[first.indices]] for name, values in features.items()
         }
         view = first
-    if len(view) > MAX_EXAMPLES:
+    is_sample = len(view) > MAX_EXAMPLES
+    if is_sample:
         sample = np.sort(np.random.default_rng(seed).choice(len(view), MAX_EXAMPLES, replace=False))
         view = view.take(sample)
         features = {name: values[sample] for name, values in features.items()}
     examples = view.examples.take(view.positions)
     states = text_states(context, examples)
-    scores = run_baselines(context.task, examples, split.take(view.indices), states, features, seed=seed)
-    all_scores = {name: empty_scores(context.task, len(dataset)) for name in scores}
-    for name, values in scores.items():
+    keep_fits = keep_fits and not is_sample and len(rows) == len(dataset)
+    keep = None
+    if keep_fits:
+        scored = None if dataset.songs is None else _stem_inputs(dataset, rows, view, states, row_features)
+        keep = KeepFits(scored, trained_modalities(context))
+    baselines = run_baselines(
+        context.task, examples, split.take(view.indices), states, features, seed=seed, keep=keep,
+    )  # fmt: skip
+    all_scores = {name: empty_scores(context.task, len(dataset)) for name in baselines.scores}
+    for name, values in baselines.scores.items():
         all_scores[name][view.indices] = values
         if dataset.songs is not None:
             by_song = np.zeros((int(dataset.songs.max()) + 1, *values.shape[1:]), dtype=values.dtype)
             by_song[dataset.songs[view.indices]] = values
             all_scores[name][:] = by_song[dataset.songs]
-    return all_scores
+    return Baselines(all_scores, baselines.fits)
+
+
+def _stem_inputs(
+    dataset: Dataset, rows: ExampleView, songs: ExampleView, states: np.ndarray | None, features: dict[str, np.ndarray]
+) -> MemberInputs:
+    """What members read of each stem: its own media, and the text of its song."""
+    assert dataset.songs is not None
+    position = np.zeros(int(dataset.songs.max()) + 1, dtype=np.int64)
+    position[dataset.songs[songs.indices]] = np.arange(len(songs))
+    song_of_row = position[dataset.songs[rows.indices]]
+    layers = {} if states is None else {hidden_states_key(i): states[song_of_row, i] for i in range(states.shape[1])}
+    texts = songs.examples.take(songs.positions).texts[song_of_row].tolist()
+    return MemberInputs(texts, {**layers, **features})
 
 
 def first_of_each_song(dataset: Dataset, indices: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 model.safetensors      all tensors, including those of the encoder; of an ensemble, those that its members share
 member-K.safetensors   tensors of member K of an ensemble
+stack.json             linear models and weights of the stacked ensemble of each fit
+frozen.safetensors     tensors of the frozen text encoder that the linear models read, as far as no other file has them
 bundle.json            description: config, task, columns, calibration, and hashes of the other files
 README.md              model card
 encoder/               transformers config of the text encoder
@@ -11,6 +13,7 @@ tokenizer files        as transformers writes them
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -23,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rainbow_ray.bundle.description import FORMAT, read_description
+from rainbow_ray.bundle.frozen_encoder import FROZEN, build_frozen_encoder, empty_encoder, tensors_to_store
 from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes, is_onnx
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
@@ -31,10 +35,14 @@ from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
+from rainbow_ray.modalities.text.encoder import TextEncoder
+from rainbow_ray.modalities.text.modality import SPEC as TEXT_SPEC
 from rainbow_ray.modalities.text.tokenize import check_embeddings
 from rainbow_ray.modalities.weight_checks import check_finite
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
+from rainbow_ray.stacking.files import STACK, read_stacks, write_stacks
+from rainbow_ray.stacking.stack import Stack
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line
@@ -43,7 +51,6 @@ from rainbow_ray.utils.paths import resolve_path
 
 TENSORS = "model.safetensors"
 CARD = "README.md"
-MAX_LAYERS = 1000  # of an encoder; a config with more is damaged
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,14 @@ class Member:
         task: Its task, with the state that the fit learned.
         calibration: Calibration of its scores.
         fold: Fold whose songs it was not trained on; None for a single model.
+        stack: The linear models that it is combined with; None for the neural network alone.
     """
 
     model: RainbowModel
     task: Task
     calibration: Calibration = field(default_factory=Calibration)
     fold: int | None = None
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Bundle:
         tokenizer: Name or folder that `load_tokenizer` takes.
         info: Content of `bundle.json`.
         members: Fits of an ensemble; empty for a single model.
+        stack: The linear models that a single model is combined with; None for the neural network alone.
+        frozen_encoder: Frozen text encoder whose hidden states the linear models read, or None.
     """
 
     model: RainbowModel
@@ -80,11 +91,23 @@ class Bundle:
     tokenizer: str
     info: dict[str, Any]
     members: tuple[Member, ...] = ()
+    stack: Stack | None = None
+    frozen_encoder: TextEncoder | None = None
 
     @property
     def fits(self) -> tuple[Member, ...]:
         """The members of an ensemble, or the single model as one."""
-        return self.members or (Member(self.model, self.task, self.calibration),)
+        return self.members or (Member(self.model, self.task, self.calibration, stack=self.stack),)
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stack of each fit; empty where the scores are those of the neural network alone."""
+        return tuple(fit.stack for fit in self.fits if fit.stack is not None)
+
+    @property
+    def feature_keys(self) -> tuple[str, ...]:
+        """Keys of the encoders' features that the linear models read."""
+        return tuple(sorted({key for stack in self.stacks for key in stack.feature_keys}))
 
     @property
     def calibration(self) -> Calibration:
@@ -106,7 +129,9 @@ class Bundle:
         for member in self.members:
             if member.fold == fold:
                 info = {**self.info, "calibration": member.calibration.to_json()}
-                return Bundle(member.model, member.task, self.tokenizer, info)
+                return Bundle(
+                    member.model, member.task, self.tokenizer, info, (), member.stack, self.frozen_encoder
+                )  # fmt: skip
         folds = ", ".join(str(member.fold) for member in self.members)
         reason = f"available folds: {folds}" if folds else "it is not an ensemble (train --ensemble)"
         raise InputError(f"this model has no member of fold {fold}: {reason}")
@@ -131,6 +156,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
             subfolder, body = get_modality(name).encoder_folder, getattr(model.encoder_of(name), "body", None)
             if subfolder is not None and body is not None:
                 body.config.save_pretrained(temporary / subfolder)
+        write_stacks(temporary, bundle.stacks)
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
         document = {
@@ -147,6 +173,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
                 }
                 for member in bundle.members
             ],
+            "frozen_layers": None if bundle.frozen_encoder is None else bundle.frozen_encoder.depth,
             **bundle.info,
             "files": file_hashes(temporary),
         }
@@ -198,6 +225,8 @@ def load_bundle(path: Path) -> Bundle:
         document = read_description(folder)
         names = [TENSORS, *(_member_file(i) for i in range(len(document["members"])))]
         shared, *member_tensors = [_read_tensors(folder / name) for name in names]
+        stacks = read_stacks(folder)
+        frozen = _read_tensors(folder / FROZEN) if (folder / FROZEN).exists() else {}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
@@ -205,6 +234,7 @@ def load_bundle(path: Path) -> Bundle:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
     try:
         bundle = _build_bundle(folder, document, shared, member_tensors)
+        bundle = _with_stacks(folder, bundle, stacks, frozen)
     except Exception as error:  # transformers raises many types for damaged configs
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
     _check_tokenizer(path, folder, bundle.model)
@@ -239,6 +269,28 @@ def _build_bundle(
     return Bundle(models[0], task, str(folder), document, members)
 
 
+def _with_stacks(folder: Path, bundle: Bundle, stacks: list[Stack], tensors: dict[str, torch.Tensor]) -> Bundle:
+    """Add the stacks and the frozen encoder of a bundle. Raises `ValueError` where they do not fit the model."""
+    if not stacks:
+        return bundle
+    if len(stacks) != len(bundle.fits):
+        raise ValueError(f"{STACK}: stacks of {len(stacks)} fits, and the model has {len(bundle.fits)}")
+    for stack in stacks:
+        stack.check(bundle.task.base_task.target_type, len(bundle.task.score_names))
+    frozen_encoder = None
+    if bundle.info.get("frozen_layers") is not None:
+        with offline(), quiet_libraries():
+            frozen_encoder = build_frozen_encoder(
+                folder / str(TEXT_SPEC.encoder_folder), bundle.model.config.text_encoder,
+                bundle.info["frozen_layers"], tensors, bundle.model.text,
+            )  # fmt: skip
+    if not bundle.members:
+        return dataclasses.replace(bundle, stack=stacks[0], frozen_encoder=frozen_encoder)
+    pairs = zip(bundle.members, stacks, strict=True)
+    members = tuple(dataclasses.replace(member, stack=stack) for member, stack in pairs)
+    return dataclasses.replace(bundle, members=members, frozen_encoder=frozen_encoder)
+
+
 def _check_tokenizer(path: Path, folder: Path, model: RainbowModel) -> None:
     """Raise `InputError` for a tokenizer without a vocabulary, or with tokens that the encoder has no embedding for."""
     if model.text is None:
@@ -262,11 +314,14 @@ def _tensor_files(bundle: Bundle) -> dict[str, dict[str, torch.Tensor]]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
     state = bundle.model.state_dict()
+    stored = tensors_to_store(bundle.frozen_encoder, bundle.model.text)
+    frozen = {FROZEN: plain(stored)} if stored else {}
     if not bundle.members:
-        return {TENSORS: plain(state)}
+        return {TENSORS: plain(state), **frozen}
     member_tensors = [member.model.trained_state() for member in bundle.members]
     shared = {name: tensor for name, tensor in state.items() if name not in member_tensors[0]}
-    return {TENSORS: plain(shared), **{_member_file(i): plain(tensors) for i, tensors in enumerate(member_tensors)}}
+    files = {_member_file(i): plain(tensors) for i, tensors in enumerate(member_tensors)}
+    return {TENSORS: plain(shared), **files, **frozen}
 
 
 def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -320,18 +375,7 @@ def _empty_model(folder: Path, document: Mapping[str, Any], task: Task) -> Rainb
         subfolder = get_modality(name).encoder_folder
         if subfolder is not None and (get_modality(name).reads_text or (folder / subfolder).exists()):
             normalize = document.get("audio_normalized", True)
-            encoders[name] = PretrainedEncoder(_empty_encoder(folder / subfolder), normalize=normalize)
+            encoders[name] = PretrainedEncoder(empty_encoder(folder / subfolder), normalize=normalize)
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
     return RainbowModel(encoders, config, task.outputs, modalities, seconds, temporal=task.is_sequence_task)
-
-
-def _empty_encoder(folder: Path) -> Any:
-    """Return an encoder with the architecture of a config, and other weights."""
-    from transformers import AutoConfig, AutoModel
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    layers = getattr(config, "num_hidden_layers", 0)
-    if not isinstance(layers, int) or layers > MAX_LAYERS:
-        raise ValueError(f"{folder.name}/config.json: {layers!r} layers")
-    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)

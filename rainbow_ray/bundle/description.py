@@ -1,6 +1,7 @@
 """The description of a bundle, `bundle.json`: its version, its fields, and the reader of earlier versions.
 
-Format 1 has no ensembles. Format 2 has other names of keys, which `read_description` replaces.
+Format 1 has no ensembles. Format 2 has other names of keys, which `read_description` replaces. Format 3
+has no stacked ensembles.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from rainbow_ray.bundle.integrity import check_files
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality, modality_names
 from rainbow_ray.utils.mappings import rename_keys
 
-FORMAT = 3
-READABLE_FORMATS = (1, 2, FORMAT)
+FORMAT = 4
+READABLE_FORMATS = (1, 2, 3, FORMAT)
 REQUIRED_KEYS = {"model", "task", "files", "text_columns", "max_tokens"}
 # names of keys in formats 1 and 2
 EARLIER_KEYS = {
@@ -44,6 +45,7 @@ class BundleDescription(BaseModel):
         max_unreadable_fraction: Fraction of media files that may be unreadable.
         calibration: Calibration of the scores.
         members: Task, calibration and fold of each member of an ensemble.
+        frozen_layers: Layers of the frozen text encoder that linear models read; None without one.
     """
 
     max_tokens: NonNegativeInt
@@ -57,6 +59,7 @@ class BundleDescription(BaseModel):
     max_unreadable_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
     calibration: dict[str, Any] = {}
     members: list[dict[str, Any]] = []
+    frozen_layers: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _check_modalities(self) -> BundleDescription:

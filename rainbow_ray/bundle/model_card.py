@@ -116,12 +116,15 @@ def _model_description(summary: Mapping[str, Any], info: Mapping[str, Any], n_me
     if summary["precision"] != "fp32":
         precision = (f"trained and evaluated in {summary['precision']}; this bundle is fp32, with scores that differ by"
                      " some thousandths")  # fmt: skip
+    stack = summary.get("stack")
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stack["weights"].items()) if stack else ""
     rows = {
         "task": f"{summary['task']} (phase {summary['phase']})",
         "target": f"`{info['target']}`",
         "inputs": ", ".join(f"`{name}`" for name in [*info["text_columns"], *info["media_columns"]]) or "–",
         "text encoder": f"`{info['encoder']}`" if info["encoder"] else "–",
         "model": model,
+        **({"stacked ensemble": f"weights {weights}"} if stack else {}),
         "precision": precision,
         "config": f"hash `{info['config_hash']}`",
     }
@@ -153,15 +156,18 @@ def _evaluation_results(summary: Mapping[str, Any]) -> str:
     names = [summary["metric"], *(name for name in names if name != summary["metric"])][:MAX_METRICS]
     intervals = [format_interval(summary["ci95"].get(name), separator=" to ") for name in names]
     rows = [["model", *(format_number(metrics.get(name)) for name in names)], ["95% interval", *intervals]]
+    if stack := summary.get("stack"):
+        rows.append(["neural network alone", *(format_number(stack["neural"].get(name)) for name in names)])
     for baseline, values in summary["baselines"].items():
         rows.append([baseline, *(format_number(values.get(name)) for name in names)])
     header = f"| | {' | '.join(name.replace('_', ' ') for name in names)} |\n|{' --- |' * (len(names) + 1)}"
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     split = f"{n_folds}-fold cross-validation" if n_folds > 1 else "one split into training and validation songs"
+    contributions = f"\n\n{stack['contributions']}" if stack else ""
     return (
         f"## Evaluation results\n\nEstimated by {split}, grouped by song: each song is scored by a model that was not"
         " trained on it. Intervals are bootstrap intervals over songs. Baselines are evaluated on the same songs.\n\n"
-        f"{header}\n{body}"
+        f"{header}\n{body}{contributions}"
     )
 
 

@@ -12,8 +12,11 @@ from rainbow_ray.bundle.bundle import Bundle, Member, save_bundle
 from rainbow_ray.bundle.model_card import write_card
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.results import Results
+from rainbow_ray.modalities.text.encoder import TextEncoder, load_frozen_encoder
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.stacking.linear_member import layer_of_key
 from rainbow_ray.training.checkpoint import load_fitted_model
 from rainbow_ray.training.cross_validation import FitResult
 
@@ -40,8 +43,10 @@ def save_run_model(
         members = tuple(_load_member(plan, data, fit, results) for fit in fits)
         task = data.task.fit(data.source.targets[data.split.fold >= 0], plan.config.training)
         model, train_indices = members[0].model, np.flatnonzero(data.split.fold >= 0)
+        stack = None
     else:
         members = ()
+        stack = None if results.stack is None else results.stack.stack_of(fits[-1].job.fold)
         model, task = load_fitted_model(plan.config, plan.input_spec, data.task, fits[-1].job.folder)
         train_indices = fits[-1].job.train
     info = {
@@ -60,7 +65,7 @@ def save_run_model(
         "config_hash": plan.config.hash(),
         "calibration": results.calibration.to_json(),
     }
-    bundle = Bundle(model, task, plan.input_spec.text, info, members)
+    bundle = Bundle(model, task, plan.input_spec.text, info, members, stack, _frozen_encoder(plan, results, model))
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
@@ -69,7 +74,22 @@ def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Res
     model, task = load_fitted_model(plan.config, plan.input_spec, data.task, fit.job.folder)
     assert fit.job.fold is not None, "a refit is not a member of an ensemble"
     calibration = results.calibrations.get(fit.job.fold, Calibration())
-    return Member(model, task, calibration, fit.job.fold)
+    stack = None if results.stack is None else results.stack.stack_of(fit.job.fold)
+    return Member(model, task, calibration, fit.job.fold, stack)
+
+
+def _frozen_encoder(plan: RunPlan, results: Results, model: RainbowModel) -> TextEncoder | None:
+    """Return the frozen text encoder whose hidden states the stacks' members read, or None where none does."""
+    if results.stack is None:
+        return None
+    stacks = [results.stack.stack_of(fold) for fold in (None, *range(len(results.stack.by_fold)))]
+    keys = {key for stack in stacks for key in stack.feature_keys}
+    layers = [layer for key in keys if (layer := layer_of_key(key)) is not None]
+    if not layers:
+        return None
+    if model.has_frozen_features and model.text is not None:
+        layers.append(model.text.depth)  # the network then reads the same encoding
+    return load_frozen_encoder(plan.input_spec.text, plan.config.model.text_encoder, max(1, *layers))
 
 
 def _media_info(plan: RunPlan) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Calibrated:
 
 def calibrate(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
-    folds: np.ndarray,
+    folds: np.ndarray, fold_scores: Mapping[int, np.ndarray] | None = None,
 ) -> Calibrated:  # fmt: skip
     """Fit a calibration on out-of-fold scores, and cross-fit these scores.
 
@@ -55,6 +55,8 @@ def calibrate(
         scores: Out-of-fold scores, `(examples, …)`.
         songs: Song of each example, `(examples,)`.
         folds: Fold of each example, `(examples,)`.
+        fold_scores: Scores by fold, `(examples, …)` each, which depend on no label of the fold: its calibration is
+            fitted on them. None: on `scores`.
 
     Returns:
         The calibration and the cross-fitted scores.
@@ -71,7 +73,7 @@ def calibrate(
     if is_one_split:
         note = "one split has no other folds to fit on: the model is calibrated, but its reported numbers are not"
         return Calibrated(calibration, scores, scores, (*notes, note))
-    by_fold = fit_by_fold(config, task, targets, scores, songs, folds)
+    by_fold = fit_by_fold(config, task, targets, scores, songs, folds, fold_scores)
     return Calibrated(calibration, *_apply_by_fold(by_fold, scores, folds), tuple(notes), by_fold)
 
 
@@ -134,7 +136,7 @@ def cross_fit(
 
 def fit_by_fold(
     config: CalibrationConfig, task: Task, targets: np.ndarray, scores: np.ndarray, songs: np.ndarray,
-    folds: np.ndarray,
+    folds: np.ndarray, fold_scores: Mapping[int, np.ndarray] | None = None,
 ) -> dict[int, Calibration]:  # fmt: skip
     """Fit a calibration for each fold on the songs of the other folds.
 
@@ -145,6 +147,7 @@ def fit_by_fold(
         scores: Out-of-fold scores, `(examples, …)`.
         songs: Song of each example, `(examples,)`.
         folds: Fold of each example, `(examples,)`.
+        fold_scores: As in `calibrate`.
 
     Returns:
         Calibrations by fold; none for a single fold.
@@ -153,8 +156,9 @@ def fit_by_fold(
     for fold in np.unique(folds):
         in_other_folds = folds != fold
         if in_other_folds.any():
+            of_fold = scores if fold_scores is None else fold_scores[int(fold)]
             by_fold[int(fold)] = fit_calibration(
-                config, task, targets[in_other_folds], scores[in_other_folds], songs[in_other_folds]
+                config, task, targets[in_other_folds], of_fold[in_other_folds], songs[in_other_folds]
             )[0]
     return by_fold
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rainbow_ray.config.choices import (
     CalibrationMethod,
+    Combine,
     Decoding,
     Device,
     Loss,
@@ -130,6 +131,11 @@ class TrainingConfig(Section):
     ensemble: bool = Field(
         False,
         description="keep the models of all folds and average their scores, instead of one model trained on all songs",
+    )
+    combine: Combine = Field(
+        "auto",
+        description="stack: combine the neural network with the baselines by weights from out-of-fold scores; none:"
+        " keep the neural network alone; auto: stack with several folds and at least 30 songs",
     )
     feature_cache_mb: NonNegativeInt = Field(
         8192, description="maximum size in MB of the disk cache for features of frozen layers; 0: no cache"

@@ -188,6 +188,9 @@ SEGMENT_TABLE = (  # its reasons are more specific than those of songs
         lambda config, _: config.segments.decoding != "median",
         "segments.decoding is {config.segments.decoding}",
     ),
+    UnusedKeys(
+        ("training.combine",), _has_no_segment_labels, "only songs have labels: the neural network is kept alone"
+    ),
     UnusedKeys(("training.boundary_loss_weight",), _is_segment_regression, "a numeric target has no boundaries"),
     UnusedKeys(
         ("segments.mil_pooling",), _is_segment_regression, "a numeric target is learned from labels of segments only"

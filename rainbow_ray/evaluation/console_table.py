@@ -23,6 +23,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, metrics: Sequence[st
     """
     console.print(_make_table(summary, metrics), soft_wrap=False)
     console.print(summary["verdict"], style="bold")
+    if stack := summary.get("stack"):
+        console.print(stack["contributions"])
     for line in [*summary["training_warnings"], *(f"Note: {note}" for note in summary["notes"])]:
         console.print(line)
     seconds = summary["seconds"]
@@ -47,6 +49,8 @@ def _make_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
         table.add_column(name.replace("_", " "), justify="right")  # without underscores, a long name can wrap
     table.add_row("model", *(format_number(summary["metrics"].get(name)) for name in names), style="bold")
     table.add_row("  95% interval", *(format_interval(summary["ci95"].get(name)) for name in names))
+    if stack := summary.get("stack"):
+        table.add_row("  neural network alone", *(format_number(stack["neural"].get(name)) for name in names))
     table.add_section()
     for label, values in summary["baselines"].items():
         table.add_row(label, *(format_number(values.get(name)) for name in names))

@@ -46,6 +46,8 @@ def _finalize(
     """Return calibrated and decoded scores of one split of a fit."""
     if split == "val" and fit.job.fold is not None and data.source.songs is None:
         return results.predictions.take(rows)
+    if results.stack is not None and len(scores):
+        scores = results.stack.of_fit(fit.job.fold, rows, scores)
     if data.task.is_sequence_task:
         targets = data.source.targets
         task = data.task.fit_decoding(targets[fit.job.train])

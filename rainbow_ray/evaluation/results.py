@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.calibration.fit import calibrate
@@ -23,6 +24,7 @@ from rainbow_ray.evaluation.bootstrap import (
 )
 from rainbow_ray.evaluation.diagnostics import training_warnings
 from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_modalities, modality_warnings
+from rainbow_ray.evaluation.stacked_scores import StackedScores, stack_scores
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.base import Metrics, Task
@@ -109,6 +111,19 @@ class BaselineComparison:
 
 
 @dataclass(frozen=True)
+class NeuralComparison:
+    """The stacked ensemble compared with its neural network alone, uncalibrated.
+
+    Attributes:
+        metrics: Metrics of the neural network.
+        difference: Paired difference of the headline metric between the two.
+    """
+
+    metrics: Metrics
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What points to problems of the training.
 
@@ -134,6 +149,8 @@ class Results:
         calibrations: Calibration of each fold's scores, fitted on the other folds.
         calibration_notes: Messages about what could not be calibrated.
         n_labeled_examples: Number of measured examples that have a label.
+        stack: The stacked ensemble; None where the model is the neural network alone.
+        neural: Comparison of the stacked ensemble with its neural network.
     """
 
     predictions: ScoredPredictions
@@ -144,28 +161,38 @@ class Results:
     calibrations: Mapping[int, Calibration]
     calibration_notes: tuple[str, ...]
     n_labeled_examples: int
+    stack: StackedScores | None = None
+    neural: NeuralComparison | None = None
 
 
-def evaluate(
-    plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], baselines: Mapping[str, np.ndarray]
-) -> Results:
-    """Calibrate and measure the out-of-fold scores of a run, and compare them with the baselines.
+def evaluate(plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], baselines: Baselines) -> Results:
+    """Combine, calibrate and measure the out-of-fold scores of a run, and compare them with the baselines.
 
     Args:
         plan: The run's plan.
         data: The run's data.
         folds: Results of the folds.
-        baselines: Out-of-fold scores of each baseline, `(examples, …)`, NaN where it has none; at least one baseline.
+        baselines: Results of the baselines, at least of one. With their fits, a stacked ensemble is measured, else the
+            neural network alone.
 
     Returns:
         The results.
     """
-    task, targets = data.task, data.source.targets
-    raw = scatter_song_means(data.source, out_of_fold(data.source, task, folds, lambda fold: fold.val_scores))
+    task, targets, seed = data.task, data.source.targets, plan.config.reproducibility.seed
+    neural = scatter_song_means(data.source, out_of_fold(data.source, task, folds, lambda fold: fold.val_scores))
+    stack = None
+    if baselines.fits is not None:
+        stack = stack_scores(data, folds, baselines.fits, plan.config.training.headline, seed=seed)
+    raw = neural if stack is None else scatter_song_means(data.source, stack.scores)
     rows = np.flatnonzero(data.split.fold >= 0)
     rows = rows[is_scored(raw[rows], task)]
     song_ids, fold_of_row = data.index.codes("song", rows), data.split.fold[rows]
-    calibrated = calibrate(plan.config.calibration, task, targets[rows], raw[rows], song_ids, fold_of_row)
+    fold_scores = None
+    if stack is not None:
+        fold_scores = {k: scatter_song_means(data.source, values)[rows] for k, values in enumerate(stack.fold_scores)}
+    calibrated = calibrate(
+        plan.config.calibration, task, targets[rows], raw[rows], song_ids, fold_of_row, fold_scores
+    )  # fmt: skip
     predictions = ScoredPredictions(raw, raw.copy())
     predictions.scores[rows], predictions.thresholded[rows] = calibrated.scores, calibrated.thresholded
     predictions.thresholded[rows] = _decode(data, predictions.thresholded)[rows]
@@ -174,13 +201,15 @@ def evaluate(
     )
     return Results(
         predictions,
-        measure(task, songs, seed=plan.config.reproducibility.seed),
-        compare(plan, data, songs, baselines),
-        diagnose(plan, data, folds, songs, predictions.scores),
+        measure(task, songs, seed=seed),
+        compare(plan, data, songs, baselines.scores),
+        diagnose(plan, data, folds, songs, predictions.scores if stack is None else neural),
         calibrated.calibration,
         calibrated.by_fold,
         tuple(calibrated.notes),
         int(task.has_label(songs.targets).sum()),
+        stack,
+        None if stack is None else _measure_neural(plan, data, songs, neural),
     )
 
 
@@ -236,6 +265,18 @@ def compare(
     baseline = measured[best][metric] if best is not None else None
     sentence = verdict(metric, best, baseline, value, difference, shared.n_songs)
     return BaselineComparison(measured, best, difference, sentence, shared.n_songs)
+
+
+def _measure_neural(plan: RunPlan, data: PreparedData, songs: ScoredSongs, scores: np.ndarray) -> NeuralComparison:
+    """Measure the neural network's out-of-fold scores on the songs that the stacked ensemble scored."""
+    task, metric = data.task, plan.config.training.headline
+    predictions = ScoredPredictions(scores, _decode(data, scores)).take(songs.rows)
+    metrics, _ = compute_metrics(task, songs.targets, predictions)
+    difference = paired_bootstrap(
+        task, metric, songs.targets, songs.predictions.for_metric(task, metric), predictions.for_metric(task, metric),
+        songs.song_ids, seed=plan.config.reproducibility.seed,
+    )  # fmt: skip
+    return NeuralComparison(metrics, difference)
 
 
 def diagnose(

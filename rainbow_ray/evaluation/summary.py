@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.evaluation.modality_ablation import mean_attention
 from rainbow_ray.evaluation.results import Results
+from rainbow_ray.evaluation.stacked_scores import describe_contributions
 from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.stacking.stack import NEURAL
 from rainbow_ray.training.cross_validation import FitResult
 
 
@@ -48,7 +51,7 @@ def summarize(
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
         **_results_fields(plan, results, folds),
         "unit": plan.unit,
-        "notes": [*collect_notes(plan, data, fits), *results.calibration_notes],
+        "notes": [*collect_notes(plan, data, fits), *results.calibration_notes, *_stack_notes(plan, results)],
         "calibration": results.calibration.to_json(),
         "ensemble": len(folds) if is_ensemble else None,
         "counts": _counts(data, results, folds),
@@ -112,7 +115,29 @@ def _results_fields(plan: RunPlan, results: Results, folds: Sequence[FitResult])
         "best_baseline": comparison.best,
         "difference_to_baseline": vars(comparison.difference) if comparison.difference else None,
         "verdict": comparison.verdict,
+        "stack": None if results.stack is None else _stack_fields(results),
         "training_warnings": results.diagnosis.warnings,
+    }
+
+
+def _stack_notes(plan: RunPlan, results: Results) -> list[str]:
+    """A message where a stacked ensemble was requested, and the baselines gave no fits."""
+    if plan.config.training.combine != "stack" or results.stack is not None or plan.task.is_weakly_labeled:
+        return []
+    return [f"training.combine: stack combines at most {MAX_EXAMPLES} examples: the neural network is kept alone"]
+
+
+def _stack_fields(results: Results) -> dict[str, Any]:
+    assert results.stack is not None
+    assert results.neural is not None
+    weights, difference = results.stack.weights, results.neural.difference
+    return {
+        "weights": {name: round(value, 4) for name, value in zip(weights.names, weights.weights, strict=True)},
+        "shares": {name: round(value, 4) for name, value in results.stack.shares.items()},
+        "left_out": [name for name in (NEURAL, *results.stack.fits.scores) if name not in weights.names],
+        "neural": results.neural.metrics,
+        "difference_to_neural": vars(difference) if difference else None,
+        "contributions": describe_contributions(results.stack.shares),
     }
 
 

@@ -1,7 +1,9 @@
 """Export of a bundle to an ONNX graph with dynamic batch size and lengths.
 
 The graph contains the encoder, the head and all members of an ensemble, and returns uncalibrated scores. Its folder
-also contains the tokenizer and the calibration, so that `inference.onnx_predictor` needs neither PyTorch nor Ray.
+also contains the tokenizer and the calibration, so that `inference.onnx_predictor` needs neither PyTorch nor Ray. Of a
+stacked ensemble, the graph returns the scores of each fit's neural network and the features that the linear models
+read, which are in `stack.json`.
 
 Inputs of the graph, for a batch of b examples:
 
@@ -36,10 +38,11 @@ from rainbow_ray.bundle.model_card import onnx_use, replace_use
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import EnsembleScorer
-from rainbow_ray.inference.onnx_predictor import FORMAT
+from rainbow_ray.inference.onnx_predictor import FEATURES, FORMAT
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.text.tokenize import load_tokenizer, pad_id
+from rainbow_ray.stacking.files import write_stacks
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.io import atomic_folder
 
@@ -74,15 +77,17 @@ class ScoringGraph(nn.Module):
         super().__init__()
         self.scorer = EnsembleScorer(bundle)
         self.model = bundle.model
+        self.is_stacked, self.feature_keys = bool(bundle.stacks), bundle.feature_keys
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Score a batch.
 
         Args:
             inputs: Inputs of the graph by name, as the module's docstring lists them.
 
         Returns:
-            Uncalibrated scores, `(b,)` or `(b, classes)`, float32.
+            Uncalibrated scores, `(b,)` or `(b, classes)`, float32. Of a stacked ensemble, those of each fit's neural
+            network, `(fits, b, …)`, and each of `feature_keys`, `(b, width)`.
         """
         first = next(iter(inputs.values()))
         b = first.shape[0]
@@ -91,10 +96,11 @@ class ScoringGraph(nn.Module):
         units = {name: self._units(name, inputs) for name in self.model.modalities}
         segment_times = SegmentTimes(inputs["times"], None) if "times" in inputs else None
         zeros = first.new_zeros(b, dtype=torch.float32)  # targets and weights, which scores do not depend on
-        scores: torch.Tensor = self.scorer(
-            Batch([], [], units, dict.fromkeys(units), present, zeros, zeros, segment_times)
-        )
-        return scores
+        batch = Batch([], [], units, dict.fromkeys(units), present, zeros, zeros, segment_times)
+        scores, features = self.scorer(batch)
+        if not self.is_stacked:
+            return ((scores.mean(dim=0) if len(scores) > 1 else scores[0]),)
+        return (scores, *(features[key] for key in self.feature_keys))
 
     def _units(self, name: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs of a modality's encoder."""
@@ -149,10 +155,15 @@ def measure_parity(graph: ScoringGraph, bundle: Bundle, file: Path) -> float:
     for seed, sizes in enumerate(BATCH_SIZES):
         inputs = make_inputs(bundle, *sizes, seed=seed)
         with torch.inference_mode():
-            expected = graph(inputs).numpy()
-        (scores,) = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in input_names})
+            expected, *features = (output.numpy() for output in graph(inputs))
+        scores, *other = session.run(
+            None, {name: value.numpy() for name, value in inputs.items() if name in input_names}
+        )
         tolerance_unit = np.maximum(scale, np.abs(expected - location))
         differences.append(float(np.max(np.abs(scores - expected) / tolerance_unit)))
+        for values, expected_values in zip(other, features, strict=True):
+            errors = np.abs(values - expected_values) / np.maximum(1.0, np.abs(expected_values))
+            differences.append(float(np.max(errors)))
     return float(np.max(differences))  # unlike `max`, numpy does not ignore NaN
 
 
@@ -212,7 +223,7 @@ def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
         with _silenced(), torch.no_grad():
             program: Any = torch.onnx.export(
                 graph, kwargs={"inputs": inputs}, dynamic_shapes={"inputs": shapes}, dynamo=True, verbose=False,
-                input_names=list(inputs), output_names=["scores"],
+                input_names=list(inputs), output_names=["scores", *(f"{FEATURES}{key}" for key in graph.feature_keys)],
             )  # fmt: skip
             program.save(file)
     except torch.onnx.errors.OnnxExporterError as error:
@@ -223,6 +234,7 @@ def _write_graph(graph: ScoringGraph, bundle: Bundle, file: Path) -> None:
 def _write_other_files(bundle: Bundle, folder: Path, source: str, parity: float) -> None:
     """Write the tokenizer, the model card and the description."""
     task = bundle.task
+    write_stacks(folder, bundle.stacks)
     if bundle.model.text is not None:
         save_tokenizer_json(bundle.tokenizer, folder, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD

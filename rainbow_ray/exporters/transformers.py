@@ -128,6 +128,7 @@ def _head_problems(bundle: Bundle, encoder: str) -> list[str]:
     family, width = FAMILIES[encoder], model.text.width
     conditions = {
         "training.ensemble=false": not bundle.members,
+        "training.combine=none": not bundle.stacks,
         "model.bag_of_words.enabled=false": model.bag_of_words is None,
         "model.text_encoder.pooling=cls": config.text_encoder.pooling == "cls",
         "model.text_encoder.layer=last, or a number": not model.text.mixed,
@@ -217,7 +218,7 @@ def _measure_parity(bundle: Bundle, classifier: Any) -> float:
     """The largest difference of scores on random texts."""
     inputs = make_inputs(bundle, 5, 40, 3, seed=0)
     with torch.inference_mode():
-        expected = ScoringGraph(bundle).eval()(inputs)
+        expected = ScoringGraph(bundle).eval()(inputs)[0]
         logits = classifier(input_ids=inputs[TOKENS], attention_mask=inputs["mask"]).logits
         scores = bundle.task.scores(logits) if bundle.task.has_classes else logits[:, -1]
     return float((scores - expected).abs().max())

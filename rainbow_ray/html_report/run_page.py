@@ -13,7 +13,8 @@ from rainbow_ray.html_report.label_issues import ExplainWords, find_label_issues
 from rainbow_ray.html_report.modalities import modality_section
 from rainbow_ray.html_report.run_artifacts import RunArtifacts
 from rainbow_ray.html_report.timelines import make_timelines
-from rainbow_ray.utils.number_format import format_labels
+from rainbow_ray.stacking.stack import NEURAL
+from rainbow_ray.utils.number_format import format_difference, format_labels
 
 SEED = 0  # of the bootstrap of the bands
 MAX_CLASSES = 12
@@ -58,6 +59,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], explain: ExplainWords 
         warnings=summary["training_warnings"],
         sections=[
             _metrics(run),
+            *_stack(run),
             *modality_section(run),
             Section("learning", "Learning curves", charts=charts.learning_curves(run.records, summary["metric"])),
             *_timelines(run, texts),
@@ -92,6 +94,8 @@ def _metrics(run: RunArtifacts) -> Section:
     )
     rows = [["model", *(number(summary["metrics"].get(name)) for name in metric_names)]]
     rows.append(["95% interval", *(interval(summary["ci95"].get(name)) for name in metric_names)])
+    if stack := summary.get("stack"):
+        rows.append(["neural network alone", *(number(stack["neural"].get(metric)) for metric in metric_names)])
     for name, values in summary["baselines"].items():
         rows.append([name, *(number(values.get(metric)) for metric in metric_names)])
     examples, group = "songs", "it"
@@ -111,6 +115,31 @@ def _metrics(run: RunArtifacts) -> Section:
         [Table(["", *(name.replace("_", " ") for name in metric_names)], rows, strong=0)],
         [charts.metric_comparison(values_by_name, headline, summary["ci95"].get(headline))],
     )  # fmt: skip
+
+
+def _stack(run: RunArtifacts) -> list[Section]:
+    """What each member of a stacked ensemble contributes."""
+    stack = run.summary.get("stack")
+    if not stack:
+        return []
+    headline = run.summary["metric"]
+    values = {name: metrics.get(headline) for name, metrics in run.summary["baselines"].items()}
+    values[NEURAL] = stack["neural"].get(headline)
+    rows = [
+        [name, number(values.get(name)), f"{stack['weights'].get(name, 0):.2f}", f"{stack['shares'].get(name, 0):.0%}"]
+        for name in [*stack["weights"], *stack["left_out"]]
+    ]
+    text = [
+        "The model is a stacked ensemble: a weighted sum of the linear predictors (logits, or numbers) of a neural"
+        " network and of simple models. Weights are not negative, were fitted on out-of-fold scores, and those that"
+        " scored a fold were fitted on the other folds. A share is the part of a member in the variation of the sum.",
+        stack["contributions"],
+    ]
+    if difference := stack["difference_to_neural"]:
+        shown = format_difference(difference["value"], difference["low"], difference["high"])
+        text.append(f"Compared with the neural network alone: {headline.replace('_', ' ')} {shown}.")
+    table = Table(["member", f"{headline.replace('_', ' ')} alone", "weight", "share"], rows)
+    return [Section("stack", "Stacked ensemble", text, [table])]
 
 
 def _timelines(run: RunArtifacts, texts: Mapping[str, str]) -> list[Section]:

@@ -1,25 +1,33 @@
-"""A bundle as one module: the average score of its members, and the inputs that it needs."""
+"""A bundle as one module, and its scores: those of its fits' neural networks, combined with its linear models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
+from typing_extensions import override
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import Batch
 from rainbow_ray.modalities.rows import cached_windows, make_collates
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.modalities.text.tokenize import WORDS
+from rainbow_ray.modalities.text.encoder import TextEncoder
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
+from rainbow_ray.modalities.text.tokenize import TOKENS, WORDS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
+from rainbow_ray.model.fusion import mean_per_example
+from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.stacking.linear_member import MemberInputs, layer_of_key
+from rainbow_ray.stacking.stack import mean_of_fits
 
 
 class EnsembleScorer(nn.Module):
-    """Uncalibrated scores of a batch, averaged over the members of a bundle.
+    """Uncalibrated scores of a batch by the neural network of each fit, and features for the linear models.
 
     Args:
         bundle: One model, or the members of an ensemble.
@@ -30,35 +38,106 @@ class EnsembleScorer(nn.Module):
         self.tasks = [fit.task for fit in bundle.fits]
         self.fits = [fit.model for fit in bundle.fits]
         self.models = nn.ModuleList(self.fits)  # registers the members, so that `to` moves them
-        # members with the same frozen encoder share one encoding of the batch
-        self.encodes_once = len(self.models) > 1 and all(fit.model.has_frozen_features for fit in bundle.fits)
+        self.frozen_encoder, self.feature_keys = bundle.frozen_encoder, bundle.feature_keys
+        # fits with the same frozen encoder share one encoding of the batch, and with the linear models' encoder, too
+        is_frozen = all(model.has_frozen_features for model in self.fits)
+        self.encodes_once = len(self.fits) > 1 and is_frozen
+        self.reads_frozen_encoder = is_frozen and _gives_pooled_text(self.frozen_encoder, self.fits[0])
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    @override
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Score a batch.
 
         Args:
             batch: Inputs of the model.
 
         Returns:
-            `(examples,)` or `(examples, classes)`, float32.
+            Scores of each fit's neural network, `(fits, examples)` or `(fits, examples, classes)`, float32; and the
+            features that the linear models read by key, `(examples, width)` each, 0 where an example lacks the
+            modality.
         """
         sequence_ids = batch.segment_times.sequence_ids if batch.segment_times is not None else None
+        layers = self._layer_means(batch)
         scores = [
             task.scores(task.finalize_logits(logits.float(), sequence_ids))
-            for task, logits in zip(self.tasks, self._logits(batch), strict=True)
+            for task, logits in zip(self.tasks, self._logits(batch, layers), strict=True)
         ]
-        return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
+        return torch.stack(scores), self._features(batch, layers)
 
-    def _logits(self, batch: Batch) -> list[torch.Tensor]:
-        if not self.encodes_once:
+    def _layer_means(self, batch: Batch) -> torch.Tensor | None:
+        """Means over tokens of the frozen encoder's layers, `(examples, layers, width)`; None without it."""
+        if self.frozen_encoder is None:
+            return None
+        inputs, owner = batch.units[TEXT.name], batch.unit_to_example[TEXT.name]
+        means = self.frozen_encoder.mean_of_layers(inputs[TOKENS], inputs["mask"]).float()
+        flat = mean_per_example(means.flatten(1), owner, batch.targets.shape[0])
+        return flat.reshape(-1, *means.shape[1:])
+
+    def _features(self, batch: Batch, layers: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        features: dict[str, torch.Tensor] = {}
+        names = []
+        for key in self.feature_keys:
+            layer = layer_of_key(key)
+            if layer is None:
+                names.append(key)
+            else:
+                assert layers is not None
+                features[key] = layers[:, layer]
+        outputs = self.fits[0].encode_modalities(batch) if names else {}
+        for name in names:
+            features[name] = torch.where(batch.present[name][:, None], outputs[name].summary.float(), 0.0)
+        return features
+
+    def _logits(self, batch: Batch, layers: torch.Tensor | None) -> list[torch.Tensor]:
+        if not (self.encodes_once or self.reads_frozen_encoder):
             return [model(batch) for model in self.fits]
-        (name,) = self.fits[0].modalities
+        first = self.fits[0]
+        (name,) = first.modalities
         words, owner = batch.units[name].get(WORDS), batch.unit_to_example[name]
-        encoded = self.fits[0].encode(batch)
+        if self.reads_frozen_encoder:
+            assert layers is not None
+            assert first.text is not None
+            encoded = layers[:, first.text.depth]
+        else:
+            encoded = first.encode(batch)
         return [
             model.classify(model.append_bag_of_words(encoded, words, owner), segment_times=batch.segment_times)
             for model in self.fits
         ]
+
+
+def _gives_pooled_text(frozen_encoder: TextEncoder | None, model: RainbowModel) -> bool:
+    """Whether a frozen encoder's layers contain the pooled text that a model with frozen features reads."""
+    if frozen_encoder is None or model.text is None or model.pooling is None:
+        return False
+    text = model.text
+    return (
+        model.pooling.kind == "mean"
+        and not text.mixed
+        and text.depth <= frozen_encoder.depth
+        and (not text.is_whole or frozen_encoder.is_whole)
+    )
+
+
+def score_batch(bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Sequence[str]) -> np.ndarray:
+    """Return the uncalibrated scores of a batch: the mean over the fits of a bundle.
+
+    Args:
+        bundle: The model.
+        scorer: The bundle as a module.
+        batch: Inputs of the model.
+        texts: Text of each example; empty where there is none.
+
+    Returns:
+        `(examples,)` or `(examples, classes)`.
+    """
+    scores, outputs = scorer(batch)
+    if not bundle.stacks:
+        return np.asarray((scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy())
+    features = {key: values.cpu().numpy() for key, values in outputs.items()}
+    return mean_of_fits(
+        bundle.stacks, scores.cpu().numpy(), MemberInputs(texts, features), bundle.task.base_task.target_type
+    )  # fmt: skip
 
 
 def prepare_collates(

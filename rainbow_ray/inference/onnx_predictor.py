@@ -1,7 +1,7 @@
 """Predictions of an ONNX bundle with numpy, onnxruntime and tokenizers, without PyTorch and Ray.
 
 An ONNX bundle is the folder that `export --onnx` writes: `model.onnx` (from inputs to uncalibrated scores),
-`tokenizer.json`, `bundle.json` and `README.md`.
+`tokenizer.json`, `bundle.json`, `README.md` and, of a stacked ensemble, `stack.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.modalities.plain_tokenizer import PlainTokenizer, check_vocabulary
 from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.modalities.text.word_hashing import word_buckets
+from rainbow_ray.stacking.files import read_stacks
+from rainbow_ray.stacking.linear_member import MemberInputs
+from rainbow_ray.stacking.stack import Stack, mean_of_fits
 from rainbow_ray.tasks.target_types import TARGET_FORMATS, TargetFormat, TargetType
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.paths import resolve_path
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
-FORMAT = 2
-READABLE_FORMATS = (1, FORMAT)
+FORMAT = 3
+READABLE_FORMATS = (1, 2, FORMAT)
 EARLIER_KEYS = {"problem": "task"}  # of bundle.json in format 1
+FEATURES = "features_"  # before the key of features, in names of the graph's outputs
 TOKENIZER = "tokenizer.json"
 FOLDER = "onnx"  # folder of a run that holds its ONNX bundle
 REQUIRED_KEYS = {
@@ -81,10 +85,13 @@ class OnnxPredictor:
         session: Session of the graph.
         tokenizer: Converts texts to token ids.
         info: Content of `bundle.json`.
+        stacks: The stack of each fit, of a stacked ensemble.
     """
 
-    def __init__(self, session: InferenceSession, tokenizer: PlainTokenizer, info: dict[str, Any]) -> None:
-        self.session, self.tokenizer, self.info = session, tokenizer, info
+    def __init__(
+        self, session: InferenceSession, tokenizer: PlainTokenizer, info: dict[str, Any], stacks: Sequence[Stack] = ()
+    ) -> None:
+        self.session, self.tokenizer, self.info, self.stacks = session, tokenizer, info, tuple(stacks)
         self.calibration = Calibration.from_json(info["calibration"])
         self.inputs = {graph_input.name for graph_input in session.get_inputs()}
 
@@ -115,7 +122,10 @@ class OnnxPredictor:
             OnnxDescription.model_validate(info)
             Calibration.from_json(info["calibration"]).check(len(info["score_names"]))
             session, tokenizer = _open(folder)
-            predictor = cls(session, _plain_tokenizer(tokenizer, folder), info)
+            stacks = read_stacks(folder)
+            for stack in stacks:
+                stack.check(info["task"], len(info["score_names"]))
+            predictor = cls(session, _plain_tokenizer(tokenizer, folder), info, stacks)
             if problems := predictor._check_tokenizer(tokenizer):
                 raise InputError(f"{path}: the ONNX model cannot be used: {problem}" for problem in problems)
             return predictor
@@ -180,8 +190,8 @@ class OnnxPredictor:
         ids = [self._truncate(row) for row in self.tokenizer([texts[i] for i in indices])]
         # the graph reads the segments of a batch as those of one song, so each text is a batch of its own
         for rows in _batches(ids, max_rows=1 if self.info["segments"] else len(ids)):
-            inputs = self._inputs([texts[indices[i]] for i in rows], ids, rows)
-            scores[indices[rows]] = np.asarray(self.session.run(None, inputs)[0]).reshape(len(rows), len(names))
+            row_texts = [texts[indices[i]] for i in rows]
+            scores[indices[rows]] = self._run(row_texts, ids, rows).reshape(len(rows), len(names))
         if len(indices) and not self.info["segments"]:
             plain = scores[indices][:, 0] if names == ["score"] else scores[indices]
             scores[indices] = self.calibration.probabilities(plain).reshape(len(indices), len(names))
@@ -216,6 +226,15 @@ class OnnxPredictor:
         except Exception:  # onnxruntime has no exception of its own for an index that is out of range
             return [f"its tokenizer is not the graph's, which has no embedding for its last token ({last_token})"]
         return []
+
+    def _run(self, texts: list[str], ids: list[list[int]], rows: np.ndarray) -> np.ndarray:
+        """Uncalibrated scores of some rows of `ids`, whose texts are `texts`."""
+        outputs: list[Any] = list(self.session.run(None, self._inputs(texts, ids, rows)))
+        if not self.stacks:
+            return np.asarray(outputs[0])
+        keys = [output.name.removeprefix(FEATURES) for output in self.session.get_outputs()]
+        features = dict(zip(keys[1:], outputs[1:], strict=True))
+        return mean_of_fits(self.stacks, np.asarray(outputs[0]), MemberInputs(texts, features), self.info["task"])
 
     def _truncate(self, ids: list[int]) -> list[int]:
         """Cut a text to the limit; the last token ends every text and stays."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport, decode
-from rainbow_ray.inference.predictor import REASON
+from rainbow_ray.inference.row_scores import REASON
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.utils.io import atomic_write

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.data.text_cells import NOT_UTF8, id_column
-from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
+from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates, score_batch
 from rainbow_ray.inference.input_tables import Table, Texts, column_names, get_column, read_texts, slice_rows
 from rainbow_ray.inference.media_report import (
     IN_PYTHON,
@@ -30,9 +29,9 @@ from rainbow_ray.inference.media_report import (
     missing_columns,
 )
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
+from rainbow_ray.inference.row_scores import NO_TEXT, REASON, RowScores, missing_reasons
 from rainbow_ray.inference.segments import SegmentScores, score_segments
 from rainbow_ray.modalities.media import MediaReader
-from rainbow_ray.modalities.media_source import TROUBLE
 from rainbow_ray.modalities.rows import lengths, modalities_present
 from rainbow_ray.modalities.selection import reads_text, windowed
 from rainbow_ray.modalities.spec import InputSpec
@@ -42,9 +41,6 @@ from rainbow_ray.tasks.scores import empty_scores, is_scored
 from rainbow_ray.utils.errors import InputError
 
 MEDIA_BATCH_ROWS = 256  # rows whose media are in memory
-NO_TEXT = "no text"
-NO_INPUT = "nothing to read"
-REASON = "reason"  # column: why a row has no score
 
 
 class Predictor:
@@ -170,7 +166,7 @@ class Predictor:
         table = songs if isinstance(songs, pd.DataFrame | pa.Table) else None
         n_rows = len(texts.texts)
         size = MEDIA_BATCH_ROWS if self.bundle.model.is_fused else max(1, n_rows)
-        results = [_RowScores(empty_scores(self.bundle.task, 0), [], [], MediaReport())]
+        results = [RowScores(empty_scores(self.bundle.task, 0), [], [], MediaReport())]
         report = MediaReport()
         for start in range(0, n_rows, size):
             rows = None if table is None else slice_rows(table, start, start + size)
@@ -308,7 +304,7 @@ class Predictor:
             seconds=windows.seconds, media_reader=MediaReader(self._media, self._root, windows, None),
         )  # fmt: skip
 
-    def _score(self, texts: Texts, table: Table | None) -> _RowScores:
+    def _score(self, texts: Texts, table: Table | None) -> RowScores:
         """Score some rows."""
         spec, model, task = self._input_spec(), self.bundle.model, self.bundle.task
         n_rows = len(texts.texts)
@@ -324,7 +320,7 @@ class Predictor:
             rows = rows.append_column(f"{name}{SLOT_SUFFIX}", pa.array(slots, pa.list_(pa.int16())))
         indices = np.flatnonzero(has_input)
         scores, reasons = empty_scores(task, n_rows), np.full(n_rows, None, dtype=object)
-        reasons[~has_input] = _missing_reasons(rows, spec, ~has_input)
+        reasons[~has_input] = missing_reasons(rows, spec, ~has_input)
         reasons[~has_input & texts.undecodable] = NOT_UTF8
         rows = rows.append_column("example_id", [[str(i) for i in range(n_rows)]]).take(pa.array(indices))
         examples = Examples(rows, np.zeros(len(indices), np.float32), np.ones(len(indices), np.float32))
@@ -332,8 +328,9 @@ class Predictor:
         with torch.inference_mode():
             for batch_rows in scoring_batches(np.arange(len(indices)), lengths(rows, spec)):
                 batch = make_batch(examples, batch_rows, collates).to(self.device)
-                scores[indices[batch_rows]] = self.scorer(batch).cpu().numpy()
-        return _RowScores(scores, reasons.tolist(), [names or None for names in read], report)
+                batch_texts = examples.texts[batch_rows].tolist()
+                scores[indices[batch_rows]] = score_batch(self.bundle, self.scorer, batch, batch_texts)
+        return RowScores(scores, reasons.tolist(), [names or None for names in read], report)
 
     def _with_values(self, rows: pa.Table, table: Table | None, input_spec: InputSpec) -> pa.Table:
         """Return rows with the columns of modalities that are not files; null where a table lacks them."""
@@ -357,7 +354,7 @@ class Predictor:
             return labels
         return pc.coalesce(ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids, labels)
 
-    def _predictions_frame(self, results: Sequence[_RowScores], index: pd.Index) -> pd.DataFrame:
+    def _predictions_frame(self, results: Sequence[RowScores], index: pd.Index) -> pd.DataFrame:
         """Concatenate, calibrate and decode scores."""
         task, n_rows = self.bundle.task, len(index)
         scores = np.concatenate([result.scores for result in results])
@@ -376,25 +373,3 @@ class Predictor:
             columns[MODALITIES_READ] = pd.Series(read, index, dtype=object)
         columns[REASON] = np.array([*reasons, None], dtype=object)[:-1]
         return pd.DataFrame(columns, index=index)
-
-
-@dataclass(frozen=True)
-class _RowScores:
-    """Uncalibrated scores of some rows, reasons where there are none, modalities read, and the report on media."""
-
-    scores: np.ndarray
-    reasons: list[str | None]
-    read: list[str | None]
-    report: MediaReport
-
-
-def _missing_reasons(rows: pa.Table, input_spec: InputSpec, is_missing: np.ndarray) -> list[str]:
-    """Return why rows have no input: what is wrong with their files, or that they name none."""
-    if not input_spec.media:
-        return [NO_INPUT if input_spec.values else NO_TEXT] * int(is_missing.sum())
-    selected = rows.filter(pa.array(is_missing))
-    problems = []
-    for name in input_spec.media:
-        messages = selected[f"{name}{TROUBLE}"].to_pylist()
-        problems.append([message and f"{name}: {message.splitlines()[0]}" for message in messages])
-    return ["; ".join(filter(None, row)) or NO_INPUT for row in zip(*problems, strict=True)]

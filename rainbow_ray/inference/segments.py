@@ -23,7 +23,7 @@ from rainbow_ray.data.segments import FURTHER_STEMS, NO_LENGTH, POSITION, Segmen
 from rainbow_ray.data.text_cells import NOT_UTF8, id_column, text_column
 from rainbow_ray.data.time_units import check_times
 from rainbow_ray.data.times import parse_values, time_type_problem
-from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates
+from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates, score_batch
 from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
@@ -206,14 +206,14 @@ def _score(
     collates = prepare_collates(bundle, input_spec, device, examples.table)
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
     windows = [window for song in songs for window in sequences.scoring_sequences(song)]
-    scores = empty_scores(task, len(examples))
+    scores, texts = empty_scores(task, len(examples)), examples.texts
     batches = divide_sequences(
         windows, lengths(examples.table, input_spec), max_examples=len(examples), max_tokens=MAX_EVAL_TOKENS
     )
     for part in batches:
         rows = part.indices
         batch = make_batch(examples, rows, collates, part.sequence_ids).to(device)
-        batch_scores = scorer(batch).cpu().numpy()
+        batch_scores = score_batch(bundle, scorer, batch, texts[rows].tolist())
         # of overlapping sequences, each segment keeps the score of the one that has most context for it
         is_center = np.concatenate([sequences.center_mask(sequence) for sequence in part.sequences])
         scores[rows[is_center]] = batch_scores[is_center]

@@ -105,19 +105,18 @@ class InputSpec:
 class ModalitySpec(GraphInputs, ABC):
     """What the rest of the package asks of a modality.
 
-    Rows are `pyarrow` tables of plain rows (see `data.manifest.normalize_rows`); `modules` are the modules that
-    `make_modules` returned, by name.
+    Rows are `pyarrow` tables of `data.normalize_rows`; `modules` are those that `make_modules` returned, by name.
 
     Attributes:
         name: Name in the config, in columns and in the model.
         title: Name in sentences.
-        is_windowed: Whether it is read as windows of a stem's file; an example then has any number of units. Otherwise
-            an example has one.
+        is_windowed: Whether an example has any number of units, windows of its stems' files; otherwise it has one.
         reads_text: Whether it is the text of the manifest, which is in several columns.
         caches_features: Whether frozen features of its windows are cached: its encoder then has `frozen_features`,
             `identity` and `trains_feature_extractor`.
         needs_fusion: Whether a model of this modality alone has a fusion; otherwise its summary goes to the head.
         rescales_features: Whether its summary is scaled up to the width of a text encoder before the head.
+        has_constant_summary: Whether training changes its summary only where it trains a pretrained encoder.
         rate_column: Column of sample rates that a table of songs may have beside its samples; None without samples.
         config_prefixes: Prefixes of the config keys that have no effect without this modality.
         unused_keys: Rows about config keys that have no effect although the modality is read.
@@ -131,6 +130,7 @@ class ModalitySpec(GraphInputs, ABC):
     caches_features: bool = False
     needs_fusion: bool = True
     rescales_features: bool = True
+    has_constant_summary: bool = False
     rate_column: str | None = None
     config_prefixes: tuple[str, ...] = ()
     unused_keys: tuple[UnusedKeys, ...] = ()

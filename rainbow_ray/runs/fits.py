@@ -8,11 +8,13 @@ import shutil
 
 import numpy as np
 
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.baselines.registry import registered_baselines
 from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
 from rainbow_ray.data.dataset import count_songs
+from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.evaluation.summary import best_length
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.progress import FitProgress
@@ -57,7 +59,7 @@ def train(run: RunContext) -> None:
     evaluate_and_save(run, folds, refit, baselines)
 
 
-def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult], dict[str, np.ndarray]]:
+def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult], Baselines]:
     """Train on all folds but one and score that one, for each fold, and score the baselines on the same folds.
 
     Folds run in parallel. A single split, fits with several workers, and datasets that are streamed run one after the
@@ -68,7 +70,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         shared: What all fits share.
 
     Returns:
-        One result per fold, and the out-of-fold scores of each baseline.
+        One result per fold, and the results of the baselines.
 
     Raises:
         TrainingError: A fit failed.
@@ -84,7 +86,10 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         headline=training.headline,
         larger_is_better=shared.task.larger_is_better(training.headline),
     )
-    compute = functools.partial(compute_baselines, split=data.split, registered=registered_baselines())
+    keep_fits = wants_stack(training, data.profile["songs"], data.split.n_folds)
+    compute = functools.partial(
+        compute_baselines, split=data.split, registered=registered_baselines(), keep_fits=keep_fits
+    )
     no_context_jobs = jobs_without_context(shared, jobs)
     all_jobs = [*jobs, *no_context_jobs]
     is_distributed = len(jobs) == 1 or training.workers is not None or not shared.dataset.in_memory
@@ -98,7 +103,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         if no_context_jobs:
             no_context = results[len(jobs) :]
             scores = out_of_fold(data.source, data.task, no_context, lambda result: result.val_scores)
-            baselines = {**baselines, NO_CONTEXT: scores}
+            baselines = dataclasses.replace(baselines, scores={**baselines.scores, NO_CONTEXT: scores})
         return results[: len(jobs)], baselines
 
 

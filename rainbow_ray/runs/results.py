@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.bundle.save import save_run_model
 from rainbow_ray.config.schema import Config
 from rainbow_ray.evaluation.console_table import print_summary
@@ -21,9 +20,7 @@ from rainbow_ray.training.loggers import JsonLinesLogger, TensorBoardLogger, Wan
 from rainbow_ray.utils.io import atomic_write
 
 
-def evaluate_and_save(
-    run: RunContext, folds: list[FitResult], refit: FitResult | None, baselines: dict[str, np.ndarray]
-) -> None:
+def evaluate_and_save(run: RunContext, folds: list[FitResult], refit: FitResult | None, baselines: Baselines) -> None:
     """Evaluate all fits, write and print the results.
 
     `summary.json` is written when all other files but the page exist, so that it marks a finished run.
@@ -32,7 +29,7 @@ def evaluate_and_save(
         run: The run.
         folds: Results of the folds.
         refit: Result of the refit, or None.
-        baselines: Out-of-fold scores of each baseline, `(n_examples, n_scores)`.
+        baselines: Results of the baselines.
     """
     plan, data, run_dir = run.plan, run.data, run.run_dir
     results = evaluate(plan, data, folds, baselines)

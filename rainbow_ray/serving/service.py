@@ -12,7 +12,8 @@ import pandas as pd
 
 from rainbow_ray.inference.media_report import MODALITIES_READ
 from rainbow_ray.inference.occlusion import WordEffect, word_effects
-from rainbow_ray.inference.predictor import NO_TEXT, Predictor
+from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.inference.row_scores import NO_TEXT
 from rainbow_ray.tasks.segment_task import WEAK
 
 NO_SONG = "no name of a song"  # so that the neighbors of a segment are unknown

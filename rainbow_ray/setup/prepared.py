@@ -18,11 +18,13 @@ from rainbow_ray.modalities.rows import modalities_present
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.validate import new_unused_keys, run_facts
 from rainbow_ray.tasks.base import Task
+from rainbow_ray.utils.errors import InputError
 
 MIN_REPORTED_FRACTION = 0.2  # of the rows: where as many are dropped, that may be why nothing can be learned
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs; with fewer, one split is too noisy to compare models
 DEFAULT_FOLDS = 5
+MIN_STACK_SONGS = 30  # with fewer, `combine: auto` keeps the neural network alone
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def split_examples(plan: RunPlan, task: Task, examples: Examples, n_songs: int) 
 
     Returns:
         The split, and the number of folds that was requested; the split has fewer where there are fewer groups.
+
+    Raises:
+        InputError: A stacked ensemble is requested for one split of too few songs.
     """
     config = plan.config
     n_folds = config.data.folds or (DEFAULT_FOLDS if n_songs < FOLDS_BELOW else 1)
@@ -71,6 +76,11 @@ def split_examples(plan: RunPlan, task: Task, examples: Examples, n_songs: int) 
         seed=config.split_seed,
         saved_split=plan.known_split,
     )
+    if config.training.combine == "stack" and split.n_folds == 1 and n_songs < MIN_STACK_SONGS:
+        raise InputError(
+            f"training.combine: stack fits its weights on out-of-fold scores, and one split of {n_songs} songs has too"
+            f" few (at least {MIN_STACK_SONGS} songs): set data.folds to 2 or more, or training.combine to none"
+        )
     return split, n_folds
 
 

@@ -15,6 +15,8 @@ import numpy as np
 THRESHOLD = 0.5
 
 TargetType = Literal["binary", "multiclass", "multilabel", "regression"]
+# `sigmoid` gives one score, `sigmoids` one for each class, `softmax` those of exclusive classes
+Link = Literal["identity", "sigmoid", "sigmoids", "softmax"]
 # (scores `(examples, scores)`, classes, a function that applies thresholds to scores) to a prediction per example
 DecodeScores = Callable[[np.ndarray, Sequence[str], Callable[[np.ndarray], np.ndarray]], list[Any]]
 
@@ -25,11 +27,13 @@ class TargetFormat:
 
     Attributes:
         decode: Returns a prediction per example, as `Task.decode_predictions` does.
+        link: Link function from linear predictors to scores.
         has_one_score: Whether the only score is named `score`; otherwise there is a `score_<class>` for each class.
         score_dtype: Dtype of scores, as `Task.score_dtype`.
     """
 
     decode: DecodeScores
+    link: Link
     has_one_score: bool = False
     score_dtype: type[np.floating[Any]] = np.float32
 
@@ -59,8 +63,8 @@ def _decode_regression(
 
 
 TARGET_FORMATS: Mapping[TargetType, TargetFormat] = {
-    "binary": TargetFormat(_decode_binary, has_one_score=True),
-    "multiclass": TargetFormat(_decode_multiclass),
-    "multilabel": TargetFormat(_decode_multilabel),
-    "regression": TargetFormat(_decode_regression, has_one_score=True, score_dtype=np.float64),
+    "binary": TargetFormat(_decode_binary, "sigmoid", has_one_score=True),
+    "multiclass": TargetFormat(_decode_multiclass, "softmax"),
+    "multilabel": TargetFormat(_decode_multilabel, "sigmoids"),
+    "regression": TargetFormat(_decode_regression, "identity", has_one_score=True, score_dtype=np.float64),
 }

@@ -233,7 +233,7 @@ def _fit(
 
 def _score_baselines(shared: FitContext, splits: Sequence[Split]) -> dict[str, np.ndarray]:
     """Return the baselines' scores on several splits, `(splits, examples, …)` each; runs in a worker."""
-    by_split = [compute_baselines(shared, split) for split in splits]
+    by_split = [compute_baselines(shared, split).scores for split in splits]
     return {name: np.stack([scores[name] for scores in by_split]) for name in by_split[0]}
 
 

@@ -18,6 +18,7 @@ NAMES = (
     "streaming",
     "coverage_of_intervals",
     "recipe",
+    "stacking",
     "imbalance",
     "pages",
     "rendered",

@@ -81,7 +81,7 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
         states = mean_hidden_states(data.examples, plan.input_spec, plan.config.model.text_encoder, "auto")
-        for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).items():
+        for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).scores.items():
             metrics, _ = data.task.metrics(data.examples.targets, scores)
             rows_by_name.setdefault(name, []).append({metric: metrics[metric] for metric in METRICS[options.phase]})
     return rows_by_name

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Any, dict
     if not options.no_baselines:
         shared = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
         scores_by_name |= {
-            f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).items()
+            f"baseline: {name}": values for name, values in compute_baselines(shared, data.split).scores.items()
         }
     return data, scores_by_name
 

@@ -47,6 +47,7 @@ class AudioModality(WindowedModality):
     )
     encoder_folder = "audio_encoder"
     is_exportable = True
+    has_constant_summary = True
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:

@@ -30,6 +30,7 @@ class MidiModality(WindowedModality):
     name, title = "midi", "MIDI"
     config_prefixes = ("model.midi_encoder.",)
     is_exportable = True
+    has_constant_summary = True
     inputs_of_any_length = ("midi", "midi_mask")
 
     @override

@@ -110,6 +110,36 @@ def check_encoder(name: str, options: TextEncoderConfig, encoder_config: Any) ->
     return problems
 
 
+def load_frozen_encoder(name: str, config: TextEncoderConfig, depth: int | str = "last") -> TextEncoder:
+    """Return a pretrained text encoder of which nothing is trained.
+
+    Args:
+        name: `embedded`, a local folder, or a hub name.
+        config: Config of the encoder, of which layers and freezing are not read.
+        depth: Number of layers to run; `last` for all.
+
+    Returns:
+        The encoder, in evaluation mode.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    return TextEncoder(load_encoder(name), frozen_config(config, depth)).eval()
+
+
+def frozen_config(config: TextEncoderConfig, depth: int | str = "last") -> TextEncoderConfig:
+    """Return the config of a text encoder of which nothing is trained.
+
+    Args:
+        config: Config of the encoder, of which layers and freezing are not read.
+        depth: Number of layers to run; `last` for all.
+
+    Returns:
+        The config.
+    """
+    return config.model_copy(update={"layer": depth, "freeze_layers": "all", "freeze_embeddings": True})
+
+
 class TextEncoder(nn.Module):
     """A pretrained text encoder, cut off after the layer that is read.
 
@@ -272,6 +302,20 @@ class TextEncoder(nn.Module):
         if self.is_whole:
             states[-1] = self.adapter.finish(self.body, states[-1])
         return states
+
+    def mean_of_layers(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean over tokens of the hidden states of the embeddings and of each layer that is run.
+
+        Args:
+            input_ids: Token ids.
+            mask: Which of them are tokens.
+
+        Returns:
+            `(units, depth + 1, width)`; 0 for a text without tokens.
+        """
+        weights = mask[..., None]
+        layers = self.all_layers(input_ids, mask)
+        return torch.stack([(h * weights).sum(1) / weights.sum(1).clamp(min=1) for h in layers], dim=1)
 
     def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
         """Yield the trained parameters with their depth.

@@ -1,0 +1,196 @@
+"""Linear models of texts and of encoders' features, as plain arrays. Needs numpy only; `baselines` fits them.
+
+Boosted decision stumps on the presence of words are linear as well: a stump adds one of two numbers, depending on
+whether a word is present.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from rainbow_ray.stacking.links import LINKS, LINKS_OF_CLASSES, apply_link
+from rainbow_ray.tasks.target_types import Link
+
+WORD = re.compile(r"(?u)\b\w\w+\b")  # the words of scikit-learn's vectorizers
+Kind = Literal["word_count", "tf_idf", "word_presence", "encoded"]
+
+
+@dataclass(frozen=True)
+class MemberInputs:
+    """What the linear models read of some examples.
+
+    Attributes:
+        texts: Texts, `(examples,)`; empty where there is none.
+        features: Features of encoders by key, `(examples, width)` each; 0 where an example lacks the modality.
+    """
+
+    texts: Sequence[str]
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @functools.cached_property
+    def words(self) -> list[list[str]]:
+        """Words of each text, in lower case."""
+        return [WORD.findall(text.lower()) for text in self.texts]
+
+
+def hidden_states_key(layer: int) -> str:
+    """Return the key of the mean hidden states of a layer of the frozen text encoder.
+
+    Args:
+        layer: Number of the layer; 0 for the embeddings.
+
+    Returns:
+        The key in `MemberInputs.features`.
+    """
+    return f"hidden_states_{layer}"
+
+
+def layer_of_key(key: str) -> int | None:
+    """Return the layer that a key names.
+
+    Args:
+        key: Key of `MemberInputs.features`.
+
+    Returns:
+        The number of a layer of the text encoder; None for another modality.
+    """
+    name, _, layer = key.rpartition("_")
+    return int(layer) if name == "hidden_states" and layer.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class LinearMember:
+    """A linear model with a link function.
+
+    Attributes:
+        name: Name of the baseline that the member is.
+        kind: Features: the number of words (`word_count`), L2-normalized TF-IDF weights (`tf_idf`), presence of words
+            (`word_presence`), or features of an encoder (`encoded`).
+        link: Function from the linear predictor to scores.
+        weights: Coefficients, float64, `(features, outputs)`.
+        bias: Intercepts, float64, `(outputs,)`.
+        vocabulary: Words, `(features,)`, of `tf_idf` and `word_presence`.
+        idf: Inverse document frequencies, float64, `(features,)`, of `tf_idf`.
+        key: Key of the features in `MemberInputs.features`, of `encoded`.
+    """
+
+    name: str
+    kind: Kind
+    link: Link
+    weights: np.ndarray
+    bias: np.ndarray
+    vocabulary: tuple[str, ...] = ()
+    idf: np.ndarray | None = None
+    key: str | None = None
+
+    def scores(self, inputs: MemberInputs) -> np.ndarray:
+        """Score examples.
+
+        Args:
+            inputs: The examples.
+
+        Returns:
+            Scores, float64, `(examples,)` or `(examples, classes)`.
+        """
+        scores = apply_link(self._predictor(inputs), self.link)
+        return scores if self.link in LINKS_OF_CLASSES else scores[:, 0]
+
+    def _predictor(self, inputs: MemberInputs) -> np.ndarray:
+        """The linear predictor, float64, `(examples, outputs)`."""
+        if self.kind == "encoded":
+            assert self.key is not None
+            values = np.asarray(inputs.features[self.key], dtype=np.float64)
+            return np.asarray(values @ self.weights + self.bias)
+        if self.kind == "word_count":
+            counts = np.array([[len(text.split())] for text in inputs.texts], dtype=np.float64).reshape(-1, 1)
+            return np.asarray(counts @ self.weights + self.bias)
+        predictor = np.tile(self.bias, (len(inputs.texts), 1))
+        for row, words in enumerate(inputs.words):
+            predictor[row] += self._of_words(words)
+        return predictor
+
+    def _of_words(self, words: list[str]) -> np.ndarray:
+        """The part of the linear predictor that the words of a text add, `(outputs,)`."""
+        columns = [self._index[word] for word in words if word in self._index]
+        if not columns:
+            return np.zeros(len(self.bias))
+        present, counts = np.unique(columns, return_counts=True)
+        if self.idf is None:
+            return np.asarray(self.weights[present].sum(axis=0))
+        values = counts * self.idf[present]
+        return np.asarray(values @ self.weights[present] / np.sqrt(np.sum(values**2)))
+
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: column for column, word in enumerate(self.vocabulary)}
+
+    def without_unused_words(self) -> LinearMember:
+        """Return the same model without words that have no effect on its scores.
+
+        Returns:
+            The member with a smaller vocabulary; unchanged where each word of a text changes its norm (`tf_idf`).
+        """
+        if self.kind != "word_presence":
+            return self
+        used = np.flatnonzero(np.any(self.weights != 0, axis=1))
+        words = tuple(self.vocabulary[i] for i in used)
+        return dataclasses.replace(self, weights=self.weights[used], vocabulary=words)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the member as JSON values, which read back to the same numbers.
+
+        Returns:
+            The fields by name; arrays as lists.
+        """
+        document: dict[str, Any] = {"name": self.name, "kind": self.kind, "link": self.link}
+        document |= {"bias": self.bias.tolist(), "weights": self.weights.tolist()}
+        if self.vocabulary:
+            document["vocabulary"] = list(self.vocabulary)
+        if self.idf is not None:
+            document["idf"] = self.idf.tolist()
+        return document | ({} if self.key is None else {"key": self.key})
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> LinearMember:
+        """Return a member from JSON values.
+
+        Args:
+            document: What `to_json` returned.
+
+        Returns:
+            The member.
+
+        Raises:
+            ValueError: The values cannot be those of a fitted member.
+        """
+        name = str(document["name"])
+        kind, link = document["kind"], document["link"]
+        if kind not in get_args(Kind) or link not in LINKS:
+            raise ValueError(f"member {name!r} has an unknown kind or link: {kind!r}, {link!r}")
+        bias = np.array(document["bias"], dtype=np.float64)
+        weights = np.array(document["weights"], dtype=np.float64).reshape(-1, len(bias))
+        words = tuple(map(str, document.get("vocabulary", ())))
+        idf = None if "idf" not in document else np.array(document["idf"], dtype=np.float64)
+        arrays = [bias, weights, *([] if idf is None else [idf])]
+        if bias.ndim != 1 or not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError(f"member {name!r} has weights that are not finite")
+        member = cls(name, kind, link, weights, bias, words, idf, document.get("key"))
+        member._check_shapes()
+        return member
+
+    def _check_shapes(self) -> None:
+        n_features = len(self.weights)
+        reads_words = self.kind in ("tf_idf", "word_presence")
+        fits = len(self.vocabulary) == (n_features if reads_words else 0)
+        fits &= (self.idf is not None and self.idf.shape == (n_features,)) == (self.kind == "tf_idf")
+        fits &= (self.key is not None) == (self.kind == "encoded")
+        fits &= self.kind != "word_count" or n_features == 1
+        if not fits:
+            raise ValueError(f"member {self.name!r} has arrays whose lengths do not match")

@@ -1,0 +1,116 @@
+"""Weights are non-negative, follow the evidence, and without any give what the class frequencies alone would."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rainbow_ray.stacking.fit import fit_weights
+from rainbow_ray.stacking.linear_member import LinearMember, MemberInputs
+from rainbow_ray.stacking.links import apply_link
+from rainbow_ray.stacking.stack import NEURAL, Stack, StackWeights, mean_of_fits
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return apply_link(values, "sigmoid")
+
+
+def binary_scores(n: int = 400, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=n)
+    targets = (rng.random(n) < sigmoid(2 * signal)).astype(np.float64)
+    scores = {
+        "good": sigmoid(2 * signal),
+        "noise": sigmoid(rng.normal(size=n)),
+        "reversed": sigmoid(-2 * signal),
+    }
+    return scores, targets[:, None]
+
+
+def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
+    return float(-np.mean(np.log(np.where(targets[:, 0] > 0.5, scores, 1 - scores))))
+
+
+def test_weights_follow_the_evidence():
+    scores, targets = binary_scores()
+    weights = fit_weights("binary", scores, targets)
+    by_name = dict(zip(weights.names, weights.weights, strict=True))
+    assert by_name["good"] > 0.5
+    assert by_name.get("noise", 0.0) < 0.3 * by_name["good"]
+    assert "reversed" not in by_name, "a member that only harms gets no weight"
+    assert min(by_name.values()) > 0
+
+
+def test_copies_of_a_member_share_its_weight():
+    scores, targets = binary_scores(n=50)
+    weights = fit_weights("binary", {**scores, "copy": scores["good"]}, targets)
+    by_name = dict(zip(weights.names, weights.weights, strict=True))
+    assert by_name["copy"] == pytest.approx(by_name["good"], rel=0.02)
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_without_skill_scores_are_near_the_frequencies(n):
+    rng = np.random.default_rng(2)
+    losses = []
+    for _ in range(50):
+        targets = (rng.random(n) < 0.2).astype(np.float64)
+        targets[:2] = 0, 1
+        scores = {name: sigmoid(2 * rng.normal(size=n)) for name in "abcd"}
+        new_targets = (rng.random(2000) < targets.mean()).astype(np.float64)[:, None]
+        new_scores = {name: sigmoid(2 * rng.normal(size=2000)) for name in "abcd"}
+        weights = fit_weights("binary", scores, targets[:, None])
+        frequency = np.full(2000, (targets.sum() + 0.5) / (n + 1))
+        losses.append(log_loss(weights.combine(new_scores), new_targets) - log_loss(frequency, new_targets))
+    assert np.mean(losses) < 0.12 if n == 12 else np.mean(losses) < 0.03
+
+
+def test_exclusive_classes_and_several_labels():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(300, 4)) * 2
+    labels = np.array([rng.choice(4, p=row) for row in apply_link(logits, "softmax")])
+    scores = {"good": apply_link(logits, "softmax"), "noise": apply_link(rng.normal(size=(300, 4)), "softmax")}
+    weights = fit_weights("multiclass", scores, np.eye(4)[labels])
+    combined = weights.combine(scores)
+    np.testing.assert_allclose(combined.sum(axis=1), 1)
+    assert dict(zip(weights.names, weights.weights, strict=True))["good"] > 0.5
+    labels_of_each = (rng.random((300, 4)) < apply_link(logits, "sigmoids")).astype(float)
+    several = {"good": apply_link(logits, "sigmoids"), "noise": apply_link(rng.normal(size=(300, 4)), "sigmoids")}
+    weights = fit_weights("multilabel", several, labels_of_each)
+    assert weights.weights[0] > 0.5
+    assert weights.combine(several).shape == (300, 4)
+
+
+def test_robust_regression_ignores_outliers():
+    rng = np.random.default_rng(4)
+    signal = rng.normal(size=200) * 3
+    targets = signal + rng.normal(size=200)
+    targets[:10] += 60
+    scores = {"good": signal + rng.normal(size=200), "noise": rng.normal(size=200) * 3}
+    robust = fit_weights("regression", scores, targets[:, None], robust=True).combine(scores)
+    squared = fit_weights("regression", scores, targets[:, None]).combine(scores)
+    assert np.abs(robust - targets)[10:].mean() < np.abs(squared - targets)[10:].mean()
+    np.testing.assert_allclose(np.median(robust - targets), 0, atol=0.4)
+
+
+def test_a_certain_and_wrong_member_cannot_outweigh_all_others():
+    weights = StackWeights(("a", "b"), (0.5, 0.5), (0.0,), "sigmoid")
+    combined = weights.combine({"a": np.array([1e-30]), "b": np.array([0.99])})
+    assert combined[0] > 0.4
+
+
+def test_a_stack_survives_json_and_has_one_mean_over_fits():
+    member = LinearMember("words", "word_presence", "sigmoid", np.array([[0.3]]), np.array([-0.1]), ("time",))
+    stack = Stack(StackWeights((NEURAL, "words"), (0.7, 0.4), (0.05,), "sigmoid"), (member,))
+    restored = Stack.from_json(json.loads(json.dumps(stack.to_json())))
+    inputs, neural = MemberInputs(["time", "no"]), np.array([0.2, 0.9], dtype=np.float32)
+    np.testing.assert_array_equal(restored.scores(neural, inputs), stack.scores(neural, inputs))
+    mean = mean_of_fits([stack, restored], np.stack([neural, neural]), inputs, "binary")
+    np.testing.assert_allclose(mean, stack.scores(neural, inputs))
+    with pytest.raises(ValueError, match="does not fit a multiclass model"):
+        stack.check("multiclass", 3)
+    with pytest.raises(ValueError, match="lacks: words"):
+        Stack.from_json({**stack.to_json(), "members": []})
+    with pytest.raises(ValueError, match="negative"):
+        Stack.from_json({**stack.to_json(), "weights": {NEURAL: -1.0}})
