@@ -270,7 +270,13 @@ def test_heads_that_cannot_be_exported_name_the_keys_to_change(songs, tiny_encod
     run_folder = finish_run(plan_of(songs, tiny_encoder("bert"), phase=2, **SHORT), tmp_path / "run")
     code, output = run_export(run_folder, "--hub-folder", tmp_path / "hub")
     assert code == 2
-    for key in ("training.combine=none", "model.bag_of_words.enabled=false", "pooling=cls", "hidden_dims=[32]", "activation=tanh"):
+    for key in (
+        "training.combine=none",
+        "model.bag_of_words.enabled=false",
+        "pooling=cls",
+        "hidden_dims=[32]",
+        "activation=tanh",
+    ):
         assert key in output, key
     assert not (tmp_path / "hub").exists()
 

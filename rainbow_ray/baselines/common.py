@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rainbow_ray.baselines.features import ReferenceFeatures
 from rainbow_ray.baselines.model_family import Scores, model_family
 from rainbow_ray.baselines.models import BaselineInputs, fit_constant, fit_trivial
 from rainbow_ray.baselines.names import media_baseline_name
@@ -41,10 +42,12 @@ class Baselines:
     Attributes:
         scores: Out-of-fold scores by name, `(examples, …)`, NaN for examples that no fold scores.
         fits: Fitted baselines; None where they are not requested, or not all examples were scored.
+        references: Features of the songs, or of a sample of them, with which new songs are compared.
     """
 
     scores: dict[str, Scores]
     fits: MemberFits | None = None
+    references: ReferenceFeatures | None = None
 
 
 @dataclass(frozen=True)

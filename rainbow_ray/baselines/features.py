@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
+from rainbow_ray.modalities.freezing import resolve_depths
 from rainbow_ray.modalities.rows import make_collates
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.modalities.text.encoder import load_frozen_encoder
@@ -20,6 +23,7 @@ from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
+from rainbow_ray.stacking.linear_member import hidden_states_key
 from rainbow_ray.training.cross_validation import FitContext
 
 BATCH_SIZE = 256
@@ -80,6 +84,42 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
                 pooled = torch.where(batch.present[name][:, None], output.summary, 0.0)
                 features[name][indices] = pooled.cpu().numpy()
     return features
+
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """Features of songs with which new songs are compared.
+
+    Attributes:
+        features: `(examples, width)` by key, 0 where an example lacks the modality: the layer of the frozen text
+            encoder that the model reads, and the pooled features of modalities that training does not change.
+        songs: Number of each example's song, `(examples,)`.
+    """
+
+    features: dict[str, np.ndarray]
+    songs: np.ndarray
+
+
+def reference_features(
+    context: FitContext, states: np.ndarray | None, media: Mapping[str, np.ndarray], songs: np.ndarray
+) -> ReferenceFeatures:
+    """Return the features with which new songs are compared.
+
+    Args:
+        context: Data and config of the run.
+        states: `text_states` of the examples.
+        media: `media_features` of the examples.
+        songs: Number of each example's song, `(examples,)`.
+
+    Returns:
+        The features by key.
+    """
+    excluded = trained_modalities(context)
+    features = {name: values for name, values in media.items() if name not in excluded}
+    if states is not None:
+        layer = resolve_depths(context.config.model.text_encoder, states.shape[1] - 1).read
+        features[hidden_states_key(layer)] = states[:, layer]
+    return ReferenceFeatures(features, songs)
 
 
 def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConfig, device: str) -> np.ndarray:

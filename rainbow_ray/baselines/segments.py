@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
-from rainbow_ray.baselines.features import media_features, text_states, trained_modalities
+from rainbow_ray.baselines.features import media_features, reference_features, text_states, trained_modalities
 from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
@@ -50,7 +50,8 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
     all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}
     for name, values in baselines.scores.items():
         all_scores[name][rows] = values
-    return Baselines(all_scores, baselines.fits)
+    references = reference_features(context, states, features, examples.codes("song"))
+    return Baselines(all_scores, baselines.fits, references)
 
 
 def sample_songs(targets: np.ndarray, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
-from rainbow_ray.baselines.features import media_features, text_states, trained_modalities
+from rainbow_ray.baselines.features import media_features, reference_features, text_states, trained_modalities
 from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
 from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key
@@ -59,7 +59,8 @@ def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool
             by_song = np.zeros((int(dataset.songs.max()) + 1, *values.shape[1:]), dtype=values.dtype)
             by_song[dataset.songs[view.indices]] = values
             all_scores[name][:] = by_song[dataset.songs]
-    return Baselines(all_scores, baselines.fits)
+    references = reference_features(context, states, features, examples.codes("song"))
+    return Baselines(all_scores, baselines.fits, references)
 
 
 def _stem_inputs(

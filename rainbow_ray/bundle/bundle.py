@@ -4,6 +4,7 @@ model.safetensors      all tensors, including those of the encoder; of an ensemb
 member-K.safetensors   tensors of member K of an ensemble
 stack.json             linear models and weights of the stacked ensemble of each fit
 frozen.safetensors     tensors of the frozen text encoder that the linear models read, as far as no other file has them
+novelty.safetensors    features of training songs, with which new songs are compared
 bundle.json            description: config, task, columns, calibration, and hashes of the other files
 README.md              model card
 encoder/               transformers config of the text encoder
@@ -23,11 +24,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from rainbow_ray.bundle.description import FORMAT, read_description
 from rainbow_ray.bundle.frozen_encoder import FROZEN, build_frozen_encoder, empty_encoder, tensors_to_store
 from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes, is_onnx
+from rainbow_ray.bundle.novelty import Novelty
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
@@ -50,6 +54,7 @@ from rainbow_ray.utils.io import PICKLE_HEADERS, atomic_folder
 from rainbow_ray.utils.paths import resolve_path
 
 TENSORS = "model.safetensors"
+NOVELTY = "novelty.safetensors"
 CARD = "README.md"
 
 
@@ -83,7 +88,8 @@ class Bundle:
         info: Content of `bundle.json`.
         members: Fits of an ensemble; empty for a single model.
         stack: The linear models that a single model is combined with; None for the neural network alone.
-        frozen_encoder: Frozen text encoder whose hidden states the linear models read, or None.
+        frozen_encoder: Frozen text encoder whose hidden states linear models and novelty read, or None.
+        novelty: Training songs with which examples are compared, or None.
     """
 
     model: RainbowModel
@@ -93,6 +99,7 @@ class Bundle:
     members: tuple[Member, ...] = ()
     stack: Stack | None = None
     frozen_encoder: TextEncoder | None = None
+    novelty: Novelty | None = None
 
     @property
     def fits(self) -> tuple[Member, ...]:
@@ -106,8 +113,9 @@ class Bundle:
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
-        """Keys of the encoders' features that the linear models read."""
-        return tuple(sorted({key for stack in self.stacks for key in stack.feature_keys}))
+        """Keys of the encoders' features that linear models and novelty read."""
+        keys = {key for stack in self.stacks for key in stack.feature_keys}
+        return tuple(sorted(keys | set(self.novelty.keys if self.novelty is not None else ())))
 
     @property
     def calibration(self) -> Calibration:
@@ -130,7 +138,7 @@ class Bundle:
             if member.fold == fold:
                 info = {**self.info, "calibration": member.calibration.to_json()}
                 return Bundle(
-                    member.model, member.task, self.tokenizer, info, (), member.stack, self.frozen_encoder
+                    member.model, member.task, self.tokenizer, info, (), member.stack, self.frozen_encoder, self.novelty
                 )  # fmt: skip
         folds = ", ".join(str(member.fold) for member in self.members)
         reason = f"available folds: {folds}" if folds else "it is not an ensemble (train --ensemble)"
@@ -157,6 +165,8 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
             if subfolder is not None and body is not None:
                 body.config.save_pretrained(temporary / subfolder)
         write_stacks(temporary, bundle.stacks)
+        if bundle.novelty is not None:
+            save_arrays(bundle.novelty.to_arrays(), temporary / NOVELTY)
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
         document = {
@@ -227,6 +237,7 @@ def load_bundle(path: Path) -> Bundle:
         shared, *member_tensors = [_read_tensors(folder / name) for name in names]
         stacks = read_stacks(folder)
         frozen = _read_tensors(folder / FROZEN) if (folder / FROZEN).exists() else {}
+        novelty = Novelty.from_arrays(load_arrays(folder / NOVELTY)) if (folder / NOVELTY).exists() else None
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
@@ -234,7 +245,7 @@ def load_bundle(path: Path) -> Bundle:
         raise InputError(f"{path}: the model is damaged ({str(error)[:200]}); copy it again") from error
     try:
         bundle = _build_bundle(folder, document, shared, member_tensors)
-        bundle = _with_stacks(folder, bundle, stacks, frozen)
+        bundle = _with_stacks(folder, dataclasses.replace(bundle, novelty=novelty), stacks, frozen)
     except Exception as error:  # transformers raises many types for damaged configs
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
     _check_tokenizer(path, folder, bundle.model)
@@ -271,9 +282,7 @@ def _build_bundle(
 
 def _with_stacks(folder: Path, bundle: Bundle, stacks: list[Stack], tensors: dict[str, torch.Tensor]) -> Bundle:
     """Add the stacks and the frozen encoder of a bundle. Raises `ValueError` where they do not fit the model."""
-    if not stacks:
-        return bundle
-    if len(stacks) != len(bundle.fits):
+    if stacks and len(stacks) != len(bundle.fits):
         raise ValueError(f"{STACK}: stacks of {len(stacks)} fits, and the model has {len(bundle.fits)}")
     for stack in stacks:
         stack.check(bundle.task.base_task.target_type, len(bundle.task.score_names))
@@ -284,6 +293,8 @@ def _with_stacks(folder: Path, bundle: Bundle, stacks: list[Stack], tensors: dic
                 folder / str(TEXT_SPEC.encoder_folder), bundle.model.config.text_encoder,
                 bundle.info["frozen_layers"], tensors, bundle.model.text,
             )  # fmt: skip
+    if not stacks:
+        return dataclasses.replace(bundle, frozen_encoder=frozen_encoder)
     if not bundle.members:
         return dataclasses.replace(bundle, stack=stacks[0], frozen_encoder=frozen_encoder)
     pairs = zip(bundle.members, stacks, strict=True)

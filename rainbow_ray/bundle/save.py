@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from rainbow_ray.bundle.bundle import Bundle, Member, save_bundle
 from rainbow_ray.bundle.model_card import write_card
+from rainbow_ray.bundle.novelty import Novelty, fit_novelty
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.results import Results
 from rainbow_ray.modalities.text.encoder import TextEncoder, load_frozen_encoder
@@ -65,7 +67,8 @@ def save_run_model(
         "config_hash": plan.config.hash(),
         "calibration": results.calibration.to_json(),
     }
-    bundle = Bundle(model, task, plan.input_spec.text, info, members, stack, _frozen_encoder(plan, results, model))
+    bundle = Bundle(model, task, plan.input_spec.text, info, members, stack, novelty=_novelty(plan, results, model))
+    bundle = dataclasses.replace(bundle, frozen_encoder=_frozen_encoder(plan, bundle))
     save_bundle(folder, bundle, plan.config.model, write_card(summary, info, len(members)))
 
 
@@ -78,15 +81,27 @@ def _load_member(plan: RunPlan, data: PreparedData, fit: FitResult, results: Res
     return Member(model, task, calibration, fit.job.fold, stack)
 
 
-def _frozen_encoder(plan: RunPlan, results: Results, model: RainbowModel) -> TextEncoder | None:
-    """Return the frozen text encoder whose hidden states the stacks' members read, or None where none does."""
-    if results.stack is None:
+def _novelty(plan: RunPlan, results: Results, model: RainbowModel) -> Novelty | None:
+    """Return the songs with which new ones are compared.
+
+    A text encoder that was trained is left out, unless the stacked ensemble keeps the pretrained one as well.
+    """
+    if results.references is None:
         return None
-    stacks = [results.stack.stack_of(fold) for fold in (None, *range(len(results.stack.by_fold)))]
-    keys = {key for stack in stacks for key in stack.feature_keys}
-    layers = [layer for key in keys if (layer := layer_of_key(key)) is not None]
+    features = results.references.features
+    if model.text is not None and any(parameter.requires_grad for parameter in model.text.parameters()):
+        stack = results.stack.stack_of(None) if results.stack is not None else None
+        keeps_encoder = stack is not None and any(layer_of_key(key) is not None for key in stack.feature_keys)
+        features = {key: values for key, values in features.items() if keeps_encoder or layer_of_key(key) is None}
+    return fit_novelty(features, results.references.songs, seed=plan.config.reproducibility.seed)
+
+
+def _frozen_encoder(plan: RunPlan, bundle: Bundle) -> TextEncoder | None:
+    """Return the frozen text encoder whose hidden states linear models and novelty read, or None where none does."""
+    layers = [layer for key in bundle.feature_keys if (layer := layer_of_key(key)) is not None]
     if not layers:
         return None
+    model = bundle.model
     if model.has_frozen_features and model.text is not None:
         layers.append(model.text.depth)  # the network then reads the same encoding
     return load_frozen_encoder(plan.input_spec.text, plan.config.model.text_encoder, max(1, *layers))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rainbow_ray.baselines.common import Baselines
+from rainbow_ray.baselines.features import ReferenceFeatures
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.calibration.fit import calibrate
@@ -151,6 +152,7 @@ class Results:
         n_labeled_examples: Number of measured examples that have a label.
         stack: The stacked ensemble; None where the model is the neural network alone.
         neural: Comparison of the stacked ensemble with its neural network.
+        references: Features of the songs, with which new songs are compared.
     """
 
     predictions: ScoredPredictions
@@ -163,6 +165,7 @@ class Results:
     n_labeled_examples: int
     stack: StackedScores | None = None
     neural: NeuralComparison | None = None
+    references: ReferenceFeatures | None = None
 
 
 def evaluate(plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], baselines: Baselines) -> Results:
@@ -210,6 +213,7 @@ def evaluate(plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], base
         int(task.has_label(songs.targets).sum()),
         stack,
         None if stack is None else _measure_neural(plan, data, songs, neural),
+        baselines.references,
     )
 
 

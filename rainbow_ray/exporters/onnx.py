@@ -19,6 +19,7 @@ Inputs of the graph, for a batch of b examples:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -75,6 +76,7 @@ class ScoringGraph(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
+        bundle = dataclasses.replace(bundle, novelty=None)  # which an ONNX bundle does not compute
         self.scorer = EnsembleScorer(bundle)
         self.model = bundle.model
         self.is_stacked, self.feature_keys = bool(bundle.stacks), bundle.feature_keys

@@ -119,8 +119,10 @@ def _gives_pooled_text(frozen_encoder: TextEncoder | None, model: RainbowModel) 
     )
 
 
-def score_batch(bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Sequence[str]) -> np.ndarray:
-    """Return the uncalibrated scores of a batch: the mean over the fits of a bundle.
+def score_batch(
+    bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the uncalibrated scores of a batch, the mean over the fits of a bundle, and the examples' novelty.
 
     Args:
         bundle: The model.
@@ -129,15 +131,18 @@ def score_batch(bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Seq
         texts: Text of each example; empty where there is none.
 
     Returns:
-        `(examples,)` or `(examples, classes)`.
+        Scores, `(examples,)` or `(examples, classes)`, and novelty, `(examples,)`, NaN where the bundle gives none.
     """
     scores, outputs = scorer(batch)
-    if not bundle.stacks:
-        return np.asarray((scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy())
     features = {key: values.cpu().numpy() for key, values in outputs.items()}
-    return mean_of_fits(
+    unknown = np.full(len(texts), np.nan, dtype=np.float32)
+    novelty = unknown if bundle.novelty is None else bundle.novelty.score(features)
+    if not bundle.stacks:
+        return (scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy(), novelty
+    combined = mean_of_fits(
         bundle.stacks, scores.cpu().numpy(), MemberInputs(texts, features), bundle.task.base_task.target_type
     )  # fmt: skip
+    return combined, novelty
 
 
 def prepare_collates(

@@ -28,6 +28,7 @@ from rainbow_ray.inference.chunks import ChunkPlan, ScoringJob, chunk_file, clai
 from rainbow_ray.inference.media_report import IN_COMMAND, MODALITIES_READ, max_unreadable, missing_columns
 from rainbow_ray.inference.prediction_files import PredictionCounts, read_media_report
 from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.inference.row_scores import NOVELTY
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.setup.segment_table import TIMES, check_table_times, check_time_columns
 from rainbow_ray.utils.cache_dir import make_cache_dir
@@ -289,7 +290,7 @@ def _song_problems(predictor: Predictor, manifest: Manifest, song: str | None) -
     if song is not None and pa.types.is_nested(plain_type(manifest.schema.field(song).type)):
         problems.append(f"{manifest}: column {song!r} names songs by {manifest.schema.field(song).type}; text or"
                         " numbers are needed")  # fmt: skip
-    if song in ("prediction", "reason", MODALITIES_READ, *predictor.score_names):
+    if song in ("prediction", "reason", NOVELTY, MODALITIES_READ, *predictor.score_names):
         problems.append(f"{manifest}: column {song!r} has the name of a column of predictions; rename it")
     return problems
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport, decode
-from rainbow_ray.inference.row_scores import REASON
+from rainbow_ray.inference.row_scores import NOVELTY, REASON
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.utils.io import atomic_write
@@ -47,6 +47,8 @@ def predictions_table(
     columns["prediction"] = pa.array(values, prediction_type)
     for name in score_names:
         columns[name] = pa.array(predictions[name].to_numpy(dtype=task.score_dtype), from_pandas=True)
+    if NOVELTY in predictions:
+        columns[NOVELTY] = pa.array(predictions[NOVELTY].to_numpy(dtype=np.float32), from_pandas=True)
     for name in (MODALITIES_READ, REASON):
         if name in predictions:
             columns[name] = pa.array(predictions[name], pa.string(), from_pandas=True)

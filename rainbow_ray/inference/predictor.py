@@ -29,7 +29,7 @@ from rainbow_ray.inference.media_report import (
     missing_columns,
 )
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
-from rainbow_ray.inference.row_scores import NO_TEXT, REASON, RowScores, missing_reasons
+from rainbow_ray.inference.row_scores import NO_TEXT, NOVELTY, REASON, RowScores, missing_reasons
 from rainbow_ray.inference.segments import SegmentScores, score_segments
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.rows import lengths, modalities_present
@@ -129,8 +129,9 @@ class Predictor:
 
         Returns:
             One row per song, with the index of `songs`: `prediction`; `score` (binary: the probability of True;
-            regression: the value) or `score_<class>` of each class; for models that read audio or MIDI, `modalities`
-            that were read (`text+audio`); and `reason`. All other columns of a row without any input are null.
+            regression: the value) or `score_<class>` of each class; `novelty`, how unlike the training songs a row is
+            (above 1 for 5% of held-out training songs); for models that read audio or MIDI, `modalities` that were
+            read (`text+audio`); and `reason`. All other columns of a row without any input are null.
 
         Raises:
             InputError: A column is missing or holds no text, or, without `allow_missing`, more files than
@@ -166,7 +167,7 @@ class Predictor:
         table = songs if isinstance(songs, pd.DataFrame | pa.Table) else None
         n_rows = len(texts.texts)
         size = MEDIA_BATCH_ROWS if self.bundle.model.is_fused else max(1, n_rows)
-        results = [RowScores(empty_scores(self.bundle.task, 0), [], [], MediaReport())]
+        results = [RowScores(empty_scores(self.bundle.task, 0), np.zeros(0, np.float32), [], [], MediaReport())]
         report = MediaReport()
         for start in range(0, n_rows, size):
             rows = None if table is None else slice_rows(table, start, start + size)
@@ -283,7 +284,8 @@ class Predictor:
         columns[info["text_columns"][0]] = texts.texts
         segments = self.segments_with_report(pd.DataFrame(columns)).segments.set_index("song").loc[names]
         is_empty = (segments["text"] == "").to_numpy()
-        scored_columns = ["prediction", *self.score_names, *([MODALITIES_READ] if MODALITIES_READ in segments else [])]
+        further = [name for name in (NOVELTY, MODALITIES_READ) if name in segments]
+        scored_columns = ["prediction", *self.score_names, *further]
         segments.loc[is_empty, scored_columns] = None
         reasons = np.where(texts.undecodable, NOT_UTF8, NO_TEXT).astype(object)
         segments[REASON] = np.where(is_empty, reasons, np.array(None))
@@ -320,6 +322,7 @@ class Predictor:
             rows = rows.append_column(f"{name}{SLOT_SUFFIX}", pa.array(slots, pa.list_(pa.int16())))
         indices = np.flatnonzero(has_input)
         scores, reasons = empty_scores(task, n_rows), np.full(n_rows, None, dtype=object)
+        novelty = np.full(n_rows, np.nan, dtype=np.float32)
         reasons[~has_input] = missing_reasons(rows, spec, ~has_input)
         reasons[~has_input & texts.undecodable] = NOT_UTF8
         rows = rows.append_column("example_id", [[str(i) for i in range(n_rows)]]).take(pa.array(indices))
@@ -329,8 +332,11 @@ class Predictor:
             for batch_rows in scoring_batches(np.arange(len(indices)), lengths(rows, spec)):
                 batch = make_batch(examples, batch_rows, collates).to(self.device)
                 batch_texts = examples.texts[batch_rows].tolist()
-                scores[indices[batch_rows]] = score_batch(self.bundle, self.scorer, batch, batch_texts)
-        return RowScores(scores, reasons.tolist(), [names or None for names in read], report)
+                rows_of_batch = indices[batch_rows]
+                scores[rows_of_batch], novelty[rows_of_batch] = score_batch(
+                    self.bundle, self.scorer, batch, batch_texts
+                )  # fmt: skip
+        return RowScores(scores, novelty, reasons.tolist(), [names or None for names in read], report)
 
     def _with_values(self, rows: pa.Table, table: Table | None, input_spec: InputSpec) -> pa.Table:
         """Return rows with the columns of modalities that are not files; null where a table lacks them."""
@@ -368,6 +374,8 @@ class Predictor:
                 predictions[row] = prediction  # assigned singly, because numpy would unpack tuples of classes
         columns: dict[str, Any] = {"prediction": predictions}
         columns |= zip(task.score_names, scores.reshape(n_rows, len(task.score_names)).T, strict=True)
+        if self.bundle.novelty is not None:
+            columns[NOVELTY] = np.concatenate([result.novelty for result in results])
         if self.bundle.model.is_fused:
             read = [names for result in results for names in result.read]
             columns[MODALITIES_READ] = pd.Series(read, index, dtype=object)

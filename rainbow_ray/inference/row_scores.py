@@ -14,6 +14,7 @@ from rainbow_ray.modalities.spec import InputSpec
 NO_TEXT = "no text"
 NO_INPUT = "nothing to read"
 REASON = "reason"  # column: why a row has no score
+NOVELTY = "novelty"  # column: how unlike the training songs a row is; above 1 for 5% of held-out training songs
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class RowScores:
 
     Attributes:
         scores: Uncalibrated scores, `(rows, …)`; NaN where there is none.
+        novelty: Novelty, float32, `(rows,)`; NaN where there is none.
         reasons: Reason why a row has no score, or None.
         read: Modalities that were read, joined by `+`, or None.
         report: Report on media files.
     """
 
     scores: np.ndarray
+    novelty: np.ndarray
     reasons: list[str | None]
     read: list[str | None]
     report: MediaReport

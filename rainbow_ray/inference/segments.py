@@ -27,6 +27,7 @@ from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates, sco
 from rainbow_ray.inference.input_tables import Table, column_names, get_column
 from rainbow_ray.inference.media_report import MODALITIES_READ, MediaReport
 from rainbow_ray.inference.media_values import prepare_with_media, read_media_values
+from rainbow_ray.inference.row_scores import NOVELTY
 from rainbow_ray.metrics.segments import contiguous_pieces, merge
 from rainbow_ray.modalities.rows import lengths, modalities_present
 from rainbow_ray.modalities.spec import InputSpec
@@ -45,7 +46,7 @@ class SegmentScores:
 
     Attributes:
         segments: One row per segment: example_id, song, start and end (seconds, float32), text, prediction, scores,
-            `weak` and `reason`, and, for models that read audio or MIDI, the modalities that were read.
+            `novelty`, `weak` and `reason`, and, for models that read audio or MIDI, the modalities that were read.
         intervals: Neighboring segments with the same prediction, merged: song, start, end, prediction, number of
             segments, `weak`.
         unusable: Number of rows and segments that are in no interval, by reason.
@@ -126,19 +127,24 @@ def score_segments(
     unknown = np.full(n_segments, np.nan, dtype=np.float32)
     position = merged.table[POSITION].to_numpy().astype(np.float32)
     targets = SegmentTargets(unknown, unknown, unknown, position, merged.song.astype(np.float32)).to_array()
-    scores = empty_scores(bundle.task, n_segments)
+    scores, novelty = empty_scores(bundle.task, n_segments), np.full(n_segments, np.nan, dtype=np.float32)
     if n_segments:
         examples = Examples(merged.table, targets, np.ones(n_segments, dtype=np.float32))
-        scores = _score(bundle, scorer, input_spec, device, examples)
+        scores, novelty = _score(bundle, scorer, input_spec, device, examples)
     read = modalities_present(merged.table, bundle.model.modalities)
-    segments, has_time = _segments_frame(bundle, merged, targets, scores, read if input_spec.media else None)
+    segments, has_time = _segments_frame(bundle, merged, targets, scores, read if input_spec.media else None, novelty)
     unusable = _count_unusable(merged, int((~has_time).sum()), n_undecodable)
     media = MediaReport.of_rows(rows, input_spec.media, read)
     return SegmentScores(segments, merge_intervals(segments[has_time]), unusable, merged.table[ROW].to_numpy(), media)
 
 
 def _segments_frame(
-    bundle: Bundle, merged: SegmentExamples, targets: np.ndarray, scores: np.ndarray, read: list[str] | None
+    bundle: Bundle,
+    merged: SegmentExamples,
+    targets: np.ndarray,
+    scores: np.ndarray,
+    read: list[str] | None,
+    novelty: np.ndarray,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the rows of `SegmentScores.segments`, and whether each has a time, `(segments,)`, bool."""
     task = bundle.task
@@ -156,6 +162,7 @@ def _segments_frame(
             "text": table["text"].to_pandas(),
             "prediction": pd.Series(task.decode_predictions(decoded) if len(scores) else [], dtype=object),
             **dict(zip(task.score_names, score_columns, strict=True)),
+            **({} if bundle.novelty is None else {NOVELTY: novelty}),
             **({} if read is None else {MODALITIES_READ: pd.Series([names or None for names in read], dtype=object)}),
             WEAK: task.is_weakly_labeled,
             "reason": np.where(is_timeless, np.array(NO_LENGTH, dtype=object), np.array(None)),
@@ -197,8 +204,8 @@ def merge_intervals(segments: pd.DataFrame) -> pd.DataFrame:
 @torch.inference_mode()
 def _score(
     bundle: Bundle, scorer: EnsembleScorer, input_spec: InputSpec, device: torch.device, examples: Examples
-) -> np.ndarray:
-    """Uncalibrated scores of segments, `(segments,)` or `(segments, classes)`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uncalibrated scores of segments, `(segments,)` or `(segments, classes)`, and their novelty, `(segments,)`."""
     task = bundle.task
     limits = bundle.info["segments"]
     max_length = len(examples) if task.is_weakly_labeled else limits["max_sequence_length"]
@@ -207,17 +214,19 @@ def _score(
     songs = [np.arange(song.start, song.stop) for song in song_slices(examples.targets)]
     windows = [window for song in songs for window in sequences.scoring_sequences(song)]
     scores, texts = empty_scores(task, len(examples)), examples.texts
+    novelty = np.full(len(examples), np.nan, dtype=np.float32)
     batches = divide_sequences(
         windows, lengths(examples.table, input_spec), max_examples=len(examples), max_tokens=MAX_EVAL_TOKENS
     )
     for part in batches:
         rows = part.indices
         batch = make_batch(examples, rows, collates, part.sequence_ids).to(device)
-        batch_scores = score_batch(bundle, scorer, batch, texts[rows].tolist())
+        batch_scores, batch_novelty = score_batch(bundle, scorer, batch, texts[rows].tolist())
         # of overlapping sequences, each segment keeps the score of the one that has most context for it
         is_center = np.concatenate([sequences.center_mask(sequence) for sequence in part.sequences])
         scores[rows[is_center]] = batch_scores[is_center]
-    return scores
+        novelty[rows[is_center]] = batch_novelty[is_center]
+    return scores, novelty
 
 
 def _plain_table(bundle: Bundle, table: Table) -> tuple[pa.Table, int]:

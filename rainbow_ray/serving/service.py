@@ -13,7 +13,7 @@ import pandas as pd
 from rainbow_ray.inference.media_report import MODALITIES_READ
 from rainbow_ray.inference.occlusion import WordEffect, word_effects
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.inference.row_scores import NO_TEXT
+from rainbow_ray.inference.row_scores import NO_TEXT, NOVELTY
 from rainbow_ray.tasks.segment_task import WEAK
 
 NO_SONG = "no name of a song"  # so that the neighbors of a segment are unknown
@@ -152,6 +152,7 @@ class Service:
     def _no_prediction(self) -> dict[str, Any]:
         """Return the fields of a segment without the name of a song."""
         names = ["example_id", "prediction", *self.predictor.score_names]
+        names += [NOVELTY] if self.predictor.bundle.novelty is not None else []
         names += [MODALITIES_READ] if self.predictor.reads_media else []
         return {**dict.fromkeys(names), WEAK: False, "reason": NO_SONG}
 
