@@ -66,6 +66,21 @@ class Novelty:
         ]
         return (_mean_of_present(relative) / self.threshold).astype(np.float32)
 
+    def points(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return features whose Euclidean distances are in the unit of `score`.
+
+        Args:
+            features: As in `score`.
+
+        Returns:
+            `(examples, width)`; 0, as for the mean of the training songs, where an example lacks a modality.
+        """
+        parts = [
+            np.nan_to_num(_standardize(features[key], self.centers[key], self.spreads[key])) / self.scales[key]
+            for key in self.keys
+        ]
+        return np.asarray(np.concatenate(parts, axis=1) / (self.threshold * np.sqrt(len(parts))))
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the reference as arrays for a file.
 

@@ -60,6 +60,10 @@ def make_predict_parser(description: str) -> argparse.ArgumentParser:
         "--address", metavar="A", default=os.environ.get(ADDRESS_VARIABLE) or None,
         help="address of a Ray cluster to join (default: start one for this command)",
     )  # fmt: skip
+    parser.add_argument(
+        "--suggest", type=int, metavar="N",
+        help="rank the songs of --manifest by what labeling them should teach, and show the N best",
+    )  # fmt: skip
     parser.add_argument("--top", type=int, metavar="N", help="show the N highest of --text-file, with their words")
     add_renamed_flag(
         parser, "--rank-by-class", "--class", metavar="NAME",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,10 +120,23 @@ def _gives_pooled_text(frozen_encoder: TextEncoder | None, model: RainbowModel) 
     )
 
 
-def score_batch(
-    bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the uncalibrated scores of a batch, the mean over the fits of a bundle, and the examples' novelty.
+@dataclass(frozen=True)
+class BatchScores:
+    """Scores of a batch.
+
+    Attributes:
+        scores: Uncalibrated scores, the mean over the fits of a bundle, `(examples,)` or `(examples, classes)`.
+        novelty: Novelty, `(examples,)`; NaN where the bundle gives none.
+        features: Features by key that linear models and novelty read, `(examples, width)` each.
+    """
+
+    scores: np.ndarray
+    novelty: np.ndarray
+    features: dict[str, np.ndarray]
+
+
+def score_batch(bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Sequence[str]) -> BatchScores:
+    """Score a batch.
 
     Args:
         bundle: The model.
@@ -131,18 +145,18 @@ def score_batch(
         texts: Text of each example; empty where there is none.
 
     Returns:
-        Scores, `(examples,)` or `(examples, classes)`, and novelty, `(examples,)`, NaN where the bundle gives none.
+        Its scores.
     """
     scores, outputs = scorer(batch)
     features = {key: values.cpu().numpy() for key, values in outputs.items()}
     unknown = np.full(len(texts), np.nan, dtype=np.float32)
     novelty = unknown if bundle.novelty is None else bundle.novelty.score(features)
     if not bundle.stacks:
-        return (scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy(), novelty
+        return BatchScores((scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy(), novelty, features)
     combined = mean_of_fits(
         bundle.stacks, scores.cpu().numpy(), MemberInputs(texts, features), bundle.task.base_task.target_type
     )  # fmt: skip
-    return combined, novelty
+    return BatchScores(combined, novelty, features)
 
 
 def prepare_collates(

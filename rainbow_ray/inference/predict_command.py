@@ -57,6 +57,11 @@ def predict(options: argparse.Namespace) -> int:
     # A light installation, which scores texts with an ONNX bundle, lacks what tables need.
     from rainbow_ray.inference.predict_table import chunk_folder, predict_table
 
+    if options.suggest is not None:
+        from rainbow_ray.inference.suggest import suggest
+
+        suggest(predictor, _table_request(options, media_root), options.suggest, console, options.out)
+        return EXIT_SUCCESS
     for option in MEDIA_FLAGS:
         if getattr(options, option) and not predictor.reads_media:
             console.print(f"Note: {_flag(option)} has no effect: this model reads only text")
@@ -74,8 +79,8 @@ def _table_request(options: argparse.Namespace, media_root: Path) -> TableReques
     from rainbow_ray.inference.predict_table import TableRequest
 
     return TableRequest(
-        options.model, options.manifest, options.out, media_root, options.device, options.chunk_rows, options.workers,
-        options.address, options.resume, options.overwrite, options.allow_missing,
+        options.model, options.manifest, options.out or Path("suggestions"), media_root, options.device,
+        options.chunk_rows, options.workers, options.address, options.resume, options.overwrite, options.allow_missing,
     )  # fmt: skip
 
 
@@ -89,7 +94,11 @@ def check_options(options: argparse.Namespace) -> None:
         InputError: Options are wrong or contradict each other, with all problems.
     """
     problems = _check_output(options)
-    if options.manifest is not None and options.out is None:
+    if options.suggest is not None and (options.manifest is None or options.suggest < 1):
+        problems.append(f"--suggest {options.suggest}: must be a number from 1 on, with --manifest")
+    if options.suggest is not None and (options.resume or options.workers or options.chunk_rows):
+        problems.append("--suggest: cannot be combined with --resume, --workers or --chunk-rows")
+    if options.manifest is not None and options.out is None and options.suggest is None:
         problems.append("--manifest: name a file for the predictions with --out")
     if options.text_file is not None and not options.text_file.is_file():
         problems.append(f"--text-file {options.text_file}: no such file")

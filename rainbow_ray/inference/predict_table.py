@@ -123,7 +123,7 @@ def predict_table(predictor: Predictor, request: TableRequest, console: Console)
     if intervals_out is not None and intervals_out.exists() and not request.overwrite and not is_resumed:
         raise InputError(f"--out {request.out}: intervals are written to {intervals_out}, which exists; choose another"
                          " name, or --overwrite")  # fmt: skip
-    manifest, notes = _open_table(predictor, request.manifest, request.media_root)
+    manifest, notes = open_table(predictor, request.manifest, request.media_root)
     job = make_job(predictor, manifest, request)
     notes += _check_times(predictor, manifest, job)
     with _exclusive_lock(request.folder):
@@ -211,8 +211,20 @@ class MediaLimit:
         raise InputError(self.report.problems(self.limit, self.media_root, IN_COMMAND, partial=partial))
 
 
-def _open_table(predictor: Predictor, location: str, media_root: Path) -> tuple[Manifest, list[str]]:
-    """Open the table to score; a table of songs becomes one of segments for a model that predicts segments."""
+def open_table(predictor: Predictor, location: str, media_root: Path) -> tuple[Manifest, list[str]]:
+    """Open the table to score; a table of songs becomes one of segments for a model that predicts segments.
+
+    Args:
+        predictor: The model.
+        location: File, folder or URL of the table.
+        media_root: Folder that relative paths of media start from.
+
+    Returns:
+        The table, and notes for the user.
+
+    Raises:
+        InputError: The table cannot be read.
+    """
     manifest = open_manifest(location)
     if not predictor.reads_segments:
         return manifest, list(manifest.notes)

@@ -177,6 +177,19 @@ class Predictor:
                 self._check_media(report, songs, allow_missing=False, partial=True)
         return self._predictions_frame(results, texts.index), report
 
+    def predict_with_features(self, table: Table) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """Predict rows of a table of songs, and return the features that novelty compares.
+
+        Args:
+            table: As in `predict`; unreadable media count as missing.
+
+        Returns:
+            The table of `predict`, and features by key, `(rows, width)` each, 0 for rows without a score.
+        """
+        texts = read_texts(table, self.bundle.info["text_columns"], reads_text=self.reads_text)
+        results = [self._score(texts, table, keep_features=True)]
+        return self._predictions_frame(results, texts.index), results[0].features
+
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the calibrated scores of texts.
 
@@ -306,7 +319,7 @@ class Predictor:
             seconds=windows.seconds, media_reader=MediaReader(self._media, self._root, windows, None),
         )  # fmt: skip
 
-    def _score(self, texts: Texts, table: Table | None) -> RowScores:
+    def _score(self, texts: Texts, table: Table | None, *, keep_features: bool = False) -> RowScores:
         """Score some rows."""
         spec, model, task = self._input_spec(), self.bundle.model, self.bundle.task
         n_rows = len(texts.texts)
@@ -322,7 +335,7 @@ class Predictor:
             rows = rows.append_column(f"{name}{SLOT_SUFFIX}", pa.array(slots, pa.list_(pa.int16())))
         indices = np.flatnonzero(has_input)
         scores, reasons = empty_scores(task, n_rows), np.full(n_rows, None, dtype=object)
-        novelty = np.full(n_rows, np.nan, dtype=np.float32)
+        novelty, features = np.full(n_rows, np.nan, dtype=np.float32), dict[str, np.ndarray]()
         reasons[~has_input] = missing_reasons(rows, spec, ~has_input)
         reasons[~has_input & texts.undecodable] = NOT_UTF8
         rows = rows.append_column("example_id", [[str(i) for i in range(n_rows)]]).take(pa.array(indices))
@@ -332,11 +345,12 @@ class Predictor:
             for batch_rows in scoring_batches(np.arange(len(indices)), lengths(rows, spec)):
                 batch = make_batch(examples, batch_rows, collates).to(self.device)
                 batch_texts = examples.texts[batch_rows].tolist()
-                rows_of_batch = indices[batch_rows]
-                scores[rows_of_batch], novelty[rows_of_batch] = score_batch(
-                    self.bundle, self.scorer, batch, batch_texts
-                )  # fmt: skip
-        return RowScores(scores, novelty, reasons.tolist(), [names or None for names in read], report)
+                scored, rows_of_batch = score_batch(self.bundle, self.scorer, batch, batch_texts), indices[batch_rows]
+                scores[rows_of_batch], novelty[rows_of_batch] = scored.scores, scored.novelty
+                for key, rows_read in scored.features.items() if keep_features else ():
+                    width = rows_read.shape[1]
+                    features.setdefault(key, np.zeros((n_rows, width), np.float32))[rows_of_batch] = rows_read
+        return RowScores(scores, novelty, reasons.tolist(), [names or None for names in read], report, features)
 
     def _with_values(self, rows: pa.Table, table: Table | None, input_spec: InputSpec) -> pa.Table:
         """Return rows with the columns of modalities that are not files; null where a table lacks them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ class RowScores:
         reasons: Reason why a row has no score, or None.
         read: Modalities that were read, joined by `+`, or None.
         report: Report on media files.
+        features: Features that novelty compares by key, `(rows, width)` each, 0 for rows without a score; empty unless
+            they were requested.
     """
 
     scores: np.ndarray
@@ -34,6 +36,7 @@ class RowScores:
     reasons: list[str | None]
     read: list[str | None]
     report: MediaReport
+    features: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def missing_reasons(rows: pa.Table, input_spec: InputSpec, is_missing: np.ndarray) -> list[str]:

@@ -221,11 +221,11 @@ def _score(
     for part in batches:
         rows = part.indices
         batch = make_batch(examples, rows, collates, part.sequence_ids).to(device)
-        batch_scores, batch_novelty = score_batch(bundle, scorer, batch, texts[rows].tolist())
+        scored = score_batch(bundle, scorer, batch, texts[rows].tolist())
         # of overlapping sequences, each segment keeps the score of the one that has most context for it
         is_center = np.concatenate([sequences.center_mask(sequence) for sequence in part.sequences])
-        scores[rows[is_center]] = batch_scores[is_center]
-        novelty[rows[is_center]] = batch_novelty[is_center]
+        scores[rows[is_center]] = scored.scores[is_center]
+        novelty[rows[is_center]] = scored.novelty[is_center]
     return scores, novelty
 
 

@@ -1,0 +1,151 @@
+"""Which unlabeled songs to label next: those that are uncertain, and unlike the labeled songs and each other.
+
+Songs are chosen one after the other. Each maximizes the product of its uncertainty and its distance to the nearest song
+that is labeled or was chosen before: the greedy k-center method, weighted by uncertainty.
+
+Reference:
+    Sener & Savarese 2018, "Active learning for convolutional neural networks: a core-set approach", algorithm 1, and
+    Lewis & Gale 1994, "A sequential algorithm for training text classifiers" (uncertainty sampling).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from rainbow_ray.inference.predict_table import TableRequest, make_job, open_table
+from rainbow_ray.inference.predictor import Predictor
+from rainbow_ray.inference.row_scores import NOVELTY
+from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.io import atomic_write
+
+MIN_PROBABILITY = 1e-6
+MAX_SHOWN_CHARACTERS = 80
+
+
+def uncertainty(predictor: Predictor, predictions: pd.DataFrame) -> np.ndarray:
+    """Return how uncertain predictions are.
+
+    Args:
+        predictor: The model.
+        predictions: Table of `Predictor.predict`.
+
+    Returns:
+        The entropy of the classes relative to its maximum, of several labels the mean of theirs, `(rows,)`, from 0 to
+        1. Of numbers, 1: their scores do not tell.
+    """
+    task = predictor.bundle.task
+    if not task.has_classes:
+        return np.ones(len(predictions))
+    p = np.clip(predictions[predictor.score_names].to_numpy(dtype=np.float64), MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    if task.has_exclusive_classes:
+        p /= p.sum(axis=1, keepdims=True)
+        return np.asarray(-np.sum(p * np.log(p), axis=1) / np.log(p.shape[1]))
+    return np.asarray(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p), axis=1) / np.log(2))
+
+
+def choose(weights: np.ndarray, novelty: np.ndarray, points: np.ndarray, n: int) -> tuple[list[int], list[float]]:
+    """Choose rows one after the other.
+
+    Args:
+        weights: Uncertainty of each row, `(rows,)`.
+        novelty: Distance of each row to the labeled songs, `(rows,)`; NaN for rows that cannot be chosen.
+        points: Features of the rows in the unit of `novelty`, `(rows, width)`.
+        n: Number of rows to choose.
+
+    Returns:
+        Indices of the rows, best first, and the product of uncertainty and distance when each was chosen.
+    """
+    distances, chosen, values = novelty.astype(np.float64), list[int](), list[float]()
+    distances[np.isnan(distances)] = -np.inf
+    for _ in range(min(n, int(np.isfinite(distances).sum()))):
+        gains = np.where(np.isfinite(distances), weights * distances, -np.inf)
+        best = int(np.argmax(gains))
+        chosen.append(best)
+        values.append(float(gains[best]))
+        distances = np.minimum(distances, np.linalg.norm(points - points[best], axis=1))
+        distances[best] = -np.inf
+    return chosen, values
+
+
+def suggest(predictor: Predictor, request: TableRequest, n: int, console: Console, out: Path | None) -> None:
+    """Rank the songs of a table by what labeling them should teach, print the best and write them.
+
+    Args:
+        predictor: The model.
+        request: The table.
+        n: Number of songs.
+        console: Where they are printed.
+        out: File to write, or None.
+
+    Raises:
+        InputError: The model predicts segments or has no training songs to compare with, or the table lacks columns.
+    """
+    novelty = predictor.bundle.novelty
+    if predictor.reads_segments or novelty is None:
+        reason = "predicts segments" if predictor.reads_segments else "keeps no training songs to compare with"
+        raise InputError(f"--suggest: ranks songs to label, and this model {reason}")
+    manifest, notes = open_table(predictor, request.manifest, request.media_root)
+    job = make_job(predictor, manifest, request)
+    table = manifest.read(job.columns)
+    predictions, features = predictor.predict_with_features(table)
+    id_column = predictor.bundle.info.get("id_column", "id")
+    ids = table[id_column].to_pylist() if id_column in table.column_names else [f"row {i}" for i in range(len(table))]
+    weights = uncertainty(predictor, predictions)
+    distances = predictions[NOVELTY].to_numpy(copy=True)
+    distances[pd.Series(ids).duplicated().to_numpy()] = np.nan  # further stems of a song
+    chosen, values = choose(weights, distances, novelty.points(features), n)
+    if len(chosen) < n:
+        notes.append(f"--suggest {n}: the table has {len(chosen)} songs that can be scored; all are ranked")
+    texts = _texts_of(predictor, table, chosen)
+    rows = [
+        {
+            "rank": rank,
+            id_column: ids[i],
+            "text": text,
+            "prediction": predictions["prediction"].iloc[i],
+            "uncertainty": float(weights[i]),
+            NOVELTY: float(predictions[NOVELTY].iloc[i]),
+            "value": value,
+        }
+        for rank, (i, value, text) in enumerate(zip(chosen, values, texts, strict=True), 1)
+    ]
+    _print_rows(rows, id_column, console)
+    for note in notes:
+        console.print(f"Note: {note}")
+    if out is not None:
+        atomic_write(out, lambda path: _write(pd.DataFrame(rows), path, out.suffix))
+        console.print(f"{len(rows)} songs in {out}")
+
+
+def _texts_of(predictor: Predictor, table: pa.Table, rows: list[int]) -> list[str]:
+    columns = [
+        table[name].take(pa.array(rows, pa.int64())).to_pylist() for name in predictor.bundle.info["text_columns"]
+    ]
+    return [" ".join(str(cell) for cell in cells if cell) for cells in zip(*columns, strict=True)] or [""] * len(rows)
+
+
+def _print_rows(rows: list[dict[str, object]], id_column: str, console: Console) -> None:
+    table = RichTable(title="Songs to label next", title_justify="left")
+    for name in ("", id_column, "prediction", "uncertainty", NOVELTY, "text"):
+        table.add_column(name)
+    for row in rows:
+        text = " ".join(str(row["text"]).split())
+        shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
+        numbers = [f"{row[name]:.2f}" for name in ("uncertainty", NOVELTY)]
+        table.add_row(str(row["rank"]), str(row[id_column]), str(row["prediction"]), *numbers, shown)
+    console.print(table)
+
+
+def _write(rows: pd.DataFrame, path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        rows.to_parquet(path)
+    elif suffix == ".csv":
+        rows.to_csv(path, index=False)
+    else:
+        rows.to_json(path, orient="records", lines=True, force_ascii=False)

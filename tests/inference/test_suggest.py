@@ -1,0 +1,92 @@
+"""Suggested songs are uncertain, unlike the labeled songs and unlike each other; wrong requests are explained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rainbow_ray
+from rainbow_ray import predict
+from rainbow_ray.cli.main import run_command
+from rainbow_ray.inference.suggest import choose
+
+
+@pytest.fixture
+def run_predict(monkeypatch, capsys):
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+        code = run_command(predict.main)
+        output = capsys.readouterr()
+        return code, " ".join((output.out + output.err).split())
+
+    return call
+
+
+@pytest.fixture
+def unlabeled(tmp_path):
+    texts = [f"an unlabeled song about {word}" for word in ("time", "space", "memory", "doors", "rain")]
+    path = tmp_path / "unlabeled.parquet"
+    pq.write_table(pa.table({"id": [f"u{i}" for i in range(5)] + ["u0"], "concept": [*texts, texts[0]]}), path)
+    return path
+
+
+def test_the_choice_is_uncertain_and_diverse():
+    points = np.array([[5.0, 0], [5.1, 0], [0, 4.0], [0.5, 0]])
+    novelty = np.linalg.norm(points, axis=1)
+    chosen, values = choose(np.ones(4), novelty, points, 3)
+    assert chosen == [1, 2, 3], "the neighbor of the first is not chosen, although it is novel"
+    assert values == sorted(values, reverse=True)
+    assert choose(np.array([1, 0.1, 0.1, 0.1]), novelty, points, 1)[0] == [0]
+    novelty[1] = np.nan
+    assert set(choose(np.ones(4), novelty, points, 9)[0]) == {0, 2, 3}
+
+
+def test_songs_are_ranked_and_written(finished, unlabeled, run_predict, tmp_path):
+    run = finished("multiclass")
+    code, output = run_predict(
+        "--model", run, "--manifest", unlabeled, "--suggest", 3, "--out", tmp_path / "next.csv"
+    )  # fmt: skip
+    assert code == 0, output
+    assert "Songs to label next" in output
+    rows = pd.read_csv(tmp_path / "next.csv")
+    assert list(rows["rank"]) == [1, 2, 3]
+    assert len(set(rows["id"])) == 3
+    assert ((rows["uncertainty"] >= 0) & (rows["uncertainty"] <= 1)).all()
+    songs = pd.read_parquet(unlabeled).drop_duplicates("id")
+    predictions = rainbow_ray.load(run).predict(songs).set_index(songs["id"])
+    np.testing.assert_allclose(rows["novelty"], predictions["novelty"][rows["id"]], rtol=1e-4)
+
+
+def test_more_songs_than_the_table_has_are_all_ranked(finished, unlabeled, run_predict):
+    code, output = run_predict("--model", finished("regression"), "--manifest", unlabeled, "--suggest", 50)
+    assert code == 0, output
+    assert "the table has 5 songs that can be scored; all are ranked" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suggest", "0"], "--suggest 0: must be a number from 1 on"),
+        (["--suggest", "2", "--workers", "2"], "cannot be combined"),
+    ],
+)
+def test_wrong_requests_are_explained(finished, unlabeled, run_predict, flags, message):
+    code, output = run_predict("--model", finished("binary"), "--manifest", unlabeled, *flags)
+    assert code == 2
+    assert message in output
+
+
+def test_a_table_without_text_is_refused(finished, run_predict, tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "lyrics": ["la"]}), tmp_path / "songs.parquet")
+    code, output = run_predict("--model", finished("binary"), "--manifest", tmp_path / "songs.parquet", "--suggest", 2)
+    assert code == 2
+    assert "no column 'concept'" in output
+    pq.write_table(pa.table({"id": ["a"], "concept": ["la"]}), tmp_path / "songs.parquet")
+    code, output = run_predict(
+        "--model", finished("segmentation"), "--manifest", tmp_path / "songs.parquet", "--suggest", 2
+    )
+    assert code == 2
+    assert "this model predicts segments" in output
