@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainbow_ray.baselines.features import ReferenceFeatures
+from rainbow_ray.baselines.learning_curve import CurveScores
 from rainbow_ray.baselines.model_family import Scores, model_family
 from rainbow_ray.baselines.models import BaselineInputs, fit_constant, fit_trivial
 from rainbow_ray.baselines.names import media_baseline_name
@@ -43,11 +44,13 @@ class Baselines:
         scores: Out-of-fold scores by name, `(examples, …)`, NaN for examples that no fold scores.
         fits: Fitted baselines; None where they are not requested, or not all examples were scored.
         references: Features of the songs, or of a sample of them, with which new songs are compared.
+        curve: Scores of models of parts of the songs; None where there are too few or too many.
     """
 
     scores: dict[str, Scores]
     fits: MemberFits | None = None
     references: ReferenceFeatures | None = None
+    curve: CurveScores | None = None
 
 
 @dataclass(frozen=True)

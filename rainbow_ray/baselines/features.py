@@ -117,9 +117,22 @@ def reference_features(
     excluded = trained_modalities(context)
     features = {name: values for name, values in media.items() if name not in excluded}
     if states is not None:
-        layer = resolve_depths(context.config.model.text_encoder, states.shape[1] - 1).read
+        layer = read_layer(context, states)
         features[hidden_states_key(layer)] = states[:, layer]
     return ReferenceFeatures(features, songs)
+
+
+def read_layer(context: FitContext, states: np.ndarray) -> int:
+    """Return the layer of the text encoder that the model reads.
+
+    Args:
+        context: Data and config of the run.
+        states: `text_states` of examples.
+
+    Returns:
+        The number of the layer; the last one for a mix of all.
+    """
+    return resolve_depths(context.config.model.text_encoder, states.shape[1] - 1).read
 
 
 def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConfig, device: str) -> np.ndarray:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
-from rainbow_ray.baselines.features import media_features, reference_features, text_states, trained_modalities
+from rainbow_ray.baselines.features import (
+    media_features,
+    read_layer,
+    reference_features,
+    text_states,
+    trained_modalities,
+)
+from rainbow_ray.baselines.learning_curve import learning_curve_scores
+from rainbow_ray.baselines.model_family import model_family
+from rainbow_ray.baselines.models import BaselineInputs
 from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
 from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key
@@ -60,7 +69,12 @@ def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool
             by_song[dataset.songs[view.indices]] = values
             all_scores[name][:] = by_song[dataset.songs]
     references = reference_features(context, states, features, examples.codes("song"))
-    return Baselines(all_scores, baselines.fits, references)
+    inputs = BaselineInputs(
+        model_family(context.task), examples.targets, examples.texts, examples.codes("song"), states, features, seed
+    )
+    layer = 0 if states is None else read_layer(context, states)
+    curve = learning_curve_scores(inputs, split.take(view.indices), view.indices, layer=layer)
+    return Baselines(all_scores, baselines.fits, references, curve)
 
 
 def _stem_inputs(

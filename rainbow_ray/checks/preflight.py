@@ -60,6 +60,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
     from rainbow_ray.checks.estimate import check_memory, disk_needed_mb, estimate_run
     from rainbow_ray.checks.media import check_media
     from rainbow_ray.checks.model import check_model
+    from rainbow_ray.checks.more_songs import check_more_songs
     from rainbow_ray.checks.result import CheckResult
     from rainbow_ray.data.reader import read_rows_locally
     from rainbow_ray.setup.plan import make_plan
@@ -81,6 +82,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
         show(check_songs(plan, data))
         show([check_lengths(plan, data)] if plan.input_spec.text else [])
         show(check_labels(plan, data))
+        show(check_more_songs(plan, data))
         model_results, profile = check_model(plan, data)
         show([*model_results, check_memory(plan, data, profile)])
         show(check_media(plan, data, profile.components.features.audio_features))

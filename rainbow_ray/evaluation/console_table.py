@@ -25,6 +25,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, metrics: Sequence[st
     console.print(summary["verdict"], style="bold")
     if stack := summary.get("stack"):
         console.print(stack["contributions"])
+    if curve := summary.get("learning_curve"):
+        console.print(curve["sentence"])
     for line in [*summary["training_warnings"], *(f"Note: {note}" for note in summary["notes"])]:
         console.print(line)
     seconds = summary["seconds"]

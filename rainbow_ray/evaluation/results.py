@@ -24,6 +24,7 @@ from rainbow_ray.evaluation.bootstrap import (
     verdict,
 )
 from rainbow_ray.evaluation.diagnostics import training_warnings
+from rainbow_ray.evaluation.learning_curve import LearningCurve, fit_learning_curve
 from rainbow_ray.evaluation.modality_ablation import ModalityAblation, ablate_modalities, modality_warnings
 from rainbow_ray.evaluation.stacked_scores import StackedScores, stack_scores
 from rainbow_ray.setup.plan import RunPlan
@@ -153,6 +154,7 @@ class Results:
         stack: The stacked ensemble; None where the model is the neural network alone.
         neural: Comparison of the stacked ensemble with its neural network.
         references: Features of the songs, with which new songs are compared.
+        curve: What more songs would bring; None where that cannot be said.
     """
 
     predictions: ScoredPredictions
@@ -166,6 +168,7 @@ class Results:
     stack: StackedScores | None = None
     neural: NeuralComparison | None = None
     references: ReferenceFeatures | None = None
+    curve: LearningCurve | None = None
 
 
 def evaluate(plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], baselines: Baselines) -> Results:
@@ -214,6 +217,7 @@ def evaluate(plan: RunPlan, data: PreparedData, folds: Sequence[FitResult], base
         stack,
         None if stack is None else _measure_neural(plan, data, songs, neural),
         baselines.references,
+        _learning_curve(plan, data, baselines),
     )
 
 
@@ -269,6 +273,13 @@ def compare(
     baseline = measured[best][metric] if best is not None else None
     sentence = verdict(metric, best, baseline, value, difference, shared.n_songs)
     return BaselineComparison(measured, best, difference, sentence, shared.n_songs)
+
+
+def _learning_curve(plan: RunPlan, data: PreparedData, baselines: Baselines) -> LearningCurve | None:
+    if baselines.curve is None:
+        return None
+    targets, seed = data.source.targets[baselines.curve.rows], plan.config.reproducibility.seed
+    return fit_learning_curve(data.task, plan.config.training.headline, targets, baselines.curve, seed=seed)
 
 
 def _measure_neural(plan: RunPlan, data: PreparedData, songs: ScoredSongs, scores: np.ndarray) -> NeuralComparison:

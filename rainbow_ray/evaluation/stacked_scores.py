@@ -181,7 +181,7 @@ def describe_contributions(shares: Mapping[str, float]) -> str:
     if not shares:
         return "No member tells the songs apart: the scores are the frequencies of the classes, or the mean."
     ordered = sorted(shares.items(), key=lambda item: -item[1])
-    parts = [f"{max(0.0, share):.0%} from {name}" for name, share in ordered]
+    parts = [f"{max(0.0, share):.0%} from {'the ' if name == NEURAL else ''}{name}" for name, share in ordered]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"Of the variation of the scores, {listed}."
 

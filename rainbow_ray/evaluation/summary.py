@@ -115,6 +115,7 @@ def _results_fields(plan: RunPlan, results: Results, folds: Sequence[FitResult])
         "best_baseline": comparison.best,
         "difference_to_baseline": vars(comparison.difference) if comparison.difference else None,
         "verdict": comparison.verdict,
+        "learning_curve": None if results.curve is None else results.curve.to_json(),
         "stack": None if results.stack is None else _stack_fields(results),
         "training_warnings": results.diagnosis.warnings,
     }

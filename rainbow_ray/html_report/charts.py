@@ -219,6 +219,26 @@ def metric_comparison(
     return Chart("scores", "Model and baselines", caption, draw, (4.6, 0.9 + 0.32 * len(values)))
 
 
+def learning_curve(curve: Mapping[str, Any]) -> Chart:
+    """Return the metric of simple models by number of training songs.
+
+    Args:
+        curve: Entry `learning_curve` of `summary.json`.
+
+    Returns:
+        A line chart.
+    """
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        axes.plot(curve["n_songs"], curve["values"], marker="o", color=palette.first)
+        axes.set_xlabel("training songs")
+        axes.set_ylabel(curve["metric"].replace("_", " "))
+
+    caption = f"{curve['metric'].replace('_', ' ')} of simple models by the number of training songs, mean over draws."
+    return Chart("more-songs", "Metric by number of songs", caption, draw)
+
+
 def run_differences(differences: Mapping[str, Difference], reference: str) -> Chart:
     """Return the paired difference of each run to one of them.
 

@@ -62,6 +62,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], explain: ExplainWords 
             *_stack(run),
             *modality_section(run),
             Section("learning", "Learning curves", charts=charts.learning_curves(run.records, summary["metric"])),
+            *_more_songs(run),
             *_timelines(run, texts),
             _errors(run.example_view),
             find_label_issues(run.example_view, texts, explain),
@@ -140,6 +141,21 @@ def _stack(run: RunArtifacts) -> list[Section]:
         text.append(f"Compared with the neural network alone: {headline.replace('_', ' ')} {shown}.")
     table = Table(["member", f"{headline.replace('_', ' ')} alone", "weight", "share"], rows)
     return [Section("stack", "Stacked ensemble", text, [table])]
+
+
+def _more_songs(run: RunArtifacts) -> list[Section]:
+    """What more songs would bring."""
+    curve = run.summary.get("learning_curve")
+    if not curve:
+        return []
+    exponent, low, high = curve["exponent"]
+    text = [
+        curve["sentence"],
+        "Simple models (linear, of words and of the frozen encoder) were trained on parts of the training songs of each"
+        f" fold, drawn several times; their error falls as n^(-{exponent:.2f}) [{low:.2f}, {high:.2f}]. The kept model"
+        " need not follow them.",
+    ]
+    return [Section("more-songs", "What more songs would bring", text, charts=[charts.learning_curve(curve)])]
 
 
 def _timelines(run: RunArtifacts, texts: Mapping[str, str]) -> list[Section]:

@@ -167,3 +167,20 @@ def test_at_most_max_rows_are_checked(write_table, tiny_encoder):
     results = list(check_songs(plan, data))
     assert "a sample of 50 of 120 rows" in texts_of(results, "songs")
     assert len(np.unique(data.examples.table["row"].to_numpy())) == 25
+
+
+def test_what_more_songs_would_bring(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rainbow_ray.checks.more_songs import check_more_songs
+    from tests.helpers import data_of
+
+    pq.write_table(pa.table(song_rows(songs=60)), tmp_path / "songs.parquet")
+    plan = plan_of(tmp_path / "songs.parquet")
+    (result,) = check_more_songs(plan, data_of(plan))
+    assert result.text.startswith("30 more songs: macro f1 ")
+    assert "a linear model of words" in result.text
+    pq.write_table(pa.table(song_rows(songs=24)), tmp_path / "few.parquet")
+    plan = plan_of(tmp_path / "few.parquet")
+    assert check_more_songs(plan, data_of(plan)) == []

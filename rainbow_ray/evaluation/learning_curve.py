@@ -1,0 +1,122 @@
+"""What more songs would bring: a power law through the errors of models that were trained on parts of the songs.
+
+Reference:
+    Hestness et al. 2017, "Deep learning scaling is predictable, empirically", section 2; Viering & Loog 2022, "The
+    shape of learning curves: a review", section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rainbow_ray.baselines.learning_curve import FRACTIONS, CurveScores
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.utils.number_format import format_difference
+
+N_RESAMPLES = 200
+MIN_ERROR = 1e-3  # the logarithm of no error is not finite
+LEVEL = 95
+SONGS_STEP, STEP_FRACTION = 10, 0.5  # the gain is predicted for half as many songs again, in steps of 10
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A learning curve with its power law, error = a·n^(−b).
+
+    Attributes:
+        metric: Name of the headline metric.
+        n_songs: Numbers of training songs, `(fractions,)`.
+        values: Mean of the metric over draws, `(fractions,)`.
+        exponent: b, with its 95% interval.
+        n_more: Number of further songs for which the gain is predicted.
+        gain: Improvement of the metric with that many more songs, positive where it improves, with its 95% interval.
+        models: What was trained, in words.
+    """
+
+    metric: str
+    n_songs: list[float]
+    values: list[float]
+    exponent: tuple[float, float, float]
+    n_more: int
+    gain: tuple[float, float, float]
+    models: str = "simple models"
+
+    @property
+    def sentence(self) -> str:
+        """What that many more songs would bring."""
+        shown = format_difference(*self.gain)
+        fractions, metric = ", ".join(f"{part:.0%}" for part in FRACTIONS), self.metric.replace("_", " ")
+        source = f"by the power law of {self.models} on {fractions} of the songs"
+        return f"{self.n_more} more songs: {metric} {shown}, {source}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the curve as JSON values.
+
+        Returns:
+            The fields by name, and the sentence.
+        """
+        return {**vars(self), "exponent": list(self.exponent), "gain": list(self.gain), "sentence": self.sentence}
+
+
+def fit_learning_curve(
+    task: Task, metric: str, targets: np.ndarray, curve: CurveScores, *, seed: int, models: str = "simple models"
+) -> LearningCurve | None:
+    """Fit a power law to the errors of a learning curve; intervals are from a bootstrap over songs.
+
+    Args:
+        task: The task.
+        metric: Name of the headline metric.
+        targets: Targets of the examples, `(examples, …)`.
+        curve: Scores by number of training songs.
+        seed: Seed of the bootstrap.
+        models: What was trained, in words.
+
+    Returns:
+        The curve; None where the metric is undefined.
+    """
+    flat = curve.scores.reshape(*curve.scores.shape[:3], -1)
+    scored = np.flatnonzero(~np.isnan(flat).any(axis=(0, 1, 3)))
+    sign = 1 if task.larger_is_better(metric) else -1
+
+    def values_of(rows: np.ndarray) -> np.ndarray | None:
+        """The metric by draw and fraction, `(draws, fractions)`."""
+        values = [
+            [task.metric(metric, targets[rows], scores[rows].astype(task.score_dtype)) for scores in draw]
+            for draw in curve.scores
+        ]
+        array = np.array(values, dtype=np.float64)  # None becomes NaN
+        return None if np.isnan(array).any() else array
+
+    values = values_of(scored)
+    if values is None or len(scored) == 0:
+        return None
+    n_more = max(SONGS_STEP, round(STEP_FRACTION * len(scored) / SONGS_STEP) * SONGS_STEP)
+    rng = np.random.default_rng(seed)
+    estimates = [_power_law(curve.n_songs, _errors(values, sign), n_more)]
+    for _ in range(N_RESAMPLES):
+        resampled = values_of(rng.choice(scored, len(scored)))
+        if resampled is not None:
+            estimates.append(_power_law(curve.n_songs, _errors(resampled, sign), n_more))
+    (exponent, gain), *others = estimates
+    low, high = np.percentile(others, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0) if others else (estimates[0],) * 2
+    return LearningCurve(
+        metric, curve.n_songs.tolist(), values.mean(axis=0).round(4).tolist(),
+        (round(exponent, 4), round(float(low[0]), 4), round(float(high[0]), 4)), n_more,
+        (round(gain, 4), round(float(low[1]), 4), round(float(high[1]), 4)), models,
+    )  # fmt: skip
+
+
+def _errors(values: np.ndarray, sign: int) -> np.ndarray:
+    """Errors of a metric: its distance from 1 where larger is better, itself where smaller is."""
+    return np.asarray(np.maximum(1 - values if sign > 0 else values, MIN_ERROR))
+
+
+def _power_law(n_songs: np.ndarray, errors: np.ndarray, n_more: int) -> tuple[float, float]:
+    """Return the exponent b of the least-squares line through log errors, and the decrease with more songs."""
+    x = np.tile(np.log(n_songs), len(errors))
+    slope, intercept = np.polyfit(x, np.log(errors).ravel(), 1)
+    now, then = np.exp(intercept + slope * np.log([n_songs[-1], n_songs[-1] + n_more]))
+    return float(-slope), float(now - then)
