@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
-from rainbow_ray.stacking.linear_member import hidden_states_key
+from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key, layer_of_key
 from rainbow_ray.training.cross_validation import FitContext
 
 BATCH_SIZE = 256
@@ -101,38 +101,39 @@ class ReferenceFeatures:
 
 
 def reference_features(
-    context: FitContext, states: np.ndarray | None, media: Mapping[str, np.ndarray], songs: np.ndarray
+    context: FitContext, inputs: MemberInputs, media: Collection[str], songs: np.ndarray
 ) -> ReferenceFeatures:
     """Return the features with which new songs are compared.
 
     Args:
         context: Data and config of the run.
-        states: `text_states` of the examples.
-        media: `media_features` of the examples.
+        inputs: What linear models read of the examples.
+        media: Modalities with pooled features.
         songs: Number of each example's song, `(examples,)`.
 
     Returns:
         The features by key.
     """
     excluded = trained_modalities(context)
-    features = {name: values for name, values in media.items() if name not in excluded}
-    if states is not None:
-        layer = read_layer(context, states)
-        features[hidden_states_key(layer)] = states[:, layer]
+    features = {name: inputs.features[name] for name in media if name not in excluded}
+    n_layers = sum(layer_of_key(key) is not None for key in inputs.features)
+    if n_layers:
+        key = hidden_states_key(read_layer(context, n_layers))
+        features[key] = inputs.present_features[key]
     return ReferenceFeatures(features, songs)
 
 
-def read_layer(context: FitContext, states: np.ndarray) -> int:
+def read_layer(context: FitContext, n_layers: int) -> int:
     """Return the layer of the text encoder that the model reads.
 
     Args:
         context: Data and config of the run.
-        states: `text_states` of examples.
+        n_layers: Number of layers of the encoder, and 1 for the embeddings.
 
     Returns:
         The number of the layer; the last one for a mix of all.
     """
-    return resolve_depths(context.config.model.text_encoder, states.shape[1] - 1).read
+    return resolve_depths(context.config.model.text_encoder, n_layers - 1).read
 
 
 def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConfig, device: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from rainbow_ray.stacking.links import LINKS_OF_CLASSES, apply_link
 FRACTIONS = (0.4, 0.6, 0.8, 1.0)  # of the training songs of each fold
 N_DRAWS = 3
 MIN_SONGS, MAX_SONGS = 40, 1000  # fewer are too few to divide, more would cost more than the curve is worth
+MAX_SCORES = 10_000  # songs times outputs
 ENCODER_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
 
 
@@ -54,6 +55,8 @@ def learning_curve_scores(inputs: BaselineInputs, split: Split, rows: np.ndarray
     if not MIN_SONGS <= n_examples <= MAX_SONGS or not inputs.has_texts:
         return None
     n_outputs = len(inputs.models.constant_predictor(inputs.targets[:1]))
+    if n_examples * n_outputs > MAX_SCORES:
+        return None
     predictors = np.full((N_DRAWS, len(FRACTIONS), n_examples, n_outputs), np.nan)
     counts: list[list[int]] = [[] for _ in FRACTIONS]
     for draw in range(N_DRAWS):
@@ -64,7 +67,10 @@ def learning_curve_scores(inputs: BaselineInputs, split: Split, rows: np.ndarray
             for i, fraction in enumerate(FRACTIONS):
                 part = np.sort(ordered[: round(fraction * len(ordered))])
                 counts[i].append(len(part))
-                predictors[draw, i, val] = _fit_predict(inputs, part, val, layer)
+                if draw > 0 and len(part) == len(train):  # the same songs in each draw
+                    predictors[draw, i, val] = predictors[0, i, val]
+                else:
+                    predictors[draw, i, val] = _fit_predict(inputs, part, val, layer)
     link = inputs.models.link
     scores = apply_link(predictors.reshape(-1, n_outputs), link).reshape(predictors.shape)
     scores = scores if link in LINKS_OF_CLASSES else scores[..., 0]

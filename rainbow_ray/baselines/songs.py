@@ -53,27 +53,29 @@ def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool
         features = {name: values[sample] for name, values in features.items()}
     examples = view.examples.take(view.positions)
     states = text_states(context, examples)
-    keep_fits = keep_fits and not is_sample and len(rows) == len(dataset)
-    keep = None
-    if keep_fits:
-        scored = None if dataset.songs is None else _stem_inputs(dataset, rows, view, states, row_features)
-        keep = KeepFits(scored, trained_modalities(context))
+    is_complete = not is_sample and len(rows) == len(dataset)
+    scored, songs_of_scored = None, examples.codes("song")
+    if dataset.songs is not None and is_complete:
+        scored, songs_of_scored = _stem_inputs(dataset, rows, view, states, row_features), dataset.songs[rows.indices]
+    inputs = BaselineInputs(
+        model_family(context.task), examples.targets, examples.texts, examples.codes("song"), states, features, seed
+    )
+    keep = KeepFits(scored, trained_modalities(context)) if keep_fits and is_complete else None
     baselines = run_baselines(
-        context.task, examples, split.take(view.indices), states, features, seed=seed, keep=keep,
+        context.task, examples, split.take(view.indices), states, features, seed=seed, keep=keep
     )  # fmt: skip
     all_scores = {name: empty_scores(context.task, len(dataset)) for name in baselines.scores}
     for name, values in baselines.scores.items():
         all_scores[name][view.indices] = values
         if dataset.songs is not None:
-            by_song = np.zeros((int(dataset.songs.max()) + 1, *values.shape[1:]), dtype=values.dtype)
+            by_song = empty_scores(context.task, int(dataset.songs.max()) + 1)
             by_song[dataset.songs[view.indices]] = values
             all_scores[name][:] = by_song[dataset.songs]
-    references = reference_features(context, states, features, examples.codes("song"))
-    inputs = BaselineInputs(
-        model_family(context.task), examples.targets, examples.texts, examples.codes("song"), states, features, seed
-    )
-    layer = 0 if states is None else read_layer(context, states)
-    curve = learning_curve_scores(inputs, split.take(view.indices), view.indices, layer=layer)
+    references = reference_features(context, scored or inputs.member_inputs, tuple(features), songs_of_scored)
+    curve = None
+    if keep_fits:
+        layer = 0 if states is None else read_layer(context, states.shape[1])
+        curve = learning_curve_scores(inputs, split.take(view.indices), view.indices, layer=layer)
     return Baselines(all_scores, baselines.fits, references, curve)
 
 

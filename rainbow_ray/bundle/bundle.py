@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file as load_arrays
+from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rainbow_ray.bundle.description import FORMAT, read_description
 from rainbow_ray.bundle.frozen_encoder import FROZEN, build_frozen_encoder, empty_encoder, tensors_to_store
 from rainbow_ray.bundle.integrity import DESCRIPTION, file_hashes, is_onnx
 from rainbow_ray.bundle.novelty import Novelty
+from rainbow_ray.bundle.tensor_files import NOVELTY, check_feature_keys, read_novelty, read_tensors
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
@@ -44,17 +44,15 @@ from rainbow_ray.modalities.text.modality import SPEC as TEXT_SPEC
 from rainbow_ray.modalities.text.tokenize import check_embeddings
 from rainbow_ray.modalities.weight_checks import check_finite
 from rainbow_ray.model.model import RainbowModel
-from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.stacking.files import STACK, read_stacks, write_stacks
 from rainbow_ray.stacking.stack import Stack
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.utils.errors import InputError, first_line
-from rainbow_ray.utils.io import PICKLE_HEADERS, atomic_folder
+from rainbow_ray.utils.io import atomic_folder
 from rainbow_ray.utils.paths import resolve_path
 
 TENSORS = "model.safetensors"
-NOVELTY = "novelty.safetensors"
 CARD = "README.md"
 
 
@@ -183,6 +181,7 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
                 }
                 for member in bundle.members
             ],
+            "stacks": len(bundle.stacks),
             "frozen_layers": None if bundle.frozen_encoder is None else bundle.frozen_encoder.depth,
             **bundle.info,
             "files": file_hashes(temporary),
@@ -234,10 +233,10 @@ def load_bundle(path: Path) -> Bundle:
     try:
         document = read_description(folder)
         names = [TENSORS, *(_member_file(i) for i in range(len(document["members"])))]
-        shared, *member_tensors = [_read_tensors(folder / name) for name in names]
+        shared, *member_tensors = [read_tensors(folder / name) for name in names]
         stacks = read_stacks(folder)
-        frozen = _read_tensors(folder / FROZEN) if (folder / FROZEN).exists() else {}
-        novelty = Novelty.from_arrays(load_arrays(folder / NOVELTY)) if (folder / NOVELTY).exists() else None
+        frozen = read_tensors(folder / FROZEN) if (folder / FROZEN).exists() else {}
+        novelty = read_novelty(folder / NOVELTY) if (folder / NOVELTY).exists() else None
     except FileNotFoundError as error:
         raise InputError(f"{path}: no model here ({Path(error.filename or folder).name} is missing); name a run's"
                          " folder, or its model/ folder") from error  # fmt: skip
@@ -282,8 +281,8 @@ def _build_bundle(
 
 def _with_stacks(folder: Path, bundle: Bundle, stacks: list[Stack], tensors: dict[str, torch.Tensor]) -> Bundle:
     """Add the stacks and the frozen encoder of a bundle. Raises `ValueError` where they do not fit the model."""
-    if stacks and len(stacks) != len(bundle.fits):
-        raise ValueError(f"{STACK}: stacks of {len(stacks)} fits, and the model has {len(bundle.fits)}")
+    if len(stacks) != bundle.info.get("stacks", 0):
+        raise ValueError(f"{STACK}: {len(stacks)} stacks, and the model has {bundle.info.get('stacks', 0)}")
     for stack in stacks:
         stack.check(bundle.task.base_task.target_type, len(bundle.task.score_names))
     frozen_encoder = None
@@ -293,6 +292,9 @@ def _with_stacks(folder: Path, bundle: Bundle, stacks: list[Stack], tensors: dic
                 folder / str(TEXT_SPEC.encoder_folder), bundle.model.config.text_encoder,
                 bundle.info["frozen_layers"], tensors, bundle.model.text,
             )  # fmt: skip
+        if not_finite := check_finite(frozen_encoder):
+            raise ValueError(f"{FROZEN}: {not_finite[0]}")
+    check_feature_keys(bundle.model, stacks, bundle.novelty, frozen_encoder)
     if not stacks:
         return dataclasses.replace(bundle, frozen_encoder=frozen_encoder)
     if not bundle.members:
@@ -333,21 +335,6 @@ def _tensor_files(bundle: Bundle) -> dict[str, dict[str, torch.Tensor]]:
     shared = {name: tensor for name, tensor in state.items() if name not in member_tensors[0]}
     files = {_member_file(i): plain(tensors) for i, tensors in enumerate(member_tensors)}
     return {TENSORS: plain(shared), **files, **frozen}
-
-
-def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Read a file of tensors. Raises `ValueError` for a pickle, `SafetensorError` for a damaged file."""
-    try:
-        with safe_open(file, "pt"):  # checks the header before memory is allocated
-            pass
-    except SafetensorError as error:
-        # only now: the header of a safetensors file starts with its length, which may have the bytes of a pickle
-        with file.open("rb") as stream:
-            is_pickle = stream.read(2) in PICKLE_HEADERS
-        if is_pickle:
-            raise ValueError(f"{file.name} is a pickle, not safetensors: it is not opened") from error
-        raise
-    return upgrade_state_keys(load_file(file))
 
 
 def _task_to_json(task: Task) -> dict[str, Any]:

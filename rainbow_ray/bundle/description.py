@@ -45,6 +45,7 @@ class BundleDescription(BaseModel):
         max_unreadable_fraction: Fraction of media files that may be unreadable.
         calibration: Calibration of the scores.
         members: Task, calibration and fold of each member of an ensemble.
+        stacks: Number of stacked ensembles, one for each fit; 0 where scores are those of the neural network alone.
         frozen_layers: Layers of the frozen text encoder that linear models read; None without one.
     """
 
@@ -59,6 +60,7 @@ class BundleDescription(BaseModel):
     max_unreadable_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
     calibration: dict[str, Any] = {}
     members: list[dict[str, Any]] = []
+    stacks: NonNegativeInt = 0
     frozen_layers: NonNegativeInt | None = None
 
     @model_validator(mode="after")

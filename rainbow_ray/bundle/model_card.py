@@ -57,19 +57,24 @@ def replace_use(card: str, use: str) -> str:
     return f"{other_sections}\n\n{USE}\n\n{use}\n"
 
 
-def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str]) -> str:
+def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str], *, is_stacked: bool = False) -> str:
     """Return the section on loading an ONNX bundle.
 
     Args:
         modalities: Modalities that the model reads.
         max_tokens: Tokens of the longest text that it reads.
         inputs: Names of the graph's inputs.
+        is_stacked: Whether linear models are beside the graph.
 
     Returns:
         Markdown, without a heading.
     """
     names = ", ".join(f"`{name}`" for name in inputs)
-    graph = f"`model.onnx` maps {names} to uncalibrated scores; `bundle.json` contains their names and the calibration."
+    outputs = "uncalibrated scores"
+    if is_stacked:
+        outputs = ("the scores of each fit's neural network and features of the encoders, which the linear models and"
+                   " weights of `stack.json` make uncalibrated scores of")  # fmt: skip
+    graph = f"`model.onnx` maps {names} to {outputs}; `bundle.json` contains their names and the calibration."
     tokenizer = f" `tokenizer.json` truncates texts to {max_tokens} tokens and does not pad." if max_tokens else ""
     if not reads_only_text(modalities):
         return (

@@ -22,6 +22,7 @@ FLAGGED_FRACTION = 0.05  # of held-out training songs
 MAX_REFERENCES = 2000  # of a larger training set, a sample is kept
 MIN_GROUPS = 10  # songs, without which a threshold means nothing
 BATCH_ROWS = 256
+SAME = 1e-2  # relative distance below which features are those of the same song, up to rounding
 MIN_SPREAD = 1e-3  # of the median; features that hardly vary would count most
 CENTER, SPREAD, REFERENCES, SCALE, THRESHOLD = "center", "spread", "references", "scale", "threshold"
 
@@ -65,6 +66,21 @@ class Novelty:
             for key in self.keys
         ]
         return (_mean_of_present(relative) / self.threshold).astype(np.float32)
+
+    def is_training_song(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return which examples are among the training songs that are kept.
+
+        Args:
+            features: As in `score`.
+
+        Returns:
+            A mask, bool, `(examples,)`: those with the features of a training song in all modalities that they have.
+        """
+        nearest = []
+        for key in self.keys:
+            rows = _standardize(features[key], self.centers[key], self.spreads[key])
+            nearest.append(_distances(rows, self.references[key], n_neighbors=1) / self.scales[key])
+        return np.asarray(_mean_of_present(nearest) < SAME)
 
     def points(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return features whose Euclidean distances are in the unit of `score`.
@@ -173,7 +189,11 @@ def _standardize(features: np.ndarray, center: np.ndarray, spread: np.ndarray) -
 
 
 def _distances(
-    rows: np.ndarray, references: np.ndarray, groups: np.ndarray | None = None, own: np.ndarray | None = None
+    rows: np.ndarray,
+    references: np.ndarray,
+    groups: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> np.ndarray:
     """Mean distance to the nearest references, of other groups where there are groups, `(examples,)`."""
     result, squares = np.full(len(rows), np.nan), np.sum(references**2, axis=1)
@@ -183,7 +203,7 @@ def _distances(
         distances = np.sqrt(np.maximum(np.sum(rows[part] ** 2, axis=1, keepdims=True) + squares - 2 * products, 0))
         if groups is not None and own is not None:
             distances[groups[part][:, None] == own[None, :]] = np.inf
-        nearest: np.ndarray = np.sort(distances, axis=1)[:, : min(N_NEIGHBORS, distances.shape[1])]
+        nearest: np.ndarray = np.sort(distances, axis=1)[:, : min(n_neighbors, distances.shape[1])]
         result[part] = nearest.mean(axis=1)
     return np.asarray(np.where(np.isfinite(result), result, np.nan))
 

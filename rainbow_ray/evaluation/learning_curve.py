@@ -16,7 +16,7 @@ from rainbow_ray.baselines.learning_curve import FRACTIONS, CurveScores
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.utils.number_format import format_difference
 
-N_RESAMPLES = 200
+N_RESAMPLES = 100
 MIN_ERROR = 1e-3  # the logarithm of no error is not finite
 LEVEL = 95
 SONGS_STEP, STEP_FRACTION = 10, 0.5  # the gain is predicted for half as many songs again, in steps of 10
@@ -32,7 +32,7 @@ class LearningCurve:
         values: Mean of the metric over draws, `(fractions,)`.
         exponent: b, with its 95% interval.
         n_more: Number of further songs for which the gain is predicted.
-        gain: Improvement of the metric with that many more songs, positive where it improves, with its 95% interval.
+        change: Change of the metric with that many more songs, with its 95% interval; of an error, negative is better.
         models: What was trained, in words.
     """
 
@@ -41,13 +41,13 @@ class LearningCurve:
     values: list[float]
     exponent: tuple[float, float, float]
     n_more: int
-    gain: tuple[float, float, float]
+    change: tuple[float, float, float]
     models: str = "simple models"
 
     @property
     def sentence(self) -> str:
         """What that many more songs would bring."""
-        shown = format_difference(*self.gain)
+        shown = format_difference(*self.change)
         fractions, metric = ", ".join(f"{part:.0%}" for part in FRACTIONS), self.metric.replace("_", " ")
         source = f"by the power law of {self.models} on {fractions} of the songs"
         return f"{self.n_more} more songs: {metric} {shown}, {source}."
@@ -58,7 +58,7 @@ class LearningCurve:
         Returns:
             The fields by name, and the sentence.
         """
-        return {**vars(self), "exponent": list(self.exponent), "gain": list(self.gain), "sentence": self.sentence}
+        return {**vars(self), "exponent": list(self.exponent), "change": list(self.change), "sentence": self.sentence}
 
 
 def fit_learning_curve(
@@ -93,19 +93,21 @@ def fit_learning_curve(
     values = values_of(scored)
     if values is None or len(scored) == 0:
         return None
-    n_more = max(SONGS_STEP, round(STEP_FRACTION * len(scored) / SONGS_STEP) * SONGS_STEP)
+    n_total = len(curve.rows)
+    n_more = max(SONGS_STEP, round(STEP_FRACTION * n_total / SONGS_STEP) * SONGS_STEP)
     rng = np.random.default_rng(seed)
-    estimates = [_power_law(curve.n_songs, _errors(values, sign), n_more)]
+    estimates = [_power_law(curve.n_songs, _errors(values, sign), n_total, n_more)]
     for _ in range(N_RESAMPLES):
         resampled = values_of(rng.choice(scored, len(scored)))
         if resampled is not None:
-            estimates.append(_power_law(curve.n_songs, _errors(resampled, sign), n_more))
+            estimates.append(_power_law(curve.n_songs, _errors(resampled, sign), n_total, n_more))
     (exponent, gain), *others = estimates
     low, high = np.percentile(others, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0) if others else (estimates[0],) * 2
+    change = sorted(sign * value for value in (float(low[1]), float(high[1])))
     return LearningCurve(
         metric, curve.n_songs.tolist(), values.mean(axis=0).round(4).tolist(),
         (round(exponent, 4), round(float(low[0]), 4), round(float(high[0]), 4)), n_more,
-        (round(gain, 4), round(float(low[1]), 4), round(float(high[1]), 4)), models,
+        (round(sign * gain, 4), round(change[0], 4), round(change[1], 4)), models,
     )  # fmt: skip
 
 
@@ -114,9 +116,9 @@ def _errors(values: np.ndarray, sign: int) -> np.ndarray:
     return np.asarray(np.maximum(1 - values if sign > 0 else values, MIN_ERROR))
 
 
-def _power_law(n_songs: np.ndarray, errors: np.ndarray, n_more: int) -> tuple[float, float]:
+def _power_law(n_songs: np.ndarray, errors: np.ndarray, n_total: int, n_more: int) -> tuple[float, float]:
     """Return the exponent b of the least-squares line through log errors, and the decrease with more songs."""
     x = np.tile(np.log(n_songs), len(errors))
     slope, intercept = np.polyfit(x, np.log(errors).ravel(), 1)
-    now, then = np.exp(intercept + slope * np.log([n_songs[-1], n_songs[-1] + n_more]))
+    now, then = np.exp(intercept + slope * np.log([n_total, n_total + n_more]))
     return float(-slope), float(now - then)

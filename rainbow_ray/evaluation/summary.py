@@ -125,7 +125,10 @@ def _stack_notes(plan: RunPlan, results: Results) -> list[str]:
     """A message where a stacked ensemble was requested, and the baselines gave no fits."""
     if plan.config.training.combine != "stack" or results.stack is not None or plan.task.is_weakly_labeled:
         return []
-    return [f"training.combine: stack combines at most {MAX_EXAMPLES} examples: the neural network is kept alone"]
+    return [
+        "training.combine: stack: the neural network is kept alone: there are more than"
+        f" {MAX_EXAMPLES} examples, they are streamed, or no baseline reads features that training leaves as they are"
+    ]
 
 
 def _stack_fields(results: Results) -> dict[str, Any]:

@@ -44,6 +44,8 @@ from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.text.tokenize import load_tokenizer, pad_id
 from rainbow_ray.stacking.files import write_stacks
+from rainbow_ray.stacking.linear_member import MemberInputs
+from rainbow_ray.stacking.stack import mean_of_fits
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 from rainbow_ray.utils.io import atomic_folder
 
@@ -163,9 +165,17 @@ def measure_parity(graph: ScoringGraph, bundle: Bundle, file: Path) -> float:
         )
         tolerance_unit = np.maximum(scale, np.abs(expected - location))
         differences.append(float(np.max(np.abs(scores - expected) / tolerance_unit)))
-        for values, expected_values in zip(other, features, strict=True):
-            errors = np.abs(values - expected_values) / np.maximum(1.0, np.abs(expected_values))
-            differences.append(float(np.max(errors)))
+        if bundle.stacks:
+            keys, texts = graph.feature_keys, [""] * len(scores[0])
+            combined, expected = (
+                mean_of_fits(
+                    bundle.stacks, neural, MemberInputs(texts, dict(zip(keys, read, strict=True))),
+                    bundle.task.base_task.target_type,
+                )
+                for neural, read in ((scores, other), (expected, features))
+            )  # fmt: skip
+            tolerance_unit = np.maximum(scale, np.abs(expected - location))
+            differences.append(float(np.max(np.abs(combined - expected) / tolerance_unit)))
     return float(np.max(differences))  # unlike `max`, numpy does not ignore NaN
 
 
@@ -241,7 +251,10 @@ def _write_other_files(bundle: Bundle, folder: Path, source: str, parity: float)
         save_tokenizer_json(bundle.tokenizer, folder, int(bundle.info["max_tokens"]))
     card = Path(bundle.tokenizer) / CARD
     if card.is_file():
-        use = onnx_use(bundle.model.modalities, int(bundle.info["max_tokens"]), _input_names(folder / GRAPH))
+        use = onnx_use(
+            bundle.model.modalities, int(bundle.info["max_tokens"]), _input_names(folder / GRAPH),
+            is_stacked=bool(bundle.stacks),
+        )  # fmt: skip
         (folder / CARD).write_text(replace_use(card.read_text(encoding="utf-8"), use), encoding="utf-8")
     info = bundle.info
     document = {

@@ -138,7 +138,7 @@ def _stack(run: RunArtifacts) -> list[Section]:
     ]
     if difference := stack["difference_to_neural"]:
         shown = format_difference(difference["value"], difference["low"], difference["high"])
-        text.append(f"Compared with the neural network alone: {headline.replace('_', ' ')} {shown}.")
+        text.append(f"Improvement of the {headline.replace('_', ' ')} over the neural network alone: {shown}.")
     table = Table(["member", f"{headline.replace('_', ' ')} alone", "weight", "share"], rows)
     return [Section("stack", "Stacked ensemble", text, [table])]
 
@@ -152,8 +152,8 @@ def _more_songs(run: RunArtifacts) -> list[Section]:
     text = [
         curve["sentence"],
         "Simple models (linear, of words and of the frozen encoder) were trained on parts of the training songs of each"
-        f" fold, drawn several times; their error falls as n^(-{exponent:.2f}) [{low:.2f}, {high:.2f}]. The kept model"
-        " need not follow them.",
+        f" fold, drawn several times; their error changes as n to the power of {-exponent:.2f}"
+        f" [{-high:.2f}, {-low:.2f}]. The kept model need not follow them.",
     ]
     return [Section("more-songs", "What more songs would bring", text, charts=[charts.learning_curve(curve)])]
 

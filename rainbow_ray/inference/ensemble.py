@@ -116,6 +116,7 @@ def _gives_pooled_text(frozen_encoder: TextEncoder | None, model: RainbowModel) 
         model.pooling.kind == "mean"
         and not text.mixed
         and text.depth <= frozen_encoder.depth
+        and (text.adapter is not None or text.is_whole)  # others may end in a norm, which a cut-off encoder has as well
         and (not text.is_whole or frozen_encoder.is_whole)
     )
 
@@ -127,7 +128,7 @@ class BatchScores:
     Attributes:
         scores: Uncalibrated scores, the mean over the fits of a bundle, `(examples,)` or `(examples, classes)`.
         novelty: Novelty, `(examples,)`; NaN where the bundle gives none.
-        features: Features by key that linear models and novelty read, `(examples, width)` each.
+        features: Features by key, `(examples, width)` each, 0 where an example lacks the modality.
     """
 
     scores: np.ndarray
@@ -150,13 +151,14 @@ def score_batch(bundle: Bundle, scorer: EnsembleScorer, batch: Batch, texts: Seq
     scores, outputs = scorer(batch)
     features = {key: values.cpu().numpy() for key, values in outputs.items()}
     unknown = np.full(len(texts), np.nan, dtype=np.float32)
-    novelty = unknown if bundle.novelty is None else bundle.novelty.score(features)
+    inputs = MemberInputs(texts, features)
+    novelty = unknown if bundle.novelty is None else bundle.novelty.score(inputs.present_features)
     if not bundle.stacks:
-        return BatchScores((scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy(), novelty, features)
-    combined = mean_of_fits(
-        bundle.stacks, scores.cpu().numpy(), MemberInputs(texts, features), bundle.task.base_task.target_type
-    )  # fmt: skip
-    return BatchScores(combined, novelty, features)
+        return BatchScores(
+            (scores.mean(dim=0) if len(scores) > 1 else scores[0]).cpu().numpy(), novelty, inputs.present_features
+        )
+    combined = mean_of_fits(bundle.stacks, scores.cpu().numpy(), inputs, bundle.task.base_task.target_type)
+    return BatchScores(combined, novelty, inputs.present_features)
 
 
 def prepare_collates(

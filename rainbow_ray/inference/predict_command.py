@@ -57,14 +57,15 @@ def predict(options: argparse.Namespace) -> int:
     # A light installation, which scores texts with an ONNX bundle, lacks what tables need.
     from rainbow_ray.inference.predict_table import chunk_folder, predict_table
 
-    if options.suggest is not None:
-        from rainbow_ray.inference.suggest import suggest
-
-        suggest(predictor, _table_request(options, media_root), options.suggest, console, options.out)
-        return EXIT_SUCCESS
     for option in MEDIA_FLAGS:
         if getattr(options, option) and not predictor.reads_media:
             console.print(f"Note: {_flag(option)} has no effect: this model reads only text")
+    if options.suggest is not None:
+        from rainbow_ray.inference.suggest import suggest
+
+        with raise_on_signal():
+            suggest(predictor, _table_request(options, media_root), options.suggest, console, options.out)
+        return EXIT_SUCCESS
     with raise_on_signal():
         try:
             predict_table(predictor, _table_request(options, media_root), console)

@@ -177,18 +177,19 @@ class Predictor:
                 self._check_media(report, songs, allow_missing=False, partial=True)
         return self._predictions_frame(results, texts.index), report
 
-    def predict_with_features(self, table: Table) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    def predict_with_features(self, table: Table) -> tuple[pd.DataFrame, dict[str, np.ndarray], MediaReport]:
         """Predict rows of a table of songs, and return the features that novelty compares.
 
         Args:
-            table: As in `predict`; unreadable media count as missing.
+            table: As in `predict`; unreadable media count as missing. All of them are in memory at once.
 
         Returns:
-            The table of `predict`, and features by key, `(rows, width)` each, 0 for rows without a score.
+            The table of `predict`; features by key, `(rows, width)` each, 0 for rows without a score, none if no row
+            has one; and the report on audio and MIDI files.
         """
         texts = read_texts(table, self.bundle.info["text_columns"], reads_text=self.reads_text)
-        results = [self._score(texts, table, keep_features=True)]
-        return self._predictions_frame(results, texts.index), results[0].features
+        result = self._score(texts, table, keep_features=True)
+        return self._predictions_frame([result], texts.index), result.features, result.report
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the calibrated scores of texts.

@@ -18,6 +18,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from rainbow_ray.inference.media_report import MediaReport
 from rainbow_ray.inference.predict_table import TableRequest, make_job, open_table
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.inference.row_scores import NOVELTY
@@ -26,6 +27,7 @@ from rainbow_ray.utils.io import atomic_write
 
 MIN_PROBABILITY = 1e-6
 MAX_SHOWN_CHARACTERS = 80
+CHUNK_ROWS = 256  # rows whose media are in memory
 
 
 def uncertainty(predictor: Predictor, predictions: pd.DataFrame) -> np.ndarray:
@@ -93,20 +95,26 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     manifest, notes = open_table(predictor, request.manifest, request.media_root)
     job = make_job(predictor, manifest, request)
     table = manifest.read(job.columns)
-    predictions, features = predictor.predict_with_features(table)
     id_column = predictor.bundle.info.get("id_column", "id")
-    ids = table[id_column].to_pylist() if id_column in table.column_names else [f"row {i}" for i in range(len(table))]
-    weights = uncertainty(predictor, predictions)
-    distances = predictions[NOVELTY].to_numpy(copy=True)
-    distances[pd.Series(ids).duplicated().to_numpy()] = np.nan  # further stems of a song
-    chosen, values = choose(weights, distances, novelty.points(features), n)
+    ids = table[id_column].to_pylist() if id_column in table.column_names else [None] * len(table)
+    predictions, features, report = _predict_in_chunks(predictor, table)
+    notes += report.notes(request.media_root)
+    weights, distances = uncertainty(predictor, predictions), predictions[NOVELTY].to_numpy(copy=True)
+    if features:
+        is_known = novelty.is_training_song(features)
+        if is_known.any():
+            notes.append(f"{int(is_known.sum())} rows are training songs of this model, and left out")
+        distances[is_known] = np.nan
+    distances[_further_stems(ids, distances)] = np.nan
+    points = novelty.points(features) if features else np.zeros((len(table), 1))
+    chosen, values = choose(weights, distances, points, n)
     if len(chosen) < n:
-        notes.append(f"--suggest {n}: the table has {len(chosen)} songs that can be scored; all are ranked")
+        notes.append(f"--suggest {n}: the table has {len(chosen)} songs that can be suggested; all are ranked")
     texts = _texts_of(predictor, table, chosen)
     rows = [
         {
             "rank": rank,
-            id_column: ids[i],
+            id_column: f"row {i}" if ids[i] is None else ids[i],
             "text": text,
             "prediction": predictions["prediction"].iloc[i],
             "uncertainty": float(weights[i]),
@@ -121,6 +129,39 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     if out is not None:
         atomic_write(out, lambda path: _write(pd.DataFrame(rows), path, out.suffix))
         console.print(f"{len(rows)} songs in {out}")
+
+
+def _predict_in_chunks(
+    predictor: Predictor, table: pa.Table
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], MediaReport]:
+    """Return `Predictor.predict_with_features` of a table, with the media of a chunk in memory at a time."""
+    frames, parts, report = [], list[dict[str, np.ndarray]](), MediaReport()
+    for start in range(0, max(1, len(table)), CHUNK_ROWS):
+        frame, features, chunk_report = predictor.predict_with_features(table.slice(start, CHUNK_ROWS))
+        frames.append(frame)
+        parts.append(features)
+        report += chunk_report
+    widths = {key: values.shape[1] for part in parts for key, values in part.items()}
+    joined = {
+        key: np.concatenate(
+            [
+                part.get(key, np.zeros((len(frame), width), np.float32))
+                for part, frame in zip(parts, frames, strict=True)
+            ]
+        )
+        for key, width in widths.items()
+    }
+    return pd.concat(frames, ignore_index=True), joined, report
+
+
+def _further_stems(ids: list[object], distances: np.ndarray) -> np.ndarray:
+    """Return which rows are not the first row of their song that can be chosen, `(rows,)`, bool."""
+    seen, is_further = set[object](), np.zeros(len(ids), dtype=bool)
+    for row in np.flatnonzero(~np.isnan(distances)):
+        if ids[row] is not None:
+            is_further[row] = ids[row] in seen
+            seen.add(ids[row])
+    return is_further
 
 
 def _texts_of(predictor: Predictor, table: pa.Table, rows: list[int]) -> list[str]:

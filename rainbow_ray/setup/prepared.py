@@ -24,6 +24,7 @@ MIN_REPORTED_FRACTION = 0.2  # of the rows: where as many are dropped, that may 
 MIN_SONGS = 10
 FOLDS_BELOW = 500  # songs; with fewer, one split is too noisy to compare models
 DEFAULT_FOLDS = 5
+MIN_VAL_SONGS = 5  # of one split, for the weights of a stacked ensemble
 MIN_STACK_SONGS = 30  # with fewer, `combine: auto` keeps the neural network alone
 
 
@@ -76,10 +77,13 @@ def split_examples(plan: RunPlan, task: Task, examples: Examples, n_songs: int) 
         seed=config.split_seed,
         saved_split=plan.known_split,
     )
-    if config.training.combine == "stack" and split.n_folds == 1 and n_songs < MIN_STACK_SONGS:
+    n_val = len(np.unique(examples.codes("song")[split.train_val_indices(0)[1]]))
+    is_small = n_songs < MIN_STACK_SONGS or n_val < MIN_VAL_SONGS
+    if config.training.combine == "stack" and split.n_folds == 1 and is_small:
         raise InputError(
-            f"training.combine: stack fits its weights on out-of-fold scores, and one split of {n_songs} songs has too"
-            f" few (at least {MIN_STACK_SONGS} songs): set data.folds to 2 or more, or training.combine to none"
+            f"training.combine: stack fits its weights on out-of-fold scores, and one split of {n_songs} songs with"
+            f" {n_val} for validation has too few (at least {MIN_STACK_SONGS} and {MIN_VAL_SONGS}): set data.folds to"
+            " 2 or more, or training.combine to none"
         )
     return split, n_folds
 

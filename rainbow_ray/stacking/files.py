@@ -40,5 +40,5 @@ def read_stacks(folder: Path) -> list[Stack]:
         return []
     try:
         return [Stack.from_json(document) for document in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{STACK} is damaged ({type(error).__name__}: {error})") from error

@@ -39,6 +39,18 @@ class MemberInputs:
         """Words of each text, in lower case."""
         return [WORD.findall(text.lower()) for text in self.texts]
 
+    @functools.cached_property
+    def present_features(self) -> dict[str, np.ndarray]:
+        """Features that are 0 where an example lacks the modality, also those of the text encoder.
+
+        The encoding of an empty text, which linear models read like any other, is not one of a text.
+        """
+        has_text = np.array([bool(text.strip()) for text in self.texts], dtype=bool)[:, None]
+        return {
+            key: values if layer_of_key(key) is None else np.where(has_text, values, np.float32(0))
+            for key, values in self.features.items()
+        }
+
 
 def hidden_states_key(layer: int) -> str:
     """Return the key of the mean hidden states of a layer of the frozen text encoder.

@@ -10,7 +10,8 @@ from rainbow_ray.tasks.target_types import Link
 
 LINKS = get_args(Link)
 LINKS_OF_CLASSES = ("sigmoids", "softmax")  # their scores have a column for each class
-MIN_PROBABILITY = 5e-3  # a member that is certain and wrong would outweigh all others
+MIN_PROBABILITY = 1e-3  # a member that is certain and wrong would outweigh all others
+MIN_FRACTION = 0.1  # of the probability of each of many exclusive classes, if all were equal
 
 
 def apply_link(predictor: np.ndarray, link: Link) -> np.ndarray:
@@ -32,7 +33,7 @@ def apply_link(predictor: np.ndarray, link: Link) -> np.ndarray:
 
 
 def invert_link(scores: np.ndarray, link: Link) -> np.ndarray:
-    """Convert scores to linear predictors, after limiting probabilities to `MIN_PROBABILITY`.
+    """Convert scores to linear predictors, after limiting probabilities.
 
     Args:
         scores: Scores, `(examples,)` or `(examples, outputs)`.
@@ -45,8 +46,8 @@ def invert_link(scores: np.ndarray, link: Link) -> np.ndarray:
     columns = columns[:, None] if columns.ndim == 1 else columns
     if link == "identity":
         return columns
-    p = np.clip(columns, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     if link == "softmax":
-        logits = np.log(p)
+        logits = np.log(np.maximum(columns, min(MIN_PROBABILITY, MIN_FRACTION / columns.shape[1])))
         return np.asarray(logits - logits.mean(axis=1, keepdims=True))
+    p = np.clip(columns, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return np.asarray(np.log(p / (1 - p)))

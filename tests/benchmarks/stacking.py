@@ -108,28 +108,29 @@ def simulate(n_songs: int, signal: float, repeats: int, seed: int = 0) -> dict[s
             StratifiedKFold(5, shuffle=True, random_state=repeat).split(targets, targets)
         ):
             folds[held_out] = number
-        combined, by_fold = np.zeros(n_songs, dtype=np.float32), []
+        # the estimand of pooled scores: what the models of all folds, each for its part, give for any number of songs
+        combined, of_population = np.zeros(n_songs, dtype=np.float32), np.zeros(POPULATION, dtype=np.float32)
         for fold in range(5):
             held_out = folds == fold
             known = {name: values[~held_out] for name, values in scores.items()}
             weights = fit_weights("binary", known, targets[~held_out, None])
             combined[held_out] = weights.combine({name: values[held_out] for name, values in scores.items()})
-            of_population = weights.combine(population_scores)
-            by_fold.append({name: task.metric(name, population, of_population) or 0.0 for name in errors})
+            part = slice(fold, None, 5)
+            of_population[part] = weights.combine({name: values[part] for name, values in population_scores.items()})
         intervals = bootstrap_ci(task, targets, ScoredPredictions(combined, combined), np.arange(n_songs), seed=repeat)
         for name in errors:
-            value, expected, interval = (
-                task.metric(name, targets, combined) or 0.0,
-                np.mean([values[name] for values in by_fold]),
-                intervals[name],
-            )
-            errors[name].append(value - float(expected))
-            covered[name] += float(interval is not None and interval[0] <= expected <= interval[1])
+            value, expected = task.metric(name, targets, combined), task.metric(name, population, of_population)
+            interval = intervals[name]
+            if value is None or expected is None or interval is None:  # all predictions are equal
+                continue
+            errors[name].append(value - expected)
+            covered[name] += float(interval[0] <= expected <= interval[1])
     return {
         "songs": n_songs, "signal": signal, "repeats": repeats,
         "bias": {name: round(float(np.mean(values)), 4) for name, values in errors.items()},
-        "standard_error": {name: round(float(np.std(values) / np.sqrt(repeats)), 4) for name, values in errors.items()},
-        "coverage": {name: round(count / repeats, 3) for name, count in covered.items()},
+        "standard_error": {name: round(float(np.std(v) / np.sqrt(len(v))), 4) for name, v in errors.items()},
+        "coverage": {name: round(count / len(errors[name]), 3) for name, count in covered.items()},
+        "defined": {name: len(values) for name, values in errors.items()},
     }  # fmt: skip
 
 

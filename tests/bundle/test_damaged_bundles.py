@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import rainbow_ray
-from rainbow_ray.bundle.bundle import _read_tensors
 from rainbow_ray.bundle.integrity import file_hashes
+from rainbow_ray.bundle.tensor_files import read_tensors
 from rainbow_ray.inference.onnx_predictor import OnnxPredictor
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import finish_run, plan_of
@@ -173,7 +173,7 @@ def test_tensors_whose_header_length_looks_like_a_pickle_are_read(tmp_path):
             break
     else:
         pytest.fail("no header of 640 bytes")
-    assert _read_tensors(file)["head.weight"].tolist() == [1.0, 1.0]
+    assert read_tensors(file)["head.weight"].tolist() == [1.0, 1.0]
 
 
 def test_a_pickle_in_place_of_tensors_is_not_opened(bundle, tmp_path):

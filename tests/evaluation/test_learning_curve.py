@@ -16,7 +16,7 @@ from tests.helpers import data_of, plan_of
 from tests.song_tables import song_rows
 
 
-def curve_of_errors(exponent: float, n: int = 3000) -> tuple[np.ndarray, CurveScores]:
+def curve_of_errors(exponent: float, n: int) -> tuple[np.ndarray, CurveScores]:
     """Predictions of numbers whose mean absolute error is 2 n^(-exponent)."""
     rng, n_songs = np.random.default_rng(0), np.array([40.0, 60.0, 80.0, 100.0])
     targets = rng.normal(size=n)
@@ -27,18 +27,20 @@ def curve_of_errors(exponent: float, n: int = 3000) -> tuple[np.ndarray, CurveSc
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_the_exponent_and_the_gain_of_a_power_law_are_recovered(exponent):
-    targets, scores = curve_of_errors(exponent)
+    n = 3000
+    targets, scores = curve_of_errors(exponent, n)
     curve = fit_learning_curve(make_task("regression"), "mae", targets, scores, seed=0)
     assert curve is not None
     value, low, high = curve.exponent
     assert value == pytest.approx(exponent, abs=0.05)
     assert low <= exponent <= high
-    expected = 2 * 100**-exponent - 2 * (100 + curve.n_more) ** -exponent
-    assert curve.gain[0] == pytest.approx(expected, abs=0.1)
+    assert curve.n_more == n // 2
+    expected = 2 * (1.5 * n) ** -exponent - 2 * n**-exponent  # errors fall
+    assert curve.change[0] == pytest.approx(expected, abs=0.15)
     assert f"{curve.n_more} more songs: mae" in curve.sentence
 
 
-def test_larger_metrics_gain_upwards():
+def test_a_metric_that_is_better_when_larger_grows():
     rng = np.random.default_rng(1)
     targets = (rng.random(400) < 0.5).astype(np.float32)
     noise = np.array([1.6, 1.2, 0.9, 0.7])[None, :, None] * rng.normal(size=(3, 4, 400))
@@ -46,8 +48,8 @@ def test_larger_metrics_gain_upwards():
     points = CurveScores(np.array([30.0, 45, 60, 75]), scores, np.arange(400))
     curve = fit_learning_curve(make_task("binary"), "macro_f1", targets, points, seed=0)
     assert curve is not None
-    assert curve.gain[0] > 0
-    assert curve.gain[1] < curve.gain[0] < curve.gain[2]
+    assert curve.change[0] > 0
+    assert curve.change[1] < curve.change[0] < curve.change[2]
 
 
 def test_scores_do_not_depend_on_labels_of_the_validation_set(tmp_path):

@@ -63,7 +63,7 @@ def test_songs_are_ranked_and_written(finished, unlabeled, run_predict, tmp_path
 def test_more_songs_than_the_table_has_are_all_ranked(finished, unlabeled, run_predict):
     code, output = run_predict("--model", finished("regression"), "--manifest", unlabeled, "--suggest", 50)
     assert code == 0, output
-    assert "the table has 5 songs that can be scored; all are ranked" in output
+    assert "the table has 5 songs that can be suggested; all are ranked" in output
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,19 @@ def test_a_table_without_text_is_refused(finished, run_predict, tmp_path):
     )
     assert code == 2
     assert "this model predicts segments" in output
+
+
+def test_training_songs_are_left_out_and_a_table_without_texts_gives_none(finished, run_predict, tmp_path):
+    run = finished("binary")
+    trained = pd.read_parquet(run.parent / "songs.parquet")
+    new = pd.DataFrame({"id": [None, None, "n"], "concept": ["a door that sings", "a wall of rain", "the last river"]})
+    table = pd.concat([trained[["id", "concept"]], new], ignore_index=True)
+    table.to_parquet(tmp_path / "table.parquet")
+    code, output = run_predict("--model", run, "--manifest", tmp_path / "table.parquet", "--suggest", 9)
+    assert code == 0, output
+    assert "are training songs of this model, and left out" in output
+    assert "the table has 3 songs that can be suggested" in output
+    table.assign(concept=None).astype({"concept": "string"}).to_parquet(tmp_path / "empty.parquet")
+    code, output = run_predict("--model", run, "--manifest", tmp_path / "empty.parquet", "--suggest", 2)
+    assert code == 0, output
+    assert "the table has 0 songs that can be suggested" in output

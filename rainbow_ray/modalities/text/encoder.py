@@ -116,7 +116,8 @@ def load_frozen_encoder(name: str, config: TextEncoderConfig, depth: int | str =
     Args:
         name: `embedded`, a local folder, or a hub name.
         config: Config of the encoder, of which layers and freezing are not read.
-        depth: Number of layers to run; `last` for all.
+        depth: Number of layers to run; `last` for all. Encoders of other families than `ADAPTERS`, which may end in a
+            norm that the last layer that is run would get, are not cut off.
 
     Returns:
         The encoder, in evaluation mode.
@@ -124,7 +125,9 @@ def load_frozen_encoder(name: str, config: TextEncoderConfig, depth: int | str =
     Raises:
         InputError: It cannot be loaded.
     """
-    return TextEncoder(load_encoder(name), frozen_config(config, depth)).eval()
+    body = load_encoder(name)
+    depth = depth if body.config.model_type in ADAPTERS else "last"
+    return TextEncoder(body, frozen_config(config, depth)).eval()
 
 
 def frozen_config(config: TextEncoderConfig, depth: int | str = "last") -> TextEncoderConfig:
