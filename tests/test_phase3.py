@@ -115,6 +115,7 @@ def test_songs_as_examples_and_a_binary_task(songs, tiny_encoder, tmp_path):
     assert len(validation_rows) == SONGS
 
 
+@pytest.mark.long
 def test_a_sweep_of_moved_songs_uses_the_cache(songs, tiny_encoder, waveforms, tmp_path):
     arguments = common_arguments(
         songs, tiny_encoder("bert"), tmp_path, "--audio-encoder", waveforms, "training.epochs=2"

@@ -83,7 +83,9 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signal_number", "folds"), [(signal.SIGTERM, "2"), (signal.SIGINT, "1")])
+@pytest.mark.parametrize(
+    ("signal_number", "folds"), [(signal.SIGTERM, "2"), pytest.param(signal.SIGINT, "1", marks=pytest.mark.long)]
+)
 def test_stopped_training_keeps_its_checkpoints_and_no_process(tmp_path, songs_file, signal_number, folds):
     """Folds run in Ray actors, a single split in a TorchTrainer, which handles SIGINT itself."""
     arguments = [*QUICK, "--manifest", str(songs_file), "--folds", folds, "--name", "one run"]

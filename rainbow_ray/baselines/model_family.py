@@ -75,13 +75,15 @@ class ModelFamily:
             bias = self.constant_predictor(targets)
             return np.zeros((n_features, len(bias))), bias
         labels = self.labels(targets)
+        # numbers are centered, so that those with a large mean and a small spread lose no digits in differences
+        offset = float(np.mean(labels)) if self.link == "identity" else 0.0
         with _without_constant_warnings():
-            model.fit(inputs, labels)
+            model.fit(inputs, labels - offset if offset else labels)
         predictor = getattr(model, "decision_function", model.predict)
         convert = scipy.sparse.csr_matrix if scipy.sparse.issparse(inputs) else np.asarray
         at_zero = self.to_columns(predictor(convert(np.zeros((1, n_features)))), model, labels)
         units = scipy.sparse.identity(n_features, format="csr") if scipy.sparse.issparse(inputs) else np.eye(n_features)
-        return self.to_columns(predictor(units), model, labels) - at_zero, at_zero[0]
+        return self.to_columns(predictor(units), model, labels) - at_zero, at_zero[0] + offset
 
     def constant_predictor(self, targets: np.ndarray) -> np.ndarray:
         """Return the linear predictor of the trivial baseline.

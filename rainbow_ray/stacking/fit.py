@@ -37,49 +37,51 @@ def fit_weights(
     Returns:
         The weights of all members with an effect.
     """
-    from scipy.optimize import minimize
-
     link = TARGET_FORMATS[target_type].link
     predictors = np.stack([invert_link(values, link) for values in scores.values()])
-    n_members, n_examples, n_outputs = predictors.shape
-    centers = predictors.mean(axis=1)  # of each member, so that the intercepts alone carry the class frequencies
-    centered = predictors - centers[:, None]
-    spread = max(float(targets.std()), 1e-9) if link == "identity" else 1.0
-    loss = _loss(link, targets.astype(np.float64), spread, robust=robust)
-    prior = _intercepts_of_frequencies(link, targets, robust=robust)
-
-    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, intercepts = parameters[:n_members], parameters[n_members:]
-        value, gradient = loss(np.tensordot(weights, centered, axes=1) + intercepts)
-        differences, excess = weights - weights.mean(), weights.sum() - 1
-        offsets = (intercepts - prior) / spread
-        value += (
-            0.5
-            / n_examples
-            * float(
-                DIFFERENCE_PENALTY * n_members * (differences @ differences)
-                + SUM_PENALTY * excess**2
-                + INTERCEPT_PENALTY * (offsets @ offsets)
-            )
-        )
-        of_weights = np.einsum("mnk,nk->m", centered, gradient)
-        of_weights += (DIFFERENCE_PENALTY * n_members * differences + SUM_PENALTY * excess) / n_examples
-        of_intercepts = gradient.sum(axis=0) + INTERCEPT_PENALTY * offsets / spread / n_examples
-        return value, np.concatenate([of_weights, of_intercepts])
-
-    start = np.concatenate([np.full(n_members, 1 / n_members), prior])
-    bounds = [(0.0, None)] * n_members + [(None, None)] * n_outputs
-    solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    weights = np.where(solution[:n_members] < MIN_WEIGHT, 0.0, solution[:n_members])
-    intercepts = solution[n_members:] - weights @ centers
+    # numbers are standardized: the optimizer needs gradients of comparable size
+    center, spread = (float(targets.mean()), float(targets.std()) or 1.0) if link == "identity" else (0.0, 1.0)
+    known = (targets.astype(np.float64) - center) / spread
+    weights, intercepts = _minimize(link, (predictors - center) / spread, known, robust=robust)
+    intercepts = center * (1 - weights.sum()) + spread * intercepts
     used = [(name, float(weight)) for name, weight in zip(scores, weights, strict=True) if weight > 0]
     names = tuple(name for name, _ in used)
     return StackWeights(names, tuple(weight for _, weight in used), tuple(map(float, intercepts)), link)
 
 
-def _loss(
-    link: Link, targets: np.ndarray, spread: float, *, robust: bool
-) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+def _minimize(
+    link: Link, predictors: np.ndarray, targets: np.ndarray, *, robust: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights, `(members,)`, and intercepts, `(outputs,)`, with the least penalized loss."""
+    from scipy.optimize import minimize
+
+    n_members, n_examples, n_outputs = predictors.shape
+    centers = predictors.mean(axis=1)  # of each member, so that the intercepts alone carry the class frequencies
+    centered = predictors - centers[:, None]
+    loss, prior = _loss(link, targets, robust=robust), _intercepts_of_frequencies(link, targets, robust=robust)
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, intercepts = parameters[:n_members], parameters[n_members:]
+        value, gradient = loss(np.tensordot(weights, centered, axes=1) + intercepts)
+        differences, excess, offsets = weights - weights.mean(), weights.sum() - 1, intercepts - prior
+        penalty = (
+            DIFFERENCE_PENALTY * n_members * (differences @ differences)
+            + SUM_PENALTY * excess**2
+            + INTERCEPT_PENALTY * (offsets @ offsets)
+        )
+        of_weights = np.einsum("mnk,nk->m", centered, gradient)
+        of_weights += (DIFFERENCE_PENALTY * n_members * differences + SUM_PENALTY * excess) / n_examples
+        of_intercepts = gradient.sum(axis=0) + INTERCEPT_PENALTY * offsets / n_examples
+        return value + 0.5 / n_examples * float(penalty), np.concatenate([of_weights, of_intercepts])
+
+    start = np.concatenate([np.full(n_members, 1 / n_members), prior])
+    bounds = [(0.0, None)] * n_members + [(None, None)] * n_outputs
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    weights = np.where(solution[:n_members] < MIN_WEIGHT, 0.0, solution[:n_members])
+    return weights, solution[n_members:] - weights @ centers
+
+
+def _loss(link: Link, targets: np.ndarray, *, robust: bool) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """Return the mean loss of linear predictors, `(examples, outputs)`, with its gradient."""
     n = len(targets)
 
@@ -93,11 +95,11 @@ def _loss(
         return value, (apply_link(predictors, link) - targets) / n
 
     def error(predictors: np.ndarray) -> tuple[float, np.ndarray]:
-        residuals = (predictors - targets) / spread
+        residuals = predictors - targets
         if not robust:
-            return float(0.5 * np.sum(residuals**2) / n), residuals / spread / n
+            return float(0.5 * np.sum(residuals**2) / n), residuals / n
         roots = np.sqrt(residuals**2 + HUBER_SCALE**2)
-        return float(np.sum(roots) / n), residuals / roots / spread / n
+        return float(np.sum(roots) / n), residuals / roots / n
 
     return error if link == "identity" else log_loss
 

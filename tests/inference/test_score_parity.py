@@ -171,7 +171,8 @@ def test_the_model_card_contains_results_and_limitations(ensembles):
 def test_shared_tensors_are_saved_once(ensembles):
     run, _ = ensembles("binary")
     sizes = {file.name: file.stat().st_size for file in (run / "model").glob("*.safetensors")}
-    frozen = {"frozen.safetensors"} & set(sizes)  # layers above those that the network reads, if a linear model does
+    # layers above those that the network reads, if a linear model does; and features of training songs
+    frozen = {"frozen.safetensors", "novelty.safetensors"} & set(sizes)
     assert set(sizes) == {"model.safetensors", *(f"member-{i}.safetensors" for i in range(FOLDS)), *frozen}
     predictor = rainbow_ray.load(run)
     first, second = (item.model.text.body.embeddings.word_embeddings.weight for item in predictor.bundle.members[:2])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from rainbow_ray import predict
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.data.normalize_rows import ID_MISSING
 from rainbow_ray.data.segments import NO_LENGTH
@@ -79,7 +80,7 @@ def test_the_baseline_without_context_is_decoded_like_the_model(write_table, tin
         run_job(context, job, ProcessGroup())
     folds = [read_result(job) for job in jobs]
     scores = out_of_fold(data.source, data.task, folds, lambda result: result.val_scores)
-    results = evaluate(plan, data, folds, {NO_CONTEXT: scores, "other": scores})
+    results = evaluate(plan, data, folds, Baselines({NO_CONTEXT: scores, "other": scores}))
     assert results.comparison.baselines[NO_CONTEXT] == results.measurements.metrics
     assert results.comparison.baselines["other"] != results.measurements.metrics, (
         "other baselines are not decoded, so their metrics differ"

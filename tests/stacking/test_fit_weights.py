@@ -114,3 +114,38 @@ def test_a_stack_survives_json_and_has_one_mean_over_fits():
         Stack.from_json({**stack.to_json(), "members": []})
     with pytest.raises(ValueError, match="negative"):
         Stack.from_json({**stack.to_json(), "weights": {NEURAL: -1.0}})
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-5, 0.0), (0.001, 1e9), (1e6, -3e6)])
+@pytest.mark.parametrize("robust", [False, True])
+def test_numbers_of_any_scale_give_the_same_weights(scale, shift, robust):
+    rng = np.random.default_rng(5)
+    signal = rng.normal(size=60)
+    targets = signal + rng.normal(size=60)
+    scores = {name: signal + rng.normal(size=60) for name in "abc"}
+    expected = fit_weights("regression", scores, targets[:, None], robust=robust)
+    scaled = {name: values * scale + shift for name, values in scores.items()}
+    weights = fit_weights("regression", scaled, (targets * scale + shift)[:, None], robust=robust)
+    np.testing.assert_allclose(weights.weights, expected.weights, atol=1e-3)
+    difference = (weights.combine(scaled) - shift) / scale - expected.combine(scores)
+    assert np.abs(difference).max() < 2e-3
+
+
+def test_baselines_of_close_numbers_keep_their_differences():
+    from rainbow_ray.baselines.model_family import model_family
+    from rainbow_ray.baselines.models import BaselineInputs, fit_bag_of_words, fit_tf_idf
+    from rainbow_ray.tasks.registry import make_task
+
+    rng = np.random.default_rng(6)
+    texts = np.array(
+        [" ".join(rng.choice(["time", "door", "rain", "wall", "salt"], 4)) for _ in range(60)], dtype=object
+    )
+    targets = np.array([text.count("time") for text in texts], dtype=np.float64)
+    for fit in (fit_tf_idf, fit_bag_of_words):
+        plain, close = (
+            fit(
+                BaselineInputs(model_family(make_task("regression")), values, texts, np.arange(60)), np.arange(60)
+            ).scores(MemberInputs(texts.tolist()))
+            for values in (targets, 1e9 + 0.001 * targets)
+        )
+        np.testing.assert_allclose((close - 1e9) / 0.001, plain, atol=1e-3)
