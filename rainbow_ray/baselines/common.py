@@ -115,9 +115,10 @@ def run_baselines(
         for train, val in sides:
             labeled = train if has_label is None else train[has_label[train]]
             members.append({baseline.name: _fit_member(baseline, inputs, labeled) for baseline in kept})
+            val_inputs = inputs.member_inputs.take(val)
             for baseline in baselines:
                 if baseline.name in members[-1]:
-                    scores[baseline.name][val] = members[-1][baseline.name].scores(inputs.member_inputs)[val]
+                    scores[baseline.name][val] = members[-1][baseline.name].scores(val_inputs)
                 else:
                     fit = fit_trivial if _lacks_words(baseline, inputs, labeled) else baseline.fit
                     scores[baseline.name][val] = fit(inputs, labeled, val)

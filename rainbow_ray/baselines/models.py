@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from rainbow_ray.baselines.model_family import ModelFamily, Scores
 from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF, media_baseline_name
 from rainbow_ray.data.splits import merge_rare_strata
-from rainbow_ray.stacking.linear_member import Kind, LinearMember, MemberInputs, hidden_states_key
+from rainbow_ray.stacking.linear_member import Kind, LinearMember, MemberInputs, hidden_states_key, layer_features
 
 INNER_FOLDS = 5
 MEDIA_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
@@ -53,9 +53,7 @@ class BaselineInputs:
     @functools.cached_property
     def member_inputs(self) -> MemberInputs:
         """What fitted members read of all examples."""
-        states = self.hidden_states
-        layers = {} if states is None else {hidden_states_key(i): states[:, i] for i in range(states.shape[1])}
-        return MemberInputs(self.texts.tolist(), {**layers, **self.media_features})
+        return MemberInputs(self.texts.tolist(), {**layer_features(self.hidden_states), **self.media_features})
 
     def fit_predict(self, model: Any, inputs: Any, train: np.ndarray, val: np.ndarray) -> Scores:
         """Fit a model on a training set and score a validation set.

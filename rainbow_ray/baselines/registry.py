@@ -54,7 +54,7 @@ def _member_baseline(
 
 
 def _fit_and_score(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray, *, fit_member: FitMember) -> Scores:
-    return np.asarray(fit_member(inputs, train).scores(inputs.member_inputs)[val])
+    return np.asarray(fit_member(inputs, train).scores(inputs.member_inputs.take(val)))
 
 
 def register_baseline(

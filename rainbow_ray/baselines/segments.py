@@ -16,7 +16,7 @@ from rainbow_ray.baselines.features import media_features, reference_features, t
 from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
-from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key
+from rainbow_ray.stacking.linear_member import MemberInputs, layer_features
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
@@ -51,8 +51,7 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
     all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}
     for name, values in baselines.scores.items():
         all_scores[name][rows] = values
-    layers = {} if states is None else {hidden_states_key(i): states[:, i] for i in range(states.shape[1])}
-    inputs = MemberInputs(examples.texts.tolist(), {**layers, **features})
+    inputs = MemberInputs(examples.texts.tolist(), {**layer_features(states), **features})
     references = reference_features(context, inputs, tuple(features), examples.codes("song"))
     return Baselines(all_scores, baselines.fits, references)
 

@@ -17,7 +17,7 @@ from rainbow_ray.baselines.model_family import model_family
 from rainbow_ray.baselines.models import BaselineInputs
 from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
-from rainbow_ray.stacking.linear_member import MemberInputs, hidden_states_key
+from rainbow_ray.stacking.linear_member import MemberInputs, layer_features
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 
@@ -87,7 +87,7 @@ def _stem_inputs(
     position = np.zeros(int(dataset.songs.max()) + 1, dtype=np.int64)
     position[dataset.songs[songs.indices]] = np.arange(len(songs))
     song_of_row = position[dataset.songs[rows.indices]]
-    layers = {} if states is None else {hidden_states_key(i): states[song_of_row, i] for i in range(states.shape[1])}
+    layers = layer_features(None if states is None else states[song_of_row])
     texts = songs.examples.take(songs.positions).texts[song_of_row].tolist()
     return MemberInputs(texts, {**layers, **features})
 

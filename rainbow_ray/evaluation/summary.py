@@ -51,7 +51,7 @@ def summarize(
         "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
         **_results_fields(plan, results, folds),
         "unit": plan.unit,
-        "notes": [*collect_notes(plan, data, fits), *results.calibration_notes, *_stack_notes(plan, results)],
+        "notes": [*collect_notes(plan, data, fits), *results.calibration_notes, *_stack_notes(plan, data, results)],
         "calibration": results.calibration.to_json(),
         "ensemble": len(folds) if is_ensemble else None,
         "counts": _counts(data, results, folds),
@@ -121,9 +121,9 @@ def _results_fields(plan: RunPlan, results: Results, folds: Sequence[FitResult])
     }
 
 
-def _stack_notes(plan: RunPlan, results: Results) -> list[str]:
+def _stack_notes(plan: RunPlan, data: PreparedData, results: Results) -> list[str]:
     """A message where a stacked ensemble was requested, and the baselines gave no fits."""
-    if plan.config.training.combine != "stack" or results.stack is not None or plan.task.is_weakly_labeled:
+    if plan.config.training.combine != "stack" or results.stack is not None or data.task.is_weakly_labeled:
         return []
     return [
         "training.combine: stack: the neural network is kept alone: there are more than"

@@ -57,12 +57,12 @@ def predict_texts(
         for i in order
     ]
     if options.out is not None:
-        _write_rows(rows, options.out)
+        write_rows(rows, options.out)
         console.print(f"{len(rows)} predictions in {options.out}")
     for row in rows[: options.top or len(rows)]:
         shown_column = column or max(names, key=lambda name: row[name])
-        text = row["text"] if len(texts) == 1 else _shorten(row["text"])
-        console.print(f"{format_number(row[shown_column])}  {_format_prediction(row['prediction'])}  {text}")
+        text = row["text"] if len(texts) == 1 else shorten(row["text"])
+        console.print(f"{format_number(row[shown_column])}  {format_prediction(row['prediction'])}  {text}")
         if options.top or len(texts) == 1:
             _print_words(predictor, row["text"], shown_column, console)
 
@@ -106,8 +106,16 @@ def _ranking_column(predictor: TextScorer, class_name: str | None) -> str | None
     return f"score_{class_name}"
 
 
-def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write a table without pandas, which a light installation lacks."""
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write a table without pandas, which a light installation lacks.
+
+    Args:
+        rows: The rows, at least one.
+        path: File to write: .parquet, .csv or .jsonl.
+
+    Raises:
+        InputError: Parquet needs the full installation.
+    """
     if path.suffix == ".parquet":
         try:
             import pyarrow as pa
@@ -133,12 +141,28 @@ def _csv_cell(prediction: object) -> object:
     return ", ".join(prediction) if isinstance(prediction, tuple) else prediction
 
 
-def _format_prediction(prediction: object) -> str:
+def format_prediction(prediction: object) -> str:
+    """Return a prediction as text.
+
+    Args:
+        prediction: A bool, class, tuple of classes or float.
+
+    Returns:
+        The text.
+    """
     if isinstance(prediction, tuple):
         return ", ".join(prediction) or "none"
     return format_number(prediction) if isinstance(prediction, float) else str(prediction)
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return a text on one line, cut to the length that is shown.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The line.
+    """
     flat = " ".join(text.split())
     return flat if len(flat) <= MAX_SHOWN_CHARACTERS else f"{flat[: MAX_SHOWN_CHARACTERS - 1]}…"

@@ -20,13 +20,12 @@ from rich.table import Table as RichTable
 
 from rainbow_ray.inference.media_report import MediaReport
 from rainbow_ray.inference.predict_table import TableRequest, make_job, open_table
+from rainbow_ray.inference.predict_texts import format_prediction, shorten, write_rows
 from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.inference.row_scores import NOVELTY
 from rainbow_ray.utils.errors import InputError
-from rainbow_ray.utils.io import atomic_write
 
 MIN_PROBABILITY = 1e-6
-MAX_SHOWN_CHARACTERS = 80
 CHUNK_ROWS = 256  # rows whose media are in memory
 
 
@@ -126,8 +125,8 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     _print_rows(rows, id_column, console)
     for note in notes:
         console.print(f"Note: {note}")
-    if out is not None:
-        atomic_write(out, lambda path: _write(pd.DataFrame(rows), path, out.suffix))
+    if out is not None and rows:
+        write_rows(rows, out)
         console.print(f"{len(rows)} songs in {out}")
 
 
@@ -176,17 +175,12 @@ def _print_rows(rows: list[dict[str, object]], id_column: str, console: Console)
     for name in ("", id_column, "prediction", "uncertainty", NOVELTY, "text"):
         table.add_column(name)
     for row in rows:
-        text = " ".join(str(row["text"]).split())
-        shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
         numbers = [f"{row[name]:.2f}" for name in ("uncertainty", NOVELTY)]
-        table.add_row(str(row["rank"]), str(row[id_column]), str(row["prediction"]), *numbers, shown)
+        table.add_row(
+            str(row["rank"]),
+            str(row[id_column]),
+            format_prediction(row["prediction"]),
+            *numbers,
+            shorten(str(row["text"])),
+        )
     console.print(table)
-
-
-def _write(rows: pd.DataFrame, path: Path, suffix: str) -> None:
-    if suffix == ".parquet":
-        rows.to_parquet(path)
-    elif suffix == ".csv":
-        rows.to_csv(path, index=False)
-    else:
-        rows.to_json(path, orient="records", lines=True, force_ascii=False)

@@ -39,6 +39,18 @@ class MemberInputs:
         """Words of each text, in lower case."""
         return [WORD.findall(text.lower()) for text in self.texts]
 
+    def take(self, rows: np.ndarray) -> MemberInputs:
+        """Return some of the examples.
+
+        Args:
+            rows: Indices of the examples.
+
+        Returns:
+            The inputs of these examples.
+        """
+        features = {key: values[rows] for key, values in self.features.items()}
+        return MemberInputs([self.texts[i] for i in rows], features)
+
     @functools.cached_property
     def present_features(self) -> dict[str, np.ndarray]:
         """Features that are 0 where an example lacks the modality, also those of the text encoder.
@@ -62,6 +74,18 @@ def hidden_states_key(layer: int) -> str:
         The key in `MemberInputs.features`.
     """
     return f"hidden_states_{layer}"
+
+
+def layer_features(states: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the mean hidden states of each layer by key.
+
+    Args:
+        states: Means of the hidden states, `(examples, layers, width)`, or None without a text encoder.
+
+    Returns:
+        `(examples, width)` by key.
+    """
+    return {} if states is None else {hidden_states_key(i): states[:, i] for i in range(states.shape[1])}
 
 
 def layer_of_key(key: str) -> int | None:
