@@ -137,6 +137,8 @@ def start(role: str, ip: str | None, head: str | None) -> None:
         return
     command = [
         ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={node_ip}", f"--num-cpus={cpu_count()}",
+        # any free port: without the usual one, which another Ray of this machine may hold, no job could be submitted
+        "--dashboard-agent-listen-port=0",
         f"--object-store-memory={object_store_bytes(memory_bytes(), shutil.disk_usage('/dev/shm').free)}",
     ]  # fmt: skip
     if role == "head":

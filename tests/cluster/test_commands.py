@@ -16,6 +16,7 @@ from tests.cluster.machines import processes_of
 from tests.cluster.test_pods import until
 
 ROOT = Path(__file__).parents[2]
+CONNECT = "import os, ray; ray.init(os.environ['RAINBOW_ADDRESS'])"  # `auto` finds any Ray of this machine
 SIZE = ["--pods", "2", "--gpu", "A5000", "--dc", "EU-RO-1", "--ttl", "20m"]
 
 
@@ -161,7 +162,7 @@ def test_life_cycle_of_a_cluster_with_ray(call, account, machines, tmp_path, mon
     assert len(account.living()) == 2
     output = call("status")
     assert output.count("Ray alive") == 2
-    assert "CPU" in call("ssh", "--", "python", "-c", "import ray; ray.init('auto'); print(ray.cluster_resources())")
+    assert "CPU" in call("ssh", "--", "python", "-c", f"{CONNECT}; print(ray.cluster_resources())")
     head, worker = account.living()
     token = (tmp_path / "clusters" / "rainbow" / "ray_token").read_text()
     folders = (tmp_path, Path("/tmp/rr1"), Path("/tmp/rr2"))
@@ -169,7 +170,7 @@ def test_life_cycle_of_a_cluster_with_ray(call, account, machines, tmp_path, mon
     assert find_exposures(token, *folders) == {"ray_token"}
     assert find_exposures(KEY, *folders) == set()
     length_task = "ray.remote(lambda: len(os.environ['WANDB_API_KEY']))"
-    script = f"import ray, os; ray.init('auto'); print(ray.get({length_task}.remote()))"
+    script = f"{CONNECT}; print(ray.get({length_task}.remote()))"
     assert str(len(SECRET)) in call("ssh", "--", "python", "-c", script)
     account.end(worker)
     assert "ready: 2 pods" in call("up", *flags, "--yes"), "a worker that died is replaced"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
-from cluster.pod import machine, node
+from cluster.pod import job, machine, node
+from tests.cluster.test_pods import until
 
 
 @pytest.fixture
@@ -58,23 +62,46 @@ def test_cpu_and_memory_limits_are_positive():
     assert machine.memory_bytes() > 2**28
 
 
-@pytest.mark.slow
-def test_a_failed_start_leaves_nothing_that_refuses_the_next_one(home, monkeypatch, capsys):
-    """The dashboard's port is taken at first: Ray's GCS outlives such a start and knows only its own session."""
+@pytest.fixture
+def head(home, monkeypatch):
+    """Return the address of a pod that can become a head; its Ray is killed afterwards."""
     ip = "127.0.0.77"
     token = home / ".rainbow" / "ray_token"
     token.parent.mkdir()
     token.write_text("a" * 40)
     monkeypatch.setattr(node, "start_idle_monitor", lambda role: None)
     monkeypatch.setenv("RRAY_RAY_FOLDER", tempfile.mkdtemp(prefix="rr", dir="/tmp"))
+    monkeypatch.setenv("RRAY_DASHBOARD_PORT", "9266")
+    yield ip
+    for process in node.node_processes(ip):
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_failed_start_leaves_nothing_that_refuses_the_next_one(head, monkeypatch, capsys):
+    """The dashboard's port is taken at first: Ray's GCS outlives such a start and knows only its own session."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("RRAY_DASHBOARD_PORT", str(taken.getsockname()[1]))
-        assert node.main(["start", "head", "--ip", ip]) == 1
+        assert node.main(["start", "head", "--ip", head]) == 1
     assert "does not match persisted value" not in capsys.readouterr().err
-    try:
-        assert not node.node_processes(ip)
-        assert node.main(["start", "head", "--ip", ip]) == 0
-        assert node.is_alive(ip, f"{ip}:{node.GCS_PORT}")
-    finally:
-        for process in node.node_processes(ip):
-            process.kill()
+    assert not node.node_processes(head)
+    assert node.main(["start", "head", "--ip", head]) == 0
+    assert node.is_alive(head, f"{head}:{node.GCS_PORT}")
+
+
+@pytest.mark.slow
+def test_jobs_are_accepted_while_the_usual_port_of_the_agent_is_taken(head, home, monkeypatch, tmp_path):
+    for name, value in {
+        "RRAY_WORKSPACE": str(tmp_path),
+        "RRAY_CLUSTER": "marker",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / ".rainbow" / "ray_token"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # another Ray holds Ray's usual port
+            stack.enter_context(socket.create_server(("127.0.0.1", 52365)))
+        assert node.main(["start", "head", "--ip", head]) == 0
+        submit = [sys.executable, "-m", "cluster.pod.job", "submit", "one", "--", "true"]
+        subprocess.run(submit, check=True, timeout=120)
+        assert until(lambda: any(record["code"] == 0 for record in job.read_jobs()), 60)
