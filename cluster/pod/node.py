@@ -135,17 +135,7 @@ def start(role: str, ip: str | None, head: str | None) -> None:
     if is_alive(node_ip, address):
         print(f"Ray is already running ({address})")
         return
-    command = [
-        ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={node_ip}", f"--num-cpus={cpu_count()}",
-        # any free port: without the usual one, which another Ray of this machine may hold, no job could be submitted
-        "--dashboard-agent-listen-port=0",
-        f"--object-store-memory={object_store_bytes(memory_bytes(), shutil.disk_usage('/dev/shm').free)}",
-    ]  # fmt: skip
-    if role == "head":
-        command += ["--head", f"--port={GCS_PORT}", "--include-dashboard=true", f"--dashboard-host={LOOPBACK}",
-                    f"--dashboard-port={dashboard_port()}", f"--temp-dir={ray_folder()}"]  # fmt: skip
-    else:
-        command += [f"--address={address}"]
+    command = start_command(role, node_ip, address)
     environment = {
         **os.environ,
         **secrets(),
@@ -165,6 +155,31 @@ def start(role: str, ip: str | None, head: str | None) -> None:
         # above all the GCS, refuses the next one.
         kill_node_processes(node_ip)
     raise NodeError("ray start failed: " + " / then: ".join(dict.fromkeys(errors)))
+
+
+def start_command(role: str, node_ip: str, address: str) -> list[str]:
+    """Return the command that starts Ray on this pod.
+
+    Args:
+        role: `head` or `worker`.
+        node_ip: Private address of this pod.
+        address: `host:port` of the cluster's GCS.
+
+    Returns:
+        The command's words.
+    """
+    command = [
+        ray_command(), "start", "--disable-usage-stats", f"--node-ip-address={node_ip}", f"--num-cpus={cpu_count()}",
+        # any free port: without the usual one, which another Ray of this machine may hold, no job could be submitted
+        "--dashboard-agent-listen-port=0",
+        f"--object-store-memory={object_store_bytes(memory_bytes(), shutil.disk_usage('/dev/shm').free)}",
+    ]  # fmt: skip
+    if role == "head":
+        command += ["--head", f"--port={GCS_PORT}", "--include-dashboard=true", f"--dashboard-host={LOOPBACK}",
+                    f"--dashboard-port={dashboard_port()}", f"--temp-dir={ray_folder()}"]  # fmt: skip
+    else:
+        command += [f"--address={address}"]
+    return command
 
 
 def start_idle_monitor(role: str) -> None:
