@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rainbow_ray.baselines.common import Baselines
-from rainbow_ray.baselines.registry import Baseline, add_missing_baselines
+from rainbow_ray.baselines.features import trained_modalities
+from rainbow_ray.baselines.names import media_baseline_name
+from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, registered_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.baselines.songs import compute_song_baselines
 from rainbow_ray.data.splits import Split
@@ -31,3 +33,19 @@ def compute_baselines(
     if context.task.is_sequence_task:
         return compute_segment_baselines(context, split, keep_fits=keep_fits)
     return compute_song_baselines(context, split, keep_fits=keep_fits)
+
+
+def stackable_baselines(context: FitContext, names: Iterable[str]) -> list[str]:
+    """Return the baselines that a stacked ensemble can keep.
+
+    Args:
+        context: Data and config of a run.
+        names: Names of baselines.
+
+    Returns:
+        Those of `names` whose fitted model is linear in features that training does not change.
+    """
+    stackable = {baseline.name for baseline in registered_baselines() if baseline.fit_member is not None}
+    modalities = set(context.input_spec.modalities) - set(trained_modalities(context))
+    stackable |= {media_baseline_name(modality) for modality in modalities}
+    return [name for name in names if name in stackable]

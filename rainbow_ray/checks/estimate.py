@@ -13,10 +13,11 @@ from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
 from rainbow_ray.checks.model import ModelProfile, check_model
 from rainbow_ray.checks.result import CheckResult
-from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
+from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
+from rainbow_ray.training.schedule import schedule_of_fit
 
 USABLE_MEMORY = 0.9  # fraction; the rest is for the system and fragmentation
 MAX_SHOWN_EXAMPLES = 100_000
@@ -24,6 +25,7 @@ MAX_SHOWN_EXAMPLES = 100_000
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
 HEAD_STEP_SECONDS = 0.002  # of a step that trains only the head
+SOLUTION_SECONDS = 1.0  # of a classifier that is solved for all penalties and inner folds
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
 BACKWARD_COST = 3  # forward and backward pass of all layers, in forward passes
 CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
@@ -82,7 +84,7 @@ def estimate_run(
     is_large = plan.config.data.folds is None and data.profile["songs"] * sampling_factor >= FOLDS_BELOW
     training, n_folds = plan.config.training, 1 if is_large else data.split.n_folds
     n_train, n_val = (len(indices) * sampling_factor for indices in data.split.train_val_indices(0))
-    schedule = make_training_schedule(training, round(n_train))
+    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, round(n_train))
     fit_seconds = _fit_seconds(profile, schedule, n_train, n_val)
     n_workers = (parse_workers(training.workers) or (1, 1))[1]
     n_concurrent = 1 if training.workers is not None else min(n_parallel, n_folds)
@@ -92,19 +94,24 @@ def estimate_run(
     n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
     total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds
     fits = f", {n_folds} folds and a refit" if n_folds > 1 else ""
-    steps = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps{fits}"
     price = plan.config.logging.usd_per_hour
     cost = f", ${total_seconds / 3600 * price:.3f}" if price is not None else "; add --usd-per-hour for the cost"
-    parts = f"{_format_seconds(fits_seconds)} of training ({steps}), the rest for the start and the baselines"
+    training_time = f"{_format_seconds(fits_seconds)} of training ({schedule.description}{fits})"
+    parts = f"{training_time}, the rest for the start and the baselines"
     return CheckResult("ok", "the run", f"about {_format_seconds(total_seconds)}{cost}: {parts}")
 
 
 def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
     """Return the time of one fit."""
     if profile.components.model.has_frozen_features:
-        return (n_train + n_val) * profile.encode_seconds + schedule.total_steps * HEAD_STEP_SECONDS
+        return (n_train + n_val) * profile.encode_seconds + _head_seconds(schedule)
     scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
     return schedule.total_steps * profile.step_seconds + scoring
+
+
+def _head_seconds(schedule: TrainingSchedule) -> float:
+    """Return the time in which a classifier on constant features is trained or solved."""
+    return SOLUTION_SECONDS if schedule.is_solved else schedule.total_steps * HEAD_STEP_SECONDS
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,12 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     _, profile = check_model(plan, data)
     tuning, n_folds = plan.config.tune, data.split.n_folds
     n_train, n_val = (len(indices) for indices in data.split.train_val_indices(0))
-    schedule = make_training_schedule(plan.config.training, n_train)
+    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, n_train)
     encoder = profile.components.model.text
     depth_factor = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
     full_encode_seconds = profile.encode_seconds * depth_factor  # of one example through all layers
     if profile.components.model.has_frozen_features:
-        low_trial = n_folds * (schedule.total_steps * HEAD_STEP_SECONDS)
+        low_trial = n_folds * _head_seconds(schedule)
     else:
         steps = schedule.total_steps * profile.step_seconds
         low_trial = n_folds * (steps + schedule.epochs * n_val * profile.encode_seconds)

@@ -19,6 +19,7 @@ WordWeighting = Literal["ratio", "presence"]
 Activation = Literal["relu", "gelu", "tanh"]
 
 Schedule = Literal["linear", "cosine", "constant"]
+Solver = Literal["auto", "adamw", "lbfgs"]
 Combine = Literal["auto", "stack", "none"]
 Sampling = Literal["none", "oversample", "undersample"]
 # losses of all tasks: each task refuses those that it does not have

@@ -17,6 +17,7 @@ from rainbow_ray.config.choices import (
     Precision,
     Sampling,
     Schedule,
+    Solver,
     TargetTransform,
     ThresholdRule,
 )
@@ -59,6 +60,12 @@ class TrainingConfig(Section):
         "save_best_only": "the best and the last checkpoint are always kept",
     }
 
+    solver: Solver = Field(
+        "auto",
+        description="lbfgs: solve a linear classifier on a frozen encoder to the optimum, with an L2 penalty chosen by"
+        " cross-validation inside the training set; adamw: train in steps; auto: lbfgs for regression where the"
+        " encoder is frozen and only text is read, otherwise adamw",
+    )
     epochs: PositiveInt = Field(20, description="number of epochs; 6 by default if an example is a stem")
     min_steps: NonNegativeInt = Field(
         300,

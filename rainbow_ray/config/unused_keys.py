@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.solver import is_solved
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,23 @@ ASYMMETRIC_KEYS = section_keys(
     "training", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"
 )
 
+STEP_KEYS = section_keys(  # that only training in steps reads
+    "training",
+    "epochs",
+    "min_steps",
+    "batch_size",
+    "batch_tokens",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "head_learning_rate",
+    "layer_decay",
+    "weight_decay",
+    "head_weight_decay",
+    "warmup_ratio",
+    "schedule",
+    "max_grad_norm",
+)
+
 # the first row that matches a key gives the reason: of these, then of the task and the modalities, then of `TABLE`
 SEGMENT_TABLE = (  # its reasons are more specific than those of songs
     UnusedKeys(
@@ -275,6 +293,13 @@ TABLE = (
         "the classifier has no hidden layer",
     ),
     # training and splits
+    UnusedKeys(
+        (*STEP_KEYS, "training.early_stopping."),
+        lambda config, facts: is_solved(
+            config, reads_only_text=facts.reads_only_text, is_sequence_task=facts.is_sequence_task
+        ),
+        "the linear classifier is solved, not trained in steps; training.solver=adamw trains it",
+    ),
     UnusedKeys(
         section_keys("training.early_stopping", "patience", "min_delta", "inner_split"),
         lambda config, _: not config.training.early_stopping.enabled,

@@ -31,12 +31,21 @@ class TrainingSchedule:
         global_batch_size: Examples per optimizer step, over all workers and micro-batches.
         steps_per_epoch: Optimizer steps per epoch.
         notes: What differs from the config, as messages.
+        is_solved: Whether the classifier is solved to its optimum, in the place of all steps.
     """
 
     epochs: int
     global_batch_size: int
     steps_per_epoch: int
     notes: tuple[str, ...] = ()
+    is_solved: bool = False
+
+    @property
+    def description(self) -> str:
+        """Epochs and steps for the user."""
+        if self.is_solved:
+            return "a linear classifier, solved to the optimum"
+        return f"{self.epochs} epochs of {self.steps_per_epoch} steps of {self.global_batch_size} examples"
 
     @property
     def total_steps(self) -> int:

@@ -18,6 +18,7 @@ from rainbow_ray.baselines.common import MemberFits
 from rainbow_ray.baselines.model_family import model_family
 from rainbow_ray.config.schema import TrainingConfig
 from rainbow_ray.data.dataset import scatter_song_means
+from rainbow_ray.data.splits import Split
 from rainbow_ray.setup.prepared import MIN_STACK_SONGS, PreparedData
 from rainbow_ray.stacking.fit import fit_weights
 from rainbow_ray.stacking.links import invert_link
@@ -100,6 +101,25 @@ def wants_stack(training: TrainingConfig, n_songs: int, n_folds: int) -> bool:
     return training.combine == "stack"
 
 
+@dataclass(frozen=True)
+class CrossFit:
+    """Weights of a stack, and scores with weights of other folds.
+
+    Attributes:
+        scores: Cross-fitted scores, as in `StackedScores`.
+        fold_scores: As in `StackedScores`.
+        weights: Weights fitted on all songs.
+        by_fold: Weights of each fold; the folds of a single split are folds of its validation songs.
+        shares: As in `StackedScores`.
+    """
+
+    scores: np.ndarray
+    fold_scores: np.ndarray
+    weights: StackWeights
+    by_fold: tuple[StackWeights, ...]
+    shares: dict[str, float]
+
+
 def stack_scores(
     data: PreparedData, folds: Sequence[FitResult], fits: MemberFits, headline: str, *, seed: int
 ) -> StackedScores:
@@ -115,16 +135,36 @@ def stack_scores(
     Returns:
         Scores and weights.
     """
-    task, n_examples = data.task, len(data.source)
-    neural = out_of_fold(data.source, task, folds, lambda fold: fold.val_scores)
-    scores = {NEURAL: neural}
+    task = data.task
+    scores = {NEURAL: out_of_fold(data.source, task, folds, lambda fold: fold.val_scores)}
     for name, values in fits.scores.items():
-        scores[name] = empty_scores(task, n_examples)
+        scores[name] = empty_scores(task, len(data.source))
         for number, fold in enumerate(folds):
             scores[name][fold.job.val] = values[number][fold.job.val]
+    fitted = cross_fit(data, data.split, scores, headline, seed=seed)
+    by_fold = fitted.by_fold if data.split.n_folds > 1 else (fitted.weights,)
+    return StackedScores(fitted.scores, fitted.fold_scores, fitted.weights, by_fold, fitted.shares, fits)
+
+
+def cross_fit(
+    data: PreparedData, split: Split, scores: Mapping[str, np.ndarray], headline: str, *, seed: int
+) -> CrossFit:
+    """Fit weights on out-of-fold scores, and score each fold with weights of the others.
+
+    Args:
+        data: Examples and their labels.
+        split: Folds of the scores.
+        scores: Out-of-fold scores by member, `(examples, …)`, one of them `NEURAL`.
+        headline: Headline metric, which decides between squared and absolute error.
+        seed: Seed of the inner folds of a single split.
+
+    Returns:
+        Scores and weights.
+    """
+    task, n_examples, neural = data.task, len(data.source), scores[NEURAL]
     songs = {name: scatter_song_means(data.source, values) for name, values in scores.items()}
     rows, targets = _labeled_targets(data, np.flatnonzero(is_scored(songs[NEURAL], task)))
-    folds_of_row = _weight_folds(data, rows, seed)
+    folds_of_row = _weight_folds(data, split, rows, seed)
     base_type = task.base_task.target_type
 
     def fit(mask: np.ndarray) -> StackWeights:
@@ -138,12 +178,10 @@ def stack_scores(
     for number, fold_weights in enumerate(by_fold):
         fold_scores[number][scored] = fold_weights.combine({name: values[scored] for name, values in scores.items()})
     combined = empty_scores(task, n_examples)
-    fold_of_example = _fold_of_examples(data, rows, folds_of_row)
+    fold_of_example = _fold_of_examples(data, split, rows, folds_of_row)
     combined[scored] = fold_scores[fold_of_example[scored], scored]
     shares = shares_of_variation(weights, {name: values[rows] for name, values in songs.items()})
-    return StackedScores(
-        combined, fold_scores, weights, by_fold if data.split.n_folds > 1 else (weights,), shares, fits
-    )
+    return CrossFit(combined, fold_scores, weights, by_fold, shares)
 
 
 def shares_of_variation(weights: StackWeights, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -195,10 +233,10 @@ def _labeled_targets(data: PreparedData, rows: np.ndarray) -> tuple[np.ndarray, 
     return rows, model_family(task.base_task).indicators(labels)
 
 
-def _weight_folds(data: PreparedData, rows: np.ndarray, seed: int) -> np.ndarray:
+def _weight_folds(data: PreparedData, split: Split, rows: np.ndarray, seed: int) -> np.ndarray:
     """The folds by which weights are cross-fitted: those of the run; of a single split, folds of its songs."""
-    if data.split.n_folds > 1:
-        return np.asarray(data.split.fold[rows])
+    if split.n_folds > 1:
+        return np.asarray(split.fold[rows])
     songs, song_of_row = np.unique(data.index.codes("song")[rows], return_inverse=True)
     fold_of_song = np.zeros(len(songs), dtype=np.int64)
     for number, (_, held_out) in enumerate(
@@ -208,10 +246,10 @@ def _weight_folds(data: PreparedData, rows: np.ndarray, seed: int) -> np.ndarray
     return fold_of_song[song_of_row]
 
 
-def _fold_of_examples(data: PreparedData, rows: np.ndarray, folds_of_row: np.ndarray) -> np.ndarray:
+def _fold_of_examples(data: PreparedData, split: Split, rows: np.ndarray, folds_of_row: np.ndarray) -> np.ndarray:
     """The fold whose weights score each example, `(examples,)`; that of its song."""
-    if data.split.n_folds > 1:
-        return np.asarray(data.split.fold)
+    if split.n_folds > 1:
+        return np.asarray(split.fold)
     songs = data.index.codes("song")
     fold_of_song = np.zeros(int(songs.max()) + 1, dtype=np.int64)
     fold_of_song[songs[rows]] = folds_of_row

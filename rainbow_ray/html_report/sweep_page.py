@@ -100,13 +100,14 @@ def _scores(sweep: SweepArtifacts) -> Section:
     summary = sweep.summary
     revalidation, corrected = summary["revalidation"], summary["corrected"]
     fresh = f"on {len(revalidation['seeds'])} fresh {'splits' if revalidation['fresh_splits'] else 'seeds'}"
+    kind = ", stacked" if revalidation.get("stacked") else ""  # summaries of earlier versions lack the field
     rows = [["in the sweep (too high: it was selected for this score)", number(summary["winner"]["score"]), ""]]
     if corrected is not None:
         rows.append(["corrected for the selection (BBC-CV)", number(corrected["value"]),
                      interval((corrected["low"], corrected["high"]))])  # fmt: skip
     rows += [
-        [f"best config {fresh}", number(revalidation["winner"]), ""],
-        [f"default config {fresh}", number(revalidation["default"]), ""],
+        [f"best config{kind} {fresh}", number(revalidation["winner"]), ""],
+        [f"default config{kind} {fresh}", number(revalidation["default"]), ""],
         [f"best baseline ({revalidation['best_baseline']}) {fresh}", number(revalidation["baseline"]), ""],
     ]
     values = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)]

@@ -249,6 +249,19 @@ def gather_units(
     )
 
 
+def present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
+    """Return the tokens of each modality, without those of examples that lack it.
+
+    Args:
+        outputs: Output of each modality's encoder.
+        present: Which examples have which modality, `(examples,)` each.
+
+    Returns:
+        Tokens by modality.
+    """
+    return {name: output.tokens.where(present[name]) for name, output in outputs.items()}
+
+
 def mean_per_example(units: torch.Tensor, unit_to_example: torch.Tensor | None, n_examples: int) -> torch.Tensor:
     """Return the mean of the units (windows, texts) of each example.
 

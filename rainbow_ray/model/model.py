@@ -34,6 +34,7 @@ from rainbow_ray.model.fusion import (
     gather_units,
     make_stem_embeddings,
     mean_per_example,
+    present_tokens,
 )
 from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.model.temporal import Temporal
@@ -138,7 +139,7 @@ class RainbowModel(nn.Module):
         if self.training and self.config.fusion.modality_dropout:
             present = apply_modality_dropout(present, self.config.fusion.modality_dropout)
         outputs = self.encode_modalities(inputs)
-        fused = self.fusion(_present_tokens(outputs, present))
+        fused = self.fusion(present_tokens(outputs, present))
         return self.classify(self.pooled_statistics(inputs, outputs, present), fused, inputs.segment_times)
 
     def features(self, batch: Batch) -> torch.Tensor:
@@ -190,7 +191,7 @@ class RainbowModel(nn.Module):
         """
         if self.fusion is None:
             return None
-        return self.fusion.attention(_present_tokens(self.encode_modalities(batch), self.present(batch)))
+        return self.fusion.attention(present_tokens(self.encode_modalities(batch), self.present(batch)))
 
     def pooled_statistics(
         self, batch: Batch, outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]
@@ -287,15 +288,18 @@ class RainbowModel(nn.Module):
             self.standardize.fit(features)
 
     @torch.no_grad()
-    def set_bias(self, bias: np.ndarray) -> None:
-        """Set the bias of the last layer.
+    def set_classifier(self, bias: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """Set the parameters of the last layer.
 
         Args:
             bias: `(outputs,)`.
+            weight: `(outputs, features)`; None: it stays.
         """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         last.bias.copy_(torch.from_numpy(bias))
+        if weight is not None:
+            last.weight.copy_(torch.from_numpy(weight))
 
     def parameters_by_component(self) -> dict[str, list[nn.Parameter]]:
         """Return the trained parameters of each component.
@@ -394,7 +398,3 @@ class RainbowModel(nn.Module):
             gather_units(tokens, units.mask, unit_to_example, n_examples),
             mean_per_example(units.summary.float(), unit_to_example, n_examples),
         )
-
-
-def _present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
-    return {name: output.tokens.where(present[name]) for name, output in outputs.items()}

@@ -12,7 +12,7 @@ from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.baselines.registry import registered_baselines
-from rainbow_ray.data.batching import fixed_training_schedule, make_training_schedule
+from rainbow_ray.data.batching import fixed_training_schedule
 from rainbow_ray.data.dataset import count_songs
 from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.evaluation.summary import best_length
@@ -30,6 +30,7 @@ from rainbow_ray.training.cross_validation import (
 )
 from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
+from rainbow_ray.training.schedule import schedule_of_fit
 
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
 
@@ -82,7 +83,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
     progress = FitProgress(
         run.console,
         shared.config.logging.shown,
-        make_training_schedule(training, n_train, n_songs).epochs,
+        schedule_of_fit(shared.config, shared.dataset, shared.task, shared.input_spec, n_train, n_songs).epochs,
         headline=training.headline,
         larger_is_better=shared.task.larger_is_better(training.headline),
     )

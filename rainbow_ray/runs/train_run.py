@@ -96,20 +96,20 @@ def print_run_header(plan: RunPlan, data: PreparedData, console: Console) -> Non
         data: Prepared data.
         console: Where it is printed.
     """
-    from rainbow_ray.data.batching import make_training_schedule
     from rainbow_ray.data.dataset import count_songs
     from rainbow_ray.setup.prepare import describe_dataset
     from rainbow_ray.training.loggers import wandb_notes
+    from rainbow_ray.training.schedule import schedule_of_fit
 
     split = data.split
     train, _ = split.train_val_indices(0)
-    schedule = make_training_schedule(plan.config.training, len(train), count_songs(data.source, train))
+    n_songs = count_songs(data.source, train)
+    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, len(train), n_songs)
     folds = "one split" if split.n_folds == 1 else f"{split.n_folds} folds"
-    steps = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps of {schedule.global_batch_size} examples"
     notes = [*plan.warnings, *data.warnings, *schedule.notes, *wandb_notes(plan.config)]
     lines = [
         *describe_dataset(plan, data),
-        f"{folds} by {split.split_by}; {plan.input_spec.description}; {steps}",
+        f"{folds} by {split.split_by}; {plan.input_spec.description}; {schedule.description}",
         *(f"Note: {note}" for note in notes),
     ]
     for line in lines:

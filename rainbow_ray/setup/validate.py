@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rainbow_ray.config.phases import Phase, get_phase
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.solver import obstacles_to_solving
 from rainbow_ray.config.unused_keys import RunFacts, UnusedKeys, always, changed_keys, find_unused_keys
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.modalities.selection import besides_text
@@ -100,6 +101,7 @@ def check_task_and_model(config: Config, task: Task) -> list[str]:
         *check_model(config.model),
         *task.check(config),
         *_check_workers(config),
+        *_check_solver(config, task),
         *(problem for name in config.logging.shown for problem in check_choice("logging.metrics", name, metrics)),
     ]
 
@@ -212,3 +214,12 @@ def _check_workers(config: Config) -> list[str]:
     except InputError as error:
         return error.problems
     return []
+
+
+def _check_solver(config: Config, task: Task) -> list[str]:
+    """Return why `training.solver: lbfgs` is impossible."""
+    if config.training.solver != "lbfgs":
+        return []
+    reads_only_text = not besides_text(modalities_of(config))
+    reasons = obstacles_to_solving(config, reads_only_text=reads_only_text, is_sequence_task=task.is_sequence_task)
+    return [f"training.solver: lbfgs solves convex problems only, and {reason}" for reason in reasons]

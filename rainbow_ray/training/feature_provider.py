@@ -178,14 +178,23 @@ class FeatureProvider:
         if len(view) > MAX_STATISTICS_EXAMPLES:
             rng = np.random.default_rng(self.config.reproducibility.seed)
             view = view.take(np.sort(rng.choice(len(view), MAX_STATISTICS_EXAMPLES, replace=False)))
+        self.model.fit_statistics(self.features_of(view))
+
+    def features_of(self, view: ExampleView) -> torch.Tensor:
+        """Return features of examples in memory, before standardization.
+
+        Args:
+            view: The examples, `(n,)`, in order of their indices.
+
+        Returns:
+            `(n, width)`, fp32; NaN where an example lacks the modality.
+        """
         if self.features is not None:
-            features = self.features[torch.from_numpy(view.indices).to(self.execution.device)]
-        else:
-            batches = scoring_batches(np.arange(len(view)), self.dataset.lengths[view.indices])
-            group = self.execution.process_group
-            views = (view.take(batch) for batch in group.shard(batches))
-            features = self._encode(views, view.indices, self.model.features, self.model.width, group)
-        self.model.fit_statistics(features)
+            return self.features[torch.from_numpy(view.indices).to(self.execution.device)]
+        batches = scoring_batches(np.arange(len(view)), self.dataset.lengths[view.indices])
+        group = self.execution.process_group
+        views = (view.take(batch) for batch in group.shard(batches))
+        return self._encode(views, view.indices, self.model.features, self.model.width, group)
 
     def sync_batch(self, indices: np.ndarray) -> Batch | PrecomputedFeatures:
         """Return a small input whose forward pass reaches every trained parameter.

@@ -61,6 +61,7 @@ class TrainState:
         seconds: Time spent on `startup`, `train` (with `data`, the time spent on waiting for it) and `eval`.
         checkpoints: `number` of checkpoints written, and the `seconds` spent on it.
         tokens: Number of tokens that were encoded in training steps.
+        penalty: L2 penalty of a classifier that was solved; None where it was trained in steps.
     """
 
     epoch: int = 0
@@ -75,6 +76,7 @@ class TrainState:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("train", "data", "eval", "startup"), 0.0))
     checkpoints: dict[str, float] = field(default_factory=lambda: {"number": 0, "seconds": 0.0})
     tokens: int = 0
+    penalty: float | None = None
 
     @property
     def in_epoch(self) -> bool:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import make_training_schedule
 from rainbow_ray.data.dataset import BatchIndices, ExampleView, count_songs, mean_score_per_song
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import (
@@ -33,7 +32,9 @@ from rainbow_ray.training.components import build_components
 from rainbow_ray.training.early_stopping import LOSS, is_improvement, monitored_metric, split_for_early_stopping
 from rainbow_ray.training.epoch_plan import EpochPlanner
 from rainbow_ray.training.fit_data import FitData, FitOutput, TrainState
+from rainbow_ray.training.linear_solver import solve_classifier
 from rainbow_ray.training.loggers import MetricLogger
+from rainbow_ray.training.schedule import schedule_of_fit, wants_solution
 from rainbow_ray.training.train_step import StepResult, TrainStep, rng_state, set_rng_state
 from rainbow_ray.utils.errors import TrainingError
 
@@ -90,6 +91,7 @@ class Trainer:
         set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
         precision, precision_notes = pick_precision(config.training.mixed_precision, device)
+        self.is_solved = wants_solution(config, data.dataset, data.task, data.input_spec, len(data.train))
         self.train, self.inner = self._split()
         self.planner = EpochPlanner(config, self.dataset, data.task, self.train)
         # the class balance of the sampled examples, which is what training sees
@@ -98,15 +100,17 @@ class Trainer:
         song_targets = self.dataset.targets[one_per_song]
         self.task = data.task.fit(song_targets, config.training)
         n_songs = count_songs(self.dataset, self.train)
-        self.schedule = data.schedule or make_training_schedule(config.training, len(sample), n_songs)
+        self.schedule = data.schedule or schedule_of_fit(
+            config, self.dataset, data.task, data.input_spec, len(sample), n_songs
+        )
         self.monitor, monitor_notes = monitored_metric(config.training, self.task, self.dataset.targets[self.inner])
         execution = ExecutionContext(device, precision, process_group)
         components = build_components(
             config, self.dataset, data.input_spec, self.task, self.train, execution, frozen_cache=data.frozen_cache
         )
-        self.device, self.features, self.evaluator = device, components.features, components.evaluator
-        self.model = components.model
-        self.model.set_bias(self.task.initial_bias(song_targets))
+        self.components, self.model, self.device = components, components.model, device
+        self.features, self.evaluator = components.features, components.evaluator
+        self.model.set_classifier(self.task.initial_bias(song_targets))
         self._frozen_hash = self.features.frozen_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.schedule.total_steps)
         self.stepper = TrainStep(components, warmup_steps=self.warmup_steps, steps=self.schedule.total_steps)
@@ -127,7 +131,10 @@ class Trainer:
         return self.state.in_epoch or (self.state.epoch < self.schedule.epochs and not should_stop)
 
     def train_epoch(self) -> None:
-        """Train for one epoch, or for the rest of one that a checkpoint interrupted."""
+        """Train for one epoch or the rest of one that a checkpoint interrupted, or solve the classifier at once."""
+        if self.is_solved:
+            self._solve()
+            return
         state = self.state
         if not state.in_epoch:
             state.epoch += 1
@@ -255,6 +262,7 @@ class Trainer:
             "best_step": state.best_epoch * self.schedule.steps_per_epoch,
             "warmup_steps": self.warmup_steps,
             "losses": state.losses,
+            "penalty": state.penalty,
             "seconds": state.seconds,
             "checkpoints": state.checkpoints,
             "tokens": state.tokens,
@@ -274,10 +282,19 @@ class Trainer:
             "notes": [*self.notes, *self.stepper.notes],
         }
 
+    def _solve(self) -> None:
+        """Solve the classifier, in place of all epochs."""
+        state, start = self.state, time.perf_counter()
+        state.penalty, loss = solve_classifier(self.components, self.planner.sample(epoch=0), self.data.split_by)
+        state.epoch = state.step = 1
+        state.losses.append(loss)
+        state.seconds["train"] += time.perf_counter() - start
+        self._log("train", loss=loss, penalty=state.penalty, examples=len(self.train))
+
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training indices, and the inner split (empty in the refit, whose length the folds determined)."""
+        """Return the training indices, and the inner split; empty where the length of training is known."""
         data = self.data
-        if data.schedule is not None:
+        if data.schedule is not None or self.is_solved:
             return data.train, np.array([], dtype=np.int64)
         return split_for_early_stopping(self.config, data.dataset, data.task, data.train, data.split_by)
 

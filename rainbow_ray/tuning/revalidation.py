@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rainbow_ray.baselines.compute import compute_baselines
+from rainbow_ray.baselines.compute import compute_baselines, stackable_baselines
 from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.dataset import mean_score_per_song, scatter_song_means
 from rainbow_ray.data.splits import Split, make_split
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.evaluation.bootstrap import best_baseline, paired_bootstrap_over_seeds
+from rainbow_ray.evaluation.stacked_scores import cross_fit, wants_stack
 from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.stacking.stack import NEURAL
 from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_folds
 from rainbow_ray.training.loggers import LogForwarder
@@ -101,11 +104,15 @@ def revalidate(
     if winner.number != 0 and has_default:
         default_config = apply_values(sweep.config, first.values if first is not None else {}, "trial 0")
         default, _ = _fit(shared, default_config, seeds, splits, folder / "default", resources, _no_baselines)
+    members = _members(variant, data, config, scores, baselines)
+    scores = _final_scores(shared, data, seeds, splits, scores, members)
+    if default is not None:
+        default = _final_scores(shared, data, seeds, splits, default, members)
     if winner.number == 0:
         default = scores
-    return compare_fits(
-        sweep, data, seeds, scores, default, baselines, has_fresh_splits=not sweep.config.data.split_file
-    )
+    has_fresh_splits = not sweep.config.data.split_file
+    comparison = compare_fits(sweep, data, seeds, scores, default, baselines, has_fresh_splits=has_fresh_splits)
+    return dataclasses.replace(comparison, stacked=bool(members))
 
 
 def compare_fits(
@@ -224,11 +231,36 @@ def _fit(
     for result in results:
         assert result.job.config is not None
         scores[seeds.index(result.job.config.reproducibility.seed), result.job.val] = result.val_scores
-    if config.training.headline in shared.task.threshold_metrics:
-        for i, split in enumerate(splits):
-            folds = [split.train_val_indices(fold) for fold in range(split.n_folds)]
-            scores[i] = decode_folds(shared.task, shared.dataset.targets, folds, scores[i])
     return scores, baselines
+
+
+def _members(
+    variant: FitContext, data: PreparedData, config: Config, scores: np.ndarray, baselines: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the scores of the baselines that the run of a config would stack, `(seeds, examples, …)`; or none."""
+    wants = wants_stack(config.training, data.profile["songs"], data.split.n_folds)
+    if not wants or data.task.is_weakly_labeled:
+        return {}
+    members = {name: baselines[name] for name in stackable_baselines(variant, baselines)}
+    scored = is_scored(scores, data.task)
+    is_complete = all(bool(is_scored(values, data.task)[scored].all()) for values in members.values())
+    return members if is_complete else {}  # of many songs, baselines score a sample
+
+
+def _final_scores(
+    shared: FitContext, data: PreparedData, seeds: list[int], splits: Sequence[Split], neural: np.ndarray,
+    members: Mapping[str, np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """Return scores as the run of a config has them: stacked, and decoded where the metric needs predictions."""
+    task, headline, result = shared.task, shared.config.training.headline, neural.copy()
+    for i, (seed, split) in enumerate(zip(seeds, splits, strict=True)):
+        if members:
+            by_member = {NEURAL: neural[i], **{name: values[i] for name, values in members.items()}}
+            result[i] = cross_fit(data, split, by_member, headline, seed=seed).scores
+        if headline in task.threshold_metrics:
+            folds = [split.train_val_indices(fold) for fold in range(split.n_folds)]
+            result[i] = decode_folds(task, shared.dataset.targets, folds, result[i])
+    return result
 
 
 def _score_baselines(shared: FitContext, splits: Sequence[Split]) -> dict[str, np.ndarray]:

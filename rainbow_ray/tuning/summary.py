@@ -38,6 +38,7 @@ class Revalidation:
         baseline: Headline metric of that baseline.
         over_default: Paired difference to the default config.
         over_baseline: Paired difference to the best baseline.
+        stacked: Whether both configs were combined with the baselines, as the run of the best one is.
     """
 
     seeds: list[int]
@@ -48,6 +49,7 @@ class Revalidation:
     baseline: float | None
     over_default: Difference | None
     over_baseline: Difference | None
+    stacked: bool = False
 
     @property
     def description(self) -> str:
@@ -242,8 +244,9 @@ def _winner_table(summary: Mapping[str, Any]) -> Table:
         interval = format_interval([corrected["low"], corrected["high"]])
         table.add_row("corrected for the selection (BBC-CV)", f"{format_number(corrected['value'])} ({interval})")
     fresh = f"on {len(revalidation['seeds'])} fresh {'splits' if revalidation['fresh_splits'] else 'seeds'}"
-    table.add_row(f"best config {fresh}", format_number(revalidation["winner"]), style="bold")
-    table.add_row(f"default config {fresh}", format_number(revalidation["default"]))
+    kind = ", stacked" if revalidation.get("stacked") else ""
+    table.add_row(f"best config{kind} {fresh}", format_number(revalidation["winner"]), style="bold")
+    table.add_row(f"default config{kind} {fresh}", format_number(revalidation["default"]))
     name = revalidation["best_baseline"]
     table.add_row(f"best baseline ({name}) {fresh}", format_number(revalidation["baseline"]))
     return table

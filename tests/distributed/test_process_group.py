@@ -68,7 +68,8 @@ PARTLY_FROZEN = {"model__text_encoder__freeze_layers": 1, "model__text_encoder__
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [{}, UNFROZEN, PARTLY_FROZEN, {**UNFROZEN, "training__early_stopping__enabled": True}])
+@pytest.mark.parametrize("keys", [{}, UNFROZEN, PARTLY_FROZEN, {**UNFROZEN, "training__early_stopping__enabled": True},
+                                  {"training__solver": "lbfgs"}])  # fmt: skip
 @pytest.mark.parametrize("family", ["bert", pytest.param("deberta-v2", marks=pytest.mark.long)])
 def test_two_workers_train_like_one(songs_file, tiny_encoder, tmp_path, keys, family):
     # 19 or 20 songs in batches of 7: the last batch is divided unevenly

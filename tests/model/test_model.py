@@ -79,7 +79,7 @@ def test_units_of_an_example_are_averaged():
 
 def test_logits_of_a_new_model_are_its_bias():
     model = model_of()
-    model.set_bias(np.array([0.7], dtype=np.float32))
+    model.set_classifier(np.array([0.7], dtype=np.float32))
     torch.testing.assert_close(model(batch_of()), torch.full((3, 1), 0.7))
 
 

@@ -12,10 +12,21 @@ from rainbow_ray.config.schema import SEEDS, Config
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.evaluation.bootstrap import Difference
 from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.tasks.scores import decode_folds
+from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.bbc_cv import CorrectedScore
-from rainbow_ray.tuning.revalidation import compare_fits, fresh_seeds
+from rainbow_ray.tuning.revalidation import (
+    _final_scores,
+    _members,
+    _score_baselines,
+    compare_fits,
+    fresh_seeds,
+    fresh_split,
+)
 from rainbow_ray.tuning.summary import Revalidation, verdict
 from rainbow_ray.tuning.trial_log import Trial
+from tests.helpers import data_of, plan_of
+from tests.song_tables import song_rows
 
 N = 400
 
@@ -121,3 +132,26 @@ def test_a_winner_worse_than_a_baseline_is_named():
     assert "It loses to TF-IDF (0.750)." in verdict_text(difference=CLEAR, gain=CLEAR, to_baseline=WORSE)
     assert "It loses to TF-IDF (0.750)." in verdict_text(difference=None, gain=None, to_baseline=WORSE, number=0)
     assert "loses" not in verdict_text(difference=CLEAR, gain=CLEAR, to_baseline=UNCLEAR)
+
+
+def test_both_configs_are_compared_as_their_runs_are_scored(write_table, tiny_encoder, rng):
+    """A network without skill scores like the baselines that are stacked with it, and like itself without them."""
+    plan = plan_of(write_table(song_rows(songs=40, stems=1)), tiny_encoder("bert"))
+    data = data_of(plan)
+    shared = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
+    splits = [fresh_split(plan.config, data, seed) for seed in (43, 44)]
+    neural = rng.random((2, len(data.source))).astype(np.float32)
+    baselines = _score_baselines(shared, splits)
+
+    def final_scores(config: Config) -> np.ndarray:
+        members = _members(shared, data, config, neural, baselines)
+        return _final_scores(shared, data, [43, 44], splits, neural, members)
+
+    stacked = final_scores(plan.config)
+    assert all(plan.task.metric("accuracy", data.source.targets, scores) > 0.9 for scores in stacked)
+    alone = final_scores(plan.config.with_values({"training.combine": "none"}))
+    folds = [[split.train_val_indices(fold) for fold in range(split.n_folds)] for split in splits]
+    expected = [decode_folds(data.task, data.source.targets, *pair) for pair in zip(folds, neural, strict=True)]
+    np.testing.assert_array_equal(alone, expected)
+    assert "majority" in baselines
+    assert "majority" not in _members(shared, data, plan.config, neural, baselines)
