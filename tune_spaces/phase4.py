@@ -16,6 +16,6 @@ def space(trial: Any) -> None:
     common.encoder(trial)
     common.head(trial)
     common.optimizer(trial)
-    loss = trial.suggest_categorical("training.loss", ["huber", "mse", "mae", "zero_inflated"])
-    if loss in ("huber", "zero_inflated"):
+    loss = trial.suggest_categorical("training.loss", ["auto", "mse", "mae", "huber", "zero_inflated"])
+    if loss in ("auto", "huber", "zero_inflated"):
         trial.suggest_float("training.huber_delta", 0.3, 3.0, log=True)

@@ -30,6 +30,7 @@ Loss = Literal[
     "asymmetric",
     "class_balanced",
     "logit_adjusted",
+    "auto",
     "huber",
     "mse",
     "mae",

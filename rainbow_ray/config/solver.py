@@ -5,10 +5,10 @@ from __future__ import annotations
 from rainbow_ray.config.schema import Config
 
 # losses that are convex in the logits
-CONVEX_LOSSES = ("bce", "cross_entropy", "class_balanced", "logit_adjusted", "huber", "mse", "zero_inflated")
+CONVEX_LOSSES = ("bce", "cross_entropy", "class_balanced", "logit_adjusted", "auto", "huber", "mse", "zero_inflated")
 # Losses of `training.solver: auto`. Steps of AdamW, stopped early, give better classes, and worse numbers
 # (`python -m tests.benchmarks.solver`).
-SOLVED_LOSSES = ("huber", "mse", "zero_inflated")
+SOLVED_LOSSES = ("auto", "huber", "mse", "zero_inflated")
 
 
 def obstacles_to_solving(config: Config, *, reads_only_text: bool, is_sequence_task: bool) -> list[str]:

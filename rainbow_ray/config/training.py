@@ -90,8 +90,9 @@ class TrainingConfig(Section):
     loss: Loss | None = Field(
         None,
         description="loss function; binary: bce, focal, asymmetric, logit_adjusted; multiclass: cross_entropy, focal,"
-        " class_balanced, logit_adjusted; multi-label: bce, focal, class_balanced, logit_adjusted; regression: huber,"
-        " mse, mae, zero_inflated; null: the first one listed",
+        " class_balanced, logit_adjusted; multi-label: bce, focal, class_balanced, logit_adjusted; regression: auto,"
+        " huber, mse, mae, zero_inflated; null: the first one listed. auto is zero_inflated where a third of the"
+        " targets is 0 and the metric an absolute error, otherwise huber",
     )
     pos_weight: Literal["auto"] | Positive | None = Field(
         "auto",

@@ -246,7 +246,9 @@ TABLE = (
         _loss_is_not("logit_adjusted"),
         "the loss is {config.training.loss}, not logit_adjusted",
     ),
-    UnusedKeys(("training.huber_delta",), _loss_is_not("huber", "zero_inflated"), "the loss is {config.training.loss}"),
+    UnusedKeys(
+        ("training.huber_delta",), _loss_is_not("auto", "huber", "zero_inflated"), "the loss is {config.training.loss}"
+    ),
     UnusedKeys(
         ("training.pos_weight",),
         lambda config, _: config.training.loss == "logit_adjusted",

@@ -19,6 +19,7 @@ from rainbow_ray.baselines.model_family import model_family
 from rainbow_ray.config.schema import TrainingConfig
 from rainbow_ray.data.dataset import scatter_song_means
 from rainbow_ray.data.splits import Split
+from rainbow_ray.metrics.regression import ABSOLUTE_METRICS
 from rainbow_ray.setup.prepared import MIN_STACK_SONGS, PreparedData
 from rainbow_ray.stacking.fit import fit_weights
 from rainbow_ray.stacking.links import invert_link
@@ -28,7 +29,6 @@ from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.training.cross_validation import FitResult, out_of_fold
 
 INNER_FOLDS = 5  # for the weights of a single split
-ABSOLUTE_METRICS = ("mae", "time_mae")  # headline metrics that the absolute error optimizes
 
 
 @dataclass(frozen=True)

@@ -99,4 +99,5 @@ REGRESSION_METRICS: dict[str, RegressionMetric] = {
 NEEDS_SPREAD = frozenset({"r2", "pearson", "spearman"})
 CORRELATIONS = frozenset({"pearson", "spearman"})
 SMALLER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
+ABSOLUTE_METRICS = frozenset({"mae", "time_mae"})  # medians minimize them
 IN_TARGET_UNITS = frozenset({"mae", "rmse"})

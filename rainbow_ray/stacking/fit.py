@@ -11,7 +11,7 @@ from rainbow_ray.stacking.stack import StackWeights
 from rainbow_ray.tasks.target_types import TARGET_FORMATS, Link, TargetType
 
 # Penalties in units of the loss of one example; measured by `tests/benchmarks/stacking.py`.
-DIFFERENCE_PENALTY = 30.0  # on differences between weights: without evidence, all members count alike
+DIFFERENCE_PENALTY = 100.0  # on differences between weights: without evidence, all members count alike
 NUMBER_DIFFERENCE_PENALTY = 3.0  # the same for regression, whose members differ more
 SUM_PENALTY = 0.3  # on the distance of the weights' sum from 1
 INTERCEPT_PENALTY = 1.0  # on the distance of the intercepts from those of the class frequencies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ from rainbow_ray.metrics.regression import (
 from rainbow_ray.tasks.base import NO_METRICS, ParsedLabels, TaskDefaults, nothing_left_out
 from rainbow_ray.tasks.example_task import ExampleTask
 from rainbow_ray.tasks.number_cells import narrowing_warnings, parse_numbers, rounding_warnings
+from rainbow_ray.tasks.regression_losses import AUTO, LOSSES, choose_loss
 from rainbow_ray.utils.errors import InputError, check_choice
 from rainbow_ray.utils.number_format import rounded_alike
 
@@ -82,7 +83,7 @@ class Regression(ExampleTask):
     )
     prediction_type = pa.float64()
     score_dtype = np.float64
-    defaults = TaskDefaults("huber", "mae", ("loss", "mae", "rmse", "r2", "spearman"))
+    defaults = TaskDefaults(AUTO, "mae", ("loss", "mae", "rmse", "r2", "spearman"))
     score_names = ("score",)
     threshold_metrics = NO_METRICS
 
@@ -105,7 +106,7 @@ class Regression(ExampleTask):
     def check(self, config: Config) -> list[str]:
         training = config.training
         problems = [
-            *check_choice("training.loss", training.loss or self.defaults.loss, LOSSES),
+            *check_choice("training.loss", training.loss or self.defaults.loss, (AUTO, *LOSSES)),
             *check_choice("training.metric", training.metric or self.defaults.metric, REGRESSION_METRICS),
         ]
         low, high = config.data.target_bounds or (None, None)
@@ -162,6 +163,10 @@ class Regression(ExampleTask):
         if problems:
             raise InputError(problems)
         notes = narrowing_warnings(targets, column) if config.training.target_transform == "none" else ()
+        loss, metric = config.training.loss, config.training.metric or self.defaults.metric
+        if loss == AUTO and choose_loss(targets, metric) == "zero_inflated":
+            zeros = f"target {column!r} is 0 on {np.mean(targets == 0):.0%} of the songs"
+            notes = (*notes, f"{zeros}: training.loss is zero_inflated, for the smallest absolute error")
         return ParsedLabels(self, targets, nothing_left_out(len(targets)), notes)
 
     @override
@@ -183,6 +188,8 @@ class Regression(ExampleTask):
     @override
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
         loss, transform = config.loss or self.defaults.loss, config.target_transform
+        if loss == AUTO:
+            loss = choose_loss(targets, config.metric or self.defaults.metric)
         targets = targets.astype(np.float64)
         learned = targets[targets != 0] if loss == "zero_inflated" else targets
         if transform == "log1p":
@@ -211,7 +218,7 @@ class Regression(ExampleTask):
         exact = targets if targets.device.type == "mps" else targets.double()
         transformed = exact.log1p() if self.transform == "log1p" else exact
         standardized = ((transformed - self.shift) / self.scale).to(logits.dtype)
-        return LOSSES[self.loss_name](self, logits, standardized, targets)
+        return LOSSES[self.loss_name](self.delta, logits, standardized, targets)
 
     @override
     def score_location_and_scale(self) -> tuple[float, float]:
@@ -293,92 +300,3 @@ class Regression(ExampleTask):
 
     def _forward(self, targets: np.ndarray) -> np.ndarray:
         return ((np.log1p(targets) if self.transform == "log1p" else targets) - self.shift) / self.scale
-
-
-def huber_loss(
-    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Return the Huber loss: e²/2 for |e| ≤ δ, and δ (|e| - δ/2) beyond, with e = ẑ - z.
-
-    Args:
-        task: The fitted task, with `delta` δ.
-        outputs: Outputs of the head, `(examples, 1)`.
-        standardized: Standardized targets z, `(examples,)`.
-        targets: Targets, `(examples,)`; not used.
-
-    Returns:
-        Losses, `(examples,)`.
-
-    Reference:
-        Huber 1964, "Robust estimation of a location parameter".
-    """
-    from torch.nn import functional
-
-    return functional.huber_loss(outputs[:, 0], standardized, delta=task.delta, reduction="none")
-
-
-def squared_error(
-    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Return the squared error, (ẑ - z)².
-
-    Args:
-        task: The fitted task; not used.
-        outputs: Outputs of the head, `(examples, 1)`.
-        standardized: Standardized targets z, `(examples,)`.
-        targets: Targets, `(examples,)`; not used.
-
-    Returns:
-        Losses, `(examples,)`.
-    """
-    return (outputs[:, 0] - standardized) ** 2
-
-
-def absolute_error(
-    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Return the absolute error, |ẑ - z|.
-
-    Args:
-        task: The fitted task; not used.
-        outputs: Outputs of the head, `(examples, 1)`.
-        standardized: Standardized targets z, `(examples,)`.
-        targets: Targets, `(examples,)`; not used.
-
-    Returns:
-        Losses, `(examples,)`.
-    """
-    return (outputs[:, 0] - standardized).abs()
-
-
-def zero_inflated_loss(
-    task: Regression, outputs: torch.Tensor, standardized: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Return the loss of a hurdle model: cross-entropy of y ≠ 0, plus the Huber loss where y ≠ 0.
-
-    Args:
-        task: The fitted task, with `delta`.
-        outputs: Logit of y ≠ 0, and ẑ given that, `(examples, 2)`.
-        standardized: Standardized targets z, `(examples,)`.
-        targets: Targets y, `(examples,)`.
-
-    Returns:
-        Losses, `(examples,)`.
-
-    Reference:
-        Cragg 1971, "Some statistical models for limited dependent variables".
-    """
-    from torch.nn import functional
-
-    is_present = (targets != 0).to(outputs.dtype)
-    hurdle = functional.binary_cross_entropy_with_logits(outputs[:, 0], is_present, reduction="none")
-    amount = functional.huber_loss(outputs[:, 1], standardized, delta=task.delta, reduction="none")
-    return hurdle + is_present * amount
-
-
-LOSSES: Mapping[str, Callable[[Regression, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "huber": huber_loss,
-    "mse": squared_error,
-    "mae": absolute_error,
-    "zero_inflated": zero_inflated_loss,
-}

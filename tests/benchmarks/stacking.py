@@ -12,6 +12,7 @@ compares the reported score with that on a very large sample, and gives its bias
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -22,16 +23,25 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.compute import compute_baselines
+from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.config.load import resolve
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.evaluation.bootstrap import ScoredPredictions, bootstrap_ci
 from rainbow_ray.evaluation.results import evaluate
-from rainbow_ray.setup.plan import make_plan
+from rainbow_ray.runs.fits import jobs_without_context
+from rainbow_ray.setup.plan import RunPlan, make_plan
+from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.stacking.fit import fit_weights
 from rainbow_ray.stacking.stack import NEURAL
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.binary import Binary
-from rainbow_ray.training.cross_validation import FitContext, FitJob, FitResult
-from tests.helpers import data_of, fit_fold
+from rainbow_ray.tasks.multiclass import Multiclass
+from rainbow_ray.tasks.regression import Regression
+from rainbow_ray.training.cross_validation import FitContext, FitJob, FitResult, out_of_fold, read_result, run_job
+from rainbow_ray.utils.stopwatch import Stopwatch
+from tests.helpers import data_of
 
 METRICS = {1: ("mcc", "log_loss"), 2: ("macro_f1", "log_loss"), 3: ("macro_f1", "log_loss"), 4: ("mae", "rmse"),
            5: ("macro_f1", "log_loss")}  # fmt: skip
@@ -42,31 +52,55 @@ N_FEATURES = 60
 MEMBERS = {NEURAL: slice(0, 60), "a": slice(0, 12), "b": slice(6, 30), "c": slice(12, 36), "d": slice(36, 60)}
 
 
-def measure(keys: list[tuple[str, Any]], phase: int, seed: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Return the metrics of the kept model, of its neural network and of each baseline, and seconds by part."""
+def fit_everything(
+    keys: list[tuple[str, Any]], phase: int, seed: int, stopwatch: Stopwatch | None = None
+) -> tuple[RunPlan, PreparedData, list[FitResult], Baselines]:
+    """Fit the folds of a run, its baselines, and its model without temporal context where it has one."""
     plan = make_plan(resolve(None, {}, [("phase", phase), ("reproducibility.seed", seed), *keys]))
     data = data_of(plan)
     context = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
-    started = time.perf_counter()
-    folds = []
+    stopwatch = stopwatch or Stopwatch(time.perf_counter())
     with tempfile.TemporaryDirectory() as folder:
-        for fold in range(data.split.n_folds):
-            train, val = data.split.train_val_indices(fold)
-            _, output = fit_fold(plan, data, Path(folder) / str(fold), fold)
-            job = FitJob(fold, train, val, Path(folder) / str(fold))
-            folds.append(FitResult(job, output.train_scores, output.val_scores, output.facts, output.subset_scores))
-    trained = time.perf_counter()
+        jobs = [FitJob(k, *data.split.train_val_indices(k), Path(folder) / str(k)) for k in range(data.split.n_folds)]
+        folds = fit_folds(context, jobs)
+        stopwatch.mark("neural")
+        no_context = fit_folds(context, jobs_without_context(context, jobs))
+    stopwatch.mark("no context")
     baselines = compute_baselines(context, data.split, keep_fits=True)
-    fitted = time.perf_counter()
+    stopwatch.mark("baselines")
+    if no_context:
+        scores = out_of_fold(data.source, data.task, no_context, lambda fold: fold.val_scores)
+        baselines = dataclasses.replace(baselines, scores={**baselines.scores, NO_CONTEXT: scores})
+    return plan, data, folds, baselines
+
+
+def task_of_targets(phase: int, targets: np.ndarray) -> Task:
+    """Return a task that measures scores of a phase of songs."""
+    classes = tuple(str(number) for number in range(int(targets.max()) + 1))
+    tasks: dict[int, Task] = {1: Binary(), 2: Multiclass(classes=classes), 4: Regression()}
+    return tasks[phase]
+
+
+def measure(keys: list[tuple[str, Any]], phase: int, seed: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Return the metrics of the kept model, of its neural network and of each baseline, and seconds by part."""
+    stopwatch = Stopwatch(time.perf_counter())
+    plan, data, folds, baselines = fit_everything(keys, phase, seed, stopwatch)
     results = evaluate(plan, data, folds, baselines)
+    stopwatch.mark("evaluation")
     assert results.neural is not None
     assert results.stack is not None
     by_name = {"kept": results.measurements.metrics, NEURAL: results.neural.metrics, **results.comparison.baselines}
     rows = {
         name: {metric: float(values[metric] or 0.0) for metric in METRICS[phase]} for name, values in by_name.items()
     }
-    seconds = {"neural": trained - started, "baselines": fitted - trained, "evaluation": time.perf_counter() - fitted}
-    return rows, seconds
+    return rows, stopwatch.seconds()["parts"]
+
+
+def fit_folds(context: FitContext, jobs: list[FitJob]) -> list[FitResult]:
+    """Run fits in this process."""
+    for job in jobs:
+        run_job(context, job, ProcessGroup())
+    return [read_result(job) for job in jobs]
 
 
 def summarize(rows: list[dict[str, dict[str, float]]], phase: int) -> dict[str, Any]:
@@ -142,6 +176,7 @@ def main() -> None:
     parser.add_argument("--phases", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--encoder", default="embedded")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the config")
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--repeats", type=int, default=400)
     options = parser.parse_args()
@@ -150,6 +185,7 @@ def main() -> None:
             print(json.dumps(simulate(84, signal, options.repeats)), flush=True)
         return
     keys = [("data.manifest_path", options.manifest), ("model.text_encoder.model_name", options.encoder)]
+    keys += [(key, value) for key, _, value in (setting.partition("=") for setting in options.set)]
     for phase in options.phases:
         segments = [("segments.path", options.segments)] if phase == 5 and options.segments else []
         results = [measure([*keys, *segments], phase, seed) for seed in range(options.seeds)]

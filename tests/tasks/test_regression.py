@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from rainbow_ray.config.choices import TargetTransform
 from rainbow_ray.config.schema import Config, DataConfig, TrainingConfig
-from rainbow_ray.tasks.regression import LOSSES, Regression
+from rainbow_ray.tasks.regression import Regression
+from rainbow_ray.tasks.regression_losses import LOSSES, choose_loss
 from rainbow_ray.utils.errors import InputError
 
 TASK = Regression()
@@ -83,9 +84,9 @@ def test_perfect_logits_give_the_targets(transform, loss):
 
 
 def test_transforms_are_fitted_to_the_training_targets():
-    assert (fitted().shift, fitted().scale) == pytest.approx((TARGETS.mean(), TARGETS.std()))
+    assert (fitted(loss="huber").shift, fitted(loss="huber").scale) == pytest.approx((TARGETS.mean(), TARGETS.std()))
     logs = np.log1p(TARGETS)
-    log = fitted(target_transform="log1p")
+    log = fitted(target_transform="log1p", loss="huber")
     assert (log.shift, log.scale) == pytest.approx((logs.mean(), logs.std()))
     hurdle = fitted(loss="zero_inflated")
     assert hurdle.shift == pytest.approx(TARGETS[TARGETS > 0].mean())
@@ -124,6 +125,24 @@ def test_the_initial_bias_minimizes_the_loss_without_features(loss):
     if loss in ("mse", "mae"):
         assert shifted_loss(0.0) <= min(shifted_loss(0.05), shifted_loss(-0.05)) + 1e-6
     assert np.isfinite(bias).all()
+
+
+@pytest.mark.parametrize(("zeros", "metric", "expected"), [
+    (40, "mae", "zero_inflated"), (20, "mae", "huber"), (40, "rmse", "huber"), (40, "time_mae", "zero_inflated"),
+    (0, "mae", "huber"),
+])  # fmt: skip
+def test_the_loss_follows_the_fraction_of_zeros(zeros, metric, expected):
+    targets = np.concatenate([np.zeros(zeros), np.linspace(1, 5, 100 - zeros)])
+    assert choose_loss(targets, metric) == expected
+    assert TASK.fit(targets, TrainingConfig(loss="auto", metric=metric)).loss_name == expected
+    assert TASK.fit(targets, TrainingConfig(metric=metric)).loss_name == expected
+    assert TASK.fit(targets, TrainingConfig(loss="mse", metric=metric)).loss_name == "mse"
+
+
+def test_the_choice_of_the_loss_is_said():
+    targets, config = np.array([0.0, 0.0, 1.0, 2.0]), Config(training=TrainingConfig(loss="auto", metric="mae"))
+    (note,) = TASK.finalize_labels(targets, "intensity", config).notes
+    assert "0 on 50% of the songs: training.loss is zero_inflated" in note
 
 
 def test_predictions_stay_inside_the_bounds():
