@@ -21,7 +21,8 @@ def modality_section(run: RunArtifacts) -> list[Section]:
     summary = run.summary
     if not summary.get("modalities"):
         return []
-    text = ["Metrics of the same models with only some modalities as input, on the songs that have any of these. The"
+    models = "neural networks alone" if summary.get("stack") else "models"
+    text = [f"Metrics of the same {models} with only some modalities as input, on the songs that have any of these. The"
             " last column has the metric with all modalities on the same songs. The scores of a song's stems are"
             " averaged first."]  # fmt: skip
     presence = run.profile.get("presence", {})

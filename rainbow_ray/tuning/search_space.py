@@ -45,7 +45,7 @@ PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_en
             "data.window_seconds", "data.window_position", "data.windows_per_stem",
             "model.audio_encoder.model_name")  # fmt: skip
 NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds",
-               "training.save_every_n_epochs")  # fmt: skip
+               "training.save_every_n_epochs", "training.combine")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ def default_trial(space: Space, config: Config) -> Trial:
 
 def _check_key(space: Space, key: str) -> list[str]:
     if key in NOT_TRAINED or key in inert_keys():
-        return [f"space {space.name}: {key} does not change the model; set it for the whole sweep"]
+        return [f"space {space.name}: {key} does not change the model of a trial; set it for the whole sweep"]
     if key not in known_keys():
         return [f"space {space.name}: {key}: {explain_unknown_key(key)}"]
     if key in PREPARED:

@@ -34,7 +34,7 @@ def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def test_weights_follow_the_evidence():
-    scores, targets = binary_scores()
+    scores, targets = binary_scores(n=1000)
     weights = fit_weights("binary", scores, targets)
     by_name = dict(zip(weights.names, weights.weights, strict=True))
     assert by_name["good"] > 0.5

@@ -89,6 +89,7 @@ INVALID = {
     "the split": ("trial.suggest_int('data.folds', 2, 5)", "data.folds changes what a score means"),
     "the seed": ("trial.suggest_int('reproducibility.seed', 0, 5)", "reproducibility.seed changes what a score means"),
     "workers": ("trial.suggest_int('training.workers', 1, 2)", "training.workers does not change the model"),
+    "combine": ("trial.suggest_categorical('training.combine', ['stack', 'none'])", "combine does not change"),
     "a wrong value": ("trial.suggest_int('training.batch_size', -4, -1)", "training.batch_size"),
     "an unknown name": ("trial.suggest_categorical('model.text_encoder.pooling', ['meen'])", "'meen' is unknown"),
     "a layer too many": ("trial.suggest_int('model.text_encoder.layer', 1, 99)", "is beyond the encoder"),
