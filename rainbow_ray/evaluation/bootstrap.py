@@ -120,9 +120,13 @@ def bootstrap_ci(
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
     values: dict[str, list[float | None]] = {name: [] for name in task.metric_names}
+    of_thresholded = [name for name in values if name in task.threshold_metrics]
+    of_scores = [name for name in values if name not in task.threshold_metrics]
     for rows in resample(songs, seed=seed):  # one draw at a time: all draws of many songs would fill the memory
+        drawn = task.metric_values(of_scores, targets[rows], predictions.scores[rows])
+        drawn |= task.metric_values(of_thresholded, targets[rows], predictions.thresholded[rows])
         for name, of_metric in values.items():
-            of_metric.append(task.metric(name, targets[rows], predictions.for_metric(task, name)[rows]))
+            of_metric.append(drawn[name])
     return {name: percentile_interval(of_metric) for name, of_metric in values.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -359,6 +359,19 @@ class Task(ABC):
         Returns:
             The value, or None where the metric is undefined.
         """
+
+    def metric_values(self, names: Iterable[str], targets: np.ndarray, scores: np.ndarray) -> Metrics:
+        """Return several metrics; a task whose metrics share a computation makes it once.
+
+        Args:
+            names: Some of `metric_names`.
+            targets: Targets, `(examples, …)`.
+            scores: Scores, `(examples,)` or `(examples, classes)`.
+
+        Returns:
+            The values of `metric` by name.
+        """
+        return {name: self.metric(name, targets, scores) for name in names}
 
     @abstractmethod
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:

@@ -191,7 +191,7 @@ class SegmentTask(Task):
 
     @override
     def metrics(self, targets: np.ndarray, scores: np.ndarray) -> tuple[Metrics, dict[str, str]]:
-        values = {name: self.metric(name, targets, scores) for name in self.metric_names}
+        values = self.metric_values(self.metric_names, targets, scores)
         return values, {name: "no song, or one label only, among these" for name, v in values.items() if v is None}
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import Config, TrainingConfig
 from rainbow_ray.metrics.segments import TIME_METRICS, SongScores, contiguous_pieces, score_song, time_metric
-from rainbow_ray.tasks.base import ParsedLabels, Task, TaskDefaults
+from rainbow_ray.tasks.base import Metrics, ParsedLabels, Task, TaskDefaults
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tasks.segment_targets import SegmentTargets
 from rainbow_ray.tasks.segment_task import SegmentTask, restore_base_task
@@ -195,15 +195,24 @@ class Segmentation(SegmentTask):
 
     @override
     def metric(self, name: str, targets: np.ndarray, scores: np.ndarray) -> float | None:
-        segments = SegmentTargets.from_array(targets)
+        return self.metric_values([name], targets, scores)[name]
+
+    @override
+    def metric_values(self, names: Iterable[str], targets: np.ndarray, scores: np.ndarray) -> Metrics:
+        segments, song_scores = SegmentTargets.from_array(targets), None
         has_label = segments.has_label
-        if not has_label.any():
-            return None
-        if name in self.base_task.metric_names:
-            return self.base_task.metric(name, segments.labels[has_label], scores[has_label])
-        if name == TIME_ERROR:
-            return _time_error(segments, scores)
-        return time_metric(name, self._song_scores(segments, scores))
+        values: Metrics = {}
+        for name in names:
+            if not has_label.any():
+                values[name] = None
+            elif name in self.base_task.metric_names:
+                values[name] = self.base_task.metric(name, segments.labels[has_label], scores[has_label])
+            elif name == TIME_ERROR:
+                values[name] = _time_error(segments, scores)
+            else:
+                song_scores = self._song_scores(segments, scores) if song_scores is None else song_scores
+                values[name] = time_metric(name, song_scores)
+        return values
 
     @override
     def details(self, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:

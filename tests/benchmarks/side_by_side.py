@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-SECONDS_PER_FOLD = 60  # time limit of AutoGluon
+SECONDS_PER_FOLD = 30  # time limit of AutoGluon
 OURS = "rainbow_ray"
 
 
@@ -55,7 +55,7 @@ def fit_setfit(texts: list[str], targets: np.ndarray, new_texts: list[str], enco
     from setfit import SetFitModel, Trainer, TrainingArguments  # type: ignore[import-not-found]
 
     model = SetFitModel.from_pretrained(encoder)
-    arguments = TrainingArguments(batch_size=16, num_epochs=1, max_steps=200, seed=seed, report_to="none")
+    arguments = TrainingArguments(batch_size=16, num_epochs=1, max_steps=100, seed=seed, report_to="none")
     train = Dataset.from_dict({"text": texts, "label": targets.astype(int).tolist()})
     Trainer(model=model, args=arguments, train_dataset=train).train()
     return np.asarray(model.predict_proba(new_texts, as_numpy=True))

@@ -110,6 +110,15 @@ def test_perfect_scores_have_perfect_metrics_without_masked_segments():
     assert PLAIN.metrics(targets, worse)[0] == values
 
 
+def test_several_metrics_at_once_are_those_of_each():
+    targets, scores = timeline([0, 1, 1], [2, 0, NAN, 1]), one_hot_scores([0, 1, 2, 2, 0, 0, 0])
+    expected = {name: PLAIN.metric(name, targets, scores) for name in PLAIN.metric_names}
+    assert PLAIN.metric_values(PLAIN.metric_names, targets, scores) == expected
+    assert None not in expected.values()
+    unlabeled = PLAIN.metric_values(PLAIN.metric_names, timeline([NAN, NAN]), scores[:2])
+    assert set(unlabeled.values()) == {None}
+
+
 def test_time_accuracy_is_weighted_by_seconds():
     targets = np.array([[0, 0, 9, 0, 0], [1, 9, 10, 1, 0]], dtype=np.float32)
     assert PLAIN.metric("time_accuracy", targets, one_hot_scores([0, 0])) == pytest.approx(0.9)
