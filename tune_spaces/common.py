@@ -31,6 +31,15 @@ def head(trial: Any) -> None:
     """
     trial.suggest_categorical("model.classifier.hidden_dims", ["", "64", "256", "256,128"])
     trial.suggest_float("model.classifier.dropout", 0.0, 0.5)
+    words(trial)
+
+
+def words(trial: Any) -> None:
+    """Suggest the weights of the bag of words.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
     trial.suggest_categorical("model.bag_of_words.weighting", ["ratio", "presence"])
 
 

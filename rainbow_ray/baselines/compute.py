@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rainbow_ray.baselines.common import Baselines
+from rainbow_ray.baselines.common import Baselines, KeepFits
 from rainbow_ray.baselines.features import trained_modalities
-from rainbow_ray.baselines.names import media_baseline_name
-from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, registered_baselines
+from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, media_baseline, registered_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines
 from rainbow_ray.baselines.songs import compute_song_baselines
 from rainbow_ray.data.splits import Split
@@ -45,7 +44,7 @@ def stackable_baselines(context: FitContext, names: Iterable[str]) -> list[str]:
     Returns:
         Those of `names` whose fitted model is linear in features that training does not change.
     """
-    stackable = {baseline.name for baseline in registered_baselines() if baseline.fit_member is not None}
-    modalities = set(context.input_spec.modalities) - set(trained_modalities(context))
-    stackable |= {media_baseline_name(modality) for modality in modalities}
+    keep = KeepFits(without=trained_modalities(context))
+    baselines = [*registered_baselines(), *(media_baseline(name) for name in context.input_spec.media)]
+    stackable = {baseline.name for baseline in baselines if keep.includes(baseline)}
     return [name for name in names if name in stackable]

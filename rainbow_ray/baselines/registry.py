@@ -115,11 +115,19 @@ def applicable_baselines(inputs: BaselineInputs) -> list[Baseline]:
     """
     trivial = Baseline(inputs.models.trivial, lambda _: True, fit_trivial)
     registered = [baseline for baseline in _BASELINES.values() if baseline.applies(inputs)]
-    media = [_media_baseline(modality) for modality in inputs.media_features]
+    media = [media_baseline(modality) for modality in inputs.media_features]
     return [trivial, *registered, *media]
 
 
-def _media_baseline(modality: str) -> Baseline:
+def media_baseline(modality: str) -> Baseline:
+    """Return the baseline of a modality's pooled features.
+
+    Args:
+        modality: Name of the modality.
+
+    Returns:
+        The baseline.
+    """
     fit = functools.partial(fit_pooled_features, modality=modality)
     return _member_baseline(media_baseline_name(modality), lambda inputs: modality in inputs.media_features, fit)
 

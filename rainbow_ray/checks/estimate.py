@@ -25,7 +25,7 @@ MAX_SHOWN_EXAMPLES = 100_000
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
 HEAD_STEP_SECONDS = 0.002  # of a step that trains only the head
-SOLUTION_SECONDS = 1.0  # of a classifier that is solved for all penalties and inner folds
+SOLUTION_SECONDS = 1.0  # of a classifier of a few songs that is solved for all penalties and inner folds
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
 BACKWARD_COST = 3  # forward and backward pass of all layers, in forward passes
 CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
@@ -84,7 +84,10 @@ def estimate_run(
     is_large = plan.config.data.folds is None and data.profile["songs"] * sampling_factor >= FOLDS_BELOW
     training, n_folds = plan.config.training, 1 if is_large else data.split.n_folds
     n_train, n_val = (len(indices) * sampling_factor for indices in data.split.train_val_indices(0))
-    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, round(n_train))
+    n_examples = round(len(data.source) * sampling_factor)
+    schedule = schedule_of_fit(
+        plan.config, data.source, data.task, plan.input_spec, round(n_train), n_examples=n_examples
+    )
     fit_seconds = _fit_seconds(profile, schedule, n_train, n_val)
     n_workers = (parse_workers(training.workers) or (1, 1))[1]
     n_concurrent = 1 if training.workers is not None else min(n_parallel, n_folds)
@@ -111,7 +114,9 @@ def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: flo
 
 def _head_seconds(schedule: TrainingSchedule) -> float:
     """Return the time in which a classifier on constant features is trained or solved."""
-    return SOLUTION_SECONDS if schedule.is_solved else schedule.total_steps * HEAD_STEP_SECONDS
+    if schedule.is_solved:
+        return SOLUTION_SECONDS * (1 + schedule.global_batch_size / 500)
+    return schedule.total_steps * HEAD_STEP_SECONDS
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from rainbow_ray.config.schema import Config
 
 # losses that are convex in the logits
 CONVEX_LOSSES = ("bce", "cross_entropy", "class_balanced", "logit_adjusted", "auto", "huber", "mse", "zero_inflated")
-# Losses of `training.solver: auto`. Steps of AdamW, stopped early, give better classes, and worse numbers
-# (`python -m tests.benchmarks.solver`).
+# Losses of `training.solver: auto`. A fixed number of steps of AdamW is better for classification and worse for
+# regression (`python -m tests.benchmarks.solver`).
 SOLVED_LOSSES = ("auto", "huber", "mse", "zero_inflated")
+MAX_SOLVED_EXAMPLES = 10_000  # of a run; steps take less time for more
 
 
 def obstacles_to_solving(config: Config, *, reads_only_text: bool, is_sequence_task: bool) -> list[str]:
@@ -26,8 +27,11 @@ def obstacles_to_solving(config: Config, *, reads_only_text: bool, is_sequence_t
     conditions = {
         f"the loss {config.training.loss} is not convex": config.training.loss not in CONVEX_LOSSES,
         "examples are segments": is_sequence_task,
+        "training.sampling draws other examples in each epoch": config.training.sampling != "none",
         "a fusion of modalities is trained": not reads_only_text,
-        "layers of the encoder are trained": encoder.freeze_layers not in ("all", 1.0),
+        "model.text_encoder.freeze_layers is not all": not (
+            encoder.freeze_layers == "all" or (isinstance(encoder.freeze_layers, float) and encoder.freeze_layers == 1)
+        ),
         "the embeddings of the encoder are trained": encoder.freeze_embeddings is False,
         "attention pooling is trained": encoder.pooling == "attention",
         "the weights of model.text_encoder.layer=mix are trained": encoder.layer == "mix",
@@ -52,3 +56,16 @@ def is_solved(config: Config, *, reads_only_text: bool, is_sequence_task: bool) 
     if solver == "adamw" or (solver == "auto" and loss not in SOLVED_LOSSES):
         return False
     return not obstacles_to_solving(config, reads_only_text=reads_only_text, is_sequence_task=is_sequence_task)
+
+
+def can_be_solved(n_examples: int, *, in_memory: bool) -> bool:
+    """Return whether the data of a run allow to solve its classifiers.
+
+    Args:
+        n_examples: Number of all examples of the run, so that the folds and the refit do the same.
+        in_memory: Whether the examples are in memory, not streamed.
+
+    Returns:
+        True if they are in memory and not too many.
+    """
+    return in_memory and n_examples <= MAX_SOLVED_EXAMPLES

@@ -63,8 +63,8 @@ class TrainingConfig(Section):
     solver: Solver = Field(
         "auto",
         description="lbfgs: solve a linear classifier on a frozen encoder to the optimum, with an L2 penalty chosen by"
-        " cross-validation inside the training set; adamw: train in steps; auto: lbfgs for regression where the"
-        " encoder is frozen and only text is read, otherwise adamw",
+        " cross-validation inside the training set; adamw: train in steps; auto: lbfgs for regression of up to"
+        " 10,000 songs from text with a frozen encoder, otherwise adamw",
     )
     epochs: PositiveInt = Field(20, description="number of epochs; 6 by default if an example is a stem")
     min_steps: NonNegativeInt = Field(
@@ -92,7 +92,7 @@ class TrainingConfig(Section):
         description="loss function; binary: bce, focal, asymmetric, logit_adjusted; multiclass: cross_entropy, focal,"
         " class_balanced, logit_adjusted; multi-label: bce, focal, class_balanced, logit_adjusted; regression: auto,"
         " huber, mse, mae, zero_inflated; null: the first one listed. auto is zero_inflated where a third of the"
-        " targets is 0 and the metric an absolute error, otherwise huber",
+        " targets is 0 and the metric is mae, otherwise huber",
     )
     pos_weight: Literal["auto"] | Positive | None = Field(
         "auto",

@@ -27,6 +27,8 @@ class RunFacts:
         supports_calibration: Whether the task's scores can be calibrated.
         supports_thresholds: Whether a threshold on the score makes the task's prediction.
         n_folds: Number of folds; None before the data are split.
+        can_be_solved: Whether a linear classifier can be solved: the examples are in memory and not too many; None
+            before the data are read.
     """
 
     rows: tuple[UnusedKeys, ...] = ()
@@ -37,6 +39,7 @@ class RunFacts:
     supports_calibration: bool = True
     supports_thresholds: bool = True
     n_folds: int | None = None
+    can_be_solved: bool | None = None
 
 
 Condition = Callable[[Config, RunFacts], bool]
@@ -122,6 +125,10 @@ def _is_segment_regression(_: Config, facts: RunFacts) -> bool:
     return facts.is_sequence_task and not facts.has_classes
 
 
+def _is_solved(config: Config, facts: RunFacts) -> bool:
+    return is_solved(config, reads_only_text=facts.reads_only_text, is_sequence_task=facts.is_sequence_task)
+
+
 def _has_no_segment_labels(_: Config, facts: RunFacts) -> bool:
     return facts.is_sequence_task and facts.has_segment_labels is False
 
@@ -161,6 +168,8 @@ STEP_KEYS = section_keys(  # that only training in steps reads
     "warmup_ratio",
     "schedule",
     "max_grad_norm",
+    "save_every_n_epochs",
+    "checkpoint_seconds",
 )
 
 # the first row that matches a key gives the reason: of these, then of the task and the modalities, then of `TABLE`
@@ -297,10 +306,13 @@ TABLE = (
     # training and splits
     UnusedKeys(
         (*STEP_KEYS, "training.early_stopping."),
-        lambda config, facts: is_solved(
-            config, reads_only_text=facts.reads_only_text, is_sequence_task=facts.is_sequence_task
-        ),
+        lambda config, facts: facts.can_be_solved is True and _is_solved(config, facts),
         "the linear classifier is solved, not trained in steps; training.solver=adamw trains it",
+    ),
+    UnusedKeys(
+        ("training.solver",),
+        lambda config, facts: facts.can_be_solved is False and _is_solved(config, facts),
+        "there are more than 10,000 examples, or they are streamed: the classifier is trained in steps",
     ),
     UnusedKeys(
         section_keys("training.early_stopping", "patience", "min_delta", "inner_split"),

@@ -29,10 +29,10 @@ def training_warnings(
     messages = []
     if len(predictions) > 1 and len(set(predictions)) == 1:
         advice = f" {imbalance_advice}, training.sampling=oversample or" if imbalance_advice else ""
-        messages.append(
-            f"Collapse: every song is predicted {predictions[0]}. Try{advice}"
-            f" training.head_learning_rate={3 * config.head_learning_rate:g}."
-        )
+        setting = f"training.head_learning_rate={3 * config.head_learning_rate:g}"
+        if any(fact.get("penalty") is not None for fact in facts):  # solved without a learning rate
+            setting = "training.solver=adamw"
+        messages.append(f"Collapse: every song is predicted {predictions[0]}. Try{advice} {setting}.")
     first = float(np.mean([fact["losses"][0] for fact in facts]))
     last = float(np.mean([fact["losses"][-1] for fact in facts]))
     if all(len(fact["losses"]) > 1 for fact in facts) and last > MIN_LOSS_RATIO * first:

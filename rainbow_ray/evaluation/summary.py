@@ -48,7 +48,8 @@ def summarize(
         **data.task.summary_fields(),
         "target": plan.target,
         "metric": plan.config.training.headline,
-        "selected_on": "inner split" if plan.config.training.early_stopping.enabled else "fixed length",
+        "selected_on": _selection(plan, folds),
+        "penalties": [fit.facts.get("penalty") for fit in fits],
         **_results_fields(plan, results, folds),
         "unit": plan.unit,
         "notes": [*collect_notes(plan, data, fits), *results.calibration_notes, *_stack_notes(plan, data, results)],
@@ -63,6 +64,13 @@ def summarize(
         "manifest": plan.manifest.location,
         "demo": plan.demo,
     }
+
+
+def _selection(plan: RunPlan, folds: Sequence[FitResult]) -> str:
+    """Return what determined the length of training, or that the classifier was solved."""
+    if folds[0].facts.get("penalty") is not None:
+        return "solved"
+    return "inner split" if plan.config.training.early_stopping.enabled else "fixed length"
 
 
 def best_length(folds: Sequence[FitResult]) -> int:

@@ -9,7 +9,7 @@ from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.modalities.rows import load_encoders
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
-from rainbow_ray.modalities.text.bag_of_words import log_count_ratios
+from rainbow_ray.modalities.text.bag_of_words import WordPresence, log_count_ratios
 from rainbow_ray.model.fusion import check_fusion
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.model.temporal import check_temporal
@@ -49,20 +49,22 @@ def build_model(config: Config, input_spec: InputSpec, task: Task) -> RainbowMod
     )  # fmt: skip
 
 
-def fit_bag_of_words(model: RainbowModel, dataset: Dataset, indices: np.ndarray, task: Task, config: Config) -> None:
-    """Fit the vocabulary and the word weights of a model to the training examples; nothing without a bag of words.
+def fit_bag_of_words(
+    bag_of_words: WordPresence | None, dataset: Dataset, indices: np.ndarray, task: Task, config: Config
+) -> None:
+    """Fit the vocabulary and the word weights of a bag of words to the training examples.
 
     Args:
-        model: Its module `bag_of_words` is fitted in place.
+        bag_of_words: The module, which is fitted in place; None: nothing is done.
         dataset: Examples with hashed words.
         indices: Training examples, `(n,)`.
         task: Its classes weigh the words where `model.bag_of_words.weighting` is `ratio`.
         config: The weighting, and the seed of the random projection.
     """
-    if model.bag_of_words is None:
+    if bag_of_words is None:
         return
     examples = dataset.in_memory_subset(indices)
     words = examples.examples.take(examples.positions).ragged(tokenize.WORDS)
     classes = task.one_hot(dataset.targets[examples.indices])
     ratios = log_count_ratios(words, classes) if config.model.bag_of_words.weighting == "ratio" else None
-    model.bag_of_words.fit(words, ratios, config.reproducibility.seed)
+    bag_of_words.fit(words, ratios, config.reproducibility.seed)

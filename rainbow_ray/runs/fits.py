@@ -83,7 +83,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
     progress = FitProgress(
         run.console,
         shared.config.logging.shown,
-        schedule_of_fit(shared.config, shared.dataset, shared.task, shared.input_spec, n_train, n_songs).epochs,
+        schedule_of_fit(shared.config, shared.dataset, shared.task, shared.input_spec, n_train, n_songs=n_songs).epochs,
         headline=training.headline,
         larger_is_better=shared.task.larger_is_better(training.headline),
     )

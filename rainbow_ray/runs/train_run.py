@@ -104,7 +104,7 @@ def print_run_header(plan: RunPlan, data: PreparedData, console: Console) -> Non
     split = data.split
     train, _ = split.train_val_indices(0)
     n_songs = count_songs(data.source, train)
-    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, len(train), n_songs)
+    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, len(train), n_songs=n_songs)
     folds = "one split" if split.n_folds == 1 else f"{split.n_folds} folds"
     notes = [*plan.warnings, *data.warnings, *schedule.notes, *wandb_notes(plan.config)]
     lines = [

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.config.schema import Config
+from rainbow_ray.config.solver import can_be_solved
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.data.examples import LABELS_DISAGREE, Examples, first_per_song
 from rainbow_ray.data.splits import Split, make_split, split_hash
@@ -161,7 +162,7 @@ def data_warnings(
             " (model.text_encoder.max_length)"
         )
     warnings += _split_file_warnings(plan, split, profile, examples)
-    return [*warnings, *_unused_after_split(plan, task, split)]
+    return [*warnings, *_unused_after_split(plan, task, split, profile)]
 
 
 def _split_file_warnings(plan: RunPlan, split: Split, profile: dict[str, Any], examples: Examples) -> list[str]:
@@ -180,12 +181,15 @@ def _split_file_warnings(plan: RunPlan, split: Split, profile: dict[str, Any], e
     return warnings
 
 
-def _unused_after_split(plan: RunPlan, task: Task, split: Split) -> list[str]:
+def _unused_after_split(plan: RunPlan, task: Task, split: Split, profile: dict[str, Any]) -> list[str]:
     """Return warnings about keys that have no effect with these labels and so many folds."""
     modalities = plan.input_spec.modalities
     has_segment_labels = not task.is_weakly_labeled if plan.segments is not None else None
     facts_before = run_facts(plan.task, modalities)
-    facts_after = run_facts(plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds)
+    facts_after = run_facts(
+        plan.task, modalities, has_segment_labels=has_segment_labels, n_folds=split.n_folds,
+        can_be_solved=can_be_solved(profile["examples"], in_memory=not profile.get("streamed", False)),
+    )  # fmt: skip
     warnings = new_unused_keys(plan.config, facts_before, facts_after)
     if split.n_folds == 1 and _leaves_songs_out(plan.config):
         warnings.append("data.train_split has no effect: all songs that are not scored are trained on")

@@ -124,8 +124,9 @@ def check_phase(config: Config) -> list[str]:
 
 
 def run_facts(
-    task: Task, modalities: tuple[str, ...], *, has_segment_labels: bool | None = None, n_folds: int | None = None
-) -> RunFacts:
+    task: Task, modalities: tuple[str, ...], *, has_segment_labels: bool | None = None, n_folds: int | None = None,
+    can_be_solved: bool | None = None,
+) -> RunFacts:  # fmt: skip
     """Return what the table of unused keys depends on besides the config.
 
     Args:
@@ -133,6 +134,7 @@ def run_facts(
         modalities: Modalities that are read.
         has_segment_labels: Whether segments have labels of their own; None before labels are read.
         n_folds: Number of folds; None before the data are split.
+        can_be_solved: Whether a linear classifier can be solved; None before the data are read.
 
     Returns:
         The facts.
@@ -146,6 +148,7 @@ def run_facts(
         supports_thresholds=task.supports_thresholds,
         has_segment_labels=has_segment_labels,
         n_folds=n_folds,
+        can_be_solved=can_be_solved,
     )
 
 

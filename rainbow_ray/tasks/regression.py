@@ -47,7 +47,7 @@ class Regression(ExampleTask):
     outputs (`zero_inflated`), the first is the logit of "not zero" and the second is z given that it is not.
 
     Attributes:
-        loss_name: Name of the loss, a key of `LOSSES`.
+        loss_name: Name of the loss, a key of `LOSSES`; before `fit`, that of `training.loss: auto`.
         transform: t, a `TargetTransform`.
         shift: Mean of the transformed training targets, from `fit` on.
         scale: Standard deviation of the transformed training targets, from `fit` on.
@@ -163,11 +163,15 @@ class Regression(ExampleTask):
         if problems:
             raise InputError(problems)
         notes = narrowing_warnings(targets, column) if config.training.target_transform == "none" else ()
-        loss, metric = config.training.loss, config.training.metric or self.defaults.metric
-        if loss == AUTO and choose_loss(targets, metric) == "zero_inflated":
-            zeros = f"target {column!r} is 0 on {np.mean(targets == 0):.0%} of the songs"
-            notes = (*notes, f"{zeros}: training.loss is zero_inflated, for the smallest absolute error")
-        return ParsedLabels(self, targets, nothing_left_out(len(targets)), notes)
+        task = self
+        if (config.training.loss or self.defaults.loss) == AUTO:
+            task = dataclasses.replace(
+                self, loss_name=choose_loss(targets, config.training.metric or self.defaults.metric)
+            )
+            if task.loss_name == "zero_inflated":
+                zeros = f"target {column!r} is 0 on {np.mean(targets == 0):.0%} of the songs"
+                notes = (*notes, f"{zeros}: training.loss is zero_inflated, for the smallest absolute error")
+        return ParsedLabels(task, targets, nothing_left_out(len(targets)), notes)
 
     @override
     def strata(self, targets: np.ndarray) -> np.ndarray:
@@ -189,7 +193,7 @@ class Regression(ExampleTask):
     def fit(self, targets: np.ndarray, config: TrainingConfig) -> Regression:
         loss, transform = config.loss or self.defaults.loss, config.target_transform
         if loss == AUTO:
-            loss = choose_loss(targets, config.metric or self.defaults.metric)
+            loss = self.loss_name  # which all fits of a run share
         targets = targets.astype(np.float64)
         learned = targets[targets != 0] if loss == "zero_inflated" else targets
         if transform == "log1p":

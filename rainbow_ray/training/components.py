@@ -78,7 +78,7 @@ def build_components(
     """
     train_indices = train_indices[dataset.weights[train_indices] > 0]  # segments without a label have weight 0
     model = build_model(config, input_spec, task)
-    fit_bag_of_words(model, dataset, train_indices, task, config)
+    fit_bag_of_words(model.bag_of_words, dataset, train_indices, task, config)
     model.to(execution.device)
     features = FeatureProvider(
         config, dataset, input_spec, model, execution, frozen_cache=frozen_cache, window_keys=window_keys

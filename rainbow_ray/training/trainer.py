@@ -34,7 +34,7 @@ from rainbow_ray.training.epoch_plan import EpochPlanner
 from rainbow_ray.training.fit_data import FitData, FitOutput, TrainState
 from rainbow_ray.training.linear_solver import solve_classifier
 from rainbow_ray.training.loggers import MetricLogger
-from rainbow_ray.training.schedule import schedule_of_fit, wants_solution
+from rainbow_ray.training.schedule import is_solved_run, schedule_of_fit
 from rainbow_ray.training.train_step import StepResult, TrainStep, rng_state, set_rng_state
 from rainbow_ray.utils.errors import TrainingError
 
@@ -91,7 +91,7 @@ class Trainer:
         set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
         precision, precision_notes = pick_precision(config.training.mixed_precision, device)
-        self.is_solved = wants_solution(config, data.dataset, data.task, data.input_spec, len(data.train))
+        self.is_solved = is_solved_run(config, data.dataset, data.task, data.input_spec)
         self.train, self.inner = self._split()
         self.planner = EpochPlanner(config, self.dataset, data.task, self.train)
         # the class balance of the sampled examples, which is what training sees
@@ -100,8 +100,9 @@ class Trainer:
         song_targets = self.dataset.targets[one_per_song]
         self.task = data.task.fit(song_targets, config.training)
         n_songs = count_songs(self.dataset, self.train)
-        self.schedule = data.schedule or schedule_of_fit(
-            config, self.dataset, data.task, data.input_spec, len(sample), n_songs
+        known_schedule = None if self.is_solved else data.schedule
+        self.schedule = known_schedule or schedule_of_fit(
+            config, self.dataset, data.task, data.input_spec, len(sample), n_songs=n_songs
         )
         self.monitor, monitor_notes = monitored_metric(config.training, self.task, self.dataset.targets[self.inner])
         execution = ExecutionContext(device, precision, process_group)
@@ -285,8 +286,8 @@ class Trainer:
     def _solve(self) -> None:
         """Solve the classifier, in place of all epochs."""
         state, start = self.state, time.perf_counter()
-        state.penalty, loss = solve_classifier(self.components, self.planner.sample(epoch=0), self.data.split_by)
-        state.epoch = state.step = 1
+        state.penalty, loss = solve_classifier(self.components, self.train, self.data.split_by)
+        state.epoch = state.step = self.schedule.epochs
         state.losses.append(loss)
         state.seconds["train"] += time.perf_counter() - start
         self._log("train", loss=loss, penalty=state.penalty, examples=len(self.train))
@@ -358,6 +359,8 @@ class Trainer:
         """Return why a readable checkpoint cannot be continued from; empty if it can."""
         if checkpoint["base"] != self._frozen_hash:
             return "it belongs to another encoder"
+        if (checkpoint["progress"].get("penalty") is not None) != self.is_solved:
+            return "its classifier was trained in steps" if self.is_solved else "its classifier was solved"
         epoch = checkpoint["progress"]["best_epoch"]
         if len(self.inner) and epoch and self.checkpoints.load_best(epoch) is None:
             return f"the model of its best epoch ({epoch}) is missing or damaged"

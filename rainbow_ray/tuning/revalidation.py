@@ -103,11 +103,17 @@ def revalidate(
     default = None
     if winner.number != 0 and has_default:
         default_config = apply_values(sweep.config, first.values if first is not None else {}, "trial 0")
-        default, _ = _fit(shared, default_config, seeds, splits, folder / "default", resources, _no_baselines)
+        has_own_baselines = variant is not shared  # it reads other texts, or with another encoder
+        default, own_baselines = _fit(
+            shared, default_config, seeds, splits, folder / "default", resources,
+            score_baselines if has_own_baselines else _no_baselines,
+        )  # fmt: skip
+        default_members = _members(
+            shared, data, default_config, default, own_baselines if has_own_baselines else baselines
+        )
+        default = _final_scores(shared, data, seeds, splits, default, default_members)
     members = _members(variant, data, config, scores, baselines)
     scores = _final_scores(shared, data, seeds, splits, scores, members)
-    if default is not None:
-        default = _final_scores(shared, data, seeds, splits, default, members)
     if winner.number == 0:
         default = scores
     has_fresh_splits = not sweep.config.data.split_file
@@ -241,7 +247,8 @@ def _members(
     wants = wants_stack(config.training, data.profile["songs"], data.split.n_folds)
     if not wants or data.task.is_weakly_labeled:
         return {}
-    members = {name: baselines[name] for name in stackable_baselines(variant, baselines)}
+    context = dataclasses.replace(variant, config=config)
+    members = {name: baselines[name] for name in stackable_baselines(context, baselines)}
     scored = is_scored(scores, data.task)
     is_complete = all(bool(is_scored(values, data.task)[scored].all()) for values in members.values())
     return members if is_complete else {}  # of many songs, baselines score a sample
