@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rainbow_ray.evaluation.solution import describe_solution
 from rainbow_ray.modalities.selection import reads_only_text
 from rainbow_ray.utils.number_format import format_interval, format_number
 
@@ -130,6 +131,7 @@ def _model_description(summary: Mapping[str, Any], info: Mapping[str, Any], n_me
         "text encoder": f"`{info['encoder']}`" if info["encoder"] else "–",
         "model": model,
         **({"stacked ensemble": f"weights {weights}"} if stack else {}),
+        **({"training": solution} if (solution := describe_solution(summary)) else {}),
         "precision": precision,
         "config": f"hash `{info['config_hash']}`",
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from rainbow_ray.evaluation.solution import describe_solution
 from rainbow_ray.html_report import charts
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
 from rainbow_ray.html_report.label_issues import ExplainWords, find_label_issues
@@ -61,7 +62,7 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], explain: ExplainWords 
             _metrics(run),
             *_stack(run),
             *modality_section(run),
-            Section("learning", "Learning curves", charts=charts.learning_curves(run.records, summary["metric"])),
+            _training(run),
             *_more_songs(run),
             *_timelines(run, texts),
             _errors(run.example_view),
@@ -72,6 +73,12 @@ def run_page(run: RunArtifacts, texts: Mapping[str, str], explain: ExplainWords 
         ],
         footer=f"config {summary['config_hash']}, data {summary['data_hash']}; {run.path}",
     )
+
+
+def _training(run: RunArtifacts) -> Section:
+    if solution := describe_solution(run.summary):
+        return Section("learning", "Learning curves", [solution])
+    return Section("learning", "Learning curves", charts=charts.learning_curves(run.records, run.summary["metric"]))
 
 
 def class_names(run: RunArtifacts) -> Sequence[str]:

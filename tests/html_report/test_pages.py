@@ -61,7 +61,10 @@ def test_a_run_has_written_its_page(finished, task):
     for image in (folder / "plots").iterdir():
         assert image.read_bytes().startswith(b"\x89PNG"), image
     charts = {path.stem for path in (folder / "plots").iterdir()}
-    assert {"learning-loss", "learning-metric", "scores"} <= charts
+    assert "scores" in charts
+    assert ({"learning-loss", "learning-metric"} <= charts) == (task != "regression"), (
+        "one that is solved has no epochs"
+    )
     expected = {"scatter", "residuals"} if task == "regression" else {"precision-recall", "roc", "reliability"}
     assert expected <= charts
     assert ("confusion" in charts) == (task in ("binary", "multiclass"))
@@ -319,3 +322,11 @@ def test_without_its_manifest_a_page_has_no_texts(copy, run_report, finished):
     (folder / "summary.json").write_text(json.dumps({**summary, "manifest": "/nowhere/songs.parquet"}))
     assert run_report(folder)[0] == 0
     assert "Texts are not shown" in (folder / "report.html").read_text()
+
+
+def test_a_run_whose_classifiers_are_solved_says_so(finished):
+    page = (finished("regression") / "report.html").read_text()
+    assert "was solved to the optimum of its loss with an L2 penalty" in page
+    card = (finished("regression") / "model" / "README.md").read_text()
+    assert "was solved to the optimum" in card
+    assert "was solved" not in (finished("binary") / "report.html").read_text()
