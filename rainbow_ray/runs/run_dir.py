@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from rainbow_ray.config.load import dump, with_resolved_paths
 from rainbow_ray.config.schema import HASH_EXCLUDED, Config
+from rainbow_ray.config.solver import SOLVED_LOSSES
 from rainbow_ray.data.splits import write_split_file
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import write_json
@@ -314,11 +315,20 @@ def _missing_files(run_dir: RunDir) -> list[str]:
 def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
     """Return a message for each key in which the config of a run differs."""
     try:
-        saved = Config.model_validate(yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8")))
+        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
+        saved = Config.model_validate(_with_earlier_defaults(document))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:MAX_ERROR_CHARACTERS]})"]
     saved = with_resolved_paths(saved)
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
+
+
+def _with_earlier_defaults(document: Any) -> Any:
+    """Return the saved config of a run; runs of versions without `training.solver` trained in steps."""
+    training = document.get("training") if isinstance(document, dict) else None
+    if not isinstance(training, dict) or "solver" in training or training.get("loss") not in SOLVED_LOSSES:
+        return document
+    return {**document, "training": {**training, "solver": "adamw"}}
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:

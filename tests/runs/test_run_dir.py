@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, open_run
@@ -63,6 +65,24 @@ def test_a_run_of_another_config_is_not_resumed(config):
     resumed = open_run(config, None, resume=True)
     assert resumed.path == run_dir.path
     release(resumed)
+
+
+@pytest.mark.parametrize(("loss", "message"), [("huber", 'training.solver was "adamw", now "auto"'), ("bce", None)])
+def test_an_earlier_version_trained_numbers_in_steps(config, loss, message):
+    """Its unfinished runs go on with `training.solver=adamw`; those of classes go on as they are."""
+    config = config.with_values({"training.loss": loss})
+    run_dir = open_run(config, "a", resume=False)
+    for name in ("data.json", "split.json"):
+        run_dir.file(name).touch()
+    release(run_dir)
+    document = yaml.safe_load(run_dir.file("config.yaml").read_text())
+    del document["training"]["solver"]
+    run_dir.file("config.yaml").write_text(yaml.safe_dump(document))
+    if message is not None:
+        with pytest.raises(InputError, match=re.escape(message)):
+            open_run(config, "a", resume=True)
+        config = config.with_values({"training.solver": "adamw"})
+    release(open_run(config, "a", resume=True))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
