@@ -32,17 +32,17 @@ INNER_FOLDS = 5  # for the weights of a single split
 
 
 @dataclass(frozen=True)
-class StackedScores:
-    """Scores of a run's stacked ensemble.
+class CrossFit:
+    """Weights of a stack, and scores with weights of other folds.
 
     Attributes:
         scores: Cross-fitted out-of-fold scores of all examples, `(examples, …)`, NaN where no fold scores one.
         fold_scores: For each fold, scores of all examples with its weights, `(folds, examples, …)`: what is fitted for
             the fold on these scores depends on no label of its songs.
         weights: Weights fitted on all songs.
-        by_fold: Weights of each fold, fitted on the songs of the other folds.
+        by_fold: Weights of each fold, fitted on the songs of the other folds; the folds of a single split are folds of
+            its validation songs.
         shares: Part of each member in the variation of the combined scores; they sum to 1.
-        fits: Fitted members.
     """
 
     scores: np.ndarray
@@ -50,6 +50,16 @@ class StackedScores:
     weights: StackWeights
     by_fold: tuple[StackWeights, ...]
     shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StackedScores(CrossFit):
+    """Scores and members of a run's stacked ensemble; of a single split, `by_fold` has the weights of all songs.
+
+    Attributes:
+        fits: Fitted members.
+    """
+
     fits: MemberFits
 
     def of_fit(self, fold: int | None, rows: np.ndarray, neural_scores: np.ndarray) -> np.ndarray:
@@ -99,25 +109,6 @@ def wants_stack(training: TrainingConfig, n_songs: int, n_folds: int) -> bool:
     if training.combine == "auto":
         return n_folds > 1 and n_songs >= MIN_STACK_SONGS
     return training.combine == "stack"
-
-
-@dataclass(frozen=True)
-class CrossFit:
-    """Weights of a stack, and scores with weights of other folds.
-
-    Attributes:
-        scores: Cross-fitted scores, as in `StackedScores`.
-        fold_scores: As in `StackedScores`.
-        weights: Weights fitted on all songs.
-        by_fold: Weights of each fold; the folds of a single split are folds of its validation songs.
-        shares: As in `StackedScores`.
-    """
-
-    scores: np.ndarray
-    fold_scores: np.ndarray
-    weights: StackWeights
-    by_fold: tuple[StackWeights, ...]
-    shares: dict[str, float]
 
 
 def stack_scores(

@@ -1,10 +1,10 @@
 """The Huber loss and the zero-inflated one, by the fraction of targets that are 0.
 
     python -m tests.benchmarks.zero_inflation                                # the demo songs
-    python -m tests.benchmarks.zero_inflation --manifest songs.parquet --target rebracketing_intensity
+    python -m tests.benchmarks.zero_inflation --manifest songs.parquet
 
-Songs whose target is 0 are left out at random until the fraction is reached. For each fraction, a line of JSON has the
-means over seeds of the absolute error and of the RMSE of the neural network, by loss.
+Songs whose target is 0 are left out at random until the fraction is reached, or all of them are kept. For each
+fraction, a line of JSON has the means over seeds of the absolute error and of the RMSE of the neural network, by loss.
 """
 
 from __future__ import annotations
@@ -13,50 +13,60 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rainbow_ray.data.demo.songs import demo_table
-from tests.benchmarks.solver import measure
+from rainbow_ray.config.load import resolve
+from rainbow_ray.setup.plan import make_plan
+from rainbow_ray.tasks.scores import empty_scores
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
+from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.trainer import fit
+from tests.helpers import data_of
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
 
 
-def with_fraction_of_zeros(table: pa.Table, song_column: str, target: str, fraction: float, seed: int) -> pa.Table:
-    """Return a table without some of the songs whose target is 0; all where there are too few of these."""
-    is_zero = pc.equal(table[target].cast(pa.float64()), 0.0)
-    zeros = pc.unique(table.filter(is_zero)[song_column]).to_pylist()
-    others = len(pc.unique(table.filter(pc.invert(is_zero))[song_column]))
-    n_kept = min(len(zeros), round(fraction / (1 - fraction) * others))
-    dropped = np.random.default_rng(seed).permutation(zeros)[n_kept:].tolist()
-    return table.filter(pc.invert(pc.is_in(table[song_column], pa.array(dropped, table[song_column].type))))
+def keep_fraction_of_zeros(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the mask of all examples but some of those whose target is 0."""
+    zeros = np.flatnonzero(targets == 0)
+    n_kept = min(len(zeros), round(fraction / (1 - fraction) * (len(targets) - len(zeros))))
+    mask = np.ones(len(targets), dtype=bool)
+    mask[np.random.default_rng(seed).permutation(zeros)[n_kept:]] = False
+    return mask
+
+
+def measure(keys: list[tuple[str, Any]], loss: str, fraction: float, seed: int) -> tuple[float, float]:
+    """Return the absolute error and the RMSE of the out-of-fold scores."""
+    overrides = [("phase", 4), ("reproducibility.seed", seed), ("training.loss", loss), *keys]
+    plan = make_plan(resolve(None, {}, overrides))
+    data = data_of(plan)
+    targets, scores = data.source.targets, empty_scores(data.task, len(data.source))
+    kept = keep_fraction_of_zeros(targets, fraction, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for fold in range(data.split.n_folds):
+            train, val = (rows[kept[rows]] for rows in data.split.train_val_indices(fold))
+            fit_data = FitData(data.source, train, val, data.task, plan.input_spec, fold, data.split.split_by)
+            output = fit(plan.config, fit_data, NullLogger(), CheckpointManager(Path(folder) / str(fold)))
+            scores[val] = output.val_scores
+    errors = (scores - targets)[kept]
+    return float(np.abs(errors).mean()), float(np.sqrt((errors**2).mean()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path)
-    parser.add_argument("--target", default="rebracketing_intensity")
-    parser.add_argument("--song-column", default="id")
+    parser.add_argument("--manifest", default="demo")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--encoder", default="embedded")
     options = parser.parse_args()
-    table = demo_table() if options.manifest is None else pq.read_table(options.manifest)
+    keys = [("data.manifest_path", options.manifest), ("model.text_encoder.model_name", options.encoder)]
     for fraction in FRACTIONS:
-        row: dict[str, object] = {"zeros": fraction}
+        row: dict[str, Any] = {"zeros": fraction}
         for loss in ("huber", "zero_inflated"):
-            results = []
-            for seed in range(options.seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / "songs.parquet"
-                    pq.write_table(
-                        with_fraction_of_zeros(table, options.song_column, options.target, fraction, seed), path
-                    )
-                    keys = [("data.manifest_path", str(path)), ("model.text_encoder.model_name", "embedded"),
-                            ("data.target_column", options.target), ("training.loss", loss)]  # fmt: skip
-                    results.append(measure(keys, 4, seed))
-            row[loss] = {name: round(float(np.mean([r[name] for r in results])), 3) for name in ("mae", "rmse")}
+            means = np.mean([measure(keys, loss, fraction, seed) for seed in range(options.seeds)], axis=0)
+            row[loss] = dict(zip(("mae", "rmse"), means.round(3).tolist(), strict=True))
         print(json.dumps(row), flush=True)
 
 
