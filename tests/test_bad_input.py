@@ -212,14 +212,14 @@ def test_the_printed_default_config_gives_the_default_plan(command, monkeypatch,
 
 
 def test_texts_without_words_do_not_stop_the_baselines(write_table):
-    from rainbow_ray.baselines.common import run_baselines
+    from rainbow_ray.baselines.common import baseline_inputs, run_baselines
 
     columns = song_rows()
     columns["key"] = [f"{'ABCDEFG'[i % 7]}" for i in range(48)]
     plan = plan_of(write_table(columns), data__text_columns=["key"], data__min_concept_length=0)
     data = data_of(plan)
     states = data.examples.targets[:, None, None] + [[[0.0, 1.0]]]
-    scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
+    scores = run_baselines(data.task, baseline_inputs(data.task, data.examples, states, seed=0), data.split).scores
     assert (scores["bag of words + boosting"] == scores["majority"]).all()
 
 

@@ -78,20 +78,39 @@ class KeepFits:
         return baseline.fit_member is not None and baseline.name not in excluded
 
 
+def baseline_inputs(
+    task: Task, examples: Examples, hidden_states: np.ndarray | None,
+    media_features: Mapping[str, np.ndarray] | None = None, *, seed: int,
+) -> BaselineInputs:  # fmt: skip
+    """Return what baselines read of examples.
+
+    Args:
+        task: Task of a single example.
+        examples: Examples with targets of that task.
+        hidden_states: Means of the frozen text encoder's hidden states, `(examples, layers, hidden_size)`, or None.
+        media_features: Pooled features of other modalities by name, `(examples, width)`.
+        seed: Seed of models and of inner folds.
+
+    Returns:
+        The inputs; without a column of songs, each example is a song.
+    """
+    has_songs = "song" in examples.table.column_names
+    songs = examples.codes("song") if has_songs else np.arange(len(examples))
+    return BaselineInputs(
+        model_family(task), examples.targets, examples.texts, songs, hidden_states, media_features or {}, seed
+    )
+
+
 def run_baselines(
-    task: Task, examples: Examples, split: Split, hidden_states: np.ndarray | None,
-    media_features: Mapping[str, np.ndarray] | None = None, *, seed: int, has_label: np.ndarray | None = None,
+    task: Task, inputs: BaselineInputs, split: Split, *, has_label: np.ndarray | None = None,
     keep: KeepFits | None = None,
 ) -> Baselines:  # fmt: skip
     """Return out-of-fold scores of all baselines that apply.
 
     Args:
         task: Task of a single example.
-        examples: Examples with targets of that task.
+        inputs: What the baselines read of the examples.
         split: Folds of the examples.
-        hidden_states: Means of the frozen text encoder's hidden states, `(examples, layers, hidden_size)`, or None.
-        media_features: Pooled features of other modalities by name, `(examples, width)`.
-        seed: Seed of models and of inner folds.
         has_label: Mask of the examples to fit on, `(examples,)`; None for all. The others are scored only.
         keep: Which fitted models are returned, too; None for none.
 
@@ -100,13 +119,8 @@ def run_baselines(
     """
     from threadpoolctl import threadpool_limits
 
-    has_songs = "song" in examples.table.column_names
-    songs = examples.codes("song") if has_songs else np.arange(len(examples))
-    inputs = BaselineInputs(
-        model_family(task), examples.targets, examples.texts, songs, hidden_states, media_features or {}, seed
-    )
     baselines = applicable_baselines(inputs)
-    scores = {baseline.name: empty_scores(task, len(examples)) for baseline in baselines}
+    scores = {baseline.name: empty_scores(task, len(inputs.targets)) for baseline in baselines}
     sides = [split.train_val_indices(fold) for fold in range(split.n_folds)]
     kept = [] if keep is None else [baseline for baseline in baselines if keep.includes(baseline)]
     members: list[dict[str, LinearMember]] = []
@@ -124,7 +138,7 @@ def run_baselines(
                     scores[baseline.name][val] = fit(inputs, labeled, val)
         if keep is None or not kept:
             return Baselines(scores)
-        everything = np.arange(len(examples)) if has_label is None else np.flatnonzero(has_label)
+        everything = np.arange(len(inputs.targets)) if has_label is None else np.flatnonzero(has_label)
         members.append({baseline.name: _fit_member(baseline, inputs, everything) for baseline in kept})
         scored = keep.scored or inputs.member_inputs
         names = [baseline.name for baseline in kept]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
+from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, baseline_inputs, run_baselines
 from rainbow_ray.baselines.features import media_features, reference_features, text_states, trained_modalities
 from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
@@ -45,7 +45,8 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
     else:
         labeled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
         baselines = run_baselines(
-            task.base_task, labeled, part, states, features, seed=seed, has_label=task.has_label(examples.targets),
+            task.base_task, baseline_inputs(task.base_task, labeled, states, features, seed=seed), part,
+            has_label=task.has_label(examples.targets),
             keep=KeepFits(None, trained_modalities(context)) if keep_fits and len(rows) == len(dataset) else None,
         )  # fmt: skip
     all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}
@@ -90,7 +91,8 @@ def _score_songs(
     song_states = None if states is None else np.stack([states[song].mean(axis=0) for song in songs])
     song_features = {name: np.stack([values[song].mean(axis=0) for song in songs]) for name, values in features.items()}
     joined = _join_segments(examples, songs)
-    scores = run_baselines(base_task, joined, split.take(first), song_states, song_features, seed=seed).scores
+    inputs = baseline_inputs(base_task, joined, song_states, song_features, seed=seed)
+    scores = run_baselines(base_task, inputs, split.take(first)).scores
     sizes = np.array([song.stop - song.start for song in songs])
     return {
         name: np.repeat(values / sizes.reshape(-1, *[1] * (values.ndim - 1)), sizes, axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, run_baselines
+from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, baseline_inputs, run_baselines
 from rainbow_ray.baselines.features import (
     media_features,
     read_layer,
@@ -13,8 +13,6 @@ from rainbow_ray.baselines.features import (
     trained_modalities,
 )
 from rainbow_ray.baselines.learning_curve import learning_curve_scores
-from rainbow_ray.baselines.model_family import model_family
-from rainbow_ray.baselines.models import BaselineInputs
 from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
 from rainbow_ray.stacking.linear_member import MemberInputs, layer_features
@@ -57,13 +55,9 @@ def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool
     scored, songs_of_scored = None, examples.codes("song")
     if dataset.songs is not None and is_complete:
         scored, songs_of_scored = _stem_inputs(dataset, rows, view, states, row_features), dataset.songs[rows.indices]
-    inputs = BaselineInputs(
-        model_family(context.task), examples.targets, examples.texts, examples.codes("song"), states, features, seed
-    )
+    inputs = baseline_inputs(context.task, examples, states, features, seed=seed)
     keep = KeepFits(scored, trained_modalities(context)) if keep_fits and is_complete else None
-    baselines = run_baselines(
-        context.task, examples, split.take(view.indices), states, features, seed=seed, keep=keep
-    )  # fmt: skip
+    baselines = run_baselines(context.task, inputs, split.take(view.indices), keep=keep)
     all_scores = {name: empty_scores(context.task, len(dataset)) for name in baselines.scores}
     for name, values in baselines.scores.items():
         all_scores[name][view.indices] = values

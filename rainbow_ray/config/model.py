@@ -7,7 +7,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from rainbow_ray.config.choices import Activation, FusionKind, TemporalKind, TextPooling, WordWeighting
-from rainbow_ray.config.section import Depth, Names, NonNegative, Positive, PositiveInt, Probability, Section
+from rainbow_ray.config.section import (
+    Depth,
+    FrozenDepth,
+    Names,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Probability,
+    Section,
+)
 
 EMBEDDED_ENCODER = "embedded"  # a small encoder that is installed with the package
 DEFAULT_ENCODER = "microsoft/deberta-v3-base"
@@ -29,7 +38,7 @@ class TextEncoderConfig(Section):
     )
     max_length: PositiveInt = Field(512, description="maximum number of tokens; longer texts are truncated")
     layer: Depth = Field(0.34, description=LAYER)
-    freeze_layers: Depth = Field("all", description=FREEZE_LAYERS)
+    freeze_layers: FrozenDepth = Field("all", description=FREEZE_LAYERS)
     freeze_embeddings: bool | None = Field(
         None, description="whether the token embeddings are frozen; null: if any layer is frozen"
     )
@@ -54,7 +63,7 @@ class AudioEncoderConfig(Section):
     freeze_feature_extractor: bool = Field(
         True, description="whether the convolutional feature extractor below the layers is frozen"
     )
-    freeze_layers: Depth = Field("all", description=FREEZE_LAYERS)
+    freeze_layers: FrozenDepth = Field("all", description=FREEZE_LAYERS)
     num_tokens: PositiveInt = Field(16, description="number of time steps that each window is average-pooled to")
     hidden_size: PositiveInt = Field(64, description="hidden size of the embedded network")
     mask_time: Probability = Field(0.1, description="SpecAugment: fraction of time steps masked in training")

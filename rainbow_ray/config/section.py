@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SEEDS = 2**32  # numpy accepts seeds below this number
 
@@ -20,7 +20,10 @@ PositiveInt = Annotated[int, Field(strict=True, gt=0)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=SEEDS)]
 # `strict` keeps 2 an int and 0.33 a float: an int counts layers, a float is a fraction of them
 Depth = Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(strict=True, ge=0.0, le=1.0)] | str
-
+# how much of an encoder is frozen: a fraction of 1 and `all` mean the same
+FrozenDepth = Annotated[
+    Depth, AfterValidator(lambda depth: "all" if isinstance(depth, float) and depth == 1 else depth)
+]
 
 Names = Mapping[str, str]
 

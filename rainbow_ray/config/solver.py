@@ -29,9 +29,7 @@ def obstacles_to_solving(config: Config, *, reads_only_text: bool, is_sequence_t
         "examples are segments": is_sequence_task,
         "training.sampling draws other examples in each epoch": config.training.sampling != "none",
         "a fusion of modalities is trained": not reads_only_text,
-        "model.text_encoder.freeze_layers is not all": not (
-            encoder.freeze_layers == "all" or (isinstance(encoder.freeze_layers, float) and encoder.freeze_layers == 1)
-        ),
+        "model.text_encoder.freeze_layers is not all": encoder.freeze_layers != "all",
         "the embeddings of the encoder are trained": encoder.freeze_embeddings is False,
         "attention pooling is trained": encoder.pooling == "attention",
         "the weights of model.text_encoder.layer=mix are trained": encoder.layer == "mix",

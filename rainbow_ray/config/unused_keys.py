@@ -305,7 +305,7 @@ TABLE = (
     ),
     # training and splits
     UnusedKeys(
-        (*STEP_KEYS, "training.early_stopping."),
+        (*STEP_KEYS, "training.early_stopping.", "logging.log_every_n_steps"),
         lambda config, facts: facts.can_be_solved is True and _is_solved(config, facts),
         "the linear classifier is solved, not trained in steps; training.solver=adamw trains it",
     ),

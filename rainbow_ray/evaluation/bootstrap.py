@@ -114,7 +114,8 @@ def bootstrap_ci(
         seed: Seed of the resampling.
 
     Returns:
-        Low and high end by metric; None where more than a fifth of the resamples do not define the metric.
+        Low and high end by metric; None where more than a fifth of the resamples do not define the metric, and where
+        all resamples agree, as with a single predicted class: a bootstrap knows no error that the sample does not have.
 
     Reference:
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
@@ -127,7 +128,8 @@ def bootstrap_ci(
         drawn |= task.metric_values(of_thresholded, targets[rows], predictions.thresholded[rows])
         for name, of_metric in values.items():
             of_metric.append(drawn[name])
-    return {name: percentile_interval(of_metric) for name, of_metric in values.items()}
+    intervals = {name: percentile_interval(of_metric) for name, of_metric in values.items()}
+    return {name: None if ends is None or ends[0] == ends[1] else ends for name, ends in intervals.items()}
 
 
 def paired_bootstrap(

@@ -26,6 +26,7 @@ from rainbow_ray.inference.row_scores import NOVELTY
 from rainbow_ray.utils.errors import InputError
 
 MIN_PROBABILITY = 1e-6
+COLUMNS = ("rank", "text", "prediction", "uncertainty", NOVELTY, "value")  # besides the id
 CHUNK_ROWS = 256  # rows whose media are in memory
 
 
@@ -95,6 +96,7 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     job = make_job(predictor, manifest, request)
     table = manifest.read(job.columns)
     id_column = predictor.bundle.info.get("id_column", "id")
+    id_name = f"{id_column}_id" if id_column in COLUMNS else id_column
     ids = table[id_column].to_pylist() if id_column in table.column_names else [None] * len(table)
     predictions, features, report = _predict_in_chunks(predictor, table)
     notes += report.notes(request.media_root)
@@ -113,7 +115,7 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     rows = [
         {
             "rank": rank,
-            id_column: f"row {i}" if ids[i] is None else ids[i],
+            id_name: f"row {i}" if ids[i] is None else ids[i],
             "text": text,
             "prediction": predictions["prediction"].iloc[i],
             "uncertainty": float(weights[i]),
@@ -122,7 +124,7 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
         }
         for rank, (i, value, text) in enumerate(zip(chosen, values, texts, strict=True), 1)
     ]
-    _print_rows(rows, id_column, console)
+    _print_rows(rows, id_name, console)
     for note in notes:
         console.print(f"Note: {note}")
     if out is not None and rows:

@@ -75,6 +75,9 @@ class TextPrediction(BaseModel):
     prediction: bool | str | float | list[str] | None = Field(description="null for an empty text")
     scores: dict[str, float] = Field(description="scores by class; `score` of models with a single score")
     reason: str | None = Field(description="why there is no prediction")
+    novelty: float | None = Field(
+        None, description="how unlike the training songs the text is; above 1 for 5% of held-out training songs"
+    )
     modalities: str | None = Field(
         None, description="modalities that the score was computed from, of models that read audio or MIDI as well"
     )

@@ -7,14 +7,13 @@ import asyncio
 import logging
 from typing import Any
 
-import numpy as np
 from ray import serve
 from ray.serve.config import HTTPOptions
 
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.serving.app import make_app
 from rainbow_ray.serving.auth import AccessPolicy
-from rainbow_ray.serving.service import Service
+from rainbow_ray.serving.service import ServedPrediction, Service
 
 NAME = "rainbow_ray"
 MAX_BATCH_TEXTS = 64
@@ -26,8 +25,8 @@ class Replica(Service):
     """A service that scores texts of concurrent requests as one batch."""
 
     @serve.batch(max_batch_size=MAX_BATCH_TEXTS, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def _score(self, texts: list[str]) -> list[np.ndarray]:
-        return list(await asyncio.to_thread(self.predictor.score_texts, texts))
+    async def _predict(self, texts: list[str]) -> list[ServedPrediction]:
+        return await asyncio.to_thread(self._predict_batch, texts)
 
 
 def start(options: argparse.Namespace, policy: AccessPolicy, cluster: RayResources) -> None:

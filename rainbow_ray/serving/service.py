@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rainbow_ray.inference.media_report import MODALITIES_READ
@@ -28,6 +27,8 @@ class ServedPrediction:
         prediction: A bool, class, list of classes or float; None for an empty text.
         scores: Scores by class.
         reason: Why there is no prediction.
+        novelty: How unlike the training songs the text is; None for an empty text, and where the model has no training
+            songs to compare with.
         modalities: Modalities that the score was computed from, of models that read audio or MIDI as well; requests
             contain text alone.
     """
@@ -35,16 +36,17 @@ class ServedPrediction:
     prediction: Any
     scores: dict[str, float]
     reason: str | None
+    novelty: float | None = None
     modalities: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the prediction.
 
         Returns:
-            A dictionary, without `modalities` where it is None.
+            A dictionary, without `novelty` and `modalities` where they are None.
         """
-        fields = dict(vars(self))
-        return fields if self.modalities is not None else {k: v for k, v in fields.items() if k != "modalities"}
+        optional = ("novelty", "modalities")
+        return {name: value for name, value in vars(self).items() if value is not None or name not in optional}
 
 
 class Service:
@@ -89,8 +91,7 @@ class Service:
         Returns:
             A prediction per text, in their order.
         """
-        rows = await asyncio.gather(*(self._score(text) for text in texts))
-        return [self._decode(row) for row in rows]
+        return list(await asyncio.gather(*(self._predict(text) for text in texts)))
 
     async def explain(self, text: str, column: str) -> list[WordEffect]:
         """Find the words with the largest effect on a score.
@@ -116,20 +117,26 @@ class Service:
         """
         return await asyncio.to_thread(self._predict_segments, rows)
 
-    async def _score(self, text: str) -> np.ndarray:
-        """Return scores of a text, `(scores,)`; replicas score texts of several requests as one batch."""
-        row: np.ndarray = (await asyncio.to_thread(self.predictor.score_texts, [text]))[0]
-        return row
+    async def _predict(self, text: str) -> ServedPrediction:
+        """Return the prediction for a text; replicas predict texts of several requests as one batch."""
+        return (await asyncio.to_thread(self._predict_batch, [text]))[0]
 
-    def _decode(self, row: np.ndarray) -> ServedPrediction:
-        """Convert the scores of a text to a prediction."""
-        if np.isnan(row).any():
+    def _predict_batch(self, texts: list[str]) -> list[ServedPrediction]:
+        """Return a prediction per text."""
+        return [self._to_served(row) for row in _to_records(self.predictor.predict(texts))]
+
+    def _to_served(self, row: dict[str, Any]) -> ServedPrediction:
+        """Convert a row of the predictor's table."""
+        if row["prediction"] is None:
             return ServedPrediction(None, {}, NO_TEXT)
-        names = [name.removeprefix("score_") for name in self.predictor.score_names]
-        prediction = self.predictor.decode_predictions(row[None])[0]
-        prediction = list(prediction) if isinstance(prediction, tuple) else prediction
-        scores = dict(zip(names, map(float, row), strict=True))
-        return ServedPrediction(prediction, scores, None, "text" if self.predictor.reads_media else None)
+        prediction, names = row["prediction"], self.predictor.score_names
+        return ServedPrediction(
+            list(prediction) if isinstance(prediction, tuple) else prediction,
+            {name.removeprefix("score_"): float(row[name]) for name in names},
+            None,
+            row.get(NOVELTY),
+            "text" if self.predictor.reads_media else None,
+        )
 
     def _predict_segments(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         info = self.predictor.bundle.info

@@ -14,6 +14,7 @@ from rainbow_ray.tasks.target_types import TARGET_FORMATS, Link, TargetType
 DIFFERENCE_PENALTY = 100.0  # on differences between weights: without evidence, all members count alike
 NUMBER_DIFFERENCE_PENALTY = 3.0  # the same for regression, whose members differ more
 SUM_PENALTY = 0.3  # on the distance of the weights' sum from 1
+NUMBER_SUM_PENALTY = 1.0  # the same for regression
 INTERCEPT_PENALTY = 1.0  # on the distance of the intercepts from those of the class frequencies
 HUBER_SCALE = 0.1  # transition of the pseudo-Huber loss, in standard deviations of the targets
 MIN_WEIGHT = 0.01  # a smaller one is set to 0
@@ -59,7 +60,9 @@ def _minimize(
     n_members, n_examples, n_outputs = predictors.shape
     centers = predictors.mean(axis=1)  # of each member, so that the intercepts alone carry the class frequencies
     centered = predictors - centers[:, None]
-    difference_penalty = NUMBER_DIFFERENCE_PENALTY if link == "identity" else DIFFERENCE_PENALTY
+    difference_penalty, sum_penalty = (
+        (NUMBER_DIFFERENCE_PENALTY, NUMBER_SUM_PENALTY) if link == "identity" else (DIFFERENCE_PENALTY, SUM_PENALTY)
+    )
     loss, prior = _loss(link, targets, robust=robust), _intercepts_of_frequencies(link, targets, robust=robust)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -68,11 +71,11 @@ def _minimize(
         differences, excess, offsets = weights - weights.mean(), weights.sum() - 1, intercepts - prior
         penalty = (
             difference_penalty * n_members * (differences @ differences)
-            + SUM_PENALTY * excess**2
+            + sum_penalty * excess**2
             + INTERCEPT_PENALTY * (offsets @ offsets)
         )
         of_weights = np.einsum("mnk,nk->m", centered, gradient)
-        of_weights += (difference_penalty * n_members * differences + SUM_PENALTY * excess) / n_examples
+        of_weights += (difference_penalty * n_members * differences + sum_penalty * excess) / n_examples
         of_intercepts = gradient.sum(axis=0) + INTERCEPT_PENALTY * offsets / n_examples
         return value + 0.5 / n_examples * float(penalty), np.concatenate([of_weights, of_intercepts])
 

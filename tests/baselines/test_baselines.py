@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.baselines.common import run_baselines
+from rainbow_ray.baselines.common import baseline_inputs, run_baselines
 from rainbow_ray.baselines.features import mean_hidden_states
 from rainbow_ray.baselines.models import fit_trivial
 from rainbow_ray.baselines.registry import register_baseline, unregister_baseline
@@ -30,7 +30,7 @@ def data_and_states(tmp_path_factory):
 
 def test_all_five_baselines_score_every_song(data_and_states):
     data, states = data_and_states
-    scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
+    scores = run_baselines(data.task, baseline_inputs(data.task, data.examples, states, seed=0), data.split).scores
     assert list(scores) == NAMES
     assert all(np.isfinite(values).all() for values in scores.values())
     truth = data.examples.targets > 0.5
@@ -40,10 +40,12 @@ def test_all_five_baselines_score_every_song(data_and_states):
 
 def test_scores_do_not_depend_on_the_labels_of_the_validation_set(data_and_states):
     data, states = data_and_states
-    scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
+    scores = run_baselines(data.task, baseline_inputs(data.task, data.examples, states, seed=0), data.split).scores
     _, val = data.split.train_val_indices(0)
     data.examples.targets[val] = 1 - data.examples.targets[val]
-    changed_scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
+    changed_scores = run_baselines(
+        data.task, baseline_inputs(data.task, data.examples, states, seed=0), data.split
+    ).scores
     data.examples.targets[val] = 1 - data.examples.targets[val]
     for name in NAMES:
         np.testing.assert_array_equal(scores[name][val], changed_scores[name][val], err_msg=name)
@@ -68,10 +70,12 @@ def test_a_registered_baseline_is_scored_with_the_others(data_and_states):
     data, states = data_and_states
     register_baseline("copy of majority", lambda inputs: inputs.hidden_states is not None, fit_trivial)
     try:
-        scores = run_baselines(data.task, data.examples, data.split, states, seed=0).scores
+        scores = run_baselines(data.task, baseline_inputs(data.task, data.examples, states, seed=0), data.split).scores
         assert list(scores) == [*NAMES, "copy of majority"]
         np.testing.assert_array_equal(scores["copy of majority"], scores["majority"])
-        scores_without_states = run_baselines(data.task, data.examples, data.split, None, seed=0).scores
+        scores_without_states = run_baselines(
+            data.task, baseline_inputs(data.task, data.examples, None, seed=0), data.split
+        ).scores
         assert "copy of majority" not in scores_without_states
         with pytest.raises(ValueError, match="registered already"):
             register_baseline("copy of majority", lambda inputs: True, fit_trivial)

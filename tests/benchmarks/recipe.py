@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.baselines.common import run_baselines
+from rainbow_ray.baselines.common import baseline_inputs, run_baselines
 from rainbow_ray.baselines.features import mean_hidden_states
 from rainbow_ray.tasks.scores import empty_scores
 from tests.helpers import data_of, fit_fold, plan_of
@@ -81,7 +81,9 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
         states = mean_hidden_states(data.examples, plan.input_spec, plan.config.model.text_encoder, "auto")
-        for name, scores in run_baselines(data.task, data.examples, data.split, states, seed=seed).scores.items():
+        for name, scores in run_baselines(
+            data.task, baseline_inputs(data.task, data.examples, states, seed=seed), data.split
+        ).scores.items():
             metrics, _ = data.task.metrics(data.examples.targets, scores)
             rows_by_name.setdefault(name, []).append({metric: metrics[metric] for metric in METRICS[options.phase]})
     return rows_by_name

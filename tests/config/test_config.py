@@ -208,3 +208,12 @@ def test_short_names_are_unambiguous():
     names = short_names(keys)
     assert list(names.values()) == ["training.learning_rate", "fusion.learning_rate", "kind", "phase", "model.a.b",
                                     "x.a.b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["text_encoder", "audio_encoder"])
+def test_a_frozen_fraction_of_one_means_all_layers(section):
+    assert (
+        getattr(Config.model_validate({"model": {section: {"freeze_layers": 1.0}}}).model, section).freeze_layers
+        == "all"
+    )
+    assert getattr(Config.model_validate({"model": {section: {"freeze_layers": 1}}}).model, section).freeze_layers == 1

@@ -49,7 +49,16 @@ def test_a_metric_undefined_in_most_resamples_has_no_interval():
         TASK, targets, ScoredPredictions(*[np.array([0.9, 0.1, 0.2])] * 2), np.array(["a", "b", "c"]), seed=0
     )
     assert intervals["roc_auc"] is None
-    assert intervals["accuracy"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("scores", "metric"), [([0.9, 0.8, 0.1, 0.2], "accuracy"), ([0.1] * 4, "mcc")])
+def test_a_metric_that_is_the_same_on_every_resample_has_no_interval(scores, metric):
+    targets = np.array([1.0, 1.0, 0.0, 0.0] * 5)
+    values = np.array(scores * 5)
+    intervals = bootstrap_ci(TASK, targets, ScoredPredictions(values, values), np.arange(20).astype(str), seed=0)
+    assert intervals[metric] is None  # neither is known to be certain
+    low, high = intervals["log_loss"]
+    assert low < high
 
 
 def test_a_paired_interval_is_narrower_than_that_of_one_model():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.baselines.common import KeepFits, run_baselines
+from rainbow_ray.baselines.common import KeepFits, baseline_inputs, run_baselines
 from rainbow_ray.evaluation.stacked_scores import describe_contributions, stack_scores, wants_stack
 from rainbow_ray.stacking.stack import NEURAL
 from rainbow_ray.training.cross_validation import FitJob, FitResult
@@ -36,7 +36,9 @@ def fold_results(data, tmp_path, scores):
 
 
 def fits_of(data):
-    fits = run_baselines(data.task, data.examples, data.split, None, seed=0, keep=KeepFits()).fits
+    fits = run_baselines(
+        data.task, baseline_inputs(data.task, data.examples, None, seed=0), data.split, keep=KeepFits()
+    ).fits
     assert fits is not None
     return fits
 

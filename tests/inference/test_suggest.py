@@ -12,6 +12,8 @@ import rainbow_ray
 from rainbow_ray import predict
 from rainbow_ray.cli.main import run_command
 from rainbow_ray.inference.suggest import choose
+from tests.helpers import finish_run, plan_of
+from tests.song_tables import labelled_songs
 
 
 @pytest.fixture
@@ -106,3 +108,20 @@ def test_training_songs_are_left_out_and_a_table_without_texts_gives_none(finish
     code, output = run_predict("--model", run, "--manifest", tmp_path / "empty.parquet", "--suggest", 2)
     assert code == 0, output
     assert "the table has 0 songs that can be suggested" in output
+
+
+def test_an_id_column_with_the_name_of_another_column_is_kept(unlabeled, run_predict, tmp_path, tiny_encoder):
+    songs = labelled_songs()
+    pq.write_table(
+        songs.rename_columns(["rank" if n == "id" else n for n in songs.column_names]), tmp_path / "s.parquet"
+    )
+    plan = plan_of(tmp_path / "s.parquet", tiny_encoder("bert"), phase=1, data__id_column="rank",
+                   training__epochs=1, training__min_steps=0, logging__report=False)  # fmt: skip
+    run = finish_run(plan, tmp_path / "run")
+    table = tmp_path / "renamed.parquet"
+    pq.write_table(pq.read_table(unlabeled).rename_columns(["rank", "concept"]), table)
+    code, output = run_predict("--model", run, "--manifest", table, "--suggest", 3, "--out", tmp_path / "next.csv")
+    assert code == 0, output
+    rows = pd.read_csv(tmp_path / "next.csv")
+    assert list(rows["rank"]) == [1, 2, 3]
+    assert set(rows["rank_id"]) <= {f"u{i}" for i in range(5)}

@@ -75,6 +75,11 @@ def test_the_service_gives_the_predictions_of_a_loaded_model(services, task):
     expected = row["prediction"]
     assert first["prediction"] == (list(expected) if isinstance(expected, tuple) else pytest.approx(expected, abs=1e-5)
                                    if isinstance(expected, float) else expected)  # fmt: skip
+    if service.predictor.bundle.novelty is None:
+        assert task == "segmentation"
+        assert "novelty" not in first
+    else:
+        assert first["novelty"] == pytest.approx(float(row["novelty"]), abs=1e-5)
     assert empty == {"prediction": None, "scores": {}, "reason": "no text"}
 
 
