@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
-NAMES = (
-    "startup",
-    "epoch_speed",
-    "step_overhead",
-    "workers",
-    "checkpoints",
-    "frozen_features",
-    "trial_cost",
-    "sweep",
-    "selection_coverage",
-    "streaming",
-    "coverage_of_intervals",
-    "recipe",
-    "stacking",
-    "imbalance",
-    "pages",
-    "rendered",
-    "fusion",
-    "media_cache",
-    "media_faults",
-    "segments",
-    "song_lengths",
-    "cluster_overhead",
-)
+NEEDS_ARGUMENTS = {"serving", "side_by_side"}  # a model, or another environment
 
 if __name__ == "__main__":
-    for name in NAMES:
+    names = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    for name in sorted(names - NEEDS_ARGUMENTS - {"__main__"}):
         print(f"# {name}", flush=True)
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True)

@@ -44,7 +44,9 @@ def main() -> None:
                 )
                 for name in METRICS:
                     interval = intervals[name]
-                    covered[name] += interval is not None and interval[0] <= truth[name] <= interval[1]
+                    true_value = truth[name]
+                    assert true_value is not None
+                    covered[name] += interval is not None and interval[0] <= true_value <= interval[1]
             coverage = {name: round(count / options.repeats, 3) for name, count in covered.items()}
             print(
                 json.dumps({"signal": signal, "songs": songs, "repeats": options.repeats, "coverage": coverage}),

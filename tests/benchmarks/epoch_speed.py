@@ -30,7 +30,7 @@ from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
 NAIVE_STEPS = 1  # timed; one more warms up
-ALL_LAYERS = {
+ALL_LAYERS: dict[str, Any] = {
     "model__text_encoder__layer": "last",
     "model__text_encoder__freeze_layers": 0,
     "training__min_steps": 0,

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from rainbow_ray.training.trainer import Trainer
 from tests.helpers import data_of, plan_of
 
 LAYERS = 6  # of the embedded encoder
-DEPTHS = {"full": "all", "three quarters": 0.75, "half": 0.5, "none": 0}
-KEYS = {"model__text_encoder__layer": "last", "training__min_steps": 0, "training__epochs": 50}
+DEPTHS: dict[str, float | str] = {"full": "all", "three quarters": 0.75, "half": 0.5, "none": 0}
+KEYS: dict[str, Any] = {"model__text_encoder__layer": "last", "training__min_steps": 0, "training__epochs": 50}
 
 
 def epochs(
@@ -50,7 +51,7 @@ def epochs(
 
 def expected_speedup(depth: float | str) -> float:
     """Return the expected ratio of the time of an epoch without the cache to that with it."""
-    frozen = LAYERS if depth == "all" else round(depth * LAYERS)
+    frozen = LAYERS if depth == "all" else round(float(depth) * LAYERS)
     trained_cost = 3 * (LAYERS - frozen)
     return (frozen + trained_cost) / trained_cost if trained_cost else float("inf")
 

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -61,7 +62,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
     from rainbow_ray.model.device import pick_device, pick_precision
     from tests.helpers import data_of, plan_of
 
-    keys = {"phase": 3, "modalities": ["audio"], "data__window_seconds": seconds,
+    keys: dict[str, Any] = {"phase": 3, "modalities": ["audio"], "data__window_seconds": seconds,
             "data__media_cache": str(folder / "cache"),
             "model__audio_encoder__model_name": str(save_encoder(folder, small=False))}  # fmt: skip
     plan = plan_of(songs(folder, stems, seconds), **keys)
@@ -74,7 +75,7 @@ def second_epoch(folder: Path, stems: int, seconds: float) -> dict[str, object]:
 
     def epoch() -> float:
         start_time = time.perf_counter()
-        audio_features.prepare(data.source.window_names("audio"))
+        audio_features.prepare({"audio": data.source.window_names("audio")})
         for start in range(0, len(indices), 8):
             make_batch(data.examples, indices[start : start + 8], collates).to(device)
         return time.perf_counter() - start_time

@@ -78,7 +78,8 @@ def read(modality: str, files: list[bytes], connection: Any) -> None:
             assert total == len(column)
             assert sum(counts.values()) == sum(not row for row in windows)
             for row in windows:
-                assert all(np.isfinite(reader.store.get(modality, name)).all() for name in row)
+                stored = [reader.store.get(modality, name) for name in row]
+                assert all(values is not None and np.isfinite(values).all() for values in stored)
             reasons[start::2] = [None if text is None else text.split("\n")[0] for text in error_texts]
     connection.send(reasons)
 

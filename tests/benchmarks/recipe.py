@@ -80,7 +80,7 @@ def measure_baselines(options: argparse.Namespace) -> dict[str, list[dict[str, A
     for seed in range(options.seeds):
         plan = plan_of(options.manifest, options.encoder, phase=options.phase, reproducibility__seed=seed)
         data = data_of(plan)
-        states = mean_hidden_states(data.examples, plan.input_spec, plan.config.model.text_encoder, "auto")
+        states = mean_hidden_states(data.examples, plan.input_spec.text, plan.config.model.text_encoder, "auto")
         for name, scores in run_baselines(
             data.task, baseline_inputs(data.task, data.examples, states, seed=seed), data.split
         ).scores.items():

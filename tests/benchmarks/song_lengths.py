@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,8 +59,13 @@ def measure(size: int, max_length: int, segments: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "segments.parquet"
         pq.write_table(pa.table(segment_rows(songs=songs, segments=size, stems=1)), path)
-        keys = {"training__epochs": 1, "training__min_steps": 0, "model__text_encoder__freeze_layers": 4,
-                "segments__max_sequence_length": max_length, "training__device": "cpu"}  # fmt: skip
+        keys: dict[str, Any] = {
+            "training__epochs": 1,
+            "training__min_steps": 0,
+            "model__text_encoder__freeze_layers": 4,
+            "segments__max_sequence_length": max_length,
+            "training__device": "cpu",
+        }
         start_time = time.perf_counter()
         plan = plan_of(Path("demo"), phase=5, segments__path=str(path), data__folds=4, **keys)
         data = data_of(plan)

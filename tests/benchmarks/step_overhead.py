@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import JsonLinesLogger
 from tests.helpers import data_of, plan_of
 
-KEYS = {
+KEYS: dict[str, Any] = {
     "model__text_encoder__layer": "last",
     "model__text_encoder__freeze_layers": 0,
     "training__min_steps": 0,
@@ -73,7 +74,7 @@ def _prepare_batches(run: trainer.Trainer) -> list[list]:
     """Return the steps of the next epoch, each a list of padded micro-batches."""
     lengths = run.dataset.lengths
     steps = plan_batches(lengths, batch_size=run.schedule.global_batch_size, seed=42, epoch=run.state.epoch)
-    limits = {"max_examples": 8, "max_tokens": None, "min_tokens": MIN_BATCH_TOKENS["cpu"]}
+    limits: dict[str, Any] = {"max_examples": 8, "max_tokens": None, "min_tokens": MIN_BATCH_TOKENS["cpu"]}
     micro_batches = [
         [run.dataset.in_memory_subset(indices) for indices in divide_batch(step, lengths, **limits)] for step in steps
     ]

@@ -119,9 +119,9 @@ def best(trial_log: TrialLog) -> float:
 
 def sweep(manifest: Path, folder: Path, name: str, trials: int, *keys: str) -> tuple[float, TrialLog]:
     """Return the seconds from the start of the command to the end of its last trial, and the log of trials."""
-    command = [sys.executable, "-m", "rainbow_ray.tune", "--manifest", manifest, "--encoder", "embedded",
+    command = [sys.executable, "-m", "rainbow_ray.tune", "--manifest", str(manifest), "--encoder", "embedded",
                "--folds", str(FOLDS), "--space", f"{folder / 'listed.py'}:space", "--trials", str(trials),
-               "--name", name, "--output-dir", folder / "runs", *keys]  # fmt: skip
+               "--name", name, "--output-dir", str(folder / "runs"), *keys]  # fmt: skip
     path = folder / "runs" / name / "trials.jsonl"
     start_time = time.perf_counter()
     with (folder / f"{name}.txt").open("w") as output:

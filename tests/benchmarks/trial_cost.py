@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--nested", type=int, default=3)
     options = parser.parse_args()
     cpus = psutil.cpu_count() or 1
-    measurements: dict[str, object] = {}
+    measurements: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "one"
         folder.mkdir()
