@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
@@ -32,27 +33,32 @@ class CurveScores:
         n_songs: Median number of training songs of each fraction, `(fractions,)`.
         scores: Out-of-fold scores, `(draws, fractions, examples, …)`; NaN for examples that no fold scores.
         rows: Index of each example in the dataset, `(examples,)`.
+        songs: Number of each example's song, `(examples,)`.
     """
 
     n_songs: np.ndarray
     scores: np.ndarray
     rows: np.ndarray
+    songs: np.ndarray
 
 
-def learning_curve_scores(inputs: BaselineInputs, split: Split, rows: np.ndarray, *, layer: int) -> CurveScores | None:
+def learning_curve_scores(
+    inputs: BaselineInputs, split: Split, rows: np.ndarray, *, layer: int, has_label: np.ndarray | None = None
+) -> CurveScores | None:
     """Score all examples with models of parts of the training songs, drawn several times.
 
     Args:
-        inputs: What baselines read, one example for each song.
+        inputs: What baselines read, one example for each song or segment.
         split: Folds of the examples.
         rows: Index of each example in the dataset.
         layer: Layer of the frozen encoder.
+        has_label: Mask of the examples to fit on, `(examples,)`; None for all.
 
     Returns:
         The scores; None for too few or too many songs, or without texts.
     """
-    n_examples = len(inputs.targets)
-    if not MIN_SONGS <= n_examples <= MAX_SONGS or not inputs.has_texts:
+    n_examples, (songs, names) = len(inputs.targets), pd.factorize(inputs.songs)
+    if not MIN_SONGS <= len(names) <= MAX_SONGS or not inputs.has_texts:
         return None
     n_outputs = len(inputs.models.constant_predictor(inputs.targets[:1]))
     if n_examples * n_outputs > MAX_SCORES:
@@ -60,21 +66,24 @@ def learning_curve_scores(inputs: BaselineInputs, split: Split, rows: np.ndarray
     predictors = np.full((N_DRAWS, len(FRACTIONS), n_examples, n_outputs), np.nan)
     counts: list[list[int]] = [[] for _ in FRACTIONS]
     for draw in range(N_DRAWS):
-        rank = np.random.default_rng([inputs.seed, draw]).permutation(n_examples)
+        rank = np.random.default_rng([inputs.seed, draw]).permutation(len(names))
         for fold in range(split.n_folds):
             train, val = split.train_val_indices(fold)
-            ordered = train[np.argsort(rank[train])]
+            labeled = train if has_label is None else train[has_label[train]]
+            train_songs = np.unique(songs[labeled])
+            ordered = train_songs[np.argsort(rank[train_songs])]
             for i, fraction in enumerate(FRACTIONS):
-                part = np.sort(ordered[: round(fraction * len(ordered))])
-                counts[i].append(len(part))
-                if draw > 0 and len(part) == len(train):  # the same songs in each draw
+                drawn = ordered[: round(fraction * len(ordered))]
+                counts[i].append(len(drawn))
+                if draw > 0 and len(drawn) == len(ordered):  # the same songs in each draw
                     predictors[draw, i, val] = predictors[0, i, val]
                 else:
+                    part = labeled[np.isin(songs[labeled], drawn)]
                     predictors[draw, i, val] = _fit_predict(inputs, part, val, layer)
     link = inputs.models.link
     scores = apply_link(predictors.reshape(-1, n_outputs), link).reshape(predictors.shape)
     scores = scores if link in LINKS_OF_CLASSES else scores[..., 0]
-    return CurveScores(np.array([np.median(values) for values in counts]), scores, rows)
+    return CurveScores(np.array([np.median(values) for values in counts]), scores, rows, songs)
 
 
 def _fit_predict(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray, layer: int) -> np.ndarray:

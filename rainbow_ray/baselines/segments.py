@@ -12,7 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, baseline_inputs, run_baselines
-from rainbow_ray.baselines.features import media_features, reference_features, text_states, trained_modalities
+from rainbow_ray.baselines.features import (
+    media_features,
+    read_layer,
+    reference_features,
+    text_states,
+    trained_modalities,
+)
+from rainbow_ray.baselines.learning_curve import learning_curve_scores
 from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
@@ -40,21 +47,36 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
     view = dataset.in_memory_subset(rows)
     examples = view.examples.take(view.positions)
     features, states, part = media_features(context, view), text_states(context, examples), split.take(rows)
+    curve = None
     if task.is_weakly_labeled:
         baselines = Baselines(_score_songs(task.base_task, examples, part, states, features, seed))
     else:
-        labeled = dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
-        baselines = run_baselines(
-            task.base_task, baseline_inputs(task.base_task, labeled, states, features, seed=seed), part,
-            has_label=task.has_label(examples.targets),
-            keep=KeepFits(None, trained_modalities(context)) if keep_fits and len(rows) == len(dataset) else None,
-        )  # fmt: skip
+        inputs = baseline_inputs(task.base_task, segment_labels(examples), states, features, seed=seed)
+        has_label = task.has_label(examples.targets)
+        is_complete = len(rows) == len(dataset)
+        keep = KeepFits(None, trained_modalities(context)) if keep_fits and is_complete else None
+        baselines = run_baselines(task.base_task, inputs, part, has_label=has_label, keep=keep)
+        if keep_fits:
+            layer = 0 if states is None else read_layer(context, states.shape[1])
+            curve = learning_curve_scores(inputs, part, rows, layer=layer, has_label=has_label)
     all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}
     for name, values in baselines.scores.items():
         all_scores[name][rows] = values
-    inputs = MemberInputs(examples.texts.tolist(), {**layer_features(states), **features})
-    references = reference_features(context, inputs, tuple(features), examples.codes("song"))
-    return Baselines(all_scores, baselines.fits, references)
+    member_inputs = MemberInputs(examples.texts.tolist(), {**layer_features(states), **features})
+    references = reference_features(context, member_inputs, tuple(features), examples.codes("song"))
+    return Baselines(all_scores, baselines.fits, references, curve)
+
+
+def segment_labels(examples: Examples) -> Examples:
+    """Return segments with their own labels as targets, without times and songs.
+
+    Args:
+        examples: Segments.
+
+    Returns:
+        Examples for the task of a single example.
+    """
+    return dataclasses.replace(examples, targets=SegmentTargets.from_array(examples.targets).labels)
 
 
 def sample_songs(targets: np.ndarray, seed: int) -> np.ndarray:

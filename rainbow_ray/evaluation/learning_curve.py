@@ -7,12 +7,14 @@ Reference:
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rainbow_ray.baselines.learning_curve import FRACTIONS, CurveScores
+from rainbow_ray.evaluation.bootstrap import resample
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.utils.number_format import format_difference
 
@@ -93,12 +95,11 @@ def fit_learning_curve(
     values = values_of(scored)
     if values is None or len(scored) == 0:
         return None
-    n_total = len(curve.rows)
+    n_total = int(curve.songs.max()) + 1
     n_more = max(SONGS_STEP, round(STEP_FRACTION * n_total / SONGS_STEP) * SONGS_STEP)
-    rng = np.random.default_rng(seed)
     estimates = [_power_law(curve.n_songs, _errors(values, sign), n_total, n_more)]
-    for _ in range(N_RESAMPLES):
-        resampled = values_of(rng.choice(scored, len(scored)))
+    for rows in itertools.islice(resample(curve.songs[scored], seed=seed), N_RESAMPLES):
+        resampled = values_of(scored[rows])
         if resampled is not None:
             estimates.append(_power_law(curve.n_songs, _errors(resampled, sign), n_total, n_more))
     (exponent, gain), *others = estimates

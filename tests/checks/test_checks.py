@@ -19,7 +19,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.setup.prepare import prepare_data
 from tests.helpers import plan_of
-from tests.song_tables import song_rows
+from tests.song_tables import segment_rows, song_rows
 
 
 def plan_and_data(manifest: Path, encoder: Path, **keys):
@@ -184,3 +184,7 @@ def test_what_more_songs_would_bring(tmp_path):
     pq.write_table(pa.table(song_rows(songs=24)), tmp_path / "few.parquet")
     plan = plan_of(tmp_path / "few.parquet")
     assert check_more_songs(plan, data_of(plan)) == []
+    pq.write_table(pa.table(segment_rows(songs=45, segments=3)), tmp_path / "segments.parquet")
+    plan = plan_of("demo", phase=5, segments__path=str(tmp_path / "segments.parquet"))
+    (result,) = check_more_songs(plan, data_of(plan))
+    assert result.text.startswith("20 more songs: macro f1 ")

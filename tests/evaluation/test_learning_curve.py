@@ -7,13 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.baselines.learning_curve import FRACTIONS, CurveScores, learning_curve_scores
 from rainbow_ray.baselines.model_family import model_family
 from rainbow_ray.baselines.models import BaselineInputs
 from rainbow_ray.evaluation.learning_curve import fit_learning_curve
 from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.training.cross_validation import FitContext
 from tests.helpers import data_of, plan_of
-from tests.song_tables import song_rows
+from tests.song_tables import segment_rows, song_rows
 
 
 def curve_of_errors(exponent: float, n: int) -> tuple[np.ndarray, CurveScores]:
@@ -22,7 +24,7 @@ def curve_of_errors(exponent: float, n: int) -> tuple[np.ndarray, CurveScores]:
     targets = rng.normal(size=n)
     errors = 2 * n_songs**-exponent
     noise = rng.normal(size=(3, 4, n)) * np.sqrt(np.pi / 2)
-    return targets, CurveScores(n_songs, targets + errors[None, :, None] * noise, np.arange(n))
+    return targets, CurveScores(n_songs, targets + errors[None, :, None] * noise, np.arange(n), np.arange(n))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
@@ -45,7 +47,7 @@ def test_a_metric_that_is_better_when_larger_grows():
     targets = (rng.random(400) < 0.5).astype(np.float32)
     noise = np.array([1.6, 1.2, 0.9, 0.7])[None, :, None] * rng.normal(size=(3, 4, 400))
     scores = 1 / (1 + np.exp(-(targets - 0.5 + noise)))
-    points = CurveScores(np.array([30.0, 45, 60, 75]), scores, np.arange(400))
+    points = CurveScores(np.array([30.0, 45, 60, 75]), scores, np.arange(400), np.arange(400))
     curve = fit_learning_curve(make_task("binary"), "macro_f1", targets, points, seed=0)
     assert curve is not None
     assert curve.change[0] > 0
@@ -71,3 +73,17 @@ def test_scores_do_not_depend_on_labels_of_the_validation_set(tmp_path):
     np.testing.assert_array_equal(before.scores[:, :, val], scores_of(targets).scores[:, :, val])
     few = BaselineInputs(model_family(data.task), targets[:30], examples.texts[:30], np.arange(30))
     assert learning_curve_scores(few, data.split.take(np.arange(30)), np.arange(30), layer=0) is None
+
+
+def test_segments_are_drawn_by_song(tmp_path):
+    pq.write_table(pa.table(segment_rows(songs=50, segments=4)), tmp_path / "segments.parquet")
+    plan = plan_of("demo", phase=5, segments__path=str(tmp_path / "segments.parquet"))
+    data = data_of(plan)
+    context = FitContext(plan.config, data.source, data.task, plan.input_spec, data.split.split_by)
+    scores = compute_baselines(context, data.split, keep_fits=True).curve
+    assert scores is not None
+    assert len(scores.songs) == len(data.source)
+    assert list(scores.n_songs) == [16, 24, 32, 40]  # songs, of which 40 are in the training side of a fold
+    curve = fit_learning_curve(data.task, "macro_f1", data.source.targets, scores, seed=0)
+    assert curve is not None
+    assert curve.sentence.startswith("20 more songs: macro f1")  # half of 50, in steps of 10
