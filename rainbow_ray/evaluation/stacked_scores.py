@@ -2,7 +2,7 @@
 
 Reported scores are cross-fitted: the weights that score the songs of a fold are fitted on the songs of the other folds.
 As in a super learner, the members whose out-of-fold scores they are fitted on were trained on songs of the fold, too:
-the weights know a little of them. Shrinkage towards equal weights keeps the bias small, which
+the weights know a little of them. Shrinkage keeps the bias small, which
 `tests/benchmarks/stacking.py --simulate` measures. The bundle contains the weights that are fitted on all songs.
 """
 

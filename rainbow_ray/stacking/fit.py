@@ -11,13 +11,20 @@ from rainbow_ray.stacking.stack import StackWeights
 from rainbow_ray.tasks.target_types import TARGET_FORMATS, Link, TargetType
 
 # Penalties in units of the loss of one example; measured by `tests/benchmarks/stacking.py`.
-DIFFERENCE_PENALTY = 100.0  # on differences between weights: without evidence, all members count alike
-NUMBER_DIFFERENCE_PENALTY = 3.0  # the same for regression, whose members differ more
+DIFFERENCE_PENALTY = 50.0  # on the distance of the weights from those by the loss of each member alone
+NUMBER_DIFFERENCE_PENALTY = 10.0  # the same for regression, whose members differ more
 SUM_PENALTY = 0.3  # on the distance of the weights' sum from 1
 NUMBER_SUM_PENALTY = 1.0  # the same for regression
 INTERCEPT_PENALTY = 1.0  # on the distance of the intercepts from those of the class frequencies
+STANDARD_ERRORS = 1.0  # by which members' losses may differ without a difference in skill
+LOSS_POWER = 3  # of the loss of a member alone, to which its weight without other evidence is inversely proportional
+EXTRA_LOSS = 1.0  # of one more example for each member, so that none is taken for perfect
+HARMFUL_GAIN = 5.0  # gain of a reversed member, in the same units, that is not chance
 HUBER_SCALE = 0.1  # transition of the pseudo-Huber loss, in standard deviations of the targets
 MIN_WEIGHT = 0.01  # a smaller one is set to 0
+
+# losses of examples, `(n,)`, and their gradients, `(n, outputs)`, for linear predictors, `(n, outputs)`
+Loss = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def fit_weights(
@@ -25,9 +32,10 @@ def fit_weights(
 ) -> StackWeights:
     """Fit non-negative weights that minimize a penalized proper loss of the combined scores.
 
-    The loss is the log loss, and for regression the squared error. The penalty shrinks the weights towards equal ones,
-    their sum towards 1, and the intercepts towards those of the class frequencies, so that members without skill give
-    a prediction from the frequencies alone.
+    The loss is the log loss, and for regression the squared error. The penalty shrinks the weights towards those that
+    the loss of each member alone suggests (equal ones where members do not differ by more than chance), their sum
+    towards 1, and the intercepts towards those of the class frequencies, so that members without skill give a
+    prediction from the frequencies alone.
 
     Args:
         target_type: Type of the targets.
@@ -43,31 +51,70 @@ def fit_weights(
     predictors = np.stack([invert_link(values, link) for values in scores.values()])
     # numbers are standardized: the optimizer needs gradients of comparable size
     center, spread = (float(targets.mean()), float(targets.std()) or 1.0) if link == "identity" else (0.0, 1.0)
-    known = (targets.astype(np.float64) - center) / spread
-    weights, intercepts = _minimize(link, (predictors - center) / spread, known, robust=robust)
-    intercepts = center * (1 - weights.sum()) + spread * intercepts
+    known, predictors = (targets.astype(np.float64) - center) / spread, (predictors - center) / spread
+    centers = predictors.mean(axis=1)  # of each member, so that the intercepts alone carry the class frequencies
+    centered = predictors - centers[:, None]
+    loss, prior = _loss(link, known, robust=robust), _intercepts_of_frequencies(link, known, robust=robust)
+    relative = _relative_weights(loss, centered, prior, is_number=link == "identity")
+    penalties = (
+        (NUMBER_DIFFERENCE_PENALTY, NUMBER_SUM_PENALTY) if link == "identity" else (DIFFERENCE_PENALTY, SUM_PENALTY)
+    )
+    factors, intercepts = _minimize(loss, centered * relative[:, None, None], prior, *penalties)
+    weights = factors * relative
+    weights[weights < MIN_WEIGHT] = 0
+    intercepts = center * (1 - weights.sum()) + spread * (intercepts - weights @ centers)
     used = [(name, float(weight)) for name, weight in zip(scores, weights, strict=True) if weight > 0]
     names = tuple(name for name, _ in used)
     return StackWeights(names, tuple(weight for _, weight in used), tuple(map(float, intercepts)), link)
 
 
+def _relative_weights(loss: Loss, centered: np.ndarray, prior: np.ndarray, *, is_number: bool) -> np.ndarray:
+    """Return the weights that the loss of each member alone suggests, with mean 1, `(members,)`.
+
+    A member is given the standard error of its difference to the best one, so that chance does not rank them. One that
+    would have to be reversed counts as a constant, and as harmful where that is not chance.
+
+    Reference:
+        Bates & Granger 1969, "The combination of forecasts", section 3 (weights by inverse squared errors).
+    """
+    solutions = [_minimize(loss, member[None], prior, 0.0, 0.0, lower=None) for member in centered]
+    losses = np.stack(
+        [loss(slope * member + bias)[0] for member, (slope, bias) in zip(centered, solutions, strict=True)]
+    )
+    constant = loss(np.zeros_like(centered[0]) + prior)[0]
+    if is_number:  # in units of the error that is left, as log losses are
+        unit = max(float(losses.mean(axis=1).min()), 1e-6)
+        losses, constant = losses / unit, constant / unit
+    gains = (constant - losses).sum(axis=1)
+    is_reversed = np.array([slope[0] < 0 for slope, _ in solutions])
+    is_harmful = is_reversed & (gains > HARMFUL_GAIN)
+    losses[is_reversed] = constant
+    totals = losses.sum(axis=1)
+    best = int(totals.argmin())
+    noise = (losses - losses[best]).std(axis=1) * np.sqrt(losses.shape[1])
+    totals = np.maximum(totals - STANDARD_ERRORS * noise, totals[best]) + EXTRA_LOSS
+    relative = (totals[best] / totals) ** LOSS_POWER
+    relative[is_harmful & ~is_harmful.all()] = 0
+    return np.asarray(relative / relative.mean())
+
+
 def _minimize(
-    link: Link, predictors: np.ndarray, targets: np.ndarray, *, robust: bool
+    loss: Loss,
+    centered: np.ndarray,
+    prior: np.ndarray,
+    difference_penalty: float,
+    sum_penalty: float,
+    *,
+    lower: float | None = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights, `(members,)`, and intercepts, `(outputs,)`, with the least penalized loss."""
+    """Return the weights from `lower` on, `(members,)`, and intercepts, `(outputs,)`, with the least penalized loss."""
     from scipy.optimize import minimize
 
-    n_members, n_examples, n_outputs = predictors.shape
-    centers = predictors.mean(axis=1)  # of each member, so that the intercepts alone carry the class frequencies
-    centered = predictors - centers[:, None]
-    difference_penalty, sum_penalty = (
-        (NUMBER_DIFFERENCE_PENALTY, NUMBER_SUM_PENALTY) if link == "identity" else (DIFFERENCE_PENALTY, SUM_PENALTY)
-    )
-    loss, prior = _loss(link, targets, robust=robust), _intercepts_of_frequencies(link, targets, robust=robust)
+    n_members, n_examples, n_outputs = centered.shape
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, intercepts = parameters[:n_members], parameters[n_members:]
-        value, gradient = loss(np.tensordot(weights, centered, axes=1) + intercepts)
+        losses, gradient = loss(np.tensordot(weights, centered, axes=1) + intercepts)
         differences, excess, offsets = weights - weights.mean(), weights.sum() - 1, intercepts - prior
         penalty = (
             difference_penalty * n_members * (differences @ differences)
@@ -75,36 +122,37 @@ def _minimize(
             + INTERCEPT_PENALTY * (offsets @ offsets)
         )
         of_weights = np.einsum("mnk,nk->m", centered, gradient)
-        of_weights += (difference_penalty * n_members * differences + sum_penalty * excess) / n_examples
-        of_intercepts = gradient.sum(axis=0) + INTERCEPT_PENALTY * offsets / n_examples
-        return value + 0.5 / n_examples * float(penalty), np.concatenate([of_weights, of_intercepts])
+        of_weights += difference_penalty * n_members * differences + sum_penalty * excess
+        of_intercepts = gradient.sum(axis=0) + INTERCEPT_PENALTY * offsets
+        return (
+            (float(losses.sum()) + 0.5 * float(penalty)) / n_examples,
+            np.concatenate([of_weights, of_intercepts]) / n_examples,
+        )
 
     start = np.concatenate([np.full(n_members, 1 / n_members), prior])
-    bounds = [(0.0, None)] * n_members + [(None, None)] * n_outputs
+    bounds = [(lower, None)] * n_members + [(None, None)] * n_outputs
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    weights = np.where(solution[:n_members] < MIN_WEIGHT, 0.0, solution[:n_members])
-    return weights, solution[n_members:] - weights @ centers
+    return solution[:n_members], solution[n_members:]
 
 
-def _loss(link: Link, targets: np.ndarray, *, robust: bool) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """Return the mean loss of linear predictors, `(examples, outputs)`, with its gradient."""
-    n = len(targets)
+def _loss(link: Link, targets: np.ndarray, *, robust: bool) -> Loss:
+    """Return the loss of linear predictors."""
 
-    def log_loss(predictors: np.ndarray) -> tuple[float, np.ndarray]:
+    def log_loss(predictors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if link == "softmax":
             top = predictors.max(axis=1, keepdims=True)
             log_sum = top[:, 0] + np.log(np.exp(predictors - top).sum(axis=1))
-            value = float(np.mean(log_sum - np.sum(targets * predictors, axis=1)))
+            losses = log_sum - np.sum(targets * predictors, axis=1)
         else:
-            value = float(np.sum(np.logaddexp(0, predictors) - targets * predictors) / n)
-        return value, (apply_link(predictors, link) - targets) / n
+            losses = np.sum(np.logaddexp(0, predictors) - targets * predictors, axis=1)
+        return losses, apply_link(predictors, link) - targets
 
-    def error(predictors: np.ndarray) -> tuple[float, np.ndarray]:
+    def error(predictors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residuals = predictors - targets
         if not robust:
-            return float(0.5 * np.sum(residuals**2) / n), residuals / n
+            return 0.5 * np.sum(residuals**2, axis=1), residuals
         roots = np.sqrt(residuals**2 + HUBER_SCALE**2)
-        return float(np.sum(roots) / n), residuals / roots / n
+        return np.sum(roots, axis=1), residuals / roots
 
     return error if link == "identity" else log_loss
 

@@ -43,6 +43,35 @@ def test_weights_follow_the_evidence():
     assert min(by_name.values()) > 0
 
 
+@pytest.mark.parametrize("n", [40, 100])
+def test_one_good_member_among_useless_ones_decides(n):
+    excess, excess_of_equal = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        targets = (rng.random(n + 2000) < 0.5).astype(np.float64)
+        scores = {
+            name: sigmoid(spread * rng.normal(size=len(targets)))
+            for name, spread in zip("abcd", (3, 1, 2, 0.5), strict=True)
+        }
+        scores["good"] = sigmoid(3.2 * (targets - 0.5) + 1.2 * rng.normal(size=len(targets)))
+        weights = fit_weights("binary", {k: v[:n] for k, v in scores.items()}, targets[:n, None])
+        new = {k: np.clip(v[n:], 1e-6, 1 - 1e-6) for k, v in scores.items()}
+        known, best = targets[n:, None], log_loss(new["good"], targets[n:, None])
+        excess.append(log_loss(weights.combine(new).reshape(-1), known) - best)
+        excess_of_equal.append(log_loss(sigmoid(sum(np.log(v / (1 - v)) for v in new.values()) / 5), known) - best)
+    assert np.mean(excess) < 0.08
+    assert np.mean(excess_of_equal) > 0.2  # so that the bound means something
+
+
+def test_one_good_number_among_useless_ones_decides():
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(60, 1))
+    scores = {name: rng.normal(size=60) for name in "abcd"}
+    scores["good"] = targets[:, 0] + 0.1 * rng.normal(size=60)
+    weights = fit_weights("regression", scores, targets, robust=True)
+    assert dict(zip(weights.names, weights.weights, strict=True))["good"] > 0.85
+
+
 def test_copies_of_a_member_share_its_weight():
     scores, targets = binary_scores(n=50)
     weights = fit_weights("binary", {**scores, "copy": scores["good"]}, targets)
