@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.data.segments import TIMES
 from rainbow_ray.evaluation.bootstrap import ScoredPredictions
 from rainbow_ray.evaluation.results import Results
+from rainbow_ray.evaluation.summary_format import PREDICTION, song_column
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tasks.segment_task import WEAK
 from rainbow_ray.training.cross_validation import FitResult
@@ -21,7 +23,8 @@ from rainbow_ray.utils.io import atomic_write
 def write_predictions(path: Path, data: PreparedData, results: Results, fits: Sequence[FitResult]) -> None:
     """Write a row for each example, fold and split, unique by (`example_id`, `fold`, `split`).
 
-    Out-of-fold scores are calibrated with the other folds, all other scores with all of them.
+    Out-of-fold scores are calibrated with the other folds, all other scores with all of them. Out-of-fold stems have
+    the scores and the prediction of their song, too, which the metrics are computed from.
 
     Args:
         path: File to write.
@@ -35,7 +38,12 @@ def write_predictions(path: Path, data: PreparedData, results: Results, fits: Se
         train = fit.job.train[: len(fit.train_scores)]
         for split, rows, scores in (("train", train, fit.train_scores), ("val", fit.job.val, fit.val_scores)):
             predictions = _finalize(data, results, fit, split, rows, scores)
-            tables.append(_to_table(data, fit.job.fold, split, rows, predictions))
+            table = _to_table(data, fit.job.fold, split, rows, predictions)
+            if data.source.songs is not None:
+                is_out_of_fold = split == "val" and fit.job.fold is not None
+                for name, column in _song_columns(data, results, rows, is_out_of_fold=is_out_of_fold).items():
+                    table = table.append_column(name, column)
+            tables.append(table)
     table = pa.concat_tables(tables)
     atomic_write(path, lambda file: pq.write_table(table, file))
 
@@ -44,7 +52,8 @@ def _finalize(
     data: PreparedData, results: Results, fit: FitResult, split: str, rows: np.ndarray, scores: np.ndarray
 ) -> ScoredPredictions:
     """Return calibrated and decoded scores of one split of a fit."""
-    if split == "val" and fit.job.fold is not None and data.source.songs is None:
+    is_out_of_fold = split == "val" and fit.job.fold is not None
+    if is_out_of_fold and data.source.songs is None:
         return results.predictions.take(rows)
     if results.stack is not None and len(scores):
         scores = results.stack.of_fit(fit.job.fold, rows, scores)
@@ -52,8 +61,33 @@ def _finalize(
         targets = data.source.targets
         task = data.task.fit_decoding(targets[fit.job.train])
         return ScoredPredictions(scores, task.decode_scores(targets[rows], scores) if len(scores) else scores)
-    calibrated = results.calibration.probabilities(scores)
-    return ScoredPredictions(calibrated, results.calibration.thresholded(calibrated))
+    calibration = results.calibration
+    if is_out_of_fold and fit.job.fold is not None:
+        calibration = results.calibrations.get(fit.job.fold, Calibration())
+    calibrated = calibration.probabilities(scores)
+    return ScoredPredictions(calibrated, calibration.thresholded(calibrated))
+
+
+def _song_columns(
+    data: PreparedData, results: Results, rows: np.ndarray, *, is_out_of_fold: bool
+) -> dict[str, pa.Array]:
+    """Return the scores and the prediction of each stem's song, null where they are not out of fold."""
+    task, songs = data.task, data.source.songs
+    assert songs is not None
+    if not is_out_of_fold:
+        types = {
+            PREDICTION: task.prediction_type,
+            **dict.fromkeys(task.score_names, pa.from_numpy_dtype(task.score_dtype)),
+        }
+        return {song_column(name): pa.nulls(len(rows), kind) for name, kind in types.items()}
+    numbers, first = np.unique(songs, return_index=True)  # the scores of a song are at its first example
+    predictions = results.predictions.take(first[np.searchsorted(numbers, songs[rows])])
+    scores = predictions.scores.reshape(len(rows), len(task.score_names)).astype(task.score_dtype)
+    decoded = task.decode_predictions(predictions.thresholded) if len(rows) else []
+    return {
+        song_column(PREDICTION): pa.array(decoded, task.prediction_type),
+        **{song_column(name): pa.array(scores[:, i]) for i, name in enumerate(task.score_names)},
+    }
 
 
 def _to_table(
@@ -76,7 +110,7 @@ def _to_table(
             "fold": pa.array([fold] * n_rows, pa.int32()),
             "split": pa.array([split] * n_rows, pa.string()),
             "target": task.target_column(data.source.targets[rows]),
-            "prediction": pa.array(decoded, task.prediction_type),
+            PREDICTION: pa.array(decoded, task.prediction_type),
             **{name: pa.array(scores[:, i]) for i, name in enumerate(task.score_names)},
         }
     )

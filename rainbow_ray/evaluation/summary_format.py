@@ -14,6 +14,8 @@ from rainbow_ray.baselines.names import FORMER_BASELINES
 from rainbow_ray.utils.errors import InputError, first_line
 from rainbow_ray.utils.mappings import rename_keys
 
+PREDICTION = "prediction"  # column of `predictions.parquet`
+
 SUMMARY_FORMAT = 2
 # keys of version 1 and what they are called since version 2, for runs and sweeps alike
 RENAMED_KEYS = {
@@ -32,6 +34,18 @@ RENAMED_NESTED_KEYS = {
     "corrected": {"won": "selected_score"},
     "cache_seconds": {"without": "without_cache"},
 }
+
+
+def song_column(name: str) -> str:
+    """Return the column with the value of a stem's song.
+
+    Args:
+        name: `prediction`, or the name of a score.
+
+    Returns:
+        The name of the column.
+    """
+    return f"song_{name}"
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rainbow_ray.calibration.apply import Calibration
-from rainbow_ray.evaluation.summary_format import read_summary
+from rainbow_ray.evaluation.summary_format import PREDICTION, read_summary, song_column
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.tasks.segment_targets import SegmentTargets
@@ -160,22 +160,27 @@ def read_run(path: Path) -> RunArtifacts:
     summary, records = contents["summary.json"], contents["metrics.jsonl"]
     run = RunArtifacts(path, summary, contents["data.json"], records, predictions, contents["config.yaml"])
     if predictions["song"].duplicated().any():
-        return dataclasses.replace(run, predictions=_average_stems(run))
+        return dataclasses.replace(run, predictions=_songs_of_stems(run))
     return run
 
 
-def _average_stems(run: RunArtifacts) -> pd.DataFrame:
-    """Return a row for each song, if examples are stems; the scores of a song's stems are averaged, as in training."""
+def _songs_of_stems(run: RunArtifacts) -> pd.DataFrame:
+    """Return a row for each song, if examples are stems, with the scores and the prediction of the song."""
     if run.summary.get("unit") != "stem":
         return run.predictions
     task, by_song = run.task, run.predictions.groupby("song", sort=False)
     names = list(task.score_names)
     first = by_song.first().reset_index()
+    if song_column(PREDICTION) in first:
+        for name in (*names, PREDICTION):
+            first[name] = first.pop(song_column(name))
+        return first
+    # runs of earlier versions have the scores of stems alone
     means = by_song[names].mean().to_numpy(dtype=task.score_dtype)
     first[names] = means
     scores = means[:, 0] if names == ["score"] else means
     thresholded = Calibration.from_json(run.summary.get("calibration", {})).thresholded(scores)
-    first["prediction"] = pd.Series(task.decode_predictions(thresholded), dtype=run.predictions["prediction"].dtype)
+    first[PREDICTION] = pd.Series(task.decode_predictions(thresholded), dtype=run.predictions[PREDICTION].dtype)
     return first
 
 

@@ -11,12 +11,14 @@ from rainbow_ray.data.dataset import mean_score_per_song, scatter_song_means
 from rainbow_ray.data.demo.media import write_demo_media
 from rainbow_ray.data.demo.songs import demo_table
 from rainbow_ray.data.examples import build_examples, song_weights
+from rainbow_ray.html_report.run_artifacts import read_run
 from rainbow_ray.modalities.audio.reader import open_recording as open_audio
 from rainbow_ray.modalities.midi.reader import PITCH
 from rainbow_ray.modalities.midi.reader import open_recording as open_midi
 from rainbow_ray.utils.errors import InputError
-from tests.helpers import data_of, plan_of
+from tests.helpers import data_of, finish_run, plan_of
 from tests.modalities.audio.test_audio import saved, tone
+from tests.song_tables import song_rows
 
 PHASE_3 = {"phase": 3, "model__audio_encoder__model_name": "embedded", "data__window_seconds": 1.0}
 
@@ -135,3 +137,25 @@ def test_the_demo_media_differ_by_class(tmp_path):
     }
     assert min(means["spatial"][0], means["temporal"][0]) > max(means["causal"][0], means["perceptual"][0])
     assert min(means["spatial"][1], means["causal"][1]) > max(means["temporal"][1], means["perceptual"][1])
+
+
+def test_predictions_of_songs_are_calibrated_with_the_other_folds(tmp_path, tiny_encoder):
+    rows = song_rows(songs=60, stems=2)
+    rng = np.random.default_rng(1)
+    flip = {song: bool(rng.random() < 0.35) for song in sorted(set(rows["id"]))}
+    labels = zip(rows["has_rebracketing_markers"], rows["id"], strict=True)
+    rows["has_rebracketing_markers"] = [bool(label) ^ flip[song] for label, song in labels]
+    pq.write_table(pa.table(rows), tmp_path / "songs.parquet")
+    plan = plan_of(
+        tmp_path / "songs.parquet", tiny_encoder("bert"), phase=1, training__epochs=1, training__min_steps=0,
+        logging__report=False, data__example_level="stem", calibration__method="isotonic", calibration__threshold="f1",
+    )  # fmt: skip
+    run = read_run(finish_run(plan, tmp_path / "run"))
+    predictions, metrics = run.predictions, run.summary["metrics"]
+    assert len(predictions) == 60
+    scores, targets = predictions["score"].to_numpy(float), predictions["target"].to_numpy(float)
+    task = run.task
+    assert task.metric("roc_auc", targets, scores) == pytest.approx(metrics["roc_auc"], abs=1e-6)
+    assert task.metric("brier", targets, scores) == pytest.approx(metrics["brier"], abs=1e-6)
+    decoded = predictions["prediction"].to_numpy(float)
+    assert np.mean(decoded == targets) == pytest.approx(metrics["accuracy"], abs=1e-6)
