@@ -21,7 +21,8 @@ from rainbow_ray.stacking.links import LINKS_OF_CLASSES, apply_link
 FRACTIONS = (0.4, 0.6, 0.8, 1.0)  # of the training songs of each fold
 N_DRAWS = 3
 MIN_SONGS, MAX_SONGS = 40, 1000  # fewer are too few to divide, more would cost more than the curve is worth
-MAX_SCORES = 10_000  # songs times outputs
+MIN_TRAIN_SONGS = 10  # with labels, of each fold
+MAX_SCORES = 10_000  # examples times outputs
 ENCODER_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
 
 
@@ -55,7 +56,7 @@ def learning_curve_scores(
         has_label: Mask of the examples to fit on, `(examples,)`; None for all.
 
     Returns:
-        The scores; None for too few or too many songs, or without texts.
+        The scores; None for too few or too many songs, in all or on the training side of a fold, or without texts.
     """
     n_examples, (songs, names) = len(inputs.targets), pd.factorize(inputs.songs)
     if not MIN_SONGS <= len(names) <= MAX_SONGS or not inputs.has_texts:
@@ -71,6 +72,8 @@ def learning_curve_scores(
             train, val = split.train_val_indices(fold)
             labeled = train if has_label is None else train[has_label[train]]
             train_songs = np.unique(songs[labeled])
+            if len(train_songs) < MIN_TRAIN_SONGS:
+                return None
             ordered = train_songs[np.argsort(rank[train_songs])]
             for i, fraction in enumerate(FRACTIONS):
                 drawn = ordered[: round(fraction * len(ordered))]

@@ -56,7 +56,7 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
         is_complete = len(rows) == len(dataset)
         keep = KeepFits(None, trained_modalities(context)) if keep_fits and is_complete else None
         baselines = run_baselines(task.base_task, inputs, part, has_label=has_label, keep=keep)
-        if keep_fits:
+        if keep_fits and is_complete:
             layer = 0 if states is None else read_layer(context, states.shape[1])
             curve = learning_curve_scores(inputs, part, rows, layer=layer, has_label=has_label)
     all_scores = {name: empty_scores(task, len(dataset)) for name in baselines.scores}

@@ -180,7 +180,7 @@ def _evaluation_results(summary: Mapping[str, Any]) -> str:
 
 def _limitations(summary: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     n_songs = info["trained_on_songs"]
-    wide_note = ", which are few: the intervals above are wide" if n_songs < MIN_SONGS else ""
+    wide_note = ", which are few: the results above are uncertain" if n_songs < MIN_SONGS else ""
     lines = [f"Trained on {n_songs} songs{wide_note}."]
     if info["max_tokens"]:
         lines.append(f"Texts are read up to {info['max_tokens']} tokens; the encoder does not read the remainder.")

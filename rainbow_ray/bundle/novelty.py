@@ -50,6 +50,11 @@ class Novelty:
         """Keys of the features."""
         return tuple(self.centers)
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether only some of the training songs are kept."""
+        return any(len(rows) >= MAX_REFERENCES for rows in self.references.values())
+
     def score(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the novelty of examples.
 

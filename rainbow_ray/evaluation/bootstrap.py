@@ -19,6 +19,7 @@ from rainbow_ray.utils.number_format import format_difference, format_numbers
 CONFIDENCE_LEVEL = 0.95
 MIN_RESAMPLES, MAX_RESAMPLES = 200, 1000  # fewer for many songs, whose intervals need less
 RESAMPLED_ROWS = 2_000_000  # about as many rows are drawn for one interval
+WIDTH_TOLERANCE = 1e-6  # of an interval without a width, relative to its ends
 MIN_DEFINED_FRACTION = 0.8  # of the resamples must define a metric, or it has no interval
 
 
@@ -115,7 +116,7 @@ def bootstrap_ci(
 
     Returns:
         Low and high end by metric; None where more than a fifth of the resamples do not define the metric, and where
-        all resamples agree, as with a single predicted class: a bootstrap knows no error that the sample does not have.
+        the ends agree, as with a single predicted class: a bootstrap knows no error that the sample does not have.
 
     Reference:
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
@@ -129,7 +130,11 @@ def bootstrap_ci(
         for name, of_metric in values.items():
             of_metric.append(drawn[name])
     intervals = {name: percentile_interval(of_metric) for name, of_metric in values.items()}
-    return {name: None if ends is None or ends[0] == ends[1] else ends for name, ends in intervals.items()}
+    return {name: None if ends is None or _agree(*ends) else ends for name, ends in intervals.items()}
+
+
+def _agree(low: float, high: float) -> bool:
+    return high - low <= WIDTH_TOLERANCE * max(abs(low), abs(high))
 
 
 def paired_bootstrap(
@@ -285,6 +290,8 @@ def verdict(
         return f"No verdict: {metric} cannot be compared with a baseline on these songs."
     interval = format_difference(difference.value, difference.low, difference.high)
     values = f"{metric} {' against '.join(format_numbers([model, baseline]))}"
+    if difference.low == difference.high == 0:
+        return f"The model is level with the best baseline, {name}: {values}, on every sample of the {n_songs} songs."
     if difference.low > 0:
         return f"The model beats the best baseline, {name}: {values} over {n_songs} songs, {interval}."
     if difference.high < 0:

@@ -16,10 +16,11 @@ import numpy as np
 from rainbow_ray.baselines.learning_curve import FRACTIONS, CurveScores
 from rainbow_ray.evaluation.bootstrap import resample
 from rainbow_ray.tasks.base import Task
-from rainbow_ray.utils.number_format import format_difference
+from rainbow_ray.utils.number_format import format_difference, rounded_alike
 
 N_RESAMPLES = 100
-MIN_ERROR = 1e-3  # the logarithm of no error is not finite
+MIN_ERROR = 1e-3  # of metrics up to 1; the logarithm of no error is not finite
+MIN_RELATIVE_ERROR = 1e-6  # of errors in units of the target, of their maximum
 LEVEL = 95
 SONGS_STEP, STEP_FRACTION = 10, 0.5  # the gain is predicted for half as many songs again, in steps of 10
 
@@ -104,17 +105,20 @@ def fit_learning_curve(
             estimates.append(_power_law(curve.n_songs, _errors(resampled, sign), n_total, n_more))
     (exponent, gain), *others = estimates
     low, high = np.percentile(others, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0) if others else (estimates[0],) * 2
-    change = sorted(sign * value for value in (float(low[1]), float(high[1])))
+    ends = sorted(sign * value for value in (float(low[1]), float(high[1])))
+    change = rounded_alike([sign * gain, *ends])
     return LearningCurve(
-        metric, curve.n_songs.tolist(), values.mean(axis=0).round(4).tolist(),
+        metric, curve.n_songs.tolist(), rounded_alike(values.mean(axis=0).tolist()),
         (round(exponent, 4), round(float(low[0]), 4), round(float(high[0]), 4)), n_more,
-        (round(sign * gain, 4), round(change[0], 4), round(change[1], 4)), models,
+        (change[0], change[1], change[2]), models,
     )  # fmt: skip
 
 
 def _errors(values: np.ndarray, sign: int) -> np.ndarray:
     """Errors of a metric: its distance from 1 where larger is better, itself where smaller is."""
-    return np.asarray(np.maximum(1 - values if sign > 0 else values, MIN_ERROR))
+    if sign > 0:
+        return np.asarray(np.maximum(1 - values, MIN_ERROR))
+    return np.asarray(np.maximum(values, (MIN_RELATIVE_ERROR * values.max()) or MIN_ERROR))
 
 
 def _power_law(n_songs: np.ndarray, errors: np.ndarray, n_total: int, n_more: int) -> tuple[float, float]:

@@ -114,7 +114,7 @@ class BaselineComparison:
 
 @dataclass(frozen=True)
 class NeuralComparison:
-    """The stacked ensemble compared with its neural network alone, uncalibrated.
+    """The stacked ensemble compared with its neural network alone, which is calibrated as a run without a stack is.
 
     Attributes:
         metrics: Metrics of the neural network.
@@ -284,8 +284,11 @@ def _learning_curve(plan: RunPlan, data: PreparedData, baselines: Baselines) -> 
 
 def _measure_neural(plan: RunPlan, data: PreparedData, songs: ScoredSongs, scores: np.ndarray) -> NeuralComparison:
     """Measure the neural network's out-of-fold scores on the songs that the stacked ensemble scored."""
-    task, metric = data.task, plan.config.training.headline
-    predictions = ScoredPredictions(scores, _decode(data, scores)).take(songs.rows)
+    task, metric, rows = data.task, plan.config.training.headline, songs.rows
+    calibrated = calibrate(plan.config.calibration, task, songs.targets, scores[rows], songs.song_ids, songs.folds)
+    thresholded = scores.copy()
+    thresholded[rows] = calibrated.thresholded
+    predictions = ScoredPredictions(calibrated.scores, _decode(data, thresholded)[rows])
     metrics, _ = compute_metrics(task, songs.targets, predictions)
     difference = paired_bootstrap(
         task, metric, songs.targets, songs.predictions.for_metric(task, metric), predictions.for_metric(task, metric),

@@ -215,7 +215,8 @@ def metric_comparison(
         axes.invert_yaxis()
         axes.set_xlabel(metric.replace("_", " "))
 
-    caption = f"{metric.replace('_', ' ')} of the model, with its 95% interval, and of each baseline."
+    with_interval = ", with its 95% interval," if interval is not None else ""
+    caption = f"{metric.replace('_', ' ')} of the model{with_interval} and of each baseline."
     return Chart("scores", "Model and baselines", caption, draw, (4.6, 0.9 + 0.32 * len(values)))
 
 

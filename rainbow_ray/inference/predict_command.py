@@ -97,8 +97,8 @@ def check_options(options: argparse.Namespace) -> None:
     problems = _check_output(options)
     if options.suggest is not None and (options.manifest is None or options.suggest < 1):
         problems.append(f"--suggest {options.suggest}: must be a number from 1 on, with --manifest")
-    if options.suggest is not None and (options.resume or options.workers or options.chunk_rows):
-        problems.append("--suggest: cannot be combined with --resume, --workers or --chunk-rows")
+    if options.suggest is not None and (options.resume or options.workers or options.chunk_rows or options.address):
+        problems.append("--suggest: cannot be combined with --resume, --workers, --chunk-rows or --address")
     if options.manifest is not None and options.out is None and options.suggest is None:
         problems.append("--manifest: name a file for the predictions with --out")
     if options.text_file is not None and not options.text_file.is_file():

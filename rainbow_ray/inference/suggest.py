@@ -18,7 +18,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from rainbow_ray.inference.media_report import MediaReport
+from rainbow_ray.data.text_cells import id_column
+from rainbow_ray.inference.media_report import IN_COMMAND, MediaReport, max_unreadable
 from rainbow_ray.inference.predict_table import TableRequest, make_job, open_table
 from rainbow_ray.inference.predict_texts import format_prediction, shorten, write_rows
 from rainbow_ray.inference.predictor import Predictor
@@ -95,10 +96,14 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     manifest, notes = open_table(predictor, request.manifest, request.media_root)
     job = make_job(predictor, manifest, request)
     table = manifest.read(job.columns)
-    id_column = predictor.bundle.info.get("id_column", "id")
-    id_name = f"{id_column}_id" if id_column in COLUMNS else id_column
-    ids = table[id_column].to_pylist() if id_column in table.column_names else [None] * len(table)
+    name_of_ids = predictor.bundle.info.get("id_column", "id")
+    shown_id = f"{name_of_ids}_id" if name_of_ids in COLUMNS else name_of_ids
+    has_ids = name_of_ids in table.column_names
+    ids = id_column(table[name_of_ids], name_of_ids).to_pylist() if has_ids else [None] * len(table)
     predictions, features, report = _predict_in_chunks(predictor, table)
+    problems = report.problems(max_unreadable(predictor.bundle.info), request.media_root, IN_COMMAND)
+    if problems and not request.allow_missing:
+        raise InputError(problems)
     notes += report.notes(request.media_root)
     weights, distances = uncertainty(predictor, predictions), predictions[NOVELTY].to_numpy(copy=True)
     if features:
@@ -106,6 +111,8 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
         if is_known.any():
             notes.append(f"{int(is_known.sum())} rows are training songs of this model, and left out")
         distances[is_known] = np.nan
+        if novelty.is_sample:
+            notes.append("the model keeps a sample of its training songs to compare with: others may be among the rows")
     distances[_further_stems(ids, distances)] = np.nan
     points = novelty.points(features) if features else np.zeros((len(table), 1))
     chosen, values = choose(weights, distances, points, n)
@@ -115,7 +122,7 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     rows = [
         {
             "rank": rank,
-            id_name: f"row {i}" if ids[i] is None else ids[i],
+            shown_id: f"row {i}" if ids[i] is None else ids[i],
             "text": text,
             "prediction": predictions["prediction"].iloc[i],
             "uncertainty": float(weights[i]),
@@ -124,7 +131,7 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
         }
         for rank, (i, value, text) in enumerate(zip(chosen, values, texts, strict=True), 1)
     ]
-    _print_rows(rows, id_name, console)
+    _print_rows(rows, shown_id, console)
     for note in notes:
         console.print(f"Note: {note}")
     if out is not None and rows:
