@@ -18,6 +18,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from rainbow_ray.bundle.novelty import Novelty
 from rainbow_ray.data.text_cells import id_column
 from rainbow_ray.inference.media_report import IN_COMMAND, MediaReport, max_unreadable
 from rainbow_ray.inference.predict_table import TableRequest, make_job, open_table
@@ -87,12 +88,10 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
         out: File to write, or None.
 
     Raises:
-        InputError: The model predicts segments or has no training songs to compare with, or the table lacks columns.
+        InputError: The model predicts segments or has no training songs to compare with, the table lacks columns, or,
+            without `allow_missing`, more files cannot be read than the run allows.
     """
-    novelty = predictor.bundle.novelty
-    if predictor.reads_segments or novelty is None:
-        reason = "predicts segments" if predictor.reads_segments else "keeps no training songs to compare with"
-        raise InputError(f"--suggest: ranks songs to label, and this model {reason}")
+    novelty = _novelty_of(predictor)
     manifest, notes = open_table(predictor, request.manifest, request.media_root)
     job = make_job(predictor, manifest, request)
     table = manifest.read(job.columns)
@@ -101,9 +100,8 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     has_ids = name_of_ids in table.column_names
     ids = id_column(table[name_of_ids], name_of_ids).to_pylist() if has_ids else [None] * len(table)
     predictions, features, report = _predict_in_chunks(predictor, table)
-    problems = report.problems(max_unreadable(predictor.bundle.info), request.media_root, IN_COMMAND)
-    if problems and not request.allow_missing:
-        raise InputError(problems)
+    if not request.allow_missing:
+        _check_media(predictor, report, request.media_root)
     notes += report.notes(request.media_root)
     weights, distances = uncertainty(predictor, predictions), predictions[NOVELTY].to_numpy(copy=True)
     if features:
@@ -137,6 +135,21 @@ def suggest(predictor: Predictor, request: TableRequest, n: int, console: Consol
     if out is not None and rows:
         write_rows(rows, out)
         console.print(f"{len(rows)} songs in {out}")
+
+
+def _novelty_of(predictor: Predictor) -> Novelty:
+    novelty = predictor.bundle.novelty
+    if predictor.reads_segments or novelty is None:
+        reason = "predicts segments" if predictor.reads_segments else "keeps no training songs to compare with"
+        raise InputError(f"--suggest: ranks songs to label, and this model {reason}")
+    return novelty
+
+
+def _check_media(predictor: Predictor, report: MediaReport, media_root: Path) -> None:
+    """Raise `InputError` where more files cannot be read than the run allows."""
+    problems = report.problems(max_unreadable(predictor.bundle.info), media_root, IN_COMMAND)
+    if problems:
+        raise InputError(problems)
 
 
 def _predict_in_chunks(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -125,3 +127,37 @@ def test_an_id_column_with_the_name_of_another_column_is_kept(unlabeled, run_pre
     rows = pd.read_csv(tmp_path / "next.csv")
     assert list(rows["rank"]) == [1, 2, 3]
     assert set(rows["rank_id"]) <= {f"u{i}" for i in range(5)}
+
+
+@pytest.mark.parametrize("ids", [[7, None, 9], [0.5, None, 2.0], [b"a", None, b"\xff"], [date(2026, 1, 1), None, None]])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_ids_of_any_type_are_written(finished, run_predict, tmp_path, ids, suffix):
+    run = finished("binary")
+    texts = ["a door that sings", "a wall of rain", "the last river"]
+    pq.write_table(pa.table({"id": ids, "concept": texts}), tmp_path / "table.parquet")
+    out = tmp_path / f"next{suffix}"
+    code, output = run_predict("--model", run, "--manifest", tmp_path / "table.parquet", "--suggest", 3, "--out", out)
+    assert code == 0, output
+    assert out.stat().st_size > 0
+    assert "row 1" in output
+
+
+def test_a_table_whose_media_cannot_be_read_is_refused(run_predict, tmp_path, tiny_encoder):
+    from tests.modalities.midi.test_midi import song
+
+    (tmp_path / "a.mid").write_bytes(song())
+    songs = labelled_songs()
+    pq.write_table(songs.append_column("midi_file", [["a.mid"] * len(songs)]), tmp_path / "songs.parquet")
+    plan = plan_of(
+        tmp_path / "songs.parquet", tiny_encoder("bert"), phase=1, modalities=["text", "midi"], training__epochs=1,
+        data__media_cache=str(tmp_path / "cache"), training__min_steps=0, logging__report=False,
+    )  # fmt: skip
+    run = finish_run(plan, tmp_path / "run")
+    missing = songs.append_column("midi_file", [["no.mid"] * len(songs)])
+    pq.write_table(missing, tmp_path / "missing.parquet")
+    call = ["--model", run, "--manifest", tmp_path / "missing.parquet", "--suggest", 3]
+    code, output = run_predict(*call)
+    assert code == 2
+    assert "--allow-missing" in output
+    code, output = run_predict(*call, "--allow-missing")
+    assert code == 0, output
