@@ -258,9 +258,8 @@ def test_transformers_loads_an_exported_folder(songs, tiny_encoder, run_export, 
 
 @pytest.mark.parametrize("phase", [1, 4])
 def test_a_number_is_exported_as_a_single_logit(songs, tiny_encoder, run_export, tmp_path, phase):
-    loss = (
-        {"training__loss": "huber"} if phase == 4 else {}
-    )  # the targets are zero-inflated: the default has two logits
+    # the targets are zero-inflated, for which the default loss has two logits
+    loss = {"training__loss": "huber"} if phase == 4 else {}
     plan = plan_of(songs, tiny_encoder("bert"), phase=phase, **loss, **EXPORTABLE, **HEADS["bert"], **SHORT)
     code, output = run_export(finish_run(plan, tmp_path / "run"), "--hub-folder", tmp_path / "hub")
     assert code == 0, output

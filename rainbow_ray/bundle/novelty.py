@@ -52,7 +52,7 @@ class Novelty:
 
     @property
     def is_sample(self) -> bool:
-        """Whether only some of the training songs are kept."""
+        """Whether as many training songs are kept as can be, so that others may be missing."""
         return any(len(rows) >= MAX_REFERENCES for rows in self.references.values())
 
     def score(self, features: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -37,11 +37,12 @@ def write_predictions(path: Path, data: PreparedData, results: Results, fits: Se
         # songs whose audio windows are read anew each epoch have no scores in the training set
         train = fit.job.train[: len(fit.train_scores)]
         for split, rows, scores in (("train", train, fit.train_scores), ("val", fit.job.val, fit.val_scores)):
-            predictions = _finalize(data, results, fit, split, rows, scores)
+            out_of_fold = fit.job.fold if split == "val" else None
+            predictions = _finalize(data, results, fit, out_of_fold, rows, scores)
             table = _to_table(data, fit.job.fold, split, rows, predictions)
             if data.source.songs is not None:
-                is_out_of_fold = split == "val" and fit.job.fold is not None
-                for name, column in _song_columns(data, results, rows, is_out_of_fold=is_out_of_fold).items():
+                columns = _song_columns(data, results, rows, is_out_of_fold=out_of_fold is not None)
+                for name, column in columns.items():
                     table = table.append_column(name, column)
             tables.append(table)
     table = pa.concat_tables(tables)
@@ -49,11 +50,10 @@ def write_predictions(path: Path, data: PreparedData, results: Results, fits: Se
 
 
 def _finalize(
-    data: PreparedData, results: Results, fit: FitResult, split: str, rows: np.ndarray, scores: np.ndarray
+    data: PreparedData, results: Results, fit: FitResult, out_of_fold: int | None, rows: np.ndarray, scores: np.ndarray
 ) -> ScoredPredictions:
-    """Return calibrated and decoded scores of one split of a fit."""
-    is_out_of_fold = split == "val" and fit.job.fold is not None
-    if is_out_of_fold and data.source.songs is None:
+    """Return calibrated and decoded scores of one split of a fit, held out in the fold `out_of_fold`."""
+    if out_of_fold is not None and data.source.songs is None:
         return results.predictions.take(rows)
     if results.stack is not None and len(scores):
         scores = results.stack.of_fit(fit.job.fold, rows, scores)
@@ -62,8 +62,8 @@ def _finalize(
         task = data.task.fit_decoding(targets[fit.job.train])
         return ScoredPredictions(scores, task.decode_scores(targets[rows], scores) if len(scores) else scores)
     calibration = results.calibration
-    if is_out_of_fold and fit.job.fold is not None:
-        calibration = results.calibrations.get(fit.job.fold, Calibration())
+    if out_of_fold is not None:
+        calibration = results.calibrations.get(out_of_fold, Calibration())
     calibrated = calibration.probabilities(scores)
     return ScoredPredictions(calibrated, calibration.thresholded(calibrated))
 

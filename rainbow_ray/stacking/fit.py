@@ -13,7 +13,7 @@ from rainbow_ray.tasks.target_types import TARGET_FORMATS, Link, TargetType
 # Penalties in units of the loss of one example; measured by `tests/benchmarks/stacking.py`.
 DIFFERENCE_PENALTY = 50.0  # on the distance of the weights from those by the loss of each member alone
 NUMBER_DIFFERENCE_PENALTY = 10.0  # the same for regression, whose members differ more
-SUM_PENALTY = 0.1  # on the distance of the weights' sum from 1
+SUM_PENALTY = 0.1  # on the distance from 1 of the sum of weights, each relative to what its loss alone suggests
 NUMBER_SUM_PENALTY = 1.0  # the same for regression
 INTERCEPT_PENALTY = 1.0  # on the distance of the intercepts from those of the class frequencies
 STANDARD_ERRORS = 1.0  # by which members' losses may differ without a difference in skill

@@ -1,7 +1,8 @@
 """Coverage of the 95% intervals for a fixed predictor of known quality.
 
 Songs are drawn from a population whose true metrics are known from a very large sample; intervals are computed from
-samples of realistic size. `python -m tests.benchmarks.coverage_of_intervals` prints JSON.
+samples of realistic size; coverage is that of the samples for which an interval is given.
+`python -m tests.benchmarks.coverage_of_intervals` prints JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
         truth = {name: task.metric(name, *population) for name in METRICS}
         for songs in options.songs:
             rng = np.random.default_rng(2)
-            covered = dict.fromkeys(METRICS, 0)
+            covered, given = dict.fromkeys(METRICS, 0), dict.fromkeys(METRICS, 0)
             for repeat in range(options.repeats):
                 targets, scores = draw(rng, songs, signal)
                 intervals = bootstrap_ci(
@@ -46,12 +47,12 @@ def main() -> None:
                     interval = intervals[name]
                     true_value = truth[name]
                     assert true_value is not None
-                    covered[name] += interval is not None and interval[0] <= true_value <= interval[1]
-            coverage = {name: round(count / options.repeats, 3) for name, count in covered.items()}
-            print(
-                json.dumps({"signal": signal, "songs": songs, "repeats": options.repeats, "coverage": coverage}),
-                flush=True,
-            )
+                    if interval is not None:
+                        given[name] += 1
+                        covered[name] += interval[0] <= true_value <= interval[1]
+            coverage = {name: round(covered[name] / given[name], 3) if given[name] else None for name in METRICS}
+            row = {"signal": signal, "songs": songs, "repeats": options.repeats}
+            print(json.dumps({**row, "coverage": coverage, "intervals": given}), flush=True)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def simulate(n_songs: int, signal: float, repeats: int, seed: int = 0) -> dict[s
         return targets, features
 
     errors: dict[str, list[float]] = {"mcc": [], "macro_f1": [], "roc_auc": []}
-    covered: dict[str, float] = dict.fromkeys(errors, 0)
+    covered: dict[str, list[bool]] = {name: [] for name in errors}
     for repeat in range(repeats):
         rng = np.random.default_rng(seed + repeat)
         (targets, features), (population, population_features) = draw(rng, n_songs), draw(rng, POPULATION)
@@ -155,17 +155,18 @@ def simulate(n_songs: int, signal: float, repeats: int, seed: int = 0) -> dict[s
         intervals = bootstrap_ci(task, targets, ScoredPredictions(combined, combined), np.arange(n_songs), seed=repeat)
         for name in errors:
             value, expected = task.metric(name, targets, combined), task.metric(name, population, expected_scores)
-            interval = intervals[name]
-            if value is None or expected is None or interval is None:  # all predictions are equal
+            if value is None or expected is None:
                 continue
             errors[name].append(value - expected)
-            covered[name] += float(interval[0] <= expected <= interval[1])
+            interval = intervals[name]
+            if interval is not None:  # there is none where all predictions are of one class
+                covered[name].append(interval[0] <= expected <= interval[1])
     return {
         "songs": n_songs, "signal": signal, "repeats": repeats,
         "bias": {name: round(float(np.mean(values)), 4) for name, values in errors.items()},
         "standard_error": {name: round(float(np.std(v) / np.sqrt(len(v))), 4) for name, v in errors.items()},
-        "coverage": {name: round(count / len(errors[name]), 3) for name, count in covered.items()},
-        "defined": {name: len(values) for name, values in errors.items()},
+        "coverage": {name: round(float(np.mean(within)), 3) for name, within in covered.items()},
+        "intervals": {name: len(within) for name, within in covered.items()},
     }  # fmt: skip
 
 

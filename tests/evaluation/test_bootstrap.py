@@ -57,7 +57,15 @@ def test_a_metric_that_is_the_same_on_every_resample_has_no_interval(scores, met
     values = np.array(scores * 5)
     intervals = bootstrap_ci(TASK, targets, ScoredPredictions(values, values), np.arange(20).astype(str), seed=0)
     assert intervals[metric] is None  # neither is known to be certain
-    assert intervals["brier"] is None or intervals["brier"][0] < intervals["brier"][1] - 1e-6
+    low, high = intervals["log_loss"]
+    assert low < high
+
+
+def test_an_interval_as_narrow_as_rounding_is_none():
+    targets = np.array([1.0, 0.0] * 10)
+    scores = np.where(targets > 0.5, 0.9, 0.1).astype(np.float32)
+    intervals = bootstrap_ci(TASK, targets, ScoredPredictions(scores, scores), np.arange(20).astype(str), seed=0)
+    assert intervals["brier"] is None
 
 
 def test_a_paired_interval_is_narrower_than_that_of_one_model():
