@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from rainbow_ray.utils.signals import exit_on_signal, is_command
-from rainbow_ray.utils.streams import protect_streams
 
-if is_command("rainbow_ray"):  # before the slow imports: Ctrl-C during them ends a command with one line
+if is_command("rainbow_ray"):  # before any other import: Ctrl-C during them ends a command with one line
     exit_on_signal()
+
+    from rainbow_ray.utils.streams import protect_streams
+
     protect_streams()
 
 TYPE_CHECKING = False  # as in `typing`, which takes a while to import
