@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from rainbow_ray.utils.background import exit_despite_calls
 from rainbow_ray.utils.errors import EXIT_FAILURE, EXIT_INPUT_ERROR, InputError, TrainingError
 from rainbow_ray.utils.signals import describe, exit_code
 from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
@@ -28,6 +29,11 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         0 for success, 1 if the work failed, 2 if the input or the config is wrong, 130 if interrupted (SIGINT), 143 if
         terminated (SIGTERM).
     """
+    return exit_despite_calls(_run(main))
+
+
+def _run(main: Callable[[Sequence[str]], int]) -> int:
+    """Return the exit code of a command. Defects are raised."""
     protect_streams()
     try:
         _check_encoding(sys.argv[1:])

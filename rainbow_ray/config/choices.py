@@ -10,6 +10,7 @@ from typing import Literal
 
 ClassPolicy = Literal["drop", "other", "error"]
 ExampleLevel = Literal["song", "stem"]
+TableReader = Literal["auto", "ray", "driver"]
 WindowPosition = Literal["start", "middle"]
 
 TextPooling = Literal["cls", "mean", "max", "attention"]

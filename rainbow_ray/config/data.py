@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from rainbow_ray.config.choices import ClassPolicy, ExampleLevel, WindowPosition
+from rainbow_ray.config.choices import ClassPolicy, ExampleLevel, TableReader, WindowPosition
 from rainbow_ray.config.section import Fraction, Names, NonNegativeInt, OpenFraction, PositiveInt, Section, Seed
 
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
@@ -106,6 +106,11 @@ class DataConfig(Section):
     )
     in_memory_limit_mb: NonNegativeInt = Field(
         1024, description="maximum size in MB of uncompressed data kept in memory; larger data are streamed every epoch"
+    )
+    reader: TableReader = Field(
+        "auto",
+        description="what reads a table that fits into memory: ray (tasks of Ray Data, in parallel), driver (the"
+        " process of the command), or auto (the driver where the table is small and no audio or MIDI is read)",
     )
     require_concept: bool | None = Field(
         None, description="whether rows without text are dropped; null: only if neither audio nor MIDI are read"

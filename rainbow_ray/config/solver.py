@@ -39,6 +39,19 @@ def obstacles_to_solving(config: Config, *, reads_only_text: bool, is_sequence_t
     return [reason for reason, holds in conditions.items() if holds]
 
 
+def trains_no_encoder(config: Config) -> bool:
+    """Return whether all weights of the text encoder stay as they are.
+
+    Args:
+        config: The config with defaults resolved.
+
+    Returns:
+        True if only pooling and the layers after it are trained.
+    """
+    encoder = config.model.text_encoder
+    return encoder.freeze_layers == "all" and encoder.freeze_embeddings is not False
+
+
 def is_solved(config: Config, *, reads_only_text: bool, is_sequence_task: bool) -> bool:
     """Return whether the fits of a config are solved: `training.solver`, where the problem allows it.
 

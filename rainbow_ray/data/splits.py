@@ -17,9 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.utils.errors import InputError
@@ -153,6 +150,10 @@ def group_ids(examples: Examples, split_by: str) -> np.ndarray:
     one_example_per_song = examples.table["example_id"].equals(examples.table["song"].cast(pa.string()))
     if split_by == "id" and one_example_per_song:
         return texts  # songs can only be joined by their text
+
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     keys = [examples.codes("song"), texts] + ([examples.codes("held_out")] if split_by != "id" else [])
     # examples and key values are the nodes of a graph, whose connected components are the groups
     edges, offset = [], n
@@ -291,6 +292,8 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _k_fold(groups: np.ndarray, strata: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
     """Assign groups to the folds of a cross-validation."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     fold = np.full(len(groups), TRAIN_ONLY)
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
     strata = merge_rare_strata(strata, n_folds)
@@ -315,6 +318,8 @@ def merge_rare_strata(strata: np.ndarray, n_folds: int) -> np.ndarray:
 
 def _single_split(groups: np.ndarray, strata: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
     """Draw a single split: of many random ones, the one whose strata are the best balanced."""
+    from sklearn.model_selection import GroupShuffleSplit
+
     overall = np.bincount(strata) / len(strata)
 
     def imbalance(val: np.ndarray) -> tuple[int, float]:

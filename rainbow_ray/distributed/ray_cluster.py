@@ -223,10 +223,7 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
     """
     import psutil
 
-    heads = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # processes may end meanwhile
-            heads += [process] if process.name() == HEAD else []
+    heads = _own_heads()
     stopped = threading.Event()
 
     def is_gone(head: psutil.Process) -> bool:
@@ -250,6 +247,26 @@ def _exit_when_ray_dies(advice: str) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
+
+
+def owns_cluster() -> bool:
+    """Return whether the cluster was started by this process, with which it ends.
+
+    Returns:
+        False where a running cluster was joined, and in Ray's workers.
+    """
+    return bool(_own_heads())
+
+
+def _own_heads() -> list[psutil.Process]:
+    """Return the head of the Ray that this process has started."""
+    import psutil
+
+    heads = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # processes may end meanwhile
+            heads += [process] if process.name() == HEAD else []
+    return heads
 
 
 def token_path() -> Path:

@@ -15,7 +15,7 @@ from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.stacking.stack import NEURAL
-from rainbow_ray.training.cross_validation import FitResult
+from rainbow_ray.training.cross_validation import FitResult, best_length
 
 
 def summarize(
@@ -73,18 +73,6 @@ def _selection(plan: RunPlan, folds: Sequence[FitResult]) -> str:
     return "inner split" if plan.config.training.early_stopping.enabled else "fixed length"
 
 
-def best_length(folds: Sequence[FitResult]) -> int:
-    """Return the median best number of epochs over the folds, which is how long the refit trains.
-
-    Args:
-        folds: Results of the folds.
-
-    Returns:
-        Number of epochs, at least 1.
-    """
-    return max(1, round(float(np.median([fold.facts["best_epoch"] for fold in folds]))))
-
-
 def collect_notes(plan: RunPlan, data: PreparedData, fits: Sequence[FitResult]) -> list[str]:
     """Return the notes of all steps of a run, each once.
 
@@ -114,7 +102,7 @@ def _results_fields(plan: RunPlan, results: Results, folds: Sequence[FitResult])
     measurements, comparison = results.measurements, results.comparison
     modalities = {name: ablation.to_json() for name, ablation in results.diagnosis.modalities.items()}
     return {
-        "metrics": {"epoch": best_length(folds), **measurements.metrics},
+        "metrics": {"epoch": best_length([fold.facts for fold in folds]), **measurements.metrics},
         "undefined": measurements.undefined,
         "ci95": measurements.ci95,
         **measurements.details,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,18 @@ class FitProgress:
     Args:
         console: Where progress is shown.
         metrics: Names of the metrics to show.
-        epochs: Number of epochs of a fit.
-        headline: Metric that decides which epoch is best, or None where no song is held out (the refit).
+        epochs: Number of epochs of the fit of a fold.
+        headline: Metric that decides which epoch of a fold is best; the refit holds no song out.
         larger_is_better: Whether larger values of `headline` are better.
+        refit_epochs: Returns the number of epochs of the refit, once the folds have ended; None: as the folds.
     """
 
     def __init__(
-        self, console: Console, metrics: list[str], epochs: int, *, headline: str | None, larger_is_better: bool = True
-    ) -> None:
+        self, console: Console, metrics: list[str], epochs: int, *, headline: str, larger_is_better: bool = True,
+        refit_epochs: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
         self.console, self.metrics, self.epochs, self.headline = console, metrics, epochs, headline
+        self.refit_epochs = refit_epochs
         self.sign = 1.0 if larger_is_better else -1.0
         self.fits: dict[int | None, _Fit] = {}
         self.bars: dict[int | None, TaskID] = {}
@@ -79,7 +82,7 @@ class FitProgress:
         if record["split"] == "train":
             fit.loss = record["loss"]
         # an epoch ends with its scores, or, where nothing is scored, with the record that counts its examples
-        if record["split"] == "val" or (self.headline is None and "examples" in record):
+        if record["split"] == "val" or (fold is None and "examples" in record):
             fit.last = record
             value = self._value(record)
             if value is not None and (fit.best is None or value > (self._value(fit.best) or float("-inf"))):
@@ -109,21 +112,27 @@ class FitProgress:
         assert fit.last is not None
         self.shown_at = time.monotonic()
         best = ""
-        if fit.best is not None and self.headline is not None:
+        if fit.best is not None:
             best = f"  best epoch {fit.best['epoch']}: {self.headline} {_short(fit.best[self.headline])}"
-        self.console.print(f"{_name(fold)}  epoch {fit.last['epoch']}/{self.epochs}  {self._numbers(fit)}{best}")
+        epochs = self._epochs(fold)
+        self.console.print(f"{_name(fold)}  epoch {fit.last['epoch']}/{epochs}  {self._numbers(fold, fit)}{best}")
 
     def _update_bar(self, fold: int | None, fit: _Fit) -> None:
         assert self.progress is not None
         if fold not in self.bars:
-            self.bars[fold] = self.progress.add_task(_name(fold), total=self.epochs, numbers="")
+            self.bars[fold] = self.progress.add_task(_name(fold), total=self._epochs(fold), numbers="")
         completed = fit.last["epoch"] if fit.last is not None else 0
-        self.progress.update(self.bars[fold], completed=completed, numbers=self._numbers(fit, headline_first=True))
+        self.progress.update(
+            self.bars[fold], completed=completed, numbers=self._numbers(fold, fit, headline_first=True)
+        )
 
-    def _numbers(self, fit: _Fit, *, headline_first: bool = False) -> str:
+    def _epochs(self, fold: int | None) -> int:
+        return self.refit_epochs() if fold is None and self.refit_epochs is not None else self.epochs
+
+    def _numbers(self, fold: int | None, fit: _Fit, *, headline_first: bool = False) -> str:
         """Return the newest numbers in a line; with the headline first, it is seen on narrow terminals too."""
         values = {"train_loss": fit.loss}
-        if self.headline is not None and fit.last is not None:
+        if fold is not None and fit.last is not None:
             values |= {name: fit.last.get(name) for name in self.metrics}
             if headline_first:
                 values = {self.headline: fit.last.get(self.headline)} | values
@@ -131,7 +140,7 @@ class FitProgress:
 
     def _value(self, record: Record) -> float | None:
         """Return the headline of a record, larger for a better one; None where it is not defined."""
-        value = record.get(self.headline) if self.headline is not None else None
+        value = record.get(self.headline) if record["fold"] is not None else None
         return None if value is None else self.sign * value
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
 from rainbow_ray.distributed.resources import allocate_workers, describe_network, parse_workers
+from rainbow_ray.utils.background import run_in_background
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 from rainbow_ray.utils.stopwatch import Stopwatch, process_start_time
 
+# what a run needs after its data, and takes seconds to import
+SLOW_IMPORTS = ("transformers.models.auto.modeling_auto", "rainbow_ray.runs.fits")
+
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from rich.console import Console
 
     from rainbow_ray.distributed.resources import RayResources
@@ -57,16 +64,32 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         console.print(f"Continuing {run_dir.path}")
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""
-    with raise_on_signal(), closing(run_dir), ray_cluster(options.address, advice) as resources:
-        stopwatch.mark("ray")
-        _run_on_ray(plan, run_dir, resources, console, stopwatch)
+    with raise_on_signal(), closing(run_dir):
+        reading = _start_reading(plan)
+        with ray_cluster(options.address, advice) as resources:
+            stopwatch.mark("ray")
+            _run_on_ray(plan, reading, run_dir, resources, console, stopwatch)
     return EXIT_SUCCESS
 
 
+def _start_reading(plan: RunPlan) -> Future[PreparedData | None]:
+    """Read the data while Ray starts, if this process reads them; otherwise the result is None."""
+    from rainbow_ray.setup.prepare import needs_ray, prepare_data
+
+    def read() -> PreparedData | None:
+        data = None if needs_ray(plan) else prepare_data(plan)
+        for module in SLOW_IMPORTS:
+            importlib.import_module(module)
+        return data
+
+    return run_in_background(read, "reading")
+
+
 def _run_on_ray(
-    plan: RunPlan, run_dir: RunDir | None, resources: RayResources, console: Console, stopwatch: Stopwatch
-) -> None:
-    """Prepare the data, print the header, and train unless this is a dry run."""
+    plan: RunPlan, reading: Future[PreparedData | None], run_dir: RunDir | None, resources: RayResources,
+    console: Console, stopwatch: Stopwatch,
+) -> None:  # fmt: skip
+    """Wait for the data or let Ray read them, print the header, and train unless this is a dry run."""
     from rainbow_ray.setup.prepare import prepare_data
 
     for line in describe_dashboard(resources):
@@ -76,7 +99,7 @@ def _run_on_ray(
     allocate_workers(resources, requested, device=device, streams=False)
     for line in describe_network(resources, requested, device=device):
         console.print(line)
-    data = prepare_data(plan)
+    data = reading.result() or prepare_data(plan)
     stopwatch.mark("data")
     print_run_header(plan, data, console)
     if run_dir is None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.data.streaming import size_in_memory
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepare_segments import prepare_segments
 from rainbow_ray.setup.prepare_songs import prepare_songs
 from rainbow_ray.setup.prepared import PreparedData
-from rainbow_ray.setup.read_rows import ReadRows, read_prepared_rows
+from rainbow_ray.setup.read_rows import ReadRows, read_prepared_rows, reads_in_driver
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_labels
 
@@ -28,7 +29,8 @@ def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
 
     Args:
         plan: The plan of the run.
-        read: Reads rows into memory; None: Ray Data reads them, and Ray must be running.
+        read: Reads rows into memory; None: this process or Ray Data, which must then be running, as `data.reader`
+            says.
 
     Returns:
         The data of the run.
@@ -36,18 +38,38 @@ def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
     Raises:
         InputError: The data cannot be trained on; all problems are listed.
     """
-    size_mb = size_in_memory(plan.manifest, plan.columns) / 2**20
+    size_mb = _size_mb(plan)
     limit_mb = plan.config.data.in_memory_limit_mb
     streams = read is None and size_mb > limit_mb
+    if read is None and reads_in_driver(plan, size_mb):
+        read = read_rows_locally
     if plan.segments is None:
-        return _check_unknown_tokens(plan, prepare_songs(plan, read, size_mb, streams=streams))
-    if streams:
+        data = prepare_songs(plan, read, size_mb, streams=streams)
+    elif streams:
         raise InputError(
             f"data.in_memory_limit_mb: segments are kept in memory, and {plan.manifest.shown} takes {size_mb:.0f} MB,"
             f" more than {limit_mb}; set it higher"
         )
-    rows, notes = read_prepared_rows(plan, read, streams=False)
-    return _check_unknown_tokens(plan, prepare_segments(plan, rows, notes))
+    else:
+        data = prepare_segments(plan, *read_prepared_rows(plan, read, streams=False))
+    profile = {**data.profile, "reader": "ray" if read is None else "driver"}
+    return _check_unknown_tokens(plan, dataclasses.replace(data, profile=profile))
+
+
+def needs_ray(plan: RunPlan) -> bool:
+    """Return whether `prepare_data` reads rows with Ray Data.
+
+    Args:
+        plan: The plan of the run.
+
+    Returns:
+        False where this process reads them.
+    """
+    return not reads_in_driver(plan, _size_mb(plan))
+
+
+def _size_mb(plan: RunPlan) -> float:
+    return size_in_memory(plan.manifest, plan.columns) / 2**20
 
 
 def describe_dataset(plan: RunPlan, data: PreparedData) -> list[str]:
@@ -61,8 +83,9 @@ def describe_dataset(plan: RunPlan, data: PreparedData) -> list[str]:
         The number of songs and their labels, then a line for each reason for which rows were dropped.
     """
     profile = data.profile
+    reader = "with Ray Data" if profile["reader"] == "ray" else "in this process"
     return [
-        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.shown};"
+        f"{profile['songs']} songs from {profile['rows']} rows of {plan.manifest.shown}, read {reader};"
         f" {summarize_labels(profile['labels'])}",
         *(f"  {n} rows left out: {reason}" for reason, n in profile["dropped"].items()),
     ]

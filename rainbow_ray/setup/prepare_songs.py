@@ -98,7 +98,8 @@ def prepare_songs(plan: RunPlan, read: ReadRows | None, size_mb: float, *, strea
     limit_mb = plan.config.data.in_memory_limit_mb
     warnings.append(
         f"the manifest's columns hold {size_mb:.0f} MB, above data.in_memory_limit_mb ({limit_mb} MB):"
-        " songs are read anew each epoch"
+        " songs are read anew each epoch, with Ray Data"
+        + ("; data.reader: driver has no effect" if plan.config.data.reader == "driver" else "")
     )
     groups = group_ids(index, plan.config.data.split_by)
     pa.default_memory_pool().release_unused()  # of the pass over all rows

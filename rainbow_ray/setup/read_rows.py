@@ -23,12 +23,31 @@ from rainbow_ray.utils.errors import InputError
 
 NOTHING_TO_READ = "neither text nor audio nor MIDI"
 
+# of the columns that are read: above, Ray Data's tasks on two CPUs are quicker than one process, with their start
+DRIVER_MAX_MB = 64
+
 ReadRows = Callable[[Manifest, Columns, Prepare], pa.Table]
 
 # messages about windows that were read, by modality
 _READING_NOTES: dict[str, Callable[[pa.Table, Config], list[str]]] = {
     "midi": lambda rows, config: describe_cut_windows(rows, config.model.midi_encoder.max_notes),
 }
+
+
+def reads_in_driver(plan: RunPlan, size_mb: float) -> bool:
+    """Return whether the process of the command reads the rows, so that Ray need not run.
+
+    Args:
+        plan: The plan of the run.
+        size_mb: Size of the columns that are read, uncompressed, in MB.
+
+    Returns:
+        False where Ray Data reads them, into memory or, above `data.in_memory_limit_mb`, anew each epoch.
+    """
+    reader = plan.config.data.reader
+    if size_mb > plan.config.data.in_memory_limit_mb:
+        return False
+    return reader == "driver" or (reader == "auto" and size_mb <= DRIVER_MAX_MB and not plan.input_spec.media)
 
 
 def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> tuple[pa.Table, list[str]]:

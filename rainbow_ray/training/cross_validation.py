@@ -5,7 +5,7 @@ Actors read the data and the encoder once and run one fold after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import TrainingSchedule
-from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.data.batching import TrainingSchedule, fixed_training_schedule
+from rainbow_ray.data.dataset import Dataset, count_songs
 from rainbow_ray.distributed.actor_pool import ActorLostError, Piece, run_with_retries
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.ray_errors import causes_of, user_error
@@ -47,6 +47,8 @@ class FitJob:
         folder: Folder of the fit's checkpoints, metrics and result.
         schedule: Length of training; None: as the config says.
         config: Config of this fit; None: that of the context.
+        length_from: Folders of fits that end before this one starts, of whose best numbers of epochs it trains for the
+            median (the refit).
     """
 
     fold: int | None
@@ -55,6 +57,7 @@ class FitJob:
     folder: Path
     schedule: TrainingSchedule | None = None
     config: Config | None = None
+    length_from: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def run_job(
         input_spec=context.input_spec,
         fold=job.fold,
         split_by=context.split_by,
-        schedule=job.schedule,
+        schedule=refit_schedule(context, job) if job.length_from else job.schedule,
         frozen_cache=frozen_cache,
         on_validation=on_validation,
     )
@@ -188,6 +191,36 @@ def run_job(
     if process_group.is_main:
         subsets = {f"{SUBSET_PREFIX}{name}": scores for name, scores in output.subset_scores.items()}
         checkpoints.save_result({"train": output.train_scores, "val": output.val_scores, **subsets}, output.facts)
+
+
+def refit_schedule(context: FitContext, job: FitJob) -> TrainingSchedule:
+    """Return the schedule of a fit whose length other fits determine.
+
+    Args:
+        context: What all fits share.
+        job: The fit; those that it names in `length_from` have ended.
+
+    Returns:
+        Their batch size, and the median of their best numbers of epochs.
+
+    Raises:
+        TrainingError: A fit has left no result.
+    """
+    facts = [_load_result(folder)[1] for folder in job.length_from]
+    n_songs = count_songs(context.dataset, job.train)
+    return fixed_training_schedule(facts[0]["step_size"], best_length(facts), len(job.train), n_songs)
+
+
+def best_length(facts: Sequence[Mapping[str, Any]]) -> int:
+    """Return the median best number of epochs of several fits, which is how long the refit trains.
+
+    Args:
+        facts: Facts of the fits.
+
+    Returns:
+        Number of epochs, at least 1.
+    """
+    return max(1, round(float(np.median([each["best_epoch"] for each in facts]))))
 
 
 def is_pending(job: FitJob) -> bool:
@@ -221,14 +254,18 @@ def read_result(job: FitJob) -> FitResult:
     Raises:
         TrainingError: The fit left no result.
     """
-    result = CheckpointManager(job.folder).load_result()
-    if result is None:
-        raise TrainingError(f"{job.folder}: the fit ended without a result")
-    arrays, facts = result
+    arrays, facts = _load_result(job.folder)
     subsets = {
         name.removeprefix(SUBSET_PREFIX): scores for name, scores in arrays.items() if name.startswith(SUBSET_PREFIX)
     }
     return FitResult(job, arrays["train"], arrays["val"], facts, subsets)
+
+
+def _load_result(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    result = CheckpointManager(folder).load_result()
+    if result is None:
+        raise TrainingError(f"{folder}: the fit ended without a result")
+    return result
 
 
 def out_of_fold(

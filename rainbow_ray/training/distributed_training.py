@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.distributed.ray_errors import user_error
+from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.distributed.resources import WorkerResources
-from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import (
     RESTARTS,
     FitContext,
@@ -19,11 +16,11 @@ from rainbow_ray.training.cross_validation import (
     FitResult,
     is_pending,
     read_result,
-    run_job,
     user_facing_error,
 )
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+from rainbow_ray.training.train_worker import train_worker
+from rainbow_ray.utils.errors import TrainingError, first_line
 
 
 def run_distributed(
@@ -65,8 +62,9 @@ def _make_trainer(context: FitContext, jobs: list[FitJob], workers: WorkerResour
 
     is_elastic = workers.min_workers != workers.max_workers
     trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"context": ray.put(context), "jobs": jobs, "threads": workers.threads},
+        train_worker,
+        # behind a reference, so that Train's other processes need not import the types of these objects
+        train_loop_config={"work": ray.put((context, jobs)), "threads": workers.threads},
         torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.min_workers, workers.max_workers) if is_elastic else workers.min_workers,
@@ -82,37 +80,20 @@ def _make_trainer(context: FitContext, jobs: list[FitJob], workers: WorkerResour
     )
     # Train's own handler of SIGINT ends the process with exit code 0; ours raises, and Ray is then shut down
     trainer._register_sigint_handler = lambda controller: None  # noqa: ARG005
-    return trainer
+    return _without_cleaner(trainer) if owns_cluster() else trainer
 
 
-def _train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
-    """Run fits in one worker of a TorchTrainer.
+def _without_cleaner(trainer: Any) -> Any:
+    """Keep a trainer from starting the actor that frees the resources of a controller that was killed.
 
-    A known error is returned rather than raised: all workers meet it in the same step, and Train would restart them
-    only to meet it again.
+    Ray that a command has started for itself ends with the command, and a process takes two seconds to start.
     """
-    import ray
-    import ray.train
-    import ray.train.torch
-    import torch
-
-    worker = ray.train.get_context()
-    torch.set_num_threads(arguments["threads"])
-    # layers that the model does not read get no gradient; buffers are equal on all workers from the start
-    options = {"find_unused_parameters": True, "broadcast_buffers": False}
-    wrap = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
-    process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
-    context = ray.get(arguments["context"])
-    try:
-        for job in arguments["jobs"]:
-            if CheckpointManager(job.folder).load_result() is None:
-                run_job(context, job, process_group)
-    except Exception as error:
-        known_error = user_error(error)  # Ray wraps errors of the tasks that read songs for this worker
-        if known_error is None:
-            raise
-        return known_error
-    return None
+    make_callbacks = getattr(trainer, "_create_default_callbacks", None)
+    if make_callbacks is not None:
+        trainer._create_default_callbacks = lambda: [
+            callback for callback in make_callbacks() if type(callback).__name__ != "PlacementGroupCleanerCallback"
+        ]
+    return trainer
 
 
 def _fit_trainer(trainer: Any) -> None:

@@ -46,7 +46,12 @@ def test_the_best_epoch_has_the_smallest_error():
 
 
 def test_a_refit_has_no_validation_score():
-    assert lines_of(None, headline=None) == ["refit  epoch 3/3  train_loss 0.333"]
+    assert lines_of(None) == ["refit  epoch 3/3  train_loss 0.333"]
+
+
+def test_the_length_of_a_refit_is_known_after_the_folds():
+    assert lines_of(None, refit_epochs=lambda: 7) == ["refit  epoch 3/7  train_loss 0.333"]
+    assert lines_of(0, refit_epochs=lambda: 7)[0].startswith("fold 1  epoch 3/3")
 
 
 def test_an_undefined_metric_has_no_best_epoch():

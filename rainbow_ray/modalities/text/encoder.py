@@ -20,7 +20,7 @@ from rainbow_ray.modalities.freezing import (
     trained_by_depth,
 )
 from rainbow_ray.modalities.text.adapters import ADAPTERS, find_layers
-from rainbow_ray.modalities.text.embedded import source_of
+from rainbow_ray.modalities.text.embedded import EMBEDDED, source_of
 from rainbow_ray.modalities.text.tokenize import TOKENS, check_embeddings, load_tokenizer
 from rainbow_ray.utils.errors import InputError
 
@@ -61,7 +61,7 @@ def load_encoder(name: str) -> Any:
 
 @functools.cache
 def verify_encoder(name: str) -> tuple[str, ...]:
-    """Load a text encoder once to see that it can be used.
+    """Load a text encoder once to see that it can be used; of the embedded one, compare its files.
 
     Args:
         name: `embedded`, a local folder, or a hub name.
@@ -72,6 +72,9 @@ def verify_encoder(name: str) -> tuple[str, ...]:
     Raises:
         InputError: It cannot be used (see `load_encoder`).
     """
+    if name == EMBEDDED:
+        source_of(name)  # compares its files with those that were packed, so that they need not be loaded
+        return ()
     n_embeddings = pretrained.count_embeddings(load_encoder(name))
     key = pretrained.TEXT.key
     return tuple(f"{key}: {text}" for text in pretrained.check_coverage(load_tokenizer(name), n_embeddings))

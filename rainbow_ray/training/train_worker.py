@@ -1,0 +1,52 @@
+"""The function that each worker of a TorchTrainer runs.
+
+Ray Train's controller imports this module as well, so that heavy ones are imported only where the function runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from rainbow_ray.utils.errors import InputError, TrainingError
+
+
+def train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
+    """Run fits in one worker of a TorchTrainer.
+
+    A known error is returned rather than raised: all workers meet it in the same step, and Train would restart them
+    only to meet it again.
+
+    Args:
+        arguments: `work`, a reference to the context of the fits and the fits; `threads`, the number of threads.
+
+    Returns:
+        The known error that ended the fits, or None.
+    """
+    import ray
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from rainbow_ray.distributed.process_group import ProcessGroup
+    from rainbow_ray.distributed.ray_errors import user_error
+    from rainbow_ray.training.checkpoint import CheckpointManager
+    from rainbow_ray.training.cross_validation import run_job
+
+    worker = ray.train.get_context()
+    torch.set_num_threads(arguments["threads"])
+    # layers that the model does not read get no gradient; buffers are equal on all workers from the start
+    options = {"find_unused_parameters": True, "broadcast_buffers": False}
+    wrap = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
+    process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
+    context, jobs = ray.get(arguments["work"])
+    try:
+        for job in jobs:
+            if CheckpointManager(job.folder).load_result() is None:
+                run_job(context, job, process_group)
+    except Exception as error:
+        known_error = user_error(error)  # Ray wraps errors of the tasks that read songs for this worker
+        if known_error is None:
+            raise
+        return known_error
+    return None

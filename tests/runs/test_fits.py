@@ -1,0 +1,69 @@
+"""Which runs share one worker, and the length of their refit."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rainbow_ray.data.batching import fixed_training_schedule
+from rainbow_ray.distributed.resources import RayResources
+from rainbow_ray.runs.context import RunContext
+from rainbow_ray.runs.fits import fold_jobs, refit_job, shares_one_worker
+from rainbow_ray.runs.run_dir import init_run_dir
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.cross_validation import refit_schedule
+from rainbow_ray.utils.errors import TrainingError
+from rainbow_ray.utils.stopwatch import Stopwatch
+from tests.helpers import data_of, plan_of
+
+
+@pytest.fixture
+def make_run(songs_file, tmp_path):
+    def make(*, gpus: int = 0, **keys) -> RunContext:
+        plan = plan_of(songs_file, **keys)
+        resources, stopwatch = RayResources(2, gpus, None), Stopwatch(time.perf_counter())
+        run_dir = init_run_dir(plan.config, tmp_path / "run")
+        return RunContext(plan, data_of(plan), run_dir, resources, Console(quiet=True), stopwatch)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("expected", "keys"),
+    [
+        (True, {}),
+        (False, {"gpus": 1}),
+        (True, {"gpus": 1, "training__device": "cpu"}),
+        (False, {"training__workers": 2}),
+        (False, {"data__folds": 1}),
+        (False, {"model__text_encoder__freeze_layers": 0}),
+    ],
+)
+def test_short_fits_on_cpus_share_one_worker(make_run, expected, keys):
+    assert shares_one_worker(make_run(**keys)) == expected
+
+
+def test_large_runs_do_not(make_run, monkeypatch):
+    monkeypatch.setattr("rainbow_ray.runs.fits.MAX_SHARED_EXAMPLES", 3)
+    assert not shares_one_worker(make_run())
+
+
+def test_the_refit_takes_the_median_length_of_the_folds(make_run):
+    run = make_run(data__folds=3)
+    shared, folds = run.fit_context(), fold_jobs(run)
+    job = refit_job(run, folds)
+    with pytest.raises(TrainingError, match="without a result"):
+        refit_schedule(shared, job)
+    for fold, epoch in zip(folds, (2, 9, 4), strict=True):
+        facts = {"best_epoch": epoch, "step_size": 8}
+        CheckpointManager(fold.folder).save_result({"train": np.zeros(1), "val": np.zeros(1)}, facts)
+    n_songs = len(run.data.source)
+    assert refit_schedule(shared, job) == fixed_training_schedule(8, 4, n_songs)
+    assert len(job.train) == n_songs
+    assert job.fold is None
+    one = dataclasses.replace(job, length_from=job.length_from[1:2])
+    assert refit_schedule(shared, one).epochs == 9

@@ -1,0 +1,78 @@
+"""Calls in the background."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from rainbow_ray.utils.background import LOWEST_PRIORITY, run_in_background
+
+
+def test_the_result_is_that_of_the_function():
+    gate = threading.Event()
+    future = run_in_background(lambda: gate.wait(10), "test")
+    assert not future.done()
+    gate.set()
+    assert future.result(10) is True
+
+
+def test_what_the_function_raises_is_raised_where_the_result_is_needed():
+    def fail() -> None:
+        raise ValueError("wrong")
+
+    future = run_in_background(fail, "test")
+    with pytest.raises(ValueError, match="wrong"):
+        future.result(10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_a_call_that_yields_cpus_has_a_priority_of_its_own():
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+    assert run_in_background(priority, "test", yields_cpus=True).result(10) == LOWEST_PRIORITY
+    assert run_in_background(priority, "test").result(10) == priority() == before
+
+
+SCRIPT = """
+import time
+from rainbow_ray.utils.background import run_in_background
+run_in_background(lambda: time.sleep(60), "test")
+"""
+
+
+def test_a_call_that_still_runs_does_not_keep_the_process():
+    subprocess.run([sys.executable, "-c", SCRIPT], timeout=30, check=True)
+
+
+BUSY_SCRIPT = """
+import atexit, sys, threading
+from rainbow_ray.cli.main import run_command
+from rainbow_ray.utils.background import run_in_background
+from rainbow_ray.utils.errors import TrainingError
+
+def main(arguments):
+    import torch
+    started = threading.Event()
+    def multiply():
+        started.set()
+        matrix = torch.ones(1000, 1000)
+        while True:
+            matrix = (matrix @ matrix).clamp(0, 1)
+    atexit.register(print, "exit functions ran")
+    run_in_background(multiply, "test")
+    started.wait()
+    raise TrainingError("a fit failed")
+
+sys.exit(run_command(main))
+"""
+
+
+def test_a_command_that_fails_does_not_abort_in_a_call_that_still_runs():
+    run = subprocess.run([sys.executable, "-c", BUSY_SCRIPT], timeout=60, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr, run.stdout) == (1, "error: a fit failed\n", "exit functions ran\n")
