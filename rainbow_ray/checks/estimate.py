@@ -17,14 +17,14 @@ from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
-from rainbow_ray.training.schedule import schedule_of_fit
+from rainbow_ray.training.schedule import HEAD_STEP_SECONDS, schedule_of_fit, share_one_worker
 
 USABLE_MEMORY = 0.9  # fraction; the rest is for the system and fragmentation
 MAX_SHOWN_EXAMPLES = 100_000
 # Fixed costs of a run, in starts of Ray: reading data, starting workers, the trainer of the refit. They were fitted to
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
-HEAD_STEP_SECONDS = 0.002  # of a step that trains only the head
+STARTS_SHARED = 5.0  # where folds and refit share one worker, beside which the baselines are computed
 SOLUTION_SECONDS = 1.0  # of a classifier of a few songs that is solved for all penalties and inner folds
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
 BACKWARD_COST = 3  # forward and backward pass of all layers, in forward passes
@@ -90,12 +90,19 @@ def estimate_run(
     )
     fit_seconds = _fit_seconds(profile, schedule, n_train, n_val)
     n_workers = (parse_workers(training.workers) or (1, 1))[1]
-    n_concurrent = 1 if training.workers is not None else min(n_parallel, n_folds)
+    uses_gpu = profile.components.execution.device.type == "cuda"
+    is_shared = not uses_gpu and share_one_worker(
+        plan.config, data.source, data.task, plan.input_spec, schedule, n_folds=n_folds, n_cpus=n_parallel
+    )
+    n_concurrent = 1 if is_shared or training.workers is not None else min(n_parallel, n_folds)
     fits_seconds = fit_seconds * n_folds / n_concurrent / n_workers + (fit_seconds / n_workers if n_folds > 1 else 0.0)
     n_baseline = min(n_train + n_val, MAX_EXAMPLES)
     baseline_seconds = n_baseline * profile.encode_seconds * BASELINE_PASSES + BASELINE_SECONDS
-    n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
-    total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds
+    if is_shared:
+        total_seconds = ray_seconds * STARTS_SHARED + max(fits_seconds, baseline_seconds)
+    else:
+        n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
+        total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds
     fits = f", {n_folds} folds and a refit" if n_folds > 1 else ""
     price = plan.config.logging.usd_per_hour
     cost = f", ${total_seconds / 3600 * price:.3f}" if price is not None else "; add --usd-per-hour for the cost"

@@ -97,7 +97,7 @@ def _run_checks(resolved: Resolved, ray_process: subprocess.Popen[str]) -> int:
 
 
 def build_cache(resolved: Resolved, address: str | None) -> int:
-    """Fill the cache of audio and MIDI: Ray Data reads the files on all CPUs, then this process encodes them.
+    """Fill the cache of audio and MIDI: the files are read as `data.reader` says, then this process encodes them.
 
     Args:
         resolved: The config.

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from rainbow_ray.utils.background import exit_despite_calls
+from rainbow_ray.utils.background import exit_despite_calls, has_calls
 from rainbow_ray.utils.errors import EXIT_FAILURE, EXIT_INPUT_ERROR, InputError, TrainingError
 from rainbow_ray.utils.signals import describe, exit_code
 from rainbow_ray.utils.streams import close_output, print_error, printable, protect_streams
@@ -29,7 +29,14 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         0 for success, 1 if the work failed, 2 if the input or the config is wrong, 130 if interrupted (SIGINT), 143 if
         terminated (SIGTERM).
     """
-    return exit_despite_calls(_run(main))
+    try:
+        code = _run(main)
+    except Exception:  # a defect: Python would print the traceback as well, and then end in order
+        if not has_calls():
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = EXIT_FAILURE
+    return exit_despite_calls(code)
 
 
 def _run(main: Callable[[Sequence[str]], int]) -> int:

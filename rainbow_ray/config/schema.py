@@ -75,7 +75,7 @@ HASH_EXCLUDED: dict[str, Any] = {
         "budget_usd",
     },
     "training": {"workers", "checkpoint_seconds"},
-    "data": {"media_root", "media_cache", "max_unreadable_fraction"},  # the same files can lie elsewhere
+    "data": {"media_root", "media_cache", "max_unreadable_fraction", "reader"},  # the same files can lie elsewhere
 }
 
 

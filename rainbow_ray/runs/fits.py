@@ -14,7 +14,7 @@ from rainbow_ray.baselines.common import Baselines
 from rainbow_ray.baselines.compute import compute_baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.baselines.registry import registered_baselines
-from rainbow_ray.config.solver import trains_no_encoder
+from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.data.dataset import count_songs
 from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.runs.context import RunContext
@@ -32,11 +32,16 @@ from rainbow_ray.training.cross_validation import (
 )
 from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.training.schedule import schedule_of_fit
+from rainbow_ray.training.schedule import (
+    NO_CONTEXT_KIND,
+    has_fits_without_context,
+    schedule_of_fit,
+    share_one_worker,
+)
 from rainbow_ray.utils.background import run_in_background
+from rainbow_ray.utils.errors import TrainingError
 
-MAX_SHARED_EXAMPLES = 5_000  # of a run whose fits share one process
-NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
+MAX_SHARED_THREADS = 4  # of PyTorch, of the fits that share a worker
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,22 @@ def train(run: RunContext) -> None:
 
 
 def shares_one_worker(run: RunContext) -> bool:
-    """Return whether one process runs all fits of a run sooner than several processes start.
+    """Return whether the fits of a run share one worker, see `share_one_worker`.
 
     Args:
         run: The run.
 
     Returns:
-        True on CPUs, where a few songs are read into memory and only layers after a frozen text encoder are trained.
+        True for short fits on the CPUs of one machine.
     """
-    data, training = run.data, run.plan.config.training
-    is_single = data.split.n_folds == 1 or training.workers is not None
-    if is_single or run.resources.uses_gpu(training.device) or not data.source.in_memory:
+    plan, data, resources = run.plan, run.data, run.resources
+    if resources.uses_gpu(plan.config.training.device) or resources.cpus > resources.node_cpus:
         return False
-    has_frozen_inputs = not run.plan.input_spec.media and trains_no_encoder(run.plan.config)
-    return has_frozen_inputs and len(data.source) <= MAX_SHARED_EXAMPLES
+    schedule = _schedule_of_folds(run)
+    return share_one_worker(
+        plan.config, data.source, data.task, plan.input_spec, schedule, n_folds=data.split.n_folds,
+        n_cpus=resources.cpus,
+    )  # fmt: skip
 
 
 def fit_in_one_worker(run: RunContext, shared: FitContext) -> Fits:
@@ -108,20 +115,12 @@ def fit_in_one_worker(run: RunContext, shared: FitContext) -> Fits:
     no_context_jobs = jobs_without_context(shared, jobs)
     refits = [] if shared.config.training.ensemble else [refit_job(run, jobs)]
     workers = run.worker_resources()
-    # the baselines keep one CPU busy
-    workers = dataclasses.replace(workers, threads=max(1, workers.threads - 1))
-    progress = _progress(run, shared, jobs, lambda: refit_schedule(shared, refits[0]).epochs)
-    compute = _baselines_of(run)
-
-    def compute_and_import() -> Baselines:
-        baselines = compute(shared)
-        # what is needed after the fits, and takes a second to import
-        import rainbow_ray.html_report.write  # noqa: F401
-
-        return baselines
-
-    # the fits take longer, with the start of their worker
-    baselines = run_in_background(compute_and_import, "baselines", yields_cpus=True)
+    # the fits and the baselines share the CPUs; matrices are small, so that more threads would cost more than they save
+    n_threads = min(max(1, workers.threads // 2), MAX_SHARED_THREADS)
+    workers = dataclasses.replace(workers, threads=n_threads)
+    progress = _progress(run, shared, refits[0] if refits else None)
+    compute = functools.partial(_baselines_with_threads, _baselines_of(run), shared, n_threads)
+    baselines = run_in_background(compute, "baselines", yields_cpus=True)
     with progress:
         shown = [*jobs, *refits]
         logs = LogForwarder([job.folder / METRICS for job in shown], [*run.loggers, progress], progress.finish)
@@ -130,6 +129,20 @@ def fit_in_one_worker(run: RunContext, shared: FitContext) -> Fits:
         scored = _add_no_context(run, baselines.result(), results[len(jobs) : len(jobs) + len(no_context_jobs)])
     run.stopwatch.mark("baselines")
     return Fits(results[: len(jobs)], results[-1] if refits else None, scored)
+
+
+def _baselines_with_threads(
+    compute: Callable[[FitContext], Baselines], shared: FitContext, n_threads: int
+) -> Baselines:
+    """Compute baselines in this process with a number of threads of PyTorch."""
+    import torch
+
+    n_before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        return compute(shared)
+    finally:
+        torch.set_num_threads(n_before)
 
 
 def fit_in_parallel(run: RunContext, shared: FitContext) -> Fits:
@@ -171,7 +184,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
         TrainingError: A fit failed.
     """
     jobs, compute = fold_jobs(run), _baselines_of(run)
-    progress = _progress(run, shared, jobs)
+    progress = _progress(run, shared)
     no_context_jobs = jobs_without_context(shared, jobs)
     all_jobs = [*jobs, *no_context_jobs]
     is_distributed = len(jobs) == 1 or shared.config.training.workers is not None or not shared.dataset.in_memory
@@ -202,19 +215,27 @@ def _baselines_of(run: RunContext) -> Callable[[FitContext], Baselines]:
     )
 
 
-def _progress(
-    run: RunContext, shared: FitContext, jobs: list[FitJob], refit_epochs: Callable[[], int] | None = None
-) -> FitProgress:
+def _schedule_of_folds(run: RunContext) -> TrainingSchedule:
+    plan, data = run.plan, run.data
+    train, _ = data.split.train_val_indices(0)
+    n_songs = count_songs(data.source, train)
+    return schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, len(train), n_songs=n_songs)
+
+
+def _progress(run: RunContext, shared: FitContext, refit: FitJob | None = None) -> FitProgress:
     """Return the display of the folds, and of the refit where it follows them."""
-    n_songs = count_songs(shared.dataset, jobs[0].train)
-    schedule = schedule_of_fit(
-        shared.config, shared.dataset, shared.task, shared.input_spec, len(jobs[0].train), n_songs=n_songs
-    )
-    headline = shared.config.training.headline
+    headline, n_epochs = shared.config.training.headline, _schedule_of_folds(run).epochs
+
+    def refit_epochs() -> int:
+        try:
+            return n_epochs if refit is None else refit_schedule(shared, refit).epochs
+        except TrainingError:  # the result of a fold is damaged, and the fold will run again
+            return n_epochs
+
     return FitProgress(
         run.console,
         shared.config.logging.shown,
-        schedule.epochs,
+        n_epochs,
         headline=headline,
         larger_is_better=shared.task.larger_is_better(headline),
         refit_epochs=refit_epochs,
@@ -259,8 +280,7 @@ def jobs_without_context(shared: FitContext, jobs: list[FitJob]) -> list[FitJob]
     Returns:
         One fit per fold, or none where the model has no temporal layers or `segments.no_context_baseline` is false.
     """
-    is_requested = shared.task.is_sequence_task and shared.config.segments.no_context_baseline
-    if not is_requested or shared.config.model.temporal.kind == NO_CONTEXT_KIND:
+    if not has_fits_without_context(shared.config, shared.task):
         return []
     config = shared.config.with_values({"model.temporal.kind": NO_CONTEXT_KIND})
     return [
@@ -284,6 +304,6 @@ def refit_on_all(run: RunContext, shared: FitContext, folds: list[FitJob]) -> Fi
         TrainingError: The fit failed.
     """
     job = refit_job(run, folds)
-    with _progress(run, shared, folds, lambda: refit_schedule(shared, job).epochs) as progress:
+    with _progress(run, shared, job) as progress:
         logs = LogForwarder([job.folder / METRICS], [*run.loggers, progress], progress.finish)
         return run_distributed(shared, [job], run.worker_resources(), logs)[0]

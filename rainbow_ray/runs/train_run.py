@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 from typing import TYPE_CHECKING
 
@@ -65,24 +66,30 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""
     with raise_on_signal(), closing(run_dir):
-        reading = _start_reading(plan)
+        reading = _start_reading(plan, trains=run_dir is not None)
         with ray_cluster(options.address, advice) as resources:
             stopwatch.mark("ray")
             _run_on_ray(plan, reading, run_dir, resources, console, stopwatch)
     return EXIT_SUCCESS
 
 
-def _start_reading(plan: RunPlan) -> Future[PreparedData | None]:
+def _start_reading(plan: RunPlan, *, trains: bool) -> Future[PreparedData | None]:
     """Read the data while Ray starts, if this process reads them; otherwise the result is None."""
     from rainbow_ray.setup.prepare import needs_ray, prepare_data
 
     def read() -> PreparedData | None:
         data = None if needs_ray(plan) else prepare_data(plan)
-        for module in SLOW_IMPORTS:
-            importlib.import_module(module)
+        if trains:
+            run_in_background(_import_modules, "imports")
         return data
 
     return run_in_background(read, "reading")
+
+
+def _import_modules() -> None:
+    for module in SLOW_IMPORTS:
+        with contextlib.suppress(ImportError):  # raised where it matters
+            importlib.import_module(module)
 
 
 def _run_on_ray(

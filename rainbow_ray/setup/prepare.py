@@ -29,8 +29,7 @@ def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
 
     Args:
         plan: The plan of the run.
-        read: Reads rows into memory; None: this process or Ray Data, which must then be running, as `data.reader`
-            says.
+        read: Reads rows into memory; None: `data.reader` decides. Ray must be running where `needs_ray` is true.
 
     Returns:
         The data of the run.

@@ -30,7 +30,7 @@ from rainbow_ray.training.loggers import JsonLinesLogger, LogForwarder, MetricLo
 from rainbow_ray.training.trainer import fit
 from rainbow_ray.utils.errors import InputError, TrainingError, first_line
 
-RESTARTS = 3  # per worker; a fit that kills its workers more often will always kill them
+RESTARTS = 3  # of the worker of a fit; one that kills its workers more often will always kill them
 SUBSET_PREFIX = "only "  # in `result.npz`, before the names of modalities
 
 T = TypeVar("T")
@@ -45,7 +45,6 @@ class FitJob:
         train: Indices of the training side, `(n,)`.
         val: Indices of the validation side, `(m,)`; empty in the refit.
         folder: Folder of the fit's checkpoints, metrics and result.
-        schedule: Length of training; None: as the config says.
         config: Config of this fit; None: that of the context.
         length_from: Folders of fits that end before this one starts, of whose best numbers of epochs it trains for the
             median (the refit).
@@ -55,7 +54,6 @@ class FitJob:
     train: np.ndarray
     val: np.ndarray
     folder: Path
-    schedule: TrainingSchedule | None = None
     config: Config | None = None
     length_from: tuple[Path, ...] = ()
 
@@ -183,7 +181,7 @@ def run_job(
         input_spec=context.input_spec,
         fold=job.fold,
         split_by=context.split_by,
-        schedule=refit_schedule(context, job) if job.length_from else job.schedule,
+        schedule=refit_schedule(context, job) if job.length_from else None,
         frozen_cache=frozen_cache,
         on_validation=on_validation,
     )

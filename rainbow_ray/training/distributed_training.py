@@ -22,6 +22,8 @@ from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.training.train_worker import train_worker
 from rainbow_ray.utils.errors import TrainingError, first_line
 
+CLEANER = "PlacementGroupCleanerCallback"  # of Train, which exports neither it nor the list that it is in
+
 
 def run_distributed(
     context: FitContext, jobs: list[FitJob], workers: WorkerResources, forwarder: LogForwarder
@@ -48,7 +50,7 @@ def run_distributed(
         storage = pending[0].folder.resolve().parent / "ray"
         trainer = _make_trainer(context, pending, workers, storage)
         with forwarder.follow():
-            _fit_trainer(trainer)
+            _fit_trainer(trainer, _max_deaths(pending))
         shutil.rmtree(storage, ignore_errors=True)
     else:
         forwarder.poll()
@@ -75,12 +77,17 @@ def _make_trainer(context: FitContext, jobs: list[FitJob], workers: WorkerResour
             # a new name for each start, because Train would silently continue from the state of an earlier start
             name=f"{jobs[0].folder.name}-{time.time_ns()}",
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=RESTARTS),
+            failure_config=FailureConfig(max_failures=_max_deaths(jobs)),
         ),
     )
     # Train's own handler of SIGINT ends the process with exit code 0; ours raises, and Ray is then shut down
     trainer._register_sigint_handler = lambda controller: None  # noqa: ARG005
     return _without_cleaner(trainer) if owns_cluster() else trainer
+
+
+def _max_deaths(jobs: list[FitJob]) -> int:
+    """Return how many times the workers may die: Train counts all fits together, and each may have bad luck once."""
+    return RESTARTS + len(jobs) - 1
 
 
 def _without_cleaner(trainer: Any) -> Any:
@@ -91,12 +98,12 @@ def _without_cleaner(trainer: Any) -> Any:
     make_callbacks = getattr(trainer, "_create_default_callbacks", None)
     if make_callbacks is not None:
         trainer._create_default_callbacks = lambda: [
-            callback for callback in make_callbacks() if type(callback).__name__ != "PlacementGroupCleanerCallback"
+            callback for callback in make_callbacks() if type(callback).__name__ != CLEANER
         ]
     return trainer
 
 
-def _fit_trainer(trainer: Any) -> None:
+def _fit_trainer(trainer: Any, max_deaths: int) -> None:
     """Run a TorchTrainer and raise the error of its workers, if any, as one for the user."""
     from ray.exceptions import RayActorError
     from ray.train import TrainingFailedError
@@ -107,7 +114,7 @@ def _fit_trainer(trainer: Any) -> None:
         failures = list(getattr(error, "worker_failures", {}).values())
         if failures and all(isinstance(failure, RayActorError) for failure in failures):
             raise TrainingError(
-                f"workers died {RESTARTS + 1} times ({first_line(failures[0])}); continue with --resume"
+                f"workers died {max_deaths + 1} times ({first_line(failures[0])}); continue with --resume"
             ) from error
         translated = next(filter(None, map(user_facing_error, failures)), None)
         if translated is not None:

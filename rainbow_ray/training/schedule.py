@@ -1,13 +1,62 @@
-"""The length of a fit: epochs and steps, or a single solution of its classifier."""
+"""The length of a fit: epochs and steps, or a single solution of its classifier; and which fits share a worker."""
 
 from __future__ import annotations
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.solver import can_be_solved, is_solved
+from rainbow_ray.config.solver import can_be_solved, is_solved, trains_no_encoder
 from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
 from rainbow_ray.data.dataset import Dataset, InMemoryDataset
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.base import Task
+
+# Of a step that trains only the layers after a frozen encoder, on a CPU.
+HEAD_STEP_SECONDS, SEQUENCE_STEP_SECONDS = 0.002, 0.006
+SAVED_SECONDS = 30.0  # by one start of a worker in place of several
+MAX_SHARED_EXAMPLES = 5_000
+NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
+
+
+def share_one_worker(
+    config: Config, dataset: Dataset, task: Task, input_spec: InputSpec, schedule: TrainingSchedule, *, n_folds: int,
+    n_cpus: int,
+) -> bool:  # fmt: skip
+    """Return whether one process runs the fits of all folds sooner than several processes start.
+
+    Args:
+        config: Config of the run, with defaults resolved.
+        dataset: All examples.
+        task: The task.
+        input_spec: Modalities that are read.
+        schedule: Schedule of a fit.
+        n_folds: Number of folds.
+        n_cpus: CPUs of the machine, on which fits would run in parallel.
+
+    Returns:
+        True for a few short fits of the layers after a frozen text encoder, without other modalities.
+    """
+    if n_folds == 1 or config.training.workers is not None or not dataset.in_memory:
+        return False
+    reads_only_text = bool(input_spec.text) and len(input_spec.modalities) == 1
+    if not reads_only_text or not trains_no_encoder(config) or len(dataset) > MAX_SHARED_EXAMPLES:
+        return False
+    step_seconds = SEQUENCE_STEP_SECONDS if task.is_sequence_task else HEAD_STEP_SECONDS
+    n_fits = n_folds * (2 if has_fits_without_context(config, task) else 1)
+    n_rounds = -(-n_fits // n_cpus)
+    return schedule.total_steps * step_seconds * (n_fits - n_rounds) <= SAVED_SECONDS
+
+
+def has_fits_without_context(config: Config, task: Task) -> bool:
+    """Return whether each fold is fitted without temporal layers, too, as their baseline.
+
+    Args:
+        config: Config of the run, with defaults resolved.
+        task: The task.
+
+    Returns:
+        False where the model has no temporal layers, or `segments.no_context_baseline` is false.
+    """
+    is_requested = task.is_sequence_task and config.segments.no_context_baseline
+    return is_requested and config.model.temporal.kind != NO_CONTEXT_KIND
 
 
 def is_solved_run(

@@ -6,32 +6,32 @@ Ray Train's controller imports this module as well, so that heavy ones are impor
 from __future__ import annotations
 
 import functools
+import traceback
 from typing import Any
 
-from rainbow_ray.utils.errors import InputError, TrainingError
 
-
-def train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None:
+def train_worker(arguments: dict[str, Any]) -> Exception | None:
     """Run fits in one worker of a TorchTrainer.
 
     A known error is returned rather than raised: all workers meet it in the same step, and Train would restart them
-    only to meet it again.
+    only to meet it again. A defect of one of several workers is raised, since the others may wait for this one.
 
     Args:
         arguments: `work`, a reference to the context of the fits and the fits; `threads`, the number of threads.
 
     Returns:
-        The known error that ended the fits, or None.
+        The error that ended the fits, or None.
     """
     import ray
     import ray.train
     import ray.train.torch
     import torch
+    from ray.exceptions import RayError
 
     from rainbow_ray.distributed.process_group import ProcessGroup
     from rainbow_ray.distributed.ray_errors import user_error
     from rainbow_ray.training.checkpoint import CheckpointManager
-    from rainbow_ray.training.cross_validation import run_job
+    from rainbow_ray.training.cross_validation import run_job, user_facing_error
 
     worker = ray.train.get_context()
     torch.set_num_threads(arguments["threads"])
@@ -45,8 +45,11 @@ def train_worker(arguments: dict[str, Any]) -> TrainingError | InputError | None
             if CheckpointManager(job.folder).load_result() is None:
                 run_job(context, job, process_group)
     except Exception as error:
-        known_error = user_error(error)  # Ray wraps errors of the tasks that read songs for this worker
-        if known_error is None:
+        # Ray wraps errors of the tasks that read songs for this worker
+        known_error = user_facing_error(error) if process_group.size == 1 else user_error(error)
+        if known_error is not None:
+            return known_error
+        if process_group.size > 1 or isinstance(error, RayError):  # Ray's own errors are of lost nodes and objects
             raise
-        return known_error
+        return RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-LOWEST_PRIORITY = 19
+WORKER_NICENESS = 15  # of Ray's workers
 
 _threads: list[threading.Thread] = []
 
@@ -28,8 +28,8 @@ def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool
     Args:
         function: The function.
         name: Name of the thread.
-        yields_cpus: Whether the thread, and those that it starts, give way to all other work of the machine, such as
-            Ray's workers, which run with a low priority themselves; only Linux has priorities of threads.
+        yields_cpus: Whether the thread, and those that it starts, have the low priority of Ray's workers; threads have
+            priorities on Linux alone.
 
     Returns:
         The future, whose `result()` waits for the function, and raises what it raised.
@@ -41,7 +41,7 @@ def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool
     def run() -> None:
         if yields_cpus and sys.platform == "linux":
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
         try:
             future.set_result(function())
         except BaseException as error:
@@ -51,6 +51,15 @@ def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool
     _threads.append(thread)
     thread.start()
     return future
+
+
+def has_calls() -> bool:
+    """Return whether a call runs.
+
+    Returns:
+        False where all have ended.
+    """
+    return any(thread.is_alive() for thread in _threads)
 
 
 def exit_despite_calls(code: int) -> int:
@@ -65,7 +74,7 @@ def exit_despite_calls(code: int) -> int:
     Returns:
         The same code, if no call runs.
     """
-    if not any(thread.is_alive() for thread in _threads):
+    if not has_calls():
         return code
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -17,10 +18,10 @@ import psutil
 import pytest
 
 from rainbow_ray.distributed import ray_cluster
-from rainbow_ray.distributed.ray_cluster import HEAD, describe_dashboard, token_path
+from rainbow_ray.distributed.ray_cluster import HEAD, describe_dashboard, owns_cluster, token_path
 from rainbow_ray.distributed.resources import RayResources, WorkerResources
 from rainbow_ray.training.cross_validation import FitContext, FitJob
-from rainbow_ray.training.distributed_training import run_distributed
+from rainbow_ray.training.distributed_training import CLEANER, _without_cleaner, run_distributed
 from rainbow_ray.training.loggers import LogForwarder
 from tests.helpers import data_of, plan_of
 
@@ -83,6 +84,34 @@ def test_the_dashboard_requires_the_token_and_shows_the_run(ray_session, songs_f
     assert status == 200
     runs = {run["name"]: run["status"] for run in json.loads(page)["train_runs"]}
     assert [state for name, state in runs.items() if name.startswith("fold-0")] in (["FINISHED"], ["RUNNING"])
+
+
+@pytest.mark.slow
+def test_a_defect_of_a_fit_is_raised_at_once_with_its_traceback(ray_session, songs_file, tiny_encoder, tmp_path):
+    """Train repeats what dies; the same step of the same fit would only fail again."""
+    plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
+    data = data_of(plan)
+    context = FitContext(plan.config, data.source, None, plan.input_spec, "id")  # type: ignore[arg-type]
+    job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
+    logs = tmp_path / "fold-0" / "metrics.jsonl"
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*run_job.*'NoneType' object has no attribute"):
+        run_distributed(context, [job], WorkerResources(1, 1, False, 1.0, 1), LogForwarder([logs], []))
+    assert time.monotonic() - began < 120
+    folders = list((tmp_path / "ray").glob("fold-0-*"))
+    assert len(folders) <= 1
+
+
+@pytest.mark.slow
+def test_a_private_ray_has_no_cleaner_of_train(ray_session):
+    """It would take the start of a process; if Train names it otherwise, this fails."""
+    from ray.train.torch import TorchTrainer
+
+    names = {type(callback).__name__ for callback in TorchTrainer(lambda: None)._create_default_callbacks()}
+    assert CLEANER in names
+    assert owns_cluster()
+    trainer = _without_cleaner(TorchTrainer(lambda: None))
+    assert {type(callback).__name__ for callback in trainer._create_default_callbacks()} == names - {CLEANER}
 
 
 @pytest.mark.slow

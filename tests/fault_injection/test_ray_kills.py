@@ -122,16 +122,18 @@ def test_a_run_is_resumed_after_its_session_and_its_driver_are_killed(command, r
 
 def test_fits_that_share_a_worker_outlive_it_and_their_driver(command, tmp_path):
     """With a frozen encoder, folds and refit run one after the other in one TorchTrainer."""
-    keys = ["model.text_encoder.freeze_layers=all", "training.epochs=400"]
-    call(tmp_path / "reference", *command, *keys, "--name", "r")
+    changed = {"model.text_encoder.freeze_layers": "all", "training.epochs": "400"}
+    command = [part for part in command if part.partition("=")[0] not in changed]
+    command += [f"{key}={value}" for key, value in changed.items()]
+    call(tmp_path / "reference", *command, "--name", "r")
     run = tmp_path / "runs" / "r"
-    process = start(tmp_path, *command, *keys, "--name", "r")
+    process = start(tmp_path, *command, "--name", "r")
     wait_for_checkpoint(process, run, ("fold-1",))
     assert not child_processes(process, FOLD_WORKER)
     kill(child_processes(process, TRAIN_WORKER))
     wait_for_checkpoint(process, run, ("refit",))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    stdout = call(tmp_path, *command, *keys, "--resume", "--name", "r")
+    stdout = call(tmp_path, *command, "--resume", "--name", "r")
     assert "resumed from step" in stdout
     assert_identical_results(run, tmp_path / "reference" / "runs" / "r")

@@ -23,9 +23,9 @@ from tests.helpers import data_of, plan_of
 
 @pytest.fixture
 def make_run(songs_file, tmp_path):
-    def make(*, gpus: int = 0, **keys) -> RunContext:
+    def make(*, gpus: int = 0, node_cpus: int = 2, **keys) -> RunContext:
         plan = plan_of(songs_file, **keys)
-        resources, stopwatch = RayResources(2, gpus, None), Stopwatch(time.perf_counter())
+        resources, stopwatch = RayResources(2, gpus, None, node_cpus=node_cpus), Stopwatch(time.perf_counter())
         run_dir = init_run_dir(plan.config, tmp_path / "run")
         return RunContext(plan, data_of(plan), run_dir, resources, Console(quiet=True), stopwatch)
 
@@ -41,6 +41,9 @@ def make_run(songs_file, tmp_path):
         (False, {"training__workers": 2}),
         (False, {"data__folds": 1}),
         (False, {"model__text_encoder__freeze_layers": 0}),
+        (False, {"model__text_encoder__freeze_embeddings": False}),
+        (False, {"node_cpus": 1}),  # two machines
+        (False, {"training__epochs": 50_000}),
     ],
 )
 def test_short_fits_on_cpus_share_one_worker(make_run, expected, keys):
@@ -48,7 +51,7 @@ def test_short_fits_on_cpus_share_one_worker(make_run, expected, keys):
 
 
 def test_large_runs_do_not(make_run, monkeypatch):
-    monkeypatch.setattr("rainbow_ray.runs.fits.MAX_SHARED_EXAMPLES", 3)
+    monkeypatch.setattr("rainbow_ray.training.schedule.MAX_SHARED_EXAMPLES", 3)
     assert not shares_one_worker(make_run())
 
 

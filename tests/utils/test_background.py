@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from rainbow_ray.utils.background import LOWEST_PRIORITY, run_in_background
+from rainbow_ray.utils.background import WORKER_NICENESS, run_in_background
 
 
 def test_the_result_is_that_of_the_function():
@@ -35,7 +35,7 @@ def test_a_call_that_yields_cpus_has_a_priority_of_its_own():
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = priority()
-    assert run_in_background(priority, "test", yields_cpus=True).result(10) == LOWEST_PRIORITY
+    assert run_in_background(priority, "test", yields_cpus=True).result(10) == WORKER_NICENESS
     assert run_in_background(priority, "test").result(10) == priority() == before
 
 
@@ -67,12 +67,18 @@ def main(arguments):
     atexit.register(print, "exit functions ran")
     run_in_background(multiply, "test")
     started.wait()
-    raise TrainingError("a fit failed")
+    raise ERROR
 
 sys.exit(run_command(main))
 """
 
 
-def test_a_command_that_fails_does_not_abort_in_a_call_that_still_runs():
-    run = subprocess.run([sys.executable, "-c", BUSY_SCRIPT], timeout=60, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr, run.stdout) == (1, "error: a fit failed\n", "exit functions ran\n")
+@pytest.mark.parametrize(
+    ("error", "last_line"), [('TrainingError("a fit failed")', "error: a fit failed"), ("KeyError(1)", "KeyError: 1")]
+)
+def test_a_command_that_fails_does_not_abort_in_a_call_that_still_runs(error, last_line):
+    script = BUSY_SCRIPT.replace("ERROR", error)
+    run = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "exit functions ran\n")
+    assert run.stderr.splitlines()[-1] == last_line
+    assert ("Traceback" in run.stderr) == ("Training" not in error)
