@@ -77,7 +77,7 @@ def test_ray_uses_the_private_network_and_only_ssh_is_published(call, account, n
     assert re.search(r"127\.0\.0\.1:8265 ", listening_sockets(1)), "the dashboard is on the loopback interface"
     assert not re.search(r"(0\.0\.0\.0|\*|10\.77\.0\.1):8265 ", listening_sockets(1))
     assert open_ports(HOST_ADDRESS) == {ssh_port(pod) for pod in account.pods.values()}, "only ssh is published"
-    script = "import ray; ray.init('auto'); print(sorted(n['NodeManagerAddress'] for n in ray.nodes()))"
+    script = "import ray; ray.init('10.77.0.1:6379'); print(sorted(n['NodeManagerAddress'] for n in ray.nodes()))"
     assert "['10.77.0.1', '10.77.0.3']" in call("ssh", "--", "python", "-c", script)
     call("down")
     assert account.living() == []

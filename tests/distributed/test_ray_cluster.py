@@ -91,7 +91,7 @@ def test_a_defect_of_a_fit_is_raised_at_once_with_its_traceback(ray_session, son
     """Train repeats what dies; the same step of the same fit would only fail again."""
     plan = plan_of(songs_file, tiny_encoder("bert"), training__min_steps=0, training__epochs=1)
     data = data_of(plan)
-    context = FitContext(plan.config, data.source, None, plan.input_spec, "id")  # type: ignore[arg-type]
+    context = FitContext(plan.config, data.source, None, plan.input_spec, "id")
     job = FitJob(0, *data.split.train_val_indices(0), tmp_path / "fold-0")
     logs = tmp_path / "fold-0" / "metrics.jsonl"
     began = time.monotonic()
