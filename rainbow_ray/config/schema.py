@@ -75,7 +75,8 @@ HASH_EXCLUDED: dict[str, Any] = {
         "budget_usd",
     },
     "training": {"workers", "checkpoint_seconds"},
-    "data": {"media_root", "media_cache", "max_unreadable_fraction", "reader"},  # the same files can lie elsewhere
+    # the same files can lie elsewhere, and be read by another process
+    "data": {"media_root", "media_cache", "max_unreadable_fraction", "reader"},
 }
 
 

@@ -223,12 +223,13 @@ def _schedule_of_folds(run: RunContext) -> TrainingSchedule:
 
 
 def _progress(run: RunContext, shared: FitContext, refit: FitJob | None = None) -> FitProgress:
-    """Return the display of the folds, and of the refit where it follows them."""
+    """Return the display of the folds, and of the refit where there is one."""
     headline, n_epochs = shared.config.training.headline, _schedule_of_folds(run).epochs
 
     def refit_epochs() -> int:
+        assert refit is not None
         try:
-            return n_epochs if refit is None else refit_schedule(shared, refit).epochs
+            return refit_schedule(shared, refit).epochs
         except TrainingError:  # the result of a fold is damaged, and the fold will run again
             return n_epochs
 
@@ -238,7 +239,7 @@ def _progress(run: RunContext, shared: FitContext, refit: FitJob | None = None) 
         n_epochs,
         headline=headline,
         larger_is_better=shared.task.larger_is_better(headline),
-        refit_epochs=refit_epochs,
+        refit_epochs=None if refit is None else refit_epochs,
     )
 
 

@@ -74,22 +74,20 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
 
 
 def _start_reading(plan: RunPlan, *, trains: bool) -> Future[PreparedData | None]:
-    """Read the data while Ray starts, if this process reads them; otherwise the result is None."""
+    """Read the data while Ray starts, if this process reads them; otherwise the result is None.
+
+    Modules are imported in the same thread: imports of one library in two threads can see parts of it alone.
+    """
     from rainbow_ray.setup.prepare import needs_ray, prepare_data
 
     def read() -> PreparedData | None:
         data = None if needs_ray(plan) else prepare_data(plan)
-        if trains:
-            run_in_background(_import_modules, "imports")
+        for module in SLOW_IMPORTS if trains else ():
+            with contextlib.suppress(ImportError):  # raised where it matters
+                importlib.import_module(module)
         return data
 
     return run_in_background(read, "reading")
-
-
-def _import_modules() -> None:
-    for module in SLOW_IMPORTS:
-        with contextlib.suppress(ImportError):  # raised where it matters
-            importlib.import_module(module)
 
 
 def _run_on_ray(

@@ -11,7 +11,7 @@ from rainbow_ray.tasks.base import Task
 
 # Of a step that trains only the layers after a frozen encoder, on a CPU.
 HEAD_STEP_SECONDS, SEQUENCE_STEP_SECONDS = 0.002, 0.006
-SAVED_SECONDS = 30.0  # by one start of a worker in place of several
+SAVED_SECONDS = 30.0  # by one start of a worker in place of several: between those of phases 1 and 5 of the demo
 MAX_SHARED_EXAMPLES = 5_000
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
 
